@@ -1,0 +1,79 @@
+"""The errors that streamcl raises on purpose, each with the exit code that the command line gives it.
+
+    StreamclError              1
+    ├── ConfigError            2   the YAML, an override or an argument is wrong; nothing ran
+    │   └── MissingExtra       2   a part needs a package that is not installed
+    ├── SourceError            3   the stream failed, stalled or broke its own order
+    │   └── BadRecord          3   one record cannot be a sample; quarantined unless the policy says fail
+    ├── CheckpointError        4   no checkpoint can be used
+    ├── WeightsError           2   the backbone's weights do not fit or cannot be had
+    ├── NotFinite              5   losses or gradients stayed NaN or infinite
+    ├── ForgettingError        6   a request could not be carried out
+    └── RunBusy                2   another process holds the run directory
+"""
+
+from __future__ import annotations
+
+
+class StreamclError(Exception):
+    """What was found, what was expected, and (`hint`) what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(StreamclError):
+    """A configuration that must not run; `problems` holds every fault found, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class MissingExtra(ConfigError):
+    """An optional package is absent; the hint names the extra that brings it."""
+
+
+class SourceError(StreamclError):
+    """The source raised, stalled, ended too early, or its offsets are not those it promised."""
+
+    exit_code = 3
+
+
+class BadRecord(SourceError):
+    """One record of a source cannot become a sample (undecodable, wrong shape, label refused by policy)."""
+
+
+class CheckpointError(StreamclError):
+    """A checkpoint is damaged, foreign or newer than this version; names the file and the reason."""
+
+    exit_code = 4
+
+
+class WeightsError(StreamclError):
+    """Backbone weights that are missing, incomplete, or that do not fit the named model."""
+
+    exit_code = 2
+
+
+class NotFinite(StreamclError):
+    """Losses or gradients were not finite for more steps in a row than the configuration allows."""
+
+    exit_code = 5
+
+
+class ForgettingError(StreamclError):
+    """A forgetting request that is malformed, impossible, or failed half-way (it stays in the ledger)."""
+
+    exit_code = 6
+
+
+class RunBusy(StreamclError):
+    """Another living process works in the same run directory; the message names it."""
+
+    exit_code = 2

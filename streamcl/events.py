@@ -1,0 +1,189 @@
+"""What a stream is made of: samples, the batches they come in, and requests to forget. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Privacy: TypeAlias = Literal["core", "user"]
+Kind: TypeAlias = Literal["samples", "subject", "class"]
+Guarantee: TypeAlias = Literal["exact", "bounded", "approximate"]
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One labelled image.
+
+    image: uint8 RGB, [H, W, 3], any H and W.
+    label: the class's name (an integer label k is the name str(k)); None is an unlabelled sample, which is
+        predicted and never learned.
+    id: stable for the life of the stream: the same record has the same id when it is replayed.
+    subject: whose sample it is; what a request of kind "subject" selects.
+    privacy: "core" samples may train shared weights for ever, "user" samples may be asked back
+        (mixed-privacy forgetting, arXiv 2012.13431).
+    """
+
+    id: str
+    image: Pixels
+    label: str | None = None
+    subject: str | None = None
+    domain: str | None = None
+    privacy: Privacy = "core"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record that could not become a sample. It keeps its place in the stream, so offsets stay dense."""
+
+    offset: int
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """The records at the offsets [offset, end): those that became samples, in order, and those refused.
+
+    An offset counts records, samples and refused ones alike, from the beginning of the stream, so
+    end - offset == len(samples) + len(refused).
+    """
+
+    offset: int
+    samples: tuple[Sample, ...]
+    refused: tuple[Refused, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """The offset of the first record after this batch."""
+        return self.offset + len(self.samples) + len(self.refused)
+
+    @property
+    def labelled(self) -> tuple[Sample, ...]:
+        """The samples that can be learned from."""
+        return tuple(sample for sample in self.samples if sample.label is not None)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which samples a request of kind "samples" names: by id, or by what all of them share.
+
+    Fields that are given are joined by "and"; `offsets` is a half-open range of stream offsets.
+    """
+
+    ids: tuple[str, ...] = ()
+    subject: str | None = None
+    domain: str | None = None
+    offsets: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """A request to forget, taking effect between two batches at `offset` (METHODS: kind decides the reference).
+
+    kind "samples" and "subject" ask for the model retrained without them; kind "class" asks that the
+    concept be gone. `key` makes the request idempotent: a second one with the same key is the same request.
+    `samples` may carry the samples themselves where the source cannot bring them back.
+    `deadline` is a wall-clock instant in seconds since the epoch, for the receipt only.
+    """
+
+    id: str
+    kind: Kind
+    offset: int
+    label: str | None = None
+    subject: str | None = None
+    selector: Selector = field(default_factory=Selector)
+    samples: tuple[Sample, ...] = ()
+    key: str | None = None
+    deadline: float | None = None
+    guarantee: Guarantee | None = None
+    method: str = "auto"
+
+    @property
+    def end(self) -> int:
+        """A request takes no offset of its own."""
+        return self.offset
+
+
+Event: TypeAlias = Batch | ForgetRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was predicted for one sample before it was learned.
+
+    predicted is None while no class is known; confidence is a probability in [0, 1].
+    """
+
+    id: str
+    offset: int
+    label: str | None
+    predicted: str | None
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A learner's answer for one image: the class it names (None while it knows none) and how sure it is."""
+
+    label: str | None
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What came of learning one batch.
+
+    guesses: one per sample of the batch, made before anything was learned from it.
+    losses: the data loss of each labelled sample before the step, in nats, regulariser left out; it may
+        hold NaN or infinity, in which case `learned` is False and the learner is as it was.
+    """
+
+    guesses: tuple[Guess, ...]
+    losses: tuple[float, ...]
+    learned: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A shift that a detector reported: the offset after the batch that showed it, and why."""
+
+    offset: int
+    reason: str
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class HoldoutPart:
+    """Held-out samples that belong together: the classes of one part of the stream, or one domain.
+
+    taught_at: the stream offset at which the last sample of this part's classes (or domain) has passed;
+        None where that is not known. Columns of the accuracy matrix, in order.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    taught_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What a source knows about itself before it runs; everything but the name may be unknown.
+
+    length: records in the stream. classes: names, in the order of integer labels where those exist.
+    shifts: offsets at which the source itself changes classes or domains: the truth that reports compare
+        detected shifts with, never shown to a learner or a detector.
+    """
+
+    name: str
+    length: int | None = None
+    classes: tuple[str, ...] = ()
+    shifts: tuple[int, ...] = ()
+    holdout: tuple[HoldoutPart, ...] = ()

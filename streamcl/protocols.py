@@ -1,0 +1,138 @@
+"""The extension points, each a Protocol of a few methods. Anything that has the methods fits; nothing to inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from streamcl.events import Batch, Event, Guess, Lesson, Sample, StreamInfo
+
+State: TypeAlias = dict[str, Any]
+"""Everything that decides an object's future: nested dicts with string keys whose leaves are numpy arrays,
+str, int, float, bool, None, or lists of those. Never tensors on a device, never pickles."""
+
+
+class Stateful(Protocol):
+    """Something whose future is decided by what `state_dict` returns."""
+
+    def state_dict(self) -> State:
+        """A copy: later changes of the object do not reach into it."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the object that returned `state`; bit-equal from there on."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A stream of events with offsets that never fall.
+
+    Iterating yields the events from the present position on. `state_dict` is the position after the last
+    event yielded, and is asked for after every event, so it must be cheap. `replayable` says whether a new
+    process that loads that state will be given the very same remainder; a source for which that is False
+    still runs, and its run says that it cannot be resumed.
+    """
+
+    @property
+    def info(self) -> StreamInfo: ...
+
+    @property
+    def replayable(self) -> bool: ...
+
+    def __iter__(self) -> Iterator[Event]: ...
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Fetching(Protocol):
+    """A source that can bring back samples by their ids, for erasures that must re-derive features."""
+
+    def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
+        """The samples that still exist; an id that is gone is absent from the mapping."""
+        ...
+
+
+class Learner(Protocol):
+    """A model that learns from a stream one batch at a time. Classes are open: a new label grows it."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes known, in the order in which they were first learned."""
+        ...
+
+    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+        """One guess per sample. Changes no state."""
+        ...
+
+    def learn(self, batch: Batch) -> Lesson:
+        """Predict the batch, then take one learning step on its labelled samples (test-then-train).
+
+        Where losses or gradients are not finite nothing is learned and `Lesson.learned` is False.
+        """
+        ...
+
+    def consolidate(self) -> Mapping[str, Any]:
+        """Settle what the adapters hold and start afresh; outputs stay as they are.
+
+        Returns plain figures for the log; empty where the learner has nothing to consolidate.
+        """
+        ...
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class ShiftDetector(Protocol):
+    """Watches the loss of the stream, one finite value a batch, and says when the stream has shifted."""
+
+    def update(self, loss: float) -> None:
+        """Take the mean data loss (nats) of one batch. Refuses NaN and infinity with ValueError."""
+        ...
+
+    @property
+    def shift(self) -> str | None:
+        """Why the last update is where a segment ends, or None. At most one a segment."""
+        ...
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Head(Protocol):
+    """Maps features to class scores; classes are columns, appended as they come."""
+
+    def grow(self, classes: int) -> None:
+        """Have at least `classes` columns; the old ones keep their values."""
+        ...
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Sink(Protocol):
+    """Where records go. Delivery is at-least-once across a crash, keyed by (run id, step).
+
+    `topic` is "predictions", "metrics", "events" or "quarantine"; a record is a flat JSON object.
+    """
+
+    def write(self, topic: str, record: Mapping[str, Any]) -> None: ...
+
+    def flush(self) -> None:
+        """On return everything written so far survives a crash."""
+        ...
+
+    def close(self) -> None: ...
+
+    def state_dict(self) -> State:
+        """The position after the last flushed record."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to that position, so that what a crash left after it is written again, not twice."""
+        ...
