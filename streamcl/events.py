@@ -152,15 +152,6 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
-    """A shift that a detector reported: the offset after the batch that showed it, and why."""
-
-    offset: int
-    reason: str
-    loss: float
-
-
-@dataclass(frozen=True, slots=True)
 class HoldoutPart:
     """Held-out samples that belong together: the classes of one part of the stream, or one domain.
 

@@ -87,7 +87,10 @@ class Learner(Protocol):
 
 
 class ShiftDetector(Protocol):
-    """Watches the loss of the stream, one finite value a batch, and says when the stream has shifted."""
+    """Watches the loss of the stream, one finite value a batch: when did it shift, when has it settled again.
+
+    A segment runs from one shift to the next. At most one shift and one plateau are reported a segment.
+    """
 
     def update(self, loss: float) -> None:
         """Take the mean data loss (nats) of one batch. Refuses NaN and infinity with ValueError."""
@@ -95,7 +98,12 @@ class ShiftDetector(Protocol):
 
     @property
     def shift(self) -> str | None:
-        """Why the last update is where a segment ends, or None. At most one a segment."""
+        """Why the last update shows that the distribution has changed, or None."""
+        ...
+
+    @property
+    def plateau(self) -> str | None:
+        """Why the last update is where the learner should consolidate, or None."""
         ...
 
     def state_dict(self) -> State: ...
