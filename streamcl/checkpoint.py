@@ -1,0 +1,330 @@
+"""Checkpoints: all that decides a run's future, in one folder that is verified before any of it is used.
+
+A checkpoint is a folder `checkpoint-<serial>-step-<step>` with
+
+    arrays.safetensors   every array of the state, numbered in the order in which the state holds them
+    state.json           the rest of the state, with {"$array": number} where an array belongs
+    manifest.json        format, offset, step, fingerprints, size and sha256 of the members, its own sha256
+
+It appears by one rename of a folder whose content is already synced, and disappears by one rename too, so a
+crash leaves whole checkpoints and temporaries, never a part of a checkpoint. Nothing in it can be executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from streamcl import __version__, files
+from streamcl.errors import CheckpointError
+from streamcl.files import DISK, Disk
+from streamcl.protocols import State
+from streamcl.state import pack, state_hash, unpack
+
+__all__ = [
+    "BackgroundSaver",
+    "Checkpoints",
+    "Damage",
+    "Loaded",
+    "Saved",
+    "list_checkpoints",
+    "state_hash",
+    "verify",
+]
+
+FORMAT = 1
+"""The layout above. A manifest's own sha256 is computed alike in every format: damage is told from age."""
+
+MANIFEST, TREE, ARRAYS = "manifest.json", "state.json", "arrays.safetensors"
+NAME = re.compile(r"checkpoint-(\d{8,})-step-(\d+)")
+MANIFEST_LIMIT = 1 << 20  # bytes; a manifest has under a thousand, more is not one of ours
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that is durable: where, its size in bytes, and how long writing it took in seconds."""
+
+    path: Path
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint whose every byte was verified. `offset` is the next record, `step` the steps done."""
+
+    path: Path
+    offset: int
+    step: int
+    state: State
+
+
+class Damage(Exception):  # noqa: N818 - a finding, which the caller turns into an error or a report
+    """Why a checkpoint cannot be used; the text names the file."""
+
+
+class Checkpoints:
+    """The checkpoints of one run directory. One process at a time writes (`streamcl.run_lock`)."""
+
+    def __init__(
+        self, folder: Path, *, fingerprint: Mapping[str, str], keep: int = 2, disk: Disk = DISK
+    ) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}, at least one checkpoint must be kept")
+        self._folder = folder
+        self._fingerprint = dict(fingerprint)
+        self._keep = keep
+        self._disk = disk
+        self._damaged: set[Path] = set()
+
+    def paths(self) -> list[Path]:
+        """Every checkpoint there is, good or not, oldest first."""
+        return list_checkpoints(self._folder)
+
+    def save(self, offset: int, step: int, state: State) -> Saved:
+        """Make a checkpoint durable, then remove the older ones beyond `keep`.
+
+        After a crash inside there is the new checkpoint or only the old ones. Raises CheckpointError where
+        the disk refuses; then the new one is void and nothing old was removed, or only a removal failed.
+        Raises TypeError where the state holds something that cannot be kept.
+        """
+        began = time.monotonic()
+        members = _members(offset, step, state, self._fingerprint)
+        path = self._folder / f"checkpoint-{self._next_serial():08d}-step-{step}"
+        try:
+            files.make_folder(self._folder, disk=self._disk)
+            files.commit_folder(path, lambda folder: self._fill(folder, members), disk=self._disk)
+            self._prune(path)
+        except OSError as error:
+            self._refuse(f"the checkpoint of step {step} could not be written: {error}", cause=error)
+        size = sum(len(data) for data in members.values())
+        return Saved(path, size, time.monotonic() - began)
+
+    def latest(self, *, report: Report, strict: bool = False) -> Loaded | None:
+        """The newest good checkpoint; None where there has never been one.
+
+        Each damaged one is told to `report`, with the file and the reason, and the one before it is tried.
+        Raises CheckpointError where none can be used, where the newest good one belongs to another
+        configuration or backbone or to a newer streamcl, and, with `strict`, at the first damage.
+        """
+        found = self.paths()
+        for path in reversed(found):
+            try:
+                return self._load(path)
+            except Damage as damage:
+                self._damaged.add(path)
+                if strict:
+                    self._refuse(f"{path.name}: {damage}", hint="run without --strict to use an older one")
+                report(f"{path.name} cannot be used: {damage}; trying the one before it")
+        if found:
+            self._refuse(
+                f"none of the {len(found)} checkpoints in {self._folder} can be used",
+                hint="restore the folder from a backup, or start over with --fresh",
+            )
+        return None
+
+    def purge_before(self, path: Path) -> list[Path]:
+        """Remove every checkpoint older than `path`, as after an erasure; returns those removed.
+
+        Newer ones stay. Raises CheckpointError where `path` is not a good checkpoint, before removing any.
+        """
+        try:
+            verify(path)
+        except Damage as damage:
+            self._refuse(f"{path.name}: {damage}; the older ones stay until a good one replaces them")
+        older = [other for other in self.paths() if _serial(other) < _serial(path)]
+        for other in older:
+            files.remove(other, disk=self._disk)
+        return older
+
+    def sweep(self) -> list[Path]:
+        """Remove what crashes left half-written; only for the process that holds the run's lock."""
+        return files.sweep(self._folder, disk=self._disk)
+
+    def _load(self, path: Path) -> Loaded:
+        manifest, state = verify(path)
+        found = manifest["fingerprint"]
+        for name in sorted({*found, *self._fingerprint}):
+            if found.get(name) != self._fingerprint.get(name):
+                self._refuse(
+                    f"{path.name} belongs to another {name}: it was written for {found.get(name)!r}, "
+                    f"this run has {self._fingerprint.get(name)!r}",
+                    hint=f"run with the {name} it was written for, or start over with --fresh",
+                )
+        return Loaded(path, manifest["offset"], manifest["step"], state)
+
+    def _fill(self, folder: Path, members: Mapping[str, bytes]) -> None:
+        for name, data in members.items():
+            files.write_new(folder / name, data, disk=self._disk)
+
+    def _prune(self, newest: Path) -> None:
+        """Known damaged ones go first: they are no use as a reserve."""
+        good = [path for path in self.paths() if path not in self._damaged]
+        keep = {newest, *good[-self._keep :]}
+        for path in self.paths():
+            if path not in keep:
+                files.remove(path, disk=self._disk)
+
+    def _next_serial(self) -> int:
+        return max((_serial(path) for path in self.paths()), default=0) + 1
+
+    @staticmethod
+    def _refuse(message: str, *, hint: str | None = None, cause: Exception | None = None) -> NoReturn:
+        raise CheckpointError(message, hint=hint) from cause
+
+
+class BackgroundSaver:
+    """Writes checkpoints on one worker thread, at most one at a time.
+
+    A failure is raised by the next call. The stream waits only where the save before is still being written.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._running: Future[Saved] | None = None
+
+    def save(self, offset: int, step: int, state: State) -> Saved | None:
+        """Begin to write `state`, a copy that nobody changes any more; returns the save before, if any."""
+        before = self.wait()
+        self._running = self._worker.submit(self._checkpoints.save, offset, step, state)
+        return before
+
+    def wait(self) -> Saved | None:
+        """On return the checkpoint begun last is durable; returns it once."""
+        running, self._running = self._running, None
+        return None if running is None else running.result()
+
+    def close(self) -> Saved | None:
+        """Wait for the last one and end the thread."""
+        try:
+            return self.wait()
+        finally:
+            self._worker.shutdown()
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Everything in the folder that has a checkpoint's name, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_serial)
+
+
+class Verified(NamedTuple):
+    """What a good checkpoint holds."""
+
+    manifest: dict[str, Any]
+    state: State
+
+
+def verify(path: Path) -> Verified:
+    """Read a checkpoint, trusting no byte of it that its manifest does not confirm.
+
+    Raises Damage, naming the member and the reason, or CheckpointError where it is whole but of a newer
+    format.
+    """
+    manifest = _read_manifest(path)
+    _confirm_names(path, set(manifest["members"]))
+    content = {name: _read_member(path / name, facts) for name, facts in manifest["members"].items()}
+    try:
+        return Verified(manifest, unpack(json.loads(content[TREE]), safetensors.load(content[ARRAYS])))
+    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+        raise Damage(f"its members do not make a state: {error!r}") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    data = _read_regular(path / MANIFEST, limit=MANIFEST_LIMIT)
+    try:
+        manifest = json.loads(data)
+        claimed = manifest.pop("sha256")
+        whole = data == _json({**manifest, "sha256": _sha256(_json(manifest))})
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise Damage(f"{MANIFEST} cannot be read: {error!r}") from error
+    if not whole:
+        raise Damage(f"{MANIFEST} (format {manifest.get('format')}) has not the sha256 {str(claimed)[:12]}")
+    if manifest["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path.name} has format {manifest['format']}, written by streamcl {manifest.get('streamcl')}; "
+            f"streamcl {__version__} reads up to {FORMAT}",
+            hint="run it with the newer streamcl",
+        )
+    return dict(manifest)
+
+
+def _confirm_names(path: Path, members: set[str]) -> None:
+    present = {member.name for member in path.iterdir()}
+    expected = {MANIFEST, TREE, ARRAYS} | members
+    if missing := sorted(expected - present):
+        raise Damage(f"{missing[0]} is missing")
+    if stray := sorted(present - {MANIFEST, *members}):
+        raise Damage(f"{stray[0]!r} does not belong there")
+
+
+def _read_member(path: Path, facts: Mapping[str, Any]) -> bytes:
+    size, digest = facts["bytes"], facts["sha256"]
+    data = _read_regular(path, limit=size)
+    if len(data) != size:
+        raise Damage(f"{path.name} has {len(data)} bytes, its manifest says {size}")
+    if (found := _sha256(data)) != digest:
+        raise Damage(f"{path.name} has sha256 {found[:12]}, its manifest says {digest[:12]}")
+    return data
+
+
+def _read_regular(path: Path, *, limit: int) -> bytes:
+    """The bytes of a plain file: never through a link, never from a pipe, never more than `limit`."""
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            raise Damage(f"{path.name} is not a plain file")
+        if found.st_size > limit:
+            raise Damage(f"{path.name} has {found.st_size} bytes, more than the {limit} expected")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise Damage(f"{path.name} is missing") from error
+    except OSError as error:
+        raise Damage(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+
+def _members(offset: int, step: int, state: State, fingerprint: Mapping[str, str]) -> dict[str, bytes]:
+    """The files of a checkpoint; the manifest comes last, made from the others."""
+    tree, arrays = pack(state)
+    members = {
+        ARRAYS: safetensors.save(arrays),
+        # The order of keys is kept here, because the order of a dict may decide the future too.
+        TREE: json.dumps(tree, separators=(",", ":"), allow_nan=False).encode("ascii"),
+    }
+    manifest = {
+        "format": FORMAT,
+        "streamcl": __version__,
+        "offset": offset,
+        "step": step,
+        "fingerprint": dict(fingerprint),
+        "members": {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in members.items()},
+    }
+    return {**members, MANIFEST: _json({**manifest, "sha256": _sha256(_json(manifest))})}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _serial(path: Path) -> int:
+    found = NAME.fullmatch(path.name)
+    return int(found[1]) if found else -1

@@ -1,0 +1,254 @@
+"""The only door to durable storage: files and folders appear whole or not at all, logs can be cut back."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from streamcl.errors import ConfigError
+
+TEMPORARY = ".tmp-"
+"""Prefix of everything that is not yet, or no longer, part of a run directory. `sweep` removes it."""
+
+
+class Disk:
+    """The calls that change what a crash leaves behind, one method each, so that a test can fail any of them.
+
+    Raises OSError as the system does. `streamcl.testing.FaultyDisk` is the one that fails on purpose.
+    """
+
+    def create(self, path: Path) -> io.FileIO:
+        """Open a file that must not exist yet. Its owner can read it under any umask."""
+        handle = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")
+        _let_owner_in(path, 0o600)
+        return handle
+
+    def append(self, path: Path) -> io.FileIO:
+        """Open a log at its end; it is created, readable to its owner, where it is missing."""
+        handle = io.FileIO(path, "ab")
+        _let_owner_in(path, 0o600)
+        return handle
+
+    def write(self, handle: io.FileIO, data: bytes | memoryview) -> int:
+        """Hand bytes to the system; returns how many it took, which may be fewer than given."""
+        return handle.write(data) or 0
+
+    def fsync(self, handle: io.FileIO) -> None:
+        """On return what was written through the handle survives a power loss."""
+        os.fsync(handle.fileno())
+
+    def truncate(self, handle: io.FileIO, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(handle.fileno(), size)
+
+    def mkdir(self, folder: Path) -> None:
+        """Make one folder whose owner can use it under any umask."""
+        folder.mkdir()
+        _let_owner_in(folder, 0o700)
+
+    def replace(self, old: Path, new: Path) -> None:
+        """Rename within one file system, over whatever has the new name."""
+        old.replace(new)
+
+    def unlink(self, path: Path) -> None:
+        """Remove one file."""
+        path.unlink()
+
+    def rmdir(self, folder: Path) -> None:
+        """Remove one empty folder."""
+        folder.rmdir()
+
+    def fsync_folder(self, folder: Path) -> None:
+        """On return the names that are in the folder survive a power loss."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+DISK = Disk()
+"""The real one."""
+
+
+def atomic_write(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
+    """Give `path` the content `data`; at every moment, after any crash, it has the old content or the new.
+
+    Raises OSError. An error before the rename leaves the old content; an error of the last step, the sync of
+    the folder, leaves the new one in place without the promise that it survives a power loss.
+    """
+    temporary = temporary_beside(path)
+    try:
+        write_new(temporary, data, disk=disk)
+        disk.replace(temporary, path)
+    except OSError:
+        discard(temporary, disk=disk)
+        raise
+    disk.fsync_folder(path.parent)
+
+
+def write_new(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
+    """Write and sync a file that did not exist. Not atomic by itself: for files in a temporary folder."""
+    with disk.create(path) as handle:
+        write_all(handle, data, disk=disk)
+        disk.fsync(handle)
+
+
+def write_all(handle: io.FileIO, data: bytes, *, disk: Disk = DISK) -> None:
+    """Write every byte; the system may take them in portions (a disk that fills up takes a short one)."""
+    rest = memoryview(data)
+    while rest:
+        taken = disk.write(handle, rest)
+        rest = rest[taken:]
+
+
+def commit_folder(path: Path, fill: Callable[[Path], None], *, disk: Disk = DISK) -> None:
+    """Make the folder `path`, which must not exist, with what `fill` writes into it, whole or not at all.
+
+    `fill` syncs the files that it writes (`write_new`). Where anything fails, the last sync included, the
+    folder is taken back as far as the disk allows and the error is raised.
+    """
+    temporary = temporary_beside(path)
+    try:
+        disk.mkdir(temporary)
+        fill(temporary)
+        disk.fsync_folder(temporary)
+        if path.exists():
+            raise FileExistsError(f"{path} is there already")
+        disk.replace(temporary, path)
+    except OSError:
+        discard(temporary, disk=disk)
+        raise
+    try:
+        disk.fsync_folder(path.parent)
+    except OSError:
+        discard(path, disk=disk)
+        raise
+
+
+def remove(path: Path, *, disk: Disk = DISK) -> None:
+    """Remove a file or a folder for good; after a crash it is there whole or its name is gone.
+
+    A folder is renamed to a temporary first, so that a crash half-way never leaves half of it under its name.
+    """
+    if not is_folder(path):
+        disk.unlink(path)
+    else:
+        temporary = temporary_beside(path)
+        disk.replace(path, temporary)
+        _remove_tree(temporary, disk)
+    disk.fsync_folder(path.parent)
+
+
+def discard(path: Path, *, disk: Disk = DISK) -> None:
+    """Remove what a failed write left, as far as the disk still works; `sweep` tries again later."""
+    with contextlib.suppress(OSError):
+        if is_folder(path):
+            temporary = path if is_temporary(path) else temporary_beside(path)
+            if temporary != path:
+                disk.replace(path, temporary)
+            _remove_tree(temporary, disk)
+        else:
+            disk.unlink(path)
+
+
+def sweep(folder: Path, *, disk: Disk = DISK) -> list[Path]:
+    """Remove the temporaries that crashes left in the folder; only for the holder of the run's lock."""
+    if not folder.is_dir():
+        return []
+    strays = sorted(path for path in folder.iterdir() if is_temporary(path))
+    for path in strays:
+        _remove_tree(path, disk) if is_folder(path) else disk.unlink(path)
+    if strays:
+        disk.fsync_folder(folder)
+    return strays
+
+
+def make_folder(folder: Path, *, disk: Disk = DISK) -> None:
+    """Make the folder and the ones above it durably, where they are missing."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent, disk=disk)
+    disk.mkdir(folder)
+    disk.fsync_folder(folder.parent)
+
+
+def ensure_writable(folder: Path, *, disk: Disk = DISK) -> None:
+    """Make the folder, and a probe in it that is removed: a wrong place fails before anything runs.
+
+    Raises ConfigError with the system's reason (read-only, full, not a folder, no permission).
+    """
+    try:
+        make_folder(folder, disk=disk)
+        probe = temporary_beside(folder / "probe")
+        write_new(probe, b"streamcl", disk=disk)
+        disk.unlink(probe)
+        disk.fsync_folder(folder)
+    except OSError as error:
+        message = f"{folder} cannot be written to: {error.strerror or error}"
+        raise ConfigError(
+            message, hint="name a run directory on a writable file system with free space"
+        ) from error
+
+
+def open_append(path: Path, *, disk: Disk = DISK) -> io.FileIO:
+    """Open a log at its end, unbuffered, and make its name durable where it is new."""
+    new = not path.exists()
+    handle = disk.append(path)
+    if new:
+        disk.fsync_folder(path.parent)
+    return handle
+
+
+def sync(handle: io.FileIO, *, disk: Disk = DISK) -> None:
+    """On return everything written through the handle survives a crash and a power loss."""
+    disk.fsync(handle)
+
+
+def truncate(path: Path, size: int, *, disk: Disk = DISK) -> None:
+    """Cut a log back to `size` bytes, durably. Raises ValueError where it is shorter: it would grow zeros."""
+    with io.FileIO(path, "r+b") as handle:
+        found = os.fstat(handle.fileno()).st_size
+        if found < size:
+            raise ValueError(f"{path} has {found} bytes, fewer than the {size} to keep")
+        if found > size:
+            disk.truncate(handle, size)
+            disk.fsync(handle)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh temporary name in the same folder, thus on the same file system, that says what it is for."""
+    return path.with_name(f"{TEMPORARY}{path.name[:40]}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether the name is one that `sweep` removes."""
+    return path.name.startswith(TEMPORARY)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder itself; a symlink to one is not, so that removal never leaves the run."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user can still write on the folder's file system."""
+    return shutil.disk_usage(folder).free
+
+
+def _let_owner_in(path: Path, bits: int) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & bits != bits:
+        path.chmod(mode | bits)
+
+
+def _remove_tree(folder: Path, disk: Disk) -> None:
+    for path in sorted(folder.iterdir()):
+        _remove_tree(path, disk) if is_folder(path) else disk.unlink(path)
+    disk.rmdir(folder)
