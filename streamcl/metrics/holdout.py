@@ -1,0 +1,154 @@
+"""Held-out accuracy over time, and what the literature derives from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from streamcl.protocols import State
+
+
+@dataclass(slots=True)
+class Row:
+    """One evaluation: the accuracy of each part at an offset, and whether a part was taught just before."""
+
+    offset: int
+    accuracy: dict[str, float]
+    milestone: bool
+
+
+class HoldoutHistory:
+    """The accuracy matrix of a run (rows: evaluations; columns: parts) and the figures drawn from it.
+
+    All accuracies are shares in [0, 1]. The figures are exact for a stream of any length; of the matrix at
+    most `max_rows` rows are kept, those right after a part was taught for longest.
+    """
+
+    def __init__(self, max_rows: int = 200) -> None:
+        if max_rows < 4:
+            raise ValueError(f"max_rows is {max_rows}; at least 4 are needed to thin the matrix out")
+        self._max_rows = max_rows
+        self._rows: list[Row] = []
+        self._parts: list[str] = []
+        self._best: dict[str, float] = {}  # before the latest evaluation
+        self._just_taught: dict[str, float] = {}  # at the first evaluation after it was taught, in that order
+        self._fresh: list[str] = []  # first seen as taught at the latest evaluation
+        self._seen: list[float] = []  # the latest accuracy over what was taught: one value, or none
+        self._seen_sum, self._seen_count = 0.0, 0
+
+    def record(
+        self, offset: int, accuracies: Mapping[str, float], sizes: Mapping[str, int], taught: Sequence[str]
+    ) -> None:
+        """Take one evaluation of every part, made when `offset` records had passed.
+
+        taught: the parts whose classes (or domain) have passed, in order. A second evaluation at the same
+        offset is not counted again; an earlier offset is a ValueError.
+        """
+        last = self._rows[-1] if self._rows else None
+        if last is not None and offset <= last.offset:
+            if offset == last.offset:
+                return
+            raise ValueError(f"evaluation at offset {offset} after one at {last.offset}")
+        for part, accuracy in last.accuracy.items() if last else ():
+            self._best[part] = max(accuracy, self._best.get(part, accuracy))
+        known = [part for part in taught if part in accuracies]
+        self._fresh = [part for part in known if part not in self._just_taught]
+        self._just_taught |= {part: float(accuracies[part]) for part in self._fresh}
+        self._parts += [part for part in accuracies if part not in self._parts]
+        plain = {part: float(accuracy) for part, accuracy in accuracies.items()}
+        self._rows.append(Row(offset, plain, bool(self._fresh)))
+        self._count_seen(accuracies, sizes, known)
+        self._thin()
+
+    def _count_seen(
+        self, accuracies: Mapping[str, float], sizes: Mapping[str, int], known: list[str]
+    ) -> None:
+        total = sum(sizes[part] for part in known)
+        self._seen = [sum(accuracies[part] * sizes[part] for part in known) / total] if total else []
+        self._seen_sum += sum(self._seen)
+        self._seen_count += len(self._seen)
+
+    def _thin(self) -> None:
+        if len(self._rows) <= self._max_rows:
+            return
+        *rows, last = self._rows
+        kept = [row for place, row in enumerate(rows) if row.milestone or place % 2 == 0]
+        self._rows = [*(kept if len(kept) <= self._max_rows * 3 // 4 else rows[::2]), last]
+
+    @property
+    def A_T(self) -> float | None:  # noqa: N802 - the literature's name
+        """Mean over the parts taught so far of their accuracy now (average accuracy, arXiv 1801.10112)."""
+        taught = [a for part, a in self._now.items() if part in self._just_taught]
+        return fmean(taught) if taught else None
+
+    @property
+    def A_AUC(self) -> float | None:  # noqa: N802
+        """Mean over the evaluations of the accuracy over everything taught by then (arXiv 2110.10031)."""
+        return self._seen_sum / self._seen_count if self._seen_count else None
+
+    @property
+    def A_Last(self) -> float | None:  # noqa: N802
+        """Accuracy now over everything taught so far, each sample counting once (arXiv 2110.10031)."""
+        return self._seen[0] if self._seen else None
+
+    @property
+    def forgetting_measure(self) -> float | None:
+        """Mean over the parts before the last of best-so-far minus now (arXiv 1801.10112)."""
+        return self._mean_change(self._best, sign=-1)
+
+    @property
+    def backward_transfer(self) -> float | None:
+        """Mean over the parts before the last of now minus just after teaching (arXiv 1706.08840, eq. 3)."""
+        return self._mean_change(self._just_taught, sign=1)
+
+    def _mean_change(self, since: Mapping[str, float], sign: int) -> float | None:
+        """None while no part has been evaluated twice since it was taught."""
+        before_last = [part for part in list(self._just_taught)[:-1] if part not in self._fresh]
+        changes = [sign * (self._now[part] - since[part]) for part in before_last if part in self._now]
+        return fmean(changes) if changes else None
+
+    @property
+    def _now(self) -> dict[str, float]:
+        return self._rows[-1].accuracy if self._rows else {}
+
+    @property
+    def matrix(self) -> dict[str, list[Any]]:
+        """{"offsets", "parts", "accuracy"}: accuracy[row][column], None where a part was not evaluated."""
+        return {
+            "offsets": [row.offset for row in self._rows],
+            "parts": list(self._parts),
+            "accuracy": [[row.accuracy.get(part) for part in self._parts] for row in self._rows],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The "holdout" part of summary.json."""
+        return {
+            "A_T": self.A_T,
+            "A_AUC": self.A_AUC,
+            "A_Last": self.A_Last,
+            "forgetting_measure": self.forgetting_measure,
+            "backward_transfer": self.backward_transfer,
+            "matrix": self.matrix,
+        }
+
+    def state_dict(self) -> State:
+        """Plain JSON values. Pairs, not objects, where the order of the parts matters."""
+        return {
+            "rows": [asdict(row) for row in self._rows],
+            "parts": list(self._parts),
+            "best": dict(self._best),
+            "just_taught": [list(pair) for pair in self._just_taught.items()],
+            "fresh": list(self._fresh),
+            "seen": [*self._seen, self._seen_sum, self._seen_count],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the object that returned `state`."""
+        self._rows = [Row(row["offset"], dict(row["accuracy"]), row["milestone"]) for row in state["rows"]]
+        self._parts = list(state["parts"])
+        self._best = dict(state["best"])
+        self._just_taught = dict(state["just_taught"])
+        self._fresh = list(state["fresh"])
+        *self._seen, self._seen_sum, self._seen_count = state["seen"]
