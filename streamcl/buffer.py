@@ -1,0 +1,113 @@
+"""The hard buffer: the few samples that the learner finds hardest (Online-LoRA, arXiv 2411.05663)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamcl.events import Pixels, Sample
+from streamcl.protocols import State
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    sample: Sample
+    loss: float
+    age: int  # how many samples had been offered before this one
+
+
+class HardBuffer:
+    """The `capacity` samples (not batches) with the highest loss among those offered so far.
+
+    Of equal losses the one offered first stays. A sample id is held once: when it is offered again, the new
+    loss counts. Samples whose loss is not finite never enter.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 0:
+            raise ValueError(f"capacity is {capacity}, expected 0 or more samples")
+        self._capacity = capacity
+        self._held: list[_Held] = []
+        self._offered = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The held samples, hardest first."""
+        return tuple(held.sample for held in self._held)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of each held sample when it was last seen, in nats, in the order of `samples`."""
+        return tuple(held.loss for held in self._held)
+
+    def update(self, samples: Sequence[Sample], losses: Sequence[float]) -> None:
+        """Offer samples with their losses, one each."""
+        by_id = {held.sample.id: held for held in self._held}
+        for sample, loss in zip(samples, losses, strict=True):
+            if math.isfinite(loss):
+                by_id[sample.id] = _Held(sample, float(loss), self._offered)
+            self._offered += 1
+        self._keep_hardest(list(by_id.values()))
+
+    def refresh(self, losses: Sequence[float]) -> None:
+        """Take re-evaluated losses, in the order of `samples`; where one is not finite the old one stays."""
+        self._keep_hardest(
+            [
+                replace(held, loss=float(loss)) if math.isfinite(loss) else held
+                for held, loss in zip(self._held, losses, strict=True)
+            ]
+        )
+
+    def purge(self, predicate: Callable[[Sample], bool]) -> None:
+        """Drop every held sample for which the predicate is true."""
+        self._held = [held for held in self._held if not predicate(held.sample)]
+
+    def state_dict(self) -> State:
+        """Samples with their pixels (one flat uint8 array), losses and ages."""
+        samples = self.samples
+        pixels = [sample.image.reshape(-1) for sample in samples]
+        return {
+            "pixels": np.concatenate(pixels) if pixels else np.zeros(0, np.uint8),
+            "shapes": np.array([sample.image.shape for sample in samples], np.int64).reshape(-1, 3),
+            "losses": np.array(self.losses, np.float64),
+            "ages": np.array([held.age for held in self._held], np.int64),
+            "offered": self._offered,
+            **{name: [getattr(sample, name) for sample in samples] for name in _FIELDS},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the buffer that returned `state`; more samples than the capacity are cut to the hardest."""
+        images = _split(np.asarray(state["pixels"], np.uint8), np.asarray(state["shapes"], np.int64))
+        fields = zip(*(state[name] for name in _FIELDS), strict=True)
+        samples = [
+            Sample(image=image, **dict(zip(_FIELDS, values, strict=True)))
+            for image, values in zip(images, fields, strict=True)
+        ]
+        self._offered = int(state["offered"])
+        self._keep_hardest(
+            [
+                _Held(sample, float(loss), int(age))
+                for sample, loss, age in zip(samples, state["losses"], state["ages"], strict=True)
+            ]
+        )
+
+    def _keep_hardest(self, candidates: list[_Held]) -> None:
+        candidates.sort(key=lambda held: (-held.loss, held.age))
+        self._held = candidates[: self._capacity]
+
+
+_FIELDS = ("id", "label", "subject", "domain", "privacy")
+
+
+def _split(pixels: Pixels, shapes: npt.NDArray[np.int64]) -> list[Pixels]:
+    ends = np.cumsum(shapes.prod(axis=1))
+    parts = np.split(pixels, ends[:-1]) if len(shapes) else []
+    return [part.reshape(shape).copy() for part, shape in zip(parts, shapes, strict=True)]

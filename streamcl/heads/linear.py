@@ -1,0 +1,92 @@
+"""The paper's head: one linear layer, trained by gradient, that grows a row for every new class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamcl.protocols import State
+
+
+class LinearHead(nn.Module):
+    """weight [C, d] and bias [C]; begins with no class, and a new class begins at zero."""
+
+    def __init__(self, width: int, *, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(0, width, device=device))
+        self.bias = nn.Parameter(torch.zeros(0, device=device))
+
+    @property
+    def classes(self) -> int:
+        """How many classes the head can name."""
+        return self.weight.shape[0]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits [B, C] of features [B, d]."""
+        return F.linear(features, self.weight, self.bias)
+
+    def grow(self, classes: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Have at least `classes` rows; the old ones keep their values bit by bit, the new ones are zero.
+
+        Growing makes new Parameters. An optimizer that held the old ones holds the new ones afterwards, its
+        moments padded with zeros; without one, whoever held the old Parameters must fetch them anew.
+        """
+        more = classes - self.classes
+        if more <= 0:
+            return
+        for name in ("weight", "bias"):
+            old: nn.Parameter = getattr(self, name)
+            new = nn.Parameter(_padded(old.detach(), more), requires_grad=old.requires_grad)
+            setattr(self, name, new)
+            if optimizer is not None:
+                _replace(optimizer, old, new, more)
+
+    def export_state(self) -> State:
+        """weight float [C, d] and bias float [C] as numpy arrays."""
+        return {name: p.detach().cpu().numpy().copy() for name, p in self.named_parameters()}
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Take over exported values; where the number of classes differs this makes new Parameters."""
+        for name, old in list(self.named_parameters()):
+            values = torch.tensor(state[name], dtype=old.dtype, device=old.device)
+            if values.shape[1:] != old.shape[1:]:
+                raise ValueError(
+                    f"{name} has shape {tuple(values.shape)}, expected [C, {self.weight.shape[1]}]"
+                )
+            if values.shape == old.shape:
+                old.data.copy_(values)
+            else:
+                setattr(self, name, nn.Parameter(values, requires_grad=old.requires_grad))
+
+
+def masked_cross_entropy(logits: Tensor, targets: Tensor, present: Tensor) -> Tensor:
+    """Cross entropy of each sample [B] among the classes `present` only (int64 [P] columns, in any order).
+
+    logits [B, C], targets int64 [B], every target among `present`. Classes that are not there get no
+    gradient, so they are not pushed down while they are away. With a single class present that loss would be
+    zero and teach nothing; then all known classes compete, and only where one is known in all it is zero.
+    """
+    if present.numel() <= 1:
+        return F.cross_entropy(logits, targets, reduction="none")
+    keep = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    keep[present] = True
+    return F.cross_entropy(logits.masked_fill(~keep, float("-inf")), targets, reduction="none")
+
+
+def _padded(values: Tensor, more: int) -> Tensor:
+    return torch.cat([values, values.new_zeros(more, *values.shape[1:])])
+
+
+def _replace(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, more: int) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = [new if p is old else p for p in group["params"]]
+    moments = optimizer.state.pop(old, None)
+    if moments is not None:
+        optimizer.state[new] = {
+            key: _padded(value, more) if torch.is_tensor(value) and value.shape == old.shape else value
+            for key, value in moments.items()
+        }

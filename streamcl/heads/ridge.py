@@ -1,0 +1,312 @@
+"""The closed-form head: ridge regression on fixed features from additive statistics; forgets exactly.
+
+RanPAC (arXiv 2307.02251) without its first phase, ACIL (arXiv 2205.14922); forgetting by subtraction as in
+ACU (arXiv 2505.12239).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamcl.errors import ForgettingError
+from streamcl.heads.gram import Gram
+from streamcl.protocols import State
+
+_RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a ridge head knows of samples: gram [D, D], Q = sum of h^T y, float64 [D, C], counts [C]."""
+
+    gram: Gram
+    Q: Tensor
+    counts: Tensor
+
+    @property
+    def total(self) -> int:
+        """How many samples these are."""
+        return int(self.counts.sum())
+
+
+class RidgeHead:
+    """Scores [N, C] = features W + b with W = (G + lambda I)^-1 Q over everything learned and not forgotten.
+
+    width: d of the features. projection: D of seeded random ReLU features phi = ReLU(f P), P ~ N(0, 1), or
+    None for phi = f. relative_lambda: lambda as a share of the mean eigenvalue of what is inverted, so it
+    depends on nothing but the data that remains. G and Q are centred by the mean feature and the class
+    frequencies when they are solved (an intercept that costs no statistic of its own: the sum of all
+    features is the row sum of Q).
+
+    The weights in use belong to a solve, which `update` falls due when samples since the last one exceed
+    `refresh` of all (0 solves at every update), or when a class brings its first sample; erasing always does.
+    Which solve that is never depends on when scores were asked for.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        projection: int | None = None,
+        seed: int = 0,
+        relative_lambda: float = 1e-2,
+        refresh: float = 0.05,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if relative_lambda <= 0:
+            raise ValueError(f"relative_lambda is {relative_lambda}, expected a positive number")
+        self.width = width
+        self._relative_lambda = relative_lambda
+        self._refresh = refresh
+        self._P = None if projection is None else _projection(width, projection, seed).to(device)
+        D = projection or width
+        self._gram = Gram(D, device)
+        self._Q = torch.zeros(D, 0, dtype=torch.float64, device=device)
+        self._counts = torch.zeros(0, dtype=torch.int64, device=device)
+        self._W = self._Q.clone()
+        self._b = self._Q[0].clone()
+        self._solved_total = 0
+        self._due = False
+
+    @property
+    def classes(self) -> int:
+        """How many columns there are, those without samples included."""
+        return self._Q.shape[1]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Samples learned and not forgotten, per class column."""
+        return tuple(self._counts.tolist())
+
+    @property
+    def statistics(self) -> Statistics:
+        """The head's own sums. Not to be written to."""
+        return Statistics(self._gram, self._Q, self._counts)
+
+    def grow(self, classes: int) -> None:
+        """Have at least `classes` columns; old ones keep their values, one without samples scores -inf."""
+        more = classes - self.classes
+        if more <= 0:
+            return
+        self._Q = _widened(self._Q, more)
+        self._counts = _widened(self._counts, more)
+        self._W = _widened(self._W, more)
+        self._b = _widened(self._b, more)
+
+    def features(self, features: Tensor) -> Tensor:
+        """phi, float64 [N, D], of features [N, d]."""
+        if features.ndim != 2 or features.shape[1] != self.width:
+            raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
+        features = features.detach().to(self._Q.device)
+        if self._P is None:
+            return features.double()
+        return (features.float() @ self._P).relu().double()
+
+    def measure(self, features: Tensor, targets: Tensor) -> Statistics:
+        """The statistics of these samples alone, to be kept per subject or class, merged or removed later."""
+        h, targets = self._checked(features, targets)
+        gram = Gram(self._gram.width, h.device)
+        gram.add(h)
+        return Statistics(gram, _sums(h, targets, self.classes), targets.bincount(minlength=self.classes))
+
+    def update(self, features: Tensor, targets: Tensor) -> None:
+        """Learn samples: features [N, d], targets int64 [N], columns that exist.
+
+        Raises ValueError, and changes nothing, for other shapes, other columns and values not finite.
+        """
+        h, targets = self._checked(features, targets)
+        self._settle(targets.bincount(minlength=self.classes))
+        self._gram.add(h)
+        self._Q += _sums(h, targets, self.classes)
+
+    def merge(self, other: Statistics) -> None:
+        """Learn what other statistics of the same features hold; column i there is column i here."""
+        other = self._aligned(other)
+        self._settle(other.counts)
+        self._gram.add_sum(other.gram)
+        self._Q += other.Q
+
+    def downdate(self, features: Tensor, targets: Tensor) -> None:
+        """Forget samples that were learned: exact, up to rounding in float64.
+
+        Raises ForgettingError, and changes nothing, where these samples cannot all be among those learned: a
+        count or an eigenvalue would turn negative, or features remain of a class with no samples left. A
+        second deletion of a sample whose direction many others share cannot be seen from sums: keep ids.
+        """
+        h, targets = self._checked(features, targets)
+        gram = self._gram.copy()
+        gram.add(h, sign=-1.0)
+        counts = self._counts - targets.bincount(minlength=self.classes)
+        self._replace(Statistics(gram, self._Q - _sums(h, targets, self.classes), counts))
+
+    def remove(self, other: Statistics) -> None:
+        """Forget by statistics that were kept (see `measure`); raises like `downdate`."""
+        other = self._aligned(other)
+        gram = self._gram.copy()
+        gram.add_sum(other.gram, sign=-1.0)
+        self._replace(Statistics(gram, self._Q - other.Q, self._counts - other.counts))
+
+    def drop_class(self, column: int) -> None:
+        """Remove the column of a class whose samples are all forgotten; later columns move up by one.
+
+        Afterwards the head is one that has never seen the class. Raises ForgettingError while it has samples.
+        """
+        if not 0 <= column < self.classes:
+            raise ForgettingError(f"there is no class column {column}, only {self.classes}")
+        if left := int(self._counts[column]):
+            raise ForgettingError(
+                f"class column {column} still has {left} samples in the statistics",
+                hint="forget its samples first: their share of G is not in the column",
+            )
+        keep = [i for i in range(self.classes) if i != column]
+        self._Q, self._counts = self._Q[:, keep], self._counts[keep]
+        self._W, self._b = self._W[:, keep], self._b[keep]
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Scores, float64 [N, C], of features [N, d]; -inf for a class without samples. Changes no state."""
+        h = self.features(features)
+        self._solve_if_due()
+        return (h @ self._W + self._b).masked_fill(self._counts == 0, -math.inf)
+
+    def exact_weights(self) -> tuple[Tensor, Tensor]:
+        """Solve for all that is known now, use it from here on, and return W, float64 [D, C], and b [C]."""
+        self._due = True
+        self._solve_if_due()
+        return self._W, self._b
+
+    def state_dict(self) -> State:
+        """The statistics and the weights in use with the solve that they belong to."""
+        self._solve_if_due()
+        arrays = {"Q": self._Q, "counts": self._counts, "W": self._W, "b": self._b}
+        return {
+            "gram": self._gram.state_dict(),
+            "solved_total": self._solved_total,
+            **{name: array.cpu().numpy().copy() for name, array in arrays.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the head that returned `state`, made with the same arguments."""
+        self._gram.load_state_dict(state["gram"])
+        device = self._Q.device
+        self._Q, self._counts, self._W, self._b = (
+            torch.tensor(np.asarray(state[name]), device=device) for name in ("Q", "counts", "W", "b")
+        )
+        self._solved_total = int(state["solved_total"])
+        self._due = False
+
+    def _checked(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.features(features)
+        targets = targets.to(h.device)
+        if targets.shape != h.shape[:1]:
+            raise ValueError(f"targets have shape {tuple(targets.shape)}, expected [{len(h)}]")
+        if len(h) and not 0 <= int(targets.min()) <= int(targets.max()) < self.classes:
+            raise ValueError(f"targets must be class columns below {self.classes}; call grow for a new class")
+        if not bool(h.isfinite().all()):
+            raise ValueError("features are not finite")
+        return h, targets
+
+    def _aligned(self, other: Statistics) -> Statistics:
+        more = self.classes - other.Q.shape[1]
+        if other.gram.width != self._gram.width or more < 0:
+            raise ValueError(
+                f"statistics of width {other.gram.width} with {other.Q.shape[1]} classes do not fit "
+                f"a head of width {self._gram.width} with {self.classes}"
+            )
+        return Statistics(other.gram, _widened(other.Q, more), _widened(other.counts, more))
+
+    def _settle(self, more: Tensor) -> None:
+        """Count new samples; first make an owed solve unless they make another one due."""
+        arrived = bool(((more > 0) & (self._counts == 0)).any())
+        total = int(self._counts.sum() + more.sum())
+        due = arrived or total - self._solved_total > self._refresh * total
+        if due:
+            self._due = True
+            self._solved_total = total
+        else:
+            self._solve_if_due()
+        self._counts = self._counts + more
+
+    def _replace(self, left: Statistics) -> None:
+        """Take over the statistics that erasing leaves, once they have been shown to be possible."""
+        if bool((left.counts < 0).any()):
+            raise ForgettingError("more samples of a class are to be forgotten than were learned")
+        gone = left.counts == 0
+        residue = float(left.Q[:, gone].abs().max()) if bool(gone.any()) else 0.0
+        if residue > _RESIDUE * max(float(self._Q.abs().max()), 1e-300):
+            raise ForgettingError(
+                "features would be left of a class without samples: these are not its samples"
+            )
+        left.Q[:, gone] = 0.0
+        if left.total == 0:
+            if left.gram.largest > _RESIDUE * self._gram.largest:
+                raise ForgettingError(
+                    "features would be left without samples: these are not the samples learned"
+                )
+            left = Statistics(Gram(left.gram.width, left.Q.device), left.Q, left.counts)
+        elif not _is_positive(left.gram, self._relative_lambda):
+            raise ForgettingError(
+                "an eigenvalue of what remains would be negative: these samples are not all in it",
+                hint="they were forgotten before, never learned, or their features were derived differently",
+            )
+        self._gram, self._Q, self._counts = left.gram, left.Q, left.counts
+        self._solved_total = left.total
+        self._due = True
+
+    def _solve_if_due(self) -> None:
+        if not self._due:
+            return
+        self._due = False
+        total = int(self._counts.sum())
+        self._solved_total = total
+        self._W, self._b = _solve(self.statistics, self._relative_lambda)
+
+
+def _solve(statistics: Statistics, relative_lambda: float) -> tuple[Tensor, Tensor]:
+    """Centred ridge regression; float64 throughout.
+
+    A float32 Cholesky with refinement was not faster: 0.55 s against 0.58 s at D = 3840, C = 100, one thread.
+    """
+    gram, Q, counts = statistics.gram, statistics.Q, statistics.counts
+    total = statistics.total
+    if total == 0:
+        return torch.zeros_like(Q), torch.zeros_like(Q[0])
+    mean = Q.sum(dim=1) / total  # [D], as every sample has one class
+    frequency = counts.double() / total  # [C]
+    A = gram.lower()
+    A.addr_(mean, mean, alpha=-total)
+    trace = float(A.trace())
+    ridge = relative_lambda * max(trace, 1e-9 * gram.trace) / gram.width
+    A.diagonal().add_(ridge if ridge > 0 else 1.0)  # no variance at all: any ridge gives W = 0
+    factor = torch.linalg.cholesky(A)  # reads the lower triangle only
+    W = torch.cholesky_solve(Q - torch.outer(mean, counts.double()), factor)
+    return W, frequency - mean @ W
+
+
+def _is_positive(gram: Gram, relative_lambda: float) -> bool:
+    """Whether the smallest eigenvalue of G + lambda I is above lambda / 2 (lambda from G's own trace)."""
+    ridge = relative_lambda * gram.trace / gram.width
+    if not ridge > 0:
+        return False
+    _, failed = torch.linalg.cholesky_ex(gram.lower(ridge / 2))
+    return int(failed) == 0
+
+
+def _sums(h: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Q of these samples, [D, C]."""
+    return h.new_zeros(classes, h.shape[1]).index_add_(0, targets, h).T
+
+
+def _widened(values: Tensor, more: int) -> Tensor:
+    return torch.cat([values, values.new_zeros(*values.shape[:-1], more)], dim=-1)
+
+
+def _projection(width: int, wide: int, seed: int) -> Tensor:
+    """P [d, D], standard normal."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((width, wide), dtype=np.float32))
