@@ -1,0 +1,8 @@
+"""The frozen vision transformer that everything else stands on; the only place that knows timm."""
+
+from __future__ import annotations
+
+from streamcl.backbone.build import build_backbone
+from streamcl.backbone.frozen import Backbone
+
+__all__ = ["Backbone", "build_backbone"]

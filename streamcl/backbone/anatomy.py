@@ -1,0 +1,76 @@
+"""Where a timm transformer keeps its blocks, and whether it is one that can be run block by block."""
+
+from __future__ import annotations
+
+import difflib
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from streamcl.errors import ConfigError
+
+_FAMILIES = {  # whose stem, blocks and head `Backbone` knows how to run one by one
+    "timm.models.vision_transformer.VisionTransformer",
+    "timm.models.eva.Eva",
+    "timm.models.swin_transformer.SwinTransformer",
+    "timm.models.swin_transformer_v2.SwinTransformerV2",
+}
+
+
+def block_paths(model: Any) -> tuple[tuple[str, ...], dict[int, str]]:
+    """Paths of the blocks in order, and by the index of a stage's first block its downsampling (swin)."""
+    if hasattr(model, "blocks"):
+        return tuple(f"blocks.{index}" for index in range(len(model.blocks))), {}
+    paths: list[str] = []
+    downsample: dict[int, str] = {}
+    for number, stage in enumerate(model.layers):
+        downsample[len(paths)] = f"layers.{number}.downsample"
+        paths += [f"layers.{number}.blocks.{index}" for index in range(len(stage.blocks))]
+    return tuple(paths), downsample
+
+
+def fused_qkv(block: nn.Module) -> Any:
+    """The block's fused query-key-value projection, or None where it has none."""
+    projection = getattr(getattr(block, "attn", None), "qkv", None)
+    return projection if isinstance(projection, nn.Module) and hasattr(projection, "weight") else None
+
+
+def refuse_unknown(timm: ModuleType, name: str) -> None:
+    """Raise ConfigError, with the nearest names, for a model that timm does not have."""
+    architecture = name.partition(".")[0]  # what follows the dot names the weights
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"nearest: {', '.join(near)}" if near else "timm.list_models() names all of them"
+        raise ConfigError(f"timm knows no model {name!r}", hint=hint)
+
+
+def refuse_unfit(name: str, model: nn.Module) -> None:
+    """Raise ConfigError for another family, for blocks without fused qkv, for a side that cuts a patch."""
+    if not _FAMILIES & {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__}:
+        kind = type(model).__name__
+        raise ConfigError(f"{name} is a {kind}, not of the vit, deit, dino, eva or swin family")
+    for path in block_paths(model)[0]:
+        if fused_qkv(model.get_submodule(path)) is None:
+            hint = "choose a vit, deit, dino or swin"
+            raise ConfigError(f"{name}: {path} has no fused qkv projection", hint=hint)
+    _refuse_cut_patches(name, model.patch_embed)
+
+
+def _refuse_cut_patches(name: str, embedding: Any) -> None:
+    (height, width), patch = embedding.img_size, embedding.patch_size[0]
+    if height != width or height % patch:
+        hint = f"use {height // patch * patch} or {(height // patch + 1) * patch}"
+        raise ConfigError(f"{name}: {height}x{width} pixels are no square of patches of {patch}", hint=hint)
+
+
+def cut(name: str, model: Any, depth: int | None) -> None:
+    """Drop the blocks from `depth` on. In swin only the last stage's can go: its width is the norm's."""
+    paths, downsample = block_paths(model)
+    first, blocks = max(downsample, default=0), len(paths)
+    if depth is None or depth == blocks:
+        return
+    if not first < depth < blocks:
+        raise ConfigError(f"{name} has {blocks} blocks: depth lies in {first + 1}..{blocks}, not at {depth}")
+    last = model.layers[-1] if downsample else model
+    last.blocks = last.blocks[: depth - first]

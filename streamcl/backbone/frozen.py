@@ -1,0 +1,154 @@
+"""A frozen timm transformer as stem, blocks and final norm, which can be run in part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamcl.backbone.anatomy import block_paths, fused_qkv
+from streamcl.errors import ConfigError
+from streamcl.events import Pixels
+
+
+class Backbone(nn.Module):
+    """A frozen timm transformer whose blocks can be run in part, or replaced by adapted copies.
+
+    name, image_size (pixels of a side), width (of `final`), depth (blocks kept), fingerprint (sha256 of
+    the architecture's name, the image size and the weights). Tokens are [B, N, d], and [B, H, W, d] in
+    swin, where d grows from stage to stage. Parameters never require gradients, and the model stays in
+    evaluation mode whatever `train` is told.
+    """
+
+    def __init__(self, name: str, model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.name = name
+        self.model = cast(Any, model.requires_grad_(False).eval())
+        self.image_size: int = self.model.patch_embed.img_size[0]
+        self.width: int = self.model.head_hidden_size
+        self.block_names, self._downsample = block_paths(model)
+        self.depth = len(self.block_names)
+        self.fingerprint = _fingerprint(name, self.image_size, model)
+        self._mean: Tensor
+        self._scale: Tensor
+        self.register_buffer("_mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
+        self._rope: Tensor | None
+        self.register_buffer("_rope", _rotary(self.model, self.image_size), persistent=False)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in the order of depth; swin's stages one after another."""
+        return [self.model.get_submodule(name) for name in self.block_names]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._mean.device
+
+    def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002
+        """Stay in evaluation mode: a frozen model has no dropout, no stochastic depth."""
+        return self
+
+    def prepare(self, images: Sequence[Pixels]) -> Tensor:
+        """[B, 3, S, S] float32 on the device, from B uint8 RGB images [H, W, 3] of any sizes.
+
+        The whole image is resized (bicubic, antialiased; the aspect ratio is not kept) and normalised
+        with the model's own mean and standard deviation. Images of equal size travel as one uint8 tensor.
+        """
+        pixels = torch.empty(len(images), 3, self.image_size, self.image_size, device=self.device)
+        for shape in sorted({image.shape for image in images}):
+            rows = [row for row, image in enumerate(images) if image.shape == shape]
+            pixels[rows] = self._normalised(np.stack([images[row] for row in rows]))
+        return pixels
+
+    def _normalised(self, images: Pixels) -> Tensor:
+        size = (self.image_size, self.image_size)
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()  # [B, 3, H, W], 0..255
+        if pixels.shape[-2:] != size:
+            # bicubic overshoots at edges: back into the range of real pixels
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp_(0, 255)
+        return (pixels - self._mean) * self._scale
+
+    def stem(self, pixels: Tensor) -> Tensor:
+        """The tokens that enter block 0: patches with positions, class and register tokens, norm_pre."""
+        tokens = self.model.patch_embed(pixels)
+        if hasattr(self.model, "_pos_embed"):
+            placed = self.model._pos_embed(tokens)
+            tokens = placed[0] if isinstance(placed, tuple) else placed  # eva returns (tokens, rope)
+            tokens = self.model.norm_pre(tokens)
+        return torch.as_tensor(tokens)
+
+    def run(
+        self,
+        tokens: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        blocks: Sequence[nn.Module] | None = None,
+    ) -> list[Tensor]:
+        """The outputs after each of the blocks start .. stop - 1, given the tokens that enter block `start`.
+
+        blocks: stand for the backbone's own from `start` on. Swin's downsampling belongs to the first
+        block of its stage and is always the backbone's.
+        """
+        chosen = self.blocks[start:] if blocks is None else blocks
+        outputs = []
+        for index in range(start, self.depth if stop is None else stop):
+            tokens = self._step(index, chosen[index - start], tokens)
+            outputs.append(tokens)
+        return outputs
+
+    def _step(self, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
+        if index in self._downsample:
+            tokens = self.model.get_submodule(self._downsample[index])(tokens)
+        if self._rope is None:
+            return torch.as_tensor(block(tokens))
+        mixed = getattr(self.model, "rope_mixed", False)  # one rotary embedding a block
+        return torch.as_tensor(block(tokens, rope=self._rope[index] if mixed else self._rope))
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """[B, F] float32: class token and mean patch token side by side, each layer-normalised.
+
+        The norm has no affine part. F is twice the tokens' width, or once where the model has no class
+        token. Register and distillation tokens are left out.
+        """
+        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
+        tokens = tokens.flatten(1, -2)  # [B, N, d]
+        parts = [tokens[:, prefix:].mean(1, dtype=torch.float32)]
+        if getattr(self.model, "cls_token", None) is not None:
+            parts.insert(0, tokens[:, 0].float())
+        return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
+
+    def final(self, tokens: Tensor) -> Tensor:
+        """[B, width] float32: what the model's own classifier would see of the last block's tokens."""
+        return torch.as_tensor(self.model.forward_head(self.model.norm(tokens), pre_logits=True)).float()
+
+    def qkv(self, block: nn.Module) -> nn.Linear:
+        """The fused query-key-value projection of one of `blocks`."""
+        projection = fused_qkv(block)
+        if projection is None:
+            raise ConfigError(f"{self.name} has a block without a fused qkv projection")
+        return cast(nn.Linear, projection)
+
+
+def _rotary(model: Any, image_size: int) -> Tensor | None:
+    """Eva's rotary embedding of the grid; it depends on the size of the image only."""
+    if getattr(model, "rope", None) is None:
+        return None
+    with torch.no_grad():
+        patches = model.patch_embed(torch.zeros(1, 3, image_size, image_size))
+        return torch.as_tensor(model._pos_embed(patches)[1])
+
+
+def _fingerprint(name: str, image_size: int, model: nn.Module) -> str:
+    digest = hashlib.sha256(f"{name} {image_size}".encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        if key != "pos_embed":  # resampling it may differ in the last bit between two machines
+            digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,200 @@
+"""Low-rank adapters on the query and value rows of a frozen transformer's fused qkv projections."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamcl.errors import CheckpointError, ConfigError
+from streamcl.protocols import State
+
+
+class Adaptable(Protocol):
+    """What the adapters need of a backbone."""
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in the order of depth."""
+        ...
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Their paths in the model."""
+        ...
+
+    def qkv(self, block: nn.Module) -> nn.Linear:
+        """The fused projection of a block."""
+        ...
+
+    def run(
+        self,
+        tokens: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        blocks: Sequence[nn.Module] | None = None,
+    ) -> list[Tensor]:
+        """Outputs after the blocks start .. stop - 1, with other blocks in their place where given."""
+        ...
+
+
+class LoRALinear(nn.Module):
+    """A frozen qkv projection plus low-rank updates of its q and v rows (arXiv 2106.09685, 2411.05663).
+
+    y = x W^T + b, then q += x A_q^T B_q^T and v += x A_v^T B_v^T; k is untouched and nothing is scaled
+    by alpha / r. lora_A [2r, d] holds A_q above A_v, so one product serves both; lora_B [2, o, r] holds
+    B_q and B_v, o = d_out / 3. W and b are the frozen layer's own tensors until the first `fold`.
+    """
+
+    def __init__(self, frozen: nn.Linear, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.in_features, self.out_features = frozen.in_features, frozen.out_features
+        if not 1 <= rank <= self.in_features:
+            raise ConfigError(f"a LoRA rank lies between 1 and the width {self.in_features}, not at {rank}")
+        self.rank = rank
+        self.weight = frozen.weight  # [3o, d]
+        self.bias = frozen.bias
+        self.folded = False
+        device = frozen.weight.device
+        self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
+        self.redraw(generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d] to [..., 3o]."""
+        y = F.linear(x, self.weight, self.bias)
+        h = F.linear(x, self.lora_A)  # [..., 2r]: A_q x beside A_v x
+        return torch.addmm(y.flatten(0, -2), h.flatten(0, -2), self._rows().T).view(y.shape)
+
+    def _rows(self) -> Tensor:
+        """[3o, 2r]: B_q in the q rows over A_q's columns, B_v in the v rows over A_v's, zero elsewhere."""
+        query, value = self.lora_B
+        none = torch.zeros_like(query)
+        return torch.cat(
+            [torch.cat([query, none], 1), torch.cat([none, none], 1), torch.cat([none, value], 1)]
+        )
+
+    @torch.no_grad()
+    def delta(self) -> Tensor:
+        """[2, o, d] float64: B_q A_q and B_v A_v, what the live pair adds to the q and the v rows."""
+        return self.lora_B.double() @ self.lora_A.double().view(2, self.rank, self.in_features)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Add the live pair to this layer's own copy of W. The pair is left as it is: `redraw` it next."""
+        rows = (self.adapted_rows().double() + self.delta()).to(self.weight.dtype)
+        self.set_adapted_rows(rows)
+
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        """A fresh pair: A ~ kaiming uniform (a = sqrt 5), B = 0. It adds nothing, yet B has a gradient."""
+        bound = 1 / math.sqrt(self.in_features)  # kaiming's bound sqrt(6 / ((1 + a^2) d)) at a = sqrt 5
+        drawn = torch.rand(self.lora_A.shape, generator=generator, device=generator.device)
+        self.lora_A.copy_((2 * drawn - 1) * bound)
+        self.lora_B.zero_()
+
+    @torch.no_grad()
+    def adapted_rows(self) -> Tensor:
+        """[2, o, d]: a copy of W's q and v rows, with all that was folded."""
+        return self.weight.view(3, -1, self.in_features)[[0, 2]]
+
+    @torch.no_grad()
+    def set_adapted_rows(self, rows: Tensor) -> None:
+        """Have these q and v rows in W, which from now on is this layer's own."""
+        if not self.folded:
+            self.weight = nn.Parameter(self.weight.clone(), requires_grad=False)
+            self.folded = True
+        triple = self.weight.view(3, -1, self.in_features)  # q, k, v
+        for part, changed in zip((0, 2), rows, strict=True):
+            triple[part].copy_(changed)
+
+
+class Adapters(nn.Module):
+    """Adapted copies of the blocks first_block .. depth - 1, sharing every frozen tensor with the backbone.
+
+    The backbone itself stays as it was, so a frozen and an adapted branch can run side by side.
+    """
+
+    def __init__(
+        self, backbone: Adaptable, *, rank: int, first_block: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        count = len(backbone.blocks)
+        if not 0 <= first_block < count:
+            raise ConfigError(f"first_block lies in 0..{count - 1}, not at {first_block}")
+        blocks = backbone.blocks[first_block:]
+        self.first_block = first_block
+        self.rank = rank
+        self._backbone = (backbone,)  # in a tuple, so that it is no submodule: its parameters are not ours
+        self.names = tuple(f"{name}.attn.qkv" for name in backbone.block_names[first_block:])
+        self.layers = [LoRALinear(backbone.qkv(block), rank, generator) for block in blocks]
+        self.blocks = nn.ModuleList(map(_adapted, blocks, self.layers))
+        self.eval()
+
+    def train(self, mode: bool = True) -> Adapters:  # noqa: ARG002
+        """Stay in evaluation mode: the frozen blocks' dropout is off while the adapters learn."""
+        return super().train(mode=False)
+
+    def run(self, tokens: Tensor) -> list[Tensor]:
+        """Outputs after the blocks first_block .. depth - 1, given the tokens that enter first_block."""
+        return self._backbone[0].run(tokens, self.first_block, None, list(self.blocks))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """lora_A and lora_B of every layer, by timm's path of the layer, as `blocks.3.attn.qkv.lora_A`."""
+        pairs = zip(self.names, self.layers, strict=True)
+        return {f"{name}.{key}": getattr(layer, key) for name, layer in pairs for key in ("lora_A", "lora_B")}
+
+    def consolidate(self, generator: torch.Generator) -> None:
+        """Fold every pair into its layer's weights and draw fresh ones; outputs stay as they are.
+
+        The fresh pairs are the same parameters with new values: drop an optimizer's moments of them.
+        """
+        for layer in self.layers:
+            layer.fold()
+            layer.redraw(generator)
+
+    def export_state(self) -> State:
+        """Per layer lora_A, lora_B and, once folded, the q and v rows of W: float32 arrays, copied."""
+        return {name: _layer_state(layer) for name, layer in zip(self.names, self.layers, strict=True)}
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Become the adapters that exported `state`. Raises CheckpointError where it is of others."""
+        if set(state) != set(self.names):
+            raise CheckpointError(f"adapters of {sorted(state)} were expected to be of {sorted(self.names)}")
+        for name, layer in zip(self.names, self.layers, strict=True):
+            _load_layer(name, layer, state[name])
+
+
+def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
+    """A copy of the block's modules around the very same tensors, with `layer` for its qkv projection."""
+    shared = {id(tensor): tensor for tensor in [*block.parameters(), *block.buffers()]}
+    copied: Any = copy.deepcopy(block, shared)
+    copied.attn.qkv = layer
+    if hasattr(copied.attn, "qkv_bias_separate"):
+        copied.attn.qkv_bias_separate = True  # else eva reads qkv.weight and never calls the layer
+    return copied  # type: ignore[no-any-return]
+
+
+def _layer_state(layer: LoRALinear) -> State:
+    tensors: dict[str, Tensor] = {"lora_A": layer.lora_A, "lora_B": layer.lora_B}
+    if layer.folded:
+        tensors["rows"] = layer.adapted_rows()
+    return {key: value.detach().cpu().numpy().copy() for key, value in tensors.items()}
+
+
+def _load_layer(name: str, layer: LoRALinear, state: Mapping[str, Any]) -> None:
+    own: dict[str, Tensor] = {"lora_A": layer.lora_A, "lora_B": layer.lora_B, "rows": layer.adapted_rows()}
+    wrong = [key for key in state if key not in own or state[key].shape != tuple(own[key].shape)]
+    missing = {"lora_A", "lora_B"} - set(state)
+    if wrong or missing:
+        raise CheckpointError(f"{name}: {sorted({*wrong, *missing})} is missing, unknown or of another shape")
+    with torch.no_grad():
+        layer.lora_A.copy_(torch.from_numpy(state["lora_A"]))
+        layer.lora_B.copy_(torch.from_numpy(state["lora_B"]))
+    if "rows" in state:
+        layer.set_adapted_rows(torch.from_numpy(state["rows"]))

@@ -1,0 +1,9 @@
+"""Reads backbone weights from files and checks that they fill the model."""
+
+from __future__ import annotations
+
+from streamcl.weights.files import read
+from streamcl.weights.fit import fitting, refuse_other_patches
+from streamcl.weights.onnx_export import convert_onnx
+
+__all__ = ["convert_onnx", "fitting", "read", "refuse_other_patches"]

@@ -1,0 +1,47 @@
+"""Checks that a file's weights fill a model: every one there, in shape, and what is dropped is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from streamcl.errors import WeightsError
+
+_SHOWN = 8  # names in one message; a wrong file has hundreds
+
+
+def fitting(
+    state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str, report: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """The part of `state` that fills `model`, both as state dicts of one naming.
+
+    Reports the names that are dropped (a classifier, blocks past the kept depth). Raises WeightsError
+    where names are missing or shapes differ.
+    """
+    missing = [key for key in model if key not in state]
+    if missing:
+        raise WeightsError(
+            f"{path}: {len(missing)} of {len(model)} weights are missing: {_some(missing)}",
+            hint="is it the file of this model, and not of another size or family?",
+        )
+    wrong = [key for key in model if state[key].shape != model[key].shape]
+    if wrong:
+        shapes = [f"{key} is {list(state[key].shape)}, not {list(model[key].shape)}" for key in wrong]
+        raise WeightsError(f"{path}: weights of another shape: {_some(shapes)}")
+    dropped = [key for key in state if key not in model]
+    if dropped:
+        report(f"{path}: {len(dropped)} weights are not used: {_some(dropped)}")
+    return {key: state[key] for key in model}
+
+
+def refuse_other_patches(state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str) -> None:
+    """Raise WeightsError for a patch embedding of another size: resampled, it would be another model."""
+    key = "patch_embed.proj.weight"
+    if key in state and state[key].ndim == 4 and state[key].shape != model[key].shape:
+        raise WeightsError(f"{path}: {key} is {list(state[key].shape)}, not {list(model[key].shape)}")
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

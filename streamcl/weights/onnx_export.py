@@ -1,0 +1,89 @@
+"""Reads the weights back out of an ONNX export of a ViT, whose exporter has renamed the matrices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from streamcl.errors import MissingExtra, WeightsError
+from streamcl.weights.names import timm_names
+
+
+def convert_onnx(path: str | Path, target: str | Path) -> None:
+    """Write the ViT weights of an ONNX export as safetensors with timm's names (`target`, overwritten)."""
+    state = {key: value.contiguous() for key, value in timm_names(read_onnx(Path(path))).items()}
+    save_file(state, target)
+
+
+def read_onnx(path: Path) -> dict[str, Tensor]:
+    """Named tensors of an ONNX graph of a ViT, matrices under the name of the bias added after them.
+
+    Exporters fold the transposition of a linear layer's weight into an anonymous initialiser
+    (`onnx::MatMul_17`); its product is added to `...fc1.bias`, so it is `...fc1.weight`, transposed. The
+    position embedding, anonymous too, is known by its shape beside the class token's.
+    Raises MissingExtra without the onnx package.
+    """
+    graph = _graph(path)
+    tensors = _initialisers(graph)
+    named = {key: value for key, value in tensors.items() if not key.startswith("onnx::")}
+    named |= _matrices(graph, tensors)
+    if not any(key.endswith(("position_embeddings", "pos_embed")) for key in named):
+        named |= _positions(tensors)
+    return named
+
+
+def _graph(path: Path) -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        hint = "pip install 'streamcl[onnx]', or convert the file where onnx is installed"
+        raise MissingExtra(f"{path}: reading ONNX needs the onnx package", hint=hint) from error
+    try:
+        return onnx.load(path).graph
+    except Exception as error:  # protobuf's DecodeError is not importable from one stable place
+        raise WeightsError(f"{path}: not an ONNX file: {error}") from error
+
+
+def _initialisers(graph: Any) -> dict[str, Tensor]:
+    from onnx import numpy_helper
+
+    return {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
+
+
+def _matrices(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights [out, in] of the linear layers: MatMul with an initialiser, then Add of a named bias."""
+    product = {
+        node.output[0]: node.input[1]
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in tensors
+    }
+    found = {}
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        bias = next((name for name in node.input if name in tensors and name.endswith(".bias")), None)
+        matrix = next((product[name] for name in node.input if name in product), None)
+        if bias is not None and matrix is not None:
+            found[bias.removesuffix("bias") + "weight"] = tensors[matrix].T.contiguous()
+    return found
+
+
+def _positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The class token's position [1, 1, d] and the grid's [1, N, d], split by the exporter, joined again."""
+    token = next((key for key in tensors if key.endswith("cls_token")), None)
+    if token is None:
+        return {}
+    shape = tensors[token].shape
+    anonymous = [value for key, value in tensors.items() if key.startswith("onnx::") and value.ndim == 3]
+    fitting = [value for value in anonymous if value.shape[0] == 1 and value.shape[-1] == shape[-1]]
+    first = [value for value in fitting if value.shape == shape]
+    grid = [value for value in fitting if value.shape[1] > 1]
+    own_name = "position_embeddings" if "embeddings." in token else "pos_embed"
+    name = token.removesuffix("cls_token") + own_name
+    if len(grid) != 1 or len(first) > 1:
+        return {}
+    return {name: torch.cat([*first, *grid], dim=1)}
