@@ -120,6 +120,12 @@ class TestHoldoutHistory:
         figures.record(10, {"a": 1.0, "b": 0.0}, {"a": 30, "b": 10}, ["a", "b"])
         assert (figures.A_T, figures.A_Last) == (0.5, 0.75)
 
+    def test_accuracy_over_seen_classes_may_come_from_outside(self):
+        figures = HoldoutHistory()
+        figures.record(10, {"a": 1.0, "b": 0.0}, {"a": 30, "b": 10}, ["a"], 0.6)
+        figures.record(20, {"a": 1.0, "b": 0.0}, {"a": 30, "b": 10}, ["a"], 0.4)
+        assert (figures.A_T, figures.A_Last, figures.A_AUC) == (1.0, 0.4, 0.5)
+
     def test_what_is_not_taught_does_not_count(self):
         figures = history([(100, [0.5, 0.0], 1)])
         assert (figures.A_T, figures.A_Last, figures.A_AUC) == (0.5, 0.5, 0.5)

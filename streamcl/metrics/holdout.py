@@ -39,12 +39,19 @@ class HoldoutHistory:
         self._seen_sum, self._seen_count = 0.0, 0
 
     def record(
-        self, offset: int, accuracies: Mapping[str, float], sizes: Mapping[str, int], taught: Sequence[str]
+        self,
+        offset: int,
+        accuracies: Mapping[str, float],
+        sizes: Mapping[str, int],
+        taught: Sequence[str],
+        seen: float | None = None,
     ) -> None:
         """Take one evaluation of every part, made when `offset` records had passed.
 
-        taught: the parts whose classes (or domain) have passed, in order. A second evaluation at the same
-        offset is not counted again; an earlier offset is a ValueError.
+        taught: the parts whose classes (or domain) have passed, in order. seen: the accuracy over the samples
+        of every class that has passed, where parts are not made of whole classes; None takes the taught
+        parts, each by its size. A second evaluation at the same offset is not counted again; an earlier
+        offset is a ValueError.
         """
         last = self._rows[-1] if self._rows else None
         if last is not None and offset <= last.offset:
@@ -59,16 +66,10 @@ class HoldoutHistory:
         self._parts += [part for part in accuracies if part not in self._parts]
         plain = {part: float(accuracy) for part, accuracy in accuracies.items()}
         self._rows.append(Row(offset, plain, bool(self._fresh)))
-        self._count_seen(accuracies, sizes, known)
-        self._thin()
-
-    def _count_seen(
-        self, accuracies: Mapping[str, float], sizes: Mapping[str, int], known: list[str]
-    ) -> None:
-        total = sum(sizes[part] for part in known)
-        self._seen = [sum(accuracies[part] * sizes[part] for part in known) / total] if total else []
+        self._seen = _weighted(accuracies, sizes, known) if seen is None else [float(seen)]
         self._seen_sum += sum(self._seen)
         self._seen_count += len(self._seen)
+        self._thin()
 
     def _thin(self) -> None:
         if len(self._rows) <= self._max_rows:
@@ -152,3 +153,9 @@ class HoldoutHistory:
         self._just_taught = dict(state["just_taught"])
         self._fresh = list(state["fresh"])
         *self._seen, self._seen_sum, self._seen_count = state["seen"]
+
+
+def _weighted(accuracies: Mapping[str, float], sizes: Mapping[str, int], parts: Sequence[str]) -> list[float]:
+    """The accuracy over the samples of all the parts; an empty list where there are none."""
+    total = sum(sizes[part] for part in parts)
+    return [sum(accuracies[part] * sizes[part] for part in parts) / total] if total else []

@@ -1,0 +1,27 @@
+"""What of a record a tracking service is given: its numbers by name, and an event's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NOT_FIGURES = ("kind", "step", "offset")
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a metrics record as "kind/name", those of parts and classes one level deeper."""
+    kind = str(record.get("kind", "metrics"))
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        inner = value if isinstance(value, Mapping) else {None: value}
+        for part, number in inner.items():
+            if name not in NOT_FIGURES and isinstance(number, int | float) and not isinstance(number, bool):
+                found["/".join(str(word) for word in (kind, name, part) if word is not None)] = float(number)
+    return found
+
+
+def message(record: Mapping[str, Any]) -> str:
+    """An event in words: where it happened and why."""
+    return (
+        f"{record.get('kind')} at offset {record.get('offset')}: {record.get('reason') or 'no reason given'}"
+    )

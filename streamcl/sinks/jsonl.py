@@ -1,0 +1,132 @@
+"""The run's own record: one JSON Lines file a topic, cut back to the last commit after a crash."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamcl import files
+from streamcl.errors import CheckpointError
+from streamcl.protocols import State
+
+TOPICS = ("predictions", "metrics", "events", "quarantine")
+PORTION = 1 << 16
+"""Bytes kept in memory for a topic before they are handed to the system."""
+
+
+class JsonlSink:
+    """Writes `<folder>/<topic>.jsonl`, UTF-8, one object a line; NaN and infinity become null.
+
+    A disk error is raised as OSError by `write` or `flush`; what was not yet written is kept, and written
+    once by the next call. After `flush` the files survive a power loss. `load_state_dict` cuts them back, so
+    that the files of a resumed run equal an uninterrupted one's.
+    """
+
+    def __init__(
+        self, folder: Path, topics: Sequence[str] = TOPICS, *, disk: files.Disk = files.DISK
+    ) -> None:
+        self._disk = disk
+        self._paths = {topic: folder / f"{topic}.jsonl" for topic in topics}
+        files.make_folder(folder, disk=disk)
+        self._handles: dict[str, io.FileIO] = {}
+        self._waiting = {topic: bytearray() for topic in topics}
+        self._flushed = {topic: self._size(topic) for topic in topics}
+
+    def write(self, topic: str, record: Mapping[str, Any]) -> None:
+        """Append one record; an unknown topic is a ValueError."""
+        if topic not in self._paths:
+            raise ValueError(f"unknown topic {topic!r}; this sink writes {', '.join(self._paths)}")
+        waiting = self._waiting[topic]
+        waiting += line(record)
+        if len(waiting) >= PORTION:
+            self._drain(topic)
+
+    def flush(self) -> None:
+        """Write and fsync every topic; the position moves only where that succeeded."""
+        for topic in self._paths:
+            self._drain(topic)
+        for topic, handle in self._handles.items():
+            if (size := self._size(topic)) != self._flushed[topic]:
+                files.sync(handle, disk=self._disk)
+                self._flushed[topic] = size
+
+    def close(self) -> None:
+        """Flush, then let the files go; they are let go even where the flush fails."""
+        try:
+            self.flush()
+        finally:
+            self._let_go()
+
+    def state_dict(self) -> State:
+        """The size in bytes of each topic's file after the last flush."""
+        return dict(self._flushed)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Cut every file back to its size in `state`. Nothing is cut where one of them is too short."""
+        self._let_go()
+        positions = {topic: int(state.get(topic, 0)) for topic in self._paths}
+        for topic, position in positions.items():
+            if self._size(topic) < position:
+                raise CheckpointError(
+                    f"{self._paths[topic]} has {self._size(topic)} bytes, the checkpoint expects {position}",
+                    hint="the file was shortened since; restore it, or start afresh in another run directory",
+                )
+        for topic, position in positions.items():
+            if self._paths[topic].exists():
+                files.truncate(self._paths[topic], position, disk=self._disk)
+        self._flushed = positions
+
+    def _let_go(self) -> None:
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+        for waiting in self._waiting.values():
+            waiting.clear()
+
+    def _drain(self, topic: str) -> None:
+        waiting = self._waiting[topic]
+        if waiting and topic not in self._handles:
+            self._handles[topic] = files.open_append(self._paths[topic], disk=self._disk)
+        while waiting:
+            taken = self._disk.write(self._handles[topic], bytes(waiting[:PORTION]))
+            del waiting[:taken]
+
+    def _size(self, topic: str) -> int:
+        path = self._paths[topic]
+        return path.stat().st_size if path.exists() else 0
+
+
+def line(record: Mapping[str, Any]) -> bytes:
+    """One record as a line of strict JSON in UTF-8."""
+    try:
+        text = json.dumps(record, allow_nan=False, ensure_ascii=False, default=_plain)
+        return text.encode() + b"\n"
+    except ValueError:  # a number that JSON does not have, or half of a surrogate pair in a name
+        return json.dumps(_finite(record), allow_nan=False).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a record holds a {type(value).__name__}; records are plain JSON values")
+
+
+def _finite(value: Any) -> Any:
+    """The same value with null for every number that is not finite."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return _finite(_plain(value))

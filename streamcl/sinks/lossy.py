@@ -1,0 +1,106 @@
+"""Keeps a slow or failing sink from holding up the stream: a bounded queue, a thread, and honest counts."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from streamcl.protocols import Sink, State
+
+logger = logging.getLogger(__name__)
+
+WARNING_INTERVAL = 60.0
+"""Seconds between two warnings about the same sink."""
+
+
+class Lossy:
+    """Hands records to `sink` from a thread of its own; what does not fit or work is dropped and counted.
+
+    No method raises for the sink's sake and none but `close` waits for it. `flush` asks the sink to flush and
+    does not wait: this is for copies of the run's record, never for the record itself. `close` waits at
+    most `patience` seconds. Memory is bounded by `size` records.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        name: str,
+        *,
+        size: int = 1000,
+        patience: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.dropped = 0
+        self.failed = 0
+        self._sink, self._name, self._patience, self._clock = sink, name, patience, clock
+        self._warn_after = float("-inf")
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(size)
+        self._thread = threading.Thread(target=self._work, name=f"sink-{name}", daemon=True)
+        self._thread.start()
+
+    def write(self, topic: str, record: Mapping[str, Any]) -> None:
+        """Queue one record, or drop it where the queue is full."""
+        record = dict(record)
+        self._ask(lambda: self._sink.write(topic, record))
+
+    def flush(self) -> None:
+        """Ask the sink to flush once it has caught up."""
+        self._ask(self._sink.flush)
+
+    def close(self) -> None:
+        """Let the sink catch up and close it, within `patience` seconds."""
+        deadline = self._clock() + self._patience
+        try:
+            self._queue.put(None, timeout=self._patience)
+        except queue.Full:
+            self.dropped += self._queue.qsize()
+        else:
+            self._thread.join(max(0.0, deadline - self._clock()))
+        if self._thread.is_alive():
+            self._warn("did not finish in time; what it had not written is lost")
+
+    def state_dict(self) -> State:
+        """The sink's own position, or nothing where it cannot say."""
+        try:
+            return self._sink.state_dict()
+        except Exception as error:  # whatever a plug-in raises must not stop the stream
+            self._fail(error)
+            return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Bring the sink back to its position, once it has caught up."""
+        self._ask(lambda: self._sink.load_state_dict(state))
+
+    def _ask(self, call: Callable[[], None]) -> None:
+        try:
+            self._queue.put_nowait(call)
+        except queue.Full:
+            self.dropped += 1
+            self._warn("is too slow")
+
+    def _work(self) -> None:
+        while (call := self._queue.get()) is not None:
+            self._try(call)
+        self._try(self._sink.close)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # see state_dict
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.failed += 1
+        self._warn(f"failed: {type(error).__name__}: {error}")
+
+    def _warn(self, what: str) -> None:
+        now = self._clock()
+        if now < self._warn_after:
+            return
+        self._warn_after = now + WARNING_INTERVAL
+        counts = f"{self.dropped} records dropped, {self.failed} calls failed so far"
+        logger.warning("sink %s %s (%s); learning goes on", self._name, what, counts)
