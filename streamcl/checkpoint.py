@@ -237,7 +237,7 @@ def verify(path: Path) -> Verified:
     format.
     """
     manifest = _read_manifest(path)
-    _confirm_names(path, set(manifest["members"]))
+    _confirm_names(path)
     content = {name: _read_member(path / name, facts) for name, facts in manifest["members"].items()}
     try:
         return Verified(manifest, unpack(json.loads(content[TREE]), safetensors.load(content[ARRAYS])))
@@ -255,21 +255,37 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise Damage(f"{MANIFEST} cannot be read: {error!r}") from error
     if not whole:
         raise Damage(f"{MANIFEST} (format {manifest.get('format')}) has not the sha256 {str(claimed)[:12]}")
-    if manifest["format"] > FORMAT:
+    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
         raise CheckpointError(
             f"{path.name} has format {manifest['format']}, written by streamcl {manifest.get('streamcl')}; "
             f"streamcl {__version__} reads up to {FORMAT}",
             hint="run it with the newer streamcl",
         )
+    if not _is_sound(manifest):
+        raise Damage(f"{MANIFEST} does not say what a manifest of format {FORMAT} says")
     return dict(manifest)
 
 
-def _confirm_names(path: Path, members: set[str]) -> None:
-    present = {member.name for member in path.iterdir()}
-    expected = {MANIFEST, TREE, ARRAYS} | members
+def _is_sound(manifest: Mapping[str, Any]) -> bool:
+    """Whether the manifest has the shape that this format gives it; one that was forged may not."""
+    match manifest:
+        case {
+            "format": int(),
+            "offset": int(),
+            "step": int(),
+            "fingerprint": dict(),
+            "members": {"state.json": dict(tree), "arrays.safetensors": dict(arrays), **rest},
+        }:
+            facts = [(each.get("bytes"), each.get("sha256")) for each in (tree, arrays)]
+            return not rest and all(isinstance(size, int) and isinstance(sha, str) for size, sha in facts)
+    return False
+
+
+def _confirm_names(path: Path) -> None:
+    present, expected = {member.name for member in path.iterdir()}, {MANIFEST, TREE, ARRAYS}
     if missing := sorted(expected - present):
         raise Damage(f"{missing[0]} is missing")
-    if stray := sorted(present - {MANIFEST, *members}):
+    if stray := sorted(present - expected):
         raise Damage(f"{stray[0]!r} does not belong there")
 
 

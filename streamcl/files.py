@@ -142,6 +142,7 @@ def remove(path: Path, *, disk: Disk = DISK) -> None:
     else:
         temporary = temporary_beside(path)
         disk.replace(path, temporary)
+        disk.fsync_folder(path.parent)  # the name is gone before any of the content is
         _remove_tree(temporary, disk)
     disk.fsync_folder(path.parent)
 

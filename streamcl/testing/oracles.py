@@ -1,0 +1,104 @@
+"""What must hold after faults: each record consumed once, progress made, sinks that can be cut back."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from streamcl.files import Disk
+from streamcl.protocols import Sink
+from streamcl.testing.disk import FaultyDisk
+
+
+def each_exactly_once(consumed: Sequence[str], expected: Sequence[str]) -> None:
+    """The sequence oracle. Raises AssertionError with ids that are lost, doubled, unknown or out of order."""
+    times = Counter(consumed)
+    lost = [name for name in expected if name not in times]
+    doubled = [name for name, count in times.items() if count > 1]
+    unknown = sorted(times.keys() - set(expected))
+    for what, ids in (("lost", lost), ("consumed more than once", doubled), ("never in the stream", unknown)):
+        if ids:
+            raise AssertionError(f"{len(ids)} of {len(expected)} ids {what}: {ids[:5]}")
+    for position, (got, wanted) in enumerate(zip(consumed, expected, strict=True)):
+        if got != wanted:
+            raise AssertionError(f"out of order at {position}: {got} where {wanted} was expected")
+
+
+def in_child(run: Callable[[], object]) -> int:
+    """Run in a forked process; its exit code, or minus the number of the signal that ended it.
+
+    A traceback goes to stderr with exit code 1; SystemExit keeps its code. Fork before threads are started.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os._exit(_exit_code(run))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def until_done(run: Callable[[], object], *, limit: int = 1000) -> int:
+    """Run in child processes, again after each that was killed, until one ends; how many were killed.
+
+    Raises AssertionError where one fails otherwise, or where none has ended after `limit` (no progress).
+    """
+    for killed in range(limit):
+        code = in_child(run)
+        if code == 0:
+            return killed
+        if code > 0:
+            raise AssertionError(f"the run ended with exit code {code} after {killed} kills")
+    raise AssertionError(f"the run was killed {limit} times and never ended: it makes no progress")
+
+
+def durable_calls(operation: Callable[[Disk], object]) -> list[str]:
+    """What the operation asks of the disk when nothing fails: one entry for each place a fault can be."""
+    disk = FaultyDisk()
+    operation(disk)
+    return disk.calls
+
+
+def check_sink(make: Callable[[], Sink], read: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+    """Show that a sink keeps its promise: what is flushed stays, what came after the position is given up.
+
+    make: opens the sink anew on the same place, as a resumed process does; the place is empty at first.
+    read: the records that are there now, in order. Raises AssertionError.
+    """
+    records = [{"step": step, "value": step * 0.5} for step in range(6)]
+    sink = make()
+    for record in records[:3]:
+        sink.write("metrics", record)
+    sink.flush()
+    position = sink.state_dict()
+    _demand(read(), records[:3], "after flush")
+    sink.write("metrics", {"step": 3, "value": -1.0})
+    sink.flush()
+
+    resumed = make()
+    resumed.load_state_dict(position)
+    for record in records[3:]:
+        resumed.write("metrics", record)
+    resumed.flush()
+    resumed.close()
+    _demand(read(), records, "after resuming at the position of a checkpoint")
+    sink.close()
+
+
+def _demand(found: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]], when: str) -> None:
+    if [dict(record) for record in found] != [dict(record) for record in expected]:
+        raise AssertionError(f"{when} the sink holds {list(found)}, expected {list(expected)}")
+
+
+def _exit_code(run: Callable[[], object]) -> int:
+    try:
+        run()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:  # the child must never return into the parent's stack
+        traceback.print_exc()
+        return 1
+    return 0
