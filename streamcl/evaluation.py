@@ -1,0 +1,95 @@
+"""When held-out samples are predicted, and what is counted there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from streamcl.errors import BadRecord
+from streamcl.events import HoldoutPart, Sample
+from streamcl.protocols import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Accuracies in [0, 1] of one pass over the held-out samples.
+
+    accuracy: over the samples whose class the learner has seen; None while there is none.
+    parts: accuracy of each part over all of its samples; a class not seen yet counts as wrong.
+    sizes: samples in each part.
+    """
+
+    accuracy: float | None
+    parts: dict[str, float]
+    sizes: dict[str, int]
+
+
+class Examiner:
+    """Examines a learner on held-out parts every `every` records, and where a part has just been taught.
+
+    at_parts: offsets at which to examine besides. limit: samples per part, evenly spread; None takes all.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[HoldoutPart],
+        *,
+        every: int | None = None,
+        at_parts: bool = True,
+        limit: int | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        self.parts = tuple(parts)
+        self._every = every
+        self._marks = (
+            frozenset(p.taught_at for p in parts if p.taught_at is not None) if at_parts else frozenset()
+        )
+        self._limit = limit
+        self._batch_size = batch_size
+
+    def due(self, before: int, after: int) -> bool:
+        """Whether an examination falls in the offsets (before, after]."""
+        if not self.parts:
+            return False
+        regular = self._every is not None and before // self._every != after // self._every
+        return regular or any(before < mark <= after for mark in self._marks)
+
+    def taught(self, offset: int) -> tuple[str, ...]:
+        """The parts whose last sample has passed at that offset."""
+        return tuple(p.name for p in self.parts if p.taught_at is not None and p.taught_at <= offset)
+
+    def examine(self, learner: Learner) -> Examination:
+        """Predict the held-out samples; the learner's state stays as it is."""
+        known = frozenset(learner.classes)
+        correct: dict[str, int] = {}
+        sizes: dict[str, int] = {}
+        seen = 0
+        for part in self.parts:
+            hits = total = 0
+            for samples in self._chunks(part.samples):
+                asked = [sample for sample in samples if sample.label in known]
+                answers = learner.predict(asked)
+                hits += sum(a.label == s.label for a, s in zip(answers, asked, strict=True))
+                seen += len(asked)
+                total += len(samples)
+            correct[part.name], sizes[part.name] = hits, total
+        return Examination(
+            accuracy=sum(correct.values()) / seen if seen else None,
+            parts={name: correct[name] / sizes[name] for name in sizes if sizes[name]},
+            sizes=sizes,
+        )
+
+    def _chunks(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+        count = len(samples)
+        step = 1 if self._limit is None else max(1, -(-count // self._limit))
+        chunk: list[Sample] = []
+        for i in range(0, count, step):
+            try:
+                chunk.append(samples[i])
+            except BadRecord:
+                continue
+            if len(chunk) == self._batch_size:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk

@@ -1,0 +1,37 @@
+"""Which class is which column: an open set of names that only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class ClassIndex:
+    """Class names in the order in which they were first learned; a name's place is its column everywhere."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._columns: dict[str, int] = {}
+        self.add(names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, by column."""
+        return tuple(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def add(self, names: Iterable[str]) -> None:
+        """Give every name that is not known yet the next column."""
+        for name in names:
+            self._columns.setdefault(name, len(self._columns))
+
+    def columns(self, names: Sequence[str | None], device: torch.device | str = "cpu") -> Tensor:
+        """int64 [len(names)]: the column of each name, -1 for None and for names not known."""
+        known = [-1 if name is None else self._columns.get(name, -1) for name in names]
+        return torch.tensor(known, dtype=torch.int64, device=device)

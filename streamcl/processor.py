@@ -1,0 +1,315 @@
+"""The streaming loop: takes events in order, predicts, learns, watches, consolidates and commits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Any, Protocol
+
+from streamcl.errors import ForgettingError, NotFinite
+from streamcl.evaluation import Examiner
+from streamcl.events import Batch, Event, ForgetRequest, Lesson, Prediction, Sample
+from streamcl.protocols import Learner, ShiftDetector, Sink, Source, State, Stateful
+from streamcl.randomness import capture_generators, restore_generators
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come. Offsets count records; `segment` counts detected shifts."""
+
+    offset: int = 0
+    step: int = 0
+    segment: int = 0
+    classes: int = 0
+    quarantined: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    shifts: list[int] = field(default_factory=list)
+    consolidations: list[int] = field(default_factory=list)
+    committed: int = 0
+    examined: int = -1
+    finished: bool = False
+
+
+class Scores(Stateful, Protocol):
+    """Prequential figures (see streamcl.metrics.Prequential)."""
+
+    def update(self, predictions: Sequence[Prediction], domains: Sequence[str | None]) -> None:
+        """Count the predictions; `domains` names each one's domain."""
+        ...
+
+    @property
+    def accuracy(self) -> float | None:
+        """Since the beginning."""
+        ...
+
+    @property
+    def window_accuracy(self) -> float | None:
+        """Lately."""
+        ...
+
+
+class History(Stateful, Protocol):
+    """Held-out accuracies over time (see streamcl.metrics.HoldoutHistory)."""
+
+    def record(
+        self,
+        offset: int,
+        accuracies: Mapping[str, float],
+        sizes: Mapping[str, int],
+        taught: Sequence[str],
+        seen: float | None,
+    ) -> None:
+        """Take one examination; `seen` is the accuracy over the classes seen so far."""
+        ...
+
+
+class Keeper(Stateful, Protocol):
+    """Keeps thumbnails of samples around shifts (see streamcl.gallery.Gallery)."""
+
+    def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> None:
+        """Keep some of the samples of the batch that showed a shift."""
+        ...
+
+
+class Vault(Protocol):
+    """Where checkpoints go (see streamcl.checkpoint.Checkpoints)."""
+
+    def save(self, offset: int, step: int, state: State) -> Any:
+        """On return, or soon after, the state survives a crash."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What the clock says of a run so far; part of no state."""
+
+    images_per_s: float
+    seconds: float
+    memory_mb: float
+
+
+class StreamProcessor:
+    """Feeds a source's events to a learner; everything else watches.
+
+    Iterate `run()`, which yields one Prediction per sample, made before the sample was learned. After each
+    batch: the sink has its records, the detector its loss, and where a plateau ends a segment the learner
+    has consolidated. `commit` makes all of it durable at once; a process that dies is continued by
+    `restore` with the state of its last commit, and gives the same remainder.
+
+    pace: reads the clock; its figures go to the sinks and decide nothing.
+    max_skipped: non-finite steps in a row after which NotFinite is raised, leaving the last commit as it is.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        learner: Learner,
+        detector: ShiftDetector,
+        *,
+        scores: Scores,
+        history: History,
+        examiner: Examiner,
+        pace: Callable[[int], Pace],
+        sink: Sink,
+        gallery: Keeper | None = None,
+        vault: Vault | None = None,
+        commit_every: int | None = None,
+        max_skipped: int = 10,
+    ) -> None:
+        self.source = source
+        self.learner = learner
+        self.detector = detector
+        self.scores = scores
+        self.history = history
+        self.examiner = examiner
+        self.progress = Progress()
+        self._pace = pace
+        self._sink = sink
+        self._gallery = gallery
+        self._vault = vault
+        self._commit_every = commit_every
+        self._max_skipped = max_skipped
+        self._stopping = False
+
+    def run(self) -> Iterator[Prediction]:
+        """Process every event that the source still has; commit when due, at a stop and at the end."""
+        for event in self.source:
+            yield from self.process(event)
+            if self._stopping or self._commit_due():
+                self.commit()
+            if self._stopping:
+                return
+        self._finish()
+
+    def process(self, event: Event) -> tuple[Prediction, ...]:
+        """Carry out one event, whatever its kind."""
+        match event:
+            case Batch():
+                return self._learn(event)
+            case ForgetRequest():
+                raise ForgettingError(f"request {event.id!r}: this learner cannot forget")
+
+    def stop(self) -> None:
+        """Ask `run` to end after the event in hand, with a commit. Safe to call from a signal handler."""
+        self._stopping = True
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the stream was left before its end because `stop` was called."""
+        return self._stopping and not self.progress.finished
+
+    def commit(self) -> None:
+        """Flush the sink, then make the state durable in one piece."""
+        self._sink.flush()
+        self.progress.committed = self.progress.offset
+        if self._vault is not None:
+            self._vault.save(self.progress.offset, self.progress.step, self.state_dict())
+
+    def state_dict(self) -> State:
+        """All that decides the future; what only the clock or a file's length decides is under "sinks"."""
+        parts: State = {name: part.state_dict() for name, part in self._parts().items()}
+        return {
+            **parts,
+            "progress": asdict(self.progress),
+            "random": capture_generators(),
+            "sinks": self._sink.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become the processor that returned `state`; the sink goes back to where it was then."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.progress = Progress(**state["progress"])
+        self._sink.load_state_dict(state["sinks"])
+        restore_generators(state["random"])
+
+    def _parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {
+            "source": self.source,
+            "learner": self.learner,
+            "detector": self.detector,
+            "scores": self.scores,
+            "history": self.history,
+        }
+        return parts if self._gallery is None else {**parts, "gallery": self._gallery}
+
+    def _learn(self, batch: Batch) -> tuple[Prediction, ...]:
+        before = self.progress.offset
+        self._quarantine(batch)
+        lesson = self.learner.learn(batch)
+        predictions = _predictions(batch, lesson)
+        self.scores.update(predictions, [sample.domain for sample in batch.samples])
+        self.progress.step += 1
+        self.progress.offset = batch.end
+        self._write_predictions(predictions)
+        self._announce_classes()
+        loss = self._watch(lesson)
+        self._settle(batch, predictions, loss)
+        self._write_step(loss)
+        if self.examiner.due(before, batch.end):
+            self._examine()
+        return predictions
+
+    def _quarantine(self, batch: Batch) -> None:
+        self.progress.quarantined += len(batch.refused)
+        for refused in batch.refused:
+            self._write("quarantine", {"offset": refused.offset, "id": refused.id, "reason": refused.reason})
+
+    def _watch(self, lesson: Lesson) -> float | None:
+        """The batch's mean loss where it may reach the detector; counts the steps that were not finite."""
+        if not lesson.learned:
+            self._skip()
+            return None
+        self.progress.skipped_in_a_row = 0
+        return fmean(lesson.losses) if lesson.losses else None
+
+    def _skip(self) -> None:
+        self.progress.skipped += 1
+        self.progress.skipped_in_a_row += 1
+        self._log("skipped", "losses or gradients were not finite; nothing was learned")
+        if self.progress.skipped_in_a_row >= self._max_skipped:
+            raise NotFinite(
+                f"{self.progress.skipped_in_a_row} steps in a row were not finite, up to offset {self.progress.offset}",
+                hint="lower the learning rate or set precision: 32-true; the last checkpoint is untouched",
+            )
+
+    def _settle(self, batch: Batch, predictions: Sequence[Prediction], loss: float | None) -> None:
+        """Give the detector its loss and act on what it says."""
+        if loss is None or not math.isfinite(loss):
+            return
+        self.detector.update(loss)
+        if (reason := self.detector.shift) is not None:
+            self.progress.segment += 1
+            self.progress.shifts.append(batch.end)
+            self._log("shift", reason, loss=loss)
+            if self._gallery is not None:
+                self._gallery.keep(batch.end, batch.samples, predictions)
+        if (reason := self.detector.plateau) is not None:
+            figures = self.learner.consolidate()
+            self.progress.consolidations.append(batch.end)
+            self._log("consolidation", reason, loss=loss, **figures)
+
+    def _announce_classes(self) -> None:
+        fresh = self.learner.classes[self.progress.classes :]
+        if fresh:
+            self.progress.classes += len(fresh)
+            self._log("new_class", f"{len(fresh)} classes seen for the first time", classes=list(fresh))
+
+    def _examine(self) -> None:
+        result = self.examiner.examine(self.learner)
+        offset = self.progress.offset
+        self.progress.examined = offset
+        self.history.record(offset, result.parts, result.sizes, self.examiner.taught(offset), result.accuracy)
+        self._write(
+            "metrics",
+            {"kind": "holdout", **self._place(), "accuracy": result.accuracy, "parts": result.parts},
+        )
+
+    def _commit_due(self) -> bool:
+        every = self._commit_every
+        return every is not None and self.progress.offset // every != self.progress.committed // every
+
+    def _finish(self) -> None:
+        if self.examiner.parts and self.progress.examined < self.progress.offset:
+            self._examine()
+        self.progress.finished = True
+        self._log("end", "the stream ended")
+        self.commit()
+
+    def _place(self) -> dict[str, int]:
+        return {"step": self.progress.step, "offset": self.progress.offset}
+
+    def _write_predictions(self, predictions: Sequence[Prediction]) -> None:
+        for prediction in predictions:
+            self._write("predictions", {"step": self.progress.step, **asdict(prediction)})
+
+    def _write_step(self, loss: float | None) -> None:
+        record = {
+            "kind": "step",
+            **self._place(),
+            "loss": loss,
+            "accuracy": self.scores.accuracy,
+            "window_accuracy": self.scores.window_accuracy,
+            "classes": self.progress.classes,
+            "segment": self.progress.segment,
+            **asdict(self._pace(self.progress.offset)),
+        }
+        self._write("metrics", record)
+
+    def _log(self, kind: str, reason: str, **figures: Any) -> None:
+        self._write("events", {"kind": kind, **self._place(), "reason": reason, **figures})
+
+    def _write(self, topic: str, record: Mapping[str, Any]) -> None:
+        self._sink.write(topic, record)
+
+
+def _predictions(batch: Batch, lesson: Lesson) -> tuple[Prediction, ...]:
+    gone = {refused.offset for refused in batch.refused}
+    offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
+    return tuple(
+        Prediction(sample.id, offset, sample.label, guess.label, guess.confidence)
+        for offset, sample, guess in zip(offsets, batch.samples, lesson.guesses, strict=True)
+    )

@@ -1,0 +1,50 @@
+"""The process-wide random generators of Python, NumPy and torch, as state that a checkpoint can hold."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from streamcl.protocols import State
+
+
+def seed_generators(seed: int) -> None:
+    """Seed all three, so that a source or a learner that draws from them is repeatable."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
+def capture_generators() -> State:
+    """A copy of their state; torch's only where torch is loaded."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    state: State = {
+        "python": {"version": version, "words": list(words), "gauss": gauss},
+        "numpy": {
+            "kind": str(kind),
+            "keys": np.array(keys),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+    }
+    if torch := sys.modules.get("torch"):
+        state["torch"] = torch.get_rng_state().numpy().copy()
+    return state
+
+
+def restore_generators(state: Mapping[str, Any]) -> None:
+    """Put them back as `capture_generators` found them."""
+    python, legacy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
+    np.random.set_state(
+        (legacy["kind"], legacy["keys"], legacy["position"], legacy["has_gauss"], legacy["cached"])
+    )
+    if "torch" in state and (torch := sys.modules.get("torch")):
+        torch.set_rng_state(torch.from_numpy(state["torch"].copy()))

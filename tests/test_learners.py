@@ -1,0 +1,202 @@
+"""Learners: predicting changes nothing, learning is test-then-train, outputs survive consolidation."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_batch
+
+from streamcl.checkpoint import state_hash
+from streamcl.events import Batch
+from streamcl.heads.ridge import RidgeHead
+from streamcl.learners.online_lora import OnlineLoRALearner
+from streamcl.learners.ridge import RidgeLearner
+
+LABELS = ["ant", "bee", "cat", "dog"]
+
+
+def online_lora(backbone, compute, **options):
+    return OnlineLoRALearner(
+        backbone, compute, **{"first_block": 1, "learning_rate": 1e-2, "regularisation": 0.0} | options
+    )
+
+
+def ridge(backbone, compute):
+    return RidgeLearner(backbone, compute, RidgeHead(3 * 64, relative_lambda=1e-3), blocks=(0, 1, 2))
+
+
+LEARNERS = [online_lora, ridge]
+
+
+def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):
+    rng = np.random.default_rng(start)
+    lessons = []
+    for k in range(batches):
+        batch = make_batch(start + k * size, [labels[i] for i in rng.integers(0, len(labels), size)])
+        lessons.append(learner.learn(batch))
+    return lessons
+
+
+@pytest.fixture(params=LEARNERS, ids=lambda make: make.__name__)
+def make(request, tiny_backbone, fp32):
+    return lambda **options: request.param(tiny_backbone, fp32, **options)
+
+
+def test_before_anything_is_learned_nothing_is_named(make):
+    learner = make()
+    assert {guess.label for guess in learner.predict(make_batch(0, LABELS).samples)} == {None}
+    assert learner.predict([]) == ()
+
+
+def test_guesses_of_learn_are_those_of_predict_before_it(make):
+    learner = make()
+    teach(learner)
+    batch = make_batch(500, LABELS)
+    before = learner.predict(batch.samples)
+    lesson = learner.learn(batch)
+    assert [g.label for g in lesson.guesses] == [g.label for g in before]
+    assert [g.confidence for g in lesson.guesses] == pytest.approx([g.confidence for g in before], abs=1e-5)
+
+
+def test_predict_changes_no_state(make):
+    learner = make()
+    teach(learner)
+    before = state_hash(learner.state_dict())
+    learner.predict(make_batch(900, LABELS).samples)
+    assert state_hash(learner.state_dict()) == before
+
+
+def test_it_learns(make):
+    learner = make()
+    teach(learner, batches=40)
+    samples = make_batch(4000, LABELS * 4).samples
+    hits = [
+        guess.label == sample.label for guess, sample in zip(learner.predict(samples), samples, strict=True)
+    ]
+    assert np.mean(hits) > 0.8
+
+
+def test_a_new_class_grows_the_learner_and_unlabelled_samples_do_not(make):
+    learner = make()
+    teach(learner, labels=["ant", "bee"])
+    lesson = learner.learn(make_batch(300, [None, "cat", None]))
+    assert learner.classes[2:] == ("cat",)
+    assert len(lesson.guesses) == 3
+    assert len(lesson.losses) == 1
+    before = state_hash(learner.state_dict())
+    lesson = learner.learn(make_batch(400, [None, None]))
+    assert lesson.losses == ()
+    assert state_hash(learner.state_dict()) == before
+
+
+def test_an_empty_batch_is_no_lesson(make):
+    learner = make()
+    teach(learner)
+    before = state_hash(learner.state_dict())
+    assert learner.learn(Batch(700, ())).guesses == ()
+    assert state_hash(learner.state_dict()) == before
+
+
+def test_restored_at_every_step_the_remainder_is_the_same(make):
+    straight, hops = make(), make()
+    for k in range(8):
+        labels = LABELS[: 2 + k // 3]
+        batch = make_batch(k * 6, [labels[i % len(labels)] for i in range(6)])
+        assert straight.learn(batch) == hops.learn(batch)
+        if k in {3, 5}:
+            assert straight.consolidate() == hops.consolidate()
+        fresh = make()
+        fresh.load_state_dict(hops.state_dict())
+        hops = fresh
+        assert state_hash(hops.state_dict()) == state_hash(straight.state_dict())
+
+
+def test_consolidation_keeps_the_outputs(make):
+    learner = make()
+    samples = make_batch(2000, LABELS * 2).samples
+    for times in range(5):
+        teach(learner, start=1000 * times, batches=3)
+        before = learner.predict(samples)
+        learner.consolidate()
+        after = learner.predict(samples)
+        assert [g.label for g in after] == [g.label for g in before]
+        assert [g.confidence for g in after] == pytest.approx([g.confidence for g in before], abs=1e-5)
+
+
+def test_the_adapter_is_alive_after_every_consolidation(tiny_backbone, fp32):
+    """The reference leaves both factors at zero, where the gradient of each is zero for ever."""
+    learner = online_lora(tiny_backbone, fp32)
+    for times in range(3):
+        teach(learner, start=1000 * times)
+        learner.consolidate()
+        fresh = {name: p.detach().clone() for name, p in learner.adapters.trainable().items()}
+        teach(learner, start=1000 * times + 500, batches=3)
+        for name, parameter in learner.adapters.trainable().items():
+            assert not torch.equal(parameter, fresh[name]), name
+
+
+def test_the_backbone_is_never_touched(make, tiny_backbone):
+    before = {name: p.detach().clone() for name, p in tiny_backbone.named_parameters()}
+    learner = make()
+    teach(learner)
+    learner.consolidate()
+    teach(learner, start=100)
+    assert all(torch.equal(p, before[name]) for name, p in tiny_backbone.named_parameters())
+
+
+def test_consolidation_drops_the_moments_of_the_pair_only(tiny_backbone, fp32):
+    learner = online_lora(tiny_backbone, fp32)
+    teach(learner)
+    learner.consolidate()
+    assert set(learner.state_dict()["moments"]) == {"head.weight", "head.bias"}
+
+
+def test_the_buffer_holds_samples_not_batches_and_rides_in_the_step(tiny_backbone, fp32):
+    learner = online_lora(tiny_backbone, fp32, buffer=4)
+    teach(learner)
+    assert len(learner.buffer.samples) == 4
+
+
+def test_importance_comes_from_every_held_sample(tiny_backbone, fp32):
+    """The reference reads one item off an exhausted iterator."""
+    learner = online_lora(tiny_backbone, fp32)
+    teach(learner)
+    learner.consolidate()
+    assert learner.importance.consolidations == 1
+    assert all(float(v.sum()) > 0 for name, v in learner.importance.values.items() if "lora_B" in name)
+
+
+def test_state_size_does_not_grow_with_consolidations(tiny_backbone, fp32):
+    learner = online_lora(tiny_backbone, fp32)
+
+    def size(state):
+        return sum(size(v) if isinstance(v, dict) else getattr(v, "nbytes", 0) for v in state.values())
+
+    sizes = []
+    for times in range(4):
+        teach(learner, start=1000 * times)
+        learner.consolidate()
+        sizes.append(size(learner.state_dict()))
+    assert sizes[1:] == [sizes[1]] * 3
+
+
+def test_absent_classes_are_masked_unless_the_paper_is_followed_to_the_letter(tiny_backbone, fp32):
+    for mask, moved in [(True, False), (False, True)]:
+        learner = online_lora(tiny_backbone, fp32, mask_absent=mask, buffer=0)
+        teach(learner, labels=["ant", "bee"])
+        before = learner.head.weight.detach().clone()
+        learner._optimizer.state.clear()
+        teach(learner, labels=["cat", "dog"], batches=1, start=600)
+        assert (not torch.equal(learner.head.weight[:2], before[:2])) == moved
+
+
+def test_a_step_that_is_not_finite_changes_nothing_that_was_learned(tiny_backbone, fp32, monkeypatch):
+    learner = online_lora(tiny_backbone, fp32)
+    teach(learner)
+    before = state_hash(learner.state_dict())
+    final = type(learner.backbone).final
+    monkeypatch.setattr(
+        type(learner.backbone), "final", lambda self, tokens: final(self, tokens) * float("nan")
+    )
+    lesson = learner.learn(make_batch(800, ["ant", "bee"]))
+    assert not lesson.learned
+    assert state_hash(learner.state_dict()) == before
