@@ -18,6 +18,9 @@ from streamcl.protocols import State
 class Adaptable(Protocol):
     """What the adapters need of a backbone."""
 
+    model: Any
+    width: int
+
     @property
     def blocks(self) -> list[nn.Module]:
         """The blocks in the order of depth."""
@@ -26,6 +29,11 @@ class Adaptable(Protocol):
     @property
     def block_names(self) -> tuple[str, ...]:
         """Their paths in the model."""
+        ...
+
+    @property
+    def classifier(self) -> tuple[str, ...]:
+        """Paths of the classifiers in the model."""
         ...
 
     def qkv(self, block: nn.Module) -> nn.Linear:
@@ -59,7 +67,7 @@ class LoRALinear(nn.Module):
         self.rank = rank
         self.weight = frozen.weight  # [3o, d]
         self.bias = frozen.bias
-        self.folded = False
+        self._frozen = (frozen.weight,)  # in a tuple: the backbone's for good, not a parameter of ours
         device = frozen.weight.device
         self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
@@ -78,6 +86,11 @@ class LoRALinear(nn.Module):
         return torch.cat(
             [torch.cat([query, none], 1), torch.cat([none, none], 1), torch.cat([none, value], 1)]
         )
+
+    @property
+    def folded(self) -> bool:
+        """Whether W is this layer's own copy, no longer the backbone's."""
+        return self.weight is not self._frozen[0]
 
     @torch.no_grad()
     def delta(self) -> Tensor:
@@ -99,6 +112,12 @@ class LoRALinear(nn.Module):
         self.lora_B.zero_()
 
     @torch.no_grad()
+    def total(self) -> Tensor:
+        """[2, o, d] float64: what the q and v rows have gained over the backbone's, folded and live."""
+        frozen = self._frozen[0].view(3, -1, self.in_features)[[0, 2]]
+        return self.adapted_rows().double() - frozen.double() + self.delta()
+
+    @torch.no_grad()
     def adapted_rows(self) -> Tensor:
         """[2, o, d]: a copy of W's q and v rows, with all that was folded."""
         return self.weight.view(3, -1, self.in_features)[[0, 2]]
@@ -108,10 +127,13 @@ class LoRALinear(nn.Module):
         """Have these q and v rows in W, which from now on is this layer's own."""
         if not self.folded:
             self.weight = nn.Parameter(self.weight.clone(), requires_grad=False)
-            self.folded = True
         triple = self.weight.view(3, -1, self.in_features)  # q, k, v
         for part, changed in zip((0, 2), rows, strict=True):
             triple[part].copy_(changed)
+
+    def unfold(self) -> None:
+        """Go back to the backbone's own W, as before the first fold."""
+        self.weight = self._frozen[0]
 
 
 class Adapters(nn.Module):
@@ -140,9 +162,14 @@ class Adapters(nn.Module):
         """Stay in evaluation mode: the frozen blocks' dropout is off while the adapters learn."""
         return super().train(mode=False)
 
+    @property
+    def backbone(self) -> Adaptable:
+        """The backbone whose blocks are adapted; never changed."""
+        return self._backbone[0]
+
     def run(self, tokens: Tensor) -> list[Tensor]:
         """Outputs after the blocks first_block .. depth - 1, given the tokens that enter first_block."""
-        return self._backbone[0].run(tokens, self.first_block, None, list(self.blocks))
+        return self.backbone.run(tokens, self.first_block, None, list(self.blocks))
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """lora_A and lora_B of every layer, by timm's path of the layer, as `blocks.3.attn.qkv.lora_A`."""
@@ -198,3 +225,5 @@ def _load_layer(name: str, layer: LoRALinear, state: Mapping[str, Any]) -> None:
         layer.lora_B.copy_(torch.from_numpy(state["lora_B"]))
     if "rows" in state:
         layer.set_adapted_rows(torch.from_numpy(state["rows"]))
+    else:
+        layer.unfold()

@@ -22,9 +22,9 @@ def declare() -> None:
     """
     if _libraries or not _torchvision_is_installed() or _operators_load():
         return
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("torchvision", "DEF")
     for schema in _SCHEMAS:
-        library.define(schema)  # type: ignore[no-untyped-call]
+        library.define(schema)
     _libraries.append(library)
 
 
@@ -36,7 +36,7 @@ def _operators_load() -> bool:
     if hasattr(torch.ops.torchvision, "nms"):
         return True
     try:
-        torch.ops.load_library(str(_extension()))  # type: ignore[no-untyped-call]
+        torch.ops.load_library(str(_extension()))
     except (OSError, ImportError):
         return False
     return hasattr(torch.ops.torchvision, "nms")

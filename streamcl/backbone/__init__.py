@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamcl.backbone.build import build_backbone
+from streamcl.backbone.build import backbone_names, build_backbone
 from streamcl.backbone.frozen import Backbone
 
-__all__ = ["Backbone", "build_backbone"]
+__all__ = ["Backbone", "backbone_names", "build_backbone"]

@@ -45,8 +45,9 @@ def build_backbone(
     hub = weights == "pretrained" or weights.startswith(_HUB)
     source = weights if weights.startswith(_HUB) else name
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # timm draws from the global one; built on the CPU
         model = _create(timm, source, pretrained=hub, args={**args, **size})
+    _refuse_another(name, model, source)
     refuse_unfit(name, model)
     cut(name, model, depth)
     if not hub and weights != "none":
@@ -75,6 +76,13 @@ def _create(timm: ModuleType, source: str, *, pretrained: bool, args: Mapping[st
         raise WeightsError(f"no pretrained weights for {source}: {error}", hint=hint) from error
 
 
+def _refuse_another(name: str, model: Any, source: str) -> None:
+    """A hub's folder names its own architecture; it must be the one that was asked for."""
+    found, wanted = model.pretrained_cfg.get("architecture"), name.partition(".")[0]
+    if source != name and found != wanted:
+        raise WeightsError(f"{source} holds a {found}, not a {wanted}", hint=f"name the model {found}")
+
+
 def _load(model: nn.Module, path: str, report: Callable[[str], None]) -> None:
     """Fill the model from a file, in timm's own or an original project's names, at any position grid."""
     convert = sys.modules[type(model).__module__].checkpoint_filter_fn
@@ -85,3 +93,9 @@ def _load(model: nn.Module, path: str, report: Callable[[str], None]) -> None:
     except Exception as error:  # timm's converters raise whatever an unforeseen layout makes them raise
         raise WeightsError(f"{path}: not the weights of {type(model).__name__}: {error!r}") from error
     model.load_state_dict(weight_files.fitting(state, model.state_dict(), path, report))
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Every model that timm knows and whose family can be adapted: those named vit, deit, eva or swin."""
+    families = ("vit_", "deit", "eva", "swin", "beit")
+    return tuple(name for name in _timm().list_models() if name.startswith(families))

@@ -28,7 +28,7 @@ class Backbone(nn.Module):
     def __init__(self, name: str, model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.name = name
-        self.model = cast(Any, model.requires_grad_(False).eval())
+        self.model = cast(Any, model.requires_grad_(False))
         self.image_size: int = self.model.patch_embed.img_size[0]
         self.width: int = self.model.head_hidden_size
         self.block_names, self._downsample = block_paths(model)
@@ -39,7 +39,14 @@ class Backbone(nn.Module):
         self.register_buffer("_mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self._rope: Tensor | None
+        self.eval()
         self.register_buffer("_rope", _rotary(self.model, self.image_size), persistent=False)
+
+    @property
+    def classifier(self) -> tuple[str, ...]:
+        """Where in the timm model a classifier of `final` goes; a distilled model has two of them."""
+        named = self.model.pretrained_cfg.get("classifier") or "head"
+        return (named,) if isinstance(named, str) else tuple(named)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -53,7 +60,7 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002
         """Stay in evaluation mode: a frozen model has no dropout, no stochastic depth."""
-        return self
+        return super().train(mode=False)
 
     def prepare(self, images: Sequence[Pixels]) -> Tensor:
         """[B, 3, S, S] float32 on the device, from B uint8 RGB images [H, W, 3] of any sizes.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from streamcl.weights.files import read
+from streamcl.weights.convert import convert_onnx
 from streamcl.weights.fit import fitting, refuse_other_patches
-from streamcl.weights.onnx_export import convert_onnx
+from streamcl.weights.formats import read
 
 __all__ = ["convert_onnx", "fitting", "read", "refuse_other_patches"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -16,7 +18,7 @@ def fitting(
 ) -> dict[str, Tensor]:
     """The part of `state` that fills `model`, both as state dicts of one naming.
 
-    Reports the names that are dropped (a classifier, blocks past the kept depth). Raises WeightsError
+    Reports which parts are dropped (a classifier, blocks past the kept depth). Raises WeightsError
     where names are missing or shapes differ.
     """
     missing = [key for key in model if key not in state]
@@ -29,10 +31,17 @@ def fitting(
     if wrong:
         shapes = [f"{key} is {list(state[key].shape)}, not {list(model[key].shape)}" for key in wrong]
         raise WeightsError(f"{path}: weights of another shape: {_some(shapes)}")
-    dropped = [key for key in state if key not in model]
+    dropped = Counter(_part(key) for key in state if key not in model)
     if dropped:
-        report(f"{path}: {len(dropped)} weights are not used: {_some(dropped)}")
+        parts = [f"{part} ({count})" for part, count in sorted(dropped.items())]
+        report(f"{path}: {dropped.total()} weights are not used: {_some(parts)}")
     return {key: state[key] for key in model}
+
+
+def _part(key: str) -> str:
+    """The block of a weight, or the first part of its name: what one drops as a whole."""
+    block = re.match(r"(?:layers\.\d+\.)?blocks\.\d+", key)
+    return block.group() if block else key.partition(".")[0]
 
 
 def refuse_other_patches(state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str) -> None:

@@ -32,7 +32,7 @@ def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not any(_SIGN.search(key) for key in state):
         return dict(state)
     renamed = {_renamed(key): value for key, value in state.items() if "mask_token" not in key}
-    return _with_fused_qkv(renamed)
+    return _with_class_position_folded(_with_fused_qkv(renamed))
 
 
 def _renamed(key: str) -> str:
@@ -48,4 +48,13 @@ def _with_fused_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
         parts = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
         if all(part in state for part in parts):
             state[query.replace(".query.", ".qkv.")] = torch.cat([state.pop(part) for part in parts])
+    return state
+
+
+def _with_class_position_folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's model with registers has positions for patches only: the class token carries its own."""
+    if "reg_token" in state:
+        positions = state["pos_embed"]
+        state["cls_token"] = state["cls_token"] + positions[:, :1]
+        state["pos_embed"] = positions[:, 1:]
     return state

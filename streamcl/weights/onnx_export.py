@@ -6,17 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from streamcl.errors import MissingExtra, WeightsError
-from streamcl.weights.names import timm_names
-
-
-def convert_onnx(path: str | Path, target: str | Path) -> None:
-    """Write the ViT weights of an ONNX export as safetensors with timm's names (`target`, overwritten)."""
-    state = {key: value.contiguous() for key, value in timm_names(read_onnx(Path(path))).items()}
-    save_file(state, target)
 
 
 def read_onnx(path: Path) -> dict[str, Tensor]:

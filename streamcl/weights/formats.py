@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from streamcl.errors import WeightsError
+from streamcl.errors import StreamclError, WeightsError
 from streamcl.weights.names import timm_names
 from streamcl.weights.onnx_export import read_onnx
 
@@ -42,7 +40,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             return read_onnx(path)
         if path.suffix in {".pth", ".pt", ".bin"}:
             return _opened(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except StreamclError:
+        raise
+    except Exception as error:  # on damaged bytes torch's unpickler raises whatever it stumbles over
         raise WeightsError(f"{path}: unreadable: {error}") from error
     raise WeightsError(f"{path}: weights are .safetensors, .pth, .pt or .onnx, not {path.suffix!r}")
 
