@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from streamcl.files import Disk
@@ -69,23 +70,20 @@ def check_sink(make: Callable[[], Sink], read: Callable[[], Sequence[Mapping[str
     read: the records that are there now, in order. Raises AssertionError.
     """
     records = [{"step": step, "value": step * 0.5} for step in range(6)]
-    sink = make()
-    for record in records[:3]:
-        sink.write("metrics", record)
-    sink.flush()
-    position = sink.state_dict()
-    _demand(read(), records[:3], "after flush")
-    sink.write("metrics", {"step": 3, "value": -1.0})
-    sink.flush()
-
-    resumed = make()
-    resumed.load_state_dict(position)
-    for record in records[3:]:
-        resumed.write("metrics", record)
-    resumed.flush()
-    resumed.close()
-    _demand(read(), records, "after resuming at the position of a checkpoint")
-    sink.close()
+    with closing(make()) as sink:
+        for record in records[:3]:
+            sink.write("metrics", record)
+        sink.flush()
+        position = sink.state_dict()
+        _demand(read(), records[:3], "after flush")
+        sink.write("metrics", {"step": 3, "value": -1.0})
+        sink.flush()
+        with closing(make()) as resumed:
+            resumed.load_state_dict(position)
+            for record in records[3:]:
+                resumed.write("metrics", record)
+            resumed.flush()
+            _demand(read(), records, "after resuming at the position of a checkpoint")
 
 
 def _demand(found: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]], when: str) -> None:
