@@ -1,0 +1,113 @@
+"""Turns what users write as labels, ids and other short texts into the strings that samples carry."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from streamcl.errors import BadRecord, SourceError
+
+LONGEST = 1024  # characters of a label, id, subject or domain
+WIDEST = 2**63  # labels are what 64 bits hold
+
+
+def to_label(
+    value: Any,
+    *,
+    missing: Literal["unlabelled", "quarantine", "fail"],
+    negative: Literal["quarantine", "fail", "class"],
+    class_names: Sequence[str] = (),
+) -> str | None:
+    """The class's name: of an integer k its name in `class_names` where there are any, otherwise str(k).
+
+    None is a missing label. Raises BadRecord for what is no label (bool, float, nested, too long), and
+    SourceError where the policy says "fail".
+    """
+    value = scalar(value)
+    if value is None:
+        _check_missing(missing)
+        return None
+    if isinstance(value, str):
+        return text(value, "label")
+    if isinstance(value, bool | np.bool_):
+        raise BadRecord(f"label is the truth value {value}", hint="name the classes: int(label), or a string")
+    if isinstance(value, numbers.Integral):
+        return _from_integer(int(value), negative, class_names)
+    hint = "labels are integers or strings, one a sample"
+    if isinstance(value, numbers.Real):
+        hint = "labels are classes, not quantities: use int(label); a missing label is None"
+    elif isinstance(value, bytes):
+        hint = "decode it first: label.decode()"
+    elif _is_row(value):
+        hint = "one label a sample: of one-hot rows use argmax"
+    raise BadRecord(f"label is a {type(value).__name__}: {brief(value)}", hint=hint)
+
+
+def _check_missing(policy: str) -> None:
+    if policy == "fail":
+        raise SourceError("a record has no label", hint="missing_label: unlabelled would predict it only")
+    if policy == "quarantine":
+        raise BadRecord("record has no label", hint="missing_label: unlabelled would predict it only")
+
+
+def _from_integer(label: int, negative: str, class_names: Sequence[str]) -> str:
+    if not -WIDEST <= label < WIDEST:
+        raise BadRecord("label is an integer of more than 64 bits")
+    if label < 0 and negative != "class":
+        error = SourceError if negative == "fail" else BadRecord
+        raise error(f"label is {label}", hint="negative_label: class would make it a class of its own")
+    if label < 0 or not class_names:
+        return str(label)
+    if label >= len(class_names):
+        raise BadRecord(f"label is {label}, but the source names {len(class_names)} classes")
+    return class_names[label]
+
+
+def to_text(value: Any, what: str) -> str | None:
+    """An optional short text: a string, or an integer written out. Raises BadRecord for anything else."""
+    value = scalar(value)
+    if value is None:
+        return None
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < WIDEST:
+        return str(int(value))
+    if isinstance(value, str):
+        return text(value, what)
+    raise BadRecord(
+        f"{what} is a {type(value).__name__}: {brief(value)}", hint=f"{what} is a string or integer"
+    )
+
+
+def text(value: str, what: str) -> str:
+    """The string itself, if it can be kept: not blank, not too long, and valid Unicode."""
+    if not value.strip():
+        raise BadRecord(f"{what} is an empty string", hint="a missing one is None")
+    if len(value) > LONGEST:
+        raise BadRecord(f"{what} has {len(value)} characters; {LONGEST} are allowed")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(f"{what} {brief(value)} is not valid Unicode") from error
+    return str(value)
+
+
+def scalar(value: Any) -> Any:
+    """What a 0-d array or tensor holds; anything else as it is."""
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        return value.item()
+    return value
+
+
+def brief(value: Any) -> str:
+    """A short text of anything, for messages; never an error of its own."""
+    try:
+        shown = ascii(value) if isinstance(value, str | int | float | bytes) else f"<{type(value).__name__}>"
+    except ValueError:  # an integer with more digits than Python writes
+        shown = f"<{type(value).__name__}>"
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, list | tuple) or bool(getattr(value, "shape", None))

@@ -1,0 +1,146 @@
+"""Tells a batch of records from a single one and takes it apart, without touching a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamcl.errors import BadRecord
+from streamcl.events import Sample
+
+ALIASES = {
+    "image": ("image", "img", "x", "pixel_values"),
+    "label": ("label", "labels", "y", "target"),
+    "id": ("id", "ids", "__key__"),
+    "subject": ("subject", "subjects"),
+    "domain": ("domain", "domains"),
+    "privacy": ("privacy",),
+}
+FORMS = "a record is (x, y), (x, y, id) or a mapping with image and label"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Single:
+    """One record's parts under their own names, as the user gave them."""
+
+    image: Any
+    label: Any = None
+    id: Any = None
+    subject: Any = None
+    domain: Any = None
+    privacy: Any = None
+
+    @classmethod
+    def of(cls, record: Any, columns: Mapping[str, str] | None = None) -> Single:
+        """The parts of one record. Raises BadRecord where it has none of the forms."""
+        if isinstance(record, Sample):
+            facts = (record.label, record.id, record.subject, record.domain, record.privacy)
+            return cls(record.image, *facts)
+        if isinstance(record, Mapping):
+            return cls(**_by_name(record, columns or {}))
+        if isinstance(record, tuple | list) and len(record) in {2, 3}:
+            return cls(*record)
+        size = f" of {len(record)}" if isinstance(record, tuple | list) else ""
+        raise BadRecord(f"record is a {type(record).__name__}{size}", hint=FORMS)
+
+
+def singles(record: Any, columns: Mapping[str, str]) -> Iterator[Single]:
+    """The records in `record`: one, or those of a batch.
+
+    A batch is told by its labels being a sequence (a list, tuple, array or tensor with an axis), or by its
+    images being one: a list, a tuple, or an array or tensor of four axes. A list of mappings or samples is a
+    batch too. Raises BadRecord where the columns of a batch differ in length.
+    """
+    if isinstance(record, BadRecord):  # one that the source has refused itself
+        raise record
+    if _is_list_of_records(record):
+        yield from (Single.of(item, columns) for item in record)
+        return
+    whole = Single.of(record, columns)
+    if not is_batch(whole):
+        yield whole
+        return
+    size = _size(whole)
+    for index in range(size):
+        yield Single(**{name: _at(getattr(whole, name), name, index, size) for name in ALIASES})
+
+
+def is_batch(single: Single) -> bool:
+    """Whether the parts are columns of a batch."""
+    return _is_column(single.label) or _is_column(single.image, axes=4)
+
+
+def _is_list_of_records(record: Any) -> bool:
+    """Not so ({...}, {...}), a pair of mappings without images: one record, and a wrong one."""
+    if not isinstance(record, list | tuple) or not record:
+        return False
+    if not all(isinstance(item, Sample | Mapping) for item in record):
+        return False
+    return isinstance(record, list) or all(
+        isinstance(item, Sample) or any(key in item for key in ALIASES["image"]) for item in record
+    )
+
+
+def _by_name(record: Mapping[Any, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    for name, aliases in ALIASES.items():
+        keys = [columns[name]] if name in columns else [key for key in aliases if key in record]
+        if len(keys) > 1:
+            hint = f"keep one, or say which: columns: {{{name}: {keys[0]}}}"
+            raise BadRecord(f"record has more than one {name}: {', '.join(keys)}", hint=hint)
+        if keys and keys[0] in record:
+            parts[name] = record[keys[0]]
+    _check_keys(record, parts, columns)
+    return parts
+
+
+def _check_keys(record: Mapping[Any, Any], parts: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    shown = ", ".join(str(key)[:40] for key in list(record)[:10])
+    if "image" not in parts:
+        raise BadRecord(f"record has no image among its keys: {shown}", hint=FORMS)
+    known = {*columns.values(), *(alias for aliases in ALIASES.values() for alias in aliases)}
+    if "label" not in parts and any(key not in known for key in record):
+        hint = "name its key (columns: {label: ...}), or set label to None where a record has none"
+        raise BadRecord(f"record has no label among its keys: {shown}", hint=hint)
+
+
+def _is_column(value: Any, axes: int = 1) -> bool:
+    return isinstance(value, list | tuple) or _axes(value) >= axes
+
+
+def _axes(value: Any) -> int:
+    shape = getattr(value, "shape", ())
+    return len(shape) if isinstance(shape, tuple) else 0
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple) else int(value.shape[0])
+
+
+def _size(batch: Single) -> int:
+    """How many records the columns of a batch hold; all of them must agree."""
+    sizes = {"image": _length(batch.image)} if _is_column(batch.image) else {}
+    sizes |= {
+        name: _length(getattr(batch, name))
+        for name in ALIASES
+        if name != "image" and _is_column(getattr(batch, name))
+    }
+    if "image" not in sizes or len(set(sizes.values())) > 1:
+        found = ", ".join(f"{size} of {name}" for name, size in sizes.items())
+        raise BadRecord(
+            f"batch with unequal columns: {found}", hint="give as many labels (and ids) as images"
+        )
+    if "label" not in sizes and batch.label is not None:
+        raise BadRecord(
+            "batch of images with one label", hint="give one label an image: a list, array or tensor"
+        )
+    return sizes["image"]
+
+
+def _at(column: Any, name: str, index: int, size: int) -> Any:
+    if name == "image" or _is_column(column):
+        return column[index]
+    if name == "id" and column is not None and size > 1:
+        raise BadRecord("batch with one id", hint="give one id an image, or none")
+    return column
