@@ -140,3 +140,16 @@ def test_real_photographs_written_out_are_read_back(tmp_path: Path) -> None:
     for index in (0, 250, 499):
         assert np.array_equal(train[index].image, pack["x"][where[index]])
         assert train[index].label == meta["classes"][pack["y"][where[index]]]
+
+
+def test_a_pickle_written_by_python_2_is_read(tmp_path: Path) -> None:
+    """The published files are such: protocol 2 with byte strings as opcodes of their own."""
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+        b"(K\x01K\x02K\x03\x86cnumpy\ndtype\n(U\x02u1K\x00K\x01tR"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06\x00\x01\x02\xfd\xfe\xfftb"
+    )
+    (tmp_path / "train").write_bytes(b"\x80\x02}(U\x04data" + array + b"U\x0bfine_labels]K\x07au.")
+    read = read_pickle(tmp_path / "train")
+    assert read[b"fine_labels"] == [7]
+    assert read[b"data"].tolist() == [[0, 1, 2], [253, 254, 255]]
