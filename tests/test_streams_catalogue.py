@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from source_checks import check_source
+from streams_data import collection, picture
+
+from streamcl.errors import ConfigError, SourceError
+from streams import catalogue
+from streams.catalogue import build_source, source_names
+from streams.replay import ReplaySource, Stream
+from streams.scenarios import as_is
+
+LABELS = [0, 1, 2] * 8
+
+
+def a_pair(count: int = 24) -> Any:
+    return collection(LABELS[:count], 3), collection(LABELS, 3)
+
+
+def a_collection() -> Any:
+    return collection(LABELS, 3, domains=[0] * 12 + [1] * 12)
+
+
+def a_stream(seed: int = 0) -> Any:
+    train = collection([0] * (seed + 1), 1)
+    return Stream(train, as_is(train))
+
+
+def a_source() -> Any:
+    train = collection(LABELS, 3)
+    return ReplaySource(train, as_is(train), 4)
+
+
+def nonsense() -> Any:
+    return [1, 2, 3]
+
+
+not_callable = 7
+
+
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("a_pair", "a_collection", "a_stream", "a_source", "nonsense", "not_callable", "absent")
+    points = [EntryPoint(name, f"{__name__}:{name}", catalogue.GROUP) for name in names]
+
+    def entry_points(group: str, name: str | None = None) -> list[EntryPoint]:
+        assert group == "streamcl.sources"
+        return [point for point in points if name in (None, point.name)]
+
+    monkeypatch.setattr(catalogue, "entry_points", entry_points)
+
+
+def test_built_in_sources_and_plugins_are_named() -> None:
+    assert {"demo_digits", "core50", "npz", "a_pair"} <= set(source_names())
+
+
+def test_a_data_set_becomes_a_source_in_the_scenario_asked_for(tmp_path: Path) -> None:
+    x = np.stack([picture(index) for index in range(24)])
+    np.savez(tmp_path / "a.npz", x=x, y=np.array(LABELS), split=np.arange(24) // 18)
+    args = {"path": str(tmp_path / "a.npz")}
+    check_source(lambda: build_source("npz", args, ("disjoint", {"parts": 3}), batch_size=4))
+    source = build_source("npz", args, ("disjoint", {"parts": 3}), batch_size=4)
+    assert len(source.info.shifts) == 2
+    assert len(source.info.holdout) == 3
+
+
+def test_without_a_scenario_collections_are_shuffled_unless_they_have_domains() -> None:
+    shuffled = [s.id for batch in build_source("a_pair") for s in batch.samples]  # type: ignore[union-attr]
+    assert shuffled != sorted(shuffled)
+    assert shuffled != [s.id for batch in build_source("a_pair", seed=1) for s in batch.samples]  # type: ignore[union-attr]
+    source = build_source("a_collection")
+    assert source.info.shifts == (12,)
+    assert source.info.holdout == ()
+
+
+def test_streams_keep_their_order_and_take_the_seed() -> None:
+    assert build_source("a_stream", seed=6).info.length == 7
+    assert build_source("a_stream", {"seed": 2}, seed=6).info.length == 3
+    assert build_source("a_stream", scenario=("iid", {}), seed=6).info.length == 7
+
+
+def test_a_source_of_its_own_goes_through() -> None:
+    assert build_source("a_source").info.length == 24
+    with pytest.raises(ConfigError, match="makes its own order"):
+        build_source("a_source", scenario=("iid", {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said", "hint"),
+    [
+        ("demo_digit", {}, "no source is named 'demo_digit'", "did you mean 'demo_digits'?"),
+        ("a_pair", {"cont": 1}, "no argument 'cont'", "did you mean 'count'?"),
+        ("npz", {}, "needs the argument 'path'", ""),
+        ("a_pair", {"count": "many"}, "cannot take", ""),
+        ("nonsense", {}, "returned a list", "expected a streams.replay.Stream"),
+        ("not_callable", {}, "is not callable", ""),
+        ("absent", {}, "does not load", ""),
+    ],
+)
+def test_mistakes_are_named(name: str, args: dict[str, Any], said: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        build_source(name, args)
+    assert hint in str(caught.value.hint)
+
+
+def test_impossible_batches_and_absent_data() -> None:
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        build_source("a_pair", batch_size=0)
+    with pytest.raises(SourceError, match="does not exist"):
+        build_source("core50", {"root": "/nowhere/at/all"})
