@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from streamcl.errors import BadRecord
 from streamcl.events import Pixels
@@ -73,6 +73,8 @@ def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
         raise _too_long(what, len(encoded), limits)
     try:
         image = Image.open(io.BytesIO(encoded), formats=_formats())
+    except UnidentifiedImageError as error:
+        raise BadRecord(f"{what} is no image of a known format") from error
     except Exception as error:  # Pillow's parsers raise nearly everything when fed garbage
         raise BadRecord(f"{what} is no image that can be read: {_brief(error)}") from error
     with image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,9 @@ def to_samples(
 
 
 def reason_of(bad: SourceError) -> str:
-    """The message and its hint, short enough to be kept."""
+    """The message and its hint, short enough to be kept, and the same in every run."""
     reason = f"{bad}; {bad.hint}" if bad.hint else str(bad)
+    reason = re.sub(r" at 0x[0-9a-fA-F]+", "", reason)  # addresses differ from run to run, offsets do not
     return reason.encode(errors="replace").decode()[:LONGEST_REASON]
 
 

@@ -1,0 +1,261 @@
+import gc
+import threading
+import time
+from itertools import count
+
+import numpy as np
+import pytest
+from source_checks import check_source, event_print, prints, samples_of, take
+
+from streamcl.errors import SourceError
+from streamcl.events import Batch, ForgetRequest, HoldoutPart, Refused, Sample, StreamInfo
+from streams.guarded import Checked, Limited, ReadAhead
+
+
+def sample(number):
+    return Sample(f"n{number}", np.full((2, 2, 3), number % 256, np.uint8), str(number % 3))
+
+
+def batch(offset, size, refused=()):
+    left_out = tuple(Refused(place, f"n{place}", "bad") for place in refused)
+    return Batch(offset, tuple(sample(i) for i in range(offset, offset + size) if i not in refused), left_out)
+
+
+EVENTS = (
+    batch(0, 4),
+    batch(4, 3, refused=(5,)),
+    ForgetRequest("r", "class", 7, label="1"),
+    batch(7, 5, refused=(7, 8)),
+    batch(12, 2),
+    batch(14, 6),
+)
+
+
+class Scripted:
+    """Yields the events; an exception in the script is raised, a threading.Event is waited for."""
+
+    replayable = True
+
+    def __init__(self, script=EVENTS, length=None):
+        self.script, self.place = list(script), 0
+        part = HoldoutPart("part", (sample(1),), taught_at=15)
+        self.info = (
+            StreamInfo("scripted", length, shifts=(4, 12), holdout=(part,))
+            if length
+            else StreamInfo("scripted")
+        )
+
+    def __iter__(self):
+        while self.place < len(self.script):
+            item = self.script[self.place]
+            if isinstance(item, BaseException):
+                raise item
+            if isinstance(item, threading.Event):
+                item.wait(20)
+            self.place += 1
+            if not isinstance(item, threading.Event):
+                yield item
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+
+    def fetch(self, ids):
+        return {name: sample(int(name[1:])) for name in ids}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ReadAhead(Scripted(length=20), 0),
+        lambda: ReadAhead(Scripted(length=20), 1),
+        lambda: ReadAhead(Scripted(length=20), 3),
+        lambda: ReadAhead(Scripted(length=20), 50),
+        lambda: Checked(Scripted(length=20)),
+        lambda: Checked(
+            Scripted((*EVENTS[:2], EVENTS[0], EVENTS[1], batch(5, 6), Batch(11, ()), batch(10, 10)))
+        ),
+        lambda: ReadAhead(Limited(Checked(Scripted(length=20)), 13), 2),
+        *[lambda limit=limit: Limited(Scripted(length=20), limit) for limit in (1, 4, 5, 7, 8, 13, 20, 99)],
+    ],
+)
+def test_guarded_sources_are_sources(make):
+    check_source(make, most=None)
+
+
+def test_nothing_is_changed_by_reading_ahead():
+    for depth in (0, 1, 2, 10):
+        assert prints(take(ReadAhead(Scripted(), depth))) == prints(EVENTS)
+
+
+def test_the_state_is_that_of_the_event_handed_out_not_of_those_read_ahead():
+    inner = Scripted()
+    source = ReadAhead(inner, 4)
+    events = iter(source)
+    assert source.state_dict() == {"place": 0}
+    next(events)
+    until(lambda: inner.place >= 5)
+    assert source.state_dict() == {"place": 1}
+    next(events)
+    assert source.state_dict() == {"place": 2}
+
+
+def until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.005)
+
+
+def test_it_reads_no_further_than_its_depth():
+    class Endless(Scripted):
+        def __iter__(self):
+            for number in count(self.place):
+                self.place = number + 1
+                yield batch(number * 2, 2)
+
+    inner = Endless()
+    source = ReadAhead(inner, 3)
+    events = iter(source)
+    next(events)
+    until(lambda: inner.place >= 4)
+    time.sleep(0.15)
+    assert inner.place <= 1 + 3 + 2  # handed out, in the queue, in the thread's hand
+    source.close()
+
+
+def test_errors_come_after_the_events_before_them_and_stay():
+    source = ReadAhead(Scripted((*EVENTS[:2], OSError("gone"))), 5)
+    events = iter(source)
+    assert [event_print(next(events)) for _ in range(2)] == prints(EVENTS[:2])
+    for _ in range(2):
+        with pytest.raises(SourceError, match="after offset 7: OSError: gone") as caught:
+            next(iter(source))
+        assert isinstance(caught.value.__cause__, OSError)
+    mine = SourceError("mine")
+    with pytest.raises(SourceError) as caught:
+        take(ReadAhead(Scripted((mine,)), 1))
+    assert caught.value is mine
+    with pytest.raises(SystemExit):
+        take(ReadAhead(Scripted((SystemExit(3),)), 1))
+
+
+def test_a_stalled_source_is_an_error_not_a_hang():
+    never = threading.Event()
+    source = ReadAhead(Scripted((EVENTS[0], never)), 2, stall_timeout=0.2)
+    events = iter(source)
+    next(events)
+    started = time.monotonic()
+    with pytest.raises(SourceError, match=r"stalled: no event within 0\.2 seconds"):
+        next(events)
+    assert time.monotonic() - started < 5
+    assert source.state_dict() == {"place": 1}
+    never.set()
+
+
+def test_the_watchdog_goes_by_the_clock_it_is_given():
+    never = threading.Event()
+    hours = count(0, 3600)
+    source = ReadAhead(Scripted((never,)), 2, stall_timeout=10_000, clock=lambda: next(hours))
+    with pytest.raises(SourceError, match="stalled"):
+        take(source)
+    never.set()
+
+
+def test_a_slow_source_is_not_a_stalled_one():
+    class Slow(Scripted):
+        def __iter__(self):
+            for event in super().__iter__():
+                time.sleep(0.1)
+                yield event
+
+    assert len(take(ReadAhead(Slow(), 2, stall_timeout=2.0))) == len(EVENTS)
+
+
+def test_close_ends_the_thread_and_keeps_the_place():
+    threads = threading.active_count()
+    source = ReadAhead(Scripted(), 2)
+    first = take(source, 2)
+    source.close()
+    source.close()
+    assert threading.active_count() == threads
+    assert prints(first + take(source)) == prints(EVENTS)
+
+
+def test_a_source_that_is_dropped_ends_its_thread():
+    threads = threading.active_count()
+    source = ReadAhead(Scripted(), 1)
+    take(source, 1)
+    del source
+    gc.collect()
+    until(lambda: threading.active_count() == threads)
+
+
+def test_loading_drops_what_was_read_ahead():
+    source = ReadAhead(Scripted(), 4)
+    take(source, 4)
+    source.load_state_dict({"place": 1})
+    assert prints(take(source)) == prints(EVENTS[1:])
+
+
+def test_a_thread_that_does_not_stop_is_not_shared():
+    never = threading.Event()
+    source = ReadAhead(Scripted((EVENTS[0], never)), 2, stall_timeout=0.1)
+    take(source, 1)
+    with pytest.raises(SourceError, match="does not stop"):
+        source.load_state_dict({"place": 0})
+    never.set()
+
+
+def test_fetch_is_lent_by_the_source_inside():
+    for source in (ReadAhead(Scripted()), Limited(Scripted(), 3), Checked(Limited(ReadAhead(Scripted()), 3))):
+        assert source.fetch(["n5"])["n5"].id == "n5"
+        with pytest.raises(AttributeError):
+            _ = source.nothing
+    assert not hasattr(Checked(iter(())), "fetch")
+
+
+def test_a_gap_is_an_error_and_a_duplicate_is_dropped():
+    source = Checked(Scripted((batch(0, 4), batch(2, 2), batch(3, 3, refused=(4,)), batch(7, 1))))
+    events = iter(source)
+    assert [(event.offset, event.end) for event in (next(events), next(events))] == [(0, 4), (4, 6)]
+    with pytest.raises(SourceError, match="from offset 6 to 7"):
+        next(events)
+
+
+def test_a_request_is_never_dropped():
+    late = ForgetRequest("late", "class", 1, label="1")
+    (_, request) = take(Checked(Scripted((batch(0, 4), late))))
+    assert (request.id, request.offset) == ("late", 4)
+
+
+def test_a_gap_right_after_a_restart_is_seen():
+    source = Checked(Scripted())
+    take(source, 2)
+    state = source.state_dict()
+    restored = Checked(Scripted((*EVENTS[:2], *EVENTS[4:])))
+    restored.load_state_dict(state)
+    with pytest.raises(SourceError, match="from offset 7 to 12"):
+        take(restored)
+
+
+def test_a_limit_splits_the_batch_that_crosses_it():
+    source = Limited(Scripted(length=20), 10)
+    events = take(source)
+    assert events[-1].end == 10
+    assert [(one.offset, one.id) for one in events[-1].refused] == [(7, "n7"), (8, "n8")]
+    assert [one.id for one in events[-1].samples] == ["n9"]
+    assert (source.info.length, source.info.shifts, source.info.holdout[0].taught_at) == (10, (4,), None)
+    assert take(source) == []
+
+
+@pytest.mark.parametrize("limit", range(1, 20))
+def test_under_a_higher_limit_nothing_is_lost(limit):
+    source = Limited(Scripted(), limit)
+    first = take(source)
+    further = Limited(Scripted(), 1000)
+    further.load_state_dict(source.state_dict())
+    names = [one.id for one in samples_of(first + take(further))]
+    assert names == [one.id for one in samples_of(EVENTS)]

@@ -1,0 +1,165 @@
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from source_checks import check_source, samples_of, take
+
+from streamcl.errors import ConfigError, SourceError
+from streams.records import RecordPolicy
+from streams.webdataset import expand_braces, split_name, webdataset
+
+
+def picture(number):
+    return np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+
+
+def png(number):
+    file = io.BytesIO()
+    Image.fromarray(picture(number)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path, members, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type = tarfile.SYMTYPE
+                info.linkname = "/etc/passwd"
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    folder = tmp_path / "mit Leerzeichen ü"
+    folder.mkdir()
+    for shard in range(3):
+        members = []
+        for i in range(shard * 5, shard * 5 + 5):
+            members += [(f"train/{i:04}.png", png(i)), (f"train/{i:04}.cls", str(i % 3).encode())]
+        write(folder / f"part-{shard:03}.tar", members)
+    return folder
+
+
+def test_shards_are_a_source(shards):
+    check_source(lambda: webdataset(f"{shards}/part-{{000..002}}.tar", batch_size=4), most=None)
+    source = webdataset(f"{shards}/part-*.tar", class_names=["a", "b", "c"], batch_size=4)
+    samples = samples_of(take(source))
+    assert [sample.id for sample in samples] == [f"train/{i:04}" for i in range(15)]
+    assert [sample.label for sample in samples] == ["abc"[i % 3] for i in range(15)]
+    assert all(np.array_equal(sample.image, picture(i)) for i, sample in enumerate(samples))
+    assert source.replayable
+    assert source.info.classes == ("a", "b", "c")
+
+
+def test_it_reads_what_webdataset_writes(tmp_path):
+    import webdataset as wds
+
+    with wds.TarWriter(str(tmp_path / "a.tar")) as sink:
+        for i in range(4):
+            sink.write({"__key__": f"k{i}", "png": picture(i), "json": {"label": f"l{i}", "domain": "d"}})
+    samples = samples_of(take(webdataset(str(tmp_path / "a.tar"))))
+    assert [(sample.id, sample.label, sample.domain) for sample in samples] == [
+        (f"k{i}", f"l{i}", "d") for i in range(4)
+    ]
+    assert all(np.array_equal(sample.image, picture(i)) for i, sample in enumerate(samples))
+
+
+def test_labels_in_every_member_that_may_hold_one(tmp_path):
+    facts = {"label": "from json", "subject": "s", "privacy": "user", "id": "own"}
+    members = [
+        *[("a.jpg", png(0)), ("a.cls", b" 7\n")],
+        *[("b.seg.PNG", png(1)), ("b.txt", b"cat \n")],
+        *[("c.json", json.dumps(facts).encode()), ("c.webp", png(2)), ("c.txt", b"not this")],
+        *[("d.png", png(3))],
+        *[("e.png", png(4)), ("e.json", b"5")],
+        *[("f.png", png(5)), ("f.json", b'{"cls": 3}'), ("f.mp4", b"x" * 100)],
+        *[("g.cls", b"dog"), ("g.png", png(6))],
+    ]
+    write(tmp_path / "a.tar.gz", members, "w:gz")
+    source = webdataset(str(tmp_path / "a.tar.gz"), batch_size=2)
+    samples = samples_of(take(source))
+    assert [sample.label for sample in samples] == ["7", "cat", "from json", None, "5", "3", "dog"]
+    assert [sample.id for sample in samples] == ["a", "b", "own", "d", "e", "f", "g"]
+    assert (samples[2].subject, samples[2].privacy) == ("s", "user")
+    check_source(lambda: webdataset(str(tmp_path / "a.tar.gz"), batch_size=2))
+
+
+def test_bad_samples_keep_their_places(tmp_path):
+    members = [
+        ("good0.png", png(0)),
+        *[("../../etc/evil.png", png(1)), ("../../etc/evil.cls", b"1")],
+        ("/tmp/absolute.png", png(2)),
+        ("a/../../b.png", png(2)),
+        ("link.png", None),
+        ("noimage.cls", b"3"),
+        *[("badjson.png", png(3)), ("badjson.json", b"{")],
+        *[("deep.png", png(3)), ("deep.json", b"[" * 100_000)],
+        *[("badtext.png", png(3)), ("badtext.cls", b"\xff\xfe")],
+        *[("negative.png", png(3)), ("negative.cls", b"-1")],
+        ("text.jpg", b"not a picture"),
+        ("large.png", b"x" * 5000),
+        ("good1.png", png(4)),
+    ]
+    write(tmp_path / "a.tar", members)
+    make = lambda: webdataset(  # noqa: E731
+        str(tmp_path / "a.tar"), policy=RecordPolicy(max_file_bytes=4000), name="w"
+    )
+    (event,) = take(make())
+    assert [sample.id for sample in event.samples] == ["good0", "good1"]
+    reasons = [one.reason for one in event.refused]
+    words = [
+        "outside",
+        "outside",
+        "outside",
+        "no image",
+        "unreadable",
+        "unreadable",
+        "unreadable",
+        "label is -1",
+    ]
+    words += ["known format", "5000 bytes"]
+    assert len(reasons) == len(words)
+    assert all(word in reason for word, reason in zip(words, reasons, strict=True)), reasons
+    check_source(make)
+
+
+def test_a_damaged_shard_is_an_error_that_names_it(shards):
+    path = shards / "part-001.tar"
+    path.write_bytes(path.read_bytes()[:3300])
+    source = webdataset(f"{shards}/part-*.tar", batch_size=2, policy=RecordPolicy())
+    with pytest.raises(SourceError, match=r"'part-001\.tar' is damaged at member"):
+        take(source)
+    path.write_bytes(b"no tar at all")
+    with pytest.raises(SourceError, match=r"part-001\.tar"):
+        take(webdataset(f"{shards}/part-*.tar"))
+    path.write_bytes(b"")
+    with pytest.raises(SourceError, match=r"part-001\.tar"):
+        take(webdataset(f"{shards}/part-*.tar"))
+
+
+def test_shards_that_vanish_are_tried_again_then_an_error(shards):
+    source = webdataset(f"{shards}/part-*.tar", batch_size=5)
+    source._sleep = lambda seconds: None
+    events = iter(source)
+    next(events)
+    (shards / "part-002.tar").unlink()
+    with pytest.raises(SourceError, match="4 times: FileNotFoundError"):
+        list(events)
+
+
+def test_names_of_shards():
+    assert expand_braces("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
+    assert expand_braces("plain.tar") == ["plain.tar"]
+    assert split_name("x/y.z/a.b.JPG") == ("x/y.z/a", "jpg")
+    assert split_name("a") == ("a", "")
+    for wrong in ("missing.tar", "https://example.org/{0..1}.tar", "pipe:cat x", [], "{0..99999999}.tar"):
+        with pytest.raises(ConfigError):
+            webdataset(wrong)
