@@ -125,6 +125,8 @@ class Checkpoints:
             try:
                 return self._load(path)
             except Damage as damage:
+                if not path.exists():  # a running process has replaced it while this one was reading
+                    return self.latest(report=report, strict=strict)
                 self._damaged.add(path)
                 if strict:
                     self._refuse(f"{path.name}: {damage}", hint="run without --strict to use an older one")
@@ -137,18 +139,22 @@ class Checkpoints:
         return None
 
     def purge_before(self, path: Path) -> list[Path]:
-        """Remove every checkpoint older than `path`, as after an erasure; returns those removed.
+        """Remove every checkpoint older than `path`, and temporaries, after an erasure; returns what went.
 
-        Newer ones stay. Raises CheckpointError where `path` is not a good checkpoint, before removing any.
+        Newer ones stay. No save may be running. Raises CheckpointError where `path` is not a good checkpoint,
+        before removing any, or where the disk refuses a removal: then purge again.
         """
         try:
             verify(path)
         except Damage as damage:
             self._refuse(f"{path.name}: {damage}; the older ones stay until a good one replaces them")
         older = [other for other in self.paths() if _serial(other) < _serial(path)]
-        for other in older:
-            files.remove(other, disk=self._disk)
-        return older
+        try:
+            for other in older:
+                files.remove(other, disk=self._disk)
+            return [*older, *self.sweep()]
+        except OSError as error:
+            self._refuse(f"older checkpoints in {self._folder} could not be removed: {error}", cause=error)
 
     def sweep(self) -> list[Path]:
         """Remove what crashes left half-written; only for the process that holds the run's lock."""
@@ -217,10 +223,16 @@ class BackgroundSaver:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Everything in the folder that has a checkpoint's name, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_serial)
+    """Everything in the folder that has a checkpoint's name, oldest first.
+
+    Raises CheckpointError where the folder cannot be read.
+    """
+    try:
+        if not folder.is_dir():
+            return []
+        return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_serial)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 class Verified(NamedTuple):
@@ -282,7 +294,10 @@ def _is_sound(manifest: Mapping[str, Any]) -> bool:
 
 
 def _confirm_names(path: Path) -> None:
-    present, expected = {member.name for member in path.iterdir()}, {MANIFEST, TREE, ARRAYS}
+    try:
+        present, expected = {member.name for member in path.iterdir()}, {MANIFEST, TREE, ARRAYS}
+    except OSError as error:
+        raise Damage(f"it cannot be listed: {error.strerror}") from error
     if missing := sorted(expected - present):
         raise Damage(f"{missing[0]} is missing")
     if stray := sorted(present - expected):

@@ -73,13 +73,19 @@ def _config(run_dir: Path) -> Iterator[Finding]:
 
 
 def _checkpoints(run_dir: Path) -> Iterator[Finding]:
-    paths = list_checkpoints(run_dir / CHECKPOINTS)
+    try:
+        paths = list_checkpoints(run_dir / CHECKPOINTS)
+    except CheckpointError as error:
+        yield Finding("error", CHECKPOINTS, str(error))
+        return
     good = 0
     for path in reversed(paths):
         place = f"{CHECKPOINTS}/{path.name}"
         try:
             manifest = verify(path).manifest
         except Damage as damage:
+            if not path.exists():
+                continue  # the process at work here has replaced it in the meantime
             yield Finding("error", place, f"cannot be used: {damage}", "a resume takes the one before it")
         except (CheckpointError, OSError) as error:
             yield Finding("error", place, str(error), getattr(error, "hint", None))

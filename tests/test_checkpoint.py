@@ -586,6 +586,40 @@ def test_a_purge_that_is_cut_short_can_be_done_again(base, tmp_path):
         assert [path.name for path in folder.iterdir()] == ["checkpoint-00000002-step-2"]
 
 
+def test_a_purge_takes_what_a_crash_left_too_and_says_what_the_disk_refused(base, tmp_path):
+    folder = copy_of(base, tmp_path / "purged")
+    (folder / ".tmp-checkpoint-1-ab").mkdir()
+    with pytest.raises(CheckpointError, match=r"could not be removed: .*Input/output"):
+        open_at(folder, FaultyDisk(1, "eio")).purge_before(open_at(folder).paths()[-1])
+    removed = open_at(folder).purge_before(open_at(folder).paths()[-1])
+    assert [path.name for path in removed] == ["checkpoint-00000001-step-1", ".tmp-checkpoint-1-ab"]
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-00000002-step-2"]
+
+
+def test_a_reader_is_not_misled_by_a_process_that_replaces_what_it_reads(base, tmp_path, monkeypatch):
+    folder = copy_of(base, tmp_path / "live")
+    read, writer = module._read_regular, open_at(folder, keep=1)
+
+    def replaced_meanwhile(path, limit):
+        if path.parent.name.endswith("step-2"):
+            monkeypatch.setattr(module, "_read_regular", read)
+            writer.save(30, 3, state(3))
+        return read(path, limit=limit)
+
+    monkeypatch.setattr(module, "_read_regular", replaced_meanwhile)
+    assert newest(folder).step == 3
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become somebody who may not read")
+def test_a_folder_that_may_not_be_read_is_an_error_never_a_start_from_scratch(base):
+    def read():
+        os.setuid(65534)  # pytest's folders are closed to others, so this process cannot look into ours
+        with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+            newest(base)
+
+    assert in_child(read) == 0
+
+
 # -- in the background -------------------------------------------------------------------------------------
 
 
