@@ -54,6 +54,7 @@ class FaultyDisk(Disk):
         """Take back bytes and names that no sync has made durable: all of them, or those that a seed chose.
 
         Bytes go from a file's end; names of one folder go latest first, as a journalling file system does.
+        Bytes that a `truncate` cut off do not come back.
         """
         self._pending.lose(self._chance)
 
