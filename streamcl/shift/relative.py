@@ -1,0 +1,165 @@
+"""A rule without thresholds in nats: the loss against its own recent level, in units of its own noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from streamcl.protocols import State
+
+Values: TypeAlias = npt.NDArray[np.float64]
+
+# The constants were chosen on one half of the synthetic families of benchmarks/shift_detection.py and
+# measured on the other half.
+_FLOOR = 1e-3  # nats: losses below this are all the same to the rule
+_POWER = 1 / 3  # makes means of skewed losses nearly normal (Wilson and Hilferty, 1931) at every batch size
+_MEMORY = 64  # batches that are remembered
+_REFERENCE = 32  # batches of the segment that make its level
+_LEAST_REFERENCE = 4
+_WINDOWS = (2, 3, 4, 6, 8, 12)  # batches that may make a rise; never one alone
+_THRESHOLD = 3.75  # standard errors
+_CLIP = 4.5  # noise units: no batch counts for more
+_LEAST_RISE = 1.1**_POWER - 1  # ten per cent of loss
+_LEAST_NOISE = 0.02 * _POWER  # two per cent of loss
+_WARM_UP = 8  # batches before anything is said
+_LEAST_SEGMENT = 8  # batches between two shifts
+_HALF = 5  # batches; a plateau compares the last five with the five before
+
+
+class RelativeDetector:
+    """Works on y = loss^(1/3), in which noise in proportion to the loss is nearly normal.
+
+    shift: for some w of 2 to 12, the mean of the last w values of y lies more than `threshold` standard
+    errors, and at least ten per cent of loss, above the level of the segment before them. That level is the
+    mean of up to 32 values, or of the last quarter of them where they fall. The noise is a share of the
+    level, from quantiles of the differences of neighbours over the last 64 values, whatever their segment.
+    Of the w values the largest counts no more than the second largest, so one bad batch is never a shift,
+    and two in a row can be. The new segment begins at those w.
+    plateau: once a segment, ten updates after its shift or later, when the last five values have not fallen
+    below the five before by more than the noise explains. The stream's beginning counts as a shift.
+    So shifts are at least eight updates apart, and consolidations ten, whatever the losses are.
+    """
+
+    def __init__(self, threshold: float = _THRESHOLD) -> None:
+        if not threshold > 0:
+            raise ValueError(f"threshold is {threshold}, expected a positive number of standard errors")
+        self._threshold = threshold
+        self._values: list[float] = []
+        self._segment = 0  # how many of the last values belong to the present segment
+        self._since = 0  # updates since the last shift
+        self._settled = False
+        self._shift: str | None = None
+        self._plateau: str | None = None
+
+    @property
+    def shift(self) -> str | None:
+        """Why the last update shows a rise, or None."""
+        return self._shift
+
+    @property
+    def plateau(self) -> str | None:
+        """Why the last update shows that the segment no longer improves, or None."""
+        return self._plateau
+
+    def update(self, loss: float) -> None:
+        """Take the mean loss of one batch. Refuses NaN and infinity with ValueError and is as before."""
+        if not math.isfinite(loss):
+            raise ValueError(f"a detector takes finite losses, got {loss}")
+        self._shift = self._plateau = None
+        self._values = [*self._values, max(loss, _FLOOR) ** _POWER][-_MEMORY:]
+        self._segment = min(self._segment + 1, _MEMORY)
+        self._since += 1
+        if len(self._values) < _WARM_UP:
+            return
+        noise = _noise(np.array(self._values))
+        segment = np.array(self._values[-self._segment :])
+        if self._since >= _LEAST_SEGMENT:
+            self._seek_shift(segment, noise)
+        if self._shift is None and not self._settled and self._since >= 2 * _HALF:
+            self._seek_plateau(segment, noise)
+
+    def _seek_shift(self, segment: Values, noise: float) -> None:
+        for w in _WINDOWS:
+            if len(segment) - w < _LEAST_REFERENCE:
+                return
+            level, error = _level(segment[:-w][-_REFERENCE:], noise)
+            rise = float(_trimmed(segment[-w:] / level, noise).mean()) - 1
+            errors = rise / math.hypot(noise / math.sqrt(w), error)
+            if rise > _LEAST_RISE and errors > self._threshold:
+                self._shift = (
+                    f"loss {_loss(level * (1 + rise)):.3g} over {w} batches after {_loss(level):.3g}: "
+                    f"{errors:.1f} standard errors at {noise / _POWER:.0%} noise"
+                )
+                self._segment, self._since, self._settled = w, 0, False
+                return
+
+    def _seek_plateau(self, segment: Values, noise: float) -> None:
+        older, newer = _bounded(segment[-2 * _HALF :], noise).reshape(2, _HALF).mean(axis=1)
+        explained = noise * math.sqrt(2 / _HALF)
+        if older - newer < explained * older:
+            self._settled = True
+            self._plateau = (
+                f"loss {_loss(newer):.3g} over {_HALF} batches after {_loss(older):.3g}: "
+                f"no more of a fall than {noise / _POWER:.0%} noise explains"
+            )
+
+    def state_dict(self) -> State:
+        """The remembered values, where the segment began, and what the last update said."""
+        return {
+            "values": np.array(self._values, np.float64),
+            "segment": self._segment,
+            "since": self._since,
+            "settled": self._settled,
+            "shift": self._shift,
+            "plateau": self._plateau,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the detector that returned `state`, made with the same arguments."""
+        self._values = [float(value) for value in state["values"]]
+        self._segment = int(state["segment"])
+        self._since = int(state["since"])
+        self._settled = bool(state["settled"])
+        self._shift = state["shift"]
+        self._plateau = state["plateau"]
+
+
+def _loss(value: float) -> float:
+    return float(value ** (1 / _POWER))
+
+
+def _noise(values: Values) -> float:
+    """Standard deviation of one value, as a share of the level, from the differences of neighbours."""
+    differences = 2 * np.abs(np.diff(values)) / (values[1:] + values[:-1])
+    middle, tail = np.quantile(differences, (0.5, 0.85)) / (0.674 * math.sqrt(2), 1.440 * math.sqrt(2))
+    few = 1 + 4 / len(differences)  # quantiles of few differences are often too small
+    return max(few * float(max(middle, tail)), _LEAST_NOISE)
+
+
+def _bounded(values: Values, noise: float) -> Values:
+    """Outliers drawn in to three deviations from the median."""
+    middle = np.median(values)
+    return np.clip(values, middle * (1 - 3 * noise), middle * (1 + 3 * noise))
+
+
+def _level(reference: Values, noise: float) -> tuple[float, float]:
+    """The mean of the reference, or of its last quarter where it clearly falls; and the relative error."""
+    values = _bounded(reference, noise)
+    count = len(values)
+    steps = np.arange(count) - (count - 1) / 2
+    square = float((steps**2).sum())
+    slope = float(steps @ values) / square
+    mean = float(values.mean())
+    if slope > -2 * noise * mean / math.sqrt(square):
+        return mean, noise / math.sqrt(count)
+    tail = values[-max(_LEAST_REFERENCE, count // 4) :]  # a line's end would lie below a fall that flattens
+    return float(tail.mean()), noise / math.sqrt(len(tail))
+
+
+def _trimmed(recent: Values, noise: float) -> Values:
+    """Values as multiples of the level, none above the second largest or further above 1 than the clip."""
+    return np.minimum(recent, min(float(np.sort(recent)[-2]), 1 + _CLIP * noise))

@@ -1,0 +1,116 @@
+"""River's drift detectors behind streamcl's protocol; the one module that imports `river.drift`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from river import base, drift
+
+from streamcl.errors import ConfigError
+from streamcl.protocols import State
+
+_HISTORY = 4096  # losses; replaying them through ADWIN takes a tenth of a second
+_RECENT = (
+    10  # losses whose mean is compared with those before: the rise shows within ten batches or not at all
+)
+
+
+class RiverDetector:
+    """Any detector of `river.drift` by name. A drift upwards is a shift, and the plateau is the same moment.
+
+    After every drift, up or down, a fresh detector starts. Its state is the list of losses since then, which
+    is replayed on loading (River's objects hold no state of their own that could be saved without pickle).
+    When the list reaches 4,096 losses the detector is started afresh on the last half of it.
+    A detector that draws random numbers gets seed 0 unless `args` says otherwise.
+    """
+
+    def __init__(self, name: str, args: Mapping[str, Any] | None = None) -> None:
+        self._class = _find(name)
+        self._args = _checked(self._class, dict(args or {}))
+        self._detector = self._class(**self._args)
+        self._history: list[float] = []
+        self._reason: str | None = None
+
+    @property
+    def shift(self) -> str | None:
+        """Why the last update is a drift upwards, or None."""
+        return self._reason
+
+    @property
+    def plateau(self) -> str | None:
+        """The same as `shift`: River's detectors do not tell when the loss has settled."""
+        return self._reason
+
+    def update(self, loss: float) -> None:
+        """Take the mean loss of one batch. Refuses NaN and infinity, which silence River's for ever."""
+        if not math.isfinite(loss):
+            raise ValueError(f"a detector takes finite losses, got {loss}")
+        self._reason = None
+        self._history.append(float(loss))
+        self._detector.update(loss)
+        if self._detector.drift_detected:
+            self._reason = self._rise()
+            self._replay([])
+        elif len(self._history) >= _HISTORY:
+            self._replay(self._history[-_HISTORY // 2 :])
+
+    def _rise(self) -> str | None:
+        recent = max(1, min(_RECENT, len(self._history) // 2))
+        older, newer = self._history[:-recent], self._history[-recent:]
+        if older and np.mean(newer) <= np.mean(older):
+            return None
+        return f"{self._class.__name__}: mean loss {np.mean(newer):.4g} after {np.mean(older or newer):.4g}"
+
+    def _replay(self, history: list[float]) -> None:
+        self._detector = self._class(**self._args)
+        self._history = history
+        for loss in history:
+            self._detector.update(loss)
+
+    def state_dict(self) -> State:
+        """The losses since the detector was started, and what the last update said."""
+        return {"history": np.array(self._history, np.float64), "reason": self._reason}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the detector that returned `state`, made with the same arguments."""
+        self._replay([float(loss) for loss in state["history"]])
+        self._reason = state["reason"]
+
+
+def _find(name: str) -> Any:
+    known = sorted(
+        key
+        for key in dir(drift)
+        if inspect.isclass(found := getattr(drift, key)) and issubclass(found, base.DriftDetector)
+    )
+    if name in known:
+        return getattr(drift, name)
+    if hasattr(drift.binary, name):
+        raise ConfigError(
+            f"River's {name} takes errors (0 or 1), not losses",
+            hint=f"one of {', '.join(known)} takes losses",
+        )
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    raise ConfigError(f"River has no drift detector {name!r}", hint=f"did you mean {nearest}?")
+
+
+def _checked(detector: Any, args: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(detector).parameters
+    if "seed" in parameters:
+        args = {"seed": 0, **args}
+    for key in args:
+        if key not in parameters:
+            nearest = (difflib.get_close_matches(key, parameters, n=1) or [", ".join(parameters)])[0]
+            raise ConfigError(
+                f"River's {detector.__name__} has no argument {key!r}", hint=f"it has {nearest}"
+            )
+    try:
+        detector(**args)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"River's {detector.__name__} refuses {args}: {error}") from error
+    return args
