@@ -92,7 +92,7 @@ def from_array(array: npt.NDArray[Any], limits: ImageLimits, *, channels_first: 
     limits.check(hwc.shape[1], hwc.shape[0])
     pixels = _to_bytes(hwc)
     if pixels.shape[2] == 4:
-        return _over_white(Image.fromarray(pixels, "RGBA"))
+        return _over_white(Image.fromarray(np.ascontiguousarray(pixels)))
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C")
 
 
@@ -113,7 +113,7 @@ def _channels_last(array: npt.NDArray[Any], channels_first: bool) -> npt.NDArray
 
 def _to_bytes(values: npt.NDArray[Any]) -> Pixels:
     if values.dtype == np.uint8:
-        return np.array(values, order="C")
+        return values
     if not np.issubdtype(values.dtype, np.floating):
         raise BadRecord(
             f"image has the dtype {values.dtype}", hint="give uint8 in 0..255 or floating point in [0, 1]"

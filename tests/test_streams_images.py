@@ -151,10 +151,11 @@ def test_limits_hold_before_decoding(monkeypatch):
         decode(b"x" * 101, ImageLimits(max_file_bytes=100))
 
 
-def test_a_file_over_the_limit_is_not_read(tmp_path):
+def test_a_file_over_the_limit_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     with path.open("wb") as file:
         file.truncate(10 * 2**30)
+    monkeypatch.setattr(type(path), "open", lambda *args: pytest.fail("opened"))
     with pytest.raises(BadRecord, match="bytes"):
         decode(path, LIMITS)
 
@@ -175,6 +176,8 @@ def test_what_is_no_picture_is_refused(tmp_path):
         for source in (content, tmp_path / name):
             with pytest.raises(BadRecord):
                 decode(source, LIMITS)
+    with pytest.raises(BadRecord, match="known format"):  # Ghostscript is not asked
+        decode(bad["postscript"], LIMITS)
     os.mkfifo(tmp_path / "pipe")
     for name in ("missing", "pipe", ".", "nul\0l", "x" * 5000):
         with pytest.raises(BadRecord):

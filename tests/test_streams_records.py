@@ -225,6 +225,15 @@ def test_objects_that_raise_are_refused():
         assert isinstance(samples(record)[0], Refused)
 
 
+def test_reasons_are_the_same_in_every_run():
+    class Broken:
+        def __array__(self, dtype=None, copy=None):
+            raise OSError(f"{object()} is gone")
+
+    (refused,) = samples((Broken(), 1))
+    assert "<object object> is gone" in refused.reason
+
+
 def test_batches_of_every_form():
     images = np.stack([PIXELS, PIXELS[::-1], PIXELS[:, ::-1]])
     labels = ["a", "b", "c"]
