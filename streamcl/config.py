@@ -30,6 +30,8 @@ __all__ = [
     "schema",
 ]
 
+# Only double quotes carry these unharmed.
+_BREAKS = set("\n\r\x85\u2028\u2029\ufeff")
 _ANNOTATIONS = {"title", "description", "default", "examples", "x-on-resume"}
 
 Severity: TypeAlias = Literal["safe", "warn", "refuse"]
@@ -251,7 +253,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     try:
-        plain = isinstance(resolve(text), str)
+        plain = isinstance(resolve(text), str) and not _BREAKS & set(text)
     except ValueError:
         plain = False
     escaped = text.replace("${", "$${")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from streamcl.yaml_file import Document, KeyPath, Problem
+from streamcl.yaml_file import MAX_PROBLEMS, Document, KeyPath, Problem
 
 _MAX_SHOWN = 60
 
@@ -19,10 +19,16 @@ _MAX_SHOWN = 60
 def problems_of(error: ValidationError, root: type[BaseModel], document: Document) -> list[Problem]:
     """A problem for every fault, save those that only follow from values which could not be read at all."""
     found = [_located(details, root, document.data) for details in error.errors(include_url=False)]
-    return [
-        Problem(document.place(spot.path), spot.message())
+    told = [
+        (document.place(spot.path), spot)
         for spot in found
         if not any(_related(spot.path, broken) for broken in document.broken)
+    ]
+    told.sort(key=lambda pair: pair[0])
+    # Nearest names are slow to find, and no more than the first problems are ever printed.
+    return [
+        Problem(place, spot.message() if index < MAX_PROBLEMS else spot.brief())
+        for index, (place, spot) in enumerate(told)
     ]
 
 
@@ -64,6 +70,10 @@ class _Spot:
         if self.details["type"] == "missing":
             return f"'{label}' is missing"
         return f"{label}: {self._fault()}" if label else self._fault()
+
+    def brief(self) -> str:
+        """The fault in pydantic's words."""
+        return f"{'.'.join(map(str, self.path))}: {self.details['msg']}"
 
     def _fault(self) -> str:
         kind, value, message = self.details["type"], self.details["input"], self.details["msg"]

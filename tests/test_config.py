@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from streamcl.config import (
@@ -171,6 +172,27 @@ def test_a_source_is_a_name_or_a_class(tmp_path: Path) -> None:
     neither = problems(tmp_path, "source: {args: {}}")
     assert both == neither == ["stream.yaml:1:1: source: needs exactly one of 'name' and 'class'"]
     assert "source.class" in problems(tmp_path, "source: {class: a.b.c}")[0]
+
+
+def test_a_flood_of_unknown_keys_is_refused_quickly(tmp_path: Path) -> None:
+    flood = MINIMAL + "".join(f"sources{i}: 1\n" for i in range(9000)) + "? " + "seed" * 100_000 + "\n: 1\n"
+    start = time.process_time()
+    found = problems(tmp_path, flood)
+    assert time.process_time() - start < 1.0
+    assert max(map(len, found)) < 400
+    assert found[-1].endswith("and 8901 more problems")
+
+
+def test_a_long_key_is_cut_in_its_message(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, MINIMAL + "? " + "seed" * 100_000 + "\n: 1\n")
+    assert "seedseeds...'" in line
+    assert len(line) < 400
+
+
+def test_a_shared_value_is_written_out_twice(tmp_path: Path) -> None:
+    shared = [1]
+    config = config_from_dict({"source": {"name": "demo", "args": {"a": shared, "b": shared}}})
+    assert load_config(write(tmp_path, dump_config(config))) == config
 
 
 def test_syntax_faults_stop_the_rest(tmp_path: Path) -> None:
@@ -347,6 +369,7 @@ def test_examples_survive_a_dump(data: dict[str, Any], tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@example({"source": {"name": "\x85", "args": {"\u2028": "\n\r \ufeff", "\uf8f0": "${\uf8f1}"}}})
 @given(EVERYTHING)
 def test_dump_and_load_round_trip(tmp_path: Path, data: dict[str, Any]) -> None:
     config = config_from_dict(data)

@@ -158,6 +158,10 @@ def test_variables_cannot_multiply_into_a_bomb() -> None:
     assert "variables add more than" in lines("a: [" + "'${BIG}'," * 1000 + "]")[-1]
 
 
+def test_characters_that_stand_in_for_braces_are_ordinary_text() -> None:
+    assert parse("a: '\uf8f0 ${COUNT}'\n\uf8f1: 1").data == {"a": "\uf8f0 3", "\uf8f1": 1}
+
+
 def test_environment_values_are_never_structure() -> None:
     assert parse_yaml("a: ${X}", "f", {"X": "[1, {b: 2}]\nc: 3"}).data == {"a": "[1, {b: 2}]\nc: 3"}
 
@@ -181,9 +185,9 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_quickly(name: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse(BOMBS[name]).problems
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @given(st.text(alphabet=st.sampled_from("ab:-[]{}#&*!|>'\"%@`,?${} \n\t0.e\uf8f0\x00é"), max_size=60))
