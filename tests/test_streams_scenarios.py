@@ -15,6 +15,7 @@ from streams.scenarios import (
     Order,
     Part,
     _blur,
+    _within,
     as_is,
     disjoint,
     domain_incremental,
@@ -94,6 +95,22 @@ def test_blurring_pools_exactly_that_share_and_keeps_every_size(
     assert sorted(np.concatenate(blurred).tolist()) == list(range(sum(sizes)))
     moved = sum(len(set(after) - set(before)) for before, after in zip(pieces, blurred, strict=True))
     assert moved <= int(sum(sizes) * percent / 100)
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=6))
+def test_amounts_that_do_not_fit_go_to_other_parts(pairs: list[tuple[int, int]]) -> None:
+    asked, room = [want for want, _ in pairs], [most for _, most in pairs]
+    amounts = _within(asked, room)
+    assert all(0 <= amount <= most for amount, most in zip(amounts, room, strict=True))
+    assert sum(amounts) == min(sum(asked), sum(room))
+
+
+def test_classes_come_in_a_seeded_order() -> None:
+    train = unevenly([3] * 10)
+    firsts = {disjoint(train, 5, seed).parts[0].classes for seed in range(10)}
+    assert len(firsts) > 5
+    firsts = {frozenset(si_blurry(train, 2, 100, 0, seed).parts[0].classes) for seed in range(10)}
+    assert len(firsts) > 5
 
 
 def test_blurring_moves_what_was_pooled() -> None:
@@ -180,6 +197,8 @@ def test_unlabelled_images_are_in_no_class_scenario() -> None:
         (domain_incremental, "has no domains"),
         (lambda train: order_for("disjont", train), "no scenario is named 'disjont'"),
         (lambda train: order_for("disjoint", train, {"part": 2}), "no argument 'part'"),
+        (lambda train: order_for("disjoint", train, {"parts": 1.5}), "1.5 parts"),
+        (lambda train: order_for("iid", train, {"seed": "x"}), "cannot take"),
     ],
 )
 def test_impossible_orders_say_what_was_found(attempt: Callable[[Collection], Order], said: str) -> None:
