@@ -132,6 +132,11 @@ class TestHoldoutHistory:
         assert figures.forgetting_measure is None
         assert figures.backward_transfer is None
 
+    def test_a_part_first_evaluated_as_taught_at_the_end_has_forgotten_nothing_yet(self):
+        figures = history([(100, [0.5, 0.9, 0.0], 1), (200, [0.3, 0.1, 0.6], 3)])
+        assert figures.forgetting_measure == pytest.approx(0.2)
+        assert figures.backward_transfer == pytest.approx(-0.2)
+
     def test_nothing_taught_yet(self):
         figures = history([(100, [0.1, 0.1], 0)])
         assert (figures.A_T, figures.A_Last, figures.A_AUC) == (None, None, None)

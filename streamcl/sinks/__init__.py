@@ -64,8 +64,7 @@ class Fanout:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Bring back each sink that `state` knows."""
         for name, sink in self.sinks.items():
-            if name in state:
-                sink.load_state_dict(state[name])
+            sink.load_state_dict(state.get(name, {}))
 
 
 def build_sinks(folder: Path, extras: Mapping[str, Mapping[str, Any]] | None = None) -> Fanout:

@@ -1,0 +1,160 @@
+"""Draws curves over the stream as SVG that takes its colours from the page: light, dark or paper."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from streamcl.report.series import Point
+
+# Stand-ins for the page's custom properties: what matplotlib writes is replaced in the SVG by var(--name).
+COLOURS = {
+    "ink": "#010101",
+    "quiet": "#010102",
+    "rule": "#010103",
+    "grid": "#010104",
+    "stream": "#010105",
+    "held": "#010106",
+    "alarm": "#010107",
+    "settled": "#010108",
+    "paper": "#010109",
+}
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: the page's font, selectable, read aloud
+    "svg.hashsalt": "streamcl",  # the same run gives the same bytes
+    "font.size": 9.5,
+    "text.parse_math": False,
+    "axes.edgecolor": COLOURS["rule"],
+    "axes.labelcolor": COLOURS["quiet"],
+    "xtick.color": COLOURS["rule"],
+    "ytick.color": COLOURS["rule"],
+    "xtick.labelcolor": COLOURS["quiet"],
+    "ytick.labelcolor": COLOURS["quiet"],
+    "text.color": COLOURS["ink"],
+    "legend.frameon": False,
+    "path.simplify": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What happened where, in offsets."""
+
+    true: Sequence[int] = ()
+    found: Sequence[int] = ()
+    false: Sequence[int] = ()
+    consolidations: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A value over the stream, with what else is drawn: held-out points and what happened where."""
+
+    name: str
+    points: Sequence[Point]
+    share: bool  # a share in [0, 1], drawn from 0 to 100 %
+    held: Sequence[tuple[int, float]] = ()
+    end: int = 0
+    marks: Marks = field(default_factory=Marks)
+
+
+def draw(curve: Curve) -> str:
+    """The curve as an <svg> element, 10.4 : 3.3, without text from the run."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 3.3))
+        FigureCanvasSVG(figure)
+        axes = figure.add_axes((0.055, 0.145, 0.935, 0.70))
+        top = 1.0 if curve.share else _top(curve.points)
+        _frame(axes, curve, top)
+        _lines(axes, curve, top)
+        _marks(axes, curve.marks, top)
+        _legend(figure, axes)
+        return _svg(figure)
+
+
+def _top(points: Sequence[Point]) -> float:
+    """High enough for all but the rarest peaks, which would flatten everything else."""
+    highs = [point.high for point in points]
+    return 1.08 * float(np.quantile(highs, 0.995)) or 1.0 if highs else 1.0
+
+
+def _frame(axes: Any, curve: Curve, top: float) -> None:
+    axes.set_xlim(0, max(curve.end, 1))
+    axes.set_ylim(0, top * 1.12)  # the marks of detections have the last tenth to themselves
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=3, width=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0] if curve.share else MaxNLocator(4).tick_values(0, top))
+    if curve.share:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    axes.set_ylim(0, top * 1.12)
+    axes.grid(axis="y", color=COLOURS["grid"], linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("images passed", fontsize=9, loc="right", labelpad=1)
+
+
+def _lines(axes: Any, curve: Curve, top: float) -> None:
+    if curve.points:
+        x = [point.offset for point in curve.points]
+        if not curve.share:
+            low, high = [p.low for p in curve.points], [min(p.high, top) for p in curve.points]
+            axes.fill_between(x, low, high, color=COLOURS["stream"], alpha=0.18, linewidth=0)
+        y = [min(point.mean, top) for point in curve.points]
+        axes.plot(x, y, color=COLOURS["stream"], linewidth=1.6, label=curve.name)
+    if curve.held:
+        x, y = [offset for offset, _ in curve.held], [value for _, value in curve.held]
+        size = 5 if len(x) <= 60 else 2.5
+        line = {"linewidth": 1.0, "marker": "o", "markersize": size, "markeredgewidth": 0.8}
+        colour = {"color": COLOURS["held"], "markeredgecolor": COLOURS["paper"]}
+        axes.plot(x, y, label="held-out accuracy", clip_on=False, zorder=3, **line, **colour)
+
+
+def _marks(axes: Any, marks: Marks, top: float) -> None:
+    many = max(1.0, len(marks.true) / 40)  # lines thin out before they become a wall
+    dashes = {"colors": COLOURS["quiet"], "linestyles": (0, (4, 3)), "linewidth": 1.0 / math.sqrt(many)}
+    if marks.true:
+        axes.vlines(list(marks.true), 0, top * 1.12, label="true shift", zorder=1, **dashes)
+    row = {"linestyle": "none", "clip_on": False, "markersize": 7}
+    for offsets, name, filled in ((marks.found, "detected shift", True), (marks.false, "false alarm", False)):
+        if offsets:
+            face = COLOURS["alarm"] if filled else COLOURS["paper"]
+            look = {"marker": "v", "markeredgecolor": COLOURS["alarm"], "markerfacecolor": face}
+            axes.plot(list(offsets), [top * 1.075] * len(offsets), label=name, zorder=4, **row, **look)
+    if marks.consolidations:
+        look = {"marker": "D", "color": COLOURS["settled"], "markeredgecolor": COLOURS["paper"]}
+        y = [0.0] * len(marks.consolidations)
+        axes.plot(
+            list(marks.consolidations), y, label="consolidation", zorder=4, **{**row, "markersize": 6}, **look
+        )
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        place = {"loc": "upper left", "bbox_to_anchor": (0.045, 1.02), "ncols": len(handles)}
+        figure.legend(handles, labels, fontsize=9.5, handlelength=1.8, columnspacing=1.6, **place)
+
+
+def _svg(figure: Any) -> str:
+    page = io.StringIO()
+    figure.savefig(page, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = page.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r' id="\w+?_\d+"', "", text)  # the same in every chart, and nothing refers to them
+    for name, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text

@@ -1,0 +1,188 @@
+"""The run in figures and in one sentence, from its summary or, without one, from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from streamcl.metrics import match_shifts
+from streamcl.report.reading import Run
+from streamcl.report.series import number, whole
+from streamcl.report.wording import NONE, count, decimal, duration, memory, percent, plural, points
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One key figure: its name, its value, and a few words beside it."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+def completed(run: Run) -> dict[str, Any]:
+    """The run's summary; of what it lacks, what can be computed from the records."""
+    summary = dict(run.summary)
+    last = run.steps.last
+    summary.setdefault("run", run.name)
+    summary.setdefault("samples", run.guesses.samples)
+    summary.setdefault("steps", whole(last.get("step")) or 0)
+    summary.setdefault("classes", whole(last.get("classes")) or len(run.guesses.support))
+    summary.setdefault("consolidations", run.offsets("consolidation"))
+    summary.setdefault("quarantined", run.quarantined)
+    summary.setdefault("skipped_steps", len(run.events.get("skipped", [])))
+    summary["prequential"] = _prequential(run)
+    summary["holdout"] = inner(summary, "holdout") or _holdout(run)
+    summary["shifts"] = _shifts(run)
+    summary["timing"] = {
+        "seconds": last.get("seconds"),
+        "images_per_s": last.get("images_per_s"),
+        "peak_memory_mb": run.steps.peak_memory_mb,
+        **inner(summary, "timing"),
+    }
+    return summary
+
+
+def inner(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The mapping under `key`, or an empty one."""
+    value = mapping.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _prequential(run: Run) -> dict[str, Any]:
+    last, curve = run.steps.last, run.guesses.curve.points
+    return {
+        "accuracy": number(last.get("accuracy")) if last else run.guesses.accuracy,
+        "window_accuracy": last.get("window_accuracy") if last else (curve[-1].mean if curve else None),
+        "window": run.guesses.window,
+        "per_class": run.guesses.per_class,
+        "support": dict(run.guesses.support),
+        **inner(run.summary, "prequential"),
+    }
+
+
+def _holdout(run: Run) -> dict[str, Any]:
+    """What can be told without knowing which parts were taught when."""
+    rows = [run.holdout[offset] for offset in sorted(run.holdout)]
+    known = [accuracy for row in rows if (accuracy := number(row.get("accuracy"))) is not None]
+    parts = list(dict.fromkeys(part for row in rows for part in inner(row, "parts")))
+    return {
+        "A_AUC": fmean(known) if known else None,
+        "A_Last": known[-1] if known else None,
+        "matrix": {
+            "offsets": sorted(run.holdout),
+            "parts": parts,
+            "accuracy": [[inner(row, "parts").get(part) for part in parts] for row in rows],
+        },
+    }
+
+
+def _shifts(run: Run) -> dict[str, Any]:
+    """True and detected shifts, matched; by the summary where it has done that."""
+    shifts = dict(inner(run.summary, "shifts"))
+    if "true" not in shifts:
+        start = run.events.get("start", [{}])[0]
+        true = start.get("shifts")
+        shifts["true"] = [offset for offset in true if offset <= run.end] if isinstance(true, list) else []
+    shifts.setdefault("detected", run.offsets("shift"))
+    if "matches" not in shifts:
+        tolerance = whole(shifts.get("tolerance"))
+        score = match_shifts(shifts["true"], shifts["detected"], run.end if tolerance is None else tolerance)
+        shifts = {**score.summary(), **shifts}
+    return shifts
+
+
+def key_figures(summary: Mapping[str, Any]) -> list[Figure]:
+    """The figures that stand at the top, in order; a dash where one is not known."""
+    return [*_accuracy_figures(summary), *_shift_figures(summary), *_cost_figures(summary)]
+
+
+def _accuracy_figures(summary: Mapping[str, Any]) -> list[Figure]:
+    stream, held = inner(summary, "prequential"), inner(summary, "holdout")
+    window = f"last {count(stream.get('window'))}: {percent(stream.get('window_accuracy'))}"
+    missing = "" if number(held.get("A_Last")) is not None else "no held-out figures"
+    auc = f"A_AUC {percent(held.get('A_AUC'))}"
+    transfer = f"backward transfer {points(held.get('backward_transfer'))}"
+    return [
+        Figure("Prequential accuracy", percent(stream.get("accuracy")), window),
+        Figure("Held-out A_Last", percent(held.get("A_Last")), missing or auc),
+        Figure("Held-out A_T", percent(held.get("A_T")), missing or "mean over parts"),
+        Figure("Forgetting measure", points(held.get("forgetting_measure"), sign=""), missing or transfer),
+    ]
+
+
+def _shift_figures(summary: Mapping[str, Any]) -> list[Figure]:
+    shifts = inner(summary, "shifts")
+    delays = [delay for delay in shifts.get("delays") or [] if number(delay) is not None]
+    late = f"median delay {count(median(delays))}" if delays else ""
+    consolidations = Figure(
+        "Consolidations", count(len(summary.get("consolidations") or [])), "of the adapters"
+    )
+    if not shifts.get("true"):
+        detected = Figure(
+            "Shifts detected", count(len(shifts.get("detected") or [])), "the source names none"
+        )
+        classes = Figure("Classes", count(summary.get("classes")), "at the end")
+        batches = Figure("Batches", count(summary.get("steps")), f"{count(summary.get('samples'))} images")
+        return [detected, consolidations, classes, batches]
+    return [
+        Figure("Shifts found", f"{count(shifts.get('found'))} of {count(len(shifts['true']))}", late),
+        Figure("Shifts missed", count(shifts.get("missed")), "not detected in time"),
+        Figure("False alarms", count(shifts.get("false_alarms")), "detected, none there"),
+        consolidations,
+    ]
+
+
+def _cost_figures(summary: Mapping[str, Any]) -> list[Figure]:
+    timing = inner(summary, "timing")
+    device = timing.get("device") or summary.get("device") or inner(timing, "environment").get("device")
+    return [
+        Figure("Images per second", decimal(timing.get("images_per_s")), "whole loop"),
+        Figure("Duration", duration(timing.get("seconds")), f"{count(summary.get('steps'))} batches"),
+        Figure("Peak memory", memory(timing.get("peak_memory_mb")), "of the process"),
+        Figure("Device", str(device or NONE), str(timing.get("precision") or "")),
+    ]
+
+
+def sentence(summary: Mapping[str, Any]) -> str:
+    """What happened, in words."""
+    if not number(summary.get("samples")):
+        return "No image has passed through this run yet."
+    return " ".join(part for part in (_learned(summary), _remembered(summary), _noticed(summary)) if part)
+
+
+def _learned(summary: Mapping[str, Any]) -> str:
+    accuracy = number(inner(summary, "prequential").get("accuracy"))
+    learner = str(summary.get("learner") or "the learner")
+    told = f"In one pass over {plural(summary.get('samples'), 'image')}, {learner} met "
+    told += plural(summary.get("classes"), "class")
+    return told + ("." if accuracy is None else f" and named {percent(accuracy)} right before learning them.")
+
+
+def _remembered(summary: Mapping[str, Any]) -> str:
+    held = inner(summary, "holdout")
+    last, forgotten = number(held.get("A_Last")), number(held.get("forgetting_measure"))
+    if last is None:
+        return ""
+    told = f"On held-out images of everything taught it ended at {percent(last)}"
+    if forgotten is None:
+        return told + "."
+    change = "below" if forgotten >= 0 else "above"
+    return f"{told}, its earlier parts {abs(100 * forgotten):.1f} points {change} their best."
+
+
+def _noticed(summary: Mapping[str, Any]) -> str:
+    shifts, consolidated = inner(summary, "shifts"), len(summary.get("consolidations") or [])
+    true, detected = shifts.get("true") or [], shifts.get("detected") or []
+    if not true:
+        told = [f"noticed {plural(len(detected), 'shift')}"]
+    else:
+        told = [
+            f"found {count(shifts.get('found'))} of {plural(len(true), 'shift')}",
+            f"raised {plural(shifts.get('false_alarms'), 'false alarm')}",
+        ]
+    told += [f"consolidated its adapters {plural(consolidated, 'time')}"] if consolidated else []
+    *first, last = told
+    return f"It {', '.join(first)} and {last}." if first else f"It {last}."

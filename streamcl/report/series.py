@@ -1,0 +1,138 @@
+"""Reads records one at a time and keeps what a page can show of them, in memory that does not grow."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(slots=True)
+class Lines:
+    """The records of a JSON Lines file, one at a time; `unreadable` counts the lines that are none."""
+
+    path: Path
+    unreadable: int = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            for line in file:
+                record = _record(line)
+                if record is None:
+                    self.unreadable += 1
+                else:
+                    yield record
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def number(value: Any) -> float | None:
+    """The value where it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def whole(value: Any) -> int | None:
+    """The value where it is a finite number, as an int, else None."""
+    found = number(value)
+    return None if found is None else int(found)
+
+
+@dataclass(slots=True)
+class Point:
+    """Neighbouring values drawn as one: where the last one lies, their mean, and their extremes."""
+
+    offset: int
+    mean: float
+    low: float
+    high: float
+    count: int = 1
+
+    def merged(self, later: Point) -> Point:
+        """This point and the next one as one."""
+        count = self.count + later.count
+        mean = (self.mean * self.count + later.mean * later.count) / count
+        return Point(later.offset, mean, min(self.low, later.low), max(self.high, later.high), count)
+
+
+@dataclass(slots=True)
+class Series:
+    """A curve over the stream in at most `limit` points, each the mean of an equal number of values."""
+
+    limit: int = 800
+    points: list[Point] = field(default_factory=list)
+    _share: int = 1
+
+    def add(self, offset: int, value: float) -> None:
+        """Append one value; offsets never fall."""
+        fresh = Point(offset, value, value, value)
+        if self.points and self.points[-1].count < self._share:
+            self.points[-1] = self.points[-1].merged(fresh)
+        else:
+            self.points.append(fresh)
+        if len(self.points) > self.limit:
+            pairs = zip(self.points[::2], self.points[1::2], strict=False)
+            odd = self.points[-1:] if len(self.points) % 2 else []
+            self.points = [first.merged(second) for first, second in pairs] + odd
+            self._share *= 2
+
+
+@dataclass(slots=True)
+class Guesses:
+    """What predictions.jsonl says in sum: who was taken for whom, and accuracy over a sliding window."""
+
+    window: int = 1000
+    max_pairs: int = 200_000
+    pairs: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    support: Counter[str] = field(default_factory=Counter)
+    right: Counter[str] = field(default_factory=Counter)
+    samples: int = 0
+    end: int = 0
+    curve: Series = field(default_factory=Series)
+    _recent: deque[bool] = field(default_factory=deque)
+    _recent_right: int = 0
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Count one record. One at an offset that has passed is a repeat after a crash, and not counted."""
+        offset, label, guess = whole(record.get("offset")), record.get("label"), record.get("predicted")
+        if offset is None or offset < self.end:
+            return
+        self.end = offset + 1
+        self.samples += 1
+        if label is not None:
+            self._count(offset, str(label), None if guess is None else str(guess))
+
+    def _count(self, offset: int, label: str, guess: str | None) -> None:
+        self.support[label] += 1
+        self.right[label] += label == guess
+        if (label, guess) in self.pairs or len(self.pairs) < self.max_pairs:
+            self.pairs[label, guess] += 1
+        self._recent.append(label == guess)
+        self._recent_right += label == guess
+        if len(self._recent) > self.window:
+            self._recent_right -= self._recent.popleft()
+        self.curve.add(offset, self._recent_right / len(self._recent))
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of the labelled samples that were predicted right."""
+        labelled = self.support.total()
+        return self.right.total() / labelled if labelled else None
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """The share of each class's samples that were predicted right, in the order of their appearance."""
+        return {label: self.right[label] / count for label, count in self.support.items()}

@@ -1,0 +1,74 @@
+"""Numbers and sentences as a person reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamcl.report.series import number
+
+NONE = "–"
+THIN = "\u202f"  # the narrow space between a number and its unit, which never breaks
+
+
+def count(value: Any) -> str:
+    """12,345, or a dash."""
+    found = number(value)
+    return NONE if found is None else f"{found:,.0f}"
+
+
+def percent(value: Any) -> str:
+    """A share in [0, 1] as 81.3 %, or a dash."""
+    found = number(value)
+    return NONE if found is None else f"{100 * found:.1f}{THIN}%"
+
+
+def points(value: Any, sign: str = "+") -> str:
+    """A difference of two shares as +1.2 pts, or a dash; `sign` stands before what is above zero."""
+    found = number(value)
+    if found is None:
+        return NONE
+    tenths = round(1000 * found)
+    mark = "−" if tenths < 0 else sign if tenths > 0 else ""
+    return f"{mark}{abs(tenths) / 10:,.1f}{THIN}pts"
+
+
+def decimal(value: Any, digits: int = 1) -> str:
+    """1,234.5, or a dash."""
+    found = number(value)
+    return NONE if found is None else f"{found:,.{digits}f}"
+
+
+def duration(value: Any) -> str:
+    """Seconds as 48 s, 3 min 20 s or 2 h 05 min, or a dash."""
+    found = number(value)
+    if found is None or found < 0:
+        return NONE
+    seconds = round(found)
+    if found < 10:
+        return f"{found:.1f}{THIN}s"
+    if seconds < 60:
+        return f"{seconds}{THIN}s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}{THIN}min {seconds:02d}{THIN}s"
+    return f"{minutes // 60}{THIN}h {minutes % 60:02d}{THIN}min"
+
+
+def memory(value: Any) -> str:
+    """MiB as 812 MiB or 3.4 GiB, or a dash."""
+    found = number(value)
+    if found is None:
+        return NONE
+    return f"{found:,.0f}{THIN}MiB" if found < 1024 else f"{found / 1024:,.1f}{THIN}GiB"
+
+
+def plural(amount: Any, noun: str) -> str:
+    """1 shift, 2 shifts, 3 classes."""
+    found = number(amount) or 0.0
+    ending = "" if found == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count(found)} {noun}{ending}"
+
+
+def visible(name: str) -> str:
+    """The name, or words for one that shows nothing."""
+    return name if name.strip() else "(blank)"
