@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from streams.collection import Collection
 from streams.demo import demo_digits, demo_icons
 from streams.digits import digits
 from streams.icons import icons
+from streams.records import RecordPolicy
 from streams.replay import OnBadRecord, ReplaySource, Stream
 from streams.replays.cifar100 import cifar100
 from streams.replays.core50 import core50
@@ -21,6 +23,7 @@ from streams.replays.cub200 import cub200
 from streams.replays.image_folder import image_folder, imagenet_r, imagenet_sketch
 from streams.replays.npz import npz
 from streams.scenarios import as_is, iid, order_for
+from streams.webdataset import webdataset
 
 GROUP = "streamcl.sources"
 Scenario: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -37,6 +40,7 @@ SOURCES: Mapping[str, Callable[..., Any]] = {
     "imagenet_r": imagenet_r,
     "imagenet_sketch": imagenet_sketch,
     "cub200": cub200,
+    "webdataset": webdataset,
 }
 
 
@@ -54,26 +58,28 @@ def build_source(
     batch_size: int = 64,
     seed: int = 0,
     on_bad_record: OnBadRecord = "quarantine",
+    policy: RecordPolicy | None = None,
 ) -> Source:
     """The named data set as a source.
 
-    A data set's callable takes `args` (and `seed`, unless args have one) and returns a Stream (its order
-    made), a pair (train, test), one Collection, or a Source of its own. `scenario` is (name, args) and
-    orders the first three; without one a Stream keeps its order, a collection with domains streams as it
-    lies, any other is shuffled. Raises ConfigError for unknown names and arguments, with the nearest.
+    A data set's callable takes `args`, and of seed, batch_size and policy those that it has a parameter for
+    and that args do not give. It returns a Stream (its order made), a pair (train, test), one Collection, or
+    a Source of its own. `scenario` is (name, args) and orders the first three; without one a Stream keeps
+    its order, a collection with domains streams as it lies, any other is shuffled. `policy`, where given,
+    says what images may cost and decides about bad records in place of `on_bad_record`. Raises ConfigError
+    for unknown names and arguments, with the nearest.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
-    made = _call(name, dict(args or {}), seed)
+    rules = policy or RecordPolicy(on_bad_record=on_bad_record)
+    made = _call(name, dict(args or {}), {"seed": seed, "batch_size": batch_size, "policy": rules})
     if not isinstance(made, Stream | Collection | tuple):
         return _own_source(name, made, scenario)
     stream = made if isinstance(made, Stream) else _stream(name, made, scenario, seed)
-    if scenario is not None:
-        scenario_name, scenario_args = scenario
-        stream = Stream(
-            stream.train, order_for(scenario_name, stream.train, scenario_args, seed), stream.test
-        )
-    return ReplaySource(stream.train, stream.order, batch_size, stream.test, on_bad_record)
+    order = stream.order if scenario is None else order_for(scenario[0], stream.train, scenario[1], seed)
+    train = replace(stream.train, limits=rules.limits)
+    test = replace(stream.test, limits=rules.limits) if stream.test is not None else None
+    return ReplaySource(train, order, batch_size, test, rules.on_bad_record)
 
 
 def _stream(name: str, made: Any, scenario: Scenario | None, seed: int) -> Stream:
@@ -103,7 +109,7 @@ def _kind(made: Any) -> str:
     return type(made).__name__
 
 
-def _call(name: str, args: dict[str, Any], seed: int) -> Any:
+def _call(name: str, args: dict[str, Any], offered: Mapping[str, Any]) -> Any:
     make = _find(name)
     known = inspect.signature(make).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
@@ -113,8 +119,7 @@ def _call(name: str, args: dict[str, Any], seed: int) -> Any:
             f"the source {name!r} has no argument {unknown[0]!r}",
             hint=_nearest(unknown[0], list(known), "it takes"),
         )
-    if "seed" in known:
-        args.setdefault("seed", seed)
+    args = {key: value for key, value in offered.items() if key in known} | args
     required = [p.name for p in known.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     missing = [key for key in required if key not in args]
     if missing:
@@ -122,7 +127,7 @@ def _call(name: str, args: dict[str, Any], seed: int) -> Any:
     try:
         return make(**args)
     except TypeError as error:  # a value of the wrong type
-        raise ConfigError(f"the source {name!r} cannot take {args}: {error}") from error
+        raise ConfigError(f"the source {name!r} cannot take its arguments: {error}") from error
 
 
 def _find(name: str) -> Callable[..., Any]:

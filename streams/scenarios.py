@@ -140,7 +140,7 @@ SCENARIOS: dict[str, Callable[..., Order]] = {
 
 
 def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = None, seed: int = 0) -> Order:
-    """The order that the named scenario gives; `seed` is used where the scenario has one and args do not.
+    """The order that the named scenario gives; `seed` is used where the scenario takes one and args do not.
 
     Raises ConfigError for an unknown scenario or argument, with the nearest name, and for impossible values.
     """
@@ -158,7 +158,7 @@ def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = Non
                 f"the scenario {name!r} has no argument {key!r}",
                 hint=f"{meant}it takes: {', '.join(known) or 'none'}",
             )
-    if "seed" in known and name != "domain_incremental":
+    if "seed" in known:
         given.setdefault("seed", seed)
     try:
         return SCENARIOS[name](train, **given)

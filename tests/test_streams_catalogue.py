@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import tarfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from source_checks import check_source
-from streams_data import collection, picture
+from streams_data import collection, picture, png
 
-from streamcl.errors import ConfigError, SourceError
+from streamcl.errors import BadRecord, ConfigError, SourceError
+from streamcl.events import Batch
 from streams import catalogue
 from streams.catalogue import build_source, source_names
+from streams.records import RecordPolicy
 from streams.replay import ReplaySource, Stream
 from streams.scenarios import as_is
 
@@ -106,6 +110,28 @@ def test_mistakes_are_named(name: str, args: dict[str, Any], said: str, hint: st
     with pytest.raises(ConfigError, match=said) as caught:
         build_source(name, args)
     assert hint in str(caught.value.hint)
+
+
+def test_the_policy_reaches_images_and_sources() -> None:
+    strict = build_source("a_pair", batch_size=4, policy=RecordPolicy(max_side=4))  # the images are 8 x 8
+    batch = next(iter(strict))
+    assert isinstance(batch, Batch)
+    assert len(batch.refused) == 4
+    with pytest.raises(BadRecord):
+        list(build_source("a_pair", policy=RecordPolicy(max_side=4, on_bad_record="fail")))
+
+
+def test_webdataset_shards_are_a_source(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for index in range(5):
+            for name, content in ((f"{index}.png", png(index)), (f"{index}.cls", b"%d" % (index % 2))):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    args = {"shards": str(tmp_path / "a.tar")}
+    check_source(lambda: build_source("webdataset", args, batch_size=2))
+    sizes = [len(batch) for batch in build_source("webdataset", args, batch_size=2)]  # type: ignore[arg-type]
+    assert sizes == [2, 2, 1]
 
 
 def test_impossible_batches_and_absent_data() -> None:
