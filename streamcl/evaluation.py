@@ -25,9 +25,10 @@ class Examination:
 
 
 class Examiner:
-    """Examines a learner on held-out parts every `every` records, and where a part has just been taught.
+    """Examines a learner on held-out parts every `every` records.
 
-    at_parts: offsets at which to examine besides. limit: samples per part, evenly spread; None takes all.
+    at_parts: whether also where a part has been taught. final: whether also at the end.
+    limit: samples per part, evenly spread; None takes all.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Examiner:
         *,
         every: int | None = None,
         at_parts: bool = True,
+        final: bool = True,
         limit: int | None = None,
         batch_size: int = 64,
     ) -> None:
@@ -44,6 +46,7 @@ class Examiner:
         self._marks = (
             frozenset(p.taught_at for p in parts if p.taught_at is not None) if at_parts else frozenset()
         )
+        self.final = final and bool(self.parts)
         self._limit = limit
         self._batch_size = batch_size
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
@@ -86,9 +86,17 @@ class Vault(Protocol):
 class Pace:
     """What the clock says of a run so far; part of no state."""
 
-    images_per_s: float
+    images_per_s: float | None
     seconds: float
     memory_mb: float
+
+
+class Watch(Stateful, Protocol):
+    """Looks at the clock for the metrics; what it reads decides nothing."""
+
+    def read(self, images: int) -> Pace:
+        """The figures once `images` records have passed."""
+        ...
 
 
 class StreamProcessor:
@@ -112,7 +120,7 @@ class StreamProcessor:
         scores: Scores,
         history: History,
         examiner: Examiner,
-        pace: Callable[[int], Pace],
+        pace: Watch,
         sink: Sink,
         gallery: Keeper | None = None,
         vault: Vault | None = None,
@@ -144,6 +152,14 @@ class StreamProcessor:
                 return
         self._finish()
 
+    def begin(self) -> None:
+        """Start with empty logs and a first commit, so that there is always something to go back to."""
+        self._sink.load_state_dict({})
+        self._log(
+            "start", self.source.info.name, replayable=self.source.replayable, length=self.source.info.length
+        )
+        self.commit()
+
     def process(self, event: Event) -> tuple[Prediction, ...]:
         """Carry out one event, whatever its kind."""
         match event:
@@ -169,13 +185,14 @@ class StreamProcessor:
             self._vault.save(self.progress.offset, self.progress.step, self.state_dict())
 
     def state_dict(self) -> State:
-        """All that decides the future; what only the clock or a file's length decides is under "sinks"."""
+        """All that decides the future; what the clock decides is under "sinks" and "pace"."""
         parts: State = {name: part.state_dict() for name, part in self._parts().items()}
         return {
             **parts,
             "progress": asdict(self.progress),
             "random": capture_generators(),
             "sinks": self._sink.state_dict(),
+            "pace": self._pace.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -184,6 +201,7 @@ class StreamProcessor:
             part.load_state_dict(state[name])
         self.progress = Progress(**state["progress"])
         self._sink.load_state_dict(state["sinks"])
+        self._pace.load_state_dict(state["pace"])
         restore_generators(state["random"])
 
     def _parts(self) -> dict[str, Any]:
@@ -230,9 +248,10 @@ class StreamProcessor:
         self.progress.skipped += 1
         self.progress.skipped_in_a_row += 1
         self._log("skipped", "losses or gradients were not finite; nothing was learned")
-        if self.progress.skipped_in_a_row >= self._max_skipped:
+        count = self.progress.skipped_in_a_row
+        if count >= self._max_skipped:
             raise NotFinite(
-                f"{self.progress.skipped_in_a_row} steps in a row were not finite, up to offset {self.progress.offset}",
+                f"{count} steps in a row were not finite, up to offset {self.progress.offset}",
                 hint="lower the learning rate or set precision: 32-true; the last checkpoint is untouched",
             )
 
@@ -273,7 +292,7 @@ class StreamProcessor:
         return every is not None and self.progress.offset // every != self.progress.committed // every
 
     def _finish(self) -> None:
-        if self.examiner.parts and self.progress.examined < self.progress.offset:
+        if self.examiner.final and self.progress.examined < self.progress.offset:
             self._examine()
         self.progress.finished = True
         self._log("end", "the stream ended")
@@ -295,7 +314,7 @@ class StreamProcessor:
             "window_accuracy": self.scores.window_accuracy,
             "classes": self.progress.classes,
             "segment": self.progress.segment,
-            **asdict(self._pace(self.progress.offset)),
+            **asdict(self._pace.read(self.progress.offset)),
         }
         self._write("metrics", record)
 

@@ -13,6 +13,7 @@ from streamcl.compute import Compute
 from streamcl.events import Batch, Guess, Lesson, Sample
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.classes import ClassIndex
+from streamcl.learners.fused import fuse
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.protocols import State
 
@@ -82,7 +83,7 @@ class RidgeLearner:
         with torch.no_grad(), self.compute.autocast():
             tokens = self.backbone.stem(self.backbone.prepare([sample.image for sample in samples]))
             outputs = self.backbone.run(tokens, 0, self._blocks[-1] + 1)
-            return torch.cat([self.backbone.pooled(outputs[block]) for block in self._blocks], dim=1).float()
+            return fuse(self.backbone, outputs, self._blocks)
 
     def state_dict(self) -> State:
         """The head's statistics and the names of its columns."""

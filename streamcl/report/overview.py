@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from streamcl.metrics import match_shifts
-from streamcl.report.reading import Run
+from streamcl.report.reading import Run, read_run
 from streamcl.report.series import number, whole
 from streamcl.report.wording import NONE, count, decimal, duration, memory, percent, plural, points
 
@@ -20,6 +21,11 @@ class Figure:
     name: str
     value: str
     note: str = ""
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    """The figures of the run in that directory, finished or not. FileNotFoundError where there is none."""
+    return completed(read_run(run_dir))
 
 
 def completed(run: Run) -> dict[str, Any]:

@@ -1,0 +1,6 @@
+"""python -m streamcl is the command line."""
+
+from streamcl.cli import main
+
+if __name__ == "__main__":
+    main()

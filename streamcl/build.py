@@ -1,0 +1,184 @@
+"""The composition root: makes the parts that a configuration names and hands each what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from streamcl.backbone import Backbone, backbone_names, build_backbone
+from streamcl.compute import Compute, resolve_compute
+from streamcl.config import RunConfig
+from streamcl.config_models import ByClass, ByPlugin, Hybrid, OnlineLora, RidgeOptions
+from streamcl.errors import ConfigError
+from streamcl.heads.ridge import RidgeHead
+from streamcl.learners.fused import fused_width
+from streamcl.learners.online_lora import OnlineLoRALearner
+from streamcl.learners.ridge import RidgeLearner
+from streamcl.protocols import Learner, ShiftDetector, Source
+from streamcl.shift import build_detector, detector_names
+from streamcl.sinks import known_sinks
+from streamcl.weights import convert_onnx
+from streams import catalogue, fetch
+from streams.dotted import resolve
+from streams.guarded import Limited, ReadAhead
+from streams.iterators import IterableSource
+from streams.records import RecordPolicy
+from streams.wheels import cache_dir
+
+Tell = Callable[[str], None]
+LAST_BLOCKS = 5
+"""Blocks whose tokens the ridge head reads where the configuration names none."""
+
+
+def build_compute(config: RunConfig) -> Compute:
+    """The device and precision, and torch's number of threads, which is the process's."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return resolve_compute(config.device, config.precision)
+
+
+def build_vit(config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
+    """The frozen backbone; what its weights lack or have too much of is told."""
+    options = config.backbone
+    weights = options.weights
+    if weights.startswith("fetch:"):
+        weights = str(fetched_weights(weights.removeprefix("fetch:"), tell))
+    return build_backbone(
+        options.name,
+        weights=weights,
+        image_size=options.image_size,
+        depth=options.depth,
+        device=compute.device,
+        seed=config.seed,
+        args=options.args,
+        report=tell,
+    )
+
+
+def fetched_weights(name: str, tell: Tell) -> Any:
+    """The path of fetched weights as safetensors; fetched and converted once, then taken from the cache."""
+    target = cache_dir() / "weights" / f"{name}.safetensors"
+    if not target.exists():
+        tell(f"fetching the weights {name}, once")
+        raw = fetch.fetch(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        convert_onnx(raw, target)
+    return target
+
+
+def build_learner(config: RunConfig, backbone: Backbone, compute: Compute) -> Learner:
+    """The learner that the configuration names, knowing nothing yet."""
+    options = config.learner
+    if isinstance(options, OnlineLora):
+        return OnlineLoRALearner(
+            backbone,
+            compute,
+            rank=options.rank,
+            first_block=options.first_block,
+            learning_rate=options.learning_rate,
+            regularisation=options.regularisation,
+            buffer=options.buffer,
+            mask_absent=options.mask_absent,
+            seed=config.seed,
+        )
+    ridge = options.ridge if isinstance(options, Hybrid) else options
+    return _ridge(config, ridge, backbone, compute)
+
+
+def _ridge(config: RunConfig, options: RidgeOptions, backbone: Backbone, compute: Compute) -> RidgeLearner:
+    blocks = options.blocks or list(range(max(0, backbone.depth - LAST_BLOCKS), backbone.depth))
+    if max(blocks) >= backbone.depth:
+        raise config.refuse(
+            "learner.blocks", f"block {max(blocks)} does not exist; there are {backbone.depth}"
+        )
+    head = RidgeHead(
+        fused_width(backbone, blocks),
+        projection=options.projection,
+        seed=config.seed,
+        relative_lambda=options.relative_lambda,
+        device=compute.device,
+    )
+    return RidgeLearner(backbone, compute, head, blocks=blocks)
+
+
+def build_shift(config: RunConfig) -> ShiftDetector:
+    """The shift detector that the configuration names."""
+    options = config.shift
+    if isinstance(options, ByClass):
+        made: ShiftDetector = resolve(options.class_)(**options.args)
+        return made
+    if isinstance(options, ByPlugin):
+        return build_detector(options.plugin, **options.args)
+    arguments = options.model_dump(exclude={"name"})
+    if options.name == "river":
+        return build_detector("river", name=arguments["detector"], args=arguments["args"])
+    return build_detector(options.name, **arguments)
+
+
+def build_source(config: RunConfig) -> Source:
+    """The stream: ordered, limited, and read ahead under a watchdog."""
+    source = _plain_source(config)
+    if config.limit is not None:
+        source = Limited(source, config.limit)
+    return ReadAhead(source, config.source.prefetch, config.source.policy.stall_timeout)
+
+
+def _plain_source(config: RunConfig) -> Source:
+    options, policy = config.source, config.source.policy
+    if options.name is not None:
+        return catalogue.build_source(
+            options.name,
+            options.args,
+            _scenario(config),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            on_bad_record=policy.on_bad_record,
+        )
+    if config.scenario is not None:
+        raise config.refuse("scenario", "a source of your own class brings its own order")
+    return IterableSource.of(
+        str(options.class_),
+        options.args,
+        batch_size=config.batch_size,
+        policy=_record_policy(config),
+        retries=policy.retries,
+        backoff=policy.retry_delay,
+    )
+
+
+def _scenario(config: RunConfig) -> catalogue.Scenario | None:
+    if config.scenario is None:
+        return None
+    arguments = config.scenario.model_dump(exclude={"name"}, exclude_none=True)
+    return config.scenario.name, arguments
+
+
+def _record_policy(config: RunConfig) -> RecordPolicy:
+    policy = config.source.policy
+    names = ("on_bad_record", "missing_label", "negative_label", "max_classes")
+    limits = ("max_pixels", "max_side", "max_file_bytes")
+    return RecordPolicy(**{name: getattr(policy, name) for name in (*names, *limits)})
+
+
+def known_names(kind: str) -> Iterable[tuple[str, str]]:
+    """Names that a configuration can use for something of that kind, each with a note."""
+    match kind:
+        case "sources":
+            return [(name, "") for name in catalogue.source_names()]
+        case "detectors":
+            return [(name, "") for name in detector_names()]
+        case "sinks":
+            return [(name, "") for name in known_sinks()]
+        case "learners":
+            return [
+                ("hybrid", "the default"),
+                ("online_lora", "the paper's"),
+                ("ridge", "closed form, no gradients"),
+            ]
+        case "data":
+            return [(entry.name, f"{entry.kind}: {entry.note}") for entry in fetch.catalogue()]
+        case "backbones":
+            return [(name, "") for name in backbone_names()]
+    raise ConfigError(f"there is no list of {kind!r}")

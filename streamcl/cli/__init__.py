@@ -1,0 +1,59 @@
+"""The command line: streamcl run, validate, schema, fetch, list, inspect, report, predict, export, doctor."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from streamcl import __version__
+from streamcl.cli.look import doctor, inspect, list_names, report, schema, validate
+from streamcl.cli.run import run
+from streamcl.cli.use import export, fetch, predict
+from streamcl.errors import ConfigError, StreamclError
+
+DEBUG = "--debug"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="streamcl")
+@click.option(DEBUG, is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Vision models that keep learning from a changing stream, and forget on request."""
+
+
+for command in (run, validate, schema, fetch, list_names, inspect, report, predict, export, doctor):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code of `streamcl.errors`, 0 where all went well."""
+    debug = DEBUG in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
+    try:
+        code = cli(arguments, prog_name="streamcl", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except StreamclError as error:
+        _explain(error, debug=debug)
+        sys.exit(error.exit_code)
+    except (OSError, MemoryError) as error:
+        _explain(StreamclError(f"{type(error).__name__}: {error}"), debug=debug)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: StreamclError, *, debug: bool) -> None:
+    """The cause in one line, the hint in another; a traceback only where it was asked for."""
+    if debug:
+        traceback.print_exc()
+    problems = error.problems if isinstance(error, ConfigError) else ()
+    for line in problems or (str(error),):
+        click.echo(f"streamcl: {line}", err=True)
+    if error.hint:
+        click.echo(f"  hint: {error.hint}", err=True)

@@ -1,0 +1,106 @@
+"""streamcl run: a configuration in, a run directory and a report out, across interruptions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from streamcl.runs import Run
+
+STOPPED = 143
+"""The exit code after a signal and a clean commit (128 + SIGTERM)."""
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one value; may be repeated."
+)
+@click.option("--fresh", is_flag=True, help="Start over; an earlier run is moved aside, never deleted.")
+@click.option(
+    "--strict", is_flag=True, help="Refuse a damaged checkpoint instead of using the one before it."
+)
+@click.option("--quiet", is_flag=True, help="No progress bar and no closing figures.")
+def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, quiet: bool) -> int:
+    """Run CONFIG, a YAML file; an interrupted run goes on where it stopped."""
+    from streamcl.config import load_config
+
+    settings = load_config(config, overrides)
+    from streamcl.runs import open_run  # imports torch: only for a configuration that stands
+
+    with open_run(settings, fresh=fresh, strict=strict, report=_tell) as opened:
+        if opened.processor.progress.finished:
+            _tell(f"{opened.folder} holds a finished run; --fresh starts over")
+            _close(opened, quiet=quiet)
+            return 0
+        with _stopping_gently(opened.processor.stop):
+            _watch(opened, show=not quiet and sys.stderr.isatty())
+        if opened.processor.stopped:
+            _tell(
+                f"stopped at {opened.processor.progress.offset} samples; the same command goes on from there"
+            )
+            return STOPPED
+        _close(opened, quiet=quiet)
+    return 0
+
+
+def _tell(message: str) -> None:
+    click.echo(f"streamcl: {message}", err=True)
+
+
+def _close(opened: Run, *, quiet: bool) -> None:
+    """Summary, report and adapter, and the closing figures."""
+    from streamcl.report import text_summary
+
+    summary = opened.finish()
+    if not quiet:
+        click.echo(text_summary(summary, opened.folder / "report.html"))
+
+
+@contextmanager
+def _stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
+    """The first SIGTERM or SIGINT asks the loop to stop, the second leaves at once; the last commit stands."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is given
+        stop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda *_: os._exit(STOPPED))
+
+    before = {each: signal.signal(each, on_signal) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _watch(opened: Run, *, show: bool) -> None:
+    """Drive the run to its end or its stop, with a progress bar on a terminal."""
+    if not show:
+        for _ in opened:
+            pass
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(opened.config.name, total=opened.length, figures="")
+        for number, _ in enumerate(opened):
+            if number % 16 == 0:
+                bar.update(task, completed=opened.processor.progress.offset, figures=opened.figures())

@@ -1,0 +1,296 @@
+"""Runs on disk: opening one anew or where it stopped, finishing it, and using what it has learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from streamcl import files
+from streamcl.backbone import Backbone
+from streamcl.build import build_compute, build_learner, build_shift, build_source, build_vit
+from streamcl.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.compute import Compute
+from streamcl.config import RunConfig, config_from_dict, differences, dump_config, fingerprint, load_config
+from streamcl.config_models import ByClass, ByPlugin
+from streamcl.errors import CheckpointError, ConfigError
+from streamcl.evaluation import Examiner
+from streamcl.events import Prediction
+from streamcl.gallery import Gallery
+from streamcl.learners.online_lora import OnlineLoRALearner
+from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb
+from streamcl.peft_export import export_adapter, export_merged
+from streamcl.processor import Pace, StreamProcessor
+from streamcl.protocols import Learner, Source
+from streamcl.randomness import seed_generators
+from streamcl.report import write_report
+from streamcl.run_lock import RunLock
+from streamcl.sinks import build_sinks
+from streamcl.summary import summarise, timing
+
+Tell = Callable[[str], None]
+CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
+
+
+@dataclass(slots=True)
+class Run:
+    """A run with its directory. Iterate it to run it: one Prediction per sample, made before it is learned.
+
+    Use it as a context manager: leaving it lets go of the directory's lock and of the files.
+    """
+
+    config: RunConfig
+    folder: Path
+    compute: Compute
+    backbone: Backbone
+    source: Source
+    learner: Learner
+    processor: StreamProcessor
+    scores: Prequential
+    history: HoldoutHistory
+    throughput: Throughput
+    _stack: ExitStack
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return self.processor.run()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the checkpoint being written and let go of the directory."""
+        self._stack.close()
+
+    @property
+    def length(self) -> int | None:
+        """Records in the stream, where that is known."""
+        return self.source.info.length
+
+    def figures(self) -> str:
+        """Where the run stands, in a few words."""
+        speed, accuracy = self.throughput.images_per_s, self.scores.window_accuracy
+        parts = [
+            f"{speed:.0f} images/s" if speed else "",
+            f"accuracy {accuracy:.1%}" if accuracy is not None else "",
+            f"segment {self.processor.progress.segment + 1}",
+        ]
+        return "  ".join(part for part in parts if part)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures so far, as in summary.json."""
+        return summarise(
+            name=self.config.name,
+            learner=self.config.learner.name,
+            info=self.source.info,
+            progress=self.processor.progress,
+            classes=self.learner.classes,
+            scores=self.scores,
+            history=self.history,
+            batch_size=self.config.batch_size,
+            timing=timing(self.throughput, self.compute),
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Write summary.json, adapter/ and report.html; returns the summary."""
+        summary = self.summary()
+        files.atomic_write(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
+        export_learner(self.learner, self.config, self.folder / "adapter")
+        write_report(self.folder)
+        return summary
+
+
+def open_run(
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    *,
+    fresh: bool = False,
+    strict: bool = False,
+    report: Tell = print,
+) -> Run:
+    """The run that a configuration describes: continued where its directory holds one, else begun.
+
+    fresh: move an earlier run of the same name aside first. strict: a damaged checkpoint is an error rather
+    than a reason to use the one before it. Raises RunBusy where another process holds the directory,
+    ConfigError where the run in it was made with a configuration that this one cannot continue.
+    """
+    settings = _settings(config)
+    folder = Path(settings.run_dir or Path("runs") / settings.name)
+    if fresh:
+        _move_aside(folder, report)
+    folder.mkdir(parents=True, exist_ok=True)
+    stack = ExitStack()
+    try:
+        stack.enter_context(RunLock(folder))
+        _agree_with_earlier(settings, folder, report)
+        run, vault = _assemble(settings, folder, stack, report)
+        _resume(run, vault, strict=strict, report=report)
+    except BaseException:
+        stack.close()
+        raise
+    return run
+
+
+def load_learner(folder: Path, *, report: Tell = print) -> tuple[Learner, RunConfig]:
+    """The learner of a run as its newest good checkpoint holds it, for predicting or exporting."""
+    config = _saved_config(folder)
+    if config is None:
+        raise ConfigError(f"{folder} holds no run: there is no {CONFIG} in it")
+    compute = build_compute(config)
+    backbone = build_vit(config, compute, report)
+    learner = build_learner(config, backbone, compute)
+    found = _checkpoints(config, folder, backbone).latest(report=report)
+    if found is None:
+        raise CheckpointError(f"{folder} holds no checkpoint")
+    learner.load_state_dict(found.state["learner"])
+    return learner, config
+
+
+def export_learner(learner: Learner, config: RunConfig, folder: Path) -> list[Path]:
+    """Write adapters and head as PEFT does, and the merged backbone beside them; nothing without adapters."""
+    if not isinstance(learner, OnlineLoRALearner):
+        return []
+    head = learner.head
+    export_adapter(
+        learner.adapters,
+        head.weight.detach(),
+        head.bias.detach(),
+        learner.classes,
+        folder,
+        config.backbone.name,
+    )
+    export_merged(learner.adapters, folder / "merged.safetensors")
+    return [folder, folder / "merged.safetensors"]
+
+
+def _settings(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
+    if isinstance(config, RunConfig):
+        return config
+    return load_config(config) if isinstance(config, str | Path) else config_from_dict(config)
+
+
+def _move_aside(folder: Path, report: Tell) -> None:
+    if not folder.exists():
+        return
+    with RunLock(folder):
+        taken = (folder.with_name(f"{folder.name}.{number}") for number in range(1, 10**6))
+        aside = next(path for path in taken if not path.exists())
+        folder.rename(aside)
+    report(f"the earlier run in {folder} is now in {aside}")
+
+
+def _saved_config(folder: Path) -> RunConfig | None:
+    path = folder / CONFIG
+    return load_config(path) if path.exists() else None
+
+
+def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> None:
+    """Refuse a changed configuration that the saved state does not fit; say aloud what else has changed."""
+    earlier = _saved_config(folder)
+    if earlier is not None:
+        changed = differences(earlier, settings)
+        for difference in changed:
+            report(f"changed since the run began: {difference}")
+        refused = tuple(str(each) for each in changed if each.severity == "refuse")
+        if refused:
+            raise ConfigError(
+                f"the run in {folder} cannot go on with this configuration",
+                hint="take the changes back, choose another run_dir, or start over with --fresh",
+                problems=refused,
+            )
+    files.atomic_write(folder / CONFIG, dump_config(settings).encode())
+
+
+def _assemble(settings: RunConfig, folder: Path, stack: ExitStack, report: Tell) -> tuple[Run, Checkpoints]:
+    seed_generators(settings.seed)
+    compute = build_compute(settings)
+    source = build_source(settings)
+    backbone = build_vit(settings, compute, report)
+    learner = build_learner(settings, backbone, compute)
+    sink = build_sinks(folder, _extras(settings))
+    stack.callback(sink.close)
+    vault = _checkpoints(settings, folder, backbone)
+    saver = BackgroundSaver(vault)
+    stack.callback(saver.close)
+    scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
+    plan, keeping = settings.evaluate, settings.checkpoint
+    processor = StreamProcessor(
+        source,
+        learner,
+        build_shift(settings),
+        scores=scores,
+        history=history,
+        examiner=Examiner(
+            source.info.holdout,
+            every=plan.every,
+            at_parts=plan.at_parts,
+            final=plan.final,
+            limit=plan.max_per_part,
+            batch_size=settings.batch_size,
+        ),
+        pace=Clock(throughput),
+        sink=sink,
+        gallery=Gallery(folder / "samples", settings.report.samples) if settings.report.samples else None,
+        vault=saver if keeping else None,
+        commit_every=keeping.every if keeping else None,
+        max_skipped=settings.max_skipped,
+    )
+    run = Run(
+        settings, folder, compute, backbone, source, learner, processor, scores, history, throughput, stack
+    )
+    return run, vault
+
+
+def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None:
+    """Go on from the newest good checkpoint; without one, make the first, at offset 0."""
+    vault.sweep()
+    found = vault.latest(report=report, strict=strict)
+    if found is None:
+        run.processor.begin()
+        return
+    if not run.source.replayable:
+        raise CheckpointError(
+            f"the run in {run.folder} stopped at offset {found.offset}; its source cannot be replayed from there",
+            hint="start over with --fresh, or give the source a state_dict and load_state_dict",
+        )
+    run.processor.restore(found.state)
+    report(f"going on from offset {found.offset} (step {found.step})")
+
+
+def _checkpoints(settings: RunConfig, folder: Path, backbone: Backbone) -> Checkpoints:
+    keep = settings.checkpoint.keep if settings.checkpoint else 1
+    prints = {"backbone": backbone.fingerprint, "config": fingerprint(settings)}
+    return Checkpoints(folder / CHECKPOINTS, keep=keep, fingerprint=prints)
+
+
+def _extras(settings: RunConfig) -> dict[str, dict[str, Any]]:
+    extras: dict[str, dict[str, Any]] = {}
+    for sink in settings.sinks:
+        if isinstance(sink, ByClass):
+            extras[sink.class_] = dict(sink.args)
+        elif isinstance(sink, ByPlugin):
+            extras[sink.plugin] = dict(sink.args)
+        else:
+            extras[sink.name] = sink.model_dump(exclude={"name"}, exclude_none=True)
+    return extras
+
+
+class Clock:
+    """Reads speed, time and memory for the metrics."""
+
+    def __init__(self, throughput: Throughput) -> None:
+        self._throughput = throughput
+        self.state_dict = throughput.state_dict
+        self.load_state_dict = throughput.load_state_dict
+
+    def read(self, images: int) -> Pace:
+        """The figures once `images` have passed."""
+        self._throughput.update(images - self._throughput.images)
+        return Pace(self._throughput.images_per_s, self._throughput.seconds, memory_mb())

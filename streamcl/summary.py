@@ -1,0 +1,68 @@
+"""What a run came to, in one JSON object: summary.json."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from streamcl import __version__
+from streamcl.compute import Compute
+from streamcl.events import StreamInfo
+from streamcl.metrics import HoldoutHistory, Prequential, Throughput, match_shifts, peak_memory_mb
+from streamcl.processor import Progress
+
+TOLERANCE = 10
+"""Batches after a true shift within which a detection counts as finding it."""
+
+
+def summarise(
+    *,
+    name: str,
+    learner: str,
+    info: StreamInfo,
+    progress: Progress,
+    classes: tuple[str, ...],
+    scores: Prequential,
+    history: HoldoutHistory,
+    batch_size: int,
+    timing: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The final figures of a run; all that depends on the clock or the machine is under "timing"."""
+    true = [shift for shift in info.shifts if shift <= progress.offset]
+    return {
+        "run": name,
+        "streamcl": __version__,
+        "learner": learner,
+        "source": info.name,
+        "finished": progress.finished,
+        "samples": progress.offset,
+        "steps": progress.step,
+        "classes": list(classes),
+        "prequential": scores.summary(),
+        "holdout": history.summary(),
+        "shifts": match_shifts(true, progress.shifts, TOLERANCE * batch_size).summary(),
+        "consolidations": list(progress.consolidations),
+        "quarantined": progress.quarantined,
+        "skipped_steps": progress.skipped,
+        "timing": dict(timing),
+    }
+
+
+def timing(throughput: Throughput, compute: Compute) -> dict[str, Any]:
+    """How fast, how much memory, and on what."""
+    cuda = compute.device.type == "cuda"
+    return {
+        "images_per_s": throughput.mean_images_per_s,
+        "seconds": throughput.seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "peak_device_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
+        "device": torch.cuda.get_device_name() if cuda else str(compute.device),
+        "precision": compute.precision,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+    }
