@@ -8,7 +8,7 @@ from streams_data import collection, picture
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch, Refused
 from streams.replay import ReplaySource, holdout_parts
-from streams.scenarios import Order, as_is, disjoint, domain_incremental, iid, si_blurry
+from streams.scenarios import Order, Part, as_is, disjoint, domain_incremental, iid, si_blurry
 
 LABELS = [0, 1, 2, 3] * 6
 DOMAINS = [0] * 8 + [1] * 8 + [2] * 8
@@ -109,3 +109,11 @@ def test_parts_without_test_samples_are_left_out() -> None:
     parts = holdout_parts(disjoint(train, 4), train, test)
     assert len(parts) == 1
     assert ReplaySource(train, Order(np.arange(4)), 2).info.holdout == ()
+
+
+def test_a_part_that_taught_nothing_holds_out_nothing() -> None:
+    train = collection(LABELS, 4)
+    order = Order(
+        np.arange(24), parts=(Part("part 1"), Part("part 2", ("c1",)))
+    )  # Si-Blurry's first was empty
+    assert [part.name for part in holdout_parts(order, train, train)] == ["part 2"]
