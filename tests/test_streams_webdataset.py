@@ -124,7 +124,7 @@ def test_bad_samples_keep_their_places(tmp_path):
         "unreadable",
         "label is -1",
     ]
-    words += ["known format", "5000 bytes"]
+    words += ["known format", "member .png has 5000 bytes"]
     assert len(reasons) == len(words)
     assert all(word in reason for word, reason in zip(words, reasons, strict=True)), reasons
     check_source(make)
