@@ -408,6 +408,13 @@ def test_damage_is_named_and_the_one_before_is_used(base, tmp_path, change, name
 
 
 @pytest.mark.faults
+def test_a_truncation_is_named_as_one(base, tmp_path):
+    folder = damage_newest(base, tmp_path / "cut", cut("arrays.safetensors", 40))
+    with pytest.raises(CheckpointError, match=r"arrays\.safetensors has 40 bytes, its manifest says \d+"):
+        newest(folder, strict=True)
+
+
+@pytest.mark.faults
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_flipped_bit_is_found(base, tmp_path, data):
