@@ -73,7 +73,7 @@ def draw(curve: Curve) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 3.3))
         FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.055, 0.145, 0.935, 0.70))
+        axes = figure.add_axes((0.055, 0.145, 0.915, 0.70))
         top = 1.0 if curve.share else _top(curve.points)
         _frame(axes, curve, top)
         _lines(axes, curve, top)
