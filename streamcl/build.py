@@ -135,6 +135,7 @@ def _plain_source(config: RunConfig) -> Source:
             batch_size=config.batch_size,
             seed=config.seed,
             on_bad_record=policy.on_bad_record,
+            policy=_record_policy(config),
         )
     if config.scenario is not None:
         raise config.refuse("scenario", "a source of your own class brings its own order")

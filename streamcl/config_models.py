@@ -211,12 +211,23 @@ class DomainIncremental(Options):
         return _distinct(order)
 
 
+class NewInstancesAndClasses(Options):
+    """CORe50's NIC: parts that bring new classes and new views of old ones."""
+
+    name: Literal["new_instances_and_classes"] = Field(
+        "new_instances_and_classes", description="New classes and new domains of known ones (CORe50's NIC)."
+    )
+    parts: int = Field(10, ge=1, le=10_000, description="Number of class groups.")
+    seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
+
+
 ScenarioOptions: TypeAlias = Annotated[
     Annotated[AsIs, Tag("as_is")]
     | Annotated[Iid, Tag("iid")]
     | Annotated[Disjoint, Tag("disjoint")]
     | Annotated[SiBlurry, Tag("si_blurry")]
-    | Annotated[DomainIncremental, Tag("domain_incremental")],
+    | Annotated[DomainIncremental, Tag("domain_incremental")]
+    | Annotated[NewInstancesAndClasses, Tag("new_instances_and_classes")],
     Discriminator(_variant),
     _by_name(),
 ]
@@ -373,9 +384,12 @@ class Relative(Options):
     """A scale-free rule that needs no tuning per data set."""
 
     name: Literal["relative"] = Field("relative", description="Scale-free; the default.")
-    window: int = Field(5, ge=2, le=10_000, description="Batches whose losses are looked at.")
-    min_segment: int = Field(
-        10, ge=1, le=10**6, description="Fewest batches from one shift to the next.", json_schema_extra=WARN
+    threshold: float = Field(
+        3.75,
+        gt=0,
+        le=100,
+        description="Standard errors that the loss must rise by before a shift is reported.",
+        json_schema_extra=WARN,
     )
 
 

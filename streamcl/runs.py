@@ -257,7 +257,7 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
         return
     if not run.source.replayable:
         raise CheckpointError(
-            f"the run in {run.folder} stopped at offset {found.offset}; its source cannot be replayed from there",
+            f"the run in {run.folder} stopped at offset {found.offset}; its source cannot go back there",
             hint="start over with --fresh, or give the source a state_dict and load_state_dict",
         )
     run.processor.restore(found.state)

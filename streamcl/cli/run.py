@@ -68,7 +68,7 @@ def _close(opened: Run, *, quiet: bool) -> None:
 
 @contextmanager
 def _stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
-    """The first SIGTERM or SIGINT asks the loop to stop, the second leaves at once; the last commit stands."""
+    """The first SIGTERM or SIGINT asks the loop to stop, the second leaves at once."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is given
         stop()
