@@ -317,7 +317,8 @@ class TestDamage:
         (tmp_path / "secret").write_bytes(b"\x89PNG secret")
         (run / "samples").mkdir(exist_ok=True)
         (run / "samples" / "index.json").write_bytes(content)
-        assert not Page(write_report(run)).loads or "secret" not in Page(write_report(run)).text
+        loads = Page(write_report(run)).loads
+        assert not [load for load in loads if load.startswith("data:")]
 
     def test_values_of_the_wrong_kind_are_passed_over(self, tmp_path):
         records = [
