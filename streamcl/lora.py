@@ -77,7 +77,7 @@ class LoRALinear(nn.Module):
         """[..., d] to [..., 3o]."""
         y = F.linear(x, self.weight, self.bias)
         h = F.linear(x, self.lora_A)  # [..., 2r]: A_q x beside A_v x
-        return torch.addmm(y.flatten(0, -2), h.flatten(0, -2), self._rows().T).view(y.shape)
+        return y.add_(F.linear(h, self._rows()))
 
     def _rows(self) -> Tensor:
         """[3o, 2r]: B_q in the q rows over A_q's columns, B_v in the v rows over A_v's, zero elsewhere."""

@@ -217,3 +217,20 @@ def test_names_are_timms_paths_and_training_mode_is_refused():
         "layers.1.blocks.0.attn.qkv.lora_B",
     ]
     assert not any(module.training for module in adapters.modules())
+
+
+def test_per_sample_gradients_by_torch_func_sum_to_the_batchs():
+    backbone = shared("vit")
+    adapters = trained(adapters_of(backbone))
+    tokens = entering(backbone, adapters).detach()
+    pair = adapters.layers[-1]
+    parameters = {"lora_A": pair.lora_A.detach(), "lora_B": pair.lora_B.detach()}
+
+    def loss(parameters, x):
+        return torch.func.functional_call(pair, parameters, (x,)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, tokens)
+    whole = torch.func.grad(loss)(parameters, tokens)
+    for key, value in whole.items():
+        assert each[key].shape == (3, *value.shape)
+        torch.testing.assert_close(each[key].sum(0), value, atol=1e-4, rtol=1e-4)
