@@ -155,7 +155,13 @@ class TestHoldoutHistory:
         assert figures.matrix["accuracy"] == [[0.5, None], [0.5, 0.4]]
 
     @settings(max_examples=30)
-    @given(st.lists(st.tuples(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.booleans()), max_size=40))
+    @given(
+        st.lists(
+            st.tuples(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.booleans()),
+            min_size=5,
+            max_size=25,
+        )
+    )
     def test_thinning_and_restarts_change_no_figure(self, evaluations):
         rows, taught = [], 0
         for step, (accuracies, more) in enumerate(evaluations):
@@ -176,6 +182,16 @@ class TestHoldoutHistory:
         assert {k: v for k, v in short.items() if k != "matrix"} == {
             k: v for k, v in full.items() if k != "matrix"
         }
+
+    def test_a_long_matrix_is_thinned_and_keeps_milestones(self):
+        rows = [(step, [0.01 * step % 1, 0.5, 0.5], 1 + (step >= 7) + (step >= 31)) for step in range(100)]
+        whole, thinned = history(rows).summary(), history(rows, max_rows=12).summary()
+        kept = thinned.pop("matrix")
+        assert whole.pop("matrix")["offsets"] == list(range(100))
+        assert thinned == whole
+        assert len(kept["offsets"]) <= 12
+        assert {0, 7, 31, 99} <= set(kept["offsets"])
+        assert all(kept["accuracy"][i] == rows[offset][1] for i, offset in enumerate(kept["offsets"]))
 
     def test_too_few_rows_is_refused(self):
         with pytest.raises(ValueError, match="at least 4"):
