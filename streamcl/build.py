@@ -22,7 +22,7 @@ from streamcl.sinks import known_sinks
 from streamcl.weights import convert_onnx
 from streams import catalogue, fetch
 from streams.dotted import resolve
-from streams.guarded import Limited, ReadAhead
+from streams.guarded import Checked, Limited, ReadAhead
 from streams.iterators import IterableSource
 from streams.records import RecordPolicy
 from streams.wheels import cache_dir
@@ -117,9 +117,10 @@ def build_shift(config: RunConfig) -> ShiftDetector:
     return build_detector(options.name, **arguments)
 
 
-def build_source(config: RunConfig) -> Source:
+def build_source(config: RunConfig) -> ReadAhead:
     """The stream: ordered, limited, and read ahead under a watchdog."""
-    source = _plain_source(config)
+    source: Source = _plain_source(config)
+    source = Checked(source)
     if config.limit is not None:
         source = Limited(source, config.limit)
     return ReadAhead(source, config.source.prefetch, config.source.policy.stall_timeout)
@@ -144,6 +145,8 @@ def _plain_source(config: RunConfig) -> Source:
         options.args,
         batch_size=config.batch_size,
         policy=_record_policy(config),
+        columns=options.columns,
+        deterministic=options.deterministic,
         retries=policy.retries,
         backoff=policy.retry_delay,
     )

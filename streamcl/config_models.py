@@ -145,6 +145,17 @@ class SourceOptions(Options):
         description="A callable of yours that returns an iterable of samples or batches.",
     )
     args: Args = Field({}, description="Keyword arguments for the source.")
+    columns: dict[str, str] | None = Field(
+        None,
+        examples=[{"image": "img", "label": "fine_label"}],
+        description="For a class of yours that yields mappings: its keys for image, label, id, subject, domain, "
+        "privacy.",
+    )
+    deterministic: bool = Field(
+        False,
+        description="Your word that the class yields the same records each time; then any iterable can be "
+        "resumed, by reading again what was read.",
+    )
     policy: Policy = Field(Policy(), description="Bad records, limits, retries.", json_schema_extra=WARN)
     prefetch: int = Field(
         2, ge=0, le=1024, description="Batches read ahead of learning; 0: none.", json_schema_extra=SAFE

@@ -212,6 +212,7 @@ def _assemble(settings: RunConfig, folder: Path, stack: ExitStack, report: Tell)
     seed_generators(settings.seed)
     compute = build_compute(settings)
     source = build_source(settings)
+    stack.callback(source.close)
     backbone = build_vit(settings, compute, report)
     learner = build_learner(settings, backbone, compute)
     sink = build_sinks(folder, _extras(settings))
@@ -252,10 +253,13 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
     """Go on from the newest good checkpoint; without one, make the first, at offset 0."""
     vault.sweep()
     found = vault.latest(report=report, strict=strict)
+    replayable = run.source.replayable
+    if not replayable:
+        report("the source cannot be replayed: if this run is interrupted, it cannot go on where it stopped")
     if found is None:
         run.processor.begin()
         return
-    if not run.source.replayable:
+    if not replayable:
         raise CheckpointError(
             f"the run in {run.folder} stopped at offset {found.offset}; its source cannot go back there",
             hint="start over with --fresh, or give the source a state_dict and load_state_dict",
