@@ -52,6 +52,8 @@ def newest(folder, report=pytest.fail, **options):
 
 def assert_whole(folder, allowed):
     """What loads is one of the allowed steps, complete, and nothing under a checkpoint's name is damaged."""
+    for path in open_at(folder).paths():
+        verify(path)
     loaded = newest(folder)
     step = None if loaded is None else loaded.step
     assert step in allowed
