@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from streamcl.errors import ForgettingError, NotFinite
@@ -108,6 +109,7 @@ class StreamProcessor:
     `restore` with the state of its last commit, and gives the same remainder.
 
     pace: reads the clock; its figures go to the sinks and decide nothing.
+    environment: what the "start" event says of the machine and the software.
     max_skipped: non-finite steps in a row after which NotFinite is raised, leaving the last commit as it is.
     """
 
@@ -126,6 +128,7 @@ class StreamProcessor:
         vault: Vault | None = None,
         commit_every: int | None = None,
         max_skipped: int = 10,
+        environment: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.source = source
         self.learner = learner
@@ -140,6 +143,7 @@ class StreamProcessor:
         self._vault = vault
         self._commit_every = commit_every
         self._max_skipped = max_skipped
+        self._environment = environment
         self._stopping = False
 
     def run(self) -> Iterator[Prediction]:
@@ -155,8 +159,14 @@ class StreamProcessor:
     def begin(self) -> None:
         """Start with empty logs and a first commit, so that there is always something to go back to."""
         self._sink.load_state_dict({})
+        info = self.source.info
         self._log(
-            "start", self.source.info.name, replayable=self.source.replayable, length=self.source.info.length
+            "start",
+            info.name,
+            replayable=self.source.replayable,
+            length=info.length,
+            shifts=list(info.shifts),
+            environment=dict(self._environment),
         )
         self.commit()
 

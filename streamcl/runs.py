@@ -30,7 +30,7 @@ from streamcl.randomness import seed_generators
 from streamcl.report import write_report
 from streamcl.run_lock import RunLock
 from streamcl.sinks import build_sinks
-from streamcl.summary import summarise, timing
+from streamcl.summary import environment, summarise, timing
 
 Tell = Callable[[str], None]
 CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
@@ -242,6 +242,7 @@ def _assemble(settings: RunConfig, folder: Path, stack: ExitStack, report: Tell)
         vault=saver if keeping else None,
         commit_every=keeping.every if keeping else None,
         max_skipped=settings.max_skipped,
+        environment=environment(compute),
     )
     run = Run(
         settings, folder, compute, backbone, source, learner, processor, scores, history, throughput, stack

@@ -56,10 +56,18 @@ def timing(throughput: Throughput, compute: Compute) -> dict[str, Any]:
     """How fast, how much memory, and on what."""
     cuda = compute.device.type == "cuda"
     return {
+        **environment(compute),
         "images_per_s": throughput.mean_images_per_s,
         "seconds": throughput.seconds,
         "peak_memory_mb": peak_memory_mb(),
         "peak_device_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
+    }
+
+
+def environment(compute: Compute) -> dict[str, Any]:
+    """The machine and the software that decide speed and, across machines, last bits."""
+    cuda = compute.device.type == "cuda"
+    return {
         "device": torch.cuda.get_device_name() if cuda else str(compute.device),
         "precision": compute.precision,
         "threads": torch.get_num_threads(),

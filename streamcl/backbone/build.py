@@ -97,5 +97,5 @@ def _load(model: nn.Module, path: str, report: Callable[[str], None]) -> None:
 
 def backbone_names() -> tuple[str, ...]:
     """Every model that timm knows and whose family can be adapted: those named vit, deit, eva or swin."""
-    families = ("vit_", "deit", "eva", "swin", "beit")
+    families = ("vit_", "deit", "eva", "swin")
     return tuple(name for name in _timm().list_models() if name.startswith(families))
