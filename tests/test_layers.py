@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "ledger": NOUNS | {"files", "ledger_file"},
     "checkpoint": NOUNS | {"files", "state", "__init__"},
     "learners": NOUNS | PARTS,
+    "forgetting": NOUNS | PARTS | {"__init__"},
     "processor": NOUNS | {"evaluation", "randomness"},
     **dict.fromkeys(EDGES),
 }

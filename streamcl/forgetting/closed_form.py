@@ -1,0 +1,79 @@
+"""Exact erasure from closed-form statistics: the samples' own share is derived again and subtracted.
+
+ACU (arXiv 2505.12239) for a head as in RanPAC (arXiv 2307.02251). With G = sum h^T h and
+Q = sum h^T y over what was learned, G - G_f and Q - Q_f are the sums without the forgotten samples, so the
+weights solved from them are those of a model that never saw them, up to rounding in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest, Guarantee
+from streamcl.forgetting.protocol import (
+    Context,
+    Dropping,
+    Evidence,
+    Place,
+    Purging,
+    Subtracting,
+    shared_weights,
+)
+
+
+class ClosedForm:
+    """Subtracts from the sums of a learner that is `Subtracting`; for a class the column goes too.
+
+    Exact while every sample in scope can be brought back as it was, and no shared weights have seen any.
+    """
+
+    name = "closed_form"
+    guarantee: Guarantee = "exact"
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """Sums, samples that can be had again, and no shared weights that saw them."""
+        if not isinstance(context.learner, Subtracting):
+            return "this learner's knowledge is not a sum that samples can be taken out of"
+        if request.kind == "class" and not isinstance(context.learner, Dropping):
+            return "this learner cannot drop a class"
+        if touched := shared_weights(context):
+            return f"the samples have trained shared weights ({', '.join(touched)})"
+        return context.unavailable if context.scope.learned else None
+
+    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+        """Measure every sample in scope, subtract once, drop the class: all of it or nothing."""
+        learner = context.learner
+        if not isinstance(learner, Subtracting):
+            raise ForgettingError("this learner's knowledge is not a sum that samples can be taken out of")
+        sums: Any = None
+        for traces in context.scope.chunks():
+            share = learner.measure(context.samples(traces))
+            sums = share if sums is None else learner.combine(sums, share)
+        figures = dict(learner.subtract(sums)) if sums is not None else {}
+        if request.kind == "class" and request.label in context.learner.classes:
+            assert isinstance(learner, Dropping)
+            learner.drop_class(str(request.label))
+        purged = _purge(request, context)
+        return Evidence(
+            self.name,
+            self.guarantee,
+            "None beyond rounding: the statistics equal those of a stream without the samples.",
+            (
+                Place("head statistics", "erased", f"{context.scope.learned} samples subtracted"),
+                Place("adapters", "not affected", "no weight of this learner is trained by gradient"),
+                Place("optimizer moments", "not affected", "there is no optimizer"),
+                Place("importance", "not affected", "there are no importance weights"),
+                Place("hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"),
+            ),
+            figures,
+        )
+
+
+def _purge(request: ForgetRequest, context: Context) -> int:
+    learner = context.learner
+    if not isinstance(learner, Purging):
+        return 0
+    ids = {trace.id for traces in context.scope.chunks() for trace in traces}
+    label = request.label if request.kind == "class" else None
+    return learner.purge(lambda sample: sample.id in ids or (label is not None and sample.label == label))

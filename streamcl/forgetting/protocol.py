@@ -1,0 +1,164 @@
+"""What a forgetting method is: it says what it can erase and how well, erases, and tells what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from streamcl.events import ForgetRequest, Guarantee, Sample
+from streamcl.protocols import Learner
+
+Done: TypeAlias = Literal["erased", "remains", "not affected", "not reachable"]
+
+STRENGTH: Mapping[Guarantee, int] = {"exact": 2, "bounded": 1, "approximate": 0}
+"""Which guarantee is stronger; a request that asks for one accepts it and those above it."""
+
+CHUNK = 256
+"""Samples that are brought back and looked at together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One sample that has passed, as the lineage remembers it.
+
+    offset: its place in the stream, unlike its id never twice the same. label: that it was learned with.
+    learned: False where it was only predicted. segment: shifts found before it. content: a salted hash of
+    the pixels.
+    """
+
+    offset: int
+    id: str
+    label: str | None
+    learned: bool
+    segment: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a request reaches. `chunks` reads the traces of samples that were learned, anew at every call."""
+
+    request: ForgetRequest
+    learned: int
+    passed: int
+    chunks: Callable[[], Iterator[Sequence[Trace]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a method works with.
+
+    samples: brings back the samples of traces, in order; raises ForgettingError where one is gone or is not
+        the one that was learned (another image, another label).
+    unavailable: why samples cannot be brought back at all; None where they can.
+    """
+
+    learner: Learner
+    scope: Scope
+    samples: Callable[[Sequence[Trace]], Sequence[Sample]]
+    unavailable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place where the data could be, and what was done there or why nothing had to be."""
+
+    name: str
+    done: Done
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an erasure came to: plain values, no ids, no names, no labels; it goes into the receipt.
+
+    residual: what risk remains, in one plain sentence. figures: what shows the guarantee, by name.
+    """
+
+    method: str
+    guarantee: Guarantee
+    residual: str
+    places: tuple[Place, ...]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to erase. Stateless: all that it needs is the context, so it can be repeated after a crash."""
+
+    @property
+    def name(self) -> str:
+        """What a request may call it by."""
+        ...
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """The guarantee that it gives where it can."""
+        ...
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """Why it cannot keep its guarantee for this request; None where it can. Changes nothing, is cheap."""
+        ...
+
+    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+        """Erase from the learner's state, in memory; what is on disk is the forgetter's part.
+
+        Raises ForgettingError, with the learner as it was, where it turns out that it cannot.
+        """
+        ...
+
+
+@runtime_checkable
+class Subtracting(Protocol):
+    """A learner whose knowledge of samples is a sum, so that it can be taken out again."""
+
+    def measure(self, samples: Sequence[Sample]) -> Any:
+        """What these samples add to the sums, derived exactly as when they were learned."""
+        ...
+
+    def combine(self, one: Any, other: Any) -> Any:
+        """Two such sums as one."""
+        ...
+
+    def subtract(self, sums: Any) -> Mapping[str, Any]:
+        """Take them out, or raise ForgettingError and stay as it was; figures that show that it was sound."""
+        ...
+
+
+@runtime_checkable
+class Dropping(Protocol):
+    """A learner that can lose a class: its column or row goes, and it is not named any more."""
+
+    def drop_class(self, name: str) -> None:
+        """Lose the class; one that is not known is a ForgettingError."""
+        ...
+
+
+@runtime_checkable
+class Purging(Protocol):
+    """A learner that keeps samples, and can let go of some."""
+
+    def purge(self, predicate: Callable[[Sample], bool]) -> int:
+        """Let go of every kept sample for which the predicate is true; how many there were."""
+        ...
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """A learner with weights that gradients of many samples have changed, so none can be taken out alone."""
+
+    def shared(self, traces: Iterator[Sequence[Trace]]) -> tuple[str, ...]:
+        """The names of the shared weights that these samples have changed; empty where they changed none."""
+        ...
+
+
+def shared_weights(context: Context) -> tuple[str, ...]:
+    """The learner's shared weights that the request's samples have changed."""
+    learner = context.learner
+    return learner.shared(context.scope.chunks()) if isinstance(learner, Sharing) else ()
+
+
+def weakest(guarantees: Sequence[Guarantee]) -> Guarantee:
+    """The guarantee of several erasures together."""
+    return min(guarantees, key=lambda each: STRENGTH[each])
