@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -119,10 +120,8 @@ def build_shift(config: RunConfig) -> ShiftDetector:
 
 def build_source(config: RunConfig) -> ReadAhead:
     """The stream: ordered, limited, and read ahead under a watchdog."""
-    source: Source = _plain_source(config)
-    source = Checked(source)
-    if config.limit is not None:
-        source = Limited(source, config.limit)
+    limit = sys.maxsize if config.limit is None else config.limit  # a limit may come and go between processes
+    source = Limited(Checked(_plain_source(config)), limit)
     return ReadAhead(source, config.source.prefetch, config.source.policy.stall_timeout)
 
 

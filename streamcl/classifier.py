@@ -68,7 +68,7 @@ def _learner(config: Mapping[str, Any] | RunConfig | None) -> Learner:
     return build_learner(config, build_vit(config, compute, _silent), compute)
 
 
-def _silent(message: str) -> None:  # noqa: ARG001 - told of unused weights, which nobody reads here
+def _silent(message: str) -> None:
     """Say nothing."""
 
 

@@ -79,7 +79,7 @@ class Vault(Protocol):
     """Where checkpoints go (see streamcl.checkpoint.Checkpoints)."""
 
     def save(self, offset: int, step: int, state: State) -> Any:
-        """On return, or soon after, the state survives a crash."""
+        """Make the state durable, now or soon; returns size and time of one that is, or None."""
         ...
 
 
@@ -192,7 +192,10 @@ class StreamProcessor:
         self._sink.flush()
         self.progress.committed = self.progress.offset
         if self._vault is not None:
-            self._vault.save(self.progress.offset, self.progress.step, self.state_dict())
+            saved = self._vault.save(self.progress.offset, self.progress.step, self.state_dict())
+            if saved is not None:
+                figures = {"bytes": saved.bytes, "seconds": saved.seconds}
+                self._write("metrics", {"kind": "checkpoint", **self._place(), **figures})
 
     def state_dict(self) -> State:
         """All that decides the future; what the clock decides is under "sinks" and "pace"."""

@@ -125,10 +125,12 @@ def open_run(
     folder = Path(settings.run_dir or Path("runs") / settings.name)
     if fresh:
         _move_aside(folder, report)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
+    files.ensure_writable(folder)
     stack = ExitStack()
     try:
         stack.enter_context(RunLock(folder))
+        files.sweep(folder)
         _agree_with_earlier(settings, folder, report)
         run, vault = _assemble(settings, folder, stack, report)
         _resume(run, vault, strict=strict, report=report)
@@ -258,6 +260,7 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
     if not replayable:
         report("the source cannot be replayed: if this run is interrupted, it cannot go on where it stopped")
     if found is None:
+        _refuse_old_logs(run.folder, resumable=run.config.checkpoint is not None)
         run.processor.begin()
         return
     if not replayable:
@@ -267,6 +270,15 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
         )
     run.processor.restore(found.state)
     report(f"going on from offset {found.offset} (step {found.step})")
+
+
+def _refuse_old_logs(folder: Path, *, resumable: bool) -> None:
+    """Logs without a checkpoint are an interrupted start, or the whole of a run that keeps none."""
+    if not resumable and (folder / "predictions.jsonl").exists():
+        raise ConfigError(
+            f"{folder} holds the records of an earlier run that kept no checkpoint",
+            hint="--fresh moves it aside; or choose another run_dir",
+        )
 
 
 def _checkpoints(settings: RunConfig, folder: Path, backbone: Backbone) -> Checkpoints:

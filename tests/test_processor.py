@@ -99,7 +99,9 @@ def build(folder: Path, source, *, learner=None, detector=None, holdout=(), comm
 
 
 def lines(folder: Path, topic: str):
-    return [json.loads(line) for line in (folder / f"{topic}.jsonl").read_text().splitlines()]
+    """The records of a topic, but for what only the clock decides."""
+    records = [json.loads(line) for line in (folder / f"{topic}.jsonl").read_text().splitlines()]
+    return [record for record in records if record.get("kind") != "checkpoint"]
 
 
 def decided(processor):

@@ -1,0 +1,227 @@
+"""The command line as a person meets it: real processes, exit codes, one-line causes, resumption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_VIT, picture
+from PIL import Image
+
+LABELS = ["ant", "bee", "cat", "dog"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+
+
+def streamcl(*arguments, folder: Path, check: int | None = 0, **options):
+    command = [sys.executable, "-m", "streamcl", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False, **options
+    )
+    assert check is None or done.returncode == check, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A working directory with a space in its name, pictures as .npz and a YAML file."""
+    folder = tmp_path_factory.mktemp("a b")
+    labels = np.repeat(np.arange(4), 40)
+    images = np.stack([picture(LABELS[label], number) for number, label in enumerate(labels)])
+    np.savez(folder / "pictures.npz", x=images, y=labels, split=(np.arange(160) % 5 == 0).astype(np.int64))
+    write_config(folder)
+    return folder
+
+
+def write_config(folder: Path, name="stream.yaml", **changes):
+    backbone = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT}
+    config = {
+        "source": {"name": "npz", "args": {"path": "pictures.npz"}},
+        "scenario": {"name": "disjoint", "parts": 2},
+        "batch_size": 8,
+        "backbone": backbone,
+        "learner": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
+        "evaluate": {"every": 48},
+        "checkpoint": {"every": 24},
+        "precision": "32-true",
+    } | changes
+    path = folder / name
+    path.write_text(json.dumps(config))  # JSON is YAML
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(folder) -> Path:
+    streamcl("run", "stream.yaml", folder=folder)
+    return folder / "runs" / "stream"
+
+
+def without_clock(run: Path):
+    summary = json.loads((run / "summary.json").read_text())
+    return {name: value for name, value in summary.items() if name not in {"timing", "run"}}
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    names = {path.name for path in finished.iterdir()}
+    topics = {"predictions.jsonl", "metrics.jsonl", "events.jsonl"}
+    assert {"config.yaml", "summary.json", "report.html", "adapter", "checkpoints"} | topics <= names
+    assert len((finished / "predictions.jsonl").read_text().splitlines()) == 128
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["finished"]
+    assert summary["samples"] == 128
+    assert sorted(summary["class_names"]) == ["0", "1", "2", "3"]
+    assert "<svg" in (finished / "report.html").read_text()
+
+
+def test_a_finished_run_says_so_and_runs_nothing(finished, folder):
+    before = (finished / "predictions.jsonl").stat().st_mtime_ns
+    done = streamcl("run", "stream.yaml", folder=folder)
+    assert "finished" in done.stderr
+    assert (finished / "predictions.jsonl").stat().st_mtime_ns == before
+
+
+def test_fresh_moves_the_earlier_run_aside_and_repeats_it(finished, folder):
+    streamcl("run", "stream.yaml", "--set", "run_dir=runs/again", folder=folder)
+    done = streamcl("run", "stream.yaml", "--set", "run_dir=runs/again", "--fresh", folder=folder)
+    assert "runs/again.1" in done.stderr
+    assert (
+        without_clock(folder / "runs/again.1")
+        == without_clock(folder / "runs/again")
+        == without_clock(finished)
+    )
+
+
+def test_the_effective_configuration_is_saved_and_runs_again(finished, folder):
+    streamcl("validate", finished / "config.yaml", folder=folder)
+
+
+def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder):
+    assert "Prequential accuracy" in streamcl("inspect", finished, folder=folder).stdout
+    (finished / "report.html").unlink()
+    assert streamcl("report", finished, folder=folder).stdout.strip().endswith("report.html")
+    Image.fromarray(picture("bee", 900)).save(folder / "bee.png")
+    line = json.loads(streamcl("predict", finished, "bee.png", "--json", folder=folder).stdout)
+    assert line["class"] in {"0", "1", "2", "3"}
+    assert 0 < line["confidence"] <= 1
+    assert "merged.safetensors" in streamcl("export", finished, "--to", "out", folder=folder).stdout
+    assert (folder / "out" / "adapter_config.json").exists()
+    streamcl("doctor", finished, folder=folder)
+
+
+@pytest.mark.faults
+def test_stopped_by_sigterm_it_commits_and_goes_on_to_the_same_end(finished, folder):
+    command = [sys.executable, "-m", "streamcl", "run", "stream.yaml", "--set", "run_dir=runs/stopped"]
+    process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    log = folder / "runs/stopped/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate()[1]
+    if process.returncode != 0:  # a fast machine may have ended it before the signal came
+        assert process.returncode == 143, error
+        assert "stopped at" in error
+    streamcl("run", "stream.yaml", "--set", "run_dir=runs/stopped", folder=folder)
+    assert without_clock(folder / "runs/stopped") == without_clock(finished)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(finished, folder):
+    command = [
+        sys.executable,
+        "-m",
+        "streamcl",
+        "run",
+        "stream.yaml",
+        "--set",
+        "run_dir=runs/killed",
+        "--quiet",
+    ]
+    rng, kills = np.random.default_rng(0), 0
+    while kills < 100:
+        process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT)
+        try:
+            process.wait(timeout=rng.uniform(1.0, 8.0))
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert kills, "no kill landed: the test showed nothing"
+    assert without_clock(folder / "runs/killed") == without_clock(finished)
+    name = "predictions.jsonl"
+    assert (folder / "runs/killed" / name).read_text() == (finished / name).read_text()
+
+
+def test_a_bad_configuration_is_exit_2_with_the_place_and_the_nearest_name(folder):
+    path = folder / "bad.yaml"
+    path.write_text("source: {name: npz}\nbatchsize: 8\nlearner: {name: online_lora, rank: 0}\n")
+    done = streamcl("run", "bad.yaml", folder=folder, check=2)
+    assert "bad.yaml:2:1" in done.stderr
+    assert "batch_size" in done.stderr
+    assert "bad.yaml:3:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "runs" / "bad").exists()
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(finished, folder):
+    done = streamcl("run", "stream.yaml", "--set", "batch_size=16", folder=folder, check=2)
+    assert "batch_size: 8 -> 16" in done.stderr
+    assert "--fresh" in done.stderr
+
+
+def test_a_source_that_fails_is_exit_3(folder):
+    (folder / "broken.py").write_text(
+        "import numpy as np\n"
+        "def stream():\n"
+        "    for i in range(12):\n"
+        "        yield np.zeros((8, 8, 3), np.uint8), 'a'\n"
+        "    raise OSError('the camera is gone')\n"
+    )
+    write_config(folder, "broken.yaml", source={"class": "broken:stream"}, scenario=None)
+    done = streamcl("run", "broken.yaml", folder=folder, check=3)
+    assert "the camera is gone" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_checkpoint_is_exit_4_when_strict(folder):
+    streamcl("run", "stream.yaml", "--set", "run_dir=runs/torn", "--set", "limit=48", folder=folder)
+    newest = sorted((folder / "runs/torn/checkpoints").iterdir())[-1]
+    with (newest / "state.json").open("r+b") as handle:
+        handle.write(b"\0")
+    done = streamcl("run", "stream.yaml", "--set", "run_dir=runs/torn", "--strict", folder=folder, check=4)
+    assert "state.json" in done.stderr
+    done = streamcl("run", "stream.yaml", "--set", "run_dir=runs/torn", folder=folder)
+    assert "trying the one before it" in done.stderr
+
+
+def test_a_second_process_on_one_run_is_refused(folder):
+    from streamcl.run_lock import RunLock
+
+    (folder / "runs/held").mkdir(parents=True, exist_ok=True)
+    with RunLock(folder / "runs/held"):
+        done = streamcl("run", "stream.yaml", "--set", "run_dir=runs/held", folder=folder, check=2)
+    assert str(os.getpid()) in done.stderr
+
+
+def test_small_commands(folder):
+    assert streamcl("--version", folder=folder).stdout.startswith("streamcl, version")
+    assert json.loads(streamcl("schema", folder=folder).stdout)["title"] == "streamcl run"
+    assert "npz" in streamcl("list", "sources", folder=folder).stdout
+    assert "relative" in streamcl("list", "detectors", folder=folder).stdout
+    assert (
+        "vit_small_patch14_dinov2" in streamcl("list", "backbones", "vit_small*dinov2*", folder=folder).stdout
+    )
+    assert "imagenet-sketch" in streamcl("fetch", folder=folder).stdout
+    assert streamcl("run", folder=folder, check=2).stderr
+    assert "by hand" not in streamcl("fetch", "nonsense", folder=folder, check=2).stderr
+
+
+def test_a_traceback_only_where_it_was_asked_for(folder):
+    assert "Traceback" in streamcl("--debug", "run", "missing.yaml", folder=folder, check=2).stderr
+    assert "Traceback" not in streamcl("run", "missing.yaml", folder=folder, check=2).stderr
