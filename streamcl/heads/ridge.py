@@ -265,7 +265,11 @@ class RidgeHead:
         self._due = False
         total = int(self._counts.sum())
         self._solved_total = total
-        self._W, self._b = _solve(self.statistics, self._relative_lambda)
+        self._W, self._b = self._weights()
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        """W [D, C] and b [C] of all that is known now; what another closed form on these sums replaces."""
+        return _solve(self.statistics, self._relative_lambda)
 
 
 def _solve(statistics: Statistics, relative_lambda: float) -> tuple[Tensor, Tensor]:

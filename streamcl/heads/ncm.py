@@ -1,0 +1,173 @@
+"""The nearest class mean on fixed features: one sum a class, free of order, forgotten by subtraction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from streamcl.errors import ForgettingError
+from streamcl.protocols import State
+
+Metric: TypeAlias = Literal["cosine", "euclid"]
+_RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSums:
+    """What a nearest-mean head knows of samples: S = sum of features a class, float64 [C, d], counts [C]."""
+
+    S: Tensor
+    counts: Tensor
+
+    @property
+    def total(self) -> int:
+        """How many samples these are."""
+        return int(self.counts.sum())
+
+
+class NCMHead:
+    """Scores [N, C]: how near each feature is to the mean of each class (iCaRL, arXiv 1611.07725, eq. 2).
+
+    width: d of the features. metric: "cosine" normalises every feature to length one and scores by the cosine
+    with the class mean; "euclid" scores by -|x - mu_c|^2 / d, plus the same for the mean of everything, so
+    that a score above zero says nearer to the class than to the average sample. Sums are additive float64:
+    no order matters and samples are taken out again exactly, up to rounding.
+    """
+
+    def __init__(self, width: int, *, metric: Metric = "cosine", device: torch.device | str = "cpu") -> None:
+        self.width = width
+        self._metric = metric
+        self._S = torch.zeros(0, width, dtype=torch.float64, device=device)
+        self._counts = torch.zeros(0, dtype=torch.int64, device=device)
+
+    @property
+    def classes(self) -> int:
+        """How many columns there are, those without samples included."""
+        return len(self._counts)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Samples learned and not forgotten, per class column."""
+        return tuple(self._counts.tolist())
+
+    @property
+    def statistics(self) -> ClassSums:
+        """The head's own sums. Not to be written to."""
+        return ClassSums(self._S, self._counts)
+
+    def grow(self, classes: int) -> None:
+        """Have at least `classes` columns; old ones keep their values, one without samples scores -inf."""
+        more = max(0, classes - self.classes)
+        self._S, self._counts = _padded(self._S, more), _padded(self._counts, more)
+
+    def features(self, features: Tensor) -> Tensor:
+        """What is summed, float64 [N, d], of features [N, d]."""
+        if features.ndim != 2 or features.shape[1] != self.width:
+            raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
+        x = features.detach().to(self._S.device).double()
+        return F.normalize(x, dim=1) if self._metric == "cosine" else x
+
+    def measure(self, features: Tensor, targets: Tensor) -> ClassSums:
+        """The sums of these samples alone, to be kept per subject or class, merged or removed later.
+
+        Raises ValueError for other shapes, columns that do not exist and values not finite.
+        """
+        x, targets = self.features(features), targets.to(self._S.device)
+        if targets.shape != x.shape[:1]:
+            raise ValueError(f"targets have shape {tuple(targets.shape)}, expected [{len(x)}]")
+        if len(x) and not 0 <= int(targets.min()) <= int(targets.max()) < self.classes:
+            raise ValueError(f"targets must be class columns below {self.classes}; call grow for a new class")
+        if not bool(x.isfinite().all()):
+            raise ValueError("features are not finite")
+        sums = x.new_zeros(self.classes, self.width).index_add_(0, targets, x)
+        return ClassSums(sums, targets.bincount(minlength=self.classes))
+
+    def update(self, features: Tensor, targets: Tensor) -> None:
+        """Learn samples: features [N, d], targets int64 [N]; raises as `measure` does, changing nothing."""
+        self.merge(self.measure(features, targets))
+
+    def merge(self, other: ClassSums) -> None:
+        """Learn what other sums of the same features hold; column i there is column i here."""
+        other = self._aligned(other)
+        self._S, self._counts = self._S + other.S, self._counts + other.counts
+
+    def downdate(self, features: Tensor, targets: Tensor) -> None:
+        """Forget samples that were learned: exact, up to rounding in float64. Raises as `remove` does."""
+        self.remove(self.measure(features, targets))
+
+    def remove(self, other: ClassSums) -> None:
+        """Forget by sums that were kept (see `measure`).
+
+        Raises ForgettingError, and changes nothing, where a count would turn negative or features remain of a
+        class with no samples left. Other wrong deletions cannot be seen from sums of first order: keep ids.
+        """
+        other = self._aligned(other)
+        S, counts = self._S - other.S, self._counts - other.counts
+        if bool((counts < 0).any()):
+            raise ForgettingError("more samples of a class are to be forgotten than were learned")
+        gone = counts == 0
+        was = float(self._S[gone].abs().max()) if bool(gone.any()) else 0.0
+        if was and float(S[gone].abs().max()) > _RESIDUE * was:
+            raise ForgettingError(
+                "features would be left of a class without samples: these are not its samples"
+            )
+        S[gone] = 0.0
+        self._S, self._counts = S, counts
+
+    def drop_class(self, column: int) -> None:
+        """Remove the column of a class whose samples are all forgotten; later columns move up by one.
+
+        Afterwards the head is one that has never seen the class. Raises ForgettingError while it has samples.
+        """
+        if not 0 <= column < self.classes:
+            raise ForgettingError(f"there is no class column {column}, only {self.classes}")
+        if left := int(self._counts[column]):
+            raise ForgettingError(
+                f"class column {column} still has {left} samples in the sums",
+                hint="forget its samples first",
+            )
+        keep = [i for i in range(self.classes) if i != column]
+        self._S, self._counts = self._S[keep], self._counts[keep]
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Scores, float64 [N, C], of features [N, d]; -inf for a class without samples. Changes no state."""
+        x = self.features(features)
+        means = self._S / self._counts.clamp(min=1)[:, None]  # [C, d]
+        if self._metric == "cosine":
+            scores = x @ F.normalize(means, dim=1).T
+        else:
+            centre = self._S.sum(dim=0) / max(1, int(self._counts.sum()))
+            x, apart = x - centre, means - centre
+            scores = (2 * x @ apart.T - apart.square().sum(dim=1)) / self.width
+        return scores.masked_fill(self._counts == 0, -math.inf)
+
+    def state_dict(self) -> State:
+        """The sums and the counts."""
+        return {"S": self._S.cpu().numpy().copy(), "counts": self._counts.cpu().numpy().copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the head that returned `state`, made with the same arguments."""
+        if state["S"].shape[1:] != (self.width,):
+            raise ValueError(f"S has shape {state['S'].shape}, expected [C, {self.width}]")
+        device = self._S.device
+        self._S, self._counts = (torch.tensor(np.asarray(state[n]), device=device) for n in ("S", "counts"))
+
+    def _aligned(self, other: ClassSums) -> ClassSums:
+        more = self.classes - len(other.counts)
+        if other.S.shape[1] != self.width or more < 0:
+            raise ValueError(
+                f"sums of width {other.S.shape[1]} with {len(other.counts)} classes do not fit a head of "
+                f"width {self.width} with {self.classes}"
+            )
+        return ClassSums(_padded(other.S, more), _padded(other.counts, more))
+
+
+def _padded(values: Tensor, more: int) -> Tensor:
+    return torch.cat([values, values.new_zeros(more, *values.shape[1:])])

@@ -1,0 +1,37 @@
+"""Streaming linear discriminant analysis (arXiv 1909.01520): class means under one shared covariance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from streamcl.heads.ridge import RidgeHead
+
+
+class SLDAHead(RidgeHead):
+    """Scores [N, C]: log p(x | class) - log p(x | all), Gaussians that share the covariance within classes.
+
+    With Sigma = (G - sum_c n_c mu_c mu_c^T) / n, m the mean of everything and
+    Lambda = [(1 - eps) Sigma + eps tr(Sigma) / D I]^-1, the score of class c is
+    (x - m)^T Lambda (mu_c - m) - (mu_c - m)^T Lambda (mu_c - m) / 2; classes have equal priors, as published.
+    `relative_lambda` is eps. The paper updates Sigma with the distance to the class mean of the moment, which
+    makes it depend on the order; here Sigma is derived from the sums of the ridge head, G, Q and the counts,
+    so it depends on no order, and samples are forgotten exactly, in the same way and with the same refusals.
+    """
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        statistics = self.statistics
+        Q, counts, total = statistics.Q, statistics.counts, statistics.total
+        if total == 0:
+            return torch.zeros_like(Q), torch.zeros_like(Q[0])
+        mean = Q.sum(dim=1) / total  # [D], as every sample has one class
+        means = Q / counts.clamp(min=1)  # [D, C]; a class without samples is masked in the scores
+        A = statistics.gram.lower()
+        A.addmm_(means, Q.T, alpha=-1.0).div_(total)  # Sigma [D, D]
+        epsilon = self._relative_lambda
+        spread = float(A.trace()) / len(A)
+        floor = 1e-9 * statistics.gram.trace / total / len(A)  # every sample at its class mean: no variance
+        A.mul_(1 - epsilon).diagonal().add_(max(epsilon * spread, floor) or 1.0)
+        apart = means - mean[:, None]
+        W = torch.cholesky_solve(apart, torch.linalg.cholesky(A))  # reads the lower triangle only
+        return W, -(mean @ W) - (apart * W).sum(dim=0) / 2
