@@ -72,30 +72,22 @@ class HardBuffer:
 
     def state_dict(self) -> State:
         """Samples with their pixels (one flat uint8 array), losses and ages."""
-        samples = self.samples
-        pixels = [sample.image.reshape(-1) for sample in samples]
         return {
-            "pixels": np.concatenate(pixels) if pixels else np.zeros(0, np.uint8),
-            "shapes": np.array([sample.image.shape for sample in samples], np.int64).reshape(-1, 3),
             "losses": np.array(self.losses, np.float64),
             "ages": np.array([held.age for held in self._held], np.int64),
             "offered": self._offered,
-            **{name: [getattr(sample, name) for sample in samples] for name in _FIELDS},
+            **pack_samples(self.samples),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the buffer that returned `state`; more samples than the capacity are cut to the hardest."""
-        images = _split(np.asarray(state["pixels"], np.uint8), np.asarray(state["shapes"], np.int64))
-        fields = zip(*(state[name] for name in _FIELDS), strict=True)
-        samples = [
-            Sample(image=image, **dict(zip(_FIELDS, values, strict=True)))
-            for image, values in zip(images, fields, strict=True)
-        ]
         self._offered = int(state["offered"])
         self._keep_hardest(
             [
                 _Held(sample, float(loss), int(age))
-                for sample, loss, age in zip(samples, state["losses"], state["ages"], strict=True)
+                for sample, loss, age in zip(
+                    unpack_samples(state), state["losses"], state["ages"], strict=True
+                )
             ]
         )
 
@@ -105,6 +97,26 @@ class HardBuffer:
 
 
 _FIELDS = ("id", "label", "subject", "domain", "privacy")
+
+
+def pack_samples(samples: Sequence[Sample]) -> State:
+    """Samples as plain data: all pixels in one flat uint8 array, their shapes, and a list a field."""
+    pixels = [sample.image.reshape(-1) for sample in samples]
+    return {
+        "pixels": np.concatenate(pixels) if pixels else np.zeros(0, np.uint8),
+        "shapes": np.array([sample.image.shape for sample in samples], np.int64).reshape(-1, 3),
+        **{name: [getattr(sample, name) for sample in samples] for name in _FIELDS},
+    }
+
+
+def unpack_samples(state: Mapping[str, Any]) -> list[Sample]:
+    """The samples that were packed into `state`, among whatever else is in it."""
+    images = _split(np.asarray(state["pixels"], np.uint8), np.asarray(state["shapes"], np.int64))
+    fields = zip(*(state[name] for name in _FIELDS), strict=True)
+    return [
+        Sample(image=image, **dict(zip(_FIELDS, values, strict=True)))
+        for image, values in zip(images, fields, strict=True)
+    ]
 
 
 def _split(pixels: Pixels, shapes: npt.NDArray[np.int64]) -> list[Pixels]:

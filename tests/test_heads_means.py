@@ -119,7 +119,7 @@ def test_bad_input_changes_nothing(make):
     head = learned(make, x, y)
     before = state_hash(head.state_dict())
     for features, targets in [(x[:, :2], y), (x, y[:2]), (x, y + 1), (x * torch.nan, y)]:
-        with pytest.raises(ValueError, match="shape|columns|finite"):
+        with pytest.raises(ValueError, match=r"shape|columns|finite"):
             head.update(features, targets)
     assert state_hash(head.state_dict()) == before
 

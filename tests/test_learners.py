@@ -184,7 +184,7 @@ def test_absent_classes_are_masked_unless_the_paper_is_followed_to_the_letter(ti
         learner = online_lora(tiny_backbone, fp32, mask_absent=mask, buffer=0)
         teach(learner, labels=["ant", "bee"])
         before = learner.head.weight.detach().clone()
-        learner._optimizer.state.clear()
+        learner.model.optimizer.state.clear()
         teach(learner, labels=["cat", "dog"], batches=1, start=600)
         assert (not torch.equal(learner.head.weight[:2], before[:2])) == moved
 
