@@ -1,48 +1,58 @@
-# Two commands for a newcomer: make demo, make test. PYTHON picks the interpreter (3.11 or newer).
+# Two commands for a newcomer: make demo, make test. PYTHON picks the interpreter (3.11 or newer), VENV the folder
+# of the virtual environment. Paths may have spaces, so no file is a target: each recipe looks for itself.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
 CONFIG ?= configs/demo.yaml
+BIN = $(VENV)/bin
 
-.PHONY: help demo demo-icons test test-slow lint types check clean
+# $(call install,EXTRA): the project with an extra's packages, once; again only when pyproject.toml has changed,
+# so that nothing here needs a network a second time.
+define install
+@test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
+@test "$(VENV)/.installed-$(1)" -nt pyproject.toml || { \
+	echo "installing streamcl[$(1)] into $(VENV)" && \
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[$(1)]" && \
+	touch "$(VENV)/.installed-$(1)"; }
+endef
+
+.PHONY: help demo demo-icons install install-test install-lint test test-slow lint types check generated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-# A stamp per set of packages: made again only when pyproject.toml changes, so a second run needs no network.
-$(VENV)/.run: pyproject.toml
-	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[onnx]"
-	touch "$@"
+demo: install  ## run configs/demo.yaml on real images and show where the report lies
+	@"$(BIN)/streamcl" run "$(CONFIG)" --fresh
 
-$(VENV)/.test: $(VENV)/.run
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[test]"
-	touch "$@"
+demo-icons: install  ## the second demonstration: icons drawn in several styles
+	@"$(BIN)/streamcl" run configs/icons.yaml --fresh
 
-$(VENV)/.lint: $(VENV)/.test
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[lint]"
-	touch "$@"
+install:  ## the virtual environment with streamcl in it
+	$(call install,onnx)
 
-demo: $(VENV)/.run  ## run configs/demo.yaml on real images and show where the report lies
-	"$(BIN)/streamcl" run "$(CONFIG)" --fresh
+install-test: install
+	$(call install,test)
 
-demo-icons: $(VENV)/.run  ## the second demonstration: icons drawn in several styles
-	"$(BIN)/streamcl" run configs/icons.yaml --fresh
+install-lint: install-test
+	$(call install,lint)
 
-test: $(VENV)/.test  ## install what the tests need and run them
+test: install-test  ## install what the tests need and run them
 	"$(BIN)/python" -m pytest -m "not slow"
 
-test-slow: $(VENV)/.test  ## the tests that take longer
+test-slow: install-test  ## the tests that take longer
 	"$(BIN)/python" -m pytest -m slow
 
-lint: $(VENV)/.lint  ## ruff, checks and format
+lint: install-lint  ## ruff, checks and format
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 
-types: $(VENV)/.lint  ## mypy, strict
+types: install-lint  ## mypy, strict
 	"$(BIN)/mypy"
 
 check: lint types test  ## all of the above
+
+generated: install  ## write the JSON Schema and the reference of options anew
+	"$(BIN)/streamcl" schema > configs/streamcl.schema.json
+	"$(BIN)/python" docs/write_configuration.py
 
 clean:  ## remove the virtual environment and caches, never runs
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import jsonschema
@@ -79,6 +80,11 @@ def test_the_schema_refuses_what_the_loader_refuses() -> None:
 def test_the_shipped_schema_is_that_of_this_version() -> None:
     printed = CliRunner().invoke(cli, ["schema"])
     assert printed.output == SCHEMA.read_text(encoding="utf-8"), "run `make generated`"
+
+
+def test_the_reference_of_options_is_that_of_this_version() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "write_configuration.py"))
+    assert made["reference"]() == made["TARGET"].read_text(encoding="utf-8"), "run `make generated`"
 
 
 @each_config
