@@ -7,9 +7,14 @@ from conftest import make_batch
 
 from streamcl.checkpoint import state_hash
 from streamcl.events import Batch
+from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.slda import SLDAHead
+from streamcl.learners.baselines import DERPlusPlus, EWCPlusPlus, ExperienceReplay, PlainLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.trained import TrainedModel
+from streamcl.lora import Adapters
 
 LABELS = ["ant", "bee", "cat", "dog"]
 
@@ -24,7 +29,44 @@ def ridge(backbone, compute):
     return RidgeLearner(backbone, compute, RidgeHead(3 * 64, relative_lambda=1e-3), blocks=(0, 1, 2))
 
 
-LEARNERS = [online_lora, ridge]
+def ncm(backbone, compute):
+    return RidgeLearner(backbone, compute, NCMHead(3 * 64), blocks=(0, 1, 2))
+
+
+def slda(backbone, compute):
+    return RidgeLearner(backbone, compute, SLDAHead(3 * 64), blocks=(0, 1, 2), sharpness=1.0)
+
+
+def trained(backbone, compute, *, adapted=True):
+    generator = torch.Generator().manual_seed(0)
+    adapters = Adapters(backbone, rank=4, first_block=1, generator=generator) if adapted else None
+    return TrainedModel(
+        backbone, compute, adapters, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), generator=generator
+    )
+
+
+def naive_lora(backbone, compute):
+    return PlainLearner(trained(backbone, compute))
+
+
+def frozen_linear(backbone, compute):
+    return PlainLearner(trained(backbone, compute, adapted=False))
+
+
+def er(backbone, compute):
+    return ExperienceReplay(trained(backbone, compute), buffer=20)
+
+
+def der_pp(backbone, compute):
+    return DERPlusPlus(trained(backbone, compute), buffer=20)
+
+
+def ewc_pp(backbone, compute):
+    return EWCPlusPlus(trained(backbone, compute))
+
+
+BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]
+LEARNERS = [online_lora, ridge, ncm, slda, *BASELINES]
 
 
 def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):
