@@ -73,7 +73,7 @@ class Ledger:
         """
         body, request = _canonical(fields), _name(fields, "id")
         key = self._file.digest("key", request if fields.get("key") is None else _name(fields, "key"))
-        digest = self._file.digest("body", body)
+        digest = self._digest(fields)
         with self._file.transaction() as run:
             run(
                 "INSERT OR IGNORE INTO requests (id, key, digest, body, progress, received)"
@@ -171,6 +171,10 @@ class Ledger:
             return digest in self._buried
         return bool(self._file.query("SELECT 1 FROM tombstones WHERE digest = ?", digest))
 
+    def fingerprint(self, kind: str, value: str) -> str:
+        """A salted hash in hexadecimal, by which a receipt can name something without naming it."""
+        return self._file.digest(kind, value).hex()
+
     def refresh(self) -> None:
         """Take in what other processes wrote."""
         version = self._file.version()
@@ -209,6 +213,10 @@ class Ledger:
         self._read_pending()
         return self.entry(request)
 
+    def _digest(self, fields: Mapping[str, Any]) -> bytes:
+        """Of the content without its offset: the stream may bring the same request in more than one place."""
+        return self._file.digest("body", _canonical({k: v for k, v in fields.items() if k != "offset"}))
+
     def _read_pending(self) -> None:
         self._pending = self._entries("WHERE progress IN ('received', 'started')")
 
@@ -219,10 +227,19 @@ class Ledger:
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         position, request, progress, body, reason, received, finished, digest = row
-        if body is not None and self._file.digest("body", body) != digest:
+        fields = None if body is None else _parsed(body)
+        if fields is not None and self._digest(fields) != digest:
             raise self._file.damage(f"the content of request {request!r} is not what was submitted")
-        fields = None if body is None else json.loads(body)
         return Entry(position, request, progress, fields, reason, received, finished)
+
+
+def _parsed(body: str) -> dict[str, Any]:
+    """The fields of a body; of one that is damaged none, which no digest fits."""
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _canonical(fields: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The SQLite file under the ledger: opened safely, inspected, and with its errors said in our words."""
+"""The SQLite file under ledger and lineage: opened safely, inspected, and with its errors in our words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,8 +43,9 @@ class LedgerFile:
     Every method raises ForgettingError where the file is damaged, busy for too long, or cannot be written.
     """
 
-    def __init__(self, path: Path, patience: float) -> None:
+    def __init__(self, path: Path, patience: float, schema: Sequence[str] = SCHEMA) -> None:
         self.path = path
+        self._schema = schema
         with self._plainly():
             self._make_readable()
             self._connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
@@ -108,7 +109,7 @@ class LedgerFile:
             self._connection.execute(f"PRAGMA {pragma}")
         with self.transaction() as run:
             if run("PRAGMA user_version").fetchone()[0] == 0:
-                _create(run)
+                _create(run, self._schema)
         found = self.query("PRAGMA user_version")[0][0]
         if found != FORMAT:
             raise ForgettingError(f"{self.path} has format {found}, this streamcl reads {FORMAT}")
@@ -135,8 +136,8 @@ class LedgerFile:
             raise self.damage(error) from error
 
 
-def _create(run: Run) -> None:
-    for statement in SCHEMA:
+def _create(run: Run, schema: Sequence[str]) -> None:
+    for statement in schema:
         run(statement)
     run("INSERT INTO facts (name, value) VALUES ('salt', ?)", (secrets.token_bytes(32),))
     run(f"PRAGMA user_version = {FORMAT}")

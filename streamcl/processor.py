@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from streamcl.errors import ForgettingError, NotFinite
 from streamcl.evaluation import Examiner
 from streamcl.events import Batch, Event, ForgetRequest, Lesson, Prediction, Sample
+from streamcl.forgetting.orders import Order
 from streamcl.protocols import Learner, ShiftDetector, Sink, Source, State, Stateful
 from streamcl.randomness import capture_generators, restore_generators
 
@@ -25,6 +26,7 @@ class Progress:
     segment: int = 0
     classes: int = 0
     quarantined: int = 0
+    dropped: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     shifts: list[int] = field(default_factory=list)
@@ -72,6 +74,42 @@ class Keeper(Stateful, Protocol):
 
     def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> None:
         """Keep some of the samples of the batch that showed a shift."""
+        ...
+
+
+class Forgetting(Stateful, Protocol):
+    """Carries requests out between batches (see streamcl.forgetting.forgetter.Forgetter)."""
+
+    def submit(self, request: ForgetRequest) -> None:
+        """Take in a request; it is durable when this returns."""
+        ...
+
+    def pending(self, offset: int) -> Sequence[Order]:
+        """What is to be carried out before the batch at `offset`."""
+        ...
+
+    def erase(self, order: Order, offset: int) -> Mapping[str, Any] | None:
+        """Erase in memory, or change nothing; what to log, None where that was done before a crash."""
+        ...
+
+    def seal(self, order: Order) -> None:
+        """After the commit: leave nothing older behind, and write the receipt."""
+        ...
+
+    def admit(self, batch: Batch) -> Batch:
+        """The batch without what was forgotten; such records keep their offsets and lose their ids."""
+        ...
+
+    def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
+        """Remember what has passed."""
+        ...
+
+    def flush(self) -> None:
+        """Make what was noted durable."""
+        ...
+
+    def rewind(self, offset: int) -> None:
+        """Give up what was noted at or after an offset."""
         ...
 
 
@@ -126,6 +164,7 @@ class StreamProcessor:
         sink: Sink,
         gallery: Keeper | None = None,
         vault: Vault | None = None,
+        forgetter: Forgetting | None = None,
         commit_every: int | None = None,
         max_skipped: int = 10,
         environment: Mapping[str, Any] = MappingProxyType({}),
@@ -141,24 +180,30 @@ class StreamProcessor:
         self._sink = sink
         self._gallery = gallery
         self._vault = vault
+        self._forgetter = forgetter
         self._commit_every = commit_every
         self._max_skipped = max_skipped
         self._environment = environment
         self._stopping = False
+        self._position = source.state_dict()
 
     def run(self) -> Iterator[Prediction]:
         """Process every event that the source still has; commit when due, at a stop and at the end."""
         for event in self.source:
+            self.forget()
             yield from self.process(event)
             if self._stopping or self._commit_due():
                 self.commit()
             if self._stopping:
                 return
+        self.forget()
         self._finish()
 
     def begin(self) -> None:
         """Start with empty logs and a first commit, so that there is always something to go back to."""
         self._sink.load_state_dict({})
+        if self._forgetter is not None:
+            self._forgetter.rewind(0)
         info = self.source.info
         self._log(
             "start",
@@ -174,9 +219,23 @@ class StreamProcessor:
         """Carry out one event, whatever its kind."""
         match event:
             case Batch():
-                return self._learn(event)
+                predictions = self._learn(event)
             case ForgetRequest():
-                raise ForgettingError(f"request {event.id!r}: this learner cannot forget")
+                predictions = self._take_in(event)
+        self._position = self.source.state_dict()
+        return predictions
+
+    def forget(self) -> None:
+        """Carry out the requests that are due, each with a commit of its own."""
+        forgetter = self._forgetter
+        for order in forgetter.pending(self.progress.offset) if forgetter is not None else ():
+            assert forgetter is not None
+            if (figures := forgetter.erase(order, self.progress.offset)) is not None:
+                self._log("forget", **figures)
+            self.progress.classes = len(self.learner.classes)
+            self.commit()
+            forgetter.seal(order)
+            self._sink.load_state_dict(self._sink.state_dict())  # the logs were written anew
 
     def stop(self) -> None:
         """Ask `run` to end after the event in hand, with a commit. Safe to call from a signal handler."""
@@ -190,6 +249,8 @@ class StreamProcessor:
     def commit(self) -> None:
         """Flush the sink, then make the state durable in one piece."""
         self._sink.flush()
+        if self._forgetter is not None:
+            self._forgetter.flush()
         self.progress.committed = self.progress.offset
         if self._vault is not None:
             saved = self._vault.save(self.progress.offset, self.progress.step, self.state_dict())
@@ -202,6 +263,7 @@ class StreamProcessor:
         parts: State = {name: part.state_dict() for name, part in self._parts().items()}
         return {
             **parts,
+            "source": self._position,
             "progress": asdict(self.progress),
             "random": capture_generators(),
             "sinks": self._sink.state_dict(),
@@ -215,6 +277,9 @@ class StreamProcessor:
         self.progress = Progress(**state["progress"])
         self._sink.load_state_dict(state["sinks"])
         self._pace.load_state_dict(state["pace"])
+        self._position = self.source.state_dict()
+        if self._forgetter is not None:
+            self._forgetter.rewind(self.progress.offset)
         restore_generators(state["random"])
 
     def _parts(self) -> dict[str, Any]:
@@ -225,16 +290,27 @@ class StreamProcessor:
             "scores": self.scores,
             "history": self.history,
         }
-        return parts if self._gallery is None else {**parts, "gallery": self._gallery}
+        optional = {"gallery": self._gallery, "forgetter": self._forgetter}
+        return parts | {name: part for name, part in optional.items() if part is not None}
+
+    def _take_in(self, request: ForgetRequest) -> tuple[Prediction, ...]:
+        if self._forgetter is None:
+            raise ForgettingError(f"request {request.id!r}: this run cannot forget")
+        self._forgetter.submit(request)
+        return ()
 
     def _learn(self, batch: Batch) -> tuple[Prediction, ...]:
         before = self.progress.offset
+        if self._forgetter is not None:
+            batch = self._forgetter.admit(batch)
         self._quarantine(batch)
         lesson = self.learner.learn(batch)
         predictions = _predictions(batch, lesson)
         self.scores.update(predictions, [sample.domain for sample in batch.samples])
         self.progress.step += 1
         self.progress.offset = batch.end
+        if self._forgetter is not None:
+            self._forgetter.note(batch, learned=lesson.learned, segment=self.progress.segment)
         self._write_predictions(predictions)
         self._announce_classes()
         loss = self._watch(lesson)
@@ -245,8 +321,10 @@ class StreamProcessor:
         return predictions
 
     def _quarantine(self, batch: Batch) -> None:
-        self.progress.quarantined += len(batch.refused)
-        for refused in batch.refused:
+        named = [refused for refused in batch.refused if refused.id]  # a forgotten record has no id any more
+        self.progress.quarantined += len(named)
+        self.progress.dropped += len(batch.refused) - len(named)
+        for refused in named:
             self._write("quarantine", {"offset": refused.offset, "id": refused.id, "reason": refused.reason})
 
     def _watch(self, lesson: Lesson) -> float | None:

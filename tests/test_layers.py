@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "checkpoint": NOUNS | {"files", "state", "__init__"},
     "learners": NOUNS | PARTS,
     "forgetting": NOUNS | PARTS | {"__init__"},
-    "processor": NOUNS | {"evaluation", "randomness"},
+    "processor": NOUNS | {"evaluation", "randomness", "forgetting"},
     **dict.fromkeys(EDGES),
 }
 

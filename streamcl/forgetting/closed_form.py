@@ -7,10 +7,11 @@ weights solved from them are those of a model that never saw them, up to roundin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Guarantee
+from streamcl.events import ForgetRequest, Guarantee, Sample
 from streamcl.forgetting.protocol import (
     Context,
     Dropping,
@@ -20,6 +21,12 @@ from streamcl.forgetting.protocol import (
     Subtracting,
     shared_weights,
 )
+
+SECOND_LOOK = 63
+"""Samples whose features are derived twice; an odd number, so that a batch's size would show."""
+
+TOLERANCE = 1e-9
+"""Relative difference of sums, in float64, up to which an erasure is called exact."""
 
 
 class ClosedForm:
@@ -47,14 +54,18 @@ class ClosedForm:
         if not isinstance(learner, Subtracting):
             raise ForgettingError("this learner's knowledge is not a sum that samples can be taken out of")
         sums: Any = None
+        figures: dict[str, Any] = {}
         for traces in context.scope.chunks():
-            share = learner.measure(context.samples(traces))
+            samples = context.samples(traces)
+            share = learner.measure(samples)
+            figures = figures or _derived_again(learner, samples[:SECOND_LOOK])
             sums = share if sums is None else learner.combine(sums, share)
-        figures = dict(learner.subtract(sums)) if sums is not None else {}
+        if sums is not None:
+            figures |= learner.subtract(sums)
         if request.kind == "class" and request.label in context.learner.classes:
             assert isinstance(learner, Dropping)
             learner.drop_class(str(request.label))
-        purged = _purge(request, context)
+        purged = purge(request, context)
         return Evidence(
             self.name,
             self.guarantee,
@@ -70,7 +81,22 @@ class ClosedForm:
         )
 
 
-def _purge(request: ForgetRequest, context: Context) -> int:
+def _derived_again(learner: Subtracting, samples: Sequence[Sample]) -> dict[str, Any]:
+    """How well a second derivation, of the same samples in another order, agrees with the first.
+
+    Raises ForgettingError where it does not: what cannot be derived twice cannot be subtracted exactly.
+    """
+    error = learner.difference(learner.measure(samples), learner.measure(samples[::-1]))
+    if not error <= TOLERANCE:
+        raise ForgettingError(
+            f"features derived twice differ by {error:.1e}, more than {TOLERANCE:.0e}",
+            hint="set precision: 32-true and threads: 1, or accept another guarantee",
+        )
+    return {"rederived": len(samples), "rederivation_error": error}
+
+
+def purge(request: ForgetRequest, context: Context) -> int:
+    """Let the learner go of every sample in scope that it keeps; how many there were."""
     learner = context.learner
     if not isinstance(learner, Purging):
         return 0

@@ -37,11 +37,17 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a request reaches. `chunks` reads the traces of samples that were learned, anew at every call."""
+    """What a request reaches.
+
+    learned, passed: how many of its samples were learned, and how many have passed, learned or not.
+    forgotten_before: whether a tombstone for it stands already.
+    chunks: reads the traces of the samples that were learned, anew at every call.
+    """
 
     request: ForgetRequest
     learned: int
     passed: int
+    forgotten_before: bool
     chunks: Callable[[], Iterator[Sequence[Trace]]]
 
 
@@ -119,6 +125,10 @@ class Subtracting(Protocol):
 
     def combine(self, one: Any, other: Any) -> Any:
         """Two such sums as one."""
+        ...
+
+    def difference(self, one: Any, other: Any) -> float:
+        """How far two sums of the same samples are apart, relative to their size."""
         ...
 
     def subtract(self, sums: Any) -> Mapping[str, Any]:

@@ -1,0 +1,40 @@
+"""Which method carries out a request: the strongest guarantee that the request and the learner allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest
+from streamcl.forgetting.protocol import STRENGTH, Context, Method
+
+AUTO = "auto"
+
+
+def choose(methods: Sequence[Method], request: ForgetRequest, context: Context) -> tuple[Method, str]:
+    """The method, and why it and none stronger.
+
+    Of equal guarantees the one listed first is taken. Raises ForgettingError, with each method's reason,
+    where none can do it with the guarantee that the request asks for.
+    """
+    named = [method for method in methods if request.method in {AUTO, method.name}]
+    if not named:
+        known = ", ".join(method.name for method in methods)
+        raise ForgettingError(
+            "the request names a method that is not known here", hint=f"known: auto, {known}"
+        )
+    reasons: list[str] = []
+    for method in sorted(named, key=lambda each: -STRENGTH[each.guarantee]):
+        reason = _too_weak(method, request) or method.can(request, context)
+        if reason is None:
+            why = "; ".join(reasons) or "no method gives a stronger guarantee"
+            return method, why
+        reasons.append(f"{method.name}: {reason}")
+    asked = f" with the guarantee {request.guarantee}" if request.guarantee else ""
+    raise ForgettingError(f"no method can erase this{asked}: {'; '.join(reasons)}")
+
+
+def _too_weak(method: Method, request: ForgetRequest) -> str | None:
+    if request.guarantee is None or STRENGTH[method.guarantee] >= STRENGTH[request.guarantee]:
+        return None
+    return f"gives no more than {method.guarantee}"

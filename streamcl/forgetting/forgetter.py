@@ -1,0 +1,354 @@
+"""The way of a request through a run: taken in, carried out once, sealed so that nothing older is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from streamcl import files
+from streamcl.errors import ForgettingError
+from streamcl.events import Batch, ForgetRequest, Refused, Sample
+from streamcl.files import Disk
+from streamcl.forgetting import places, retained
+from streamcl.forgetting.choose import choose
+from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.orders import Order, body_of, order_from, order_of
+from streamcl.forgetting.protocol import Context, Evidence, Method, Scope
+from streamcl.forgetting.receipt import write_receipt
+from streamcl.forgetting.retrieval import Retrieval
+from streamcl.ledger import Entry, Ledger
+from streamcl.protocols import Learner, Source, State, Stateful
+from streamcl.state import state_hash
+
+DROPPED = "forgotten"
+"""The reason of a record that keeps its place in a batch but nothing else, because a tombstone stands."""
+
+
+class Vault(Protocol):
+    """The run's checkpoints (see streamcl.forgetting.sealing)."""
+
+    def seal(self) -> Mapping[str, Any]:
+        """Make the newest checkpoint durable and the only one; which it is."""
+        ...
+
+
+class Gallery(Stateful, Protocol):
+    """Thumbnails that can be deleted by sample id (see streamcl.gallery)."""
+
+    def purge(self, ids: Sequence[str]) -> int:
+        """Delete the thumbnails of these samples."""
+        ...
+
+
+@dataclass(slots=True)
+class Belongings:
+    """What of a run an erasure must reach."""
+
+    folder: Path
+    learner: Learner
+    source: Source
+    scores: Stateful
+    gallery: Gallery | None = None
+    vault: Vault | None = None
+    fingerprint: str = ""
+    disk: Disk = field(default_factory=lambda: files.DISK)
+
+
+class Forgetter:
+    """Carries requests out between two batches, each once, however often the process dies meanwhile.
+
+    The processor asks for what is `pending`, calls `erase`, commits, and calls `seal`. What `erase` did is in
+    the state that the commit makes durable, so a request that a crash left unfinished is either erased from
+    a state that never was touched, or only sealed (again), never subtracted twice.
+
+    schedule: orders that fall due at their offsets. methods: those to choose from, of equal guarantees the
+    one listed first.
+    """
+
+    def __init__(
+        self,
+        belongings: Belongings,
+        ledger: Ledger,
+        lineage: Lineage,
+        methods: Sequence[Method],
+        *,
+        schedule: Sequence[Order] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._run, self._ledger, self._lineage = belongings, ledger, lineage
+        self._methods, self._clock = tuple(methods), clock
+        self._schedule = sorted(schedule, key=lambda each: each.request.offset)
+        self._orders: dict[str, Order] = {}
+        self._applied: dict[str, dict[str, Any]] = {}
+        self._unscrubbed = {
+            entry.id for entry in ledger.entries() if _is_over(entry) and entry.body is not None
+        }
+
+    def submit(self, request: ForgetRequest) -> None:
+        """Take in a request that came with the stream; one that is malformed is refused, with its reason."""
+        try:
+            body = body_of(order_of(request))
+        except ForgettingError as error:
+            self._refuse_unread(request.id, error)
+        else:
+            self._ledger.submit(body)
+
+    def pending(self, offset: int) -> list[Order]:
+        """What is to be carried out before the batch at `offset`, in the order of arrival."""
+        while self._schedule and self._schedule[0].request.offset <= offset:
+            self._ledger.submit(body_of(self._schedule.pop(0)))
+        orders = (self._read(entry) for entry in self._ledger.pending())
+        return [each for each in orders if each is not None and each.request.offset <= offset]
+
+    def admit(self, batch: Batch) -> Batch:
+        """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
+        if not any(map(self._is_forgotten, batch.samples)) and not any(map(self._is_gone, batch.refused)):
+            return batch
+        taken = {refused.offset for refused in batch.refused}
+        places = (offset for offset in range(batch.offset, batch.end) if offset not in taken)
+        dropped = {o for o, s in zip(places, batch.samples, strict=True) if self._is_forgotten(s)}
+        dropped |= {refused.offset for refused in batch.refused if self._is_gone(refused)}
+        kept = tuple(sample for sample in batch.samples if not self._is_forgotten(sample))
+        refused = [each for each in batch.refused if each.offset not in dropped]
+        refused += [Refused(offset, "", DROPPED) for offset in dropped]
+        return Batch(batch.offset, kept, tuple(sorted(refused, key=lambda each: each.offset)))
+
+    def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
+        """Remember what has passed."""
+        self._lineage.note(batch, learned=learned, segment=segment)
+
+    def flush(self) -> None:
+        """Make the lineage durable, before the commit that counts on it."""
+        self._lineage.flush()
+        self._scrub()
+
+    def erase(self, order: Order, offset: int) -> Mapping[str, Any] | None:
+        """Erase from the learner, the metrics and the gallery; what to log, None where it was done before.
+
+        A request that cannot be carried out changes nothing, and its outcome says why.
+        """
+        request = order.request
+        if request.id in self._applied:
+            return None
+        self._ledger.start(request.id)
+        self._applied[request.id] = self._outcome(order, offset)
+        return _logged(request, self._applied[request.id])
+
+    def seal(self, order: Order) -> None:
+        """After the commit: tombstones, older checkpoints, logs, receipt, lineage; then it is done."""
+        request = order.request
+        outcome = self._applied[request.id]
+        receipt = {**self._claims(order), **outcome}
+        if outcome["outcome"] == "done":
+            target = self._target(request)
+            self._bury(order, target)
+            receipt["checkpoint"] = dict(self._run.vault.seal()) if self._run.vault is not None else None
+            changed = retained.rewrite_logs(self._run.folder, target, disk=self._run.disk)
+            derived = retained.remove_derived(self._run.folder, disk=self._run.disk)
+            receipt["places"] = [
+                *outcome["places"],
+                *places.on_disk(receipt, changed, derived, len(target.offsets)),
+            ]
+            receipt["scope"] |= self._hashes(target)
+            write_receipt(self._run.folder, request.id, receipt, disk=self._run.disk)
+            self._lineage.erase(sorted(target.offsets))
+            self._ledger.finish(request.id)
+        else:
+            write_receipt(self._run.folder, request.id, receipt, disk=self._run.disk)
+            end = self._ledger.refuse if outcome["outcome"] == "refused" else self._ledger.fail
+            end(request.id, outcome["reason"])
+        del self._applied[request.id]
+        self._orders.pop(request.id, None)
+        self._unscrubbed.add(request.id)
+        self._scrub()
+
+    def begin(self) -> None:
+        """Start with a stream of which nothing has passed."""
+        self._lineage.rewind(0)
+
+    def state_dict(self) -> State:
+        """The requests erased and not yet sealed, with what came of them, and the ledger's position."""
+        return {
+            "applied": {name: dict(each) for name, each in self._applied.items()},
+            "ledger": self._ledger.position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the forgetter that returned `state`. Raises ForgettingError where the ledger is older."""
+        if self._ledger.position < state["ledger"]:
+            raise ForgettingError(
+                f"the ledger in {self._run.folder} is older than the checkpoint and lacks requests",
+                hint="restore ledger.sqlite; without it what was forgotten may be learned again",
+            )
+        unfinished = {entry.id for entry in self._ledger.pending()}
+        self._applied = {name: dict(each) for name, each in state["applied"].items() if name in unfinished}
+
+    def rewind(self, offset: int) -> None:
+        """Forget what passed at or after an offset: the stream goes on from there."""
+        self._lineage.rewind(offset)
+
+    def close(self) -> None:
+        """Let the files go."""
+        self._lineage.close()
+        self._ledger.close()
+
+    def _read(self, entry: Entry) -> Order | None:
+        """The order of a pending entry; one that cannot be read is refused here."""
+        if entry.id not in self._orders:
+            try:
+                self._orders[entry.id] = order_from(entry.body or {})
+            except ForgettingError as error:
+                self._ledger.refuse(entry.id, str(error))
+                return None
+        return self._orders[entry.id]
+
+    def _refuse_unread(self, name: str, error: ForgettingError) -> None:
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 200:
+            raise error
+        if all(entry.id != name for entry in self._ledger.entries()):  # the stream may bring it again
+            self._ledger.submit({"id": name})
+            self._ledger.refuse(name, str(error))
+
+    def _outcome(self, order: Order, offset: int) -> dict[str, Any]:
+        """Erase from what is in memory, all of it or nothing."""
+        request, learner = order.request, self._run.learner
+        before = learner.state_dict()
+        result: dict[str, Any] = {"offset": offset, "began": self._clock()}
+        context = self._context(order)
+        try:
+            method, why = choose(self._methods, request, context)
+        except ForgettingError as error:
+            return {**result, "outcome": "refused", "reason": str(error)}
+        try:
+            evidence = method.erase(request, context)
+            _confirm_gone(request, learner)
+        except ForgettingError as error:
+            learner.load_state_dict(before)
+            return {**result, "outcome": "failed", "reason": f"{method.name}: {error}"}
+        self._erase_figures(request)
+        result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
+        return {**result, **_told(evidence), "outcome": "done", "why": why, **self._counts(context.scope)}
+
+    def _context(self, order: Order) -> Context:
+        request = order.request
+        retrieval = Retrieval(request, self._run.source, self._lineage.content)
+        scope = Scope(
+            request,
+            learned=self._lineage.count(request, learned=True),
+            passed=self._lineage.count(request, learned=False),
+            forgotten_before=request.kind == "class"
+            and self._ledger.is_tombstoned("class", str(request.label)),
+            chunks=lambda: self._lineage.chunks(request, learned=True),
+        )
+        return Context(self._run.learner, scope, retrieval.samples, retrieval.unavailable)
+
+    def _erase_figures(self, request: ForgetRequest) -> None:
+        run = self._run
+        label = request.label if request.kind == "class" else None
+        if label is not None:
+            run.scores.load_state_dict(retained.scores_without(run.scores.state_dict(), label))
+        if run.gallery is not None:
+            run.gallery.purge(sorted(self._target(request).ids))
+            if label is not None:
+                run.gallery.load_state_dict(retained.gallery_without(run.gallery.state_dict(), label))
+
+    def _target(self, request: ForgetRequest) -> retained.Target:
+        traces = [t for chunk in self._lineage.chunks(request, learned=False) for t in chunk]
+        ids = {trace.id for trace in traces} | set(request.selector.ids)
+        label = request.label if request.kind == "class" else None
+        return retained.Target({trace.offset for trace in traces}, ids, label)
+
+    def _bury(self, order: Order, target: retained.Target) -> None:
+        request = order.request
+        if order.relearn == "allow":
+            return
+        match request.kind:
+            case "class":
+                self._ledger.bury(request.id, "class", [str(request.label)])
+            case "subject":
+                self._ledger.bury(request.id, "subject", [str(request.subject)])
+        if request.kind != "class":
+            self._ledger.bury(request.id, "sample", target.ids)
+
+    def _is_forgotten(self, sample: Sample) -> bool:
+        buried = self._ledger.is_tombstoned
+        return (
+            buried("sample", sample.id)
+            or (sample.subject is not None and buried("subject", sample.subject))
+            or (sample.label is not None and buried("class", sample.label))
+        )
+
+    def _is_gone(self, refused: Refused) -> bool:
+        return self._ledger.is_tombstoned("sample", refused.id)
+
+    @staticmethod
+    def _counts(scope: Scope) -> dict[str, Any]:
+        return {"scope": {"learned": scope.learned, "passed": scope.passed}}
+
+    def _claims(self, order: Order) -> dict[str, Any]:
+        """What the receipt says of the request itself: no names, hashes only."""
+        request, entry = order.request, self._ledger.entry(order.request.id)
+        return {
+            "request": request.id,
+            "key": None if request.key is None else self._ledger.fingerprint("key", request.key),
+            "kind": request.kind,
+            "asked": request.guarantee,
+            "received": entry.received,
+            "completed": self._clock(),
+            "deadline": request.deadline,
+            "relearn": order.relearn,
+            "config": self._run.fingerprint,
+            "scope": {},
+        }
+
+    def _hashes(self, target: retained.Target) -> dict[str, Any]:
+        """The scope by salted hashes, which `verify` looks for in what is kept."""
+        ids = sorted(self._ledger.fingerprint("sample", name) for name in target.ids)
+        label = None if target.label is None else self._ledger.fingerprint("class", target.label)
+        return {"ids": ids, "class": label}
+
+    def _scrub(self) -> None:
+        """Overwrite what finished requests said; where another process is reading, at the next commit."""
+        for name in sorted(self._unscrubbed):
+            try:
+                if self._ledger.entry(name).progress != "failed":
+                    self._ledger.scrub(name)
+            except ForgettingError:
+                return
+            self._unscrubbed.discard(name)
+
+
+def _confirm_gone(request: ForgetRequest, learner: Learner) -> None:
+    """Whatever the method: afterwards a forgotten class is not named any more."""
+    if request.kind == "class" and request.label in learner.classes:
+        raise ForgettingError("the method left the class in place")
+
+
+def _is_over(entry: Entry) -> bool:
+    return entry.progress in {"done", "refused"}
+
+
+def _told(evidence: Evidence) -> dict[str, Any]:
+    return {
+        **asdict(replace(evidence, figures={}, places=())),
+        "figures": dict(evidence.figures),
+        "places": [asdict(place) for place in evidence.places],
+    }
+
+
+def _logged(request: ForgetRequest, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """What events.jsonl shows: no names, no ids of samples."""
+    names = ("outcome", "method", "guarantee")
+    figures = {name: outcome[name] for name in names if name in outcome}
+    learned = outcome.get("scope", {}).get("learned", 0)
+    reason = outcome.get("why") or outcome.get("reason")
+    return {
+        "reason": reason,
+        "request": request.id,
+        "request_kind": request.kind,
+        "samples": learned,
+        **figures,
+    }

@@ -1,0 +1,151 @@
+"""Which samples have passed, whose they were and what they touched: on disk, and erased with a request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from streamcl.errors import ForgettingError
+from streamcl.events import Batch, ForgetRequest, Pixels
+from streamcl.forgetting.protocol import CHUNK, Trace
+from streamcl.ledger_file import LedgerFile
+
+LINEAGE = "lineage.sqlite"
+"""The file's name in a run directory."""
+
+WAITING = 4096  # samples kept in memory before they are written
+SCHEMA = (
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE samples (
+        offset INTEGER PRIMARY KEY,
+        id TEXT NOT NULL,
+        label TEXT,
+        subject BLOB,
+        domain BLOB,
+        learned INTEGER NOT NULL,
+        segment INTEGER NOT NULL,
+        content BLOB NOT NULL
+    )""",
+    "CREATE INDEX by_id ON samples(id)",
+    "CREATE INDEX by_label ON samples(label)",
+    "CREATE INDEX by_subject ON samples(subject)",
+)
+COLUMNS = "offset, id, label, learned, segment, content"
+
+
+class Lineage:
+    """One row a sample, some 180 bytes each; nothing but a bounded buffer is in memory.
+
+    Ids are kept as they are, so that a source can be asked for the samples again; subjects, domains and
+    pixels as hashes salted by this file. A row belongs to the stream up to a commit once `flush` returned
+    before it; `rewind` drops what a crash left after it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = LedgerFile(path, patience=10.0, schema=SCHEMA)
+        self._waiting: list[tuple[Any, ...]] = []
+
+    def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
+        """Remember the samples of a batch that has passed."""
+        gone = {refused.offset for refused in batch.refused}
+        offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
+        for offset, sample in zip(offsets, batch.samples, strict=True):
+            self._waiting.append(
+                (
+                    offset,
+                    sample.id,
+                    sample.label,
+                    self._digest("subject", sample.subject),
+                    self._digest("domain", sample.domain),
+                    learned and sample.label is not None,
+                    segment,
+                    self.content(sample.image),
+                )
+            )
+        if len(self._waiting) >= WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """On return every sample noted so far is in the file."""
+        if not self._waiting:
+            return
+        with self._file.transaction() as run:
+            for row in self._waiting:
+                run("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._waiting.clear()
+
+    def rewind(self, offset: int) -> None:
+        """Forget what passed at or after an offset: it will pass again."""
+        self._waiting.clear()
+        with self._file.transaction() as run:
+            run("DELETE FROM samples WHERE offset >= ?", (offset,))
+
+    def chunks(self, request: ForgetRequest, *, learned: bool, size: int = CHUNK) -> Iterator[list[Trace]]:
+        """The traces that the request selects, in the order of the stream; `learned`: those learned only."""
+        self.flush()
+        where, values = self._condition(request)
+        where += " AND learned" if learned else ""
+        after = -1
+        while rows := self._file.query(
+            f"SELECT {COLUMNS} FROM samples WHERE offset > ? AND {where} ORDER BY offset LIMIT ?",
+            *(after, *values, size),
+        ):
+            after = rows[-1][0]
+            yield [Trace(o, i, label, bool(done), s, c) for o, i, label, done, s, c in rows]
+
+    def count(self, request: ForgetRequest, *, learned: bool) -> int:
+        """How many traces the request selects."""
+        return sum(len(chunk) for chunk in self.chunks(request, learned=learned, size=CHUNK * 16))
+
+    def erase(self, offsets: Sequence[int]) -> None:
+        """Remove traces for good: neither the file nor its journal holds their bytes afterwards."""
+        with self._file.transaction() as run:
+            for offset in offsets:
+                run("DELETE FROM samples WHERE offset = ?", (offset,))
+        if not self._file.empty_journal():
+            raise ForgettingError(
+                f"{self._file.path} is in use, so its journal still holds erased samples",
+                hint="let go of it; the erasure goes on when the run is opened again",
+            )
+
+    def content(self, image: Pixels) -> bytes:
+        """A salted hash of an image, by which a sample that is brought back is known to be the same."""
+        salt = self._file.digest("content", str(image.shape))
+        return hashlib.blake2b(image.tobytes(), key=salt, digest_size=16).digest()
+
+    def close(self) -> None:
+        """Close the file; harmless twice. What was noted and not flushed is given up."""
+        self._file.close()
+
+    def _condition(self, request: ForgetRequest) -> tuple[str, tuple[Any, ...]]:
+        if request.kind == "class":
+            return "label = ?", (request.label,)
+        if request.kind == "subject":
+            return "subject = ?", (self._digest("subject", request.subject),)
+        chosen = request.selector
+        parts: list[tuple[str, tuple[Any, ...]]] = []
+        if chosen.ids:
+            self._choose(chosen.ids)
+            parts.append(("id IN (SELECT id FROM temp.chosen)", ()))
+        if chosen.subject is not None:
+            parts.append(("subject = ?", (self._digest("subject", chosen.subject),)))
+        if chosen.domain is not None:
+            parts.append(("domain = ?", (self._digest("domain", chosen.domain),)))
+        if chosen.offsets is not None:
+            parts.append(("offset >= ? AND offset < ?", chosen.offsets))
+        wheres, values = zip(*parts, strict=True)
+        return " AND ".join(wheres), tuple(value for each in values for value in each)
+
+    def _choose(self, ids: Sequence[str]) -> None:
+        """Ids may be more than SQLite takes as arguments, so they go to a table in memory."""
+        self._file.query("PRAGMA temp_store = MEMORY")
+        self._file.query("CREATE TEMP TABLE IF NOT EXISTS chosen (id TEXT PRIMARY KEY)")
+        with self._file.transaction() as run:
+            run("DELETE FROM temp.chosen")
+            for each in ids:
+                run("INSERT OR IGNORE INTO temp.chosen VALUES (?)", (each,))
+
+    def _digest(self, kind: str, value: str | None) -> bytes | None:
+        return None if value is None else self._file.digest(kind, value)

@@ -1,0 +1,155 @@
+"""A learner that can forget, and a run of it on disk, without torch: fast enough to be killed everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streamcl.checkpoint import Checkpoints
+from streamcl.errors import ForgettingError
+from streamcl.evaluation import Examiner
+from streamcl.forgetting.closed_form import ClosedForm
+from streamcl.forgetting.forgetter import Belongings, Forgetter
+from streamcl.forgetting.head_rows import HeadRows
+from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.nothing import Nothing
+from streamcl.forgetting.sealing import Sealing
+from streamcl.gallery import Gallery
+from streamcl.ledger import LEDGER, Ledger
+from streamcl.metrics import HoldoutHistory, Prequential, Throughput
+from streamcl.processor import Pace, StreamProcessor
+from streamcl.sinks import JsonlSink
+from streamcl.testing import FakeLearner, FaultyDisk
+
+
+class ForgettingLearner(FakeLearner):
+    """Its sum is the list of ids it consumed, so what was subtracted can be read off."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.subtracted = 0
+
+    def measure(self, samples):
+        return [(sample.id, sample.label) for sample in samples]
+
+    def combine(self, one, other):
+        return one + other
+
+    def difference(self, one, other):
+        return float(sorted(one) != sorted(other))
+
+    def subtract(self, sums):
+        left = list(self.consumed)
+        for name, _ in sums:
+            if name not in left:
+                raise ForgettingError("a sample was to be subtracted twice")
+            left.remove(name)
+        for _, label in sums:
+            self._counts[label] -= 1
+        self.consumed = left
+        return {"samples_left": len(left)}
+
+    def drop_class(self, name):
+        if self._counts.pop(name):
+            raise ForgettingError("it still has samples")
+
+
+class Clock:
+    def __init__(self):
+        self.throughput = Throughput(clock=lambda: 0.0)
+        self.state_dict = self.throughput.state_dict
+        self.load_state_dict = self.throughput.load_state_dict
+
+    def read(self, images):
+        return Pace(None, 0.0, 0.0)
+
+
+class Detector:
+    """Shifts at the first update of every four, consolidates at the third."""
+
+    def __init__(self):
+        self.count = 0
+
+    def update(self, loss):
+        self.count += 1
+
+    @property
+    def shift(self):
+        return "scripted" if self.count % 4 == 1 else None
+
+    @property
+    def plateau(self):
+        return "scripted" if self.count % 4 == 3 else None
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+class Opened:
+    """A run of the fake learner in a folder: opened anew or where it stopped, like streamcl.runs does."""
+
+    def __init__(self, folder: Path, source, *, learner=None, schedule=(), disk=None, commit_every=8, keep=2):
+        folder.mkdir(exist_ok=True)
+        disk = disk or FaultyDisk()  # without faults: its syncs cost nothing
+        self.folder = folder
+        self.learner = learner or ForgettingLearner()
+        self.ledger = Ledger(folder / LEDGER, clock=lambda: 1000.0)
+        self.lineage = Lineage(folder / LINEAGE)
+        self.sink = JsonlSink(folder, disk=disk)
+        vault = Checkpoints(folder / "checkpoints", fingerprint={}, keep=keep, disk=disk)
+        scores, gallery = Prequential(), Gallery(folder / "samples", 3, disk=disk)
+        belongings = Belongings(
+            folder, self.learner, source, scores, gallery=gallery, vault=Sealing(vault), disk=disk
+        )
+        self.forgetter = Forgetter(
+            belongings,
+            self.ledger,
+            self.lineage,
+            [Nothing(), ClosedForm(), HeadRows()],
+            schedule=schedule,
+            clock=lambda: 2000.0,
+        )
+        self.processor = StreamProcessor(
+            source,
+            self.learner,
+            Detector(),
+            scores=scores,
+            history=HoldoutHistory(),
+            examiner=Examiner([]),
+            pace=Clock(),
+            sink=self.sink,
+            gallery=gallery,
+            vault=vault,
+            forgetter=self.forgetter,
+            commit_every=commit_every,
+        )
+        vault.sweep()
+        found = vault.latest(report=lambda message: None)
+        self.processor.begin() if found is None else self.processor.restore(found.state)
+
+    def run(self):
+        return list(self.processor.run())
+
+    def close(self):
+        self.sink.close()
+        self.forgetter.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def holds(folder: Path, *texts: str) -> dict[str, list[str]]:
+    """Which files of a folder hold one of the texts, byte for byte."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            for text in texts:
+                if text.encode() in content:
+                    found.setdefault(path.name, []).append(text)
+    return found

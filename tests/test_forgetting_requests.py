@@ -1,0 +1,206 @@
+"""Requests as events of the stream: durable, carried out once, and then nothing of them is left."""
+
+import json
+from pathlib import Path
+
+import pytest
+from forgetting_fakes import ForgettingLearner, Opened, holds
+
+from streamcl.checkpoint import Checkpoints, state_hash
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest, Selector
+from streamcl.forgetting.orders import body_of, order
+from streamcl.forgetting.receipt import read_chain
+from streamcl.testing import FakeLearner, ScriptedSource, record_id
+
+
+def source(*items):
+    return ScriptedSource(items or [4] * 10, classes=("even", "odd"))
+
+
+def lines(folder: Path, topic: str):
+    return [json.loads(line) for line in (folder / f"{topic}.jsonl").read_text().splitlines()]
+
+
+def ids(numbers):
+    return [record_id(k) for k in numbers]
+
+
+def receipt(folder: Path, name: str):
+    return json.loads((folder / "receipts" / f"{name}.json").read_text())
+
+
+def test_a_request_in_the_source_takes_effect_in_its_place(tmp_path):
+    request = ForgetRequest("r1", "samples", 0, selector=Selector(ids=("000001", "000005")))
+    with Opened(tmp_path, source(4, 4, request, 4)) as run:
+        run.run()
+        assert run.learner.consumed == ids(k for k in range(12) if k not in {1, 5})
+        assert run.ledger.entry("r1").progress == "done"
+    assert receipt(tmp_path, "r1")["offset"] == 8
+    assert receipt(tmp_path, "r1")["guarantee"] == "exact"
+    (event,) = [line for line in lines(tmp_path, "events") if line["kind"] == "forget"]
+    assert (event["offset"], event["samples"], event["outcome"]) == (8, 2, "done")
+
+
+def test_a_scheduled_request_waits_for_its_offset(tmp_path):
+    with Opened(tmp_path, source(), schedule=[order(subject="subject-1", offset=18, id="r1")]) as run:
+        run.run()
+        left = run.learner.consumed
+    assert receipt(tmp_path, "r1")["offset"] == 20
+    assert left == ids(k for k in range(40) if k % 3 != 1)  # the later ones have a tombstone
+    assert receipt(tmp_path, "r1")["scope"]["learned"] == 7
+
+
+def test_a_request_through_the_ledger_is_seen_before_the_next_batch(tmp_path):
+    from streamcl.ledger import LEDGER, Ledger
+
+    with Opened(tmp_path, source()) as run:
+        for prediction in run.processor.run():
+            if prediction.offset == 9:
+                with Ledger(tmp_path / LEDGER) as other:
+                    other.submit(body_of(order(label="odd", id="r1")))
+        assert run.learner.classes == ("even",)
+        assert run.learner.consumed == ids(range(0, 40, 2))
+    assert receipt(tmp_path, "r1")["offset"] == 12
+
+
+def test_afterwards_nothing_in_the_run_directory_holds_the_samples(tmp_path):
+    gone = ids([2, 3, 17])
+    with Opened(tmp_path, source(), schedule=[order(ids=gone, offset=20, id="r1")]) as run:
+        run.run()
+        assert holds(tmp_path, *gone) == {}
+        assert lines(tmp_path, "predictions")[2] == {"step": 1, "offset": 2, "erased": True}
+        assert [line["offset"] for line in lines(tmp_path, "predictions")] == list(range(40))
+    assert holds(tmp_path, *gone) == {}
+    assert holds(tmp_path, record_id(4)) != {}
+
+
+def test_afterwards_nothing_in_the_run_directory_names_the_class(tmp_path):
+    names = ScriptedSource([4] * 10, classes=("zebra", "ibex"))
+    with Opened(tmp_path, names, schedule=[order(label="ibex", offset=20, id="r1")]) as run:
+        predictions = run.run()
+        assert run.processor.scores.per_class.keys() == {"zebra", "(forgotten)"}
+    assert holds(tmp_path, "ibex") == {}
+    assert holds(tmp_path, "zebra") != {}
+    assert {p.predicted for p in predictions if p.offset >= 20} == {"zebra"}
+
+
+@pytest.mark.parametrize("what", [{"label": "odd"}, {"subject": "subject-2"}, {"ids": ids([1, 30])}])
+def test_what_comes_again_is_not_learned_again_unless_allowed(tmp_path, what):
+    script = [4, 4, 4, *source()._script]
+    for relearn in ("deny", "allow"):
+        schedule = [order(**what, offset=8, id="r1", relearn=relearn)]
+        with Opened(tmp_path / relearn, source(*script), schedule=schedule) as run:
+            run.run()
+            after = [name for name in run.learner.consumed if int(name) >= 8]
+        allowed = 52 - 8
+        assert (len(after) == allowed) is (relearn == "allow")
+
+
+def test_the_same_request_twice_is_one(tmp_path):
+    first = ForgetRequest("r1", "class", 0, label="odd", key="k")
+    with Opened(tmp_path, source(4, first, 4, first, 4)) as run:
+        run.run()
+        assert len(run.ledger.entries()) == 1
+    assert len(read_chain(tmp_path)) == 1
+
+
+def test_the_same_wish_under_another_name_reaches_nothing_more(tmp_path):
+    schedule = [order(label="odd", offset=8, id="r1"), order(label="odd", offset=16, id="r2")]
+    with Opened(tmp_path, source(), schedule=schedule) as run:
+        run.run()
+    assert receipt(tmp_path, "r2")["method"] == "nothing"
+    assert receipt(tmp_path, "r2")["scope"]["learned"] == 0
+
+
+def test_an_unknown_subject_is_kept_out_in_advance_and_an_unknown_class_is_refused(tmp_path):
+    schedule = [order(subject="subject-9", offset=8, id="r1"), order(label="od", offset=8, id="r2")]
+    with Opened(tmp_path, source(), schedule=schedule) as run:
+        run.run()
+        assert run.ledger.entry("r1").progress == "done"
+        assert run.ledger.entry("r2").progress == "refused"
+    assert "no class of that name has been seen" in receipt(tmp_path, "r2")["reason"]
+    assert receipt(tmp_path, "r1")["method"] == "nothing"
+
+
+def test_a_malformed_request_is_refused_and_the_stream_goes_on(tmp_path):
+    broken = ForgetRequest("r1", "class", 0)
+    with Opened(tmp_path, source(4, broken, 4)) as run:
+        run.run()
+        assert len(run.learner.consumed) == 8
+        assert run.ledger.entry("r1").progress == "refused"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({}, "names ids, a subject, a domain or offsets"),
+        ({"label": "a", "subject": "b"}, "names a class and nothing else"),
+        ({"ids": [3]}, "'ids' must be a list of ids"),
+        ({"label": ""}, "'label' must be"),
+        ({"subject": "a", "offset": -1}, "'offset' must be"),
+        ({"offsets": (5, 5)}, "'offsets' must be"),
+        ({"subject": "a", "guarantee": "perfect"}, "'guarantee' must be one of exact"),
+        ({"subject": "a", "relearn": "maybe"}, "'relearn' must be"),
+        ({"subject": "a", "deadline": float("nan")}, "'deadline' must be"),
+    ],
+)
+def test_the_reason_of_a_refusal_names_the_field(wrong, reason):
+    with pytest.raises(ForgettingError, match=reason):
+        order(**wrong)
+
+
+def test_a_method_that_cannot_keep_the_guarantee_is_not_taken(tmp_path):
+    schedule = [
+        order(subject="subject-1", guarantee="exact", offset=8, id="r1"),
+        order(subject="subject-1", method="magic", offset=8, id="r2"),
+        order(subject="subject-1", offset=8, id="r3"),
+    ]
+    with Opened(tmp_path, source(), learner=FakeLearner(), schedule=schedule) as run:
+        before = state_hash(run.learner.state_dict())
+        run.run()
+        assert state_hash(run.learner.state_dict()) != before
+        assert len(run.learner.consumed) == 40 - 10  # of those that came later nothing was learned
+    assert receipt(tmp_path, "r1")["outcome"] == "refused"
+    assert "not a sum" in receipt(tmp_path, "r1")["reason"]
+    assert "not known here" in receipt(tmp_path, "r2")["reason"]
+    assert receipt(tmp_path, "r3")["guarantee"] == "approximate"
+    assert "not a sum" in receipt(tmp_path, "r3")["why"]
+
+
+class Halfway(ForgettingLearner):
+    def subtract(self, sums):
+        super().subtract(sums)
+        raise ForgettingError("the second half failed")
+
+
+def test_a_failed_erasure_leaves_the_learner_as_it_was(tmp_path):
+    with Opened(
+        tmp_path, source(), learner=Halfway(), schedule=[order(label="odd", offset=8, id="r1")]
+    ) as run:
+        run.run()
+        assert len(run.learner.consumed) == 40
+        assert run.ledger.entry("r1").progress == "failed"
+    assert receipt(tmp_path, "r1")["outcome"] == "failed"
+
+
+def test_samples_whose_pixels_changed_are_not_subtracted(tmp_path):
+    class Altered(ScriptedSource):
+        def fetch(self, wanted):
+            found = super().fetch(wanted)
+            for sample in found.values():
+                sample.image[0, 0] = 255
+            return found
+
+    with Opened(tmp_path, Altered([4] * 5), schedule=[order(ids=ids([1]), offset=8, id="r1")]) as run:
+        run.run()
+        assert len(run.learner.consumed) == 20
+    assert "their pixels differ" in receipt(tmp_path, "r1")["reason"]
+
+
+def test_older_checkpoints_go_with_the_samples(tmp_path):
+    with Opened(tmp_path, source(), keep=5, schedule=[order(ids=ids([1]), offset=36, id="r1")]) as run:
+        run.run()
+    for path in Checkpoints(tmp_path / "checkpoints", fingerprint={}).paths():
+        assert "000001" not in (path / "state.json").read_text()
+    assert receipt(tmp_path, "r1")["checkpoint"]["removed"] == 4
