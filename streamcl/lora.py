@@ -139,7 +139,8 @@ class LoRALinear(nn.Module):
 class Adapters(nn.Module):
     """Adapted copies of the blocks first_block .. depth - 1, sharing every frozen tensor with the backbone.
 
-    The backbone itself stays as it was, so a frozen and an adapted branch can run side by side.
+    The backbone itself stays as it was, so a frozen and an adapted branch can run side by side. Any linear
+    layer of a copy can be given a weight of its own (`edit`); it is part of the exported state, whole.
     """
 
     def __init__(
@@ -156,6 +157,8 @@ class Adapters(nn.Module):
         self.names = tuple(f"{name}.attn.qkv" for name in backbone.block_names[first_block:])
         self.layers = [LoRALinear(backbone.qkv(block), rank, generator) for block in blocks]
         self.blocks = nn.ModuleList(map(_adapted, blocks, self.layers))
+        self.block_names = backbone.block_names[first_block:]
+        self._originals: dict[str, Any] = {}  # by path: the backbone's weight where ours differs
         self.eval()
 
     def train(self, mode: bool = True) -> Adapters:  # noqa: ARG002
@@ -185,16 +188,71 @@ class Adapters(nn.Module):
             layer.fold()
             layer.redraw(generator)
 
+    def linear(self, path: str) -> nn.Linear:
+        """An adapted block's own linear layer by timm's path, as `blocks.3.mlp.fc1`; KeyError for no such."""
+        for name, block in zip(self.block_names, self.blocks, strict=True):
+            if path.startswith(f"{name}."):
+                found = dict(block.named_modules()).get(path.removeprefix(f"{name}."))
+                if isinstance(found, nn.Linear):
+                    return found
+        raise KeyError(path)
+
+    def has_linear(self, path: str) -> bool:
+        """Whether there is such a linear layer; a qkv projection is none of them."""
+        try:
+            return path not in self.names and self.linear(path) is not None
+        except KeyError:
+            return False
+
+    def original(self, path: str) -> Tensor:
+        """The backbone's own weight of a linear layer."""
+        weight: Tensor = self._originals.get(path, self.linear(path).weight)
+        return weight
+
+    def edit(self, path: str, weight: Tensor) -> None:
+        """Have this weight, copied, in that linear layer from now on; the backbone keeps its own."""
+        layer = self.linear(path)
+        if weight.shape != layer.weight.shape:
+            raise ValueError(f"{path}: {tuple(weight.shape)} is not the shape {tuple(layer.weight.shape)}")
+        self._originals.setdefault(path, layer.weight)
+        layer.weight = nn.Parameter(weight.detach().to(layer.weight, copy=True), requires_grad=False)
+
+    @property
+    def edits(self) -> dict[str, Tensor]:
+        """The weights that were given to linear layers, by path."""
+        return {path: self.linear(path).weight.detach() for path in self._originals}
+
+    @property
+    def gains(self) -> dict[str, Tensor]:
+        """float64, by path: what the weights given to linear layers have over the backbone's."""
+        edits = self.edits
+        return {path: edits[path].double() - old.double() for path, old in self._originals.items()}
+
+    def revert(self) -> None:
+        """Go back to the backbone's own weight in every linear layer that was given another."""
+        for path, weight in self._originals.items():
+            self.linear(path).weight = weight
+        self._originals.clear()
+
     def export_state(self) -> State:
-        """Per layer lora_A, lora_B and, once folded, the q and v rows of W: float32 arrays, copied."""
-        return {name: _layer_state(layer) for name, layer in zip(self.names, self.layers, strict=True)}
+        """Per layer lora_A, lora_B and, once folded, the q and v rows of W; per edited layer its weight.
+
+        Float32 arrays, copied.
+        """
+        pairs = {name: _layer_state(layer) for name, layer in zip(self.names, self.layers, strict=True)}
+        edits = {path: {"weight": weight.cpu().numpy().copy()} for path, weight in self.edits.items()}
+        return pairs | edits
 
     def import_state(self, state: Mapping[str, Any]) -> None:
         """Become the adapters that exported `state`. Raises CheckpointError where it is of others."""
-        if set(state) != set(self.names):
-            raise CheckpointError(f"adapters of {sorted(state)} were expected to be of {sorted(self.names)}")
+        edits = {path: _edit_of(self, path, state[path]) for path in state if path not in self.names}
+        if missing := set(self.names) - set(state):
+            raise CheckpointError(f"adapters of {sorted(state)} were expected to be of {sorted(missing)} too")
         for name, layer in zip(self.names, self.layers, strict=True):
             _load_layer(name, layer, state[name])
+        self.revert()
+        for path, weight in edits.items():
+            self.edit(path, weight)
 
 
 def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
@@ -212,6 +270,17 @@ def _layer_state(layer: LoRALinear) -> State:
     if layer.folded:
         tensors["rows"] = layer.adapted_rows()
     return {key: value.detach().cpu().numpy().copy() for key, value in tensors.items()}
+
+
+def _edit_of(adapters: Adapters, path: str, state: Mapping[str, Any]) -> Tensor:
+    """The weight of an edited linear layer; CheckpointError where it is not one of these adapters."""
+    try:
+        weight, own = torch.from_numpy(state["weight"]), adapters.linear(path).weight
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is no linear layer of these adapted blocks") from error
+    if weight.shape != own.shape:
+        raise CheckpointError(f"{path} has shape {tuple(weight.shape)}, expected {tuple(own.shape)}")
+    return weight
 
 
 def _load_layer(name: str, layer: LoRALinear, state: Mapping[str, Any]) -> None:

@@ -44,18 +44,19 @@ def export_adapter(  # noqa: PLR0917 - the two parts of a head, then where and u
     None and None leave the head out, for one that reads other features. Raises ConfigError for other shapes.
     The q and the v adapter of a layer become one adapter of its qkv. What was folded is exported with
     what is live, factored to its numerical rank; ranks are evened out by zero rows, and the scale is 1.
+    What other linear layers have gained (see `Adapters.edit`) is an adapter of theirs in the same way.
     Blocks of eva and swin v2 read qkv's weight past PEFT's layer: call `merge_and_unload` there.
     The three files are each written whole or not at all, the configuration last.
     """
     head = _head_tensors(adapters, head_weight, head_bias, len(classes))
-    factors = [_factors(layer) for layer in adapters.layers]
-    rank = max(A.shape[0] for A, _ in factors)
+    factors = dict(zip(adapters.names, map(_factors, adapters.layers), strict=True)) | _edit_factors(adapters)
+    rank = max(A.shape[0] for A, _ in factors.values())
     tensors = {
         _key(name, part): value
-        for name, pair in zip(adapters.names, factors, strict=True)
+        for name, pair in factors.items()
         for part, value in zip(("lora_A.weight", "lora_B.weight"), _padded(pair, rank), strict=True)
     }
-    config = _config(rank, adapters.names, adapters.backbone.classifier if head else None)
+    config = _config(rank, tuple(factors), adapters.backbone.classifier if head else None)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files.atomic_write(folder / _WEIGHTS, save(_plain(tensors | head), metadata={"format": "pt"}))
@@ -76,12 +77,17 @@ def load_adapter(adapters: Adapters, folder: str | Path) -> ExportedHead | None:
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{folder}: not an exported adapter: {error}") from error
     with_head = any(key.startswith(_PREFIX + adapters.backbone.classifier[0]) for key in tensors)
-    _refuse_other_keys(tensors, _expected_keys(adapters, with_head=with_head), folder)
+    edited = _edited(adapters, tensors)
+    _refuse_other_keys(tensors, _expected_keys(adapters, edited, with_head=with_head), folder)
     deltas = [
         _read_delta(name, layer, tensors) for name, layer in zip(adapters.names, adapters.layers, strict=True)
     ]
+    gains = {path: _gain(path, tensors, adapters.original(path)) for path in edited}
     for layer, delta in zip(adapters.layers, deltas, strict=True):
         _settle(layer, delta)
+    adapters.revert()
+    for path, gain in gains.items():
+        adapters.edit(path, adapters.original(path).double() + gain)
     if not with_head:
         return None
     path = adapters.backbone.classifier[0]
@@ -97,6 +103,7 @@ def export_merged(adapters: Adapters, path: str | Path) -> None:
         merged = layer.adapted_rows().double() + layer.delta()
         triple[0], triple[2] = merged.to(weight)
         state[f"{name}.weight"] = weight
+    state |= {f"{path}.weight": weight for path, weight in adapters.edits.items()}
     files.atomic_write(Path(path), save(_plain(state), metadata={"format": "pt"}))
 
 
@@ -123,13 +130,24 @@ def _folded_factors(layer: LoRALinear) -> list[tuple[Tensor, Tensor]]:
     (width 384); past that the export is larger, not wrong.
     """
     noise = torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(layer.adapted_rows().double(), 2)
-    pairs = []
-    for delta, floor in zip(layer.total(), noise, strict=True):
-        U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
-        rank = int((floor < S).sum())
-        root = S[:rank].sqrt()
-        pairs.append(((root[:, None] * Vh[:rank]).float(), (U[:, :rank] * root).float()))
-    return pairs
+    return [_above(delta, floor) for delta, floor in zip(layer.total(), noise, strict=True)]
+
+
+def _edit_factors(adapters: Adapters) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B, by path, of what other linear layers than qkv have gained."""
+    eps = torch.finfo(torch.float32).eps
+    return {
+        path: _above(gain, eps * torch.linalg.matrix_norm(adapters.edits[path].double(), 2))
+        for path, gain in adapters.gains.items()
+    }
+
+
+def _above(delta: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """A and B of a delta, without what lies below the floor of rounding."""
+    U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
+    rank = int((floor < S).sum())
+    root = S[:rank].sqrt()
+    return (root[:, None] * Vh[:rank]).float(), (U[:, :rank] * root).float()
 
 
 def _padded(pair: tuple[Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
@@ -165,8 +183,16 @@ def _config(rank: int, targets: Sequence[str], heads: Sequence[str] | None) -> d
     }
 
 
-def _expected_keys(adapters: Adapters, *, with_head: bool) -> set[str]:
-    pairs = {_key(name, f"{part}.weight") for name in adapters.names for part in ("lora_A", "lora_B")}
+def _edited(adapters: Adapters, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Paths of further linear layers of the adapted blocks of which the file holds an adapter."""
+    ending = ".lora_A.weight"
+    found = [key[len(_PREFIX) : -len(ending)] for key in sorted(tensors) if key.endswith(ending)]
+    return [path for path in found if path not in adapters.names and adapters.has_linear(path)]
+
+
+def _expected_keys(adapters: Adapters, edited: Sequence[str], *, with_head: bool) -> set[str]:
+    names = (*adapters.names, *edited)
+    pairs = {_key(name, f"{part}.weight") for name in names for part in ("lora_A", "lora_B")}
     paths = adapters.backbone.classifier if with_head else ()
     return pairs | {_key(path, part) for path in paths for part in ("weight", "bias")}
 
@@ -177,16 +203,18 @@ def _refuse_other_keys(tensors: Mapping[str, Tensor], expected: set[str], folder
         raise CheckpointError(f"{folder}: adapter weights missing: {missing}, unknown: {extra}")
 
 
+def _gain(name: str, tensors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
+    """[out, in] float64: what the adapter adds to a layer's weight."""
+    A, B = (tensors[_key(name, f"{part}.weight")].double() for part in ("lora_A", "lora_B"))
+    outputs, inputs = weight.shape
+    if A.ndim != 2 or B.ndim != 2 or (*B.shape, A.shape[1]) != (outputs, len(A), inputs):
+        raise CheckpointError(f"{name}: factors {list(B.shape)} and {list(A.shape)} do not fit the layer")
+    return (B @ A).to(weight.device)
+
+
 def _read_delta(name: str, layer: LoRALinear, tensors: Mapping[str, Tensor]) -> Tensor:
     """[2, o, d] float64: what the adapter adds to the q and the v rows."""
-    A, B = (tensors[_key(name, f"{part}.weight")].double() for part in ("lora_A", "lora_B"))
-    if (
-        A.ndim != 2
-        or B.ndim != 2
-        or (*B.shape, A.shape[1]) != (layer.out_features, len(A), layer.in_features)
-    ):
-        raise CheckpointError(f"{name}: factors {list(B.shape)} and {list(A.shape)} do not fit the layer")
-    query, key, value = (B @ A).view(3, -1, layer.in_features)
+    query, key, value = _gain(name, tensors, layer.weight).view(3, -1, layer.in_features)
     if key.any():
         raise CheckpointError(f"{name}: the adapter changes k rows, which streamcl's adapters cannot")
     return torch.stack([query, value])

@@ -234,3 +234,46 @@ def test_per_sample_gradients_by_torch_func_sum_to_the_batchs():
     for key, value in whole.items():
         assert each[key].shape == (3, *value.shape)
         torch.testing.assert_close(each[key].sum(0), value, atol=1e-4, rtol=1e-4)
+
+
+def edited(adapters, path="blocks.2.mlp.fc1", seed=3):
+    weight = adapters.linear(path).weight
+    generator = torch.Generator().manual_seed(seed)
+    adapters.edit(path, weight + 0.1 * torch.randn(weight.shape, generator=generator))
+    return adapters
+
+
+def test_an_edited_layer_is_the_learners_own_and_the_backbone_stays():
+    backbone = shared("vit")
+    before = backbone.blocks[2].mlp.fc1.weight.clone()
+    adapters = adapters_of(backbone)
+    tokens = entering(backbone, adapters)
+    plain = adapters.run(tokens)[-1]
+    changed = edited(adapters).run(tokens)[-1]
+    assert (changed - plain).abs().max() > 1e-3
+    assert torch.equal(backbone.blocks[2].mlp.fc1.weight, before)
+    assert torch.equal(adapters_of(backbone).run(tokens)[-1], plain)
+    edited(adapters, seed=4).revert()
+    assert torch.equal(adapters.run(tokens)[-1], plain)
+    assert adapters.edits == {}
+
+
+def test_edits_are_in_the_exported_state_bit_by_bit():
+    adapters = edited(trained(adapters_of(shared("vit"))))
+    tokens = entering(adapters.backbone, adapters)
+    twin = edited(adapters_of(shared("vit"), seed=9), "blocks.1.mlp.fc2")
+    twin.import_state(adapters.export_state())
+    assert torch.equal(twin.run(tokens)[-1], adapters.run(tokens)[-1])
+    assert list(twin.edits) == ["blocks.2.mlp.fc1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [("blocks.0.mlp.fc1", (128, 32)), ("blocks.2.norm1", (32,)), ("blocks.2.mlp.fc1", (3, 3))],
+)
+def test_an_edit_of_another_place_or_shape_is_refused(path, shape):
+    adapters = adapters_of(shared("vit"))
+    state = adapters.export_state() | {path: {"weight": np.zeros(shape, np.float32)}}
+    with pytest.raises(CheckpointError, match=path):
+        adapters.import_state(state)
+    assert adapters.edits == {}

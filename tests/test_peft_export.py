@@ -194,3 +194,34 @@ def test_the_merged_model_is_a_plain_timm_model(family, folds, tmp_path):
     with torch.no_grad():
         got = model(adapters.backbone.prepare(images()))
     assert (got - outputs(adapters)).abs().max() <= 1e-5
+
+
+def with_edits(adapters):
+    generator = torch.Generator().manual_seed(5)
+    for path in ("blocks.1.mlp.fc2", "blocks.2.mlp.fc1"):
+        weight = adapters.linear(path).weight
+        out, width = weight.shape
+        gain = torch.randn(out, 2, generator=generator) @ torch.randn(2, width, generator=generator)
+        adapters.edit(path, weight + 0.05 * gain)
+    return adapters
+
+
+def test_edited_layers_travel_with_both_exports(tmp_path):
+    from peft import PeftModel
+
+    adapters = with_edits(adapters_of("vit", folds=1))
+    plain = outputs(adapters_of("vit", folds=1))
+    assert (outputs(adapters) - plain).abs().max() > 1e-2
+    weight, bias = head_of(adapters)
+    export_adapter(adapters, weight, bias, CLASSES, tmp_path, "timm/vit")
+    model = PeftModel.from_pretrained(plain_model("vit", adapters, 3), str(tmp_path))
+    expected = outputs(adapters) @ weight.T + bias
+    pixels = adapters.backbone.prepare(images())
+    assert torch.allclose(model(pixels), expected, atol=1e-4)
+    twin = adapters_of("vit", folds=0)
+    load_adapter(twin, tmp_path)
+    assert torch.allclose(outputs(twin), outputs(adapters), atol=1e-4)
+    export_merged(adapters, tmp_path / "merged.safetensors")
+    merged = plain_model("vit", adapters, 0)
+    merged.load_state_dict(load_file(tmp_path / "merged.safetensors"))
+    assert torch.allclose(merged(pixels), outputs(adapters), atol=1e-4)
