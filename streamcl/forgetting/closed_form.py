@@ -19,6 +19,7 @@ from streamcl.forgetting.protocol import (
     Place,
     Purging,
     Subtracting,
+    knows,
     shared_weights,
 )
 
@@ -44,6 +45,8 @@ class ClosedForm:
             return "this learner's knowledge is not a sum that samples can be taken out of"
         if request.kind == "class" and not isinstance(context.learner, Dropping):
             return "this learner cannot drop a class"
+        if not knows(request, context):
+            return "no class of that name was learned"
         if touched := shared_weights(context):
             return f"the samples have trained shared weights ({', '.join(touched)})"
         return context.unavailable if context.scope.learned else None

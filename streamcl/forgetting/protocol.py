@@ -169,6 +169,11 @@ def shared_weights(context: Context) -> tuple[str, ...]:
     return learner.shared(context.scope.chunks()) if isinstance(learner, Sharing) else ()
 
 
+def knows(request: ForgetRequest, context: Context) -> bool:
+    """Whether a request for a class names one that the learner has learned; other kinds always pass."""
+    return request.kind != "class" or bool(context.scope.learned) or request.label in context.learner.classes
+
+
 def weakest(guarantees: Sequence[Guarantee]) -> Guarantee:
     """The guarantee of several erasures together."""
     return min(guarantees, key=lambda each: STRENGTH[each])
