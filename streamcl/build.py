@@ -18,6 +18,7 @@ from streamcl.learners.fused import fused_width
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import Learner, ShiftDetector, Source
+from streamcl.randomness import capture_generators
 from streamcl.shift import build_detector, detector_names
 from streamcl.sinks import known_sinks
 from streamcl.weights import convert_onnx
@@ -122,7 +123,9 @@ def build_source(config: RunConfig) -> ReadAhead:
     """The stream: ordered, limited, and read ahead under a watchdog."""
     limit = sys.maxsize if config.limit is None else config.limit  # a limit may come and go between processes
     source = Limited(Checked(_plain_source(config)), limit)
-    return ReadAhead(source, config.source.prefetch, config.source.policy.stall_timeout)
+    # A source of the user's own may draw from the process-wide generators; those here have their own.
+    note = capture_generators if config.source.class_ else dict
+    return ReadAhead(source, config.source.prefetch, config.source.policy.stall_timeout, note=note)
 
 
 def _plain_source(config: RunConfig) -> Source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from types import MappingProxyType
@@ -148,6 +148,7 @@ class StreamProcessor:
 
     pace: reads the clock; its figures go to the sinks and decide nothing.
     environment: what the "start" event says of the machine and the software.
+    generators: the process-wide random generators as they were after the last event handed out.
     max_skipped: non-finite steps in a row after which NotFinite is raised, leaving the last commit as it is.
     """
 
@@ -168,6 +169,7 @@ class StreamProcessor:
         commit_every: int | None = None,
         max_skipped: int = 10,
         environment: Mapping[str, Any] = MappingProxyType({}),
+        generators: Callable[[], State] = capture_generators,
     ) -> None:
         self.source = source
         self.learner = learner
@@ -184,6 +186,7 @@ class StreamProcessor:
         self._commit_every = commit_every
         self._max_skipped = max_skipped
         self._environment = environment
+        self._generators = generators
         self._stopping = False
         self._position = source.state_dict()
 
@@ -265,7 +268,7 @@ class StreamProcessor:
             **parts,
             "source": self._position,
             "progress": asdict(self.progress),
-            "random": capture_generators(),
+            "random": self._generators(),
             "sinks": self._sink.state_dict(),
             "pace": self._pace.state_dict(),
         }

@@ -26,7 +26,7 @@ from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb
 from streamcl.peft_export import export_adapter, export_merged
 from streamcl.processor import Pace, StreamProcessor
 from streamcl.protocols import Learner, Source
-from streamcl.randomness import seed_generators
+from streamcl.randomness import capture_generators, seed_generators
 from streamcl.report import write_report
 from streamcl.run_lock import RunLock
 from streamcl.sinks import build_sinks
@@ -245,6 +245,7 @@ def _assemble(settings: RunConfig, folder: Path, stack: ExitStack, report: Tell)
         commit_every=keeping.every if keeping else None,
         max_skipped=settings.max_skipped,
         environment=environment(compute),
+        generators=source.noted if settings.source.class_ else capture_generators,
     )
     run = Run(
         settings, folder, compute, backbone, source, learner, processor, scores, history, throughput, stack

@@ -18,8 +18,11 @@ from streams.order import Checked, cut, in_order, passed_on
 __all__ = ["Checked", "Limited", "ReadAhead"]
 
 TICK = 0.05  # seconds between two looks at the clock, or at whether to stop
-Item: TypeAlias = tuple[Event | None, State, BaseException | None]
-"""An event and the position after it; or neither and why there is none (None: the end)."""
+Position: TypeAlias = tuple[State, State]
+"""The state of a source after an event, and what was noted there."""
+Item: TypeAlias = tuple[Event | None, Position, BaseException | None]
+"""An event and the position after it; or no event and why there is none (None: the end)."""
+NOWHERE: Position = ({}, {})
 
 
 class ReadAhead:
@@ -30,6 +33,10 @@ class ReadAhead:
     within `stall_timeout` seconds (None: wait for ever) a SourceError is raised; the thread, which cannot be
     stopped from outside, is left behind and ends with the process. With `depth` 0 there is no thread, and so
     no watchdog.
+
+    note: called where an event has just been read, before the next one is; `noted` gives what it returned
+    after the last event handed out. For what the source changes beside its state, such as the process-wide
+    random generators, which by then have moved on to the events read ahead.
     """
 
     def __init__(
@@ -39,13 +46,15 @@ class ReadAhead:
         stall_timeout: float | None = 300.0,
         *,
         clock: Callable[[], float] = time.monotonic,
+        note: Callable[[], State] = dict,
     ) -> None:
         self._source = source
+        self._note = note
         self._info = source.info  # asked before the thread begins to read
         self._depth = depth
         self._stall_timeout = stall_timeout
         self._clock = clock
-        self._state: State | None = None
+        self._position: Position | None = None
         self._worker: _Worker | None = None
 
     @property
@@ -63,12 +72,12 @@ class ReadAhead:
             yield from self._source
             return
         while True:
-            event, state, error = self._next_item()
+            event, position, error = self._next_item()
             if event is None:
                 if error is not None:
                     raise error
                 return
-            self._state = state
+            self._position = position
             yield event
 
     def __getattr__(self, name: str) -> Any:
@@ -76,15 +85,17 @@ class ReadAhead:
 
     def state_dict(self) -> State:
         """The position after the last event handed out."""
-        if self._depth == 0 or self._state is None:
-            return self._source.state_dict()
-        return self._state
+        return self._here()[0]
+
+    def noted(self) -> State:
+        """What `note` returned after the last event handed out; what it returns now where there was none."""
+        return self._here()[1]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from that position; what was read ahead is dropped."""
         self._stop()
         self._source.load_state_dict(state)
-        self._state = None
+        self._position = None
 
     def close(self) -> None:
         """End the thread. Iterating a replayable source again continues after the last event handed out."""
@@ -95,10 +106,13 @@ class ReadAhead:
         if self._source.replayable:
             self._source.load_state_dict(position)
 
+    def _here(self) -> Position:
+        return self._position or (self._source.state_dict(), self._note())
+
     def _next_item(self) -> Item:
         if self._worker is None:
-            self._state = self.state_dict()
-            self._worker = _Worker(self._source, self._depth)
+            self._position = self._here()
+            self._worker = _Worker(self._source, self._depth, self._note)
             weakref.finalize(self, self._worker.stop.set)
         started = self._clock()
         while True:
@@ -121,11 +135,11 @@ class ReadAhead:
 class _Worker:
     """The thread that reads, and the bounded queue it fills."""
 
-    def __init__(self, source: Source, depth: int) -> None:
+    def __init__(self, source: Source, depth: int, note: Callable[[], State]) -> None:
         self._items: queue.Queue[Item] = queue.Queue(depth)
         self._last: Item | None = None
         self.stop = threading.Event()
-        args = (source, self._items, self.stop)
+        args = (source, note, self._items, self.stop)
         self._thread = threading.Thread(target=_read, args=args, name="streamcl-read-ahead", daemon=True)
         self._thread.start()
 
@@ -148,23 +162,23 @@ class _Worker:
         return not self._thread.is_alive()
 
 
-def _read(source: Source, items: queue.Queue[Item], stop: threading.Event) -> None:
+def _read(source: Source, note: Callable[[], State], items: queue.Queue[Item], stop: threading.Event) -> None:
     """The thread's work: events and the positions after them, then the end or the error. Nothing is lost."""
     offset = 0
     try:
         for event in source:
             offset = event.end
-            if not _put(items, (event, source.state_dict(), None), stop):
+            if not _put(items, (event, (source.state_dict(), note()), None), stop):
                 return
-        last: Item = (None, {}, None)
+        last: Item = (None, NOWHERE, None)
     except StreamclError as error:
-        last = (None, {}, error)
+        last = (None, NOWHERE, error)
     except Exception as error:  # a source may raise anything; the reader must hear of it
         failed = SourceError(f"the source failed after offset {offset}: {type(error).__name__}: {error}")
         failed.__cause__ = error
-        last = (None, {}, failed)
+        last = (None, NOWHERE, failed)
     except BaseException as error:  # as above: SystemExit would end this thread in silence
-        last = (None, {}, error)
+        last = (None, NOWHERE, error)
     _put(items, last, stop)
 
 
