@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,15 @@ class LinearHead(nn.Module):
             if optimizer is not None:
                 _replace(optimizer, old, new, more)
 
+    def drop(self, row: int, optimizer: torch.optim.Optimizer) -> None:
+        """Remove a class's row and its moments; later rows move up by one and keep theirs."""
+        keep = [i for i in range(self.classes) if i != row]
+        for name in ("weight", "bias"):
+            old: nn.Parameter = getattr(self, name)
+            new = nn.Parameter(old.detach()[keep].clone(), requires_grad=old.requires_grad)
+            setattr(self, name, new)
+            _swap(optimizer, old, new, lambda value: value[keep].clone())
+
     def export_state(self) -> State:
         """weight float [C, d] and bias float [C] as numpy arrays."""
         return {name: p.detach().cpu().numpy().copy() for name, p in self.named_parameters()}
@@ -82,11 +91,18 @@ def _padded(values: Tensor, more: int) -> Tensor:
 
 
 def _replace(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, more: int) -> None:
+    _swap(optimizer, old, new, lambda value: _padded(value, more))
+
+
+def _swap(
+    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, fit: Callable[[Tensor], Tensor]
+) -> None:
+    """Let the optimizer hold `new` where it held `old`, its moments fitted to the new shape."""
     for group in optimizer.param_groups:
         group["params"] = [new if p is old else p for p in group["params"]]
     moments = optimizer.state.pop(old, None)
     if moments is not None:
         optimizer.state[new] = {
-            key: _padded(value, more) if torch.is_tensor(value) and value.shape == old.shape else value
+            key: fit(value) if torch.is_tensor(value) and value.shape == old.shape else value
             for key, value in moments.items()
         }

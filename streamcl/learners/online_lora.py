@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,6 +100,20 @@ class OnlineLoRALearner:
         self.adapters.consolidate(self.generator)
         drop_moments(self.model.optimizer, self.adapters.trainable().values())
         return {"adapter_norm": norm, "buffer": len(held)}
+
+    def drop_class(self, name: str) -> None:
+        """Lose a class: its row of the head goes, what it taught the adapters stays."""
+        self.model.drop_class(name)
+
+    def purge(self, predicate: Callable[[Sample], bool]) -> int:
+        """Let go of the held samples for which the predicate is true; how many there were."""
+        before = len(self.buffer)
+        self.buffer.purge(predicate)
+        return before - len(self.buffer)
+
+    def shared(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+        """Every sample learned has moved the adapters and the whole head, and may have set the importance."""
+        return ("adapters", "head", "importance") if any(traces) else ()
 
     def state_dict(self) -> State:
         """Everything that decides what comes next; the backbone's own weights are not in it."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from streamcl.backbone import Backbone
 from streamcl.compute import Compute
+from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Guess, Sample
 from streamcl.heads.linear import LinearHead
 from streamcl.learners.classes import ClassIndex
@@ -108,6 +109,13 @@ class TrainedModel:
         """Have a column for the class of every labelled sample."""
         self.index.add(sample.label for sample in samples if sample.label is not None)
         self.head.grow(len(self.index), self.optimizer)
+
+    def drop_class(self, name: str) -> None:
+        """Lose a class: its row of the head and its moments go, later classes move up by one."""
+        if name not in self.index:
+            raise ForgettingError("there is no such class to drop")
+        self.head.drop(self.classes.index(name), self.optimizer)
+        self.index = ClassIndex(each for each in self.classes if each != name)
 
     def targets(self, samples: Sequence[Sample]) -> Tensor:
         """int64 [N]: the columns of the samples' classes."""
