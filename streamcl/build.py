@@ -9,11 +9,22 @@ from typing import Any
 import torch
 
 from streamcl.backbone import Backbone, backbone_names, build_backbone
+from streamcl.build_baselines import build_baseline
 from streamcl.compute import Compute, resolve_compute
 from streamcl.config import RunConfig
-from streamcl.config_models import ByClass, ByPlugin, Hybrid, OnlineLora, RidgeOptions
+from streamcl.config_models import (
+    ByClass,
+    ByPlugin,
+    Hybrid,
+    NearestMean,
+    OnlineLora,
+    RidgeOptions,
+    StreamingLda,
+)
 from streamcl.errors import ConfigError
+from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.slda import SLDAHead
 from streamcl.learners.fused import fused_width
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
@@ -30,6 +41,7 @@ from streams.records import RecordPolicy
 from streams.wheels import cache_dir
 
 Tell = Callable[[str], None]
+RIDGE_SHARPNESS = 10.0
 LAST_BLOCKS = 5
 """Blocks whose tokens the ridge head reads where the configuration names none."""
 
@@ -85,24 +97,34 @@ def build_learner(config: RunConfig, backbone: Backbone, compute: Compute) -> Le
             mask_absent=options.mask_absent,
             seed=config.seed,
         )
-    ridge = options.ridge if isinstance(options, Hybrid) else options
-    return _ridge(config, ridge, backbone, compute)
+    if isinstance(options, RidgeOptions | NearestMean | Hybrid):
+        closed = options.ridge if isinstance(options, Hybrid) else options
+        return _closed_form(config, closed, backbone, compute)
+    return build_baseline(options, backbone, compute, config.seed)
 
 
-def _ridge(config: RunConfig, options: RidgeOptions, backbone: Backbone, compute: Compute) -> RidgeLearner:
+def _closed_form(
+    config: RunConfig, options: RidgeOptions | NearestMean, backbone: Backbone, compute: Compute
+) -> RidgeLearner:
     blocks = options.blocks or list(range(max(0, backbone.depth - LAST_BLOCKS), backbone.depth))
     if max(blocks) >= backbone.depth:
         raise config.refuse(
             "learner.blocks", f"block {max(blocks)} does not exist; there are {backbone.depth}"
         )
-    head = RidgeHead(
-        fused_width(backbone, blocks),
+    width = fused_width(backbone, blocks)
+    if isinstance(options, NearestMean):
+        nearest: Any = NCMHead(width, metric=options.metric, device=compute.device)
+        return RidgeLearner(backbone, compute, nearest, blocks=blocks)
+    discriminant = isinstance(options, StreamingLda)
+    head = (SLDAHead if discriminant else RidgeHead)(
+        width,
         projection=options.projection,
         seed=config.seed,
         relative_lambda=options.relative_lambda,
         device=compute.device,
     )
-    return RidgeLearner(backbone, compute, head, blocks=blocks)
+    sharpness = 1.0 if discriminant else RIDGE_SHARPNESS  # discriminants are log-likelihood ratios already
+    return RidgeLearner(backbone, compute, head, blocks=blocks, sharpness=sharpness)
 
 
 def build_shift(config: RunConfig) -> ShiftDetector:
@@ -182,6 +204,13 @@ def known_names(kind: str) -> Iterable[tuple[str, str]]:
                 ("hybrid", "the default"),
                 ("online_lora", "the paper's"),
                 ("ridge", "closed form, no gradients"),
+                ("ncm", "closed form: nearest class mean"),
+                ("slda", "closed form: streaming discriminant analysis"),
+                ("frozen_linear", "baseline: linear head by SGD"),
+                ("naive_lora", "baseline: LoRA without a remedy"),
+                ("er", "baseline: rehearsal of raw images"),
+                ("der_pp", "baseline: rehearsal of images and logits"),
+                ("ewc_pp", "baseline: elastic weights"),
             ]
         case "data":
             return [(entry.name, f"{entry.kind}: {entry.note}") for entry in fetch.catalogue()]

@@ -37,6 +37,8 @@ EDGES = {
     "__init__",
     "__main__",
     "build",
+    "build_baselines",
+    "bench",
     "runs",
     "cli",
     "report",

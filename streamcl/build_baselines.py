@@ -1,0 +1,53 @@
+"""The composition root's part for the learners that others are compared with."""
+
+from __future__ import annotations
+
+import functools
+from typing import TypeAlias
+
+import torch
+
+from streamcl.backbone import Backbone
+from streamcl.compute import Compute
+from streamcl.config_models import (
+    AdaptedBaselineOptions,
+    DarkReplayOptions,
+    ElasticConsolidation,
+    ExperienceReplayOptions,
+    FrozenLinear,
+    NaiveLora,
+)
+from streamcl.learners.baselines import DERPlusPlus, EWCPlusPlus, ExperienceReplay, PlainLearner
+from streamcl.learners.trained import OptimizerOf, TrainedModel
+from streamcl.lora import Adapters
+
+Baseline: TypeAlias = (
+    FrozenLinear | NaiveLora | ExperienceReplayOptions | DarkReplayOptions | ElasticConsolidation
+)
+
+
+def build_baseline(options: Baseline, backbone: Backbone, compute: Compute, seed: int) -> PlainLearner:
+    """The baseline that these options describe, knowing nothing yet."""
+    model = trained_model(options, backbone, compute, seed)
+    match options:
+        case ExperienceReplayOptions():
+            return ExperienceReplay(model, buffer=options.buffer)
+        case DarkReplayOptions():
+            return DERPlusPlus(model, buffer=options.buffer, alpha=options.alpha, beta=options.beta)
+        case ElasticConsolidation():
+            return EWCPlusPlus(model, strength=options.strength, decay=options.decay)
+        case _:
+            return PlainLearner(model)
+
+
+def trained_model(
+    options: FrozenLinear | AdaptedBaselineOptions, backbone: Backbone, compute: Compute, seed: int
+) -> TrainedModel:
+    """Adapters and head under Adam; without adapters, the head under SGD."""
+    generator = torch.Generator().manual_seed(seed)
+    if not isinstance(options, AdaptedBaselineOptions):
+        optimizer: OptimizerOf = functools.partial(torch.optim.SGD, lr=options.learning_rate)
+        return TrainedModel(backbone, compute, None, optimizer=optimizer, generator=generator)
+    optimizer = functools.partial(torch.optim.Adam, lr=options.learning_rate)
+    adapters = Adapters(backbone, rank=options.rank, first_block=options.first_block, generator=generator)
+    return TrainedModel(backbone, compute, adapters, optimizer=optimizer, generator=generator)
