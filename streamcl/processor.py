@@ -9,9 +9,9 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from streamcl.errors import ForgettingError, NotFinite
+from streamcl.errors import ForgettingError, NotFinite, SourceError
 from streamcl.evaluation import Examiner
-from streamcl.events import Batch, Event, ForgetRequest, Lesson, Prediction, Sample
+from streamcl.events import Batch, Event, ForgetRequest, Guess, Lesson, Prediction, Sample
 from streamcl.forgetting.orders import Order
 from streamcl.protocols import Learner, ShiftDetector, Sink, Source, State, Stateful
 from streamcl.randomness import capture_generators, restore_generators
@@ -149,7 +149,11 @@ class StreamProcessor:
     pace: reads the clock; its figures go to the sinks and decide nothing.
     environment: what the "start" event says of the machine and the software.
     generators: the process-wide random generators as they were after the last event handed out.
-    max_skipped: non-finite steps in a row after which NotFinite is raised, leaving the last commit as it is.
+    max_skipped: non-finite steps in a row after which NotFinite is raised. Nothing is committed since the
+        first of them, so that what the run goes back to is older than whatever spoilt it.
+    max_quarantined: records set aside in the whole run before SourceError is raised; None sets no limit.
+    A batch that memory is too short for is learned in halves, down to single samples, of which one that
+    does not fit is left out; a learner that runs out of memory must be as it was before the step.
     """
 
     def __init__(
@@ -168,6 +172,7 @@ class StreamProcessor:
         forgetter: Forgetting | None = None,
         commit_every: int | None = None,
         max_skipped: int = 10,
+        max_quarantined: int | None = None,
         environment: Mapping[str, Any] = MappingProxyType({}),
         generators: Callable[[], State] = capture_generators,
     ) -> None:
@@ -185,10 +190,12 @@ class StreamProcessor:
         self._forgetter = forgetter
         self._commit_every = commit_every
         self._max_skipped = max_skipped
+        self._max_quarantined = max_quarantined
         self._environment = environment
         self._generators = generators
         self._stopping = False
         self._position = source.state_dict()
+        self._random = generators()
 
     def run(self) -> Iterator[Prediction]:
         """Process every event that the source still has; commit when due, at a stop and at the end."""
@@ -200,6 +207,9 @@ class StreamProcessor:
             if self._stopping:
                 return
         self.forget()
+        if self._stopping:  # the source gave up waiting for an event
+            self.commit()
+            return
         self._finish()
 
     def begin(self) -> None:
@@ -226,6 +236,7 @@ class StreamProcessor:
             case ForgetRequest():
                 predictions = self._take_in(event)
         self._position = self.source.state_dict()
+        self._random = self._generators()
         return predictions
 
     def forget(self) -> None:
@@ -268,7 +279,7 @@ class StreamProcessor:
             **parts,
             "source": self._position,
             "progress": asdict(self.progress),
-            "random": self._generators(),
+            "random": self._random,
             "sinks": self._sink.state_dict(),
             "pace": self._pace.state_dict(),
         }
@@ -284,6 +295,7 @@ class StreamProcessor:
         if self._forgetter is not None:
             self._forgetter.rewind(self.progress.offset)
         restore_generators(state["random"])
+        self._random = state["random"]
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {
@@ -307,7 +319,7 @@ class StreamProcessor:
         if self._forgetter is not None:
             batch = self._forgetter.admit(batch)
         self._quarantine(batch)
-        lesson = self.learner.learn(batch)
+        lesson = self._teach(batch)
         predictions = _predictions(batch, lesson)
         self.scores.update(predictions, [sample.domain for sample in batch.samples])
         self.progress.step += 1
@@ -329,6 +341,31 @@ class StreamProcessor:
         self.progress.dropped += len(batch.refused) - len(named)
         for refused in named:
             self._write("quarantine", {"offset": refused.offset, "id": refused.id, "reason": refused.reason})
+        limit = self._max_quarantined
+        if limit is not None and self.progress.quarantined > limit:
+            last = f": {named[-1].reason}" if named else ""
+            raise SourceError(
+                f"{self.progress.quarantined} records were set aside up to offset {batch.end}, "
+                f"{limit} are allowed; the last{last}",
+                hint="quarantine.jsonl names them; source.policy.max_quarantined sets the limit",
+            )
+
+    def _teach(self, batch: Batch) -> Lesson:
+        """Let the learner have the batch, or its halves one after the other where memory is too short."""
+        try:
+            return self.learner.learn(batch)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+        if len(batch) <= 1:
+            self._log("skipped", "memory is too short for one sample; it was not learned")
+            return Lesson((Guess(None, 0.0),) * len(batch), ())
+        self._log("split", f"memory is too short for {len(batch)} samples; they are learned in halves")
+        half = len(batch) // 2
+        first = self._teach(Batch(batch.offset, batch.samples[:half]))
+        second = self._teach(Batch(batch.offset + half, batch.samples[half:]))
+        losses, learned = first.losses + second.losses, first.learned and second.learned
+        return Lesson(first.guesses + second.guesses, losses, learned)
 
     def _watch(self, lesson: Lesson) -> float | None:
         """The batch's mean loss where it may reach the detector; counts the steps that were not finite."""
@@ -344,9 +381,11 @@ class StreamProcessor:
         self._log("skipped", "losses or gradients were not finite; nothing was learned")
         count = self.progress.skipped_in_a_row
         if count >= self._max_skipped:
+            self._log("rollback", f"{count} steps in a row were not finite", to=self.progress.committed)
             raise NotFinite(
                 f"{count} steps in a row were not finite, up to offset {self.progress.offset}",
-                hint="lower the learning rate or set precision: 32-true; the last checkpoint is untouched",
+                hint="lower the learning rate or set precision: 32-true; "
+                f"the same command then goes on from offset {self.progress.committed}",
             )
 
     def _settle(self, batch: Batch, predictions: Sequence[Prediction], loss: float | None) -> None:
@@ -382,8 +421,9 @@ class StreamProcessor:
         )
 
     def _commit_due(self) -> bool:
-        every = self._commit_every
-        return every is not None and self.progress.offset // every != self.progress.committed // every
+        every, progress = self._commit_every, self.progress
+        due = every is not None and progress.offset // every != progress.committed // every
+        return due and not progress.skipped_in_a_row
 
     def _finish(self) -> None:
         if self.examiner.final and self.progress.examined < self.progress.offset:
@@ -417,6 +457,13 @@ class StreamProcessor:
 
     def _write(self, topic: str, record: Mapping[str, Any]) -> None:
         self._sink.write(topic, record)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's MemoryError, torch's OutOfMemoryError, or the RuntimeError of its allocator for the CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def _predictions(batch: Batch, lesson: Lesson) -> tuple[Prediction, ...]:

@@ -25,12 +25,13 @@ from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb
 from streamcl.peft_export import export_adapter, export_merged
 from streamcl.processor import Pace, StreamProcessor
-from streamcl.protocols import Learner, Source
+from streamcl.protocols import Learner
 from streamcl.randomness import capture_generators, seed_generators
 from streamcl.report import write_report
 from streamcl.run_lock import RunLock
 from streamcl.sinks import build_sinks
 from streamcl.summary import environment, summarise, timing
+from streams.guarded import ReadAhead
 
 Tell = Callable[[str], None]
 CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
@@ -47,7 +48,7 @@ class Run:
     folder: Path
     compute: Compute
     backbone: Backbone
-    source: Source
+    source: ReadAhead
     learner: Learner
     processor: StreamProcessor
     scores: Prequential
@@ -65,6 +66,11 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def stop(self) -> None:
+        """Ask the run to end after the event in hand, with a commit. Safe to call from a signal handler."""
+        self.processor.stop()
+        self.source.interrupt()
 
     def close(self) -> None:
         """Wait for the checkpoint being written and let go of the directory."""
@@ -244,6 +250,7 @@ def _assemble(settings: RunConfig, folder: Path, stack: ExitStack, report: Tell)
         vault=saver if keeping else None,
         commit_every=keeping.every if keeping else None,
         max_skipped=settings.max_skipped,
+        max_quarantined=settings.source.policy.max_quarantined,
         environment=environment(compute),
         generators=source.noted if settings.source.class_ else capture_generators,
     )

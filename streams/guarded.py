@@ -18,6 +18,7 @@ from streams.order import Checked, cut, in_order, passed_on
 __all__ = ["Checked", "Limited", "ReadAhead"]
 
 TICK = 0.05  # seconds between two looks at the clock, or at whether to stop
+PATIENCE = 2.0  # seconds that a closing source waits for its thread
 Position: TypeAlias = tuple[State, State]
 """The state of a source after an event, and what was noted there."""
 Item: TypeAlias = tuple[Event | None, Position, BaseException | None]
@@ -55,6 +56,7 @@ class ReadAhead:
         self._stall_timeout = stall_timeout
         self._clock = clock
         self._position: Position | None = None
+        self._interrupted = False
         self._worker: _Worker | None = None
 
     @property
@@ -98,13 +100,20 @@ class ReadAhead:
         self._position = None
 
     def close(self) -> None:
-        """End the thread. Iterating a replayable source again continues after the last event handed out."""
+        """End the thread. Iterating a replayable source again continues after the last event handed out.
+
+        A thread that hangs in the source is left behind after two seconds.
+        """
         if self._worker is None:
             return
         position = self.state_dict()
-        self._stop()
-        if self._source.replayable:
+        if self._worker.stopped(PATIENCE) and self._source.replayable:
+            self._worker = None
             self._source.load_state_dict(position)
+
+    def interrupt(self) -> None:
+        """Let whoever waits for an event wait no longer: iteration ends. Safe in a signal handler."""
+        self._interrupted = True
 
     def _here(self) -> Position:
         return self._position or (self._source.state_dict(), self._note())
@@ -119,6 +128,8 @@ class ReadAhead:
             item = self._worker.take(TICK)
             if item is not None:
                 return item
+            if self._interrupted:
+                return None, NOWHERE, None
             waited = self._clock() - started
             if self._stall_timeout is not None and waited >= self._stall_timeout:
                 raise SourceError(

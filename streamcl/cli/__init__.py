@@ -45,6 +45,10 @@ def main() -> NoReturn:
     except (OSError, MemoryError) as error:
         _explain(StreamclError(f"{type(error).__name__}: {error}"), debug=debug)
         sys.exit(1)
+    except Exception as error:  # a fault of ours or of a part of the user's own
+        hint = "--debug shows where"
+        _explain(StreamclError(f"{type(error).__name__}: {error}", hint=hint), debug=debug)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

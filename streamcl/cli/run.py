@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
+
+from streamcl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from streamcl.runs import Run
@@ -42,7 +45,7 @@ def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, qui
             _tell(f"{opened.folder} holds a finished run; --fresh starts over")
             _close(opened, quiet=quiet)
             return 0
-        with _stopping_gently(opened.processor.stop):
+        with _stopping_gently(opened.stop), _disk_errors(opened.folder):
             _watch(opened, show=not quiet and sys.stderr.isatty())
         if opened.processor.stopped:
             _tell(
@@ -81,6 +84,20 @@ def _stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """A disk that is full or fails while the run writes is told as what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
+            raise
+        raise CheckpointError(
+            f"{folder} cannot be written any more: {error.strerror}",
+            hint="the last checkpoint is good; with space on the disk, the same command goes on from there",
+        ) from error
 
 
 def _watch(opened: Run, *, show: bool) -> None:
