@@ -25,13 +25,12 @@ from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb
 from streamcl.peft_export import export_adapter, export_merged
 from streamcl.processor import Pace, StreamProcessor
-from streamcl.protocols import Learner
+from streamcl.protocols import Learner, Source
 from streamcl.randomness import capture_generators, seed_generators
 from streamcl.report import write_report
 from streamcl.run_lock import RunLock
 from streamcl.sinks import build_sinks
 from streamcl.summary import environment, summarise, timing
-from streams.guarded import ReadAhead
 
 Tell = Callable[[str], None]
 CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
@@ -48,13 +47,14 @@ class Run:
     folder: Path
     compute: Compute
     backbone: Backbone
-    source: ReadAhead
+    source: Source
     learner: Learner
     processor: StreamProcessor
     scores: Prequential
     history: HoldoutHistory
     throughput: Throughput
     _stack: ExitStack
+    _interrupt: Callable[[], None]
 
     def __iter__(self) -> Iterator[Prediction]:
         return self.processor.run()
@@ -70,7 +70,7 @@ class Run:
     def stop(self) -> None:
         """Ask the run to end after the event in hand, with a commit. Safe to call from a signal handler."""
         self.processor.stop()
-        self.source.interrupt()
+        self._interrupt()
 
     def close(self) -> None:
         """Wait for the checkpoint being written and let go of the directory."""
@@ -255,7 +255,18 @@ def _assemble(settings: RunConfig, folder: Path, stack: ExitStack, report: Tell)
         generators=source.noted if settings.source.class_ else capture_generators,
     )
     run = Run(
-        settings, folder, compute, backbone, source, learner, processor, scores, history, throughput, stack
+        settings,
+        folder,
+        compute,
+        backbone,
+        source,
+        learner,
+        processor,
+        scores,
+        history,
+        throughput,
+        stack,
+        source.interrupt,
     )
     return run, vault
 
