@@ -120,12 +120,14 @@ def open_run(
     fresh: bool = False,
     strict: bool = False,
     report: Tell = print,
+    vit: Callable[[RunConfig, Compute, Tell], Backbone] = build_vit,
 ) -> Run:
     """The run that a configuration describes: continued where its directory holds one, else begun.
 
     fresh: move an earlier run of the same name aside first. strict: a damaged checkpoint is an error rather
-    than a reason to use the one before it. Raises RunBusy where another process holds the directory,
-    ConfigError where the run in it was made with a configuration that this one cannot continue.
+    than a reason to use the one before it. vit: makes the backbone, or lends one that several runs share.
+    Raises RunBusy where another process holds the directory, ConfigError where the run in it was made with a
+    configuration that this one cannot continue.
     """
     settings = _settings(config)
     folder = Path(settings.run_dir or Path("runs") / settings.name)
@@ -138,7 +140,7 @@ def open_run(
         stack.enter_context(RunLock(folder))
         files.sweep(folder)
         _agree_with_earlier(settings, folder, report)
-        run, vault = _assemble(settings, folder, stack, report)
+        run, vault = _assemble(settings, folder, stack, report, vit)
         _resume(run, vault, strict=strict, report=report)
     except BaseException:
         stack.close()
@@ -216,12 +218,18 @@ def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> None
     files.atomic_write(folder / CONFIG, dump_config(settings).encode())
 
 
-def _assemble(settings: RunConfig, folder: Path, stack: ExitStack, report: Tell) -> tuple[Run, Checkpoints]:
+def _assemble(
+    settings: RunConfig,
+    folder: Path,
+    stack: ExitStack,
+    report: Tell,
+    vit: Callable[[RunConfig, Compute, Tell], Backbone],
+) -> tuple[Run, Checkpoints]:
     seed_generators(settings.seed)
     compute = build_compute(settings)
     source = build_source(settings)
     stack.callback(source.close)
-    backbone = build_vit(settings, compute, report)
+    backbone = vit(settings, compute, report)
     learner = build_learner(settings, backbone, compute)
     sink = build_sinks(folder, _extras(settings))
     stack.callback(sink.close)
