@@ -153,7 +153,9 @@ class TrainedModel:
             with torch.no_grad():
                 for parameter, value, moments in kept:
                     parameter.copy_(value)
-                    self.optimizer.state[parameter] = moments
+                    self.optimizer.state.pop(parameter, None)
+                    if moments:
+                        self.optimizer.state[parameter] = moments
 
         return undo
 
