@@ -34,6 +34,7 @@ PARTS = {
     *("run_lock", "ledger_file"),
 }
 EDGES = {
+    "audit",
     "__init__",
     "__main__",
     "build",

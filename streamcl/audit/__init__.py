@@ -1,0 +1,9 @@
+"""How an erasure is shown: measured beside models retrained without the data, on both sides."""
+
+from streamcl.audit.audit import audit
+from streamcl.audit.bench import Plan
+from streamcl.audit.judge import Finding
+from streamcl.audit.material import Audited, Examples, Material
+from streamcl.audit.report import AuditReport, text_table
+
+__all__ = ["AuditReport", "Audited", "Examples", "Finding", "Material", "Plan", "audit", "text_table"]

@@ -1,0 +1,81 @@
+"""The audit of one erasure from a closed-form head: from features to a report."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from streamcl.audit import interclass, relearn
+from streamcl.audit.bench import Bench, Plan, shuffled
+from streamcl.audit.compare import by_memorisation, failing, findings
+from streamcl.audit.judge import Finding, beside, judged
+from streamcl.audit.material import Audited, Material
+from streamcl.audit.models import disagreement
+from streamcl.audit.report import AuditReport
+from streamcl.heads.ridge import Statistics
+
+
+def audit(
+    material: Material, audited: Audited, *, relative_lambda: float, plan: Plan | None = None
+) -> AuditReport:
+    """Judge an erasure from a closed-form head beside models retrained without the data.
+
+    relative_lambda: the head's. Raises ForgettingError where the audited sums cannot be solved.
+    """
+    began = time.perf_counter()
+    plan = plan or Plan()
+    bench = Bench(material, plan, relative_lambda)
+    groups = bench.groups(audited)
+    found = [*findings(groups, groups.audited), *_taught(bench, audited.statistics)]
+    control = judged(findings(groups, groups.unforgotten), plan.rate)
+    names = ("audited", "references", "unforgotten")
+    return AuditReport(
+        kind="samples" if material.gone is None else "class",
+        counts={name: len(getattr(material, name)) for name in ("retain", "forget", "test")},
+        models={name: len(getattr(groups, name)) for name in names},
+        left_out=plan.left_out,
+        rate=plan.rate,
+        references_failing=failing(groups, groups.references, plan.rate),
+        unforgotten_failing=failing(groups, groups.unforgotten, plan.rate),
+        unforgotten_seen=not all(finding.good for finding in control),
+        findings=judged(found, plan.rate),
+        by_memorisation=by_memorisation(groups),
+        sums=None if audited.statistics is None else disagreement(audited.statistics, bench.retained),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _taught(bench: Bench, known: Statistics | None) -> list[Finding]:
+    """The measures that teach models something and look what comes of it; they need the audited sums."""
+    if known is None:
+        return []
+    return [*_interclass(bench, known), *_relearned(bench, known)]
+
+
+def _interclass(bench: Bench, known: Statistics) -> list[Finding]:
+    material, form = bench.material, bench.form
+    model = form.solve(bench.retained)
+    swap = interclass.most_confused(model, material.retain, material.test, bench.plan.seed)
+    if swap is None:
+        return []
+    before, after = interclass.after_forgetting(form, bench.few(known, swap.rows), swap)
+    models = (form.solve(each) for each in bench.few(bench.retained, swap.rows))
+    references = np.array([interclass.confusion(each, swap) for each in models])
+    step = 1 / len(swap.check)
+    return [beside("interclass confusion", after, references, before, step=step, paper=interclass.PAPER)]
+
+
+def _relearned(bench: Bench, known: Statistics) -> list[Finding]:
+    form, check = bench.form, bench.material.unseen
+    if check is None or not len(check):
+        return []
+    lessons = shuffled(bench.material.forget, bench.plan.seed)
+    target = relearn.REGAINED * relearn.accuracy_after(form, bench.retained, lessons, check)
+    none = torch.zeros(0, dtype=torch.int64)
+    times = (
+        relearn.relearn_times(form, bench.few(sums, none), lessons, check, target)
+        for sums in (known, bench.retained, bench.unforgotten_sums)
+    )
+    return [beside("relearn time, log2 samples", *times, step=1.0, paper=relearn.PAPER)]
