@@ -21,7 +21,12 @@ from streamcl.config_models import (
     RidgeOptions,
     StreamingLda,
 )
-from streamcl.errors import ConfigError
+from streamcl.errors import ConfigError, ForgettingError
+from streamcl.forgetting.closed_form import ClosedForm
+from streamcl.forgetting.head_rows import HeadRows
+from streamcl.forgetting.nothing import Nothing
+from streamcl.forgetting.orders import Order, order
+from streamcl.forgetting.protocol import Method
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
@@ -139,6 +144,38 @@ def build_shift(config: RunConfig) -> ShiftDetector:
     if options.name == "river":
         return build_detector("river", name=arguments["detector"], args=arguments["args"])
     return build_detector(options.name, **arguments)
+
+
+def build_methods() -> list[Method]:
+    """The ways to forget, of equal guarantees the one to take first."""
+    return [Nothing(), ClosedForm(), HeadRows()]
+
+
+def build_schedule(config: RunConfig) -> list[Order]:
+    """The requests that the configuration schedules, each with an id that says nothing."""
+    return [_order(config, number) for number in range(len(config.forget))]
+
+
+def _order(config: RunConfig, number: int) -> Order:
+    options = config.forget[number]
+    label, subject, domain = (
+        None if name is None else str(name) for name in (options.class_, options.subject, options.domain)
+    )
+    try:
+        return order(
+            id=f"scheduled-{options.at}-{number}",
+            offset=options.at,
+            ids=[str(each) for each in options.ids or ()],
+            offsets=options.offsets,
+            guarantee=options.guarantee,
+            method=options.method,
+            relearn=options.relearn,
+            label=label,
+            subject=subject,
+            domain=domain,
+        )
+    except ForgettingError as error:
+        raise config.refuse(f"forget.{number}", str(error)) from error
 
 
 def build_source(config: RunConfig) -> ReadAhead:

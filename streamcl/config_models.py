@@ -572,6 +572,39 @@ class ReportOptions(Options):
     title: str | None = Field(None, max_length=500, description="Heading; null: the run's name.")
 
 
+class ForgetOptions(Options):
+    """A request to forget that falls due at an offset of the stream."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    at: int = Field(0, ge=0, lt=2**62, description="Carried out before the first batch at or past it.")
+    class_: str | int | None = Field(None, alias="class", description="A class, all of it.")
+    subject: str | int | None = Field(None, description="Everything of a subject.")
+    ids: list[str | int] | None = Field(None, min_length=1, description="Samples by their ids.")
+    domain: str | int | None = Field(None, description="Samples of a domain.")
+    offsets: list[int] | None = Field(
+        None, min_length=2, max_length=2, description="Samples from the first offset to before the second."
+    )
+    guarantee: Literal["exact", "bounded", "approximate"] | None = Field(
+        None, description="The weakest guarantee that will do; null: the strongest that there is."
+    )
+    method: str = Field("auto", min_length=1, max_length=200, description="auto, or a method by name.")
+    relearn: Literal["deny", "allow"] = Field(
+        "deny", description="What happens when the stream brings it again: drop it, or learn it anew."
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> ForgetOptions:
+        narrow = [self.ids, self.domain, self.offsets]
+        if self.class_ is not None and any(each is not None for each in (self.subject, *narrow)):
+            raise PydanticCustomError("both", "'class' stands alone: a class is forgotten whole")
+        if self.class_ is None and self.subject is None and not any(each is not None for each in narrow):
+            raise PydanticCustomError(
+                "none", "needs one of 'class', 'subject', 'ids', 'domain' and 'offsets'"
+            )
+        return self
+
+
 class RunConfig(Options):
     """A run of streamcl: where the stream comes from, what learns from it, and what is kept."""
 
@@ -623,6 +656,12 @@ class RunConfig(Options):
     checkpoint: CheckpointOptions | None = Field(
         CheckpointOptions(),
         description="Resumption; null: the run cannot be resumed.",
+        json_schema_extra=SAFE,
+    )
+    forget: list[ForgetOptions] = Field(
+        [],
+        max_length=10_000,
+        description="Requests to forget at offsets of the stream.",
         json_schema_extra=SAFE,
     )
     max_skipped: int = Field(

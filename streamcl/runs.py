@@ -12,7 +12,15 @@ from typing import Any
 
 from streamcl import files
 from streamcl.backbone import Backbone
-from streamcl.build import build_compute, build_learner, build_shift, build_source, build_vit
+from streamcl.build import (
+    build_compute,
+    build_learner,
+    build_methods,
+    build_schedule,
+    build_shift,
+    build_source,
+    build_vit,
+)
 from streamcl.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.compute import Compute
 from streamcl.config import RunConfig, config_from_dict, differences, dump_config, fingerprint, load_config
@@ -20,8 +28,13 @@ from streamcl.config_models import ByClass, ByPlugin
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.evaluation import Examiner
 from streamcl.events import Prediction
+from streamcl.forgetting.forgetter import Belongings, Forgetter
+from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.orders import order
+from streamcl.forgetting.sealing import Sealing
 from streamcl.gallery import Gallery
 from streamcl.learners.online_lora import OnlineLoRALearner
+from streamcl.ledger import LEDGER, Ledger
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb
 from streamcl.peft_export import export_adapter, export_merged
 from streamcl.processor import Pace, StreamProcessor
@@ -53,6 +66,7 @@ class Run:
     scores: Prequential
     history: HoldoutHistory
     throughput: Throughput
+    forgetter: Forgetter
     _stack: ExitStack
     _interrupt: Callable[[], None]
 
@@ -105,6 +119,15 @@ class Run:
             timing=timing(self.throughput, self.compute),
         )
 
+    def forget(self, **what: Any) -> str:
+        """Take in a request to forget; it is durable on return, and carried out before the next batch.
+
+        what: as for `streamcl.forgetting.orders.order`: `label` (a class), `subject`, `ids`, `domain`,
+        `offsets`, `samples`, `guarantee`, `method`, `relearn`, `deadline`, `key`, `id`. Returns the request's
+        id, which is its receipt's name. Raises ForgettingError where the request makes no sense.
+        """
+        return self.forgetter.take_in(order(**what))
+
     def finish(self) -> dict[str, Any]:
         """Write summary.json, adapter/ and report.html; returns the summary."""
         summary = self.summary()
@@ -146,6 +169,20 @@ def open_run(
         stack.close()
         raise
     return run
+
+
+def carry_out(folder: Path, *, report: Tell = print) -> None:
+    """Carry out at once what is pending for a run that no process works on; batches are not processed.
+
+    Raises RunBusy where one does (it carries them out itself), ConfigError where there is no run.
+    """
+    config = _saved_config(folder)
+    if config is None:
+        raise ConfigError(f"{folder} holds no run: there is no {CONFIG} in it")
+    with open_run(config.model_copy(update={"run_dir": str(folder)}), report=report) as run:
+        run.processor.forget()
+        if run.processor.progress.finished:
+            run.finish()
 
 
 def load_learner(folder: Path, *, report: Tell = print) -> tuple[Learner, RunConfig]:
@@ -204,6 +241,7 @@ def _saved_config(folder: Path) -> RunConfig | None:
 def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> None:
     """Refuse a changed configuration that the saved state does not fit; say aloud what else has changed."""
     earlier = _saved_config(folder)
+    settings = settings.model_copy(update={"forget": []})  # names what is to be forgotten: not kept here
     if earlier is not None:
         changed = differences(earlier, settings)
         for difference in changed:
@@ -238,6 +276,10 @@ def _assemble(
     stack.callback(saver.close)
     scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
     plan, keeping = settings.evaluate, settings.checkpoint
+    gallery = Gallery(folder / "samples", settings.report.samples) if settings.report.samples else None
+    sealing = Sealing(vault, saver) if keeping else None
+    belongings = Belongings(folder, learner, source, scores, gallery, sealing, fingerprint(settings))
+    forgetter = _forgetter(settings, belongings, stack)
     processor = StreamProcessor(
         source,
         learner,
@@ -254,8 +296,9 @@ def _assemble(
         ),
         pace=Clock(throughput),
         sink=sink,
-        gallery=Gallery(folder / "samples", settings.report.samples) if settings.report.samples else None,
+        gallery=gallery,
         vault=saver if keeping else None,
+        forgetter=forgetter,
         commit_every=keeping.every if keeping else None,
         max_skipped=settings.max_skipped,
         max_quarantined=settings.source.policy.max_quarantined,
@@ -273,10 +316,19 @@ def _assemble(
         scores,
         history,
         throughput,
+        forgetter,
         stack,
         source.interrupt,
     )
     return run, vault
+
+
+def _forgetter(settings: RunConfig, belongings: Belongings, stack: ExitStack) -> Forgetter:
+    ledger = Ledger(belongings.folder / LEDGER)
+    stack.callback(ledger.close)
+    lineage = Lineage(belongings.folder / LINEAGE)
+    stack.callback(lineage.close)
+    return Forgetter(belongings, ledger, lineage, build_methods(), schedule=build_schedule(settings))
 
 
 def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None:

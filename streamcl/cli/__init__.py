@@ -9,6 +9,8 @@ from typing import NoReturn
 import click
 
 from streamcl import __version__
+from streamcl.cli.bench import bench
+from streamcl.cli.forget import forget, verify
 from streamcl.cli.look import doctor, inspect, list_names, report, schema, validate
 from streamcl.cli.run import run
 from streamcl.cli.use import export, fetch, predict
@@ -24,7 +26,11 @@ def cli(debug: bool) -> None:
     """Vision models that keep learning from a changing stream, and forget on request."""
 
 
-for command in (run, validate, schema, fetch, list_names, inspect, report, predict, export, doctor):
+COMMANDS = (
+    *(run, validate, schema, fetch, list_names, inspect, report, predict, export, doctor),
+    *(forget, verify, bench),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

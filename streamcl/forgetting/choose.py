@@ -23,15 +23,20 @@ def choose(methods: Sequence[Method], request: ForgetRequest, context: Context) 
         raise ForgettingError(
             "the request names a method that is not known here", hint=f"known: auto, {known}"
         )
-    reasons: list[str] = []
+    reasons: dict[str, tuple[Method, str]] = {}
     for method in sorted(named, key=lambda each: -STRENGTH[each.guarantee]):
         reason = _too_weak(method, request) or method.can(request, context)
         if reason is None:
-            why = "; ".join(reasons) or "no method gives a stronger guarantee"
-            return method, why
-        reasons.append(f"{method.name}: {reason}")
+            passed = [f"{each.name}: {why}" for each, why in reasons.values() if _stronger(each, method)]
+            return method, "; ".join(passed) or "no method gives a stronger guarantee"
+        reasons[method.name] = (method, reason)
+    told = "; ".join(f"{name}: {reason}" for name, (_, reason) in reasons.items())
     asked = f" with the guarantee {request.guarantee}" if request.guarantee else ""
-    raise ForgettingError(f"no method can erase this{asked}: {'; '.join(reasons)}")
+    raise ForgettingError(f"no method can erase this{asked}: {told}")
+
+
+def _stronger(one: Method, other: Method) -> bool:
+    return STRENGTH[one.guarantee] > STRENGTH[other.guarantee]
 
 
 def _too_weak(method: Method, request: ForgetRequest) -> str | None:

@@ -96,6 +96,10 @@ class Forgetter:
         else:
             self._ledger.submit(body)
 
+    def take_in(self, order: Order) -> str:
+        """Take in a request from elsewhere; it is durable when this returns its id."""
+        return self._ledger.submit(body_of(order)).id
+
     def pending(self, offset: int) -> list[Order]:
         """What is to be carried out before the batch at `offset`, in the order of arrival."""
         while self._schedule and self._schedule[0].request.offset <= offset:

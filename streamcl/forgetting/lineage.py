@@ -99,6 +99,15 @@ class Lineage:
         """How many traces the request selects."""
         return sum(len(chunk) for chunk in self.chunks(request, learned=learned, size=CHUNK * 16))
 
+    def ids(self) -> Iterator[tuple[int | None, str]]:
+        """Every id there is, with its offset, in the order of the stream."""
+        after = -1
+        while rows := self._file.query(
+            "SELECT offset, id FROM samples WHERE offset > ? ORDER BY offset LIMIT 4096", after
+        ):
+            after = rows[-1][0]
+            yield from ((offset, name) for offset, name in rows)
+
     def erase(self, offsets: Sequence[int]) -> None:
         """Remove traces for good: neither the file nor its journal holds their bytes afterwards."""
         with self._file.transaction() as run:

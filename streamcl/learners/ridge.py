@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from streamcl.backbone import Backbone
 from streamcl.compute import Compute
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Guess, Lesson, Sample
-from streamcl.heads.ridge import RidgeHead, Statistics
+from streamcl.heads.gram import Gram
+from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.classes import ClassIndex
 from streamcl.learners.fused import fuse
 from streamcl.learners.guesses import finite, guesses, surprise
@@ -82,31 +84,30 @@ class RidgeLearner:
         """Nothing: sums have no adapters to settle."""
         return {}
 
-    def measure(self, samples: Sequence[Sample]) -> Statistics:
+    def measure(self, samples: Sequence[Sample]) -> Any:
         """The share of these samples, with their labels, in the head's sums; nothing is learned of them."""
         targets = self._index.columns([sample.label for sample in samples], self.backbone.device)
         if bool((targets < 0).any()):
             raise ForgettingError("a sample's class is not among those learned, so it cannot be in the sums")
         return self.head.measure(self.features(samples), targets)
 
-    def combine(self, one: Statistics, other: Statistics) -> Statistics:
-        """Both sums as one; `one` takes it."""
-        one.gram.add_sum(other.gram)
-        return Statistics(one.gram, one.Q + other.Q, one.counts + other.counts)
+    def combine(self, one: Any, other: Any) -> Any:
+        """Both sums as one."""
+        return _added(one, other, 1)
 
-    def difference(self, one: Statistics, other: Statistics) -> float:
-        """The largest difference of any entry, relative to the largest entry."""
-        apart = one.gram.copy()
-        apart.add_sum(other.gram, sign=-1.0)
-        return max(apart.largest / max(one.gram.largest, 1e-300), _relative(one.Q, other.Q))
+    def difference(self, one: Any, other: Any) -> float:
+        """The largest difference of any entry, relative to the largest entry of its sum."""
+        apart = _added(one, other, -1)
+        pairs = [(_largest(getattr(apart, f.name)), _largest(getattr(one, f.name))) for f in fields(one)]
+        return max(distance / size if size else distance for distance, size in pairs)
 
-    def subtract(self, sums: Statistics) -> Mapping[str, Any]:
-        """Forget by what `measure` gave; raises like `RidgeHead.remove`, and then nothing has changed."""
+    def subtract(self, sums: Any) -> Mapping[str, Any]:
+        """Forget by what `measure` gave; raises like the head's `remove`, and then nothing has changed."""
         self.head.remove(sums)
-        return {
-            "samples_left": self.head.statistics.total,
-            "smallest_eigenvalue_over_lambda": self.head.smallest_eigenvalue(),
-        }
+        figures = {"samples_left": self.head.statistics.total}
+        if not hasattr(self.head, "smallest_eigenvalue"):
+            return figures
+        return {**figures, "smallest_eigenvalue_over_lambda": self.head.smallest_eigenvalue()}
 
     def drop_class(self, name: str) -> None:
         """Lose a class whose samples are all forgotten; later classes move up by one column."""
@@ -143,7 +144,20 @@ class RidgeLearner:
         return self._sharpness * self.head.scores(features)
 
 
-def _relative(one: Tensor, other: Tensor) -> float:
-    if not one.numel():
-        return 0.0
-    return float((one - other).abs().max()) / max(float(one.abs().max()), 1e-300)
+def _added(one: Any, other: Any, sign: int) -> Any:
+    """one + sign * other, part by part, of two sums of the same head."""
+    return type(one)(*(_part(getattr(one, f.name), getattr(other, f.name), sign) for f in fields(one)))
+
+
+def _part(one: Gram | Tensor, other: Any, sign: int) -> Gram | Tensor:
+    if isinstance(one, Gram):
+        total = one.copy()
+        total.add_sum(other, sign=sign)
+        return total
+    return torch.add(one, other, alpha=sign)
+
+
+def _largest(part: Gram | Tensor) -> float:
+    if isinstance(part, Gram):
+        return part.largest
+    return float(part.abs().max()) if part.numel() else 0.0

@@ -1,0 +1,126 @@
+"""streamcl forget and verify: a request for a running or a stopped run, and what its receipt is worth."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streamcl.cli.look import RUN
+from streamcl.errors import ConfigError, ForgettingError
+
+
+@click.command()
+@click.argument("run", type=RUN)
+@click.option("--class", "label", help="Forget a class: the concept goes, not only the samples.")
+@click.option("--subject", help="Forget everything of a subject.")
+@click.option(
+    "--ids",
+    "ids_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True),
+    help="Forget the samples whose ids are in a file, one a line; - reads standard input.",
+)
+@click.option("--domain", help="Forget the samples of a domain.")
+@click.option("--offsets", metavar="FROM:TO", help="Forget the samples at these offsets of the stream.")
+@click.option(
+    "--guarantee",
+    type=click.Choice(["exact", "bounded", "approximate"]),
+    help="Refuse unless at least this strong.",
+)
+@click.option("--method", default="auto", show_default=True, help="A method by name.")
+@click.option("--relearn", type=click.Choice(["deny", "allow"]), default="deny", show_default=True)
+@click.option("--deadline", metavar="ISO", help="When it has to be done; goes into the receipt.")
+@click.option("--key", help="The same key again is the same request.")
+@click.option("--now", is_flag=True, help="Carry it out at once, in a run that no process works on.")
+@click.option(
+    "--wait", type=click.FloatRange(0), metavar="SECONDS", help="Wait for a running process to do it."
+)
+def forget(run: Path, ids_file: Path | None, now: bool, wait: float | None, **options: Any) -> None:
+    """Ask RUN to forget; the request is durable before its id is printed.
+
+    A running process carries it out before its next batch, a stopped run when it goes on, or --now.
+    """
+    from streamcl.runs import CONFIG
+
+    if not (run / CONFIG).exists():
+        raise ConfigError(f"{run} holds no run: there is no {CONFIG} in it")
+    request = _submitted(run, ids_file, options)
+    click.echo(request)
+    if now:
+        from streamcl.runs import carry_out
+
+        carry_out(run, report=lambda message: click.echo(f"streamcl: {message}", err=True))
+    if now or wait is not None:
+        _report(run, request, wait or 0.0)
+
+
+@click.command()
+@click.argument(
+    "receipts", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+def verify(receipts: tuple[Path, ...]) -> None:
+    """Check RECEIPTS: not a byte changed, the chain whole, and nothing erased in what the run keeps."""
+    from streamcl.forgetting.verify import verify_receipt
+
+    for path in receipts:
+        for line in verify_receipt(path):
+            click.echo(f"{path.name}: {line}")
+
+
+def _submitted(run: Path, ids_file: Path | None, options: dict[str, Any]) -> str:
+    from streamcl.forgetting.orders import body_of, order
+    from streamcl.ledger import LEDGER, Ledger
+
+    what = {name: value for name, value in options.items() if value is not None}
+    if ids_file is not None:
+        with click.open_file(str(ids_file), encoding="utf-8") as lines:
+            what["ids"] = [line.strip() for line in lines if line.strip()]
+    if "offsets" in what:
+        what["offsets"] = _span(what["offsets"])
+    if "deadline" in what:
+        what["deadline"] = _instant(what["deadline"])
+    with Ledger(run / LEDGER) as ledger:
+        if "key" in what:
+            what["id"] = f"request-{ledger.fingerprint('key', what['key'])[:16]}"
+        return ledger.submit(body_of(order(**what))).id
+
+
+def _span(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    try:
+        return int(first), int(last)
+    except ValueError:
+        raise ForgettingError(f"--offsets is {text!r:.50}, expected two numbers like 100:200") from None
+
+
+def _instant(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ForgettingError(f"--deadline is {text!r:.50}, expected a date like 2026-01-31T12:00") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _report(run: Path, request: str, wait: float) -> None:
+    """Say what came of the request. Raises ForgettingError where it was refused or has failed."""
+    from streamcl.forgetting.receipt import read_receipt, receipt_path
+    from streamcl.ledger import LEDGER, Ledger
+
+    until = time.monotonic() + wait
+    with Ledger(run / LEDGER) as ledger:
+        while (entry := ledger.entry(request)).progress in {
+            "received",
+            "started",
+        } and time.monotonic() < until:
+            time.sleep(0.1)
+    if entry.progress in {"received", "started"}:
+        click.echo(f"{entry.progress}, not carried out yet")
+        return
+    path = receipt_path(run, request)
+    receipt = read_receipt(path)
+    if entry.progress != "done":
+        raise ForgettingError(f"{entry.progress}: {receipt['reason']}")
+    click.echo(f"done: {receipt['guarantee']}, by {receipt['method']}; {path}")

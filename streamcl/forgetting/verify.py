@@ -1,0 +1,79 @@
+"""Checks a receipt against what can be derived again: its bytes, its chain, and what the run still keeps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from streamcl.checkpoint import MANIFEST, list_checkpoints
+from streamcl.errors import ForgettingError
+from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.receipt import read_chain, read_receipt
+from streamcl.forgetting.retained import logged_ids
+from streamcl.ledger import LEDGER, Ledger
+
+
+def verify_receipt(path: Path) -> list[str]:
+    """What was found right, one sentence each. Raises ForgettingError at the first thing that is wrong.
+
+    What a receipt says of the learner cannot be derived from the receipt; its hashes can be compared with a
+    checkpoint as long as that is kept. Of a receipt that lies outside its run only the bytes are checked.
+    """
+    receipt = read_receipt(path)
+    found = ["every byte is as it was written"]
+    folder = path.resolve().parent.parent
+    if not (folder / LEDGER).is_file():
+        return [*found, "it lies outside its run, so nothing else can be checked"]
+    chain = read_chain(folder)
+    found.append(f"it is number {receipt['number']} of an unbroken chain of {len(chain)}")
+    with Ledger(folder / LEDGER) as ledger:
+        entry = ledger.entry(receipt["request"])
+        if entry.progress != receipt["outcome"]:
+            raise ForgettingError(f"the ledger says {entry.progress}, the receipt says {receipt['outcome']}")
+        found.append(f"the ledger says {entry.progress} too")
+        if receipt["outcome"] == "done":
+            found += _nothing_kept(folder, receipt, ledger)
+    return found
+
+
+def _nothing_kept(folder: Path, receipt: Mapping[str, Any], ledger: Ledger) -> Iterator[str]:
+    erased = frozenset(receipt["scope"]["ids"])
+    late = receipt["offset"] if receipt["relearn"] == "allow" else None
+    for place, ids in (("the logs", logged_ids(folder)), ("the lineage", _traced_ids(folder))):
+        count = 0
+        for offset, name in ids:
+            count += 1
+            allowed = late is not None and (offset is None or offset >= late)
+            if not allowed and ledger.fingerprint("sample", name) in erased:
+                raise ForgettingError(f"{place} still hold an erased sample, at offset {offset}")
+        yield f"none of the {count} ids in {place} is one of the {len(erased)} erased"
+    yield _newest_only(folder, receipt)
+
+
+def _traced_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
+    if not (folder / LINEAGE).is_file():
+        return
+    lineage = Lineage(folder / LINEAGE)
+    try:
+        yield from lineage.ids()
+    finally:
+        lineage.close()
+
+
+def _newest_only(folder: Path, receipt: Mapping[str, Any]) -> str:
+    """No checkpoint from before the erasure, and the one made then unchanged where it is still there."""
+    sealed = receipt["checkpoint"]
+    if sealed is None:
+        return "the run keeps no checkpoints"
+    paths = list_checkpoints(folder / "checkpoints")
+    if older := [path.name for path in paths if path.name < sealed["name"]]:
+        raise ForgettingError(f"{older[0]} is from before the erasure")
+    for path in paths:
+        if path.name == sealed["name"]:
+            digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+            if digest != sealed["manifest_sha256"]:
+                raise ForgettingError(f"{path.name} is not the checkpoint that the erasure made")
+            return f"{path.name} is the checkpoint that the erasure made, and the oldest there is"
+    return f"no checkpoint is older than {sealed['name']}"
