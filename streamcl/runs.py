@@ -156,7 +156,6 @@ def open_run(
     folder = Path(settings.run_dir or Path("runs") / settings.name)
     if fresh:
         _move_aside(folder, report)
-    files.make_folder(folder)
     files.ensure_writable(folder)
     stack = ExitStack()
     try:
