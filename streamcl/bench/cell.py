@@ -1,0 +1,85 @@
+"""Runs one cell of a suite in a directory of its own; finished cells stay, interrupted ones go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from streamcl import files
+from streamcl.backbone import Backbone
+from streamcl.bench.joint import joint_summary
+from streamcl.bench.suite import Cell
+from streamcl.build import build_vit
+from streamcl.compute import Compute
+from streamcl.config import RunConfig, differences, dump_config, load_config
+from streamcl.errors import ConfigError
+from streamcl.runs import CHECKPOINTS, CONFIG, open_run
+
+SUMMARY = "summary.json"
+Tell = Callable[[str], None]
+
+
+class Backbones:
+    """Frozen backbones that cells with the same options share, so that each is loaded once a process."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Backbone] = {}
+
+    def __call__(self, config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
+        """The backbone that the configuration names; random weights are shared within a seed only."""
+        random = config.seed if config.backbone.weights == "none" else None
+        key = f"{config.backbone.model_dump_json()} {compute.device} {random}"
+        if key not in self._made:
+            self._made[key] = build_vit(config, compute, tell)
+        return self._made[key]
+
+
+def finished(cell: Cell) -> dict[str, Any] | None:
+    """The summary of a cell that has been run; None where it has not, or not to its end.
+
+    Raises ConfigError where the cell's directory holds a run of another configuration.
+    """
+    folder = _folder(cell)
+    if (folder / CONFIG).exists():
+        changed = [
+            each
+            for each in differences(load_config(folder / CONFIG), cell.config)
+            if each.path not in {"run_dir", "name"}
+        ]
+        if changed:
+            raise ConfigError(
+                f"{folder} was run with another configuration: {changed[0]}",
+                hint="choose another --out, or remove that folder to run the cell anew",
+            )
+    path = folder / SUMMARY
+    if not path.exists():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary
+
+
+def run_cell(cell: Cell, vits: Backbones, tell: Tell) -> dict[str, Any]:
+    """Run the cell to its end, from where it stopped, and write its summary.
+
+    Checkpoints are removed once the summary is written: a closed form's is large and nothing needs it.
+    """
+    folder = _folder(cell)
+    if cell.joint is not None:
+        files.make_folder(folder)
+        files.atomic_write(folder / CONFIG, dump_config(cell.config).encode())
+        summary = joint_summary(cell.config, cell.joint, vits, tell)
+    else:
+        with open_run(cell.config, report=tell, vit=vits) as run:
+            for _ in run:
+                pass
+            summary = run.summary()
+    files.atomic_write(folder / SUMMARY, json.dumps(summary, indent=2).encode())
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return summary
+
+
+def _folder(cell: Cell) -> Path:
+    return Path(str(cell.config.run_dir))

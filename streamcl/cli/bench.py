@@ -1,0 +1,43 @@
+"""streamcl bench: learners compared over the streams of a suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def bench() -> None:
+    """Measure learners against one another."""
+
+
+@bench.command()
+@click.option("--suite", "name", required=True, metavar="NAME|FILE", help="A shipped suite or a YAML file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Where cells and results go.")
+@click.option("--seeds", type=click.IntRange(1, 1000), help="Seeds in place of the suite's number.")
+@click.option(
+    "--only", default="*", metavar="PATTERN", help="Cells whose source/protocol/learner/seed-N fits."
+)
+@click.option("--list", "just_list", is_flag=True, help="Name the cells and run none.")
+def accuracy(name: str, out: Path, seeds: int | None, only: str, just_list: bool) -> int:
+    """Fill a table of learners x protocols x seeds; the same command goes on where it was interrupted.
+
+    Writes results.md and results.csv after every cell, plots at the end. Several processes may fill one table together.
+    """
+    from streamcl.bench.suite import cells, load_suite
+
+    suite = load_suite(name)
+    chosen = cells(suite, out, seeds=seeds, only=only)
+    if just_list:
+        for cell in chosen:
+            click.echo(f"{cell.id}{f'  (needs {cell.missing})' if cell.missing else ''}")
+        return 0
+    from streamcl.bench.table import fill_table
+
+    table = fill_table(suite, chosen, out, lambda message: click.echo(message, err=True))
+    click.echo(f"{len(table.results)} results in {out / 'results.md'}")
+    if table.failure is not None:
+        click.echo(f"streamcl: a cell failed: {table.failure}", err=True)
+        return table.failure.exit_code
+    return 0
