@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from streamcl import __version__
+from streamcl.cli.audit import audit
 from streamcl.cli.bench import bench
 from streamcl.cli.forget import forget, verify
 from streamcl.cli.look import doctor, inspect, list_names, report, schema, validate
@@ -28,7 +29,7 @@ def cli(debug: bool) -> None:
 
 COMMANDS = (
     *(run, validate, schema, fetch, list_names, inspect, report, predict, export, doctor),
-    *(forget, verify, bench),
+    *(forget, verify, audit, bench),
 )
 for command in COMMANDS:
     cli.add_command(command)

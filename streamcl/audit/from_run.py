@@ -1,0 +1,217 @@
+"""From a run directory to an audit's material: its stream is read again, each sample put where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from streamcl.audit.audit import audit
+from streamcl.audit.bench import Plan
+from streamcl.audit.material import Audited, Examples, Material
+from streamcl.audit.report import AuditReport
+from streamcl.build import build_source
+from streamcl.config import RunConfig
+from streamcl.config_models import Hybrid, RidgeOptions
+from streamcl.errors import ConfigError, ForgettingError
+from streamcl.events import Batch, ForgetRequest, Sample, Selector
+from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.receipt import read_chain
+from streamcl.heads.gram import Gram
+from streamcl.heads.ridge import RidgeHead, Statistics
+from streamcl.learners.ridge import RidgeLearner
+from streamcl.ledger import LEDGER, Ledger
+from streamcl.protocols import Learner, Source
+from streamcl.runs import load_learner
+
+Tell = Callable[[str], None]
+Item = TypeVar("Item")
+PORTION = 64  # samples that go through the backbone together
+
+
+def audit_run(
+    folder: Path, *, request: str | None = None, plan: Plan | None = None, tell: Tell = print
+) -> AuditReport:
+    """Audit one erasure of a run (the last one where none is named) by its closed-form head.
+
+    The forgotten samples are found by the receipt's salted hashes in the stream, which is read again from
+    its beginning; nothing of it is written. Raises ForgettingError where there is no such receipt or the
+    learner has no closed-form head, SourceError where the stream cannot be read.
+    """
+    receipt = _receipt(folder, request)
+    learner, config = load_learner(folder, report=tell)
+    exact = closed_form_part(learner)
+    lam = _relative_lambda(config)
+    with closing(build_source(config)) as source:
+        if not source.replayable:
+            raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
+        with Ledger(folder / LEDGER) as ledger:
+            sorted_out = _sort_out(source, exact, _kept(folder), _Scope(receipt, ledger.fingerprint))
+        held = [sample for part in source.info.holdout for sample in part.samples]
+        material, columns = _material(sorted_out, _labelled(held, exact), exact.classes, receipt["kind"])
+    expected = receipt["scope"]["learned"]
+    if len(material.forget) != expected:
+        tell(f"{len(material.forget)} of {expected} forgotten samples were found in the stream")
+    statistics = _aligned(exact.head.statistics, columns)
+    return replace(
+        audit(material, Audited(statistics=statistics), relative_lambda=lam, plan=plan),
+        request=receipt["request"],
+    )
+
+
+def closed_form_part(learner: Learner) -> RidgeLearner:
+    """The learner, or the part of it, that is a ridge head on fixed features."""
+    for part in (learner, *vars(learner).values()):
+        if isinstance(part, RidgeLearner) and isinstance(part.head, RidgeHead):
+            return part
+    raise ForgettingError(
+        "this learner has no closed-form head, so no references can be made of sums",
+        hint="compare it with retrained models through streamcl.audit.compare",
+    )
+
+
+@dataclass(slots=True)
+class _Found:
+    """Features and labels, a few samples at a time."""
+
+    features: list[Tensor] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def add(self, features: Tensor, labels: Sequence[str]) -> None:
+        self.features.append(features.cpu())
+        self.labels += labels
+
+    def where(self, wanted: Callable[[str], bool], columns: Mapping[str, int]) -> Examples:
+        """Those whose label is wanted."""
+        rows = [i for i, label in enumerate(self.labels) if wanted(label)]
+        every = torch.cat(self.features) if self.features else torch.zeros(0, 1)
+        return Examples(every[rows], torch.tensor([columns[self.labels[i]] for i in rows]).long())
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What a receipt says was forgotten, by salted hashes."""
+
+    receipt: Mapping[str, Any]
+    fingerprint: Callable[[str, str], str]
+
+    def holds(self, sample: Sample) -> bool:
+        scope = self.receipt["scope"]
+        if scope["class"] is not None and sample.label is not None:
+            return bool(self.fingerprint("class", sample.label) == scope["class"])
+        return self.fingerprint("sample", sample.id) in set(scope["ids"])
+
+
+def _receipt(folder: Path, request: str | None) -> dict[str, Any]:
+    done = [content for _, content in read_chain(folder) if content["outcome"] == "done"]
+    chosen = [content for content in done if request in {None, content["request"]}]
+    if not chosen:
+        known = ", ".join(content["request"] for content in done[-5:])
+        of = f" by the request {request!r:.100}" if request else ""
+        raise ForgettingError(
+            f"{folder} has no receipt of an erasure{of}",
+            hint=f"carried out: {known}" if known else "nothing has been forgotten in this run",
+        )
+    return chosen[-1]
+
+
+def _relative_lambda(config: RunConfig) -> float:
+    options = config.learner.ridge if isinstance(config.learner, Hybrid) else config.learner
+    if not isinstance(options, RidgeOptions):
+        raise ConfigError(f"learner {config.learner.name} has no closed-form head")
+    return options.relative_lambda
+
+
+def _kept(folder: Path) -> dict[int, str]:
+    """Which offsets the model has learned and not forgotten, with the label that each was learned with."""
+    if not (folder / LINEAGE).exists():
+        raise ForgettingError(f"{folder} has no {LINEAGE}, so what it has learned is not known")
+    everything = ForgetRequest("audit", "samples", 0, selector=Selector(offsets=(0, 2**62)))
+    with closing(Lineage(folder / LINEAGE)) as lineage:
+        chunks = lineage.chunks(everything, learned=True)
+        return {trace.offset: str(trace.label) for chunk in chunks for trace in chunk}
+
+
+def _sort_out(
+    source: Source, learner: RidgeLearner, kept: Mapping[int, str], scope: _Scope
+) -> tuple[_Found, _Found]:
+    """What was retained and what was forgotten, from the stream's beginning to where either ends."""
+    retained, forgotten = _Found(), _Found()
+    end = max([*kept, scope.receipt["offset"] - 1])
+    for batch in source:
+        if not isinstance(batch, Batch):
+            continue
+        for pairs in _portions(list(_placed(batch))):
+            stays = [(sample, kept[offset]) for offset, sample in pairs if offset in kept]
+            goes = [
+                (sample, str(sample.label))
+                for offset, sample in pairs
+                if offset not in kept and offset < scope.receipt["offset"]
+                if sample.label is not None and scope.holds(sample)
+            ]
+            for found, chosen in ((retained, stays), (forgotten, goes)):
+                if chosen:
+                    features = _mapped(learner, [sample for sample, _ in chosen])
+                    found.add(features, [label for _, label in chosen])
+        if batch.end > end:
+            break
+    return retained, forgotten
+
+
+def _placed(batch: Batch) -> Iterator[tuple[int, Sample]]:
+    gone = {refused.offset for refused in batch.refused}
+    offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
+    return zip(offsets, batch.samples, strict=True)
+
+
+def _portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), PORTION):
+        yield items[start : start + PORTION]
+
+
+def _labelled(samples: Sequence[Sample], learner: RidgeLearner) -> _Found:
+    found = _Found()
+    for portion in _portions([sample for sample in samples if sample.label is not None]):
+        found.add(_mapped(learner, portion), [str(sample.label) for sample in portion])
+    return found
+
+
+def _mapped(learner: RidgeLearner, samples: Sequence[Sample]) -> Tensor:
+    """phi as the head sums it: float32 in, float64 out, so float32 loses nothing."""
+    return learner.head.features(learner.features(samples)).float()
+
+
+def _material(
+    sorted_out: tuple[_Found, _Found], held: _Found, classes: Sequence[str], kind: str
+) -> tuple[Material, int]:
+    """The material, and how many columns it has: the learner's, then those of classes that are gone."""
+    retained, forgotten = sorted_out
+    names = [*dict.fromkeys([*classes, *retained.labels, *forgotten.labels])]
+    columns = {name: i for i, name in enumerate(names)}
+    if not forgotten.labels:
+        raise ForgettingError("none of the forgotten samples is in the stream any more")
+    gone = forgotten.labels[0] if kind == "class" else None
+    known = set(retained.labels) - {gone}
+    material = Material(
+        retained.where(lambda _: True, columns),
+        forgotten.where(lambda _: True, columns),
+        held.where(lambda label: label in known, columns),
+        len(names),
+        gone=None if gone is None else columns[gone],
+        unseen=None if gone is None else held.where(lambda label: label == gone, columns),
+    )
+    return material, len(names)
+
+
+def _aligned(statistics: Statistics, columns: int) -> Statistics:
+    """A copy on the CPU, widened by columns that it knows nothing of."""
+    gram = Gram(statistics.gram.width)
+    gram.load_state_dict(statistics.gram.state_dict())
+    more = columns - len(statistics.counts)
+    pad = torch.nn.functional.pad
+    return Statistics(gram, pad(statistics.Q.cpu(), (0, more)), pad(statistics.counts.cpu(), (0, more)))

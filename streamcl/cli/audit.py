@@ -1,0 +1,48 @@
+"""streamcl audit: is an erased model like those retrained without the data?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from streamcl.cli.look import RUN
+
+FAILED = 6
+"""The exit code where the audited model is not like the references (that of `ForgettingError`)."""
+
+
+@click.command()
+@click.argument("run", type=RUN)
+@click.option("--request", metavar="ID", help="Which erasure; the last one carried out by default.")
+@click.option(
+    "--references", type=click.IntRange(8, 10_000), default=64, show_default=True, help="Retrained models."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Which samples the references go without."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def audit(run: Path, request: str | None, references: int, seed: int, as_json: bool) -> int:
+    """Compare RUN's model with models retrained without what a request erased.
+
+    Reads the stream again from its beginning. The result is also written to RUN/audits. Exit code 6 where
+    the model is not like the retrained ones.
+    """
+    from streamcl.audit import Plan, text_table
+    from streamcl.audit.from_run import audit_run
+    from streamcl.audit.saved import save_audit
+
+    plan = Plan(references=references, seed=seed)
+    report = audit_run(run, request=request, plan=plan, tell=_tell)
+    path = save_audit(run, report)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        click.echo(text_table(report))
+        _tell(f"written to {path}")
+    return FAILED if report.verdict == "fail" else 0
+
+
+def _tell(message: str) -> None:
+    click.echo(f"streamcl: {message}", err=True)
