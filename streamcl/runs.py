@@ -161,9 +161,10 @@ def open_run(
     try:
         stack.enter_context(RunLock(folder))
         files.sweep(folder)
-        _agree_with_earlier(settings, folder, report)
+        earlier = _agree_with_earlier(settings, folder, report)
         run, vault = _assemble(settings, folder, stack, report, vit)
         _resume(run, vault, strict=strict, report=report)
+        _reopen(run, earlier)
     except BaseException:
         stack.close()
         raise
@@ -237,8 +238,11 @@ def _saved_config(folder: Path) -> RunConfig | None:
     return load_config(path) if path.exists() else None
 
 
-def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> None:
-    """Refuse a changed configuration that the saved state does not fit; say aloud what else has changed."""
+def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> RunConfig | None:
+    """Refuse a changed configuration that the saved state does not fit; say aloud what else has changed.
+
+    Returns the earlier one, if any.
+    """
     earlier = _saved_config(folder)
     settings = settings.model_copy(update={"forget": []})  # names what is to be forgotten: not kept here
     if earlier is not None:
@@ -253,6 +257,7 @@ def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> None
                 problems=refused,
             )
     files.atomic_write(folder / CONFIG, dump_config(settings).encode())
+    return earlier
 
 
 def _assemble(
@@ -348,6 +353,14 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
         )
     run.processor.restore(found.state)
     report(f"going on from offset {found.offset} (step {found.step})")
+
+
+def _reopen(run: Run, earlier: RunConfig | None) -> None:
+    """A run that ended at its limit goes on under a higher one."""
+    progress, limit = run.processor.progress, run.config.limit
+    ended_there = earlier is not None and earlier.limit is not None and progress.offset >= earlier.limit
+    if progress.finished and ended_there and (limit is None or limit > progress.offset):
+        progress.finished = False
 
 
 def _refuse_old_logs(folder: Path, *, resumable: bool) -> None:

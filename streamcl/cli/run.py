@@ -40,12 +40,12 @@ def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, qui
     settings = load_config(config, overrides)
     from streamcl.runs import open_run  # imports torch: only for a configuration that stands
 
-    with open_run(settings, fresh=fresh, strict=strict, report=_tell) as opened:
+    with _disk_errors(), open_run(settings, fresh=fresh, strict=strict, report=_tell) as opened:
         if opened.processor.progress.finished:
             _tell(f"{opened.folder} holds a finished run; --fresh starts over")
             _close(opened, quiet=quiet)
             return 0
-        with _stopping_gently(opened.stop), _disk_errors(opened.folder):
+        with _stopping_gently(opened.stop):
             _watch(opened, show=not quiet and sys.stderr.isatty())
         if opened.processor.stopped:
             _tell(
@@ -87,7 +87,7 @@ def _stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def _disk_errors() -> Iterator[None]:
     """A disk that is full or fails while the run writes is told as what it is."""
     try:
         yield
@@ -95,8 +95,8 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
             raise
         raise CheckpointError(
-            f"{folder} cannot be written any more: {error.strerror}",
-            hint="the last checkpoint is good; with space on the disk, the same command goes on from there",
+            f"the run directory cannot be written any more: {error.strerror}",
+            hint="checkpoints that were there are good; once the disk works, the same command goes on from them",
         ) from error
 
 
