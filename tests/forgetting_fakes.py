@@ -144,12 +144,13 @@ class Opened:
 
 
 def holds(folder: Path, *texts: str) -> dict[str, list[str]]:
-    """Which files of a folder hold one of the texts, byte for byte."""
+    """Which files of a folder hold one of the texts, byte for byte; a number in JSON only in quotes."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             content = path.read_bytes()
             for text in texts:
-                if text.encode() in content:
+                quoted = text.isdigit() and path.suffix in {".json", ".jsonl"}  # 0.000001 is no id
+                if (f'"{text}"' if quoted else text).encode() in content:
                     found.setdefault(path.name, []).append(text)
     return found
