@@ -23,7 +23,8 @@ def bench() -> None:
 def accuracy(name: str, out: Path, seeds: int | None, only: str, just_list: bool) -> int:
     """Fill a table of learners x protocols x seeds; the same command goes on where it was interrupted.
 
-    Writes results.md and results.csv after every cell, plots at the end. Several processes may fill one table together.
+    Writes results.md and results.csv after every cell, plots at the end. Several processes may fill one
+    table together.
     """
     from streamcl.bench.suite import cells, load_suite
 

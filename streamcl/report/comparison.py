@@ -59,7 +59,7 @@ def _panel(axes: Any, shown: Sequence[Comparison], learners: Sequence[str], stre
     axes.set_ylim(len(learners) - 0.5, -0.5)
     axes.set_yticks(range(len(learners)), learners)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="both", length=0)
+    axes.tick_params(axis="both", length=0, labelbottom=True)
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_formatter("{x:.0f} %")

@@ -1,0 +1,256 @@
+"""Suites: every cell is checked before one runs, finished cells stay, interrupted ones go on."""
+
+import csv
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from streamcl.bench import table as table_module
+from streamcl.bench.cell import Backbones, finished, run_cell
+from streamcl.bench.results import FIGURES, Result, as_csv, as_markdown, spread
+from streamcl.bench.suite import SUITES, Suite, cells, load_suite
+from streamcl.bench.table import fill_table
+from streamcl.errors import ConfigError, NotFinite, RunBusy
+from streamcl.report.comparison import Comparison, write_comparison
+from streamcl.runs import open_run
+
+TINY = {
+    "name": "vit_tiny_patch16_224",
+    "weights": "none",
+    "image_size": 16,
+    "args": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """An .npz of 80 pictures of four classes in two domains."""
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 4
+    x = rng.integers(0, 60, (80, 8, 8, 3)) + 45 * y[:, None, None, None]
+    path = tmp_path / "pack.npz"
+    meta = json.dumps({"classes": list("abcd"), "domains": ["p", "q"]})
+    np.savez(path, x=x.astype(np.uint8), y=y, d=np.arange(80) // 40, meta=np.array(meta))
+    return path
+
+
+def suite(images, **changes):
+    return Suite.model_validate(
+        {
+            "title": "Test",
+            "seeds": 1,
+            "run": {"backbone": TINY, "batch_size": 8, "threads": 1, "report": {"samples": 0}},
+            "protocols": {"disjoint": {"run": {"scenario": {"name": "disjoint", "parts": 2}}}},
+            "sources": {
+                "pack": {
+                    "needs": [str(images)],
+                    "protocols": ["disjoint"],
+                    "run": {"source": {"name": "npz", "args": {"path": str(images)}}},
+                }
+            },
+            "learners": {
+                "ridge": {"run": {"learner": {"name": "ridge", "blocks": [1]}}},
+                "joint": {"joint": {"epochs": 1, "blocks": [1]}},
+            },
+        }
+        | changes
+    )
+
+
+def fill(chosen, out, said=None):
+    return fill_table(chosen, cells(chosen, out), out, (said if said is not None else []).append)
+
+
+# --- suites ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_suite_has_cells_that_could_run(path, tmp_path):
+    found = cells(load_suite(path.stem), tmp_path)
+    assert len({cell.id for cell in found}) == len(found)
+    assert len({cell.config.run_dir for cell in found}) == len(found)
+
+
+def test_parts_are_laid_over_one_another(images, tmp_path):
+    chosen = suite(images, run={"backbone": {**TINY, "depth": 1}, "batch_size": 4})
+    chosen.sources["pack"].run["backbone"] = {"depth": 2}
+    cell = cells(chosen, tmp_path, only="*/ridge/*")[0]
+    assert (cell.config.backbone.depth, cell.config.backbone.image_size) == (2, 16)
+    assert (cell.config.batch_size, cell.config.seed, cell.id) == (4, 0, "pack/disjoint/ridge/seed-0")
+
+
+def test_seeds_and_patterns_choose_cells(images, tmp_path):
+    chosen = suite(images)
+    assert len(cells(chosen, tmp_path, seeds=3)) == 6
+    assert {cell.learner for cell in cells(chosen, tmp_path, only="*/joint/*")} == {"joint"}
+    limited = suite(images, learners={"ridge": {"run": {"learner": "ridge"}, "seeds": 1}})
+    assert len(cells(limited, tmp_path, seeds=3)) == 1
+    elsewhere = {"ridge": {"only": ["other/*"]}, "ncm": {"run": {"learner": "ncm"}}}
+    assert {cell.learner for cell in cells(suite(images, learners=elsewhere), tmp_path)} == {"ncm"}
+    with pytest.raises(ConfigError, match="no cell"):
+        cells(chosen, tmp_path, only="nothing")
+
+
+def test_all_faulty_cells_are_told_before_one_runs(images, tmp_path):
+    wrong = {"ridge": {"run": {"learner": "rigde"}}, "er": {"run": {"learner": {"name": "er", "buffer": 0}}}}
+    with pytest.raises(ConfigError) as caught:
+        cells(suite(images, learners=wrong), tmp_path)
+    assert len(caught.value.problems) == 2
+    assert "did you mean 'ridge'" in caught.value.problems[0]
+    with pytest.raises(ConfigError, match="no protocol 'disjiont'"):
+        cells(suite(images, sources={"pack": {"protocols": ["disjiont"], "run": {}}}), tmp_path)
+
+
+def test_a_suite_file_is_read_strictly(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: x\nseed: 2\nprotocols: {}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_suite(path)
+    assert any("did you mean 'seeds'" in problem for problem in caught.value.problems)
+    with pytest.raises(ConfigError, match="no suite is named 'smok'") as caught:
+        load_suite("smok")
+    assert "smoke" in str(caught.value.hint)
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
+    chosen, out, said = suite(images), tmp_path / "out", []
+    first = fill(chosen, out, said)
+    assert [r.learner for r in first.results] == ["ridge", "joint", "joint, linear head"]
+    assert all(r.figures["A_Last"] is not None for r in first.results)
+    assert {path.name for path in out.iterdir()} == {
+        *("cells", "results.md", "results.csv", "results.svg", "results.png")
+    }
+    assert not list(out.rglob("checkpoints"))
+    monkeypatch.setattr(table_module, "run_cell", None)  # nothing is run again
+    assert fill(chosen, out, said).results == first.results
+    assert said[-1].endswith("as before")
+
+
+def test_an_interrupted_cell_goes_on_where_it_stopped(images, tmp_path):
+    chosen = suite(images)
+    straight = cells(chosen, tmp_path / "one", only="*/ridge/*")[0]
+    broken = cells(chosen, tmp_path / "two", only="*/ridge/*")[0]
+    vits, said = Backbones(), []
+    with open_run(broken.config, report=said.append, vit=vits) as run:
+        for number, _ in enumerate(run):
+            if number == 20:
+                run.processor.stop()
+    assert finished(broken) is None
+    resumed, whole = (run_cell(cell, vits, said.append) for cell in (broken, straight))
+    assert any("going on from offset" in message for message in said)
+    for summary in (resumed, whole):
+        del summary["timing"]
+    assert resumed == whole
+    assert finished(broken)["holdout"] == whole["holdout"]
+
+
+def test_cells_share_one_backbone(images, tmp_path):
+    vits = Backbones()
+    made = [
+        vits(cell.config, open_compute(), lambda message: None)
+        for cell in cells(suite(images), tmp_path, seeds=2)
+    ]
+    assert made[0] is made[2]
+    assert made[0] is not made[1]  # random weights belong to their seed
+
+
+def open_compute():
+    from streamcl.compute import resolve_compute
+
+    return resolve_compute("cpu", "32-true")
+
+
+def test_a_cell_of_another_configuration_is_not_mistaken_for_this_one(images, tmp_path):
+    chosen, out = suite(images), tmp_path / "out"
+    fill(chosen, out)
+    other = suite(images, run={**chosen.run, "batch_size": 16})
+    with pytest.raises(ConfigError, match="batch_size: 8 -> 16"):
+        fill(other, out)
+
+
+def test_what_cannot_run_is_named_and_the_others_go_on(images, tmp_path, monkeypatch):
+    chosen, out = suite(images), tmp_path / "out"
+    errors = iter([NotFinite("10 steps in a row"), RunBusy("held")])
+
+    def fail(cell, vits, tell):
+        raise next(errors)
+
+    monkeypatch.setattr(table_module, "run_cell", fail)
+    filled = fill(chosen, out)
+    assert list(filled.open_cells.values()) == ["failed: 10 steps in a row", "another process is running it"]
+    assert isinstance(filled.failure, NotFinite)
+    assert "failed: 10 steps in a row" in (out / "results.md").read_text()
+
+
+def test_absent_data_is_a_word_and_no_error(images, tmp_path):
+    images.unlink()
+    said = []
+    filled = fill(suite(images), tmp_path / "out", said)
+    assert filled.results == []
+    assert filled.failure is None
+    assert all("skipped" in reason and "pack.npz" in reason for reason in filled.open_cells.values())
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def result(learner="ridge", seed=0, **figures):
+    none = dict.fromkeys(FIGURES) | dict.fromkeys(("true_shifts", "found", "false_alarms", "images_per_s"))
+    return Result("pack", "iid", learner, seed, none | {"samples": 8, "seconds": 1.0} | figures)
+
+
+def test_mean_and_spread():
+    assert spread([0.5, 0.6, None]) == "55.0 ± 7.1"
+    assert spread([0.5]) == "50.0"
+    assert spread([None]) == "-"
+
+
+def test_results_as_csv_and_markdown(images):
+    results = [result(seed=0, A_Last=0.5), result(seed=1, A_Last=0.75), result("ncm")]
+    rows = list(csv.DictReader(as_csv(results).splitlines()))
+    assert [row["A_Last"] for row in rows] == ["0.5", "0.75", ""]
+    text = as_markdown(suite(images), results, {"pack/iid/er/seed-0": "not run yet"})
+    assert "| ridge | 62.5 ± 17.7 |" in text
+    assert "- pack/iid/er/seed-0: not run yet" in text
+
+
+def test_the_plot_is_the_same_for_the_same_values(tmp_path):
+    shown = [Comparison("pack/iid", "ridge", 0.5), Comparison("pack/iid", "ncm", None)]
+    for name in ("a", "b"):
+        write_comparison(shown, "accuracy", tmp_path / name)
+    one, other = ((tmp_path / name).with_suffix(".svg").read_bytes() for name in ("a", "b"))
+    assert one == other
+    assert b"ridge" in one
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- command --------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_and_fills(images, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from streamcl.cli.bench import bench
+
+    monkeypatch.chdir(tmp_path)
+    plain = suite(images).model_dump(mode="json")
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(plain))  # JSON is YAML
+    runner, arguments = CliRunner(), ["accuracy", "--suite", str(path), "--out", "out", "--only", "*/ridge/*"]
+    listed = runner.invoke(bench, [*arguments, "--list"], standalone_mode=False)
+    assert listed.output.split() == ["pack/disjoint/ridge/seed-0"]
+    assert not os.path.exists("out")  # noqa: PTH110
+    filled = runner.invoke(bench, arguments, standalone_mode=False)
+    assert filled.exception is None
+    assert "1 results in" in filled.output
+
+
+def test_a_cell_has_its_own_place(images, tmp_path):
+    cell = cells(suite(images), tmp_path)[0]
+    assert replace(cell, seed=3).id == "pack/disjoint/ridge/seed-3"
