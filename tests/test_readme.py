@@ -171,6 +171,24 @@ def test_yaml_without_a_file_name_is_valid(page: Path, tmp_path: Path) -> None:
             load_config(tmp_path / "shown.yaml")
 
 
+def test_every_field_of_the_run_directory_is_explained(newcomer: Path) -> None:
+    page = (ROOT / "docs" / "run_directory.md").read_text(encoding="utf-8")
+    make_tiny("my_source.yaml")
+    with open_run("my_source.yaml", report=lambda _: None) as run:
+        list(run)
+        summary = run.finish()
+    logs = (path.read_text().splitlines() for path in Path("runs/my_source").glob("*.jsonl"))
+    fields = {field for lines in logs for line in lines for field in json.loads(line)}
+    fields |= set(summary) | {
+        field for block in ("prequential", "holdout", "shifts") for field in summary[block]
+    }
+    unexplained = {field for field in fields if not re.search(rf"[`.]{field}\b", page)}
+    assert not unexplained
+    kinds = re.findall(r'_log\(\s*"(\w+)"', (ROOT / "streamcl" / "processor.py").read_text())
+    assert {kind for kind in kinds if f"| `{kind}` |" not in page} == set()
+    assert {path.name for path in Path("runs/my_source").iterdir() if f"{path.name}" not in page} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_targets_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
