@@ -1,0 +1,124 @@
+"""Receipts: canonical, chained, without names; a changed byte is refused."""
+
+import hashlib
+import json
+import re
+
+import pytest
+from forgetting_fakes import Opened
+
+from streamcl.errors import ForgettingError
+from streamcl.forgetting.orders import order
+from streamcl.forgetting.receipt import canonical, read_chain, receipt_path, write_receipt
+from streamcl.forgetting.verify import verify_receipt
+from streamcl.testing import ScriptedSource, record_id
+
+PLACES = {
+    *("head statistics", "adapters", "optimizer moments", "importance", "hard buffer", "shift detector"),
+    *(
+        "metrics",
+        "prediction log, quarantine and events",
+        "gallery",
+        "report and summary",
+        "exports",
+        "caches",
+    ),
+    *("checkpoints", "ledger", "lineage", "metrics services", "source data"),
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    schedule = [
+        order(subject="subject-1", offset=8, id="r1", deadline=5000.0, key="letter 17"),
+        order(ids=[record_id(2)], offset=12, id="r2"),
+    ]
+    with Opened(tmp_path, ScriptedSource([4] * 6, classes=("zebra", "ibex")), schedule=schedule) as opened:
+        opened.run()
+    return tmp_path
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_receipt_covers_every_place_by_name(run):
+    receipt = read(run / "receipts" / "r1.json")
+    assert {place["name"] for place in receipt["places"]} == PLACES
+    assert all(place["what"] for place in receipt["places"])
+    assert receipt["residual"].endswith(".")
+    assert receipt["learner_before"] != receipt["learner_after"]
+    assert (receipt["received"], receipt["completed"], receipt["deadline"]) == (1000.0, 2000.0, 5000.0)
+
+
+def test_a_receipt_names_nobody(run):
+    text = (run / "receipts" / "r1.json").read_text()
+    for name in ("subject-1", "zebra", "ibex", "letter 17", record_id(1), record_id(4)):
+        assert name not in text
+    salted = set(read(run / "receipts" / "r1.json")["scope"]["ids"])
+    assert len(salted) == 3
+    assert not salted & {hashlib.sha256(record_id(k).encode()).hexdigest()[:32] for k in range(24)}
+
+
+def test_receipts_verify_and_form_a_chain(run):
+    chain = read_chain(run)
+    assert [content["number"] for _, content in chain] == [1, 2]
+    assert chain[1][1]["previous"] == hashlib.sha256(chain[0][0].read_bytes()).hexdigest()
+    for path, _ in chain:
+        assert any("one of the" in line for line in verify_receipt(path))
+
+
+def test_any_changed_byte_is_refused(run):
+    path = run / "receipts" / "r1.json"
+    data = path.read_bytes()
+    for place in range(0, len(data), 37):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(ForgettingError):
+            verify_receipt(path)
+    path.write_bytes(data)
+    verify_receipt(path)
+
+
+def test_a_forged_receipt_breaks_the_chain(run):
+    """Its own hash can be computed anew; the receipt after it still holds the old one."""
+    path = run / "receipts" / "r1.json"
+    body = {k: v for k, v in read(path).items() if k != "sha256"} | {"guarantee": "approximate"}
+    digest = hashlib.sha256(canonical(body)).hexdigest()
+    path.write_bytes(canonical({**body, "sha256": digest}))
+    with pytest.raises(ForgettingError, match="not chained"):
+        verify_receipt(run / "receipts" / "r2.json")
+
+
+def test_a_missing_receipt_is_noticed(run):
+    (run / "receipts" / "r1.json").unlink()
+    with pytest.raises(ForgettingError, match="number 1 is missing"):
+        verify_receipt(run / "receipts" / "r2.json")
+
+
+def test_an_erased_id_in_a_log_is_noticed(run):
+    with (run / "predictions.jsonl").open("a") as log:
+        log.write('{"step": 9, "id": "000001", "offset": 99}\n')
+    with pytest.raises(ForgettingError, match="the logs still hold an erased sample"):
+        verify_receipt(run / "receipts" / "r1.json")
+
+
+def test_a_receipt_that_was_taken_elsewhere_is_checked_by_its_bytes(run, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("elsewhere") / "r1.json"
+    copy.write_bytes((run / "receipts" / "r1.json").read_bytes())
+    assert "outside its run" in verify_receipt(copy)[-1]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", ".hidden", "x" * 150, "é"])
+def test_an_id_never_leads_out_of_the_folder(tmp_path, name):
+    path = receipt_path(tmp_path, name)
+    assert path.parent == tmp_path / "receipts"
+    assert re.fullmatch(r"[0-9a-f]{64}\.json", path.name)
+
+
+def test_a_second_receipt_for_a_request_is_not_written(tmp_path):
+    path = write_receipt(tmp_path, "r1", {"a": 1})
+    before = path.read_bytes()
+    assert write_receipt(tmp_path, "r1", {"a": 2}) == path
+    assert path.read_bytes() == before
