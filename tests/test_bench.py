@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from streamcl.bench import table as table_module
-from streamcl.bench.cell import Backbones, finished, run_cell
+from streamcl.bench.cell import Shared, finished, run_cell
 from streamcl.bench.results import FIGURES, Result, as_csv, as_markdown, spread
 from streamcl.bench.suite import SUITES, Suite, cells, load_suite
 from streamcl.bench.table import fill_table
 from streamcl.errors import ConfigError, NotFinite, RunBusy
+from streamcl.learners.fused import FrozenReader
 from streamcl.report.comparison import Comparison, write_comparison
 from streamcl.runs import open_run
 
@@ -136,13 +137,13 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(images, tmp_path):
     chosen = suite(images)
     straight = cells(chosen, tmp_path / "one", only="*/ridge/*")[0]
     broken = cells(chosen, tmp_path / "two", only="*/ridge/*")[0]
-    vits, said = Backbones(), []
-    with open_run(broken.config, report=said.append, vit=vits) as run:
+    shared, said = Shared(), []
+    with open_run(broken.config, report=said.append, vit=shared.backbone) as run:
         for number, _ in enumerate(run):
             if number == 20:
                 run.processor.stop()
     assert finished(broken) is None
-    resumed, whole = (run_cell(cell, vits, said.append) for cell in (broken, straight))
+    resumed, whole = (run_cell(cell, shared, said.append) for cell in (broken, straight))
     assert any("going on from offset" in message for message in said)
     for summary in (resumed, whole):
         del summary["timing"]
@@ -151,13 +152,35 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(images, tmp_path):
 
 
 def test_cells_share_one_backbone(images, tmp_path):
-    vits = Backbones()
+    shared = Shared()
     made = [
-        vits(cell.config, open_compute(), lambda message: None)
+        shared.backbone(cell.config, open_compute(), lambda message: None)
         for cell in cells(suite(images), tmp_path, seeds=2)
     ]
     assert made[0] is made[2]
     assert made[0] is not made[1]  # random weights belong to their seed
+
+
+def test_an_image_is_read_once_by_all_cells(images, tmp_path, monkeypatch):
+    two = {name: {"run": {"learner": {"name": name, "blocks": [1]}}} for name in ("ridge", "ncm")}
+    shared, read = Shared(), []
+    own = FrozenReader.__call__
+    monkeypatch.setattr(
+        FrozenReader,
+        "__call__",
+        lambda self, samples: read.extend(s.id for s in samples) or own(self, samples),
+    )
+    chosen = cells(suite(images, learners=two), tmp_path)
+    figures = [run_cell(cell, shared, lambda message: None)["holdout"]["A_Last"] for cell in chosen]
+    assert len(read) == len(set(read)) == 80
+    alone = run_cell(
+        replace(chosen[0], config=elsewhere(chosen[0], tmp_path)), Shared(), lambda message: None
+    )
+    assert alone["holdout"]["A_Last"] == figures[0]
+
+
+def elsewhere(cell, tmp_path):
+    return cell.config.model_copy(update={"run_dir": str(tmp_path / "elsewhere")})
 
 
 def open_compute():
@@ -178,7 +201,7 @@ def test_what_cannot_run_is_named_and_the_others_go_on(images, tmp_path, monkeyp
     chosen, out = suite(images), tmp_path / "out"
     errors = iter([NotFinite("10 steps in a row"), RunBusy("held")])
 
-    def fail(cell, vits, tell):
+    def fail(cell, shared, tell):
         raise next(errors)
 
     monkeypatch.setattr(table_module, "run_cell", fail)

@@ -11,6 +11,7 @@ from typing import Any
 from streamcl import files
 from streamcl.backbone import Backbone
 from streamcl.bench.joint import joint_summary
+from streamcl.bench.remembered import Memory
 from streamcl.bench.suite import Cell
 from streamcl.build import build_vit
 from streamcl.compute import Compute
@@ -22,13 +23,14 @@ SUMMARY = "summary.json"
 Tell = Callable[[str], None]
 
 
-class Backbones:
-    """Frozen backbones that cells with the same options share, so that each is loaded once a process."""
+class Shared:
+    """What the cells of a process share: frozen backbones, each loaded once, and features read with them."""
 
     def __init__(self) -> None:
         self._made: dict[str, Backbone] = {}
+        self.memory = Memory()
 
-    def __call__(self, config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
+    def backbone(self, config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
         """The backbone that the configuration names; random weights are shared within a seed only."""
         random = config.seed if config.backbone.weights == "none" else None
         key = f"{config.backbone.model_dump_json()} {compute.device} {random}"
@@ -61,7 +63,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     return summary
 
 
-def run_cell(cell: Cell, vits: Backbones, tell: Tell) -> dict[str, Any]:
+def run_cell(cell: Cell, shared: Shared, tell: Tell) -> dict[str, Any]:
     """Run the cell to its end, from where it stopped, and write its summary.
 
     Checkpoints are removed once the summary is written: a closed form's is large and nothing needs it.
@@ -70,9 +72,10 @@ def run_cell(cell: Cell, vits: Backbones, tell: Tell) -> dict[str, Any]:
     if cell.joint is not None:
         files.make_folder(folder)
         files.atomic_write(folder / CONFIG, dump_config(cell.config).encode())
-        summary = joint_summary(cell.config, cell.joint, vits, tell)
+        summary = joint_summary(cell.config, cell.joint, shared.backbone, tell)
     else:
-        with open_run(cell.config, report=tell, vit=vits) as run:
+        with open_run(cell.config, report=tell, vit=shared.backbone) as run:
+            shared.memory.lend(run.learner, cell.config)
             for _ in run:
                 pass
             summary = run.summary()

@@ -32,17 +32,18 @@ from streamcl.summary import environment
 Tell = Callable[[str], None]
 
 
-class AdaptedRidge(RidgeLearner):
-    """A ridge learner that reads the tokens of adapted blocks; the adapters must not change any more."""
+class AdaptedReader:
+    """Reads the fused tokens of adapted blocks; the adapters must not change any more."""
 
-    def __init__(self, model: TrainedModel, head: RidgeHead, blocks: Sequence[int]) -> None:
-        super().__init__(model.backbone, model.compute, head, blocks=blocks)
+    def __init__(self, model: TrainedModel, blocks: Sequence[int]) -> None:
         self._model = model
+        self._blocks = tuple(sorted(blocks))
 
-    def _features(self, samples: Sequence[Sample]) -> Tensor:
-        backbone, adapters = self.backbone, self._model.adapters
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, F] of B samples."""
+        backbone, adapters = self._model.backbone, self._model.adapters
         assert adapters is not None
-        with torch.no_grad(), self.compute.autocast():
+        with torch.no_grad(), self._model.compute.autocast():
             tokens = backbone.stem(backbone.prepare([sample.image for sample in samples]))
             return fuse(backbone, adapters.run(tokens), self._blocks)
 
@@ -98,7 +99,7 @@ def train(model: TrainedModel, samples: Sequence[Sample], epochs: int, batch_siz
             model.step(F.cross_entropy(model.head(model.features(chunk)), model.targets(chunk)))
 
 
-def refit(model: TrainedModel, samples: Sequence[Sample], joint: Joint, batch_size: int) -> AdaptedRidge:
+def refit(model: TrainedModel, samples: Sequence[Sample], joint: Joint, batch_size: int) -> RidgeLearner:
     """A ridge head over the adapted features of all samples."""
     depth = model.backbone.depth
     blocks = joint.blocks or list(range(max(0, depth - LAST_BLOCKS), depth))
@@ -108,7 +109,8 @@ def refit(model: TrainedModel, samples: Sequence[Sample], joint: Joint, batch_si
         refresh=1.0,  # one solve at the end
         device=model.backbone.device,
     )
-    learner = AdaptedRidge(model, head, blocks)
+    learner = RidgeLearner(model.backbone, model.compute, head, blocks=blocks)
+    learner.reader = AdaptedReader(model, blocks)
     for number, chunk in enumerate(_chunks(samples, batch_size)):
         learner.learn(Batch(number * batch_size, tuple(chunk)))
     head.exact_weights()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcl import files
-from streamcl.bench.cell import Backbones, finished, run_cell
+from streamcl.bench.cell import Shared, finished, run_cell
 from streamcl.bench.results import Result, as_csv, as_markdown, results_of
 from streamcl.bench.suite import Cell, Suite
 from streamcl.errors import ConfigError, RunBusy, StreamclError
@@ -33,11 +33,11 @@ def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, tell: Tell) -> Ta
     is named in the results, and the others go on.
     """
     files.make_folder(out)
-    table, vits = Table(), Backbones()
+    table, shared = Table(), Shared()
     table.open_cells = {cell.id: "not run yet" for cell in cells}
     done = {cell.id: summary for cell in cells if (summary := finished(cell)) is not None}
     for number, cell in enumerate(cells, 1):
-        summary = done.get(cell.id) or _attempt(cell, vits, table, tell)
+        summary = done.get(cell.id) or _attempt(cell, shared, table, tell)
         if summary is None:
             tell(f"[{number}/{len(cells)}] {cell.id}: {table.open_cells[cell.id]}")
             continue
@@ -64,13 +64,13 @@ def write_plots(table: Table, out: Path) -> None:
         write_comparison(shown, "accuracy at the end of the stream, classes seen", out / "results")
 
 
-def _attempt(cell: Cell, vits: Backbones, table: Table, tell: Tell) -> dict[str, Any] | None:
+def _attempt(cell: Cell, shared: Shared, table: Table, tell: Tell) -> dict[str, Any] | None:
     """The cell's summary, or None with the reason noted in the table."""
     if cell.missing is not None:
         table.open_cells[cell.id] = f"skipped: {cell.missing} is not here"
         return None
     try:
-        return run_cell(cell, vits, tell)
+        return run_cell(cell, shared, tell)
     except RunBusy:
         table.open_cells[cell.id] = "another process is running it"
     except ConfigError:

@@ -16,7 +16,7 @@ from streamcl.events import Batch, Guess, Lesson, Sample
 from streamcl.heads.gram import Gram
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.classes import ClassIndex
-from streamcl.learners.fused import fuse
+from streamcl.learners.fused import FrozenReader, Reader
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.protocols import State
 
@@ -44,7 +44,7 @@ class RidgeLearner:
         self.backbone = backbone
         self.compute = compute
         self.head = head
-        self._blocks = tuple(sorted(blocks))
+        self.reader: Reader = FrozenReader(backbone, compute, blocks)
         self._sharpness = sharpness
         self._index = ClassIndex()
 
@@ -126,10 +126,7 @@ class RidgeLearner:
         return self._features([*samples, *[samples[-1]] * missing])[: len(samples)]
 
     def _features(self, samples: Sequence[Sample]) -> Tensor:
-        with torch.no_grad(), self.compute.autocast():
-            tokens = self.backbone.stem(self.backbone.prepare([sample.image for sample in samples]))
-            outputs = self.backbone.run(tokens, 0, self._blocks[-1] + 1)
-            return fuse(self.backbone, outputs, self._blocks)
+        return self.reader(samples)
 
     def state_dict(self) -> State:
         """The head's statistics and the names of its columns."""
