@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,11 +102,11 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _end(server: subprocess.Popen[str]) -> None:
-    assert server.stdin
-    assert server.stdout
-    server.stdin.close()
-    server.stdout.close()
-    server.wait(10)
+    server.kill()
+    server.wait()
+    for pipe in (server.stdin, server.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def write_config(
@@ -170,45 +171,22 @@ def lines(run: Path, topic: str) -> list[dict[str, Any]]:
 
 # -- hooks: called in the forked process, before the command line -------------------------------------------
 
+_DISK = "create append write fsync truncate mkdir replace unlink rmdir fsync_folder"
+_LEARNER = "learn consolidate state_dict load_state_dict"
+_LOOP = "begin commit restore _settle _announce_classes _quarantine _finish _examine"
 POINTS = {
-    "streamcl.files:Disk": (
-        "create",
-        "append",
-        "write",
-        "fsync",
-        "truncate",
-        "mkdir",
-        "replace",
-        "unlink",
-        "rmdir",
-        "fsync_folder",
-    ),
-    "streamcl.learners.online_lora:OnlineLoRALearner": (
-        "learn",
-        "consolidate",
-        "state_dict",
-        "load_state_dict",
-    ),
-    "streamcl.learners.ridge:RidgeLearner": ("learn", "consolidate", "state_dict", "load_state_dict"),
-    "streamcl.processor:StreamProcessor": (
-        "begin",
-        "commit",
-        "restore",
-        "_settle",
-        "_announce_classes",
-        "_write_predictions",
-        "_write_step",
-        "_quarantine",
-        "_finish",
-        "_examine",
-    ),
-    "streamcl.checkpoint:Checkpoints": ("save", "_fill", "_prune", "latest", "sweep"),
-    "streamcl.checkpoint:BackgroundSaver": ("save", "wait", "close"),
-    "streamcl.sinks.jsonl:JsonlSink": ("flush", "load_state_dict", "_drain"),
-    "streamcl.runs:Run": ("finish", "close"),
-    "streamcl.run_lock:RunLock": ("acquire",),
-    "streams.iterators:IterableSource": ("load_state_dict", "_next_event"),
+    "streamcl.files:Disk": _DISK,
+    "streamcl.learners.online_lora:OnlineLoRALearner": _LEARNER,
+    "streamcl.learners.ridge:RidgeLearner": _LEARNER,
+    "streamcl.processor:StreamProcessor": _LOOP + " _write_predictions _write_step",
+    "streamcl.checkpoint:Checkpoints": "save _fill _prune latest sweep",
+    "streamcl.checkpoint:BackgroundSaver": "save wait close",
+    "streamcl.sinks.jsonl:JsonlSink": "flush load_state_dict _drain",
+    "streamcl.runs:Run": "finish close",
+    "streamcl.run_lock:RunLock": "acquire",
+    "streams.iterators:IterableSource": "load_state_dict _next_event",
 }
+"""Methods whose calls are the phases of a run."""
 
 
 def kill_at(note: str, *, number: int = 0, point: str = "", times: int = 1) -> None:
@@ -227,7 +205,7 @@ def kill_at(note: str, *, number: int = 0, point: str = "", times: int = 1) -> N
 
     for dotted, names in POINTS.items():
         owner = _owner(dotted)
-        for name in names:
+        for name in names.split():
             _before(owner, name, f"{owner.__name__}.{name}", watch)
 
 
@@ -241,6 +219,7 @@ def signal_at(point: str, times: int, which: int = signal.SIGTERM) -> None:
         if calls[0] == 2:
             for _ in range(times):
                 os.kill(os.getpid(), which)
+                time.sleep(0.05)  # two signals that come together are one
 
     _before(_owner(dotted), name, point, watch)
 
@@ -263,10 +242,13 @@ def full_disk(after: int, kind: str = "enospc") -> None:
         _before(_owner("streamcl.files:Disk"), name, name, watch)
 
 
+def umask(mask: int) -> None:
+    """What is made from here on has these bits taken away."""
+    os.umask(mask)
+
+
 def odd_clock() -> None:
     """A wall clock that goes back an hour, then forward a year, and so on."""
-    import time
-
     real, calls = time.time, [0]
 
     def jumping() -> float:
@@ -288,24 +270,37 @@ def no_network() -> None:
     socket.getaddrinfo = refused  # type: ignore[assignment]
 
 
-def out_of_memory(at: tuple[int, ...], largest: int) -> None:
-    """Learning steps number `at` (from 1) with more than `largest` samples run out of memory half-way."""
-    import torch
-
+def not_finite(first: int, last: int) -> None:
+    """The gradients of steps number `first` to `last` (from 1) are NaN."""
     from streamcl.learners.trained import TrainedModel
 
     real, calls = TrainedModel.gradients, [0]
 
     def gradients(self: Any, loss: Any) -> Any:
         calls[0] += 1
-        if calls[0] in at and BATCH[0] > largest:
+        return real(self, loss * float("nan") if first <= calls[0] <= last else loss)
+
+    TrainedModel.gradients = gradients  # type: ignore[method-assign]
+
+
+def out_of_memory(at: tuple[int, ...], largest: int) -> None:
+    """Learning steps number `at` (from 1) with more than `largest` samples run out of memory half-way."""
+    import torch
+
+    from streamcl.learners.trained import TrainedModel
+
+    real, calls, size = TrainedModel.gradients, [0], [0]
+
+    def gradients(self: Any, loss: Any) -> Any:
+        calls[0] += 1
+        if calls[0] in at and size[0] > largest:
             raise torch.OutOfMemoryError("tried to allocate 20 GiB")
         return real(self, loss)
 
-    read, BATCH = TrainedModel.read, [0]
+    read = TrainedModel.read
 
     def noted(self: Any, batch: Any, beside: Any = ()) -> Any:
-        BATCH[0] = len(batch)
+        size[0] = len(batch)
         return read(self, batch, beside)
 
     TrainedModel.gradients = gradients  # type: ignore[method-assign]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from streamcl.events import Batch, Sample
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -77,6 +82,23 @@ class EveryFew:
         self.count = state["count"]
 
 
+class Always(EveryFew):
+    """A detector that sees a shift and a plateau in every batch."""
+
+    @property
+    def shift(self) -> str | None:
+        return "always"
+
+    plateau = shift
+
+
+class OneClass(Pictures):
+    """The same picture of one class again and again."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**super().__getitem__(index), "image": picture("ant", 0), "label": "ant"}
+
+
 class Slow(Pictures):
     """The same, with a pause before each record."""
 
@@ -98,12 +120,14 @@ class Hangs(Pictures):
         return super().__getitem__(index)
 
 
-class EndsEarly(Pictures):
+class EndsEarly:
     """An iterable that promises more than it has."""
 
+    def __len__(self) -> int:
+        return 96
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for index in range(self.records // 2):
-            yield self[index]
+        return (Pictures()[index] for index in range(48))
 
 
 class Raises(Pictures):
@@ -150,3 +174,39 @@ def odd(kind: str, index: int) -> dict[str, Any]:
         "text": {"image": "no such file.png"},
         "none": {"image": None},
     }[kind]
+
+
+def shrinks() -> Iterator[dict[str, Any]]:
+    """Interrupts its process at record 40; read a second time, it has 20 records."""
+    before = Path("read-before")
+    second = before.exists()
+    before.touch()
+    for index in range(20 if second else 96):
+        if index == 40:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        yield Pictures()[index]
+
+
+def files() -> list[dict[str, Any]]:
+    """The files of a folder, by their paths."""
+    return [
+        {"image": str(path), "label": "any", "id": path.name} for path in sorted(Path("pictures").iterdir())
+    ]
+
+
+def once() -> Iterator[dict[str, Any]]:
+    """A generator, which interrupts its process at record 40."""
+    for index in range(96):
+        if index == 40:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        yield Pictures()[index]
+
+
+def jumping(by: int) -> Iterator[Batch]:
+    """Batches of eight whose second one is `by` records from where it should be."""
+    pictures = Pictures()
+    for first in (0, 8 + by, 16 + by):
+        records = [pictures[index] for index in range(first, first + 8)]
+        yield Batch(first, tuple(Sample(r["id"], r["image"], r["label"]) for r in records))

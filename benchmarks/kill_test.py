@@ -1,0 +1,119 @@
+"""Kills the real command line from outside, at random moments, and compares the end with an unharmed run's.
+
+    python benchmarks/kill_test.py CONFIG.yaml [--kills 200] [--longest 12] [--work FOLDER] [--seed 0]
+
+The configuration runs once undisturbed and once under `kill -9`, resumed each time by the same command.
+Compared are summary.json (but for "timing" and the directory's name), predictions.jsonl byte by byte, and
+the sha256 of the state in the last checkpoint (but for file positions and the clock). The exit code is 0
+where all are equal and as many kills landed as were asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from streamcl.checkpoint import list_checkpoints, state_hash, verify
+
+
+def command(config: Path, run_dir: Path, overrides: list[str]) -> list[str]:
+    sets = [part for override in (f"run_dir={run_dir}", *overrides) for part in ("--set", override)]
+    return [sys.executable, "-m", "streamcl", "run", str(config), "--quiet", *sets]
+
+
+def whole(config: Path, run_dir: Path, overrides: list[str]) -> float:
+    """Run to the end undisturbed; seconds."""
+    began = time.monotonic()
+    subprocess.run(command(config, run_dir, overrides), check=True, stderr=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+def offset_of(run_dir: Path) -> int:
+    paths = list_checkpoints(run_dir / "checkpoints")
+    return int(verify(paths[-1]).manifest["offset"]) if paths else -1
+
+
+def killed(
+    config: Path, run_dir: Path, overrides: list[str], kills: int, longest: float, seed: int
+) -> Counter[str]:
+    """Kill and resume until enough kills have landed, then let the run end; where the kills landed.
+
+    The pause before a kill is drawn from 0 to `longest` seconds, three in four from the latter half, which a
+    process on this machine needs to start.
+    """
+    rng, landed = random.Random(seed), Counter[str]()
+    while landed.total() < kills:
+        before = offset_of(run_dir)
+        pause = longest * (rng.random() if rng.random() < 0.25 else rng.uniform(0.5, 1))
+        with subprocess.Popen(command(config, run_dir, overrides), stderr=subprocess.DEVNULL) as process:
+            try:
+                process.wait(timeout=pause)
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+                after = offset_of(run_dir)
+                landed["before a new checkpoint" if after == before else "after a new checkpoint"] += 1
+                continue
+        if process.returncode != 0:
+            raise SystemExit(f"the resumed run failed with exit code {process.returncode}")
+        break
+    whole(config, run_dir, overrides)
+    return landed
+
+
+def left(run_dir: Path) -> dict[str, Any]:
+    summary = json.loads((run_dir / "summary.json").read_text())
+    state = verify(list_checkpoints(run_dir / "checkpoints")[-1]).state
+    return {
+        "summary": {name: value for name, value in summary.items() if name not in {"timing", "run"}},
+        "predictions": hashlib.sha256((run_dir / "predictions.jsonl").read_bytes()).hexdigest(),
+        "state": state_hash({name: part for name, part in state.items() if name not in {"sinks", "pace"}}),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--longest", type=float, default=12.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="where the two runs go; a temporary folder by default")
+    options = parser.parse_args()
+    work = options.work or Path(tempfile.mkdtemp(prefix="streamcl-kill-test-"))
+    seconds = whole(options.config, work / "whole", options.overrides)
+    began = time.monotonic()
+    landed = killed(
+        options.config, work / "killed", options.overrides, options.kills, options.longest, options.seed
+    )
+    expected, found = left(work / "whole"), left(work / "killed")
+    equal = {name: expected[name] == found[name] for name in expected}
+    result = {
+        "kills": landed.total(),
+        "where": dict(landed),
+        "equal": equal,
+        "seconds_undisturbed": round(seconds, 1),
+        "seconds_under_kills": round(time.monotonic() - began, 1),
+        "samples": expected["summary"]["samples"],
+        "state": found["state"][:16],
+        "work": str(work),
+    }
+    print(json.dumps(result, indent=2))
+    return 0 if all(equal.values()) and landed.total() >= options.kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
