@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,8 +29,11 @@ def audit(
     plan = plan or Plan()
     bench = Bench(material, plan, relative_lambda)
     groups = bench.groups(audited)
-    found = [*findings(groups, groups.audited), *_taught(bench, audited.statistics)]
-    control = judged(findings(groups, groups.unforgotten), plan.rate)
+    control = judged(findings(groups, groups.unforgotten, plan.deals), plan.rate)
+    shown = {each.measure: each.value for each in control}
+    answered = findings(groups, groups.audited, plan.deals)
+    found = [replace(each, unforgotten=shown[each.measure]) for each in answered]
+    found += _taught(bench, audited.statistics)
     names = ("audited", "references", "unforgotten")
     return AuditReport(
         kind="samples" if material.gone is None else "class",

@@ -25,13 +25,15 @@ class Plan:
     references: models retrained without the data. left_out: the share of the retained samples that each of
     them goes without, another one each time; it makes their spread. rate: the chance of failing a retrained
     model, over all measures together. looked_at: samples of each kind on which models are asked.
-    sharpness: the learner's factor from scores to logits.
+    deals: random ways to deal models to two groups, by which group measures are judged; too few for `rate`
+    cannot fail anything. sharpness: the learner's factor from scores to logits.
     """
 
     references: int = 64
     left_out: float = 0.1
-    rate: float = 0.05
+    rate: float = 0.01
     looked_at: int = 1000
+    deals: int = 1999
     sharpness: float = 10.0
     seed: int = 0
 

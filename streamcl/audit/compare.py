@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -16,8 +16,6 @@ from streamcl.audit.material import Flags, Floats, Ints
 
 Measure: TypeAlias = Callable[[Group], Floats]
 Statistic: TypeAlias = Callable[[Floats, Flags], Floats]
-DEALS = 999
-"""Random ways to deal models to two groups; the smallest p is 1 / 1000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +41,15 @@ class Single:
         )
 
 
-def findings(groups: Groups, group: Group) -> list[Finding]:
-    """Every measure of one of the groups; those of distributions where it has more than one model."""
+def findings(groups: Groups, group: Group, deals: int) -> list[Finding]:
+    """Every measure of one of the groups; those of distributions where it has more than one model.
+
+    deals: in how many random ways the models are dealt to two groups; no p is below 1 / (deals + 1).
+    """
     single = [each.beside(group, groups) for each in singles(groups)]
     if len(group) < 2:
         return single
-    unforgotten = (value.value for value in _of_distributions(groups, groups.unforgotten))
-    dealt = _of_distributions(groups, group)
-    return [*single, *(replace(f, unforgotten=u) for f, u in zip(dealt, unforgotten, strict=True))]
+    return [*single, *_of_distributions(groups, group, deals)]
 
 
 def singles(groups: Groups) -> list[Single]:
@@ -123,23 +122,23 @@ def _votes_on(rows: Ints, references: Group, unforgotten: Group) -> Measure:
     return lambda group: attacks.lira(group, references, unforgotten)[:, rows].mean(axis=1)
 
 
-def _of_distributions(groups: Groups, group: Group) -> list[Finding]:
+def _of_distributions(groups: Groups, group: Group, deals: int) -> list[Finding]:
     """Measures of many erased models against many retrained ones."""
+    known = groups.references
     statistics: list[tuple[str, Statistic, str, str]] = [
         ("U-LiRA", attacks.u_lira, "forget", attacks.U_LIRA),
         *((f"KLoM, {name}", klom.klom, name, klom.PAPER) for name in ("forget", "retain", "test")),
     ]
     return [
-        _dealt(name, statistic, getattr(group, part), getattr(groups.references, part), paper)
+        relabelled(name, *_dealt(statistic, getattr(group, part), getattr(known, part), deals), paper=paper)
         for name, statistic, part, paper in statistics
     ]
 
 
-def _dealt(name: str, statistic: Statistic, erased: Answers, retrained: Answers, paper: str) -> Finding:
-    """The statistic of two groups beside its values when their models are dealt to the groups at random."""
+def _dealt(statistic: Statistic, erased: Answers, retrained: Answers, deals: int) -> tuple[float, Floats]:
+    """The statistic of two groups, and its values when their models are dealt to the groups at random."""
     margins = np.concatenate([erased.margin, retrained.margin])
     true = np.arange(len(margins)) < len(erased.margin)
     rng = np.random.default_rng(0)
-    deals = np.array([true, *(rng.permutation(true) for _ in range(DEALS))])
-    values = statistic(margins, deals)
-    return relabelled(name, float(values[0]), values[1:], paper=paper)
+    values = statistic(margins, np.array([true, *(rng.permutation(true) for _ in range(deals))]))
+    return float(values[0]), values[1:]

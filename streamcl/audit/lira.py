@@ -11,9 +11,10 @@ import numpy as np
 
 from streamcl.audit.answers import Group
 from streamcl.audit.leave_one_out import floored, moments_beside
-from streamcl.audit.material import Flags, Floats
+from streamcl.audit.material import Flags, Floats, Ints
 
 LIRA, U_LIRA = "arXiv 2112.03570", "arXiv 2403.01218"
+MOST = 100  # forgotten samples that U-LiRA looks at
 
 
 def lira(group: Group, references: Group, unforgotten: Group) -> Flags:
@@ -35,16 +36,30 @@ def u_lira(margins: Floats, first: Flags) -> Floats:
     ones, in each of B ways to deal. Every model is left out of the densities that judge it; the mean
     over samples and over both kinds.
     """
-    return np.array([_told_apart(margins[row], margins[~row]) for row in first])
+    looked_at = margins[:, :: -(-margins.shape[1] // MOST)]
+    centred = looked_at - looked_at.mean(axis=0)
+    powers = np.stack([centred, centred**2])  # [2, P, N]
+    return np.array([_told_apart(powers, row) for row in first])
 
 
-def _told_apart(erased: Floats, retrained: Floats) -> float:
-    shares = []
-    for own, other in ((erased, retrained), (retrained, erased)):
-        inside = moments_beside(own, inside=True)
-        outside = moments_beside(other, inside=False)
-        shares.append((_log_density(own, *inside) > _log_density(own, *outside)).mean())
-    return float(np.mean(shares))
+def _told_apart(powers: Floats, first: Flags) -> float:
+    x, total = powers[0], powers.sum(axis=1)  # [P, N], [2, N]
+    erased = powers[:, first].sum(axis=1)
+    rows = first[:, None]
+    own = np.where(rows, erased[:, None], (total - erased)[:, None]) - powers  # [2, P, N]
+    other = total[:, None] - own - powers
+    sizes = np.where(rows, first.sum(), (~first).sum())  # [P, 1]
+    floor = 1e-6 * float(powers[1].mean()) + 1e-24
+    told = _log_density(x, *_normal(own, sizes - 1, floor)) > _log_density(
+        x, *_normal(other, len(first) - sizes, floor)
+    )
+    return float((told[first].mean() + told[~first].mean()) / 2)
+
+
+def _normal(sums: Floats, count: Ints, floor: float) -> tuple[Floats, Floats]:
+    """Mean and variance from sums of x and x^2 [2, P, N] of `count` [P, 1] models."""
+    mean = sums[0] / count
+    return mean, np.maximum((sums[1] / count - mean**2) * count / (count - 1), floor)
 
 
 def memorisation(references: Group, unforgotten: Group) -> Floats:

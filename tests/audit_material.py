@@ -1,0 +1,66 @@
+"""Features with labels on which a small head memorises: noisy labels, few samples for the dimensions."""
+
+from dataclasses import replace
+
+import torch
+
+from streamcl.audit import Examples, Material
+from streamcl.audit.models import ClosedForm, combined
+from streamcl.heads.ridge import Statistics
+
+LAMBDA = 1e-2
+
+
+def draw(generator: torch.Generator, means: torch.Tensor, count: int, noise: float) -> Examples:
+    classes, width = means.shape
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    features = means[labels] + torch.randn(count, width, generator=generator)
+    wrong = torch.rand(count, generator=generator) < noise
+    other = torch.randint(0, classes, (count,), generator=generator)
+    return Examples(features, torch.where(wrong, other, labels))
+
+
+def noisy(seed: int, *, retain=200, forget=30, test=200, width=120, classes=5, noise=0.3) -> Material:
+    """A request of kind samples."""
+    generator = torch.Generator().manual_seed(seed)
+    means = 0.25 * torch.randn(classes, width, generator=generator)
+    parts = [draw(generator, means, count, noise) for count in (retain, forget)]
+    return Material(*parts, draw(generator, means, test, 0.0), classes)
+
+
+def one_class(seed: int, **sizes) -> Material:
+    """A request for class 0."""
+    whole = noisy(seed, **{"noise": 0.0, **sizes})
+    gone, held = whole.retain.labels == 0, whole.test.labels == 0
+    return Material(
+        whole.retain.at(~gone),
+        whole.retain.at(gone),
+        whole.test.at(~held),
+        whole.columns,
+        gone=0,
+        unseen=whole.test.at(held),
+    )
+
+
+def form(material: Material) -> ClosedForm:
+    return ClosedForm(material.width, material.columns, relative_lambda=LAMBDA)
+
+
+def retrained(material: Material) -> Statistics:
+    return form(material).measure(material.retain)
+
+
+def with_share(material: Material, share: float) -> Statistics:
+    """The sums with this share of the forgotten samples still, or doubly taken out where it is negative."""
+    kept = form(material).measure(material.forget)
+    gram = kept.gram.copy()
+    gram.add_sum(kept.gram, share - 1.0)
+    counts = kept.counts if share > 0 else 0 * kept.counts
+    return combined(retrained(material), Statistics(gram, share * kept.Q, counts))
+
+
+def masked(statistics: Statistics, column: int) -> Statistics:
+    """A class that lost its column while its samples stay in the Gram matrix."""
+    Q, counts = statistics.Q.clone(), statistics.counts.clone()
+    Q[:, column], counts[column] = 0.0, 0
+    return replace(statistics, Q=Q, counts=counts)

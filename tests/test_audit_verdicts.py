@@ -1,0 +1,136 @@
+"""A model that never saw the data passes its audit; one that never forgot, or forgot too hard, fails it."""
+
+import json
+
+import pytest
+import torch
+from audit_material import LAMBDA, form, masked, noisy, one_class, retrained, with_share
+
+from streamcl.audit import Audited, Plan, audit, text_table
+from streamcl.errors import ForgettingError
+
+SEEDS = range(3)
+
+
+def examined(material, audited, seed=0, **plan):
+    return audit(
+        material, audited, relative_lambda=LAMBDA, plan=Plan(**{"references": 32, "seed": seed} | plan)
+    )
+
+
+def wrong(report):
+    return {finding.measure: finding.outcome for finding in report.findings if not finding.good}
+
+
+@pytest.mark.parametrize("make", [noisy, one_class])
+def test_a_retrained_model_passes(make):
+    """At the stated rate of 5 %, more than two of six fail with a chance of 0.2 %."""
+    reports = []
+    for seed in range(6):
+        material = make(seed)
+        reports.append(examined(material, Audited(statistics=retrained(material)), seed))
+    assert sum(report.verdict == "fail" for report in reports) <= 2
+    assert all(report.unforgotten_seen and report.sums == 0.0 for report in reports)
+
+
+@pytest.mark.parametrize("make", [noisy, one_class])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_model_that_never_forgot_fails(make, seed):
+    material = make(seed)
+    report = examined(material, Audited(statistics=with_share(material, 1.0)), seed)
+    assert report.verdict == "fail"
+    assert wrong(report)["forget accuracy"] == "too high"
+    assert wrong(report)["LiRA"] == "too high"
+    assert wrong(report)["KLoM, forget"] == "too high"
+    assert report.sums > 1e-3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_class_that_only_lost_its_name_fails(seed):
+    material = one_class(seed)
+    sums = masked(with_share(material, 1.0), 0)
+    report = examined(material, Audited(statistics=sums), seed)
+    assert report.verdict == "fail"
+    assert "forget accuracy" not in wrong(report), "it cannot name the class: others must find it out"
+
+
+@pytest.mark.parametrize("make", [noisy, one_class])
+def test_scores_alone_are_enough(make):
+    material = make(1)
+    for share, verdict in ((0.0, "pass"), (1.0, "fail")):
+        scorer = form(material).solve(with_share(material, share)).without(material.gone)
+        report = examined(material, Audited(scorer=scorer))
+        assert report.verdict == verdict, text_table(report)
+        assert report.sums is None
+        assert report.models["audited"] == 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_forgetting_too_hard_fails_as_well(seed):
+    """The Streisand effect: taken out twice, what was deleted shows by how badly the model does on it."""
+    material = noisy(seed, width=40, retain=300)
+    report = examined(material, Audited(statistics=with_share(material, -1.0)), seed)
+    assert report.verdict == "fail"
+    assert wrong(report)["forget loss"] == "too high"
+    assert wrong(report)["forget accuracy"] == "too low"
+
+
+def test_where_learning_leaves_no_trace_the_audit_says_that_it_cannot_tell():
+    material = noisy(0, retain=3000, forget=3, width=6, classes=2, noise=0.0)
+    report = examined(material, Audited(statistics=with_share(material, 1.0)))
+    assert report.verdict == "cannot tell"
+    assert not report.unforgotten_seen
+    assert "too little trace" in report.sentence()
+
+
+def test_what_learning_moves_least_is_harder_to_find_than_what_it_moves_most():
+    material = noisy(3, width=40, retain=300, forget=80)
+    report = examined(material, Audited(statistics=with_share(material, 1.0)))
+    least, most = report.by_memorisation
+    assert most.value - most.mean > least.value - least.mean
+
+
+def test_single_references_and_single_models_that_never_forgot_are_counted():
+    material = noisy(2)
+    report = examined(material, Audited(statistics=retrained(material)), references=64)
+    assert report.references_failing <= 0.15  # 64 models at a rate of 5 %: more than 9 has a chance of 0.1 %
+    assert report.unforgotten_failing == 1.0
+
+
+def test_the_same_seed_gives_the_same_report():
+    material = noisy(0)
+    one, other = (examined(material, Audited(statistics=retrained(material))).to_json() for _ in range(2))
+    one.pop("seconds"), other.pop("seconds")
+    assert one == other
+    assert json.loads(json.dumps(one)) == json.loads(json.dumps(other))
+
+
+def test_the_global_random_generator_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    material = noisy(0)
+    examined(material, Audited(statistics=retrained(material)), references=8)
+    assert torch.rand(1) == expected
+
+
+def test_the_table_shows_every_measure_with_its_references():
+    material = one_class(0)
+    report = examined(material, Audited(statistics=retrained(material)), references=8)
+    table = text_table(report)
+    assert table.startswith("PASS: ")
+    for finding in report.findings:
+        assert finding.measure in table
+    assert "±" in table
+    names = {finding.measure for finding in report.findings}
+    assert {"relearn time, log2 samples", "neighbour class", "interclass confusion", "U-LiRA"} <= names
+
+
+def test_nothing_to_audit_with_is_said():
+    material = noisy(0)
+    with pytest.raises(ForgettingError, match="no held-out samples"):
+        type(material)(material.retain, material.forget, material.test.at(torch.zeros(0).long()), 5)
+    with pytest.raises(ValueError, match="either"):
+        Audited()
+    with pytest.raises(ValueError, match="too few"):
+        Plan(references=3)
