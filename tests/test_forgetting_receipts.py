@@ -26,6 +26,11 @@ PLACES = {
     *("checkpoints", "ledger", "lineage", "metrics services", "source data"),
 }
 
+SMALL = {
+    **{"request": "r1", "kind": "class", "outcome": "refused", "offset": 0, "relearn": "deny"},
+    **{"received": 1.0, "completed": 2.0, "deadline": None, "reason": "<no>"},
+}
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -118,7 +123,21 @@ def test_an_id_never_leads_out_of_the_folder(tmp_path, name):
 
 
 def test_a_second_receipt_for_a_request_is_not_written(tmp_path):
-    path = write_receipt(tmp_path, "r1", {"a": 1})
+    path = write_receipt(tmp_path, "r1", SMALL)
     before = path.read_bytes()
-    assert write_receipt(tmp_path, "r1", {"a": 2}) == path
+    assert write_receipt(tmp_path, "r1", {**SMALL, "offset": 9}) == path
     assert path.read_bytes() == before
+
+
+def test_a_page_says_what_the_receipt_says_and_no_more(run, tmp_path):
+    text = (run / "receipts" / "r1.html").read_text()
+    for words in ("Everything of a person", "head statistics", "streamcl verify receipts/r1.json", "exact"):
+        assert words in text
+    assert "subject-1" not in text
+    assert "<script" not in text
+    assert "http" not in text
+
+
+def test_a_page_escapes_what_it_shows(tmp_path):
+    path = write_receipt(tmp_path, "r1", SMALL)
+    assert "&lt;no&gt;" in path.with_suffix(".html").read_text()

@@ -12,6 +12,7 @@ from typing import Any
 from streamcl import files
 from streamcl.errors import ForgettingError
 from streamcl.files import Disk
+from streamcl.forgetting.page import write_page
 
 RECEIPTS = "receipts"
 """The folder's name in a run directory."""
@@ -32,7 +33,7 @@ def receipt_path(folder: Path, request: str) -> Path:
 
 
 def write_receipt(folder: Path, request: str, content: Mapping[str, Any], *, disk: Disk = files.DISK) -> Path:
-    """Chain a receipt to the newest one and write it whole; where there is one for the request it stays."""
+    """Chain a receipt to the newest one and write it whole, its page first; one that is there stays."""
     path = receipt_path(folder, request)
     if path.exists():
         return path
@@ -40,6 +41,7 @@ def write_receipt(folder: Path, request: str, content: Mapping[str, Any], *, dis
     chain = read_chain(folder)
     previous = hashlib.sha256(chain[-1][0].read_bytes()).hexdigest() if chain else None
     body = {**content, "format": FORMAT, "number": len(chain) + 1, "previous": previous}
+    write_page(path, body, disk=disk)
     files.atomic_write(path, canonical({**body, "sha256": _digest(body)}), disk=disk)
     return path
 
