@@ -12,6 +12,7 @@ from streamcl.forgetting import forgetter as module
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.orders import order
 from streamcl.forgetting.receipt import read_chain
+from streamcl.forgetting.tombstones import Tombstones
 from streamcl.forgetting.verify import verify_receipt
 from streamcl.ledger import Ledger
 from streamcl.testing import FaultyDisk, ScriptedSource, in_child, record_id, until_done
@@ -142,7 +143,7 @@ def test_without_purging_the_older_checkpoints_would_hold_the_samples(tmp_path, 
 
 def test_without_tombstones_it_would_be_learned_again(tmp_path, monkeypatch):
     """The guard seen failing."""
-    monkeypatch.setattr(module.Forgetter, "_is_forgotten", lambda self, sample: False)
+    monkeypatch.setattr(Tombstones, "stands_for", lambda self, sample: False)
     run_once(tmp_path, "class")
     assert any(int(name) % 2 for name in outcome(tmp_path)["consumed"])
 

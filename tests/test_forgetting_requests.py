@@ -7,7 +7,7 @@ import pytest
 from forgetting_fakes import ForgettingLearner, Opened, holds
 
 from streamcl.checkpoint import Checkpoints, state_hash
-from streamcl.errors import ForgettingError
+from streamcl.errors import BadRecord, ForgettingError
 from streamcl.events import ForgetRequest, Selector
 from streamcl.forgetting.orders import body_of, order
 from streamcl.forgetting.receipt import read_chain
@@ -196,6 +196,19 @@ def test_samples_whose_pixels_changed_are_not_subtracted(tmp_path):
         run.run()
         assert len(run.learner.consumed) == 20
     assert "their pixels differ" in receipt(tmp_path, "r1")["reason"]
+
+
+def test_a_source_that_fails_while_it_fetches_does_not_end_the_run(tmp_path):
+    class Broken(ScriptedSource):
+        def fetch(self, wanted):
+            raise BadRecord(f"{wanted[0]} is torn")
+
+    with Opened(tmp_path, Broken([4] * 5), schedule=[order(ids=ids([1]), offset=8, id="r1")]) as run:
+        run.run()
+        assert len(run.learner.consumed) == 20
+        assert run.ledger.entry("r1").progress == "failed"
+    assert "BadRecord while" in receipt(tmp_path, "r1")["reason"]
+    assert "000001" not in (tmp_path / "receipts" / "r1.json").read_text()
 
 
 def test_older_checkpoints_go_with_the_samples(tmp_path):

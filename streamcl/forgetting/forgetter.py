@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streamcl import files
-from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Refused, Sample
+from streamcl.errors import ForgettingError, StreamclError
+from streamcl.events import Batch, ForgetRequest
 from streamcl.files import Disk
 from streamcl.forgetting import places, retained
 from streamcl.forgetting.choose import choose
@@ -19,12 +19,10 @@ from streamcl.forgetting.orders import Order, body_of, order_from, order_of
 from streamcl.forgetting.protocol import Context, Evidence, Method, Scope
 from streamcl.forgetting.receipt import write_receipt
 from streamcl.forgetting.retrieval import Retrieval
+from streamcl.forgetting.tombstones import Tombstones
 from streamcl.ledger import Entry, Ledger
 from streamcl.protocols import Learner, Source, State, Stateful
 from streamcl.state import state_hash
-
-DROPPED = "forgotten"
-"""The reason of a record that keeps its place in a batch but nothing else, because a tombstone stands."""
 
 
 class Vault(Protocol):
@@ -79,6 +77,7 @@ class Forgetter:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._run, self._ledger, self._lineage = belongings, ledger, lineage
+        self._tombstones = Tombstones(ledger)
         self._methods, self._clock = tuple(methods), clock
         self._schedule = sorted(schedule, key=lambda each: each.request.offset)
         self._orders: dict[str, Order] = {}
@@ -109,16 +108,7 @@ class Forgetter:
 
     def admit(self, batch: Batch) -> Batch:
         """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
-        if not any(map(self._is_forgotten, batch.samples)) and not any(map(self._is_gone, batch.refused)):
-            return batch
-        taken = {refused.offset for refused in batch.refused}
-        places = (offset for offset in range(batch.offset, batch.end) if offset not in taken)
-        dropped = {o for o, s in zip(places, batch.samples, strict=True) if self._is_forgotten(s)}
-        dropped |= {refused.offset for refused in batch.refused if self._is_gone(refused)}
-        kept = tuple(sample for sample in batch.samples if not self._is_forgotten(sample))
-        refused = [each for each in batch.refused if each.offset not in dropped]
-        refused += [Refused(offset, "", DROPPED) for offset in dropped]
-        return Batch(batch.offset, kept, tuple(sorted(refused, key=lambda each: each.offset)))
+        return self._tombstones.admit(batch)
 
     def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
         """Remember what has passed."""
@@ -148,7 +138,7 @@ class Forgetter:
         receipt = {**self._claims(order), **outcome}
         if outcome["outcome"] == "done":
             target = self._target(request)
-            self._bury(order, target)
+            self._tombstones.bury(order, target.ids)
             receipt["checkpoint"] = dict(self._run.vault.seal()) if self._run.vault is not None else None
             changed = retained.rewrite_logs(self._run.folder, target, disk=self._run.disk)
             derived = retained.remove_derived(self._run.folder, disk=self._run.disk)
@@ -229,9 +219,9 @@ class Forgetter:
         try:
             evidence = method.erase(request, context)
             _confirm_gone(request, learner)
-        except ForgettingError as error:
+        except (StreamclError, ValueError, OSError) as error:
             learner.load_state_dict(before)
-            return {**result, "outcome": "failed", "reason": f"{method.name}: {error}"}
+            return {**result, "outcome": "failed", "reason": f"{method.name}: {_cause(error)}"}
         self._erase_figures(request)
         result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
         return {**result, **_told(evidence), "outcome": "done", "why": why, **self._counts(context.scope)}
@@ -264,29 +254,6 @@ class Forgetter:
         ids = {trace.id for trace in traces} | set(request.selector.ids)
         label = request.label if request.kind == "class" else None
         return retained.Target({trace.offset for trace in traces}, ids, label)
-
-    def _bury(self, order: Order, target: retained.Target) -> None:
-        request = order.request
-        if order.relearn == "allow":
-            return
-        match request.kind:
-            case "class":
-                self._ledger.bury(request.id, "class", [str(request.label)])
-            case "subject":
-                self._ledger.bury(request.id, "subject", [str(request.subject)])
-        if request.kind != "class":
-            self._ledger.bury(request.id, "sample", target.ids)
-
-    def _is_forgotten(self, sample: Sample) -> bool:
-        buried = self._ledger.is_tombstoned
-        return (
-            buried("sample", sample.id)
-            or (sample.subject is not None and buried("subject", sample.subject))
-            or (sample.label is not None and buried("class", sample.label))
-        )
-
-    def _is_gone(self, refused: Refused) -> bool:
-        return self._ledger.is_tombstoned("sample", refused.id)
 
     @staticmethod
     def _counts(scope: Scope) -> dict[str, Any]:
@@ -329,6 +296,12 @@ def _confirm_gone(request: ForgetRequest, learner: Learner) -> None:
     """Whatever the method: afterwards a forgotten class is not named any more."""
     if request.kind == "class" and request.label in learner.classes:
         raise ForgettingError("the method left the class in place")
+
+
+def _cause(error: Exception) -> str:
+    """Why it failed, without names: what a source says of a record may hold its id."""
+    known = isinstance(error, ForgettingError)
+    return str(error) if known else f"{type(error).__name__} while the samples were brought back or measured"
 
 
 def _is_over(entry: Entry) -> bool:

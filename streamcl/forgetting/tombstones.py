@@ -1,0 +1,57 @@
+"""Keeps out what was forgotten when the stream brings it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streamcl.events import Batch, Refused, Sample
+from streamcl.forgetting.orders import Order
+from streamcl.ledger import Ledger
+
+DROPPED = "forgotten"
+"""The reason of a record that keeps its place in a batch but nothing else, because a tombstone stands."""
+
+
+class Tombstones:
+    """Salted hashes in the ledger of the samples, subjects and classes that must not be learned again."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def admit(self, batch: Batch) -> Batch:
+        """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
+        if not any(map(self.stands_for, batch.samples)) and not any(map(self._is_gone, batch.refused)):
+            return batch
+        taken = {refused.offset for refused in batch.refused}
+        offsets = (offset for offset in range(batch.offset, batch.end) if offset not in taken)
+        dropped = {o for o, s in zip(offsets, batch.samples, strict=True) if self.stands_for(s)}
+        dropped |= {refused.offset for refused in batch.refused if self._is_gone(refused)}
+        kept = tuple(sample for sample in batch.samples if not self.stands_for(sample))
+        refused = [each for each in batch.refused if each.offset not in dropped]
+        refused += [Refused(offset, "", DROPPED) for offset in dropped]
+        return Batch(batch.offset, kept, tuple(sorted(refused, key=lambda each: each.offset)))
+
+    def bury(self, order: Order, ids: Iterable[str]) -> None:
+        """Set the tombstones of an order: its class, or its samples and subject. Again is harmless."""
+        request = order.request
+        if order.relearn == "allow":
+            return
+        match request.kind:
+            case "class":
+                self._ledger.bury(request.id, "class", [str(request.label)])
+            case "subject":
+                self._ledger.bury(request.id, "subject", [str(request.subject)])
+        if request.kind != "class":
+            self._ledger.bury(request.id, "sample", ids)
+
+    def stands_for(self, sample: Sample) -> bool:
+        """Whether the sample, its subject or its class was forgotten."""
+        buried = self._ledger.is_tombstoned
+        return (
+            buried("sample", sample.id)
+            or (sample.subject is not None and buried("subject", sample.subject))
+            or (sample.label is not None and buried("class", sample.label))
+        )
+
+    def _is_gone(self, refused: Refused) -> bool:
+        return self._ledger.is_tombstoned("sample", refused.id)
