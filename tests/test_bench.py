@@ -1,8 +1,10 @@
 """Suites: every cell is checked before one runs, finished cells stay, interrupted ones go on."""
 
 import csv
+import importlib.util
 import json
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +19,7 @@ from streamcl.errors import ConfigError, NotFinite, RunBusy
 from streamcl.learners.fused import FrozenReader
 from streamcl.report.comparison import Comparison, write_comparison
 from streamcl.runs import open_run
+from streams.scenarios import Order
 
 TINY = {
     "name": "vit_tiny_patch16_224",
@@ -251,6 +254,44 @@ def test_the_plot_is_the_same_for_the_same_values(tmp_path):
     assert one == other
     assert b"ridge" in one
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- shifts in real streams -----------------------------------------------------------------------
+
+
+def shift_benchmark():
+    path = SUITES.parent / "shift_streams.py"
+    spec = importlib.util.spec_from_file_location("shift_streams", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["shift_streams"] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_gradual_order_keeps_every_image_and_blends_around_the_shift():
+    shift_streams = shift_benchmark()
+    abrupt = Order(np.arange(90), (30, 60), ())
+    slow = shift_streams.gradual(abrupt, width=20)
+    assert sorted(slow.indices) == list(range(90))
+    assert slow.shifts == (20, 50)
+    assert set(slow.indices[:20]) <= set(range(30))
+    around = slow.indices[20:40] >= 30
+    assert around[:10].mean() < around[10:].mean()
+
+
+def test_detections_are_scored_in_batches():
+    shift_streams = shift_benchmark()
+    trace = shift_streams.Trace("pack", "abrupt", 10, [100], [1.0] * 10 + [5.0] * 10)
+
+    class AtOnce:
+        shift = plateau = None
+
+        def update(self, loss):
+            self.shift = "rise" if loss > 2 and self.plateau is None else None
+            self.plateau = "seen" if loss > 2 else None
+
+    assert shift_streams.alarms(AtOnce(), trace) == [110]
+    assert shift_streams.row([trace], AtOnce) == "1.00 | 1.00 | 1.0 | 0.0"
 
 
 # --- command --------------------------------------------------------------------------------------

@@ -127,6 +127,32 @@ def test_si_blurry_parts_differ_in_size_and_may_be_empty() -> None:
     assert max(sizes) == 5
 
 
+def test_si_blurry_is_distributed_as_published() -> None:
+    """N = 50, M = 10, five parts of 100 classes, as in the sampler of arXiv 2308.09303.
+
+    Its cut points are four sorted integers drawn uniformly below the number of classes, so a first part has
+    9.6 of 50 classes on average (the expected least of four draws) and is empty in about one of 13 streams;
+    a tenth of the blurry images goes round, of which the share not handed back to its own part is displaced.
+    """
+    train = unevenly([20] * 100)
+    firsts, displaced = [], []
+    for seed in range(200):
+        order = si_blurry(train, 5, 50, 10, seed)
+        ends = np.cumsum([20 * len(part.classes) for part in order.parts])
+        home = {name: number for number, part in enumerate(order.parts) for name in part.classes}
+        part_of = np.searchsorted(ends, np.arange(len(train)), side="right")
+        own = np.array([home[train.classes[code]] for code in train.labels[order.indices]])
+        away = np.flatnonzero(part_of != own)
+        moved = set(train.labels[order.indices[away]].tolist())
+        assert len(moved) <= 50  # half of the classes never leave their part
+        assert len(away) <= 100  # a tenth of the 1,000 blurry images
+        displaced.append(len(away))
+        firsts.append(len(order.parts[0].classes))
+    assert np.mean(firsts) == pytest.approx(2 * 9.6, abs=2.5)  # the blurry half is cut in the same way
+    assert 40 < np.mean(displaced) < 95
+    assert max(displaced) > 75
+
+
 def test_domain_incremental_goes_domain_by_domain() -> None:
     train = collection([0, 1, 0, 1, 0, 1], 2, domains=[0, 1, 2, 0, 1, 2])
     order = domain_incremental(train)

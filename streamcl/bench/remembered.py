@@ -9,14 +9,14 @@ from torch import Tensor
 
 from streamcl.config import RunConfig
 from streamcl.events import Sample
-from streamcl.learners.fused import FrozenReader
+from streamcl.learners.fused import FrozenReader, Reader
 from streamcl.protocols import Learner
 
 
 class Remembered:
     """A reader that asks the one inside only for samples it has not read yet. `kept` is shared by cells."""
 
-    def __init__(self, reader: FrozenReader, kept: dict[str, Tensor]) -> None:
+    def __init__(self, reader: Reader, kept: dict[str, Tensor]) -> None:
         self._reader = reader
         self._kept = kept
 
