@@ -93,18 +93,18 @@ class _Found:
         return Examples(every[rows], torch.tensor([columns[self.labels[i]] for i in rows]).long())
 
 
-@dataclass(frozen=True, slots=True)
 class _Scope:
-    """What a receipt says was forgotten, by salted hashes."""
+    """What a receipt says was forgotten: samples by salted hashes of their ids, up to an offset."""
 
-    receipt: Mapping[str, Any]
-    fingerprint: Callable[[str, str], str]
+    def __init__(self, receipt: Mapping[str, Any], fingerprint: Callable[[str, str], str]) -> None:
+        self.end = int(receipt["offset"])
+        self._ids = frozenset(receipt["scope"]["ids"])
+        self._fingerprint = fingerprint
 
-    def holds(self, sample: Sample) -> bool:
-        scope = self.receipt["scope"]
-        if scope["class"] is not None and sample.label is not None:
-            return bool(self.fingerprint("class", sample.label) == scope["class"])
-        return self.fingerprint("sample", sample.id) in set(scope["ids"])
+    def holds(self, offset: int, sample: Sample) -> bool:
+        """Whether the sample was forgotten then; one without a label was never learned."""
+        known = offset < self.end and sample.label is not None
+        return known and self._fingerprint("sample", sample.id) in self._ids
 
 
 def _receipt(folder: Path, request: str | None) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _sort_out(
 ) -> tuple[_Found, _Found]:
     """What was retained and what was forgotten, from the stream's beginning to where either ends."""
     retained, forgotten = _Found(), _Found()
-    end = max([*kept, scope.receipt["offset"] - 1])
+    end = max([*kept, scope.end - 1])
     for batch in source:
         if not isinstance(batch, Batch):
             continue
@@ -151,8 +151,7 @@ def _sort_out(
             goes = [
                 (sample, str(sample.label))
                 for offset, sample in pairs
-                if offset not in kept and offset < scope.receipt["offset"]
-                if sample.label is not None and scope.holds(sample)
+                if offset not in kept and scope.holds(offset, sample)
             ]
             for found, chosen in ((retained, stays), (forgotten, goes)):
                 if chosen:

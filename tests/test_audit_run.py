@@ -1,0 +1,114 @@
+"""streamcl audit on run directories: what was erased is found by the receipt's hashes, and judged."""
+
+import json
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import TINY_VIT, picture
+
+from streamcl.audit import Plan, text_table
+from streamcl.audit import from_run as adapter
+from streamcl.cli import cli
+from streamcl.errors import ForgettingError
+from streamcl.events import Batch
+from streamcl.runs import carry_out, open_run
+
+LABELS = ["ant", "bee", "cat", "dog"]
+QUICK = Plan(references=16, rate=0.05, deals=299, looked_at=200)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run over 200 pictures of 4 classes, every tenth with a wrong label, and 50 held-out ones."""
+    folder = tmp_path_factory.mktemp("audited")
+    labels = np.arange(250) % 4
+    images = np.stack([picture(LABELS[label], number) for number, label in enumerate(labels)])
+    taught = np.where(np.arange(250) % 10 == 3, (labels + 1) % 4, labels)
+    split = (np.arange(250) >= 200).astype(np.int64)
+    path = folder / "pictures.npz"
+    np.savez(path, x=images, y=np.where(split, labels, taught), split=split)
+    config = {
+        "name": "audited",
+        "run_dir": str(folder / "run"),
+        "source": {"name": "npz", "args": {"path": str(path)}},
+        "scenario": {"name": "disjoint", "parts": 2},
+        "batch_size": 8,
+        "backbone": {
+            **{"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT},
+        },
+        "learner": {"name": "ridge", "relative_lambda": 0.001},
+        "checkpoint": {"every": 96},
+        "precision": "32-true",
+    }
+    with open_run(config, report=lambda _: None) as run:
+        for _ in run:
+            pass
+        run.finish()
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def forgotten(finished):
+    """The same run after two requests: 30 samples, then a class."""
+    from streamcl.forgetting.orders import body_of, order
+    from streamcl.ledger import LEDGER, Ledger
+
+    with Ledger(finished / LEDGER) as ledger:
+        ledger.submit(body_of(order(offsets=(10, 40), id="thirty")))
+        ledger.submit(body_of(order(label="2", id="class")))
+    carry_out(finished, report=lambda _: None)
+    return finished
+
+
+@pytest.mark.parametrize("request_id", ["thirty", "class"])
+def test_an_erasure_carried_out_by_a_run_passes(forgotten, request_id):
+    told = []
+    report = adapter.audit_run(forgotten, request=request_id, plan=QUICK, tell=told.append)
+    assert told == [], "every forgotten sample is found again"
+    assert report.verdict != "fail", text_table(report)
+    assert report.sums < 1e-5
+    assert report.kind == ("class" if request_id == "class" else "samples")
+    assert report.request == request_id
+
+
+def test_counts_are_those_of_the_stream(forgotten):
+    report = adapter.audit_run(forgotten, plan=replace(QUICK, references=8), tell=print)
+    paths = {name: forgotten / "receipts" / f"{name}.json" for name in ("thirty", "class")}
+    receipts = {name: json.loads(path.read_text()) for name, path in paths.items()}
+    assert receipts["thirty"]["scope"]["learned"] == 30
+    erased = {name: content["scope"]["learned"] for name, content in receipts.items()}
+    assert report.request == "class"
+    assert report.counts["forget"] == erased["class"]
+    assert report.counts["retain"] == 200 - erased["thirty"] - erased["class"]
+
+
+def test_a_run_that_kept_what_its_receipt_says_it_erased_fails(forgotten, monkeypatch):
+    """The learner has the thirty samples again, and the receipt says that they are gone."""
+    learner, config = adapter.load_learner(forgotten, report=print)
+    with closing(adapter.build_source(config)) as source:
+        samples = [sample for batch in source for sample in batch.samples][10:40]
+    learner.learn(Batch(0, tuple(sample for sample in samples if sample.label != "2")))
+    monkeypatch.setattr(adapter, "load_learner", lambda folder, *, report: (learner, config))
+    report = adapter.audit_run(forgotten, request="thirty", plan=QUICK, tell=print)
+    assert report.sums > 1e-3
+    assert report.verdict == "fail" or not report.unforgotten_seen, text_table(report)
+
+
+def test_the_command_prints_a_table_or_json_and_leaves_a_file(forgotten):
+    table = CliRunner().invoke(cli, ["audit", str(forgotten), "--request", "thirty", "--references", "8"])
+    assert table.exit_code == 0, table.output
+    assert "forget accuracy" in table.output
+    shown = CliRunner().invoke(cli, ["audit", str(forgotten), "--references", "8", "--json"])
+    assert json.loads(shown.stdout)["request"] == "class"
+    saved = (forgotten / "audits" / "class.json").read_text()
+    assert json.loads(saved)["verdict"] in {"pass", "cannot tell"}
+    assert not any(f"sample-{k}" in saved for k in range(3))
+
+
+def test_an_unknown_request_names_those_that_are_known(forgotten):
+    with pytest.raises(ForgettingError, match="no receipt of an erasure by the request 'other'") as caught:
+        adapter.audit_run(forgotten, request="other")
+    assert "thirty" in caught.value.hint
