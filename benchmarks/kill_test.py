@@ -49,27 +49,33 @@ def killed(
 ) -> Counter[str]:
     """Kill and resume until enough kills have landed, then let the run end; where the kills landed.
 
-    The pause before a kill is drawn from 0 to `longest` seconds, three in four from the latter half, which a
-    process on this machine needs to start.
+    One kill in four comes at any moment of the first `longest` seconds, the time that a process needs to
+    start included; the others within `longest` seconds after it has begun to write in the run directory.
     """
     rng, landed = random.Random(seed), Counter[str]()
     while landed.total() < kills:
-        before = offset_of(run_dir)
-        pause = longest * (rng.random() if rng.random() < 0.25 else rng.uniform(0.5, 1))
+        before, size = offset_of(run_dir), size_of_logs(run_dir)
         with subprocess.Popen(command(config, run_dir, overrides), stderr=subprocess.DEVNULL) as process:
+            if rng.random() < 0.75:
+                while process.poll() is None and size_of_logs(run_dir) <= size:
+                    time.sleep(0.01)
             try:
-                process.wait(timeout=pause)
+                process.wait(timeout=rng.uniform(0, longest))
             except subprocess.TimeoutExpired:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
-                after = offset_of(run_dir)
-                landed["before a new checkpoint" if after == before else "after a new checkpoint"] += 1
+                landed["no new checkpoint" if offset_of(run_dir) == before else "some new checkpoints"] += 1
                 continue
         if process.returncode != 0:
             raise SystemExit(f"the resumed run failed with exit code {process.returncode}")
         break
     whole(config, run_dir, overrides)
     return landed
+
+
+def size_of_logs(run_dir: Path) -> int:
+    """Bytes of the run's records; they are cut back when a run is resumed, and grow from there."""
+    return sum(path.stat().st_size for path in run_dir.glob("*.jsonl"))
 
 
 def left(run_dir: Path) -> dict[str, Any]:

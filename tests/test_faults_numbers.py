@@ -84,9 +84,7 @@ def test_a_long_row_of_bad_steps_pushes_no_good_checkpoint_out(tmp_path):
 DETECTORS = {
     "relative": {},
     "plateau": {"mean_threshold": 2.6, "variance_threshold": 0.03},
-    "ADWIN": {},
-    "PageHinkley": {},
-    "KSWIN": {},
+    **{name: {"name": name, "args": {}} for name in ("ADWIN", "PageHinkley", "KSWIN")},
 }
 SCENES = {
     "a million times larger": lambda batch: 1e6 * (1 + (batch.offset % 28) / 28),
@@ -101,7 +99,7 @@ SCENES = {
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_no_storm_of_consolidations(tmp_path, scene, detector):
     steps = 400
-    made = build_detector(detector, **DETECTORS[detector])
+    made = build_detector("river" if "name" in DETECTORS[detector] else detector, **DETECTORS[detector])
     learner = FakeLearner(loss=SCENES[scene])
     processor = build(
         tmp_path, ScriptedSource([4] * steps), learner=learner, detector=made, commit_every=None
