@@ -30,7 +30,9 @@ from streamcl.forgetting.protocol import Method
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
-from streamcl.learners.fused import fused_width
+from streamcl.learners.adapted import AdaptedBranch
+from streamcl.learners.fused import fused_width, spread_blocks
+from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import Learner, ShiftDetector, Source
@@ -47,8 +49,8 @@ from streams.wheels import cache_dir
 
 Tell = Callable[[str], None]
 RIDGE_SHARPNESS = 10.0
-LAST_BLOCKS = 5
-"""Blocks whose tokens the ridge head reads where the configuration names none."""
+ADAPTED_BLOCKS = 3
+"""Last of the blocks that the exact branch reads, which the adapted branch of a hybrid reads too."""
 
 
 def build_compute(config: RunConfig) -> Compute:
@@ -102,20 +104,17 @@ def build_learner(config: RunConfig, backbone: Backbone, compute: Compute) -> Le
             mask_absent=options.mask_absent,
             seed=config.seed,
         )
-    if isinstance(options, RidgeOptions | NearestMean | Hybrid):
-        closed = options.ridge if isinstance(options, Hybrid) else options
-        return _closed_form(config, closed, backbone, compute)
+    if isinstance(options, RidgeOptions | NearestMean):
+        return _closed_form(config, options, backbone, compute)
+    if isinstance(options, Hybrid):
+        return _hybrid(config, options, backbone, compute)
     return build_baseline(options, backbone, compute, config.seed)
 
 
 def _closed_form(
     config: RunConfig, options: RidgeOptions | NearestMean, backbone: Backbone, compute: Compute
 ) -> RidgeLearner:
-    blocks = options.blocks or list(range(max(0, backbone.depth - LAST_BLOCKS), backbone.depth))
-    if max(blocks) >= backbone.depth:
-        raise config.refuse(
-            "learner.blocks", f"block {max(blocks)} does not exist; there are {backbone.depth}"
-        )
+    blocks = _blocks(config, options.blocks, backbone)
     width = fused_width(backbone, blocks)
     if isinstance(options, NearestMean):
         nearest: Any = NCMHead(width, metric=options.metric, device=compute.device)
@@ -126,10 +125,52 @@ def _closed_form(
         projection=options.projection,
         seed=config.seed,
         relative_lambda=options.relative_lambda,
+        shrinkage=options.shrinkage,
+        refresh=options.refresh,
         device=compute.device,
     )
     sharpness = 1.0 if discriminant else RIDGE_SHARPNESS  # discriminants are log-likelihood ratios already
-    return RidgeLearner(backbone, compute, head, blocks=blocks, sharpness=sharpness)
+    return RidgeLearner(backbone, compute, head, blocks=blocks, views=options.views, sharpness=sharpness)
+
+
+def _blocks(config: RunConfig, named: list[int] | None, backbone: Backbone) -> list[int]:
+    blocks = named or spread_blocks(backbone.depth)
+    if max(blocks) >= backbone.depth:
+        raise config.refuse(
+            "learner.blocks", f"block {max(blocks)} does not exist; there are {backbone.depth}"
+        )
+    return blocks
+
+
+def _hybrid(config: RunConfig, options: Hybrid, backbone: Backbone, compute: Compute) -> HybridLearner:
+    ridge, lora = options.ridge, options.lora
+    exact = _closed_form(config, ridge, backbone, compute)
+    if lora.adapt == 0:
+        return HybridLearner(exact, None)
+    first = backbone.depth // 3 if lora.first_block is None else lora.first_block
+    blocks = [block for block in _blocks(config, ridge.blocks, backbone) if block >= first]
+    if not blocks:
+        raise config.refuse("learner.lora.first_block", f"no block of the ridge's comes at or after {first}")
+    head = RidgeHead(
+        fused_width(backbone, blocks),
+        relative_lambda=ridge.relative_lambda,
+        shrinkage=ridge.shrinkage,
+        refresh=ridge.refresh,
+        device=compute.device,
+    )
+    adapted = AdaptedBranch(
+        backbone,
+        compute,
+        head,
+        blocks=blocks[-ADAPTED_BLOCKS:],
+        first_block=first,
+        rank=lora.rank,
+        learning_rate=lora.learning_rate,
+        steps=lora.steps,
+        adapt=lora.adapt,
+        seed=config.seed,
+    )
+    return HybridLearner(exact, adapted)
 
 
 def build_shift(config: RunConfig) -> ShiftDetector:

@@ -148,8 +148,8 @@ class SourceOptions(Options):
     columns: dict[str, str] | None = Field(
         None,
         examples=[{"image": "img", "label": "fine_label"}],
-        description="For a class of yours that yields mappings: its keys for image, label, id, subject, domain, "
-        "privacy.",
+        description="For a class of yours that yields mappings: its keys for image, label, id, subject, "
+        "domain, privacy.",
     )
     deterministic: bool = Field(
         False,
@@ -303,13 +303,32 @@ class RidgeOptions(Options):
     """A closed-form ridge head on frozen features (RanPAC, arXiv 2307.02251)."""
 
     blocks: list[Block] | None = Field(
-        None, min_length=1, description="Blocks whose tokens are the features, from 0; null: the last five."
+        None,
+        min_length=1,
+        description="Blocks whose tokens are the features, from 0; null: every second of the last eight.",
+    )
+    views: Literal[1, 2] = Field(
+        1, description="2: the mean over an image and its mirrored inner part; twice the cost."
+    )
+    shrinkage: float | None = Field(
+        300.0,
+        gt=0,
+        le=1e9,
+        description="Ridge of each feature: its variance times so many samples; null: relative_lambda.",
+        json_schema_extra=WARN,
     )
     relative_lambda: float = Field(
         1e-3,
         gt=0,
         le=1e6,
-        description="Ridge, as a share of the mean of the Gram matrix's diagonal.",
+        description="Where shrinkage is null: ridge as a share of the mean of the Gram matrix's diagonal.",
+        json_schema_extra=WARN,
+    )
+    refresh: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of new samples at which predictions made while learning use new weights.",
         json_schema_extra=WARN,
     )
     projection: int | None = Field(
@@ -328,21 +347,39 @@ class Ridge(RidgeOptions):
     name: Literal["ridge"] = Field("ridge", description="Closed form on frozen features.")
 
 
-class HybridAdapterOptions(AdapterOptions):
+class HybridAdapterOptions(Options):
     """The adapted branch of the hybrid learner."""
 
+    rank: int = Field(4, ge=1, le=1024, description="Rank of each adapter; at most the backbone's width.")
     first_block: Block | None = Field(
-        None, description="First block with adapters, from 0; null: the learner's choice."
+        None, description="First block with adapters, from 0; null: after the first third."
     )
     learning_rate: float = Field(3e-3, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN)
-    steps: int = Field(1, ge=1, le=100, description="Optimizer steps a batch.", json_schema_extra=WARN)
+    steps: int = Field(
+        3, ge=1, le=100, description="Optimizer steps a batch while it adapts.", json_schema_extra=WARN
+    )
+    adapt: int = Field(
+        832,
+        ge=0,
+        le=10**9,
+        description="Labelled samples after which the adapters settle, if no plateau comes first; 0: none.",
+        json_schema_extra=WARN,
+    )
+
+
+class HybridRidgeOptions(RidgeOptions):
+    """The closed-form branch of the hybrid learner."""
+
+    views: Literal[1, 2] = Field(
+        2, description="2: the mean over an image and its mirrored inner part; twice the cost."
+    )
 
 
 class Hybrid(Options):
     """The ridge head remembers and forgets exactly; adapters supply what the frozen features lack."""
 
     name: Literal["hybrid"] = Field("hybrid", description="Ridge head and adapters together; the default.")
-    ridge: RidgeOptions = Field(RidgeOptions(), description="The closed-form branch.")
+    ridge: HybridRidgeOptions = Field(HybridRidgeOptions(), description="The closed-form branch.")
     lora: HybridAdapterOptions = Field(HybridAdapterOptions(), description="The adapted branch.")
 
 
@@ -365,6 +402,7 @@ class StreamingLda(RidgeOptions):
     """Streaming linear discriminant analysis on frozen features (arXiv 1909.01520): no gradients."""
 
     name: Literal["slda"] = Field("slda", description="Class means under one shared covariance.")
+    shrinkage: None = Field(None, description="Not for this learner.")
     relative_lambda: float = Field(
         1e-2,
         gt=0,

@@ -10,7 +10,9 @@ from streamcl.events import Batch
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
+from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.baselines import DERPlusPlus, EWCPlusPlus, ExperienceReplay, PlainLearner
+from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.trained import TrainedModel
@@ -27,6 +29,14 @@ def online_lora(backbone, compute, **options):
 
 def ridge(backbone, compute):
     return RidgeLearner(backbone, compute, RidgeHead(3 * 64, relative_lambda=1e-3), blocks=(0, 1, 2))
+
+
+def hybrid(backbone, compute, *, adapt=20, blocks=(0, 1, 2)):
+    exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, shrinkage=3.0), blocks=blocks, views=2)
+    head = RidgeHead(2 * 64, shrinkage=3.0)
+    return HybridLearner(
+        exact, AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt)
+    )
 
 
 def ncm(backbone, compute):
@@ -66,7 +76,7 @@ def ewc_pp(backbone, compute):
 
 
 BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]
-LEARNERS = [online_lora, ridge, ncm, slda, *BASELINES]
+LEARNERS = [online_lora, ridge, hybrid, ncm, slda, *BASELINES]
 
 
 def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):

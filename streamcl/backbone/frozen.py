@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -122,6 +123,25 @@ class Backbone(nn.Module):
         parts = [tokens[:, prefix:].mean(1, dtype=torch.float32)]
         if getattr(self.model, "cls_token", None) is not None:
             parts.insert(0, tokens[:, 0].float())
+        return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
+
+    def central(self, tokens: Tensor) -> Tensor:
+        """[B, 2 d] float32: class token and mean central patch token, each layer-normalised without affine.
+
+        The centre is the patch grid less a fifth at each side; all patches where the grid is not square.
+        Without a class token the mean of all patches stands in its place.
+        """
+        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
+        tokens = tokens.flatten(1, -2)  # [B, N, d]
+        patches = tokens[:, prefix:]
+        side = math.isqrt(patches.shape[1])
+        edge = side // 5
+        if edge and side * side == patches.shape[1]:
+            grid = patches.unflatten(1, (side, side))
+            patches = grid[:, edge : side - edge, edge : side - edge].flatten(1, 2)
+        has_class = getattr(self.model, "cls_token", None) is not None
+        first = tokens[:, 0].float() if has_class else tokens[:, prefix:].mean(1, dtype=torch.float32)
+        parts = (first, patches.mean(1, dtype=torch.float32))
         return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
 
     def final(self, tokens: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from streamcl.backbone import Backbone
 from streamcl.bench.suite import Joint
-from streamcl.build import LAST_BLOCKS, build_compute, build_source
+from streamcl.build import build_compute, build_source
 from streamcl.build_baselines import trained_model
 from streamcl.compute import Compute
 from streamcl.config import RunConfig
@@ -21,7 +21,7 @@ from streamcl.evaluation import Examiner
 from streamcl.events import Batch, Sample
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.baselines import PlainLearner
-from streamcl.learners.fused import fuse, fused_width
+from streamcl.learners.fused import fuse, fused_width, spread_blocks
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.trained import TrainedModel
 from streamcl.metrics import HoldoutHistory
@@ -102,7 +102,7 @@ def train(model: TrainedModel, samples: Sequence[Sample], epochs: int, batch_siz
 def refit(model: TrainedModel, samples: Sequence[Sample], joint: Joint, batch_size: int) -> RidgeLearner:
     """A ridge head over the adapted features of all samples."""
     depth = model.backbone.depth
-    blocks = joint.blocks or list(range(max(0, depth - LAST_BLOCKS), depth))
+    blocks = joint.blocks or spread_blocks(depth)
     head = RidgeHead(
         fused_width(model.backbone, blocks),
         relative_lambda=joint.relative_lambda,

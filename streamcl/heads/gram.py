@@ -46,6 +46,10 @@ class Gram:
         """Sum of the squares of everything that was added."""
         return sum(float(block[: block.shape[1]].trace()) for block in self._blocks)
 
+    def diagonal(self) -> Tensor:
+        """[D]: the sums of the squares of each column."""
+        return torch.cat([block[: block.shape[1]].diagonal() for block in self._blocks])
+
     @property
     def largest(self) -> float:
         """The largest absolute entry."""

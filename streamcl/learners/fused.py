@@ -1,4 +1,4 @@
-"""Features for closed-form heads: the tokens of several frozen blocks, pooled and side by side."""
+"""Features for closed-form heads: pooled tokens of several blocks side by side, over views of an image."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from streamcl.backbone import Backbone
 from streamcl.compute import Compute
 from streamcl.events import Sample
 
+BORDER = 0.1
+"""Share of each side that the second view leaves out."""
 
-def fuse(backbone: Backbone, outputs: Sequence[Tensor], blocks: Sequence[int]) -> Tensor:
-    """float32 [B, F]: class token and mean patch token of each block in `blocks`, layer-normalised.
 
-    outputs: what every block from the first to the last in `blocks` gave, in order.
+def fuse(backbone: Backbone, outputs: Sequence[Tensor], blocks: Sequence[int], first: int = 0) -> Tensor:
+    """float32 [B, F]: class token and central patch token of each block in `blocks`, layer-normalised.
+
+    outputs: what every block from `first` to the last in `blocks` gave, in order.
     """
-    return torch.cat([backbone.pooled(outputs[block]).float() for block in blocks], dim=1)
+    return torch.cat([backbone.central(outputs[block - first]).float() for block in blocks], dim=1)
 
 
 def fused_width(backbone: Backbone, blocks: Sequence[int]) -> int:
@@ -27,6 +31,21 @@ def fused_width(backbone: Backbone, blocks: Sequence[int]) -> int:
     with torch.no_grad():
         tokens = backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)]))
         return fuse(backbone, backbone.run(tokens, 0, max(blocks) + 1), blocks).shape[1]
+
+
+def spread_blocks(depth: int, count: int = 4) -> list[int]:
+    """Every second block of the last ones: 4, 6, 8, 10 of 11. Neighbours tell a linear head much the same."""
+    return sorted(block for block in range(depth - 1, -1, -2)[:count])
+
+
+def views_of(pixels: Tensor, count: int) -> list[Tensor]:
+    """One or two views of pixels [B, 3, S, S]: as they are; and mirrored, without a tenth at each border."""
+    if count == 1:
+        return [pixels]
+    side = pixels.shape[-1]
+    edge = max(1, int(side * BORDER))
+    inner = pixels[..., edge : side - edge, edge : side - edge].flip(-1)
+    return [pixels, F.interpolate(inner, (side, side), mode="bicubic", align_corners=False)]
 
 
 class Reader(Protocol):
@@ -38,16 +57,25 @@ class Reader(Protocol):
 
 
 class FrozenReader:
-    """Reads the fused tokens of a frozen backbone's blocks."""
+    """Reads the fused tokens of a frozen backbone's blocks; over two views it gives their mean."""
 
-    def __init__(self, backbone: Backbone, compute: Compute, blocks: Sequence[int]) -> None:
+    def __init__(
+        self, backbone: Backbone, compute: Compute, blocks: Sequence[int], *, views: int = 1
+    ) -> None:
         self.backbone = backbone
         self.compute = compute
         self.blocks = tuple(sorted(blocks))
+        self.views = views
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, F] of B samples."""
+        return self.read(samples, 0)[0]
+
+    def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
+        """The features [B, F], and the tokens that block `cut` is given, for each view."""
         with torch.no_grad(), self.compute.autocast():
-            tokens = self.backbone.stem(self.backbone.prepare([sample.image for sample in samples]))
+            views = views_of(self.backbone.prepare([sample.image for sample in samples]), self.views)
+            tokens = self.backbone.stem(torch.cat(views))  # [V * B, N, d]
             outputs = self.backbone.run(tokens, 0, self.blocks[-1] + 1)
-            return fuse(self.backbone, outputs, self.blocks)
+            fused = fuse(self.backbone, outputs, self.blocks).view(len(views), len(samples), -1).mean(0)
+            return fused, list([tokens, *outputs][cut].chunk(len(views)))

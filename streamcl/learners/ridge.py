@@ -27,9 +27,11 @@ ROWS = 8
 class RidgeLearner:
     """Ridge regression to one-hot targets on tokens of several frozen blocks (RanPAC, arXiv 2307.02251).
 
-    Each block gives its class token and its mean patch token, layer-normalised; all of them side by side
-    are the features. `sharpness` multiplies the regression scores before the softmax that makes
-    confidences of them.
+    Each block gives its class token and its central patch token, layer-normalised; all of them side by side
+    are the features, and `views` of 2 averages them over the image and its mirrored inner part. What `learn`
+    guesses comes from weights that are a little older than its statistics (see the head's `refresh`);
+    `predict` uses weights of all that is known. `sharpness` multiplies the regression scores before the
+    softmax that makes confidences of them.
     """
 
     def __init__(
@@ -39,12 +41,13 @@ class RidgeLearner:
         head: RidgeHead,
         *,
         blocks: Sequence[int],
+        views: int = 1,
         sharpness: float = 10.0,
     ) -> None:
         self.backbone = backbone
         self.compute = compute
         self.head = head
-        self.reader: Reader = FrozenReader(backbone, compute, blocks)
+        self.reader: Reader = FrozenReader(backbone, compute, blocks, views=views)
         self._sharpness = sharpness
         self._index = ClassIndex()
 
@@ -57,7 +60,7 @@ class RidgeLearner:
         """One guess per sample; changes nothing that decides the future."""
         if not samples:
             return ()
-        return guesses(self._logits(self._features(samples)), self.classes)
+        return guesses(self._sharpness * self.head.exact_scores(self._features(samples)), self.classes)
 
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, then add its labelled samples to the statistics."""
@@ -75,10 +78,14 @@ class RidgeLearner:
         shown = tuple(surprise(logits[rows], targets).tolist())
         if not finite(features):
             return Lesson(predicted, shown, learned=False)
+        self.add(features[rows], targets, index)
+        return Lesson(predicted, shown)
+
+    def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:
+        """Add features [B, D] of targets [B], columns of `index`, which knows all that this learner does."""
         self._index = index
         self.head.grow(len(index))
-        self.head.update(features[rows], targets)
-        return Lesson(predicted, shown)
+        self.head.update(features, targets)
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: sums have no adapters to settle."""

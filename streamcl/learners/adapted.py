@@ -1,0 +1,121 @@
+"""A branch of adapted blocks: LoRA learns at the beginning of a stream, then holds still for a ridge head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from streamcl.backbone import Backbone
+from streamcl.compute import Compute
+from streamcl.heads.linear import LinearHead, masked_cross_entropy
+from streamcl.heads.ridge import RidgeHead
+from streamcl.learners.fused import fuse
+from streamcl.learners.guesses import finite
+from streamcl.learners.optimizer_state import export_moments, import_moments
+from streamcl.lora import Adapters
+from streamcl.protocols import State
+
+
+class AdaptedBranch:
+    """LoRA on the blocks from `first_block` on, and a ridge head on what those blocks then give.
+
+    While it adapts, `steps` Adam steps are made on each batch, on its views in turn: cross-entropy over the
+    classes of the batch alone (absent classes masked), through a linear probe on the last block's tokens. It
+    is settled after `adapt` samples, or at the first plateau: the adapters are folded into the branch's own
+    weights and never move again, so that the statistics gathered from there on stay true. Those gathered
+    before belong to features that still moved; the frozen branch beside it makes up for them.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        compute: Compute,
+        head: RidgeHead,
+        *,
+        blocks: Sequence[int],
+        first_block: int,
+        rank: int = 4,
+        learning_rate: float = 3e-3,
+        steps: int = 3,
+        adapt: int = 832,
+        seed: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.compute = compute
+        self.head = head
+        self.blocks = tuple(block for block in sorted(blocks) if block >= first_block)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.adapters = Adapters(backbone, rank=rank, first_block=first_block, generator=self.generator)
+        self.probe = LinearHead(2 * backbone.width, device=backbone.device)
+        self._optimizer = torch.optim.Adam(self._parameters().values(), lr=learning_rate)
+        self._steps = steps
+        self._left = adapt
+
+    @property
+    def settled(self) -> bool:
+        """Whether the adapters hold still for ever."""
+        return self._left <= 0
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """float32 [B, F] of the tokens that block `first_block` is given."""
+        with torch.no_grad(), self.compute.autocast():
+            return fuse(self.backbone, self.adapters.run(tokens), self.blocks, self.adapters.first_block)
+
+    def adapt(self, views: Sequence[Tensor], targets: Tensor, classes: int) -> bool:
+        """Learn a batch, given each view's tokens at `first_block` and its targets; False if not finite."""
+        self.probe.grow(classes, self._optimizer)
+        for step in range(self._steps):
+            if not self._step(views[step % len(views)], targets):
+                return False
+        self._left -= len(targets)
+        if self.settled:
+            self.settle()
+        return True
+
+    def settle(self) -> None:
+        """Fold the adapters; nothing of the branch but its statistics changes from here on."""
+        self._left = 0
+        self.adapters.consolidate(self.generator)
+        self._optimizer.state.clear()
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {**self.adapters.trainable(), **{f"probe.{n}": p for n, p in self.probe.named_parameters()}}
+
+    def _step(self, tokens: Tensor, targets: Tensor) -> bool:
+        with self.compute.autocast():
+            last = self.backbone.central(self.adapters.run(tokens)[-1])
+        loss = masked_cross_entropy(self.probe(last), targets, targets.unique()).mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        sound = finite(loss.detach(), *(p.grad for p in self._parameters().values() if p.grad is not None))
+        if sound:
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return sound
+
+    def state_dict(self) -> State:
+        """Adapters, statistics and, until it is settled, what training goes on from."""
+        state: State = {
+            "adapters": self.adapters.export_state(),
+            "head": self.head.state_dict(),
+            "left": self._left,
+            "generator": self.generator.get_state().numpy().copy(),
+        }
+        if self.settled:
+            return state
+        moments = export_moments(self._optimizer, self._parameters())
+        return {**state, "probe": self.probe.export_state(), "moments": moments}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the branch that returned `state`."""
+        self._left = int(state["left"])
+        self.adapters.import_state(state["adapters"])
+        self.head.load_state_dict(state["head"])
+        self.generator.set_state(torch.from_numpy(state["generator"].copy()))
+        if not self.settled:
+            self.probe.grow(len(state["probe"]["bias"]), self._optimizer)
+            self.probe.import_state(state["probe"])
+            import_moments(self._optimizer, self._parameters(), state["moments"])
