@@ -353,6 +353,8 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
         )
     run.processor.restore(found.state)
     report(f"going on from offset {found.offset} (step {found.step})")
+    if run.processor.progress.finished:
+        run.processor.forget()  # no batch will come before which it could be done
 
 
 def _reopen(run: Run, earlier: RunConfig | None) -> None:

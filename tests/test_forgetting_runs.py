@@ -150,6 +150,17 @@ def test_scheduled_requests_are_not_kept_in_the_configuration(tmp_path):
         assert again.processor.progress.finished
 
 
+def test_a_finished_run_carries_requests_out_when_it_is_opened(tmp_path):
+    with open_run(configuration(tmp_path), report=quiet) as run:
+        list(run)
+        run.finish()
+    assert call("forget", run.folder, "--class", "4", "--key", "k")[0] == 0
+    with open_run(configuration(tmp_path), report=quiet) as again:
+        assert "4" not in again.learner.classes
+        assert not (again.folder / "summary.json").exists()
+        assert "4" not in again.finish()["prequential"]["per_class"]
+
+
 def test_shared_lora_is_never_called_exact(tmp_path):
     with open_run(configuration(tmp_path, learner="online_lora"), report=quiet) as run:
         for prediction in run:
