@@ -1,12 +1,14 @@
 """A model that never saw the data passes its audit; one that never forgot, or forgot too hard, fails it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from audit_material import LAMBDA, form, masked, noisy, one_class, retrained, with_share
 
-from streamcl.audit import Audited, Plan, audit, text_table
+from streamcl.audit import Audited, Plan, audit, html_section, text_table
+from streamcl.audit.saved import read_audit, save_audit
 from streamcl.errors import ForgettingError
 
 SEEDS = range(3)
@@ -124,6 +126,23 @@ def test_the_table_shows_every_measure_with_its_references():
     assert "±" in table
     names = {finding.measure for finding in report.findings}
     assert {"relearn time, log2 samples", "neighbour class", "interclass confusion", "U-LiRA"} <= names
+
+
+def test_a_saved_report_reads_back_and_becomes_html_that_names_what_failed(tmp_path):
+    material = noisy(0)
+    report = replace(
+        examined(material, Audited(statistics=with_share(material, 1.0)), references=8), request="<a&b>"
+    )
+    save_audit(tmp_path, report)
+    assert read_audit(tmp_path, "<a&b>") == report
+    assert read_audit(tmp_path, "another") is None
+    page = html_section(report)
+    assert "&lt;a&amp;b&gt;" in page
+    assert page.count('class="bad"') == len(wrong(report))
+    assert all(finding.measure in page for finding in report.findings)
+    next((tmp_path / "audits").iterdir()).write_text("{}")
+    with pytest.raises(ForgettingError, match="is no audit"):
+        read_audit(tmp_path, "<a&b>")
 
 
 def test_nothing_to_audit_with_is_said():

@@ -5,5 +5,16 @@ from streamcl.audit.bench import Plan
 from streamcl.audit.judge import Finding
 from streamcl.audit.material import Audited, Examples, Material
 from streamcl.audit.report import AuditReport, text_table
+from streamcl.audit.section import html_section
 
-__all__ = ["AuditReport", "Audited", "Examples", "Finding", "Material", "Plan", "audit", "text_table"]
+__all__ = [
+    "AuditReport",
+    "Audited",
+    "Examples",
+    "Finding",
+    "Material",
+    "Plan",
+    "audit",
+    "html_section",
+    "text_table",
+]

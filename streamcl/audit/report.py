@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -59,6 +60,14 @@ class AuditReport:
             return f"{like}; one that never forgot is not."
         return f"{like}, but so is one that never forgot: what was erased left too little trace to see."
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> AuditReport:
+        """The report that gave these values."""
+        fields = {name: value for name, value in values.items() if name not in {"verdict", "sentence"}}
+        for name in ("findings", "by_memorisation"):
+            fields[name] = tuple(Finding(**each) for each in fields[name])
+        return cls(**fields)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; `verdict` and `sentence` are among them."""
         return {"verdict": self.verdict, "sentence": self.sentence(), **asdict(self)}
@@ -72,7 +81,7 @@ def text_table(report: AuditReport) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(_set(row[i], widths[i], i) for i in range(len(head))).rstrip() for row in rows]
     verdict = f"{report.verdict.upper()}: {report.sentence()}"
-    return "\n".join([verdict, "", *lines, "", *_notes(report)])
+    return "\n".join([verdict, "", *lines, "", *notes(report)])
 
 
 def _row(finding: Finding) -> tuple[str, str, str, str, str, str]:
@@ -85,9 +94,10 @@ def _set(cell: str, width: int, column: int) -> str:
     return cell.rjust(width) if 0 < column < 5 else cell.ljust(width)
 
 
-def _notes(report: AuditReport) -> list[str]:
+def notes(report: AuditReport) -> list[str]:
+    """What the figures stand on, a sentence each."""
     models, counts = report.models, report.counts
-    notes = [
+    said = [
         f"{counts['forget']} samples forgotten, {counts['retain']} retained, {counts['test']} held out; "
         f"{models['references']} references, each without {report.left_out:.0%} of the retained samples.",
         f"A retrained model fails at most {report.rate:.0%} of the time. Failing alone: "
@@ -95,5 +105,5 @@ def _notes(report: AuditReport) -> list[str]:
         f"{report.unforgotten_failing:.1%} of the models that never forgot.",
     ]
     if report.sums is not None:
-        notes.append(f"The sums differ from those of retraining by {report.sums:.1e} (relative).")
-    return [*notes, f"{report.seconds:.1f} seconds."]
+        said.append(f"The sums differ from those of retraining by {report.sums:.1e} (relative).")
+    return [*said, f"{report.seconds:.1f} seconds."]
