@@ -97,7 +97,7 @@ def damaged_run_is_survived(stopped: Path, damages) -> None:
     sound(streamcl("run", "stream.yaml", "--fresh", folder=folder), {0, 2})
 
 
-@settings(max_examples=6, **QUIET)
+@settings(max_examples=4, **QUIET)
 @given(st.lists(DAMAGE, min_size=1, max_size=2))
 def test_a_damaged_run_directory_is_never_a_surprise(stopped, damages):
     damaged_run_is_survived(stopped, damages)
@@ -113,7 +113,7 @@ def test_many_damaged_run_directories(stopped, damages):
 # -- the YAML ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, **QUIET)
+@settings(max_examples=15, **QUIET)
 @given(
     st.lists(
         st.tuples(st.floats(0, 1), st.sampled_from("\t\0:{}[]&*!|>%@`'\"#-,\n é\ud7ff7x"), st.booleans())

@@ -49,7 +49,7 @@ def attempt(folder: Path, **kill) -> tuple[int | None, str]:
     return done.code, note.read_text().split("\n")[-2] if note.exists() else ""
 
 
-@pytest.mark.parametrize("learner", ["online_lora", "ridge"])
+@pytest.mark.parametrize("learner", ["online_lora", pytest.param("ridge", marks=pytest.mark.slow)])
 def test_killed_in_every_phase_it_ends_as_if_it_had_not_been(tmp_path, learner):
     config(tmp_path, learner)
     whole = uninterrupted(tmp_path)
@@ -104,7 +104,7 @@ def test_bit_identity_in_every_precision_with_and_without_read_ahead(tmp_path, l
     assert left(tmp_path / "killed") == whole
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("prefetch", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_source_that_draws_from_the_process_wide_generators_resumes_exactly(tmp_path, prefetch):
     """The generators are those of the last event handed out, not of those read ahead."""
     source = {"class": "fault_sources:Shaken", "args": {"records": RECORDS}, "prefetch": prefetch}

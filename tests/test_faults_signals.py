@@ -35,7 +35,7 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("which", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", POINTS)
 def test_one_signal_ends_the_batch_commits_and_exits_143(folder, place, which):
     name = f"one-{which}-{list(POINTS).index(place)}"
