@@ -23,6 +23,7 @@ from streamcl.config_models import (
 )
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.forgetting.closed_form import ClosedForm
+from streamcl.forgetting.dropped_adapter import DroppedAdapter
 from streamcl.forgetting.head_rows import HeadRows
 from streamcl.forgetting.nothing import Nothing
 from streamcl.forgetting.orders import Order, order
@@ -148,7 +149,7 @@ def _hybrid(config: RunConfig, options: Hybrid, backbone: Backbone, compute: Com
     if lora.adapt == 0:
         return HybridLearner(exact, None)
     first = backbone.depth // 3 if lora.first_block is None else lora.first_block
-    blocks = [block for block in _blocks(config, ridge.blocks, backbone) if block >= first]
+    blocks = [block for block in _blocks(config, ridge.blocks, backbone) if block >= first][-ADAPTED_BLOCKS:]
     if not blocks:
         raise config.refuse("learner.lora.first_block", f"no block of the ridge's comes at or after {first}")
     head = RidgeHead(
@@ -162,7 +163,7 @@ def _hybrid(config: RunConfig, options: Hybrid, backbone: Backbone, compute: Com
         backbone,
         compute,
         head,
-        blocks=blocks[-ADAPTED_BLOCKS:],
+        blocks=blocks,
         first_block=first,
         rank=lora.rank,
         learning_rate=lora.learning_rate,
@@ -189,7 +190,7 @@ def build_shift(config: RunConfig) -> ShiftDetector:
 
 def build_methods() -> list[Method]:
     """The ways to forget, of equal guarantees the one to take first."""
-    return [Nothing(), ClosedForm(), HeadRows()]
+    return [Nothing(), ClosedForm(), DroppedAdapter(), HeadRows()]
 
 
 def build_schedule(config: RunConfig) -> list[Order]:

@@ -1,11 +1,14 @@
 """Learners: predicting changes nothing, learning is test-then-train, outputs survive consolidation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from conftest import make_batch
 
 from streamcl.checkpoint import state_hash
+from streamcl.errors import ForgettingError
 from streamcl.events import Batch
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
@@ -252,3 +255,43 @@ def test_a_step_that_is_not_finite_changes_nothing_that_was_learned(tiny_backbon
     lesson = learner.learn(make_batch(800, ["ant", "bee"]))
     assert not lesson.learned
     assert state_hash(learner.state_dict()) == before
+
+
+def test_a_hybrid_forgets_late_samples_exactly_and_early_ones_with_its_branch(tiny_backbone, fp32):
+    early, late = make_batch(0, LABELS * 8), make_batch(40, LABELS * 4)
+    rest, forgotten = late.samples[5:], late.samples[:5]
+    learner, other = hybrid(tiny_backbone, fp32, adapt=20), hybrid(tiny_backbone, fp32, adapt=20)
+    for each in (learner, other):
+        each.learn(early)
+    assert learner.adapted.settled
+    learner.learn(late)
+    other.learn(Batch(40, rest))
+    traces = [SimpleNamespace(offset=40), SimpleNamespace(offset=45)]
+    assert learner.shared(iter([traces])) == ()
+    assert learner.shared(iter([[SimpleNamespace(offset=3)]])) == ("adapters", "adapted statistics")
+    learner.subtract(learner.measure(forgotten))
+    for mine, theirs in [(learner.exact.head, other.exact.head), (learner.adapted.head, other.adapted.head)]:
+        apart = mine.statistics.gram.full() - theirs.statistics.gram.full()
+        assert float(apart.abs().max()) <= 1e-9 * theirs.statistics.gram.largest
+    with pytest.raises(ForgettingError):
+        learner.subtract(learner.measure([*forgotten, *late.samples, *early.samples]))
+    undo = learner.drop_adapted()
+    assert learner.shared(iter([[SimpleNamespace(offset=3)]])) == ()
+    undo()
+    assert learner.adapted is not None
+
+
+def test_without_its_branch_a_hybrid_is_a_ridge_learner(tiny_backbone, fp32):
+    mixed = hybrid(tiny_backbone, fp32)
+    plain = RidgeLearner(tiny_backbone, fp32, RidgeHead(3 * 64, shrinkage=3.0), blocks=(0, 1, 2), views=2)
+    for number in range(5):
+        batch = make_batch(8 * number, LABELS * 2)
+        mixed.learn(batch)
+        plain.learn(batch)
+    mixed.drop_adapted()
+    samples = make_batch(900, LABELS).samples
+    assert [g.label for g in mixed.predict(samples)] == [g.label for g in plain.predict(samples)]
+    assert state_hash(mixed.exact.state_dict()) == state_hash(plain.state_dict())
+    fresh = hybrid(tiny_backbone, fp32)
+    fresh.load_state_dict(mixed.state_dict())
+    assert fresh.adapted is None

@@ -81,6 +81,12 @@ class AdaptedBranch:
         self.adapters.consolidate(self.generator)
         self._optimizer.state.clear()
 
+    def drop_class(self, column: int) -> None:
+        """Lose a class column; raises ForgettingError while its samples are in the statistics."""
+        self.head.drop_class(column)
+        if not self.settled and column < self.probe.classes:
+            self.probe.drop(column, self._optimizer)
+
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {**self.adapters.trainable(), **{f"probe.{n}": p for n, p in self.probe.named_parameters()}}
 

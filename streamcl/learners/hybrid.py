@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Guess, Lesson, Sample
 from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.calibration import Calibration
@@ -29,6 +30,8 @@ class HybridLearner:
         self.exact = exact
         self.adapted = adapted
         self._calibration = Calibration()
+        self._adapting = adapted is not None
+        self._adapted_until = 0  # the stream offset up to which samples have trained the adapters
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -47,7 +50,7 @@ class HybridLearner:
         features, views = self._read(samples)
         scores = self.exact.head.exact_scores(features)
         if self.adapted is not None:
-            scores = scores + self.adapted.head.exact_scores(self.adapted.features(views[0]))
+            scores = scores + self.adapted.head.exact_scores(self.adapted.features(views[0])[: len(samples)])
         return guesses(self._calibration.sharpness * scores, self.classes)
 
     def learn(self, batch: Batch) -> Lesson:
@@ -55,7 +58,7 @@ class HybridLearner:
         if not batch.samples:
             return Lesson((), ())
         features, views = self._read(batch.samples)  # [B, D]
-        adapted = None if self.adapted is None else self.adapted.features(views[0])  # [B, E]
+        adapted = None if self.adapted is None else self.adapted.features(views[0])[: len(batch)]  # [B, E]
         scores = self._scores(features, adapted)  # [B, C]
         predicted = guesses(self._calibration.sharpness * scores, self.classes)
         learnable = batch.labelled
@@ -68,8 +71,11 @@ class HybridLearner:
         shown = tuple(surprise(self._calibration.sharpness * scores[rows], targets).tolist())
         if not finite(features) or (adapted is not None and not finite(adapted)):
             return Lesson(predicted, shown, learned=False)
-        if not self._learn_adapted([view[rows] for view in views], adapted, rows, targets, len(index)):
+        if not self._learn_adapted(views, adapted, rows, targets, len(index)):
             return Lesson(predicted, shown, learned=False)
+        if self._adapting:
+            self._adapted_until = batch.end
+            self._adapting = self.adapted is not None and not self.adapted.settled
         known = targets < scores.shape[1]
         self._calibration.update(scores[rows][known], targets[known])
         self.exact.add(features[rows], targets, index)
@@ -80,11 +86,63 @@ class HybridLearner:
         if self.adapted is None or self.adapted.settled:
             return {}
         self.adapted.settle()
+        self._adapting = False
         return {"settled": True}
 
-    def drop_adapted(self) -> None:
-        """Lose the adapted branch whole; what is left never saw a gradient."""
+    def measure(self, samples: Sequence[Sample]) -> Any:
+        """The share of these samples in the sums of each head, the adapted one's by the settled adapters."""
+        share = self.exact.measure(samples)
+        if self.adapted is None:
+            return share, None
+        targets = self.exact.columns(samples)
+        features = self.adapted.features(self._read(samples)[1][0])[: len(samples)]
+        return share, self.adapted.head.measure(features, targets)
+
+    def combine(self, one: Any, other: Any) -> Any:
+        """Both shares as one."""
+        return tuple(None if a is None else self.exact.combine(a, b) for a, b in zip(one, other, strict=True))
+
+    def difference(self, one: Any, other: Any) -> float:
+        """The largest relative difference of either head's shares."""
+        pairs = zip(one, other, strict=True)
+        return max(self.exact.difference(a, b) for a, b in pairs if a is not None)
+
+    def subtract(self, sums: Any) -> Mapping[str, Any]:
+        """Forget by what `measure` gave, in both heads or, where that is refused, in neither."""
+        exact, adapted = sums
+        if self.adapted is None or adapted is None:
+            return self.exact.subtract(exact)
+        before = self.adapted.head.state_dict()
+        self.adapted.head.remove(adapted)
+        try:
+            return self.exact.subtract(exact)
+        except ForgettingError:
+            self.adapted.head.load_state_dict(before)
+            raise
+
+    def drop_class(self, name: str) -> None:
+        """Lose a class whose samples are all forgotten; later classes move up by one column."""
+        column = self.classes.index(name) if name in self.classes else -1
+        self.exact.drop_class(name)
+        if self.adapted is not None:
+            self.adapted.drop_class(column)
+
+    def shared(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+        """What came before the adapters settled trained them, and its statistics cannot be derived again."""
+        if self.adapted is None or not self._adapted_until:
+            return ()
+        touched = any(trace.offset < self._adapted_until for chunk in traces for trace in chunk)
+        return ("adapters", "adapted statistics") if touched else ()
+
+    def drop_adapted(self) -> Callable[[], None]:
+        """Lose the adapted branch whole; what is left never saw a gradient. Returns what takes that back."""
+        branch = self.adapted
+
+        def undo() -> None:
+            self.adapted = branch
+
         self.adapted = None
+        return undo
 
     def state_dict(self) -> State:
         """Both branches and the calibration; the backbone's own weights are not in it."""
@@ -92,25 +150,32 @@ class HybridLearner:
             "exact": self.exact.state_dict(),
             "adapted": None if self.adapted is None else self.adapted.state_dict(),
             "calibration": self._calibration.state_dict(),
+            "adapted_until": self._adapted_until,
+            "adapting": self._adapting,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
         self.exact.load_state_dict(state["exact"])
         self._calibration.load_state_dict(state["calibration"])
+        self._adapted_until = int(state["adapted_until"])
+        self._adapting = bool(state["adapting"])
         if state["adapted"] is None:
             self.adapted = None
         elif self.adapted is not None:
             self.adapted.load_state_dict(state["adapted"])
 
     def _read(self, samples: Sequence[Sample]) -> tuple[Tensor, list[Tensor]]:
-        """Frozen features [B, D], and each view's tokens where the adapted branch begins, if there is one."""
+        """Frozen features [B, D], and each view's tokens where the adapted branch begins, if there is one.
+
+        The tokens are of the batch filled up to a multiple of ROWS, as `RidgeLearner.features` fills it.
+        """
         reader = self.exact.reader
         if self.adapted is None or not isinstance(reader, FrozenReader):
             return self.exact.features(samples), []
-        padded = [*samples, *[samples[-1]] * (-len(samples) % ROWS)]  # as RidgeLearner.features does
+        padded = [*samples, *[samples[-1]] * (-len(samples) % ROWS)]
         features, views = reader.read(padded, self.adapted.adapters.first_block)
-        return features[: len(samples)], [tokens[: len(samples)] for tokens in views]
+        return features[: len(samples)], views
 
     def _scores(self, features: Tensor, adapted: Tensor | None) -> Tensor:
         scores = self.exact.head.scores(features)
@@ -126,9 +191,9 @@ class HybridLearner:
             return True
         features = features[rows]
         if not self.adapted.settled:
-            if not self.adapted.adapt(views, targets, classes):
+            if not self.adapted.adapt([view[rows] for view in views], targets, classes):
                 return False
-            features = self.adapted.features(views[0])
+            features = self.adapted.features(views[0])[rows]
             if not finite(features):
                 return False
         self.adapted.head.grow(classes)

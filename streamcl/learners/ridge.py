@@ -93,10 +93,14 @@ class RidgeLearner:
 
     def measure(self, samples: Sequence[Sample]) -> Any:
         """The share of these samples, with their labels, in the head's sums; nothing is learned of them."""
+        return self.head.measure(self.features(samples), self.columns(samples))
+
+    def columns(self, samples: Sequence[Sample]) -> Tensor:
+        """int64 [B]: the columns of labelled samples; ForgettingError for a class that was never learned."""
         targets = self._index.columns([sample.label for sample in samples], self.backbone.device)
         if bool((targets < 0).any()):
             raise ForgettingError("a sample's class is not among those learned, so it cannot be in the sums")
-        return self.head.measure(self.features(samples), targets)
+        return targets
 
     def combine(self, one: Any, other: Any) -> Any:
         """Both sums as one."""
