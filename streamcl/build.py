@@ -36,7 +36,7 @@ from streamcl.learners.fused import fused_width, spread_blocks
 from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.protocols import Learner, ShiftDetector, Source
+from streamcl.protocols import Learner, ShiftDetector, Sink, Source
 from streamcl.randomness import capture_generators
 from streamcl.shift import build_detector, detector_names
 from streamcl.sinks import known_sinks
@@ -218,6 +218,11 @@ def _order(config: RunConfig, number: int) -> Order:
         )
     except ForgettingError as error:
         raise config.refuse(f"forget.{number}", str(error)) from error
+
+
+def own_sinks(config: RunConfig) -> dict[str, Callable[..., Sink]]:
+    """The user's own makers of sinks, (run folder, **args) -> Sink, by their dotted paths."""
+    return {sink.class_: resolve(sink.class_) for sink in config.sinks if isinstance(sink, ByClass)}
 
 
 def build_source(config: RunConfig) -> ReadAhead:

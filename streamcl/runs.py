@@ -273,7 +273,7 @@ def _assemble(
     stack.callback(source.close)
     backbone = vit(settings, compute, report)
     learner = build_learner(settings, backbone, compute)
-    sink = build_sinks(folder, _extras(settings))
+    sink = build_sinks(folder, _extras(settings), own_sinks(settings))
     stack.callback(sink.close)
     vault = _checkpoints(settings, folder, backbone)
     saver = BackgroundSaver(vault)

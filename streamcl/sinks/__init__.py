@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from streamcl.errors import ConfigError
@@ -67,14 +68,19 @@ class Fanout:
             sink.load_state_dict(state.get(name, {}))
 
 
-def build_sinks(folder: Path, extras: Mapping[str, Mapping[str, Any]] | None = None) -> Fanout:
+def build_sinks(
+    folder: Path,
+    extras: Mapping[str, Mapping[str, Any]] | None = None,
+    own: Mapping[str, Callable[..., Sink]] = MappingProxyType({}),
+) -> Fanout:
     """The sinks of a run: "jsonl" in `folder`, and each one named in `extras`, made with its arguments.
 
-    Everything but the JSON Lines is wrapped in Lossy. Raises ConfigError for a name that is not known or
+    `own` are makers beside the known ones, called as they are: (run folder, **arguments). Everything but the JSON Lines is wrapped in Lossy. Raises ConfigError for a name that is not known or
     arguments that do not fit, MissingExtra where a package is not installed.
     """
     named = (extras or {}).items()
-    copies = {name: Lossy(_make(name, folder, arguments), name) for name, arguments in named}
+    known = {**known_sinks(), **own}
+    copies = {name: Lossy(_make(name, known, folder, arguments), name) for name, arguments in named}
     return Fanout({"jsonl": JsonlSink(folder), **copies})
 
 
@@ -88,8 +94,8 @@ def _tensorboard(folder: Path) -> Sink:
     return TensorBoardSink(folder / "tensorboard")
 
 
-def _mlflow(folder: Path, tracking_uri: str | None = None, experiment: str = "streamcl") -> Sink:
-    return MLflowSink(tracking_uri=tracking_uri, experiment=experiment, run_name=folder.name)
+def _mlflow(folder: Path, uri: str | None = None, experiment: str = "streamcl") -> Sink:
+    return MLflowSink(tracking_uri=uri, experiment=experiment, run_name=folder.name)
 
 
 def _plugin(point: Any) -> Callable[..., Sink]:
@@ -100,8 +106,9 @@ def _plugin(point: Any) -> Callable[..., Sink]:
     return make
 
 
-def _make(name: str, folder: Path, arguments: Mapping[str, Any]) -> Sink:
-    known = known_sinks()
+def _make(
+    name: str, known: Mapping[str, Callable[..., Sink]], folder: Path, arguments: Mapping[str, Any]
+) -> Sink:
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
