@@ -20,6 +20,7 @@ from streamcl.build import (
     build_shift,
     build_source,
     build_vit,
+    own_sinks,
 )
 from streamcl.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.compute import Compute

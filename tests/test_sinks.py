@@ -411,7 +411,7 @@ class TestBuild:
 
     def test_mlflow_is_named_after_the_run(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sinks.mlflow, "_client", lambda uri: uri)
-        sink = sinks.known_sinks()["mlflow"](tmp_path, tracking_uri="http://x")
+        sink = sinks.known_sinks()["mlflow"](tmp_path, uri="http://x")
         assert (sink._client, sink._run_name) == ("http://x", tmp_path.name)
 
     def test_plugins_are_entry_points(self, tmp_path, monkeypatch):

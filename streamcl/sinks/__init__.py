@@ -75,7 +75,8 @@ def build_sinks(
 ) -> Fanout:
     """The sinks of a run: "jsonl" in `folder`, and each one named in `extras`, made with its arguments.
 
-    `own` are makers beside the known ones, called as they are: (run folder, **arguments). Everything but the JSON Lines is wrapped in Lossy. Raises ConfigError for a name that is not known or
+    `own` are makers beside the known ones, called as they are: (run folder, **arguments).
+    Everything but the JSON Lines is wrapped in Lossy. Raises ConfigError for a name that is not known or
     arguments that do not fit, MissingExtra where a package is not installed.
     """
     named = (extras or {}).items()
