@@ -210,3 +210,31 @@ def jumping(by: int) -> Iterator[Batch]:
     for first in (0, 8 + by, 16 + by):
         records = [pictures[index] for index in range(first, first + 8)]
         yield Batch(first, tuple(Sample(r["id"], r["image"], r["label"]) for r in records))
+
+
+class Broken:
+    """A sink whose service is down, or takes `seconds` a record."""
+
+    def __init__(self, folder: Path, seconds: float = 0.0) -> None:
+        assert folder.is_dir()
+        self.seconds = seconds
+
+    def write(self, topic: str, record: Any) -> None:
+        time.sleep(self.seconds)
+        raise ConnectionError("down")
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
+class Sluggish(Broken):
+    """The same, to stand beside the other."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fault_runs import Done, newest_state, streamcl, write_config
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -104,7 +104,7 @@ def test_a_damaged_run_directory_is_never_a_surprise(stopped, damages):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, **(QUIET | {"derandomize": False}))
+@settings(max_examples=60, phases=[Phase.generate], **(QUIET | {"derandomize": False}))
 @given(st.lists(DAMAGE, min_size=1, max_size=3))
 def test_many_damaged_run_directories(stopped, damages):
     damaged_run_is_survived(stopped, damages)

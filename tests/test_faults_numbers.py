@@ -8,6 +8,7 @@ import time
 import pytest
 from conftest import make_batch
 from fault_runs import learned, left, lines, newest_state, streamcl, write_config
+from fault_sources import Broken
 from test_processor import ScriptedDetector, build
 
 from streamcl.checkpoint import state_hash
@@ -128,19 +129,15 @@ def test_a_real_learner_outlives_a_consolidation_a_step_and_a_single_class(tmp_p
 # -- sinks (F19) -------------------------------------------------------------------------------------------
 
 
-class Broken:
-    """A service that is down, or takes half a second a record."""
-
-    def __init__(self, seconds=0.0):
-        self.seconds = seconds
-
-    def write(self, topic, record):
-        time.sleep(self.seconds)
-        raise ConnectionError("down")
-
-    flush = close = lambda self: None
-    load_state_dict = lambda self, state: None  # noqa: E731
-    state_dict = lambda self: {}  # noqa: E731
+def test_a_run_whose_services_are_down_ends_as_one_without_them(tmp_path):
+    write_config(tmp_path, learner="ridge")
+    run(tmp_path, "alone")
+    sinks = [{"class": "fault_sources:Broken"}, {"class": "fault_sources:Sluggish", "args": {"seconds": 0.2}}]
+    write_config(tmp_path, learner="ridge", sinks=sinks)
+    done = run(tmp_path, "beside")
+    assert left(tmp_path / "beside") == left(tmp_path / "alone")
+    assert "learning goes on" in done.err
+    assert done.err.count("learning goes on") <= 3  # one a minute for each, and one at the end
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5])
@@ -150,7 +147,7 @@ def test_a_sink_that_is_down_or_slow_changes_nothing_but_one_warning(tmp_path, c
     alone = build(tmp_path / "alone", ScriptedSource([4] * 100))
     list(alone.run())
     beside = build(tmp_path / "beside", ScriptedSource([4] * 100))
-    sink = Lossy(Broken(seconds), "broken", size=20, patience=0.1)
+    sink = Lossy(Broken(tmp_path, seconds), "broken", size=20, patience=0.1)
     beside._sink = Fanout({"jsonl": beside._sink, "broken": sink})
     began = time.monotonic()
     list(beside.run())

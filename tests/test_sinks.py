@@ -401,7 +401,7 @@ class TestBuild:
         [
             ("tensorbord", {}, "did you mean tensorboard"),
             ("x", {}, "known: "),
-            ("mlflow", {"uri": 1}, "check"),
+            ("mlflow", {"server": 1}, "check"),
         ],
     )
     def test_a_wrong_name_or_argument_is_a_configuration_error(self, tmp_path, name, arguments, hint):

@@ -19,6 +19,9 @@ from streamcl.errors import CheckpointError
 if TYPE_CHECKING:
     from streamcl.runs import Run
 
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM}
+"""What the system says of a full or failing disk, and of a run directory that somebody else has changed."""
+
 STOPPED = 143
 """The exit code after a signal and a clean commit (128 + SIGTERM)."""
 
@@ -92,10 +95,11 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
+        if error.errno not in DISK:
             raise
+        where = f" ({error.filename2 or error.filename})" if error.filename else ""
         raise CheckpointError(
-            f"the run directory cannot be written any more: {error.strerror}",
+            f"the run directory cannot be used any more: {error.strerror}{where}",
             hint="checkpoints that were there are good; once the disk works, the same command goes on from them",
         ) from error
 
