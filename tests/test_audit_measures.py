@@ -78,6 +78,19 @@ def test_the_rate_is_shared_among_the_measures():
     assert judged([finding, *others], 0.01)[0].good
 
 
+def test_few_models_do_not_vouch_for_themselves():
+    """Judged by densities that it is in itself, a reference looks safer than another model would."""
+    references, same = group(around(0, models=8, samples=2000)), group(around(0, models=8, samples=2000))
+    assert lira(references, references, same).mean() == pytest.approx(0.5, abs=0.06)
+    assert lira(same, references, same).mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_range_is_that_of_a_new_observation():
+    found = beside("x", np.array([3.0]), np.array([-1.0, 1.0]))
+    t = 3.0 / (math.sqrt(2) * math.sqrt(1 + 1 / 2))
+    assert found.p == pytest.approx(1 - 2 * math.atan(t) / math.pi, rel=1e-3)  # one degree of freedom: Cauchy
+
+
 def test_lira_tells_models_that_learned_from_those_that_did_not():
     references, unforgotten = group(around(0)), group(around(4))
     assert lira(references, references, unforgotten).mean() < 0.05

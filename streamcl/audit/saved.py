@@ -23,7 +23,7 @@ def save_audit(folder: Path, report: AuditReport) -> Path:
 
 
 def read_audit(folder: Path, request: str) -> AuditReport | None:
-    """The saved audit of a request; None where there is none. Raises ForgettingError for one that is damaged."""
+    """The saved audit of a request; None where there is none. A damaged one is a ForgettingError."""
     path = folder / AUDITS / receipt_path(folder, request).name
     if not path.exists():
         return None

@@ -9,7 +9,7 @@ from streamcl.audit.report import AuditReport, notes
 
 
 def html_section(report: AuditReport) -> Markup:
-    """The report's verdict, table and notes as one `<section class="audit">`; failed rows have class "bad"."""
+    """The report's verdict, table and notes as one `<section class="audit">`; a bad row has class "bad"."""
     environment = Environment(
         loader=PackageLoader("streamcl", "audit"),
         autoescape=True,
