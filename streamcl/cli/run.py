@@ -19,7 +19,10 @@ from streamcl.errors import CheckpointError
 if TYPE_CHECKING:
     from streamcl.runs import Run
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM}
+DISK = {
+    getattr(errno, name)
+    for name in ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EISDIR", "ENOTDIR", "EACCES", "EPERM"]
+}
 """What the system says of a full or failing disk, and of a run directory that somebody else has changed."""
 
 STOPPED = 143
@@ -100,7 +103,7 @@ def _disk_errors() -> Iterator[None]:
         where = f" ({error.filename2 or error.filename})" if error.filename else ""
         raise CheckpointError(
             f"the run directory cannot be used any more: {error.strerror}{where}",
-            hint="checkpoints that were there are good; once the disk works, the same command goes on from them",
+            hint="its checkpoints are good; once it can be written again, the same command goes on from them",
         ) from error
 
 
