@@ -19,11 +19,10 @@ from streamcl.errors import CheckpointError
 if TYPE_CHECKING:
     from streamcl.runs import Run
 
-DISK = {
-    getattr(errno, name)
-    for name in ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EISDIR", "ENOTDIR", "EACCES", "EPERM"]
-}
-"""What the system says of a full or failing disk, and of a run directory that somebody else has changed."""
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+"""What the system says of a disk that is full or fails."""
+CHANGED = {errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM}
+"""What it says of a run directory that somebody else has changed."""
 
 STOPPED = 143
 """The exit code after a signal and a clean commit (128 + SIGTERM)."""
@@ -98,7 +97,7 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in DISK | CHANGED:
             raise
         where = f" ({error.filename2 or error.filename})" if error.filename else ""
         raise CheckpointError(
