@@ -44,5 +44,5 @@ class Memory:
         source = f"{config.source.model_dump_json()} {config.source.args.get('seed', config.seed)}"
         if source != self._source:
             self._source, self._kept = source, {}
-        key = f"{reader.backbone.fingerprint} {reader.blocks} {reader.compute}"
+        key = f"{reader.backbone.fingerprint} {reader.blocks} {reader.views} {reader.compute}"
         learner.reader = Remembered(reader, self._kept.setdefault(key, {}))  # type: ignore[attr-defined]
