@@ -252,7 +252,7 @@ def _plain_source(config: RunConfig) -> Source:
 
 
 def _own_source(config: RunConfig) -> IterableSource:
-    """The user's own stream, once it has said what it knows of itself; whatever that raises is the source's."""
+    """The user's own stream, once it has said what it knows of itself; what that raises is its failure."""
     options, policy = config.source, config.source.policy
     try:
         source = IterableSource.of(

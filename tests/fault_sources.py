@@ -238,3 +238,18 @@ class Broken:
 
 class Sluggish(Broken):
     """The same, to stand beside the other."""
+
+
+class Mute:
+    """An object that raises when it is asked `about` itself."""
+
+    def __init__(self, about: str) -> None:
+        self.about = about
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.__dict__.get("about"):
+            raise RuntimeError("not today")
+        raise AttributeError(name)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (Pictures()[index] for index in range(8))

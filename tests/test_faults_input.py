@@ -167,3 +167,9 @@ def test_a_stream_that_cannot_be_replayed_says_so_and_is_not_resumed(tmp_path):
     _, done = go(tmp_path, {"of": "once"}, 4)
     assert "cannot go back there" in done.err
     assert "--fresh" in done.err
+
+
+@pytest.mark.parametrize("about", ["holdout", pytest.param("classes", marks=pytest.mark.slow)])
+def test_a_source_that_raises_when_asked_about_itself_is_exit_3(tmp_path, about):
+    _, done = go(tmp_path, {"of": "Mute", "args": {"about": about}}, 3)
+    assert "fault_sources:Mute cannot say what it is" in done.err
