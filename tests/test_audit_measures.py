@@ -129,6 +129,11 @@ def test_tug_of_war_is_one_for_the_references_mean_and_the_product_of_the_gaps_o
     assert tug_of_war(group(np.ones((1, 10)), half[:1], -np.ones((1, 10))), references) == pytest.approx(0.25)
 
 
+def test_tug_of_war_compares_a_reference_with_the_others():
+    references = group(np.array([[1.0, 1.0], [-1.0, -1.0]]))
+    assert tug_of_war(references, references).tolist() == [0.0, 0.0]  # each is all wrong beside the other
+
+
 def test_the_neighbour_attack_sees_a_class_that_stands_out():
     labels = np.repeat([1, 2], 20)
     held = np.zeros((3, 40, 3), dtype=np.float32)
