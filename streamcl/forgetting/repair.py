@@ -1,0 +1,180 @@
+"""What a repair of shared weights needs of a learner and of a request, and what it says of each place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from streamcl.backbone import Backbone
+from streamcl.compute import Compute
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest, Sample
+from streamcl.forgetting.closed_form import purge
+from streamcl.forgetting.protocol import Context, Dropping, Place, Trace
+from streamcl.heads.linear import LinearHead
+from streamcl.importance import Importance
+from streamcl.lora import Adapters
+
+
+class Trained(Protocol):
+    """Adapted blocks and a linear head on a frozen backbone, trained by one optimizer."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """What everything stands on; never changed."""
+        ...
+
+    @property
+    def compute(self) -> Compute:
+        """Device and precision."""
+        ...
+
+    @property
+    def adapters(self) -> Adapters | None:
+        """The adapted blocks."""
+        ...
+
+    @property
+    def head(self) -> LinearHead:
+        """The classifier."""
+        ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Holds the moments of all that is trained."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes known, by column of the head."""
+        ...
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        ...
+
+    def targets(self, samples: Sequence[Sample]) -> Tensor:
+        """int64 [N]: the columns of the samples' classes, -1 for those not known."""
+        ...
+
+
+@runtime_checkable
+class Repairable(Protocol):
+    """A learner whose shared weights can be repaired in place."""
+
+    @property
+    def model(self) -> Trained:
+        """What is trained."""
+        ...
+
+
+@runtime_checkable
+class Weighing(Protocol):
+    """A learner that keeps the importance of its adapters."""
+
+    @property
+    def importance(self) -> Importance:
+        """Omega, estimated from held samples."""
+        ...
+
+
+class Blocks:
+    """The part of a model from its first adapted block on; what comes before is computed once a sample."""
+
+    def __init__(self, model: Trained, adapters: Adapters) -> None:
+        self.model, self.adapters = model, adapters
+
+    def entering(self, samples: Sequence[Sample], chunk: int = 64) -> Tensor:
+        """[N, T, d]: the tokens that enter the first adapted block."""
+        backbone, parts = self.model.backbone, []
+        with torch.no_grad(), self.model.compute.autocast():
+            for start in range(0, len(samples), chunk):
+                images = [sample.image for sample in samples[start : start + chunk]]
+                tokens = backbone.stem(backbone.prepare(images))
+                parts.append([tokens, *backbone.run(tokens, 0, self.adapters.first_block)][-1])
+        return torch.cat(parts)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """float32 [N, width] of those tokens, with gradients to whatever is in the blocks."""
+        with self.model.compute.autocast():
+            return self.model.backbone.final(self.adapters.run(tokens)[-1]).float()
+
+
+def unfit(request: ForgetRequest, context: Context) -> str | None:
+    """Why this learner's shared weights cannot be repaired for the request; None where they can."""
+    learner = context.learner
+    if not isinstance(learner, Repairable) or learner.model.adapters is None:
+        return "this learner has no adapted blocks trained by gradient"
+    if request.kind == "class" and request.label in learner.classes and not isinstance(learner, Dropping):
+        return "this learner cannot drop a class"
+    if context.scope.learned and context.unavailable is not None:
+        return context.unavailable
+    if not context.scope.learned and not request.samples:
+        return "no sample in scope was learned, and the request carries none to show what is to go"
+    return None
+
+
+def opened(context: Context) -> Blocks:
+    """The learner's adapted blocks. Raises ForgettingError where it has none."""
+    learner = context.learner
+    if not isinstance(learner, Repairable) or learner.model.adapters is None:
+        raise ForgettingError("this learner has no adapted blocks trained by gradient")
+    return Blocks(learner.model, learner.model.adapters)
+
+
+def to_forget(request: ForgetRequest, context: Context, limit: int) -> list[Sample]:
+    """At most `limit` samples spread evenly over those learned; where none was, those that are carried."""
+    traces: list[Trace] = [trace for chunk in context.scope.chunks() for trace in chunk]
+    if traces:
+        return list(context.samples(_spread(traces, limit)))
+    if not request.samples:
+        raise ForgettingError("no sample in scope was learned, and the request carries none")
+    return _spread(request.samples, limit)
+
+
+def close(request: ForgetRequest, context: Context, adapters: str, repaired: bool) -> tuple[Place, ...]:
+    """Drop the class, purge held samples, drop moments and importance; what was done in each place."""
+    learner = context.learner
+    assert isinstance(learner, Repairable)
+    dropped = request.kind == "class" and request.label in learner.classes
+    if dropped:
+        assert isinstance(learner, Dropping)
+        learner.drop_class(str(request.label))
+    purged = purge(request, context)
+    learner.model.optimizer.state.clear()
+    head = ("erased", "its row is gone") if dropped else ("remains", "rows that the samples helped to train")
+    return (
+        Place("head statistics", *head),  # type: ignore[arg-type]
+        Place("adapters", "remains" if repaired else "not affected", adapters),
+        Place("optimizer moments", "erased", "all moments dropped; the optimizer starts anew"),
+        _importance_gone(learner),
+        Place("hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"),
+    )
+
+
+def _importance_gone(learner: object) -> Place:
+    if not isinstance(learner, Weighing):
+        return Place("importance", "not affected", "there are no importance weights")
+    importance = learner.importance
+    if importance.consolidations == 0:
+        return Place("importance", "not affected", "nothing has been consolidated")
+    state = importance.state_dict()
+    omega = {name: 0 * value for name, value in state["omega"].items()}
+    importance.load_state_dict({"consolidations": 0, "omega": omega})
+    return Place("importance", "erased", "set to zero; it is estimated anew at the next consolidation")
+
+
+def _spread(items: Sequence[Any], limit: int) -> list[Any]:
+    if len(items) <= limit:
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def rounded(figures: Mapping[str, float | int]) -> dict[str, float | int]:
+    """Figures for a receipt: counts as they are, the rest to six significant digits."""
+    return {
+        name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in figures.items()
+    }
