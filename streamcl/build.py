@@ -178,7 +178,10 @@ def build_shift(config: RunConfig) -> ShiftDetector:
     """The shift detector that the configuration names."""
     options = config.shift
     if isinstance(options, ByClass):
-        made: ShiftDetector = resolve(options.class_)(**options.args)
+        try:
+            made: ShiftDetector = resolve(options.class_)(**options.args)
+        except TypeError as error:
+            raise config.refuse("shift.args", str(error)) from error
         return made
     if isinstance(options, ByPlugin):
         return build_detector(options.plugin, **options.args)

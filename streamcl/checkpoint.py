@@ -72,7 +72,7 @@ class Loaded:
     state: State
 
 
-class Damage(Exception):  # noqa: N818 - a finding, which the caller turns into an error or a report
+class Damage(Exception):
     """Why a checkpoint cannot be used; the text names the file."""
 
 

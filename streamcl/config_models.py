@@ -135,7 +135,10 @@ class SourceOptions(Options):
     )
 
     name: str | None = Field(
-        None, min_length=1, max_length=200, description="A registered source; `streamcl list` shows them."
+        None,
+        min_length=1,
+        max_length=200,
+        description="A registered source; `streamcl list sources` shows them.",
     )
     class_: str | None = Field(
         None,

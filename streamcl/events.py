@@ -1,4 +1,4 @@
-"""What a stream is made of: samples, the batches they come in, and requests to forget. Plain data, no torch."""
+"""What a stream is made of: samples, the batches they come in, and requests to forget. Plain data."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class ForgetRequest:
-    """A request to forget, taking effect between two batches at `offset` (METHODS: kind decides the reference).
+    """A request to forget, taking effect between two batches at `offset`.
 
     kind "samples" and "subject" ask for the model retrained without them; kind "class" asks that the
     concept be gone. `key` makes the request idempotent: a second one with the same key is the same request.

@@ -1,4 +1,4 @@
-"""The extension points, each a Protocol of a few methods. Anything that has the methods fits; nothing to inherit."""
+"""The extension points, each a Protocol of a few methods; there is nothing to inherit."""
 
 from __future__ import annotations
 

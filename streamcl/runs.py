@@ -22,7 +22,7 @@ from streamcl.build import (
     build_vit,
     own_sinks,
 )
-from streamcl.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.checkpoint import BackgroundSaver, Checkpoints, list_checkpoints
 from streamcl.compute import Compute
 from streamcl.config import RunConfig, config_from_dict, differences, dump_config, fingerprint, load_config
 from streamcl.config_models import ByClass, ByPlugin
@@ -47,7 +47,10 @@ from streamcl.sinks import build_sinks
 from streamcl.summary import environment, summarise, timing
 
 Tell = Callable[[str], None]
-CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
+CONFIG, CHECKPOINTS, LOG = "config.yaml", "checkpoints", "predictions.jsonl"
+
+MLFLOW = {"uri": "tracking_uri"}
+"""Options of the YAML that the sink itself calls otherwise."""
 
 
 @dataclass(slots=True)
@@ -164,6 +167,7 @@ def open_run(
         files.sweep(folder)
         earlier = _agree_with_earlier(settings, folder, report)
         run, vault = _assemble(settings, folder, stack, report, vit)
+        _keep_config(settings, folder)
         _resume(run, vault, strict=strict, report=report)
         _reopen(run, earlier)
     except BaseException:
@@ -186,8 +190,9 @@ def carry_out(folder: Path, *, report: Tell = print) -> None:
             run.finish()
 
 
-def load_learner(folder: Path, *, report: Tell = print) -> tuple[Learner, RunConfig]:
+def load_learner(folder: str | Path, *, report: Tell = print) -> tuple[Learner, RunConfig]:
     """The learner of a run as its newest good checkpoint holds it, for predicting or exporting."""
+    folder = Path(folder)
     config = _saved_config(folder)
     if config is None:
         raise ConfigError(f"{folder} holds no run: there is no {CONFIG} in it")
@@ -246,19 +251,26 @@ def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> RunC
     """
     earlier = _saved_config(folder)
     settings = settings.model_copy(update={"forget": []})  # names what is to be forgotten: not kept here
-    if earlier is not None:
-        changed = differences(earlier, settings)
-        for difference in changed:
+    if earlier is None or not (list_checkpoints(folder / CHECKPOINTS) or (folder / LOG).exists()):
+        return None  # nothing was learned under it
+    changed = differences(earlier, settings)
+    for difference in changed:
+        if difference.severity != "refuse":
             report(f"changed since the run began: {difference}")
-        refused = tuple(str(each) for each in changed if each.severity == "refuse")
-        if refused:
-            raise ConfigError(
-                f"the run in {folder} cannot go on with this configuration",
-                hint="take the changes back, choose another run_dir, or start over with --fresh",
-                problems=refused,
-            )
-    files.atomic_write(folder / CONFIG, dump_config(settings).encode())
+    refused = tuple(str(each) for each in changed if each.severity == "refuse")
+    if refused:
+        raise ConfigError(
+            f"the run in {folder} cannot go on with this configuration",
+            hint="take the changes back, choose another run_dir, or start over with --fresh",
+            problems=(f"the run in {folder} cannot go on with this configuration:", *refused),
+        )
     return earlier
+
+
+def _keep_config(settings: RunConfig, folder: Path) -> None:
+    """Save the effective configuration, less the requests: they name what is to be forgotten."""
+    plain = settings.model_copy(update={"forget": []})
+    files.atomic_write(folder / CONFIG, dump_config(plain).encode())
 
 
 def _assemble(
@@ -341,20 +353,23 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
     vault.sweep()
     found = vault.latest(report=report, strict=strict)
     replayable = run.source.replayable
-    if not replayable:
+    if not replayable and found is None:
         report("the source cannot be replayed: if this run is interrupted, it cannot go on where it stopped")
     if found is None:
         _refuse_old_logs(run.folder, resumable=run.config.checkpoint is not None)
         run.processor.begin()
         return
-    if not replayable:
+    finished = found.state["progress"]["finished"]
+    if not replayable and not finished:
         raise CheckpointError(
             f"the run in {run.folder} stopped at offset {found.offset}; its source cannot go back there",
             hint="start over with --fresh, or give the source a state_dict and load_state_dict",
         )
-    run.processor.restore(found.state)
-    report(f"going on from offset {found.offset} (step {found.step})")
-    if run.processor.progress.finished:
+    state = found.state if replayable else {**found.state, "source": run.source.state_dict()}
+    run.processor.restore(state)
+    if not finished:
+        report(f"going on from offset {found.offset} (step {found.step})")
+    elif replayable:
         run.processor.forget()  # no batch will come before which it could be done
 
 
@@ -368,7 +383,7 @@ def _reopen(run: Run, earlier: RunConfig | None) -> None:
 
 def _refuse_old_logs(folder: Path, *, resumable: bool) -> None:
     """Logs without a checkpoint are an interrupted start, or the whole of a run that keeps none."""
-    if not resumable and (folder / "predictions.jsonl").exists():
+    if not resumable and (folder / LOG).exists():
         raise ConfigError(
             f"{folder} holds the records of an earlier run that kept no checkpoint",
             hint="--fresh moves it aside; or choose another run_dir",
@@ -389,7 +404,8 @@ def _extras(settings: RunConfig) -> dict[str, dict[str, Any]]:
         elif isinstance(sink, ByPlugin):
             extras[sink.plugin] = dict(sink.args)
         else:
-            extras[sink.name] = sink.model_dump(exclude={"name"}, exclude_none=True)
+            arguments = sink.model_dump(exclude={"name"}, exclude_none=True)
+            extras[sink.name] = {MLFLOW.get(name, name): value for name, value in arguments.items()}
     return extras
 
 

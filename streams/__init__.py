@@ -1,1 +1,1 @@
-"""Concrete sources: data-set replays, scenario orders, custom iterators and the built-in demonstration stream."""
+"""Concrete sources: data-set replays, scenario orders, custom iterators, the built-in demonstration."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Batch, Event, ForgetRequest, StreamInfo
+from streamcl.events import Batch, Event, ForgetRequest, Sample, StreamInfo
 from streamcl.protocols import State
 from streams.conversion import Conversion, Record, Unit, batch_of
 from streams.described import info_of, label_names
@@ -105,6 +105,35 @@ class IterableSource:
             "mark": {"offset": mark.offset, "items": mark.items, "inner": mark.inner},
             "classes": list(self._conversion.classes),
         }
+
+    @property
+    def fetch(self) -> Callable[[Sequence[str]], Mapping[str, Sample]]:
+        """Brings samples back by their ids, reading the user's object again from its beginning.
+
+        There only where the source is replayable, so that who asks for it knows.
+        """
+        if not self.replayable:
+            raise AttributeError("a source that is read once cannot bring samples back")
+        return self._found_again
+
+    def _found_again(self, ids: Sequence[str]) -> Mapping[str, Sample]:
+        wanted, found = set(ids), dict[str, Sample]()
+        again = IterableSource(
+            self._make,
+            name=self._name,
+            batch_size=self._batch_size,
+            policy=self._policy,
+            columns=self._columns,
+            deterministic=self._deterministic,
+            retries=0,
+        )
+        for event in again:
+            for sample in event.samples if isinstance(event, Batch) else ():
+                if sample.id in wanted:
+                    found[sample.id] = sample
+            if len(found) == len(wanted):
+                break
+        return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from that position. Raises SourceError where the user's iterable cannot be replayed."""

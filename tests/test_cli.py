@@ -225,3 +225,76 @@ def test_small_commands(folder):
 def test_a_traceback_only_where_it_was_asked_for(folder):
     assert "Traceback" in streamcl("--debug", "run", "missing.yaml", folder=folder, check=2).stderr
     assert "Traceback" not in streamcl("run", "missing.yaml", folder=folder, check=2).stderr
+
+
+def test_a_slip_in_the_arguments_can_be_mended_in_place(folder):
+    """Nothing was learned under the first file, so it binds nobody."""
+    write_config(folder, "slip.yaml", source={"name": "npz", "args": {"path": "absent.npz"}})
+    streamcl("run", "slip.yaml", folder=folder, check=3)
+    write_config(folder, "slip.yaml", limit=16)
+    streamcl("run", "slip.yaml", folder=folder)
+
+
+def test_own_sinks_and_detectors_are_found_by_their_paths(folder):
+    (folder / "parts.py").write_text(
+        "from streamcl.shift.silent import SilentDetector\n"
+        "def quiet(word):\n"
+        "    return SilentDetector()\n"
+        "class Counting:\n"
+        "    def __init__(self, folder, name):\n"
+        "        self.path, self.count = folder / name, 0\n"
+        "    def write(self, topic, record):\n"
+        "        self.count += 1\n"
+        "    def flush(self):\n"
+        "        self.path.write_text(str(self.count))\n"
+        "    def close(self): pass\n"
+        "    def state_dict(self): return {}\n"
+        "    def load_state_dict(self, state): pass\n"
+    )
+    own = {"class": "parts:Counting", "args": {"name": "count.txt"}}
+    shift = {"class": "parts:quiet", "args": {"word": "hush"}}
+    write_config(folder, "own.yaml", sinks=[own], shift=shift, limit=16)
+    streamcl("run", "own.yaml", folder=folder)
+    assert int((folder / "runs/own/count.txt").read_text()) > 16
+    write_config(folder, "own.yaml", shift={"class": "parts:quiet", "args": {"wrong": 1}})
+    done = streamcl("run", "own.yaml", "--fresh", folder=folder, check=2)
+    assert "own.yaml:1:" in done.stderr
+
+
+def test_a_finished_run_of_a_stream_that_is_read_once_stays_finished(folder):
+    (folder / "once.py").write_text(
+        "import numpy as np\n"
+        "def stream():\n"
+        "    for i in range(12):\n"
+        "        yield np.full((8, 8, 3), 20 * i, np.uint8), 'ab'[i % 2]\n"
+    )
+    write_config(folder, "once.yaml", source={"class": "once:stream"}, scenario=None)
+    assert "cannot be replayed" in streamcl("run", "once.yaml", folder=folder).stderr
+    assert "finished" in streamcl("run", "once.yaml", folder=folder).stderr
+
+
+def test_predict_names_the_good_images_beside_a_bad_one(finished, folder):
+    Image.fromarray(picture("bee", 901)).save(folder / "good.png")
+    (folder / "bad.png").write_text("not an image")
+    done = streamcl("predict", finished, "bad.png", "good.png", folder=folder, check=3)
+    assert done.stdout.startswith("good.png")
+    assert "bad.png" in done.stderr
+
+
+def test_the_default_learner_forgets_a_class_of_a_generator_that_repeats_itself(folder):
+    (folder / "parts_line.py").write_text(
+        "import numpy as np\n"
+        "def stream():\n"
+        "    for i in range(64):\n"
+        "        rng = np.random.default_rng(i)\n"
+        "        yield rng.integers(0, 60, (16, 16, 3), np.uint8) + np.uint8(60 * (i % 3)), 'xyz'[i % 3]\n"
+    )
+    source = {"class": "parts_line:stream", "deterministic": True}
+    write_config(folder, "line.yaml", source=source, scenario=None, learner={"name": "hybrid"})
+    streamcl("run", "line.yaml", folder=folder)
+    streamcl("forget", "runs/line", "--class", "y", "--now", folder=folder)
+    receipt = next((folder / "runs/line/receipts").glob("*.json"))
+    assert json.loads(receipt.read_text())["guarantee"] == "exact"
+    streamcl("verify", receipt, folder=folder)
+    learned = json.loads((folder / "runs/line/summary.json").read_text())["class_names"]
+    assert sorted(learned) == ["x", "z"]

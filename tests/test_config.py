@@ -66,7 +66,8 @@ def test_a_bare_name_stands_for_its_block(tmp_path: Path) -> None:
 
 
 def test_a_block_without_a_name_is_the_default_one() -> None:
-    config = config_from_dict({"source": "demo", "learner": {"lora": {"rank": 8}}, "shift": {"threshold": 7.0}})
+    data = {"source": "demo", "learner": {"lora": {"rank": 8}}, "shift": {"threshold": 7.0}}
+    config = config_from_dict(data)
     assert (config.learner.name, config.learner.lora.rank, config.shift.threshold) == ("hybrid", 8, 7.0)
 
 

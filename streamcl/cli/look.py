@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from streamcl.errors import ConfigError
+from streamcl.errors import CheckpointError, ConfigError
 
 RUN = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -80,5 +80,6 @@ def doctor(run: Path) -> int:
 
     findings = examine(run)
     for finding in findings:
-        click.echo(str(finding))
-    return 1 if any(finding.level == "error" for finding in findings) else 0
+        hint = f" ({finding.hint})" if finding.hint else ""
+        click.echo(f"{finding.level:8} {finding.place}: {finding.text}{hint}")
+    return CheckpointError.exit_code if any(finding.level == "error" for finding in findings) else 0

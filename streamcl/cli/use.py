@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from streamcl.cli.look import RUN
-from streamcl.errors import ConfigError
+from streamcl.errors import BadRecord, ConfigError
 
 
 @click.command()
@@ -47,7 +47,7 @@ def _progress(name: str, done: int, total: int | None) -> None:
     "images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> None:
+def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
     """Name the class of each of IMAGES with the model that RUN has learned so far."""
     from streamcl.events import Sample
     from streamcl.runs import load_learner
@@ -55,12 +55,19 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> None:
 
     learner, _ = load_learner(run, report=_quiet)
 
-    samples = [Sample(str(path), decode(path, ImageLimits())) for path in images]
+    samples, unread = [], 0
+    for path in images:
+        try:
+            samples.append(Sample(str(path), decode(path, ImageLimits())))
+        except BadRecord as error:
+            click.echo(f"streamcl: {path}: {error}", err=True)
+            unread += 1
     for sample, guess in zip(samples, learner.predict(samples), strict=True):
         if as_json:
             click.echo(json.dumps({"image": sample.id, "class": guess.label, "confidence": guess.confidence}))
         else:
             click.echo(f"{sample.id}\t{guess.label}\t{guess.confidence:.3f}")
+    return BadRecord.exit_code if unread else 0
 
 
 @click.command()

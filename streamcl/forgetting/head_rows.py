@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.closed_form import purge
-from streamcl.forgetting.protocol import Context, Dropping, Evidence, Place, knows, shared_weights
+from streamcl.forgetting.protocol import (
+    Context,
+    Dropping,
+    Evidence,
+    Place,
+    Subtracting,
+    knows,
+    shared_weights,
+)
 
 
 class HeadRows:
@@ -20,7 +28,11 @@ class HeadRows:
         """A class needs a learner that can drop it."""
         if request.kind == "class" and not isinstance(context.learner, Dropping):
             return "this learner cannot drop a class"
-        return None if knows(request, context) else "no class of that name was learned"
+        if not knows(request, context):
+            return "no class of that name was learned"
+        if isinstance(context.learner, Subtracting) and context.scope.learned:
+            return "its sums hold the samples, and dropping a name would leave them there"
+        return None
 
     def erase(self, request: ForgetRequest, context: Context) -> Evidence:
         """Drop the class, purge the kept samples."""
