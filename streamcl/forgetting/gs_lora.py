@@ -43,7 +43,7 @@ class Strength:
     steps: int = 16
     length: float = 4.0
     sparsity: float = 0.05
-    beta: float = 2.0
+    beta: float = 0.3
     forget: int = 64
     retain: int = 128
     batch: int = 12
