@@ -37,6 +37,10 @@ class Statistics:
         return int(self.counts.sum())
 
 
+BALANCE = 0.5
+"""Power of its rarity by which the column of a class is raised: 0 lets frequent classes lead, 1 none."""
+
+
 class RidgeHead:
     """Scores [N, C] = features W + b with W = (G + lambda I)^-1 Q over everything learned and not forgotten.
 
@@ -50,7 +54,7 @@ class RidgeHead:
     the solution blind to the features' scales, and strong while samples are few (None: lambda I).
 
     The weights in use belong to a solve, which `update` falls due when samples since the last one exceed
-    `refresh` of all (0 solves at every update), or when a class brings its first sample; erasing always does.
+    `refresh` of all (0 solves at every update), or when a class has twice the samples; erasing always does.
     Which solve that is never depends on when scores were asked for.
     """
 
@@ -81,7 +85,7 @@ class RidgeHead:
         self._counts = torch.zeros(0, dtype=torch.int64, device=device)
         self._W = self._Q.clone()
         self._b = self._Q[0].clone()
-        self._solved_total = 0
+        self._solved = self._counts.clone()  # the counts at the solve in use
         self._due = False
 
     @property
@@ -106,6 +110,7 @@ class RidgeHead:
             return
         self._Q = _widened(self._Q, more)
         self._counts = _widened(self._counts, more)
+        self._solved = _widened(self._solved, more)
         self._W = _widened(self._W, more)
         self._b = _widened(self._b, more)
 
@@ -179,7 +184,7 @@ class RidgeHead:
                 hint="forget its samples first: their share of G is not in the column",
             )
         keep = [i for i in range(self.classes) if i != column]
-        self._Q, self._counts = self._Q[:, keep], self._counts[keep]
+        self._Q, self._counts, self._solved = self._Q[:, keep], self._counts[keep], self._solved[keep]
         self._W, self._b = self._W[:, keep], self._b[keep]
 
     def scores(self, features: Tensor) -> Tensor:
@@ -192,7 +197,7 @@ class RidgeHead:
         """`scores` by weights of all that is known now, whichever solve is in use; changes no state."""
         h = self.features(features)
         self._solve_if_due()
-        if self._solved_total == int(self._counts.sum()):
+        if torch.equal(self._solved, self._counts):
             weights = self._W, self._b
         else:
             weights = self._fresh = self._fresh or self._weights()
@@ -224,10 +229,15 @@ class RidgeHead:
     def state_dict(self) -> State:
         """The statistics and the weights in use with the solve that they belong to."""
         self._solve_if_due()
-        arrays = {"Q": self._Q, "counts": self._counts, "W": self._W, "b": self._b}
+        arrays = {
+            "Q": self._Q,
+            "counts": self._counts,
+            "W": self._W,
+            "b": self._b,
+            "solved": self._solved,
+        }
         return {
             "gram": self._gram.state_dict(),
-            "solved_total": self._solved_total,
             **{name: array.cpu().numpy().copy() for name, array in arrays.items()},
         }
 
@@ -235,10 +245,10 @@ class RidgeHead:
         """Become the head that returned `state`, made with the same arguments."""
         self._gram.load_state_dict(state["gram"])
         device = self._Q.device
-        self._Q, self._counts, self._W, self._b = (
-            torch.tensor(np.asarray(state[name]), device=device) for name in ("Q", "counts", "W", "b")
+        self._Q, self._counts, self._W, self._b, self._solved = (
+            torch.tensor(np.asarray(state[name]), device=device)
+            for name in ("Q", "counts", "W", "b", "solved")
         )
-        self._solved_total = int(state["solved_total"])
         self._due = False
 
     def _checked(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,12 +273,12 @@ class RidgeHead:
 
     def _settle(self, more: Tensor) -> None:
         """Count new samples; first make an owed solve unless they make another one due."""
-        arrived = bool(((more > 0) & (self._counts == 0)).any())
-        total = int(self._counts.sum() + more.sum())
-        due = arrived or total - self._solved_total > self._refresh * total
-        if due:
+        counts = self._counts + more
+        total = int(counts.sum())
+        doubled = bool((counts >= 2 * self._solved)[more > 0].any())  # a first sample doubles none
+        if doubled or total - int(self._solved.sum()) > self._refresh * total:
             self._due = True
-            self._solved_total = total
+            self._solved = counts
         else:
             self._solve_if_due()
         self._counts = self._counts + more
@@ -297,15 +307,14 @@ class RidgeHead:
             )
         self._gram, self._Q, self._counts = left.gram, left.Q, left.counts
         self._fresh = None
-        self._solved_total = left.total
+        self._solved = left.counts
         self._due = True
 
     def _solve_if_due(self) -> None:
         if not self._due:
             return
         self._due = False
-        total = int(self._counts.sum())
-        self._solved_total = total
+        self._solved = self._counts.clone()
         self._W, self._b = self._weights()
 
     def _weights(self) -> tuple[Tensor, Tensor]:
@@ -361,6 +370,11 @@ def _solve(
     A.diagonal().add_(torch.where(ridge > 0, ridge, 1.0))  # no variance at all: any ridge gives W = 0
     factor = torch.linalg.cholesky(A)  # reads the lower triangle only
     W = torch.cholesky_solve(Q - torch.outer(mean, counts.double()), factor)
+    if shrinkage is not None:  # else few samples are outvoted: a target of 1 is as rare as its class
+        present = counts > 0
+        share = 1.0 / int(present.sum())
+        W = W * torch.where(present, share * total / counts.clamp(min=1), 1.0) ** BALANCE
+        frequency = torch.where(present, share, 0.0).double()
     return W, frequency - mean @ W
 
 
