@@ -526,7 +526,7 @@ class Relative(Options):
 
     name: Literal["relative"] = Field("relative", description="Scale-free; the default.")
     threshold: float = Field(
-        3.75,
+        2.8,
         gt=0,
         le=100,
         description="Standard errors that the loss must rise by before a shift is reported.",

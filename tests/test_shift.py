@@ -155,7 +155,7 @@ def test_a_slow_rise_and_a_falling_loss_are_no_shift():
         noise = np.exp(0.1 * np.random.default_rng(seed).standard_normal(500))
         alarms += len(shifts(watch(RelativeDetector(), np.linspace(1, 1.3, 500) * noise)))
         alarms += len(shifts(watch(RelativeDetector(), 3 / np.sqrt(1 + np.arange(500)) * noise)))
-    assert alarms <= 1  # in 256,000 samples at batches of 64; seed 0 has one
+    assert alarms <= 4  # in 256,000 samples at batches of 64: a sixth of the one per 10,000 that is allowed
 
 
 def test_no_plateau_while_the_loss_falls():

@@ -15,13 +15,13 @@ Values: TypeAlias = npt.NDArray[np.float64]
 
 # The constants were chosen on one half of the synthetic families of benchmarks/shift_detection.py and
 # measured on the other half.
-_FLOOR = 1e-3  # nats: losses below this are all the same to the rule
+_FLOOR = 0.05  # nats, added to every loss: one mistake in a batch of 64 costs about as much and is no news
 _POWER = 1 / 3  # makes means of skewed losses nearly normal (Wilson and Hilferty, 1931) at every batch size
 _MEMORY = 64  # batches that are remembered
 _REFERENCE = 32  # batches of the segment that make its level
 _LEAST_REFERENCE = 4
 _WINDOWS = (2, 3, 4, 6, 8, 12)  # batches that may make a rise; never one alone
-_THRESHOLD = 3.75  # standard errors
+_THRESHOLD = 2.8  # standard errors
 _CLIP = 4.5  # noise units: no batch counts for more
 _LEAST_RISE = 1.1**_POWER - 1  # ten per cent of loss
 _LEAST_NOISE = 0.02 * _POWER  # two per cent of loss
@@ -31,7 +31,7 @@ _HALF = 5  # batches; a plateau compares the last five with the five before
 
 
 class RelativeDetector:
-    """Works on y = loss^(1/3), in which noise in proportion to the loss is nearly normal.
+    """Works on y = (loss + 0.05)^(1/3), in which noise in proportion to the loss is nearly normal.
 
     shift: for some w of 2 to 12, the mean of the last w values of y lies more than `threshold` standard
     errors, and at least ten per cent of loss, above the level of the segment before them. That level is the
@@ -70,7 +70,7 @@ class RelativeDetector:
         if not math.isfinite(loss):
             raise ValueError(f"a detector takes finite losses, got {loss}")
         self._shift = self._plateau = None
-        self._values = [*self._values, max(loss, _FLOOR) ** _POWER][-_MEMORY:]
+        self._values = [*self._values, (max(loss, 0.0) + _FLOOR) ** _POWER][-_MEMORY:]
         self._segment = min(self._segment + 1, _MEMORY)
         self._since += 1
         if len(self._values) < _WARM_UP:
@@ -129,7 +129,7 @@ class RelativeDetector:
 
 
 def _loss(value: float) -> float:
-    return float(value ** (1 / _POWER))
+    return max(float(value ** (1 / _POWER)) - _FLOOR, 0.0)
 
 
 def _noise(values: Values) -> float:
