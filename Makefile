@@ -36,7 +36,7 @@ install-lint: install-test
 	$(call install,lint)
 
 test: install-test  ## install what the tests need and run them
-	"$(BIN)/python" -m pytest -m "not slow"
+	"$(BIN)/python" -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: install-test  ## the tests that take longer
 	"$(BIN)/python" -m pytest -m slow

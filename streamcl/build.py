@@ -24,6 +24,7 @@ from streamcl.config_models import (
 from streamcl.errors import ConfigError, ForgettingError, SourceError, StreamclError
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.dropped_adapter import DroppedAdapter
+from streamcl.forgetting.gs_lora import GSLoRA
 from streamcl.forgetting.head_rows import HeadRows
 from streamcl.forgetting.nothing import Nothing
 from streamcl.forgetting.orders import Order, order
@@ -193,7 +194,7 @@ def build_shift(config: RunConfig) -> ShiftDetector:
 
 def build_methods() -> list[Method]:
     """The ways to forget, of equal guarantees the one to take first."""
-    return [Nothing(), ClosedForm(), DroppedAdapter(), HeadRows()]
+    return [Nothing(), ClosedForm(), DroppedAdapter(), HeadRows(), GSLoRA(None)]
 
 
 def build_schedule(config: RunConfig) -> list[Order]:
