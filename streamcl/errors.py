@@ -1,15 +1,15 @@
 """The errors that streamcl raises on purpose, each with the exit code that the command line gives it.
 
-    StreamclError              1
-    ├── ConfigError            2   the YAML, an override or an argument is wrong; nothing ran
-    │   └── MissingExtra       2   a part needs a package that is not installed
-    ├── SourceError            3   the stream failed, stalled or broke its own order
-    │   └── BadRecord          3   one record cannot be a sample; quarantined unless the policy says fail
-    ├── CheckpointError        4   no checkpoint can be used
-    ├── WeightsError           2   the backbone's weights do not fit or cannot be had
-    ├── NotFinite              5   losses or gradients stayed NaN or infinite
-    ├── ForgettingError        6   a request could not be carried out
-    └── RunBusy                2   another process holds the run directory
+StreamclError              1
+├── ConfigError            2   the YAML, an override or an argument is wrong; nothing ran
+│   └── MissingExtra       2   a part needs a package that is not installed
+├── SourceError            3   the stream failed, stalled or broke its own order
+│   └── BadRecord          3   one record cannot be a sample; quarantined unless the policy says fail
+├── CheckpointError        4   no checkpoint can be used
+├── WeightsError           2   the backbone's weights do not fit or cannot be had
+├── NotFinite              5   losses or gradients stayed NaN or infinite
+├── ForgettingError        6   a request could not be carried out
+└── RunBusy                2   another process holds the run directory
 """
 
 from __future__ import annotations
