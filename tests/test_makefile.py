@@ -67,7 +67,12 @@ def test_a_changed_pyproject_is_installed_again(project: Path) -> None:
 def test_tests_and_lint_bring_their_own_packages_once(project: Path) -> None:
     assert installs(make(project, "test", "lint", "types")) == [".[onnx]", ".[test]", ".[lint]"]
     again = make(project, "test", "lint", "types")
-    assert again == ["python -m pytest -m not slow -n auto --dist loadfile", "ruff check .", "ruff format --check .", "mypy "]
+    assert again == [
+        "python -m pytest -m not slow -n auto --dist loadfile",
+        "ruff check .",
+        "ruff format --check .",
+        "mypy ",
+    ]
 
 
 def test_a_failed_installation_is_tried_again(project: Path) -> None:
