@@ -400,9 +400,9 @@ class StreamProcessor:
             if self._gallery is not None:
                 self._gallery.keep(batch.end, batch.samples, predictions)
         if (reason := self.detector.plateau) is not None:
-            figures = self.learner.consolidate()
-            self.progress.consolidations.append(batch.end)
-            self._log("consolidation", reason, loss=loss, **figures)
+            if figures := self.learner.consolidate():
+                self.progress.consolidations.append(batch.end)
+            self._log("consolidation" if figures else "plateau", reason, loss=loss, **figures)
 
     def _announce_classes(self) -> None:
         fresh = self.learner.classes[self.progress.classes :]

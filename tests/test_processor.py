@@ -249,3 +249,12 @@ def test_without_commits_a_kill_loses_what_was_not_committed(tmp_path):
 def test_an_empty_batch_passes_without_harm(tmp_path):
     processor = build(tmp_path, ScriptedSource([Batch(0, ()), 2]))
     assert len(list(processor.run())) == 2
+
+
+def test_a_plateau_at_which_nothing_was_consolidated_is_not_called_a_consolidation(tmp_path):
+    learner = FakeLearner()
+    learner.consolidate = dict
+    processor = build(tmp_path, ScriptedSource([4] * 10), learner=learner)
+    list(processor.run())
+    assert processor.progress.consolidations == []
+    assert "plateau" in [event["kind"] for event in lines(tmp_path, "events")]
