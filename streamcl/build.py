@@ -43,9 +43,10 @@ from streamcl.shift import build_detector, detector_names
 from streamcl.sinks import known_sinks
 from streamcl.weights import convert_onnx
 from streams import catalogue, fetch
-from streams.dotted import resolve
+from streams.dotted import caller, resolve
 from streams.guarded import Checked, Limited, ReadAhead
 from streams.iterators import IterableSource
+from streams.ordered import ordered
 from streams.records import RecordPolicy
 from streams.wheels import cache_dir
 
@@ -250,9 +251,18 @@ def _plain_source(config: RunConfig) -> Source:
             on_bad_record=policy.on_bad_record,
             policy=_record_policy(config),
         )
-    if config.scenario is not None:
-        raise config.refuse("scenario", "a source of your own class brings its own order")
-    return _own_source(config)
+    scenario = _scenario(config)
+    if scenario is None:
+        return _own_source(config)
+    return ordered(
+        caller(str(options.class_), options.args),
+        scenario,
+        name=str(options.class_).rpartition(":")[2],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        policy=_record_policy(config),
+        columns=options.columns,
+    )
 
 
 def _own_source(config: RunConfig) -> IterableSource:

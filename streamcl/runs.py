@@ -34,6 +34,7 @@ from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.orders import order
 from streamcl.forgetting.sealing import Sealing
 from streamcl.gallery import Gallery
+from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.ledger import LEDGER, Ledger
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb
@@ -208,18 +209,15 @@ def load_learner(folder: str | Path, *, report: Tell = print) -> tuple[Learner, 
 
 def export_learner(learner: Learner, config: RunConfig, folder: Path) -> list[Path]:
     """Write adapters and head as PEFT does, and the merged backbone beside them; nothing without adapters."""
-    if not isinstance(learner, OnlineLoRALearner):
+    if isinstance(learner, OnlineLoRALearner):
+        adapters, weight, bias = learner.adapters, learner.head.weight.detach(), learner.head.bias.detach()
+        export_adapter(adapters, weight, bias, learner.classes, folder, config.backbone.name)
+    elif isinstance(learner, HybridLearner) and learner.adapted is not None:
+        adapters = learner.adapted.adapters  # its heads read several blocks, which no timm head does
+        export_adapter(adapters, None, None, learner.classes, folder, config.backbone.name)
+    else:
         return []
-    head = learner.head
-    export_adapter(
-        learner.adapters,
-        head.weight.detach(),
-        head.bias.detach(),
-        learner.classes,
-        folder,
-        config.backbone.name,
-    )
-    export_merged(learner.adapters, folder / "merged.safetensors")
+    export_merged(adapters, folder / "merged.safetensors")
     return [folder, folder / "merged.safetensors"]
 
 

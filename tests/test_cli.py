@@ -292,9 +292,25 @@ def test_the_default_learner_forgets_a_class_of_a_generator_that_repeats_itself(
     source = {"class": "parts_line:stream", "deterministic": True}
     write_config(folder, "line.yaml", source=source, scenario=None, learner={"name": "hybrid"})
     streamcl("run", "line.yaml", folder=folder)
+    exported = {path.name for path in (folder / "runs/line/adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "merged.safetensors"} <= exported
     streamcl("forget", "runs/line", "--class", "y", "--now", folder=folder)
     receipt = next((folder / "runs/line/receipts").glob("*.json"))
     assert json.loads(receipt.read_text())["guarantee"] == "exact"
     streamcl("verify", receipt, folder=folder)
     learned = json.loads((folder / "runs/line/summary.json").read_text())["class_names"]
     assert sorted(learned) == ["x", "z"]
+
+
+def test_a_scenario_orders_a_data_set_of_ones_own(folder):
+    (folder / "indexed.py").write_text(
+        "import numpy as np\n"
+        "class Pictures:\n"
+        "    def __len__(self): return 48\n"
+        "    def __getitem__(self, i): return np.full((8, 8, 3), 5 * i, np.uint8), 'abcd'[i % 4]\n"
+    )
+    write_config(folder, "indexed.yaml", source={"class": "indexed:Pictures"}, learner="ridge")
+    streamcl("run", "indexed.yaml", folder=folder)
+    lines = (folder / "runs/indexed/predictions.jsonl").read_text().splitlines()
+    labels = [json.loads(line)["label"] for line in lines]
+    assert len(set(labels[:24])) == len(set(labels[24:])) == 2
