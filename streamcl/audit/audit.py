@@ -19,15 +19,20 @@ from streamcl.heads.ridge import Statistics
 
 
 def audit(
-    material: Material, audited: Audited, *, relative_lambda: float, plan: Plan | None = None
+    material: Material,
+    audited: Audited,
+    *,
+    relative_lambda: float,
+    shrinkage: float | None = None,
+    plan: Plan | None = None,
 ) -> AuditReport:
     """Judge an erasure from a closed-form head beside models retrained without the data.
 
-    relative_lambda: the head's. Raises ForgettingError where the audited sums cannot be solved.
+    relative_lambda, shrinkage: the head's. Raises ForgettingError where the audited sums cannot be solved.
     """
     began = time.perf_counter()
     plan = plan or Plan()
-    bench = Bench(material, plan, relative_lambda)
+    bench = Bench(material, plan, relative_lambda, shrinkage)
     groups = bench.groups(audited)
     control = judged(findings(groups, groups.unforgotten, plan.deals), plan.rate)
     shown = {each.measure: each.value for each in control}

@@ -45,9 +45,13 @@ class Plan:
 class Bench:
     """Makes the models of an audit and asks them, on at most `looked_at` samples of each kind."""
 
-    def __init__(self, material: Material, plan: Plan, relative_lambda: float) -> None:
+    def __init__(
+        self, material: Material, plan: Plan, relative_lambda: float, shrinkage: float | None = None
+    ) -> None:
         self.material, self.plan = material, plan
-        self.form = ClosedForm(material.width, material.columns, relative_lambda=relative_lambda)
+        self.form = ClosedForm(
+            material.width, material.columns, relative_lambda=relative_lambda, shrinkage=shrinkage
+        )
         self.retained = self.form.measure(material.retain)
         self.unforgotten_sums = combined(self.retained, self.form.measure(material.forget))
         self._rng = np.random.default_rng(plan.seed)

@@ -46,7 +46,7 @@ def audit_run(
     receipt = _receipt(folder, request)
     learner, config = load_learner(folder, report=tell)
     exact = closed_form_part(learner)
-    lam = _relative_lambda(config)
+    options = _ridge_options(config)
     with closing(build_source(config)) as source:
         if not source.replayable:
             raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
@@ -59,7 +59,13 @@ def audit_run(
         tell(f"{len(material.forget)} of {expected} forgotten samples were found in the stream")
     statistics = _aligned(exact.head.statistics, columns)
     return replace(
-        audit(material, Audited(statistics=statistics), relative_lambda=lam, plan=plan),
+        audit(
+            material,
+            Audited(statistics=statistics),
+            relative_lambda=options.relative_lambda,
+            shrinkage=options.shrinkage,
+            plan=plan,
+        ),
         request=receipt["request"],
     )
 
@@ -120,11 +126,11 @@ def _receipt(folder: Path, request: str | None) -> dict[str, Any]:
     return chosen[-1]
 
 
-def _relative_lambda(config: RunConfig) -> float:
+def _ridge_options(config: RunConfig) -> RidgeOptions:
     options = config.learner.ridge if isinstance(config.learner, Hybrid) else config.learner
     if not isinstance(options, RidgeOptions):
         raise ConfigError(f"learner {config.learner.name} has no closed-form head")
-    return options.relative_lambda
+    return options
 
 
 def _kept(folder: Path) -> dict[int, str]:

@@ -38,12 +38,15 @@ class Weights:
 class ClosedForm:
     """Makes ridge models as `RidgeHead` does, from sums over features that are already mapped, float64."""
 
-    def __init__(self, width: int, columns: int, *, relative_lambda: float) -> None:
-        self.width, self.columns, self._relative_lambda = width, columns, relative_lambda
+    def __init__(
+        self, width: int, columns: int, *, relative_lambda: float, shrinkage: float | None = None
+    ) -> None:
+        self.width, self.columns = width, columns
+        self._relative_lambda, self._shrinkage = relative_lambda, shrinkage
 
     def head(self) -> RidgeHead:
         """A head that knows nothing, with all columns."""
-        head = RidgeHead(self.width, relative_lambda=self._relative_lambda)
+        head = RidgeHead(self.width, relative_lambda=self._relative_lambda, shrinkage=self._shrinkage)
         head.grow(self.columns)
         return head
 
