@@ -30,7 +30,6 @@ class HybridLearner:
         self.exact = exact
         self.adapted = adapted
         self._calibration = Calibration()
-        self._adapting = adapted is not None
         self._adapted_until = 0  # the stream offset up to which samples have trained the adapters
 
     @property
@@ -71,11 +70,11 @@ class HybridLearner:
         shown = tuple(surprise(self._calibration.sharpness * scores[rows], targets).tolist())
         if not finite(features) or (adapted is not None and not finite(adapted)):
             return Lesson(predicted, shown, learned=False)
+        adapting = self.adapted is not None and not self.adapted.settled
         if not self._learn_adapted(views, adapted, rows, targets, len(index)):
             return Lesson(predicted, shown, learned=False)
-        if self._adapting:
+        if adapting:
             self._adapted_until = batch.end
-            self._adapting = self.adapted is not None and not self.adapted.settled
         known = targets < scores.shape[1]
         self._calibration.update(scores[rows][known], targets[known])
         self.exact.add(features[rows], targets, index)
@@ -86,7 +85,6 @@ class HybridLearner:
         if self.adapted is None or self.adapted.settled:
             return {}
         self.adapted.settle()
-        self._adapting = False
         return {"settled": True}
 
     def measure(self, samples: Sequence[Sample]) -> Any:
@@ -151,7 +149,6 @@ class HybridLearner:
             "adapted": None if self.adapted is None else self.adapted.state_dict(),
             "calibration": self._calibration.state_dict(),
             "adapted_until": self._adapted_until,
-            "adapting": self._adapting,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -159,7 +156,6 @@ class HybridLearner:
         self.exact.load_state_dict(state["exact"])
         self._calibration.load_state_dict(state["calibration"])
         self._adapted_until = int(state["adapted_until"])
-        self._adapting = bool(state["adapting"])
         if state["adapted"] is None:
             self.adapted = None
         elif self.adapted is not None:
