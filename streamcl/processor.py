@@ -16,10 +16,16 @@ from streamcl.forgetting.orders import Order
 from streamcl.protocols import Learner, ShiftDetector, Sink, Source, State, Stateful
 from streamcl.randomness import capture_generators, restore_generators
 
+REMEMBERED = 1000
+"""Offsets of shifts, and of consolidations, that a run's state holds; events.jsonl has all of them."""
+
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come. Offsets count records; `segment` counts detected shifts."""
+    """How far a run has come. Offsets count records; `segment` counts detected shifts.
+
+    shifts, consolidations: the offsets of the newest; `segment` and `consolidated` count all there were.
+    """
 
     offset: int = 0
     step: int = 0
@@ -31,6 +37,7 @@ class Progress:
     skipped_in_a_row: int = 0
     shifts: list[int] = field(default_factory=list)
     consolidations: list[int] = field(default_factory=list)
+    consolidated: int = 0
     committed: int = 0
     examined: int = -1
     finished: bool = False
@@ -395,13 +402,14 @@ class StreamProcessor:
         self.detector.update(loss)
         if (reason := self.detector.shift) is not None:
             self.progress.segment += 1
-            self.progress.shifts.append(batch.end)
+            self.progress.shifts = _newest(self.progress.shifts, batch.end)
             self._log("shift", reason, loss=loss)
             if self._gallery is not None:
                 self._gallery.keep(batch.end, batch.samples, predictions)
         if (reason := self.detector.plateau) is not None:
             if figures := self.learner.consolidate():
-                self.progress.consolidations.append(batch.end)
+                self.progress.consolidated += 1
+                self.progress.consolidations = _newest(self.progress.consolidations, batch.end)
             self._log("consolidation" if figures else "plateau", reason, loss=loss, **figures)
 
     def _announce_classes(self) -> None:
@@ -457,6 +465,11 @@ class StreamProcessor:
 
     def _write(self, topic: str, record: Mapping[str, Any]) -> None:
         self._sink.write(topic, record)
+
+
+def _newest(offsets: Sequence[int], offset: int) -> list[int]:
+    """The offsets with one more, without the oldest where they would be more than REMEMBERED."""
+    return [*offsets, offset][-REMEMBERED:]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -31,7 +31,6 @@ def summarise(
     timing: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The final figures of a run; all that depends on the clock or the machine is under "timing"."""
-    true = [shift for shift in info.shifts if shift <= progress.offset]
     return {
         "run": name,
         "streamcl": __version__,
@@ -44,12 +43,22 @@ def summarise(
         "class_names": list(classes),
         "prequential": scores.summary(),
         "holdout": history.summary(),
-        "shifts": match_shifts(true, progress.shifts, TOLERANCE * batch_size).summary(),
+        "shifts": _shifts(info, progress, TOLERANCE * batch_size),
         "consolidations": list(progress.consolidations),
+        "consolidated": progress.consolidated,
         "quarantined": progress.quarantined,
         "skipped_steps": progress.skipped,
         "timing": dict(timing),
     }
+
+
+def _shifts(info: StreamInfo, progress: Progress, tolerance: int) -> dict[str, Any]:
+    """Detections beside the true shifts, from the oldest detection on that the run still knows."""
+    forgotten = progress.segment > len(progress.shifts)
+    since = progress.shifts[0] if forgotten else 0
+    true = [shift for shift in info.shifts if since <= shift <= progress.offset]
+    score = match_shifts(true, progress.shifts, tolerance)
+    return {**score.summary(), "total": progress.segment, "judged_from": since}
 
 
 def timing(throughput: Throughput, compute: Compute) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def completed(run: Run) -> dict[str, Any]:
     summary.setdefault("steps", whole(last.get("step")) or 0)
     summary.setdefault("classes", whole(last.get("classes")) or len(run.guesses.support))
     summary.setdefault("consolidations", run.offsets("consolidation"))
+    summary.setdefault("consolidated", len(summary["consolidations"]))
     summary.setdefault("quarantined", run.quarantined)
     summary.setdefault("skipped_steps", len(run.events.get("skipped", [])))
     summary["prequential"] = _prequential(run)
@@ -124,11 +125,11 @@ def _shift_figures(summary: Mapping[str, Any]) -> list[Figure]:
     delays = [delay for delay in shifts.get("delays") or [] if number(delay) is not None]
     late = f"median delay {count(median(delays))}" if delays else ""
     consolidations = Figure(
-        "Consolidations", count(len(summary.get("consolidations") or [])), "of the adapters"
+        "Consolidations", count(_total(summary, "consolidated", "consolidations")), "of the adapters"
     )
     if not shifts.get("true"):
         detected = Figure(
-            "Shifts detected", count(len(shifts.get("detected") or [])), "the source names none"
+            "Shifts detected", count(_total(shifts, "total", "detected")), "the source names none"
         )
         classes = Figure("Classes", count(summary.get("classes")), "at the end")
         batches = Figure("Batches", count(summary.get("steps")), f"{count(summary.get('samples'))} images")
@@ -139,6 +140,12 @@ def _shift_figures(summary: Mapping[str, Any]) -> list[Figure]:
         Figure("False alarms", count(shifts.get("false_alarms")), "detected, none there"),
         consolidations,
     ]
+
+
+def _total(counts: Mapping[str, Any], name: str, listed: str) -> int:
+    """The count of that name; where there is none, of what is listed, which is at most that."""
+    known = whole(counts.get(name))
+    return len(counts.get(listed) or []) if known is None else known
 
 
 def _cost_figures(summary: Mapping[str, Any]) -> list[Figure]:
@@ -180,10 +187,10 @@ def _remembered(summary: Mapping[str, Any]) -> str:
 
 
 def _noticed(summary: Mapping[str, Any]) -> str:
-    shifts, consolidated = inner(summary, "shifts"), len(summary.get("consolidations") or [])
-    true, detected = shifts.get("true") or [], shifts.get("detected") or []
+    shifts, consolidated = inner(summary, "shifts"), _total(summary, "consolidated", "consolidations")
+    true = shifts.get("true") or []
     if not true:
-        told = [f"noticed {plural(len(detected), 'shift')}"]
+        told = [f"noticed {plural(_total(shifts, 'total', 'detected'), 'shift')}"]
     else:
         told = [
             f"found {count(shifts.get('found'))} of {plural(len(true), 'shift')}",
