@@ -22,12 +22,13 @@ from streamcl.config_models import (
     StreamingLda,
 )
 from streamcl.errors import ConfigError, ForgettingError, SourceError, StreamclError
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.dropped_adapter import DroppedAdapter
 from streamcl.forgetting.gs_lora import GSLoRA
 from streamcl.forgetting.head_rows import HeadRows
 from streamcl.forgetting.nothing import Nothing
-from streamcl.forgetting.orders import Order, order
+from streamcl.forgetting.orders import order
 from streamcl.forgetting.protocol import Method
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
@@ -198,12 +199,12 @@ def build_methods() -> list[Method]:
     return [Nothing(), ClosedForm(), DroppedAdapter(), HeadRows(), GSLoRA(None)]
 
 
-def build_schedule(config: RunConfig) -> list[Order]:
+def build_schedule(config: RunConfig) -> list[ForgetRequest]:
     """The requests that the configuration schedules, each with an id that says nothing."""
     return [_order(config, number) for number in range(len(config.forget))]
 
 
-def _order(config: RunConfig, number: int) -> Order:
+def _order(config: RunConfig, number: int) -> ForgetRequest:
     options = config.forget[number]
     label, subject, domain = (
         None if name is None else str(name) for name in (options.class_, options.subject, options.domain)
@@ -213,6 +214,7 @@ def _order(config: RunConfig, number: int) -> Order:
             id=f"scheduled-{options.at}-{number}",
             offset=options.at,
             ids=[str(each) for each in options.ids or ()],
+            id_pattern=options.id_pattern,
             offsets=options.offsets,
             guarantee=options.guarantee,
             method=options.method,

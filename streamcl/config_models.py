@@ -622,6 +622,12 @@ class ForgetOptions(Options):
     class_: str | int | None = Field(None, alias="class", description="A class, all of it.")
     subject: str | int | None = Field(None, description="Everything of a subject.")
     ids: list[str | int] | None = Field(None, min_length=1, description="Samples by their ids.")
+    id_pattern: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Samples by what their ids look like: * stands for any letters, ? for one.",
+    )
     domain: str | int | None = Field(None, description="Samples of a domain.")
     offsets: list[int] | None = Field(
         None, min_length=2, max_length=2, description="Samples from the first offset to before the second."
@@ -636,12 +642,12 @@ class ForgetOptions(Options):
 
     @model_validator(mode="after")
     def _something(self) -> ForgetOptions:
-        narrow = [self.ids, self.domain, self.offsets]
+        narrow = [self.ids, self.id_pattern, self.domain, self.offsets]
         if self.class_ is not None and any(each is not None for each in (self.subject, *narrow)):
             raise PydanticCustomError("both", "'class' stands alone: a class is forgotten whole")
         if self.class_ is None and self.subject is None and not any(each is not None for each in narrow):
             raise PydanticCustomError(
-                "none", "needs one of 'class', 'subject', 'ids', 'domain' and 'offsets'"
+                "none", "needs one of 'class', 'subject', 'ids', 'id_pattern', 'domain' and 'offsets'"
             )
         return self
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 Privacy: TypeAlias = Literal["core", "user"]
 Kind: TypeAlias = Literal["samples", "subject", "class"]
 Guarantee: TypeAlias = Literal["exact", "bounded", "approximate"]
+Relearn: TypeAlias = Literal["deny", "allow"]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
@@ -75,10 +76,12 @@ class Batch:
 class Selector:
     """Which samples a request of kind "samples" names: by id, or by what all of them share.
 
-    Fields that are given are joined by "and"; `offsets` is a half-open range of stream offsets.
+    Fields that are given are joined by "and"; `offsets` is a half-open range of stream offsets, and
+    `id_pattern` what an id looks like: * stands for any letters, ? for one.
     """
 
     ids: tuple[str, ...] = ()
+    id_pattern: str | None = None
     subject: str | None = None
     domain: str | None = None
     offsets: tuple[int, int] | None = None
@@ -91,7 +94,8 @@ class ForgetRequest:
     kind "samples" and "subject" ask for the model retrained without them; kind "class" asks that the
     concept be gone. `key` makes the request idempotent: a second one with the same key is the same request.
     `samples` may carry the samples themselves where the source cannot bring them back.
-    `deadline` is a wall-clock instant in seconds since the epoch, for the receipt only.
+    `deadline` is a wall-clock instant in seconds since the epoch, for the receipt only. `relearn` says what
+    happens when the stream brings back what was erased: "deny" drops it, "allow" learns it anew.
     """
 
     id: str
@@ -105,6 +109,7 @@ class ForgetRequest:
     deadline: float | None = None
     guarantee: Guarantee | None = None
     method: str = "auto"
+    relearn: Relearn = "deny"
 
     @property
     def end(self) -> int:

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from streamcl.errors import ForgettingError, NotFinite, SourceError
 from streamcl.evaluation import Examiner
 from streamcl.events import Batch, Event, ForgetRequest, Guess, Lesson, Prediction, Sample
-from streamcl.forgetting.orders import Order
 from streamcl.protocols import Learner, ShiftDetector, Sink, Source, State, Stateful
 from streamcl.randomness import capture_generators, restore_generators
 
@@ -91,15 +90,15 @@ class Forgetting(Stateful, Protocol):
         """Take in a request; it is durable when this returns."""
         ...
 
-    def pending(self, offset: int) -> Sequence[Order]:
+    def pending(self, offset: int) -> Sequence[ForgetRequest]:
         """What is to be carried out before the batch at `offset`."""
         ...
 
-    def erase(self, order: Order, offset: int) -> Mapping[str, Any] | None:
+    def erase(self, request: ForgetRequest, offset: int) -> Mapping[str, Any] | None:
         """Erase in memory, or change nothing; what to log, None where that was done before a crash."""
         ...
 
-    def seal(self, order: Order) -> None:
+    def seal(self, request: ForgetRequest) -> None:
         """After the commit: leave nothing older behind, and write the receipt."""
         ...
 
@@ -249,13 +248,13 @@ class StreamProcessor:
     def forget(self) -> None:
         """Carry out the requests that are due, each with a commit of its own."""
         forgetter = self._forgetter
-        for order in forgetter.pending(self.progress.offset) if forgetter is not None else ():
+        for request in forgetter.pending(self.progress.offset) if forgetter is not None else ():
             assert forgetter is not None
-            if (figures := forgetter.erase(order, self.progress.offset)) is not None:
+            if (figures := forgetter.erase(request, self.progress.offset)) is not None:
                 self._log("forget", **figures)
             self.progress.classes = len(self.learner.classes)
             self.commit()
-            forgetter.seal(order)
+            forgetter.seal(request)
             self._sink.load_state_dict(self._sink.state_dict())  # the logs were written anew
 
     def stop(self) -> None:

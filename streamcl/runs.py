@@ -127,9 +127,9 @@ class Run:
     def forget(self, **what: Any) -> str:
         """Take in a request to forget; it is durable on return, and carried out before the next batch.
 
-        what: as for `streamcl.forgetting.orders.order`: `label` (a class), `subject`, `ids`, `domain`,
-        `offsets`, `samples`, `guarantee`, `method`, `relearn`, `deadline`, `key`, `id`. Returns the request's
-        id, which is its receipt's name. Raises ForgettingError where the request makes no sense.
+        what: as for `streamcl.forgetting.orders.order`: `label` (a class), `subject`, `ids`, `id_pattern`,
+        `domain`, `offsets`, `samples`, `guarantee`, `method`, `relearn`, `deadline`, `key`, `id`. Returns the
+        request's id, which is its receipt's name. Raises ForgettingError where the request makes no sense.
         """
         return self.forgetter.take_in(order(**what))
 

@@ -134,10 +134,13 @@ def test_a_malformed_request_is_refused_and_the_stream_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({}, "names ids, a subject, a domain or offsets"),
+        ({}, "names ids, an id_pattern, a subject, a domain or offsets"),
         ({"label": "a", "subject": "b"}, "names a class and nothing else"),
         ({"ids": [3]}, "'ids' must be a list of ids"),
         ({"label": ""}, "'label' must be"),
+        ({"id_pattern": ""}, "'id_pattern' must be"),
+        ({"id_pattern": "a*", "label": "b"}, "names a class and nothing else"),
+        ({"offsets": (-1, 5)}, "'offsets' must be"),
         ({"subject": "a", "offset": -1}, "'offset' must be"),
         ({"offsets": (5, 5)}, "'offsets' must be"),
         ({"subject": "a", "guarantee": "perfect"}, "'guarantee' must be one of exact"),

@@ -23,6 +23,7 @@ from streamcl.errors import ConfigError, ForgettingError
     type=click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True),
     help="Forget the samples whose ids are in a file, one a line; - reads standard input.",
 )
+@click.option("--id-pattern", help="Forget samples by their ids: * is any letters, ? is one.")
 @click.option("--domain", help="Forget the samples of a domain.")
 @click.option("--offsets", metavar="FROM:TO", help="Forget the samples at these offsets of the stream.")
 @click.option(

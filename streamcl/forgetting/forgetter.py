@@ -15,7 +15,7 @@ from streamcl.files import Disk
 from streamcl.forgetting import places, retained
 from streamcl.forgetting.choose import choose
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.orders import Order, body_of, order_from, order_of
+from streamcl.forgetting.orders import body_of, checked, order_from
 from streamcl.forgetting.protocol import Context, Evidence, Method, Scope
 from streamcl.forgetting.receipt import write_receipt
 from streamcl.forgetting.retrieval import Retrieval
@@ -62,7 +62,7 @@ class Forgetter:
     the state that the commit makes durable, so a request that a crash left unfinished is either erased from
     a state that never was touched, or only sealed (again), never subtracted twice.
 
-    schedule: orders that fall due at their offsets. methods: those to choose from, of equal guarantees the
+    schedule: requests that fall due at their offsets. methods: those to choose from, of equal guarantees the
     one listed first.
     """
 
@@ -73,14 +73,14 @@ class Forgetter:
         lineage: Lineage,
         methods: Sequence[Method],
         *,
-        schedule: Sequence[Order] = (),
+        schedule: Sequence[ForgetRequest] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._run, self._ledger, self._lineage = belongings, ledger, lineage
         self._tombstones = Tombstones(ledger)
         self._methods, self._clock = tuple(methods), clock
-        self._schedule = sorted(schedule, key=lambda each: each.request.offset)
-        self._orders: dict[str, Order] = {}
+        self._schedule = sorted(schedule, key=lambda each: each.offset)
+        self._orders: dict[str, ForgetRequest] = {}
         self._applied: dict[str, dict[str, Any]] = {}
         self._unscrubbed = {
             entry.id for entry in ledger.entries() if _is_over(entry) and entry.body is not None
@@ -89,22 +89,22 @@ class Forgetter:
     def submit(self, request: ForgetRequest) -> None:
         """Take in a request that came with the stream; one that is malformed is refused, with its reason."""
         try:
-            body = body_of(order_of(request))
+            body = body_of(checked(request))
         except ForgettingError as error:
             self._refuse_unread(request.id, error)
         else:
             self._ledger.submit(body)
 
-    def take_in(self, order: Order) -> str:
+    def take_in(self, request: ForgetRequest) -> str:
         """Take in a request from elsewhere; it is durable when this returns its id."""
-        return self._ledger.submit(body_of(order)).id
+        return self._ledger.submit(body_of(request)).id
 
-    def pending(self, offset: int) -> list[Order]:
+    def pending(self, offset: int) -> list[ForgetRequest]:
         """What is to be carried out before the batch at `offset`, in the order of arrival."""
-        while self._schedule and self._schedule[0].request.offset <= offset:
+        while self._schedule and self._schedule[0].offset <= offset:
             self._ledger.submit(body_of(self._schedule.pop(0)))
         orders = (self._read(entry) for entry in self._ledger.pending())
-        return [each for each in orders if each is not None and each.request.offset <= offset]
+        return [each for each in orders if each is not None and each.offset <= offset]
 
     def admit(self, batch: Batch) -> Batch:
         """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
@@ -119,26 +119,24 @@ class Forgetter:
         self._lineage.flush()
         self._scrub()
 
-    def erase(self, order: Order, offset: int) -> Mapping[str, Any] | None:
+    def erase(self, request: ForgetRequest, offset: int) -> Mapping[str, Any] | None:
         """Erase from the learner, the metrics and the gallery; what to log, None where it was done before.
 
         A request that cannot be carried out changes nothing, and its outcome says why.
         """
-        request = order.request
         if request.id in self._applied:
             return None
         self._ledger.start(request.id)
-        self._applied[request.id] = self._outcome(order, offset)
+        self._applied[request.id] = self._outcome(request, offset)
         return _logged(request, self._applied[request.id])
 
-    def seal(self, order: Order) -> None:
+    def seal(self, request: ForgetRequest) -> None:
         """After the commit: tombstones, older checkpoints, logs, receipt, lineage; then it is done."""
-        request = order.request
         outcome = self._applied[request.id]
-        receipt = {**self._claims(order), **outcome}
+        receipt = {**self._claims(request), **outcome}
         if outcome["outcome"] == "done":
             target = self._target(request)
-            self._tombstones.bury(order, target.ids)
+            self._tombstones.bury(request, target.ids)
             receipt["checkpoint"] = dict(self._run.vault.seal()) if self._run.vault is not None else None
             changed = retained.rewrite_logs(self._run.folder, target, disk=self._run.disk)
             derived = retained.remove_derived(self._run.folder, disk=self._run.disk)
@@ -189,8 +187,8 @@ class Forgetter:
         self._lineage.close()
         self._ledger.close()
 
-    def _read(self, entry: Entry) -> Order | None:
-        """The order of a pending entry; one that cannot be read is refused here."""
+    def _read(self, entry: Entry) -> ForgetRequest | None:
+        """The request of a pending entry; one that cannot be read is refused here."""
         if entry.id not in self._orders:
             try:
                 self._orders[entry.id] = order_from(entry.body or {})
@@ -206,12 +204,12 @@ class Forgetter:
             self._ledger.submit({"id": name})
             self._ledger.refuse(name, str(error))
 
-    def _outcome(self, order: Order, offset: int) -> dict[str, Any]:
+    def _outcome(self, request: ForgetRequest, offset: int) -> dict[str, Any]:
         """Erase from what is in memory, all of it or nothing."""
-        request, learner = order.request, self._run.learner
+        learner = self._run.learner
         before = learner.state_dict()
         result: dict[str, Any] = {"offset": offset, "began": self._clock()}
-        context = self._context(order)
+        context = self._context(request)
         try:
             method, why = choose(self._methods, request, context)
         except ForgettingError as error:
@@ -226,8 +224,7 @@ class Forgetter:
         result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
         return {**result, **_told(evidence), "outcome": "done", "why": why, **self._counts(context.scope)}
 
-    def _context(self, order: Order) -> Context:
-        request = order.request
+    def _context(self, request: ForgetRequest) -> Context:
         retrieval = Retrieval(request, self._run.source, self._lineage.content)
         scope = Scope(
             request,
@@ -259,9 +256,9 @@ class Forgetter:
     def _counts(scope: Scope) -> dict[str, Any]:
         return {"scope": {"learned": scope.learned, "passed": scope.passed}}
 
-    def _claims(self, order: Order) -> dict[str, Any]:
+    def _claims(self, request: ForgetRequest) -> dict[str, Any]:
         """What the receipt says of the request itself: no names, hashes only."""
-        request, entry = order.request, self._ledger.entry(order.request.id)
+        entry = self._ledger.entry(request.id)
         return {
             "request": request.id,
             "key": None if request.key is None else self._ledger.fingerprint("key", request.key),
@@ -270,7 +267,7 @@ class Forgetter:
             "received": entry.received,
             "completed": self._clock(),
             "deadline": request.deadline,
-            "relearn": order.relearn,
+            "relearn": request.relearn,
             "config": self._run.fingerprint,
             "scope": {},
         }

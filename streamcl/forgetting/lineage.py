@@ -138,6 +138,8 @@ class Lineage:
         if chosen.ids:
             self._choose(chosen.ids)
             parts.append(("id IN (SELECT id FROM temp.chosen)", ()))
+        if chosen.id_pattern is not None:  # to SQLite a bracket opens a set of letters, here it is one
+            parts.append(("id GLOB ?", (chosen.id_pattern.replace("[", "[[]"),)))
         if chosen.subject is not None:
             parts.append(("subject = ?", (self._digest("subject", chosen.subject),)))
         if chosen.domain is not None:

@@ -7,29 +7,18 @@ import difflib
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Guarantee, Kind, Sample, Selector
-
-Relearn: TypeAlias = Literal["deny", "allow"]
+from streamcl.events import ForgetRequest, Guarantee, Kind, Relearn, Sample, Selector
 
 NAME_LIMIT = 1000  # letters of an id, a subject or a class
 FIELDS = (
-    *("id", "key", "kind", "offset", "label", "subject", "ids", "domain", "offsets"),
+    *("id", "key", "kind", "offset", "label", "subject", "ids", "id_pattern", "domain", "offsets"),
     *("samples", "deadline", "guarantee", "method", "relearn"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A request and what is to happen when the stream brings back what it erased."""
-
-    request: ForgetRequest
-    relearn: Relearn = "deny"
 
 
 def order(
@@ -37,6 +26,7 @@ def order(
     label: str | None = None,
     subject: str | None = None,
     ids: Sequence[str] = (),
+    id_pattern: str | None = None,
     domain: str | None = None,
     offsets: Sequence[int] | None = None,
     offset: int = 0,
@@ -47,14 +37,14 @@ def order(
     guarantee: Guarantee | None = None,
     method: str = "auto",
     relearn: Relearn = "deny",
-) -> Order:
-    """A checked order; its kind follows from what it names.
+) -> ForgetRequest:
+    """A checked request; its kind follows from what it names.
 
-    A class alone is kind "class", a subject alone "subject"; ids, a domain or an offset range make it
-    "samples", narrowed down by a subject where one is named too. offset: carried out before the first batch
-    at or past it; 0 is at once. Raises ForgettingError with the reason.
+    A class alone is kind "class", a subject alone "subject"; ids, a pattern of ids, a domain or an offset
+    range make it "samples", narrowed down by a subject where one is named too. offset: carried out before the
+    first batch at or past it; 0 is at once. Raises ForgettingError with the reason.
     """
-    narrow = bool(ids) or domain is not None or offsets is not None or bool(samples)
+    narrow = bool(ids or samples) or any(each is not None for each in (id_pattern, domain, offsets))
     kind: Kind = (
         "class" if label is not None else "subject" if subject is not None and not narrow else "samples"
     )
@@ -66,6 +56,7 @@ def order(
         "label": label,
         "subject": subject,
         "ids": [*dict.fromkeys([*ids, *(sample.id for sample in samples)])],
+        "id_pattern": id_pattern,
         "domain": domain,
         "offsets": None if offsets is None else list(offsets),
         "samples": [_packed(sample) for sample in samples],
@@ -77,14 +68,14 @@ def order(
     return order_from(body)
 
 
-def order_of(request: ForgetRequest) -> Order:
-    """An order for a request that a source yields, checked like any other. Raises ForgettingError."""
-    return order_from(body_of(Order(request)))
+def checked(request: ForgetRequest) -> ForgetRequest:
+    """A request that a source yields, checked like any other. Raises ForgettingError."""
+    return order_from(body_of(request))
 
 
-def body_of(ordered: Order) -> dict[str, Any]:
-    """The order as a JSON object."""
-    request, selector = ordered.request, ordered.request.selector
+def body_of(request: ForgetRequest) -> dict[str, Any]:
+    """The request as a JSON object."""
+    selector = request.selector
     return {
         "id": request.id,
         "key": request.key,
@@ -93,46 +84,53 @@ def body_of(ordered: Order) -> dict[str, Any]:
         "label": request.label,
         "subject": request.subject if request.kind != "samples" else selector.subject,
         "ids": list(selector.ids),
+        "id_pattern": selector.id_pattern,
         "domain": selector.domain,
         "offsets": None if selector.offsets is None else list(selector.offsets),
         "samples": [_packed(sample) for sample in request.samples],
         "deadline": request.deadline,
         "guarantee": request.guarantee,
         "method": request.method,
-        "relearn": ordered.relearn,
+        "relearn": request.relearn,
     }
 
 
-def order_from(body: Mapping[str, Any]) -> Order:
-    """The order in a JSON object. Raises ForgettingError, saying what is wrong with which field."""
+def order_from(body: Mapping[str, Any]) -> ForgetRequest:
+    """The request in a JSON object. Raises ForgettingError, saying what is wrong with which field."""
     _check_fields(body)
     kind, given = body["kind"], {name for name in _CHOOSING if body.get(name) not in (None, [])}
     if wrong := _mismatch(kind, given):
-        raise ForgettingError(wrong, hint="name one class, one subject, or ids, a domain or an offset range")
-    selector = Selector()
-    if kind == "samples":
-        span = body.get("offsets")
-        ids = tuple(body.get("ids") or ())
-        selector = Selector(
-            ids, body.get("subject"), body.get("domain"), (span[0], span[1]) if span else None
+        raise ForgettingError(
+            wrong, hint="name one class, one subject, or ids, their pattern, a domain or offsets"
         )
-    request = ForgetRequest(
+    return ForgetRequest(
         id=body["id"],
         kind=kind,
         offset=body.get("offset") or 0,
         label=body.get("label"),
         subject=body.get("subject") if kind == "subject" else None,
-        selector=selector,
+        selector=_selector(body) if kind == "samples" else Selector(),
         samples=tuple(_unpacked(packed) for packed in body.get("samples") or ()),
         key=body.get("key"),
         deadline=body.get("deadline"),
         guarantee=body.get("guarantee"),
         method=body.get("method") or "auto",
+        relearn=body.get("relearn") or "deny",
     )
-    return Order(request, body.get("relearn") or "deny")
 
 
-_CHOOSING = ("label", "subject", "ids", "domain", "offsets")
+def _selector(body: Mapping[str, Any]) -> Selector:
+    span = body.get("offsets")
+    return Selector(
+        ids=tuple(body.get("ids") or ()),
+        id_pattern=body.get("id_pattern"),
+        subject=body.get("subject"),
+        domain=body.get("domain"),
+        offsets=(span[0], span[1]) if span else None,
+    )
+
+
+_CHOOSING = ("label", "subject", "ids", "id_pattern", "domain", "offsets")
 
 
 def _mismatch(kind: Any, given: set[str]) -> str | None:
@@ -144,7 +142,8 @@ def _mismatch(kind: Any, given: set[str]) -> str | None:
                 f"a request of kind subject names a subject and nothing else, this one names {_list(given)}"
             )
         case "samples" if "label" in given or not given:
-            return f"a request of kind samples names ids, a subject, a domain or offsets, not {_list(given)}"
+            chosen = "ids, an id_pattern, a subject, a domain or offsets"
+            return f"a request of kind samples names {chosen}, not {_list(given)}"
         case "class" | "subject" | "samples":
             return None
     return f"kind is {kind!r:.50}, expected one of {', '.join(get_args(Kind))}"
@@ -195,6 +194,7 @@ _RULES: tuple[tuple[str, Any, str], ...] = (
     ("subject", lambda v: v is None or _is_name(v), "a subject's name, or left out"),
     ("domain", lambda v: v is None or _is_name(v), "a domain's name, or left out"),
     ("ids", lambda v: v is None or (isinstance(v, list | tuple) and all(map(_is_name, v))), "a list of ids"),
+    ("id_pattern", lambda v: v is None or _is_name(v), "letters of an id with * and ?, or left out"),
     ("offset", lambda v: v is None or _is_count(v), "an offset, 0 or more"),
     ("offsets", lambda v: v is None or _is_span(v), "two offsets, the first before the second"),
     ("deadline", lambda v: v is None or _is_instant(v), "seconds since the epoch, or left out"),

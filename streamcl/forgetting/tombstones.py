@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from streamcl.events import Batch, Refused, Sample
-from streamcl.forgetting.orders import Order
+from streamcl.events import Batch, ForgetRequest, Refused, Sample
 from streamcl.ledger import Ledger
 
 DROPPED = "forgotten"
@@ -31,10 +30,9 @@ class Tombstones:
         refused += [Refused(offset, "", DROPPED) for offset in dropped]
         return Batch(batch.offset, kept, tuple(sorted(refused, key=lambda each: each.offset)))
 
-    def bury(self, order: Order, ids: Iterable[str]) -> None:
-        """Set the tombstones of an order: its class, or its samples and subject. Again is harmless."""
-        request = order.request
-        if order.relearn == "allow":
+    def bury(self, request: ForgetRequest, ids: Iterable[str]) -> None:
+        """Set the tombstones of a request: its class, or its samples and subject. Again is harmless."""
+        if request.relearn == "allow":
             return
         match request.kind:
             case "class":
