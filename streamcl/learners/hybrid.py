@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,19 @@ from streamcl.learners.fused import FrozenReader
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.ridge import ROWS, RidgeLearner
 from streamcl.protocols import State
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What a hybrid reads of B samples.
+
+    features: float32 [B, D], of the frozen blocks. views: each view's tokens where the adapted branch begins,
+    B rows and those that fill up the batch. adapted: float32 [B, E], None without that branch.
+    """
+
+    features: Tensor
+    views: Sequence[Tensor]
+    adapted: Tensor | None
 
 
 class HybridLearner:
@@ -46,20 +60,43 @@ class HybridLearner:
         """One guess per sample; changes nothing that decides the future."""
         if not samples:
             return ()
-        features, views = self._read(samples)
-        scores = self.exact.head.exact_scores(features)
-        if self.adapted is not None:
-            scores = scores + self.adapted.head.exact_scores(self.adapted.features(views[0])[: len(samples)])
-        return guesses(self._calibration.sharpness * scores, self.classes)
+        return self.guesses(self.exact_scores(self.read(samples)))
 
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, adapt while that is still on, and add its labelled samples to both heads."""
         if not batch.samples:
             return Lesson((), ())
-        features, views = self._read(batch.samples)  # [B, D]
-        adapted = None if self.adapted is None else self.adapted.features(views[0])[: len(batch)]  # [B, E]
-        scores = self._scores(features, adapted)  # [B, C]
-        predicted = guesses(self._calibration.sharpness * scores, self.classes)
+        return self.learn_from(batch, self.read(batch.samples))
+
+    def read(self, samples: Sequence[Sample]) -> Reading:
+        """What `scores` and `learn_from` need of samples, one or more."""
+        features, views = self._read(samples)  # [B, D]
+        adapted = None if self.adapted is None else self.adapted.features(views[0])[: len(samples)]  # [B, E]
+        return Reading(features, views, adapted)
+
+    def scores(self, reading: Reading) -> Tensor:
+        """float64 [B, C] by the weights in use while learning."""
+        scores = self.exact.head.scores(reading.features)
+        if self.adapted is None or reading.adapted is None:
+            return scores
+        return scores + self.adapted.head.scores(reading.adapted)
+
+    def exact_scores(self, reading: Reading) -> Tensor:
+        """float64 [B, C] by weights of all that is known."""
+        scores = self.exact.head.exact_scores(reading.features)
+        if self.adapted is None or reading.adapted is None:
+            return scores
+        return scores + self.adapted.head.exact_scores(reading.adapted)
+
+    def guesses(self, scores: Tensor) -> tuple[Guess, ...]:
+        """What scores [B, C] say, as sure as they have deserved of late."""
+        return guesses(self._calibration.sharpness * scores, self.classes)
+
+    def learn_from(self, batch: Batch, reading: Reading) -> Lesson:
+        """`learn`, given what was read of the batch's samples."""
+        features, views, adapted = reading.features, reading.views, reading.adapted
+        scores = self.scores(reading)  # [B, C]
+        predicted = self.guesses(scores)
         learnable = batch.labelled
         if not learnable:
             return Lesson(predicted, ())
@@ -92,9 +129,9 @@ class HybridLearner:
         share = self.exact.measure(samples)
         if self.adapted is None:
             return share, None
-        targets = self.exact.columns(samples)
-        features = self.adapted.features(self._read(samples)[1][0])[: len(samples)]
-        return share, self.adapted.head.measure(features, targets)
+        adapted = self.read(samples).adapted
+        assert adapted is not None
+        return share, self.adapted.head.measure(adapted, self.exact.columns(samples))
 
     def combine(self, one: Any, other: Any) -> Any:
         """Both shares as one."""
@@ -173,14 +210,8 @@ class HybridLearner:
         features, views = reader.read(padded, self.adapted.adapters.first_block)
         return features[: len(samples)], views
 
-    def _scores(self, features: Tensor, adapted: Tensor | None) -> Tensor:
-        scores = self.exact.head.scores(features)
-        if self.adapted is None or adapted is None:
-            return scores
-        return scores + self.adapted.head.scores(adapted)
-
     def _learn_adapted(
-        self, views: list[Tensor], features: Tensor | None, rows: list[int], targets: Tensor, classes: int
+        self, views: Sequence[Tensor], features: Tensor | None, rows: list[int], targets: Tensor, classes: int
     ) -> bool:
         """Adapt, where that is still on, and add the features as they are then; False if not finite."""
         if self.adapted is None or features is None:
