@@ -711,6 +711,12 @@ class RunConfig(Options):
         description="Requests to forget at offsets of the stream.",
         json_schema_extra=SAFE,
     )
+    on_relapse: Literal["repeat", "report", "ignore"] = Field(
+        "repeat",
+        description="Where a test after a shift shows that something erased has come back: erase it again, "
+        "only report it, or do not test.",
+        json_schema_extra=SAFE,
+    )
     max_skipped: int = Field(
         10,
         ge=1,

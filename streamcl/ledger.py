@@ -171,6 +171,16 @@ class Ledger:
             return digest in self._buried
         return bool(self._file.query("SELECT 1 FROM tombstones WHERE digest = ?", digest))
 
+    def erased_by(self, kind: Erased, value: str) -> str | None:
+        """The request that erased the sample id, subject or class first; None where none did."""
+        if not self.is_tombstoned(kind, value):
+            return None
+        found = self._file.query(
+            "SELECT id FROM requests JOIN tombstones USING (position) WHERE tombstones.digest = ?",
+            self._file.digest(kind, value),
+        )
+        return str(found[0][0]) if found else None
+
     def fingerprint(self, kind: str, value: str) -> str:
         """A salted hash in hexadecimal, by which a receipt can name something without naming it."""
         return self._file.digest(kind, value).hex()

@@ -98,6 +98,10 @@ class Forgetting(Stateful, Protocol):
         """Erase in memory, or change nothing; what to log, None where that was done before a crash."""
         ...
 
+    def retest(self, offset: int) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Test whether something erased has come back, and ask for its erasure anew; what to log, by kind."""
+        ...
+
     def seal(self, request: ForgetRequest) -> None:
         """After the commit: leave nothing older behind, and write the receipt."""
         ...
@@ -405,6 +409,7 @@ class StreamProcessor:
             self._log("shift", reason, loss=loss)
             if self._gallery is not None:
                 self._gallery.keep(batch.end, batch.samples, predictions)
+            self._retest()
         if (reason := self.detector.plateau) is not None:
             if figures := self.learner.consolidate():
                 self.progress.consolidated += 1
@@ -432,7 +437,15 @@ class StreamProcessor:
         due = every is not None and progress.offset // every != progress.committed // every
         return due and not progress.skipped_in_a_row
 
+    def _retest(self) -> None:
+        """Look whether something erased has come back; it is erased again before the next batch."""
+        if self._forgetter is not None:
+            for kind, figures in self._forgetter.retest(self.progress.offset):
+                self._write("events", {"kind": kind, **self._place(), **figures})
+
     def _finish(self) -> None:
+        self._retest()
+        self.forget()
         if self.examiner.final and self.progress.examined < self.progress.offset:
             self._examine()
         self.progress.finished = True

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from streamcl import files
+from streamcl.audit.held_out import HeldOut
+from streamcl.audit.relapse import Relapse
 from streamcl.backbone import Backbone
 from streamcl.build import (
     build_compute,
@@ -293,7 +295,9 @@ def _assemble(
     plan, keeping = settings.evaluate, settings.checkpoint
     gallery = Gallery(folder / "samples", settings.report.samples) if settings.report.samples else None
     sealing = Sealing(vault, saver) if keeping else None
-    belongings = Belongings(folder, learner, source, scores, gallery, sealing, fingerprint(settings))
+    belongings = Belongings(
+        folder, learner, source, scores, gallery, sealing, fingerprint=fingerprint(settings)
+    )
     forgetter = _forgetter(settings, belongings, stack)
     processor = StreamProcessor(
         source,
@@ -343,6 +347,9 @@ def _forgetter(settings: RunConfig, belongings: Belongings, stack: ExitStack) ->
     stack.callback(ledger.close)
     lineage = Lineage(belongings.folder / LINEAGE)
     stack.callback(lineage.close)
+    if settings.on_relapse != "ignore":
+        held_out = HeldOut(belongings.source.info.holdout)
+        belongings.monitor = Relapse(ledger.erased_by, held_out, settings.on_relapse)
     return Forgetter(belongings, ledger, lineage, build_methods(), schedule=build_schedule(settings))
 
 

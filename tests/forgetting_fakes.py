@@ -7,6 +7,7 @@ from pathlib import Path
 from streamcl.checkpoint import Checkpoints
 from streamcl.errors import ForgettingError
 from streamcl.evaluation import Examiner
+from streamcl.events import HoldoutPart
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.forgetter import Belongings, Forgetter
 from streamcl.forgetting.head_rows import HeadRows
@@ -90,7 +91,19 @@ class Detector:
 class Opened:
     """A run of the fake learner in a folder: opened anew or where it stopped, like streamcl.runs does."""
 
-    def __init__(self, folder: Path, source, *, learner=None, schedule=(), disk=None, commit_every=8, keep=2):
+    def __init__(
+        self,
+        folder: Path,
+        source,
+        *,
+        learner=None,
+        schedule=(),
+        disk=None,
+        commit_every=8,
+        keep=2,
+        methods=(),
+        held_out=(),
+    ):
         folder.mkdir(exist_ok=True)
         disk = disk or FaultyDisk()  # without faults: its syncs cost nothing
         self.folder = folder
@@ -103,11 +116,13 @@ class Opened:
         belongings = Belongings(
             folder, self.learner, source, scores, gallery=gallery, vault=Sealing(vault), disk=disk
         )
+        if held_out:
+            belongings.monitor = monitor_of(self.ledger, held_out)
         self.forgetter = Forgetter(
             belongings,
             self.ledger,
             self.lineage,
-            [Nothing(), ClosedForm(), HeadRows()],
+            [Nothing(), ClosedForm(), HeadRows(), *methods],
             schedule=schedule,
             clock=lambda: 2000.0,
         )
@@ -141,6 +156,14 @@ class Opened:
 
     def __exit__(self, *_):
         self.close()
+
+
+def monitor_of(ledger, held_out):
+    """What tests erasures again; it brings torch."""
+    from streamcl.audit.held_out import HeldOut
+    from streamcl.audit.relapse import Relapse
+
+    return Relapse(ledger.erased_by, HeldOut([HoldoutPart("held out", held_out)]))
 
 
 def holds(folder: Path, *texts: str) -> dict[str, list[str]]:

@@ -1,144 +1,211 @@
-"""Relapse: after a shift, has an erased class come back? Tested without what was erased.
+"""Relapse: after a shift, has something erased come back? Tested without what was erased.
 
-Erased knowledge can return when learning goes on (arXiv 2205.08096 calls its speed the anamnesis). What is
-kept for the test is one number per erased class, under its salted hash.
+Erased knowledge can return when learning goes on (arXiv 2205.08096 calls its speed the anamnesis). A test
+looks at the names that the learner gives, and at held-out samples of the source, which were never learned.
+What is kept for it is one number for each erasure, by its request's id; no names.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
-from streamcl.audit.material import Floats
-from streamcl.events import Sample
-from streamcl.forgetting.protocol import Sharing, Subtracting
+from streamcl.audit.held_out import HeldOut, Named
+from streamcl.audit.separability import features_of, separability, shown_by, standard_error
+from streamcl.events import ForgetRequest, Guarantee, Sample
 from streamcl.protocols import Learner, State
 
-Erased: TypeAlias = Callable[[str], bool]
-Fingerprint: TypeAlias = Callable[[str], str]
+Pair: TypeAlias = tuple[Named, str]
+ErasedBy: TypeAlias = Callable[[Named, str], str | None]
+Policy: TypeAlias = Literal["repeat", "report"]
 
+NAMED: tuple[Named, ...] = ("class", "subject")
 DEVIATIONS = 3.0  # standard errors by which separability must have risen
-ENOUGH = 8  # held-out samples of a class, and of the others, under which nothing is said
+ENOUGH = 8  # held-out samples of an erasure, and of others, under which nothing is said
+AT_ONCE = 16  # erasures whose held-out samples are looked at in one test; the next test goes on from there
+CARRIED = 64 << 20  # bytes of held-out images that a repeated request carries at most
+AGAIN = "-again-"  # between a request's id and the offset at which it is repeated
+REPEATS = 3  # times that an erasure is repeated before relapses are only reported
+CLAIMLESS = frozenset({"head_rows"})  # methods that repair nothing, so that repeating them changes nothing
 
 
-@runtime_checkable
-class Featuring(Protocol):
-    """A learner that shows the features on which it decides, [N, D]."""
+@dataclass(slots=True)
+class Erased:
+    """What is remembered of an erasure. separability: right after it; None where it cannot be tested."""
 
-    def features(self, samples: Sequence[Sample]) -> Any:
-        """Of these samples, as they are now."""
-        ...
+    method: str
+    guarantee: Guarantee
+    separability: float | None
+    repeats: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Retest:
-    """What one test of all erased classes found. `relapsed` holds names: for erasing again, never for a log.
+class Told:
+    """How well `count` held-out samples are told from `others` more."""
 
-    named: how many erased classes the model names again. risen: how many it separates better than right
-    after their erasure. tested: erased classes with enough held-out samples for that.
-    """
+    area: float
+    count: int
+    others: int
 
-    relapsed: tuple[str, ...]
-    named: int
-    risen: int
-    tested: int
-    reason: str
+    def has_risen_from(self, before: float | None) -> bool:
+        """Whether chance does not explain it."""
+        if before is None:
+            return False
+        return self.area - before > DEVIATIONS * standard_error(before, self.count, self.others)
 
-    def to_json(self) -> dict[str, Any]:
-        """What may be logged."""
-        counts = {"named": self.named, "risen": self.risen, "tested": self.tested}
-        return {"reason": self.reason, "relapsed": len(self.relapsed), **counts}
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One relapse: what to log, and the request that repeats the erasure, if that is to be done."""
+
+    figures: Mapping[str, Any]
+    again: ForgetRequest | None
 
 
 class Relapse:
-    """Tests erased classes again; call `watch` right after an erasure and `check` at every later shift.
+    """Tests erasures again: `watch` right after each, `retest` at every later shift.
 
-    erased: whether a class has a tombstone (`Ledger.is_tombstoned`). fingerprint: its salted hash. holdout:
-    held-out samples of the source, of whatever classes.
+    erased_by: the request that erased a class or a subject first (`Ledger.erased_by`). held_out: the source's
+    held-out samples. policy: whether a relapse is erased again or only reported.
+    An exact erasure cannot come back by itself: only its name is looked for. For others the source's held-out
+    samples of the class or the subject are told from others by the learner's features, beside how well that
+    went right after the erasure. Single samples leave nothing to test with: their ids are not kept.
     """
 
-    def __init__(self, erased: Erased, fingerprint: Fingerprint, holdout: Sequence[Sample]) -> None:
-        self._erased, self._fingerprint, self._holdout = erased, fingerprint, holdout
-        self._known: dict[str, float] = {}
+    def __init__(self, erased_by: ErasedBy, held_out: HeldOut, policy: Policy = "repeat") -> None:
+        self._erased_by, self._held_out, self._policy = erased_by, held_out, policy
+        self._known: dict[str, Erased] = {}
+        self._next = 0
 
-    def watch(self, learner: Learner) -> None:
-        """Note how well each erased class can be told from the others now, where that is not noted yet."""
-        if not _can_change(learner):
-            return
-        for name, samples, others in self._held():
-            if self._fingerprint(name) not in self._known:
-                self._known[self._fingerprint(name)] = separability(learner, samples, others)
+    def watch(self, request: ForgetRequest, method: str, guarantee: Guarantee, learner: Learner) -> None:
+        """Remember an erasure, and how well what it erased can be told from the rest right now."""
+        pair = _named(request)
+        first = (pair and self._erased_by(*pair)) or request.id
+        before = self._known.get(first)
+        if before is not None and method == "nothing":
+            return  # asked for again, and nothing was done since
+        repeats = before.repeats if before is not None and AGAIN in request.id else 0
+        told = self._told(learner, [pair]).get(pair) if pair and guarantee != "exact" else None
+        self._known[first] = Erased(method, guarantee, None if told is None else told.area, repeats)
 
-    def check(self, learner: Learner) -> Retest:
-        """Whether an erased class is named, or separated better than right after its erasure."""
-        named = [name for name in learner.classes if self._erased(name)]
-        if not _can_change(learner):
-            reason = "sums on fixed features know nothing that was not added to them since the erasure"
-            return Retest(tuple(named), len(named), 0, 0, reason)
-        risen, tested = [], 0
-        for name, samples, others in self._held():
-            before = self._known.get(self._fingerprint(name))
-            if before is None:
-                continue
-            tested += 1
-            now = separability(learner, samples, others)
-            if now - before > DEVIATIONS * _error(before, len(samples), len(others)):
-                risen.append(name)
-        reason = "held-out samples of the erased classes" if tested else "no held-out samples to test with"
-        return Retest(tuple(dict.fromkeys([*named, *risen])), len(named), len(risen), tested, reason)
+    def retest(self, learner: Learner, offset: int) -> tuple[dict[str, Any], list[Found]]:
+        """What to log of the test, empty where nothing was erased; and every relapse that it found."""
+        if not self._known:
+            return {}, []
+        named: list[Pair] = [("class", name) for name in learner.classes if self._is_erased("class", name)]
+        pairs = self._due()
+        now = self._told(learner, pairs)
+        risen = [
+            pair for pair, told in now.items() if told.has_risen_from(self._erased(pair)[1].separability)
+        ]
+        relapsed = list(dict.fromkeys([*named, *risen]))
+        figures = {**self._counts(), "tested": len(now), "named": len(named), "risen": len(risen)}
+        found = [self._found(pair, pair in named, now.get(pair), offset) for pair in relapsed]
+        return {"reason": _said(figures), "relapsed": len(found), **figures}, found
 
     def state_dict(self) -> State:
-        """One number for each erased class, by its salted hash."""
-        return {"known": dict(self._known)}
+        """One number and a few words for each erasure, by its request's id."""
+        return {"known": {key: asdict(each) for key, each in self._known.items()}, "next": self._next}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the monitor that returned `state`."""
-        self._known = {str(name): float(value) for name, value in state["known"].items()}
+        self._known = {key: Erased(**each) for key, each in state["known"].items()}
+        self._next = int(state["next"])
 
-    def _held(self) -> list[tuple[str, list[Sample], list[Sample]]]:
-        """Each erased class with enough held-out samples, those samples, and those of classes that stay."""
-        by_name: dict[str, list[Sample]] = {}
-        for sample in self._holdout:
-            if sample.label is not None:
-                by_name.setdefault(sample.label, []).append(sample)
-        gone = {name: samples for name, samples in by_name.items() if self._erased(name)}
-        others = [sample for name, samples in by_name.items() if name not in gone for sample in samples]
-        if len(others) < ENOUGH:
+    def _counts(self) -> dict[str, int]:
+        """How many erasures there are; which of them cannot come back, and which cannot be tested for it."""
+        exact = sum(each.guarantee == "exact" for each in self._known.values())
+        blind = sum(each.guarantee != "exact" and each.separability is None for each in self._known.values())
+        return {"erasures": len(self._known), "exact": exact, "not_testable": blind}
+
+    def _due(self) -> list[Pair]:
+        """The testable erasures whose turn it is, as the source's held-out samples name them."""
+        testable = {key for key, each in self._known.items() if each.separability is not None}
+        if not testable:
             return []
-        return [(name, samples, others) for name, samples in gone.items() if len(samples) >= ENOUGH]
+        every = [pair for kind in NAMED for pair in ((kind, name) for name in self._held_out.names(kind))]
+        found = [pair for pair in every if self._erased_by(*pair) in testable]
+        start = self._next % max(1, len(found))
+        turn = [*found[start:], *found[:start]][:AT_ONCE]
+        self._next = start + len(turn)
+        return turn
+
+    def _told(self, learner: Learner, pairs: Sequence[Pair]) -> dict[Pair, Told]:
+        """Of each that can be tested: there are held-out samples of it and of others, and features to see."""
+        shown = shown_by(learner)
+        if shown is None or not pairs:
+            return {}
+        samples = {pair: held for pair in pairs if len(held := self._held_out.of(*pair)) >= ENOUGH}
+        others = self._held_out.others(self._is_erased) if samples else []
+        if len(others) < ENOUGH:
+            return {}
+        beside = features_of(shown, others)
+        return {
+            pair: Told(separability(features_of(shown, held), beside), len(held), len(others))
+            for pair, held in samples.items()
+        }
+
+    def _found(self, pair: Pair, named: bool, now: Told | None, offset: int) -> Found:
+        request, erased = self._erased(pair)
+        again = self._again(pair, named, offset)
+        if again is not None:
+            erased.repeats += 1
+        figures = {
+            "reason": "the learner names it again" if named else "its features tell it from others again",
+            "request": request,
+            "before": erased.separability,
+            "now": None if now is None else now.area,
+            "again": None if again is None else again.id,
+        }
+        return Found(figures, again)
+
+    def _again(self, pair: Pair, named: bool, offset: int) -> ForgetRequest | None:
+        """The erasure once more, by the same method, shown what is to go by held-out samples."""
+        (kind, name), (request, erased) = pair, self._erased(pair)
+        useless = not named and erased.method in CLAIMLESS
+        if self._policy != "repeat" or useless or erased.repeats >= REPEATS:
+            return None
+        samples = [] if named else _within(self._held_out.of(kind, name), CARRIED)
+        return ForgetRequest(
+            id=f"{request}{AGAIN}{offset}",
+            kind=kind,
+            offset=offset,
+            label=name if kind == "class" else None,
+            subject=name if kind == "subject" else None,
+            samples=tuple(samples),
+            method="auto" if named else erased.method,
+        )
+
+    def _erased(self, pair: Pair) -> tuple[str, Erased]:
+        request = str(self._erased_by(*pair))
+        return request, self._known[request]
+
+    def _is_erased(self, kind: Named, name: str) -> bool:
+        return self._erased_by(kind, name) in self._known
 
 
-def separability(learner: Learner, samples: Sequence[Sample], others: Sequence[Sample]) -> float:
-    """How well the learner's features tell the samples from others: area under the curve, 0.5 is chance.
-
-    The direction between the means of every second sample, tried on the rest. 0.5 for a learner that does
-    not show its features.
-    """
-    if not isinstance(learner, Featuring):
-        return 0.5
-    one, other = (
-        np.asarray(learner.features(each).detach().cpu(), dtype=float) for each in (samples, others)
-    )
-    direction = one[::2].mean(axis=0) - other[::2].mean(axis=0)
-    return _area(one[1::2] @ direction, other[1::2] @ direction)
+def _named(request: ForgetRequest) -> Pair | None:
+    """The class or the subject that the request is for, if it is for one."""
+    if request.label is not None:
+        return "class", request.label
+    return None if request.subject is None else ("subject", request.subject)
 
 
-def _can_change(learner: Learner) -> bool:
-    """Whether shared weights may bring back what was erased."""
-    return isinstance(learner, Sharing) or not isinstance(learner, Subtracting)
+def _within(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """The first samples whose images are no more than so many bytes."""
+    sizes = accumulate(sample.image.nbytes for sample in samples)
+    return [sample for sample, size in zip(samples, sizes, strict=True) if size <= limit]
 
 
-def _area(high: Floats, low: Floats) -> float:
-    return float((high[:, None] > low).mean() + (high[:, None] == low).mean() / 2)
-
-
-def _error(area: float, one: int, other: int) -> float:
-    """Standard error of an area under the curve from every second sample (Hanley and McNeil, 1982)."""
-    a = min(max(area, 0.5), 0.999)
-    m, n = max(1, one // 2), max(1, other // 2)
-    first, second = a / (2 - a), 2 * a * a / (1 + a)
-    return math.sqrt((a * (1 - a) + (m - 1) * (first - a * a) + (n - 1) * (second - a * a)) / (m * n))
+def _said(figures: Mapping[str, int]) -> str:
+    """What was tested, in words."""
+    parts = []
+    if figures["exact"]:
+        parts.append(f"{figures['exact']} exact: nothing is left in sums that could come back")
+    if figures["tested"]:
+        parts.append(f"{figures['tested']} by held-out samples")
+    if figures["not_testable"]:
+        parts.append(f"{figures['not_testable']} not testable: no held-out samples, or no features to see")
+    return "; ".join(parts) or "the turn of these erasures comes at a later shift"

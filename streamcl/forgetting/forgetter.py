@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from streamcl import files
 from streamcl.errors import ForgettingError, StreamclError
-from streamcl.events import Batch, ForgetRequest
+from streamcl.events import Batch, ForgetRequest, Guarantee
 from streamcl.files import Disk
 from streamcl.forgetting import places, retained
 from streamcl.forgetting.choose import choose
@@ -41,6 +41,32 @@ class Gallery(Stateful, Protocol):
         ...
 
 
+class Monitor(Stateful, Protocol):
+    """Tests later whether something erased has come back (see streamcl.audit.relapse)."""
+
+    def watch(self, request: ForgetRequest, method: str, guarantee: Guarantee, learner: Learner) -> None:
+        """Remember an erasure just made, without names."""
+        ...
+
+    def retest(self, learner: Learner, offset: int) -> tuple[Mapping[str, Any], Sequence[Relapsed]]:
+        """What to log of the test, empty where there was nothing to test; and what has come back."""
+        ...
+
+
+class Relapsed(Protocol):
+    """Something erased that has come back."""
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """What to log, without names."""
+        ...
+
+    @property
+    def again(self) -> ForgetRequest | None:
+        """The request that erases it once more; None where it is only reported."""
+        ...
+
+
 @dataclass(slots=True)
 class Belongings:
     """What of a run an erasure must reach."""
@@ -51,6 +77,7 @@ class Belongings:
     scores: Stateful
     gallery: Gallery | None = None
     vault: Vault | None = None
+    monitor: Monitor | None = None
     fingerprint: str = ""
     disk: Disk = field(default_factory=lambda: files.DISK)
 
@@ -130,6 +157,15 @@ class Forgetter:
         self._applied[request.id] = self._outcome(request, offset)
         return _logged(request, self._applied[request.id])
 
+    def retest(self, offset: int) -> list[tuple[str, Mapping[str, Any]]]:
+        """Test whether something erased has come back, and ask for its erasure anew; what to log, by kind."""
+        monitor = self._run.monitor
+        figures, found = monitor.retest(self._run.learner, offset) if monitor is not None else ({}, ())
+        for relapse in found:
+            if relapse.again is not None:
+                self.take_in(relapse.again)
+        return [("retest", figures)] * bool(figures) + [("relapse", each.figures) for each in found]
+
     def seal(self, request: ForgetRequest) -> None:
         """After the commit: tombstones, older checkpoints, logs, receipt, lineage; then it is done."""
         outcome = self._applied[request.id]
@@ -163,9 +199,11 @@ class Forgetter:
 
     def state_dict(self) -> State:
         """The requests erased and not yet sealed, with what came of them, and the ledger's position."""
+        monitor = self._run.monitor
         return {
             "applied": {name: dict(each) for name, each in self._applied.items()},
             "ledger": self._ledger.position,
+            "monitor": None if monitor is None else monitor.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -175,6 +213,8 @@ class Forgetter:
                 f"the ledger in {self._run.folder} is older than the checkpoint and lacks requests",
                 hint="restore ledger.sqlite; without it what was forgotten may be learned again",
             )
+        if self._run.monitor is not None and state.get("monitor") is not None:
+            self._run.monitor.load_state_dict(state["monitor"])
         unfinished = {entry.id for entry in self._ledger.pending()}
         self._applied = {name: dict(each) for name, each in state["applied"].items() if name in unfinished}
 
@@ -221,6 +261,8 @@ class Forgetter:
             learner.load_state_dict(before)
             return {**result, "outcome": "failed", "reason": f"{method.name}: {_cause(error)}"}
         self._erase_figures(request)
+        if self._run.monitor is not None and request.relearn == "deny":
+            self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
         result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
         return {**result, **_told(evidence), "outcome": "done", "why": why, **self._counts(context.scope)}
 

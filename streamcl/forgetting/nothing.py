@@ -7,6 +7,8 @@ from streamcl.forgetting.protocol import Context, Evidence, Place
 
 PARTS = ("head statistics", "adapters", "optimizer moments", "importance", "hard buffer")
 
+SINCE = "None beyond what the receipt of the earlier request names: nothing of it was learned since then."
+
 
 class Nothing:
     """Erases nothing where nothing was learned.
@@ -28,9 +30,10 @@ class Nothing:
 
     def erase(self, request: ForgetRequest, context: Context) -> Evidence:  # noqa: ARG002 - the signature is given
         """Nothing."""
+        before = context.scope.forgotten_before
         return Evidence(
             self.name,
             self.guarantee,
-            "None: nothing of it was learned.",
+            SINCE if before else "None: nothing of it was learned.",
             tuple(Place(part, "not affected", "no sample in scope was learned") for part in PARTS),
         )
