@@ -281,6 +281,29 @@ def test_a_hybrid_forgets_late_samples_exactly_and_early_ones_with_its_branch(ti
     assert learner.adapted is not None
 
 
+def test_the_adapted_branch_speaks_of_a_class_by_its_share_of_samples_after_settling(tiny_backbone, fp32):
+    branch = hybrid(tiny_backbone, fp32, adapt=10**6).adapted
+    draw = torch.Generator().manual_seed(0)
+    branch.head.grow(4)  # the last one never has samples
+    branch.head.update(torch.randn(6, 128, generator=draw), torch.tensor([0, 0, 0, 1, 1, 1]))
+    branch.settle()
+    branch.head.update(torch.randn(6, 128, generator=draw), torch.tensor([1, 1, 1, 2, 2, 2]))
+    frozen, adapted = torch.zeros(5, 4).double(), torch.ones(5, 4).double()
+    frozen[:, 3] = adapted[:, 3] = -torch.inf
+    weights = torch.tensor([0.0, 1 / 6, 1 / 3, -torch.inf]).double()
+    assert torch.allclose(branch.join(frozen, adapted), weights.expand(5, 4))
+    other = hybrid(tiny_backbone, fp32, adapt=10**6).adapted
+    other.load_state_dict(branch.state_dict())
+    assert torch.equal(other.join(frozen, adapted), branch.join(frozen, adapted))
+
+
+def test_while_its_branch_adapts_a_hybrid_guesses_by_the_frozen_one_alone(tiny_backbone, fp32):
+    learner = hybrid(tiny_backbone, fp32, adapt=10**6)
+    learner.learn(make_batch(0, LABELS * 4))
+    reading = learner.read(make_batch(900, LABELS).samples)
+    assert torch.equal(learner.exact_scores(reading), learner.exact.head.exact_scores(reading.features))
+
+
 def test_without_its_branch_a_hybrid_is_a_ridge_learner(tiny_backbone, fp32):
     mixed = hybrid(tiny_backbone, fp32)
     plain = RidgeLearner(tiny_backbone, fp32, RidgeHead(3 * 64, shrinkage=3.0), blocks=(0, 1, 2), views=2)

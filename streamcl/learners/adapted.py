@@ -18,6 +18,9 @@ from streamcl.learners.optimizer_state import export_moments, import_moments
 from streamcl.lora import Adapters
 from streamcl.protocols import State
 
+ADAPTED_SHARE = 1 / 3
+"""Weight of the adapted branch where its statistics are true; 1/4 to 1/2 differ little."""
+
 
 class AdaptedBranch:
     """LoRA on the blocks from `first_block` on, and a ridge head on what those blocks then give.
@@ -53,6 +56,7 @@ class AdaptedBranch:
         self._optimizer = torch.optim.Adam(self._parameters().values(), lr=learning_rate)
         self._steps = steps
         self._left = adapt
+        self._stale: tuple[int, ...] = ()  # per class column, samples learned while the features moved
 
     @property
     def settled(self) -> bool:
@@ -75,15 +79,30 @@ class AdaptedBranch:
             self.settle()
         return True
 
+    def join(self, frozen: Tensor, adapted: Tensor) -> Tensor:
+        """The scores [N, C] of the frozen branch and of this one, settled, as one.
+
+        This branch has a third of the say on a class if all of its samples came after the adapters settled,
+        and less by the share that came before. With equal weights for all, classes of the beginning were
+        lost: 96.5 % at the end of a video of fruits of which the frozen branch alone has 99.1.
+        """
+        counts = self.head.counts
+        stale = [*self._stale, *[0] * (len(counts) - len(self._stale))]
+        true = [1 - old / max(count, 1) for old, count in zip(stale, counts, strict=True)]
+        weights = frozen.new_tensor(true) * ADAPTED_SHARE  # [C]
+        return torch.where(adapted.isfinite(), frozen + weights * (adapted - frozen), frozen)
+
     def settle(self) -> None:
         """Fold the adapters; nothing of the branch but its statistics changes from here on."""
         self._left = 0
+        self._stale = self.head.counts
         self.adapters.consolidate(self.generator)
         self._optimizer.state.clear()
 
     def drop_class(self, column: int) -> None:
         """Lose a class column; raises ForgettingError while its samples are in the statistics."""
         self.head.drop_class(column)
+        self._stale = (*self._stale[:column], *self._stale[column + 1 :])
         if not self.settled and column < self.probe.classes:
             self.probe.drop(column, self._optimizer)
 
@@ -108,6 +127,7 @@ class AdaptedBranch:
             "adapters": self.adapters.export_state(),
             "head": self.head.state_dict(),
             "left": self._left,
+            "stale": list(self._stale),
             "generator": self.generator.get_state().numpy().copy(),
         }
         if self.settled:
@@ -118,6 +138,7 @@ class AdaptedBranch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the branch that returned `state`."""
         self._left = int(state["left"])
+        self._stale = tuple(state["stale"])
         self.adapters.import_state(state["adapters"])
         self.head.load_state_dict(state["head"])
         self.generator.set_state(torch.from_numpy(state["generator"].copy()))

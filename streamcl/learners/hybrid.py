@@ -24,7 +24,7 @@ class Reading:
     """What a hybrid reads of B samples.
 
     features: float32 [B, D], of the frozen blocks. views: each view's tokens where the adapted branch begins,
-    B rows and those that fill up the batch. adapted: float32 [B, E], None without that branch.
+    B rows and those that fill up the batch. adapted: float32 [B, E], None without a branch that has settled.
     """
 
     features: Tensor
@@ -33,7 +33,7 @@ class Reading:
 
 
 class HybridLearner:
-    """The sum of two ridge heads' scores: on frozen features, and on features adapted early in the stream.
+    """Two ridge heads' scores as one: on frozen features, and on features adapted early in the stream.
 
     exact: the frozen branch, a RidgeLearner of its own; order-free, and what is forgotten there is gone
         exactly. Nothing that LoRA does reaches it.
@@ -71,22 +71,23 @@ class HybridLearner:
     def read(self, samples: Sequence[Sample]) -> Reading:
         """What `scores` and `learn_from` need of samples, one or more."""
         features, views = self._read(samples)  # [B, D]
-        adapted = None if self.adapted is None else self.adapted.features(views[0])[: len(samples)]  # [B, E]
-        return Reading(features, views, adapted)
+        if self.adapted is None or not self.adapted.settled:
+            return Reading(features, views, None)
+        return Reading(features, views, self.adapted.features(views[0])[: len(samples)])
 
     def scores(self, reading: Reading) -> Tensor:
         """float64 [B, C] by the weights in use while learning."""
         scores = self.exact.head.scores(reading.features)
         if self.adapted is None or reading.adapted is None:
             return scores
-        return scores + self.adapted.head.scores(reading.adapted)
+        return self.adapted.join(scores, self.adapted.head.scores(reading.adapted))
 
     def exact_scores(self, reading: Reading) -> Tensor:
         """float64 [B, C] by weights of all that is known."""
         scores = self.exact.head.exact_scores(reading.features)
         if self.adapted is None or reading.adapted is None:
             return scores
-        return scores + self.adapted.head.exact_scores(reading.adapted)
+        return self.adapted.join(scores, self.adapted.head.exact_scores(reading.adapted))
 
     def guesses(self, scores: Tensor) -> tuple[Guess, ...]:
         """What scores [B, C] say, as sure as they have deserved of late."""
@@ -129,8 +130,7 @@ class HybridLearner:
         share = self.exact.measure(samples)
         if self.adapted is None:
             return share, None
-        adapted = self.read(samples).adapted
-        assert adapted is not None
+        adapted = self.adapted.features(self._read(samples)[1][0])[: len(samples)]
         return share, self.adapted.head.measure(adapted, self.exact.columns(samples))
 
     def combine(self, one: Any, other: Any) -> Any:
@@ -214,15 +214,14 @@ class HybridLearner:
         self, views: Sequence[Tensor], features: Tensor | None, rows: list[int], targets: Tensor, classes: int
     ) -> bool:
         """Adapt, where that is still on, and add the features as they are then; False if not finite."""
-        if self.adapted is None or features is None:
+        if self.adapted is None:
             return True
-        features = features[rows]
-        if not self.adapted.settled:
+        if features is None:
             if not self.adapted.adapt([view[rows] for view in views], targets, classes):
                 return False
-            features = self.adapted.features(views[0])[rows]
+            features = self.adapted.features(views[0])
             if not finite(features):
                 return False
         self.adapted.head.grow(classes)
-        self.adapted.head.update(features, targets)
+        self.adapted.head.update(features[rows], targets)
         return True
