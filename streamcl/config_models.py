@@ -580,6 +580,10 @@ class CheckpointOptions(Options):
 
     every: int = Field(2000, ge=1, le=10**12, description="Samples between checkpoints.")
     keep: int = Field(2, ge=1, le=1000, description="Newest checkpoints that are kept.")
+    guarantee: Literal["best_effort", "exactly_once"] = Field(
+        "best_effort",
+        description="exactly_once: refuse at the start a source that cannot be replayed after a crash.",
+    )
 
 
 class TensorBoard(Options):

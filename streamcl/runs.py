@@ -284,6 +284,7 @@ def _assemble(
     compute = build_compute(settings)
     source = build_source(settings)
     stack.callback(source.close)
+    _check_guarantee(settings, source)
     backbone = vit(settings, compute, report)
     learner = build_learner(settings, backbone, compute)
     sink = build_sinks(folder, _extras(settings), own_sinks(settings))
@@ -342,6 +343,18 @@ def _assemble(
     return run, vault
 
 
+def _check_guarantee(settings: RunConfig, source: Source) -> None:
+    """Refuse a run that is to learn each record once, whatever happens, of a source that cannot go back."""
+    wanted = settings.checkpoint.guarantee if settings.checkpoint else "best_effort"
+    if wanted == "exactly_once" and not source.replayable:
+        raise settings.refuse(
+            "checkpoint.guarantee",
+            f"{source.info.name} cannot be replayed, so no crash could be made good; give it state_dict and "
+            "load_state_dict, or __len__ and __getitem__, or say source.deterministic: true where it gives "
+            "the same records each time; best_effort runs it once",
+        )
+
+
 def _forgetter(settings: RunConfig, belongings: Belongings, stack: ExitStack) -> Forgetter:
     ledger = Ledger(belongings.folder / LEDGER)
     stack.callback(ledger.close)
@@ -359,7 +372,10 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
     found = vault.latest(report=report, strict=strict)
     replayable = run.source.replayable
     if not replayable and found is None:
-        report("the source cannot be replayed: if this run is interrupted, it cannot go on where it stopped")
+        report(
+            "the source cannot be replayed: if this run is interrupted, it cannot go on where it stopped "
+            "(checkpoint.guarantee: exactly_once would refuse it)"
+        )
     if found is None:
         _refuse_old_logs(run.folder, resumable=run.config.checkpoint is not None)
         run.processor.begin()

@@ -169,6 +169,20 @@ def test_a_stream_that_cannot_be_replayed_says_so_and_is_not_resumed(tmp_path):
     assert "--fresh" in done.err
 
 
+def test_a_guarantee_that_a_source_cannot_carry_is_refused_before_anything_runs(tmp_path):
+    demanded = {"every": 16, "guarantee": "exactly_once"}
+    run, done = go(tmp_path, {"of": "once"}, 2, checkpoint=demanded)
+    assert "stream.yaml:1:" in done.err
+    assert "checkpoint.guarantee: once cannot be replayed" in done.err
+    assert not [path.name for path in run.glob("*") if path.name not in {"lock", ".lock"}]
+
+
+@pytest.mark.parametrize("source", [{"of": "Pictures"}, {"of": "shrinks", "deterministic": True}])
+def test_a_source_that_can_be_replayed_carries_it(tmp_path, source):
+    code = 143 if source["of"] == "shrinks" else 0  # it stops itself the first time
+    go(tmp_path, source, code, checkpoint={"every": 16, "guarantee": "exactly_once"})
+
+
 @pytest.mark.parametrize("about", ["holdout", pytest.param("classes", marks=pytest.mark.slow)])
 def test_a_source_that_raises_when_asked_about_itself_is_exit_3(tmp_path, about):
     _, done = go(tmp_path, {"of": "Mute", "args": {"about": about}}, 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,20 +14,54 @@ _BLOCK = 512  # columns; at D = 3840 a batch of 64 costs 0.6, and a checkpoint 0
 
 
 class Gram:
-    """G = sum of h^T h over rows h, [D, D], symmetric; added with sign -1, rows are taken out again."""
+    """G = sum of h^T h over rows h, [D, D], symmetric; added with sign -1, rows are taken out again.
+
+    Rows are taken in whole or not at all: they wait until the sum is looked at or others are added, and then
+    go into one block after the other. Where memory runs out in between, the same rows go on at that block.
+    """
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
         self.width = width
-        self._blocks = [
+        self._waiting: tuple[Tensor, float] | None = None
+        self._taken = 0  # how many blocks have the rows that wait
+        self._rounds = 0  # how often rows that waited became a part of every block
+        self._made = [
             torch.zeros(width - start, min(_BLOCK, width - start), dtype=torch.float64, device=device)
             for start in range(0, width, _BLOCK)
         ]
 
     def add(self, rows: Tensor, sign: float = 1.0) -> None:
-        """Add sign * rows^T rows; rows float64 [N, D]."""
-        for start, block in self._starts():
+        """Add sign * rows^T rows; rows float64 [N, D], which are not to be written to any more."""
+        self._take_in()
+        self._waiting = rows, sign
+
+    def kept(self) -> Callable[[], None]:
+        """What takes back one `add` that comes next, bit for bit, if nobody looks at the sum in between."""
+        self._take_in()
+        rounds = self._rounds
+
+        def undo() -> None:
+            if self._taken or self._rounds != rounds:
+                raise RuntimeError("rows that are a part of the sum already cannot be taken back")
+            self._waiting = None
+
+        return undo
+
+    def _take_in(self) -> None:
+        if self._waiting is None:
+            return
+        rows, sign = self._waiting
+        for block in self._made[self._taken :]:
+            start = self._taken * _BLOCK
             columns = rows[:, start : start + block.shape[1]]  # [N, b]
             block.addmm_(rows[:, start:].T, columns, alpha=sign)
+            self._taken += 1
+        self._waiting, self._taken, self._rounds = None, 0, self._rounds + 1
+
+    @property
+    def _blocks(self) -> list[Tensor]:
+        self._take_in()
+        return self._made
 
     def add_sum(self, other: Gram, sign: float = 1.0) -> None:
         """Add sign times another sum of the same width."""
@@ -38,7 +72,7 @@ class Gram:
         """An independent sum with the same values."""
         twin = Gram(0)
         twin.width = self.width
-        twin._blocks = [block.clone() for block in self._blocks]
+        twin._made = [block.clone() for block in self._blocks]
         return twin
 
     @property
@@ -75,16 +109,17 @@ class Gram:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the sum that returned `state`, of the same width."""
         device = self._device
-        for i, block in enumerate(self._blocks):
+        for i, block in enumerate(self._made):
             if tuple(state[str(i)].shape) != tuple(block.shape):
                 raise ValueError(
                     f"block {i} has shape {tuple(state[str(i)].shape)}, expected {tuple(block.shape)}"
                 )
-        self._blocks = [torch.tensor(state[str(i)], device=device) for i in range(len(self._blocks))]
+        self._made = [torch.tensor(state[str(i)], device=device) for i in range(len(self._made))]
+        self._waiting, self._taken, self._rounds = None, 0, self._rounds + 1
 
     @property
     def _device(self) -> torch.device:
-        return self._blocks[0].device
+        return self._made[0].device
 
     def _starts(self) -> list[tuple[int, Tensor]]:
         return [(i * _BLOCK, block) for i, block in enumerate(self._blocks)]

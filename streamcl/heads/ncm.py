@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -92,6 +92,15 @@ class NCMHead:
     def update(self, features: Tensor, targets: Tensor) -> None:
         """Learn samples: features [N, d], targets int64 [N]; raises as `measure` does, changing nothing."""
         self.merge(self.measure(features, targets))
+
+    def kept(self) -> Callable[[], None]:
+        """What takes back every change that comes next, bit for bit. Nothing is copied."""
+        before = self._S, self._counts
+
+        def undo() -> None:
+            self._S, self._counts = before
+
+        return undo
 
     def merge(self, other: ClassSums) -> None:
         """Learn what other sums of the same features hold; column i there is column i here."""

@@ -7,7 +7,7 @@ ACU (arXiv 2505.12239).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,15 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.gram import Gram
 from streamcl.protocols import State
 
+_PARTS = (
+    "_Q",
+    "_counts",
+    "_solved",
+    "_W",
+    "_b",
+    "_due",
+    "_fresh",
+)  # beside the Gram; replaced, not written to
 _RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
 
 
@@ -108,11 +117,9 @@ class RidgeHead:
         more = classes - self.classes
         if more <= 0:
             return
-        self._Q = _widened(self._Q, more)
-        self._counts = _widened(self._counts, more)
-        self._solved = _widened(self._solved, more)
-        self._W = _widened(self._W, more)
-        self._b = _widened(self._b, more)
+        self._Q, self._counts, self._solved, self._W, self._b = (
+            _widened(values, more) for values in (self._Q, self._counts, self._solved, self._W, self._b)
+        )
 
     def features(self, features: Tensor) -> Tensor:
         """phi, float64 [N, D], of features [N, d]."""
@@ -135,21 +142,35 @@ class RidgeHead:
     def update(self, features: Tensor, targets: Tensor) -> None:
         """Learn samples: features [N, d], targets int64 [N], columns that exist.
 
-        Raises ValueError, and changes nothing, for other shapes, other columns and values not finite.
+        Raises ValueError, and changes nothing, for other shapes, other columns and values not finite; nor has
+        anything changed where memory runs out.
         """
         h, targets = self._checked(features, targets)
-        self._fresh = None
-        self._settle(targets.bincount(minlength=self.classes))
+        Q = self._Q + _sums(h, targets, self.classes)
+        counts = self._counts + targets.bincount(minlength=self.classes)
+        due = self._falls_due(counts)
         self._gram.add(h)
-        self._Q += _sums(h, targets, self.classes)
+        self._take_over(Q, counts, due=due)
+
+    def kept(self) -> Callable[[], None]:
+        """What takes back one `grow` and one `update` that come next, bit for bit. Nothing is copied."""
+        gram = self._gram.kept()
+        before = {name: getattr(self, name) for name in _PARTS}
+
+        def undo() -> None:
+            gram()
+            for name, value in before.items():
+                setattr(self, name, value)
+
+        return undo
 
     def merge(self, other: Statistics) -> None:
         """Learn what other statistics of the same features hold; column i there is column i here."""
         other = self._aligned(other)
-        self._fresh = None
-        self._settle(other.counts)
+        Q, counts = self._Q + other.Q, self._counts + other.counts
+        due = self._falls_due(counts)
         self._gram.add_sum(other.gram)
-        self._Q += other.Q
+        self._take_over(Q, counts, due=due)
 
     def downdate(self, features: Tensor, targets: Tensor) -> None:
         """Forget samples that were learned: exact, up to rounding in float64.
@@ -271,17 +292,21 @@ class RidgeHead:
             )
         return Statistics(other.gram, _widened(other.Q, more), _widened(other.counts, more))
 
-    def _settle(self, more: Tensor) -> None:
-        """Count new samples; first make an owed solve unless they make another one due."""
-        counts = self._counts + more
+    def _falls_due(self, counts: Tensor) -> bool:
+        """Whether these new counts make a solve due; an owed one is made first unless they do."""
         total = int(counts.sum())
-        doubled = bool((counts >= 2 * self._solved)[more > 0].any())  # a first sample doubles none
+        doubled = bool((counts >= 2 * self._solved)[counts > self._counts].any())  # a first doubles none
         if doubled or total - int(self._solved.sum()) > self._refresh * total:
-            self._due = True
-            self._solved = counts
-        else:
-            self._solve_if_due()
-        self._counts = self._counts + more
+            return True
+        self._solve_if_due()
+        return False
+
+    def _take_over(self, Q: Tensor, counts: Tensor, *, due: bool) -> None:
+        """Have these sums from here on. Fails in no place, so that all of it happens."""
+        self._fresh = None
+        self._Q, self._counts = Q, counts
+        if due:
+            self._due, self._solved = True, counts
 
     def _replace(self, left: Statistics) -> None:
         """Take over the statistics that erasing leaves, once they have been shown to be possible."""
@@ -313,9 +338,8 @@ class RidgeHead:
     def _solve_if_due(self) -> None:
         if not self._due:
             return
-        self._due = False
-        self._solved = self._counts.clone()
         self._W, self._b = self._weights()
+        self._solved, self._due = self._counts, False
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         """W [D, C] and b [C] of all that is known now; what another closed form on these sums replaces."""

@@ -15,6 +15,7 @@ from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.fused import fuse
 from streamcl.learners.guesses import finite
 from streamcl.learners.optimizer_state import export_moments, import_moments
+from streamcl.learners.whole import Undo
 from streamcl.lora import Adapters
 from streamcl.protocols import State
 
@@ -99,6 +100,21 @@ class AdaptedBranch:
         self.adapters.consolidate(self.generator)
         self._optimizer.state.clear()
 
+    def kept(self) -> Undo:
+        """What takes back all that learning one batch changes, bit for bit; 0.4 ms while it adapts."""
+        head = self.head.kept()
+        if self.settled:
+            return head
+        state = self._training_state()
+
+        def undo() -> None:
+            head()
+            for row in reversed(range(len(state["probe"]["bias"]), self.probe.classes)):
+                self.probe.drop(row, self._optimizer)
+            self._load_training(state)
+
+        return undo
+
     def drop_class(self, column: int) -> None:
         """Lose a class column; raises ForgettingError while its samples are in the statistics."""
         self.head.drop_class(column)
@@ -123,9 +139,16 @@ class AdaptedBranch:
 
     def state_dict(self) -> State:
         """Adapters, statistics and, until it is settled, what training goes on from."""
+        return {"head": self.head.state_dict(), **self._training_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the branch that returned `state`."""
+        self.head.load_state_dict(state["head"])
+        self._load_training(state)
+
+    def _training_state(self) -> State:
         state: State = {
             "adapters": self.adapters.export_state(),
-            "head": self.head.state_dict(),
             "left": self._left,
             "stale": list(self._stale),
             "generator": self.generator.get_state().numpy().copy(),
@@ -135,12 +158,10 @@ class AdaptedBranch:
         moments = export_moments(self._optimizer, self._parameters())
         return {**state, "probe": self.probe.export_state(), "moments": moments}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the branch that returned `state`."""
+    def _load_training(self, state: Mapping[str, Any]) -> None:
         self._left = int(state["left"])
         self._stale = tuple(state["stale"])
         self.adapters.import_state(state["adapters"])
-        self.head.load_state_dict(state["head"])
         self.generator.set_state(torch.from_numpy(state["generator"].copy()))
         if not self.settled:
             self.probe.grow(len(state["probe"]["bias"]), self._optimizer)

@@ -16,6 +16,7 @@ from streamcl.learners.classes import ClassIndex
 from streamcl.learners.fused import FrozenReader
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.ridge import ROWS, RidgeLearner
+from streamcl.learners.whole import put_back, whole
 from streamcl.protocols import State
 
 
@@ -109,13 +110,16 @@ class HybridLearner:
         if not finite(features) or (adapted is not None and not finite(adapted)):
             return Lesson(predicted, shown, learned=False)
         adapting = self.adapted is not None and not self.adapted.settled
-        if not self._learn_adapted(views, adapted, rows, targets, len(index)):
-            return Lesson(predicted, shown, learned=False)
+        undos = [part.kept() for part in (self.adapted, self.exact) if part is not None]
+        with whole(*undos):
+            if not self._learn_adapted(views, adapted, rows, targets, len(index)):
+                put_back(*undos)
+                return Lesson(predicted, shown, learned=False)
+            self.exact.add(features[rows], targets, index)
+            known = targets < scores.shape[1]
+            self._calibration.update(scores[rows][known], targets[known])
         if adapting:
             self._adapted_until = batch.end
-        known = targets < scores.shape[1]
-        self._calibration.update(scores[rows][known], targets[known])
-        self.exact.add(features[rows], targets, index)
         return Lesson(predicted, shown)
 
     def consolidate(self) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.classes import ClassIndex
 from streamcl.learners.fused import FrozenReader, Reader
 from streamcl.learners.guesses import finite, guesses, surprise
+from streamcl.learners.whole import Undo, whole
 from streamcl.protocols import State
 
 ROWS = 8
@@ -82,10 +83,24 @@ class RidgeLearner:
         return Lesson(predicted, shown)
 
     def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:
-        """Add features [B, D] of targets [B], columns of `index`, which knows all that this learner does."""
-        self._index = index
-        self.head.grow(len(index))
-        self.head.update(features, targets)
+        """Add features [B, D] of targets [B], columns of `index`, which knows all that this learner does.
+
+        Where it fails nothing has changed.
+        """
+        with whole(self.kept()):
+            self._index = index
+            self.head.grow(len(index))
+            self.head.update(features, targets)
+
+    def kept(self) -> Undo:
+        """What takes back one `add` that comes next, bit for bit."""
+        index, head = self._index, self.head.kept()
+
+        def undo() -> None:
+            self._index = index
+            head()
+
+        return undo
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: sums have no adapters to settle."""

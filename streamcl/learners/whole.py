@@ -1,0 +1,25 @@
+"""A learning step happens whole or not at all: what takes one back where it fails half-way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+Undo: TypeAlias = Callable[[], None]
+
+
+@contextmanager
+def whole(*undos: Undo) -> Iterator[None]:
+    """Run the body; where it raises, a lack of memory say, take it back by all the `undos` and raise on."""
+    try:
+        yield
+    except Exception:
+        put_back(*undos)
+        raise
+
+
+def put_back(*undos: Undo) -> None:
+    """Call all of them, in order."""
+    for undo in undos:
+        undo()
