@@ -16,6 +16,7 @@ from streamcl.config_models import (
     ByClass,
     ByPlugin,
     Hybrid,
+    Mixed,
     NearestMean,
     OnlineLora,
     RidgeOptions,
@@ -27,17 +28,21 @@ from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.dropped_adapter import DroppedAdapter
 from streamcl.forgetting.gs_lora import GSLoRA
 from streamcl.forgetting.head_rows import HeadRows
+from streamcl.forgetting.mixed_privacy import AllUsers, MixedPrivacy
 from streamcl.forgetting.nothing import Nothing
 from streamcl.forgetting.orders import order
 from streamcl.forgetting.protocol import Method
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
+from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.fused import fused_width, spread_blocks
 from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.mixed import MixedLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.tangents import TangentReader
 from streamcl.protocols import Learner, ShiftDetector, Sink, Source
 from streamcl.randomness import capture_generators
 from streamcl.shift import build_detector, detector_names
@@ -112,6 +117,8 @@ def build_learner(config: RunConfig, backbone: Backbone, compute: Compute) -> Le
         return _closed_form(config, options, backbone, compute)
     if isinstance(options, Hybrid):
         return _hybrid(config, options, backbone, compute)
+    if isinstance(options, Mixed):
+        return _mixed(config, options, backbone, compute)
     return build_baseline(options, backbone, compute, config.seed)
 
 
@@ -146,7 +153,9 @@ def _blocks(config: RunConfig, named: list[int] | None, backbone: Backbone) -> l
     return blocks
 
 
-def _hybrid(config: RunConfig, options: Hybrid, backbone: Backbone, compute: Compute) -> HybridLearner:
+def _hybrid(
+    config: RunConfig, options: Hybrid | Mixed, backbone: Backbone, compute: Compute
+) -> HybridLearner:
     ridge, lora = options.ridge, options.lora
     exact = _closed_form(config, ridge, backbone, compute)
     if lora.adapt == 0:
@@ -177,6 +186,24 @@ def _hybrid(config: RunConfig, options: Hybrid, backbone: Backbone, compute: Com
     return HybridLearner(exact, adapted)
 
 
+def _mixed(config: RunConfig, options: Mixed, backbone: Backbone, compute: Compute) -> MixedLearner:
+    core, users = _hybrid(config, options, backbone, compute), options.users
+    tangents = None
+    if core.adapted is not None and users.tangents:
+        tangents = TangentReader(core.adapted, width=users.tangents, blocks=users.blocks, seed=config.seed)
+    frozen = fused_width(backbone, [max(_blocks(config, options.ridge.blocks, backbone))])
+    weights = UserWeights(
+        1 + frozen + (0 if tangents is None else tangents.width),
+        shrinkage=users.shrinkage,
+        noise=users.noise,
+        scale=1.0 if core.adapted is None else 2.0,  # the core's scores are the sum of so many regressions
+        refresh=options.ridge.refresh,
+        cohorts=users.cohorts,
+        device=compute.device,
+    )
+    return MixedLearner(core, weights, tangents, frozen=frozen)
+
+
 def build_shift(config: RunConfig) -> ShiftDetector:
     """The shift detector that the configuration names."""
     options = config.shift
@@ -196,7 +223,15 @@ def build_shift(config: RunConfig) -> ShiftDetector:
 
 def build_methods() -> list[Method]:
     """The ways to forget, of equal guarantees the one to take first."""
-    return [Nothing(), ClosedForm(), DroppedAdapter(), HeadRows(), GSLoRA(None)]
+    return [
+        Nothing(),
+        AllUsers(),
+        ClosedForm(),
+        DroppedAdapter(),
+        MixedPrivacy(),
+        HeadRows(),
+        GSLoRA(None),
+    ]
 
 
 def build_schedule(config: RunConfig) -> list[ForgetRequest]:
@@ -219,6 +254,7 @@ def _order(config: RunConfig, number: int) -> ForgetRequest:
             guarantee=options.guarantee,
             method=options.method,
             relearn=options.relearn,
+            all_users=options.all_users,
             label=label,
             subject=subject,
             domain=domain,
@@ -320,6 +356,7 @@ def known_names(kind: str) -> Iterable[tuple[str, str]]:
                 ("hybrid", "the default"),
                 ("online_lora", "the paper's"),
                 ("ridge", "closed form, no gradients"),
+                ("mixed", "mixed privacy: core samples train all, users a linear part"),
                 ("ncm", "closed form: nearest class mean"),
                 ("slda", "closed form: streaming discriminant analysis"),
                 ("frozen_linear", "baseline: linear head by SGD"),

@@ -386,6 +386,46 @@ class Hybrid(Options):
     lora: HybridAdapterOptions = Field(HybridAdapterOptions(), description="The adapted branch.")
 
 
+class UserOptions(Options):
+    """What samples of users train: weights that are linear around the core's (arXiv 2012.13431)."""
+
+    tangents: int = Field(
+        256, ge=0, le=16_384, description="Width of the sketch of LoRA's tangent features; 0: none of them."
+    )
+    blocks: int = Field(3, ge=1, le=512, description="Last blocks whose LoRA is linearised.")
+    shrinkage: float = Field(
+        300.0,
+        gt=0,
+        le=1e9,
+        description="Ridge of each feature: its variance times so many samples.",
+        json_schema_extra=WARN,
+    )
+    noise: float = Field(
+        1e-3,
+        ge=0,
+        le=1e3,
+        description="Standard deviation of the noise on the weights in use, in units of 1 / their feature's; "
+        "0: none, and no bound.",
+        json_schema_extra=WARN,
+    )
+    cohorts: int = Field(
+        64,
+        ge=0,
+        le=100_000,
+        description="Subjects whose sums are kept apart; later ones are forgotten by their samples only.",
+        json_schema_extra=WARN,
+    )
+
+
+class Mixed(Options):
+    """Mixed privacy: a hybrid that only core samples train, and the users' linear part on top."""
+
+    name: Literal["mixed"] = Field("mixed", description="Core samples train all, users a linear part.")
+    ridge: HybridRidgeOptions = Field(HybridRidgeOptions(), description="The core's closed-form branch.")
+    lora: HybridAdapterOptions = Field(HybridAdapterOptions(), description="The core's adapted branch.")
+    users: UserOptions = Field(UserOptions(), description="The users' part.")
+
+
 class NearestMean(Options):
     """The nearest class mean on frozen features (iCaRL's rule, arXiv 1611.07725): no gradients."""
 
@@ -473,6 +513,7 @@ LearnerOptions: TypeAlias = Annotated[
     Annotated[OnlineLora, Tag("online_lora")]
     | Annotated[Ridge, Tag("ridge")]
     | Annotated[Hybrid, Tag("hybrid")]
+    | Annotated[Mixed, Tag("mixed")]
     | Annotated[NearestMean, Tag("ncm")]
     | Annotated[StreamingLda, Tag("slda")]
     | Annotated[FrozenLinear, Tag("frozen_linear")]
@@ -625,6 +666,7 @@ class ForgetOptions(Options):
     at: int = Field(0, ge=0, lt=2**62, description="Carried out before the first batch at or past it.")
     class_: str | int | None = Field(None, alias="class", description="A class, all of it.")
     subject: str | int | None = Field(None, description="Everything of a subject.")
+    all_users: bool = Field(False, description="Every sample whose privacy is user.")
     ids: list[str | int] | None = Field(None, min_length=1, description="Samples by their ids.")
     id_pattern: str | None = Field(
         None,
@@ -649,6 +691,10 @@ class ForgetOptions(Options):
         narrow = [self.ids, self.id_pattern, self.domain, self.offsets]
         if self.class_ is not None and any(each is not None for each in (self.subject, *narrow)):
             raise PydanticCustomError("both", "'class' stands alone: a class is forgotten whole")
+        if self.all_users:
+            if any(each is not None for each in (self.class_, self.subject, *narrow)):
+                raise PydanticCustomError("both", "'all_users' stands alone")
+            return self
         if self.class_ is None and self.subject is None and not any(each is not None for each in narrow):
             raise PydanticCustomError(
                 "none", "needs one of 'class', 'subject', 'ids', 'id_pattern', 'domain' and 'offsets'"

@@ -96,6 +96,7 @@ class ForgetRequest:
     `samples` may carry the samples themselves where the source cannot bring them back.
     `deadline` is a wall-clock instant in seconds since the epoch, for the receipt only. `relearn` says what
     happens when the stream brings back what was erased: "deny" drops it, "allow" learns it anew.
+    `all_users`, of kind "subject", names no subject but every sample whose privacy is "user".
     """
 
     id: str
@@ -103,6 +104,7 @@ class ForgetRequest:
     offset: int
     label: str | None = None
     subject: str | None = None
+    all_users: bool = False
     selector: Selector = field(default_factory=Selector)
     samples: tuple[Sample, ...] = ()
     key: str | None = None

@@ -17,6 +17,7 @@ from streamcl.errors import ConfigError, ForgettingError
 @click.argument("run", type=RUN)
 @click.option("--class", "label", help="Forget a class: the concept goes, not only the samples.")
 @click.option("--subject", help="Forget everything of a subject.")
+@click.option("--all-users", is_flag=True, help="Forget every sample whose privacy is user.")
 @click.option(
     "--ids",
     "ids_file",
@@ -75,7 +76,7 @@ def _submitted(run: Path, ids_file: Path | None, options: dict[str, Any]) -> str
     from streamcl.forgetting.orders import body_of, order
     from streamcl.ledger import LEDGER, Ledger
 
-    what = {name: value for name, value in options.items() if value is not None}
+    what = {name: value for name, value in options.items() if value not in (None, False)}
     if ids_file is not None:
         with click.open_file(str(ids_file), encoding="utf-8") as lines:
             what["ids"] = [line.strip() for line in lines if line.strip()]

@@ -15,6 +15,7 @@ from streamcl.ledger_file import LedgerFile
 LINEAGE = "lineage.sqlite"
 """The file's name in a run directory."""
 
+LEARNED, PRIVATE = 1, 2  # bits of the column `learned`
 WAITING = 4096  # samples kept in memory before they are written
 SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
@@ -59,7 +60,7 @@ class Lineage:
                     sample.label,
                     self._digest("subject", sample.subject),
                     self._digest("domain", sample.domain),
-                    learned and sample.label is not None,
+                    LEARNED * (learned and sample.label is not None) + PRIVATE * (sample.privacy == "user"),
                     segment,
                     self.content(sample.image),
                 )
@@ -86,14 +87,14 @@ class Lineage:
         """The traces that the request selects, in the order of the stream; `learned`: those learned only."""
         self.flush()
         where, values = self._condition(request)
-        where += " AND learned" if learned else ""
+        where += f" AND learned & {LEARNED}" if learned else ""
         after = -1
         while rows := self._file.query(
             f"SELECT {COLUMNS} FROM samples WHERE offset > ? AND {where} ORDER BY offset LIMIT ?",
             *(after, *values, size),
         ):
             after = rows[-1][0]
-            yield [Trace(o, i, label, bool(done), s, c) for o, i, label, done, s, c in rows]
+            yield [_trace(row) for row in rows]
 
     def count(self, request: ForgetRequest, *, learned: bool) -> int:
         """How many traces the request selects."""
@@ -131,6 +132,8 @@ class Lineage:
     def _condition(self, request: ForgetRequest) -> tuple[str, tuple[Any, ...]]:
         if request.kind == "class":
             return "label = ?", (request.label,)
+        if request.all_users:
+            return f"learned & {PRIVATE}", ()
         if request.kind == "subject":
             return "subject = ?", (self._digest("subject", request.subject),)
         chosen = request.selector
@@ -160,3 +163,8 @@ class Lineage:
 
     def _digest(self, kind: str, value: str | None) -> bytes | None:
         return None if value is None else self._file.digest(kind, value)
+
+
+def _trace(row: tuple[Any, ...]) -> Trace:
+    offset, name, label, bits, segment, content = row
+    return Trace(offset, name, label, bool(bits & LEARNED), segment, content, bool(bits & PRIVATE))

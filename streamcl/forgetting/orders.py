@@ -16,8 +16,8 @@ from streamcl.events import ForgetRequest, Guarantee, Kind, Relearn, Sample, Sel
 
 NAME_LIMIT = 1000  # letters of an id, a subject or a class
 FIELDS = (
-    *("id", "key", "kind", "offset", "label", "subject", "ids", "id_pattern", "domain", "offsets"),
-    *("samples", "deadline", "guarantee", "method", "relearn"),
+    *("id", "key", "kind", "offset", "label", "subject", "all_users", "ids", "id_pattern", "domain"),
+    *("offsets", "samples", "deadline", "guarantee", "method", "relearn"),
 )
 
 
@@ -25,6 +25,7 @@ def order(
     *,
     label: str | None = None,
     subject: str | None = None,
+    all_users: bool = False,
     ids: Sequence[str] = (),
     id_pattern: str | None = None,
     domain: str | None = None,
@@ -40,13 +41,17 @@ def order(
 ) -> ForgetRequest:
     """A checked request; its kind follows from what it names.
 
-    A class alone is kind "class", a subject alone "subject"; ids, a pattern of ids, a domain or an offset
-    range make it "samples", narrowed down by a subject where one is named too. offset: carried out before the
-    first batch at or past it; 0 is at once. Raises ForgettingError with the reason.
+    A class alone is kind "class", a subject alone or all users "subject"; ids, a pattern of ids, a domain or
+    an offset range make it "samples", narrowed down by a subject where one is named too. offset: carried out
+    before the first batch at or past it; 0 is at once. Raises ForgettingError with the reason.
     """
     narrow = bool(ids or samples) or any(each is not None for each in (id_pattern, domain, offsets))
     kind: Kind = (
-        "class" if label is not None else "subject" if subject is not None and not narrow else "samples"
+        "class"
+        if label is not None
+        else "subject"
+        if all_users or (subject is not None and not narrow)
+        else "samples"
     )
     body = {
         "id": id or f"request-{secrets.token_hex(8)}",
@@ -55,6 +60,7 @@ def order(
         "offset": offset,
         "label": label,
         "subject": subject,
+        "all_users": all_users,
         "ids": [*dict.fromkeys([*ids, *(sample.id for sample in samples)])],
         "id_pattern": id_pattern,
         "domain": domain,
@@ -83,6 +89,7 @@ def body_of(request: ForgetRequest) -> dict[str, Any]:
         "offset": request.offset,
         "label": request.label,
         "subject": request.subject if request.kind != "samples" else selector.subject,
+        "all_users": request.all_users,
         "ids": list(selector.ids),
         "id_pattern": selector.id_pattern,
         "domain": selector.domain,
@@ -98,7 +105,7 @@ def body_of(request: ForgetRequest) -> dict[str, Any]:
 def order_from(body: Mapping[str, Any]) -> ForgetRequest:
     """The request in a JSON object. Raises ForgettingError, saying what is wrong with which field."""
     _check_fields(body)
-    kind, given = body["kind"], {name for name in _CHOOSING if body.get(name) not in (None, [])}
+    kind, given = body["kind"], {name for name in _CHOOSING if body.get(name) not in (None, [], False)}
     if wrong := _mismatch(kind, given):
         raise ForgettingError(
             wrong, hint="name one class, one subject, or ids, their pattern, a domain or offsets"
@@ -109,6 +116,7 @@ def order_from(body: Mapping[str, Any]) -> ForgetRequest:
         offset=body.get("offset") or 0,
         label=body.get("label"),
         subject=body.get("subject") if kind == "subject" else None,
+        all_users=bool(body.get("all_users")),
         selector=_selector(body) if kind == "samples" else Selector(),
         samples=tuple(_unpacked(packed) for packed in body.get("samples") or ()),
         key=body.get("key"),
@@ -130,18 +138,19 @@ def _selector(body: Mapping[str, Any]) -> Selector:
     )
 
 
-_CHOOSING = ("label", "subject", "ids", "id_pattern", "domain", "offsets")
+_CHOOSING = ("label", "subject", "all_users", "ids", "id_pattern", "domain", "offsets")
 
 
 def _mismatch(kind: Any, given: set[str]) -> str | None:
     match kind:
         case "class" if given != {"label"}:
             return f"a request of kind class names a class and nothing else, this one names {_list(given)}"
-        case "subject" if given != {"subject"}:
+        case "subject" if given not in ({"subject"}, {"all_users"}):
             return (
-                f"a request of kind subject names a subject and nothing else, this one names {_list(given)}"
+                "a request of kind subject names a subject, or all users, and nothing else, "
+                f"this one names {_list(given)}"
             )
-        case "samples" if "label" in given or not given:
+        case "samples" if given & {"label", "all_users"} or not given:
             chosen = "ids, an id_pattern, a subject, a domain or offsets"
             return f"a request of kind samples names {chosen}, not {_list(given)}"
         case "class" | "subject" | "samples":
@@ -192,6 +201,7 @@ _RULES: tuple[tuple[str, Any, str], ...] = (
     ("key", lambda v: v is None or _is_name(v), "a string, or left out"),
     ("label", lambda v: v is None or _is_name(v), "a class's name, or left out"),
     ("subject", lambda v: v is None or _is_name(v), "a subject's name, or left out"),
+    ("all_users", lambda v: v is None or isinstance(v, bool), "true or false, or left out"),
     ("domain", lambda v: v is None or _is_name(v), "a domain's name, or left out"),
     ("ids", lambda v: v is None or (isinstance(v, list | tuple) and all(map(_is_name, v))), "a list of ids"),
     ("id_pattern", lambda v: v is None or _is_name(v), "letters of an id with * and ?, or left out"),

@@ -24,7 +24,7 @@ class Trace:
 
     offset: its place in the stream, unlike its id never twice the same. label: that it was learned with.
     learned: False where it was only predicted. segment: shifts found before it. content: a salted hash of
-    the pixels.
+    the pixels. private: whether its privacy was "user".
     """
 
     offset: int
@@ -33,6 +33,7 @@ class Trace:
     learned: bool
     segment: int
     content: bytes
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from streamcl.events import Batch, ForgetRequest, Refused, Sample
 from streamcl.ledger import Ledger
 
+EVERY_USER = "\0every user"
+"""Stands for a subject when all users were forgotten; no subject has such a name."""
+
 DROPPED = "forgotten"
 """The reason of a record that keeps its place in a batch but nothing else, because a tombstone stands."""
 
@@ -38,17 +41,19 @@ class Tombstones:
             case "class":
                 self._ledger.bury(request.id, "class", [str(request.label)])
             case "subject":
-                self._ledger.bury(request.id, "subject", [str(request.subject)])
+                gone = EVERY_USER if request.all_users else str(request.subject)
+                self._ledger.bury(request.id, "subject", [gone])
         if request.kind != "class":
             self._ledger.bury(request.id, "sample", ids)
 
     def stands_for(self, sample: Sample) -> bool:
-        """Whether the sample, its subject or its class was forgotten."""
+        """Whether the sample, its subject, its class or every user was forgotten."""
         buried = self._ledger.is_tombstoned
         return (
             buried("sample", sample.id)
             or (sample.subject is not None and buried("subject", sample.subject))
             or (sample.label is not None and buried("class", sample.label))
+            or (sample.privacy == "user" and buried("subject", EVERY_USER))
         )
 
     def _is_gone(self, refused: Refused) -> bool:

@@ -57,6 +57,11 @@ class HybridLearner:
         """The frozen backbone that both branches share."""
         return self.exact.backbone
 
+    @property
+    def sharpness(self) -> float:
+        """What scores are multiplied by before the softmax."""
+        return self._calibration.sharpness
+
     def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
         """One guess per sample; changes nothing that decides the future."""
         if not samples:

@@ -1,0 +1,260 @@
+"""The user's part of mixed-privacy learning: a quadratic problem on sums that come out again by cohort.
+
+Golatkar and others (arXiv 2012.13431): core weights are fixed, user weights are linear around them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamcl.errors import ForgettingError
+from streamcl.heads.gram import Gram
+from streamcl.heads.quadratic import Quadratic, columns_of, combined, selected, widened
+from streamcl.heads.ridge import Statistics
+from streamcl.protocols import State
+
+
+class UserWeights:
+    """What users add to the scores, [N, C] = scale (z V + b), on features z [N, D] that never move.
+
+    With L(W) = 1/2 sum |y - z W|^2 + 1/2 sum_j shrinkage var_j |W_j|^2 over centred features and one-hot
+    targets, W is the minimiser over the core's and the users' samples, W_c that over the core's alone, and
+    V = W - W_c + noise: no user, no V. Targets are scaled by the rarity of their class, as in RidgeHead.
+    The noise is N(0, noise^2) for each weight in units of 1 / its feature's standard deviation; its seed is
+    a hash of the users' sums, so the same sums give the same noise, and nobody without them can tell it.
+
+    cohorts: subjects whose sums are kept apart, 8 D (D / 2 + C) bytes each; later ones only add to the total.
+    refresh: share of new samples at which `settle` solves anew, as it does when a class has doubled.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        shrinkage: float = 300.0,
+        noise: float = 1e-3,
+        scale: float = 1.0,
+        refresh: float = 0.1,
+        cohorts: int = 64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.width, self.noise = width, noise
+        self._shrinkage, self._scale, self._refresh, self._limit = shrinkage, scale, refresh, cohorts
+        self._device = torch.device(device)
+        self.core, self.users = self._nothing(), self._nothing()
+        self.cohorts: dict[str, Statistics] = {}
+        self._fresh: _Published | None = None  # of all that is known; only spares a second solve
+        self._used = self._nobody()
+
+    @property
+    def classes(self) -> int:
+        """How many columns there are."""
+        return self.core.Q.shape[1]
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 [C]: the core's and the users' samples of each class."""
+        return self.core.counts + self.users.counts
+
+    def grow(self, classes: int) -> None:
+        """Have at least `classes` columns; the old ones keep their values."""
+        more = classes - self.classes
+        if more <= 0:
+            return
+        self.core, self.users = widened(self.core, more), widened(self.users, more)
+        self.cohorts = {name: widened(each, more) for name, each in self.cohorts.items()}
+        self._used = self._used.select([*range(classes - more), *[-1] * more])
+        self._fresh = None
+
+    def measure(self, z: Tensor, targets: Tensor) -> Statistics:
+        """The sums of these samples alone: z [N, D], targets int64 [N], columns that exist."""
+        rows = z.detach().double()
+        gram = Gram(self.width, self._device)
+        gram.add(rows)
+        Q = rows.new_zeros(self.classes, self.width).index_add_(0, targets, rows).T
+        return Statistics(gram, Q, targets.bincount(minlength=self.classes))
+
+    def add_core(self, share: Statistics) -> None:
+        """Learn core samples."""
+        self.core, self._fresh = combined(self.core, share), None
+
+    def add_users(self, share: Statistics, cohort: str | None) -> None:
+        """Learn samples of one cohort; without a name, or past the limit, they only join the total."""
+        self.users, self._fresh = combined(self.users, share), None
+        if cohort is None or (cohort not in self.cohorts and len(self.cohorts) >= self._limit):
+            return
+        self.cohorts[cohort] = combined(self.cohorts.get(cohort) or self._nothing(), share)
+
+    def settle(self) -> None:
+        """Solve anew where that is due; nothing ever is while there are no users."""
+        if not self.users.total:
+            return
+        counts, solved = self.counts, self._used.counts
+        doubled = bool((counts >= 2 * solved)[counts > solved].any())
+        total = int(counts.sum())
+        if doubled or total - int(solved.sum()) > self._refresh * total:
+            self._used = self._published(self._quadratic().minimiser())
+
+    def scores(self, z: Tensor) -> Tensor:
+        """float64 [N, C] by the weights in use while learning."""
+        return self._used.scores(z.detach().double(), self._scale)
+
+    def exact_scores(self, z: Tensor) -> Tensor:
+        """float64 [N, C] by weights of all that is known; changes no state."""
+        if not self.users.total:
+            return self.scores(z)
+        if self._fresh is None:
+            self._fresh = self._published(self._quadratic().minimiser())
+        return self._fresh.scores(z.detach().double(), self._scale)
+
+    def forget_cohort(self, name: str) -> Mapping[str, Any]:
+        """Take a cohort's sums out and make the Newton step to the minimiser of what remains.
+
+        The figures are those of `remaining` information: w - w_r* is H_r^-1 times the gradient of what
+        remains, at the weights before and after the step. Raises ForgettingError, and changes nothing, where
+        no sums were kept of it.
+        """
+        if name not in self.cohorts:
+            raise ForgettingError("no sums of that cohort are kept")
+        return self.remove(None, {name: self.cohorts[name]}, self.cohorts[name])
+
+    def remove(
+        self, core: Statistics | None, cohorts: Mapping[str, Statistics], users: Statistics | None
+    ) -> Mapping[str, Any]:
+        """Take these sums out of the core's, of the cohorts' own and of all users', then step as above.
+
+        Raises ForgettingError, and changes nothing, where they cannot be in them.
+        """
+        before = self._used.W
+        kept = self.core if core is None else self._without(self.core, core)
+        left = self.users if users is None else self._without(self.users, users)
+        apart = {name: self._without(self.cohorts[name], each) for name, each in cohorts.items()}
+        self.core, self.users, self._fresh = kept, left, None
+        self.cohorts |= apart
+        self.cohorts = {name: each for name, each in self.cohorts.items() if each.total}
+        figures: dict[str, Any] = {"noise": self.noise, "user_samples_left": self.users.total}
+        if not self.users.total:
+            self._used = self._nobody()
+            return {**figures, "bound_nats": 0.0}
+        problem = self._quadratic()
+        after = problem.newton(before)
+        self._used = self._published(after)
+        return {
+            **figures,
+            "newton_distance": float(problem.distance(after).abs().max()),
+            "bound_nats": problem.nats(after, self.noise),
+            "nats_without_the_step": problem.nats(before, self.noise),
+        }
+
+    def forget_users(self) -> None:
+        """Lose every user at once: the weights are zero, as if there had never been one."""
+        self.users, self.cohorts = self._nothing(self.classes), {}
+        self._used, self._fresh = self._nobody(), None
+
+    def select(self, columns: Sequence[int]) -> None:
+        """Keep these class columns, in this order; a column that goes must have no samples left."""
+        gone = [i for i in range(self.classes) if i not in set(columns)]
+        if gone and int(self.counts[gone].sum()):
+            raise ForgettingError("a class is to go that still has samples in the user sums")
+        self.core, self.users = selected(self.core, columns), selected(self.users, columns)
+        self.cohorts = {name: selected(each, columns) for name, each in self.cohorts.items()}
+        self._used, self._fresh = self._used.select(columns), None
+
+    def state_dict(self) -> State:
+        """The sums, and the weights in use with the counts that they belong to."""
+        return {
+            "core": _exported(self.core),
+            "users": _exported(self.users),
+            "cohorts": {name: _exported(each) for name, each in self.cohorts.items()},
+            "used": {
+                name: getattr(self._used, name).cpu().numpy().copy() for name in ("W", "V", "b", "counts")
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the weights that returned `state`."""
+        self.core, self.users = self._imported(state["core"]), self._imported(state["users"])
+        self.cohorts = {name: self._imported(each) for name, each in state["cohorts"].items()}
+        used = {
+            name: torch.tensor(np.asarray(value)).to(self._device) for name, value in state["used"].items()
+        }
+        self._used, self._fresh = _Published(**used), None
+
+    def _quadratic(self) -> Quadratic:
+        return Quadratic(combined(self.core, self.users), self._shrinkage)
+
+    def _published(self, W: Tensor) -> _Published:
+        """What is used of W: the core's own minimiser is taken off, noise is put on."""
+        problem, core = self._quadratic(), Quadratic(self.core, self._shrinkage)
+        noisy = W + self._noise(problem)
+        base = core.minimiser()
+        return _Published(W, noisy - base, problem.intercept(noisy) - core.intercept(base), self.counts)
+
+    def _noise(self, problem: Quadratic) -> Tensor:
+        """[D, C], from a generator that the users' sums seed; none where a weight is held at zero."""
+        digest = hashlib.sha256(self.users.Q.cpu().numpy().tobytes()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+        drawn = torch.randn(self.width, self.classes, generator=generator, dtype=torch.float64)
+        return self.noise * drawn.to(self._device) * problem.unit[:, None] * problem.present
+
+    def _without(self, sums: Statistics, share: Statistics) -> Statistics:
+        """sums - share, once that has been shown to be possible."""
+        left = combined(sums, share, sign=-1)
+        if bool((left.counts < 0).any()):
+            raise ForgettingError("more samples of a class are to be forgotten than were learned")
+        if not left.total:
+            return self._nothing(self.classes)
+        left.Q[:, left.counts == 0] = 0.0
+        lower = left.gram.lower(ridge=0.5 * sums.gram.trace / self.width * 1e-6)
+        if int(torch.linalg.cholesky_ex(lower)[1]):
+            raise ForgettingError(
+                "an eigenvalue of what remains would be negative: these are not in the sums"
+            )
+        return left
+
+    def _nothing(self, classes: int = 0) -> Statistics:
+        Q = torch.zeros(self.width, classes, dtype=torch.float64, device=self._device)
+        counts = torch.zeros(classes, dtype=torch.int64, device=self._device)
+        return Statistics(Gram(self.width, self._device), Q, counts)
+
+    def _nobody(self) -> _Published:
+        none = self._nothing(self.classes if hasattr(self, "core") else 0)
+        return _Published(none.Q, none.Q.clone(), none.Q[0].clone(), none.counts)
+
+    def _imported(self, state: Mapping[str, Any]) -> Statistics:
+        gram = Gram(self.width, self._device)
+        gram.load_state_dict(state["gram"])
+        Q, counts = (torch.tensor(np.asarray(state[name])).to(self._device) for name in ("Q", "counts"))
+        return Statistics(gram, Q, counts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Published:
+    """W: the minimiser without noise. V [D, C], b [C]: what scores are made of. counts: solved for these."""
+
+    W: Tensor
+    V: Tensor
+    b: Tensor
+    counts: Tensor
+
+    def scores(self, z: Tensor, scale: float) -> Tensor:
+        return scale * (z @ self.V + self.b)
+
+    def select(self, columns: Sequence[int]) -> _Published:
+        """These columns in this order; -1 is a new one, all zero."""
+        return _Published(*(columns_of(each, columns) for each in (self.W, self.V, self.b, self.counts)))
+
+
+def _exported(sums: Statistics) -> State:
+    arrays = {"Q": sums.Q, "counts": sums.counts}
+    return {
+        "gram": sums.gram.state_dict(),
+        **{name: array.cpu().numpy().copy() for name, array in arrays.items()},
+    }
