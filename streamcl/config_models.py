@@ -392,7 +392,7 @@ class UserOptions(Options):
     tangents: int = Field(
         256, ge=0, le=16_384, description="Width of the sketch of LoRA's tangent features; 0: none of them."
     )
-    blocks: int = Field(3, ge=1, le=512, description="Last blocks whose LoRA is linearised.")
+    blocks: int = Field(1, ge=1, le=512, description="Last blocks whose LoRA is linearised.")
     shrinkage: float = Field(
         300.0,
         gt=0,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from streamcl.learners.adapted import AdaptedBranch
+from streamcl.lora import LoRALinear
 
 
 class TangentReader:
@@ -24,7 +25,7 @@ class TangentReader:
     sample is mapped to depends on nothing but the sample and the settled branch.
     """
 
-    def __init__(self, branch: AdaptedBranch, *, width: int, blocks: int = 3, seed: int = 0) -> None:
+    def __init__(self, branch: AdaptedBranch, *, width: int, blocks: int = 1, seed: int = 0) -> None:
         self.branch = branch
         self.width = width
         adapters, backbone = branch.adapters, branch.backbone
@@ -79,7 +80,7 @@ class TangentReader:
 
     @staticmethod
     @torch.no_grad()
-    def _slope(layer: torch.nn.Module, given: Tensor, slope: Tensor) -> Tensor:
+    def _slope(layer: LoRALinear, given: Tensor, slope: Tensor) -> Tensor:
         """dg/dB_q and dg/dB_v [B, 2 o r], from a layer's input [B, ..., d] and the slope of its output."""
         rank, down = layer.rank, layer.lora_A.detach().float()
         h = given.flatten(1, -2).float() @ down.T  # [B, N, 2r]: A_q x beside A_v x
