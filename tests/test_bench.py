@@ -182,6 +182,30 @@ def test_an_image_is_read_once_by_all_cells(images, tmp_path, monkeypatch):
     assert alone["holdout"]["A_Last"] == figures[0]
 
 
+def test_an_image_is_read_once_by_all_hybrids(images, tmp_path, monkeypatch):
+    lora = {"adapt": 24, "first_block": 0}
+    two = {
+        f"steps_{steps}": {
+            "run": {"learner": {"name": "hybrid", "lora": {**lora, "steps": steps}, "ridge": {"blocks": [1]}}}
+        }
+        for steps in (1, 2)
+    }
+    shared, read = Shared(), []
+    own = FrozenReader.read
+    monkeypatch.setattr(
+        FrozenReader,
+        "read",
+        lambda self, samples, cut: read.extend(s.id for s in samples) or own(self, samples, cut),
+    )
+    chosen = cells(suite(images, learners=two), tmp_path)
+    figures = [run_cell(cell, shared, lambda message: None)["holdout"]["A_Last"] for cell in chosen]
+    assert len(read) == len(set(read)) == 80
+    alone = run_cell(
+        replace(chosen[1], config=elsewhere(chosen[1], tmp_path)), Shared(), lambda message: None
+    )
+    assert alone["holdout"]["A_Last"] == figures[1]
+
+
 def elsewhere(cell, tmp_path):
     return cell.config.model_copy(update={"run_dir": str(tmp_path / "elsewhere")})
 

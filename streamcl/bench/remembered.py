@@ -1,32 +1,63 @@
-"""Frozen features kept by sample id, so that cells of one process compute each image's once."""
+"""Frozen features kept by image, so that cells of one process compute each image's once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from streamcl.config import RunConfig
 from streamcl.events import Sample
-from streamcl.learners.fused import FrozenReader, Reader
+from streamcl.learners.fused import FrozenReader, PrefixReader, Reader
+from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.ridge import ROWS
 from streamcl.protocols import Learner
+
+Kept = tuple[Tensor, ...]
+"""Of one sample: its features [F] and, where a branch begins on the way, each view's tokens there [N, d]."""
 
 
 class Remembered:
     """A reader that asks the one inside only for samples it has not read yet. `kept` is shared by cells."""
 
-    def __init__(self, reader: Reader, kept: dict[str, Tensor]) -> None:
+    def __init__(self, reader: Reader, kept: dict[str, Kept]) -> None:
         self._reader = reader
         self._kept = kept
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, F] of B samples."""
-        fresh = list({sample.id: sample for sample in samples if sample.id not in self._kept}.values())
+        rows = self._rows(samples, lambda fresh: [self._reader(fresh)])
+        return torch.stack([row[0] for row in rows])
+
+    def _rows(self, samples: Sequence[Sample], read: Callable[[list[Sample]], list[Tensor]]) -> list[Kept]:
+        """What is kept of each sample, in order, once the new ones have been read, filled up to ROWS."""
+        keys = [_key(sample) for sample in samples]
+        fresh = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in self._kept}
         if fresh:
-            for sample, features in zip(fresh, self._reader(fresh), strict=True):
-                self._kept[sample.id] = features.clone()
-        return torch.stack([self._kept[sample.id] for sample in samples])
+            new = list(fresh.values())
+            columns = read([*new, *[new[-1]] * (-len(new) % ROWS)])
+            for number, key in enumerate(fresh):
+                self._kept[key] = tuple(column[number].clone() for column in columns)
+        return [self._kept[key] for key in keys]
+
+
+class RememberedPrefix(Remembered):
+    """One for a learner with a branch that begins at block `cut`: the tokens there are kept as well."""
+
+    _reader: PrefixReader
+
+    def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
+        """The features [B, F], and the tokens that block `cut` is given, for each view."""
+
+        def inside(fresh: Sequence[Sample]) -> list[Tensor]:
+            features, views = self._reader.read(fresh, cut)
+            return [features, *views]
+
+        features, *views = zip(*self._rows(samples, inside), strict=True)
+        return torch.stack(features), [torch.stack(view) for view in views]
 
 
 class Memory:
@@ -34,15 +65,24 @@ class Memory:
 
     def __init__(self) -> None:
         self._source = ""
-        self._kept: dict[str, dict[str, Tensor]] = {}
+        self._kept: dict[str, dict[str, Kept]] = {}
 
     def lend(self, learner: Learner, config: RunConfig) -> None:
         """Have a learner with a frozen reader read through the memory; others stay as they are."""
-        reader = getattr(learner, "reader", None)
+        branch = learner.adapted if isinstance(learner, HybridLearner) else None
+        holder: Any = learner.exact if isinstance(learner, HybridLearner) else learner
+        reader = getattr(holder, "reader", None)
         if not isinstance(reader, FrozenReader):
             return
-        source = f"{config.source.model_dump_json()} {config.source.args.get('seed', config.seed)}"
+        source = config.source.model_dump_json()
         if source != self._source:
             self._source, self._kept = source, {}
-        key = f"{reader.backbone.fingerprint} {reader.blocks} {reader.views} {reader.compute}"
-        learner.reader = Remembered(reader, self._kept.setdefault(key, {}))  # type: ignore[attr-defined]
+        first = None if branch is None else branch.adapters.first_block
+        key = f"{reader.backbone.fingerprint} {reader.blocks} {reader.views} {reader.compute} {first}"
+        kept = self._kept.setdefault(key, {})
+        holder.reader = Remembered(reader, kept) if branch is None else RememberedPrefix(reader, kept)
+
+
+def _key(sample: Sample) -> str:
+    """Tells an image from all others of a source, one drawn for another seed under the same id among them."""
+    return f"{sample.id} {crc32(sample.image.tobytes())}"

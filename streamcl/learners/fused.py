@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -53,6 +53,15 @@ class Reader(Protocol):
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, F], for ever the same for the same sample."""
+        ...
+
+
+@runtime_checkable
+class PrefixReader(Reader, Protocol):
+    """A reader that also gives what comes out on the way, for a branch that begins there."""
+
+    def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
+        """The features [B, F], and the tokens [B, N, d] that block `cut` is given, for each view."""
         ...
 
 

@@ -13,7 +13,7 @@ from streamcl.events import Batch, Guess, Lesson, Sample
 from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.calibration import Calibration
 from streamcl.learners.classes import ClassIndex
-from streamcl.learners.fused import FrozenReader
+from streamcl.learners.fused import PrefixReader
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.ridge import ROWS, RidgeLearner
 from streamcl.learners.whole import put_back, whole
@@ -213,7 +213,7 @@ class HybridLearner:
         The tokens are of the batch filled up to a multiple of ROWS, as `RidgeLearner.features` fills it.
         """
         reader = self.exact.reader
-        if self.adapted is None or not isinstance(reader, FrozenReader):
+        if self.adapted is None or not isinstance(reader, PrefixReader):
             return self.exact.features(samples), []
         padded = [*samples, *[samples[-1]] * (-len(samples) % ROWS)]
         features, views = reader.read(padded, self.adapted.adapters.first_block)
