@@ -22,15 +22,25 @@ QUICK = Plan(references=16, rate=0.05, deals=299, looked_at=200)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run over 200 pictures of 4 classes, every tenth with a wrong label, and 50 held-out ones."""
     folder = tmp_path_factory.mktemp("audited")
+    with open_run(
+        configuration(folder, {"name": "ridge", "relative_lambda": 0.001}), report=lambda _: None
+    ) as run:
+        for _ in run:
+            pass
+        run.finish()
+    return folder / "run"
+
+
+def configuration(folder, learner):
+    """A run over 200 pictures of 4 classes, every tenth with a wrong label, and 50 held-out ones."""
     labels = np.arange(250) % 4
     images = np.stack([picture(LABELS[label], number) for number, label in enumerate(labels)])
     taught = np.where(np.arange(250) % 10 == 3, (labels + 1) % 4, labels)
     split = (np.arange(250) >= 200).astype(np.int64)
     path = folder / "pictures.npz"
     np.savez(path, x=images, y=np.where(split, labels, taught), split=split)
-    config = {
+    return {
         "name": "audited",
         "run_dir": str(folder / "run"),
         "source": {"name": "npz", "args": {"path": str(path)}},
@@ -39,15 +49,12 @@ def finished(tmp_path_factory):
         "backbone": {
             **{"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT},
         },
-        "learner": {"name": "ridge", "relative_lambda": 0.001},
+        "learner": learner,
+        "shift": "none",
+        "threads": 1,
         "checkpoint": {"every": 96},
         "precision": "32-true",
     }
-    with open_run(config, report=lambda _: None) as run:
-        for _ in run:
-            pass
-        run.finish()
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +119,38 @@ def test_an_unknown_request_names_those_that_are_known(forgotten):
     with pytest.raises(ForgettingError, match="no receipt of an erasure by the request 'other'") as caught:
         adapter.audit_run(forgotten, request="other")
     assert "thirty" in caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    """The default learner over the pictures: adapted on the first 48, then asked to forget 30 later ones."""
+    folder = tmp_path_factory.mktemp("hybrid")
+    config = configuration(folder, {"name": "hybrid", "lora": {"adapt": 48}})
+    with open_run(config, report=lambda _: None) as run:
+        for _ in run:
+            pass
+        run.forget(offsets=(100, 130), id="thirty")
+        run.processor.forget()
+        assert run.learner.adapted is not None
+    return folder / "run"
+
+
+def test_the_sum_of_a_hybrids_heads_is_audited_beside_references_that_share_its_adapters(hybrid):
+    told = []
+    report = adapter.audit_run(hybrid, plan=QUICK, tell=told.append)
+    assert told == [], "the beginning learned again is bit-equal, and every sample is found"
+    assert report.sums < 1e-9
+    assert report.counts["retain"] == 170
+    assert report.verdict != "fail", text_table(report)
+
+
+def test_a_hybrid_that_forgot_in_its_exact_head_alone_is_seen(hybrid, monkeypatch):
+    learner, config = adapter.load_learner(hybrid, report=print)
+    with closing(adapter.build_source(config)) as source:
+        samples = [sample for batch in source for sample in batch.samples][100:130]
+    _, kept = learner.measure(samples)
+    learner.adapted.head.merge(kept)
+    monkeypatch.setattr(adapter, "load_learner", lambda folder, *, report: (learner, config))
+    report = adapter.audit_run(hybrid, plan=QUICK, tell=print)
+    assert report.sums > 1e-3
+    assert report.verdict == "fail" or not report.unforgotten_seen, text_table(report)

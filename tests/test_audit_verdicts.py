@@ -7,17 +7,17 @@ import pytest
 import torch
 from audit_material import LAMBDA, form, masked, noisy, one_class, retrained, with_share
 
-from streamcl.audit import Audited, Plan, audit, html_section, text_table
+from streamcl.audit import Audited, Examples, Plan, audit, html_section, text_table
+from streamcl.audit.models import combined, form_of
 from streamcl.audit.saved import read_audit, save_audit
 from streamcl.errors import ForgettingError
 
 SEEDS = range(3)
 
 
-def examined(material, audited, seed=0, **plan):
-    return audit(
-        material, audited, relative_lambda=LAMBDA, plan=Plan(**{"references": 32, "seed": seed} | plan)
-    )
+def examined(material, audited, seed=0, *, widths=(), **plan):
+    plan = Plan(**{"references": 32, "seed": seed} | plan)
+    return audit(material, audited, relative_lambda=LAMBDA, widths=widths, plan=plan)
 
 
 def wrong(report):
@@ -153,3 +153,39 @@ def test_nothing_to_audit_with_is_said():
         Audited()
     with pytest.raises(ValueError, match="too few"):
         Plan(references=3)
+
+
+def two_heads(seed: int):
+    """Two heads on features of their own; a base that every model has learned in both."""
+    one, two = noisy(seed), noisy(seed, width=60)
+    both = [
+        Examples(torch.cat([a.features, b.features], dim=1), a.labels)
+        for a, b in ((one.retain, two.retain), (one.forget, two.forget), (one.test, two.test))
+    ]
+    shape = form_of((120, 60), one.columns, relative_lambda=LAMBDA)
+    below, above = (both[0].at(torch.arange(200) < 40), both[0].at(torch.arange(200) >= 40))
+    return replace(one, retain=above, forget=both[1], test=both[2], base=shape.measure(below)), shape
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_sum_of_two_heads_is_audited_as_one(seed):
+    material, shape = two_heads(seed)
+    retrained_sums = combined(shape.measure(material.retain), material.base)
+    kept = shape.measure(material.forget)
+    report = examined(material, Audited(statistics=retrained_sums), seed, widths=(120, 60))
+    assert report.verdict == "pass", text_table(report)
+    assert report.counts["retain"] == 200
+    half = (retrained_sums[0], combined(retrained_sums, kept)[1])
+    for sums in (combined(retrained_sums, kept), half):
+        report = examined(material, Audited(statistics=sums), seed, widths=(120, 60))
+        assert report.verdict == "fail", "forgotten in neither head, or in the first alone"
+        assert report.sums > 1e-3
+
+
+def test_two_heads_decide_by_the_sum_of_their_scores():
+    material, shape = two_heads(0)
+    sums = combined(shape.measure(material.retain), material.base)
+    parts = [form_of((w,), 5, relative_lambda=LAMBDA).solve(s) for w, s in zip((120, 60), sums, strict=True)]
+    h = material.test.features
+    expected = parts[0](h[:, :120]) + parts[1](h[:, 120:])
+    torch.testing.assert_close(shape.solve(sums)(h), expected)

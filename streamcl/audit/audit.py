@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +13,9 @@ from streamcl.audit import interclass, relearn
 from streamcl.audit.bench import Bench, Plan, shuffled
 from streamcl.audit.compare import by_memorisation, failing, findings
 from streamcl.audit.judge import Finding, beside, judged
-from streamcl.audit.material import Audited, Material
-from streamcl.audit.models import disagreement
+from streamcl.audit.material import Audited, Material, Sums
+from streamcl.audit.models import disagreement, form_of
 from streamcl.audit.report import AuditReport
-from streamcl.heads.ridge import Statistics
 
 
 def audit(
@@ -24,15 +24,21 @@ def audit(
     *,
     relative_lambda: float,
     shrinkage: float | None = None,
+    widths: Sequence[int] = (),
     plan: Plan | None = None,
 ) -> AuditReport:
-    """Judge an erasure from a closed-form head beside models retrained without the data.
+    """Judge an erasure from a closed form beside models retrained without the data.
 
-    relative_lambda, shrinkage: the head's. Raises ForgettingError where the audited sums cannot be solved.
+    relative_lambda, shrinkage: the head's. widths: of the features of each head, side by side in the
+    material, where the learner adds up the scores of several. Raises ForgettingError where the audited
+    sums cannot be solved.
     """
     began = time.perf_counter()
     plan = plan or Plan()
-    bench = Bench(material, plan, relative_lambda, shrinkage)
+    form = form_of(
+        widths or (material.width,), material.columns, relative_lambda=relative_lambda, shrinkage=shrinkage
+    )
+    bench = Bench(material, plan, form)
     groups = bench.groups(audited)
     control = judged(findings(groups, groups.unforgotten, plan.deals), plan.rate)
     shown = {each.measure: each.value for each in control}
@@ -42,7 +48,7 @@ def audit(
     names = ("audited", "references", "unforgotten")
     return AuditReport(
         kind="samples" if material.gone is None else "class",
-        counts={name: len(getattr(material, name)) for name in ("retain", "forget", "test")},
+        counts=material.counts,
         models={name: len(getattr(groups, name)) for name in names},
         left_out=plan.left_out,
         rate=plan.rate,
@@ -56,14 +62,14 @@ def audit(
     )
 
 
-def _taught(bench: Bench, known: Statistics | None) -> list[Finding]:
+def _taught(bench: Bench, known: Sums | None) -> list[Finding]:
     """The measures that teach models something and look what comes of it; they need the audited sums."""
     if known is None:
         return []
     return [*_interclass(bench, known), *_relearned(bench, known)]
 
 
-def _interclass(bench: Bench, known: Statistics) -> list[Finding]:
+def _interclass(bench: Bench, known: Sums) -> list[Finding]:
     material, form = bench.material, bench.form
     model = form.solve(bench.retained)
     swap = interclass.most_confused(model, material.retain, material.test, bench.plan.seed)
@@ -76,7 +82,7 @@ def _interclass(bench: Bench, known: Statistics) -> list[Finding]:
     return [beside("interclass confusion", after, references, before, step=step, paper=interclass.PAPER)]
 
 
-def _relearned(bench: Bench, known: Statistics) -> list[Finding]:
+def _relearned(bench: Bench, known: Sums) -> list[Finding]:
     form, check = bench.form, bench.material.unseen
     if check is None or not len(check):
         return []

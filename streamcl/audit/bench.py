@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from streamcl.audit.answers import Group, Groups, Probes
-from streamcl.audit.material import Audited, Examples, Flags, Material, Scorer, drawn
-from streamcl.audit.models import ClosedForm, combined, leave_outs, leaving_out
-from streamcl.heads.ridge import Statistics
+from streamcl.audit.material import Audited, Examples, Flags, Material, Scorer, Sums, drawn
+from streamcl.audit.models import Form, combined, leave_outs, leaving_out
 
 FEW = 8
 """Models of a kind where each costs several solves, and under which a group is no distribution."""
@@ -45,14 +44,11 @@ class Plan:
 class Bench:
     """Makes the models of an audit and asks them, on at most `looked_at` samples of each kind."""
 
-    def __init__(
-        self, material: Material, plan: Plan, relative_lambda: float, shrinkage: float | None = None
-    ) -> None:
-        self.material, self.plan = material, plan
-        self.form = ClosedForm(
-            material.width, material.columns, relative_lambda=relative_lambda, shrinkage=shrinkage
-        )
+    def __init__(self, material: Material, plan: Plan, form: Form) -> None:
+        self.material, self.plan, self.form = material, plan, form
         self.retained = self.form.measure(material.retain)
+        if material.base is not None:
+            self.retained = combined(self.retained, material.base)
         self.unforgotten_sums = combined(self.retained, self.form.measure(material.forget))
         self._rng = np.random.default_rng(plan.seed)
         kinds = (material.forget, material.retain, material.test)
@@ -74,13 +70,13 @@ class Bench:
             group = self._probes.ask([audited.scorer], everything)
         return Groups(group, references, unforgotten, retrained, self.material.gone)
 
-    def few(self, sums: Statistics, without: Tensor) -> Iterator[Statistics]:
+    def few(self, sums: Sums, without: Tensor) -> Iterator[Sums]:
         """A few models' sums, each without these rows of the retained samples and a share of the others."""
         left_out = self._draw(FEW)
         left_out[:, without] = True
         return leaving_out(self.form, sums, self.material.retain, left_out)
 
-    def _ask(self, sums: Statistics, count: int, *, mask: bool = False) -> Group:
+    def _ask(self, sums: Sums, count: int, *, mask: bool = False) -> Group:
         """Models of these sums without a share of the retained samples each.
 
         mask: without the name of a forgotten class, which the sums may still hold.
@@ -89,7 +85,7 @@ class Bench:
         member: Flags = ~left_out[:, self._looked_at].numpy()
         return self._probes.ask(self._models(sums, left_out, mask=mask), member)
 
-    def _models(self, sums: Statistics, left_out: Tensor, *, mask: bool) -> Iterator[Scorer]:
+    def _models(self, sums: Sums, left_out: Tensor, *, mask: bool) -> Iterator[Scorer]:
         for each in leaving_out(self.form, sums, self.material.retain, left_out):
             yield self.form.solve(each).without(self.material.gone if mask else None)
 

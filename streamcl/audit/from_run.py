@@ -13,7 +13,8 @@ from torch import Tensor
 
 from streamcl.audit.audit import audit
 from streamcl.audit.bench import Plan
-from streamcl.audit.material import Audited, Examples, Material
+from streamcl.audit.closed_forms import Beginning, ClosedForms, closed_forms
+from streamcl.audit.material import Audited, Examples, Material, Sums
 from streamcl.audit.report import AuditReport
 from streamcl.build import build_source
 from streamcl.config import RunConfig
@@ -22,11 +23,8 @@ from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.receipt import read_chain
-from streamcl.heads.gram import Gram
-from streamcl.heads.ridge import RidgeHead, Statistics
-from streamcl.learners.ridge import RidgeLearner
 from streamcl.ledger import LEDGER, Ledger
-from streamcl.protocols import Learner, Source
+from streamcl.protocols import Source
 from streamcl.runs import load_learner
 
 Tell = Callable[[str], None]
@@ -37,47 +35,44 @@ PORTION = 64  # samples that go through the backbone together
 def audit_run(
     folder: Path, *, request: str | None = None, plan: Plan | None = None, tell: Tell = print
 ) -> AuditReport:
-    """Audit one erasure of a run (the last one where none is named) by its closed-form head.
+    """Audit one erasure of a run (the last one where none is named) by its closed-form heads.
 
     The forgotten samples are found by the receipt's salted hashes in the stream, which is read again from
-    its beginning; nothing of it is written. Raises ForgettingError where there is no such receipt or the
+    its beginning; nothing of it is written. Where a hybrid kept its adapted branch, the sum of both heads is
+    audited: references share the settled adapters, and the beginning, in which these moved, is learned again.
+    Raises ForgettingError where there is no such receipt or the
     learner has no closed-form head, SourceError where the stream cannot be read.
     """
     receipt = _receipt(folder, request)
     learner, config = load_learner(folder, report=tell)
-    exact = closed_form_part(learner)
+    forms = closed_forms(learner)
     options = _ridge_options(config)
+    beginning = None if forms.hybrid is None else Beginning(forms.hybrid, config)
     with closing(build_source(config)) as source:
         if not source.replayable:
             raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
         with Ledger(folder / LEDGER) as ledger:
-            sorted_out = _sort_out(source, exact, _kept(folder), _Scope(receipt, ledger.fingerprint))
-        held = [sample for part in source.info.holdout for sample in part.samples]
-        material, columns = _material(sorted_out, _labelled(held, exact), exact.classes, receipt["kind"])
+            scope = _Scope(receipt, ledger.fingerprint)
+            retained, forgotten = _sort_out(source, forms, _kept(folder), scope, beginning)
+        held = _labelled([sample for part in source.info.holdout for sample in part.samples], forms)
+    columns = _columns(forms.exact.classes, retained, forgotten)
+    base = None if beginning is None else beginning.sums(columns)
+    if beginning is not None and (apart := beginning.difference()):
+        tell(f"the beginning learned again gives adapters that differ by {apart:.0e} from the run's")
+    material = _material((retained, forgotten, held), columns, receipt["kind"], base)
     expected = receipt["scope"]["learned"]
     if len(material.forget) != expected:
         tell(f"{len(material.forget)} of {expected} forgotten samples were found in the stream")
-    statistics = _aligned(exact.head.statistics, columns)
     return replace(
         audit(
             material,
-            Audited(statistics=statistics),
+            Audited(statistics=forms.sums(columns)),
+            widths=forms.widths,
             relative_lambda=options.relative_lambda,
             shrinkage=options.shrinkage,
             plan=plan,
         ),
         request=receipt["request"],
-    )
-
-
-def closed_form_part(learner: Learner) -> RidgeLearner:
-    """The learner, or the part of it, that is a ridge head on fixed features."""
-    for part in (learner, *vars(learner).values()):
-        if isinstance(part, RidgeLearner) and isinstance(part.head, RidgeHead):
-            return part
-    raise ForgettingError(
-        "this learner has no closed-form head, so no references can be made of sums",
-        hint="compare it with retrained models through streamcl.audit.compare",
     )
 
 
@@ -144,28 +139,44 @@ def _kept(folder: Path) -> dict[int, str]:
 
 
 def _sort_out(
-    source: Source, learner: RidgeLearner, kept: Mapping[int, str], scope: _Scope
+    source: Source,
+    forms: ClosedForms,
+    kept: Mapping[int, str],
+    scope: _Scope,
+    beginning: Beginning | None,
 ) -> tuple[_Found, _Found]:
-    """What was retained and what was forgotten, from the stream's beginning to where either ends."""
+    """What was retained and what was forgotten, from the stream's beginning to where either ends.
+
+    What a beginning is needed for goes there, and is in neither.
+    """
     retained, forgotten = _Found(), _Found()
     end = max([*kept, scope.end - 1])
     for batch in source:
         if not isinstance(batch, Batch):
             continue
-        for pairs in _portions(list(_placed(batch))):
-            stays = [(sample, kept[offset]) for offset, sample in pairs if offset in kept]
-            goes = [
-                (sample, str(sample.label))
-                for offset, sample in pairs
-                if offset not in kept and scope.holds(offset, sample)
-            ]
-            for found, chosen in ((retained, stays), (forgotten, goes)):
-                if chosen:
-                    features = _mapped(learner, [sample for sample, _ in chosen])
-                    found.add(features, [label for _, label in chosen])
+        if beginning is not None and batch.offset < forms.moved_until:
+            beginning.learn(batch, kept)
+        else:
+            _sort(batch, forms, kept, scope, (retained, forgotten))
         if batch.end > end:
             break
     return retained, forgotten
+
+
+def _sort(
+    batch: Batch, forms: ClosedForms, kept: Mapping[int, str], scope: _Scope, into: tuple[_Found, _Found]
+) -> None:
+    for pairs in _portions(list(_placed(batch))):
+        stays = [(sample, kept[offset]) for offset, sample in pairs if offset in kept]
+        goes = [
+            (sample, str(sample.label))
+            for offset, sample in pairs
+            if offset not in kept and scope.holds(offset, sample)
+        ]
+        for found, chosen in zip(into, (stays, goes), strict=True):
+            if chosen:
+                features = forms.features([sample for sample, _ in chosen])
+                found.add(features, [label for _, label in chosen])
 
 
 def _placed(batch: Batch) -> Iterator[tuple[int, Sample]]:
@@ -179,44 +190,35 @@ def _portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         yield items[start : start + PORTION]
 
 
-def _labelled(samples: Sequence[Sample], learner: RidgeLearner) -> _Found:
+def _labelled(samples: Sequence[Sample], forms: ClosedForms) -> _Found:
     found = _Found()
     for portion in _portions([sample for sample in samples if sample.label is not None]):
-        found.add(_mapped(learner, portion), [str(sample.label) for sample in portion])
+        found.add(forms.features(portion), [str(sample.label) for sample in portion])
     return found
 
 
-def _mapped(learner: RidgeLearner, samples: Sequence[Sample]) -> Tensor:
-    """phi as the head sums it: float32 in, float64 out, so float32 loses nothing."""
-    return learner.head.features(learner.features(samples)).float()
+def _columns(classes: Sequence[str], *parts: _Found) -> dict[str, int]:
+    """The learner's columns, then those of classes that are gone."""
+    names = dict.fromkeys([*classes, *(label for part in parts for label in part.labels)])
+    return {name: i for i, name in enumerate(names)}
 
 
 def _material(
-    sorted_out: tuple[_Found, _Found], held: _Found, classes: Sequence[str], kind: str
-) -> tuple[Material, int]:
-    """The material, and how many columns it has: the learner's, then those of classes that are gone."""
-    retained, forgotten = sorted_out
-    names = [*dict.fromkeys([*classes, *retained.labels, *forgotten.labels])]
-    columns = {name: i for i, name in enumerate(names)}
+    found: tuple[_Found, _Found, _Found], columns: Mapping[str, int], kind: str, base: Sums | None
+) -> Material:
+    retained, forgotten, held = found
     if not forgotten.labels:
         raise ForgettingError("none of the forgotten samples is in the stream any more")
     gone = forgotten.labels[0] if kind == "class" else None
-    known = set(retained.labels) - {gone}
-    material = Material(
+    below = base[0] if isinstance(base, tuple) else base
+    in_base = [] if below is None else [name for name, i in columns.items() if below.counts[i]]
+    known = {*retained.labels, *in_base} - {gone}
+    return Material(
         retained.where(lambda _: True, columns),
         forgotten.where(lambda _: True, columns),
         held.where(lambda label: label in known, columns),
-        len(names),
+        len(columns),
         gone=None if gone is None else columns[gone],
         unseen=None if gone is None else held.where(lambda label: label == gone, columns),
+        base=base,
     )
-    return material, len(names)
-
-
-def _aligned(statistics: Statistics, columns: int) -> Statistics:
-    """A copy on the CPU, widened by columns that it knows nothing of."""
-    gram = Gram(statistics.gram.width)
-    gram.load_state_dict(statistics.gram.state_dict())
-    more = columns - len(statistics.counts)
-    pad = torch.nn.functional.pad
-    return Statistics(gram, pad(statistics.Q.cpu(), (0, more)), pad(statistics.counts.cpu(), (0, more)))

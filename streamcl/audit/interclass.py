@@ -5,7 +5,6 @@ Goel et al., "Towards adversarial evaluations for inexact machine unlearning" (a
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.material import Examples, Floats, Scorer
-from streamcl.audit.models import ClosedForm, Weights
-from streamcl.errors import ForgettingError
-from streamcl.heads.ridge import RidgeHead, Statistics
+from streamcl.audit.material import Examples, Floats, Scorer, Sums
+from streamcl.audit.models import Form, Weights
 
 PAPER = "arXiv 2201.06640"
 MOST = 50  # samples a class whose labels are swapped
@@ -56,25 +53,17 @@ def confusion(model: Weights, swap: Swap) -> float:
     return float((named == other).double().mean())
 
 
-def after_forgetting(form: ClosedForm, models: Iterable[Statistics], swap: Swap) -> tuple[Floats, Floats]:
+def after_forgetting(form: Form, models: Iterable[Sums], swap: Swap) -> tuple[Floats, Floats]:
     """Confusion [M] before and after the swapped samples are forgotten again, by the head's own way.
 
     models: sums that hold the swapped samples neither with their right nor with their wrong labels.
     """
     before, after = [], []
-    for statistics in models:
-        head = form.head()
-        head.merge(statistics)
-        head.update(swap.wrong.features, swap.wrong.labels)
-        before.append(confusion(_weights(head), swap))
-        with contextlib.suppress(ForgettingError):  # what the head refuses to forget stays, and shows
-            head.downdate(swap.wrong.features, swap.wrong.labels)
-        after.append(confusion(_weights(head), swap))
+    for sums in models:
+        taught, erased = form.there_and_back(sums, swap.wrong)
+        before.append(confusion(taught, swap))
+        after.append(confusion(erased, swap))
     return np.array(before), np.array(after)
-
-
-def _weights(head: RidgeHead) -> Weights:
-    return Weights(*head.exact_weights(), torch.tensor(head.counts) > 0)
 
 
 def _drawn_from(labels: Tensor, pair: tuple[int, int], seed: int) -> Tensor:

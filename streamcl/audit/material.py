@@ -20,6 +20,9 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 Scorer: TypeAlias = Callable[[Tensor], Tensor]
 """Class scores [N, C] of features [N, D]; minus infinity for a class that cannot be named."""
 
+Sums: TypeAlias = Statistics | tuple[Statistics, ...]
+"""What a model of one head knows, or of each of several heads whose scores are added."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
@@ -50,6 +53,7 @@ class Material:
     retain: what the audited model has learned and may know. forget: what was erased from it. test: samples
     that no model has learned, of the classes that stay. columns: C. gone: the column of a forgotten class;
     None for requests of kind samples and subject. unseen: held-out samples of that class, for relearn time.
+    base: sums of what every model has learned as well, and none can go without.
     """
 
     retain: Examples
@@ -58,11 +62,23 @@ class Material:
     columns: int
     gone: int | None = None
     unseen: Examples | None = None
+    base: Sums | None = None
 
     def __post_init__(self) -> None:
         for name, found in (("retained", self.retain), ("forgotten", self.forget), ("held-out", self.test)):
             if not len(found):
                 raise ForgettingError(f"there are no {name} samples to audit with")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many samples of each kind there are; those in `base` are retained too."""
+        parts = self.base if isinstance(self.base, tuple) else () if self.base is None else (self.base,)
+        below = parts[0].total if parts else 0
+        return {
+            "retain": len(self.retain) + below,
+            "forget": len(self.forget),
+            "test": len(self.test),
+        }
 
     @property
     def width(self) -> int:
@@ -72,13 +88,13 @@ class Material:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audited:
-    """What is audited: the sums of a closed-form head, or, where it has none, its scores alone.
+    """What is audited: the sums of a closed form (a tuple of them for several heads), or scores alone.
 
     With sums the audit makes as many models of them as there are references, each without a share of the
     retained samples, so that both are draws of one kind; scores alone are one model.
     """
 
-    statistics: Statistics | None = None
+    statistics: Sums | None = None
     scorer: Scorer | None = None
 
     def __post_init__(self) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.material import Examples
+from streamcl.audit.material import Examples, Sums
 from streamcl.errors import ForgettingError
 from streamcl.heads.ridge import RidgeHead, Statistics
 
@@ -35,6 +37,22 @@ class Weights:
         return replace(self, alive=alive)
 
 
+class Form(Protocol):
+    """Makes models from sums, and sums from examples whose features are already mapped."""
+
+    def measure(self, examples: Examples) -> Sums:
+        """The sums of these examples."""
+        ...
+
+    def solve(self, sums: Sums) -> Weights:
+        """The model of these sums. Raises ForgettingError where they cannot be solved."""
+        ...
+
+    def there_and_back(self, sums: Sums, examples: Examples) -> tuple[Weights, Weights]:
+        """The models once the examples were learned on top, and once they were forgotten again."""
+        ...
+
+
 class ClosedForm:
     """Makes ridge models as `RidgeHead` does, from sums over features that are already mapped, float64."""
 
@@ -54,21 +72,91 @@ class ClosedForm:
         """The sums of these examples."""
         return self.head().measure(examples.features, examples.labels)
 
-    def solve(self, statistics: Statistics) -> Weights:
+    def solve(self, sums: Sums) -> Weights:
         """The model of these sums. Raises ForgettingError where they are sums of no samples."""
+        assert isinstance(sums, Statistics)
         head = self.head()
-        head.merge(statistics)
+        head.merge(sums)
         try:
             W, b = head.exact_weights()
         except RuntimeError as error:
             raise ForgettingError(
                 "the audited statistics cannot be solved: more was taken out of them than was in them"
             ) from error
-        return Weights(W, b, statistics.counts > 0)
+        return Weights(W, b, sums.counts > 0)
+
+    def there_and_back(self, sums: Sums, examples: Examples) -> tuple[Weights, Weights]:
+        """By the head's own way of learning and forgetting; what it refuses to forget stays, and shows."""
+        assert isinstance(sums, Statistics)
+        head = self.head()
+        head.merge(sums)
+        head.update(examples.features, examples.labels)
+        taught = _weights(head)
+        with contextlib.suppress(ForgettingError):
+            head.downdate(examples.features, examples.labels)
+        return taught, _weights(head)
 
 
-def combined(one: Statistics, other: Statistics, sign: float = 1.0) -> Statistics:
+class SideBySide:
+    """Models whose scores are the sum of several heads', each on a stretch of the features of its own."""
+
+    def __init__(self, forms: Sequence[ClosedForm]) -> None:
+        self._forms = tuple(forms)
+
+    def measure(self, examples: Examples) -> Sums:
+        """The sums for each head."""
+        pairs = zip(self._forms, self._stretches(examples), strict=True)
+        return tuple(form.measure(part) for form, part in pairs)
+
+    def solve(self, sums: Sums) -> Weights:
+        """One model of all heads."""
+        assert isinstance(sums, tuple)
+        return _side_by_side([form.solve(each) for form, each in zip(self._forms, sums, strict=True)])
+
+    def there_and_back(self, sums: Sums, examples: Examples) -> tuple[Weights, Weights]:
+        """Learned and forgotten again in every head."""
+        assert isinstance(sums, tuple)
+        parts = zip(self._forms, sums, self._stretches(examples), strict=True)
+        both = [form.there_and_back(each, part) for form, each, part in parts]
+        return _side_by_side([one for one, _ in both]), _side_by_side([two for _, two in both])
+
+    def _stretches(self, examples: Examples) -> Iterator[Examples]:
+        start = 0
+        for form in self._forms:
+            yield Examples(examples.features[:, start : start + form.width], examples.labels)
+            start += form.width
+
+
+def form_of(
+    widths: Sequence[int], columns: int, *, relative_lambda: float, shrinkage: float | None = None
+) -> Form:
+    """The form of a head for each width; features are as wide as all of them together."""
+    forms = [
+        ClosedForm(width, columns, relative_lambda=relative_lambda, shrinkage=shrinkage) for width in widths
+    ]
+    return forms[0] if len(forms) == 1 else SideBySide(forms)
+
+
+def _side_by_side(models: Sequence[Weights]) -> Weights:
+    W = torch.cat([model.W for model in models])
+    b = torch.stack([model.b for model in models]).sum(dim=0)
+    return Weights(W, b, torch.stack([model.alive for model in models]).all(dim=0))
+
+
+def _weights(head: RidgeHead) -> Weights:
+    return Weights(*head.exact_weights(), torch.tensor(head.counts) > 0)
+
+
+def combined(one: Sums, other: Sums, sign: float = 1.0) -> Sums:
     """one + sign * other, as fresh sums."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return tuple(_combined(a, b, sign) for a, b in zip(one, other, strict=True))
+    assert isinstance(one, Statistics)
+    assert isinstance(other, Statistics)
+    return _combined(one, other, sign)
+
+
+def _combined(one: Statistics, other: Statistics, sign: float) -> Statistics:
     gram = one.gram.copy()
     gram.add_sum(other.gram, sign)
     return Statistics(gram, one.Q + sign * other.Q, one.counts + int(sign) * other.counts)
@@ -83,16 +171,18 @@ def leave_outs(count: int, samples: int, share: float, rng: np.random.Generator)
     return torch.from_numpy(rows)
 
 
-def leaving_out(
-    form: ClosedForm, statistics: Statistics, retain: Examples, left_out: Tensor
-) -> Iterator[Statistics]:
+def leaving_out(form: Form, sums: Sums, retain: Examples, left_out: Tensor) -> Iterator[Sums]:
     """The sums without the retained examples of each row of left_out, bool [M, N], one after the other."""
     for row in left_out:
-        yield combined(statistics, form.measure(retain.at(row)), -1.0)
+        yield combined(sums, form.measure(retain.at(row)), -1.0)
 
 
-def disagreement(one: Statistics, other: Statistics) -> float:
+def disagreement(one: Sums, other: Sums) -> float:
     """The largest difference of two models' sums, relative to the largest sum."""
-    gram = combined(one, other, -1.0).gram.largest / max(other.gram.largest, 1e-300)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return max(disagreement(a, b) for a, b in zip(one, other, strict=True))
+    assert isinstance(one, Statistics)
+    assert isinstance(other, Statistics)
+    gram = _combined(one, other, -1.0).gram.largest / max(other.gram.largest, 1e-300)
     Q = float((one.Q - other.Q).abs().max() / other.Q.abs().max().clamp_min(1e-300))
     return max(gram, Q)

@@ -53,6 +53,11 @@ class HybridLearner:
         return self.exact.classes
 
     @property
+    def adapted_until(self) -> int:
+        """The stream offset up to which samples have trained the adapters."""
+        return self._adapted_until
+
+    @property
     def backbone(self) -> Any:
         """The frozen backbone that both branches share."""
         return self.exact.backbone
