@@ -48,6 +48,6 @@ def trained_model(
     if not isinstance(options, AdaptedBaselineOptions):
         optimizer: OptimizerOf = functools.partial(torch.optim.SGD, lr=options.learning_rate)
         return TrainedModel(backbone, compute, None, optimizer=optimizer, generator=generator)
-    optimizer = functools.partial(torch.optim.Adam, lr=options.learning_rate)
+    optimizer = functools.partial(torch.optim.Adam, lr=options.learning_rate, fused=True)
     adapters = Adapters(backbone, rank=options.rank, first_block=options.first_block, generator=generator)
     return TrainedModel(backbone, compute, adapters, optimizer=optimizer, generator=generator)

@@ -61,6 +61,8 @@ class Importance:
 
     def penalty(self, parameters: Mapping[str, Tensor], strength: float) -> Tensor:
         """strength / 2 * sum of Omega * theta^2, a scalar with gradients to the parameters."""
+        if not self._consolidations:
+            return torch.zeros(())
         terms = [(omega * parameters[name] ** 2).sum() for name, omega in self._omega.items()]
         return strength / 2 * torch.stack(terms).sum() if terms else torch.zeros(())
 

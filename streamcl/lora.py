@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamcl.adapted_product import AdaptedProduct
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.protocols import State
 
@@ -68,6 +68,7 @@ class LoRALinear(nn.Module):
         self.weight = frozen.weight  # [3o, d]
         self.bias = frozen.bias
         self._frozen = (frozen.weight,)  # in a tuple: the backbone's for good, not a parameter of ours
+        self._cast: Any = None  # W itself, what it was like when it was cast, and the cast W and b
         device = frozen.weight.device
         self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
@@ -75,9 +76,24 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] to [..., 3o]."""
-        y = F.linear(x, self.weight, self.bias)
-        h = F.linear(x, self.lora_A)  # [..., 2r]: A_q x beside A_v x
-        return y.add_(F.linear(h, self._rows()))
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        weight, bias = self._cast_to(dtype)
+        with torch.autocast(kind, enabled=False):
+            A, R = self.lora_A.to(dtype), self._rows().to(dtype)
+            rows = x.to(dtype).reshape(-1, self.in_features)
+            y, _ = AdaptedProduct.apply(rows, weight, bias, A, R)  # type: ignore[no-untyped-call]
+        return torch.as_tensor(y).view(*x.shape[:-1], self.out_features)
+
+    def _cast_to(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """W and b in that dtype. What was cast is kept until W changes: autocast would cast at every call."""
+        if self.weight.dtype == dtype:
+            return self.weight, self.bias
+        key = (dtype, self.weight.device, self.weight._version)
+        if self._cast is None or self._cast[0] is not self.weight or self._cast[1] != key:
+            bias = None if self.bias is None else self.bias.to(dtype)
+            self._cast = (self.weight, key, self.weight.to(dtype), bias)
+        return self._cast[2], self._cast[3]
 
     def _rows(self) -> Tensor:
         """[3o, 2r]: B_q in the q rows over A_q's columns, B_v in the v rows over A_v's, zero elsewhere."""
@@ -158,6 +174,8 @@ class Adapters(nn.Module):
         self.layers = [LoRALinear(backbone.qkv(block), rank, generator) for block in blocks]
         self.blocks = nn.ModuleList(map(_adapted, blocks, self.layers))
         self.block_names = backbone.block_names[first_block:]
+        self._attentions: list[Any] = [block.attn for block in self.blocks]
+        self._fused = [bool(getattr(attention, "fused_attn", False)) for attention in self._attentions]
         self._originals: dict[str, Any] = {}  # by path: the backbone's weight where ours differs
         self.eval()
 
@@ -171,7 +189,13 @@ class Adapters(nn.Module):
         return self._backbone[0]
 
     def run(self, tokens: Tensor) -> list[Tensor]:
-        """Outputs after the blocks first_block .. depth - 1, given the tokens that enter first_block."""
+        """Outputs after the blocks first_block .. depth - 1, given the tokens that enter first_block.
+
+        timm's attention reads `fused_attn` at each call; see `_by_hand` for when it is off.
+        """
+        by_hand = _by_hand(tokens, len(self.blocks), self._attentions[0].num_heads)
+        for block, fused in zip(self._attentions, self._fused, strict=True):
+            block.fused_attn = fused and not by_hand
         return self.backbone.run(tokens, self.first_block, None, list(self.blocks))
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -263,6 +287,23 @@ def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
     if hasattr(copied.attn, "qkv_bias_separate"):
         copied.attn.qkv_bias_separate = True  # else eva reads qkv.weight and never calls the layer
     return copied  # type: ignore[no-any-return]
+
+
+_ROOM = 2**30  # bytes that kept attention maps may take
+
+
+def _by_hand(tokens: Tensor, blocks: int, heads: int) -> bool:
+    """Whether attention is to be made of plain products, which keep the attention maps for the way back.
+
+    On a CPU torch's fused attention with its backward pass takes 3 to 5 times as long in bf16 (64 images of a
+    ViT-S at 26 tokens: 46 ms and 9; 16 of a ViT-B at 197 tokens: 148 and 51); in float32 they are even. It
+    depends on shapes and precision alone, so a resumed run computes as the one before it did.
+    """
+    if not (tokens.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
+        return False
+    batch, count = len(tokens), tokens[0, ..., 0].numel()  # swin's windows are smaller: an upper bound
+    maps = batch * heads * count**2 * blocks
+    return 12 * maps <= _ROOM  # a float32 softmax and its bf16 copies
 
 
 def _layer_state(layer: LoRALinear) -> State:

@@ -54,7 +54,7 @@ class AdaptedBranch:
         self.generator = torch.Generator().manual_seed(seed)
         self.adapters = Adapters(backbone, rank=rank, first_block=first_block, generator=self.generator)
         self.probe = LinearHead(2 * backbone.width, device=backbone.device)
-        self._optimizer = torch.optim.Adam(self._parameters().values(), lr=learning_rate)
+        self._optimizer = torch.optim.Adam(self._parameters().values(), lr=learning_rate, fused=True)
         self._steps = steps
         self._left = adapt
         self._stale: tuple[int, ...] = ()  # per class column, samples learned while the features moved

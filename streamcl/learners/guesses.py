@@ -32,5 +32,11 @@ def surprise(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def finite(*values: Tensor) -> bool:
-    """Whether every element of every tensor is finite."""
-    return all(bool(torch.isfinite(value).all()) for value in values)
+    """Whether every element of every tensor is finite; asks the device once.
+
+    A norm is infinite or NaN where an element is; where only its square is too large, the elements decide.
+    """
+    if not values:
+        return True
+    norms = torch.stack([norm.double() for norm in torch._foreach_norm(list(values))])
+    return bool(norms.isfinite().all()) or all(bool(torch.isfinite(value).all()) for value in values)

@@ -60,7 +60,7 @@ class OnlineLoRALearner:
             backbone,
             compute,
             self.adapters,
-            optimizer=functools.partial(torch.optim.Adam, lr=learning_rate),
+            optimizer=functools.partial(torch.optim.Adam, lr=learning_rate, fused=True),
             generator=self.generator,
         )
         self.head = self.model.head
