@@ -15,7 +15,7 @@ define install
 	touch "$(VENV)/.installed-$(1)"; }
 endef
 
-.PHONY: help demo demo-icons install install-test install-lint test test-slow lint types check generated clean
+.PHONY: help demo demo-icons install install-test install-lint test test-slow test-faults lint types check generated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -40,6 +40,9 @@ test: install-test  ## install what the tests need and run them
 
 test-slow: install-test  ## the tests that take longer
 	"$(BIN)/python" -m pytest -m slow
+
+test-faults: install-test  ## crash and fault cases alone, those that take longer too
+	"$(BIN)/python" -m pytest -m faults -n auto --dist loadfile
 
 lint: install-lint  ## ruff, checks and format
 	"$(BIN)/ruff" check .

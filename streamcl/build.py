@@ -22,7 +22,7 @@ from streamcl.config_models import (
     RidgeOptions,
     StreamingLda,
 )
-from streamcl.errors import ConfigError, ForgettingError, SourceError, StreamclError
+from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.dropped_adapter import DroppedAdapter
@@ -304,28 +304,18 @@ def _plain_source(config: RunConfig) -> Source:
 
 
 def _own_source(config: RunConfig) -> IterableSource:
-    """The user's own stream, once it has said what it knows of itself; what that raises is its failure."""
+    """The user's own stream."""
     options, policy = config.source, config.source.policy
-    try:
-        source = IterableSource.of(
-            str(options.class_),
-            options.args,
-            batch_size=config.batch_size,
-            policy=_record_policy(config),
-            columns=options.columns,
-            deterministic=options.deterministic,
-            retries=policy.retries,
-            backoff=policy.retry_delay,
-        )
-        told = source.info, source.replayable
-    except StreamclError:
-        raise
-    except Exception as error:
-        raise SourceError(
-            f"{options.class_} cannot say what it is: {type(error).__name__}: {error}"
-        ) from error
-    assert told
-    return source
+    return IterableSource.of(
+        str(options.class_),
+        options.args,
+        batch_size=config.batch_size,
+        policy=_record_policy(config),
+        columns=options.columns,
+        deterministic=options.deterministic,
+        retries=policy.retries,
+        backoff=policy.retry_delay,
+    )
 
 
 def _scenario(config: RunConfig) -> catalogue.Scenario | None:

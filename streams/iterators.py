@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -70,7 +71,8 @@ class IterableSource:
         self._reader: Reader | None = None
         self._made = self._first_made()
         self._fresh = True
-        self._class_names = label_names(self._made, columns)
+        with self._asked():
+            self._class_names = label_names(self._made, columns)
         self._begin(Mark(0, 0, 0, None), taken=0, offset=0, classes=[])
 
     @classmethod
@@ -81,13 +83,15 @@ class IterableSource:
     @cached_property
     def info(self) -> StreamInfo:
         """What the user's object says of itself: `classes`, `shifts`, `holdout`, and a certain length."""
-        return info_of(self._made, self._name, self._policy, self._columns)
+        with self._asked():
+            return info_of(self._made, self._name, self._policy, self._columns)
 
     @property
     def replayable(self) -> bool:
         """Whether the user's object can be read by index, keeps its own state, or is deterministic."""
         if self._reader is None:
-            self._reader = self._opened()
+            with self._asked():
+                self._reader = self._opened()
         return self._reader.replayable
 
     def __iter__(self) -> Iterator[Event]:
@@ -282,6 +286,18 @@ class IterableSource:
         return SourceError(
             f"{self._name} failed at offset {self._conversion.offset}{tried}: {type(error).__name__}: {error}"
         )
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """What the user's object raises while it is asked about itself is a failure of the source."""
+        try:
+            yield
+        except StreamclError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise SourceError(
+                f"{self._name} cannot say what it is: {type(error).__name__}: {error}"
+            ) from error
 
     def _first_made(self) -> Any:
         try:
