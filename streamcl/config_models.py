@@ -767,6 +767,11 @@ class RunConfig(Options):
         "only report it, or do not test.",
         json_schema_extra=SAFE,
     )
+    statistics: Literal["per_class", "per_subject"] | None = Field(
+        None,
+        description="Sums kept on disk for each class or each subject, which can then be forgotten exactly "
+        "without their samples; null: none. For ridge, slda and hybrid.",
+    )
     max_skipped: int = Field(
         10,
         ge=1,
@@ -797,6 +802,18 @@ class RunConfig(Options):
         if faults:
             raise ValidationError.from_exception_data("RunConfig", faults)
         return learner
+
+    @field_validator("statistics")
+    @classmethod
+    def _sums_to_keep(cls, statistics: str | None, info: ValidationInfo) -> str | None:
+        learner = info.data.get("learner")
+        if statistics is not None and not isinstance(learner, RidgeOptions | Hybrid | None):
+            raise PydanticCustomError(
+                "conflict",
+                "{learner} has no sums of squares to keep; take ridge, slda or hybrid, or leave it out",
+                {"learner": str(getattr(learner, "name", "it"))},
+            )
+        return statistics
 
     def refuse(self, path: str, message: str) -> ConfigError:
         """An error (to be raised) about the option at `path`, such as "learner.rank", with its place.

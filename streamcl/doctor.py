@@ -14,6 +14,7 @@ import yaml
 from streamcl import files
 from streamcl.checkpoint import Damage, list_checkpoints, verify
 from streamcl.errors import CheckpointError, ForgettingError
+from streamcl.forgetting.kept import STATISTICS, examined
 from streamcl.ledger import LEDGER, Ledger
 from streamcl.run_lock import holder_of
 
@@ -45,7 +46,7 @@ def examine(run_dir: Path) -> list[Finding]:
     if not run_dir.is_dir():
         return [Finding("error", ".", f"{run_dir} is not a folder", "name the directory of a run")]
     examinations: tuple[Callable[[Path], Iterator[Finding]], ...] = (
-        _lock, _config, _checkpoints, _temporaries, _logs, _summary, _ledger, _space,
+        _lock, _config, _checkpoints, _temporaries, _logs, _summary, _ledger, _statistics, _space,
     )  # fmt: skip
     return [finding for examination in examinations for finding in examination(run_dir)]
 
@@ -184,6 +185,18 @@ def _ledger(run_dir: Path) -> Iterator[Finding]:
             yield Finding("error", LEDGER, f"request {entry.id!r} failed: {entry.reason}")
         elif entry.body is not None and entry.progress == "done":
             yield Finding("warning", LEDGER, f"request {entry.id!r} is done but still holds what it said")
+
+
+def _statistics(run_dir: Path) -> Iterator[Finding]:
+    path = run_dir / STATISTICS
+    if not path.exists():
+        return
+    try:
+        cohorts, blocks, size = examined(path)
+    except ForgettingError as error:
+        yield Finding("error", STATISTICS, str(error), "restore it, with the checkpoints, from a backup")
+        return
+    yield Finding("ok", STATISTICS, f"sums of {cohorts} classes or subjects, {blocks} blocks, {size} bytes")
 
 
 def _space(run_dir: Path) -> Iterator[Finding]:

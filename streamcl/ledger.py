@@ -75,11 +75,12 @@ class Ledger:
         key = self._file.digest("key", request if fields.get("key") is None else _name(fields, "key"))
         digest = self._digest(fields)
         with self._file.transaction() as run:
-            run(
-                "INSERT OR IGNORE INTO requests (id, key, digest, body, progress, received)"
-                " VALUES (?, ?, ?, ?, 'received', ?)",
-                (request, key, digest, body, self._clock()),
-            )
+            if not run("SELECT 1 FROM requests WHERE key = ? OR id = ?", (key, request)).fetchall():
+                run(  # only then: an insertion that is ignored would use up a position
+                    "INSERT INTO requests (id, key, digest, body, progress, received)"
+                    " VALUES (?, ?, ?, ?, 'received', ?)",
+                    (request, key, digest, body, self._clock()),
+                )
         self._read_pending()
         found = self._file.query(
             "SELECT position, digest FROM requests WHERE key = ? OR id = ?", key, request

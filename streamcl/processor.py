@@ -118,6 +118,10 @@ class Forgetting(Stateful, Protocol):
         """Make what was noted durable."""
         ...
 
+    def begin(self) -> None:
+        """Start with a stream of which nothing has passed."""
+        ...
+
     def rewind(self, offset: int) -> None:
         """Give up what was noted at or after an offset."""
         ...
@@ -226,7 +230,7 @@ class StreamProcessor:
         """Start with empty logs and a first commit, so that there is always something to go back to."""
         self._sink.load_state_dict({})
         if self._forgetter is not None:
-            self._forgetter.rewind(0)
+            self._forgetter.begin()
         info = self.source.info
         self._log(
             "start",

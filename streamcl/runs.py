@@ -32,8 +32,10 @@ from streamcl.errors import CheckpointError, ConfigError
 from streamcl.evaluation import Examiner
 from streamcl.events import Prediction
 from streamcl.forgetting.forgetter import Belongings, Forgetter
+from streamcl.forgetting.kept import STATISTICS, Kept
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.orders import order
+from streamcl.forgetting.protocol import Telling
 from streamcl.forgetting.sealing import Sealing
 from streamcl.gallery import Gallery
 from streamcl.learners.hybrid import HybridLearner
@@ -363,7 +365,24 @@ def _forgetter(settings: RunConfig, belongings: Belongings, stack: ExitStack) ->
     if settings.on_relapse != "ignore":
         held_out = HeldOut(belongings.source.info.holdout)
         belongings.monitor = Relapse(ledger.erased_by, held_out, settings.on_relapse)
+    belongings.kept = _kept(settings, belongings, lineage, stack)
     return Forgetter(belongings, ledger, lineage, build_methods(), schedule=build_schedule(settings))
+
+
+def _kept(settings: RunConfig, belongings: Belongings, lineage: Lineage, stack: ExitStack) -> Kept | None:
+    """The statistics by class or subject, told of all that the learner adds; None where not asked for."""
+    learner = belongings.learner
+    if settings.statistics is None or not isinstance(learner, Telling):
+        return None
+    kept = Kept(
+        belongings.folder / STATISTICS,
+        "class" if settings.statistics == "per_class" else "subject",
+        digest=lineage.digest,
+        keep=settings.checkpoint.keep if settings.checkpoint else 0,
+    )
+    stack.callback(kept.close)
+    learner.listen(kept.take)
+    return kept
 
 
 def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from streamcl.checkpoint import Checkpoints
 from streamcl.errors import ForgettingError
 from streamcl.evaluation import Examiner
@@ -11,6 +13,7 @@ from streamcl.events import HoldoutPart
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.forgetter import Belongings, Forgetter
 from streamcl.forgetting.head_rows import HeadRows
+from streamcl.forgetting.kept import STATISTICS, Kept
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.nothing import Nothing
 from streamcl.forgetting.sealing import Sealing
@@ -52,6 +55,64 @@ class ForgettingLearner(FakeLearner):
     def drop_class(self, name):
         if self._counts.pop(name):
             raise ForgettingError("it still has samples")
+
+
+class TellingLearner(ForgettingLearner):
+    """Its sums are numbers, and it tells what it adds to them; which samples they were cannot be read off."""
+
+    widths = (3,)
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.gram = np.zeros((3, 3))
+        self.listener = lambda samples, rows: None
+
+    def listen(self, listener):
+        self.listener = listener
+
+    def rows(self, samples):
+        return (np.array([[1.0, int(s.id) % 7, int(s.id) % 5] for s in samples]),)
+
+    def learn(self, batch):
+        lesson = super().learn(batch)
+        (rows,) = self.rows(batch.samples)
+        self.gram += rows.T @ rows
+        self.consumed = []
+        self.listener(batch.samples, [rows])
+        return lesson
+
+    def measure(self, samples):
+        labels = [s.label for s in samples]
+        sums = {name: (labels.count(name), np.zeros(3)) for name in dict.fromkeys(labels)}
+        return self.gathered([[(self.rows(samples)[0], sums)]])
+
+    def gathered(self, parts):
+        gram, counts = np.zeros((3, 3)), {}
+        for rows, sums in parts[0]:
+            gram += rows.T @ rows
+            for name, (count, _) in sums.items():
+                counts[name] = counts.get(name, 0) + count
+        return gram, counts
+
+    def combine(self, one, other):
+        return one[0] + other[0], {n: one[1].get(n, 0) + other[1].get(n, 0) for n in one[1] | other[1]}
+
+    def difference(self, one, other):
+        return float(np.abs(one[0] - other[0]).max())
+
+    def subtract(self, sums):
+        if any(self._counts[name] < count for name, count in sums[1].items()):
+            raise ForgettingError("more samples were to be subtracted than learned")
+        self.gram = self.gram - sums[0]
+        self._counts = {name: count - sums[1].get(name, 0) for name, count in self._counts.items()}
+        return {"samples_left": sum(self._counts.values())}
+
+    def state_dict(self):
+        return super().state_dict() | {"gram": self.gram.copy()}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.gram = state["gram"].copy()
 
 
 class Clock:
@@ -103,6 +164,7 @@ class Opened:
         keep=2,
         methods=(),
         held_out=(),
+        by=None,
     ):
         folder.mkdir(exist_ok=True)
         disk = disk or FaultyDisk()  # without faults: its syncs cost nothing
@@ -118,6 +180,10 @@ class Opened:
         )
         if held_out:
             belongings.monitor = monitor_of(self.ledger, held_out)
+        if by is not None:
+            belongings.kept = Kept(folder / STATISTICS, by, digest=self.lineage.digest, keep=keep)
+            self.learner.listen(belongings.kept.take)
+        self.kept = belongings.kept
         self.forgetter = Forgetter(
             belongings,
             self.ledger,

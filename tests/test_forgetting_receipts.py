@@ -14,7 +14,15 @@ from streamcl.forgetting.verify import verify_receipt
 from streamcl.testing import ScriptedSource, record_id
 
 PLACES = {
-    *("head statistics", "adapters", "optimizer moments", "importance", "hard buffer", "shift detector"),
+    *(
+        "kept statistics",
+        "head statistics",
+        "adapters",
+        "optimizer moments",
+        "importance",
+        "hard buffer",
+        "shift detector",
+    ),
     *(
         "metrics",
         "prediction log, quarantine and events",

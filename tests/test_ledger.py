@@ -162,7 +162,7 @@ def test_killed_after_the_acknowledgement_it_is_there(path):
 
 
 @pytest.mark.parametrize(
-    "statement", ["CREATE", "PRAGMA journal", "PRAGMA user_version =", "BEGIN", "INSERT OR"]
+    "statement", ["CREATE", "PRAGMA journal", "PRAGMA user_version =", "BEGIN", "INSERT INTO requests"]
 )
 def test_killed_before_the_acknowledgement_it_is_there_or_not_and_can_be_sent_again(path, statement):
     assert in_child(lambda: submit_and(path, before=statement)) == -signal.SIGKILL

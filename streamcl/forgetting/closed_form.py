@@ -1,4 +1,4 @@
-"""Exact erasure from closed-form statistics: the samples' own share is derived again and subtracted.
+"""Exact erasure from closed-form statistics: the samples' own share, derived again or kept, is subtracted.
 
 ACU (arXiv 2505.12239) for a head as in RanPAC (arXiv 2307.02251). With G = sum h^T h and
 Q = sum h^T y over what was learned, G - G_f and Q - Q_f are the sums without the forgotten samples, so the
@@ -7,7 +7,7 @@ weights solved from them are those of a model that never saw them, up to roundin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from streamcl.errors import ForgettingError
@@ -16,9 +16,14 @@ from streamcl.forgetting.protocol import (
     Context,
     Dropping,
     Evidence,
+    Part,
     Place,
     Purging,
+    Rows,
     Subtracting,
+    Sums,
+    Telling,
+    Trace,
     knows,
     shared_weights,
 )
@@ -33,7 +38,8 @@ TOLERANCE = 1e-9
 class ClosedForm:
     """Subtracts from the sums of a learner that is `Subtracting`; for a class the column goes too.
 
-    Exact while every sample in scope can be brought back as it was, and no shared weights have seen any.
+    Exact while every sample in scope can be brought back as it was, or its share was kept on disk, and no
+    shared weights have seen any.
     """
 
     name = "closed_form"
@@ -49,20 +55,16 @@ class ClosedForm:
             return "no class of that name was learned"
         if touched := shared_weights(context):
             return f"the samples have trained shared weights ({', '.join(touched)})"
-        return context.unavailable if context.scope.learned else None
+        if not context.scope.learned or kept_whole(context) is not None:
+            return None
+        return context.unavailable
 
     def erase(self, request: ForgetRequest, context: Context) -> Evidence:
-        """Measure every sample in scope, subtract once, drop the class: all of it or nothing."""
+        """Gather the share of all samples in scope, subtract once, drop the class: all of it or nothing."""
         learner = context.learner
         if not isinstance(learner, Subtracting):
             raise ForgettingError("this learner's knowledge is not a sum that samples can be taken out of")
-        sums: Any = None
-        figures: dict[str, Any] = {}
-        for traces in context.scope.chunks():
-            samples = context.samples(traces)
-            share = learner.measure(samples)
-            figures = figures or _derived_again(learner, samples[:SECOND_LOOK])
-            sums = share if sums is None else learner.combine(sums, share)
+        sums, figures = _from_kept(learner, context) or _from_samples(learner, context)
         if sums is not None:
             figures |= learner.subtract(sums)
         if request.kind == "class" and request.label in context.learner.classes:
@@ -82,6 +84,56 @@ class ClosedForm:
             ),
             figures,
         )
+
+
+def kept_whole(context: Context) -> Sums | None:
+    """The sums kept on disk, where they hold all that the request is for, so that no sample is needed."""
+    learner, kept = context.learner, context.kept
+    if kept is None or not isinstance(learner, Telling) or not kept.whole(len(learner.widths)):
+        return None
+    return kept
+
+
+def _from_kept(learner: Subtracting, context: Context) -> tuple[Any, dict[str, Any]] | None:
+    kept = kept_whole(context)
+    if kept is None or not isinstance(learner, Telling) or not context.scope.learned:
+        return None
+    names = context.learner.classes
+    sums = learner.gathered([kept.parts(head, names) for head in range(len(learner.widths))])
+    kept.drop()
+    return sums, {"rederived": 0, "from_kept_statistics": context.scope.learned}
+
+
+def _from_samples(learner: Subtracting, context: Context) -> tuple[Any, dict[str, Any]]:
+    """The share of samples that are brought back, some at a time."""
+    sums: Any = None
+    figures: dict[str, Any] = {}
+    for traces in context.scope.chunks():
+        samples = context.samples(traces)
+        share = _measured(learner, context.kept, traces, samples)
+        figures = figures or _derived_again(learner, samples[:SECOND_LOOK])
+        sums = share if sums is None else learner.combine(sums, share)
+    return sums, figures
+
+
+def _measured(
+    learner: Subtracting, kept: Sums | None, traces: Sequence[Trace], samples: Sequence[Sample]
+) -> Any:
+    """The share of samples, which are taken out of the kept sums on the way."""
+    if kept is None or not isinstance(learner, Telling):
+        return learner.measure(samples)
+    rows = learner.rows(samples)
+    kept.take_out(traces, rows)
+    return learner.gathered([_by_class(head, samples) for head in rows])
+
+
+def _by_class(rows: Rows, samples: Sequence[Sample]) -> Iterator[Part]:
+    labels = [str(sample.label) for sample in samples]
+    sums = {
+        label: (labels.count(label), rows[[each == label for each in labels]].sum(axis=0))
+        for label in dict.fromkeys(labels)
+    }
+    yield Part(rows, sums)
 
 
 def _derived_again(learner: Subtracting, samples: Sequence[Sample]) -> dict[str, Any]:

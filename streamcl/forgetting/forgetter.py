@@ -14,9 +14,10 @@ from streamcl.events import Batch, ForgetRequest, Guarantee
 from streamcl.files import Disk
 from streamcl.forgetting import places, retained
 from streamcl.forgetting.choose import choose
+from streamcl.forgetting.kept import Kept, KeptScope
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.orders import body_of, checked, order_from
-from streamcl.forgetting.protocol import Context, Evidence, Method, Scope
+from streamcl.forgetting.protocol import Context, Evidence, Method, Place, Scope, Telling
 from streamcl.forgetting.receipt import write_receipt
 from streamcl.forgetting.retrieval import Retrieval
 from streamcl.forgetting.tombstones import Tombstones
@@ -79,6 +80,7 @@ class Belongings:
     vault: Vault | None = None
     monitor: Monitor | None = None
     fingerprint: str = ""
+    kept: Kept | None = None
     disk: Disk = field(default_factory=lambda: files.DISK)
 
 
@@ -109,6 +111,7 @@ class Forgetter:
         self._schedule = sorted(schedule, key=lambda each: each.offset)
         self._orders: dict[str, ForgetRequest] = {}
         self._applied: dict[str, dict[str, Any]] = {}
+        self._offset = 0
         self._unscrubbed = {
             entry.id for entry in ledger.entries() if _is_over(entry) and entry.body is not None
         }
@@ -140,10 +143,13 @@ class Forgetter:
     def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
         """Remember what has passed."""
         self._lineage.note(batch, learned=learned, segment=segment)
+        self._offset = batch.end
 
     def flush(self) -> None:
-        """Make the lineage durable, before the commit that counts on it."""
+        """Make the lineage and kept sums durable, before the commit that counts on them."""
         self._lineage.flush()
+        if self._run.kept is not None:
+            self._run.kept.flush(self._offset)
         self._scrub()
 
     def erase(self, request: ForgetRequest, offset: int) -> Mapping[str, Any] | None:
@@ -176,6 +182,8 @@ class Forgetter:
             receipt["checkpoint"] = dict(self._run.vault.seal()) if self._run.vault is not None else None
             changed = retained.rewrite_logs(self._run.folder, target, disk=self._run.disk)
             derived = retained.remove_derived(self._run.folder, disk=self._run.disk)
+            if self._run.kept is not None:
+                self._run.kept.seal()
             receipt["places"] = [
                 *outcome["places"],
                 *places.on_disk(receipt, changed, derived, len(target.offsets)),
@@ -195,15 +203,19 @@ class Forgetter:
 
     def begin(self) -> None:
         """Start with a stream of which nothing has passed."""
-        self._lineage.rewind(0)
+        self.rewind(0)
+        if self._run.kept is not None:
+            self._run.kept.begin()
 
     def state_dict(self) -> State:
         """The requests erased and not yet sealed, with what came of them, and the ledger's position."""
         monitor = self._run.monitor
+        kept = {} if self._run.kept is None else {"kept": self._run.kept.state_dict()}
         return {
             "applied": {name: dict(each) for name, each in self._applied.items()},
             "ledger": self._ledger.position,
             "monitor": None if monitor is None else monitor.state_dict(),
+            **kept,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -217,15 +229,20 @@ class Forgetter:
             self._run.monitor.load_state_dict(state["monitor"])
         unfinished = {entry.id for entry in self._ledger.pending()}
         self._applied = {name: dict(each) for name, each in state["applied"].items() if name in unfinished}
+        if self._run.kept is not None:
+            self._run.kept.load_state_dict(state["kept"])
 
     def rewind(self, offset: int) -> None:
         """Forget what passed at or after an offset: the stream goes on from there."""
         self._lineage.rewind(offset)
+        self._offset = offset
 
     def close(self) -> None:
         """Let the files go."""
         self._lineage.close()
         self._ledger.close()
+        if self._run.kept is not None:
+            self._run.kept.close()
 
     def _read(self, entry: Entry) -> ForgetRequest | None:
         """The request of a pending entry; one that cannot be read is refused here."""
@@ -249,7 +266,8 @@ class Forgetter:
         learner = self._run.learner
         before = learner.state_dict()
         result: dict[str, Any] = {"offset": offset, "began": self._clock()}
-        context = self._context(request)
+        kept = self._kept(request)
+        context = self._context(request, kept)
         try:
             method, why = choose(self._methods, request, context)
         except ForgettingError as error:
@@ -259,14 +277,24 @@ class Forgetter:
             _confirm_gone(request, learner)
         except (StreamclError, ValueError, OSError) as error:
             learner.load_state_dict(before)
+            if kept is not None:
+                kept.undo()
             return {**result, "outcome": "failed", "reason": f"{method.name}: {_cause(error)}"}
         self._erase_figures(request)
         if self._run.monitor is not None and request.relearn == "deny":
             self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
+        if kept is not None:
+            kept.finish(len(learner.widths) if isinstance(learner, Telling) else 0)
         result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
-        return {**result, **_told(evidence), "outcome": "done", "why": why, **self._counts(context.scope)}
+        told = _told(replace(evidence, places=(*evidence.places, _kept_place(kept))))
+        scope = self._counts(context.scope) | {"cohorts": [] if kept is None else kept.gone}
+        return {**result, **told, "outcome": "done", "why": why, "scope": scope}
 
-    def _context(self, request: ForgetRequest) -> Context:
+    def _kept(self, request: ForgetRequest) -> KeptScope | None:
+        kept = self._run.kept
+        return None if kept is None else kept.scope(self._lineage.cohorts(request, kept.by))
+
+    def _context(self, request: ForgetRequest, kept: KeptScope | None) -> Context:
         retrieval = Retrieval(request, self._run.source, self._lineage.content)
         scope = Scope(
             request,
@@ -276,7 +304,7 @@ class Forgetter:
             and self._ledger.is_tombstoned("class", str(request.label)),
             chunks=lambda: self._lineage.chunks(request, learned=True),
         )
-        return Context(self._run.learner, scope, retrieval.samples, retrieval.unavailable)
+        return Context(self._run.learner, scope, retrieval.samples, retrieval.unavailable, kept)
 
     def _erase_figures(self, request: ForgetRequest) -> None:
         run = self._run
@@ -296,7 +324,7 @@ class Forgetter:
 
     @staticmethod
     def _counts(scope: Scope) -> dict[str, Any]:
-        return {"scope": {"learned": scope.learned, "passed": scope.passed}}
+        return {"learned": scope.learned, "passed": scope.passed}
 
     def _claims(self, request: ForgetRequest) -> dict[str, Any]:
         """What the receipt says of the request itself: no names, hashes only."""
@@ -329,6 +357,15 @@ class Forgetter:
             except ForgettingError:
                 return
             self._unscrubbed.discard(name)
+
+
+def _kept_place(kept: KeptScope | None) -> Place:
+    name = "kept statistics"
+    if kept is None:
+        return Place(name, "not affected", "this run keeps none by class or by subject")
+    if not kept.touched:
+        return Place(name, "not affected", "none of them are of samples in scope")
+    return Place(name, "erased", "the samples' share is subtracted, and the older sums are overwritten")
 
 
 def _confirm_gone(request: ForgetRequest, learner: Learner) -> None:

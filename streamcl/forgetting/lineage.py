@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels
@@ -33,7 +33,7 @@ SCHEMA = (
     "CREATE INDEX by_label ON samples(label)",
     "CREATE INDEX by_subject ON samples(subject)",
 )
-COLUMNS = "offset, id, label, learned, segment, content"
+COLUMNS = "offset, id, label, learned, segment, content, subject"
 
 
 class Lineage:
@@ -99,6 +99,27 @@ class Lineage:
     def count(self, request: ForgetRequest, *, learned: bool) -> int:
         """How many traces the request selects."""
         return sum(len(chunk) for chunk in self.chunks(request, learned=learned, size=CHUNK * 16))
+
+    def cohorts(
+        self, request: ForgetRequest, by: Literal["class", "subject"]
+    ) -> dict[bytes | None, tuple[int, int]]:
+        """By class or by subject: how many learned samples the request selects, and how many there are.
+
+        A salted hash names each that it selects any of; None those without a subject.
+        """
+        self.flush()
+        where, values = self._condition(request)
+        column = "label" if by == "class" else "subject"
+        counted = f"SELECT {column}, COUNT(*) FROM samples WHERE learned & {LEARNED}"
+        found = {}
+        for name, count in self._file.query(f"{counted} AND {where} GROUP BY {column}", *values):
+            total = self._file.query(f"{counted} AND {column} IS ?", name)
+            found[self.digest("class", name) if by == "class" else name] = (count, total[0][1])
+        return found
+
+    def digest(self, kind: str, value: str) -> bytes:
+        """A hash salted by this file."""
+        return self._file.digest(kind, value)
 
     def ids(self) -> Iterator[tuple[int | None, str]]:
         """Every id there is, with its offset, in the order of the stream."""
@@ -166,5 +187,5 @@ class Lineage:
 
 
 def _trace(row: tuple[Any, ...]) -> Trace:
-    offset, name, label, bits, segment, content = row
-    return Trace(offset, name, label, bool(bits & LEARNED), segment, content, bool(bits & PRIVATE))
+    offset, name, label, bits, segment, content, subject = row
+    return Trace(offset, name, label, bool(bits & LEARNED), segment, content, bool(bits & PRIVATE), subject)

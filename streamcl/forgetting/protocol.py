@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from streamcl.events import ForgetRequest, Guarantee, Sample
 from streamcl.protocols import Learner
 
+Rows: TypeAlias = npt.NDArray[np.float64]
 Done: TypeAlias = Literal["erased", "remains", "not affected", "not reachable"]
 
 STRENGTH: Mapping[Guarantee, int] = {"exact": 2, "bounded": 1, "approximate": 0}
@@ -24,7 +28,7 @@ class Trace:
 
     offset: its place in the stream, unlike its id never twice the same. label: that it was learned with.
     learned: False where it was only predicted. segment: shifts found before it. content: a salted hash of
-    the pixels. private: whether its privacy was "user".
+    the pixels. private: whether its privacy was "user". subject: a salted hash too.
     """
 
     offset: int
@@ -34,6 +38,7 @@ class Trace:
     segment: int
     content: bytes
     private: bool = False
+    subject: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,33 @@ class Scope:
     chunks: Callable[[], Iterator[Sequence[Trace]]]
 
 
+class Part(NamedTuple):
+    """What some samples add to the sums of one head: R [r, D] with R^T R = G; by class a count and Q [D]."""
+
+    root: Rows
+    sums: Mapping[str, tuple[int, Rows]]
+
+
+class Sums(Protocol):
+    """What was kept of the sums of the classes or subjects that a request touches; changes are staged."""
+
+    def whole(self, heads: int) -> bool:
+        """Whether the request takes whole cohorts of which nothing is missing in the first `heads` heads."""
+        ...
+
+    def parts(self, head: int, names: Sequence[str]) -> Iterable[Part]:
+        """Those sums in a head, where they are whole. names: of the classes known."""
+        ...
+
+    def take_out(self, traces: Sequence[Trace], rows: Sequence[Rows]) -> None:
+        """Take samples out, given their rows [n, D] in each head."""
+        ...
+
+    def drop(self) -> None:
+        """Give up the sums of every cohort that the request touches."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a method works with.
@@ -59,12 +91,14 @@ class Context:
     samples: brings back the samples of traces, in order; raises ForgettingError where one is gone or is not
         the one that was learned (another image, another label).
     unavailable: why samples cannot be brought back at all; None where they can.
+    kept: sums kept on disk, which make that unnecessary; None where a run keeps none.
     """
 
     learner: Learner
     scope: Scope
     samples: Callable[[Sequence[Trace]], Sequence[Sample]]
     unavailable: str | None = None
+    kept: Sums | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +168,31 @@ class Subtracting(Protocol):
 
     def subtract(self, sums: Any) -> Mapping[str, Any]:
         """Take them out, or raise ForgettingError and stay as it was; figures that show that it was sound."""
+        ...
+
+
+@runtime_checkable
+class Telling(Subtracting, Protocol):
+    """A learner that tells what it adds to its sums, so that it can be kept and taken out without samples."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """D of each of its heads."""
+        ...
+
+    def listen(self, listener: Callable[[Sequence[Sample], Sequence[Rows | None]], None]) -> None:
+        """From now on tell samples that were learned and their rows [n, D] in each head.
+
+        None stands for rows of a head that cannot be subtracted later.
+        """
+        ...
+
+    def rows(self, samples: Sequence[Sample]) -> tuple[Rows, ...]:
+        """The rows [n, D] of samples in each head, derived as when they were learned."""
+        ...
+
+    def gathered(self, parts: Sequence[Iterable[Part]]) -> Any:
+        """What `measure` gives, from the parts of each head."""
         ...
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from streamcl.checkpoint import MANIFEST, list_checkpoints
 from streamcl.errors import ForgettingError
+from streamcl.forgetting.kept import STATISTICS, kept_cohorts
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.receipt import read_chain, read_receipt
 from streamcl.forgetting.retained import logged_ids
@@ -49,7 +50,17 @@ def _nothing_kept(folder: Path, receipt: Mapping[str, Any], ledger: Ledger) -> I
             if not allowed and ledger.fingerprint("sample", name) in erased:
                 raise ForgettingError(f"{place} still hold an erased sample, at offset {offset}")
         yield f"none of the {count} ids in {place} is one of the {len(erased)} erased"
+    if (folder / STATISTICS).is_file():
+        yield _no_sums(folder, receipt)
     yield _newest_only(folder, receipt)
+
+
+def _no_sums(folder: Path, receipt: Mapping[str, Any]) -> str:
+    """No kept sum of a class or subject that was erased whole, unless it may have come again."""
+    cohorts = kept_cohorts(folder / STATISTICS)
+    if receipt["relearn"] == "deny" and cohorts & set(receipt["scope"]["cohorts"]):
+        raise ForgettingError("the kept statistics still hold sums of what was erased")
+    return f"none of the {len(cohorts)} kept statistics is of what was erased"
 
 
 def _traced_ids(folder: Path) -> Iterator[tuple[int | None, str]]:

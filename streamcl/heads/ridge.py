@@ -7,7 +7,7 @@ ACU (arXiv 2505.12239).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +138,17 @@ class RidgeHead:
         gram = Gram(self._gram.width, h.device)
         gram.add(h)
         return Statistics(gram, _sums(h, targets, self.classes), targets.bincount(minlength=self.classes))
+
+    def gathered(self, parts: Iterable[tuple[Any, Mapping[int, tuple[int, Any]]]]) -> Statistics:
+        """Statistics from parts: rows [r, D] to sum the outer products of; by column a count and a Q [D]."""
+        gram = Gram(self._gram.width, self._Q.device)
+        Q, counts = torch.zeros_like(self._Q), torch.zeros_like(self._counts)
+        for rows, sums in parts:
+            gram.add(torch.as_tensor(rows, device=Q.device))
+            for column, (count, total) in sums.items():
+                Q[:, column] += torch.as_tensor(total, device=Q.device)
+                counts[column] += count
+        return Statistics(gram, Q, counts)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
         """Learn samples: features [N, d], targets int64 [N], columns that exist.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from streamcl.learners.calibration import Calibration
 from streamcl.learners.classes import ClassIndex
 from streamcl.learners.fused import PrefixReader
 from streamcl.learners.guesses import finite, guesses, surprise
-from streamcl.learners.ridge import ROWS, RidgeLearner
+from streamcl.learners.ridge import ROWS, Listener, RidgeLearner, by_column
 from streamcl.learners.whole import put_back, whole
 from streamcl.protocols import State
 
@@ -45,6 +45,7 @@ class HybridLearner:
         self.exact = exact
         self.adapted = adapted
         self._calibration = Calibration()
+        self._listener: Listener | None = None
         self._adapted_until = 0  # the stream offset up to which samples have trained the adapters
 
     @property
@@ -130,6 +131,7 @@ class HybridLearner:
             self._calibration.update(scores[rows][known], targets[known])
         if adapting:
             self._adapted_until = batch.end
+        self._tell(learnable, features[rows], None if adapted is None or adapting else adapted[rows])
         return Lesson(predicted, shown)
 
     def consolidate(self) -> Mapping[str, Any]:
@@ -141,11 +143,42 @@ class HybridLearner:
 
     def measure(self, samples: Sequence[Sample]) -> Any:
         """The share of these samples in the sums of each head, the adapted one's by the settled adapters."""
-        share = self.exact.measure(samples)
+        (features, views), targets = self._read(samples), self.exact.columns(samples)
+        share = self.exact.head.measure(features, targets)
         if self.adapted is None:
             return share, None
-        adapted = self.adapted.features(self._read(samples)[1][0])[: len(samples)]
-        return share, self.adapted.head.measure(adapted, self.exact.columns(samples))
+        adapted = self.adapted.features(views[0])[: len(samples)]
+        return share, self.adapted.head.measure(adapted, targets)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """D of the exact head, and of the adapted one where there is one."""
+        more = () if self.adapted is None else (self.adapted.head.statistics.gram.width,)
+        return (*self.exact.widths, *more)
+
+    def listen(self, listener: Listener) -> None:
+        """From now on tell samples that were learned, and their rows [B, D] in each head.
+
+        Those of samples that trained the adapters are not told of the adapted head: nothing of them can be
+        subtracted there.
+        """
+        self._listener = listener
+
+    def rows(self, samples: Sequence[Sample]) -> tuple[Any, ...]:
+        """The rows [B, D] of samples in each head, by the settled adapters, as NumPy arrays."""
+        features, views = self._read(samples)
+        exact = self.exact.summed(features)
+        if self.adapted is None:
+            return (exact,)
+        adapted = self.adapted.features(views[0])[: len(samples)]
+        return exact, self.adapted.head.features(adapted).cpu().numpy()
+
+    def gathered(self, parts: Sequence[Iterable[Any]]) -> Any:
+        """What `measure` gives, from the parts of each head: rows, and by class a count and a sum of rows."""
+        exact = self.exact.gathered(parts[:1])
+        if self.adapted is None:
+            return exact, None
+        return exact, self.adapted.head.gathered(by_column(parts[1], self.classes))
 
     def combine(self, one: Any, other: Any) -> Any:
         """Both shares as one."""
@@ -223,6 +256,14 @@ class HybridLearner:
         padded = [*samples, *[samples[-1]] * (-len(samples) % ROWS)]
         features, views = reader.read(padded, self.adapted.adapters.first_block)
         return features[: len(samples)], views
+
+    def _tell(self, samples: Sequence[Sample], exact: Tensor, adapted: Tensor | None) -> None:
+        if self._listener is None:
+            return
+        more: list[Any] = [] if self.adapted is None else [None]
+        if self.adapted is not None and adapted is not None:
+            more = [self.adapted.head.features(adapted).cpu().numpy()]
+        self._listener(samples, [self.exact.summed(exact), *more])
 
     def _learn_adapted(
         self, views: Sequence[Tensor], features: Tensor | None, rows: list[int], targets: Tensor, classes: int

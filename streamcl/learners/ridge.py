@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from streamcl.learners.fused import FrozenReader, Reader
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.whole import Undo, whole
 from streamcl.protocols import State
+
+Listener: TypeAlias = Callable[[Sequence[Sample], Sequence[Any]], None]
 
 ROWS = 8
 """Images go through the backbone in multiples of so many."""
@@ -51,6 +53,7 @@ class RidgeLearner:
         self.reader: Reader = FrozenReader(backbone, compute, blocks, views=views)
         self._sharpness = sharpness
         self._index = ClassIndex()
+        self._listener: Listener | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,6 +83,8 @@ class RidgeLearner:
         if not finite(features):
             return Lesson(predicted, shown, learned=False)
         self.add(features[rows], targets, index)
+        if self._listener is not None:
+            self._listener(learnable, (self.summed(features[rows]),))
         return Lesson(predicted, shown)
 
     def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:
@@ -109,6 +114,27 @@ class RidgeLearner:
     def measure(self, samples: Sequence[Sample]) -> Any:
         """The share of these samples, with their labels, in the head's sums; nothing is learned of them."""
         return self.head.measure(self.features(samples), self.columns(samples))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """D of the head: of the rows that it sums."""
+        return (self.head.statistics.gram.width,)
+
+    def listen(self, listener: Listener) -> None:
+        """From now on tell samples that were learned, and their rows, float64 [B, D], in a tuple of one."""
+        self._listener = listener
+
+    def rows(self, samples: Sequence[Sample]) -> tuple[Any, ...]:
+        """The rows [B, D] of samples, derived as when they were learned, a NumPy array in a tuple of one."""
+        return (self.summed(self.features(samples)),)
+
+    def summed(self, features: Tensor) -> Any:
+        """What the head sums of features [B, d], as a NumPy array, float64 [B, D]."""
+        return self.head.features(features).cpu().numpy()
+
+    def gathered(self, parts: Sequence[Iterable[Any]]) -> Any:
+        """What `measure` gives, from parts of the one head: rows, and by class a count and a sum of rows."""
+        return self.head.gathered(by_column(parts[0], self.classes))
 
     def columns(self, samples: Sequence[Sample]) -> Tensor:
         """int64 [B]: the columns of labelled samples; ForgettingError for a class that was never learned."""
@@ -165,6 +191,13 @@ class RidgeLearner:
 
     def _logits(self, features: Tensor) -> Tensor:
         return self._sharpness * self.head.scores(features)
+
+
+def by_column(parts: Iterable[Any], classes: Sequence[str]) -> Iterator[tuple[Any, dict[int, Any]]]:
+    """Parts with columns of the head for the names of classes."""
+    column = {name: i for i, name in enumerate(classes)}
+    for rows, sums in parts:
+        yield rows, {column[name]: total for name, total in sums.items()}
 
 
 def _added(one: Any, other: Any, sign: int) -> Any:

@@ -1,0 +1,60 @@
+"""Sums of outer products in as many rows as they have ranks: R with R^T R = G, which says no more than G.
+
+A class of n samples has a G of rank n at most, so its upper trapezoidal root, what a QR decomposition leaves
+of the rows, takes n * D numbers less n * (n - 1) / 2, and never more than the symmetric half of G.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from streamcl.errors import ForgettingError
+
+Array: TypeAlias = npt.NDArray[Any]
+
+TOLERANCE = 1e-9
+"""What rows may lie outside a sum that they are taken out of, relative to their size."""
+
+
+def root(rows: Array) -> Array:
+    """R [min(n, D), D], zero left of its diagonal, with R^T R = rows^T rows for rows [n, D], float64."""
+    if len(rows) <= 1:
+        return np.array(rows)
+    return np.asarray(np.linalg.qr(rows, mode="r"))
+
+
+def without(whole: Array, rows: Array, left: int) -> Array:
+    """The root of R^T R - rows^T rows, a sum of `left` samples, by eigenvalues in the span of R alone.
+
+    Raises ForgettingError where the rows are not among those that R was made of, as far as can be seen.
+    """
+    basis, corner = np.linalg.qr(whole.T)  # [D, r], [r, r]
+    inside = rows @ basis  # [m, r]
+    stray = float(np.abs(rows - inside @ basis.T).max(initial=0.0))
+    values, vectors = np.linalg.eigh(corner @ corner.T - inside.T @ inside)  # rising
+    gone = max(0, len(values) - left)
+    scale = max(float(np.square(whole).sum()), 1e-300)
+    if stray**2 > TOLERANCE**2 * scale or np.abs(values[:gone]).max(initial=0.0) > TOLERANCE * scale:
+        raise ForgettingError("the samples are not all in the statistics that were kept")
+    if float(values.min(initial=0.0)) < -TOLERANCE * scale:
+        raise ForgettingError("the samples are not all in the statistics that were kept")
+    kept = np.sqrt(values[gone:].clip(min=0.0))[:, None] * vectors[:, gone:].T
+    return root(kept @ basis.T)
+
+
+def packed(whole: Array) -> bytes:
+    """The root without the zeros left of its diagonal."""
+    return b"".join(row[i:].astype("<f8", copy=False).tobytes() for i, row in enumerate(whole))
+
+
+def unpacked(data: bytes, ranks: int, width: int) -> Array:
+    """The root of so many rows and columns."""
+    numbers = np.frombuffer(data, "<f8")
+    whole, start = np.zeros((ranks, width)), 0
+    for i, row in enumerate(whole):
+        row[i:] = numbers[start : start + width - i]
+        start += width - i
+    return whole
