@@ -182,7 +182,8 @@ def _ledger(run_dir: Path) -> Iterator[Finding]:
                 "warning", LEDGER, f"request {entry.id!r} is {entry.progress}", "the next run carries it out"
             )
         elif entry.progress == "failed":
-            yield Finding("error", LEDGER, f"request {entry.id!r} failed: {entry.reason}")
+            hint = f"streamcl forget RUN --retry {entry.id} asks again"
+            yield Finding("error", LEDGER, f"request {entry.id!r} failed: {entry.reason}", hint)
         elif entry.body is not None and entry.progress == "done":
             yield Finding("warning", LEDGER, f"request {entry.id!r} is done but still holds what it said")
 

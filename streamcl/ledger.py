@@ -24,7 +24,7 @@ MEMORY_LIMIT = 1_000_000  # tombstones looked up in memory, some 100 bytes each;
 ALLOWED: Mapping[Progress, frozenset[Progress]] = {
     "received": frozenset({"started", "refused"}),
     "started": frozenset({"started", "done", "failed", "refused"}),
-    "failed": frozenset({"started"}),
+    "failed": frozenset({"started", "received"}),
     "done": frozenset(),
     "refused": frozenset(),
 }
@@ -103,6 +103,26 @@ class Ledger:
     def fail(self, request: str, reason: str) -> Entry:
         """Note that the erasure did not come about; it may be started again."""
         return self._advance(request, "failed", reason)
+
+    def retry(self, request: str) -> Entry:
+        """Let a request that has failed be pending again; one that is pending stays so.
+
+        Raises ForgettingError where it is done or refused: that is over.
+        """
+        entry = self.entry(request)
+        if entry.progress in {"done", "refused"}:
+            raise ForgettingError(
+                f"request {request!r} is {entry.progress}, only one that has failed can be tried again",
+                hint="make a new request, with another key",
+            )
+        return self._advance(request, "received") if entry.progress == "failed" else entry
+
+    def find(self, name: str) -> Entry:
+        """The request of this id or key. Raises ForgettingError where there is none."""
+        found = self._entries("WHERE id = ? OR key = ?", name, self._file.digest("key", name))
+        if not found:
+            raise ForgettingError(f"there is no request {name!r} in {self._file.path}")
+        return found[0]
 
     def refuse(self, request: str, reason: str) -> Entry:
         """Note that the request will not be carried out, and why."""

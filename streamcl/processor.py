@@ -94,6 +94,10 @@ class Forgetting(Stateful, Protocol):
         """What is to be carried out before the batch at `offset`."""
         ...
 
+    def overdue(self) -> Sequence[Mapping[str, Any]]:
+        """What to log of requests whose deadline has passed, each once."""
+        ...
+
     def erase(self, request: ForgetRequest, offset: int) -> Mapping[str, Any] | None:
         """Erase in memory, or change nothing; what to log, None where that was done before a crash."""
         ...
@@ -256,10 +260,12 @@ class StreamProcessor:
     def forget(self) -> None:
         """Carry out the requests that are due, each with a commit of its own."""
         forgetter = self._forgetter
+        for figures in forgetter.overdue() if forgetter is not None else ():
+            self._log("overdue", "the deadline of a request has passed, and it is not carried out", **figures)
         for request in forgetter.pending(self.progress.offset) if forgetter is not None else ():
             assert forgetter is not None
-            if (figures := forgetter.erase(request, self.progress.offset)) is not None:
-                self._log("forget", **figures)
+            if (done := forgetter.erase(request, self.progress.offset)) is not None:
+                self._log("forget", **done)
             self.progress.classes = len(self.learner.classes)
             self.commit()
             forgetter.seal(request)

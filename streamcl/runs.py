@@ -34,7 +34,6 @@ from streamcl.events import Prediction
 from streamcl.forgetting.forgetter import Belongings, Forgetter
 from streamcl.forgetting.kept import STATISTICS, Kept
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.orders import order
 from streamcl.forgetting.protocol import Telling
 from streamcl.forgetting.sealing import Sealing
 from streamcl.gallery import Gallery
@@ -135,7 +134,14 @@ class Run:
         `domain`, `offsets`, `samples`, `guarantee`, `method`, `relearn`, `deadline`, `key`, `id`. Returns the
         request's id, which is its receipt's name. Raises ForgettingError where the request makes no sense.
         """
-        return self.forgetter.take_in(order(**what))
+        return self.forgetter.ask(**what)
+
+    def forget_again(self, name: str) -> str:
+        """Let a request that has failed be carried out before the next batch, named by its id or its key.
+
+        Raises ForgettingError where there is no such request, or where it is over: done, or refused.
+        """
+        return self.forgetter.ask_again(name)
 
     def finish(self) -> dict[str, Any]:
         """Write summary.json, adapter/ and report.html; returns the summary."""

@@ -36,6 +36,9 @@ from streamcl.errors import ConfigError, ForgettingError
 @click.option("--relearn", type=click.Choice(["deny", "allow"]), default="deny", show_default=True)
 @click.option("--deadline", metavar="ISO", help="When it has to be done; goes into the receipt.")
 @click.option("--key", help="The same key again is the same request.")
+@click.option(
+    "--retry", metavar="ID", help="Ask again what has failed, by its id or its key; nothing else is given."
+)
 @click.option("--now", is_flag=True, help="Carry it out at once, in a run that no process works on.")
 @click.option(
     "--wait", type=click.FloatRange(0), metavar="SECONDS", help="Wait for a running process to do it."
@@ -73,21 +76,22 @@ def verify(receipts: tuple[Path, ...]) -> None:
 
 
 def _submitted(run: Path, ids_file: Path | None, options: dict[str, Any]) -> str:
-    from streamcl.forgetting.orders import body_of, order
+    from streamcl.forgetting.asking import ask, ask_again
     from streamcl.ledger import LEDGER, Ledger
 
     what = {name: value for name, value in options.items() if value not in (None, False)}
     if ids_file is not None:
         with click.open_file(str(ids_file), encoding="utf-8") as lines:
             what["ids"] = [line.strip() for line in lines if line.strip()]
+    retry = what.pop("retry", None)
+    if retry is not None and what.keys() - {"method", "relearn"}:
+        raise ForgettingError("--retry asks again what was asked before, so nothing else can be given")
     if "offsets" in what:
         what["offsets"] = _span(what["offsets"])
     if "deadline" in what:
         what["deadline"] = _instant(what["deadline"])
     with Ledger(run / LEDGER) as ledger:
-        if "key" in what:
-            what["id"] = f"request-{ledger.fingerprint('key', what['key'])[:16]}"
-        return ledger.submit(body_of(order(**what))).id
+        return ask(ledger, **what) if retry is None else ask_again(ledger, retry)
 
 
 def _span(text: str) -> tuple[int, int]:
@@ -108,7 +112,7 @@ def _instant(text: str) -> float:
 
 def _report(run: Path, request: str, wait: float) -> None:
     """Say what came of the request. Raises ForgettingError where it was refused or has failed."""
-    from streamcl.forgetting.receipt import read_receipt, receipt_path
+    from streamcl.forgetting.receipt import attempts, read_receipt, receipt_path
     from streamcl.ledger import LEDGER, Ledger
 
     until = time.monotonic() + wait
@@ -121,7 +125,7 @@ def _report(run: Path, request: str, wait: float) -> None:
     if entry.progress in {"received", "started"}:
         click.echo(f"{entry.progress}, not carried out yet")
         return
-    path = receipt_path(run, request)
+    path = receipt_path(run, request, attempts(run, request))
     receipt = read_receipt(path)
     if entry.progress != "done":
         raise ForgettingError(f"{entry.progress}: {receipt['reason']}")

@@ -12,13 +12,13 @@ from streamcl import files
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import Batch, ForgetRequest, Guarantee
 from streamcl.files import Disk
-from streamcl.forgetting import places, retained
+from streamcl.forgetting import asking, places, retained
 from streamcl.forgetting.choose import choose
 from streamcl.forgetting.kept import Kept, KeptScope
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.orders import body_of, checked, order_from
 from streamcl.forgetting.protocol import Context, Evidence, Method, Place, Scope, Telling
-from streamcl.forgetting.receipt import write_receipt
+from streamcl.forgetting.receipt import attempts, receipt_path, write_receipt
 from streamcl.forgetting.retrieval import Retrieval
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.ledger import Entry, Ledger
@@ -112,6 +112,8 @@ class Forgetter:
         self._orders: dict[str, ForgetRequest] = {}
         self._applied: dict[str, dict[str, Any]] = {}
         self._offset = 0
+        self._late: set[str] = set()
+        self._failed = [entry for entry in ledger.entries() if entry.progress == "failed"]
         self._unscrubbed = {
             entry.id for entry in ledger.entries() if _is_over(entry) and entry.body is not None
         }
@@ -128,6 +130,25 @@ class Forgetter:
     def take_in(self, request: ForgetRequest) -> str:
         """Take in a request from elsewhere; it is durable when this returns its id."""
         return self._ledger.submit(body_of(request)).id
+
+    def ask(self, **what: Any) -> str:
+        """Take in a request from Python (see streamcl.forgetting.asking.ask)."""
+        return asking.ask(self._ledger, **what)
+
+    def ask_again(self, name: str) -> str:
+        """Let a request that has failed be carried out before the next batch, named by its id or its key."""
+        return asking.ask_again(self._ledger, name)
+
+    def overdue(self) -> list[Mapping[str, Any]]:
+        """The requests whose deadline has passed before they were carried out, each told once."""
+        now = self._clock()
+        found: list[Mapping[str, Any]] = []
+        for entry in (*self._ledger.pending(), *self._failed):
+            deadline = (entry.body or {}).get("deadline")
+            if isinstance(deadline, int | float) and deadline < now and entry.id not in self._late:
+                self._late.add(entry.id)
+                found.append({"request": entry.id, "progress": entry.progress, "deadline": deadline})
+        return found
 
     def pending(self, offset: int) -> list[ForgetRequest]:
         """What is to be carried out before the batch at `offset`, in the order of arrival."""
@@ -160,7 +181,9 @@ class Forgetter:
         if request.id in self._applied:
             return None
         self._ledger.start(request.id)
-        self._applied[request.id] = self._outcome(request, offset)
+        number = attempts(self._run.folder, request.id) + 1
+        again = {} if number == 1 else {"attempt": number}
+        self._applied[request.id] = {**again, **self._outcome(request, offset)}
         return _logged(request, self._applied[request.id])
 
     def retest(self, offset: int) -> list[tuple[str, Mapping[str, Any]]]:
@@ -196,6 +219,8 @@ class Forgetter:
             write_receipt(self._run.folder, request.id, receipt, disk=self._run.disk)
             end = self._ledger.refuse if outcome["outcome"] == "refused" else self._ledger.fail
             end(request.id, outcome["reason"])
+        self._late.discard(request.id)
+        self._failed = [entry for entry in self._ledger.entries() if entry.progress == "failed"]
         del self._applied[request.id]
         self._orders.pop(request.id, None)
         self._unscrubbed.add(request.id)
@@ -213,6 +238,7 @@ class Forgetter:
         kept = {} if self._run.kept is None else {"kept": self._run.kept.state_dict()}
         return {
             "applied": {name: dict(each) for name, each in self._applied.items()},
+            "late": sorted(self._late),
             "ledger": self._ledger.position,
             "monitor": None if monitor is None else monitor.state_dict(),
             **kept,
@@ -228,7 +254,12 @@ class Forgetter:
         if self._run.monitor is not None and state.get("monitor") is not None:
             self._run.monitor.load_state_dict(state["monitor"])
         unfinished = {entry.id for entry in self._ledger.pending()}
-        self._applied = {name: dict(each) for name, each in state["applied"].items() if name in unfinished}
+        self._applied = {
+            name: dict(each)
+            for name, each in state["applied"].items()
+            if name in unfinished and not self._is_told(name, each)
+        }
+        self._late = set(state["late"])
         if self._run.kept is not None:
             self._run.kept.load_state_dict(state["kept"])
 
@@ -253,6 +284,11 @@ class Forgetter:
                 self._ledger.refuse(entry.id, str(error))
                 return None
         return self._orders[entry.id]
+
+    def _is_told(self, name: str, outcome: Mapping[str, Any]) -> bool:
+        """Whether this failure has its receipt already: then what is pending is another attempt."""
+        path = receipt_path(self._run.folder, name, outcome.get("attempt", 1))
+        return outcome["outcome"] != "done" and path.exists()
 
     def _refuse_unread(self, name: str, error: ForgettingError) -> None:
         if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 200:
@@ -328,15 +364,16 @@ class Forgetter:
 
     def _claims(self, request: ForgetRequest) -> dict[str, Any]:
         """What the receipt says of the request itself: no names, hashes only."""
-        entry = self._ledger.entry(request.id)
+        entry, now = self._ledger.entry(request.id), self._clock()
         return {
             "request": request.id,
             "key": None if request.key is None else self._ledger.fingerprint("key", request.key),
             "kind": request.kind,
             "asked": request.guarantee,
             "received": entry.received,
-            "completed": self._clock(),
+            "completed": now,
             "deadline": request.deadline,
+            "late_by": None if request.deadline is None else max(0.0, now - request.deadline),
             "relearn": request.relearn,
             "config": self._run.fingerprint,
             "scope": {},

@@ -22,19 +22,30 @@ LIMIT = 64 << 20  # bytes; one with every hash of ten thousand ids has under one
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def receipt_path(folder: Path, request: str) -> Path:
-    """Where a request's receipt is. An id that is no plain file name is replaced by its sha256."""
+def receipt_path(folder: Path, request: str, attempt: int = 1) -> Path:
+    """Where a request's receipt is. An id that is no plain file name is replaced by its sha256.
+
+    A request that failed and was tried again has one for each attempt, <id>~2.json for the second.
+    """
     name = (
         request
         if PLAIN.fullmatch(request)
         else hashlib.sha256(request.encode(errors="surrogatepass")).hexdigest()
     )
-    return folder / RECEIPTS / f"{name}.json"
+    return folder / RECEIPTS / (f"{name}.json" if attempt == 1 else f"{name}~{attempt}.json")
+
+
+def attempts(folder: Path, request: str) -> int:
+    """How many receipts a request has: of all its attempts but the last each says that it failed."""
+    number = 0
+    while receipt_path(folder, request, number + 1).exists():
+        number += 1
+    return number
 
 
 def write_receipt(folder: Path, request: str, content: Mapping[str, Any], *, disk: Disk = files.DISK) -> Path:
     """Chain a receipt to the newest one and write it whole, its page first; one that is there stays."""
-    path = receipt_path(folder, request)
+    path = receipt_path(folder, request, content.get("attempt", 1))
     if path.exists():
         return path
     files.make_folder(path.parent, disk=disk)

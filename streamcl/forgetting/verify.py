@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,23 @@ def verify_receipt(path: Path) -> list[str]:
     chain = read_chain(folder)
     found.append(f"it is number {receipt['number']} of an unbroken chain of {len(chain)}")
     with Ledger(folder / LEDGER) as ledger:
-        entry = ledger.entry(receipt["request"])
-        if entry.progress != receipt["outcome"]:
-            raise ForgettingError(f"the ledger says {entry.progress}, the receipt says {receipt['outcome']}")
-        found.append(f"the ledger says {entry.progress} too")
+        found.append(_agrees(receipt, chain, ledger.entry(receipt["request"]).progress))
         if receipt["outcome"] == "done":
             found += _nothing_kept(folder, receipt, ledger)
     return found
+
+
+def _agrees(receipt: Mapping[str, Any], chain: Sequence[tuple[Path, Any]], progress: str) -> str:
+    """The ledger says what the receipt says, unless a request that had failed was asked again."""
+    later = [each["number"] for _, each in chain if each["request"] == receipt["request"]]
+    if receipt["outcome"] == "failed":
+        if later[-1] != receipt["number"]:
+            return f"it was tried again: the receipt of the last attempt is number {later[-1]}"
+        if progress in {"received", "started"}:
+            return "it has been asked again, and is not carried out yet"
+    if progress != receipt["outcome"]:
+        raise ForgettingError(f"the ledger says {progress}, the receipt says {receipt['outcome']}")
+    return f"the ledger says {progress} too"
 
 
 def _nothing_kept(folder: Path, receipt: Mapping[str, Any], ledger: Ledger) -> Iterator[str]:

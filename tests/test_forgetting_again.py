@@ -1,0 +1,200 @@
+"""Requests that failed are asked again, with a receipt for each attempt; deadlines that pass are told."""
+
+import json
+import os
+import signal
+
+import pytest
+from forgetting_fakes import Opened
+from test_forgetting_runs import call, configuration, quiet
+
+from streamcl.checkpoint import Checkpoints
+from streamcl.doctor import examine
+from streamcl.errors import BadRecord, ForgettingError
+from streamcl.forgetting import forgetter as module
+from streamcl.forgetting.orders import order
+from streamcl.forgetting.receipt import read_chain
+from streamcl.forgetting.verify import verify_receipt
+from streamcl.ledger import LEDGER, Ledger
+from streamcl.runs import open_run
+from streamcl.testing import ScriptedSource, in_child, record_id
+
+
+class Broken(ScriptedSource):
+    """Brings nothing back while it is broken."""
+
+    broken = True
+
+    def fetch(self, wanted):
+        if self.broken:
+            raise BadRecord("the archive is not mounted")
+        return super().fetch(wanted)
+
+
+def receipts(folder, name="r1"):
+    return [content for _, content in read_chain(folder) if content["request"] == name]
+
+
+def events(folder, kind):
+    found = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    return [each for each in found if each["kind"] == kind]
+
+
+def failed(folder, **options):
+    """A run that stopped after a request had failed."""
+    source = Broken([4] * 6)
+    with Opened(folder, source, schedule=[order(ids=[record_id(1)], offset=8, id="r1", **options)]) as run:
+        for prediction in run.processor.run():
+            if prediction.offset == 13:
+                run.processor.stop()
+        assert run.ledger.entry("r1").progress == "failed"
+
+
+def go_on(folder, broken=False):
+    source = Broken([4] * 6)
+    source.broken = broken
+    with Opened(folder, source) as run:
+        run.run()
+        return run.learner.consumed
+
+
+@pytest.mark.parametrize("name", ["r1", "letter 7"])
+def test_a_failed_request_is_tried_again_by_id_or_key(tmp_path, name):
+    failed(tmp_path, key="letter 7")
+    with Ledger(tmp_path / LEDGER) as ledger:
+        assert ledger.retry(ledger.find(name).id).progress == "received"
+        assert ledger.retry("r1").progress == "received"  # pending already
+    first = tmp_path / "receipts" / "r1.json"
+    assert "it has been asked again" in " ".join(verify_receipt(first))
+    assert record_id(1) not in go_on(tmp_path)
+    assert [(each["outcome"], each.get("attempt")) for each in receipts(tmp_path)] == [
+        ("failed", None),
+        ("done", 2),
+    ]
+    assert "tried again" in " ".join(verify_receipt(first))
+    assert "the ledger says done too" in verify_receipt(tmp_path / "receipts" / "r1~2.json")
+
+
+def test_it_may_fail_again_and_again(tmp_path):
+    failed(tmp_path)
+    for _ in range(2):
+        with Ledger(tmp_path / LEDGER) as ledger:
+            ledger.retry("r1")
+        go_on(tmp_path, broken=True)
+    assert [each["outcome"] for each in receipts(tmp_path)] == ["failed"] * 3
+    verify_receipt(tmp_path / "receipts" / "r1~3.json")
+
+
+def test_what_is_over_is_not_tried_again(tmp_path):
+    schedule = [order(ids=[record_id(1)], offset=4, id="r1"), order(label="none", offset=4, id="r2")]
+    with Opened(tmp_path, ScriptedSource([4] * 4), schedule=schedule) as run:
+        run.run()
+        for name, progress in (("r1", "done"), ("r2", "refused")):
+            with pytest.raises(ForgettingError, match=f"is {progress}, only one that has failed"):
+                run.forgetter.ask_again(name)
+        with pytest.raises(ForgettingError, match="there is no request"):
+            run.forgetter.ask_again("r3")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("moment", ["before the commit", "before the receipt", "after the receipt", "sealed"])
+def test_killed_in_the_second_attempt_it_is_carried_out_once(tmp_path, moment):
+    failed(tmp_path)
+    with Ledger(tmp_path / LEDGER) as ledger:
+        ledger.retry("r1")
+
+    def dying():
+        def kill(*values, **options):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        match moment:
+            case "before the commit":
+                module._logged = kill
+            case "before the receipt":
+                module.Forgetter.seal = kill
+            case "after the receipt":
+                Ledger.finish = kill
+            case "sealed":
+                module.Forgetter._scrub = kill
+        go_on(tmp_path)
+
+    assert in_child(dying) < 0
+    assert record_id(1) not in go_on(tmp_path)
+    assert [each["outcome"] for each in receipts(tmp_path)] == ["failed", "done"]
+
+
+@pytest.mark.faults
+def test_an_attempt_after_a_crash_is_not_taken_for_the_failure_before_it(tmp_path):
+    """The newest checkpoint still holds the failure; what was asked again must not end with it."""
+
+    def dying():
+        fail = Ledger.fail
+
+        def killed(self, *values):
+            fail(self, *values)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Ledger.fail = killed
+        failed(tmp_path)
+
+    assert in_child(dying) < 0
+    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest(report=print)
+    assert found.state["forgetter"]["applied"]["r1"]["outcome"] == "failed"
+    with Ledger(tmp_path / LEDGER) as ledger:
+        assert ledger.entry("r1").progress == "failed"
+        ledger.retry("r1")
+    assert record_id(1) not in go_on(tmp_path)
+    assert receipts(tmp_path)[-1]["outcome"] == "done"
+
+
+def test_a_deadline_that_passes_is_an_event_once(tmp_path):
+    """The clock of these runs stands at 2000."""
+    schedule = [
+        order(subject="subject-1", offset=16, id="late", deadline=1500.0),
+        order(ids=[record_id(0)], offset=8, id="early", deadline=2500.0),
+    ]
+    with Opened(tmp_path, ScriptedSource([4] * 6), schedule=[schedule[1]]) as run:
+        run.forgetter.take_in(schedule[0])
+        run.run()
+    (event,) = events(tmp_path, "overdue")
+    assert (event["request"], event["deadline"], event["offset"]) == ("late", 1500.0, 0)
+    assert [each["late_by"] for each in (*receipts(tmp_path, "early"), *receipts(tmp_path, "late"))] == [
+        0,
+        500,
+    ]
+
+
+def test_a_failed_request_past_its_deadline_is_told_though_it_is_not_pending(tmp_path):
+    failed(tmp_path, deadline=1500.0)
+    go_on(tmp_path, broken=True)
+    assert len(events(tmp_path, "overdue")) >= 1
+    (finding,) = [each for each in examine(tmp_path) if each.text.startswith("request 'r1' failed")]
+    assert "--retry r1" in finding.hint
+
+
+def test_the_command_line_and_python_ask_again(tmp_path, monkeypatch):
+    from streamcl.learners.ridge import RidgeLearner
+
+    subtract = RidgeLearner.subtract
+
+    def fails(self, sums):
+        raise ForgettingError("not today")
+
+    with open_run(configuration(tmp_path), report=quiet) as run:
+        list(run)
+        monkeypatch.setattr(RidgeLearner, "subtract", fails)
+        name = run.forget(label="4", key="letter")
+        run.processor.forget()
+        assert run.forget(label="4", key="letter") == name  # the same key asks again
+        run.processor.forget()
+        run.forget_again("letter")
+        run.processor.forget()
+    assert [each["outcome"] for each in receipts(run.folder, name)] == ["failed"] * 3
+    monkeypatch.setattr(RidgeLearner, "subtract", subtract)
+    assert call("forget", run.folder, "--retry", name, "--class", "4")[0] == 6
+    assert call("forget", run.folder, "--retry", "nobody")[0] == 6
+    code, text = call("forget", run.folder, "--retry", "letter", "--now")
+    assert (code, name in text, "done: exact" in text) == (0, True, True)
+    for path in sorted((run.folder / "receipts").glob("*.json")):
+        assert call("verify", path)[0] == 0
+    assert call("forget", run.folder, "--retry", name)[0] == 6  # it is done
