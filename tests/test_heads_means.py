@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from streamcl.checkpoint import state_hash
 from streamcl.errors import ForgettingError
 from streamcl.heads.ncm import NCMHead
+from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
 
 WIDTH, CLASSES = 6, 3
@@ -175,3 +176,17 @@ def test_slda_of_single_samples_has_no_variance_and_stays_finite():
     head = learned(HEADS["slda"], x, y)
     assert head.scores(x).isfinite().all()
     assert torch.equal(head.scores(x).argmax(dim=1), y)
+
+
+@pytest.mark.parametrize("make", [RidgeHead, functools.partial(RidgeHead, shrinkage=32.0), SLDAHead, NCMHead])
+def test_a_head_that_was_restored_scores_the_same_to_the_last_bit(make):
+    """At sizes where a product's last bits depend on the order in which the weights lie in memory."""
+    generator = torch.Generator().manual_seed(0)
+    head, restored = make(512), make(512)
+    head.grow(60)
+    for _ in range(20):
+        head.update(torch.randn(8, 512, generator=generator), torch.randint(60, (8,), generator=generator))
+    restored.load_state_dict(head.state_dict())
+    x = torch.randn(8, 512, generator=generator)
+    assert torch.equal(head.scores(x), restored.scores(x))
+    assert torch.equal(head.exact_scores(x), restored.exact_scores(x))

@@ -232,7 +232,7 @@ class RidgeHead:
         if torch.equal(self._solved, self._counts):
             weights = self._W, self._b
         else:
-            weights = self._fresh = self._fresh or self._weights()
+            weights = self._fresh = self._fresh or self._laid_out()
         return (h @ weights[0] + weights[1]).masked_fill(self._counts == 0, -math.inf)
 
     def exact_weights(self) -> tuple[Tensor, Tensor]:
@@ -349,8 +349,13 @@ class RidgeHead:
     def _solve_if_due(self) -> None:
         if not self._due:
             return
-        self._W, self._b = self._weights()
+        self._W, self._b = self._laid_out()
         self._solved, self._due = self._counts, False
+
+    def _laid_out(self) -> tuple[Tensor, Tensor]:
+        """`_weights` in the order of memory that a state restores: a product's last bits depend on it."""
+        W, b = self._weights()
+        return W.contiguous(), b.contiguous()
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         """W [D, C] and b [C] of all that is known now; what another closed form on these sums replaces."""

@@ -191,11 +191,15 @@ class UserWeights:
         return Quadratic(combined(self.core, self.users), self._shrinkage)
 
     def _published(self, W: Tensor) -> _Published:
-        """What is used of W: the core's own minimiser is taken off, noise is put on."""
+        """What is used of W: the core's own minimiser is taken off, noise is put on.
+
+        Laid out in memory as a state restores them: the last bits of products depend on it.
+        """
         problem, core = self._quadratic(), Quadratic(self.core, self._shrinkage)
         noisy = W + self._noise(problem)
         base = core.minimiser()
-        return _Published(W, noisy - base, problem.intercept(noisy) - core.intercept(base), self.counts)
+        b = problem.intercept(noisy) - core.intercept(base)
+        return _Published(W.contiguous(), (noisy - base).contiguous(), b, self.counts)
 
     def _noise(self, problem: Quadratic) -> Tensor:
         """[D, C], from a generator that the users' sums seed; none where a weight is held at zero."""
