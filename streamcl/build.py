@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +16,7 @@ from streamcl.config import RunConfig
 from streamcl.config_models import (
     ByClass,
     ByPlugin,
+    CohortOptions,
     Hybrid,
     Mixed,
     NearestMean,
@@ -26,6 +28,7 @@ from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.dropped_adapter import DroppedAdapter
+from streamcl.forgetting.dropped_cohort import CrowdedCohort, DroppedCohort
 from streamcl.forgetting.gs_lora import GSLoRA
 from streamcl.forgetting.head_rows import HeadRows
 from streamcl.forgetting.mixed_privacy import AllUsers, MixedPrivacy
@@ -37,7 +40,8 @@ from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
 from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.adapted import AdaptedBranch
-from streamcl.learners.fused import fused_width, spread_blocks
+from streamcl.learners.cohorts import CohortLearner, Division
+from streamcl.learners.fused import FrozenReader, fused_width, spread_blocks
 from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.mixed import MixedLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
@@ -119,6 +123,8 @@ def build_learner(config: RunConfig, backbone: Backbone, compute: Compute) -> Le
         return _hybrid(config, options, backbone, compute)
     if isinstance(options, Mixed):
         return _mixed(config, options, backbone, compute)
+    if isinstance(options, CohortOptions):
+        return _cohorts(config, options, backbone, compute)
     return build_baseline(options, backbone, compute, config.seed)
 
 
@@ -160,6 +166,17 @@ def _hybrid(
     exact = _closed_form(config, ridge, backbone, compute)
     if lora.adapt == 0:
         return HybridLearner(exact, None)
+    return HybridLearner(exact, _branch(config, options, backbone, compute, config.seed))
+
+
+def _branch(
+    config: RunConfig,
+    options: Hybrid | Mixed | CohortOptions,
+    backbone: Backbone,
+    compute: Compute,
+    seed: int,
+) -> AdaptedBranch:
+    ridge, lora = options.ridge, options.lora
     first = backbone.depth // 3 if lora.first_block is None else lora.first_block
     blocks = [block for block in _blocks(config, ridge.blocks, backbone) if block >= first][-ADAPTED_BLOCKS:]
     if not blocks:
@@ -171,7 +188,7 @@ def _hybrid(
         refresh=ridge.refresh,
         device=compute.device,
     )
-    adapted = AdaptedBranch(
+    return AdaptedBranch(
         backbone,
         compute,
         head,
@@ -181,9 +198,8 @@ def _hybrid(
         learning_rate=lora.learning_rate,
         steps=lora.steps,
         adapt=lora.adapt,
-        seed=config.seed,
+        seed=seed,
     )
-    return HybridLearner(exact, adapted)
 
 
 def _mixed(config: RunConfig, options: Mixed, backbone: Backbone, compute: Compute) -> MixedLearner:
@@ -196,12 +212,36 @@ def _mixed(config: RunConfig, options: Mixed, backbone: Backbone, compute: Compu
         1 + frozen + (0 if tangents is None else tangents.width),
         shrinkage=users.shrinkage,
         noise=users.noise,
-        scale=1.0 if core.adapted is None else 2.0,  # the core's scores are the sum of so many regressions
         refresh=options.ridge.refresh,
         cohorts=users.cohorts,
         device=compute.device,
     )
     return MixedLearner(core, weights, tangents, frozen=frozen)
+
+
+def _cohorts(
+    config: RunConfig, options: CohortOptions, backbone: Backbone, compute: Compute
+) -> CohortLearner:
+    ridge, lora = options.ridge, options.lora
+    blocks = _blocks(config, ridge.blocks, backbone)
+    if ridge.shrinkage is None or ridge.projection is not None:
+        raise config.refuse("learner.ridge", "cohorts need a shrinkage, and no projection")
+
+    def branch(cohort: str) -> AdaptedBranch:
+        digest = hashlib.sha256(f"{config.seed} {cohort}".encode()).digest()
+        return _branch(config, options, backbone, compute, int.from_bytes(digest[:7], "big"))
+
+    branch("")  # what is wrong with the options shows now
+    return CohortLearner(
+        FrozenReader(backbone, compute, blocks, views=ridge.views),
+        Division(options.by, options.stretch, options.limit),
+        branch,
+        width=fused_width(backbone, blocks),
+        cut=backbone.depth // 3 if lora.first_block is None else lora.first_block,
+        shrinkage=ridge.shrinkage,
+        refresh=ridge.refresh,
+        sharpness=RIDGE_SHARPNESS,
+    )
 
 
 def build_shift(config: RunConfig) -> ShiftDetector:
@@ -226,9 +266,11 @@ def build_methods() -> list[Method]:
     return [
         Nothing(),
         AllUsers(),
+        DroppedCohort(),
         ClosedForm(),
         DroppedAdapter(),
         MixedPrivacy(),
+        CrowdedCohort(),
         HeadRows(),
         GSLoRA(None),
     ]
@@ -347,6 +389,7 @@ def known_names(kind: str) -> Iterable[tuple[str, str]]:
                 ("online_lora", "the paper's"),
                 ("ridge", "closed form, no gradients"),
                 ("mixed", "mixed privacy: core samples train all, users a linear part"),
+                ("cohorts", "an adapter for each tenant, subject or stretch, dropped whole"),
                 ("ncm", "closed form: nearest class mean"),
                 ("slda", "closed form: streaming discriminant analysis"),
                 ("frozen_linear", "baseline: linear head by SGD"),

@@ -426,6 +426,31 @@ class Mixed(Options):
     users: UserOptions = Field(UserOptions(), description="The users' part.")
 
 
+class CohortAdapterOptions(HybridAdapterOptions):
+    """The adapter that each cohort has."""
+
+    adapt: int = Field(
+        256,
+        ge=1,
+        le=10**9,
+        description="Labelled samples of a cohort after which its adapter settles.",
+        json_schema_extra=WARN,
+    )
+
+
+class CohortOptions(Options):
+    """Cohorts with adapters of their own, each of which can be forgotten whole and exactly."""
+
+    name: Literal["cohorts"] = Field("cohorts", description="An adapter for each cohort.")
+    by: Literal["domain", "subject", "stretch"] = Field(
+        "domain", description="What makes a cohort: a domain (a tenant), a subject, or a stretch of records."
+    )
+    stretch: int = Field(1000, ge=1, le=10**12, description="Where by is stretch: records of a cohort.")
+    limit: int = Field(8, ge=1, le=1000, description="Cohorts with an adapter; later ones have none.")
+    ridge: HybridRidgeOptions = Field(HybridRidgeOptions(), description="The shared closed-form part.")
+    lora: CohortAdapterOptions = Field(CohortAdapterOptions(), description="The adapters.")
+
+
 class NearestMean(Options):
     """The nearest class mean on frozen features (iCaRL's rule, arXiv 1611.07725): no gradients."""
 
@@ -514,6 +539,7 @@ LearnerOptions: TypeAlias = Annotated[
     | Annotated[Ridge, Tag("ridge")]
     | Annotated[Hybrid, Tag("hybrid")]
     | Annotated[Mixed, Tag("mixed")]
+    | Annotated[CohortOptions, Tag("cohorts")]
     | Annotated[NearestMean, Tag("ncm")]
     | Annotated[StreamingLda, Tag("slda")]
     | Annotated[FrozenLinear, Tag("frozen_linear")]

@@ -37,7 +37,7 @@ def mixed(backbone, compute, *, adapt=16, noise=1e-3, cohorts=8):
     head = RidgeHead(2 * 64, shrinkage=3.0)
     branch = AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt)
     tangents = TangentReader(branch, width=24, blocks=2, seed=3)
-    users = UserWeights(1 + 64 + 24, shrinkage=3.0, noise=noise, scale=2.0, cohorts=cohorts)
+    users = UserWeights(1 + 64 + 24, shrinkage=3.0, noise=noise, cohorts=cohorts)
     return MixedLearner(HybridLearner(exact, branch), users, tangents, frozen=64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.closed_form import purge
+from streamcl.forgetting.dropped_cohort import Divided
 from streamcl.forgetting.protocol import (
     Context,
     Dropping,
@@ -30,7 +31,7 @@ class HeadRows:
             return "this learner cannot drop a class"
         if not knows(request, context):
             return "no class of that name was learned"
-        if isinstance(context.learner, Subtracting) and context.scope.learned:
+        if isinstance(context.learner, Subtracting | Divided) and context.scope.learned:
             return "its sums hold the samples, and dropping a name would leave them there"
         return None
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from streamcl.heads.gram import Gram
 from streamcl.heads.ridge import BALANCE, Statistics
+from streamcl.protocols import State
 
 DEAD = 1e-6
 """Share of the mean variance under which a feature says nothing and its weights are held at zero."""
@@ -65,6 +69,21 @@ class Quadratic:
         return self._frequency - self._mean @ W
 
 
+def nothing(width: int, device: torch.device | str = "cpu", classes: int = 0) -> Statistics:
+    """The sums of no samples."""
+    Q = torch.zeros(width, classes, dtype=torch.float64, device=device)
+    return Statistics(Gram(width, device), Q, torch.zeros(classes, dtype=torch.int64, device=device))
+
+
+def measured(z: Tensor, targets: Tensor, classes: int) -> Statistics:
+    """The sums of samples z [N, D] of targets int64 [N], columns below `classes`."""
+    rows = z.detach().double()
+    gram = Gram(rows.shape[1], rows.device)
+    gram.add(rows)
+    Q = rows.new_zeros(classes, rows.shape[1]).index_add_(0, targets, rows).T
+    return Statistics(gram, Q, targets.bincount(minlength=classes))
+
+
 def combined(one: Statistics, other: Statistics, sign: int = 1) -> Statistics:
     """one + sign * other as sums of their own; the narrower has fewer classes, the first ones."""
     gram = one.gram.copy()
@@ -88,3 +107,18 @@ def columns_of(values: Tensor, columns: Sequence[int]) -> Tensor:
     """values [..., len(columns)]: these last-axis entries, in this order; -1 is zero."""
     padded = torch.cat([values, values.new_zeros(*values.shape[:-1], 1)], dim=-1)
     return padded[..., torch.tensor(list(columns), dtype=torch.int64, device=values.device)]
+
+
+def exported(sums: Statistics) -> State:
+    """The sums as arrays."""
+    arrays = {"Q": sums.Q, "counts": sums.counts}
+    plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
+    return {"gram": sums.gram.state_dict(), **plain}
+
+
+def imported(state: Mapping[str, Any], width: int, device: torch.device | str) -> Statistics:
+    """The sums that were exported, of features of that width."""
+    gram = Gram(width, device)
+    gram.load_state_dict(state["gram"])
+    Q, counts = (torch.tensor(np.asarray(state[name])).to(device) for name in ("Q", "counts"))
+    return Statistics(gram, Q, counts)

@@ -6,7 +6,7 @@ Golatkar and others (arXiv 2012.13431): core weights are fixed, user weights are
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,23 @@ import torch
 from torch import Tensor
 
 from streamcl.errors import ForgettingError
-from streamcl.heads.gram import Gram
-from streamcl.heads.quadratic import Quadratic, columns_of, combined, selected, widened
+from streamcl.heads.quadratic import (
+    Quadratic,
+    columns_of,
+    combined,
+    exported,
+    imported,
+    measured,
+    nothing,
+    selected,
+    widened,
+)
 from streamcl.heads.ridge import Statistics
 from streamcl.protocols import State
 
 
 class UserWeights:
-    """What users add to the scores, [N, C] = scale (z V + b), on features z [N, D] that never move.
+    """What users add to the scores, [N, C] = z V + b, on features z [N, D] that never move.
 
     With L(W) = 1/2 sum |y - z W|^2 + 1/2 sum_j shrinkage var_j |W_j|^2 over centred features and one-hot
     targets, W is the minimiser over the core's and the users' samples, W_c that over the core's alone, and
@@ -40,13 +49,12 @@ class UserWeights:
         *,
         shrinkage: float = 300.0,
         noise: float = 1e-3,
-        scale: float = 1.0,
         refresh: float = 0.1,
         cohorts: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
         self.width, self.noise = width, noise
-        self._shrinkage, self._scale, self._refresh, self._limit = shrinkage, scale, refresh, cohorts
+        self._shrinkage, self._refresh, self._limit = shrinkage, refresh, cohorts
         self._device = torch.device(device)
         self.core, self.users = self._nothing(), self._nothing()
         self.cohorts: dict[str, Statistics] = {}
@@ -75,11 +83,7 @@ class UserWeights:
 
     def measure(self, z: Tensor, targets: Tensor) -> Statistics:
         """The sums of these samples alone: z [N, D], targets int64 [N], columns that exist."""
-        rows = z.detach().double()
-        gram = Gram(self.width, self._device)
-        gram.add(rows)
-        Q = rows.new_zeros(self.classes, self.width).index_add_(0, targets, rows).T
-        return Statistics(gram, Q, targets.bincount(minlength=self.classes))
+        return measured(z, targets, self.classes)
 
     def add_core(self, share: Statistics) -> None:
         """Learn core samples."""
@@ -104,7 +108,7 @@ class UserWeights:
 
     def scores(self, z: Tensor) -> Tensor:
         """float64 [N, C] by the weights in use while learning."""
-        return self._used.scores(z.detach().double(), self._scale)
+        return self._used.scores(z.detach().double())
 
     def exact_scores(self, z: Tensor) -> Tensor:
         """float64 [N, C] by weights of all that is known; changes no state."""
@@ -112,7 +116,16 @@ class UserWeights:
             return self.scores(z)
         if self._fresh is None:
             self._fresh = self._published(self._quadratic().minimiser())
-        return self._fresh.scores(z.detach().double(), self._scale)
+        return self._fresh.scores(z.detach().double())
+
+    def kept(self) -> Callable[[], None]:
+        """What takes back every change that comes next, bit for bit. Nothing is copied."""
+        before = self.core, self.users, dict(self.cohorts), self._used, self._fresh
+
+        def undo() -> None:
+            self.core, self.users, self.cohorts, self._used, self._fresh = before
+
+        return undo
 
     def forget_cohort(self, name: str) -> Mapping[str, Any]:
         """Take a cohort's sums out and make the Newton step to the minimiser of what remains.
@@ -170,9 +183,9 @@ class UserWeights:
     def state_dict(self) -> State:
         """The sums, and the weights in use with the counts that they belong to."""
         return {
-            "core": _exported(self.core),
-            "users": _exported(self.users),
-            "cohorts": {name: _exported(each) for name, each in self.cohorts.items()},
+            "core": exported(self.core),
+            "users": exported(self.users),
+            "cohorts": {name: exported(each) for name, each in self.cohorts.items()},
             "used": {
                 name: getattr(self._used, name).cpu().numpy().copy() for name in ("W", "V", "b", "counts")
             },
@@ -224,19 +237,14 @@ class UserWeights:
         return left
 
     def _nothing(self, classes: int = 0) -> Statistics:
-        Q = torch.zeros(self.width, classes, dtype=torch.float64, device=self._device)
-        counts = torch.zeros(classes, dtype=torch.int64, device=self._device)
-        return Statistics(Gram(self.width, self._device), Q, counts)
+        return nothing(self.width, self._device, classes)
 
     def _nobody(self) -> _Published:
         none = self._nothing(self.classes if hasattr(self, "core") else 0)
         return _Published(none.Q, none.Q.clone(), none.Q[0].clone(), none.counts)
 
     def _imported(self, state: Mapping[str, Any]) -> Statistics:
-        gram = Gram(self.width, self._device)
-        gram.load_state_dict(state["gram"])
-        Q, counts = (torch.tensor(np.asarray(state[name])).to(self._device) for name in ("Q", "counts"))
-        return Statistics(gram, Q, counts)
+        return imported(state, self.width, self._device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,17 +256,9 @@ class _Published:
     b: Tensor
     counts: Tensor
 
-    def scores(self, z: Tensor, scale: float) -> Tensor:
-        return scale * (z @ self.V + self.b)
+    def scores(self, z: Tensor) -> Tensor:
+        return z @ self.V + self.b
 
     def select(self, columns: Sequence[int]) -> _Published:
         """These columns in this order; -1 is a new one, all zero."""
         return _Published(*(columns_of(each, columns) for each in (self.W, self.V, self.b, self.counts)))
-
-
-def _exported(sums: Statistics) -> State:
-    arrays = {"Q": sums.Q, "counts": sums.counts}
-    return {
-        "gram": sums.gram.state_dict(),
-        **{name: array.cpu().numpy().copy() for name, array in arrays.items()},
-    }

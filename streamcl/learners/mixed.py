@@ -18,6 +18,7 @@ from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.hybrid import HybridLearner, Reading
 from streamcl.learners.shares import Share
 from streamcl.learners.tangents import TangentReader
+from streamcl.learners.whole import Undo, whole
 from streamcl.protocols import State
 
 USER_STATISTICS = "user statistics of unsettled adapters"
@@ -78,19 +79,19 @@ class MixedLearner:
         losses = self._losses(batch, scores)
         if not all(finite(z) for _, _, z in seen.values()):
             return Lesson(predicted, losses, learned=False)
-        moving = self._moving
-        if "core" in seen:
-            side, reading, _ = seen["core"]
-            if not self.core.learn_from(side.batch, reading).learned:
-                return Lesson(predicted, losses, learned=False)
-        if moving:
+        undo, moving = self._kept(), self._moving
+        with whole(undo):
+            self._index = ClassIndex([*self.classes, *(str(sample.label) for sample in batch.labelled)])
+            self.users.grow(len(self._index))
+            for side, _, z in seen.values():
+                self._add(side, z)
+            self.users.settle()
+            learned = all(self._taught(side, reading) for side, reading, _ in seen.values())
+        if not learned:
+            undo()
+        elif moving:
             self._moved_until = batch.end
-        self._index.add(str(sample.label) for sample in batch.labelled)
-        self.users.grow(len(self._index))
-        for side, _, z in seen.values():
-            self._add(side, z)
-        self.users.settle()
-        return Lesson(predicted, losses)
+        return Lesson(predicted, losses, learned=learned)
 
     def consolidate(self) -> Mapping[str, Any]:
         """At the first plateau of the core's loss the adapters settle."""
@@ -189,6 +190,20 @@ class MixedLearner:
         self.users.load_state_dict(state["users"])
         self._index = ClassIndex(state["classes"])
         self._moved_until = int(state["moved_until"])
+
+    def _kept(self) -> Undo:
+        """What takes back all that learning a batch changes, the core aside, which sees to that itself."""
+        users, index = self.users.kept(), self._index
+
+        def undo() -> None:
+            users()
+            self._index = index
+
+        return undo
+
+    def _taught(self, side: _Side, reading: Reading) -> bool:
+        """Teach the core, if these are its samples; False where it has not learned them."""
+        return side.privacy == "user" or self.core.learn_from(side.batch, reading).learned
 
     @property
     def _moving(self) -> bool:

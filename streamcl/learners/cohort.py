@@ -1,0 +1,108 @@
+"""What one cohort has taught: sums of its own on frozen features, and a branch that it alone adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from streamcl.heads.quadratic import combined, exported, imported, measured, nothing, selected
+from streamcl.heads.ridge import Statistics
+from streamcl.learners.adapted import AdaptedBranch
+from streamcl.learners.classes import ClassIndex
+from streamcl.learners.guesses import finite
+from streamcl.learners.ridge import ROWS
+from streamcl.learners.whole import Undo
+from streamcl.protocols import State
+
+
+class Cohort:
+    """Everything here comes from one cohort's samples and from the frozen backbone, class columns included.
+
+    branch: None for samples that belong to no cohort; they have sums and no adapter.
+    """
+
+    def __init__(self, branch: AdaptedBranch | None, width: int, device: torch.device | str) -> None:
+        self.branch = branch
+        self.learned = 0
+        self._index = ClassIndex()
+        self._sums = nothing(width, device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that this cohort has brought."""
+        return self._index.names
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an adapter that holds still."""
+        return self.branch is not None and self.branch.settled
+
+    def sums(self, index: ClassIndex) -> Statistics:
+        """Its sums on frozen features, with the class columns of `index`."""
+        own = {name: column for column, name in enumerate(self.classes)}
+        return selected(self._sums, [own.get(name, -1) for name in index.names])
+
+    def learn(self, features: Tensor, views: Sequence[Tensor], labels: Sequence[str]) -> None:
+        """Add frozen features [B, D] to its sums, and teach its branch the tokens of each view."""
+        self._index = ClassIndex([*self.classes, *labels])
+        targets = self._index.columns(labels, features.device)
+        self.learned += len(labels)
+        share = measured(features, targets, len(self._index))
+        self._sums = combined(self._sums, share)
+        if self.branch is None:
+            return
+        if not self.branch.settled:
+            self.branch.adapt(views, targets, len(self._index))
+        adapted = self._adapted(views[0])
+        if finite(adapted):
+            self.branch.head.grow(len(self._index))
+            self.branch.head.update(adapted, targets)
+
+    def kept(self) -> Undo:
+        """What takes back the `learn` that comes next, bit for bit."""
+        branch = None if self.branch is None else self.branch.kept()
+        before = self.learned, self._index, self._sums
+
+        def undo() -> None:
+            if branch is not None:
+                branch()
+            self.learned, self._index, self._sums = before
+
+        return undo
+
+    def join(self, shared: Tensor, tokens: Tensor, index: ClassIndex, *, exact: bool) -> Tensor:
+        """The shared scores [B, C] with its branch's say, on the classes that it knows."""
+        if self.branch is None or not self.branch.settled or not self.classes:
+            return shared
+        columns = index.columns(self.classes, shared.device)
+        features, head = self._adapted(tokens), self.branch.head
+        adapted = head.exact_scores(features) if exact else head.scores(features)
+        joined = shared.clone()
+        joined[:, columns] = self.branch.join(shared[:, columns], adapted)
+        return joined
+
+    def _adapted(self, tokens: Tensor) -> Tensor:
+        """float32 [B, E], in multiples of ROWS, so that no sample depends on how many come with it."""
+        assert self.branch is not None
+        filled = torch.cat([tokens, tokens[-1:].expand(-len(tokens) % ROWS, *tokens.shape[1:])])
+        return self.branch.features(filled)[: len(tokens)]
+
+    def state_dict(self) -> State:
+        """Sums, branch, classes and how many samples were learned."""
+        return {
+            "classes": list(self.classes),
+            "learned": self.learned,
+            "sums": exported(self._sums),
+            "branch": None if self.branch is None else self.branch.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the cohort that returned `state`."""
+        self._index = ClassIndex(state["classes"])
+        self.learned = int(state["learned"])
+        self._sums = imported(state["sums"], self._sums.gram.width, self._sums.Q.device)
+        if self.branch is not None:
+            self.branch.load_state_dict(state["branch"])
