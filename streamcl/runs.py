@@ -38,6 +38,7 @@ from streamcl.forgetting.protocol import Telling
 from streamcl.forgetting.sealing import Sealing
 from streamcl.gallery import Gallery
 from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.mixed import MixedLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.ledger import LEDGER, Ledger
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb
@@ -219,6 +220,8 @@ def load_learner(folder: str | Path, *, report: Tell = print) -> tuple[Learner, 
 
 def export_learner(learner: Learner, config: RunConfig, folder: Path) -> list[Path]:
     """Write adapters and head as PEFT does, and the merged backbone beside them; nothing without adapters."""
+    if isinstance(learner, MixedLearner):
+        learner = learner.core  # what users have taught is not exported
     if isinstance(learner, OnlineLoRALearner):
         adapters, weight, bias = learner.adapters, learner.head.weight.detach(), learner.head.bias.detach()
         export_adapter(adapters, weight, bias, learner.classes, folder, config.backbone.name)
