@@ -255,7 +255,7 @@ def build_shift(config: RunConfig) -> ShiftDetector:
         return made
     if isinstance(options, ByPlugin):
         return build_detector(options.plugin, **options.args)
-    arguments = options.model_dump(exclude={"name"})
+    arguments = options.model_dump(exclude={"name", "gather"})
     if options.name == "river":
         return build_detector("river", name=arguments["detector"], args=arguments["args"])
     return build_detector(options.name, **arguments)

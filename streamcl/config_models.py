@@ -571,7 +571,19 @@ class ByPlugin(Options):
     args: Args = Field({}, description="Keyword arguments for the plugin.")
 
 
-class Plateau(Options):
+class DetectorOptions(Options):
+    """What all detectors of losses share."""
+
+    gather: int = Field(
+        16,
+        ge=1,
+        le=100_000,
+        description="Samples whose mean loss is looked at, at least; smaller batches wait for the next one.",
+        json_schema_extra=WARN,
+    )
+
+
+class Plateau(DetectorOptions):
     """The paper's absolute rule on a window of batch losses (arXiv 2411.05663)."""
 
     name: Literal["plateau"] = Field("plateau", description="The paper's rule, with absolute thresholds.")
@@ -588,7 +600,7 @@ class Plateau(Options):
     )
 
 
-class Relative(Options):
+class Relative(DetectorOptions):
     """A scale-free rule that needs no tuning per data set."""
 
     name: Literal["relative"] = Field("relative", description="Scale-free; the default.")
@@ -601,7 +613,7 @@ class Relative(Options):
     )
 
 
-class River(Options):
+class River(DetectorOptions):
     """Any drift detector of River."""
 
     name: Literal["river"] = Field("river", description="A detector of River's, by its class name.")

@@ -24,6 +24,7 @@ class Progress:
     """How far a run has come. Offsets count records; `segment` counts detected shifts.
 
     shifts, consolidations: the offsets of the newest; `segment` and `consolidated` count all there were.
+    gathered: losses of samples, too few so far for the detector.
     """
 
     offset: int = 0
@@ -34,6 +35,7 @@ class Progress:
     dropped: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    gathered: list[float] = field(default_factory=list)
     shifts: list[int] = field(default_factory=list)
     consolidations: list[int] = field(default_factory=list)
     consolidated: int = 0
@@ -167,6 +169,7 @@ class StreamProcessor:
     pace: reads the clock; its figures go to the sinks and decide nothing.
     environment: what the "start" event says of the machine and the software.
     generators: the process-wide random generators as they were after the last event handed out.
+    gather: samples whose mean loss the detector is given at least; smaller batches wait for the next one.
     max_skipped: non-finite steps in a row after which NotFinite is raised. Nothing is committed since the
         first of them, so that what the run goes back to is older than whatever spoilt it.
     max_quarantined: records set aside in the whole run before SourceError is raised; None sets no limit.
@@ -189,6 +192,7 @@ class StreamProcessor:
         vault: Vault | None = None,
         forgetter: Forgetting | None = None,
         commit_every: int | None = None,
+        gather: int = 1,
         max_skipped: int = 10,
         max_quarantined: int | None = None,
         environment: Mapping[str, Any] = MappingProxyType({}),
@@ -207,6 +211,7 @@ class StreamProcessor:
         self._vault = vault
         self._forgetter = forgetter
         self._commit_every = commit_every
+        self._gather = gather
         self._max_skipped = max_skipped
         self._max_quarantined = max_quarantined
         self._environment = environment
@@ -349,7 +354,8 @@ class StreamProcessor:
         self._write_predictions(predictions)
         self._announce_classes()
         loss = self._watch(lesson)
-        self._settle(batch, predictions, loss)
+        if loss is not None and math.isfinite(loss):
+            self._gather_losses(batch, predictions, lesson.losses)
         self._write_step(loss)
         if self.examiner.due(before, batch.end):
             self._examine()
@@ -408,10 +414,18 @@ class StreamProcessor:
                 f"the same command then goes on from offset {self.progress.committed}",
             )
 
-    def _settle(self, batch: Batch, predictions: Sequence[Prediction], loss: float | None) -> None:
+    def _gather_losses(
+        self, batch: Batch, predictions: Sequence[Prediction], losses: Sequence[float]
+    ) -> None:
+        """Settle once there are losses of enough samples: a mean of few is mostly noise."""
+        gathered = [*self.progress.gathered, *losses]
+        enough = len(gathered) >= self._gather
+        self.progress.gathered = [] if enough else gathered
+        if enough:
+            self._settle(batch, predictions, fmean(gathered))
+
+    def _settle(self, batch: Batch, predictions: Sequence[Prediction], loss: float) -> None:
         """Give the detector its loss and act on what it says."""
-        if loss is None or not math.isfinite(loss):
-            return
         self.detector.update(loss)
         if (reason := self.detector.shift) is not None:
             self.progress.segment += 1

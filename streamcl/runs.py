@@ -331,6 +331,7 @@ def _assemble(
         vault=saver if keeping else None,
         forgetter=forgetter,
         commit_every=keeping.every if keeping else None,
+        gather=getattr(settings.shift, "gather", 1),
         max_skipped=settings.max_skipped,
         max_quarantined=settings.source.policy.max_quarantined,
         environment=environment(compute),

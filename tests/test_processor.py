@@ -157,6 +157,34 @@ def test_holdout_is_examined_on_time_and_at_the_end(tmp_path):
     assert processor.history.A_Last == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("batches", "updates"),
+    [([1] * 12, 3), ([4] * 3, 3), ([3, 4, 2, 1], 1)],  # in the last, 3 + 4 together, and three wait
+)
+def test_losses_of_small_batches_reach_the_detector_together(tmp_path, batches, updates):
+    detector = ScriptedDetector()
+    processor = build(tmp_path, ScriptedSource(batches), detector=detector, gather=4)
+    list(processor.run())
+    assert len(detector.losses) == updates
+
+
+def test_losses_that_wait_for_others_survive_a_stop(tmp_path):
+    def begun(folder):
+        learner = FakeLearner(loss=lambda batch: 1.0 + batch.offset)
+        return build(folder, ScriptedSource([3] * 10), learner=learner, commit_every=None, gather=7)
+
+    whole = begun(tmp_path / "whole")
+    list(whole.run())
+    first = begun(tmp_path / "halves")
+    for prediction in first.run():
+        if prediction.offset == 14:
+            first.stop()
+    assert len(first.progress.gathered) == 6
+    second = begun(tmp_path / "halves")
+    list(second.run())
+    assert second.detector.losses == whole.detector.losses
+
+
 def test_losses_that_are_not_finite_never_reach_the_detector(tmp_path):
     detector = ScriptedDetector()
     bad = {8, 12}
