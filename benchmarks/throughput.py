@@ -6,7 +6,8 @@
 
 forward: the frozen backbone alone. floor: LoRA forward + backward + Adam on pixels that are ready. reference:
 the published code's step, re-enacted. The others are whole runs: source, predict, learn, detector, metrics,
-sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is counted). All take turns in one
+sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is counted); last_4_blocks and
+lbp_wht are online_lora with these options. All take turns in one
 process, round after round, in an order that rotates; a round's ratio is to the floor of the same round.
 `--clock cpu` counts this process's processor time, threads added up, for a machine that is not quiet.
 Pretrained ViT-S (fetch:vit-s-focus in STREAMCL_CACHE) and CIFAR-100 images (STREAMCL_DEV_DATA); where one is
@@ -41,6 +42,8 @@ from streamcl.runs import Run, open_run
 
 LEARNERS: dict[str, Any] = {
     "online_lora": "online_lora",
+    "last_4_blocks": {"name": "online_lora", "last_blocks": 4},
+    "lbp_wht": {"name": "online_lora", "backprop": {"lbp_wht": {"order": 3}}},
     "hybrid": "hybrid",
     "ridge": "ridge",
 }

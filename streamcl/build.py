@@ -47,6 +47,7 @@ from streamcl.learners.mixed import MixedLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.tangents import TangentReader
+from streamcl.low_pass import LowPass
 from streamcl.protocols import Learner, ShiftDetector, Sink, Source
 from streamcl.randomness import capture_generators
 from streamcl.shift import build_detector, detector_names
@@ -110,7 +111,8 @@ def build_learner(config: RunConfig, backbone: Backbone, compute: Compute) -> Le
             backbone,
             compute,
             rank=options.rank,
-            first_block=options.first_block,
+            first_block=_first_block(config, options, backbone),
+            low_pass=_low_pass(config, options, backbone),
             learning_rate=options.learning_rate,
             regularisation=options.regularisation,
             buffer=options.buffer,
@@ -126,6 +128,22 @@ def build_learner(config: RunConfig, backbone: Backbone, compute: Compute) -> Le
     if isinstance(options, CohortOptions):
         return _cohorts(config, options, backbone, compute)
     return build_baseline(options, backbone, compute, config.seed)
+
+
+def _first_block(config: RunConfig, options: OnlineLora, backbone: Backbone) -> int:
+    if options.last_blocks is None:
+        return options.first_block
+    if options.last_blocks > backbone.depth:
+        raise config.refuse("learner.last_blocks", f"{options.last_blocks} of {backbone.depth} blocks")
+    return backbone.depth - options.last_blocks
+
+
+def _low_pass(config: RunConfig, options: OnlineLora, backbone: Backbone) -> LowPass | None:
+    if (wanted := options.backprop.lbp_wht) is None:
+        return None
+    if backbone.grid is None:
+        raise config.refuse("learner.backprop.lbp_wht", f"{backbone.name} has no one grid of patches")
+    return LowPass(*backbone.grid, order=wanted.order)
 
 
 def _closed_form(

@@ -293,13 +293,48 @@ class AdapterOptions(Options):
     )
 
 
+class LowPassOptions(Options):
+    """LBP-WHT: low-pass back-propagation through frozen weights (arXiv 2309.15275)."""
+
+    order: int = Field(
+        3,
+        ge=1,
+        le=1024,
+        description="Walsh-Hadamard bases of row + column order below this; more is closer and slower.",
+    )
+
+
+class BackpropOptions(Options):
+    """How gradients come back through the frozen weights of adapted blocks."""
+
+    lbp_wht: LowPassOptions | None = Field(
+        None, description="On low-pass bases of the patch grid (LBP-WHT); null: whole."
+    )
+
+
 class OnlineLora(AdapterOptions):
     """Online-LoRA with a linear head, as published (arXiv 2411.05663)."""
 
     name: Literal["online_lora"] = Field("online_lora", description="The paper's learner.")
     first_block: Block = Field(0, description="First block with adapters, from 0.")
+    last_blocks: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="Instead of first_block: adapters in so many of the last blocks; those before them run "
+        "once, without gradients.",
+    )
+    backprop: BackpropOptions = Field(
+        BackpropOptions(), description="Shortcuts on the way back.", json_schema_extra=WARN
+    )
     learning_rate: float = Field(5e-4, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN)
     optimizer: Literal["adam"] = Field("adam", description="The optimizer.")
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> OnlineLora:
+        if self.first_block and self.last_blocks is not None:
+            raise PydanticCustomError("both", "'first_block' and 'last_blocks' say the same: give one")
+        return self
 
 
 class RidgeOptions(Options):
@@ -772,7 +807,7 @@ class RunConfig(Options):
     shift: ShiftOptions = Field(Relative(), description="How shifts of the stream are found.")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         "auto",
-        description="Arithmetic; auto: bf16 where the processor is fast at it.",
+        description="Arithmetic; auto: bf16 where it is timed to be faster when a run begins.",
         json_schema_extra=WARN,
     )
     device: str = Field(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from streamcl.adapted_product import AdaptedProduct
 from streamcl.errors import CheckpointError, ConfigError
+from streamcl.low_pass import LowPass, low_pass_linears
 from streamcl.protocols import State
 
 
@@ -59,8 +60,11 @@ class LoRALinear(nn.Module):
     B_q and B_v, o = d_out / 3. W and b are the frozen layer's own tensors until the first `fold`.
     """
 
-    def __init__(self, frozen: nn.Linear, rank: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, frozen: nn.Linear, rank: int, generator: torch.Generator, low_pass: LowPass | None = None
+    ) -> None:
         super().__init__()
+        self.low_pass = low_pass
         self.in_features, self.out_features = frozen.in_features, frozen.out_features
         if not 1 <= rank <= self.in_features:
             raise ConfigError(f"a LoRA rank lies between 1 and the width {self.in_features}, not at {rank}")
@@ -82,7 +86,7 @@ class LoRALinear(nn.Module):
         with torch.autocast(kind, enabled=False):
             A, R = self.lora_A.to(dtype), self._rows().to(dtype)
             rows = x.to(dtype).reshape(-1, self.in_features)
-            y, _ = AdaptedProduct.apply(rows, weight, bias, A, R)  # type: ignore[no-untyped-call]
+            y, _ = AdaptedProduct.apply(rows, weight, bias, A, R, self.low_pass)  # type: ignore[no-untyped-call]
         return torch.as_tensor(y).view(*x.shape[:-1], self.out_features)
 
     def _cast_to(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -157,10 +161,19 @@ class Adapters(nn.Module):
 
     The backbone itself stays as it was, so a frozen and an adapted branch can run side by side. Any linear
     layer of a copy can be given a weight of its own (`edit`); it is part of the exported state, whole.
+
+    low_pass: takes the gradient through the frozen weights of the copies on low-pass bases (arXiv
+    2309.15275); None passes it whole.
     """
 
     def __init__(
-        self, backbone: Adaptable, *, rank: int, first_block: int, generator: torch.Generator
+        self,
+        backbone: Adaptable,
+        *,
+        rank: int,
+        first_block: int,
+        generator: torch.Generator,
+        low_pass: LowPass | None = None,
     ) -> None:
         super().__init__()
         count = len(backbone.blocks)
@@ -171,8 +184,11 @@ class Adapters(nn.Module):
         self.rank = rank
         self._backbone = (backbone,)  # in a tuple, so that it is no submodule: its parameters are not ours
         self.names = tuple(f"{name}.attn.qkv" for name in backbone.block_names[first_block:])
-        self.layers = [LoRALinear(backbone.qkv(block), rank, generator) for block in blocks]
+        self.layers = [LoRALinear(backbone.qkv(block), rank, generator, low_pass) for block in blocks]
         self.blocks = nn.ModuleList(map(_adapted, blocks, self.layers))
+        if low_pass is not None:
+            for block in self.blocks:
+                low_pass_linears(block, low_pass)
         self.block_names = backbone.block_names[first_block:]
         self._attentions: list[Any] = [block.attn for block in self.blocks]
         self._fused = [bool(getattr(attention, "fused_attn", False)) for attention in self._attentions]

@@ -177,6 +177,7 @@ def open_run(
     try:
         stack.enter_context(RunLock(folder))
         files.sweep(folder)
+        settings = _settled_precision(settings, folder)
         earlier = _agree_with_earlier(settings, folder, report)
         run, vault = _assemble(settings, folder, stack, report, vit)
         _keep_config(settings, folder)
@@ -276,6 +277,17 @@ def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> RunC
             problems=(f"the run in {folder} cannot go on with this configuration:", *refused),
         )
     return earlier
+
+
+def _settled_precision(settings: RunConfig, folder: Path) -> RunConfig:
+    """With the precision that `auto` came to when the run began: the start-up timing could turn out otherwise
+    now, and what is learned from here on would not be what an uninterrupted run learns."""
+    if settings.precision != "auto":
+        return settings
+    earlier = _saved_config(folder)
+    begun = earlier.precision if earlier is not None else "auto"
+    chosen = build_compute(settings).precision if begun == "auto" else begun
+    return settings.model_copy(update={"precision": chosen})
 
 
 def _keep_config(settings: RunConfig, folder: Path) -> None:

@@ -24,7 +24,7 @@ def test_gradients_are_those_of_finite_differences(biased):
     x, W, A, R = (torch.randn(shape, dtype=torch.float64) for shape in [(5, 6), (9, 6), (4, 6), (9, 4)])
     b = torch.randn(9, dtype=torch.float64) if biased else None
     trained = [each.requires_grad_() for each in (x, A, R)]
-    assert torch.autograd.gradcheck(lambda x, A, R: AdaptedProduct.apply(x, W, b, A, R)[0], trained)
+    assert torch.autograd.gradcheck(lambda x, A, R: AdaptedProduct.apply(x, W, b, A, R, None)[0], trained)
 
 
 def test_the_input_s_gradient_is_not_made_where_nobody_asks():

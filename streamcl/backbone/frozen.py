@@ -55,6 +55,17 @@ class Backbone(nn.Module):
         return [self.model.get_submodule(name) for name in self.block_names]
 
     @property
+    def grid(self) -> tuple[int, int, int] | None:
+        """Prefix tokens, rows and columns of patches, which together are the tokens of every block.
+
+        None in swin, whose blocks see windows.
+        """
+        if self._downsample:
+            return None
+        height, width = self.model.patch_embed.grid_size
+        return int(getattr(self.model, "num_prefix_tokens", 0)), int(height), int(width)
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self._mean.device

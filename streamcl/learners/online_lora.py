@@ -19,6 +19,7 @@ from streamcl.learners.guesses import surprise
 from streamcl.learners.optimizer_state import drop_moments
 from streamcl.learners.trained import TrainedModel
 from streamcl.lora import Adapters
+from streamcl.low_pass import LowPass
 from streamcl.protocols import State
 
 
@@ -37,6 +38,7 @@ class OnlineLoRALearner:
     rank: of the q and of the v adapter. first_block: the blocks before it stay without adapters.
     regularisation: lambda. buffer: samples in the hard buffer.
     mask_absent: leave classes that are not in the step's samples out of its cross-entropy.
+    low_pass: takes gradients through frozen weights on low-pass bases; None passes them whole.
     """
 
     def __init__(
@@ -50,12 +52,15 @@ class OnlineLoRALearner:
         regularisation: float = 2000.0,
         buffer: int = 4,
         mask_absent: bool = True,
+        low_pass: LowPass | None = None,
         seed: int = 0,
     ) -> None:
         self.backbone = backbone
         self.compute = compute
         self.generator = torch.Generator().manual_seed(seed)
-        self.adapters = Adapters(backbone, rank=rank, first_block=first_block, generator=self.generator)
+        self.adapters = Adapters(
+            backbone, rank=rank, first_block=first_block, generator=self.generator, low_pass=low_pass
+        )
         self.model = TrainedModel(
             backbone,
             compute,
