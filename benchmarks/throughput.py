@@ -17,10 +17,8 @@ absent this says so and stops, unless `--images random` and `--weights none` sta
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -32,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from contestants import CLASSES, Bare, Forward, Reference
+from machine import machine
 
 from streamcl.backbone import Backbone
 from streamcl.build import build_compute, build_vit
@@ -197,28 +196,6 @@ def figures(one: Timed, floor: Timed, begin: float | None) -> dict[str, Any]:
     worst, ratio, best = np.percentile(ratios, [25, 50, 75])
     rates = {"images_per_s": middle, "quartiles": [low, high], "rounds": one.rates}
     return {**rates, "of_floor": ratio, "of_floor_quartiles": [worst, best], "at_begin": begin}
-
-
-def machine(compute: Compute) -> dict[str, Any]:
-    cpu = next(
-        (line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")), "unknown"
-    )
-    cuda = compute.device.type == "cuda"
-    return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "load": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def table(found: dict[str, Any]) -> str:
