@@ -33,7 +33,7 @@ from streamcl.heads.linear import LinearHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.metrics import memory_mb
 from streamcl.runs import Run, open_run
-from streamcl.shift import SilentDetector
+from streamcl.shift.silent import SilentDetector
 
 Step = Callable[[], Any]
 Points = dict[float, Step]
