@@ -66,6 +66,11 @@ class HardBuffer:
             ]
         )
 
+    def complete(self, completed: Callable[[Sequence[Sample]], Sequence[Sample]]) -> None:
+        """Hold, in place of the held samples, what `completed` makes of them: their pixels from elsewhere."""
+        samples = completed(self.samples)
+        self._held = [replace(held, sample=each) for held, each in zip(self._held, samples, strict=True)]
+
     def purge(self, predicate: Callable[[Sample], bool]) -> None:
         """Drop every held sample for which the predicate is true."""
         self._held = [held for held in self._held if not predicate(held.sample)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -48,8 +48,9 @@ from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.tangents import TangentReader
 from streamcl.low_pass import LowPass
-from streamcl.protocols import Learner, ShiftDetector, Sink, Source
+from streamcl.protocols import Learner, ShiftDetector, Sink, Source, State
 from streamcl.randomness import capture_generators
+from streamcl.ranks import ALONE, Ranks, local_rank
 from streamcl.shift import build_detector, detector_names
 from streamcl.sinks import known_sinks
 from streamcl.weights import convert_onnx
@@ -58,7 +59,9 @@ from streams.dotted import caller, resolve
 from streams.guarded import Checked, Limited, ReadAhead
 from streams.iterators import IterableSource
 from streams.ordered import ordered
+from streams.parted import Parted, can_be_parted, part_size
 from streams.records import RecordPolicy
+from streams.sliced import Sliced
 from streams.wheels import cache_dir
 
 Tell = Callable[[str], None]
@@ -67,11 +70,39 @@ ADAPTED_BLOCKS = 3
 """Last of the blocks that the exact branch reads, which the adapted branch of a hybrid reads too."""
 
 
-def build_compute(config: RunConfig) -> Compute:
-    """The device and precision, and torch's number of threads, which is the process's."""
+class OpenSource(Source, Protocol):
+    """A source that is read ahead (see streams.guarded.ReadAhead)."""
+
+    def noted(self) -> State:
+        """The process-wide random generators after the last event handed out."""
+        ...
+
+    def interrupt(self) -> None:
+        """Wait for no further event. Safe in a signal handler."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading."""
+        ...
+
+
+def build_compute(config: RunConfig, ranks: Ranks = ALONE) -> Compute:
+    """The device and precision, and torch's number of threads, which is the process's.
+
+    Each of several ranks on a machine takes a GPU of its own, where there are any.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    return resolve_compute(config.device, config.precision)
+    if ranks.world == 1:
+        return resolve_compute(config.device, config.precision)
+    if config.device.startswith("cuda:"):
+        raise config.refuse("device", f"{config.device} is one device for {ranks.world} ranks; say cuda")
+    compute = resolve_compute(config.device, config.precision)
+    if compute.device.type != "cuda":
+        return compute
+    own = resolve_compute(f"cuda:{local_rank()}", config.precision)
+    torch.cuda.set_device(own.device)
+    return own
 
 
 def build_vit(config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
@@ -103,8 +134,8 @@ def fetched_weights(name: str, tell: Tell) -> Any:
     return target
 
 
-def build_learner(config: RunConfig, backbone: Backbone, compute: Compute) -> Learner:
-    """The learner that the configuration names, knowing nothing yet."""
+def build_learner(config: RunConfig, backbone: Backbone, compute: Compute, ranks: Ranks = ALONE) -> Learner:
+    """The learner that the configuration names, knowing nothing yet; `ranks` learn each batch together."""
     options = config.learner
     if isinstance(options, OnlineLora):
         return OnlineLoRALearner(
@@ -118,16 +149,17 @@ def build_learner(config: RunConfig, backbone: Backbone, compute: Compute) -> Le
             buffer=options.buffer,
             mask_absent=options.mask_absent,
             seed=config.seed,
+            ranks=ranks,
         )
     if isinstance(options, RidgeOptions | NearestMean):
-        return _closed_form(config, options, backbone, compute)
+        return _closed_form(config, options, backbone, compute, ranks)
     if isinstance(options, Hybrid):
-        return _hybrid(config, options, backbone, compute)
+        return _hybrid(config, options, backbone, compute, ranks)
     if isinstance(options, Mixed):
         return _mixed(config, options, backbone, compute)
     if isinstance(options, CohortOptions):
         return _cohorts(config, options, backbone, compute)
-    return build_baseline(options, backbone, compute, config.seed)
+    return build_baseline(options, backbone, compute, config.seed, ranks)
 
 
 def _first_block(config: RunConfig, options: OnlineLora, backbone: Backbone) -> int:
@@ -147,13 +179,17 @@ def _low_pass(config: RunConfig, options: OnlineLora, backbone: Backbone) -> Low
 
 
 def _closed_form(
-    config: RunConfig, options: RidgeOptions | NearestMean, backbone: Backbone, compute: Compute
+    config: RunConfig,
+    options: RidgeOptions | NearestMean,
+    backbone: Backbone,
+    compute: Compute,
+    ranks: Ranks,
 ) -> RidgeLearner:
     blocks = _blocks(config, options.blocks, backbone)
     width = fused_width(backbone, blocks)
     if isinstance(options, NearestMean):
         nearest: Any = NCMHead(width, metric=options.metric, device=compute.device)
-        return RidgeLearner(backbone, compute, nearest, blocks=blocks)
+        return RidgeLearner(backbone, compute, nearest, blocks=blocks, ranks=ranks)
     discriminant = isinstance(options, StreamingLda)
     head = (SLDAHead if discriminant else RidgeHead)(
         width,
@@ -165,7 +201,9 @@ def _closed_form(
         device=compute.device,
     )
     sharpness = 1.0 if discriminant else RIDGE_SHARPNESS  # discriminants are log-likelihood ratios already
-    return RidgeLearner(backbone, compute, head, blocks=blocks, views=options.views, sharpness=sharpness)
+    return RidgeLearner(
+        backbone, compute, head, blocks=blocks, views=options.views, sharpness=sharpness, ranks=ranks
+    )
 
 
 def _blocks(config: RunConfig, named: list[int] | None, backbone: Backbone) -> list[int]:
@@ -178,13 +216,13 @@ def _blocks(config: RunConfig, named: list[int] | None, backbone: Backbone) -> l
 
 
 def _hybrid(
-    config: RunConfig, options: Hybrid | Mixed, backbone: Backbone, compute: Compute
+    config: RunConfig, options: Hybrid | Mixed, backbone: Backbone, compute: Compute, ranks: Ranks
 ) -> HybridLearner:
     ridge, lora = options.ridge, options.lora
-    exact = _closed_form(config, ridge, backbone, compute)
+    exact = _closed_form(config, ridge, backbone, compute, ranks)
     if lora.adapt == 0:
         return HybridLearner(exact, None)
-    return HybridLearner(exact, _branch(config, options, backbone, compute, config.seed))
+    return HybridLearner(exact, _branch(config, options, backbone, compute, config.seed, ranks=ranks))
 
 
 def _branch(
@@ -193,6 +231,8 @@ def _branch(
     backbone: Backbone,
     compute: Compute,
     seed: int,
+    *,
+    ranks: Ranks = ALONE,
 ) -> AdaptedBranch:
     ridge, lora = options.ridge, options.lora
     first = backbone.depth // 3 if lora.first_block is None else lora.first_block
@@ -217,11 +257,12 @@ def _branch(
         steps=lora.steps,
         adapt=lora.adapt,
         seed=seed,
+        ranks=ranks,
     )
 
 
 def _mixed(config: RunConfig, options: Mixed, backbone: Backbone, compute: Compute) -> MixedLearner:
-    core, users = _hybrid(config, options, backbone, compute), options.users
+    core, users = _hybrid(config, options, backbone, compute, ALONE), options.users
     tangents = None
     if core.adapted is not None and users.tangents:
         tangents = TangentReader(core.adapted, width=users.tangents, blocks=users.blocks, seed=config.seed)
@@ -328,13 +369,40 @@ def own_sinks(config: RunConfig) -> dict[str, Callable[..., Sink]]:
     return {sink.class_: resolve(sink.class_) for sink in config.sinks if isinstance(sink, ByClass)}
 
 
-def build_source(config: RunConfig) -> ReadAhead:
-    """The stream: ordered, limited, and read ahead under a watchdog."""
+def build_source(
+    config: RunConfig, ranks: Ranks = ALONE, on_stop: Callable[[], None] = lambda: None
+) -> OpenSource:
+    """The stream: ordered, limited, and read ahead under a watchdog.
+
+    Where several `ranks` read it, `on_stop` is called on each of them when one has been asked to stop.
+    """
     limit = sys.maxsize if config.limit is None else config.limit  # a limit may come and go between processes
-    source = Limited(Checked(_plain_source(config)), limit)
+    plain: Any = _plain_source(config)
+    if ranks.world == 1:
+        return _read_ahead(config, Limited(Checked(plain), limit))
+    if _in_parts(config, plain):
+        part = plain.shard(ranks.rank, ranks.world, part_size(config.batch_size, ranks))
+        shared: Source = Parted(_read_ahead(config, Checked(part)), plain, ranks, on_stop)
+    else:
+        if hasattr(plain, "read_slice"):  # else each rank decodes everything
+            plain.read_slice(ranks.rank, ranks.world)
+        shared = Sliced(_read_ahead(config, Checked(plain)), ranks, on_stop)
+    return cast(OpenSource, Limited(shared, limit))
+
+
+def _read_ahead(config: RunConfig, source: Source) -> ReadAhead:
     # A source of the user's own may draw from the process-wide generators; those here have their own.
     note = capture_generators if config.source.class_ else dict
     return ReadAhead(source, config.source.prefetch, config.source.policy.stall_timeout, note=note)
+
+
+def _in_parts(config: RunConfig, plain: Any) -> bool:
+    """Whether each rank reads a part of its own: where that is said, or a user's own source has parts."""
+    if config.ranks.read == "auto":
+        return config.source.class_ is not None and can_be_parted(plain)
+    if config.ranks.read == "shards" and not can_be_parted(plain):
+        raise config.refuse("ranks.read", "this source has no shard(rank, world) by which parts are read")
+    return config.ranks.read == "shards"
 
 
 def _plain_source(config: RunConfig) -> Source:

@@ -20,15 +20,18 @@ from streamcl.config_models import (
 from streamcl.learners.baselines import DERPlusPlus, EWCPlusPlus, ExperienceReplay, PlainLearner
 from streamcl.learners.trained import OptimizerOf, TrainedModel
 from streamcl.lora import Adapters
+from streamcl.ranks import ALONE, Ranks
 
 Baseline: TypeAlias = (
     FrozenLinear | NaiveLora | ExperienceReplayOptions | DarkReplayOptions | ElasticConsolidation
 )
 
 
-def build_baseline(options: Baseline, backbone: Backbone, compute: Compute, seed: int) -> PlainLearner:
-    """The baseline that these options describe, knowing nothing yet."""
-    model = trained_model(options, backbone, compute, seed)
+def build_baseline(
+    options: Baseline, backbone: Backbone, compute: Compute, seed: int, ranks: Ranks = ALONE
+) -> PlainLearner:
+    """The baseline that these options describe, knowing nothing yet; `ranks` learn each batch together."""
+    model = trained_model(options, backbone, compute, seed, ranks)
     match options:
         case ExperienceReplayOptions():
             return ExperienceReplay(model, buffer=options.buffer)
@@ -41,13 +44,17 @@ def build_baseline(options: Baseline, backbone: Backbone, compute: Compute, seed
 
 
 def trained_model(
-    options: FrozenLinear | AdaptedBaselineOptions, backbone: Backbone, compute: Compute, seed: int
+    options: FrozenLinear | AdaptedBaselineOptions,
+    backbone: Backbone,
+    compute: Compute,
+    seed: int,
+    ranks: Ranks = ALONE,
 ) -> TrainedModel:
     """Adapters and head under Adam; without adapters, the head under SGD."""
     generator = torch.Generator().manual_seed(seed)
     if not isinstance(options, AdaptedBaselineOptions):
         optimizer: OptimizerOf = functools.partial(torch.optim.SGD, lr=options.learning_rate)
-        return TrainedModel(backbone, compute, None, optimizer=optimizer, generator=generator)
+        return TrainedModel(backbone, compute, None, optimizer=optimizer, generator=generator, ranks=ranks)
     optimizer = functools.partial(torch.optim.Adam, lr=options.learning_rate, fused=True)
     adapters = Adapters(backbone, rank=options.rank, first_block=options.first_block, generator=generator)
-    return TrainedModel(backbone, compute, adapters, optimizer=optimizer, generator=generator)
+    return TrainedModel(backbone, compute, adapters, optimizer=optimizer, generator=generator, ranks=ranks)

@@ -775,6 +775,21 @@ class ForgetOptions(Options):
         return self
 
 
+class RanksOptions(Options):
+    """Several processes that run it together (torchrun); a single one heeds none of this."""
+
+    read: Literal["auto", "slices", "shards"] = Field(
+        "auto",
+        description="slices: each rank reads the whole stream and decodes its slice of every batch, so the "
+        "result is that of one process; shards: each reads a part of its own; auto: shards where a class of "
+        "yours has shard(rank, world), else slices.",
+        json_schema_extra=WARN,
+    )
+    timeout: float = Field(
+        1800.0, gt=0, le=10**6, description="Seconds that a rank waits for one that does not answer."
+    )
+
+
 class RunConfig(Options):
     """A run of streamcl: where the stream comes from, what learns from it, and what is kept."""
 
@@ -844,6 +859,9 @@ class RunConfig(Options):
         None,
         description="Sums kept on disk for each class or each subject, which can then be forgotten exactly "
         "without their samples; null: none. For ridge, slda and hybrid.",
+    )
+    ranks: RanksOptions = Field(
+        RanksOptions(), description="Several processes on one run.", json_schema_extra=SAFE
     )
     max_skipped: int = Field(
         10,

@@ -9,7 +9,8 @@ StreamclError              1
 ├── WeightsError           2   the backbone's weights do not fit or cannot be had
 ├── NotFinite              5   losses or gradients stayed NaN or infinite
 ├── ForgettingError        6   a request could not be carried out
-└── RunBusy                2   another process holds the run directory
+├── RunBusy                2   another process holds the run directory
+└── RanksError             7   another rank of the run failed, was killed, or does not answer
 """
 
 from __future__ import annotations
@@ -77,3 +78,9 @@ class RunBusy(StreamclError):
     """Another living process works in the same run directory; the message names it."""
 
     exit_code = 2
+
+
+class RanksError(StreamclError):
+    """Ranks that learn one stream together have lost one another, or are not where they should be."""
+
+    exit_code = 7

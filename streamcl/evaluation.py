@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamcl.errors import BadRecord
 from streamcl.events import HoldoutPart, Sample
-from streamcl.protocols import Learner
+from streamcl.protocols import Company, Learner
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Examiner:
 
     at_parts: whether also where a part has been taught. final: whether also at the end.
     limit: samples per part, evenly spread; None takes all.
+    company: ranks that examine together, each its share of the samples; None: this process examines alone.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Examiner:
         final: bool = True,
         limit: int | None = None,
         batch_size: int = 64,
+        company: Company | None = None,
     ) -> None:
         self.parts = tuple(parts)
         self._every = every
@@ -49,6 +51,7 @@ class Examiner:
         self.final = final and bool(self.parts)
         self._limit = limit
         self._batch_size = batch_size
+        self._company = company
 
     def due(self, before: int, after: int) -> bool:
         """Whether an examination falls in the offsets (before, after]."""
@@ -76,6 +79,10 @@ class Examiner:
                 seen += len(asked)
                 total += len(samples)
             correct[part.name], sizes[part.name] = hits, total
+        if self._company is not None:
+            told = self._company.everyone((correct, sizes, seen))
+            correct, sizes = (_summed([each[i] for each in told]) for i in (0, 1))
+            seen = sum(each[2] for each in told)
         return Examination(
             accuracy=sum(correct.values()) / seen if seen else None,
             parts={name: correct[name] / sizes[name] for name in sizes if sizes[name]},
@@ -86,7 +93,8 @@ class Examiner:
         count = len(samples)
         step = 1 if self._limit is None else max(1, -(-count // self._limit))
         chunk: list[Sample] = []
-        for i in range(0, count, step):
+        chosen = range(0, count, step)
+        for i in chosen if self._company is None else chosen[self._company.rank :: self._company.world]:
             try:
                 chunk.append(samples[i])
             except BadRecord:
@@ -96,3 +104,7 @@ class Examiner:
                 chunk = []
         if chunk:
             yield chunk
+
+
+def _summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(each[name] for each in counts) for name in counts[0]}

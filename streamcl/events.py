@@ -37,6 +37,27 @@ class Sample:
     privacy: Privacy = "core"
 
 
+NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)
+"""The image of a record whose pixels were not asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Elsewhere(Sample):
+    """A sample whose pixels another rank holds (see streamcl.ranks); all else of it is known here too.
+
+    rank: whose it is. The image has no pixels.
+    """
+
+    rank: int = 0
+
+    @classmethod
+    def of(cls, sample: Sample, rank: int) -> Elsewhere:
+        """The same sample without its pixels."""
+        return cls(
+            sample.id, NO_PIXELS, sample.label, sample.subject, sample.domain, sample.privacy, rank=rank
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A record that could not become a sample. It keeps its place in the stream, so offsets stay dense."""

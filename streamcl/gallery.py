@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from streamcl import files
-from streamcl.events import Pixels, Prediction, Sample
+from streamcl.events import Elsewhere, Pixels, Prediction, Sample
 from streamcl.protocols import State
 
 SIDE = 96
@@ -50,7 +50,9 @@ class Gallery:
         if room <= 0 or (offset not in shifts and len(shifts) >= self._max_shifts):
             return
         files.make_folder(self._folder, disk=self._disk)
-        for sample, prediction in list(zip(samples, predictions, strict=True))[:room]:
+        pairs = zip(samples, predictions, strict=True)
+        here = [pair for pair in pairs if not isinstance(pair[0], Elsewhere)]  # the others have no pixels
+        for sample, prediction in here[:room]:
             name = thumbnail_name(sample.id)
             files.atomic_write(self._folder / name, thumbnail(sample.image), disk=self._disk)
             self._entries.append(

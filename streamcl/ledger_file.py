@@ -50,7 +50,7 @@ class LedgerFile:
             self._make_readable()
             self._connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
             try:
-                self._salt = self._open()
+                self.salt = self._open()
             except BaseException:
                 self._connection.close()
                 raise
@@ -83,8 +83,7 @@ class LedgerFile:
 
     def digest(self, kind: str, value: str) -> bytes:
         """A hash salted by this ledger, 16 bytes."""
-        text = f"{kind}:{value}".encode(errors="surrogatepass")
-        return hashlib.blake2b(text, key=self._salt, digest_size=16).digest()
+        return salted(self.salt, kind, value)
 
     def damage(self, what: object) -> ForgettingError:
         """The error to raise where the content is not what was written."""
@@ -134,6 +133,12 @@ class LedgerFile:
             raise ForgettingError(f"{self.path} cannot be used: {error}") from error
         except sqlite3.Error as error:
             raise self.damage(error) from error
+
+
+def salted(salt: bytes, kind: str, value: str) -> bytes:
+    """The salted hash of a value of that kind, 16 bytes."""
+    text = f"{kind}:{value}".encode(errors="surrogatepass")
+    return hashlib.blake2b(text, key=salt, digest_size=16).digest()
 
 
 def _create(run: Run, schema: Sequence[str]) -> None:

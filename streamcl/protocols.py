@@ -55,6 +55,24 @@ class Fetching(Protocol):
         ...
 
 
+class Company(Protocol):
+    """The processes, called ranks, that one run is spread over (see streamcl.ranks)."""
+
+    @property
+    def rank(self) -> int:
+        """Which of them this one is, from 0."""
+        ...
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+        ...
+
+    def everyone(self, value: Any) -> list[Any]:
+        """What each rank passed, in the order of ranks; all of them must call it at the same point."""
+        ...
+
+
 class Learner(Protocol):
     """A model that learns from a stream one batch at a time. Classes are open: a new label grows it."""
 

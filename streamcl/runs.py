@@ -28,9 +28,10 @@ from streamcl.checkpoint import BackgroundSaver, Checkpoints, list_checkpoints
 from streamcl.compute import Compute
 from streamcl.config import RunConfig, config_from_dict, differences, dump_config, fingerprint, load_config
 from streamcl.config_models import ByClass, ByPlugin
-from streamcl.errors import CheckpointError, ConfigError
+from streamcl.errors import CheckpointError, ConfigError, ForgettingError
 from streamcl.evaluation import Examiner
 from streamcl.events import Prediction
+from streamcl.forgetting.by_first import FirstForgetter, FollowingForgetter
 from streamcl.forgetting.forgetter import Belongings, Forgetter
 from streamcl.forgetting.kept import STATISTICS, Kept
 from streamcl.forgetting.lineage import LINEAGE, Lineage
@@ -43,12 +44,14 @@ from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.ledger import LEDGER, Ledger
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb
 from streamcl.peft_export import export_adapter, export_merged
-from streamcl.processor import Pace, StreamProcessor
-from streamcl.protocols import Learner, Source
+from streamcl.processor import Forgetting, Pace, StreamProcessor
+from streamcl.protocols import Learner, Source, State
 from streamcl.randomness import capture_generators, seed_generators
+from streamcl.ranks import ALONE, Ranks
 from streamcl.report import write_report
 from streamcl.run_lock import RunLock
-from streamcl.sinks import build_sinks
+from streamcl.several import SharedVault, Unanimous, agree_on, same_everywhere
+from streamcl.sinks import Fanout, build_sinks
 from streamcl.summary import environment, summarise, timing
 
 Tell = Callable[[str], None]
@@ -62,7 +65,8 @@ MLFLOW = {"uri": "tracking_uri"}
 class Run:
     """A run with its directory. Iterate it to run it: one Prediction per sample, made before it is learned.
 
-    Use it as a context manager: leaving it lets go of the directory's lock and of the files.
+    Use it as a context manager: leaving it lets go of the directory's lock and of the files. On several
+    ranks each has one; the first has the directory, and its `forgetter` is the only one.
     """
 
     config: RunConfig
@@ -75,7 +79,8 @@ class Run:
     scores: Prequential
     history: HoldoutHistory
     throughput: Throughput
-    forgetter: Forgetter
+    forgetter: Forgetter | None
+    ranks: Ranks
     _stack: ExitStack
     _interrupt: Callable[[], None]
 
@@ -91,8 +96,12 @@ class Run:
         self.close()
 
     def stop(self) -> None:
-        """Ask the run to end after the event in hand, with a commit. Safe to call from a signal handler."""
-        self.processor.stop()
+        """Ask the run to end after the event in hand, with a commit. Safe to call from a signal handler.
+
+        On several ranks all of them end before the next event, whichever was asked.
+        """
+        if self.ranks.world == 1:
+            self.processor.stop()
         self._interrupt()
 
     def close(self) -> None:
@@ -125,7 +134,7 @@ class Run:
             scores=self.scores,
             history=self.history,
             batch_size=self.config.batch_size,
-            timing=timing(self.throughput, self.compute),
+            timing=timing(self.throughput, self.compute, self.ranks.world),
         )
 
     def forget(self, **what: Any) -> str:
@@ -135,14 +144,20 @@ class Run:
         `domain`, `offsets`, `samples`, `guarantee`, `method`, `relearn`, `deadline`, `key`, `id`. Returns the
         request's id, which is its receipt's name. Raises ForgettingError where the request makes no sense.
         """
-        return self.forgetter.ask(**what)
+        return self._asked.ask(**what)
 
     def forget_again(self, name: str) -> str:
         """Let a request that has failed be carried out before the next batch, named by its id or its key.
 
         Raises ForgettingError where there is no such request, or where it is over: done, or refused.
         """
-        return self.forgetter.ask_again(name)
+        return self._asked.ask_again(name)
+
+    @property
+    def _asked(self) -> Forgetter:
+        if self.forgetter is None:
+            raise ForgettingError(f"rank {self.ranks.rank} keeps no ledger", hint="ask the first rank")
+        return self.forgetter
 
     def finish(self) -> dict[str, Any]:
         """Write summary.json, adapter/ and report.html; returns the summary."""
@@ -160,16 +175,21 @@ def open_run(
     strict: bool = False,
     report: Tell = print,
     vit: Callable[[RunConfig, Compute, Tell], Backbone] = build_vit,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """The run that a configuration describes: continued where its directory holds one, else begun.
 
     fresh: move an earlier run of the same name aside first. strict: a damaged checkpoint is an error rather
     than a reason to use the one before it. vit: makes the backbone, or lends one that several runs share.
+    ranks: the processes that run it together (`streamcl.ranks.TorchRanks`), each of which calls this.
     Raises RunBusy where another process holds the directory, ConfigError where the run in it was made with a
     configuration that this one cannot continue.
     """
     settings = _settings(config)
     folder = Path(settings.run_dir or Path("runs") / settings.name)
+    agree_on(settings, ranks)
+    if not ranks.leads:
+        return _follow(settings, folder, vit, ranks)
     if fresh:
         _move_aside(folder, report)
     files.ensure_writable(folder)
@@ -179,14 +199,34 @@ def open_run(
         files.sweep(folder)
         settings = _settled_precision(settings, folder)
         earlier = _agree_with_earlier(settings, folder, report)
-        run, vault = _assemble(settings, folder, stack, report, vit)
+        run, vault = _assemble(settings, folder, stack, report=report, vit=vit, ranks=ranks)
         _keep_config(settings, folder)
         _resume(run, vault, strict=strict, report=report)
         _reopen(run, earlier)
+        ranks.from_first(run.processor.progress.finished)
     except BaseException:
         stack.close()
         raise
     return run
+
+
+def _follow(
+    settings: RunConfig, folder: Path, vit: Callable[[RunConfig, Compute, Tell], Backbone], ranks: Ranks
+) -> Run:
+    """The run of a rank that does not lead: it goes where the first one goes, and touches no file."""
+    stack = ExitStack()
+    try:
+        run, _ = _assemble(settings, folder, stack, report=_say_nothing, vit=vit, ranks=ranks)
+        _begin_or_restore(run, None)
+        run.processor.progress.finished = ranks.from_first(False)
+    except BaseException:
+        stack.close()
+        raise
+    return run
+
+
+def _say_nothing(message: str) -> None:
+    """The first rank says it."""
 
 
 def carry_out(folder: Path, *, report: Tell = print) -> None:
@@ -300,32 +340,38 @@ def _assemble(
     settings: RunConfig,
     folder: Path,
     stack: ExitStack,
+    *,
     report: Tell,
     vit: Callable[[RunConfig, Compute, Tell], Backbone],
+    ranks: Ranks,
 ) -> tuple[Run, Checkpoints]:
     seed_generators(settings.seed)
-    compute = build_compute(settings)
-    source = build_source(settings)
+    compute = build_compute(settings, ranks)
+    source = build_source(settings, ranks, lambda: processor.stop())  # noqa: PLW0108 - made below
     stack.callback(source.close)
     _check_guarantee(settings, source)
     backbone = vit(settings, compute, report)
-    learner = build_learner(settings, backbone, compute)
-    sink = build_sinks(folder, _extras(settings), own_sinks(settings))
+    same_everywhere("backbone", backbone.fingerprint, ranks)
+    learner = build_learner(settings, backbone, compute, ranks)
+    sink = build_sinks(folder, _extras(settings), own_sinks(settings)) if ranks.leads else Fanout({})
     stack.callback(sink.close)
     vault = _checkpoints(settings, folder, backbone)
     saver = BackgroundSaver(vault)
     stack.callback(saver.close)
     scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
     plan, keeping = settings.evaluate, settings.checkpoint
-    gallery = Gallery(folder / "samples", settings.report.samples) if settings.report.samples else None
+    shown = settings.report.samples if ranks.leads else 0
+    gallery = Gallery(folder / "samples", shown) if shown else None
     sealing = Sealing(vault, saver) if keeping else None
     belongings = Belongings(
         folder, learner, source, scores, gallery, sealing, fingerprint=fingerprint(settings)
     )
-    forgetter = _forgetter(settings, belongings, stack)
+    forgetter = _forgetter(settings, belongings, stack) if ranks.leads else None
+    several = ranks.world > 1
+    keeper = SharedVault(saver if ranks.leads else None, learner, ranks, report) if several else saver
     processor = StreamProcessor(
         source,
-        learner,
+        Unanimous(learner, ranks) if several else learner,
         build_shift(settings),
         scores=scores,
         history=history,
@@ -336,17 +382,18 @@ def _assemble(
             final=plan.final,
             limit=plan.max_per_part,
             batch_size=settings.batch_size,
+            company=ranks if several else None,
         ),
         pace=Clock(throughput),
         sink=sink,
         gallery=gallery,
-        vault=saver if keeping else None,
-        forgetter=forgetter,
+        vault=keeper if keeping else None,
+        forgetter=_forgetting(forgetter, learner, scores, ranks),
         commit_every=keeping.every if keeping else None,
         gather=getattr(settings.shift, "gather", 1),
         max_skipped=settings.max_skipped,
         max_quarantined=settings.source.policy.max_quarantined,
-        environment=environment(compute),
+        environment=environment(compute, ranks.world),
         generators=source.noted if settings.source.class_ else capture_generators,
     )
     run = Run(
@@ -361,6 +408,7 @@ def _assemble(
         history,
         throughput,
         forgetter,
+        ranks,
         stack,
         source.interrupt,
     )
@@ -407,6 +455,15 @@ def _kept(settings: RunConfig, belongings: Belongings, lineage: Lineage, stack: 
     return kept
 
 
+def _forgetting(
+    forgetter: Forgetter | None, learner: Learner, scores: Prequential, ranks: Ranks
+) -> Forgetting:
+    """What the loop asks: the forgetter itself, or on several ranks one that goes by the first rank's."""
+    if forgetter is None:
+        return FollowingForgetter(learner, scores, ranks)
+    return forgetter if ranks.world == 1 else FirstForgetter(forgetter, learner, scores, ranks)
+
+
 def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None:
     """Go on from the newest good checkpoint; without one, make the first, at offset 0."""
     vault.sweep()
@@ -419,7 +476,7 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
         )
     if found is None:
         _refuse_old_logs(run.folder, resumable=run.config.checkpoint is not None)
-        run.processor.begin()
+        _begin_or_restore(run, None)
         return
     finished = found.state["progress"]["finished"]
     if not replayable and not finished:
@@ -428,10 +485,21 @@ def _resume(run: Run, vault: Checkpoints, *, strict: bool, report: Tell) -> None
             hint="start over with --fresh, or give the source a state_dict and load_state_dict",
         )
     state = found.state if replayable else {**found.state, "source": run.source.state_dict()}
-    run.processor.restore(state)
+    if (before := state.get("ranks", 1)) != run.ranks.world:
+        report(f"{before} ranks came so far, {run.ranks.world} go on; sums may differ in their last bits")
     if not finished:
         report(f"going on from offset {found.offset} (step {found.step})")
-    elif replayable:
+    _begin_or_restore(run, state)
+
+
+def _begin_or_restore(run: Run, found: State | None) -> None:
+    """Go where the first rank goes: on from the state that it found, or to the beginning."""
+    state = run.ranks.from_first(found)
+    if state is None:
+        run.processor.begin()
+        return
+    run.processor.restore(state)
+    if run.processor.progress.finished and run.source.replayable:
         run.processor.forget()  # no batch will come before which it could be done
 
 

@@ -61,11 +61,11 @@ def _shifts(info: StreamInfo, progress: Progress, tolerance: int) -> dict[str, A
     return {**score.summary(), "total": progress.segment, "judged_from": since}
 
 
-def timing(throughput: Throughput, compute: Compute) -> dict[str, Any]:
-    """How fast, how much memory, and on what."""
+def timing(throughput: Throughput, compute: Compute, ranks: int = 1) -> dict[str, Any]:
+    """How fast, how much memory (of the first rank, where there are several), and on what."""
     cuda = compute.device.type == "cuda"
     return {
-        **environment(compute),
+        **environment(compute, ranks),
         "images_per_s": throughput.mean_images_per_s,
         "seconds": throughput.seconds,
         "peak_memory_mb": peak_memory_mb(),
@@ -73,13 +73,14 @@ def timing(throughput: Throughput, compute: Compute) -> dict[str, Any]:
     }
 
 
-def environment(compute: Compute) -> dict[str, Any]:
+def environment(compute: Compute, ranks: int = 1) -> dict[str, Any]:
     """The machine and the software that decide speed and, across machines, last bits."""
     cuda = compute.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else str(compute.device),
         "precision": compute.precision,
         "threads": torch.get_num_threads(),
+        "ranks": ranks,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),

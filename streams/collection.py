@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamcl.errors import BadRecord, ConfigError
-from streamcl.events import Pixels, Sample
+from streamcl.events import NO_PIXELS, Pixels, Sample
 from streams.images import ImageLimits, decode, from_array
 
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -85,10 +85,17 @@ class Collection:
 
     def __getitem__(self, index: int) -> Sample:
         """The decoded sample. Raises BadRecord where the image is none."""
+        return self._sample(index, _pixels(self.images[index], self.limits))
+
+    def described(self, index: int) -> Sample:
+        """All of the sample but its pixels; the image is not touched."""
+        return self._sample(index, NO_PIXELS)
+
+    def _sample(self, index: int, image: Pixels) -> Sample:
         label = int(self.labels[index])
         return Sample(
             id=self.ids[index],
-            image=_pixels(self.images[index], self.limits),
+            image=image,
             label=self.classes[label] if label >= 0 else None,
             subject=self.subjects.name(index) if self.subjects else None,
             domain=self.domains.name(index) if self.domains else None,

@@ -15,7 +15,10 @@ Unit: TypeAlias = Record | Event
 
 
 class Conversion:
-    """Converts item after item; `offset` is that of the next record, `classes` are those seen so far."""
+    """Converts item after item; `offset` is that of the next record, `classes` are those seen so far.
+
+    wanted: which records are decoded, as for `to_samples`.
+    """
 
     def __init__(
         self,
@@ -26,9 +29,11 @@ class Conversion:
         *,
         offset: int,
         classes: Iterable[str],
+        wanted: tuple[int, int] = (0, 1),
     ) -> None:
         self._name, self._policy = name, policy
         self._class_names, self._columns = class_names, columns
+        self.wanted = wanted
         self.offset = offset
         self.classes = dict.fromkeys(classes)
 
@@ -60,6 +65,7 @@ class Conversion:
             policy=self._policy,
             class_names=self._class_names,
             columns=self._columns,
+            wanted=self.wanted,
         )
         for record in read:
             records.append(self._within_classes(record))

@@ -69,6 +69,7 @@ class IterableSource:
         self._deterministic = deterministic
         self._retries, self._backoff, self._sleep = retries, backoff, sleep
         self._reader: Reader | None = None
+        self._slice = (0, 1)
         self._made = self._first_made()
         self._fresh = True
         with self._asked():
@@ -99,6 +100,37 @@ class IterableSource:
         while (event := self._next_event()) is not None:
             self._mark()
             yield event
+
+    def read_slice(self, rank: int, world: int) -> None:
+        """From here on decode only the records at the offsets `rank` modulo `world`; others lack pixels."""
+        self._slice = self._conversion.wanted = (rank, world)
+
+    def shard(self, rank: int, world: int, batch_size: int) -> IterableSource:
+        """The source of part `rank` of `world`, where the user's object has a `shard(rank, world)`.
+
+        Records without an id are called after their part and their place in it. Raises SourceError where
+        there is no such method.
+        """
+        if not callable(getattr(self._made, "shard", None)):
+            raise SourceError(
+                f"{self._name} cannot be read in parts: it has no shard(rank, world)",
+                hint="ranks: {read: slices} lets every rank read the whole stream and decode its slice",
+            )
+        return IterableSource(
+            lambda: self._make().shard(rank, world),
+            name=f"{self._name}.{rank}",
+            batch_size=batch_size,
+            policy=self._policy,
+            columns=self._columns,
+            deterministic=self._deterministic,
+            retries=self._retries,
+            backoff=self._backoff,
+        )
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether the user's object can be read in parts."""
+        return callable(getattr(self._made, "shard", None))
 
     def state_dict(self) -> State:
         """The position after the last event, the classes seen, and no pixels."""
@@ -163,6 +195,7 @@ class IterableSource:
             self._columns,
             offset=mark.offset,
             classes=classes,
+            wanted=self._slice,
         )
         self._ended = False
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
-from streamcl.events import Pixels, Privacy, Refused, Sample
+from streamcl.events import NO_PIXELS, Pixels, Privacy, Refused, Sample
 from streams.images import MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE, ImageLimits, decode, from_array
 from streams.labels import brief, to_label, to_text
 from streams.singles import Single, singles
 
+Read: TypeAlias = Callable[[Any, ImageLimits], Pixels]
 LONGEST_REASON = 500  # characters kept of a refusal
 
 
@@ -63,7 +64,7 @@ def to_sample(
     """
     try:
         single = record if isinstance(record, Single) else Single.of(record)
-        return _sample(single, default_id, policy or RecordPolicy(), class_names)
+        return _sample(single, default_id, policy or RecordPolicy(), class_names, to_pixels)
     except SourceError:
         raise
     except Exception as error:  # a user's object may raise anything from any attribute
@@ -78,6 +79,7 @@ def to_samples(
     policy: RecordPolicy | None = None,
     class_names: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
+    wanted: tuple[int, int] = (0, 1),
 ) -> Iterator[Sample | Refused]:
     """The samples of one record, or of a whole batch of them, in order; `offset` is the first one's.
 
@@ -85,15 +87,18 @@ def to_samples(
     axis than an image, or a list or tuple of images, and Y a sequence of as many labels; what is given once
     (a domain, say) holds for all. `columns` renames a mapping's keys, {"label": "fine_label"}. A BadRecord in
     place of a record is one already refused. Records without an id are called "{name}-{offset}". An empty
-    batch yields nothing. With `on_bad_record: fail` the first BadRecord is raised.
+    batch yields nothing. With `on_bad_record: fail` the first BadRecord is raised. `wanted` is (rank, world):
+    records at other offsets than `rank` modulo `world` are not decoded and have no pixels.
     """
     policy = policy or RecordPolicy()
+    rank, world = wanted
     for place, single in enumerate(_singles(record, columns), start=offset):
         default_id = f"{name}-{place}"
         try:
             if isinstance(single, BadRecord):
                 raise single
-            yield _sample_or_bad(single, default_id, policy, class_names)
+            read = to_pixels if place % world == rank else _unread
+            yield _sample_or_bad(single, default_id, policy, class_names, read)
         except BadRecord as bad:
             if policy.on_bad_record == "fail":
                 raise
@@ -116,16 +121,20 @@ def _singles(record: Any, columns: Mapping[str, str] | None) -> Iterator[Single 
         yield _unreadable(error)
 
 
-def _sample_or_bad(single: Single, default_id: str, policy: RecordPolicy, names: Sequence[str]) -> Sample:
+def _sample_or_bad(
+    single: Single, default_id: str, policy: RecordPolicy, names: Sequence[str], read: Read
+) -> Sample:
     try:
-        return _sample(single, default_id, policy, names)
+        return _sample(single, default_id, policy, names, read)
     except SourceError:
         raise
     except Exception as error:  # as in to_sample
         raise _unreadable(error) from error
 
 
-def _sample(single: Single, default_id: str, policy: RecordPolicy, class_names: Sequence[str]) -> Sample:
+def _sample(
+    single: Single, default_id: str, policy: RecordPolicy, class_names: Sequence[str], read: Read
+) -> Sample:
     label = to_label(
         single.label,
         missing=policy.missing_label,
@@ -134,12 +143,16 @@ def _sample(single: Single, default_id: str, policy: RecordPolicy, class_names: 
     )
     return Sample(
         id=to_text(single.id, "id") or default_id,
-        image=to_pixels(single.image, policy.limits),
+        image=read(single.image, policy.limits),
         label=label,
         subject=to_text(single.subject, "subject"),
         domain=to_text(single.domain, "domain"),
         privacy=_privacy(single.privacy),
     )
+
+
+def _unread(x: Any, limits: ImageLimits) -> Pixels:  # noqa: ARG001 - as `to_pixels` takes them
+    return NO_PIXELS
 
 
 def to_pixels(x: Any, limits: ImageLimits) -> Pixels:

@@ -49,6 +49,7 @@ class ReplaySource:
         self._batch_size = batch_size
         self._on_bad_record = on_bad_record
         self._offset = 0
+        self._slice = (0, 1)
         self._digest = _digest(train, order)
         self._info = StreamInfo(
             name=train.name,
@@ -73,6 +74,10 @@ class ReplaySource:
             self._offset = batch.end
             yield batch
 
+    def read_slice(self, rank: int, world: int) -> None:
+        """From here on decode only the records at the offsets `rank` modulo `world`; others lack pixels."""
+        self._slice = (rank, world)
+
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
         """The train samples that have these ids."""
         return self._train.fetch(ids)
@@ -94,8 +99,12 @@ class ReplaySource:
         self._offset = offset
 
     def _records(self) -> Iterator[Sample | Refused]:
+        rank, world = self._slice
         for offset in range(self._offset, len(self._indices)):
             index = int(self._indices[offset])
+            if offset % world != rank:
+                yield self._train.described(index)
+                continue
             try:
                 yield self._train[index]
             except BadRecord as error:

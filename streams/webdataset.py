@@ -122,6 +122,10 @@ class Shards:
             self._shard, self._members, self._samples = self._shard + 1, 0, None
         raise StopIteration
 
+    def shard(self, rank: int, world: int) -> Shards:
+        """Every `world`th shard from number `rank` on."""
+        return Shards(self._paths[rank::world], self._max_file_bytes, tuple(getattr(self, "classes", ())))
+
     def state_dict(self) -> State:
         """The shard and the members of it that belong to samples already given."""
         return {"shard": self._shard, "members": self._members}

@@ -33,7 +33,7 @@ PARTS = {
         "randomness",
         "compute",
     ),
-    *("run_lock", "ledger_file"),
+    *("run_lock", "ledger_file", "ranks"),
 }
 EDGES = {
     "audit",
@@ -43,6 +43,7 @@ EDGES = {
     "build_baselines",
     "bench",
     "runs",
+    "several",
     "cli",
     "report",
     "testing",

@@ -17,6 +17,7 @@ import click
 from streamcl.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from streamcl.ranks import Ranks
     from streamcl.runs import Run
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
@@ -39,30 +40,56 @@ STOPPED = 143
 )
 @click.option("--quiet", is_flag=True, help="No progress bar and no closing figures.")
 def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, quiet: bool) -> int:
-    """Run CONFIG, a YAML file; an interrupted run goes on where it stopped."""
+    """Run CONFIG, a YAML file; an interrupted run goes on where it stopped.
+
+    `torchrun --nproc-per-node N -m streamcl run CONFIG` runs it on N ranks, one a GPU or a CPU core.
+    """
     from streamcl.config import load_config
 
     settings = load_config(config, overrides)
+    from streamcl.ranks import restarted
     from streamcl.runs import open_run  # imports torch: only for a configuration that stands
 
-    with _disk_errors(), open_run(settings, fresh=fresh, strict=strict, report=_tell) as opened:
-        if opened.processor.progress.finished:
-            _tell(f"{opened.folder} holds a finished run; --fresh starts over")
-            _close(opened, quiet=quiet)
-            return 0
+    with _ranks(settings.ranks.timeout) as ranks, _disk_errors():
+        tell = _tell if ranks.leads else _say_nothing
+        again = fresh and restarted()
+        if again:
+            tell("torchrun has started the ranks again, so --fresh is not heeded: the run goes on")
+        with open_run(settings, fresh=fresh and not again, strict=strict, report=tell, ranks=ranks) as opened:
+            return _run(opened, tell, quiet=quiet)
+
+
+def _run(opened: Run, tell: Callable[[str], None], *, quiet: bool) -> int:
+    """Run to the end or the stop; the exit code."""
+    leads = opened.ranks.leads
+    if opened.processor.progress.finished:
+        tell(f"{opened.folder} holds a finished run; --fresh starts over")
+    else:
         with _stopping_gently(opened.stop):
-            _watch(opened, show=not quiet and sys.stderr.isatty())
+            _watch(opened, show=leads and not quiet and sys.stderr.isatty())
         if opened.processor.stopped:
-            _tell(
+            tell(
                 f"stopped at {opened.processor.progress.offset} samples; the same command goes on from there"
             )
             return STOPPED
+    if leads:
         _close(opened, quiet=quiet)
     return 0
 
 
+def _ranks(timeout: float) -> Ranks:
+    """This process, or those that torchrun has started beside it."""
+    from streamcl.ranks import ALONE, TorchRanks, launched
+
+    return TorchRanks(timeout) if launched() else ALONE
+
+
 def _tell(message: str) -> None:
     click.echo(f"streamcl: {message}", err=True)
+
+
+def _say_nothing(message: str) -> None:
+    """The first rank says it."""
 
 
 def _close(opened: Run, *, quiet: bool) -> None:

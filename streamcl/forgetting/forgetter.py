@@ -161,10 +161,17 @@ class Forgetter:
         """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
         return self._tombstones.admit(batch)
 
-    def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
-        """Remember what has passed."""
-        self._lineage.note(batch, learned=learned, segment=segment)
+    def note(
+        self, batch: Batch, *, learned: bool, segment: int, contents: Sequence[bytes] | None = None
+    ) -> None:
+        """Remember what has passed; `contents` are its images' hashes, where other ranks hold some."""
+        self._lineage.note(batch, learned=learned, segment=segment, contents=contents)
         self._offset = batch.end
+
+    @property
+    def salt(self) -> bytes:
+        """What the lineage's hashes of images are salted with (see `lineage.content_of`)."""
+        return self._lineage.salt
 
     def flush(self) -> None:
         """Make the lineage and kept sums durable, before the commit that counts on them."""

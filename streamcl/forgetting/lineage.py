@@ -10,7 +10,7 @@ from typing import Any, Literal
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels
 from streamcl.forgetting.protocol import CHUNK, Trace
-from streamcl.ledger_file import LedgerFile
+from streamcl.ledger_file import LedgerFile, salted
 
 LINEAGE = "lineage.sqlite"
 """The file's name in a run directory."""
@@ -48,11 +48,15 @@ class Lineage:
         self._file = LedgerFile(path, patience=10.0, schema=SCHEMA)
         self._waiting: list[tuple[Any, ...]] = []
 
-    def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
-        """Remember the samples of a batch that has passed."""
+    def note(
+        self, batch: Batch, *, learned: bool, segment: int, contents: Sequence[bytes] | None = None
+    ) -> None:
+        """Remember the samples of a batch that has passed; `contents` are the hashes of their images."""
+        if contents is None:
+            contents = [self.content(sample.image) for sample in batch.samples]
         gone = {refused.offset for refused in batch.refused}
         offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
-        for offset, sample in zip(offsets, batch.samples, strict=True):
+        for offset, sample, content in zip(offsets, batch.samples, contents, strict=True):
             self._waiting.append(
                 (
                     offset,
@@ -62,7 +66,7 @@ class Lineage:
                     self._digest("domain", sample.domain),
                     LEARNED * (learned and sample.label is not None) + PRIVATE * (sample.privacy == "user"),
                     segment,
-                    self.content(sample.image),
+                    content,
                 )
             )
         if len(self._waiting) >= WAITING:
@@ -143,8 +147,12 @@ class Lineage:
 
     def content(self, image: Pixels) -> bytes:
         """A salted hash of an image, by which a sample that is brought back is known to be the same."""
-        salt = self._file.digest("content", str(image.shape))
-        return hashlib.blake2b(image.tobytes(), key=salt, digest_size=16).digest()
+        return content_of(self.salt, image)
+
+    @property
+    def salt(self) -> bytes:
+        """What the hashes of this lineage are salted with."""
+        return self._file.salt
 
     def close(self) -> None:
         """Close the file; harmless twice. What was noted and not flushed is given up."""
@@ -189,3 +197,9 @@ class Lineage:
 def _trace(row: tuple[Any, ...]) -> Trace:
     offset, name, label, bits, segment, content, subject = row
     return Trace(offset, name, label, bool(bits & LEARNED), segment, content, bool(bits & PRIVATE), subject)
+
+
+def content_of(salt: bytes, image: Pixels) -> bytes:
+    """The hash of an image in the lineage that has this salt."""
+    key = salted(salt, "content", str(image.shape))
+    return hashlib.blake2b(image.tobytes(), key=key, digest_size=16).digest()

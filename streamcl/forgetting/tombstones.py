@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from streamcl.events import Batch, ForgetRequest, Refused, Sample
 from streamcl.ledger import Ledger
@@ -28,10 +28,7 @@ class Tombstones:
         offsets = (offset for offset in range(batch.offset, batch.end) if offset not in taken)
         dropped = {o for o, s in zip(offsets, batch.samples, strict=True) if self.stands_for(s)}
         dropped |= {refused.offset for refused in batch.refused if self._is_gone(refused)}
-        kept = tuple(sample for sample in batch.samples if not self.stands_for(sample))
-        refused = [each for each in batch.refused if each.offset not in dropped]
-        refused += [Refused(offset, "", DROPPED) for offset in dropped]
-        return Batch(batch.offset, kept, tuple(sorted(refused, key=lambda each: each.offset)))
+        return without(batch, dropped)
 
     def bury(self, request: ForgetRequest, ids: Iterable[str]) -> None:
         """Set the tombstones of a request: its class, or its samples and subject. Again is harmless."""
@@ -58,3 +55,18 @@ class Tombstones:
 
     def _is_gone(self, refused: Refused) -> bool:
         return self._ledger.is_tombstoned("sample", refused.id)
+
+
+def without(batch: Batch, dropped: Collection[int]) -> Batch:
+    """The batch whose records at these offsets are no more than places."""
+    taken = {refused.offset for refused in batch.refused}
+    offsets = (offset for offset in range(batch.offset, batch.end) if offset not in taken)
+    kept = tuple(s for offset, s in zip(offsets, batch.samples, strict=True) if offset not in dropped)
+    refused = [each for each in batch.refused if each.offset not in dropped]
+    refused += [Refused(offset, "", DROPPED) for offset in dropped]
+    return Batch(batch.offset, kept, tuple(sorted(refused, key=lambda each: each.offset)))
+
+
+def dropped_from(batch: Batch) -> tuple[int, ...]:
+    """The offsets of a batch's records that a tombstone has left no more than places."""
+    return tuple(refused.offset for refused in batch.refused if refused.reason == DROPPED)

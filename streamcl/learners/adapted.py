@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from streamcl.backbone import Backbone
 from streamcl.compute import Compute
+from streamcl.events import Sample
 from streamcl.heads.linear import LinearHead, masked_cross_entropy
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.fused import fuse
@@ -18,6 +19,7 @@ from streamcl.learners.optimizer_state import export_moments, import_moments
 from streamcl.learners.whole import Undo
 from streamcl.lora import Adapters
 from streamcl.protocols import State
+from streamcl.ranks import ALONE, Ranks
 
 ADAPTED_SHARE = 1 / 3
 """Weight of the adapted branch where its statistics are true; 1/4 to 1/2 differ little."""
@@ -46,7 +48,9 @@ class AdaptedBranch:
         steps: int = 3,
         adapt: int = 832,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.backbone = backbone
         self.compute = compute
         self.head = head
@@ -69,11 +73,20 @@ class AdaptedBranch:
         with torch.no_grad(), self.compute.autocast():
             return fuse(self.backbone, self.adapters.run(tokens), self.blocks, self.adapters.first_block)
 
-    def adapt(self, views: Sequence[Tensor], targets: Tensor, classes: int) -> bool:
-        """Learn a batch, given each view's tokens at `first_block` and its targets; False if not finite."""
+    def adapt(
+        self,
+        views: Sequence[Tensor],
+        targets: Tensor,
+        classes: int,
+        samples: Sequence[Sample] | None = None,
+    ) -> bool:
+        """Learn a batch, given each view's tokens at `first_block` and its targets; False if not finite.
+
+        samples: the labelled ones of a batch that several ranks learn, where the tokens are this one's share.
+        """
         self.probe.grow(classes, self._optimizer)
         for step in range(self._steps):
-            if not self._step(views[step % len(views)], targets):
+            if not self._step(views[step % len(views)], targets, samples):
                 return False
         self._left -= len(targets)
         if self.settled:
@@ -125,14 +138,23 @@ class AdaptedBranch:
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {**self.adapters.trainable(), **{f"probe.{n}": p for n, p in self.probe.named_parameters()}}
 
-    def _step(self, tokens: Tensor, targets: Tensor) -> bool:
+    def _step(self, tokens: Tensor, targets: Tensor, samples: Sequence[Sample] | None) -> bool:
         with self.compute.autocast():
             last = self.backbone.central(self.adapters.run(tokens)[-1])
+        if samples is not None:
+            last = self.ranks.joined(last, samples)
         loss = masked_cross_entropy(self.probe(last), targets, targets.unique()).mean()
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        sound = finite(loss.detach(), *(p.grad for p in self._parameters().values() if p.grad is not None))
+        parameters = self._parameters()
+        found = torch.autograd.grad(
+            loss, list(parameters.values()), allow_unused=True, materialize_grads=True
+        )
+        gradients = self.ranks.total(
+            dict(zip(parameters, found, strict=True)), whole={"probe.weight", "probe.bias"}
+        )
+        sound = finite(loss.detach(), *gradients.values())
         if sound:
+            for name, parameter in parameters.items():
+                parameter.grad = gradients[name]
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return sound

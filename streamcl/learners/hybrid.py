@@ -18,6 +18,7 @@ from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.ridge import ROWS, Listener, RidgeLearner, by_column
 from streamcl.learners.whole import put_back, whole
 from streamcl.protocols import State
+from streamcl.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +69,11 @@ class HybridLearner:
         """What scores are multiplied by before the softmax."""
         return self._calibration.sharpness
 
+    @property
+    def ranks(self) -> Ranks:
+        """Those that learn each batch together."""
+        return self.exact.ranks
+
     def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
         """One guess per sample; changes nothing that decides the future."""
         if not samples:
@@ -78,7 +84,7 @@ class HybridLearner:
         """Predict the batch, adapt while that is still on, and add its labelled samples to both heads."""
         if not batch.samples:
             return Lesson((), ())
-        return self.learn_from(batch, self.read(batch.samples))
+        return self.learn_from(batch, self.read_together(batch.samples))
 
     def read(self, samples: Sequence[Sample]) -> Reading:
         """What `scores` and `learn_from` need of samples, one or more."""
@@ -86,6 +92,12 @@ class HybridLearner:
         if self.adapted is None or not self.adapted.settled:
             return Reading(features, views, None)
         return Reading(features, views, self.adapted.features(views[0])[: len(samples)])
+
+    def read_together(self, samples: Sequence[Sample]) -> Reading:
+        """`read` by all ranks, each its share, of which alone the views are."""
+        mine = self.read(self.ranks.share(samples))
+        adapted = None if mine.adapted is None else self.ranks.joined(mine.adapted, samples)
+        return Reading(self.ranks.joined(mine.features, samples), mine.views, adapted)
 
     def scores(self, reading: Reading) -> Tensor:
         """float64 [B, C] by the weights in use while learning."""
@@ -113,7 +125,7 @@ class HybridLearner:
         learnable = batch.labelled
         if not learnable:
             return Lesson(predicted, ())
-        rows = [i for i, sample in enumerate(batch.samples) if sample.label is not None]
+        rows = _labelled_rows(batch.samples)
         names = [sample.label for sample in learnable]
         index = ClassIndex([*self.classes, *(str(name) for name in names)])
         targets = index.columns(names, features.device)
@@ -123,7 +135,7 @@ class HybridLearner:
         adapting = self.adapted is not None and not self.adapted.settled
         undos = [part.kept() for part in (self.adapted, self.exact) if part is not None]
         with whole(*undos):
-            if not self._learn_adapted(views, adapted, rows, targets, len(index)):
+            if not self._learn_adapted(views, adapted, batch, targets, len(index)):
                 put_back(*undos)
                 return Lesson(predicted, shown, learned=False)
             self.exact.add(features[rows], targets, index)
@@ -266,17 +278,22 @@ class HybridLearner:
         self._listener(samples, [self.exact.summed(exact), *more])
 
     def _learn_adapted(
-        self, views: Sequence[Tensor], features: Tensor | None, rows: list[int], targets: Tensor, classes: int
+        self, views: Sequence[Tensor], features: Tensor | None, batch: Batch, targets: Tensor, classes: int
     ) -> bool:
         """Adapt, where that is still on, and add the features as they are then; False if not finite."""
         if self.adapted is None:
             return True
         if features is None:
-            if not self.adapted.adapt([view[rows] for view in views], targets, classes):
+            mine = _labelled_rows(self.ranks.share(batch.samples)) or [0]  # a row too many counts nowhere
+            if not self.adapted.adapt([view[mine] for view in views], targets, classes, batch.labelled):
                 return False
-            features = self.adapted.features(views[0])
+            features = self.ranks.joined(self.adapted.features(views[0]), batch.samples)
             if not finite(features):
                 return False
         self.adapted.head.grow(classes)
-        self.adapted.head.update(features[rows], targets)
+        self.adapted.head.update(features[_labelled_rows(batch.samples)], targets)
         return True
+
+
+def _labelled_rows(samples: Sequence[Sample]) -> list[int]:
+    return [i for i, sample in enumerate(samples) if sample.label is not None]

@@ -21,6 +21,7 @@ from streamcl.learners.trained import TrainedModel
 from streamcl.lora import Adapters
 from streamcl.low_pass import LowPass
 from streamcl.protocols import State
+from streamcl.ranks import ALONE, Ranks
 
 
 class OnlineLoRALearner:
@@ -54,6 +55,7 @@ class OnlineLoRALearner:
         mask_absent: bool = True,
         low_pass: LowPass | None = None,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.backbone = backbone
         self.compute = compute
@@ -67,6 +69,7 @@ class OnlineLoRALearner:
             self.adapters,
             optimizer=functools.partial(torch.optim.Adam, lr=learning_rate, fused=True),
             generator=self.generator,
+            ranks=ranks,
         )
         self.head = self.model.head
         shapes = {name: tuple(parameter.shape) for name, parameter in self.adapters.trainable().items()}
@@ -87,7 +90,7 @@ class OnlineLoRALearner:
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, then take one step on its labelled samples and the hard buffer."""
         if not batch.labelled:
-            return Lesson(self.predict(batch.samples), ())
+            return Lesson(self.model.predict_together(batch.samples), ())
         seen = self.model.read(batch, self.buffer.samples)
         losses = self._losses(seen.logits, seen.targets)  # [L + H]
         if not self.model.step(self._objective(losses, len(seen.learnable))):
@@ -142,15 +145,15 @@ class OnlineLoRALearner:
 
     def _objective(self, losses: Tensor, fresh: int) -> Tensor:
         """What a step goes down, from per-sample losses, the first `fresh` of them the batch's."""
-        loss = losses[:fresh].mean() + self.importance.penalty(
-            self.adapters.trainable(), self._regularisation
-        )
+        penalty = self.importance.penalty(self.adapters.trainable(), self._regularisation)
+        loss = losses[:fresh].mean() + self.model.ranks.once(penalty)
         return loss + losses[fresh:].mean() if len(losses) > fresh else loss
 
     def _remember(self, samples: Sequence[Sample], losses: Tensor) -> None:
         values = losses.tolist()
         self.buffer.refresh(values[len(samples) :])
         self.buffer.update(samples, values[: len(samples)])
+        self.buffer.complete(lambda held: self.model.ranks.completed(held, samples))
 
     def _loss_of_held(self, held: Sequence[Sample]) -> Any:
         def loss_of(i: int) -> Tensor:

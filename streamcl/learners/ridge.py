@@ -20,6 +20,7 @@ from streamcl.learners.fused import FrozenReader, Reader
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.whole import Undo, whole
 from streamcl.protocols import State
+from streamcl.ranks import ALONE, Ranks
 
 Listener: TypeAlias = Callable[[Sequence[Sample], Sequence[Any]], None]
 
@@ -46,7 +47,9 @@ class RidgeLearner:
         blocks: Sequence[int],
         views: int = 1,
         sharpness: float = 10.0,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.backbone = backbone
         self.compute = compute
         self.head = head
@@ -70,7 +73,8 @@ class RidgeLearner:
         """Predict the batch, then add its labelled samples to the statistics."""
         if not batch.samples:
             return Lesson((), ())
-        features = self.features(batch.samples)  # [B, D]
+        mine = self.features(self.ranks.share(batch.samples))
+        features = self.ranks.joined(mine, batch.samples)  # [B, D]
         logits = self._logits(features)  # [B, C]
         predicted = guesses(logits, self.classes)
         learnable = batch.labelled

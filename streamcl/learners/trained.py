@@ -19,6 +19,7 @@ from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.optimizer_state import export_moments, import_moments
 from streamcl.lora import Adapters
 from streamcl.protocols import State
+from streamcl.ranks import ALONE, Ranks
 
 OptimizerOf: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Gradients: TypeAlias = dict[str, Tensor]
@@ -44,6 +45,7 @@ class TrainedModel:
 
     adapters: None leaves the backbone as it is and trains the head alone. optimizer: makes the optimizer of
     all parameters that are trained. generator: the learner's; its position is part of the state.
+    ranks: those that learn a batch together; `read`, `gradients` and `step` are called by all of them.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class TrainedModel:
         *,
         optimizer: OptimizerOf,
         generator: torch.Generator,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.backbone = backbone
         self.compute = compute
         self.adapters = adapters
@@ -90,12 +94,21 @@ class TrainedModel:
         with torch.no_grad():
             return guesses(self.head(self.features(samples)), self.classes)
 
+    def predict_together(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+        """`predict` by all ranks, each of which has the pixels of its share."""
+        if not samples:
+            return ()
+        with torch.no_grad():
+            features = self.ranks.joined(self.features(self.ranks.share(samples)), samples)
+            return guesses(self.head(features), self.classes)
+
     def read(self, batch: Batch, beside: Sequence[Sample] = ()) -> Reading:
         """Predict the batch, know its classes from then on, and keep the graph for a step on its labels.
 
         `beside` are labelled samples of classes known or in the batch; they share the forward pass.
         """
-        features = self.features([*batch.samples, *beside])  # [B + H, d]
+        samples = [*batch.samples, *self.ranks.dealt(beside)]
+        features = self.ranks.joined(self.features(self.ranks.share(samples)), samples)  # [B + H, d]
         predicted = guesses(self.head(features[: len(batch)]).detach(), self.classes)
         learnable = batch.labelled
         self.grow([*learnable, *beside])
@@ -127,7 +140,10 @@ class TrainedModel:
         found = torch.autograd.grad(
             loss, list(parameters.values()), allow_unused=True, materialize_grads=True
         )
-        return dict(zip(parameters, found, strict=True)) if finite(loss.detach(), *found) else None
+        gradients = self.ranks.total(
+            dict(zip(parameters, found, strict=True)), whole={"head.weight", "head.bias"}
+        )
+        return gradients if finite(loss.detach(), *gradients.values()) else None
 
     def apply(self, gradients: Mapping[str, Tensor]) -> None:
         """One optimizer step with these gradients, or none where memory runs out in the middle of it."""

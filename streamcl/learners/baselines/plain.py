@@ -36,7 +36,7 @@ class PlainLearner:
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, then take one step on its labelled samples and what is rehearsed."""
         if not batch.labelled:
-            return Lesson(self.predict(batch.samples), ())
+            return Lesson(self.model.predict_together(batch.samples), ())
         drawn_from = self.model.generator.get_state()
         seen = self.model.read(batch, self._rehearsed(len(batch.labelled)))
         gradients = self.model.gradients(self._loss(seen))

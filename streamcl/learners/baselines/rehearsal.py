@@ -44,7 +44,11 @@ class ExperienceReplay(PlainLearner):
         return [kept.sample for kept in self.buffer.draw(count)]
 
     def _remember(self, seen: Reading) -> None:
-        self.buffer.offer(seen.learnable)
+        self._offer(seen, None)
+
+    def _offer(self, seen: Reading, logits: Tensor | None) -> None:
+        self.buffer.offer(seen.learnable, logits)
+        self.buffer.complete(lambda kept: self.model.ranks.completed(kept, seen.learnable))
 
 
 class DERPlusPlus(ExperienceReplay):
@@ -79,7 +83,7 @@ class DERPlusPlus(ExperienceReplay):
         return loss
 
     def _remember(self, seen: Reading) -> None:
-        self.buffer.offer(seen.learnable, seen.logits[: len(seen.learnable)])
+        self._offer(seen, seen.logits[: len(seen.learnable)])
 
 
 def _distance(now: Tensor, then: Sequence[Tensor]) -> Tensor:

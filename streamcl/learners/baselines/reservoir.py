@@ -54,6 +54,11 @@ class Reservoir:
             elif place < self._capacity:
                 self._kept[place] = kept
 
+    def complete(self, completed: Callable[[Sequence[Sample]], Sequence[Sample]]) -> None:
+        """Hold, in place of the held samples, what `completed` makes of them: their pixels from elsewhere."""
+        samples = completed(self.samples)
+        self._kept = [Kept(sample, kept.logits) for sample, kept in zip(samples, self._kept, strict=True)]
+
     def draw(self, count: int) -> list[Kept]:
         """`count` of those held, or all where they are fewer, without repetition."""
         order = torch.randperm(len(self._kept), generator=self._generator)

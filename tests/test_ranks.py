@@ -1,0 +1,82 @@
+"""What one process does alone, and what travels between ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from rank_runs import environments
+
+from streamcl.errors import RanksError
+from streamcl.events import NO_PIXELS, Elsewhere, Sample
+from streamcl.ranks import ALONE, BLANK, ENVELOPE, TorchRanks, launched
+
+
+def samples(count: int) -> list[Sample]:
+    return [Sample(f"s{i}", np.zeros((4, 4, 3), np.uint8), "a") for i in range(count)]
+
+
+def test_one_process_is_the_identity():
+    rows, given = torch.randn(3, 2, requires_grad=True), samples(3)
+    gradients = {"head": rows}
+    assert ALONE.joined(rows, given) is rows
+    assert ALONE.share(given) is given
+    assert ALONE.dealt(given) is given
+    assert ALONE.completed(given, given) is given
+    assert ALONE.once(rows) is rows
+    assert ALONE.total(gradients, whole={"head"}) == gradients
+    assert ALONE.everyone(1) == [1]
+    assert ALONE.from_first(1) == 1
+    assert ALONE.leads
+    assert not launched()
+
+
+@pytest.fixture
+def torch_ranks(monkeypatch):
+    """A company of one over gloo."""
+    for name, value in environments(1)[0].items():
+        monkeypatch.setenv(name, value)
+    with TorchRanks(timeout=30) as ranks:
+        yield ranks
+
+
+def test_values_of_every_size_travel(torch_ranks):
+    for size in (0, 1, ENVELOPE - 200, ENVELOPE - 8, ENVELOPE, 10 * ENVELOPE):
+        value = {"bytes": b"x" * size, "array": np.arange(3)}
+        for found in (*torch_ranks.everyone(value), torch_ranks.from_first(value)):
+            assert found["bytes"] == value["bytes"]
+            np.testing.assert_array_equal(found["array"], value["array"])
+
+
+def test_rows_keep_their_values_and_their_graph(torch_ranks):
+    rows = torch.randn(5, 2, requires_grad=True)  # two more than there are samples
+    joined = torch_ranks.joined(rows, samples(3))
+    assert torch.equal(joined, rows[:3])
+    (joined * torch.tensor([[1.0], [2.0], [3.0]])).sum().backward()
+    assert rows.grad is not None
+    assert rows.grad[:, 0].tolist() == [1, 2, 3, 0, 0]
+    assert torch_ranks.joined(rows, []).shape == (0, 2)
+
+
+def test_gradients_come_back_by_name_and_shape(torch_ranks):
+    gradients = {"a": torch.randn(2, 3), "b": torch.randn(4)}
+    total = torch_ranks.total(gradients, whole={"b"})
+    assert list(total) == ["a", "b"]
+    assert all(torch.equal(total[name], gradients[name]) for name in gradients)
+    assert torch_ranks.total({}) == {}
+
+
+def test_a_share_is_never_empty(torch_ranks):
+    (theirs,) = [Elsewhere.of(sample, 1) for sample in samples(1)]
+    assert torch_ranks.share([theirs]) == [BLANK]
+    assert theirs.image is NO_PIXELS
+    (mine,) = samples(1)
+    assert torch_ranks.share([theirs, mine]) == [mine]
+    assert torch_ranks.dealt([mine]) == [mine]
+
+
+def test_an_address_where_nobody_answers_is_an_error_of_ours(monkeypatch):
+    for name, value in {**environments(2)[1], "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RanksError, match="lost the others"):
+        TorchRanks(timeout=1)
