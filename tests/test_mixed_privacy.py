@@ -334,6 +334,29 @@ def test_noise_has_its_size_and_comes_again_with_the_same_sums():
     assert not torch.equal(weights._noise(weights._quadratic()), other._noise(other._quadratic()))
 
 
+def test_restored_weights_give_the_same_scores_to_the_last_bit():
+    """Sums and products of the same numbers round otherwise where they lie otherwise in memory."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(400, 130, generator=generator)
+    targets = torch.arange(400) % 37
+    live = UserWeights(130)
+    live.grow(37)
+    live.add_core(live.measure(z[:200], targets[:200]))
+    live.add_users(live.measure(z[200:300], targets[200:300]), "ann")
+    live.settle()
+    other = UserWeights(130)
+    other.load_state_dict(live.state_dict())
+    for each in (live, other):
+        each.add_users(each.measure(z[300:], targets[300:]), "bob")
+    assert torch.equal(live.scores(z[:7]), other.scores(z[:7]))
+    assert torch.equal(live.exact_scores(z[:7]), other.exact_scores(z[:7]))
+    for each in (live, other):
+        each.settle()
+        each.forget_cohort("ann")
+    assert torch.equal(live.scores(z[:7]), other.scores(z[:7]))
+    assert state_hash(live.state_dict()) == state_hash(other.state_dict())
+
+
 def test_sums_that_were_never_added_cannot_be_taken_out():
     z, targets = linear()
     weights = filled(z, targets, PARTS)

@@ -43,8 +43,8 @@ class Quadratic:
         self._factor = torch.linalg.cholesky(self.H)
 
     def minimiser(self) -> Tensor:
-        """W_r*, [D, C]."""
-        return torch.cholesky_solve(self.B, self._factor)
+        """W_r*, [D, C]; rows lie together, as in restored weights, or products with it would round apart."""
+        return torch.cholesky_solve(self.B, self._factor).contiguous()
 
     def distance(self, W: Tensor) -> Tensor:
         """W - W_r*: H^-1 times the slope at W, computed there."""
@@ -52,7 +52,7 @@ class Quadratic:
 
     def newton(self, W: Tensor) -> Tensor:
         """W after one Newton step, which ends at the minimiser."""
-        return W - self.distance(W)
+        return (W - self.distance(W)).contiguous()
 
     def nats(self, W: Tensor, noise: float) -> float | None:
         """|W - W_r*|^2 / (2 noise^2) in units of the features' standard deviations; None without noise.
@@ -80,7 +80,7 @@ def measured(z: Tensor, targets: Tensor, classes: int) -> Statistics:
     rows = z.detach().double()
     gram = Gram(rows.shape[1], rows.device)
     gram.add(rows)
-    Q = rows.new_zeros(classes, rows.shape[1]).index_add_(0, targets, rows).T
+    Q = rows.new_zeros(classes, rows.shape[1]).index_add_(0, targets, rows).T.contiguous()
     return Statistics(gram, Q, targets.bincount(minlength=classes))
 
 
