@@ -359,3 +359,36 @@ def test_a_width_of_several_blocks():
     head.update(x, y)
     torch.testing.assert_close(head.statistics.gram.full(), x.double().T @ x.double())
     assert head.statistics.gram.trace == pytest.approx(float(x.double().square().sum()))
+
+
+def test_a_head_that_becomes_another_keeps_no_weights_of_its_own():
+    def learned(sizes, seed):
+        head = RidgeHead(6, refresh=0.9)
+        head.grow(2)
+        draw = torch.Generator().manual_seed(seed)
+        for size in sizes:
+            head.update(torch.randn(size, 6, generator=draw), torch.arange(size) % 2)
+        return head
+
+    asked = torch.randn(5, 6, generator=torch.Generator().manual_seed(9))
+    one, other = learned((8, 2), 1), learned((8, 2), 2)
+    one.exact_scores(asked)  # solves beside the weights in use
+    one.smallest_eigenvalue()
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one.exact_scores(asked), other.exact_scores(asked))
+    assert one.smallest_eigenvalue() == other.smallest_eigenvalue()
+
+
+def test_the_smallest_eigenvalue_is_near_that_of_a_full_decomposition():
+    head = RidgeHead(6, relative_lambda=0.5)
+    head.grow(2)
+    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    head.update(features, torch.arange(40) % 2)
+    head.downdate(features[:20], torch.arange(20) % 2)
+    gram = head.statistics.gram.full()
+    ridge = 0.5 * float(gram.trace()) / 6
+    expected = float(torch.linalg.eigvalsh(gram / ridge)[0]) + 1
+    found = head.smallest_eigenvalue()
+    assert expected * (1 - 1e-9) <= found <= 1.4 * expected
+    head.update(features[:2], torch.arange(2))
+    assert head.smallest_eigenvalue() != found

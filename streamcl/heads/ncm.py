@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -88,6 +88,20 @@ class NCMHead:
             raise ValueError("features are not finite")
         sums = x.new_zeros(self.classes, self.width).index_add_(0, targets, x)
         return ClassSums(sums, targets.bincount(minlength=self.classes))
+
+    @property
+    def summed(self) -> int:
+        """d: how many columns the rows have that are summed."""
+        return self.width
+
+    def gathered(self, parts: Iterable[tuple[Any, Mapping[int, tuple[int, Any]]]]) -> ClassSums:
+        """Sums from parts: rows, which are not needed here; by column a count and a sum of rows [d]."""
+        S, counts = torch.zeros_like(self._S), torch.zeros_like(self._counts)
+        for _, sums in parts:
+            for column, (count, total) in sums.items():
+                S[column] += torch.as_tensor(total, device=S.device)
+                counts[column] += count
+        return ClassSums(S, counts)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
         """Learn samples: features [N, d], targets int64 [N]; raises as `measure` does, changing nothing."""

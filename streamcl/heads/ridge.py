@@ -28,6 +28,7 @@ _PARTS = (
     "_b",
     "_due",
     "_fresh",
+    "_smallest",
 )  # beside the Gram; replaced, not written to
 _RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
 
@@ -86,6 +87,7 @@ class RidgeHead:
         self._relative_lambda = relative_lambda
         self._shrinkage = shrinkage
         self._fresh: tuple[Tensor, Tensor] | None = None  # of all that is known; only spares a second solve
+        self._smallest: float | None = None  # the same of the smallest eigenvalue, known after an erasure
         self._refresh = refresh
         self._P = None if projection is None else _projection(width, projection, seed).to(device)
         D = projection or width
@@ -106,6 +108,11 @@ class RidgeHead:
     def counts(self) -> tuple[int, ...]:
         """Samples learned and not forgotten, per class column."""
         return tuple(self._counts.tolist())
+
+    @property
+    def summed(self) -> int:
+        """D: how many columns the rows have that are summed."""
+        return self._gram.width
 
     @property
     def statistics(self) -> Statistics:
@@ -244,19 +251,10 @@ class RidgeHead:
     def smallest_eigenvalue(self) -> float:
         """The smallest eigenvalue of G + lambda I as a share of lambda: 1 or a little more.
 
-        By inverse iteration. Under 1/2 something was subtracted that had not been added. 0: nothing known.
+        Under 1/2 something was subtracted that had not been added. 0: nothing known. After an erasure it is
+        known from the check that the erasure passed.
         """
-        ridge = self._ridge(self.statistics)
-        if not bool((ridge > 0).all()):
-            return 0.0
-        scale = ridge.rsqrt()
-        scaled = self._gram.lower() * scale[:, None] * scale  # P^-1/2 G P^-1/2
-        scaled.diagonal().add_(1.0)
-        factor = torch.linalg.cholesky(scaled)
-        x = torch.ones(self._gram.width, 1, dtype=torch.float64, device=self._Q.device)
-        for _ in range(8):
-            x = torch.cholesky_solve(x / x.norm(), factor)
-        return float(1 / x.norm())
+        return self._smallest_of(self.statistics) if self._smallest is None else self._smallest
 
     def state_dict(self) -> State:
         """The statistics and the weights in use with the solve that they belong to."""
@@ -282,6 +280,7 @@ class RidgeHead:
             for name in ("Q", "counts", "W", "b", "solved")
         )
         self._due = False
+        self._fresh = self._smallest = None
 
     def _checked(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         h = self.features(features)
@@ -314,7 +313,7 @@ class RidgeHead:
 
     def _take_over(self, Q: Tensor, counts: Tensor, *, due: bool) -> None:
         """Have these sums from here on. Fails in no place, so that all of it happens."""
-        self._fresh = None
+        self._fresh = self._smallest = None
         self._Q, self._counts = Q, counts
         if due:
             self._due, self._solved = True, counts
@@ -336,13 +335,13 @@ class RidgeHead:
                     "features would be left without samples: these are not the samples learned"
                 )
             left = Statistics(Gram(left.gram.width, left.Q.device), left.Q, left.counts)
-        elif not self._is_positive(left):
+        elif (smallest := self._smallest_of(left)) < 0.5:
             raise ForgettingError(
                 "an eigenvalue of what remains would be negative: these samples are not all in it",
                 hint="they were forgotten before, never learned, or their features were derived differently",
             )
         self._gram, self._Q, self._counts = left.gram, left.Q, left.counts
-        self._fresh = None
+        self._fresh, self._smallest = None, smallest if left.total else 0.0
         self._solved = left.counts
         self._due = True
 
@@ -368,14 +367,25 @@ class RidgeHead:
             return torch.full_like(self._gram.diagonal(), self._relative_lambda * mean_eigenvalue)
         return self._shrinkage * _variance(statistics)
 
-    def _is_positive(self, left: Statistics) -> bool:
-        """Whether the smallest eigenvalue of G + P is above that of P / 2."""
+    def _smallest_of(self, left: Statistics) -> float:
+        """The smallest eigenvalue of P^-1/2 (G + P) P^-1/2 by four steps of inverse iteration.
+
+        A little above it where others lie close; 0 where it is not above 1/2. One decomposition, of G + P/2,
+        both shows that it is above and serves the iteration.
+        """
         ridge = self._ridge(left)
         if not bool((ridge > 0).all()):
-            return False
+            return 0.0
         lower = left.gram.lower()
         lower.diagonal().add_(ridge / 2)
-        return int(torch.linalg.cholesky_ex(lower)[1]) == 0
+        factor, failed = torch.linalg.cholesky_ex(lower)
+        if int(failed):
+            return 0.0
+        scale = ridge.sqrt()[:, None]
+        x = torch.ones_like(scale)
+        for _ in range(4):
+            x = scale * torch.cholesky_solve(scale * (x / x.norm()), factor)
+        return 0.5 + float(1 / x.norm())
 
 
 def _variance(statistics: Statistics) -> Tensor:

@@ -165,7 +165,7 @@ class HybridLearner:
     @property
     def widths(self) -> tuple[int, ...]:
         """D of the exact head, and of the adapted one where there is one."""
-        more = () if self.adapted is None else (self.adapted.head.statistics.gram.width,)
+        more = () if self.adapted is None else (self.adapted.head.summed,)
         return (*self.exact.widths, *more)
 
     def listen(self, listener: Listener) -> None:

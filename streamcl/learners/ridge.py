@@ -122,7 +122,7 @@ class RidgeLearner:
     @property
     def widths(self) -> tuple[int, ...]:
         """D of the head: of the rows that it sums."""
-        return (self.head.statistics.gram.width,)
+        return (self.head.summed,)
 
     def listen(self, listener: Listener) -> None:
         """From now on tell samples that were learned, and their rows, float64 [B, D], in a tuple of one."""

@@ -1,0 +1,110 @@
+"""How long a stream stands still for an exact request, and what the time goes into.
+
+python benchmarks/forgetting_pause.py OUT [--statistics per_class] [--learner hybrid] [--samples 1500]
+
+The demo's digits pass once (98 px, ViT-S by pip), then classes are forgotten one after the other. With
+`--statistics` no sample is fetched; without, each class is derived again. Seconds of wall clock and of
+processor time, the fastest and the median request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from streamcl.checkpoint import Checkpoints
+from streamcl.forgetting import forgetter
+from streamcl.heads.ridge import RidgeHead
+from streamcl.processor import StreamProcessor
+from streamcl.runs import Run, open_run
+
+PARTS = (
+    (forgetter, "state_hash", "hashes of the state"),
+    (RidgeHead, "_smallest_of", "check of what remains"),
+    (RidgeHead, "_weights", "solve"),
+    (forgetter.Forgetter, "_outcome", "erase in memory"),
+    (StreamProcessor, "commit", "commit"),
+    (Checkpoints, "save", "checkpoint, in the background"),
+    (forgetter.Forgetter, "seal", "seal: wait for it, older ones, logs, receipt"),
+)
+
+
+def main() -> None:
+    """Run the stream, forget classes, print a table."""
+    arguments = _arguments()
+    with open_run(_configuration(arguments), fresh=True) as run:
+        count = sum(1 for _ in run)
+        classes = list(run.learner.classes)[:-1]
+        spent: Counter[str] = Counter()
+        for owner, name, label in (*PARTS, (type(run.learner), "rows", "features derived again")):
+            _time(owner, name, label, spent)
+        pauses = [_forget(run, name, spent) for name in classes]
+    print(f"{count} samples, {len(pauses)} classes; seconds, fastest and median")
+    for label in ("whole pause", "processor time", *(part[2] for part in PARTS), "features derived again"):
+        values = [each.get(label, 0.0) for each in pauses]
+        print(f"{label:48s} {min(values):7.3f} {median(values):7.3f}")
+
+
+def _forget(run: Run, label: str, spent: Counter[str]) -> dict[str, float]:
+    spent.clear()
+    run.forget(label=label, guarantee="exact")
+    wall, used = time.perf_counter(), time.process_time()
+    run.processor.forget()
+    return {
+        **spent,
+        "whole pause": time.perf_counter() - wall,
+        "processor time": time.process_time() - used,
+    }
+
+
+def _time(owner: Any, name: str, label: str, spent: Counter[str]) -> None:
+    real: Callable[..., Any] = getattr(owner, name)
+
+    def timed(*values: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return real(*values, **options)
+        finally:
+            spent[label] += time.perf_counter() - began
+
+    setattr(owner, name, timed)
+
+
+def _configuration(arguments: argparse.Namespace) -> dict[str, Any]:
+    vit = {
+        "name": "vit_small_patch14_dinov2",
+        "weights": "fetch:vit-s-focus",
+        "image_size": 98,
+        "depth": 11,
+    }
+    return {
+        "name": "pause",
+        "run_dir": str(arguments.out),
+        "source": "demo_digits",
+        "scenario": "iid",
+        "limit": arguments.samples,
+        "backbone": vit,
+        "learner": arguments.learner,
+        "statistics": arguments.statistics,
+        "evaluate": {"every": None, "final": False, "at_parts": False},
+        "on_relapse": "ignore",
+        "threads": 2,
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--statistics", choices=["per_class", "per_subject"])
+    parser.add_argument("--learner", choices=["hybrid", "ridge"], default="hybrid")
+    parser.add_argument("--samples", type=int, default=1500)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
