@@ -124,18 +124,21 @@ class Kept:
         self._moment = 0
 
     def take(self, samples: Sequence[Sample], rows: Sequence[Array | None]) -> None:
-        """Remember what a learner added: the samples, and their rows [n, D] in each of its heads."""
+        """Remember what a learner added: the samples, and their rows [n, D] in each of its heads.
+
+        All of it or, where memory runs out or the disk is full, nothing.
+        """
+        if self._count >= WAITING:
+            self._write()
         names = [sample.label if self.by == "class" else sample.subject for sample in samples]
         keys = [None if name is None else self._digest(self.by, name) for name in names]
+        taken = []
         for key in dict.fromkeys(key for key in keys if key is not None):
             mine = [i for i, each in enumerate(keys) if each == key]
             labels = [self.digest_of(samples[i].label) for i in mine]
-            for head, features in enumerate(rows):
-                if features is not None:
-                    self._waiting.append((key, head, features[mine], labels))
+            taken += [(key, head, each[mine], labels) for head, each in enumerate(rows) if each is not None]
+        self._waiting += taken
         self._count += len(samples)
-        if self._count >= WAITING:
-            self._write()
 
     def cohort_of(self, trace: Trace) -> bytes | None:
         """The cohort of a sample that has passed; None where it has none."""

@@ -86,9 +86,10 @@ class RidgeLearner:
         shown = tuple(surprise(logits[rows], targets).tolist())
         if not finite(features):
             return Lesson(predicted, shown, learned=False)
-        self.add(features[rows], targets, index)
-        if self._listener is not None:
-            self._listener(learnable, (self.summed(features[rows]),))
+        with whole([self.kept()]):
+            self.add(features[rows], targets, index)
+            if self._listener is not None:
+                self._listener(learnable, (self.summed(features[rows]),))
         return Lesson(predicted, shown)
 
     def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:
@@ -96,7 +97,7 @@ class RidgeLearner:
 
         Where it fails nothing has changed.
         """
-        with whole(self.kept()):
+        with whole([self.kept()]):
             self._index = index
             self.head.grow(len(index))
             self.head.update(features, targets)
