@@ -134,14 +134,14 @@ class HybridLearner:
             return Lesson(predicted, shown, learned=False)
         adapting = self.adapted is not None and not self.adapted.settled
         undos = [part.kept() for part in (self.adapted, self.exact) if part is not None]
-        with whole(undos):
+        calibration = self._calibration.state_dict()
+        undos.append(lambda: self._calibration.load_state_dict(calibration))
+        with whole(*undos):
             if not self._learn_adapted(views, adapted, batch, targets, len(index)):
-                put_back(undos)
+                put_back(*undos)
                 return Lesson(predicted, shown, learned=False)
             self.exact.add(features[rows], targets, index)
             known = targets < scores.shape[1]
-            calibration = self._calibration.state_dict()
-            undos.append(lambda: self._calibration.load_state_dict(calibration))
             self._calibration.update(scores[rows][known], targets[known])
             self._tell(learnable, features[rows], None if adapted is None or adapting else adapted[rows])
         if adapting:

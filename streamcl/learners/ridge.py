@@ -86,7 +86,7 @@ class RidgeLearner:
         shown = tuple(surprise(logits[rows], targets).tolist())
         if not finite(features):
             return Lesson(predicted, shown, learned=False)
-        with whole([self.kept()]):
+        with whole(self.kept()):
             self.add(features[rows], targets, index)
             if self._listener is not None:
                 self._listener(learnable, (self.summed(features[rows]),))
@@ -97,7 +97,7 @@ class RidgeLearner:
 
         Where it fails nothing has changed.
         """
-        with whole([self.kept()]):
+        with whole(self.kept()):
             self._index = index
             self.head.grow(len(index))
             self.head.update(features, targets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -10,19 +10,16 @@ Undo: TypeAlias = Callable[[], None]
 
 
 @contextmanager
-def whole(undos: Sequence[Undo]) -> Iterator[None]:
-    """Run the body; where it raises, a lack of memory say, take it back by all the `undos` and raise on.
-
-    The body may add to them.
-    """
+def whole(*undos: Undo) -> Iterator[None]:
+    """Run the body; where it raises, a lack of memory say, take it back by all the `undos` and raise on."""
     try:
         yield
     except Exception:
-        put_back(undos)
+        put_back(*undos)
         raise
 
 
-def put_back(undos: Sequence[Undo]) -> None:
+def put_back(*undos: Undo) -> None:
     """Call all of them, in order."""
     for undo in undos:
         undo()
