@@ -29,6 +29,7 @@ from streamcl.events import ForgetRequest
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.dropped_adapter import DroppedAdapter
 from streamcl.forgetting.dropped_cohort import CrowdedCohort, DroppedCohort
+from streamcl.forgetting.fast_ntk import FastNTK
 from streamcl.forgetting.gs_lora import GSLoRA
 from streamcl.forgetting.head_rows import HeadRows
 from streamcl.forgetting.mixed_privacy import AllUsers, MixedPrivacy
@@ -331,7 +332,8 @@ def build_methods() -> list[Method]:
         MixedPrivacy(),
         CrowdedCohort(),
         HeadRows(),
-        GSLoRA(None),
+        GSLoRA(),
+        FastNTK(),
     ]
 
 

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -58,6 +59,7 @@ class ReadAhead:
         self._position: Position | None = None
         self._interrupted = False
         self._worker: _Worker | None = None
+        self._ahead: deque[Item] = deque()  # looked at, and not yet handed out
 
     @property
     def info(self) -> StreamInfo:
@@ -85,6 +87,30 @@ class ReadAhead:
     def __getattr__(self, name: str) -> Any:
         return passed_on(self, name)
 
+    def ahead(self, records: int) -> list[Event]:
+        """The next events, of at least so many records or to the end, before they are handed out.
+
+        Waits for them as iterating does; a source that stalls or fails ends them, and is told of when its
+        turn comes. Empty with `depth` 0.
+        """
+        found: list[Event] = []
+        for item in self._looked_at() if self._depth else ():
+            if item[0] is None or sum(_records(event) for event in found) >= records:
+                break
+            found.append(item[0])
+        return found
+
+    def _looked_at(self) -> Iterator[Item]:
+        yield from tuple(self._ahead)
+        while True:
+            try:
+                item = self._taken()
+            except SourceError:
+                return
+            if item[0] is not None:
+                self._ahead.append(item)
+            yield item
+
     def state_dict(self) -> State:
         """The position after the last event handed out."""
         return self._here()[0]
@@ -96,6 +122,7 @@ class ReadAhead:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from that position; what was read ahead is dropped."""
         self._stop()
+        self._ahead.clear()
         self._source.load_state_dict(state)
         self._position = None
 
@@ -109,6 +136,7 @@ class ReadAhead:
         position = self.state_dict()
         if self._worker.stopped(PATIENCE) and self._source.replayable:
             self._worker = None
+            self._ahead.clear()
             self._source.load_state_dict(position)
 
     def interrupt(self) -> None:
@@ -119,6 +147,10 @@ class ReadAhead:
         return self._position or (self._source.state_dict(), self._note())
 
     def _next_item(self) -> Item:
+        return self._ahead.popleft() if self._ahead else self._taken()
+
+    def _taken(self) -> Item:
+        """The next item from the thread."""
         if self._worker is None:
             self._position = self._here()
             self._worker = _Worker(self._source, self._depth, self._note)
@@ -141,6 +173,11 @@ class ReadAhead:
         if self._worker is not None and not self._worker.stopped(self._stall_timeout or 10.0):
             raise SourceError(f"{self._info.name} does not stop: its thread is still reading")
         self._worker = None
+
+
+def _records(event: Event) -> int:
+    """How many records an event holds; a request holds none."""
+    return event.end - event.offset if isinstance(event, Batch) else 0
 
 
 class _Worker:

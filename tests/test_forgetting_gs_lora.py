@@ -18,7 +18,7 @@ from streamcl.forgetting.gs_lora import GSLoRA, Strength
 from streamcl.forgetting.protocol import Method
 from streamcl.lora import Adapters
 
-STRENGTH = Strength(steps=40, length=2.0, beta=1.0, forget=16, retain=64)
+STRENGTH = Strength(blocks=2, steps=40, length=2.0, beta=1.0, forget=16, retain=64)
 OTHERS = ["ant", "bee", "dog"]
 
 
@@ -95,7 +95,7 @@ def test_fresh_updates_add_nothing_have_a_gradient_and_leave_no_trace(tiny_backb
     tokens = tiny_backbone.run(tiny_backbone.stem(torch.randn(2, 3, 32, 32, generator=generator())), 0, 1)[-1]
     plain = adapters.run(tokens)[-1]
     state = state_hash(adapters.export_state())
-    with attached(adapters, 4, generator()) as blocks:
+    with attached(adapters, adapters.block_names, 4, generator()) as blocks:
         assert torch.equal(adapters.run(tokens)[-1], plain)
         assert [block.norm for block in blocks] == [0.0, 0.0]
         adapters.run(tokens)[-1].square().sum().backward()
@@ -108,7 +108,7 @@ def test_folding_keeps_the_outputs_and_blocks_at_zero_stay_the_backbones_own(tin
     adapters = Adapters(tiny_backbone, rank=2, first_block=0, generator=generator())
     tokens = tiny_backbone.stem(torch.randn(2, 3, 32, 32, generator=generator()))
     frozen = {name: p.clone() for name, p in tiny_backbone.named_parameters()}
-    with attached(adapters, 4, generator()) as blocks:
+    with attached(adapters, adapters.block_names, 4, generator()) as blocks:
         for block in blocks[:2]:
             for low in block.layers.values():
                 nn.init.normal_(low.lora_B, std=0.5, generator=generator())
@@ -206,7 +206,7 @@ def test_a_second_request_keeps_the_first_forgotten(tiny_backbone, fp32):
 def test_strong_sparsity_leaves_groups_at_zero_and_counts_them(tiny_backbone, fp32):
     learner = taught(tiny_backbone, fp32, first_block=0)
     request = request_of("cat")
-    evidence = method_of(sparsity=0.2, length=3.0).erase(request, context_of(learner, request))
+    evidence = method_of(blocks=3, sparsity=0.1, length=3.0).erase(request, context_of(learner, request))
     changed = {path.split(".mlp")[0] for path in learner.model.adapters.edits}
     assert evidence.figures["groups_at_zero"] == 3 - len(changed) >= 1
 
@@ -257,8 +257,9 @@ def test_what_did_not_come_to_be_is_not_claimed(tiny_backbone, fp32, monkeypatch
     learner = taught(tiny_backbone, fp32, passes=3)
     request = request_of("cat")
     before = state_hash(learner.state_dict())
-    monkeypatch.setattr("streamcl.forgetting.gs_lora.ENOUGH", enough)
-    monkeypatch.setattr("streamcl.forgetting.gs_lora.INTACT", intact)
+    monkeypatch.setattr("streamcl.forgetting.task.ENOUGH", enough)
+    monkeypatch.setattr("streamcl.forgetting.task.SHOWN", 1.0)
+    monkeypatch.setattr("streamcl.forgetting.task.INTACT", intact)
     with pytest.raises(ForgettingError, match=match):
         method_of(steps=4).erase(request, context_of(learner, request))
     assert state_hash(learner.state_dict()) == before

@@ -126,6 +126,43 @@ def test_it_reads_no_further_than_its_depth():
     source.close()
 
 
+def test_looking_ahead_takes_nothing_away():
+    source = ReadAhead(Scripted(), 2)
+    events = iter(source)
+    first = next(events)
+    assert prints(source.ahead(1)) == prints(EVENTS[1:2])
+    assert prints(source.ahead(8)) == prints(EVENTS[1:4])
+    assert source.state_dict() == {"place": 1}
+    assert prints(source.ahead(1000)) == prints(EVENTS[1:])
+    assert prints([first, *events]) == prints(EVENTS)
+    assert source.ahead(1) == []
+
+
+def test_what_was_looked_at_comes_again_after_loading_and_closing():
+    source = ReadAhead(Scripted(), 2)
+    events = iter(source)
+    next(events)
+    source.ahead(9)
+    source.close()
+    assert prints([next(iter(source))]) == prints(EVENTS[1:2])
+    source.ahead(9)
+    source.load_state_dict({"place": 3})
+    assert prints(take(source)) == prints(EVENTS[3:])
+
+
+def test_looking_ahead_ends_at_an_error_which_is_told_in_its_turn():
+    source = ReadAhead(Scripted([*EVENTS[:2], SourceError("torn")]), 2)
+    events = iter(source)
+    assert prints(source.ahead(1000)) == prints(EVENTS[:2])
+    assert prints([next(events), next(events)]) == prints(EVENTS[:2])
+    with pytest.raises(SourceError, match="torn"):
+        next(events)
+
+
+def test_without_a_thread_there_is_nothing_to_look_ahead_with():
+    assert ReadAhead(Scripted(), 0).ahead(5) == []
+
+
 def test_errors_come_after_the_events_before_them_and_stay():
     source = ReadAhead(Scripted((*EVENTS[:2], OSError("gone"))), 5)
     events = iter(source)

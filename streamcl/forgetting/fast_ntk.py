@@ -1,43 +1,46 @@
-"""Fast-NTK (arXiv 2312.14923): the step from trained to retrained weights of the linearised model."""
+"""Fast-NTK (arXiv 2312.14923): forgetting by a closed-form step in few weights of the linearised model."""
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
+from streamcl.forgetting.jacobian import Few, Output
 from streamcl.forgetting.protocol import Context, Evidence
-from streamcl.forgetting.repair import (
-    Blocks,
-    Repairable,
-    Trained,
-    close,
-    opened,
-    rounded,
-    to_forget,
-    unfit,
-)
-from streamcl.forgetting.retain import Answers, Retain, kept_columns, missing, retained
-
-INTACT = 0.75
-"""Share of retained answers that must stay the same, or the erasure counts as failed."""
+from streamcl.forgetting.repair import Blocks, close, opened, rounded, to_forget, unfit
+from streamcl.forgetting.retain import Retain, missing, retained
+from streamcl.forgetting.task import BEYOND, Task
 
 LIMIT = 1 << 30
 """Bytes that the Jacobian may have; the products made of it are never larger."""
 
+SHARES = (1.0, 0.5, 0.25, 0.125)
+"""Of a step, tried in turn: past some length the model is not the linear one that the step was made for."""
+
+KEEPING = 0.95
+"""Share of retained answers that every step must keep as they were before the first."""
+
 
 class FastNTK:
-    """Moves LoRA and head by w(retained) - w(all), the minimisers of the model linearised where it stands.
+    """Steps of -P J_f^T M V in lora_B of the last blocks, the model linearised anew before each.
 
-    Both minimise |f(w0) + J (w - w0) - y|^2 + lambda |w - w0|^2: w0 has lora_B and head at zero, as they
-    began, and y are the answers that the model gives now, so no labels are needed. The paper starts from a
-    model whose loss is that square; this one was trained by cross-entropy, so the step is an approximation
-    twice over. What was folded into the blocks' weights is not reached.
+    V is how far the outputs of what is to be forgotten are above those of what was never learned: for each
+    sample the margin of its class over the others, less the margin at which its loss is the bound (see
+    Task). P keeps the outputs of retained samples, M is the inverse of what P leaves of the forgotten
+    samples' kernel. The paper takes labels less the untrained model's outputs for V, and the head among the
+    weights. On a pretrained vision transformer that does not forget: a class's own row of the head takes the
+    step, and that row is dropped anyway, so the features are left as they were; and the way from the
+    untrained weights is too long to be linear. So for a class the head stays out, the steps are short, each
+    goes only as far as retained answers stay, and what was not forgotten in the end fails.
 
-    retain: brings samples to hold on to (see streamcl.forgetting.retain). forget, retain_samples: how many of
-    each are looked at. ridge: lambda, as a share of the mean diagonal entry of J J^T. limit: bytes of J.
+    retain: brings samples to hold on to (see streamcl.forgetting.retain). blocks: the last so many have
+    their lora_B moved. forget, retain_samples: how many of each are looked at. sketches: random signed sums
+    of the logits kept, a retained sample; they stand for all of its logits. ridge: lambda, as a share of the
+    mean diagonal entry of J J^T. steps: at most. limit: bytes of J.
     """
 
     name = "fast_ntk"
@@ -47,68 +50,59 @@ class FastNTK:
         self,
         retain: Retain | None = None,
         *,
-        forget: int = 16,
-        retain_samples: int = 32,
+        blocks: int = 2,
+        forget: int = 48,
+        retain_samples: int = 128,
+        sketches: int = 6,
         ridge: float = 1e-2,
+        steps: int = 6,
         limit: int = LIMIT,
     ) -> None:
-        self._retain = retain
-        self._forget, self._retain_samples = forget, retain_samples
-        self._ridge, self._limit = ridge, limit
+        self._retain, self._blocks = retain, blocks
+        self._forget, self._retain_samples, self._sketches = forget, retain_samples, sketches
+        self._ridge, self._steps, self._limit = ridge, steps, limit
 
     def can(self, request: ForgetRequest, context: Context) -> str | None:
         """Adapted blocks, samples of both sorts, and a Jacobian that is not too large."""
         if reason := unfit(request, context) or missing(self._retain, request, context):
             return reason
-        learner = context.learner
-        assert isinstance(learner, Repairable)
-        if request.kind == "class" and request.label not in learner.classes:
-            return "the class has no row in the head, so no output to linearise"
         forget = min(self._forget, context.scope.learned or len(request.samples))
-        return self._too_large(learner.model, forget + self._retain_samples)
+        rows = self._rows(forget, self._retain_samples)
+        return self._too_large(rows, self._few(opened(context, self._blocks), request).count)
 
     def erase(self, request: ForgetRequest, context: Context) -> Evidence:
-        """Take the step, drop the class and what is kept.
+        """Take the steps, drop the class and what is kept.
 
-        Raises ForgettingError, with the weights as they were, where the system cannot be solved or too much
-        else would be forgotten.
+        Raises ForgettingError, with the weights as they were, where a system cannot be solved, or what was
+        to be forgotten is not, or too much else is.
         """
-        blocks = opened(context)
+        blocks = opened(context, self._blocks)
+        few = self._few(blocks, request)
         forgotten = to_forget(request, context, self._forget)
         others = retained(self._retain, request, context, forgotten, self._retain_samples)
-        if reason := self._too_large(blocks.model, len(forgotten) + len(others)):
+        if reason := self._too_large(self._rows(len(forgotten), len(others)), few.count):
             raise ForgettingError(reason)
-        targets = blocks.model.targets(forgotten)
-        gone = int(targets[0]) if request.kind == "class" else None
-        forget, retain = blocks.entering(forgotten), blocks.entering(others)
-        answers = Answers(_logits(blocks, retain), kept_columns(len(blocks.model.classes), gone))
-        before = _look(blocks, forget, targets, "before")
-        parameters = blocks.model.parameters()
-        backup = [parameter.detach().clone() for parameter in parameters.values()]
-        step = self._step(blocks, forget, retain)
-        _move(parameters, step)
-        agreement = answers.agreement(_logits(blocks, retain))
-        if not agreement >= INTACT:
-            _restore(parameters, backup)
-            raise ForgettingError(
-                f"only {agreement:.0%} of the retained answers would stay the same",
-                hint="give more samples to hold on to, or use gs_lora",
-            )
-        figures = {
-            **before,
-            **_look(blocks, forget, targets, "after"),
-            "retained_agreement_after": agreement,
-            "step_norm": float(step.norm()),
-            "parameters": step.numel(),
-            "forget_samples": len(forgotten),
-            "retain_samples": len(others),
-        }
-        places = close(request, context, "repaired, not retrained: one closed-form step", repaired=True)
+        task = Task.of(blocks, request, forgotten, others)
+        before, backup = task.figures(), few.copied()
+        try:
+            walked = self._walk(task, few, before)
+            after = task.figures()
+            task.check(before, after)
+        except ForgettingError:
+            few.put_back(backup)
+            raise
+        figures = {**task.told(before, after), **walked, "parameters": few.count}
+        places = close(request, context, WHAT.format(len(blocks.names)), repaired=True)
         return Evidence(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
 
-    def _too_large(self, model: Trained, samples: int) -> str | None:
-        rows = samples * len(model.classes)
-        parameters = sum(p.numel() for p in model.parameters().values())
+    def _few(self, blocks: Blocks, request: ForgetRequest) -> Few:
+        """A class's row goes as a whole, so the head must not do the forgetting; samples move it too."""
+        return Few(blocks, None if request.kind == "class" else blocks.model.head)
+
+    def _rows(self, forget: int, retain: int) -> int:
+        return forget + self._sketches * (forget + retain)
+
+    def _too_large(self, rows: int, parameters: int) -> str | None:
         size = 8 * rows * parameters
         if size <= self._limit:
             return None
@@ -117,18 +111,80 @@ class FastNTK:
             f"more than the limit of {self._limit / 1e9:.1f}"
         )
 
-    def _step(self, blocks: Blocks, forget: Tensor, retain: Tensor) -> Tensor:
-        parameters = blocks.model.parameters()
-        J_f, J_r = jacobian(blocks, parameters, forget), jacobian(blocks, parameters, retain)
-        moved = torch.cat([_moved(name, p).reshape(-1) for name, p in parameters.items()])
-        ridge = self._ridge * float((J_f.square().sum() + J_r.square().sum()) / (len(J_f) + len(J_r)))
-        return unlearning_step(J_f, J_r, J_f @ moved, J_r @ moved, ridge)
+    def _walk(self, task: Task, few: Few, before: dict[str, float]) -> dict[str, float | int]:
+        """Step until what is to be forgotten is; how many steps there were and how far they led."""
+        generator = torch.Generator().manual_seed(0)  # a repetition after a crash comes to the same weights
+        started = torch.cat([p.detach().reshape(-1) for p in few.parameters])
+        taken, now = 0, before
+        while taken < self._steps and not task.is_done(now):
+            if not self._go(task, few, self._step(task, few, generator)):
+                break
+            taken, now = taken + 1, task.figures()
+        moved = torch.cat([p.detach().reshape(-1) for p in few.parameters]) - started
+        return {"steps": taken, "step_norm": float(moved.norm())}
 
+    def _step(self, task: Task, few: Few, generator: torch.Generator) -> Tensor:
+        """float64 [p]: lowers every margin that is too high to the aim, in the linear model."""
+        J_f = few.jacobian(task.forget, [_margin(task)])
+        J_r = self._kept(task, few, task.retain, generator)
+        if task.instead is not None:  # a forgotten class's samples keep their answers among the others
+            J_r = torch.cat([J_r, self._kept(task, few, task.forget, generator)])
+        excess = (_margins(task) - _aim(task)).clamp(min=0)
+        ridge = self._ridge * float((J_f.square().sum() + J_r.square().sum()) / (len(J_f) + len(J_r)))
+        return unlearning_step(J_f, J_r, excess, J_r.new_zeros(len(J_r)), ridge)
+
+    def _kept(self, task: Task, few: Few, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        """The Jacobian of random signed sums of the logits kept; together they weigh as all logits do."""
+        shape = (self._sketches, len(tokens), len(task.kept))
+        signs = 2.0 * torch.randint(2, shape, generator=generator).to(tokens.device) - 1
+
+        def sketch(number: int) -> Output:
+            return lambda _, logits, rows: (signs[number, rows] * logits[:, task.kept]).sum(dim=1)
+
+        outputs = [sketch(number) for number in range(self._sketches)]
+        return few.jacobian(tokens, outputs) / math.sqrt(self._sketches)
+
+    def _go(self, task: Task, few: Few, step: Tensor) -> bool:
+        """Move by the largest share that forgets some and keeps the answers; False, and no move, for none."""
+        here, before = few.copied(), float(_margins(task).mean())
+        for share in SHARES:
+            few.move(share * step)
+            if task.agreement() >= KEEPING and float(_margins(task).mean()) < before:
+                return True
+            few.put_back(here)
+        return False
+
+
+WHAT = "repaired, not retrained: closed-form steps in the adapters of the last {} blocks"
 
 RESIDUAL = (
-    "The step would be right for a linear model with a squared loss and all retained data; here it is an "
-    "estimate from a few samples, so whoever holds the weights may find traces of what was forgotten."
+    "The steps are right for a linear model and all retained data; here they are estimates from a few "
+    "samples, so whoever holds the weights may find traces of what was forgotten or relearn it faster."
 )
+
+
+def _margin(task: Task) -> Output:
+    """The own logit of a forgotten sample less the logsumexp of all others; its loss is softplus(-margin)."""
+
+    def margin(features: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        scores, targets = task.scored(features, logits, rows)
+        others = scores.scatter(1, targets[:, None], -torch.inf).logsumexp(dim=1)
+        return scores.gather(1, targets[:, None])[:, 0] - others
+
+    return margin
+
+
+@torch.no_grad()
+def _margins(task: Task) -> Tensor:
+    """float64 [F]."""
+    features = task.blocks.features(task.forget)
+    rows = torch.arange(len(features), device=features.device)
+    return _margin(task)(features, task.blocks.model.head(features), rows).double()
+
+
+def _aim(task: Task) -> float:
+    """The margin at which the loss is a little past the bound."""
+    return -math.log(math.expm1(task.bound + BEYOND))
 
 
 def unlearning_step(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
@@ -164,23 +220,6 @@ def primal_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float
     return -torch.cholesky_solve((J_f.T @ (v_f - J_f @ trained))[:, None], _factor(gram, ridge))[:, 0]
 
 
-def jacobian(blocks: Blocks, parameters: dict[str, nn.Parameter], tokens: Tensor) -> Tensor:
-    """float64 [N C, p]: d logit / d parameter, rows by sample and then class, of tokens [N, T, d]."""
-    rows = []
-    for i in range(len(tokens)):
-        logits = blocks.model.head(blocks.features(tokens[i : i + 1]))[0]  # [C]
-        for column in range(len(logits)):
-            found = torch.autograd.grad(
-                logits[column],
-                list(parameters.values()),
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            rows.append(torch.cat([gradient.reshape(-1) for gradient in found]).double())
-    return torch.stack(rows)
-
-
 def _factor(matrix: Tensor, ridge: float) -> Tensor:
     matrix = matrix.clone()
     size = float(matrix.diagonal().abs().max()) if len(matrix) else 0.0
@@ -193,37 +232,3 @@ def _factor(matrix: Tensor, ridge: float) -> Tensor:
             hint="use a ridge above zero",
         )
     return torch.as_tensor(factor)
-
-
-def _moved(name: str, parameter: Tensor) -> Tensor:
-    """w - w0: lora_A counts as where it began, all else began at zero."""
-    value = parameter.detach().double()
-    return torch.zeros_like(value) if name.endswith("lora_A") else value
-
-
-@torch.no_grad()
-def _move(parameters: dict[str, nn.Parameter], step: Tensor) -> None:
-    parts = step.split([p.numel() for p in parameters.values()])
-    for parameter, part in zip(parameters.values(), parts, strict=True):
-        parameter.copy_(parameter.double() + part.view_as(parameter))
-
-
-@torch.no_grad()
-def _restore(parameters: dict[str, nn.Parameter], values: list[Tensor]) -> None:
-    for parameter, value in zip(parameters.values(), values, strict=True):
-        parameter.copy_(value)
-
-
-@torch.no_grad()
-def _logits(blocks: Blocks, tokens: Tensor) -> Tensor:
-    return torch.as_tensor(blocks.model.head(blocks.features(tokens)))
-
-
-def _look(blocks: Blocks, forget: Tensor, targets: Tensor, when: str) -> dict[str, float]:
-    """Mean loss in nats and accuracy of the samples to be forgotten."""
-    logits = _logits(blocks, forget)
-    hits = (logits.argmax(1) == targets).double().mean()
-    return {
-        f"forget_loss_{when}": float(F.cross_entropy(logits, targets)),
-        f"forget_accuracy_{when}": float(hits),
-    }

@@ -70,10 +70,12 @@ def refusal(adapters: Adapters) -> str | None:
 
 
 @contextmanager
-def attached(adapters: Adapters, rank: int, generator: torch.Generator) -> Iterator[list[Block]]:
-    """The blocks with updates of both FFN linears in place; on leaving they are taken out again."""
+def attached(
+    adapters: Adapters, names: Sequence[str], rank: int, generator: torch.Generator
+) -> Iterator[list[Block]]:
+    """The named blocks with updates of both FFN linears in place; on leaving they are taken out again."""
     blocks = []
-    for name in adapters.block_names:
+    for name in names:
         paths = [f"{name}.{part}" for part in FFN]
         blocks.append(Block(name, {path: LowRank(adapters.linear(path), rank, generator) for path in paths}))
     try:
@@ -93,6 +95,8 @@ def fold(adapters: Adapters, blocks: Sequence[Block]) -> int:
 
 
 def _set(adapters: Adapters, blocks: Sequence[Block], layers: Sequence[Sequence[nn.Module]]) -> None:
-    for module, block, pair in zip(adapters.blocks, blocks, layers, strict=True):
+    modules = dict(zip(adapters.block_names, adapters.blocks, strict=True))
+    for block, pair in zip(blocks, layers, strict=True):
+        module = modules[block.name]
         for path, layer in zip(block.layers, pair, strict=True):
             module.set_submodule(path.removeprefix(f"{block.name}."), layer)

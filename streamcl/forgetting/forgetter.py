@@ -13,6 +13,7 @@ from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import Batch, ForgetRequest, Guarantee
 from streamcl.files import Disk
 from streamcl.forgetting import asking, places, retained
+from streamcl.forgetting.at_hand import at_hand
 from streamcl.forgetting.choose import choose
 from streamcl.forgetting.kept import Kept, KeptScope
 from streamcl.forgetting.lineage import Lineage
@@ -347,7 +348,8 @@ class Forgetter:
             and self._ledger.is_tombstoned("class", str(request.label)),
             chunks=lambda: self._lineage.chunks(request, learned=True),
         )
-        return Context(self._run.learner, scope, retrieval.samples, retrieval.unavailable, kept)
+        others = at_hand(self._run.source, self._lineage, self.admit)
+        return Context(self._run.learner, scope, retrieval.samples, retrieval.unavailable, kept, others)
 
     def _erase_figures(self, request: ForgetRequest) -> None:
         run = self._run

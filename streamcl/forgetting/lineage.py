@@ -100,6 +100,17 @@ class Lineage:
             after = rows[-1][0]
             yield [_trace(row) for row in rows]
 
+    def spread(self, limit: int) -> list[Trace]:
+        """At most so many traces of learned samples, evenly from the beginning of the stream to its end."""
+        self.flush()
+        rows = self._file.query(
+            f"SELECT {COLUMNS} FROM (SELECT *, row_number() OVER (ORDER BY offset) AS number, "
+            "count(*) OVER () AS total FROM samples WHERE learned) "
+            "WHERE number * ? / total > (number - 1) * ? / total ORDER BY offset",
+            *(limit, limit),
+        )
+        return [Trace(o, i, label, bool(done), s, c) for o, i, label, done, s, c in rows[:limit]]
+
     def count(self, request: ForgetRequest, *, learned: bool) -> int:
         """How many traces the request selects."""
         return sum(len(chunk) for chunk in self.chunks(request, learned=learned, size=CHUNK * 16))

@@ -92,6 +92,8 @@ class Context:
         the one that was learned (another image, another label).
     unavailable: why samples cannot be brought back at all; None where they can.
     kept: sums kept on disk, which make that unnecessary; None where a run keeps none.
+    others: brings at most so many samples that need not be in scope, for repairs to hold on to; None where
+        the run has none to give.
     """
 
     learner: Learner
@@ -99,6 +101,7 @@ class Context:
     samples: Callable[[Sequence[Trace]], Sequence[Sample]]
     unavailable: str | None = None
     kept: Sums | None = None
+    others: Callable[[int], Sequence[Sample]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

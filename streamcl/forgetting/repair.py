@@ -16,7 +16,7 @@ from streamcl.forgetting.closed_form import purge
 from streamcl.forgetting.protocol import Context, Dropping, Place, Trace
 from streamcl.heads.linear import LinearHead
 from streamcl.importance import Importance
-from streamcl.lora import Adapters
+from streamcl.lora import Adapters, LoRALinear
 
 
 class Trained(Protocol):
@@ -82,25 +82,44 @@ class Weighing(Protocol):
 
 
 class Blocks:
-    """The part of a model from its first adapted block on; what comes before is computed once a sample."""
+    """The last adapted blocks of a model; what comes before them stays, and is computed once a sample.
 
-    def __init__(self, model: Trained, adapters: Adapters) -> None:
+    last: how many; all that are adapted where there are fewer.
+    """
+
+    def __init__(self, model: Trained, adapters: Adapters, last: int) -> None:
         self.model, self.adapters = model, adapters
+        self.first_block = max(adapters.first_block, model.backbone.depth - last)
+        self._kept = self.first_block - adapters.first_block  # adapted blocks before those repaired
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths of the blocks."""
+        return self.adapters.block_names[self._kept :]
+
+    @property
+    def layers(self) -> list[LoRALinear]:
+        """Their adapted layers."""
+        return self.adapters.layers[self._kept :]
 
     def entering(self, samples: Sequence[Sample], chunk: int = 64) -> Tensor:
-        """[N, T, d]: the tokens that enter the first adapted block."""
+        """[N, T, d]: the tokens that enter the first of the blocks."""
         backbone, parts = self.model.backbone, []
+        first = self.adapters.first_block
         with torch.no_grad(), self.model.compute.autocast():
             for start in range(0, len(samples), chunk):
                 images = [sample.image for sample in samples[start : start + chunk]]
                 tokens = backbone.stem(backbone.prepare(images))
-                parts.append([tokens, *backbone.run(tokens, 0, self.adapters.first_block)][-1])
+                tokens = [tokens, *backbone.run(tokens, 0, first)][-1]
+                adapted = backbone.run(tokens, first, self.first_block, list(self.adapters.blocks))
+                parts.append([tokens, *adapted][-1])
         return torch.cat(parts)
 
     def features(self, tokens: Tensor) -> Tensor:
         """float32 [N, width] of those tokens, with gradients to whatever is in the blocks."""
+        backbone, blocks = self.model.backbone, list(self.adapters.blocks)[self._kept :]
         with self.model.compute.autocast():
-            return self.model.backbone.final(self.adapters.run(tokens)[-1]).float()
+            return backbone.final(backbone.run(tokens, self.first_block, None, blocks)[-1]).float()
 
 
 def unfit(request: ForgetRequest, context: Context) -> str | None:
@@ -117,12 +136,12 @@ def unfit(request: ForgetRequest, context: Context) -> str | None:
     return None
 
 
-def opened(context: Context) -> Blocks:
-    """The learner's adapted blocks. Raises ForgettingError where it has none."""
+def opened(context: Context, last: int) -> Blocks:
+    """The learner's last adapted blocks. Raises ForgettingError where it has none."""
     learner = context.learner
     if not isinstance(learner, Repairable) or learner.model.adapters is None:
         raise ForgettingError("this learner has no adapted blocks trained by gradient")
-    return Blocks(learner.model, learner.model.adapters)
+    return Blocks(learner.model, learner.model.adapters, last)
 
 
 def to_forget(request: ForgetRequest, context: Context, limit: int) -> list[Sample]:

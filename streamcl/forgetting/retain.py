@@ -46,11 +46,13 @@ class Holding(Protocol):
 
 def missing(retain: Retain | None, request: ForgetRequest, context: Context) -> str | None:
     """Why there is nothing to hold on to; None where there is, or may be."""
-    if retain is not None or len(_held(request, context)) >= FEWEST:
+    given = retain is not None or context.others is not None
+    if given or len(_held(request, context)) >= FEWEST:
         return None
     return (
-        "there is no retain source (live batches, stored or proxy samples; the hard buffer has fewer than "
-        f"{FEWEST} others), and without one the repair destroys the model"
+        "there is nothing to hold on to (the source can neither fetch samples by id nor look ahead, no proxy "
+        f"samples were given, the hard buffer has fewer than {FEWEST} others), and without it the repair "
+        "destroys the model"
     )
 
 
@@ -59,10 +61,12 @@ def retained(
 ) -> list[Sample]:
     """At most `limit` samples that are neither in scope nor of a class that the learner does not know.
 
+    They are those of the hard buffer, then those that `retain` brings, or the run itself where that is None.
     Raises ForgettingError where fewer than FEWEST are left.
     """
     ids = {trace.id for chunk in context.scope.chunks() for trace in chunk} | {s.id for s in forgotten}
-    offered = [*_held(request, context), *(retain(limit) if retain is not None else ())]
+    bring = retain or context.others
+    offered = [*_held(request, context), *(bring(limit) if bring is not None else ())]
     known = {None, *context.learner.classes}
     found = {s.id: s for s in offered if s.id not in ids and s.label in known and _others(request, s)}
     if len(found) < FEWEST:

@@ -50,10 +50,10 @@ class Retrieval:
                 f"{changed} of {len(traces)} samples are not those that were learned: their pixels differ",
                 hint="let the request carry them as they were",
             )
-        return [_labelled(found[trace.id], trace.label) for trace in traces]
+        return [labelled(found[trace.id], trace.label) for trace in traces]
 
 
-def _labelled(sample: Sample, label: str | None) -> Sample:
+def labelled(sample: Sample, label: str | None) -> Sample:
     """The source may have corrected a label since; what was learned counts."""
     if sample.label == label:
         return sample
