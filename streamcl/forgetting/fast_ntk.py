@@ -32,10 +32,11 @@ class FastNTK:
     sample the margin of its class over the others, less the margin at which its loss is the bound (see
     Task). P keeps the outputs of retained samples, M is the inverse of what P leaves of the forgotten
     samples' kernel. The paper takes labels less the untrained model's outputs for V, and the head among the
-    weights. On a pretrained vision transformer that does not forget: a class's own row of the head takes the
-    step, and that row is dropped anyway, so the features are left as they were; and the way from the
-    untrained weights is too long to be linear. So for a class the head stays out, the steps are short, each
-    goes only as far as retained answers stay, and what was not forgotten in the end fails.
+    weights. On a pretrained vision transformer that step is right and yet forgets nothing: on photos it took
+    0.79 off the own logit (0.72 by the linear model), and the class's own row of the head took all of it;
+    that row is dropped anyway, and whoever kept a copy puts it back. So for a class the head stays out, V is
+    the whole way to what was never learned, each step goes only as far as retained answers stay, and what
+    was not forgotten in the end fails.
 
     retain: brings samples to hold on to (see streamcl.forgetting.retain). blocks: the last so many have
     their lora_B moved. forget, retain_samples: how many of each are looked at. sketches: random signed sums
