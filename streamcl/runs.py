@@ -13,6 +13,7 @@ from typing import Any
 from streamcl import files
 from streamcl.audit.held_out import HeldOut
 from streamcl.audit.relapse import Relapse
+from streamcl.audit.utility import Utility
 from streamcl.backbone import Backbone
 from streamcl.build import (
     build_compute,
@@ -432,8 +433,10 @@ def _forgetter(settings: RunConfig, belongings: Belongings, stack: ExitStack) ->
     stack.callback(ledger.close)
     lineage = Lineage(belongings.folder / LINEAGE)
     stack.callback(lineage.close)
+    parts = belongings.source.info.holdout
+    belongings.gauge = Utility(parts)
     if settings.on_relapse != "ignore":
-        held_out = HeldOut(belongings.source.info.holdout)
+        held_out = HeldOut(parts)
         belongings.monitor = Relapse(ledger.erased_by, held_out, settings.on_relapse)
     belongings.kept = _kept(settings, belongings, lineage, stack)
     return Forgetter(belongings, ledger, lineage, build_methods(), schedule=build_schedule(settings))

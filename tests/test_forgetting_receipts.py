@@ -8,21 +8,15 @@ import pytest
 from forgetting_fakes import Opened
 
 from streamcl.errors import ForgettingError
+from streamcl.forgetting.chain import canonical
 from streamcl.forgetting.orders import order
-from streamcl.forgetting.receipt import canonical, read_chain, receipt_path, write_receipt
+from streamcl.forgetting.receipt import read_chain, receipt_path, write_receipt
 from streamcl.forgetting.verify import verify_receipt
 from streamcl.testing import ScriptedSource, record_id
 
 PLACES = {
-    *(
-        "kept statistics",
-        "head statistics",
-        "adapters",
-        "optimizer moments",
-        "importance",
-        "hard buffer",
-        "shift detector",
-    ),
+    *("kept statistics", "head statistics", "adapters", "optimizer moments", "importance", "hard buffer"),
+    *("shift detector", "prototypes", "calibration"),
     *(
         "metrics",
         "prediction log, quarantine and events",

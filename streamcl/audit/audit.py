@@ -29,15 +29,13 @@ def audit(
 ) -> AuditReport:
     """Judge an erasure from a closed form beside models retrained without the data.
 
-    relative_lambda, shrinkage: the head's. widths: of the features of each head, side by side in the
-    material, where the learner adds up the scores of several. Raises ForgettingError where the audited
+    relative_lambda, shrinkage: the head's. widths: of the features of a frozen and of an adapted head,
+    side by side in the material, where the learner joins two. Raises ForgettingError where the audited
     sums cannot be solved.
     """
     began = time.perf_counter()
     plan = plan or Plan()
-    form = form_of(
-        widths or (material.width,), material.columns, relative_lambda=relative_lambda, shrinkage=shrinkage
-    )
+    form = form_of(material, widths, relative_lambda=relative_lambda, shrinkage=shrinkage)
     bench = Bench(material, plan, form)
     groups = bench.groups(audited)
     control = judged(findings(groups, groups.unforgotten, plan.deals), plan.rate)

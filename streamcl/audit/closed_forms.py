@@ -23,7 +23,7 @@ from streamcl.protocols import Learner
 
 
 class ClosedForms:
-    """The ridge heads whose scores a learner adds up, with their features side by side.
+    """The ridge heads whose scores a learner joins, with their features side by side.
 
     moved_until: the stream offset up to which an adapted head's features still moved; its share of what came
     before cannot be derived from samples one by one, only by learning the beginning again.

@@ -26,6 +26,7 @@ from streamcl.forgetting.receipt import read_chain
 from streamcl.ledger import LEDGER, Ledger
 from streamcl.protocols import Source
 from streamcl.runs import load_learner
+from streamcl.state import state_hash
 
 Tell = Callable[[str], None]
 Item = TypeVar("Item")
@@ -38,7 +39,7 @@ def audit_run(
     """Audit one erasure of a run (the last one where none is named) by its closed-form heads.
 
     The forgotten samples are found by the receipt's salted hashes in the stream, which is read again from
-    its beginning; nothing of it is written. Where a hybrid kept its adapted branch, the sum of both heads is
+    its beginning; nothing of it is written. Where a hybrid kept its adapted branch, both heads as one are
     audited: references share the settled adapters, and the beginning, in which these moved, is learned again.
     Raises ForgettingError where there is no such receipt or the
     learner has no closed-form head, SourceError where the stream cannot be read.
@@ -73,6 +74,7 @@ def audit_run(
             plan=plan,
         ),
         request=receipt["request"],
+        learner=state_hash(learner.state_dict()),
     )
 
 

@@ -69,6 +69,16 @@ class HeldOut:
                 continue
 
 
+def spread_over(parts: Sequence[HoldoutPart], most: int) -> Iterator[Sample]:
+    """At most so many samples, evenly over all parts; no others are read."""
+    places = [(number, i) for number, part in enumerate(parts) for i in range(len(part.samples))]
+    for part, i in _spread(places, most):
+        try:
+            yield parts[part].samples[i]
+        except BadRecord:
+            continue
+
+
 def _spread(places: Sequence[Place], most: int) -> list[Place]:
     if len(places) <= most:
         return list(places)

@@ -21,7 +21,7 @@ Scorer: TypeAlias = Callable[[Tensor], Tensor]
 """Class scores [N, C] of features [N, D]; minus infinity for a class that cannot be named."""
 
 Sums: TypeAlias = Statistics | tuple[Statistics, ...]
-"""What a model of one head knows, or of each of several heads whose scores are added."""
+"""What a model of one head knows, or of each of two heads whose scores are joined."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +88,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audited:
-    """What is audited: the sums of a closed form (a tuple of them for several heads), or scores alone.
+    """What is audited: the sums of a closed form (two of them for two heads), or scores alone.
 
     With sums the audit makes as many models of them as there are references, each without a share of the
     retained samples, so that both are draws of one kind; scores alone are one model.

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.material import Examples, Sums
+from streamcl.audit.material import Examples, Material, Sums
 from streamcl.errors import ForgettingError
 from streamcl.heads.ridge import RidgeHead, Statistics
+from streamcl.learners.adapted import ADAPTED_SHARE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,11 +98,15 @@ class ClosedForm:
         return taught, _weights(head)
 
 
-class SideBySide:
-    """Models whose scores are the sum of several heads', each on a stretch of the features of its own."""
+class TwoHeads:
+    """Models of a frozen and an adapted head, each on its own stretch of the features, joined class by class.
 
-    def __init__(self, forms: Sequence[ClosedForm]) -> None:
-        self._forms = tuple(forms)
+    stale: int64 [C], samples of each class that the adapted head learned while its features still moved; it
+    has the less say on a class, the larger their part (see streamcl.learners.adapted.join).
+    """
+
+    def __init__(self, forms: tuple[ClosedForm, ClosedForm], stale: Tensor) -> None:
+        self._forms, self._stale = forms, stale
 
     def measure(self, examples: Examples) -> Sums:
         """The sums for each head."""
@@ -109,16 +114,27 @@ class SideBySide:
         return tuple(form.measure(part) for form, part in pairs)
 
     def solve(self, sums: Sums) -> Weights:
-        """One model of all heads."""
+        """One model of both heads."""
         assert isinstance(sums, tuple)
-        return _side_by_side([form.solve(each) for form, each in zip(self._forms, sums, strict=True)])
+        return self._joined([form.solve(each) for form, each in zip(self._forms, sums, strict=True)], sums[1])
 
     def there_and_back(self, sums: Sums, examples: Examples) -> tuple[Weights, Weights]:
-        """Learned and forgotten again in every head."""
+        """Learned and forgotten again in both heads."""
         assert isinstance(sums, tuple)
         parts = zip(self._forms, sums, self._stretches(examples), strict=True)
-        both = [form.there_and_back(each, part) for form, each, part in parts]
-        return _side_by_side([one for one, _ in both]), _side_by_side([two for _, two in both])
+        taught, erased = zip(*(form.there_and_back(each, part) for form, each, part in parts), strict=True)
+        more = self.measure(examples)
+        known = combined(sums, more)
+        assert isinstance(known, tuple)
+        return self._joined(taught, known[1]), self._joined(erased, sums[1])
+
+    def _joined(self, models: Sequence[Weights], adapted: Statistics) -> Weights:
+        """frozen + share * (adapted - frozen), which is one model on both stretches."""
+        frozen, moved = models
+        true = 1 - self._stale / adapted.counts.clamp(min=1)
+        share = torch.where(moved.alive, ADAPTED_SHARE * true, 0.0).double()
+        W = torch.cat([(1 - share) * frozen.W, share * moved.W])
+        return Weights(W, (1 - share) * frozen.b + share * moved.b, frozen.alive)
 
     def _stretches(self, examples: Examples) -> Iterator[Examples]:
         start = 0
@@ -128,19 +144,18 @@ class SideBySide:
 
 
 def form_of(
-    widths: Sequence[int], columns: int, *, relative_lambda: float, shrinkage: float | None = None
+    material: Material, widths: Sequence[int], *, relative_lambda: float, shrinkage: float | None = None
 ) -> Form:
-    """The form of a head for each width; features are as wide as all of them together."""
+    """One head, or a frozen and an adapted one where there are two widths, which features then add up to."""
     forms = [
-        ClosedForm(width, columns, relative_lambda=relative_lambda, shrinkage=shrinkage) for width in widths
+        ClosedForm(width, material.columns, relative_lambda=relative_lambda, shrinkage=shrinkage)
+        for width in widths or (material.width,)
     ]
-    return forms[0] if len(forms) == 1 else SideBySide(forms)
-
-
-def _side_by_side(models: Sequence[Weights]) -> Weights:
-    W = torch.cat([model.W for model in models])
-    b = torch.stack([model.b for model in models]).sum(dim=0)
-    return Weights(W, b, torch.stack([model.alive for model in models]).all(dim=0))
+    if len(forms) == 1:
+        return forms[0]
+    frozen, adapted = forms
+    stale = torch.zeros(material.columns, dtype=torch.int64)
+    return TwoHeads((frozen, adapted), material.base[1].counts if isinstance(material.base, tuple) else stale)
 
 
 def _weights(head: RidgeHead) -> Weights:

@@ -22,7 +22,7 @@ class AuditReport:
     unforgotten_failing: the share of the models that never forgot which fail so. findings: judged; they
     make the verdict. by_memorisation: membership attacks on the quarter of forgotten samples that learning
     moves least (a negative control) and most; they do not. sums: the largest relative difference between the
-    audited sums and those of retraining, where there are sums.
+    audited sums and those of retraining, where there are sums. learner: the audited learner's hash.
     """
 
     kind: Literal["samples", "class"]
@@ -38,6 +38,7 @@ class AuditReport:
     sums: float | None = None
     seconds: float = 0.0
     request: str | None = None
+    learner: str | None = None
 
     @property
     def verdict(self) -> Verdict:

@@ -1,35 +1,72 @@
-"""Audits in a run directory: one JSON file each, beside the receipt of the same name."""
+"""Audits in a run directory: a chain of files, each bound to its receipt, and shown on the receipt's page."""
 
 from __future__ import annotations
 
-import json
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from streamcl import files
 from streamcl.audit.report import AuditReport
+from streamcl.audit.section import html_section
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.receipt import receipt_path
+from streamcl.forgetting import chain
+from streamcl.forgetting.page import write_page
+from streamcl.forgetting.receipt import AUDITS, file_name, read_audits, read_receipt, receipt_path
 
-AUDITS = "audits"
-"""The folder's name in a run directory."""
+ENDLESS = 1e300
+"""Stands for infinity, which JSON cannot say."""
 
 
-def save_audit(folder: Path, report: AuditReport) -> Path:
-    """Write the audit whole, in place of an earlier one of the same request; its path."""
-    path = folder / AUDITS / receipt_path(folder, report.request or "audit").name
-    files.make_folder(path.parent)
-    files.atomic_write(path, json.dumps(report.to_json(), indent=2).encode())
+def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] = time.time) -> Path:
+    """Write the audit whole, chained to the one before and bound to its receipt; its path.
+
+    A second one of the same request gets a file of its own. The receipt's page shows the newest.
+    """
+    request = report.request or "audit"
+    audits, receipt = read_audits(folder), receipt_path(folder, request)
+    files.make_folder(folder / AUDITS)
+    path = _free(folder, file_name(request))
+    content = {
+        "request": request,
+        "receipt": chain.sha256_of(receipt) if receipt.exists() else None,
+        "made": clock(),
+        "audit": _finite(report.to_json()),
+    }
+    chain.write(path, chain.seal(content, audits))
+    if receipt.exists():
+        write_page(receipt, read_receipt(receipt), audit=html_section(report))
     return path
 
 
 def read_audit(folder: Path, request: str) -> AuditReport | None:
-    """The saved audit of a request; None where there is none. A damaged one is a ForgettingError."""
-    path = folder / AUDITS / receipt_path(folder, request).name
-    if not path.exists():
+    """The newest saved audit of a request; None where there is none. A damaged one is a ForgettingError."""
+    found = [content for _, content in read_audits(folder) if content.get("request") == request]
+    if not found:
         return None
     try:
-        return AuditReport.from_json(json.loads(path.read_bytes()))
+        return AuditReport.from_json(found[-1]["audit"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ForgettingError(
-            f"{path} is no audit: {error!r:.200}", hint="run streamcl audit again"
+            f"the audit of {request!r:.100} cannot be read: {error!r:.200}", hint="run streamcl audit again"
         ) from error
+
+
+def _free(folder: Path, name: str) -> Path:
+    paths = (folder / AUDITS / f"{name}{ending}.json" for ending in ("", *(f".{n}" for n in range(2, 10**6))))
+    return next(path for path in paths if not path.exists())
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+        case float() if math.isnan(value):
+            return None
+        case float():
+            return max(-ENDLESS, min(ENDLESS, value))
+    return value

@@ -55,6 +55,14 @@ class Monitor(Stateful, Protocol):
         ...
 
 
+class Gauge(Protocol):
+    """Tells how useful a learner is for what stays (see streamcl.audit.utility)."""
+
+    def __call__(self, learner: Learner, request: ForgetRequest) -> Mapping[str, float]:
+        """Samples looked at, and the accuracy on them; empty where there are none. Changes nothing."""
+        ...
+
+
 class Relapsed(Protocol):
     """Something erased that has come back."""
 
@@ -80,6 +88,7 @@ class Belongings:
     gallery: Gallery | None = None
     vault: Vault | None = None
     monitor: Monitor | None = None
+    gauge: Gauge | None = None
     fingerprint: str = ""
     kept: Kept | None = None
     disk: Disk = field(default_factory=lambda: files.DISK)
@@ -316,6 +325,7 @@ class Forgetter:
             method, why = choose(self._methods, request, context)
         except ForgettingError as error:
             return {**result, "outcome": "refused", "reason": str(error)}
+        useful = self._useful(request)
         try:
             evidence = method.erase(request, context)
             _confirm_gone(request, learner)
@@ -330,9 +340,13 @@ class Forgetter:
         if kept is not None:
             kept.finish(len(learner.widths) if isinstance(learner, Telling) else 0)
         result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
-        told = _told(replace(evidence, places=(*evidence.places, _kept_place(kept))))
+        told = _told(replace(evidence, places=(*evidence.places, _kept_place(kept))), before)
+        utility = _compared(useful, self._useful(request))
         scope = self._counts(context.scope) | {"cohorts": [] if kept is None else kept.gone}
-        return {**result, **told, "outcome": "done", "why": why, "scope": scope}
+        return {**result, **told, "outcome": "done", "why": why, "scope": scope, "utility": utility}
+
+    def _useful(self, request: ForgetRequest) -> Mapping[str, float]:
+        return {} if self._run.gauge is None else self._run.gauge(self._run.learner, request)
 
     def _kept(self, request: ForgetRequest) -> KeptScope | None:
         kept = self._run.kept
@@ -430,12 +444,19 @@ def _is_over(entry: Entry) -> bool:
     return entry.progress in {"done", "refused"}
 
 
-def _told(evidence: Evidence) -> dict[str, Any]:
+def _told(evidence: Evidence, before: State) -> dict[str, Any]:
     return {
         **asdict(replace(evidence, figures={}, places=())),
         "figures": dict(evidence.figures),
-        "places": [asdict(place) for place in evidence.places],
+        "places": places.also_in_learner(before, evidence.places),
     }
+
+
+def _compared(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float] | None:
+    """Accuracy on the same held-out samples before and after; None where there are none."""
+    if not before or not after:
+        return None
+    return {"samples": after["samples"], "before": before["accuracy"], "after": after["accuracy"]}
 
 
 def _logged(request: ForgetRequest, outcome: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,32 @@ from typing import Any
 
 from streamcl.forgetting.protocol import Place
 
+IN_LEARNER = (
+    *("head statistics", "adapters", "optimizer moments", "importance", "hard buffer"),
+    *("prototypes", "calibration"),
+)
+ON_DISK = (
+    *("shift detector", "metrics", "prediction log, quarantine and events", "gallery", "report and summary"),
+    *("exports", "caches", "checkpoints", "ledger", "lineage", "metrics services", "source data"),
+)
+NAMES = frozenset({*IN_LEARNER, *ON_DISK})
+"""What every receipt of an erasure must say something of; methods and runs may have more."""
+
+
+def also_in_learner(state: Mapping[str, Any], told: Sequence[Place]) -> list[dict[str, Any]]:
+    """What a method said of the learner, and what no method has to know of. state: the learner's before."""
+    kept = "calibration" in state or any("calibration" in part for part in _parts(state))
+    what = "running losses of six factors; no sample can be told from them" if kept else "there is none"
+    calibration = Place("calibration", "remains" if kept else "not affected", what)
+    beside = "none are kept beside the head's statistics, which class means are part of"
+    prototypes = Place("prototypes", "not affected", beside)
+    named = {place.name for place in told}
+    return [asdict(row) for row in (*told, prototypes, calibration) if row in told or row.name not in named]
+
+
+def _parts(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [part for part in state.values() if isinstance(part, Mapping)]
+
 
 def on_disk(
     receipt: Mapping[str, Any], changed: int, derived: Sequence[str], traces: int

@@ -7,20 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from streamcl import checkpoint
 from streamcl.checkpoint import MANIFEST, list_checkpoints
-from streamcl.errors import ForgettingError
+from streamcl.errors import CheckpointError, ForgettingError
+from streamcl.forgetting import places
+from streamcl.forgetting.chain import sha256_of
 from streamcl.forgetting.kept import STATISTICS, kept_cohorts
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.receipt import read_chain, read_receipt
+from streamcl.forgetting.receipt import read_audits, read_chain, read_receipt
 from streamcl.forgetting.retained import logged_ids
 from streamcl.ledger import LEDGER, Ledger
+from streamcl.state import state_hash
 
 
 def verify_receipt(path: Path) -> list[str]:
     """What was found right, one sentence each. Raises ForgettingError at the first thing that is wrong.
 
-    What a receipt says of the learner cannot be derived from the receipt; its hashes can be compared with a
-    checkpoint as long as that is kept. Of a receipt that lies outside its run only the bytes are checked.
+    The model's hash is derived again from the checkpoint that the erasure made, as long as that is kept. Of a
+    receipt that lies outside its run only the bytes are checked.
     """
     receipt = read_receipt(path)
     found = ["every byte is as it was written"]
@@ -32,8 +36,37 @@ def verify_receipt(path: Path) -> list[str]:
     with Ledger(folder / LEDGER) as ledger:
         found.append(_agrees(receipt, chain, ledger.entry(receipt["request"]).progress))
         if receipt["outcome"] == "done":
+            found.append(_every_place(receipt))
             found += _nothing_kept(folder, receipt, ledger)
-    return found
+    return [*found, *_audits(folder, path, chain)]
+
+
+def _every_place(receipt: Mapping[str, Any]) -> str:
+    """The receipt accounts for every place where the data could be."""
+    named = {place["name"] for place in receipt["places"]}
+    if missing := sorted(places.NAMES - named):
+        raise ForgettingError(f"it says nothing of the {missing[0]}")
+    return f"it accounts for {len(named)} places by name"
+
+
+def _audits(folder: Path, path: Path, receipts: Sequence[tuple[Path, Mapping[str, Any]]]) -> Iterator[str]:
+    """Audits are chained, each belongs to its receipt, and none that a receipt names is missing."""
+    audits = read_audits(folder)
+    known = {sha256_of(each) for each, _ in audits}
+    for name, content in receipts:
+        if content.get("audits") not in {None, *known}:
+            raise ForgettingError(f"an audit that {name.name} refers to is missing, or has been changed")
+    own, digest = read_receipt(path)["request"], sha256_of(path)
+    for each, content in audits:
+        if content["request"] == own:
+            if content["receipt"] != digest:
+                raise ForgettingError(f"{each.name} is the audit of another receipt")
+            yield f"an audit belongs to it, number {content['number']} of {len(audits)}: {_told(content)}"
+
+
+def _told(content: Mapping[str, Any]) -> str:
+    audit = content["audit"]
+    return f"{audit['verdict']}, beside {audit['models']['references']} retrained models"
 
 
 def _agrees(receipt: Mapping[str, Any], chain: Sequence[tuple[Path, Any]], progress: str) -> str:
@@ -96,5 +129,19 @@ def _newest_only(folder: Path, receipt: Mapping[str, Any]) -> str:
             digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
             if digest != sealed["manifest_sha256"]:
                 raise ForgettingError(f"{path.name} is not the checkpoint that the erasure made")
-            return f"{path.name} is the checkpoint that the erasure made, and the oldest there is"
+            _same_learner(path, receipt)
+            return (
+                f"{path.name} is the checkpoint that the erasure made, and the oldest there is; "
+                "its model has the hash that the receipt names"
+            )
     return f"no checkpoint is older than {sealed['name']}"
+
+
+def _same_learner(path: Path, receipt: Mapping[str, Any]) -> None:
+    """The model in the checkpoint is the one that the erasure left."""
+    try:
+        learner = checkpoint.verify(path).state["learner"]
+    except (checkpoint.Damage, CheckpointError) as error:
+        raise ForgettingError(f"{path.name} cannot be read: {error}") from error
+    if state_hash(learner) != receipt["learner_after"]:
+        raise ForgettingError(f"the model in {path.name} is not the one that the receipt names")

@@ -54,6 +54,7 @@ class Marks:
     found: Sequence[int] = ()
     false: Sequence[int] = ()
     consolidations: Sequence[int] = ()
+    requests: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,10 @@ def _marks(axes: Any, marks: Marks, top: float) -> None:
             face = COLOURS["alarm"] if filled else COLOURS["paper"]
             look = {"marker": "v", "markeredgecolor": COLOURS["alarm"], "markerfacecolor": face}
             axes.plot(list(offsets), [top * 1.075] * len(offsets), label=name, zorder=4, **row, **look)
+    if marks.requests:
+        look = {"marker": "X", "markersize": 8, "color": COLOURS["ink"], "markeredgecolor": COLOURS["paper"]}
+        y = [top * 1.075] * len(marks.requests)
+        axes.plot(list(marks.requests), y, label="request to forget", zorder=5, **{**row, **look})
     if marks.consolidations:
         look = {"marker": "D", "color": COLOURS["settled"], "markeredgecolor": COLOURS["paper"]}
         y = [0.0] * len(marks.consolidations)

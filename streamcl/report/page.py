@@ -14,6 +14,7 @@ from streamcl.report import tables, wording
 from streamcl.report.charts import Curve, Marks, draw
 from streamcl.report.overview import completed, inner, key_figures, sentence
 from streamcl.report.reading import Run, read_run
+from streamcl.report.requests import MOST, request_rows, tests_told
 from streamcl.report.series import number, whole
 
 
@@ -51,6 +52,7 @@ def _content(run: Run) -> dict[str, Any]:
     stream, shifts = inner(summary, "prequential"), inner(summary, "shifts")
     matrix = tables.accuracy_matrix(inner(inner(summary, "holdout"), "matrix"))
     shift_rows = tables.shift_rows(run, shifts)
+    requests = request_rows(run.folder, run) if run.folder is not None else []
     return {
         "run": run,
         "summary": summary,
@@ -59,6 +61,9 @@ def _content(run: Run) -> dict[str, Any]:
         "charts": _charts(run, summary),
         "shift_rows": shift_rows[: tables.MOST_SHIFTS],
         "shifts_left_out": max(0, len(shift_rows) - tables.MOST_SHIFTS),
+        "requests": requests[-MOST:],
+        "requests_left_out": max(0, len(requests) - MOST),
+        "tests": tests_told(run),
         "judged": bool(shifts.get("true")),
         "matrix": matrix,
         "classes": tables.bars(
@@ -84,6 +89,7 @@ def _charts(run: Run, summary: Mapping[str, Any]) -> dict[str, Markup]:
         found=_offsets([found for _, found in shifts["matches"]] if judged else shifts.get("detected")),
         false=_offsets(shifts.get("false_offsets")) if judged else (),
         consolidations=_offsets(summary.get("consolidations")),
+        requests=run.offsets("forget"),
     )
     held = [
         (offset, accuracy)

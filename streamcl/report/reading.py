@@ -53,6 +53,7 @@ class Run:
     quarantined: int = 0
     gallery: list[dict[str, Any]] = field(default_factory=list)
     config: str = ""
+    folder: Path | None = None
     notes: list[str] = field(default_factory=list)
 
     def offsets(self, kind: str) -> list[int]:
@@ -68,7 +69,7 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read what is there; of what is not there `notes` tells. Raises OSError where files cannot be opened."""
-    run = Run(folder.resolve().name)
+    run = Run(folder.resolve().name, folder=folder)
     run.summary = _read_object(folder / "summary.json", run.notes)
     _read_lines(folder, run)
     run.finished = bool(run.summary) or "end" in run.events

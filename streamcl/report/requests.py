@@ -1,0 +1,75 @@
+"""The report's rows about requests to forget: what came of each, its receipt, its audit, and later tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from streamcl.errors import ForgettingError
+from streamcl.forgetting.receipt import read_audits, read_chain
+from streamcl.report.reading import Run
+from streamcl.report.series import whole
+
+MOST = 200
+KINDS = {"samples": "samples", "subject": "a subject", "class": "a class"}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """One request. page: its receipt's page beside the report. audit: the newest verdict, if there is one."""
+
+    offset: int | None
+    request: str
+    kind: str
+    samples: int | None
+    outcome: str
+    guarantee: str
+    method: str
+    page: str
+    audit: str
+
+    @property
+    def good(self) -> bool:
+        """Whether it was carried out, and no audit says otherwise."""
+        return self.outcome == "done" and self.audit != "fail"
+
+
+def request_rows(folder: Path, run: Run) -> list[RequestRow]:
+    """Every request by its receipt, in their order; damaged receipts are named in the run's notes."""
+    try:
+        receipts, audits = read_chain(folder), read_audits(folder)
+    except ForgettingError as error:
+        run.notes.append(f"Receipts cannot be shown: {error}.")
+        return []
+    verdicts = {content["request"]: content["audit"]["verdict"] for _, content in audits}
+    return [_row(path, content, verdicts) for path, content in receipts]
+
+
+def _row(path: Path, content: Mapping[str, Any], verdicts: Mapping[str, str]) -> RequestRow:
+    return RequestRow(
+        offset=whole(content.get("offset")),
+        request=str(content["request"]),
+        kind=KINDS.get(str(content.get("kind")), ""),
+        samples=whole((content.get("scope") or {}).get("learned")),
+        outcome=str(content.get("outcome")),
+        guarantee=str(content.get("guarantee") or ""),
+        method=str(content.get("method") or content.get("reason") or ""),
+        page=f"receipts/{quote(path.with_suffix('.html').name)}",
+        audit=verdicts.get(str(content["request"]), ""),
+    )
+
+
+def tests_told(run: Run) -> str:
+    """What the tests after shifts have found, in one sentence; empty where there were none."""
+    tests, relapses = run.events.get("retest", []), run.events.get("relapse", [])
+    if not tests:
+        return ""
+    times = "once" if len(tests) == 1 else f"{len(tests):,} times"
+    told = f"What was erased has been tested again {times}, after shifts and at the end"
+    if not relapses:
+        return f"{told}; nothing had come back."
+    again = sum(1 for event in relapses if event.get("again"))
+    return f"{told}; {len(relapses):,} had come back, {again:,} of which were erased again."
