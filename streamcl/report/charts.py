@@ -134,9 +134,11 @@ def _marks(axes: Any, marks: Marks, top: float) -> None:
             look = {"marker": "v", "markeredgecolor": COLOURS["alarm"], "markerfacecolor": face}
             axes.plot(list(offsets), [top * 1.075] * len(offsets), label=name, zorder=4, **row, **look)
     if marks.requests:
-        look = {"marker": "X", "markersize": 8, "color": COLOURS["ink"], "markeredgecolor": COLOURS["paper"]}
+        look = {"marker": "X", "color": COLOURS["ink"], "markeredgecolor": COLOURS["paper"]}
         y = [top * 1.075] * len(marks.requests)
-        axes.plot(list(marks.requests), y, label="request to forget", zorder=5, **{**row, **look})
+        axes.plot(
+            list(marks.requests), y, label="request to forget", zorder=5, **{**row, "markersize": 8}, **look
+        )
     if marks.consolidations:
         look = {"marker": "D", "color": COLOURS["settled"], "markeredgecolor": COLOURS["paper"]}
         y = [0.0] * len(marks.consolidations)
