@@ -11,12 +11,24 @@ from conftest import TINY_VIT, picture
 
 from streamcl.audit import Plan, text_table
 from streamcl.audit import from_run as adapter
+from streamcl.audit.saved import read_audit, save_audit
 from streamcl.cli import cli
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch
+from streamcl.forgetting.receipt import write_receipt
+from streamcl.forgetting.verify import verify_receipt
+from streamcl.report import write_report
 from streamcl.runs import carry_out, open_run
 
 LABELS = ["ant", "bee", "cat", "dog"]
+REFUSED = {
+    "kind": "class",
+    "received": 1.0,
+    "completed": 2.0,
+    "deadline": None,
+    "offset": 0,
+    "relearn": "deny",
+}
 QUICK = Plan(references=16, rate=0.05, deals=299, looked_at=200)
 
 
@@ -111,7 +123,7 @@ def test_the_command_prints_a_table_or_json_and_leaves_a_file(forgotten):
     shown = CliRunner().invoke(cli, ["audit", str(forgotten), "--references", "8", "--json"])
     assert json.loads(shown.stdout)["request"] == "class"
     saved = (forgotten / "audits" / "class.json").read_text()
-    assert json.loads(saved)["verdict"] in {"pass", "cannot tell"}
+    assert json.loads(saved)["audit"]["verdict"] in {"pass", "cannot tell"}
     assert not any(f"sample-{k}" in saved for k in range(3))
 
 
@@ -154,3 +166,53 @@ def test_a_hybrid_that_forgot_in_its_exact_head_alone_is_seen(hybrid, monkeypatc
     report = adapter.audit_run(hybrid, plan=QUICK, tell=print)
     assert report.sums > 1e-3
     assert report.verdict == "fail" or not report.unforgotten_seen, text_table(report)
+
+
+def test_an_audit_is_bound_to_its_receipt_and_verified_with_it(hybrid):
+    report = adapter.audit_run(hybrid, plan=replace(QUICK, references=8), tell=print)
+    first, second = (save_audit(hybrid, report, clock=lambda: 5.0) for _ in range(2))
+    receipt = hybrid / "receipts" / "thirty.json"
+    lines = verify_receipt(receipt)
+    assert [line for line in lines if "an audit belongs to it" in line] == [
+        f"an audit belongs to it, number {k} of 2: {report.verdict}, beside 8 retrained models"
+        for k in (1, 2)
+    ]
+    assert read_audit(hybrid, "thirty") == report
+    assert report.learner == json.loads(receipt.read_text())["learner_after"]
+    assert "retrained without the data" in receipt.with_suffix(".html").read_text()
+    whole = second.read_bytes()
+    second.write_bytes(whole.replace(b'"verdict":', b'"Verdict":'))
+    with pytest.raises(ForgettingError, match="has been changed"):
+        verify_receipt(receipt)
+    second.write_bytes(whole)
+    first.unlink()
+    with pytest.raises(ForgettingError, match="audit number 1 is missing"):
+        verify_receipt(receipt)
+
+
+def test_an_audit_taken_away_is_missed_by_the_next_receipt(hybrid):
+    for path in (hybrid / "audits").glob("*.json"):
+        path.unlink()
+    report = adapter.audit_run(hybrid, plan=replace(QUICK, references=8), tell=print)
+    path = save_audit(hybrid, report)
+    write_receipt(hybrid, "later", {"request": "later", "outcome": "done", **REFUSED})
+    path.unlink()
+    with pytest.raises(ForgettingError, match=r"an audit that later\.json refers to is missing"):
+        verify_receipt(hybrid / "receipts" / "thirty.json")
+
+
+def test_the_model_of_the_receipt_is_that_of_its_checkpoint(forgotten):
+    newest = max(forgotten.glob("receipts/*.json"), key=lambda path: json.loads(path.read_text())["number"])
+    lines = verify_receipt(newest)
+    assert any("its model has the hash that the receipt names" in line for line in lines)
+    assert any("accounts for 19 places" in line for line in lines)
+    assert json.loads(newest.read_text())["utility"]["samples"] > 0
+
+
+def test_the_report_shows_requests_with_their_audits(forgotten):
+    report = adapter.audit_run(forgotten, plan=replace(QUICK, references=8), tell=print)
+    save_audit(forgotten, report)
+    text = write_report(forgotten).read_text()
+    assert "Requests to forget" in text
+    assert 'href="receipts/class.html"' in text
+    assert f"<td>{report.verdict}</td>" in text

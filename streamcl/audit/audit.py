@@ -81,8 +81,9 @@ def _interclass(bench: Bench, known: Sums) -> list[Finding]:
 
 
 def _relearned(bench: Bench, known: Sums) -> list[Finding]:
-    form, check = bench.form, bench.material.unseen
-    if check is None or not len(check):
+    form, material = bench.form, bench.material
+    check = material.forget if material.unseen is None else material.unseen
+    if not len(check):
         return []
     lessons = shuffled(bench.material.forget, bench.plan.seed)
     target = relearn.REGAINED * relearn.accuracy_after(form, bench.retained, lessons, check)

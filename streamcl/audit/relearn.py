@@ -1,4 +1,6 @@
-"""Relearn time: how many samples of a forgotten class bring it back, against models that never knew it.
+"""Relearn time: how many forgotten samples bring back what was forgotten, against models that never knew it.
+
+For a class that shows on samples of it that no model has learned, for single samples on these samples.
 
 Anamnesis and relearn time (Chundawat et al., arXiv 2205.08096; Golatkar et al., arXiv 1911.04933), counted in
 samples, as a closed-form head has no epochs.

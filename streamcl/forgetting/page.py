@@ -32,8 +32,10 @@ th{font-weight:600}thead th{color:var(--quiet);font-size:.85rem}
 code{font:.85em ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
 .audit td:nth-child(n+2):nth-child(-n+5),.audit th:nth-child(n+2):nth-child(-n+5){text-align:right}
 .audit th small{display:block;font-weight:400}.audit .bad td:last-child{color:var(--bad);font-weight:600}
-@media print{@page{size:A4;margin:17mm 16mm}body{margin:0;padding:0;max-width:none;font-size:10.5pt}
-h2{break-after:avoid}tr,.verdict{break-inside:avoid}thead{display:table-header-group}
+@media print{@page{size:A4;margin:15mm 16mm}body{margin:0;padding:0;max-width:none;font-size:9.5pt}
+h1{font-size:17pt}h2{font-size:11pt;margin:12pt 0 3pt;padding-top:5pt}td,th{padding:2.2pt 7pt 2.2pt 0}
+table{font-size:8.8pt}.facts th{width:9.5rem}code{font-size:.8em}.audit th small{display:inline}
+.note,small{font-size:8pt}h2{break-after:avoid}tr,.verdict{break-inside:avoid}thead{display:table-header-group}
 .verdict{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """.replace("\n", "")
 KINDS = {
@@ -47,6 +49,7 @@ GUARANTEES = {
     "approximate": "Weights that many samples share were trained on these data. They were repaired or left "
     "as they are, so traces may remain; an audit says how well they can be seen.",
 }
+AGAIN = {"deny": "it is not learned", "allow": "it may be learned"}
 OUTCOMES = {
     "refused": "Not erased: the request was refused, and nothing was changed.",
     "failed": "Not erased: the erasure failed, and nothing was changed.",
@@ -95,23 +98,23 @@ def _verdict(content: Mapping[str, Any]) -> str:
     else:
         what, kind, title = GUARANTEES.get(guarantee, ""), guarantee, f"Erased: {guarantee}"
         told = content.get("residual") and f"Remaining risk: {content['residual']}"
-    rest = f"<br>{escape(str(told))}" if told else ""
+    rest = "".join(f"<br>{escape(part)}" for part in str(told or "").split("; "))
     return f'<p class="verdict {escape(kind)}"><b>{escape(title.capitalize())}</b>{escape(what)}{rest}</p>'
 
 
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    scope = content.get("scope", {})
+    scope, done = content.get("scope", {}), content["outcome"] == "done"
     facts: list[tuple[str, Any]] = [
         ("Request", content["request"]),
         ("Asked for", KINDS[content["kind"]]),
         ("Guarantee asked for", content.get("asked")),
         ("Received", _moment(content["received"])),
-        ("Completed", _moment(content["completed"])),
+        ("Completed" if done else "Answered", _moment(content["completed"])),
         ("Deadline", _deadline(content)),
         ("Samples", f"{scope['learned']} learned, {scope['passed']} seen" if "learned" in scope else None),
         ("Place in the stream", f"before record {content['offset']}"),
-        ("If it comes again", "it is not learned" if content["relearn"] == "deny" else "it may be learned"),
-        ("Method", " ".join(str(content[name]) for name in ("method", "streamcl") if content.get(name))),
+        ("If it comes again", done and AGAIN[content["relearn"]]),
+        ("Method", content.get("method") and f"{content['method']}, streamcl {content.get('streamcl', '')}"),
         ("Why this one", content.get("why")),
         ("Use of the model", _utility(content.get("utility"))),
     ]

@@ -60,12 +60,10 @@ def on_disk(
             f"{changed} records were emptied; their places stay",
         ),
         Place("gallery", "erased", "thumbnails of the samples, where there were any"),
-        Place("report and summary", "erased", _removed(derived, ("summary.json", "report.html"))),
-        Place(
-            "exports", "erased", _removed(derived, ("adapter",)) + "; copies made elsewhere are not reachable"
-        ),
+        _removed("report and summary", derived, ("summary.json", "report.html")),
+        _removed("exports", derived, ("adapter",), "; copies made elsewhere are not reachable"),
         Place("caches", "not affected", "the run keeps no features and no images on disk beside the gallery"),
-        Place("checkpoints", "erased", f"{checkpoint['removed']} older ones removed")
+        Place("checkpoints", "erased", f"older ones removed: {checkpoint['removed']}")
         if checkpoint
         else Place("checkpoints", "not affected", "this run keeps none"),
         Place("ledger", "erased", "what the request said is overwritten; salted hashes and times stay"),
@@ -80,6 +78,8 @@ def on_disk(
     return [asdict(row) for row in rows]
 
 
-def _removed(derived: Sequence[str], names: Sequence[str]) -> str:
+def _removed(place: str, derived: Sequence[str], names: Sequence[str], more: str = "") -> Place:
     found = [name for name in names if name in derived]
-    return f"{', '.join(found)} removed" if found else "there were none"
+    if not found:
+        return Place(place, "not affected", f"there were none{more}")
+    return Place(place, "erased", f"{', '.join(found)} removed{more}")
