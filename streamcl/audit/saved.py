@@ -14,7 +14,7 @@ from streamcl.audit.section import html_section
 from streamcl.errors import ForgettingError
 from streamcl.forgetting import chain
 from streamcl.forgetting.page import write_page
-from streamcl.forgetting.receipt import AUDITS, file_name, read_audits, read_receipt, receipt_path
+from streamcl.forgetting.receipt import AUDITS, file_name, newest_receipt, read_audits, read_receipt
 
 ENDLESS = 1e300
 """Stands for infinity, which JSON cannot say."""
@@ -26,7 +26,7 @@ def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] 
     A second one of the same request gets a file of its own. The receipt's page shows the newest.
     """
     request = report.request or "audit"
-    audits, receipt = read_audits(folder), receipt_path(folder, request)
+    audits, receipt = read_audits(folder), newest_receipt(folder, request)
     files.make_folder(folder / AUDITS)
     path = _free(folder, file_name(request))
     content = {

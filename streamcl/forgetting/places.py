@@ -16,7 +16,7 @@ ON_DISK = (
     *("shift detector", "metrics", "prediction log, quarantine and events", "gallery", "report and summary"),
     *("exports", "caches", "checkpoints", "ledger", "lineage", "metrics services", "source data"),
 )
-NAMES = frozenset({*IN_LEARNER, *ON_DISK})
+NAMES = frozenset({*IN_LEARNER, *ON_DISK, "kept statistics"})
 """What every receipt of an erasure must say something of; methods and runs may have more."""
 
 

@@ -56,9 +56,9 @@ def _audits(folder: Path, path: Path, receipts: Sequence[tuple[Path, Mapping[str
     for name, content in receipts:
         if content.get("audits") not in {None, *known}:
             raise ForgettingError(f"an audit that {name.name} refers to is missing, or has been changed")
-    own, digest = read_receipt(path)["request"], sha256_of(path)
+    own, digest = read_receipt(path), sha256_of(path)
     for each, content in audits:
-        if content["request"] == own:
+        if content["request"] == own["request"] and own["outcome"] == "done":
             if content["receipt"] != digest:
                 raise ForgettingError(f"{each.name} is the audit of another receipt")
             yield f"an audit belongs to it, number {content['number']} of {len(audits)}: {_told(content)}"
