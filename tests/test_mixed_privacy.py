@@ -6,16 +6,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import TINY_VIT, picture
 from forgetting_fakes import holds
 
 from streamcl.checkpoint import state_hash
+from streamcl.cli import cli
 from streamcl.config import config_from_dict
-from streamcl.errors import ForgettingError
+from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, ForgetRequest, Refused, Sample
 from streamcl.forgetting.choose import choose
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.mixed_privacy import AllUsers, MixedPrivacy
+from streamcl.forgetting.orders import order
 from streamcl.forgetting.protocol import Context, Scope, Trace
 from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.ridge import RidgeHead
@@ -428,6 +431,26 @@ def test_a_run_forgets_a_subject_with_a_bound_and_then_all_users(tmp_path):
     assert (receipts["bob"]["outcome"], receipts["all"]["method"]) == ("refused", "all_users")
     assert receipts["all"]["guarantee"] == "exact"
     assert holds(tmp_path, "Ann Other", "Bob Other") == {}
+
+
+def test_the_command_line_forgets_all_users(tmp_path):
+    with open_run(configuration(tmp_path), report=quiet) as run:
+        list(run)
+        assert run.learner.users.users.total
+    result = CliRunner().invoke(cli, ["forget", str(run.folder), "--all-users", "--now"])
+    assert result.exit_code == 0, result.output
+    assert "done: exact, by all_users" in result.output
+    with open_run(configuration(tmp_path), report=quiet) as run:
+        assert run.learner.users.users.total == 0
+
+
+def test_a_request_for_all_users_names_nothing_else():
+    assert order(all_users=True).kind == "subject"
+    for more in ({"subject": "ann"}, {"ids": ["a"]}, {"label": "cat"}):
+        with pytest.raises(ForgettingError):
+            order(all_users=True, **more)
+    with pytest.raises(ConfigError, match="stands alone"):
+        config_from_dict({"source": "demo_digits", "forget": [{"all_users": True, "class": "cat"}]})
 
 
 def test_no_user_is_learned_again_after_all_were_forgotten(tmp_path):
