@@ -7,9 +7,9 @@
 forward: the frozen backbone alone. floor: LoRA forward + backward + Adam on pixels that are ready. reference:
 the published code's step, re-enacted. The others are whole runs: source, predict, learn, detector, metrics,
 sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is counted); last_4_blocks and
-lbp_wht are online_lora with these options. All take turns in one
-process, round after round, in an order that rotates; a round's ratio is to the floor of the same round.
-`--clock cpu` counts this process's processor time, threads added up, for a machine that is not quiet.
+lbp_wht are online_lora with these options. All take turns in one process, round after round, in an order
+that rotates; a round's ratio is to the floor of the same round. `--clock cpu` counts this process's processor
+time, threads added up, for a machine that is not quiet.
 Pretrained ViT-S (fetch:vit-s-focus in STREAMCL_CACHE) and CIFAR-100 images (STREAMCL_DEV_DATA); where one is
 absent this says so and stops, unless `--images random` and `--weights none` stand in.
 """
@@ -151,7 +151,7 @@ def images(args: argparse.Namespace, folder: Path) -> Path:
             raise SystemExit(f"skipped: {file} is absent; --images random stands in for it")
         pack = np.load(file)
         x, y = pack["x"][pack["split"] == 0], pack["y"][pack["split"] == 0]
-    rows = np.arange(needed) % len(x)
+    rows = np.random.default_rng(0).permutation(len(x))[np.arange(needed) % len(x)]  # packs lie by class
     np.savez(path, x=x[rows], y=y[rows], split=np.zeros(needed, np.int64))
     return path
 
