@@ -105,11 +105,11 @@ class Lineage:
         self.flush()
         rows = self._file.query(
             f"SELECT {COLUMNS} FROM (SELECT *, row_number() OVER (ORDER BY offset) AS number, "
-            "count(*) OVER () AS total FROM samples WHERE learned) "
+            f"count(*) OVER () AS total FROM samples WHERE learned & {LEARNED}) "
             "WHERE number * ? / total > (number - 1) * ? / total ORDER BY offset",
             *(limit, limit),
         )
-        return [Trace(o, i, label, bool(done), s, c) for o, i, label, done, s, c in rows[:limit]]
+        return [_trace(row) for row in rows[:limit]]
 
     def count(self, request: ForgetRequest, *, learned: bool) -> int:
         """How many traces the request selects."""
