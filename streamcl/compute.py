@@ -23,6 +23,16 @@ class Compute:
     device: torch.device
     precision: Precision
 
+    @property
+    def rows(self) -> int:
+        """Images that go through a frozen model at a time where an image's result must be the same for ever.
+
+        Products of other shapes take other kernels, which round differently: in bf16 on a processor with AMX,
+        8 images gave features 3e-3 relative from those of the same images among 64. Every product has this
+        one shape, however many images come; on 2 cores it is as fast as 64 at a time.
+        """
+        return 16 if self.device.type == "cpu" else 64
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which the backbone and the adapters run."""
         if self.precision == "32-true":

@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import make_batch
 
+from streamcl.backbone import build_backbone
 from streamcl.checkpoint import state_hash
+from streamcl.compute import resolve_compute
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch
 from streamcl.heads.ncm import NCMHead
@@ -302,6 +304,24 @@ def test_while_its_branch_adapts_a_hybrid_guesses_by_the_frozen_one_alone(tiny_b
     learner.learn(make_batch(0, LABELS * 4))
     reading = learner.read(make_batch(900, LABELS).samples)
     assert torch.equal(learner.exact_scores(reading), learner.exact.head.exact_scores(reading.features))
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_features_are_the_same_to_the_last_bit_whichever_images_come_together(precision, views):
+    compute = resolve_compute("cpu", precision)
+    vit = build_backbone("vit_small_patch14_dinov2", weights="none", image_size=70, depth=3)
+    learner = RidgeLearner(vit, compute, RidgeHead(4 * 384), blocks=(1, 2), views=views)
+    head = RidgeHead(2 * 384)
+    branch = AdaptedBranch(vit, compute, head, blocks=(2,), first_block=1, adapt=0)
+    branch.settle()
+    both = HybridLearner(learner, branch)
+    samples = make_batch(0, LABELS * 16).samples
+    whole = both.read(samples)
+    for some in (samples[:1], samples[3:8], samples[40:64], samples[17:50]):
+        start, few = samples.index(some[0]), both.read(some)
+        assert torch.equal(few.features, whole.features[start : start + len(some)])
+        assert torch.equal(few.adapted, whole.adapted[start : start + len(some)])
 
 
 def test_without_its_branch_a_hybrid_is_a_ridge_learner(tiny_backbone, fp32):

@@ -49,7 +49,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
         changed = [
             each
             for each in differences(load_config(folder / CONFIG), cell.config)
-            if each.path not in {"run_dir", "name"}
+            if each.path not in {"run_dir", "name"} and each.new != "auto"  # a run keeps what auto came to
         ]
         if changed:
             raise ConfigError(

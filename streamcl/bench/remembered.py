@@ -13,7 +13,6 @@ from streamcl.config import RunConfig
 from streamcl.events import Sample
 from streamcl.learners.fused import FrozenReader, PrefixReader, Reader
 from streamcl.learners.hybrid import HybridLearner
-from streamcl.learners.ridge import ROWS
 from streamcl.protocols import Learner
 
 Kept = tuple[Tensor, ...]
@@ -33,12 +32,11 @@ class Remembered:
         return torch.stack([row[0] for row in rows])
 
     def _rows(self, samples: Sequence[Sample], read: Callable[[list[Sample]], list[Tensor]]) -> list[Kept]:
-        """What is kept of each sample, in order, once the new ones have been read, filled up to ROWS."""
+        """What is kept of each sample, in order, once the new ones have been read."""
         keys = [_key(sample) for sample in samples]
         fresh = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in self._kept}
         if fresh:
-            new = list(fresh.values())
-            columns = read([*new, *[new[-1]] * (-len(new) % ROWS)])
+            columns = read(list(fresh.values()))
             for number, key in enumerate(fresh):
                 self._kept[key] = tuple(column[number].clone() for column in columns)
         return [self._kept[key] for key in keys]

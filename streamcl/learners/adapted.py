@@ -13,7 +13,7 @@ from streamcl.compute import Compute
 from streamcl.events import Sample
 from streamcl.heads.linear import LinearHead, masked_cross_entropy
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.fused import fuse
+from streamcl.learners.fused import fuse, in_chunks
 from streamcl.learners.guesses import finite
 from streamcl.learners.optimizer_state import export_moments, import_moments
 from streamcl.learners.whole import Undo
@@ -70,6 +70,9 @@ class AdaptedBranch:
 
     def features(self, tokens: Tensor) -> Tensor:
         """float32 [B, F] of the tokens that block `first_block` is given."""
+        return in_chunks(self._fused, tokens, self.compute.rows)
+
+    def _fused(self, tokens: Tensor) -> Tensor:
         with torch.no_grad(), self.compute.autocast():
             return fuse(self.backbone, self.adapters.run(tokens), self.blocks, self.adapters.first_block)
 

@@ -13,7 +13,6 @@ from streamcl.heads.ridge import Statistics
 from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.classes import ClassIndex
 from streamcl.learners.guesses import finite
-from streamcl.learners.ridge import ROWS
 from streamcl.learners.whole import Undo
 from streamcl.protocols import State
 
@@ -85,10 +84,9 @@ class Cohort:
         return joined
 
     def _adapted(self, tokens: Tensor) -> Tensor:
-        """float32 [B, E], in multiples of ROWS, so that no sample depends on how many come with it."""
+        """float32 [B, E]."""
         assert self.branch is not None
-        filled = torch.cat([tokens, tokens[-1:].expand(-len(tokens) % ROWS, *tokens.shape[1:])])
-        return self.branch.features(filled)[: len(tokens)]
+        return self.branch.features(tokens)
 
     def state_dict(self) -> State:
         """Sums, branch, classes and how many samples were learned."""

@@ -21,7 +21,6 @@ from streamcl.learners.classes import ClassIndex
 from streamcl.learners.cohort import Cohort
 from streamcl.learners.fused import FrozenReader
 from streamcl.learners.guesses import finite, guesses, surprise
-from streamcl.learners.ridge import ROWS
 from streamcl.learners.whole import Undo, whole
 from streamcl.protocols import State
 
@@ -189,9 +188,7 @@ class CohortLearner:
 
     def _read(self, samples: Sequence[Sample]) -> tuple[Tensor, list[Tensor]]:
         """Frozen features [B, D], and each view's tokens where branches begin."""
-        filled = [*samples, *[samples[-1]] * (-len(samples) % ROWS)]
-        features, views = self.reader.read(filled, self._cut)
-        return features[: len(samples)], [view[: len(samples)] for view in views]
+        return self.reader.read(samples, self._cut)
 
     def _names(self, batch: Batch) -> list[str]:
         gone = {refused.offset for refused in batch.refused}

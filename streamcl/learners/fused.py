@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -48,6 +48,18 @@ def views_of(pixels: Tensor, count: int) -> list[Tensor]:
     return [pixels, F.interpolate(inner, (side, side), mode="bicubic", align_corners=False)]
 
 
+def filled(samples: Sequence[Sample], rows: int) -> list[list[Sample]]:
+    """The samples in chunks of exactly `rows`; the last is filled up with its last sample."""
+    whole = [*samples, *[samples[-1]] * (-len(samples) % rows)]
+    return [whole[start : start + rows] for start in range(0, len(whole), rows)]
+
+
+def in_chunks(run: Callable[[Tensor], Tensor], tokens: Tensor, rows: int) -> Tensor:
+    """`run` of tokens [B, N, d], exactly `rows` of them at a time, the last ones filled up."""
+    whole = torch.cat([tokens, tokens[-1:].expand(-len(tokens) % rows, *tokens.shape[1:])])
+    return torch.cat([run(chunk) for chunk in whole.split(rows)])[: len(tokens)]
+
+
 class Reader(Protocol):
     """What a closed-form learner reads samples with."""
 
@@ -77,11 +89,18 @@ class FrozenReader:
         self.views = views
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        """float32 [B, F] of B samples."""
-        return self.read(samples, 0)[0]
+        """float32 [B, F] of B samples, one or more, whichever come together."""
+        chunks = filled(samples, self.compute.rows)
+        return torch.cat([self._read(chunk, 0)[0] for chunk in chunks])[: len(samples)]
 
     def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
         """The features [B, F], and the tokens that block `cut` is given, for each view."""
+        parts = [self._read(chunk, cut) for chunk in filled(samples, self.compute.rows)]
+        views = zip(*(tokens for _, tokens in parts), strict=True)
+        features = torch.cat([part for part, _ in parts])[: len(samples)]
+        return features, [torch.cat(view)[: len(samples)] for view in views]
+
+    def _read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad(), self.compute.autocast():
             views = views_of(self.backbone.prepare([sample.image for sample in samples]), self.views)
             tokens = self.backbone.stem(torch.cat(views))  # [V * B, N, d]

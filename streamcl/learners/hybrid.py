@@ -15,7 +15,7 @@ from streamcl.learners.calibration import Calibration
 from streamcl.learners.classes import ClassIndex
 from streamcl.learners.fused import PrefixReader
 from streamcl.learners.guesses import finite, guesses, surprise
-from streamcl.learners.ridge import ROWS, Listener, RidgeLearner, by_column
+from streamcl.learners.ridge import Listener, RidgeLearner, by_column
 from streamcl.learners.whole import put_back, whole
 from streamcl.protocols import State
 from streamcl.ranks import Ranks
@@ -25,8 +25,8 @@ from streamcl.ranks import Ranks
 class Reading:
     """What a hybrid reads of B samples.
 
-    features: float32 [B, D], of the frozen blocks. views: each view's tokens where the adapted branch begins,
-    B rows and those that fill up the batch. adapted: float32 [B, E], None without a branch that has settled.
+    features: float32 [B, D], of the frozen blocks. views: each view's tokens [B, N, d] where the adapted
+    branch begins. adapted: float32 [B, E], None without a branch that has settled.
     """
 
     features: Tensor
@@ -91,7 +91,7 @@ class HybridLearner:
         features, views = self._read(samples)  # [B, D]
         if self.adapted is None or not self.adapted.settled:
             return Reading(features, views, None)
-        return Reading(features, views, self.adapted.features(views[0])[: len(samples)])
+        return Reading(features, views, self.adapted.features(views[0]))
 
     def read_together(self, samples: Sequence[Sample]) -> Reading:
         """`read` by all ranks, each its share, of which alone the views are."""
@@ -161,7 +161,7 @@ class HybridLearner:
         share = self.exact.head.measure(features, targets)
         if self.adapted is None:
             return share, None
-        adapted = self.adapted.features(views[0])[: len(samples)]
+        adapted = self.adapted.features(views[0])
         return share, self.adapted.head.measure(adapted, targets)
 
     @property
@@ -184,7 +184,7 @@ class HybridLearner:
         exact = self.exact.summed(features)
         if self.adapted is None:
             return (exact,)
-        adapted = self.adapted.features(views[0])[: len(samples)]
+        adapted = self.adapted.features(views[0])
         return exact, self.adapted.head.features(adapted).cpu().numpy()
 
     def gathered(self, parts: Sequence[Iterable[Any]]) -> Any:
@@ -260,16 +260,11 @@ class HybridLearner:
             self.adapted.load_state_dict(state["adapted"])
 
     def _read(self, samples: Sequence[Sample]) -> tuple[Tensor, list[Tensor]]:
-        """Frozen features [B, D], and each view's tokens where the adapted branch begins, if there is one.
-
-        The tokens are of the batch filled up to a multiple of ROWS, as `RidgeLearner.features` fills it.
-        """
+        """Frozen features [B, D], and each view's tokens where the adapted branch begins, if there is one."""
         reader = self.exact.reader
         if self.adapted is None or not isinstance(reader, PrefixReader):
             return self.exact.features(samples), []
-        padded = [*samples, *[samples[-1]] * (-len(samples) % ROWS)]
-        features, views = reader.read(padded, self.adapted.adapters.first_block)
-        return features[: len(samples)], views
+        return reader.read(samples, self.adapted.adapters.first_block)
 
     def _tell(self, samples: Sequence[Sample], exact: Tensor, adapted: Tensor | None) -> None:
         if self._listener is None:

@@ -218,7 +218,7 @@ class MixedLearner:
         if self._moving:
             tangents = features.new_zeros(len(features), self.tangents.width)
         else:
-            tangents = self.tangents(reading.views[0])[: len(features)]
+            tangents = self.tangents(reading.views[0])
         return torch.cat([still, features, tangents], dim=1)
 
     def _scores(self, batch: Batch, seen: Sequence[tuple[_Side, Reading, Tensor]]) -> Tensor:

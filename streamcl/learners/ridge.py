@@ -24,9 +24,6 @@ from streamcl.ranks import ALONE, Ranks
 
 Listener: TypeAlias = Callable[[Sequence[Sample], Sequence[Any]], None]
 
-ROWS = 8
-"""Images go through the backbone in multiples of so many."""
-
 
 class RidgeLearner:
     """Ridge regression to one-hot targets on tokens of several frozen blocks (RanPAC, arXiv 2307.02251).
@@ -67,7 +64,7 @@ class RidgeLearner:
         """One guess per sample; changes nothing that decides the future."""
         if not samples:
             return ()
-        return guesses(self._sharpness * self.head.exact_scores(self._features(samples)), self.classes)
+        return guesses(self._sharpness * self.head.exact_scores(self.features(samples)), self.classes)
 
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, then add its labelled samples to the statistics."""
@@ -174,16 +171,7 @@ class RidgeLearner:
         self._index = ClassIndex(each for each in self.classes if each != name)
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
-        """float32 [B, D]: fixed for ever, whatever is learned and whichever samples come together.
-
-        The batch is filled up to a multiple of ROWS: in bf16 the kernels for the rows left over round
-        differently (4e-7 relative was seen), which would show when they are forgotten in another batch. It is
-        not enough for every processor: with AMX 8 images gave 3e-3 relative to the same in 24, 40 or 64.
-        """
-        missing = -len(samples) % ROWS
-        return self._features([*samples, *[samples[-1]] * missing])[: len(samples)]
-
-    def _features(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, D]: fixed for ever, whatever is learned and whichever samples come together."""
         return self.reader(samples)
 
     def state_dict(self) -> State:

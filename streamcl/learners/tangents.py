@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from streamcl.learners.adapted import AdaptedBranch
+from streamcl.learners.fused import in_chunks
 from streamcl.lora import LoRALinear
 
 
@@ -44,6 +45,9 @@ class TangentReader:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """float32 [B, width] of the tokens that the branch's first block is given, without gradients."""
+        return in_chunks(self._rows, tokens, self.branch.compute.rows)
+
+    def _rows(self, tokens: Tensor) -> Tensor:
         backbone, adapters = self.branch.backbone, self.branch.adapters
         first, cut = adapters.first_block, backbone.depth - self._count
         blocks = list(adapters.blocks)
