@@ -198,8 +198,9 @@ def open_run(
     try:
         stack.enter_context(RunLock(folder))
         files.sweep(folder)
-        settings = _settled_precision(settings, folder)
-        earlier = _agree_with_earlier(settings, folder, report)
+        saved = _saved_config(folder)
+        settings = _settled_precision(settings, saved)
+        earlier = _agree_with_earlier(settings, saved, folder, report)
         run, vault = _assemble(settings, folder, stack, report=report, vit=vit, ranks=ranks)
         _keep_config(settings, folder)
         _resume(run, vault, strict=strict, report=report)
@@ -297,12 +298,13 @@ def _saved_config(folder: Path) -> RunConfig | None:
     return load_config(path) if path.exists() else None
 
 
-def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> RunConfig | None:
+def _agree_with_earlier(
+    settings: RunConfig, earlier: RunConfig | None, folder: Path, report: Tell
+) -> RunConfig | None:
     """Refuse a changed configuration that the saved state does not fit; say aloud what else has changed.
 
-    Returns the earlier one, if any.
+    earlier: what the directory holds. Returns it where anything was learned under it.
     """
-    earlier = _saved_config(folder)
     settings = settings.model_copy(update={"forget": []})  # names what is to be forgotten: not kept here
     if earlier is None or not (list_checkpoints(folder / CHECKPOINTS) or (folder / LOG).exists()):
         return None  # nothing was learned under it
@@ -320,12 +322,11 @@ def _agree_with_earlier(settings: RunConfig, folder: Path, report: Tell) -> RunC
     return earlier
 
 
-def _settled_precision(settings: RunConfig, folder: Path) -> RunConfig:
+def _settled_precision(settings: RunConfig, earlier: RunConfig | None) -> RunConfig:
     """With the precision that `auto` came to when the run began: the start-up timing could turn out otherwise
     now, and what is learned from here on would not be what an uninterrupted run learns."""
     if settings.precision != "auto":
         return settings
-    earlier = _saved_config(folder)
     begun = earlier.precision if earlier is not None else "auto"
     chosen = build_compute(settings).precision if begun == "auto" else begun
     return settings.model_copy(update={"precision": chosen})

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from streamcl.errors import SourceError, StreamclError
 from streamcl.events import Batch, Elsewhere, Event, ForgetRequest, Refused, Sample
-from streamcl.protocols import Company
+from streamcl.protocols import Company, Source
 
 Record: TypeAlias = Sample | Refused
 Kind: TypeAlias = Literal["batch", "request", "end", "error"]
@@ -37,9 +37,11 @@ class Exchange:
         self._on_stop = on_stop
         self._asked = False
 
-    def ask_to_stop(self) -> None:
-        """Have all ranks stop at the next exchange. Safe in a signal handler."""
+    def interrupt(self, source: Source) -> None:
+        """Have all ranks stop at the next exchange, and the source wait for nothing. Safe in a signal handler."""
         self._asked = True
+        if (interrupt := getattr(source, "interrupt", None)) is not None:
+            interrupt()
 
     def words(self, word: Word) -> list[Word] | None:
         """One word a rank, in their order; None where all are to stop, and what they had is put back."""

@@ -58,9 +58,7 @@ class Sliced:
 
     def interrupt(self) -> None:
         """Have all ranks stop before their next event, and wait for none. Safe in a signal handler."""
-        self._exchange.ask_to_stop()
-        if (interrupt := getattr(self._source, "interrupt", None)) is not None:
-            interrupt()
+        self._exchange.interrupt(self._source)
 
     def state_dict(self) -> State:
         """The position after the last event handed out."""

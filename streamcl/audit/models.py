@@ -13,6 +13,7 @@ from torch import Tensor
 
 from streamcl.audit.material import Examples, Material, Sums
 from streamcl.errors import ForgettingError
+from streamcl.heads import quadratic
 from streamcl.heads.ridge import RidgeHead, Statistics
 from streamcl.learners.adapted import ADAPTED_SHARE
 
@@ -162,19 +163,13 @@ def _weights(head: RidgeHead) -> Weights:
     return Weights(*head.exact_weights(), torch.tensor(head.counts) > 0)
 
 
-def combined(one: Sums, other: Sums, sign: float = 1.0) -> Sums:
+def combined(one: Sums, other: Sums, sign: int = 1) -> Sums:
     """one + sign * other, as fresh sums."""
     if isinstance(one, tuple) and isinstance(other, tuple):
-        return tuple(_combined(a, b, sign) for a, b in zip(one, other, strict=True))
+        return tuple(quadratic.combined(a, b, sign) for a, b in zip(one, other, strict=True))
     assert isinstance(one, Statistics)
     assert isinstance(other, Statistics)
-    return _combined(one, other, sign)
-
-
-def _combined(one: Statistics, other: Statistics, sign: float) -> Statistics:
-    gram = one.gram.copy()
-    gram.add_sum(other.gram, sign)
-    return Statistics(gram, one.Q + sign * other.Q, one.counts + int(sign) * other.counts)
+    return quadratic.combined(one, other, sign)
 
 
 def leave_outs(count: int, samples: int, share: float, rng: np.random.Generator) -> Tensor:
@@ -189,7 +184,7 @@ def leave_outs(count: int, samples: int, share: float, rng: np.random.Generator)
 def leaving_out(form: Form, sums: Sums, retain: Examples, left_out: Tensor) -> Iterator[Sums]:
     """The sums without the retained examples of each row of left_out, bool [M, N], one after the other."""
     for row in left_out:
-        yield combined(sums, form.measure(retain.at(row)), -1.0)
+        yield combined(sums, form.measure(retain.at(row)), -1)
 
 
 def disagreement(one: Sums, other: Sums) -> float:
@@ -198,6 +193,6 @@ def disagreement(one: Sums, other: Sums) -> float:
         return max(disagreement(a, b) for a, b in zip(one, other, strict=True))
     assert isinstance(one, Statistics)
     assert isinstance(other, Statistics)
-    gram = _combined(one, other, -1.0).gram.largest / max(other.gram.largest, 1e-300)
+    gram = quadratic.combined(one, other, -1).gram.largest / max(other.gram.largest, 1e-300)
     Q = float((one.Q - other.Q).abs().max() / other.Q.abs().max().clamp_min(1e-300))
     return max(gram, Q)

@@ -104,7 +104,7 @@ class UserWeights:
         doubled = bool((counts >= 2 * solved)[counts > solved].any())
         total = int(counts.sum())
         if doubled or total - int(solved.sum()) > self._refresh * total:
-            self._used = self._published(self._quadratic().minimiser())
+            self._used = self._solved()
 
     def scores(self, z: Tensor) -> Tensor:
         """float64 [N, C] by the weights in use while learning."""
@@ -115,7 +115,7 @@ class UserWeights:
         if not self.users.total:
             return self.scores(z)
         if self._fresh is None:
-            self._fresh = self._published(self._quadratic().minimiser())
+            self._fresh = self._solved()
         return self._fresh.scores(z.detach().double())
 
     def kept(self) -> Callable[[], None]:
@@ -158,7 +158,7 @@ class UserWeights:
             return {**figures, "bound_nats": 0.0}
         problem = self._quadratic()
         after = problem.newton(before)
-        self._used = self._published(after)
+        self._used = self._published(problem, after)
         return {
             **figures,
             "newton_distance": float(problem.distance(after).abs().max()),
@@ -203,12 +203,16 @@ class UserWeights:
     def _quadratic(self) -> Quadratic:
         return Quadratic(combined(self.core, self.users), self._shrinkage)
 
-    def _published(self, W: Tensor) -> _Published:
-        """What is used of W: the core's own minimiser is taken off, noise is put on.
+    def _solved(self) -> _Published:
+        problem = self._quadratic()
+        return self._published(problem, problem.minimiser())
+
+    def _published(self, problem: Quadratic, W: Tensor) -> _Published:
+        """What is used of W, weights for the problem of all sums: the core's own minimiser is taken off, noise is put on.
 
         Laid out in memory as a state restores them: the last bits of products depend on it.
         """
-        problem, core = self._quadratic(), Quadratic(self.core, self._shrinkage)
+        core = Quadratic(self.core, self._shrinkage)
         noisy = W + self._noise(problem)
         base = core.minimiser()
         b = problem.intercept(noisy) - core.intercept(base)

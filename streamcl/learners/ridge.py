@@ -92,12 +92,11 @@ class RidgeLearner:
     def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:
         """Add features [B, D] of targets [B], columns of `index`, which knows all that this learner does.
 
-        Where it fails nothing has changed.
+        Where it may fail half-way the caller takes it back, by `kept`.
         """
-        with whole(self.kept()):
-            self._index = index
-            self.head.grow(len(index))
-            self.head.update(features, targets)
+        self._index = index
+        self.head.grow(len(index))
+        self.head.update(features, targets)
 
     def kept(self) -> Undo:
         """What takes back one `add` that comes next, bit for bit."""
