@@ -38,7 +38,10 @@ class Exchange:
         self._asked = False
 
     def interrupt(self, source: Source) -> None:
-        """Have all ranks stop at the next exchange, and the source wait for nothing. Safe in a signal handler."""
+        """Have all ranks stop at the next exchange, and the source wait for nothing.
+
+        Safe in a signal handler.
+        """
         self._asked = True
         if (interrupt := getattr(source, "interrupt", None)) is not None:
             interrupt()

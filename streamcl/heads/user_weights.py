@@ -208,8 +208,9 @@ class UserWeights:
         return self._published(problem, problem.minimiser())
 
     def _published(self, problem: Quadratic, W: Tensor) -> _Published:
-        """What is used of W, weights for the problem of all sums: the core's own minimiser is taken off, noise is put on.
+        """What is used of W, weights for the problem of all sums.
 
+        The core's own minimiser is taken off, noise is put on.
         Laid out in memory as a state restores them: the last bits of products depend on it.
         """
         core = Quadratic(self.core, self._shrinkage)
