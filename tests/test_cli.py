@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import fault_runs
 import numpy as np
 import pytest
 from conftest import TINY_VIT, picture
@@ -17,13 +18,17 @@ LABELS = ["ant", "bee", "cat", "dog"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
-def streamcl(*arguments, folder: Path, check: int | None = 0, **options):
-    command = [sys.executable, "-m", "streamcl", *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False, **options
-    )
-    assert check is None or done.returncode == check, done.stderr
+def streamcl(*arguments, folder: Path, check: int | None = 0):
+    """The command line in a process of its own, forked from one that has loaded torch."""
+    done = fault_runs.streamcl(*arguments, folder=folder)
+    assert check is None or done.code == check, done.err
     return done
+
+
+def anew(*arguments, folder: Path):
+    """The command line as a shell starts it."""
+    command = [sys.executable, "-m", "streamcl", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,7 @@ def write_config(folder: Path, name="stream.yaml", **changes):
 
 @pytest.fixture(scope="module")
 def finished(folder) -> Path:
-    streamcl("run", "stream.yaml", folder=folder)
+    anew("run", "stream.yaml", folder=folder)
     return folder / "runs" / "stream"
 
 
@@ -80,14 +85,14 @@ def test_a_run_leaves_what_it_promises(finished):
 def test_a_finished_run_says_so_and_runs_nothing(finished, folder):
     before = (finished / "predictions.jsonl").stat().st_mtime_ns
     done = streamcl("run", "stream.yaml", folder=folder)
-    assert "finished" in done.stderr
+    assert "finished" in done.err
     assert (finished / "predictions.jsonl").stat().st_mtime_ns == before
 
 
 def test_fresh_moves_the_earlier_run_aside_and_repeats_it(finished, folder):
     streamcl("run", "stream.yaml", "--set", "run_dir=runs/again", folder=folder)
     done = streamcl("run", "stream.yaml", "--set", "run_dir=runs/again", "--fresh", folder=folder)
-    assert "runs/again.1" in done.stderr
+    assert "runs/again.1" in done.err
     assert (
         without_clock(folder / "runs/again.1")
         == without_clock(folder / "runs/again")
@@ -100,14 +105,14 @@ def test_the_effective_configuration_is_saved_and_runs_again(finished, folder):
 
 
 def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder):
-    assert "Prequential accuracy" in streamcl("inspect", finished, folder=folder).stdout
+    assert "Prequential accuracy" in streamcl("inspect", finished, folder=folder).out
     (finished / "report.html").unlink()
-    assert streamcl("report", finished, folder=folder).stdout.strip().endswith("report.html")
+    assert streamcl("report", finished, folder=folder).out.strip().endswith("report.html")
     Image.fromarray(picture("bee", 900)).save(folder / "bee.png")
-    line = json.loads(streamcl("predict", finished, "bee.png", "--json", folder=folder).stdout)
+    line = json.loads(streamcl("predict", finished, "bee.png", "--json", folder=folder).out)
     assert line["class"] in {"0", "1", "2", "3"}
     assert 0 < line["confidence"] <= 1
-    assert "merged.safetensors" in streamcl("export", finished, "--to", "out", folder=folder).stdout
+    assert "merged.safetensors" in streamcl("export", finished, "--to", "out", folder=folder).out
     assert (folder / "out" / "adapter_config.json").exists()
     streamcl("doctor", finished, folder=folder)
 
@@ -162,17 +167,17 @@ def test_a_bad_configuration_is_exit_2_with_the_place_and_the_nearest_name(folde
     path = folder / "bad.yaml"
     path.write_text("source: {name: npz}\nbatchsize: 8\nlearner: {name: online_lora, rank: 0}\n")
     done = streamcl("run", "bad.yaml", folder=folder, check=2)
-    assert "bad.yaml:2:1" in done.stderr
-    assert "batch_size" in done.stderr
-    assert "bad.yaml:3:" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "bad.yaml:2:1" in done.err
+    assert "batch_size" in done.err
+    assert "bad.yaml:3:" in done.err
+    assert "Traceback" not in done.err
     assert not (folder / "runs" / "bad").exists()
 
 
 def test_a_changed_configuration_is_refused_with_the_difference(finished, folder):
     done = streamcl("run", "stream.yaml", "--set", "batch_size=16", folder=folder, check=2)
-    assert "batch_size: 8 -> 16" in done.stderr
-    assert "--fresh" in done.stderr
+    assert "batch_size: 8 -> 16" in done.err
+    assert "--fresh" in done.err
 
 
 def test_a_source_that_fails_is_exit_3(folder):
@@ -185,8 +190,8 @@ def test_a_source_that_fails_is_exit_3(folder):
     )
     write_config(folder, "broken.yaml", source={"class": "broken:stream"}, scenario=None)
     done = streamcl("run", "broken.yaml", folder=folder, check=3)
-    assert "the camera is gone" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "the camera is gone" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_damaged_checkpoint_is_exit_4_when_strict(folder):
@@ -195,9 +200,9 @@ def test_a_damaged_checkpoint_is_exit_4_when_strict(folder):
     with (newest / "state.json").open("r+b") as handle:
         handle.write(b"\0")
     done = streamcl("run", "stream.yaml", "--set", "run_dir=runs/torn", "--strict", folder=folder, check=4)
-    assert "state.json" in done.stderr
+    assert "state.json" in done.err
     done = streamcl("run", "stream.yaml", "--set", "run_dir=runs/torn", folder=folder)
-    assert "trying the one before it" in done.stderr
+    assert "trying the one before it" in done.err
 
 
 def test_a_second_process_on_one_run_is_refused(folder):
@@ -206,25 +211,23 @@ def test_a_second_process_on_one_run_is_refused(folder):
     (folder / "runs/held").mkdir(parents=True, exist_ok=True)
     with RunLock(folder / "runs/held"):
         done = streamcl("run", "stream.yaml", "--set", "run_dir=runs/held", folder=folder, check=2)
-    assert str(os.getpid()) in done.stderr
+    assert str(os.getpid()) in done.err
 
 
 def test_small_commands(folder):
-    assert streamcl("--version", folder=folder).stdout.startswith("streamcl, version")
-    assert json.loads(streamcl("schema", folder=folder).stdout)["title"] == "streamcl run"
-    assert "npz" in streamcl("list", "sources", folder=folder).stdout
-    assert "relative" in streamcl("list", "detectors", folder=folder).stdout
-    assert (
-        "vit_small_patch14_dinov2" in streamcl("list", "backbones", "vit_small*dinov2*", folder=folder).stdout
-    )
-    assert "imagenet-sketch" in streamcl("fetch", folder=folder).stdout
-    assert streamcl("run", folder=folder, check=2).stderr
-    assert "by hand" not in streamcl("fetch", "nonsense", folder=folder, check=2).stderr
+    assert streamcl("--version", folder=folder).out.startswith("streamcl, version")
+    assert json.loads(streamcl("schema", folder=folder).out)["title"] == "streamcl run"
+    assert "npz" in streamcl("list", "sources", folder=folder).out
+    assert "relative" in streamcl("list", "detectors", folder=folder).out
+    assert "vit_small_patch14_dinov2" in streamcl("list", "backbones", "vit_small*dinov2*", folder=folder).out
+    assert "imagenet-sketch" in streamcl("fetch", folder=folder).out
+    assert streamcl("run", folder=folder, check=2).err
+    assert "by hand" not in streamcl("fetch", "nonsense", folder=folder, check=2).err
 
 
 def test_a_traceback_only_where_it_was_asked_for(folder):
-    assert "Traceback" in streamcl("--debug", "run", "missing.yaml", folder=folder, check=2).stderr
-    assert "Traceback" not in streamcl("run", "missing.yaml", folder=folder, check=2).stderr
+    assert "Traceback" in streamcl("--debug", "run", "missing.yaml", folder=folder, check=2).err
+    assert "Traceback" not in streamcl("run", "missing.yaml", folder=folder, check=2).err
 
 
 def test_a_slip_in_the_arguments_can_be_mended_in_place(folder):
@@ -258,7 +261,7 @@ def test_own_sinks_and_detectors_are_found_by_their_paths(folder):
     assert int((folder / "runs/own/count.txt").read_text()) > 16
     write_config(folder, "own.yaml", shift={"class": "parts:quiet", "args": {"wrong": 1}})
     done = streamcl("run", "own.yaml", "--fresh", folder=folder, check=2)
-    assert "own.yaml:1:" in done.stderr
+    assert "own.yaml:1:" in done.err
 
 
 def test_a_finished_run_of_a_stream_that_is_read_once_stays_finished(folder):
@@ -269,16 +272,16 @@ def test_a_finished_run_of_a_stream_that_is_read_once_stays_finished(folder):
         "        yield np.full((8, 8, 3), 20 * i, np.uint8), 'ab'[i % 2]\n"
     )
     write_config(folder, "once.yaml", source={"class": "once:stream"}, scenario=None)
-    assert "cannot be replayed" in streamcl("run", "once.yaml", folder=folder).stderr
-    assert "finished" in streamcl("run", "once.yaml", folder=folder).stderr
+    assert "cannot be replayed" in streamcl("run", "once.yaml", folder=folder).err
+    assert "finished" in streamcl("run", "once.yaml", folder=folder).err
 
 
 def test_predict_names_the_good_images_beside_a_bad_one(finished, folder):
     Image.fromarray(picture("bee", 901)).save(folder / "good.png")
     (folder / "bad.png").write_text("not an image")
     done = streamcl("predict", finished, "bad.png", "good.png", folder=folder, check=3)
-    assert done.stdout.startswith("good.png")
-    assert "bad.png" in done.stderr
+    assert done.out.startswith("good.png")
+    assert "bad.png" in done.err
 
 
 def test_the_default_learner_forgets_a_class_of_a_generator_that_repeats_itself(folder):

@@ -52,14 +52,17 @@ def untimed(path):
     return [line for line in path.read_bytes().splitlines() if b'"kind": "checkpoint"' not in line]
 
 
-@pytest.mark.parametrize("wish", WISHES)
-def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish):
+@pytest.mark.parametrize(
+    ("wish", "stride"),
+    [*((wish, 4) for wish in WISHES), *(pytest.param(wish, 1, marks=pytest.mark.slow) for wish in WISHES)],
+)
+def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish, stride):
     disk = FaultyDisk()
     assert in_child(lambda: run_once(tmp_path / "count", wish)) == 0
     run_once(tmp_path / "whole", wish, disk)
     expected = outcome(tmp_path / "whole")
     landed, folder = 0, tmp_path / "killed"
-    numbers = range(1, len(disk.calls) + 1, 1 if wish == "samples" else 4)
+    numbers = range(1, len(disk.calls) + 1, stride)
     for number in numbers:
         died = in_child(lambda n=number: run_once(folder, wish, FaultyDisk(n, "kill"))) != 0
         landed += died
