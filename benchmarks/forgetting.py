@@ -9,6 +9,8 @@ so the same row beside its own stands for it. Retained: accuracy on held-out ima
 stay, and its difference in points to dropping the rows alone (logit mask). Seconds are those of the processor
 on one thread, with everything that a request does; times faster than training anew without the classes of the
 requests so far, at the seconds a sample that learning took in the same process.
+`mixed` and `cohorts` are asked for a subject at a time: each class belongs to a person of its own, and the
+persons who ask are users to `mixed`, where the others' samples are core.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,14 +28,18 @@ import numpy as np
 import torch
 
 from streamcl.backbone import Backbone, build_backbone
+from streamcl.build import build_learner
 from streamcl.compute import Compute, resolve_compute
+from streamcl.config import config_from_dict
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.dropped_adapter import DroppedAdapter
+from streamcl.forgetting.dropped_cohort import DroppedCohort
 from streamcl.forgetting.fast_ntk import FastNTK
 from streamcl.forgetting.gs_lora import GSLoRA
 from streamcl.forgetting.head_rows import HeadRows
+from streamcl.forgetting.mixed_privacy import MixedPrivacy
 from streamcl.forgetting.protocol import Context, Method, Scope, Trace
 from streamcl.forgetting.repair import Blocks
 from streamcl.heads.ridge import RidgeHead
@@ -48,6 +54,7 @@ from streams.replays.npz import npz
 BATCH = 32
 BLOCKS = (6, 7, 8, 9, 10)
 BY_GRADIENT: tuple[Method, ...] = (HeadRows(), GSLoRA(), FastNTK())
+IN_PARTS = ("ridge", "hybrid", "mixed", "cohorts")
 CHANGED = 2  # the last blocks, which alone the repairs change
 
 
@@ -61,6 +68,17 @@ class Data:
 
     def without(self, labels: Sequence[str]) -> list[Sample]:
         return [sample for sample in self.train if sample.label not in labels]
+
+    def owned(self, gone: Sequence[str]) -> Data:
+        """Each class with an owner of its own; those that go are users, the others core."""
+
+        def own(samples: Sequence[Sample]) -> list[Sample]:
+            return [
+                replace(s, subject=str(s.label), privacy="user" if s.label in gone else "core")
+                for s in samples
+            ]
+
+        return Data(own(self.train), own(self.test), self.live)
 
     def of(self, label: str) -> list[Sample]:
         return [sample for sample in self.train if sample.label == label]
@@ -112,6 +130,17 @@ class Makers:
         head = RidgeHead(fused_width(self._backbone, BLOCKS))
         adapted = AdaptedBranch(self._backbone, self._compute, head, blocks=BLOCKS, first_block=5)
         return HybridLearner(self.ridge(), adapted)
+
+    def mixed(self) -> Any:
+        return self._configured({"name": "mixed"})
+
+    def cohorts(self) -> Any:
+        return self._configured({"name": "cohorts", "by": "subject", "limit": 10})
+
+    def _configured(self, learner: dict[str, Any]) -> Any:
+        backbone = {"name": self._backbone.name}
+        config = {"source": "demo_digits", "backbone": backbone, "learner": learner, "device": "cpu"}
+        return build_learner(config_from_dict(config), self._backbone, self._compute)
 
 
 def context_of(learner: Any, data: Data, request: ForgetRequest) -> Context:
@@ -283,6 +312,30 @@ def in_closed_form(trial: Trial, name: str, methods: Sequence[Method]) -> None:
     print(f"  after all: named {accuracy(learner, gone):.2f}  retained {accuracy(learner, kept):.3f}")
 
 
+def by_subject(trial: Trial, name: str, method: Method) -> None:
+    """A learner that keeps people apart: each class that goes is one person's, and that person asks."""
+    owned = replace(trial, data=trial.data.owned(trial.labels), states=None)
+    learner, retrained, each = owned.pair(name, 1)
+    data, labels = owned.data, owned.labels
+    kept = [s for s in data.test if s.label not in labels]
+    print(f"{name}: all classes {accuracy(learner, data.test):.3f}")
+    print(f"  retrained without all: retained {accuracy(retrained, kept):.3f}", flush=True)
+    for number, label in enumerate(labels):
+        request = ForgetRequest(f"r{number}", "subject", 0, subject=label)
+        context = context_of(learner, data, replace(request, label=label))
+        began = time.process_time()
+        if refused := method.can(request, context):
+            print(f"  {method.name:15} {number + 1}  refused: {refused}", flush=True)
+            continue
+        bound = method.erase(request, context).figures.get("bound_nats")
+        seconds = time.process_time() - began
+        note = "" if bound is None else f"  {bound:.1e} nats"
+        anew = owned.anew(each, number)
+        print(f"  {method.name:15} {number + 1}  {seconds:5.2f} s ({anew / seconds:.0f}x){note}", flush=True)
+    gone = [s for s in data.test if s.label in labels]
+    print(f"  after all: named {accuracy(learner, gone):.2f}  retained {accuracy(learner, kept):.3f}")
+
+
 def _list(values: Sequence[float]) -> str:
     return " ".join(f"{value:.2f}" for value in values)
 
@@ -293,7 +346,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5)
     parser.add_argument("--passes", type=int, default=2, help="of the learner by gradient")
     parser.add_argument("--pack", type=Path, default=Path("../shared/data/office_caltech10.npz"))
-    parser.add_argument("--only", choices=(*(each.name for each in BY_GRADIENT), "ridge", "hybrid"))
+    parser.add_argument("--only", choices=(*(each.name for each in BY_GRADIENT), *IN_PARTS))
     parser.add_argument("--states", type=Path, help="a folder that keeps what learners were taught")
     options = parser.parse_args()
     cache = Path(os.environ.get("STREAMCL_CACHE", "~/.cache/streamcl")).expanduser()
@@ -321,6 +374,10 @@ def main() -> None:
         in_closed_form(trial, "ridge", [ClosedForm()])
     if options.only in {None, "hybrid"}:
         in_closed_form(trial, "hybrid", [ClosedForm(), DroppedAdapter()])
+    if options.only in {None, "mixed"}:
+        by_subject(trial, "mixed", MixedPrivacy())
+    if options.only in {None, "cohorts"}:
+        by_subject(trial, "cohorts", DroppedCohort())
 
 
 if __name__ == "__main__":
