@@ -13,17 +13,10 @@ from streamcl.backbone import Backbone, backbone_names, build_backbone
 from streamcl.build_baselines import build_baseline
 from streamcl.compute import Compute, resolve_compute
 from streamcl.config import RunConfig
-from streamcl.config_models import (
-    ByClass,
-    ByPlugin,
-    CohortOptions,
-    Hybrid,
-    Mixed,
-    NearestMean,
-    OnlineLora,
-    RidgeOptions,
-    StreamingLda,
-)
+from streamcl.config_models.closed_form import NearestMean, RidgeOptions, StreamingLda
+from streamcl.config_models.hybrid import CohortOptions, Hybrid, Mixed
+from streamcl.config_models.online_lora import OnlineLora
+from streamcl.config_models.variants import ByClass, ByPlugin
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.closed_form import ClosedForm

@@ -9,7 +9,7 @@ import torch
 
 from streamcl.backbone import Backbone
 from streamcl.compute import Compute
-from streamcl.config_models import (
+from streamcl.config_models.baselines import (
     AdaptedBaselineOptions,
     DarkReplayOptions,
     ElasticConsolidation,

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from streamcl.config_models import RunConfig, remember_origin
+from streamcl.config_models.run import RunConfig, remember_origin
 from streamcl.config_problems import problems_of
 from streamcl.yaml_file import Document, KeyPath, Place, Problem, parse_yaml, read_yaml, refusal, resolve
 

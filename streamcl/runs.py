@@ -28,7 +28,7 @@ from streamcl.build import (
 from streamcl.checkpoint import BackgroundSaver, Checkpoints, list_checkpoints
 from streamcl.compute import Compute
 from streamcl.config import RunConfig, config_from_dict, differences, dump_config, fingerprint, load_config
-from streamcl.config_models import ByClass, ByPlugin
+from streamcl.config_models.variants import ByClass, ByPlugin
 from streamcl.errors import CheckpointError, ConfigError, ForgettingError
 from streamcl.evaluation import Examiner
 from streamcl.events import Prediction

@@ -18,7 +18,8 @@ from streamcl.audit.material import Audited, Examples, Material, Sums
 from streamcl.audit.report import AuditReport
 from streamcl.build import build_source
 from streamcl.config import RunConfig
-from streamcl.config_models import Hybrid, RidgeOptions
+from streamcl.config_models.closed_form import RidgeOptions
+from streamcl.config_models.hybrid import Hybrid
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
 from streamcl.forgetting.lineage import LINEAGE, Lineage

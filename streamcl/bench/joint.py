@@ -16,7 +16,7 @@ from streamcl.build import build_compute, build_source
 from streamcl.build_baselines import trained_model
 from streamcl.compute import Compute
 from streamcl.config import RunConfig
-from streamcl.config_models import NaiveLora
+from streamcl.config_models.baselines import NaiveLora
 from streamcl.evaluation import Examiner
 from streamcl.events import Batch, Sample
 from streamcl.heads.ridge import RidgeHead

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field, StringConstraints, ValidationError
 
 from streamcl.config import RunConfig, config_from_dict
-from streamcl.config_models import Args, Block, Options
+from streamcl.config_models.options import Args, Block, Options
 from streamcl.config_problems import problems_of
 from streamcl.errors import ConfigError
 from streamcl.yaml_file import read_yaml, refusal
