@@ -6,7 +6,7 @@ import torch
 
 from streamcl.audit import Examples, Material
 from streamcl.audit.models import ClosedForm, combined
-from streamcl.heads.ridge import Statistics
+from streamcl.heads.statistics import Statistics
 
 LAMBDA = 1e-2
 

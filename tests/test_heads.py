@@ -311,8 +311,8 @@ def test_weights_are_solved_anew_only_when_it_is_due(monkeypatch):
     solves = []
     import streamcl.heads.ridge as module
 
-    solve = module._solve
-    monkeypatch.setattr(module, "_solve", lambda *a: solves.append(1) or solve(*a))
+    solve = module.solved
+    monkeypatch.setattr(module, "solved", lambda *a: solves.append(1) or solve(*a))
     head = ridge(refresh=0.1)
     for i in range(0, 2000, 10):
         head.scores(x[:1])

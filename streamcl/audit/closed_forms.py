@@ -15,8 +15,8 @@ from streamcl.build import build_learner
 from streamcl.config import RunConfig
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Sample
-from streamcl.heads.gram import Gram
-from streamcl.heads.ridge import RidgeHead, Statistics
+from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.statistics import Statistics, exported, imported, selected
 from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import Learner
@@ -126,13 +126,9 @@ def _of_one(sums: tuple[Statistics, ...]) -> Sums:
 
 def _aligned(statistics: Statistics, names: Sequence[str], columns: Mapping[str, int]) -> Statistics:
     """A copy on the CPU, its columns where they are asked for; nothing is known of the others."""
-    gram = Gram(statistics.gram.width)
-    gram.load_state_dict(statistics.gram.state_dict())
-    places = torch.tensor([columns[name] for name in names], dtype=torch.int64)
-    Q = torch.zeros(gram.width, len(columns), dtype=torch.float64)
-    counts = torch.zeros(len(columns), dtype=torch.int64)
-    Q[:, places], counts[places] = statistics.Q.cpu(), statistics.counts.cpu()
-    return Statistics(gram, Q, counts)
+    copy = imported(exported(statistics), statistics.gram.width, "cpu")
+    own = {columns[name]: column for column, name in enumerate(names)}
+    return selected(copy, [own.get(place, -1) for place in range(len(columns))])
 
 
 def _arrays(state: Mapping[str, Any]) -> Iterator[Floats]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from streamcl.errors import ForgettingError
-from streamcl.heads.ridge import Statistics
+from streamcl.heads.statistics import Statistics
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]

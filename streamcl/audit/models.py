@@ -13,8 +13,10 @@ from torch import Tensor
 
 from streamcl.audit.material import Examples, Material, Sums
 from streamcl.errors import ForgettingError
-from streamcl.heads import quadratic
-from streamcl.heads.ridge import RidgeHead, Statistics
+from streamcl.heads import statistics
+from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.solving import scored
+from streamcl.heads.statistics import Statistics
 from streamcl.learners.adapted import ADAPTED_SHARE
 
 
@@ -28,7 +30,7 @@ class Weights:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Scores, float64 [N, C], of features [N, D]."""
-        return (features.double() @ self.W + self.b).masked_fill(~self.alive, -torch.inf)
+        return scored(features, self.W, self.b, self.alive)
 
     def without(self, column: int | None) -> Weights:
         """The same weights, unable to name one class (a logit mask)."""
@@ -166,10 +168,10 @@ def _weights(head: RidgeHead) -> Weights:
 def combined(one: Sums, other: Sums, sign: int = 1) -> Sums:
     """one + sign * other, as fresh sums."""
     if isinstance(one, tuple) and isinstance(other, tuple):
-        return tuple(quadratic.combined(a, b, sign) for a, b in zip(one, other, strict=True))
+        return tuple(statistics.combined(a, b, sign) for a, b in zip(one, other, strict=True))
     assert isinstance(one, Statistics)
     assert isinstance(other, Statistics)
-    return quadratic.combined(one, other, sign)
+    return statistics.combined(one, other, sign)
 
 
 def leave_outs(count: int, samples: int, share: float, rng: np.random.Generator) -> Tensor:
@@ -193,6 +195,6 @@ def disagreement(one: Sums, other: Sums) -> float:
         return max(disagreement(a, b) for a, b in zip(one, other, strict=True))
     assert isinstance(one, Statistics)
     assert isinstance(other, Statistics)
-    gram = quadratic.combined(one, other, -1).gram.largest / max(other.gram.largest, 1e-300)
+    gram = statistics.combined(one, other, -1).gram.largest / max(other.gram.largest, 1e-300)
     Q = float((one.Q - other.Q).abs().max() / other.Q.abs().max().clamp_min(1e-300))
     return max(gram, Q)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
+from streamcl.heads.statistics import confirm_fit
 from streamcl.protocols import State
 
 Metric: TypeAlias = Literal["cosine", "euclid"]
@@ -80,12 +81,7 @@ class NCMHead:
         Raises ValueError for other shapes, columns that do not exist and values not finite.
         """
         x, targets = self.features(features), targets.to(self._S.device)
-        if targets.shape != x.shape[:1]:
-            raise ValueError(f"targets have shape {tuple(targets.shape)}, expected [{len(x)}]")
-        if len(x) and not 0 <= int(targets.min()) <= int(targets.max()) < self.classes:
-            raise ValueError(f"targets must be class columns below {self.classes}; call grow for a new class")
-        if not bool(x.isfinite().all()):
-            raise ValueError("features are not finite")
+        confirm_fit(x, targets, self.classes)
         sums = x.new_zeros(self.classes, self.width).index_add_(0, targets, x)
         return ClassSums(sums, targets.bincount(minlength=self.classes))
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.heads.gram import Gram
-from streamcl.heads.ridge import BALANCE, Statistics
-from streamcl.protocols import State
+from streamcl.heads.solving import rarity
+from streamcl.heads.statistics import Statistics
 
 DEAD = 1e-6
 """Share of the mean variance under which a feature says nothing and its weights are held at zero."""
@@ -36,10 +31,8 @@ class Quadratic:
         A *= alive[:, None] * alive
         A.diagonal().add_(torch.where(alive, shrinkage * variance, 1.0))
         self.H = A
-        share = 1.0 / max(float(self.present.sum()), 1.0)
-        self._frequency = share * self.present
-        raised = torch.where(counts > 0, share * total / counts.clamp(min=1), 1.0) ** BALANCE
-        self.B = (sums.Q - torch.outer(self._mean, counts)) * raised * alive[:, None]  # [D, C]
+        self._frequency = self.present / self.present.sum().clamp(min=1.0)
+        self.B = (sums.Q - torch.outer(self._mean, counts)) * rarity(counts, total) * alive[:, None]  # [D, C]
         self._factor = torch.linalg.cholesky(self.H)
 
     def minimiser(self) -> Tensor:
@@ -67,58 +60,3 @@ class Quadratic:
     def intercept(self, W: Tensor) -> Tensor:
         """[C]: the scores at the mean feature are the classes' shares."""
         return self._frequency - self._mean @ W
-
-
-def nothing(width: int, device: torch.device | str = "cpu", classes: int = 0) -> Statistics:
-    """The sums of no samples."""
-    Q = torch.zeros(width, classes, dtype=torch.float64, device=device)
-    return Statistics(Gram(width, device), Q, torch.zeros(classes, dtype=torch.int64, device=device))
-
-
-def measured(z: Tensor, targets: Tensor, classes: int) -> Statistics:
-    """The sums of samples z [N, D] of targets int64 [N], columns below `classes`."""
-    rows = z.detach().double()
-    gram = Gram(rows.shape[1], rows.device)
-    gram.add(rows)
-    Q = rows.new_zeros(classes, rows.shape[1]).index_add_(0, targets, rows).T.contiguous()
-    return Statistics(gram, Q, targets.bincount(minlength=classes))
-
-
-def combined(one: Statistics, other: Statistics, sign: int = 1) -> Statistics:
-    """one + sign * other as sums of their own; the narrower has fewer classes, the first ones."""
-    gram = one.gram.copy()
-    gram.add_sum(other.gram, sign=sign)
-    classes = max(one.Q.shape[1], other.Q.shape[1])
-    one, other = widened(one, classes - one.Q.shape[1]), widened(other, classes - other.Q.shape[1])
-    return Statistics(gram, one.Q + sign * other.Q, one.counts + sign * other.counts)
-
-
-def widened(sums: Statistics, more: int) -> Statistics:
-    """The sums with so many more classes, of which nothing is known."""
-    return selected(sums, [*range(sums.Q.shape[1]), *[-1] * more]) if more else sums
-
-
-def selected(sums: Statistics, columns: Sequence[int]) -> Statistics:
-    """The sums with these class columns, in this order; -1 is one of which nothing is known."""
-    return Statistics(sums.gram, columns_of(sums.Q, columns), columns_of(sums.counts, columns))
-
-
-def columns_of(values: Tensor, columns: Sequence[int]) -> Tensor:
-    """values [..., len(columns)]: these last-axis entries, in this order; -1 is zero."""
-    padded = torch.cat([values, values.new_zeros(*values.shape[:-1], 1)], dim=-1)
-    return padded[..., torch.tensor(list(columns), dtype=torch.int64, device=values.device)]
-
-
-def exported(sums: Statistics) -> State:
-    """The sums as arrays."""
-    arrays = {"Q": sums.Q, "counts": sums.counts}
-    plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
-    return {"gram": sums.gram.state_dict(), **plain}
-
-
-def imported(state: Mapping[str, Any], width: int, device: torch.device | str) -> Statistics:
-    """The sums that were exported, of features of that width."""
-    gram = Gram(width, device)
-    gram.load_state_dict(state["gram"])
-    Q, counts = (torch.tensor(np.asarray(state[name])).to(device) for name in ("Q", "counts"))
-    return Statistics(gram, Q, counts)

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from streamcl.errors import ForgettingError
-from streamcl.heads.quadratic import (
-    Quadratic,
+from streamcl.heads.quadratic import Quadratic
+from streamcl.heads.removal import without
+from streamcl.heads.statistics import (
+    Statistics,
     columns_of,
     combined,
     exported,
@@ -26,7 +28,6 @@ from streamcl.heads.quadratic import (
     selected,
     widened,
 )
-from streamcl.heads.ridge import Statistics
 from streamcl.protocols import State
 
 
@@ -64,7 +65,7 @@ class UserWeights:
     @property
     def classes(self) -> int:
         """How many columns there are."""
-        return self.core.Q.shape[1]
+        return self.core.classes
 
     @property
     def counts(self) -> Tensor:
@@ -76,8 +77,8 @@ class UserWeights:
         more = classes - self.classes
         if more <= 0:
             return
-        self.core, self.users = widened(self.core, more), widened(self.users, more)
-        self.cohorts = {name: widened(each, more) for name, each in self.cohorts.items()}
+        self.core, self.users = widened(self.core, classes), widened(self.users, classes)
+        self.cohorts = {name: widened(each, classes) for name, each in self.cohorts.items()}
         self._used = self._used.select([*range(classes - more), *[-1] * more])
         self._fresh = None
 
@@ -146,9 +147,9 @@ class UserWeights:
         Raises ForgettingError, and changes nothing, where they cannot be in them.
         """
         before = self._used.W
-        kept = self.core if core is None else self._without(self.core, core)
-        left = self.users if users is None else self._without(self.users, users)
-        apart = {name: self._without(self.cohorts[name], each) for name, each in cohorts.items()}
+        kept = self.core if core is None else without(self.core, core)
+        left = self.users if users is None else without(self.users, users)
+        apart = {name: without(self.cohorts[name], each) for name, each in cohorts.items()}
         self.core, self.users, self._fresh = kept, left, None
         self.cohorts |= apart
         self.cohorts = {name: each for name, each in self.cohorts.items() if each.total}
@@ -225,21 +226,6 @@ class UserWeights:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
         drawn = torch.randn(self.width, self.classes, generator=generator, dtype=torch.float64)
         return self.noise * drawn.to(self._device) * problem.unit[:, None] * problem.present
-
-    def _without(self, sums: Statistics, share: Statistics) -> Statistics:
-        """sums - share, once that has been shown to be possible."""
-        left = combined(sums, share, sign=-1)
-        if bool((left.counts < 0).any()):
-            raise ForgettingError("more samples of a class are to be forgotten than were learned")
-        if not left.total:
-            return self._nothing(self.classes)
-        left.Q[:, left.counts == 0] = 0.0
-        lower = left.gram.lower(ridge=0.5 * sums.gram.trace / self.width * 1e-6)
-        if int(torch.linalg.cholesky_ex(lower)[1]):
-            raise ForgettingError(
-                "an eigenvalue of what remains would be negative: these are not in the sums"
-            )
-        return left
 
     def _nothing(self, classes: int = 0) -> Statistics:
         return nothing(self.width, self._device, classes)

@@ -8,8 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamcl.heads.quadratic import combined, exported, imported, measured, nothing, selected
-from streamcl.heads.ridge import Statistics
+from streamcl.heads.statistics import (
+    Statistics,
+    combined,
+    exported,
+    imported,
+    measured,
+    nothing,
+    selected,
+)
 from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.classes import ClassIndex
 from streamcl.learners.guesses import finite

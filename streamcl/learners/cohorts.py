@@ -15,7 +15,9 @@ from torch import Tensor
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Guess, Lesson, Sample, Selector
-from streamcl.heads.quadratic import Quadratic, columns_of, combined
+from streamcl.heads.quadratic import Quadratic
+from streamcl.heads.solving import scored
+from streamcl.heads.statistics import combined, with_more
 from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.classes import ClassIndex
 from streamcl.learners.cohort import Cohort
@@ -235,8 +237,7 @@ class CohortLearner:
         """Solve the shared part anew where a class has doubled or a share of all samples is new."""
         self._fresh = None
         total = reduce(torch.add, [cohort.sums(self._index).counts for cohort in self.cohorts.values()])
-        solved = columns_of(self._used.counts, [*range(len(self._used.counts)), *[-1] * len(total)])
-        solved = solved[: len(total)]
+        solved = with_more(self._used.counts, len(total) - len(self._used.counts))
         doubled = bool((total >= 2 * solved)[total > solved].any())
         if doubled or int(total.sum()) - int(solved.sum()) > self._refresh * int(total.sum()):
             self._used = self._solved()
@@ -267,12 +268,12 @@ class _Solution:
 
     def scores(self, features: Tensor) -> Tensor:
         """float64 [B, C]; a class without samples is never named."""
-        return (features.double() @ self.W + self.b).masked_fill(self.counts == 0, -torch.inf)
+        return scored(features, self.W, self.b, self.counts > 0)
 
     def widened(self, classes: int) -> _Solution:
         """With columns for so many classes."""
-        columns = [*range(len(self.counts)), *[-1] * (classes - len(self.counts))]
-        return _Solution(*(columns_of(each, columns) for each in (self.W, self.b, self.counts)))
+        more = classes - len(self.counts)
+        return _Solution(*(with_more(each, more) for each in (self.W, self.b, self.counts)))
 
 
 def _hash(name: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Guess, Lesson, Sample
-from streamcl.heads.ridge import Statistics
+from streamcl.heads.statistics import Statistics
 from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.classes import ClassIndex
 from streamcl.learners.guesses import finite, guesses, surprise

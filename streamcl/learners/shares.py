@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from streamcl.heads.quadratic import combined
-from streamcl.heads.ridge import Statistics
+from streamcl.heads.statistics import Statistics, combined
 
 
 @dataclass(frozen=True, slots=True, eq=False)

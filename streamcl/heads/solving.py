@@ -1,0 +1,63 @@
+"""From sums to weights by centred ridge regression, and from weights to scores."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from streamcl.heads.statistics import Statistics
+
+BALANCE = 0.5
+"""Power of its rarity by which the column of a class is raised: 0 lets frequent classes lead, 1 none."""
+
+
+def scored(h: Tensor, W: Tensor, b: Tensor, known: Tensor) -> Tensor:
+    """Scores h W + b, float64 [N, C], of h [N, D]; minus infinity for classes not known (bool [C])."""
+    return (h.double() @ W + b).masked_fill(~known, -math.inf)
+
+
+def solved(
+    statistics: Statistics, relative_lambda: float, shrinkage: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """W [D, C] and b [C]; float64 throughout. See RidgeHead for what the ridge is.
+
+    At D = 3840, C = 100 on one thread it takes 0.58 s; the parts of a float32 Cholesky with one or two steps
+    of refinement add up to 0.47 or 0.59 s, which buys too little.
+    """
+    gram, Q, counts = statistics.gram, statistics.Q, statistics.counts
+    total = statistics.total
+    if total == 0:
+        return torch.zeros_like(Q), torch.zeros_like(Q[0])
+    mean = Q.sum(dim=1) / total  # [D], as every sample has one class
+    frequency = counts.double() / total  # [C]
+    A = gram.lower()
+    A.addr_(mean, mean, alpha=-total)
+    if shrinkage is None:
+        trace = float(A.trace())
+        ridge = A.new_full((gram.width,), relative_lambda * max(trace, 1e-9 * gram.trace) / gram.width)
+    else:
+        ridge = shrinkage * variance(statistics)
+    A.diagonal().add_(torch.where(ridge > 0, ridge, 1.0))  # no variance at all: any ridge gives W = 0
+    factor = torch.linalg.cholesky(A)  # reads the lower triangle only
+    W = torch.cholesky_solve(Q - torch.outer(mean, counts.double()), factor)
+    if shrinkage is not None:  # else few samples are outvoted
+        W = W * rarity(counts, total)
+        frequency = torch.where(counts > 0, 1.0 / int((counts > 0).sum()), 0.0).double()
+    return W, frequency - mean @ W
+
+
+def rarity(counts: Tensor, total: int) -> Tensor:
+    """[C]: by what the column of each class is raised, so that a target of 1 is as rare as its class."""
+    present = counts > 0
+    share = 1.0 / max(int(present.sum()), 1)
+    return torch.where(present, share * total / counts.clamp(min=1), 1.0) ** BALANCE
+
+
+def variance(statistics: Statistics) -> Tensor:
+    """[D]: the features' variances, none below a millionth of their mean."""
+    total = max(statistics.total, 1)
+    mean = statistics.Q.sum(dim=1) / total
+    spread = (statistics.gram.diagonal() / total - mean.square()).clamp(min=0.0)
+    return spread.clamp(min=float(1e-6 * spread.mean()))
