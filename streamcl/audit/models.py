@@ -17,7 +17,7 @@ from streamcl.heads import statistics
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.solving import scored
 from streamcl.heads.statistics import Statistics
-from streamcl.learners.adapted import ADAPTED_SHARE
+from streamcl.learners.adapted import adapted_share
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,8 +134,7 @@ class TwoHeads:
     def _joined(self, models: Sequence[Weights], adapted: Statistics) -> Weights:
         """frozen + share * (adapted - frozen), which is one model on both stretches."""
         frozen, moved = models
-        true = 1 - self._stale / adapted.counts.clamp(min=1)
-        share = torch.where(moved.alive, ADAPTED_SHARE * true, 0.0).double()
+        share = torch.where(moved.alive, adapted_share(self._stale, adapted.counts), 0.0)
         W = torch.cat([(1 - share) * frozen.W, share * moved.W])
         return Weights(W, (1 - share) * frozen.b + share * moved.b, frozen.alive)
 

@@ -25,6 +25,11 @@ ADAPTED_SHARE = 1 / 3
 """Weight of the adapted branch where its statistics are true; 1/4 to 1/2 differ little."""
 
 
+def adapted_share(stale: Tensor, counts: Tensor) -> Tensor:
+    """float64 [C]: the weight of an adapted branch that learned `stale` of the counts before it settled."""
+    return ADAPTED_SHARE * (1 - stale.double() / counts.clamp(min=1))
+
+
 class AdaptedBranch:
     """LoRA on the blocks from `first_block` on, and a ridge head on what those blocks then give.
 
@@ -103,10 +108,9 @@ class AdaptedBranch:
         and less by the share that came before. With equal weights for all, classes of the beginning were
         lost: 96.5 % at the end of a video of fruits of which the frozen branch alone has 99.1.
         """
-        counts = self.head.counts
-        stale = [*self._stale, *[0] * (len(counts) - len(self._stale))]
-        true = [1 - old / max(count, 1) for old, count in zip(stale, counts, strict=True)]
-        weights = frozen.new_tensor(true) * ADAPTED_SHARE  # [C]
+        counts = self.head.statistics.counts
+        stale = counts.new_tensor([*self._stale, *[0] * (len(counts) - len(self._stale))])
+        weights = adapted_share(stale, counts).to(frozen)
         return torch.where(adapted.isfinite(), frozen + weights * (adapted - frozen), frozen)
 
     def settle(self) -> None:
