@@ -15,20 +15,13 @@ from streamcl.audit.held_out import HeldOut
 from streamcl.audit.relapse import Relapse
 from streamcl.audit.utility import Utility
 from streamcl.backbone import Backbone
-from streamcl.build import (
-    build_compute,
-    build_learner,
-    build_methods,
-    build_schedule,
-    build_shift,
-    build_source,
-    build_vit,
-    own_sinks,
-)
+from streamcl.build import build_compute, build_learner, build_source, build_vit
+from streamcl.build.forgetting import build_methods, build_schedule
+from streamcl.build.shift import build_shift
+from streamcl.build.sinks import build_fanout
 from streamcl.checkpoint import BackgroundSaver, Checkpoints, list_checkpoints
 from streamcl.compute import Compute
 from streamcl.config import RunConfig, config_from_dict, differences, dump_config, fingerprint, load_config
-from streamcl.config_models.variants import ByClass, ByPlugin
 from streamcl.errors import CheckpointError, ConfigError, ForgettingError
 from streamcl.evaluation import Examiner
 from streamcl.events import Prediction
@@ -52,14 +45,11 @@ from streamcl.ranks import ALONE, Ranks
 from streamcl.report import write_report
 from streamcl.run_lock import RunLock
 from streamcl.several import SharedVault, Unanimous, agree_on, same_everywhere
-from streamcl.sinks import Fanout, build_sinks
+from streamcl.sinks import Fanout
 from streamcl.summary import environment, summarise, timing
 
 Tell = Callable[[str], None]
 CONFIG, CHECKPOINTS, LOG = "config.yaml", "checkpoints", "predictions.jsonl"
-
-MLFLOW = {"uri": "tracking_uri"}
-"""Options of the YAML that the sink itself calls otherwise."""
 
 
 @dataclass(slots=True)
@@ -355,7 +345,7 @@ def _assemble(
     backbone = vit(settings, compute, report)
     same_everywhere("backbone", backbone.fingerprint, ranks)
     learner = build_learner(settings, backbone, compute, ranks)
-    sink = build_sinks(folder, _extras(settings), own_sinks(settings)) if ranks.leads else Fanout({})
+    sink = build_fanout(settings, folder) if ranks.leads else Fanout({})
     stack.callback(sink.close)
     vault = _checkpoints(settings, folder, backbone)
     saver = BackgroundSaver(vault)
@@ -528,19 +518,6 @@ def _checkpoints(settings: RunConfig, folder: Path, backbone: Backbone) -> Check
     keep = settings.checkpoint.keep if settings.checkpoint else 1
     prints = {"backbone": backbone.fingerprint, "config": fingerprint(settings)}
     return Checkpoints(folder / CHECKPOINTS, keep=keep, fingerprint=prints)
-
-
-def _extras(settings: RunConfig) -> dict[str, dict[str, Any]]:
-    extras: dict[str, dict[str, Any]] = {}
-    for sink in settings.sinks:
-        if isinstance(sink, ByClass):
-            extras[sink.class_] = dict(sink.args)
-        elif isinstance(sink, ByPlugin):
-            extras[sink.plugin] = dict(sink.args)
-        else:
-            arguments = sink.model_dump(exclude={"name"}, exclude_none=True)
-            extras[sink.name] = {MLFLOW.get(name, name): value for name, value in arguments.items()}
-    return extras
 
 
 class Clock:

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from forgetting_fakes import Opened
 from test_forgetting_runs import configuration
 
-from streamcl.build import build_schedule
+from streamcl.build.forgetting import build_schedule
 from streamcl.cli import cli
 from streamcl.errors import ConfigError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector

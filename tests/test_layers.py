@@ -40,7 +40,6 @@ EDGES = {
     "__init__",
     "__main__",
     "build",
-    "build_baselines",
     "bench",
     "runs",
     "several",

@@ -1,4 +1,4 @@
-"""The composition root's part for the learners that others are compared with."""
+"""Makes the learners that others are compared with."""
 
 from __future__ import annotations
 
