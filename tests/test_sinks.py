@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcl import sinks
+from streamcl.build.sinks import build_fanout
+from streamcl.config import config_from_dict
 from streamcl.errors import CheckpointError, ConfigError, MissingExtra
 from streamcl.files import Disk
 from streamcl.sinks import Fanout, JsonlSink, Lossy, MLflowSink, TensorBoardSink, build_sinks
@@ -413,6 +415,13 @@ class TestBuild:
         monkeypatch.setattr(sinks.mlflow, "_client", lambda uri: uri)
         sink = sinks.known_sinks()["mlflow"](tmp_path, uri="http://x")
         assert (sink._client, sink._run_name) == ("http://x", tmp_path.name)
+
+    def test_mlflow_goes_where_the_configuration_says(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sinks.mlflow, "_client", lambda uri: uri)
+        named = {"name": "mlflow", "uri": "http://x", "experiment": "icons"}
+        config = config_from_dict({"source": "demo", "sinks": [named]})
+        sink = build_fanout(config, tmp_path).sinks["mlflow"]._sink
+        assert (sink._client, sink._experiment) == ("http://x", "icons")
 
     def test_plugins_are_entry_points(self, tmp_path, monkeypatch):
         kept = Kept()
