@@ -16,10 +16,10 @@ from streamcl.audit.relapse import Relapse
 from streamcl.audit.utility import Utility
 from streamcl.backbone import Backbone
 from streamcl.build import build_compute, build_learner, build_source, build_vit
-from streamcl.build.forgetting import build_methods, build_schedule
-from streamcl.build.shift import build_shift
-from streamcl.build.sinks import build_fanout
 from streamcl.checkpoint import BackgroundSaver, Checkpoints, list_checkpoints
+from streamcl.composition.forgetting import build_methods, build_schedule
+from streamcl.composition.shift import build_shift
+from streamcl.composition.sinks import build_fanout
 from streamcl.compute import Compute
 from streamcl.config import RunConfig, config_from_dict, differences, dump_config, fingerprint, load_config
 from streamcl.errors import CheckpointError, ConfigError, ForgettingError

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 from forgetting_fakes import Opened
 from test_forgetting_runs import configuration
 
-from streamcl.build.forgetting import build_schedule
 from streamcl.cli import cli
+from streamcl.composition.forgetting import build_schedule
 from streamcl.errors import ConfigError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
 from streamcl.forgetting.orders import body_of, order

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcl import sinks
-from streamcl.build.sinks import build_fanout
+from streamcl.composition.sinks import build_fanout
 from streamcl.config import config_from_dict
 from streamcl.errors import CheckpointError, ConfigError, MissingExtra
 from streamcl.files import Disk

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from streamcl.backbone import Backbone
 from streamcl.bench.suite import Joint
 from streamcl.build import build_compute, build_source
-from streamcl.build.baselines import trained_model
+from streamcl.composition.baselines import trained_model
 from streamcl.compute import Compute
 from streamcl.config import RunConfig
 from streamcl.config_models.baselines import NaiveLora

@@ -47,7 +47,7 @@ def list_names(what: str, pattern: str) -> None:
     """List what a configuration can name; PATTERN (with *) narrows it down."""
     from fnmatch import fnmatch
 
-    from streamcl.build.names import known_names
+    from streamcl.composition.names import known_names
 
     for name, note in known_names(what):
         if fnmatch(name, pattern):

@@ -26,7 +26,7 @@ def fetch(names: tuple[str, ...]) -> None:
     for name in names:
         path = bring(name, _progress if sys.stderr.isatty() else None)
         if name in {"weights", "vit-s-focus"}:
-            from streamcl.build.backbone import fetched_weights
+            from streamcl.composition.backbone import fetched_weights
 
             path = fetched_weights(name, _quiet)
         click.echo(str(path))

@@ -1,0 +1,44 @@
+"""Makes the frozen backbone of a run, with weights that are fetched where they are not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from streamcl.backbone import Backbone, build_backbone
+from streamcl.compute import Compute
+from streamcl.config import RunConfig
+from streamcl.weights import convert_onnx
+from streams import fetch
+from streams.wheels import cache_dir
+
+Tell = Callable[[str], None]
+
+
+def build_vit(config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
+    """The frozen backbone; what its weights lack or have too much of is told."""
+    options = config.backbone
+    weights = options.weights
+    if weights.startswith("fetch:"):
+        weights = str(fetched_weights(weights.removeprefix("fetch:"), tell))
+    return build_backbone(
+        options.name,
+        weights=weights,
+        image_size=options.image_size,
+        depth=options.depth,
+        device=compute.device,
+        seed=config.seed,
+        args=options.args,
+        report=tell,
+    )
+
+
+def fetched_weights(name: str, tell: Tell) -> Path:
+    """The path of fetched weights as safetensors; fetched and converted once, then taken from the cache."""
+    target = cache_dir() / "weights" / f"{name}.safetensors"
+    if not target.exists():
+        tell(f"fetching the weights {name}, once")
+        raw = fetch.fetch(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        convert_onnx(raw, target)
+    return target

@@ -1,0 +1,28 @@
+"""Makes the device and the arithmetic of a run."""
+
+from __future__ import annotations
+
+import torch
+
+from streamcl.compute import Compute, resolve_compute
+from streamcl.config import RunConfig
+from streamcl.ranks import ALONE, Ranks, local_rank
+
+
+def build_compute(config: RunConfig, ranks: Ranks = ALONE) -> Compute:
+    """The device and precision, and torch's number of threads, which is the process's.
+
+    Each of several ranks on a machine takes a GPU of its own, where there are any.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if ranks.world == 1:
+        return resolve_compute(config.device, config.precision)
+    if config.device.startswith("cuda:"):
+        raise config.refuse("device", f"{config.device} is one device for {ranks.world} ranks; say cuda")
+    compute = resolve_compute(config.device, config.precision)
+    if compute.device.type != "cuda":
+        return compute
+    own = resolve_compute(f"cuda:{local_rank()}", config.precision)
+    torch.cuda.set_device(own.device)
+    return own
