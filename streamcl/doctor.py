@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -14,7 +15,8 @@ import yaml
 from streamcl import files
 from streamcl.checkpoint import Damage, list_checkpoints, verify
 from streamcl.errors import CheckpointError, ForgettingError
-from streamcl.forgetting.kept import STATISTICS, examined
+from streamcl.forgetting.block_file import BlockFile
+from streamcl.forgetting.kept import STATISTICS
 from streamcl.ledger import LEDGER, Ledger
 from streamcl.run_lock import holder_of
 
@@ -193,7 +195,8 @@ def _statistics(run_dir: Path) -> Iterator[Finding]:
     if not path.exists():
         return
     try:
-        cohorts, blocks, size = examined(path)
+        with closing(BlockFile(path)) as file:
+            cohorts, blocks, size = file.examine()
     except ForgettingError as error:
         yield Finding("error", STATISTICS, str(error), "restore it, with the checkpoints, from a backup")
         return

@@ -188,7 +188,7 @@ def test_any_interleaving_equals_the_stream_without_the_forgotten(
     bench.kept.flush(start)
     for name in sorted({s.label if by == "class" else s.subject for s in alive} - {None}):
         count = sum(name in (s.label, s.subject) for s in alive)
-        assert bench.kept.count(bench.lineage.digest(by, name)) == {0: count}
+        assert bench.kept.file.count(bench.lineage.digest(by, name)) == {0: count}
     bench.close()
 
 
@@ -208,7 +208,7 @@ def test_a_class_that_is_only_kept_in_part_needs_its_samples(tmp_path, tiny_back
     bench = Bench(tmp_path, tiny_backbone, fp32, "class")
     bench.learn(0, SAMPLES[:60])
     bench.kept.scope({bench.lineage.digest("class", "cat"): (1, 2)}).drop()
-    bench.kept.settle()
+    bench.kept.file.settle()
     bench.learn(60, SAMPLES[60:])
     with pytest.raises(ForgettingError, match="there are none"):
         bench.forget(request("class", "cat"))
@@ -228,7 +228,7 @@ def test_samples_without_a_subject_are_not_kept_by_subject(tmp_path, tiny_backbo
 
 def content(kept):
     """What a checkpoint of the moment would find."""
-    return kept._file.query(
+    return kept.file._file.query(
         "SELECT cohort, head, samples, root FROM blocks WHERE died IS NULL ORDER BY head, id"
     )
 
@@ -277,7 +277,7 @@ def test_a_damaged_block_is_not_subtracted(tmp_path):
     kept = Kept(tmp_path / "s", "class", digest=digest)
     kept.take(SAMPLES[:8], [rows(8)])
     kept.flush(8)
-    kept._file.query("UPDATE blocks SET root = zeroblob(LENGTH(root)) WHERE id = 1")
+    kept.file._file.query("UPDATE blocks SET root = zeroblob(LENGTH(root)) WHERE id = 1")
     with pytest.raises(ForgettingError, match="not what was written"):
-        kept.examine()
+        kept.file.examine()
     kept.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from streamcl.config import config_from_dict
 from streamcl.doctor import examine
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch
-from streamcl.forgetting import kept as module
+from streamcl.forgetting.block import Block
+from streamcl.forgetting.block_file import BlockFile
 from streamcl.forgetting.forgetter import Forgetter
-from streamcl.forgetting.kept import STATISTICS, Kept, kept_cohorts
+from streamcl.forgetting.kept import STATISTICS, Kept
 from streamcl.forgetting.orders import order
+from streamcl.forgetting.roots import packed
 from streamcl.forgetting.verify import verify_receipt
 from streamcl.runs import open_run
 from streamcl.testing import FaultyDisk, ScriptedSource, in_child, until_done
@@ -59,7 +62,7 @@ def outcome(folder):
 def sums(folder):
     """Every block that the newest checkpoint has, whatever its cohort is called."""
     kept = Kept(folder / STATISTICS, "class", digest=lambda *_: b"")
-    rows = kept._file.query("SELECT head, samples, ranks, sums, root FROM blocks WHERE died IS NULL")
+    rows = kept.file._file.query("SELECT head, samples, ranks, sums, root FROM blocks WHERE died IS NULL")
     kept.close()
     return sorted(rows)
 
@@ -73,7 +76,8 @@ def test_a_cohort_is_forgotten_without_its_samples(tmp_path, by):
     rows = {place["name"]: place["done"] for place in receipt["places"]}
     assert rows["kept statistics"] == "erased"
     assert len(receipt["scope"]["cohorts"]) == 1
-    assert not kept_cohorts(tmp_path / STATISTICS) & set(receipt["scope"]["cohorts"])
+    with closing(BlockFile(tmp_path / STATISTICS)) as file:
+        assert not {cohort.hex() for cohort in file.cohorts()} & set(receipt["scope"]["cohorts"])
     assert any("kept statistics" in line for line in verify_receipt(tmp_path / "receipts" / "r1.json"))
     left = [k for k in range(32) if (k % 2 == 0 if by == "class" else k % 3 != 1)]
     rows = np.array([[1.0, k % 7, k % 5] for k in left])
@@ -140,7 +144,8 @@ STEPS = [("begin", 1), ("_write", 2), ("_write", 5), ("flush", 1), ("flush", 4),
 @pytest.mark.parametrize(("verb", "nth"), STEPS)
 def test_killed_around_any_change_of_the_file_it_ends_as_if_it_had_not_been(tmp_path, verb, when, nth):
     def dying():
-        real, count = getattr(Kept, verb), [0]
+        owner = Kept if hasattr(Kept, verb) else BlockFile
+        real, count = getattr(owner, verb), [0]
 
         def killed(*values, **options):
             count[0] += 1
@@ -151,7 +156,7 @@ def test_killed_around_any_change_of_the_file_it_ends_as_if_it_had_not_been(tmp_
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
 
-        setattr(Kept, verb, killed)
+        setattr(owner, verb, killed)
         run_once(tmp_path / "killed")
 
     run_once(tmp_path / "whole")
@@ -172,7 +177,7 @@ def test_without_going_back_what_is_kept_would_hold_samples_twice(tmp_path, monk
                     os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(dying) < 0
-    monkeypatch.setattr(Kept, "_rewind", lambda self: None)
+    monkeypatch.setattr(BlockFile, "_rewind", lambda self: None)
     run_once(tmp_path)
     reason = json.loads((tmp_path / "receipts" / "r1.json").read_text()).get("reason") or ""
     assert "carries no samples" in reason  # too many are kept, so they cannot be used
@@ -199,26 +204,23 @@ def test_sums_from_a_backup_are_noticed(tmp_path):
         run_once(tmp_path)
 
 
-def test_what_was_erased_is_overwritten(tmp_path):
+def test_what_was_erased_is_overwritten(tmp_path, monkeypatch):
     """No byte of an erased sum is left in the file or its journal, nor of what superseded sums held of it."""
-    monkey = {}
-    insert = module._insert
+    written = {}
+    row = Block.row
 
-    def noted(run, cohort, head, block, born):
-        monkey.setdefault(cohort, []).append(module.packed(block.root))
-        return insert(run, cohort, head, block, born)
+    def noted(block, cohort, head):
+        written.setdefault(cohort, []).append(packed(block.root))
+        return row(block, cohort, head)
 
-    module._insert = noted
-    try:
-        run_once(tmp_path)
-    finally:
-        module._insert = insert
+    monkeypatch.setattr(Block, "row", noted)
+    run_once(tmp_path)
     (gone,) = json.loads((tmp_path / "receipts" / "r1.json").read_text())["scope"]["cohorts"]
     content = b"".join(path.read_bytes() for path in sorted(tmp_path.glob(f"{STATISTICS}*")))
-    erased = monkey.pop(bytes.fromhex(gone))
+    erased = written.pop(bytes.fromhex(gone))
     assert erased
     assert not [each for each in erased if each in content]
-    assert any(each in content for kept in monkey.values() for each in kept)
+    assert any(each in content for kept in written.values() for each in kept)
 
 
 def test_a_failed_erasure_leaves_the_sums_as_they_were(tmp_path, monkeypatch):
@@ -238,7 +240,7 @@ def test_the_doctor_looks_at_them(tmp_path):
     assert found.level == "ok"
     assert "sums of 1 classes or subjects" in found.text
     kept = Kept(tmp_path / STATISTICS, "class", digest=lambda *_: b"")
-    kept._file.query("UPDATE blocks SET sums = zeroblob(LENGTH(sums))")
+    kept.file._file.query("UPDATE blocks SET sums = zeroblob(LENGTH(sums))")
     kept.close()
     (found,) = [each for each in examine(tmp_path) if each.place == STATISTICS]
     assert found.level == "error"
@@ -321,10 +323,10 @@ def test_real_learners_forget_a_cohort_exactly_though_nothing_can_be_fetched(
 def test_what_a_dropped_branch_kept_goes_with_it(tmp_path):
     with open_run(real(tmp_path, HYBRID, statistics="per_class"), report=quiet) as run:
         list(run)
-        assert set(run.forgetter._run.kept.cohorts_by_head()) == {0, 1}
+        assert set(run.forgetter._run.kept.file.cohorts_by_head()) == {0, 1}
         run.forget(label="cat")
         run.processor.forget()
-        assert set(run.forgetter._run.kept.cohorts_by_head()) == {0}
+        assert set(run.forgetter._run.kept.file.cohorts_by_head()) == {0}
         run.forget(label="bee", guarantee="exact")
         run.processor.forget()
         assert run.learner.classes == ("ant",)

@@ -15,7 +15,8 @@ from streamcl.files import Disk
 from streamcl.forgetting import asking, places, retained
 from streamcl.forgetting.at_hand import at_hand
 from streamcl.forgetting.choose import choose
-from streamcl.forgetting.kept import Kept, KeptScope
+from streamcl.forgetting.kept import Kept
+from streamcl.forgetting.kept_scope import KeptScope
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.orders import body_of, checked, order_from
 from streamcl.forgetting.protocol import Context, Evidence, Method, Place, Scope, Telling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from streamcl import checkpoint
 from streamcl.checkpoint import MANIFEST, list_checkpoints
 from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.forgetting import places
+from streamcl.forgetting.block_file import BlockFile
 from streamcl.forgetting.chain import sha256_of
-from streamcl.forgetting.kept import STATISTICS, kept_cohorts
+from streamcl.forgetting.kept import STATISTICS
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.receipt import read_audits, read_chain, read_receipt
 from streamcl.forgetting.retained import logged_ids
@@ -100,7 +102,8 @@ def _nothing_kept(folder: Path, receipt: Mapping[str, Any], ledger: Ledger) -> I
 
 def _no_sums(folder: Path, receipt: Mapping[str, Any]) -> str:
     """No kept sum of a class or subject that was erased whole, unless it may have come again."""
-    cohorts = kept_cohorts(folder / STATISTICS)
+    with closing(BlockFile(folder / STATISTICS)) as file:
+        cohorts = {cohort.hex() for cohort in file.cohorts()}
     if receipt["relearn"] == "deny" and cohorts & set(receipt["scope"]["cohorts"]):
         raise ForgettingError("the kept statistics still hold sums of what was erased")
     return f"none of the {len(cohorts)} kept statistics is of what was erased"
