@@ -21,7 +21,7 @@ _HOMES = {
     "Prediction": "streamcl.events",
     "RidgeLearner": "streamcl.learners.ridge",
     "RiverClassifier": "streamcl.classifier",
-    "Run": "streamcl.runs",
+    "Run": "streamcl.run",
     "RunConfig": "streamcl.config",
     "Sample": "streamcl.events",
     "StreamInfo": "streamcl.events",
@@ -30,7 +30,7 @@ _HOMES = {
     "build_backbone": "streamcl.backbone",
     "build_detector": "streamcl.shift",
     "load_config": "streamcl.config",
-    "load_learner": "streamcl.runs",
+    "load_learner": "streamcl.learned",
     "open_run": "streamcl.runs",
     "write_report": "streamcl.report",
 }
@@ -50,11 +50,13 @@ if TYPE_CHECKING:
         Sample,
         StreamInfo,
     )
+    from streamcl.learned import load_learner
     from streamcl.learners.online_lora import OnlineLoRALearner
     from streamcl.learners.ridge import RidgeLearner
     from streamcl.processor import StreamProcessor
     from streamcl.report import write_report
-    from streamcl.runs import Run, load_learner, open_run
+    from streamcl.run import Run
+    from streamcl.runs import open_run
     from streamcl.shift import build_detector
 
 __all__ = [

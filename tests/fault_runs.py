@@ -182,7 +182,7 @@ POINTS = {
     "streamcl.checkpoint:Checkpoints": "save _fill _prune latest sweep",
     "streamcl.checkpoint:BackgroundSaver": "save wait close",
     "streamcl.sinks.jsonl:JsonlSink": "flush load_state_dict _drain",
-    "streamcl.runs:Run": "finish close",
+    "streamcl.run:Run": "finish close",
     "streamcl.run_lock:RunLock": "acquire",
     "streams.iterators:IterableSource": "load_state_dict _next_event",
 }

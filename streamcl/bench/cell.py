@@ -17,7 +17,8 @@ from streamcl.build import build_vit
 from streamcl.compute import Compute
 from streamcl.config import RunConfig, differences, dump_config, load_config
 from streamcl.errors import ConfigError
-from streamcl.runs import CHECKPOINTS, CONFIG, open_run
+from streamcl.run_directory import CHECKPOINTS, CONFIG
+from streamcl.runs import open_run
 
 SUMMARY = "summary.json"
 Tell = Callable[[str], None]

@@ -48,7 +48,7 @@ def forget(run: Path, ids_file: Path | None, now: bool, wait: float | None, **op
 
     A running process carries it out before its next batch, a stopped run when it goes on, or --now.
     """
-    from streamcl.runs import CONFIG
+    from streamcl.run_directory import CONFIG
 
     if not (run / CONFIG).exists():
         raise ConfigError(f"{run} holds no run: there is no {CONFIG} in it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from streamcl.backbone import Backbone, build_backbone
 from streamcl.compute import Compute
@@ -12,7 +13,8 @@ from streamcl.weights import convert_onnx
 from streams import fetch
 from streams.wheels import cache_dir
 
-Tell = Callable[[str], None]
+Tell: TypeAlias = Callable[[str], None]
+MakeVit: TypeAlias = Callable[[RunConfig, Compute, Tell], Backbone]
 
 
 def build_vit(config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
