@@ -1,57 +1,25 @@
-"""Reads, checks, compares and writes a run's configuration; its options are in `streamcl.config_models`."""
+"""Reads, checks and writes a run's configuration; its options are in `streamcl.config_models`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from streamcl.config_models.run import RunConfig, remember_origin
+from streamcl.config_overrides import override
 from streamcl.config_problems import problems_of
-from streamcl.yaml_file import Document, KeyPath, Place, Problem, parse_yaml, read_yaml, refusal, resolve
+from streamcl.yaml_file import Document, Problem, read_yaml, refusal, resolve
 
-__all__ = [
-    "Difference",
-    "RunConfig",
-    "Severity",
-    "config_from_dict",
-    "differences",
-    "dump_config",
-    "fingerprint",
-    "load_config",
-    "schema",
-]
+__all__ = ["RunConfig", "config_from_dict", "dump_config", "load_config", "schema"]
 
 # Only double quotes carry these unharmed.
 _BREAKS = set("\n\r\x85\u2028\u2029\ufeff")
-_ANNOTATIONS = {"title", "description", "default", "examples", "x-on-resume"}
-
-Severity: TypeAlias = Literal["safe", "warn", "refuse"]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One option that differs between the run that was saved and the one that would resume it.
-
-    path: dotted, as in `--set`. severity: "safe" to resume, "warn" (what is learned from here on changes), or
-    "refuse" (the saved state belongs to the old value). None stands for an option that is not there.
-    """
-
-    path: str
-    old: Any
-    new: Any
-    severity: Severity
-
-    def __str__(self) -> str:
-        return f"{self.path}: {json.dumps(self.old)} -> {json.dumps(self.new)} ({self.severity})"
 
 
 def load_config(
@@ -73,8 +41,8 @@ def load_config(
     if not isinstance(document.data, dict):
         document.problems.append(Problem(document.place(()), "the file must hold a mapping of options"))
         raise refusal(document.problems)
-    for number, override in enumerate(overrides, 1):
-        _override(document, override, variables, number)
+    for number, text in enumerate(overrides, 1):
+        override(document, text, variables, number)
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem)[:100].lstrip(".-")
     document.data.setdefault("name", stem or "run")
     return _checked(document)
@@ -90,8 +58,8 @@ def dump_config(config: RunConfig) -> str:
 
     Values that came from the environment are written out as they are.
     """
-    text = yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31)
-    return str(text)
+    plain = config.model_dump(by_alias=True)
+    return str(yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31))
 
 
 def schema() -> dict[str, Any]:
@@ -110,32 +78,6 @@ def schema() -> dict[str, Any]:
     return described
 
 
-def fingerprint(config: RunConfig) -> str:
-    """sha256 (hex) of all that must not change when a run is resumed.
-
-    Two configurations have the same one exactly when `differences` finds nothing that is to be refused.
-    """
-    leaves = _leaves(config).items()
-    deciding = {
-        path: value for path, (value, severity) in leaves if severity == "refuse" and value is not None
-    }
-    canonical = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def differences(old: RunConfig, new: RunConfig) -> list[Difference]:
-    """What a resumed run would do otherwise than the saved one, in the order of the options."""
-    before, after = _leaves(old), _leaves(new)
-    found = []
-    for path in {**before, **after}:
-        was, severity = before.get(path, (None, "safe"))
-        now, new_severity = after.get(path, (None, severity))
-        severity = new_severity if path in after else severity
-        if json.dumps(was, sort_keys=True) != json.dumps(now, sort_keys=True):
-            found.append(Difference(path, was, now, severity))
-    return found
-
-
 def _checked(document: Document) -> RunConfig:
     try:
         config = RunConfig.model_validate(document.data)
@@ -145,86 +87,6 @@ def _checked(document: Document) -> RunConfig:
         raise refusal(document.problems)
     remember_origin(config, document)
     return config
-
-
-def _override(document: Document, text: str, environment: Mapping[str, str], number: int) -> None:
-    """Set one "a.b=c" in the document, or note why that is impossible."""
-    place = Place(number, 0, 0, f"--set {text}")
-    dotted, equals, value = text.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or "" in keys:
-        document.problems.append(Problem(place, "expected a.b=value"))
-        return
-    parsed = parse_yaml(value, place.source, environment, number)
-    document.problems.extend(parsed.problems)
-    try:
-        path = _assign(document, keys, parsed.data, place)
-    except IndexError as error:
-        document.problems.append(Problem(place, str(error)))
-        return
-    document.broken = {other for other in document.broken if other[: len(path)] != path}
-    document.broken.update((*path, *inner) for inner in parsed.broken)
-
-
-def _assign(document: Document, keys: Sequence[str], value: Any, place: Place) -> KeyPath:
-    """Put `value` at `keys`, making mappings on the way; returns the path. IndexError outside a list."""
-    holder, path = document.data, list[str | int]()
-    for key in keys[:-1]:
-        path.append(_key(holder, key))
-        inner = holder[path[-1]] if _holds(holder, path[-1]) else None
-        if not isinstance(inner, dict | list):
-            # A bare name stands for its block: "learner: ridge" takes "learner.relative_lambda=1" as well.
-            inner = {} if inner is None else {"name": inner}
-            _put(holder, path[-1], inner)
-            document.move(tuple(path), place)
-        holder = inner
-    path.append(_key(holder, keys[-1]))
-    _put(holder, path[-1], value)
-    document.move(tuple(path), place)
-    return tuple(path)
-
-
-def _key(holder: dict[str, Any] | list[Any], key: str) -> str | int:
-    if isinstance(holder, dict):
-        return key
-    if key.isascii() and key.isdecimal() and len(key) < 9 and int(key) <= len(holder):
-        return int(key)
-    raise IndexError(f"'{key}' is no index into a list of {len(holder)}")
-
-
-def _holds(holder: dict[str, Any] | list[Any], key: str | int) -> bool:
-    return key in holder if isinstance(holder, dict) else isinstance(key, int) and key < len(holder)
-
-
-def _put(holder: Any, key: str | int, value: Any) -> None:
-    if isinstance(holder, list) and key == len(holder):
-        holder.append(value)
-    else:
-        holder[key] = value
-
-
-def _plain(value: BaseModel) -> dict[str, Any]:
-    """A model as the YAML's plain data."""
-    dumped: dict[str, Any] = value.model_dump(mode="python", by_alias=True)
-    return dumped
-
-
-def _leaves(config: RunConfig) -> dict[str, tuple[Any, Severity]]:
-    """Every option by its dotted path, in order, with what its change means to a resumed run."""
-    return {path: (value, severity) for path, value, severity in _walk(config, "", "refuse")}
-
-
-def _walk(model: BaseModel, prefix: str, inherited: Severity) -> Iterator[tuple[str, Any, Severity]]:
-    for name, field in type(model).model_fields.items():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        severity: Any = extra.get("x-on-resume", inherited)
-        value, path = getattr(model, name), prefix + (field.alias or name)
-        if isinstance(value, BaseModel):
-            yield from _walk(value, path + ".", severity)
-        elif isinstance(value, list):
-            yield path, [_plain(item) if isinstance(item, BaseModel) else item for item in value], severity
-        else:
-            yield path, value, severity
 
 
 def _lenient(node: Any) -> Any:

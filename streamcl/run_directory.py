@@ -7,7 +7,8 @@ from pathlib import Path
 
 from streamcl import files
 from streamcl.checkpoint import Checkpoints
-from streamcl.config import RunConfig, dump_config, fingerprint, load_config
+from streamcl.config import RunConfig, dump_config, load_config
+from streamcl.config_differences import fingerprint
 from streamcl.errors import ConfigError
 from streamcl.run_lock import RunLock
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from streamcl.build import build_compute
 from streamcl.checkpoint import list_checkpoints
-from streamcl.config import RunConfig, config_from_dict, differences, load_config
+from streamcl.config import RunConfig, config_from_dict, load_config
+from streamcl.config_differences import differences
 from streamcl.errors import ConfigError
 from streamcl.run_directory import CHECKPOINTS, LOG
 

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from streamcl.config import (
     config_from_dict,
-    differences,
     dump_config,
-    fingerprint,
     load_config,
     schema,
 )
+from streamcl.config_differences import differences, fingerprint
 from streamcl.errors import ConfigError
 from streamcl.yaml_file import read_yaml
 

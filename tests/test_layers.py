@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOUNS = {"events", "protocols", "errors", "config", "config_models", "config_problems", "yaml_file"}
+NOUNS = {
+    *("events", "protocols", "errors", "yaml_file"),
+    *("config", "config_models", "config_overrides", "config_problems", "config_differences"),
+}
 PARTS = {
     *(
         "backbone",

@@ -15,7 +15,8 @@ from streamcl.bench.remembered import Memory
 from streamcl.bench.suite import Cell
 from streamcl.build import build_vit
 from streamcl.compute import Compute
-from streamcl.config import RunConfig, differences, dump_config, load_config
+from streamcl.config import RunConfig, dump_config, load_config
+from streamcl.config_differences import differences
 from streamcl.errors import ConfigError
 from streamcl.run_directory import CHECKPOINTS, CONFIG
 from streamcl.runs import open_run

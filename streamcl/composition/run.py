@@ -13,7 +13,8 @@ from streamcl.composition.learner import build_learner
 from streamcl.composition.shift import build_shift
 from streamcl.composition.sinks import build_fanout
 from streamcl.composition.source import build_source
-from streamcl.config import RunConfig, fingerprint
+from streamcl.config import RunConfig
+from streamcl.config_differences import fingerprint
 from streamcl.evaluation import Examiner
 from streamcl.forgetting.forgetter import Belongings
 from streamcl.forgetting.sealing import Sealing
