@@ -10,8 +10,9 @@ from streamcl.checkpoint import Checkpoints
 from streamcl.errors import ForgettingError
 from streamcl.evaluation import Examiner
 from streamcl.events import HoldoutPart
+from streamcl.forgetting.belongings import Belongings
 from streamcl.forgetting.closed_form import ClosedForm
-from streamcl.forgetting.forgetter import Belongings, Forgetter
+from streamcl.forgetting.forgetter import Forgetter
 from streamcl.forgetting.head_rows import HeadRows
 from streamcl.forgetting.kept import STATISTICS, Kept
 from streamcl.forgetting.lineage import LINEAGE, Lineage

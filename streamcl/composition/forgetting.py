@@ -10,12 +10,13 @@ from streamcl.audit.utility import Utility
 from streamcl.config import RunConfig
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
+from streamcl.forgetting.belongings import Belongings
 from streamcl.forgetting.by_first import FirstForgetter, FollowingForgetter
 from streamcl.forgetting.closed_form import ClosedForm
 from streamcl.forgetting.dropped_adapter import DroppedAdapter
 from streamcl.forgetting.dropped_cohort import CrowdedCohort, DroppedCohort
 from streamcl.forgetting.fast_ntk import FastNTK
-from streamcl.forgetting.forgetter import Belongings, Forgetter
+from streamcl.forgetting.forgetter import Forgetter
 from streamcl.forgetting.gs_lora import GSLoRA
 from streamcl.forgetting.head_rows import HeadRows
 from streamcl.forgetting.kept import STATISTICS, Kept

@@ -16,7 +16,7 @@ from streamcl.composition.source import build_source
 from streamcl.config import RunConfig
 from streamcl.config_differences import fingerprint
 from streamcl.evaluation import Examiner
-from streamcl.forgetting.forgetter import Belongings
+from streamcl.forgetting.belongings import Belongings
 from streamcl.forgetting.sealing import Sealing
 from streamcl.gallery import Gallery
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb

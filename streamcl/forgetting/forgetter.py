@@ -4,95 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from streamcl import files
-from streamcl.errors import ForgettingError, StreamclError
-from streamcl.events import Batch, ForgetRequest, Guarantee
-from streamcl.files import Disk
+from streamcl.errors import ForgettingError
+from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import asking, places, retained
-from streamcl.forgetting.at_hand import at_hand
-from streamcl.forgetting.choose import choose
-from streamcl.forgetting.kept import Kept
-from streamcl.forgetting.kept_scope import KeptScope
+from streamcl.forgetting.belongings import Belongings
+from streamcl.forgetting.erasure import Erasure, target_of
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.orders import body_of, checked, order_from
-from streamcl.forgetting.protocol import Context, Evidence, Method, Place, Scope, Telling
+from streamcl.forgetting.protocol import Method
 from streamcl.forgetting.receipt import attempts, receipt_path, write_receipt
-from streamcl.forgetting.retrieval import Retrieval
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.ledger import Entry, Ledger
-from streamcl.protocols import Learner, Source, State, Stateful
-from streamcl.state import state_hash
-
-
-class Vault(Protocol):
-    """The run's checkpoints (see streamcl.forgetting.sealing)."""
-
-    def seal(self) -> Mapping[str, Any]:
-        """Make the newest checkpoint durable and the only one; which it is."""
-        ...
-
-
-class Gallery(Stateful, Protocol):
-    """Thumbnails that can be deleted by sample id (see streamcl.gallery)."""
-
-    def purge(self, ids: Sequence[str]) -> int:
-        """Delete the thumbnails of these samples."""
-        ...
-
-
-class Monitor(Stateful, Protocol):
-    """Tests later whether something erased has come back (see streamcl.audit.relapse)."""
-
-    def watch(self, request: ForgetRequest, method: str, guarantee: Guarantee, learner: Learner) -> None:
-        """Remember an erasure just made, without names."""
-        ...
-
-    def retest(self, learner: Learner, offset: int) -> tuple[Mapping[str, Any], Sequence[Relapsed]]:
-        """What to log of the test, empty where there was nothing to test; and what has come back."""
-        ...
-
-
-class Gauge(Protocol):
-    """Tells how useful a learner is for what stays (see streamcl.audit.utility)."""
-
-    def __call__(self, learner: Learner, request: ForgetRequest) -> Mapping[str, float]:
-        """Samples looked at, and the accuracy on them; empty where there are none. Changes nothing."""
-        ...
-
-
-class Relapsed(Protocol):
-    """Something erased that has come back."""
-
-    @property
-    def figures(self) -> Mapping[str, Any]:
-        """What to log, without names."""
-        ...
-
-    @property
-    def again(self) -> ForgetRequest | None:
-        """The request that erases it once more; None where it is only reported."""
-        ...
-
-
-@dataclass(slots=True)
-class Belongings:
-    """What of a run an erasure must reach."""
-
-    folder: Path
-    learner: Learner
-    source: Source
-    scores: Stateful
-    gallery: Gallery | None = None
-    vault: Vault | None = None
-    monitor: Monitor | None = None
-    gauge: Gauge | None = None
-    fingerprint: str = ""
-    kept: Kept | None = None
-    disk: Disk = field(default_factory=lambda: files.DISK)
+from streamcl.protocols import State
 
 
 class Forgetter:
@@ -118,7 +43,8 @@ class Forgetter:
     ) -> None:
         self._run, self._ledger, self._lineage = belongings, ledger, lineage
         self._tombstones = Tombstones(ledger)
-        self._methods, self._clock = tuple(methods), clock
+        self._clock = clock
+        self._erasure = Erasure(belongings, ledger, lineage, methods, admit=self.admit, clock=clock)
         self._schedule = sorted(schedule, key=lambda each: each.offset)
         self._orders: dict[str, ForgetRequest] = {}
         self._applied: dict[str, dict[str, Any]] = {}
@@ -201,7 +127,7 @@ class Forgetter:
         self._ledger.start(request.id)
         number = attempts(self._run.folder, request.id) + 1
         again = {} if number == 1 else {"attempt": number}
-        self._applied[request.id] = {**again, **self._outcome(request, offset)}
+        self._applied[request.id] = {**again, **self._erasure.carry_out(request, offset)}
         return _logged(request, self._applied[request.id])
 
     def retest(self, offset: int) -> list[tuple[str, Mapping[str, Any]]]:
@@ -218,7 +144,7 @@ class Forgetter:
         outcome = self._applied[request.id]
         receipt = {**self._claims(request), **outcome}
         if outcome["outcome"] == "done":
-            target = self._target(request)
+            target = target_of(request, self._lineage)
             self._tombstones.bury(request, target.ids)
             receipt["checkpoint"] = dict(self._run.vault.seal()) if self._run.vault is not None else None
             changed = retained.rewrite_logs(self._run.folder, target, disk=self._run.disk)
@@ -315,77 +241,6 @@ class Forgetter:
             self._ledger.submit({"id": name})
             self._ledger.refuse(name, str(error))
 
-    def _outcome(self, request: ForgetRequest, offset: int) -> dict[str, Any]:
-        """Erase from what is in memory, all of it or nothing."""
-        learner = self._run.learner
-        before = learner.state_dict()
-        result: dict[str, Any] = {"offset": offset, "began": self._clock()}
-        kept = self._kept(request)
-        context = self._context(request, kept)
-        try:
-            method, why = choose(self._methods, request, context)
-        except ForgettingError as error:
-            return {**result, "outcome": "refused", "reason": str(error)}
-        useful = self._useful(request)
-        try:
-            evidence = method.erase(request, context)
-            _confirm_gone(request, learner)
-        except (StreamclError, ValueError, OSError) as error:
-            learner.load_state_dict(before)
-            if kept is not None:
-                kept.undo()
-            return {**result, "outcome": "failed", "reason": f"{method.name}: {_cause(error)}"}
-        self._erase_figures(request)
-        if self._run.monitor is not None and request.relearn == "deny":
-            self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
-        if kept is not None:
-            kept.finish(len(learner.widths) if isinstance(learner, Telling) else 0)
-        result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
-        told = _told(replace(evidence, places=(*evidence.places, _kept_place(kept))), before)
-        utility = _compared(useful, self._useful(request))
-        scope = self._counts(context.scope) | {"cohorts": [] if kept is None else kept.gone}
-        return {**result, **told, "outcome": "done", "why": why, "scope": scope, "utility": utility}
-
-    def _useful(self, request: ForgetRequest) -> Mapping[str, float]:
-        return {} if self._run.gauge is None else self._run.gauge(self._run.learner, request)
-
-    def _kept(self, request: ForgetRequest) -> KeptScope | None:
-        kept = self._run.kept
-        return None if kept is None else kept.scope(self._lineage.cohorts(request, kept.by))
-
-    def _context(self, request: ForgetRequest, kept: KeptScope | None) -> Context:
-        retrieval = Retrieval(request, self._run.source, self._lineage.content)
-        scope = Scope(
-            request,
-            learned=self._lineage.count(request, learned=True),
-            passed=self._lineage.count(request, learned=False),
-            forgotten_before=request.kind == "class"
-            and self._ledger.is_tombstoned("class", str(request.label)),
-            chunks=lambda: self._lineage.chunks(request, learned=True),
-        )
-        others = at_hand(self._run.source, self._lineage, self.admit)
-        return Context(self._run.learner, scope, retrieval.samples, retrieval.unavailable, kept, others)
-
-    def _erase_figures(self, request: ForgetRequest) -> None:
-        run = self._run
-        label = request.label if request.kind == "class" else None
-        if label is not None:
-            run.scores.load_state_dict(retained.scores_without(run.scores.state_dict(), label))
-        if run.gallery is not None:
-            run.gallery.purge(sorted(self._target(request).ids))
-            if label is not None:
-                run.gallery.load_state_dict(retained.gallery_without(run.gallery.state_dict(), label))
-
-    def _target(self, request: ForgetRequest) -> retained.Target:
-        traces = [t for chunk in self._lineage.chunks(request, learned=False) for t in chunk]
-        ids = {trace.id for trace in traces} | set(request.selector.ids)
-        label = request.label if request.kind == "class" else None
-        return retained.Target({trace.offset for trace in traces}, ids, label)
-
-    @staticmethod
-    def _counts(scope: Scope) -> dict[str, Any]:
-        return {"learned": scope.learned, "passed": scope.passed}
-
     def _claims(self, request: ForgetRequest) -> dict[str, Any]:
         """What the receipt says of the request itself: no names, hashes only."""
         entry, now = self._ledger.entry(request.id), self._clock()
@@ -420,44 +275,8 @@ class Forgetter:
             self._unscrubbed.discard(name)
 
 
-def _kept_place(kept: KeptScope | None) -> Place:
-    name = "kept statistics"
-    if kept is None:
-        return Place(name, "not affected", "this run keeps none by class or by subject")
-    if not kept.touched:
-        return Place(name, "not affected", "none of them are of samples in scope")
-    return Place(name, "erased", "the samples' share is subtracted, and the older sums are overwritten")
-
-
-def _confirm_gone(request: ForgetRequest, learner: Learner) -> None:
-    """Whatever the method: afterwards a forgotten class is not named any more."""
-    if request.kind == "class" and request.label in learner.classes:
-        raise ForgettingError("the method left the class in place")
-
-
-def _cause(error: Exception) -> str:
-    """Why it failed, without names: what a source says of a record may hold its id."""
-    known = isinstance(error, ForgettingError)
-    return str(error) if known else f"{type(error).__name__} while the samples were brought back or measured"
-
-
 def _is_over(entry: Entry) -> bool:
     return entry.progress in {"done", "refused"}
-
-
-def _told(evidence: Evidence, before: State) -> dict[str, Any]:
-    return {
-        **asdict(replace(evidence, figures={}, places=())),
-        "figures": dict(evidence.figures),
-        "places": places.also_in_learner(before, evidence.places),
-    }
-
-
-def _compared(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float] | None:
-    """Accuracy on the same held-out samples before and after; None where there are none."""
-    if not before or not after:
-        return None
-    return {"samples": after["samples"], "before": before["accuracy"], "after": after["accuracy"]}
 
 
 def _logged(request: ForgetRequest, outcome: Mapping[str, Any]) -> dict[str, Any]:
