@@ -13,7 +13,8 @@ from typing import Literal, TypeAlias
 import yaml
 
 from streamcl import files
-from streamcl.checkpoint import Damage, list_checkpoints, verify
+from streamcl.checkpoint import list_checkpoints
+from streamcl.checkpoint_files import Damage, verify
 from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.forgetting.block_file import BlockFile
 from streamcl.forgetting.kept import STATISTICS

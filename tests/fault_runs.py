@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamcl.checkpoint import Checkpoints, state_hash, verify
+from streamcl.checkpoint import Checkpoints
+from streamcl.checkpoint_files import verify
+from streamcl.state import state_hash
 
 TINY = {
     "name": "vit_tiny_patch16_224",

@@ -16,10 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from streamcl import checkpoint as module
-from streamcl.checkpoint import BackgroundSaver, Checkpoints, state_hash, verify
+from streamcl import checkpoint_files as module
+from streamcl.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.checkpoint_files import verify
 from streamcl.errors import CheckpointError
 from streamcl.files import DISK, Disk, is_temporary
+from streamcl.state import state_hash
 from streamcl.testing import FaultyDisk, PowerLoss, durable_calls, in_child
 
 FINGERPRINT = {"backbone": "vit_small", "config": "ab12"}

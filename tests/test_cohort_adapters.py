@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import TINY_VIT, picture
 
-from streamcl.checkpoint import state_hash
 from streamcl.config import config_from_dict
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Refused, Sample, Selector
@@ -20,6 +19,7 @@ from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.cohorts import POOL, CohortLearner, Division
 from streamcl.learners.fused import FrozenReader
 from streamcl.runs import open_run
+from streamcl.state import state_hash
 
 TENANTS = ("acme", "bolt", "crow")
 CLASSES = {"acme": ("ant", "bee"), "bolt": ("bee", "cat", "dog"), "crow": ("ant", "dog")}

@@ -11,10 +11,10 @@ from fault_runs import learned, left, lines, newest_state, streamcl, write_confi
 from fault_sources import Broken
 from test_processor import ScriptedDetector, build
 
-from streamcl.checkpoint import state_hash
 from streamcl.errors import NotFinite
 from streamcl.shift import build_detector
 from streamcl.sinks import Lossy
+from streamcl.state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, each_exactly_once, record_id
 
 pytestmark = pytest.mark.faults

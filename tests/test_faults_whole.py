@@ -7,7 +7,6 @@ import torch
 from conftest import make_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from streamcl.checkpoint import state_hash
 from streamcl.heads.gram import Gram
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
@@ -16,6 +15,7 @@ from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.fused import fused_width
 from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.state import state_hash
 
 pytestmark = pytest.mark.faults
 

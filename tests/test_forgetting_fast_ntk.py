@@ -9,12 +9,12 @@ from forgetting_repairs import LABELS, context_of, request_of, retain_of, taught
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcl.checkpoint import state_hash
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.fast_ntk import FastNTK, kernel_form, primal_form, unlearning_step
 from streamcl.forgetting.jacobian import Few
 from streamcl.forgetting.protocol import Method
 from streamcl.forgetting.repair import Blocks
+from streamcl.state import state_hash
 
 
 def problem(outputs_f, outputs_r, parameters, seed):

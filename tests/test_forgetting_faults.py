@@ -6,7 +6,7 @@ import shutil
 import pytest
 from forgetting_fakes import Opened, holds
 
-from streamcl.checkpoint import Checkpoints, state_hash
+from streamcl.checkpoint import Checkpoints
 from streamcl.errors import ForgettingError
 from streamcl.forgetting import forgetter as module
 from streamcl.forgetting.lineage import Lineage
@@ -15,6 +15,7 @@ from streamcl.forgetting.receipt import read_chain
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.forgetting.verify import verify_receipt
 from streamcl.ledger import Ledger
+from streamcl.state import state_hash
 from streamcl.testing import FaultyDisk, ScriptedSource, in_child, record_id, until_done
 
 pytestmark = pytest.mark.faults

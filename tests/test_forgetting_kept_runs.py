@@ -11,7 +11,7 @@ from forgetting_fakes import Opened, TellingLearner
 from test_forgetting_faults import untimed
 from test_forgetting_runs import call, configuration, quiet
 
-from streamcl.checkpoint import Checkpoints, state_hash
+from streamcl.checkpoint import Checkpoints
 from streamcl.config import config_from_dict
 from streamcl.doctor import examine
 from streamcl.errors import ConfigError, ForgettingError
@@ -24,6 +24,7 @@ from streamcl.forgetting.orders import order
 from streamcl.forgetting.roots import packed
 from streamcl.forgetting.verify import verify_receipt
 from streamcl.runs import open_run
+from streamcl.state import state_hash
 from streamcl.testing import FaultyDisk, ScriptedSource, in_child, until_done
 
 

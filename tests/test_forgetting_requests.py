@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from forgetting_fakes import ForgettingLearner, Opened, holds
 
-from streamcl.checkpoint import Checkpoints, state_hash
+from streamcl.checkpoint import Checkpoints
 from streamcl.errors import BadRecord, ForgettingError
 from streamcl.events import ForgetRequest, Selector
 from streamcl.forgetting.orders import body_of, order
 from streamcl.forgetting.receipt import read_chain
+from streamcl.state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, record_id
 
 

@@ -6,11 +6,11 @@ import pytest
 from click.testing import CliRunner
 from forgetting_fakes import holds
 
-from streamcl.checkpoint import state_hash
 from streamcl.cli import cli
 from streamcl.config import config_from_dict
 from streamcl.errors import ForgettingError
 from streamcl.runs import open_run
+from streamcl.state import state_hash
 
 TINY = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 

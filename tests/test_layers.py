@@ -27,6 +27,7 @@ PARTS = {
     *(
         "metrics",
         "checkpoint",
+        "checkpoint_files",
         "state",
         "ledger",
         "files",
@@ -67,7 +68,8 @@ MAY_IMPORT = {
     "adapted_product": {"low_pass"},
     "peft_export": NOUNS | {"files", "lora", "weights", "__init__"},
     "ledger": NOUNS | {"files", "ledger_file"},
-    "checkpoint": NOUNS | {"files", "state", "__init__"},
+    "checkpoint": NOUNS | {"files", "checkpoint_files", "__init__"},
+    "checkpoint_files": NOUNS | {"state", "__init__"},
     "learners": NOUNS | PARTS,
     "forgetting": NOUNS | PARTS | {"__init__"},
     "processor": NOUNS | {"evaluation", "randomness", "forgetting"},

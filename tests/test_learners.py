@@ -8,7 +8,6 @@ import torch
 from conftest import make_batch
 
 from streamcl.backbone import build_backbone
-from streamcl.checkpoint import state_hash
 from streamcl.compute import resolve_compute
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch
@@ -22,6 +21,7 @@ from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.trained import TrainedModel
 from streamcl.lora import Adapters
+from streamcl.state import state_hash
 
 LABELS = ["ant", "bee", "cat", "dog"]
 

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from conftest import TINY_VIT, picture
 from forgetting_fakes import holds
 
-from streamcl.checkpoint import state_hash
 from streamcl.cli import cli
 from streamcl.config import config_from_dict
 from streamcl.errors import ConfigError, ForgettingError
@@ -29,6 +28,7 @@ from streamcl.learners.mixed import MixedLearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.tangents import TangentReader
 from streamcl.runs import open_run
+from streamcl.state import state_hash
 
 LABELS = ("ant", "bee", "cat", "dog")
 METHODS = [AllUsers(), ClosedForm(), MixedPrivacy()]

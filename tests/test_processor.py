@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamcl.checkpoint import Checkpoints, state_hash
+from streamcl.checkpoint import Checkpoints
 from streamcl.errors import NotFinite
 from streamcl.evaluation import Examiner
 from streamcl.events import Batch, HoldoutPart
@@ -16,6 +16,7 @@ from streamcl.gallery import Gallery
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput
 from streamcl.processor import Pace, StreamProcessor
 from streamcl.sinks import JsonlSink
+from streamcl.state import state_hash
 from streamcl.testing import (
     Bad,
     Crash,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from streamcl.checkpoint import MANIFEST, BackgroundSaver, Checkpoints
+from streamcl.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.checkpoint_files import MANIFEST
 
 
 class Sealing:

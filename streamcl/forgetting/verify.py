@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from streamcl import checkpoint
-from streamcl.checkpoint import MANIFEST, list_checkpoints
+from streamcl.checkpoint import list_checkpoints
+from streamcl.checkpoint_files import MANIFEST, Damage, verify
 from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.forgetting import places
 from streamcl.forgetting.block_file import BlockFile
@@ -143,8 +143,8 @@ def _newest_only(folder: Path, receipt: Mapping[str, Any]) -> str:
 def _same_learner(path: Path, receipt: Mapping[str, Any]) -> None:
     """The model in the checkpoint is the one that the erasure left."""
     try:
-        learner = checkpoint.verify(path).state["learner"]
-    except (checkpoint.Damage, CheckpointError) as error:
+        learner = verify(path).state["learner"]
+    except (Damage, CheckpointError) as error:
         raise ForgettingError(f"{path.name} cannot be read: {error}") from error
     if state_hash(learner) != receipt["learner_after"]:
         raise ForgettingError(f"the model in {path.name} is not the one that the receipt names")
