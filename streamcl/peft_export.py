@@ -14,8 +14,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from streamcl import files
+from streamcl.adapters import Adapters
 from streamcl.errors import CheckpointError, ConfigError
-from streamcl.lora import Adapters, LoRALinear
+from streamcl.lora import LoRALinear
 
 _CONFIG, _WEIGHTS, _CLASSES = "adapter_config.json", "adapter_model.safetensors", "classes.json"
 _PREFIX = "base_model.model."

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from streamcl.adapters import Adapters
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.ffn_lora import attached, fold, refusal
 from streamcl.forgetting.groups import ProximalDescent, norm, shrink
 from streamcl.forgetting.gs_lora import GSLoRA, Strength
 from streamcl.forgetting.protocol import Method
-from streamcl.lora import Adapters
 from streamcl.state import state_hash
 
 STRENGTH = Strength(blocks=2, steps=40, length=2.0, beta=1.0, forget=16, retain=64)

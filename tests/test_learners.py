@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import make_batch
 
+from streamcl.adapters import Adapters
 from streamcl.backbone import build_backbone
 from streamcl.compute import resolve_compute
 from streamcl.errors import ForgettingError
@@ -20,7 +21,6 @@ from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.trained import TrainedModel
-from streamcl.lora import Adapters
 from streamcl.state import state_hash
 
 LABELS = ["ant", "bee", "cat", "dog"]

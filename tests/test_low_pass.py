@@ -7,10 +7,10 @@ import torch
 from conftest import TINY_VIT
 from tiny_backbones import images, shared
 
+from streamcl.adapters import Adapters
 from streamcl.build import build_compute, build_learner, build_vit
 from streamcl.config import config_from_dict
 from streamcl.errors import ConfigError
-from streamcl.lora import Adapters
 from streamcl.low_pass import LowPass, low_pass_basis
 
 PLAIN = ["vit", "deit", "dinov2", "eva"]

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_backbones import FAMILIES, build, images, timm
 
+from streamcl.adapters import Adapters
 from streamcl.errors import CheckpointError, ConfigError
-from streamcl.lora import Adapters
 from streamcl.peft_export import export_adapter, export_merged, load_adapter
 
 CLASSES = ("cat", "dog", "žába")

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 
+from streamcl.adapters import Adapters
 from streamcl.backbone import Backbone
 from streamcl.compute import Compute
 from streamcl.config_models.baselines import (
@@ -19,7 +20,6 @@ from streamcl.config_models.baselines import (
 )
 from streamcl.learners.baselines import DERPlusPlus, EWCPlusPlus, ExperienceReplay, PlainLearner
 from streamcl.learners.trained import OptimizerOf, TrainedModel
-from streamcl.lora import Adapters
 from streamcl.ranks import ALONE, Ranks
 
 Baseline: TypeAlias = (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamcl.adapters import Adapters
 from streamcl.forgetting.groups import norm
-from streamcl.lora import Adapters
 
 FFN = ("mlp.fc1", "mlp.fc2")
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from streamcl.adapters import Adapters
 from streamcl.backbone import Backbone
 from streamcl.compute import Compute
 from streamcl.errors import ForgettingError
@@ -16,7 +17,7 @@ from streamcl.forgetting.closed_form import purge
 from streamcl.forgetting.protocol import Context, Dropping, Place, Trace
 from streamcl.heads.linear import LinearHead
 from streamcl.importance import Importance
-from streamcl.lora import Adapters, LoRALinear
+from streamcl.lora import LoRALinear
 
 
 class Trained(Protocol):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from streamcl.adapters import Adapters
 from streamcl.backbone import Backbone
 from streamcl.compute import Compute
 from streamcl.events import Sample
@@ -17,7 +18,6 @@ from streamcl.learners.fused import fuse, in_chunks
 from streamcl.learners.guesses import finite
 from streamcl.learners.optimizer_state import export_moments, import_moments
 from streamcl.learners.whole import Undo
-from streamcl.lora import Adapters
 from streamcl.protocols import State
 from streamcl.ranks import ALONE, Ranks
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from streamcl.adapters import Adapters
 from streamcl.backbone import Backbone
 from streamcl.buffer import HardBuffer
 from streamcl.compute import Compute
@@ -18,7 +19,6 @@ from streamcl.importance import Importance, squared_gradients
 from streamcl.learners.guesses import surprise
 from streamcl.learners.optimizer_state import drop_moments
 from streamcl.learners.trained import TrainedModel
-from streamcl.lora import Adapters
 from streamcl.low_pass import LowPass
 from streamcl.protocols import State
 from streamcl.ranks import ALONE, Ranks

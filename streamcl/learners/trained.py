@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from streamcl.adapters import Adapters
 from streamcl.backbone import Backbone
 from streamcl.compute import Compute
 from streamcl.errors import ForgettingError
@@ -17,7 +18,6 @@ from streamcl.heads.linear import LinearHead
 from streamcl.learners.classes import ClassIndex
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.optimizer_state import export_moments, import_moments
-from streamcl.lora import Adapters
 from streamcl.protocols import State
 from streamcl.ranks import ALONE, Ranks
 
