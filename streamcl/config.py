@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from streamcl.config_models.run import RunConfig, remember_origin
 from streamcl.config_overrides import override
 from streamcl.config_problems import problems_of
-from streamcl.yaml_file import Document, Problem, read_yaml, refusal, resolve
+from streamcl.document import Document, Problem, refusal
+from streamcl.yaml_file import read_yaml
+from streamcl.yaml_scalars import resolve
 
 __all__ = ["RunConfig", "config_from_dict", "dump_config", "load_config", "schema"]
 

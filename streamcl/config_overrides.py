@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamcl.yaml_file import Document, KeyPath, Place, Problem, parse_yaml
+from streamcl.document import Document, KeyPath, Place, Problem
+from streamcl.yaml_file import parse_yaml
 
 
 def override(document: Document, text: str, environment: Mapping[str, str], number: int) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from streamcl.yaml_file import MAX_PROBLEMS, Document, KeyPath, Problem
+from streamcl.document import MAX_PROBLEMS, Document, KeyPath, Problem
 
 _MAX_SHOWN = 60
 

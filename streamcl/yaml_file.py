@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
-from streamcl.errors import ConfigError
+from streamcl.document import MAX_PROBLEMS, Document, KeyPath, Place, Problem, refusal
+from streamcl.yaml_scalars import CORE, is_scalar_tag, resolve, resolve_as, short
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 20_000
-MAX_DIGITS = 64
-MAX_PROBLEMS = 100
-
-KeyPath: TypeAlias = tuple[str | int, ...]
 
 # libyaml reads a megabyte of events in a quarter of a second; the pure parser needs ten.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_CORE = "tag:yaml.org,2002:"
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "float": (float, int),
-    "bool": (bool,),
-    "null": (type(None),),
-}
-_CONSTANTS: dict[str, bool | None] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
-_INT = re.compile(r"[-+]?[0-9]+")
-_RADIX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _BRACED = re.compile(r"\$\{[^{}\n]*\}")
 # Inside [ ] and { } a bare ${NAME} would end at its brace, so the parser sees these in place of braces.
@@ -48,68 +26,6 @@ _STAND_INS = {"\uf8f0", "\uf8f1"}
 _HIDE = str.maketrans("{}", "\uf8f0\uf8f1")
 _SHOW = str.maketrans("\uf8f0\uf8f1", "{}")
 _VARIABLE = re.compile(r"\$(\$)?\{((?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^{}]*))?\})?")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """Where a value came from: a line and column of a file (from 1), or an override, which has neither.
-
-    Places sort as a reader meets them: the file from the top (number 0), then the overrides in order.
-    """
-
-    number: int
-    line: int
-    column: int
-    source: str
-
-    def __str__(self) -> str:
-        return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """One fault and where it is; prints as `file.yaml:LINE:COLUMN: message`."""
-
-    place: Place
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.message}" if self.place.source else self.message
-
-
-@dataclass(slots=True)
-class Document:
-    """What a YAML text says.
-
-    places: of every value by its path of keys and indices; a mapping's value stands at its key.
-    broken: paths whose value could not be read, each with a problem of its own; their data is None.
-    """
-
-    data: Any = None
-    places: dict[KeyPath, Place] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    broken: set[KeyPath] = field(default_factory=set)
-
-    def place(self, path: KeyPath) -> Place:
-        """The place of the value at `path`, or of the nearest one around it."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.places:
-                return self.places[path[:end]]
-        return Place(0, 0, 0, "")
-
-    def move(self, path: KeyPath, place: Place) -> None:
-        """Say that the value at `path`, with all that is in it, came from `place`."""
-        self.places = {at: old for at, old in self.places.items() if at[: len(path)] != path}
-        self.places[path] = place
-
-
-def refusal(problems: list[Problem]) -> ConfigError:
-    """One error that tells all problems, in the order in which a reader meets them, each once."""
-    ordered = sorted(set(problems))
-    lines = [str(problem) for problem in ordered[:MAX_PROBLEMS]]
-    if len(ordered) > MAX_PROBLEMS:
-        lines.append(f"{ordered[MAX_PROBLEMS].place}: and {len(ordered) - MAX_PROBLEMS} more problems")
-    return ConfigError("\n".join(lines), problems=tuple(lines))
 
 
 def read_yaml(path: Path, environment: Mapping[str, str]) -> Document:
@@ -138,25 +54,6 @@ def parse_yaml(text: str, source: str, environment: Mapping[str, str], number: i
     is typed after that; `$${` stands for a literal `${`.
     """
     return _Reader(text, source, environment, number).read()
-
-
-def resolve(text: str) -> str | int | float | bool | None:
-    """What a plain scalar means in YAML 1.2's core schema. Raises ValueError for an absurdly long number."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    whole, real = _INT.fullmatch(text), _FLOAT.fullmatch(text)
-    radix, infinite = _RADIX.fullmatch(text), _INFINITE.fullmatch(text)
-    if (whole or real or radix) and len(text) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(text)} characters; if it is text, quote it")
-    if whole:
-        return int(text)
-    if radix:
-        return int(text, 0)
-    if real:
-        return float(text)
-    if infinite:
-        return -math.inf if infinite[1] == "-" else math.inf
-    return math.nan if text in {".nan", ".NaN", ".NAN"} else text
 
 
 class _UnreadableError(Exception):
@@ -248,7 +145,7 @@ class _Reader:
             key = self._key(event)
             if key is not None and key in items:
                 first = self.document.places[(*path, key)].line
-                self._note(self._start(event), f"duplicate key {_short(key)}; first on line {first}")
+                self._note(self._start(event), f"duplicate key {short(key)}; first on line {first}")
                 key = None
             if key is None:
                 self._skip(event)
@@ -269,7 +166,7 @@ class _Reader:
                 return str(event.value).translate(self.shown)
         except ValueError:
             pass
-        self._note(self._start(event), f"key {_short(event.value)} is not text; quote it")
+        self._note(self._start(event), f"key {short(event.value)} is not text; quote it")
         return None
 
     def _skip(self, event: Any) -> None:
@@ -297,16 +194,10 @@ class _Reader:
     def _typed(self, event: Any, text: str, path: KeyPath) -> Any:
         if not event.tag:
             return resolve(text)
-        kind = event.tag.removeprefix(_CORE)
-        if not event.tag.startswith(_CORE) or kind not in _TYPES:
+        if not is_scalar_tag(event.tag):
             self._break(path, event, f"tag {_tag(event.tag)} refused; a configuration is plain data")
             return None
-        if kind == "str":
-            return text
-        value = resolve(text)
-        if type(value) not in _TYPES[kind]:
-            raise ValueError(f"{_short(text)} is no !!{kind}")
-        return float(value) if kind == "float" and value is not None else value
+        return resolve_as(event.tag.removeprefix(CORE), text)
 
     def _variable(self, found: re.Match[str], path: KeyPath, event: Any) -> str:
         if found[1]:
@@ -327,7 +218,7 @@ class _Reader:
         return text
 
     def _check_tag(self, event: Any, path: KeyPath, kind: str) -> None:
-        if event.tag and event.tag not in {"!", _CORE + kind}:
+        if event.tag and event.tag not in {"!", CORE + kind}:
             self._break(path, event, f"tag {_tag(event.tag)} refused; a configuration is plain data")
 
     def _syntax_problem(self, error: yaml.MarkedYAMLError) -> Problem:
@@ -376,8 +267,4 @@ def _decoded(raw: bytes, source: str) -> str:
 
 
 def _tag(tag: str) -> str:
-    return _short("!!" + tag.removeprefix(_CORE) if tag.startswith(_CORE) else tag)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return short("!!" + tag.removeprefix(CORE) if tag.startswith(CORE) else tag)

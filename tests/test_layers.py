@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOUNS = {
-    *("events", "protocols", "errors", "yaml_file"),
+    *("events", "protocols", "errors", "yaml_file", "yaml_scalars", "document"),
     *("config", "config_models", "config_overrides", "config_problems", "config_differences"),
 }
 PARTS = {

@@ -15,8 +15,9 @@ from pydantic import Field, StringConstraints, ValidationError
 from streamcl.config import RunConfig, config_from_dict
 from streamcl.config_models.options import Args, Block, Options
 from streamcl.config_problems import problems_of
+from streamcl.document import refusal
 from streamcl.errors import ConfigError
-from streamcl.yaml_file import read_yaml, refusal
+from streamcl.yaml_file import read_yaml
 
 SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
 """Where suites lie that are called by name."""

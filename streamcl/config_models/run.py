@@ -18,8 +18,8 @@ from streamcl.config_models.scenario import ScenarioOptions
 from streamcl.config_models.shift import Relative, ShiftOptions
 from streamcl.config_models.source import SourceOptions
 from streamcl.config_models.variants import by_name
+from streamcl.document import Document, Problem, refusal
 from streamcl.errors import ConfigError
-from streamcl.yaml_file import Document, Problem, refusal
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 
