@@ -26,9 +26,15 @@ TINY = {
     "image_size": 32,
     "args": {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2},
 }
-LEARNERS = {
-    "online_lora": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
+LEARNERS: dict[str, dict[str, Any]] = {
     "ridge": {"name": "ridge", "blocks": [1, 2]},
+    "hybrid": {"name": "hybrid", "ridge": {"blocks": [1, 2]}, "lora": {"first_block": 1, "adapt": 40}},
+    "online_lora": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
+    "er": {"name": "er", "buffer": 12, "first_block": 1},
+    "der_pp": {"name": "der_pp", "buffer": 12, "first_block": 1},
+    "ewc_pp": {"name": "ewc_pp", "first_block": 1},
+    "frozen_linear": {"name": "frozen_linear"},
+    "slda": {"name": "slda", "blocks": [1, 2]},
 }
 
 

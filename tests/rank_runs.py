@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -11,41 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fault_runs import TINY, Done, Process, start
+import fault_runs
+from fault_runs import Done, Process, start
 from fault_sources import Pictures
 
 from streamcl.errors import SourceError
 
-LEARNERS: dict[str, dict[str, Any]] = {
-    "ridge": {"name": "ridge", "blocks": [1, 2]},
-    "hybrid": {"name": "hybrid", "ridge": {"blocks": [1, 2]}, "lora": {"first_block": 1, "adapt": 40}},
-    "online_lora": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
-    "er": {"name": "er", "buffer": 12, "first_block": 1},
-    "der_pp": {"name": "der_pp", "buffer": 12, "first_block": 1},
-    "ewc_pp": {"name": "ewc_pp", "first_block": 1},
-    "frozen_linear": {"name": "frozen_linear"},
-    "slda": {"name": "slda", "blocks": [1, 2]},
-}
-
 
 def write_config(folder: Path, learner: str, **changes: Any) -> Path:
-    """stream.yaml: a short run on a tiny ViT over `fault_sources:Pictures`."""
-    config = {
-        "source": {"class": "fault_sources:Pictures", "args": {"records": 96}},
-        "batch_size": 8,
-        "backbone": TINY,
-        "learner": LEARNERS[learner],
-        "shift": {"class": "fault_sources:EveryFew", "args": {}},
-        "evaluate": {"every": 32},
-        "checkpoint": {"every": 16},
-        "precision": "32-true",
-        "device": "cpu",
-        "threads": 1,
-        "report": {"samples": 2},
-    } | changes
-    path = folder / "stream.yaml"
-    path.write_text(json.dumps(config))
-    return path
+    """stream.yaml: a short run on a tiny ViT that also evaluates."""
+    return fault_runs.write_config(folder, learner=learner, **{"evaluate": {"every": 32}, **changes})
 
 
 def start_ranks(world: int, *arguments: object, folder: Path, hooks: Any = None) -> list[Process]:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY_VIT, picture
+from conftest import picture
+from test_forgetting_runs import configuration, quiet
 
-from streamcl.config import config_from_dict
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Refused, Sample, Selector
 from streamcl.forgetting.dropped_cohort import CrowdedCohort, DroppedCohort
@@ -214,30 +214,14 @@ def stream():
     yield from (sample(number) for number in range(96))
 
 
-def quiet(message):
-    pass
-
-
 def test_a_run_forgets_a_tenant_whole(tmp_path):
-    config = config_from_dict(
-        {
-            "run_dir": str(tmp_path / "run"),
-            "source": {"class": "test_cohort_adapters:stream", "deterministic": True},
-            "batch_size": 12,
-            "threads": 1,
-            "precision": "32-true",
-            "backbone": {
-                "name": "vit_tiny_patch16_224",
-                "weights": "none",
-                "image_size": 32,
-                "args": TINY_VIT,
-            },
-            "learner": {"name": "cohorts", "limit": 3, "lora": {"adapt": 8}},
-            "shift": "none",
-            "checkpoint": {"every": 48},
-            "forget": [{"at": 60, "domain": "bolt"}],
-            "evaluate": {"every": None, "final": False, "at_parts": False},
-        }
+    config = configuration(
+        tmp_path,
+        {"name": "cohorts", "limit": 3, "lora": {"adapt": 8}},
+        source={"class": "test_cohort_adapters:stream", "deterministic": True},
+        batch_size=12,
+        checkpoint={"every": 48},
+        forget=[{"at": 60, "domain": "bolt"}],
     )
     with open_run(config, report=quiet) as run:
         for prediction in run:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import TINY_VIT, picture
+from conftest import picture
 from forgetting_fakes import holds
+from test_forgetting_runs import configuration as tiny_run
+from test_forgetting_runs import quiet
 
 from streamcl.cli import cli
 from streamcl.config import config_from_dict
@@ -385,30 +387,9 @@ def stream():
 
 
 def configuration(folder, **more):
-    return config_from_dict(
-        {
-            "run_dir": str(folder / "run"),
-            "source": {"class": "test_mixed_privacy:stream", "deterministic": True},
-            "batch_size": 8,
-            "threads": 1,
-            "precision": "32-true",
-            "backbone": {
-                "name": "vit_tiny_patch16_224",
-                "weights": "none",
-                "image_size": 32,
-                "args": TINY_VIT,
-            },
-            "learner": {"name": "mixed", "lora": {"adapt": 16}, "users": {"tangents": 16}},
-            "shift": "none",
-            "checkpoint": {"every": 32},
-            "evaluate": {"every": None, "final": False, "at_parts": False},
-            **more,
-        }
-    )
-
-
-def quiet(message):
-    pass
+    learner = {"name": "mixed", "lora": {"adapt": 16}, "users": {"tangents": 16}}
+    source = {"class": "test_mixed_privacy:stream", "deterministic": True}
+    return tiny_run(folder, learner, source=source, batch_size=8, checkpoint={"every": 32}, **more)
 
 
 def test_a_run_forgets_a_subject_with_a_bound_and_then_all_users(tmp_path):

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fault_runs import Done, left, lines, newest_state, start, streamcl
-from rank_runs import LEARNERS, start_ranks, streamcl_ranks, write_config
+from fault_runs import LEARNERS, Done, left, lines, newest_state, start, streamcl
+from rank_runs import start_ranks, streamcl_ranks, write_config
 
 RUN = ("run", "stream.yaml", "--set")
 QUICK = ("hybrid", "online_lora")
