@@ -8,7 +8,7 @@ from typing import Any
 from streamcl.config import RunConfig, dump_config
 from streamcl.errors import ConfigError, RanksError
 from streamcl.events import Batch, Guess, Lesson, Sample
-from streamcl.processor import Vault
+from streamcl.processor.parts import Vault
 from streamcl.protocols import Learner, State, Stateful
 from streamcl.ranks import Ranks
 from streamcl.state import state_hash

@@ -12,7 +12,7 @@ from streamcl import __version__
 from streamcl.compute import Compute
 from streamcl.events import StreamInfo
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput, match_shifts, peak_memory_mb
-from streamcl.processor import Progress
+from streamcl.processor.progress import Progress
 
 TOLERANCE = 10
 """Batches after a true shift within which a detection counts as finding it."""

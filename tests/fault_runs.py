@@ -181,12 +181,15 @@ def lines(run: Path, topic: str) -> list[dict[str, Any]]:
 
 _DISK = "create append write fsync truncate mkdir replace unlink rmdir fsync_folder"
 _LEARNER = "learn consolidate state_dict load_state_dict"
-_LOOP = "begin commit restore _settle _announce_classes _quarantine _finish _examine"
+_LOOP = "begin commit restore _announce_classes _finish _examine"
 POINTS = {
     "streamcl.files:Disk": _DISK,
     "streamcl.learners.online_lora:OnlineLoRALearner": _LEARNER,
     "streamcl.learners.ridge:RidgeLearner": _LEARNER,
-    "streamcl.processor:StreamProcessor": _LOOP + " _write_predictions _write_step",
+    "streamcl.processor:StreamProcessor": _LOOP,
+    "streamcl.processor.quarantine:Quarantine": "take",
+    "streamcl.processor.segments:Segments": "_settle",
+    "streamcl.processor.journal:Journal": "write_predictions write_step",
     "streamcl.checkpoint:Checkpoints": "save _fill _prune latest sweep",
     "streamcl.checkpoint:BackgroundSaver": "save wait close",
     "streamcl.sinks.jsonl:JsonlSink": "flush load_state_dict _drain",

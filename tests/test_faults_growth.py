@@ -13,7 +13,7 @@ from fault_sources import Always
 from test_processor import build
 
 from streamcl.errors import BadRecord
-from streamcl.processor import REMEMBERED
+from streamcl.processor.progress import REMEMBERED
 from streamcl.shift import build_detector, river_detector
 from streamcl.summary import summarise
 from streams.guarded import Checked, ReadAhead

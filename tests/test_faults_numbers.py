@@ -142,13 +142,10 @@ def test_a_run_whose_services_are_down_ends_as_one_without_them(tmp_path):
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5])
 def test_a_sink_that_is_down_or_slow_changes_nothing_but_one_warning(tmp_path, caplog, seconds):
-    from streamcl.sinks import Fanout
-
     alone = build(tmp_path / "alone", ScriptedSource([4] * 100))
     list(alone.run())
-    beside = build(tmp_path / "beside", ScriptedSource([4] * 100))
     sink = Lossy(Broken(tmp_path, seconds), "broken", size=20, patience=0.1)
-    beside._sink = Fanout({"jsonl": beside._sink, "broken": sink})
+    beside = build(tmp_path / "beside", ScriptedSource([4] * 100), beside=sink)
     began = time.monotonic()
     list(beside.run())
     assert time.monotonic() - began < 10

@@ -15,7 +15,7 @@ from streamcl.events import Batch, HoldoutPart
 from streamcl.gallery import Gallery
 from streamcl.metrics import HoldoutHistory, Prequential, Throughput
 from streamcl.processor import Pace, StreamProcessor
-from streamcl.sinks import JsonlSink
+from streamcl.sinks import Fanout, JsonlSink
 from streamcl.state import state_hash
 from streamcl.testing import (
     Bad,
@@ -73,7 +73,9 @@ class ScriptedDetector:
         self.losses = list(state["losses"])
 
 
-def build(folder: Path, source, *, learner=None, detector=None, holdout=(), commit_every=16, **options):
+def build(
+    folder: Path, source, *, learner=None, detector=None, holdout=(), commit_every=16, beside=None, **options
+):
     vault = Checkpoints(folder / "checkpoints", fingerprint={})
     folder.mkdir(exist_ok=True)
     OPENED.append(JsonlSink(folder))
@@ -85,7 +87,7 @@ def build(folder: Path, source, *, learner=None, detector=None, holdout=(), comm
         history=HoldoutHistory(),
         examiner=Examiner(holdout, every=20),
         pace=Clock(),
-        sink=OPENED[-1],
+        sink=OPENED[-1] if beside is None else Fanout({"jsonl": OPENED[-1], "beside": beside}),
         gallery=Gallery(folder / "samples", 2),
         vault=vault,
         commit_every=commit_every,

@@ -184,7 +184,8 @@ def test_every_field_of_the_run_directory_is_explained(newcomer: Path) -> None:
     }
     unexplained = {field for field in fields if not re.search(rf"[`.]{field}\b", page)}
     assert not unexplained
-    kinds = re.findall(r'_log\(\s*"(\w+)"', (ROOT / "streamcl" / "processor.py").read_text())
+    loop = "".join(path.read_text() for path in (ROOT / "streamcl" / "processor").glob("*.py"))
+    kinds = re.findall(r'\.log\(\s*"(\w+)"', loop)
     assert {kind for kind in kinds if f"| `{kind}` |" not in page} == set()
     assert {path.name for path in Path("runs/my_source").iterdir() if f"{path.name}" not in page} == set()
 

@@ -27,7 +27,7 @@ from streamcl.forgetting.orders import order
 from streamcl.forgetting.protocol import Method, Telling
 from streamcl.ledger import LEDGER, Ledger
 from streamcl.metrics import Prequential
-from streamcl.processor import Forgetting
+from streamcl.processor.parts import Forgetting
 from streamcl.protocols import Learner
 from streamcl.ranks import Ranks
 
