@@ -38,7 +38,7 @@ class Strength:
     steps: int = 48
     length: float = 2.5
     sparsity: float = 0.05
-    beta: float = 0.2
+    beta: float = 0.07
     forget: int = 64
     retain: int = 256
     batch: int = 16
