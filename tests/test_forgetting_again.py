@@ -109,7 +109,7 @@ def test_killed_in_the_second_attempt_it_is_carried_out_once(tmp_path, moment):
 
         match moment:
             case "before the commit":
-                module._logged = kill
+                module.logged = kill
             case "before the receipt":
                 module.Forgetter.seal = kill
             case "after the receipt":

@@ -10,6 +10,7 @@ from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import asking, places, retained
 from streamcl.forgetting.belongings import Belongings
+from streamcl.forgetting.claims import claims, hashes, logged
 from streamcl.forgetting.erasure import Erasure, target_of
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.orders import body_of, checked, order_from
@@ -128,7 +129,7 @@ class Forgetter:
         number = attempts(self._run.folder, request.id) + 1
         again = {} if number == 1 else {"attempt": number}
         self._applied[request.id] = {**again, **self._erasure.carry_out(request, offset)}
-        return _logged(request, self._applied[request.id])
+        return logged(request, self._applied[request.id])
 
     def retest(self, offset: int) -> list[tuple[str, Mapping[str, Any]]]:
         """Test whether something erased has come back, and ask for its erasure anew; what to log, by kind."""
@@ -142,23 +143,9 @@ class Forgetter:
     def seal(self, request: ForgetRequest) -> None:
         """After the commit: tombstones, older checkpoints, logs, receipt, lineage; then it is done."""
         outcome = self._applied[request.id]
-        receipt = {**self._claims(request), **outcome}
+        receipt = {**claims(request, self._ledger, self._clock(), self._run.fingerprint), **outcome}
         if outcome["outcome"] == "done":
-            target = target_of(request, self._lineage)
-            self._tombstones.bury(request, target.ids)
-            receipt["checkpoint"] = dict(self._run.vault.seal()) if self._run.vault is not None else None
-            changed = retained.rewrite_logs(self._run.folder, target, disk=self._run.disk)
-            derived = retained.remove_derived(self._run.folder, disk=self._run.disk)
-            if self._run.kept is not None:
-                self._run.kept.seal()
-            receipt["places"] = [
-                *outcome["places"],
-                *places.on_disk(receipt, changed, derived, len(target.offsets)),
-            ]
-            receipt["scope"] |= self._hashes(target)
-            write_receipt(self._run.folder, request.id, receipt, disk=self._run.disk)
-            self._lineage.erase(sorted(target.offsets))
-            self._ledger.finish(request.id)
+            self._seal_erased(request, receipt)
         else:
             write_receipt(self._run.folder, request.id, receipt, disk=self._run.disk)
             end = self._ledger.refuse if outcome["outcome"] == "refused" else self._ledger.fail
@@ -219,6 +206,22 @@ class Forgetter:
         if self._run.kept is not None:
             self._run.kept.close()
 
+    def _seal_erased(self, request: ForgetRequest, receipt: dict[str, Any]) -> None:
+        """Leave nothing older than the erasure; each step may be made again after a crash."""
+        run, target = self._run, target_of(request, self._lineage)
+        self._tombstones.bury(request, target.ids)
+        receipt["checkpoint"] = dict(run.vault.seal()) if run.vault is not None else None
+        changed = retained.rewrite_logs(run.folder, target, disk=run.disk)
+        derived = retained.remove_derived(run.folder, disk=run.disk)
+        if run.kept is not None:
+            run.kept.seal()
+        on_disk = places.on_disk(receipt, changed, derived, len(target.offsets))
+        receipt["places"] = [*receipt["places"], *on_disk]
+        receipt["scope"] |= hashes(target, self._ledger)
+        write_receipt(run.folder, request.id, receipt, disk=run.disk)
+        self._lineage.erase(sorted(target.offsets))
+        self._ledger.finish(request.id)
+
     def _read(self, entry: Entry) -> ForgetRequest | None:
         """The request of a pending entry; one that cannot be read is refused here."""
         if entry.id not in self._orders:
@@ -241,29 +244,6 @@ class Forgetter:
             self._ledger.submit({"id": name})
             self._ledger.refuse(name, str(error))
 
-    def _claims(self, request: ForgetRequest) -> dict[str, Any]:
-        """What the receipt says of the request itself: no names, hashes only."""
-        entry, now = self._ledger.entry(request.id), self._clock()
-        return {
-            "request": request.id,
-            "key": None if request.key is None else self._ledger.fingerprint("key", request.key),
-            "kind": request.kind,
-            "asked": request.guarantee,
-            "received": entry.received,
-            "completed": now,
-            "deadline": request.deadline,
-            "late_by": None if request.deadline is None else max(0.0, now - request.deadline),
-            "relearn": request.relearn,
-            "config": self._run.fingerprint,
-            "scope": {},
-        }
-
-    def _hashes(self, target: retained.Target) -> dict[str, Any]:
-        """The scope by salted hashes, which `verify` looks for in what is kept."""
-        ids = sorted(self._ledger.fingerprint("sample", name) for name in target.ids)
-        label = None if target.label is None else self._ledger.fingerprint("class", target.label)
-        return {"ids": ids, "class": label}
-
     def _scrub(self) -> None:
         """Overwrite what finished requests said; where another process is reading, at the next commit."""
         for name in sorted(self._unscrubbed):
@@ -277,18 +257,3 @@ class Forgetter:
 
 def _is_over(entry: Entry) -> bool:
     return entry.progress in {"done", "refused"}
-
-
-def _logged(request: ForgetRequest, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """What events.jsonl shows: no names, no ids of samples."""
-    names = ("outcome", "method", "guarantee")
-    figures = {name: outcome[name] for name in names if name in outcome}
-    learned = outcome.get("scope", {}).get("learned", 0)
-    reason = outcome.get("why") or outcome.get("reason")
-    return {
-        "reason": reason,
-        "request": request.id,
-        "request_kind": request.kind,
-        "samples": learned,
-        **figures,
-    }
