@@ -24,3 +24,13 @@ def frames(count: int = 640, noise: int = 12, seed: int = 0) -> Iterator[dict[st
             "id": f"frame-{number:06d}",
             "domain": "evening" if evening else "day",
         }
+
+
+def shared_frames(
+    count: int = 640, users: int = 8, noise: int = 12, seed: int = 0
+) -> Iterator[dict[str, Any]]:
+    """The same belt; from a quarter on every third frame is a user's own, who may ask for it back."""
+    for number, frame in enumerate(frames(count, noise, seed)):
+        if number >= count // 4 and number % 3 == 0:
+            frame |= {"privacy": "user", "subject": f"user-{number // 3 % users}"}
+        yield frame

@@ -17,7 +17,7 @@ from PIL import Image
 from streamcl.events import Prediction, Sample
 from streamcl.gallery import Gallery
 from streamcl.metrics import HoldoutHistory, Prequential, match_shifts
-from streamcl.report import text_summary, write_report
+from streamcl.report import summary_of, text_summary, write_report
 from streamcl.report.series import Guesses, Series
 
 ANIMALS = ("heron", "otter", "lynx", "badger", "falcon", "newt", "hare", "stoat", "owl", "adder")
@@ -450,3 +450,19 @@ class TestTerminal:
 def test_thumbnails_of_the_fake_are_pictures(whole):
     for path in (whole / "samples").glob("*.png"):
         assert Image.open(io.BytesIO(path.read_bytes())).size == (96, 70)
+
+
+def test_requests_to_forget_are_counted_by_their_last_attempt(tmp_path):
+    fake = Fake(tmp_path / "run", batches=10, parts=2)
+    fake.write()
+    assert "Requests forgotten" not in text_summary(summary_of(fake.folder))
+    attempts = [("a", "done"), ("b", "failed"), ("b", "done"), ("c", "refused")]
+    with (fake.folder / "events.jsonl").open("a") as file:
+        for request, outcome in attempts:
+            file.write(json.dumps({"kind": "forget", "request": request, "outcome": outcome}) + "\n")
+    told = next(
+        line for line in text_summary(summary_of(fake.folder)).splitlines() if "Requests forgotten" in line
+    )
+    assert "2 of 3" in told
+    assert "1 refused" in told
+    assert "failed" not in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ def completed(run: Run) -> dict[str, Any]:
     summary["prequential"] = _prequential(run)
     summary["holdout"] = inner(summary, "holdout") or _holdout(run)
     summary["shifts"] = _shifts(run)
+    summary["requests"] = _requests(run)
     summary["timing"] = {
         "seconds": last.get("seconds"),
         "images_per_s": last.get("images_per_s"),
@@ -101,9 +103,20 @@ def _shifts(run: Run) -> dict[str, Any]:
     return shifts
 
 
+def _requests(run: Run) -> dict[str, int]:
+    """How many requests to forget came to each outcome, by the last attempt at each."""
+    outcomes = {event.get("request"): str(event.get("outcome")) for event in run.events.get("forget", [])}
+    return dict(Counter(outcomes.values()))
+
+
 def key_figures(summary: Mapping[str, Any]) -> list[Figure]:
     """The figures that stand at the top, in order; a dash where one is not known."""
-    return [*_accuracy_figures(summary), *_shift_figures(summary), *_cost_figures(summary)]
+    return [
+        *_accuracy_figures(summary),
+        *_shift_figures(summary),
+        *_request_figures(summary),
+        *_cost_figures(summary),
+    ]
 
 
 def _accuracy_figures(summary: Mapping[str, Any]) -> list[Figure]:
@@ -140,6 +153,16 @@ def _shift_figures(summary: Mapping[str, Any]) -> list[Figure]:
         Figure("False alarms", count(shifts.get("false_alarms")), "detected, none there"),
         consolidations,
     ]
+
+
+def _request_figures(summary: Mapping[str, Any]) -> list[Figure]:
+    """Of requests to forget; nothing where there were none."""
+    outcomes = inner(summary, "requests")
+    if not outcomes:
+        return []
+    others = [f"{count(outcomes[name])} {name}" for name in ("failed", "refused") if name in outcomes]
+    done = f"{count(outcomes.get('done', 0))} of {count(sum(outcomes.values()))}"
+    return [Figure("Requests forgotten", done, ", ".join(others) or "see the receipts")]
 
 
 def _total(counts: Mapping[str, Any], name: str, listed: str) -> int:
