@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any
 from zlib import crc32
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from streamcl.config import RunConfig
 from streamcl.events import Sample
+from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.fused import FrozenReader, PrefixReader, Reader
 from streamcl.learners.hybrid import HybridLearner
 from streamcl.protocols import Learner
@@ -58,6 +60,29 @@ class RememberedPrefix(Remembered):
         return torch.stack(features), [torch.stack(view) for view in views]
 
 
+class RememberedBranch:
+    """A branch's features, computed once for each image from when its adapters hold still.
+
+    Bit-equal to computing them again, since no row depends on its neighbours.
+    """
+
+    def __init__(self, branch: AdaptedBranch) -> None:
+        self._branch, self._inside = branch, branch.features
+        self._kept: dict[bytes, Tensor] = {}
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """float32 [B, F] of tokens [B, N, d]."""
+        if not self._branch.settled:
+            return self._inside(tokens)
+        rows = tokens.detach().contiguous().view(len(tokens), -1).view(torch.uint8).cpu().numpy()
+        keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        fresh = {key: number for number, key in enumerate(keys) if key not in self._kept}
+        if fresh:
+            features = self._inside(tokens[list(fresh.values())])
+            self._kept |= {key: row.clone() for key, row in zip(fresh, features, strict=True)}
+        return torch.stack([self._kept[key] for key in keys])
+
+
 class Memory:
     """What cells share: features by everything that decides them. One data set's are held at a time."""
 
@@ -78,7 +103,12 @@ class Memory:
         first = None if branch is None else branch.adapters.first_block
         key = f"{reader.backbone.fingerprint} {reader.blocks} {reader.views} {reader.compute} {first}"
         kept = self._kept.setdefault(key, {})
-        holder.reader = Remembered(reader, kept) if branch is None else RememberedPrefix(reader, kept)
+        if branch is None:
+            holder.reader = Remembered(reader, kept)
+            return
+        holder.reader = RememberedPrefix(reader, kept)
+        lent: Any = branch
+        lent.features = RememberedBranch(branch)
 
 
 def _key(sample: Sample) -> str:
