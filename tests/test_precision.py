@@ -70,3 +70,8 @@ def test_a_precision_that_is_asked_for_is_taken_and_told(tmp_path, timed):
     with open_run(settings(tmp_path, precision="32-true"), report=said.append) as run:
         assert run.compute.precision == "32-true"
     assert [line for line in said if "changed" in line and "precision" in line]
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(1, 16), (16, 16), (17, 32), (64, 64), (200, 64)])
+def test_frozen_blocks_take_a_batch_at_a_time_in_sixteens(batch, rows):
+    assert compute.resolve_compute("cpu", "32-true", batch).rows == rows

@@ -17,10 +17,10 @@ def build_compute(config: RunConfig, ranks: Ranks = ALONE) -> Compute:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if ranks.world == 1:
-        return resolve_compute(config.device, config.precision)
+        return resolve_compute(config.device, config.precision, config.batch_size)
     if config.device.startswith("cuda:"):
         raise config.refuse("device", f"{config.device} is one device for {ranks.world} ranks; say cuda")
-    compute = resolve_compute(config.device, config.precision)
+    compute = resolve_compute(config.device, config.precision, config.batch_size)
     if compute.device.type != "cuda":
         return compute
     own = resolve_compute(f"cuda:{local_rank()}", config.precision)
