@@ -18,16 +18,16 @@ from statistics import median
 from typing import Any
 
 from streamcl.checkpoint import Checkpoints
-from streamcl.forgetting import forgetter
+from streamcl.forgetting import erasure, forgetter
 from streamcl.heads.ridge import RidgeHead
 from streamcl.processor import StreamProcessor
 from streamcl.runs import Run, open_run
 
 PARTS = (
-    (forgetter, "state_hash", "hashes of the state"),
+    (erasure, "state_hash", "hashes of the state"),
     (RidgeHead, "_smallest_of", "check of what remains"),
     (RidgeHead, "_weights", "solve"),
-    (forgetter.Forgetter, "_outcome", "erase in memory"),
+    (erasure.Erasure, "carry_out", "erase in memory"),
     (StreamProcessor, "commit", "commit"),
     (Checkpoints, "save", "checkpoint, in the background"),
     (forgetter.Forgetter, "seal", "seal: wait for it, older ones, logs, receipt"),

@@ -307,17 +307,17 @@ def test_asking_changes_no_state_and_a_restored_head_goes_on_bit_by_bit():
 
 
 def test_a_wide_head_waits_before_it_solves_for_a_class_that_doubled():
-    head, random = RidgeHead(240, refresh=0.5), np.random.default_rng(0)
+    head, random = RidgeHead(480, refresh=0.5), np.random.default_rng(0)
 
     def learn(label, count):
         before = head._solved
         head.grow(label + 1)
-        head.update(torch.from_numpy(random.normal(size=(count, 240))), torch.full((count,), label))
+        head.update(torch.from_numpy(random.normal(size=(count, 480))), torch.full((count,), label))
         return not torch.equal(head._solved[: len(before)], before) or len(before) <= label
 
     assert learn(0, 200)
     assert learn(1, 2)  # a new class is solved for at once: without weights it would score 0
-    assert not learn(1, 4)  # twice and more, but 240 / 24 samples have not come since
+    assert not learn(1, 4)  # twice and more, but 480 / 48 samples have not come since
     assert not learn(0, 5)
     assert not learn(0, 1)  # they have, but this class has not doubled
     assert learn(1, 1)
