@@ -27,6 +27,7 @@ PARTS = (
     (erasure, "state_hash", "hashes of the state"),
     (RidgeHead, "_smallest_of", "check of what remains"),
     (RidgeHead, "_weights", "solve"),
+    (erasure.Erasure, "_useful", "accuracy before and after"),
     (erasure.Erasure, "carry_out", "erase in memory"),
     (StreamProcessor, "commit", "commit"),
     (Checkpoints, "save", "checkpoint, in the background"),
