@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from streamcl.config_models.options import WARN, Block, Options, distinct
+from streamcl.config_models.options import WARN, Blocks, Options
 
 
 class RidgeOptions(Options):
     """A closed-form ridge head on frozen features (RanPAC, arXiv 2307.02251)."""
 
-    blocks: list[Block] | None = Field(
+    blocks: Blocks | None = Field(
         None,
-        min_length=1,
         description="Blocks whose tokens are the features, from 0; null: every second of the last eight.",
     )
     views: Literal[1, 2] = Field(
@@ -45,11 +44,6 @@ class RidgeOptions(Options):
         None, ge=1, le=65_536, description="Random ReLU features on top; null: the features as they are."
     )
 
-    @field_validator("blocks")
-    @classmethod
-    def _each_once(cls, blocks: list[int] | None) -> list[int] | None:
-        return distinct(blocks)
-
 
 class Ridge(RidgeOptions):
     """The ridge head alone: no gradients, exact forgetting."""
@@ -61,15 +55,10 @@ class NearestMean(Options):
     """The nearest class mean on frozen features (iCaRL's rule, arXiv 1611.07725): no gradients."""
 
     name: Literal["ncm"] = Field("ncm", description="Nearest class mean on frozen features.")
-    blocks: list[Block] | None = Field(
-        None, min_length=1, description="Blocks whose tokens are the features, from 0; null: the last five."
+    blocks: Blocks | None = Field(
+        None, description="Blocks whose tokens are the features, from 0; null: the last five."
     )
     metric: Literal["cosine", "euclid"] = Field("cosine", description="How nearness is measured.")
-
-    @field_validator("blocks")
-    @classmethod
-    def _each_once(cls, blocks: list[int] | None) -> list[int] | None:
-        return distinct(blocks)
 
 
 class StreamingLda(RidgeOptions):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 SAFE: dict[str, JsonValue] = {"x-on-resume": "safe"}
@@ -30,3 +30,7 @@ def distinct(items: list[Any] | None) -> list[Any] | None:
     if repeated:
         raise PydanticCustomError("repeated", "{item} is listed twice", {"item": repeated[0]})
     return items
+
+
+Blocks: TypeAlias = Annotated[list[Block], Field(min_length=1), AfterValidator(distinct)]
+"""Blocks of a backbone, at least one, none of them twice."""

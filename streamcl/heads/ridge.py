@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
 from streamcl.heads.removal import smallest_eigenvalue, without_residue
-from streamcl.heads.solving import scored, solved, variance
+from streamcl.heads.solving import is_due, scored, solved, variance
 from streamcl.heads.statistics import (
     Statistics,
     combined,
@@ -270,14 +270,8 @@ class RidgeHead:
 
     def _falls_due(self, counts: Tensor) -> bool:
         """Whether these new counts make a solve due; an owed one is made first unless they do."""
-        total = int(counts.sum())
-        waiting = total - int(self._solved.sum())
-        grown, solved = counts > self._sums.counts, self._solved
-        fresh = bool(
-            (solved == 0)[grown].any()
-        )  # a class without weights would score 0, which may be the best
-        doubled = waiting >= self.summed // APART and bool((counts >= 2 * solved)[grown].any())
-        if fresh or doubled or waiting > self._refresh * total:
+        grown = counts > self._sums.counts
+        if is_due(counts, self._solved, grown, self._refresh, apart=self.summed // APART):
             return True
         self._solve_if_due()
         return False

@@ -48,6 +48,20 @@ def solved(
     return W, frequency - mean @ W
 
 
+def is_due(counts: Tensor, solved: Tensor, grown: Tensor, refresh: float, *, apart: int = 0) -> bool:
+    """Whether weights that were solved for `solved` [C] are to be solved anew for `counts` [C].
+
+    So it is where a share `refresh` of all samples is new, where a class that has `grown` (bool [C]) is new,
+    as without weights it would score 0, which may be the best, or has doubled, `apart` samples since the
+    last solve at least.
+    """
+    total = int(counts.sum())
+    waiting = total - int(solved.sum())
+    fresh = bool((solved == 0)[grown].any())
+    doubled = waiting >= apart and bool((counts >= 2 * solved)[grown].any())
+    return fresh or doubled or waiting > refresh * total
+
+
 def rarity(counts: Tensor, total: int) -> Tensor:
     """[C]: by what the column of each class is raised, so that a target of 1 is as rare as its class."""
     present = counts > 0

@@ -17,6 +17,7 @@ from torch import Tensor
 from streamcl.errors import ForgettingError
 from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.removal import without
+from streamcl.heads.solving import is_due
 from streamcl.heads.statistics import (
     Statistics,
     columns_of,
@@ -102,9 +103,7 @@ class UserWeights:
         if not self.users.total:
             return
         counts, solved = self.counts, self._used.counts
-        doubled = bool((counts >= 2 * solved)[counts > solved].any())
-        total = int(counts.sum())
-        if doubled or total - int(solved.sum()) > self._refresh * total:
+        if is_due(counts, solved, counts > solved, self._refresh):
             self._used = self._solved()
 
     def scores(self, z: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Guess, Lesson, Sample, Selector
 from streamcl.heads.quadratic import Quadratic
-from streamcl.heads.solving import scored
+from streamcl.heads.solving import is_due, scored
 from streamcl.heads.statistics import combined, with_more
 from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.classes import ClassIndex
@@ -238,8 +238,7 @@ class CohortLearner:
         self._fresh = None
         total = reduce(torch.add, [cohort.sums(self._index).counts for cohort in self.cohorts.values()])
         solved = with_more(self._used.counts, len(total) - len(self._used.counts))
-        doubled = bool((total >= 2 * solved)[total > solved].any())
-        if doubled or int(total.sum()) - int(solved.sum()) > self._refresh * int(total.sum()):
+        if is_due(total, solved, total > solved, self._refresh):
             self._used = self._solved()
         else:
             self._used = self._used.widened(len(total))
