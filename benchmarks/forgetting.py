@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -54,7 +54,12 @@ from streams.replays.npz import npz
 BATCH = 32
 BLOCKS = (6, 7, 8, 9, 10)
 BY_GRADIENT: tuple[Method, ...] = (HeadRows(), GSLoRA(), FastNTK())
-IN_PARTS = ("ridge", "hybrid", "mixed", "cohorts")
+IN_PARTS: dict[str, tuple[list[Method], Literal["class", "subject"]]] = {
+    "ridge": ([ClosedForm()], "class"),
+    "hybrid": ([ClosedForm(), DroppedAdapter()], "class"),
+    "mixed": ([MixedPrivacy()], "subject"),
+    "cohorts": ([DroppedCohort()], "subject"),
+}
 CHANGED = 2  # the last blocks, which alone the repairs change
 
 
@@ -143,8 +148,8 @@ class Makers:
         return build_learner(config_from_dict(config), self._backbone, self._compute)
 
 
-def context_of(learner: Any, data: Data, request: ForgetRequest) -> Context:
-    found = {s.id: s for s in data.of(str(request.label))}
+def context_of(learner: Any, data: Data, label: str, request: ForgetRequest) -> Context:
+    found = {s.id: s for s in data.of(label)}
     traces = [Trace(i, s.id, s.label, True, 0, b"") for i, s in enumerate(found.values())]
     scope = Scope(request, len(traces), len(traces), False, lambda: iter([traces]))
     return Context(
@@ -224,9 +229,13 @@ class Eye:
 
 
 def erase(method: Method, learner: Any, data: Data, label: str, number: int) -> tuple[float, str]:
-    """Carry one request out; the seconds, and what is to be said of it."""
+    """Carry one request for a class out; the seconds, and what is to be said of it."""
     request = ForgetRequest(f"r{number}", "class", 0, label=label)
-    context = context_of(learner, data, request)
+    return carried_out(method, request, context_of(learner, data, label, request))
+
+
+def carried_out(method: Method, request: ForgetRequest, context: Context) -> tuple[float, str]:
+    """The seconds that an erasure takes, and what is to be said of it."""
     began = time.process_time()
     try:
         refused = method.can(request, context)
@@ -237,7 +246,7 @@ def erase(method: Method, learner: Any, data: Data, label: str, number: int) -> 
 
 
 def _note(figures: Any) -> str:
-    names = ("steps", "forget_loss_after", "bound", "retained_agreement_after")
+    names = ("steps", "forget_loss_after", "bound", "retained_agreement_after", "bound_nats")
     return ", ".join(f"{name} {figures[name]:.3g}" for name in names if name in figures)
 
 
@@ -295,43 +304,23 @@ def by_gradient(trial: Trial, methods: Sequence[Method]) -> None:
             )
 
 
-def in_closed_form(trial: Trial, name: str, methods: Sequence[Method]) -> None:
-    """A learner with a closed-form head: the first of the methods that can do it, as `auto` would."""
+def in_parts(trial: Trial, name: str, methods: Sequence[Method], kind: Literal["class", "subject"]) -> None:
+    """A learner with a closed form or with parts: the first method that can do it, as `auto` would."""
     data, labels = trial.data, trial.labels
     learner, retrained, each = trial.pair(name, 1)
     kept = [s for s in data.test if s.label not in labels]
     print(f"{name}: all classes {accuracy(learner, data.test):.3f}")
     print(f"  retrained without all: retained {accuracy(retrained, kept):.3f}", flush=True)
     for number, label in enumerate(labels):
-        request = ForgetRequest(f"r{number}", "class", 0, label=label)
-        method = next(m for m in methods if m.can(request, context_of(learner, data, request)) is None)
-        seconds, _ = erase(method, learner, data, label, number)
+        what = {"label": label} if kind == "class" else {"subject": label}
+        request = ForgetRequest(f"r{number}", kind, 0, **what)
+        context = context_of(learner, data, label, request)
+        method = next((m for m in methods if m.can(request, context) is None), methods[-1])
+        seconds, note = carried_out(method, request, context)
         anew = trial.anew(each, number)
-        print(f"  {method.name:15} {number + 1}  {seconds:5.2f} s ({anew / seconds:.0f}x)", flush=True)
-    gone = [s for s in data.test if s.label in labels]
-    print(f"  after all: named {accuracy(learner, gone):.2f}  retained {accuracy(learner, kept):.3f}")
-
-
-def by_subject(trial: Trial, name: str, method: Method) -> None:
-    """A learner that keeps people apart: each class that goes is one person's, and that person asks."""
-    owned = replace(trial, data=trial.data.owned(trial.labels), states=None)
-    learner, retrained, each = owned.pair(name, 1)
-    data, labels = owned.data, owned.labels
-    kept = [s for s in data.test if s.label not in labels]
-    print(f"{name}: all classes {accuracy(learner, data.test):.3f}")
-    print(f"  retrained without all: retained {accuracy(retrained, kept):.3f}", flush=True)
-    for number, label in enumerate(labels):
-        request = ForgetRequest(f"r{number}", "subject", 0, subject=label)
-        context = context_of(learner, data, replace(request, label=label))
-        began = time.process_time()
-        if refused := method.can(request, context):
-            print(f"  {method.name:15} {number + 1}  refused: {refused}", flush=True)
-            continue
-        bound = method.erase(request, context).figures.get("bound_nats")
-        seconds = time.process_time() - began
-        note = "" if bound is None else f"  {bound:.1e} nats"
-        anew = owned.anew(each, number)
-        print(f"  {method.name:15} {number + 1}  {seconds:5.2f} s ({anew / seconds:.0f}x){note}", flush=True)
+        print(
+            f"  {method.name:15} {number + 1}  {seconds:5.2f} s ({anew / seconds:.0f}x)  {note}", flush=True
+        )
     gone = [s for s in data.test if s.label in labels]
     print(f"  after all: named {accuracy(learner, gone):.2f}  retained {accuracy(learner, kept):.3f}")
 
@@ -370,14 +359,10 @@ def main() -> None:
     trial = Trial(makers, data, labels, options.passes, options.states)
     if named := [each for each in BY_GRADIENT if options.only in {None, each.name}]:
         by_gradient(trial, named)
-    if options.only in {None, "ridge"}:
-        in_closed_form(trial, "ridge", [ClosedForm()])
-    if options.only in {None, "hybrid"}:
-        in_closed_form(trial, "hybrid", [ClosedForm(), DroppedAdapter()])
-    if options.only in {None, "mixed"}:
-        by_subject(trial, "mixed", MixedPrivacy())
-    if options.only in {None, "cohorts"}:
-        by_subject(trial, "cohorts", DroppedCohort())
+    owned = replace(trial, data=data.owned(labels), states=None)
+    for name, (methods, kind) in IN_PARTS.items():
+        if options.only in {None, name}:
+            in_parts(trial if kind == "class" else owned, name, methods, kind)
 
 
 if __name__ == "__main__":
