@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from streamcl.audit.utility import Useful, Utility
 from streamcl.checkpoint import Checkpoints
 from streamcl.forgetting import erasure, forgetter
 from streamcl.heads.ridge import RidgeHead
@@ -27,7 +28,8 @@ PARTS = (
     (erasure, "state_hash", "hashes of the state"),
     (RidgeHead, "_smallest_of", "check of what remains"),
     (RidgeHead, "_weights", "solve"),
-    (erasure.Erasure, "_useful", "accuracy before and after"),
+    (Utility, "__call__", "accuracy before"),
+    (Useful, "beside", "accuracy after, its solve included"),
     (erasure.Erasure, "carry_out", "erase in memory"),
     (StreamProcessor, "commit", "commit"),
     (Checkpoints, "save", "checkpoint, in the background"),

@@ -12,7 +12,7 @@ from streamcl.build import build_compute, build_learner, build_vit
 from streamcl.config import RunConfig, config_from_dict
 from streamcl.errors import BadRecord
 from streamcl.events import Batch, Pixels, Sample
-from streamcl.protocols import Learner
+from streamcl.protocols import Learner, Scoring
 
 
 class RiverClassifier(base.Classifier):  # type: ignore[misc]
@@ -56,9 +56,16 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
         return None if guess.label is None else self._names[guess.label]
 
     def predict_proba_one(self, x: Any) -> dict[Any, float]:
-        """The class named and its probability; the rest of the probability is not shared out."""
-        guess = self._learner.predict([Sample("river", _image(x))])[0]
-        return {} if guess.label is None else {self._names[guess.label]: guess.confidence}
+        """The probability of each class known, by class."""
+        sample = Sample("river", _image(x))
+        if not self._learner.classes:
+            return {}
+        if not isinstance(self._learner, Scoring):
+            guess = self._learner.predict([sample])[0]
+            return {} if guess.label is None else {self._names[guess.label]: guess.confidence}
+        chances = self._learner.logits([sample])[0].softmax(dim=0).tolist()
+        names = [self._names[name] for name in self._learner.classes]
+        return dict(zip(names, chances, strict=True))
 
 
 def _learner(config: Mapping[str, Any] | RunConfig | None) -> Learner:

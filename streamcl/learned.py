@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from streamcl.build import build_compute, build_learner, build_vit
+from streamcl.composition.backbone import MakeVit, Tell
 from streamcl.config import RunConfig
 from streamcl.errors import CheckpointError
 from streamcl.learners.hybrid import HybridLearner
@@ -16,12 +16,17 @@ from streamcl.protocols import Learner
 from streamcl.run_directory import checkpoints, config_of
 
 
-def load_learner(folder: str | Path, *, report: Callable[[str], None] = print) -> tuple[Learner, RunConfig]:
-    """The learner of a run as its newest good checkpoint holds it, for predicting or exporting."""
+def load_learner(
+    folder: str | Path, *, report: Tell = print, vit: MakeVit = build_vit
+) -> tuple[Learner, RunConfig]:
+    """The learner of a run as its newest good checkpoint holds it, for predicting or exporting.
+
+    vit: makes the backbone, or lends one.
+    """
     folder = Path(folder)
     config = config_of(folder)
     compute = build_compute(config)
-    backbone = build_vit(config, compute, report)
+    backbone = vit(config, compute, report)
     learner = build_learner(config, backbone, compute)
     found = checkpoints(config, folder, backbone=backbone.fingerprint).latest(report=report)
     if found is None:

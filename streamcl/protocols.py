@@ -104,6 +104,18 @@ class Learner(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class Scoring(Protocol):
+    """A learner that says how likely every class is, not only the best one."""
+
+    def logits(self, samples: Sequence[Sample]) -> Any:
+        """A tensor [B, C] for one or more samples, with the columns of `classes`. Changes no state.
+
+        Its softmax gives the probabilities; minus infinity is a class that cannot be named.
+        """
+        ...
+
+
 class ShiftDetector(Protocol):
     """Watches the loss of the stream, one finite value a batch: when did it shift, when has it settled again.
 

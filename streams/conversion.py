@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,9 +16,10 @@ Unit: TypeAlias = Record | Event
 
 
 class Conversion:
-    """Converts item after item; `offset` is that of the next record, `classes` are those seen so far.
+    """Converts item after item; `offset` is that of the next record, `seen` the digests of classes so far.
 
-    wanted: which records are decoded, as for `to_samples`.
+    Digests, because a class can be forgotten, and the list of those that count against the limit goes into
+    checkpoints. wanted: which records are decoded, as for `to_samples`.
     """
 
     def __init__(
@@ -28,14 +30,15 @@ class Conversion:
         columns: Mapping[str, str] | None,
         *,
         offset: int,
-        classes: Iterable[str],
+        seen: Iterable[str],
         wanted: tuple[int, int] = (0, 1),
     ) -> None:
         self._name, self._policy = name, policy
+        self._salt = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
         self._class_names, self._columns = class_names, columns
         self.wanted = wanted
         self.offset = offset
-        self.classes = dict.fromkeys(classes)
+        self.seen = dict.fromkeys(seen)
 
     def units_of(self, item: Any) -> Sequence[Unit]:
         """The records that the item holds, or the event that it is (none, where it is a duplicate)."""
@@ -72,11 +75,19 @@ class Conversion:
             self.offset += 1
         return records
 
+    def digest(self, label: str) -> str:
+        """A hash of a class's name, salted with the stream's; the same in every process."""
+        name = label.encode(errors="surrogatepass")
+        return hashlib.blake2b(name, key=self._salt, digest_size=12).hexdigest()
+
     def _within_classes(self, record: Record) -> Record:
-        if isinstance(record, Refused) or record.label is None or record.label in self.classes:
+        if isinstance(record, Refused) or record.label is None:
             return record
-        if len(self.classes) < self._policy.max_classes:
-            self.classes[record.label] = None
+        digest = self.digest(record.label)
+        if digest in self.seen:
+            return record
+        if len(self.seen) < self._policy.max_classes:
+            self.seen[digest] = None
             return record
         bad = BadRecord(
             f"label {record.label!r} is one class more than the {self._policy.max_classes} allowed",

@@ -74,7 +74,7 @@ class IterableSource:
         self._fresh = True
         with self._asked():
             self._class_names = label_names(self._made, columns)
-        self._begin(Mark(0, 0, 0, None), taken=0, offset=0, classes=[])
+        self._begin(Mark(0, 0, 0, None), taken=0, offset=0, seen=[])
 
     @classmethod
     def of(cls, dotted: str, args: Mapping[str, Any] | None = None, **options: Any) -> IterableSource:
@@ -133,13 +133,13 @@ class IterableSource:
         return callable(getattr(self._made, "shard", None))
 
     def state_dict(self) -> State:
-        """The position after the last event, the classes seen, and no pixels."""
+        """The position after the last event, digests of the classes seen, and no pixels."""
         mark = self._marks[0]
         return {
             "offset": self._offset,
             "skip": self._taken - mark.units,
             "mark": {"offset": mark.offset, "items": mark.items, "inner": mark.inner},
-            "classes": list(self._conversion.classes),
+            "seen": list(self._conversion.seen),
         }
 
     @property
@@ -179,9 +179,9 @@ class IterableSource:
                 hint="give it state_dict and load_state_dict, or __len__ and __getitem__",
             )
         mark = Mark(0, state["mark"]["offset"], state["mark"]["items"], state["mark"]["inner"])
-        self._begin(mark, taken=state["skip"], offset=state["offset"], classes=list(state["classes"]))
+        self._begin(mark, taken=state["skip"], offset=state["offset"], seen=list(state["seen"]))
 
-    def _begin(self, mark: Mark, *, taken: int, offset: int, classes: list[str]) -> None:
+    def _begin(self, mark: Mark, *, taken: int, offset: int, seen: list[str]) -> None:
         self._reader = None
         self._marks = deque([mark])
         self._queue: deque[Unit] = deque()
@@ -194,7 +194,7 @@ class IterableSource:
             self._class_names,
             self._columns,
             offset=mark.offset,
-            classes=classes,
+            seen=seen,
             wanted=self._slice,
         )
         self._ended = False

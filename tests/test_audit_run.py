@@ -110,7 +110,7 @@ def test_a_run_that_kept_what_its_receipt_says_it_erased_fails(forgotten, monkey
     with closing(adapter.build_source(config)) as source:
         samples = [sample for batch in source for sample in batch.samples][10:40]
     learner.learn(Batch(0, tuple(sample for sample in samples if sample.label != "2")))
-    monkeypatch.setattr(adapter, "load_learner", lambda folder, *, report: (learner, config))
+    monkeypatch.setattr(adapter, "load_learner", lambda *_, **__: (learner, config))
     report = adapter.audit_run(forgotten, request="thirty", plan=QUICK, tell=print)
     assert report.sums > 1e-3
     assert report.verdict == "fail" or not report.unforgotten_seen, text_table(report)
@@ -162,7 +162,7 @@ def test_a_hybrid_that_forgot_in_its_exact_head_alone_is_seen(hybrid, monkeypatc
         samples = [sample for batch in source for sample in batch.samples][100:130]
     _, kept = learner.measure(samples)
     learner.adapted.head.merge(kept)
-    monkeypatch.setattr(adapter, "load_learner", lambda folder, *, report: (learner, config))
+    monkeypatch.setattr(adapter, "load_learner", lambda *_, **__: (learner, config))
     report = adapter.audit_run(hybrid, plan=QUICK, tell=print)
     assert report.sums > 1e-3
     assert report.verdict == "fail" or not report.unforgotten_seen, text_table(report)

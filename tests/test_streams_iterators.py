@@ -253,6 +253,15 @@ def test_a_class_over_the_limit_is_refused_also_after_a_restart():
         take(source(records, policy=RecordPolicy(max_classes=2, on_bad_record="fail")))
 
 
+def test_the_position_has_no_class_name_in_it():
+    """A forgotten class would stay in checkpoints by the list that counts against the limit."""
+    made = source([(picture(i), label) for i, label in enumerate(["peregrine", "owl"] * 4)], batch_size=4)
+    take(made)
+    state = made.state_dict()
+    assert len(state["seen"]) == 2
+    assert "peregrine" not in repr(state)
+
+
 def test_a_data_set_may_refuse_a_record_itself():
     class Picky(Images):
         def __getitem__(self, index):

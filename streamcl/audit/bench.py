@@ -21,14 +21,16 @@ FEW = 8
 class Plan:
     """How thorough an audit is.
 
-    references: models retrained without the data. left_out: the share of the retained samples that each of
-    them goes without, another one each time; it makes their spread. rate: the chance of failing a retrained
-    model, over all measures together. looked_at: samples of each kind on which models are asked.
+    references: models retrained without the data; reruns: the same where each is another run of the stream.
+    left_out: the share of the retained samples that each of them goes without, another one each time; it
+    makes their spread. rate: the chance of failing a retrained model, over all measures together.
+    looked_at: samples of each kind on which models are asked.
     deals: random ways to deal models to two groups, by which group measures are judged; too few for `rate`
     cannot fail anything. sharpness: the learner's factor from scores to logits.
     """
 
     references: int = 64
+    reruns: int = 8
     left_out: float = 0.1
     rate: float = 0.01
     looked_at: int = 1000
@@ -37,8 +39,8 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.references < FEW:
-            raise ValueError(f"{self.references} references are too few, expected at least {FEW}")
+        if (fewest := min(self.references, self.reruns)) < FEW:
+            raise ValueError(f"{fewest} references are too few, expected at least {FEW}")
 
 
 class Bench:

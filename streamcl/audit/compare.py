@@ -49,7 +49,7 @@ def findings(groups: Groups, group: Group, deals: int) -> list[Finding]:
     single = [each.beside(group, groups) for each in singles(groups)]
     if len(group) < 2:
         return single
-    return [*single, *_of_distributions(groups, group, deals)]
+    return [*single, *of_distributions(groups, group, deals)]
 
 
 def singles(groups: Groups) -> list[Single]:
@@ -122,8 +122,8 @@ def _votes_on(rows: Ints, references: Group, unforgotten: Group) -> Measure:
     return lambda group: attacks.lira(group, references, unforgotten)[:, rows].mean(axis=1)
 
 
-def _of_distributions(groups: Groups, group: Group, deals: int) -> list[Finding]:
-    """Measures of many erased models against many retrained ones."""
+def of_distributions(groups: Groups, group: Group, deals: int) -> list[Finding]:
+    """Measures of many erased models, the group's, against many retrained ones."""
     known = groups.references
     statistics: list[tuple[str, Statistic, str, str]] = [
         ("U-LiRA", attacks.u_lira, "forget", attacks.U_LIRA),

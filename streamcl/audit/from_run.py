@@ -3,80 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from streamcl.audit.asked_again import asked_again
 from streamcl.audit.audit import audit
 from streamcl.audit.bench import Plan
+from streamcl.audit.by_reruns import audit_by_reruns
 from streamcl.audit.closed_forms import Beginning, ClosedForms, closed_forms
 from streamcl.audit.material import Audited, Examples, Material, Sums
 from streamcl.audit.report import AuditReport
-from streamcl.build import build_source
+from streamcl.audit.reruns import Reruns
+from streamcl.audit.scope import Scope, kept_by, placed, portions, receipt_of
+from streamcl.audit.sorted_stream import sort_stream
+from streamcl.backbone import Backbone
+from streamcl.bench.cell import Shared
+from streamcl.build import build_compute, build_source
+from streamcl.composition.source import OpenSource
 from streamcl.config import RunConfig
 from streamcl.config_models.closed_form import RidgeOptions
 from streamcl.config_models.hybrid import Hybrid
 from streamcl.errors import ConfigError, ForgettingError
-from streamcl.events import Batch, ForgetRequest, Sample, Selector
-from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.receipt import read_chain
+from streamcl.events import Batch, Sample
 from streamcl.ledger import LEDGER, Ledger
-from streamcl.protocols import Source
+from streamcl.protocols import Learner, Source
 from streamcl.runs import load_learner
 from streamcl.state import state_hash
 
 Tell = Callable[[str], None]
-Item = TypeVar("Item")
-PORTION = 64  # samples that go through the backbone together
+ASKED_ABOUT = 200
+"""Samples of each kind about which models are asked that are runs of the stream."""
 
 
 def audit_run(
-    folder: Path, *, request: str | None = None, plan: Plan | None = None, tell: Tell = print
+    folder: Path,
+    *,
+    request: str | None = None,
+    plan: Plan | None = None,
+    rerun: bool = False,
+    tell: Tell = print,
 ) -> AuditReport:
-    """Audit one erasure of a run (the last one where none is named) by its closed-form heads.
+    """Audit one erasure of a run, the last one where none is named.
 
     The forgotten samples are found by the receipt's salted hashes in the stream, which is read again from
-    its beginning; nothing of it is written. Where a hybrid kept its adapted branch, both heads as one are
-    audited: references share the settled adapters, and the beginning, in which these moved, is learned again.
-    Raises ForgettingError where there is no such receipt or the
-    learner has no closed-form head, SourceError where the stream cannot be read.
+    its beginning; nothing of it stays written. A learner with a closed-form head is audited by its sums:
+    where a hybrid kept its adapted branch, both heads as one, with references that share the settled
+    adapters, for which the beginning, in which these moved, is learned again. Any other learner, or any at
+    all with `rerun`, is audited beside further runs of the stream. Raises ForgettingError where there is no
+    such receipt, SourceError where the stream cannot be read.
     """
-    receipt = _receipt(folder, request)
-    learner, config = load_learner(folder, report=tell)
-    forms = closed_forms(learner)
-    options = _ridge_options(config)
-    beginning = None if forms.hybrid is None else Beginning(forms.hybrid, config)
-    with closing(build_source(config)) as source:
-        if not source.replayable:
-            raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
-        with Ledger(folder / LEDGER) as ledger:
-            scope = _Scope(receipt, ledger.fingerprint)
-            retained, forgotten = _sort_out(source, forms, _kept(folder), scope, beginning)
+    plan = plan or Plan()
+    receipt = receipt_of(folder, request)
+    shared = Shared()
+    learner, config = load_learner(folder, report=tell, vit=shared.backbone)
+    forms = None if rerun else closed_forms(learner)
+    before = state_hash(learner.state_dict())
+    case = _Case(folder, receipt, config, plan, tell)
+    if forms is not None:
+        report = _by_sums(case, forms)
+    else:
+        report = _by_reruns(case, learner, shared.backbone(config, build_compute(config), tell))
+    expected = receipt["scope"]["learned"]
+    if report.counts["forget"] != expected:
+        tell(f"{report.counts['forget']} of {expected} forgotten samples were found in the stream")
+    return replace(report, request=receipt["request"], learner=before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What one audit is of."""
+
+    folder: Path
+    receipt: Mapping[str, Any]
+    config: RunConfig
+    plan: Plan
+    tell: Tell
+
+    @contextmanager
+    def stream(self) -> Iterator[tuple[OpenSource, Scope]]:
+        """The run's stream from its beginning, and what of it was forgotten."""
+        with closing(build_source(self.config)) as source, Ledger(self.folder / LEDGER) as ledger:
+            if not source.replayable:
+                raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
+            yield source, Scope(self.receipt, ledger.fingerprint)
+
+
+def _by_sums(case: _Case, forms: ClosedForms) -> AuditReport:
+    options = _ridge_options(case.config)
+    beginning = None if forms.hybrid is None else Beginning(forms.hybrid, case.config)
+    with case.stream() as (source, scope):
+        retained, forgotten = _sort_out(source, forms, kept_by(case.folder), scope, beginning)
         held = _labelled([sample for part in source.info.holdout for sample in part.samples], forms)
     columns = _columns(forms.exact.classes, retained, forgotten)
     base = None if beginning is None else beginning.sums(columns)
     if beginning is not None and (apart := beginning.difference()):
-        tell(f"the beginning learned again gives adapters that differ by {apart:.0e} from the run's")
-    material = _material((retained, forgotten, held), columns, receipt["kind"], base)
-    expected = receipt["scope"]["learned"]
-    if len(material.forget) != expected:
-        tell(f"{len(material.forget)} of {expected} forgotten samples were found in the stream")
-    return replace(
-        audit(
-            material,
-            Audited(statistics=forms.sums(columns)),
-            widths=forms.widths,
-            relative_lambda=options.relative_lambda,
-            shrinkage=options.shrinkage,
-            plan=plan,
-        ),
-        request=receipt["request"],
-        learner=state_hash(learner.state_dict()),
+        case.tell(f"the beginning learned again gives adapters that differ by {apart:.0e} from the run's")
+    return audit(
+        _material((retained, forgotten, held), columns, case.receipt["kind"], base),
+        Audited(statistics=forms.sums(columns)),
+        widths=forms.widths,
+        relative_lambda=options.relative_lambda,
+        shrinkage=options.shrinkage,
+        plan=case.plan,
     )
+
+
+def _by_reruns(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport:
+    kept, plan = kept_by(case.folder), case.plan
+    most = min(plan.looked_at, ASKED_ABOUT)
+    with case.stream() as (source, scope):
+        carried = not hasattr(source, "fetch")  # then the request must bring all of its samples
+        every = 1 if carried else max(1, -(-int(case.receipt["scope"]["learned"]) // most))
+        found = sort_stream(source, kept, scope, every=every, most=most, seed=plan.seed)
+    request = asked_again(case.receipt, found, case.config, carried=carried)
+    runs = Reruns(case.config, case.folder, backbone, max([*kept, scope.end - 1]) + 1)
+    return audit_by_reruns(learner, found, runs, request, plan=plan, tell=case.tell)
 
 
 @dataclass(slots=True)
@@ -97,33 +143,6 @@ class _Found:
         return Examples(every[rows], torch.tensor([columns[self.labels[i]] for i in rows]).long())
 
 
-class _Scope:
-    """What a receipt says was forgotten: samples by salted hashes of their ids, up to an offset."""
-
-    def __init__(self, receipt: Mapping[str, Any], fingerprint: Callable[[str, str], str]) -> None:
-        self.end = int(receipt["offset"])
-        self._ids = frozenset(receipt["scope"]["ids"])
-        self._fingerprint = fingerprint
-
-    def holds(self, offset: int, sample: Sample) -> bool:
-        """Whether the sample was forgotten then; one without a label was never learned."""
-        known = offset < self.end and sample.label is not None
-        return known and self._fingerprint("sample", sample.id) in self._ids
-
-
-def _receipt(folder: Path, request: str | None) -> dict[str, Any]:
-    done = [content for _, content in read_chain(folder) if content["outcome"] == "done"]
-    chosen = [content for content in done if request in {None, content["request"]}]
-    if not chosen:
-        known = ", ".join(content["request"] for content in done[-5:])
-        of = f" by the request {request!r:.100}" if request else ""
-        raise ForgettingError(
-            f"{folder} has no receipt of an erasure{of}",
-            hint=f"carried out: {known}" if known else "nothing has been forgotten in this run",
-        )
-    return chosen[-1]
-
-
 def _ridge_options(config: RunConfig) -> RidgeOptions:
     options = config.learner.ridge if isinstance(config.learner, Hybrid) else config.learner
     if not isinstance(options, RidgeOptions):
@@ -131,21 +150,11 @@ def _ridge_options(config: RunConfig) -> RidgeOptions:
     return options
 
 
-def _kept(folder: Path) -> dict[int, str]:
-    """Which offsets the model has learned and not forgotten, with the label that each was learned with."""
-    if not (folder / LINEAGE).exists():
-        raise ForgettingError(f"{folder} has no {LINEAGE}, so what it has learned is not known")
-    everything = ForgetRequest("audit", "samples", 0, selector=Selector(offsets=(0, 2**62)))
-    with closing(Lineage(folder / LINEAGE)) as lineage:
-        chunks = lineage.chunks(everything, learned=True)
-        return {trace.offset: str(trace.label) for chunk in chunks for trace in chunk}
-
-
 def _sort_out(
     source: Source,
     forms: ClosedForms,
     kept: Mapping[int, str],
-    scope: _Scope,
+    scope: Scope,
     beginning: Beginning | None,
 ) -> tuple[_Found, _Found]:
     """What was retained and what was forgotten, from the stream's beginning to where either ends.
@@ -167,9 +176,9 @@ def _sort_out(
 
 
 def _sort(
-    batch: Batch, forms: ClosedForms, kept: Mapping[int, str], scope: _Scope, into: tuple[_Found, _Found]
+    batch: Batch, forms: ClosedForms, kept: Mapping[int, str], scope: Scope, into: tuple[_Found, _Found]
 ) -> None:
-    for pairs in _portions(list(_placed(batch))):
+    for pairs in portions(list(placed(batch))):
         stays = [(sample, kept[offset]) for offset, sample in pairs if offset in kept]
         goes = [
             (sample, str(sample.label))
@@ -182,20 +191,9 @@ def _sort(
                 found.add(features, [label for _, label in chosen])
 
 
-def _placed(batch: Batch) -> Iterator[tuple[int, Sample]]:
-    gone = {refused.offset for refused in batch.refused}
-    offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
-    return zip(offsets, batch.samples, strict=True)
-
-
-def _portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), PORTION):
-        yield items[start : start + PORTION]
-
-
 def _labelled(samples: Sequence[Sample], forms: ClosedForms) -> _Found:
     found = _Found()
-    for portion in _portions([sample for sample in samples if sample.label is not None]):
+    for portion in portions([sample for sample in samples if sample.label is not None]):
         found.add(forms.features(portion), [str(sample.label) for sample in portion])
     return found
 

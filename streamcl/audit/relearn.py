@@ -36,6 +36,15 @@ def accuracy_after(form: Form, sums: Sums, lessons: Examples, check: Examples) -
     return float((model(check.features).argmax(dim=1) == check.labels).double().mean())
 
 
+def doublings_until(accuracies: Floats, target: float) -> float:
+    """log2 of the samples after which the target is reached, of accuracies after 1, 2, 4, ... of them.
+
+    The whole number of doublings, where the target is never reached or only by the last accuracy.
+    """
+    reached = np.flatnonzero(accuracies >= target)
+    return float(reached[0] if len(reached) else len(accuracies) - 1)
+
+
 def _doublings(form: Form, sums: Sums, lessons: Examples, check: Examples, target: float) -> float:
     count = 1
     while count < len(lessons):

@@ -22,7 +22,8 @@ class AuditReport:
     unforgotten_failing: the share of the models that never forgot which fail so. findings: judged; they
     make the verdict. by_memorisation: membership attacks on the quarter of forgotten samples that learning
     moves least (a negative control) and most; they do not. sums: the largest relative difference between the
-    audited sums and those of retraining, where there are sums. learner: the audited learner's hash.
+    audited sums and those of retraining, where there are sums. reruns: how often the stream was run again
+    for the models, where there are none. learner: the audited learner's hash.
     """
 
     kind: Literal["samples", "class"]
@@ -36,6 +37,7 @@ class AuditReport:
     findings: tuple[Finding, ...]
     by_memorisation: tuple[Finding, ...] = ()
     sums: float | None = None
+    reruns: int = 0
     seconds: float = 0.0
     request: str | None = None
     learner: str | None = None
@@ -107,4 +109,9 @@ def notes(report: AuditReport) -> list[str]:
     ]
     if report.sums is not None:
         said.append(f"The sums differ from those of retraining by {report.sums:.1e} (relative).")
+    if report.reruns:
+        said.append(
+            f"The stream was run again {report.reruns} times; U-LiRA and KLoM are of "
+            f"{models['forgotten again']} runs that carried out the request again."
+        )
     return [*said, f"{report.seconds:.1f} seconds."]

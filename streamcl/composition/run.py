@@ -12,7 +12,7 @@ from streamcl.composition.forgetting import build_forgetter, for_the_loop
 from streamcl.composition.learner import build_learner
 from streamcl.composition.shift import build_shift
 from streamcl.composition.sinks import build_fanout
-from streamcl.composition.source import build_source
+from streamcl.composition.source import MakeSource, build_source
 from streamcl.config import RunConfig
 from streamcl.config_differences import fingerprint
 from streamcl.evaluation import Examiner
@@ -39,11 +39,12 @@ def assemble(
     report: Tell,
     vit: MakeVit,
     ranks: Ranks,
+    stream: MakeSource = build_source,
 ) -> tuple[Run, Checkpoints]:
     """The run, knowing nothing yet, and the checkpoints in its folder; `stack` closes what it has opened."""
     seed_generators(settings.seed)
     compute = build_compute(settings, ranks)
-    source = build_source(settings, ranks, lambda: processor.stop())  # noqa: PLW0108 - made below
+    source = stream(settings, ranks, lambda: processor.stop())  # noqa: PLW0108 - made below
     stack.callback(source.close)
     _check_guarantee(settings, source)
     backbone = vit(settings, compute, report)

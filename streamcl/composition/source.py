@@ -36,6 +36,14 @@ class OpenSource(Source, Protocol):
         ...
 
 
+class MakeSource(Protocol):
+    """Makes a run's source."""
+
+    def __call__(self, config: RunConfig, ranks: Ranks, on_stop: Callable[[], None]) -> OpenSource:
+        """As `build_source` does."""
+        ...
+
+
 def build_source(
     config: RunConfig, ranks: Ranks = ALONE, on_stop: Callable[[], None] = lambda: None
 ) -> OpenSource:

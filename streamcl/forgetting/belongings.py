@@ -45,8 +45,16 @@ class Monitor(Stateful, Protocol):
 class Gauge(Protocol):
     """Tells how useful a learner is for what stays (see streamcl.audit.utility)."""
 
-    def __call__(self, learner: Learner, request: ForgetRequest) -> Mapping[str, float]:
-        """Samples looked at, and the accuracy on them; empty where there are none. Changes nothing."""
+    def __call__(self, learner: Learner, request: ForgetRequest) -> Useful:
+        """Look at it before an erasure; changes nothing."""
+        ...
+
+
+class Useful(Protocol):
+    """How useful a learner was before an erasure."""
+
+    def beside(self, learner: Learner) -> Mapping[str, float] | None:
+        """How many samples were looked at, the accuracy `before` and `after`; None where there are none."""
         ...
 
 

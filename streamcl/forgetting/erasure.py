@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -52,7 +52,7 @@ class Erasure:
             method, why = choose(self._methods, request, context)
         except ForgettingError as error:
             return {**result, "outcome": "refused", "reason": str(error)}
-        useful = self._useful(request)
+        useful = None if self._run.gauge is None else self._run.gauge(learner, request)
         try:
             evidence = method.erase(request, context)
             _confirm_gone(request, learner)
@@ -68,12 +68,9 @@ class Erasure:
             kept.finish(len(learner.widths) if isinstance(learner, Telling) else 0)
         result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
         told = _told(replace(evidence, places=(*evidence.places, _kept_place(kept))), before)
-        utility = _compared(useful, self._useful(request))
+        utility = None if useful is None else useful.beside(learner)
         scope = _counts(context.scope) | {"cohorts": [] if kept is None else kept.gone}
         return {**result, **told, "outcome": "done", "why": why, "scope": scope, "utility": utility}
-
-    def _useful(self, request: ForgetRequest) -> Mapping[str, float]:
-        return {} if self._run.gauge is None else self._run.gauge(self._run.learner, request)
 
     def _kept(self, request: ForgetRequest) -> KeptScope | None:
         kept = self._run.kept
@@ -142,10 +139,3 @@ def _told(evidence: Evidence, before: State) -> dict[str, Any]:
         "figures": dict(evidence.figures),
         "places": places.also_in_learner(before, evidence.places),
     }
-
-
-def _compared(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float] | None:
-    """Accuracy on the same held-out samples before and after; None where there are none."""
-    if not before or not after:
-        return None
-    return {"samples": after["samples"], "before": before["accuracy"], "after": after["accuracy"]}

@@ -107,14 +107,15 @@ class CohortLearner:
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
         """One guess per sample, by its cohort's branch or, where it has none, by the mean of all branches."""
-        if not samples:
-            return ()
+        return guesses(self.logits(samples), self.classes) if samples else ()
+
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
         features, views = self._read(samples)
         names = [self.division.name(sample, None) for sample in samples]
         if self._fresh is None:
             self._fresh = self._solved()
-        scores = self._scores(self._fresh.scores(features), views[0], names, exact=True)
-        return guesses(self._sharpness * scores, self.classes)
+        return self._sharpness * self._scores(self._fresh.scores(features), views[0], names, exact=True)
 
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, then teach each cohort its labelled samples."""

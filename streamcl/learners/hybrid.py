@@ -76,9 +76,11 @@ class HybridLearner:
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
         """One guess per sample; changes nothing that decides the future."""
-        if not samples:
-            return ()
-        return self.guesses(self.exact_scores(self.read(samples)))
+        return guesses(self.logits(samples), self.classes) if samples else ()
+
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        return self._calibration.sharpness * self.exact_scores(self.read(samples))
 
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, adapt while that is still on, and add its labelled samples to both heads."""

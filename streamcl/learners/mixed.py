@@ -56,12 +56,13 @@ class MixedLearner:
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
         """One guess per sample; changes nothing that decides the future."""
-        if not samples:
-            return ()
+        return guesses(self.logits(samples), self.classes) if samples else ()
+
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
         reading = self.core.read(samples)
-        return self._guesses(
-            self._total(self.core.exact_scores(reading), self.users.exact_scores(self._z(reading)))
-        )
+        scores = self._total(self.core.exact_scores(reading), self.users.exact_scores(self._z(reading)))
+        return self.core.sharpness * scores
 
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, teach the core its core samples, and add everything to the sums of z."""
@@ -75,7 +76,7 @@ class MixedLearner:
             for reading in (self.core.read(side.samples),)
         }
         scores = self._scores(batch, list(seen.values()))
-        predicted = self._guesses(scores)
+        predicted = guesses(self.core.sharpness * scores, self.classes)
         losses = self._losses(batch, scores)
         if not all(finite(z) for _, _, z in seen.values()):
             return Lesson(predicted, losses, learned=False)
@@ -237,9 +238,6 @@ class MixedLearner:
                 core.isinf(), 0.0
             )
         return total.masked_fill(self.users.counts == 0, -torch.inf)
-
-    def _guesses(self, scores: Tensor) -> tuple[Guess, ...]:
-        return guesses(self.core.sharpness * scores, self.classes)
 
     def _losses(self, batch: Batch, scores: Tensor) -> tuple[float, ...]:
         """Of labelled samples; while the adapters move the core's alone, for they decide when to settle."""

@@ -87,6 +87,10 @@ class OnlineLoRALearner:
         """One guess per sample; changes nothing."""
         return self.model.predict(samples)
 
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        return self.model.logits(samples)
+
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, then take one step on its labelled samples and the hard buffer."""
         if not batch.labelled:

@@ -62,9 +62,11 @@ class RidgeLearner:
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
         """One guess per sample; changes nothing that decides the future."""
-        if not samples:
-            return ()
-        return guesses(self._sharpness * self.head.exact_scores(self.features(samples)), self.classes)
+        return guesses(self.logits(samples), self.classes) if samples else ()
+
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        return self._sharpness * self.head.exact_scores(self.features(samples))
 
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, then add its labelled samples to the statistics."""
@@ -173,6 +175,14 @@ class RidgeLearner:
         """float32 [B, D]: fixed for ever, whatever is learned and whichever samples come together."""
         return self.reader(samples)
 
+    def read(self, samples: Sequence[Sample]) -> Tensor:
+        """What `scores` needs of samples: their features."""
+        return self.features(samples)
+
+    def scores(self, reading: Tensor) -> Tensor:
+        """float64 [B, C] by the weights in use while learning."""
+        return self.head.scores(reading)
+
     def state_dict(self) -> State:
         """The head's statistics and the names of its columns."""
         return {"head": self.head.state_dict(), "classes": list(self.classes)}
@@ -183,7 +193,7 @@ class RidgeLearner:
         self.head.load_state_dict(state["head"])
 
     def _logits(self, features: Tensor) -> Tensor:
-        return self._sharpness * self.head.scores(features)
+        return self._sharpness * self.scores(features)
 
 
 def by_column(parts: Iterable[Any], classes: Sequence[str]) -> Iterator[tuple[Any, dict[int, Any]]]:

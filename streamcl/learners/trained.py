@@ -89,10 +89,13 @@ class TrainedModel:
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
         """One guess per sample; changes nothing."""
-        if not samples:
-            return ()
+        return guesses(self.logits(samples), self.classes) if samples else ()
+
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
         with torch.no_grad():
-            return guesses(self.head(self.features(samples)), self.classes)
+            scores: Tensor = self.head(self.features(samples))
+        return scores
 
     def predict_together(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
         """`predict` by all ranks, each of which has the pixels of its share."""

@@ -33,6 +33,10 @@ class PlainLearner:
         """One guess per sample; changes nothing."""
         return self.model.predict(samples)
 
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        return self.model.logits(samples)
+
     def learn(self, batch: Batch) -> Lesson:
         """Predict the batch, then take one step on its labelled samples and what is rehearsed."""
         if not batch.labelled:

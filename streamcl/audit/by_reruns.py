@@ -1,0 +1,171 @@
+"""The audit of a learner that keeps no sums: its references are runs of the same stream without the data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamcl.audit import relearn
+from streamcl.audit.answers import Group, Groups
+from streamcl.audit.bench import FEW, Plan
+from streamcl.audit.compare import by_memorisation, failing, findings, of_distributions
+from streamcl.audit.judge import Finding, beside, judged
+from streamcl.audit.models import leave_outs
+from streamcl.audit.questions import Answer, Questions
+from streamcl.audit.report import AuditReport
+from streamcl.audit.reruns import Reruns
+from streamcl.audit.sorted_stream import SortedStream
+from streamcl.events import ForgetRequest
+from streamcl.protocols import Learner
+
+Tell = Callable[[str], None]
+
+
+class Trials:
+    """The answers of all models that an audit by further runs compares; the runs are made one by one."""
+
+    def __init__(
+        self,
+        stream: SortedStream,
+        reruns: Reruns,
+        questions: Questions,
+        plan: Plan,
+        tell: Tell,
+    ) -> None:
+        self._stream, self._reruns, self._questions, self._tell = stream, reruns, questions, tell
+        self._offsets = np.array(sorted(stream.kept))
+        self._plan, self._rng = plan, np.random.default_rng(plan.seed)
+        self._made = 0
+
+    @property
+    def made(self) -> int:
+        """How many runs there were."""
+        return self._made
+
+    def group(
+        self, what: str, count: int, *, forgotten: bool, request: ForgetRequest | None = None
+    ) -> tuple[list[Answer], list[frozenset[int]]]:
+        """Of so many models, each without another share of the retained samples, and what each went without.
+
+        Fewer where a request ended without an erasure.
+        """
+        rows = leave_outs(count, len(self._offsets), self._plan.left_out, self._rng).numpy()
+        left_outs = [frozenset(self._offsets[row].tolist()) for row in rows]
+        asked = [
+            self._one(f"{what}, {i} of {count}", left_out, forgotten=forgotten, request=request)
+            for i, left_out in enumerate(left_outs, 1)
+        ]
+        pairs = [(a, left_out) for a, left_out in zip(asked, left_outs, strict=True) if a is not None]
+        return [a for a, _ in pairs], [left_out for _, left_out in pairs]
+
+    def retrained(self) -> Answer:
+        """Of the model that learned all that was retained."""
+        answer = self._one("retrained on all that is kept", frozenset(), forgotten=False, request=None)
+        assert answer is not None
+        return answer
+
+    def _one(
+        self, what: str, left_out: frozenset[int], *, forgotten: bool, request: ForgetRequest | None
+    ) -> Answer | None:
+        self._made += 1
+        self._tell(f"run {self._made}: {what}")
+        label = self._stream.labels(left_out, forgotten=forgotten)
+        return self._reruns.model(label, self._questions.ask, request)
+
+
+def audit_by_reruns(
+    learner: Learner,
+    stream: SortedStream,
+    reruns: Reruns,
+    request: ForgetRequest,
+    *,
+    plan: Plan,
+    tell: Tell,
+) -> AuditReport:
+    """Judge an erasure from any learner beside models of runs that never saw the data.
+
+    Membership of distributions (U-LiRA, KLoM) is judged on models that learned the data and were made to
+    forget it as the run was, in the same place of the stream; every other measure on the run's own model.
+    """
+    began = time.perf_counter()
+    questions = Questions(stream, learner.classes, request.kind, plan.seed)
+    trials = Trials(stream, reruns, questions, plan, tell)
+    probes = questions.probes()
+
+    def group(found: Sequence[Answer], left_out: Sequence[frozenset[int]], *, mask: bool = False) -> Group:
+        member = np.stack([stream.members(each) for each in left_out])
+        hidden = probes.gone if mask else None
+        return probes.ask((_scorer(answer.logits, hidden) for answer in found), member)
+
+    count = plan.reruns
+    retrained = trials.retrained()
+    known, known_without = trials.group("without the data", count, forgotten=False)
+    kept, kept_without = trials.group("with the data", count, forgotten=True)
+    again, again_without = trials.group("made to forget it", count, forgotten=True, request=request)
+    own = questions.ask(learner)
+    everything = [frozenset[int]()]
+    groups = Groups(
+        group([own], everything),
+        group(known, known_without),
+        group(kept, kept_without, mask=True),
+        group([retrained], everything),
+        probes.gone,
+    )
+    control = judged(findings(groups, groups.unforgotten, plan.deals), plan.rate)
+    shown = {each.measure: each.value for each in control}
+    found = findings(groups, groups.audited, plan.deals)
+    if len(again) >= FEW // 2:
+        found += of_distributions(groups, group(again, again_without), plan.deals)
+    else:
+        tell(
+            f"only {len(again)} of {count} further runs forgot as this one did: U-LiRA and KLoM are left out"
+        )
+    found = [replace(each, unforgotten=shown[each.measure]) for each in found]
+    if questions.relearned:
+        found.append(_relearned(own, known, kept, retrained))
+    return AuditReport(
+        kind="class" if request.kind == "class" else "samples",
+        counts={"retain": len(stream.kept), "forget": len(stream.gone), "test": questions.test},
+        models={
+            "audited": 1,
+            "references": len(known),
+            "unforgotten": len(kept),
+            "forgotten again": len(again),
+        },
+        left_out=plan.left_out,
+        rate=plan.rate,
+        references_failing=failing(groups, groups.references, plan.rate),
+        unforgotten_failing=failing(groups, groups.unforgotten, plan.rate),
+        unforgotten_seen=not all(finding.good for finding in control),
+        findings=judged(found, plan.rate),
+        by_memorisation=by_memorisation(groups),
+        reruns=trials.made,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _scorer(logits: Tensor, hidden: int | None) -> Callable[[Tensor], Tensor]:
+    if hidden is not None:
+        logits = logits.index_fill(1, torch.tensor([hidden]), -torch.inf)
+    return lambda places: logits[places[:, 0]]
+
+
+def _relearned(own: Answer, known: Sequence[Answer], kept: Sequence[Answer], retrained: Answer) -> Finding:
+    target = relearn.REGAINED * float(retrained.regained[-1])
+    times = (
+        np.array([relearn.doublings_until(answer.regained, target) for answer in group])
+        for group in ([own], known, kept)
+    )
+    audited, references, unforgotten = times
+    centre = relearn.doublings_until(retrained.regained, target)
+    return beside(
+        *("relearn time, log2 samples", audited, references, unforgotten),
+        step=1.0,
+        centre=centre,
+        paper=relearn.PAPER,
+    )

@@ -1,0 +1,92 @@
+"""Models of a run's stream, made by running it again: the references of learners that keep no sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, TypeVar
+
+from streamcl.audit.retold import Retold
+from streamcl.backbone import Backbone
+from streamcl.build import build_source
+from streamcl.composition.run import assemble
+from streamcl.config import RunConfig
+from streamcl.config_models.outputs import EvaluateOptions, ReportOptions
+from streamcl.events import ForgetRequest
+from streamcl.files import TEMPORARY, discard
+from streamcl.forgetting.receipt import read_chain
+from streamcl.protocols import Learner
+from streamcl.ranks import ALONE
+from streamcl.run_resuming import begin_or_restore
+
+Model = TypeVar("Model")
+SILENT = EvaluateOptions(every=None, at_parts=False, max_per_part=None, final=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reruns:
+    """Runs a stream again with the run's own configuration, seed included, in a folder that is removed.
+
+    The seed stays the run's, so that references differ from it by what they have learned alone, and an
+    erasure is judged beside the closest models that there are. The folder is a temporary of the run's
+    directory: what a crash leaves of it goes when the run is next opened.
+    end: the offset where the stream is left.
+    """
+
+    config: RunConfig
+    folder: Path
+    backbone: Backbone
+    end: int
+
+    def model(
+        self,
+        label: Callable[[int], str | None],
+        then: Callable[[Learner], Model],
+        request: ForgetRequest | None = None,
+    ) -> Model | None:
+        """What `then` makes of the learner of one more run, in which samples are learned as `label` says.
+
+        request: carried out at its offset. None where that ended in anything but an erasure.
+        """
+        folder = Path(mkdtemp(prefix=TEMPORARY, dir=self.folder))
+        with ExitStack() as stack:
+            stack.callback(discard, folder)
+            run, _ = assemble(
+                self._settings(folder),
+                folder,
+                stack,
+                report=_say_nothing,
+                vit=lambda *_: self.backbone,
+                ranks=ALONE,
+                stream=lambda *asked: Retold(build_source(*asked), label, self.end, request),
+            )
+            begin_or_restore(run, None)
+            for _ in run:
+                pass
+            if request is not None and not _was_erased(folder, request):
+                return None
+            return then(run.learner)
+
+    def _settings(self, folder: Path) -> RunConfig:
+        changed: Mapping[str, Any] = {
+            "run_dir": str(folder),
+            "checkpoint": None,
+            "statistics": None,
+            "evaluate": SILENT,
+            "report": ReportOptions(samples=0, title=None),
+            "forget": [],
+            "sinks": [],
+        }
+        return self.config.model_copy(update=changed)
+
+
+def _was_erased(folder: Path, request: ForgetRequest) -> bool:
+    ended = {content["request"]: content["outcome"] for _, content in read_chain(folder)}
+    return ended.get(request.id) == "done"
+
+
+def _say_nothing(message: str) -> None:
+    """What a run has to say was said by the first one."""
