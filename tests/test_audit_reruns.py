@@ -118,8 +118,8 @@ def test_a_dropped_cohort_passes_beside_runs_that_never_saw_it(dropped):
     assert report.unforgotten_seen
     assert report.unforgotten_failing == 1.0, "each that never forgot fails, pushed through the audit alone"
     assert report.references_failing < 0.3
-    assert report.reruns == 25
-    assert len(told) == 25, told
+    assert report.reruns == 26, "25, and one in which single samples could not be forgotten"
+    assert len(told) == 27, told
     assert {"U-LiRA", "relearn time, log2 samples", "RMIA"} <= {each.measure for each in report.findings}
     assert not temporaries(dropped)
 
@@ -140,13 +140,25 @@ def test_a_cohort_that_was_never_dropped_fails(dropped, monkeypatch):
     assert report.verdict == "fail", text_table(report)
 
 
+def test_sums_can_be_audited_beside_further_runs_too(tmp_path):
+    folder = finished(tmp_path, {"name": "ridge", "relative_lambda": 0.001}, offsets=(10, 40))
+    told = []
+    report = adapter.audit_run(folder, plan=PLAN, rerun=True, tell=told.append)
+    assert report.verdict != "fail", text_table(report)
+    confusion = next(each for each in report.findings if each.measure == "interclass confusion")
+    assert confusion.value == pytest.approx(confusion.mean, abs=0.05)
+    assert confusion.unforgotten > confusion.mean + 0.05, "the mix-up was learned before it was forgotten"
+    assert report.reruns == len(told) == 41, told
+
+
 def test_a_class_whose_row_alone_went_is_audited_from_the_command_line(tmp_path):
     folder = finished(tmp_path, LORA, label="1", method="head_rows")
     shown = CliRunner().invoke(cli, ["audit", str(folder), "--json"])
     assert shown.exit_code in {0, 6}, shown.output
     report = json.loads(shown.stdout)
     assert report["kind"] == "class"
-    assert report["reruns"] == 25
-    assert {"neighbour class", "U-LiRA", "KLoM, forget"} <= {each["measure"] for each in report["findings"]}
+    assert report["reruns"] == 41
+    measures = {each["measure"] for each in report["findings"]}
+    assert {"neighbour class", "U-LiRA", "KLoM, forget", "interclass confusion"} <= measures
     saved = (folder / "audits" / "asked.json").read_text()
     assert json.loads(saved)["audit"] == report

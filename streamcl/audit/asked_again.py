@@ -31,6 +31,17 @@ def asked_again(
     )
 
 
+def noted_again(receipt: Mapping[str, Any], found: SortedStream, end: int, *, carried: bool) -> ForgetRequest:
+    """A request at the stream's end, to the same method, for samples that were kept and noted."""
+    return order(
+        id=ID,
+        offset=end,
+        method=receipt["method"],
+        samples=found.noted if carried else (),
+        ids=[sample.id for sample in found.noted],
+    )
+
+
 def _named(kind: str, found: SortedStream, config: RunConfig) -> dict[str, Any]:
     if kind == "class":
         return {"label": next(iter(found.gone.values()))}

@@ -10,72 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit import relearn
+from streamcl.audit import interclass, relearn
 from streamcl.audit.answers import Group, Groups
 from streamcl.audit.bench import FEW, Plan
 from streamcl.audit.compare import by_memorisation, failing, findings, of_distributions
 from streamcl.audit.judge import Finding, beside, judged
-from streamcl.audit.models import leave_outs
+from streamcl.audit.mixup import Mixup
 from streamcl.audit.questions import Answer, Questions
 from streamcl.audit.report import AuditReport
 from streamcl.audit.reruns import Reruns
 from streamcl.audit.sorted_stream import SortedStream
+from streamcl.audit.trials import Tell, Trials
 from streamcl.events import ForgetRequest
 from streamcl.protocols import Learner
-
-Tell = Callable[[str], None]
-
-
-class Trials:
-    """The answers of all models that an audit by further runs compares; the runs are made one by one."""
-
-    def __init__(
-        self,
-        stream: SortedStream,
-        reruns: Reruns,
-        questions: Questions,
-        plan: Plan,
-        tell: Tell,
-    ) -> None:
-        self._stream, self._reruns, self._questions, self._tell = stream, reruns, questions, tell
-        self._offsets = np.array(sorted(stream.kept))
-        self._plan, self._rng = plan, np.random.default_rng(plan.seed)
-        self._made = 0
-
-    @property
-    def made(self) -> int:
-        """How many runs there were."""
-        return self._made
-
-    def group(
-        self, what: str, count: int, *, forgotten: bool, request: ForgetRequest | None = None
-    ) -> tuple[list[Answer], list[frozenset[int]]]:
-        """Of so many models, each without another share of the retained samples, and what each went without.
-
-        Fewer where a request ended without an erasure.
-        """
-        rows = leave_outs(count, len(self._offsets), self._plan.left_out, self._rng).numpy()
-        left_outs = [frozenset(self._offsets[row].tolist()) for row in rows]
-        asked = [
-            self._one(f"{what}, {i} of {count}", left_out, forgotten=forgotten, request=request)
-            for i, left_out in enumerate(left_outs, 1)
-        ]
-        pairs = [(a, left_out) for a, left_out in zip(asked, left_outs, strict=True) if a is not None]
-        return [a for a, _ in pairs], [left_out for _, left_out in pairs]
-
-    def retrained(self) -> Answer:
-        """Of the model that learned all that was retained."""
-        answer = self._one("retrained on all that is kept", frozenset(), forgotten=False, request=None)
-        assert answer is not None
-        return answer
-
-    def _one(
-        self, what: str, left_out: frozenset[int], *, forgotten: bool, request: ForgetRequest | None
-    ) -> Answer | None:
-        self._made += 1
-        self._tell(f"run {self._made}: {what}")
-        label = self._stream.labels(left_out, forgotten=forgotten)
-        return self._reruns.model(label, self._questions.ask, request)
 
 
 def audit_by_reruns(
@@ -84,6 +31,7 @@ def audit_by_reruns(
     reruns: Reruns,
     request: ForgetRequest,
     *,
+    mixup: tuple[Mixup, ForgetRequest] | None,
     plan: Plan,
     tell: Tell,
 ) -> AuditReport:
@@ -91,6 +39,7 @@ def audit_by_reruns(
 
     Membership of distributions (U-LiRA, KLoM) is judged on models that learned the data and were made to
     forget it as the run was, in the same place of the stream; every other measure on the run's own model.
+    mixup: what interclass confusion is tested with, and the request that forgets it.
     """
     began = time.perf_counter()
     questions = Questions(stream, learner.classes, request.kind, plan.seed)
@@ -102,11 +51,10 @@ def audit_by_reruns(
         hidden = probes.gone if mask else None
         return probes.ask((_scorer(answer.logits, hidden) for answer in found), member)
 
-    count = plan.reruns
     retrained = trials.retrained()
-    known, known_without = trials.group("without the data", count, forgotten=False)
-    kept, kept_without = trials.group("with the data", count, forgotten=True)
-    again, again_without = trials.group("made to forget it", count, forgotten=True, request=request)
+    known, known_without = trials.group("without the data", forgotten=False)
+    kept, kept_without = trials.group("with the data", forgotten=True)
+    again, again_without = trials.group("made to forget it", forgotten=True, request=request)
     own = questions.ask(learner)
     everything = [frozenset[int]()]
     groups = Groups(
@@ -122,12 +70,12 @@ def audit_by_reruns(
     if len(again) >= FEW // 2:
         found += of_distributions(groups, group(again, again_without), plan.deals)
     else:
-        tell(
-            f"only {len(again)} of {count} further runs forgot as this one did: U-LiRA and KLoM are left out"
-        )
+        tell(f"only {len(again)} of {plan.reruns} runs forgot as this one did: no U-LiRA, no KLoM")
     found = [replace(each, unforgotten=shown[each.measure]) for each in found]
     if questions.relearned:
         found.append(_relearned(own, known, kept, retrained))
+    if mixup is not None:
+        found += _confused(trials, *mixup, tell)
     return AuditReport(
         kind="class" if request.kind == "class" else "samples",
         counts={"retain": len(stream.kept), "forget": len(stream.gone), "test": questions.test},
@@ -169,3 +117,12 @@ def _relearned(own: Answer, known: Sequence[Answer], kept: Sequence[Answer], ret
         centre=centre,
         paper=relearn.PAPER,
     )
+
+
+def _confused(trials: Trials, mixup: Mixup, request: ForgetRequest, tell: Tell) -> list[Finding]:
+    never, before, after = map(np.array, trials.mixed_up(mixup, request))
+    if len(after) < 2:
+        tell("the method does not forget single samples: no interclass confusion")
+        return []
+    step = 1 / len(mixup.check)
+    return [beside("interclass confusion", after, never, before, step=step, paper=interclass.PAPER)]

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamcl.audit.asked_again import asked_again
+from streamcl.audit.asked_again import asked_again, noted_again
 from streamcl.audit.audit import audit
 from streamcl.audit.bench import Plan
 from streamcl.audit.by_reruns import audit_by_reruns
 from streamcl.audit.closed_forms import Beginning, ClosedForms, closed_forms
 from streamcl.audit.material import Audited, Examples, Material, Sums
+from streamcl.audit.mixup import most_confused
 from streamcl.audit.report import AuditReport
 from streamcl.audit.reruns import Reruns
 from streamcl.audit.scope import Scope, kept_by, placed, portions, receipt_of
-from streamcl.audit.sorted_stream import sort_stream
+from streamcl.audit.sorted_stream import held_out, sort_stream
 from streamcl.backbone import Backbone
 from streamcl.bench.cell import Shared
 from streamcl.build import build_compute, build_source
@@ -117,12 +118,20 @@ def _by_reruns(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport
     kept, plan = kept_by(case.folder), case.plan
     most = min(plan.looked_at, ASKED_ABOUT)
     with case.stream() as (source, scope):
+        held = held_out(source, 2 * most)
+        mixup = most_confused(learner, held, kept, plan.seed)
+        noted = {} if mixup is None else mixup.wrong
         carried = not hasattr(source, "fetch")  # then the request must bring all of its samples
         every = 1 if carried else max(1, -(-int(case.receipt["scope"]["learned"]) // most))
-        found = sort_stream(source, kept, scope, every=every, most=most, seed=plan.seed)
+        found = sort_stream(
+            *(source, kept, scope), held=held, noted=noted, every=every, most=most, seed=plan.seed
+        )
     request = asked_again(case.receipt, found, case.config, carried=carried)
     runs = Reruns(case.config, case.folder, backbone, max([*kept, scope.end - 1]) + 1)
-    return audit_by_reruns(learner, found, runs, request, plan=plan, tell=case.tell)
+    swapped = None
+    if mixup is not None:
+        swapped = mixup, noted_again(case.receipt, found, runs.end, carried=carried)
+    return audit_by_reruns(learner, found, runs, request, mixup=swapped, plan=plan, tell=case.tell)
 
 
 @dataclass(slots=True)

@@ -46,14 +46,21 @@ class Reruns:
         label: Callable[[int], str | None],
         then: Callable[[Learner], Model],
         request: ForgetRequest | None = None,
+        before: Callable[[Learner], None] | None = None,
     ) -> Model | None:
         """What `then` makes of the learner of one more run, in which samples are learned as `label` says.
 
-        request: carried out at its offset. None where that ended in anything but an erasure.
+        request: carried out at its offset, and `before` called just before. None where that ended in anything
+        but an erasure.
         """
         folder = Path(mkdtemp(prefix=TEMPORARY, dir=self.folder))
         with ExitStack() as stack:
             stack.callback(discard, folder)
+
+            def on_request() -> None:
+                if before is not None:
+                    before(run.learner)
+
             run, _ = assemble(
                 self._settings(folder),
                 folder,
@@ -61,7 +68,7 @@ class Reruns:
                 report=_say_nothing,
                 vit=lambda *_: self.backbone,
                 ranks=ALONE,
-                stream=lambda *asked: Retold(build_source(*asked), label, self.end, request),
+                stream=lambda *asked: Retold(build_source(*asked), label, self.end, request, on_request),
             )
             begin_or_restore(run, None)
             for _ in run:

@@ -16,6 +16,7 @@ class Retold:
 
     label: what the sample at an offset is learned as; None where it is not to be learned, though the learner
     still sees it pass, as any image without a label. The source's own requests are left out. Ends at `end`.
+    on_request: called before the request is handed out.
     """
 
     def __init__(
@@ -24,8 +25,10 @@ class Retold:
         label: Callable[[int], str | None],
         end: int,
         request: ForgetRequest | None = None,
+        on_request: Callable[[], None] = lambda: None,
     ) -> None:
         self._source, self._label, self._end, self._request = source, label, end, request
+        self._on_request = on_request
 
     @property
     def info(self) -> StreamInfo:
@@ -43,6 +46,7 @@ class Retold:
             if not isinstance(event, Batch):
                 continue
             if waiting is not None and event.offset >= waiting.offset:
+                self._on_request()
                 yield waiting
                 waiting = None
             if event.offset >= self._end:
@@ -50,6 +54,7 @@ class Retold:
             samples = [replace(each, label=self._label(offset)) for offset, each in placed(event)]
             yield replace(event, samples=tuple(samples))
         if waiting is not None:
+            self._on_request()
             yield waiting
 
     def __getattr__(self, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -24,7 +24,7 @@ class SortedStream:
     """What was kept and what was forgotten, by offset, with the label that each was learned with.
 
     forgotten, retained, held: samples to ask about, drawn from all of their kind. places: the offsets of
-    `retained`. Of every forgotten sample: its id, subject and domain.
+    `retained`. noted: kept samples that were wanted. ids, subjects, domains: of every forgotten sample.
     """
 
     kept: Mapping[int, str]
@@ -35,11 +35,17 @@ class SortedStream:
     forgotten: list[Sample] = field(default_factory=list)
     retained: list[Sample] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
-    held: list[Sample] = field(default_factory=list)
+    held: Sequence[Sample] = ()
+    noted: list[Sample] = field(default_factory=list)
 
-    def labels(self, left_out: frozenset[int], *, forgotten: bool) -> Callable[[int], str | None]:
-        """What a model learns each sample as: without those left out, with or without the forgotten ones."""
-        taught = {**self.kept, **self.gone} if forgotten else dict(self.kept)
+    def labels(
+        self, left_out: frozenset[int], *, forgotten: bool, instead: Mapping[int, str] | None = None
+    ) -> Callable[[int], str | None]:
+        """What a model learns each sample as: without those left out, with or without the forgotten ones.
+
+        instead: other labels than the samples had.
+        """
+        taught = {**self.kept, **(self.gone if forgotten else {}), **(instead or {})}
         for offset in left_out:
             del taught[offset]
         return taught.get
@@ -50,14 +56,23 @@ class SortedStream:
 
 
 def sort_stream(
-    source: Source, kept: Mapping[int, str], scope: Scope, *, every: int, most: int, seed: int
+    source: Source,
+    kept: Mapping[int, str],
+    scope: Scope,
+    *,
+    held: Sequence[Sample],
+    noted: Collection[int],
+    every: int,
+    most: int,
+    seed: int,
 ) -> SortedStream:
     """Read the stream once, to where either kind ends.
 
-    every: one in so many forgotten samples is asked about. most: retained samples that are. Raises
-    ForgettingError where the stream has no sample of a kind.
+    held: held-out samples. noted: offsets of kept samples that are wanted. every: one in so many forgotten
+    samples is asked about. most: retained samples that are. Raises ForgettingError where the stream has no
+    sample of a kind.
     """
-    found = SortedStream(kept)
+    found = SortedStream(kept, held=held)
     rng = np.random.default_rng(seed)
     drawn = set(rng.choice(sorted(kept), min(most, len(kept)), replace=False).tolist()) if kept else set()
     end = max([*kept, scope.end - 1])
@@ -66,12 +81,12 @@ def sort_stream(
             for offset, sample in placed(batch):
                 if offset in kept:
                     _keep(found, offset, sample, asked=offset in drawn)
+                    if offset in noted:
+                        found.noted.append(replace(sample, label=kept[offset]))
                 elif scope.holds(offset, sample):
                     _forget(found, offset, sample, asked=len(found.gone) % every == 0)
             if batch.end > end:
                 break
-    labelled = (sample for sample in spread_over(source.info.holdout, 2 * most) if sample.label is not None)
-    found.held = _within(list(labelled))
     found.forgotten = _within(found.forgotten)
     found.retained = _within(found.retained)
     found.places = found.places[: len(found.retained)]
@@ -79,6 +94,11 @@ def sort_stream(
         if not samples:
             raise ForgettingError(f"no {name} samples are in the stream, so there is nothing to audit with")
     return found
+
+
+def held_out(source: Source, most: int) -> list[Sample]:
+    """At most so many of the source's labelled held-out samples, evenly over its parts."""
+    return _within([sample for sample in spread_over(source.info.holdout, most) if sample.label is not None])
 
 
 def _keep(found: SortedStream, offset: int, sample: Sample, *, asked: bool) -> None:
