@@ -71,6 +71,15 @@ class HardBuffer:
         samples = completed(self.samples)
         self._held = [replace(held, sample=each) for held, each in zip(self._held, samples, strict=True)]
 
+    def kept(self) -> Callable[[], None]:
+        """What takes back all that is offered and re-evaluated from here on."""
+        held, offered = self._held, self._offered
+
+        def undo() -> None:
+            self._held, self._offered = held, offered
+
+        return undo
+
     def purge(self, predicate: Callable[[Sample], bool]) -> None:
         """Drop every held sample for which the predicate is true."""
         self._held = [held for held in self._held if not predicate(held.sample)]

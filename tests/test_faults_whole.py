@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from conftest import make_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from streamcl.adapters import Adapters
 from streamcl.heads.gram import Gram
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
 from streamcl.learners.adapted import AdaptedBranch
+from streamcl.learners.baselines.consolidation import EWCPlusPlus
+from streamcl.learners.baselines.plain import PlainLearner
+from streamcl.learners.baselines.rehearsal import DERPlusPlus, ExperienceReplay
 from streamcl.learners.fused import fused_width
 from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.trained import TrainedModel
 from streamcl.state import state_hash
 
 pytestmark = pytest.mark.faults
@@ -128,7 +136,27 @@ def hybrid(adapt):
     return make
 
 
+def online_lora(backbone, compute):
+    return OnlineLoRALearner(backbone, compute, rank=2, buffer=3)
+
+
+def baseline(make, **options):
+    def made(backbone, compute):
+        generator = torch.Generator().manual_seed(0)
+        adapters = Adapters(backbone, rank=2, first_block=0, generator=generator)
+        optimizer = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
+        model = TrainedModel(backbone, compute, adapters, optimizer=optimizer, generator=generator)
+        return make(model, **options)
+
+    return made
+
+
 STEPS = {
+    "online_lora": (online_lora, 29),
+    "naive_lora": (baseline(PlainLearner), 59),
+    "er": (baseline(ExperienceReplay, buffer=6), 29),
+    "der_pp": (baseline(DERPlusPlus, buffer=6), 59),
+    "ewc_pp": (baseline(EWCPlusPlus), 29),
     "ridge": (ridge, 1),
     "hybrid while it adapts": (hybrid(100), 29),
     "hybrid as it settles": (hybrid(12), 29),

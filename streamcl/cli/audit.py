@@ -35,8 +35,8 @@ def audit(
     """Compare RUN's model with models retrained without what a request erased.
 
     Reads the stream again from its beginning; for a learner that keeps no sums the stream is learned again,
-    up to 41 times by default. The result is also written to RUN/audits. Exit code 6 where the model is not like
-    the retrained ones.
+    up to 41 times by default. The result is also written to RUN/audits. Exit code 6 where the model is not
+    like the retrained ones.
     """
     from streamcl.audit import Plan, text_table
     from streamcl.audit.from_run import audit_run

@@ -47,7 +47,14 @@ class LinearHead(nn.Module):
 
     def drop(self, row: int, optimizer: torch.optim.Optimizer) -> None:
         """Remove a class's row and its moments; later rows move up by one and keep theirs."""
-        keep = [i for i in range(self.classes) if i != row]
+        self._keep([i for i in range(self.classes) if i != row], optimizer)
+
+    def cut(self, classes: int, optimizer: torch.optim.Optimizer) -> None:
+        """Have no more than `classes` rows, the first ones, with their moments."""
+        if classes < self.classes:
+            self._keep(list(range(classes)), optimizer)
+
+    def _keep(self, keep: list[int], optimizer: torch.optim.Optimizer) -> None:
         for name in ("weight", "bias"):
             old: nn.Parameter = getattr(self, name)
             new = nn.Parameter(old.detach()[keep].clone(), requires_grad=old.requires_grad)

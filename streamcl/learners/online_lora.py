@@ -19,6 +19,7 @@ from streamcl.importance import Importance, squared_gradients
 from streamcl.learners.guesses import surprise
 from streamcl.learners.optimizer_state import drop_moments
 from streamcl.learners.trained import TrainedModel
+from streamcl.learners.whole import put_back, whole
 from streamcl.low_pass import LowPass
 from streamcl.protocols import State
 from streamcl.ranks import ALONE, Ranks
@@ -95,12 +96,16 @@ class OnlineLoRALearner:
         """Predict the batch, then take one step on its labelled samples and the hard buffer."""
         if not batch.labelled:
             return Lesson(self.model.predict_together(batch.samples), ())
-        seen = self.model.read(batch, self.buffer.samples)
-        losses = self._losses(seen.logits, seen.targets)  # [L + H]
-        if not self.model.step(self._objective(losses, len(seen.learnable))):
-            return Lesson(seen.guesses, seen.losses, learned=False)
-        self._remember(seen.learnable, losses.detach())
-        return Lesson(seen.guesses, seen.losses)
+        undos = self.model.kept(), self.buffer.kept()
+        with whole(*undos):
+            seen = self.model.read(batch, self.buffer.samples)
+            losses = self._losses(seen.logits, seen.targets)  # [L + H]
+            learned = self.model.step(self._objective(losses, len(seen.learnable)))
+            if learned:
+                self._remember(seen.learnable, losses.detach())
+        if not learned:
+            put_back(*undos)
+        return Lesson(seen.guesses, seen.losses, learned=learned)
 
     def consolidate(self) -> Mapping[str, Any]:
         """Estimate the importance of the present pair on the hard buffer, fold it, start a fresh pair."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from streamcl.learners.baselines.plain import PlainLearner
 from streamcl.learners.trained import Gradients, TrainedModel
+from streamcl.learners.whole import Undo
 from streamcl.protocols import State
 
 
@@ -53,6 +54,14 @@ class EWCPlusPlus(PlainLearner):
             {key: torch.tensor(value, device=device) for key, value in state[name].items()}
             for name in ("running", "importance", "anchor")
         )
+
+    def _kept(self) -> Sequence[Undo]:
+        running = dict(self._running)
+
+        def undo() -> None:
+            self._running = running
+
+        return (*super()._kept(), undo)
 
     def _held_back(self, gradients: Gradients) -> Gradients:
         for name, gradient in gradients.items():

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from streamcl.events import Batch, Guess, Lesson, Sample
 from streamcl.learners.trained import Gradients, Reading, TrainedModel
+from streamcl.learners.whole import Undo, put_back, whole
 from streamcl.protocols import State
 
 
@@ -41,15 +42,16 @@ class PlainLearner:
         """Predict the batch, then take one step on its labelled samples and what is rehearsed."""
         if not batch.labelled:
             return Lesson(self.model.predict_together(batch.samples), ())
-        drawn_from = self.model.generator.get_state()
-        seen = self.model.read(batch, self._rehearsed(len(batch.labelled)))
-        gradients = self.model.gradients(self._loss(seen))
+        undos = self._kept()
+        with whole(*undos):
+            seen = self.model.read(batch, self._rehearsed(len(batch.labelled)))
+            gradients = self.model.gradients(self._loss(seen))
+            if gradients is not None:
+                self.model.apply(self._held_back(gradients))
+                self._remember(seen)
         if gradients is None:
-            self.model.generator.set_state(drawn_from)
-            return Lesson(seen.guesses, seen.losses, learned=False)
-        self.model.apply(self._held_back(gradients))
-        self._remember(seen)
-        return Lesson(seen.guesses, seen.losses)
+            put_back(*undos)
+        return Lesson(seen.guesses, seen.losses, learned=gradients is not None)
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: the weights go on as they are."""
@@ -67,6 +69,10 @@ class PlainLearner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
         self.model.load_state_dict(state)
+
+    def _kept(self) -> Sequence[Undo]:
+        """What takes back all that a step changes."""
+        return (self.model.kept(),)
 
     def _rehearsed(self, count: int) -> Sequence[Sample]:  # noqa: ARG002 - learners with a buffer use it
         """Samples that ride along with `count` fresh ones."""

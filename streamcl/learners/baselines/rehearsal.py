@@ -13,6 +13,7 @@ from streamcl.events import Sample
 from streamcl.learners.baselines.plain import PlainLearner
 from streamcl.learners.baselines.reservoir import Kept, Reservoir
 from streamcl.learners.trained import Reading, TrainedModel
+from streamcl.learners.whole import Undo
 from streamcl.protocols import State
 
 
@@ -39,6 +40,9 @@ class ExperienceReplay(PlainLearner):
         """Become the learner that returned `state`."""
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
+
+    def _kept(self) -> Sequence[Undo]:
+        return (*super()._kept(), self.buffer.kept())
 
     def _rehearsed(self, count: int) -> Sequence[Sample]:
         return [kept.sample for kept in self.buffer.draw(count)]

@@ -64,6 +64,15 @@ class Reservoir:
         order = torch.randperm(len(self._kept), generator=self._generator)
         return [self._kept[place] for place in order[:count].tolist()]
 
+    def kept(self) -> Callable[[], None]:
+        """What takes back all that is offered from here on, the generator's draws aside."""
+        kept, offered = list(self._kept), self._offered
+
+        def undo() -> None:
+            self._kept, self._offered = kept, offered
+
+        return undo
+
     def purge(self, predicate: Callable[[Sample], bool]) -> int:
         """Drop every held sample for which the predicate is true; how many there were."""
         before = len(self._kept)
