@@ -22,7 +22,7 @@ from streamcl.events import Pixels
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 ORIENTATION = 0x0112  # the EXIF tag
 MAX_PIXELS = 50_000_000
-MAX_SIDE = 16_384
+MAX_SIDE = 20_000
 MAX_FILE_BYTES = 64 * 2**20
 CHANNELS = (1, 3, 4)
 _SILENCE = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as Python keeps the filter set below

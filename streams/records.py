@@ -35,7 +35,7 @@ class RecordPolicy:
     on_bad_record: Literal["quarantine", "fail"] = "quarantine"
     missing_label: Literal["unlabelled", "quarantine", "fail"] = "unlabelled"
     negative_label: Literal["quarantine", "fail", "class"] = "quarantine"
-    max_classes: int = 10_000
+    max_classes: int = 100_000
     max_pixels: int = MAX_PIXELS
     max_side: int = MAX_SIDE
     max_file_bytes: int = MAX_FILE_BYTES

@@ -2,6 +2,7 @@ import contextlib
 import io
 import threading
 from collections import namedtuple
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -375,3 +376,11 @@ def test_no_value_raises_anything_but_bad_record(value):
         else:
             assert one.image.shape[2] == 3
             assert one.label is None or one.label.strip()
+
+
+def test_a_policy_has_the_defaults_of_the_configuration():
+    from streamcl.config_models.source import Policy
+
+    plain, described = RecordPolicy(), Policy()
+    for field in fields(plain):
+        assert getattr(plain, field.name) == getattr(described, field.name), field.name

@@ -174,12 +174,15 @@ def _total(counts: Mapping[str, Any], name: str, listed: str) -> int:
 def _cost_figures(summary: Mapping[str, Any]) -> list[Figure]:
     timing = inner(summary, "timing")
     device = timing.get("device") or summary.get("device") or inner(timing, "environment").get("device")
-    return [
-        Figure("Images per second", decimal(timing.get("images_per_s")), "whole loop"),
+    machine = Figure("Device", str(device or NONE), str(timing.get("precision") or ""))
+    full = bool(_request_figures(summary))  # then there is no place for it in the last row of four
+    loop = f"whole loop, {machine.value} {machine.note}".rstrip() if full else "whole loop"
+    figures = [
+        Figure("Images per second", decimal(timing.get("images_per_s")), loop),
         Figure("Duration", duration(timing.get("seconds")), f"{count(summary.get('steps'))} batches"),
         Figure("Peak memory", memory(timing.get("peak_memory_mb")), "of the process"),
-        Figure("Device", str(device or NONE), str(timing.get("precision") or "")),
     ]
+    return figures if full else [*figures, machine]
 
 
 def sentence(summary: Mapping[str, Any]) -> str:
