@@ -147,11 +147,14 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(finished, folder
         "run_dir=runs/killed",
         "--quiet",
     ]
+    began = time.monotonic()
+    subprocess.run([*command, "--set", "run_dir=runs/whole"], cwd=folder, env=ENVIRONMENT, check=True)
+    whole = time.monotonic() - began
     rng, kills = np.random.default_rng(0), 0
     while kills < 100:
         process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT)
         try:
-            process.wait(timeout=rng.uniform(1.0, 8.0))
+            process.wait(timeout=whole * rng.uniform(0.4, 1.2))
             break
         except subprocess.TimeoutExpired:
             process.kill()
