@@ -137,6 +137,7 @@ def test_random_weights_come_from_the_seed_and_leave_the_global_generator_alone(
         ("vit_tiny_patch16_224", {**PLAIN, "img_size": 30}, "patches of 8"),
         ("vit_tiny_patch16_224", {"no_such_argument": 1}, "does not take"),
         ("vit_tiny_patch16_224", {**PLAIN, "num_heads": 5}, "cannot be built"),
+        ("vit_tiny_patch16_224", {**PLAIN, "patch_size": True}, "take no image with these arguments"),
         ("eva02_base_patch14_224", {**PLAIN, "qkv_fused": False}, "blocks.0 has no fused qkv"),
         ("swin_tiny_patch4_window7_224", {**STAGED, "img_size": (32, 64)}, "no square"),
     ],

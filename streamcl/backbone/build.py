@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -53,7 +54,19 @@ def build_backbone(
     if not hub and weights != "none":
         _load(model, weights.removeprefix("file:"), report)
     normalisation = timm.data.resolve_model_data_config(model)
-    return Backbone(name, model, mean=normalisation["mean"], std=normalisation["std"]).to(device)
+    backbone = Backbone(name, model, mean=normalisation["mean"], std=normalisation["std"]).to(device)
+    if args:
+        _refuse_unusable(backbone)
+    return backbone
+
+
+def _refuse_unusable(backbone: Backbone) -> None:
+    """timm takes arguments with which a model can be built and nothing else: one image shows it."""
+    try:
+        with torch.no_grad():
+            backbone.run(backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)])))
+    except Exception as error:  # layers raise what they like
+        raise ConfigError(f"{backbone.name} can take no image with these arguments: {error}") from error
 
 
 def _timm() -> ModuleType:
