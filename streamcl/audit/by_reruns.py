@@ -43,7 +43,8 @@ def audit_by_reruns(
     """
     began = time.perf_counter()
     questions = Questions(stream, learner.classes, request.kind, plan.seed)
-    trials = Trials(stream, reruns, questions, plan, tell)
+    most = 1 + (3 if mixup is None else 5) * plan.reruns
+    trials = Trials(stream, reruns, questions, plan, tell, most=most)
     probes = questions.probes()
 
     def group(found: Sequence[Answer], left_out: Sequence[frozenset[int]], *, mask: bool = False) -> Group:

@@ -26,9 +26,10 @@ class Trials:
     """Makes the models one by one, and asks each when its run has ended; `made`: how many there were."""
 
     def __init__(
-        self, stream: SortedStream, reruns: Reruns, questions: Questions, plan: Plan, tell: Tell
+        self, stream: SortedStream, reruns: Reruns, questions: Questions, plan: Plan, tell: Tell, *, most: int
     ) -> None:
-        self.made = 0
+        """most: how many runs there will be at most, for who waits."""
+        self.made, self._most = 0, most
         self._stream, self._reruns, self._questions, self._tell = stream, reruns, questions, tell
         self._offsets = np.array(sorted(stream.kept))
         self._plan, self._rng = plan, np.random.default_rng(plan.seed)
@@ -97,5 +98,5 @@ class Trials:
         before: Callable[[Learner], None] | None = None,
     ) -> Model | None:
         self.made += 1
-        self._tell(f"run {self.made}: {what}")
+        self._tell(f"run {self.made} of at most {self._most}: {what}")
         return self._reruns.model(label, then, request, before)
