@@ -236,6 +236,15 @@ def test_state_size_does_not_grow_with_consolidations(tiny_backbone, fp32):
     assert sizes[1:] == [sizes[1]] * 3
 
 
+@pytest.mark.parametrize(("weight", "expected"), [("sample", 2.5 + 1.5), ("batch", 2.5 + 6.0)])
+def test_a_held_sample_counts_as_a_fresh_one_unless_the_paper_is_followed(
+    tiny_backbone, fp32, weight, expected
+):
+    learner = online_lora(tiny_backbone, fp32, regularisation=0.0, buffer_weight=weight)
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0])  # four fresh samples, one held
+    assert float(learner._objective(losses, 4)) == pytest.approx(expected)
+
+
 def test_absent_classes_are_masked_unless_the_paper_is_followed_to_the_letter(tiny_backbone, fp32):
     for mask, moved in [(True, False), (False, True)]:
         learner = online_lora(tiny_backbone, fp32, mask_absent=mask, buffer=0)

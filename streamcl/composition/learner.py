@@ -30,6 +30,7 @@ def build_learner(config: RunConfig, backbone: Backbone, compute: Compute, ranks
             learning_rate=options.learning_rate,
             regularisation=options.regularisation,
             buffer=options.buffer,
+            buffer_weight=options.buffer_weight,
             mask_absent=options.mask_absent,
             seed=config.seed,
             ranks=ranks,

@@ -41,7 +41,18 @@ class OnlineLora(Options):
         description="Lambda: weight of the importance penalty (arXiv 2411.05663).",
         json_schema_extra=WARN,
     )
-    buffer: int = Field(4, ge=0, le=65_536, description="Hard samples kept to estimate importance; 0: none.")
+    buffer: int = Field(
+        4,
+        ge=0,
+        le=65_536,
+        description="Hard samples kept, rehearsed, and used to estimate importance; 0: none.",
+    )
+    buffer_weight: Literal["sample", "batch"] = Field(
+        "sample",
+        description="A kept sample counts in the loss as much as a fresh one (sample), or all of them "
+        "together as much as the mini-batch (batch: the paper's formula).",
+        json_schema_extra=WARN,
+    )
     mask_absent: bool = Field(
         True,
         description="Leave classes that are not in the mini-batch out of the loss.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,9 +29,13 @@ class OnlineLoRALearner:
     """Frozen ViT, LoRA on q and v of its last blocks, a growing linear head; one Adam step a batch.
 
     The loss of a step (section 3 of the paper) is
-    CE(batch) + CE(hard buffer) + (lambda / 2) sum Omega theta^2,
-    each cross-entropy a mean over samples. The hard buffer rides in the same forward pass as the batch, and
-    the guesses come out of it too, so predicting before learning costs nothing.
+    CE(batch) + w CE(hard buffer) + (lambda / 2) sum Omega theta^2,
+    each cross-entropy a mean over samples, with w = 1 in the paper. Its code holds four whole batches, so
+    that a held sample counts a fourth of a fresh one. Of four single samples, the hardest, each would count
+    sixteen times one of a batch of 64, and they drown every class that comes later (final accuracy on 57
+    disjoint groups of emoji: 2.7 %). So w makes samples count alike (11.2 %). The hard buffer rides in the
+    same forward pass as the batch, and the guesses come out of it too, so predicting before learning costs
+    nothing.
 
     Where the paper's reference code departs from its formulas, this follows the formulas: consolidation
     folds B A into the frozen weight and draws a new pair, the importance is a mean over single samples of
@@ -39,6 +43,7 @@ class OnlineLoRALearner:
 
     rank: of the q and of the v adapter. first_block: the blocks before it stay without adapters.
     regularisation: lambda. buffer: samples in the hard buffer.
+    buffer_weight: "sample" makes a held sample count as a fresh one, w = held / fresh; "batch" is w = 1.
     mask_absent: leave classes that are not in the step's samples out of its cross-entropy.
     low_pass: takes gradients through frozen weights on low-pass bases; None passes them whole.
     """
@@ -53,6 +58,7 @@ class OnlineLoRALearner:
         learning_rate: float = 5e-4,
         regularisation: float = 2000.0,
         buffer: int = 4,
+        buffer_weight: Literal["sample", "batch"] = "sample",
         mask_absent: bool = True,
         low_pass: LowPass | None = None,
         seed: int = 0,
@@ -78,6 +84,7 @@ class OnlineLoRALearner:
         self.buffer = HardBuffer(buffer)
         self._regularisation = regularisation
         self._mask_absent = mask_absent
+        self._alike = buffer_weight == "sample"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -156,7 +163,10 @@ class OnlineLoRALearner:
         """What a step goes down, from per-sample losses, the first `fresh` of them the batch's."""
         penalty = self.importance.penalty(self.adapters.trainable(), self._regularisation)
         loss = losses[:fresh].mean() + self.model.ranks.once(penalty)
-        return loss + losses[fresh:].mean() if len(losses) > fresh else loss
+        held = len(losses) - fresh
+        if not held:
+            return loss
+        return loss + (held / fresh if self._alike else 1.0) * losses[fresh:].mean()
 
     def _remember(self, samples: Sequence[Sample], losses: Tensor) -> None:
         values = losses.tolist()
