@@ -1,6 +1,10 @@
 """Audits beside further runs of the stream: for learners whose knowledge is not in sums."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from contextlib import closing
 
 import pytest
@@ -9,7 +13,7 @@ from test_audit_run import configuration
 
 from streamcl.audit import Plan, text_table
 from streamcl.audit import from_run as adapter
-from streamcl.audit.reruns import Reruns
+from streamcl.audit.reruns import MARK, Reruns, sweep_killed
 from streamcl.audit.retold import Retold
 from streamcl.audit.scope import kept_by
 from streamcl.bench.cell import Shared
@@ -90,6 +94,30 @@ def test_nothing_of_further_runs_stays_behind(whole):
         runs.model({}.get, lambda model: seen.extend(temporaries(whole)) or failing())
     assert seen
     assert not temporaries(whole)
+
+
+def test_what_a_killed_audit_left_goes_and_what_another_needs_stays(whole):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = [whole / f"{MARK}{number}-abc" for number in (ended.pid, os.getpid(), "odd")]
+    for path in left:
+        path.mkdir()
+    sweep_killed(whole)
+    assert [path.exists() for path in left] == [False, True, False]
+    left[1].rmdir()
+
+
+@pytest.mark.slow
+def test_a_terminated_audit_leaves_nothing_behind(tmp_path):
+    folder = finished(tmp_path, LORA, label="1", method="head_rows")
+    command = [sys.executable, "-m", "streamcl", "audit", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not temporaries(folder) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    assert not temporaries(folder)
 
 
 def failing():

@@ -19,7 +19,7 @@ from streamcl.audit.closed_forms import Beginning, ClosedForms, closed_forms
 from streamcl.audit.material import Audited, Examples, Material, Sums
 from streamcl.audit.mixup import most_confused
 from streamcl.audit.report import AuditReport
-from streamcl.audit.reruns import Reruns
+from streamcl.audit.reruns import Reruns, sweep_killed
 from streamcl.audit.scope import Scope, kept_by, placed, portions, receipt_of
 from streamcl.audit.sorted_stream import held_out, sort_stream
 from streamcl.backbone import Backbone
@@ -115,6 +115,7 @@ def _by_sums(case: _Case, forms: ClosedForms) -> AuditReport:
 
 
 def _by_reruns(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport:
+    sweep_killed(case.folder)
     kept, plan = kept_by(case.folder), case.plan
     most = min(plan.looked_at, ASKED_ABOUT)
     with case.stream() as (source, scope):

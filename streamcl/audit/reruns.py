@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from streamcl.ranks import ALONE
 from streamcl.run_resuming import begin_or_restore
 
 Model = TypeVar("Model")
+MARK = f"{TEMPORARY}audit-"
 SILENT = EvaluateOptions(every=None, at_parts=False, max_per_part=None, final=False)
 
 
@@ -32,7 +34,7 @@ class Reruns:
 
     The seed stays the run's, so that references differ from it by what they have learned alone, and an
     erasure is judged beside the closest models that there are. The folder is a temporary of the run's
-    directory: what a crash leaves of it goes when the run is next opened.
+    directory: what a crash leaves of it goes when the run is next opened or audited.
     end: the offset where the stream is left.
     """
 
@@ -53,7 +55,7 @@ class Reruns:
         request: carried out at its offset, and `before` called just before. None where that ended in anything
         but an erasure.
         """
-        folder = Path(mkdtemp(prefix=TEMPORARY, dir=self.folder))
+        folder = Path(mkdtemp(prefix=f"{MARK}{os.getpid()}-", dir=self.folder))
         with ExitStack() as stack:
             stack.callback(discard, folder)
 
@@ -88,6 +90,24 @@ class Reruns:
             "sinks": [],
         }
         return self.config.model_copy(update=changed)
+
+
+def sweep_killed(folder: Path) -> None:
+    """Remove what audits that were killed have left in a run's directory; those under way keep theirs."""
+    for path in folder.glob(f"{MARK}*"):
+        owner = path.name.removeprefix(MARK).partition("-")[0]
+        if not (owner.isdigit() and _is_alive(int(owner))):
+            discard(path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
 
 
 def _was_erased(folder: Path, request: ForgetRequest) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +44,7 @@ def audit(
     from streamcl.audit.from_run import audit_run
     from streamcl.audit.saved import save_audit
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is temporary goes first
     plan = Plan(seed=seed)
     if references is not None:
         plan = replace(plan, references=references, reruns=references)
