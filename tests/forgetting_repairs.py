@@ -14,7 +14,11 @@ def learner_of(backbone, compute, **options):
     return OnlineLoRALearner(
         backbone,
         compute,
-        **{"first_block": 1, "learning_rate": 1e-2, "regularisation": 0.0, "mask_absent": False} | options,
+        **{
+            **{"first_block": 1, "learning_rate": 1e-2, "regularisation": 0.0, "mask_absent": False},
+            "buffer_weight": "batch",
+        }
+        | options,
     )
 
 

@@ -18,7 +18,7 @@ from streamcl.forgetting.gs_lora import GSLoRA, Strength
 from streamcl.forgetting.protocol import Method
 from streamcl.state import state_hash
 
-STRENGTH = Strength(blocks=2, steps=40, length=2.0, beta=1.0, forget=16, retain=64)
+STRENGTH = Strength(blocks=2, steps=40, length=2.0, beta=1.0, doubling=1000, forget=16, retain=64)
 OTHERS = ["ant", "bee", "dog"]
 
 
@@ -286,3 +286,18 @@ def test_samples_that_cannot_be_had_and_other_learners_are_refused(tiny_backbone
     request = request_of("cat")
     assert method_of().can(request, context_of(learner, request, "gone")) == "gone"
     assert "no adapted blocks" in str(method_of().can(request, context_of(object(), request)))
+
+
+def test_what_does_not_give_way_is_pressed_harder(tiny_backbone, fp32):
+    """A weight that spares the rest is too weak for what was learned well; it doubles until that goes."""
+    request = request_of("cat")
+    for doubling, forgets in ((1000, False), (4, True)):
+        learner = taught(tiny_backbone, fp32)
+        row = row_of(learner, "cat")
+        method = method_of(beta=0.1, doubling=doubling)
+        if not forgets:
+            with pytest.raises(ForgettingError, match=r"under|still recognised"):
+                method.erase(request, context_of(learner, request))
+            continue
+        method.erase(request, context_of(learner, request))
+        assert shown(learner, "cat", row)[1] <= 0.2
