@@ -234,7 +234,7 @@ def pauses(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with open_run(config, report=str) as run:
         spent, whole = shares(run, "commit", run.processor)
     jpeg = pictures(folder / "jpeg", 512 if args.quick else 2048)
-    source = {"name": "image_folder", "args": {"path": str(jpeg), "test_percent": 0}}
+    source = {"name": "image_folder", "args": {"root": str(jpeg), "test_percent": 0}}
     config = configuration(
         **small, source=source, learner="online_lora", batch_size=64, run_dir=str(folder / "decode")
     )
