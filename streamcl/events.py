@@ -85,6 +85,12 @@ class Batch:
         return self.offset + len(self.samples) + len(self.refused)
 
     @property
+    def offsets(self) -> tuple[int, ...]:
+        """The offset of each sample: those of the batch less the refused ones'."""
+        refused = {record.offset for record in self.refused}
+        return tuple(offset for offset in range(self.offset, self.end) if offset not in refused)
+
+    @property
     def labelled(self) -> tuple[Sample, ...]:
         """The samples that can be learned from."""
         return tuple(sample for sample in self.samples if sample.label is not None)

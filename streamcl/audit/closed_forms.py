@@ -77,11 +77,9 @@ class Beginning:
 
     def learn(self, batch: Batch, kept: Mapping[int, str]) -> None:
         """A batch of the beginning: what was learned of it and not forgotten, and what has no label."""
-        gone = {refused.offset for refused in batch.refused}
-        offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
         samples = [
             replace(sample, label=kept.get(offset))
-            for offset, sample in zip(offsets, batch.samples, strict=True)
+            for offset, sample in zip(batch.offsets, batch.samples, strict=True)
             if offset in kept or sample.label is None
         ]
         self._again.learn(Batch(batch.offset, tuple(samples)))

@@ -56,9 +56,7 @@ def kept_by(folder: Path) -> dict[int, str]:
 
 def placed(batch: Batch) -> Iterator[tuple[int, Sample]]:
     """The samples of a batch with their offsets."""
-    gone = {refused.offset for refused in batch.refused}
-    offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
-    return zip(offsets, batch.samples, strict=True)
+    return zip(batch.offsets, batch.samples, strict=True)
 
 
 def portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -54,9 +54,7 @@ class Lineage:
         """Remember the samples of a batch that has passed; `contents` are the hashes of their images."""
         if contents is None:
             contents = [self.content(sample.image) for sample in batch.samples]
-        gone = {refused.offset for refused in batch.refused}
-        offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
-        for offset, sample, content in zip(offsets, batch.samples, contents, strict=True):
+        for offset, sample, content in zip(batch.offsets, batch.samples, contents, strict=True):
             self._waiting.append(
                 (
                     offset,

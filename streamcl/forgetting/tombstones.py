@@ -24,9 +24,7 @@ class Tombstones:
         """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
         if not any(map(self.stands_for, batch.samples)) and not any(map(self._is_gone, batch.refused)):
             return batch
-        taken = {refused.offset for refused in batch.refused}
-        offsets = (offset for offset in range(batch.offset, batch.end) if offset not in taken)
-        dropped = {o for o, s in zip(offsets, batch.samples, strict=True) if self.stands_for(s)}
+        dropped = {o for o, s in zip(batch.offsets, batch.samples, strict=True) if self.stands_for(s)}
         dropped |= {refused.offset for refused in batch.refused if self._is_gone(refused)}
         return without(batch, dropped)
 
@@ -59,9 +57,7 @@ class Tombstones:
 
 def without(batch: Batch, dropped: Collection[int]) -> Batch:
     """The batch whose records at these offsets are no more than places."""
-    taken = {refused.offset for refused in batch.refused}
-    offsets = (offset for offset in range(batch.offset, batch.end) if offset not in taken)
-    kept = tuple(s for offset, s in zip(offsets, batch.samples, strict=True) if offset not in dropped)
+    kept = tuple(s for offset, s in zip(batch.offsets, batch.samples, strict=True) if offset not in dropped)
     refused = [each for each in batch.refused if each.offset not in dropped]
     refused += [Refused(offset, "", DROPPED) for offset in dropped]
     return Batch(batch.offset, kept, tuple(sorted(refused, key=lambda each: each.offset)))

@@ -194,9 +194,7 @@ class CohortLearner:
         return self.reader.read(samples, self._cut)
 
     def _names(self, batch: Batch) -> list[str]:
-        gone = {refused.offset for refused in batch.refused}
-        offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
-        return [self.division.name(s, offset) for s, offset in zip(batch.samples, offsets, strict=True)]
+        return [self.division.name(s, offset) for s, offset in zip(batch.samples, batch.offsets, strict=True)]
 
     def _kept(self) -> Undo:
         """What takes back all that learning a batch changes, the cohorts' own aside."""

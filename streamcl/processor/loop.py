@@ -259,9 +259,7 @@ class StreamProcessor:
 
 
 def _predictions(batch: Batch, lesson: Lesson) -> tuple[Prediction, ...]:
-    gone = {refused.offset for refused in batch.refused}
-    offsets = (offset for offset in range(batch.offset, batch.end) if offset not in gone)
     return tuple(
         Prediction(sample.id, offset, sample.label, guess.label, guess.confidence)
-        for offset, sample, guess in zip(offsets, batch.samples, lesson.guesses, strict=True)
+        for offset, sample, guess in zip(batch.offsets, batch.samples, lesson.guesses, strict=True)
     )
