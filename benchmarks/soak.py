@@ -170,29 +170,24 @@ class Setting:
     commit_every: int
 
     @contextmanager
-    def processor(
-        self, work: Path, steps: int, vault: BackgroundSaver | None
-    ) -> Iterator[tuple[StreamProcessor, Any]]:
-        """A loop over so many steps, and its stream; both are closed at the end."""
+    def processor(self, work: Path, steps: int, vault: BackgroundSaver | None) -> Iterator[StreamProcessor]:
+        """A loop over so many steps; its sink and its source are closed at the end."""
         with (
             closing(JsonlSink(work)) as sink,
             closing(ReadAhead(Checked(self.source(steps)))) as stream,
         ):
-            yield (
-                StreamProcessor(
-                    stream,
-                    self.learner(),
-                    build_detector("relative"),
-                    scores=Prequential(),
-                    history=HoldoutHistory(),
-                    examiner=Examiner(()),
-                    pace=Clock(),
-                    sink=sink,
-                    gallery=Gallery(work / "samples", 2),
-                    vault=vault,
-                    commit_every=self.commit_every,
-                ),
+            yield StreamProcessor(
                 stream,
+                self.learner(),
+                build_detector("relative"),
+                scores=Prequential(),
+                history=HoldoutHistory(),
+                examiner=Examiner(()),
+                pace=Clock(),
+                sink=sink,
+                gallery=Gallery(work / "samples", 2),
+                vault=vault,
+                commit_every=self.commit_every,
             )
 
 
@@ -210,7 +205,7 @@ def soak(steps: int, work: Path, setting: Setting) -> dict[str, list[float]]:
     vault = Checkpoints(work / LATE, fingerprint={})
     with (
         closing(BackgroundSaver(vault)) as saver,
-        setting.processor(work, steps, saver) as (processor, _),
+        setting.processor(work, steps, saver) as processor,
     ):
         for which in (signal.SIGTERM, signal.SIGINT):
             signal.signal(which, lambda *_: processor.stop())
@@ -254,12 +249,12 @@ def resumed(work: Path, name: str, setting: Setting, more: int) -> Iterator[Iter
         raise SystemExit(f"{work} has no state to go on from: run it to its end first")
     with (
         TemporaryDirectory() as folder,
-        setting.processor(Path(folder), found.step + more, None) as (processor, stream),
+        setting.processor(Path(folder), found.step + more, None) as processor,
     ):
         processor.restore({**found.state, "sinks": {}})
 
         def steps() -> Iterator[float]:
-            for event in stream:
+            for event in processor.source:
                 before = time.thread_time()
                 processor.process(event)
                 yield time.thread_time() - before

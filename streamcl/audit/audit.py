@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from streamcl.audit import interclass, relearn
 from streamcl.audit.bench import Bench, Plan, shuffled
-from streamcl.audit.compare import by_memorisation, failing, findings
-from streamcl.audit.judge import Finding, beside, judged
+from streamcl.audit.compare import findings
+from streamcl.audit.conclude import conclude
+from streamcl.audit.judge import Finding, beside
 from streamcl.audit.material import Audited, Material, Sums
 from streamcl.audit.models import disagreement, form_of
 from streamcl.audit.report import AuditReport
@@ -38,25 +38,16 @@ def audit(
     form = form_of(material, widths, relative_lambda=relative_lambda, shrinkage=shrinkage)
     bench = Bench(material, plan, form)
     groups = bench.groups(audited)
-    control = judged(findings(groups, groups.unforgotten, plan.deals), plan.rate)
-    shown = {each.measure: each.value for each in control}
-    answered = findings(groups, groups.audited, plan.deals)
-    found = [replace(each, unforgotten=shown[each.measure]) for each in answered]
-    found += _taught(bench, audited.statistics)
     names = ("audited", "references", "unforgotten")
-    return AuditReport(
-        kind="samples" if material.gone is None else "class",
+    return conclude(
+        groups,
+        findings(groups, groups.audited, plan.deals),
+        _taught(bench, audited.statistics),
+        plan,
+        began=began,
         counts=material.counts,
         models={name: len(getattr(groups, name)) for name in names},
-        left_out=plan.left_out,
-        rate=plan.rate,
-        references_failing=failing(groups, groups.references, plan.rate),
-        unforgotten_failing=failing(groups, groups.unforgotten, plan.rate),
-        unforgotten_seen=not all(finding.good for finding in control),
-        findings=judged(found, plan.rate),
-        by_memorisation=by_memorisation(groups),
         sums=None if audited.statistics is None else disagreement(audited.statistics, bench.retained),
-        seconds=time.perf_counter() - began,
     )
 
 

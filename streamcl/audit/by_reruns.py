@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,14 +12,16 @@ from torch import Tensor
 from streamcl.audit import interclass, relearn
 from streamcl.audit.answers import Group, Groups
 from streamcl.audit.bench import FEW, Plan
-from streamcl.audit.compare import by_memorisation, failing, findings, of_distributions
-from streamcl.audit.judge import Finding, beside, judged
+from streamcl.audit.compare import findings, of_distributions
+from streamcl.audit.conclude import conclude
+from streamcl.audit.judge import Finding, beside
 from streamcl.audit.mixup import Mixup
 from streamcl.audit.questions import Answer, Questions
 from streamcl.audit.report import AuditReport
 from streamcl.audit.reruns import Reruns
 from streamcl.audit.sorted_stream import SortedStream
-from streamcl.audit.trials import Tell, Trials
+from streamcl.audit.trials import Trials
+from streamcl.composition.backbone import Tell
 from streamcl.events import ForgetRequest
 from streamcl.protocols import Learner
 
@@ -65,20 +66,20 @@ def audit_by_reruns(
         group([retrained], everything),
         probes.gone,
     )
-    control = judged(findings(groups, groups.unforgotten, plan.deals), plan.rate)
-    shown = {each.measure: each.value for each in control}
-    found = findings(groups, groups.audited, plan.deals)
+    answered = findings(groups, groups.audited, plan.deals)
     if len(again) >= FEW // 2:
-        found += of_distributions(groups, group(again, again_without), plan.deals)
+        answered += of_distributions(groups, group(again, again_without), plan.deals)
     else:
         tell(f"only {len(again)} of {plan.reruns} runs forgot as this one did: no U-LiRA, no KLoM")
-    found = [replace(each, unforgotten=shown[each.measure]) for each in found]
-    if questions.relearned:
-        found.append(_relearned(own, known, kept, retrained))
+    taught = [_relearned(own, known, kept, retrained)] if questions.relearned else []
     if mixup is not None:
-        found += _confused(trials, *mixup, tell)
-    return AuditReport(
-        kind="class" if request.kind == "class" else "samples",
+        taught += _confused(trials, *mixup, tell)
+    return conclude(
+        groups,
+        answered,
+        taught,
+        plan,
+        began=began,
         counts={"retain": len(stream.kept), "forget": len(stream.gone), "test": questions.test},
         models={
             "audited": 1,
@@ -86,15 +87,7 @@ def audit_by_reruns(
             "unforgotten": len(kept),
             "forgotten again": len(again),
         },
-        left_out=plan.left_out,
-        rate=plan.rate,
-        references_failing=failing(groups, groups.references, plan.rate),
-        unforgotten_failing=failing(groups, groups.unforgotten, plan.rate),
-        unforgotten_seen=not all(finding.good for finding in control),
-        findings=judged(found, plan.rate),
-        by_memorisation=by_memorisation(groups),
         reruns=trials.made,
-        seconds=time.perf_counter() - began,
     )
 
 

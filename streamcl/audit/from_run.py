@@ -25,6 +25,7 @@ from streamcl.audit.sorted_stream import held_out, sort_stream
 from streamcl.backbone import Backbone
 from streamcl.bench.cell import Shared
 from streamcl.build import build_compute, build_source
+from streamcl.composition.backbone import Tell
 from streamcl.composition.source import OpenSource
 from streamcl.config import RunConfig
 from streamcl.config_models.closed_form import RidgeOptions
@@ -36,7 +37,6 @@ from streamcl.protocols import Learner, Source
 from streamcl.runs import load_learner
 from streamcl.state import state_hash
 
-Tell = Callable[[str], None]
 ASKED_ABOUT = 200
 """Samples of each kind about which models are asked that are runs of the stream."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Literal, TypeAlias
 
 from streamcl.errors import BadRecord
@@ -77,6 +78,12 @@ def spread_over(parts: Sequence[HoldoutPart], most: int) -> Iterator[Sample]:
             yield parts[part].samples[i]
         except BadRecord:
             continue
+
+
+def within(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """The first samples whose images are no more than so many bytes."""
+    sizes = accumulate(sample.image.nbytes for sample in samples)
+    return [sample for sample, size in zip(samples, sizes, strict=True) if size <= limit]
 
 
 def _spread(places: Sequence[Place], most: int) -> list[Place]:

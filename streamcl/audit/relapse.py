@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
-from streamcl.audit.held_out import HeldOut, Named
+from streamcl.audit.held_out import HeldOut, Named, within
 from streamcl.audit.separability import features_of, separability, shown_by, standard_error
-from streamcl.events import ForgetRequest, Guarantee, Sample
+from streamcl.events import ForgetRequest, Guarantee
 from streamcl.protocols import Learner, State
 
 Pair: TypeAlias = tuple[Named, str]
@@ -167,7 +166,7 @@ class Relapse:
         useless = not named and erased.method in CLAIMLESS
         if self._policy != "repeat" or useless or erased.repeats >= REPEATS:
             return None
-        samples = [] if named else _within(self._held_out.of(kind, name), CARRIED)
+        samples = [] if named else within(self._held_out.of(kind, name), CARRIED)
         return ForgetRequest(
             id=f"{request}{AGAIN}{offset}",
             kind=kind,
@@ -191,12 +190,6 @@ def _named(request: ForgetRequest) -> Pair | None:
     if request.label is not None:
         return "class", request.label
     return None if request.subject is None else ("subject", request.subject)
-
-
-def _within(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    """The first samples whose images are no more than so many bytes."""
-    sizes = accumulate(sample.image.nbytes for sample in samples)
-    return [sample for sample, size in zip(samples, sizes, strict=True) if size <= limit]
 
 
 def _said(figures: Mapping[str, int]) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 
 import numpy as np
 
-from streamcl.audit.held_out import spread_over
+from streamcl.audit.held_out import spread_over, within
 from streamcl.audit.material import Flags
 from streamcl.audit.scope import Scope, placed
 from streamcl.errors import ForgettingError
@@ -87,8 +86,8 @@ def sort_stream(
                     _forget(found, offset, sample, asked=len(found.gone) % every == 0)
             if batch.end > end:
                 break
-    found.forgotten = _within(found.forgotten)
-    found.retained = _within(found.retained)
+    found.forgotten = within(found.forgotten, MOST_BYTES)
+    found.retained = within(found.retained, MOST_BYTES)
     found.places = found.places[: len(found.retained)]
     for name, samples in (("forgotten", found.forgotten), ("retained", found.retained)):
         if not samples:
@@ -98,7 +97,8 @@ def sort_stream(
 
 def held_out(source: Source, most: int) -> list[Sample]:
     """At most so many of the source's labelled held-out samples, evenly over its parts."""
-    return _within([sample for sample in spread_over(source.info.holdout, most) if sample.label is not None])
+    labelled = [sample for sample in spread_over(source.info.holdout, most) if sample.label is not None]
+    return within(labelled, MOST_BYTES)
 
 
 def _keep(found: SortedStream, offset: int, sample: Sample, *, asked: bool) -> None:
@@ -114,9 +114,3 @@ def _forget(found: SortedStream, offset: int, sample: Sample, *, asked: bool) ->
     found.domains.add(sample.domain)
     if asked:
         found.forgotten.append(sample)
-
-
-def _within(samples: Sequence[Sample]) -> list[Sample]:
-    """The first samples whose images are no more than memory is given for."""
-    sizes = accumulate(sample.image.nbytes for sample in samples)
-    return [sample for sample, size in zip(samples, sizes, strict=True) if size <= MOST_BYTES]

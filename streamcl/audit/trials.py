@@ -13,10 +13,10 @@ from streamcl.audit.models import leave_outs
 from streamcl.audit.questions import Answer, Questions
 from streamcl.audit.reruns import Reruns
 from streamcl.audit.sorted_stream import SortedStream
+from streamcl.composition.backbone import Tell
 from streamcl.events import ForgetRequest
 from streamcl.protocols import Learner
 
-Tell = Callable[[str], None]
 Model = TypeVar("Model")
 Without = frozenset[int]
 """The offsets of retained samples that one model goes without."""

@@ -175,7 +175,7 @@ def _cost_figures(summary: Mapping[str, Any]) -> list[Figure]:
     timing = inner(summary, "timing")
     device = timing.get("device") or summary.get("device") or inner(timing, "environment").get("device")
     machine = Figure("Device", str(device or NONE), str(timing.get("precision") or ""))
-    full = bool(_request_figures(summary))  # then there is no place for it in the last row of four
+    full = bool(inner(summary, "requests"))  # then there is no place for it in the last row of four
     loop = f"whole loop, {machine.value} {machine.note}".rstrip() if full else "whole loop"
     figures = [
         Figure("Images per second", decimal(timing.get("images_per_s")), loop),
