@@ -93,7 +93,7 @@ class FastNTK:
             few.put_back(backup)
             raise
         figures = {**task.told(before, after), **walked, "parameters": few.count}
-        places = close(request, context, WHAT.format(len(blocks.names)), repaired=True)
+        places = close(request, context, others, WHAT.format(len(blocks.names)))
         return Evidence(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
 
     def _few(self, blocks: Blocks, request: ForgetRequest) -> Few:

@@ -15,7 +15,8 @@ from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.ffn_lora import Block, attached, fold, refusal
 from streamcl.forgetting.groups import ProximalDescent
 from streamcl.forgetting.protocol import Context, Evidence
-from streamcl.forgetting.repair import Repairable, close, opened, rounded, to_forget, unfit
+from streamcl.forgetting.repair import close, opened, rounded, to_forget, unfit
+from streamcl.forgetting.repairable import Repairable
 from streamcl.forgetting.retain import Retain, missing, retained
 from streamcl.forgetting.task import BEACON, BEYOND, SHOWN, Task
 
@@ -117,7 +118,7 @@ class GSLoRA:
             f"repaired, not retrained: FFN weights of {changed} of {len(blocks)} blocks changed, folded in; "
             "what gradients left in qkv stays beneath"
         )
-        places = close(request, context, what, repaired=True)
+        places = close(request, context, others, what)
         return Evidence(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
 
 

@@ -1,85 +1,20 @@
-"""What a repair of shared weights needs of a learner and of a request, and what it says of each place."""
+"""What a repair of shared weights needs of a request, its blocks, and what it says of each place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from streamcl.adapters import Adapters
-from streamcl.backbone import Backbone
-from streamcl.compute import Compute
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.closed_form import purge
+from streamcl.forgetting.moments import derive_moments, spread
 from streamcl.forgetting.protocol import Context, Dropping, Place, Trace
-from streamcl.heads.linear import LinearHead
-from streamcl.importance import Importance
+from streamcl.forgetting.repairable import Repairable, Trained, Weighing
 from streamcl.lora import LoRALinear
-
-
-class Trained(Protocol):
-    """Adapted blocks and a linear head on a frozen backbone, trained by one optimizer."""
-
-    @property
-    def backbone(self) -> Backbone:
-        """What everything stands on; never changed."""
-        ...
-
-    @property
-    def compute(self) -> Compute:
-        """Device and precision."""
-        ...
-
-    @property
-    def adapters(self) -> Adapters | None:
-        """The adapted blocks."""
-        ...
-
-    @property
-    def head(self) -> LinearHead:
-        """The classifier."""
-        ...
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Holds the moments of all that is trained."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes known, by column of the head."""
-        ...
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
-        ...
-
-    def targets(self, samples: Sequence[Sample]) -> Tensor:
-        """int64 [N]: the columns of the samples' classes, -1 for those not known."""
-        ...
-
-
-@runtime_checkable
-class Repairable(Protocol):
-    """A learner whose shared weights can be repaired in place."""
-
-    @property
-    def model(self) -> Trained:
-        """What is trained."""
-        ...
-
-
-@runtime_checkable
-class Weighing(Protocol):
-    """A learner that keeps the importance of its adapters."""
-
-    @property
-    def importance(self) -> Importance:
-        """Omega, estimated from held samples."""
-        ...
 
 
 class Blocks:
@@ -149,14 +84,19 @@ def to_forget(request: ForgetRequest, context: Context, limit: int) -> list[Samp
     """At most `limit` samples spread evenly over those learned; where none was, those that are carried."""
     traces: list[Trace] = [trace for chunk in context.scope.chunks() for trace in chunk]
     if traces:
-        return list(context.samples(_spread(traces, limit)))
+        return list(context.samples(spread(traces, limit)))
     if not request.samples:
         raise ForgettingError("no sample in scope was learned, and the request carries none")
-    return _spread(request.samples, limit)
+    return spread(request.samples, limit)
 
 
-def close(request: ForgetRequest, context: Context, adapters: str, repaired: bool) -> tuple[Place, ...]:
-    """Drop the class, purge held samples, drop moments and importance; what was done in each place."""
+def close(
+    request: ForgetRequest, context: Context, others: Sequence[Sample], adapters: str
+) -> tuple[Place, ...]:
+    """Drop the class, purge held samples, drop importance, derive the moments again from samples that stay.
+
+    adapters: what was done to them. Returns what was done in each place.
+    """
     learner = context.learner
     assert isinstance(learner, Repairable)
     dropped = request.kind == "class" and request.label in learner.classes
@@ -164,12 +104,12 @@ def close(request: ForgetRequest, context: Context, adapters: str, repaired: boo
         assert isinstance(learner, Dropping)
         learner.drop_class(str(request.label))
     purged = purge(request, context)
-    learner.model.optimizer.state.clear()
+    looked_at = derive_moments(learner.model, others)
     head = ("erased", "its row is gone") if dropped else ("remains", "rows that the samples helped to train")
     return (
         Place("head statistics", *head),  # type: ignore[arg-type]
-        Place("adapters", "remains" if repaired else "not affected", adapters),
-        Place("optimizer moments", "erased", "all moments dropped; the optimizer starts anew"),
+        Place("adapters", "remains", adapters),
+        Place("optimizer moments", "erased", f"dropped, and derived again from {looked_at} retained samples"),
         _importance_gone(learner),
         Place("hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"),
     )
@@ -185,12 +125,6 @@ def _importance_gone(learner: object) -> Place:
     omega = {name: 0 * value for name, value in state["omega"].items()}
     importance.load_state_dict({"consolidations": 0, "omega": omega})
     return Place("importance", "erased", "set to zero; it is estimated anew at the next consolidation")
-
-
-def _spread(items: Sequence[Any], limit: int) -> list[Any]:
-    if len(items) <= limit:
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def rounded(figures: Mapping[str, float | int]) -> dict[str, float | int]:
