@@ -6,8 +6,9 @@
 classes: a step of the linear and of the ridge head. resolution, batch, backbone: a step of online_lora on a
 ViT with random weights. width: an update and a solve of the ridge head. requests: an exact request of so many
 samples in a whole run, and what share of an hour so many of them take. stream: a run of 10,000 batches and
-50 consolidations on a tiny model, its last steps beside its first, and its memory. pauses: a hybrid's run,
-the share of its time in commits, and a folder of JPEG images, the share of it that waits for decoding.
+50 consolidations on a tiny model, batches of its end side by side with such of its start, and its memory.
+pauses: a hybrid's run, the share of its time in commits, and a folder of JPEG images, the share of it that
+waits for decoding.
 Within an axis the points take turns; a point's time is the median of its repeats.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -28,7 +30,7 @@ from machine import machine
 
 from streamcl.build import build_compute, build_learner, build_vit
 from streamcl.config import RunConfig, config_from_dict
-from streamcl.events import Batch, Sample
+from streamcl.events import Batch, Prediction, Sample
 from streamcl.heads.linear import LinearHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.metrics import memory_mb
@@ -39,9 +41,9 @@ Step = Callable[[], Any]
 Points = dict[float, Step]
 TINY = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-FIGURES = ("hour", "last_over_first", "consolidations", "memory_mb", "commit_share", "decode_wait_share")
-EVERY = 200
-"""Batches between two consolidations in the long run."""
+FIGURES = ("hour", "late_over_early", "consolidations", "memory_mb", "commit_share", "decode_wait_share")
+EVERY, WARM = 200, 100
+"""Batches between two consolidations in the long run, and before its start is looked at."""
 
 
 class Regular(SilentDetector):
@@ -201,29 +203,48 @@ def requests(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def long_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The seconds of each batch of a long run: its medians in tenths, consolidations and memory."""
-    batches = 2000 if args.quick else 10_000
-    config = own_run("stream", folder, 8 * batches, 32, batch_size=8, learner="online_lora")
+    """The seconds of each batch of a long run, its consolidations and memory, and its end beside its start.
+
+    Those two are states of one run that go on side by side, batch by batch in turns, so that what else the
+    processor does meets both alike.
+    """
+    batches, compared = (2000, 200) if args.quick else (10_000, 1000)
+    config = own_run("stream", folder, 8 * (batches + compared), 32, batch_size=8, learner="online_lora")
     config = config.model_copy(update={"shift": configuration(shift={"class": "scaling:Regular"}).shift})
-    seconds, memory, clock = [], [], CLOCKS[args.clock]
+    early = config.model_copy(update={"run_dir": str(folder / "early")})
+    clock, memory, times = CLOCKS[args.clock], [], []
+    with open_run(config, report=str) as run:
+        batch_times(iter(run), WARM, clock)
+    shutil.copytree(folder / "stream", folder / "early")
     with open_run(config, report=str) as run:
         predictions = iter(run)
-        for number in range(batches):
-            began = clock()
-            for _ in range(8):
-                next(predictions)
-            seconds.append(clock() - began)
-            if number % (batches // 10) == batches // 20:
-                memory.append(memory_mb())
+        for _ in range(10):
+            times += batch_times(predictions, (batches - WARM) // 10, clock)
+            memory.append(memory_mb())
         consolidations = len(run.processor.progress.consolidations)
-    tenths = [float(np.median(part)) for part in np.array_split(seconds[100:], 10)]
-    curve = {(i + 0.5) * batches / 10: t for i, t in enumerate(tenths)}
+    with open_run(early) as start, open_run(config) as end:
+        sides = iter(start), iter(end)
+        pairs = [[batch_times(side, 1, clock)[0] for side in sides] for _ in range(compared - WARM)]
+    stretches = np.array_split(np.array(pairs), 25)
+    ratios = [float(np.median(late) / np.median(first)) for first, late in (part.T for part in stretches)]
+    tenths = [float(np.median(part)) for part in np.array_split(times, 10)]
     return {
-        "seconds": {"a batch": curve},
-        "last_over_first": tenths[-1] / tenths[0],
+        "seconds": {"a batch": {(i + 0.5) * batches / 10: t for i, t in enumerate(tenths)}},
+        "late_over_early": [float(np.quantile(ratios, share)) for share in (0.25, 0.5, 0.75)],
         "consolidations": consolidations,
         "memory_mb": memory,
     }
+
+
+def batch_times(predictions: Iterator[Prediction], count: int, clock: Callable[[], float]) -> list[float]:
+    """The seconds of so many batches of eight samples."""
+    seconds = []
+    for _ in range(count):
+        began = clock()
+        for _ in range(8):
+            next(predictions)
+        seconds.append(clock() - began)
+    return seconds
 
 
 def pauses(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -332,7 +353,7 @@ def lines(name: str, found: dict[str, Any]) -> list[str]:
         rows.append(f"- {label}: exponent {found['exponents'][label]:.2f} ({points})")
     for key in (
         "hour",
-        "last_over_first",
+        "late_over_early",
         "consolidations",
         "memory_mb",
         "commit_share",

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streamcl.bench import table as table_module
+from streamcl.bench import workers
 from streamcl.bench.cell import Shared, finished, run_cell
 from streamcl.bench.results import FIGURES, Result, as_csv, as_markdown, spread
 from streamcl.bench.suite import SUITES, Suite, cells, load_suite
@@ -131,7 +131,7 @@ def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
         *("cells", "results.md", "results.csv", "results.svg", "results.png")
     }
     assert not list(out.rglob("checkpoints"))
-    monkeypatch.setattr(table_module, "run_cell", None)  # nothing is run again
+    monkeypatch.setattr(workers, "run_cell", None)  # nothing is run again
     assert fill(chosen, out, said).results == first.results
     assert said[-1].endswith("as before")
 
@@ -231,7 +231,7 @@ def test_what_cannot_run_is_named_and_the_others_go_on(images, tmp_path, monkeyp
     def fail(cell, shared, tell):
         raise next(errors)
 
-    monkeypatch.setattr(table_module, "run_cell", fail)
+    monkeypatch.setattr(workers, "run_cell", fail)
     filled = fill(chosen, out)
     assert list(filled.open_cells.values()) == ["failed: 10 steps in a row", "another process is running it"]
     assert isinstance(filled.failure, NotFinite)
@@ -245,6 +245,51 @@ def test_absent_data_is_a_word_and_no_error(images, tmp_path):
     assert filled.results == []
     assert filled.failure is None
     assert all("skipped" in reason and "pack.npz" in reason for reason in filled.open_cells.values())
+
+
+def test_a_job_stays_with_its_data_set_while_it_can(images, tmp_path):
+    chosen = suite(images)
+    more = dict.fromkeys(("one", "two"), chosen.sources["pack"])
+    waiting = cells(chosen.model_copy(update={"sources": more}), tmp_path)
+    assert workers.choose(waiting, "two", ["one"]).source == "two"
+    assert workers.choose(waiting, None, ["one"]).source == "two"
+    assert workers.choose(waiting, "gone", ["one", "two"]) is waiting[0]
+
+
+LETHAL = """
+import os, signal
+
+def stream():
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield
+"""
+
+
+def test_jobs_fill_the_table_that_one_process_fills_and_outlive_one_that_dies(images, tmp_path, monkeypatch):
+    (tmp_path / "lethal.py").write_text(LETHAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    chosen = suite(images)
+    plain = chosen.model_dump(mode="json")
+    dies = {"protocols": ["plain"], "run": {"source": {"class": "lethal:stream"}}}
+    protocols = plain["protocols"] | {"plain": {}}
+    both = suite(images, sources=plain["sources"] | {"dies": dies}, protocols=protocols)
+    said = []
+    out = tmp_path / "two"
+    side_by_side = fill_table(both, cells(both, out, only="*/ridge/*"), out, said.append, jobs=2)
+    alone = fill_table(
+        chosen, cells(chosen, tmp_path / "one", only="*/ridge/*"), tmp_path / "one", said.append
+    )
+    assert [without_time(each) for each in side_by_side.results] == [
+        without_time(each) for each in alone.results
+    ]
+    assert "its process was killed" in side_by_side.open_cells["dies/plain/ridge/seed-0"]
+    assert side_by_side.failure is not None
+    assert sum(message.startswith("[2/2]") for message in said) == 1
+
+
+def without_time(result):
+    timeless = {k: v for k, v in result.figures.items() if k not in {"seconds", "images_per_s"}}
+    return replace(result, figures=timeless)
 
 
 # --- results --------------------------------------------------------------------------------------

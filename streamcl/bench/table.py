@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from streamcl import files
-from streamcl.bench.cell import Shared, finished, run_cell
+from streamcl.bench.cell import finished
 from streamcl.bench.results import Result, as_csv, as_markdown, results_of
 from streamcl.bench.suite import Cell, Suite
-from streamcl.errors import ConfigError, RunBusy, StreamclError
+from streamcl.bench.workers import attempts
+from streamcl.errors import StreamclError
 from streamcl.report.comparison import Comparison, write_comparison
 
 Tell = Callable[[str], None]
@@ -26,26 +27,33 @@ class Table:
     failure: StreamclError | None = None
 
 
-def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, tell: Tell) -> Table:
+def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, tell: Tell, *, jobs: int = 1) -> Table:
     """Run every cell that has no summary yet; write results.md and results.csv into `out`, plots at the end.
 
     A cell that lacks its data, or that another process is running, is passed over with a word; one that fails
-    is named in the results, and the others go on.
+    is named in the results, and the others go on. jobs: how many run at a time, each in a process of its own.
     """
     files.make_folder(out)
-    table, shared = Table(), Shared()
-    table.open_cells = {cell.id: "not run yet" for cell in cells}
+    table = Table(open_cells={cell.id: "not run yet" for cell in cells})
     done = {cell.id: summary for cell in cells if (summary := finished(cell)) is not None}
-    for number, cell in enumerate(cells, 1):
-        summary = done.get(cell.id) or _attempt(cell, shared, table, tell)
-        if summary is None:
-            tell(f"[{number}/{len(cells)}] {cell.id}: {table.open_cells[cell.id]}")
+    found = {cell.id: results_of(cell, done[cell.id]) for cell in cells if cell.id in done}
+    waiting = [cell for cell in cells if cell.id not in done]
+    for name, summary in done.items():
+        del table.open_cells[name]
+        tell(f"{name}: {_in_short(summary)}, as before")
+    table.results = _in_order(cells, found)
+    for number, (cell, came) in enumerate(attempts(waiting, jobs, tell), len(done) + 1):
+        place = f"[{number}/{len(cells)}] {cell.id}"
+        table.failure = table.failure or came.failure
+        if came.summary is None:
+            table.open_cells[cell.id] = came.reason
+            tell(f"{place}: {came.reason}")
             continue
         del table.open_cells[cell.id]
-        table.results += results_of(cell, summary)
-        tell(f"[{number}/{len(cells)}] {cell.id}: {_in_short(summary)}{', as before' * (cell.id in done)}")
-        if cell.id not in done:
-            write_tables(suite, table, out)
+        found[cell.id] = results_of(cell, came.summary)
+        table.results = _in_order(cells, found)
+        tell(f"{place}: {_in_short(came.summary)}")
+        write_tables(suite, table, out)
     write_tables(suite, table, out)
     write_plots(table, out)
     return table
@@ -64,21 +72,8 @@ def write_plots(table: Table, out: Path) -> None:
         write_comparison(shown, "accuracy at the end of the stream, classes seen", out / "results")
 
 
-def _attempt(cell: Cell, shared: Shared, table: Table, tell: Tell) -> dict[str, Any] | None:
-    """The cell's summary, or None with the reason noted in the table."""
-    if cell.missing is not None:
-        table.open_cells[cell.id] = f"skipped: {cell.missing} is not here"
-        return None
-    try:
-        return run_cell(cell, shared, tell)
-    except RunBusy:
-        table.open_cells[cell.id] = "another process is running it"
-    except ConfigError:
-        raise
-    except StreamclError as error:
-        table.failure = table.failure or error
-        table.open_cells[cell.id] = f"failed: {error}"
-    return None
+def _in_order(cells: Sequence[Cell], found: Mapping[str, Sequence[Result]]) -> list[Result]:
+    return [result for cell in cells for result in found.get(cell.id, ())]
 
 
 def _in_short(summary: Mapping[str, Any]) -> str:

@@ -19,12 +19,13 @@ def bench() -> None:
 @click.option(
     "--only", default="*", metavar="PATTERN", help="Cells whose source/protocol/learner/seed-N fits."
 )
+@click.option("--jobs", default=1, type=click.IntRange(1, 256), help="Cells at a time, a process each.")
 @click.option("--list", "just_list", is_flag=True, help="Name the cells and run none.")
-def accuracy(name: str, out: Path, seeds: int | None, only: str, just_list: bool) -> int:
+def accuracy(*, name: str, out: Path, seeds: int | None, only: str, jobs: int, just_list: bool) -> int:
     """Fill a table of learners x protocols x seeds; the same command goes on where it was interrupted.
 
-    Writes results.md and results.csv after every cell, plots at the end. Several processes may fill one
-    table together.
+    Writes results.md and results.csv after every cell, plots at the end. On a CPU as many jobs as cores take
+    the least time, as each computes on its share of them.
     """
     from streamcl.bench.suite import cells, load_suite
 
@@ -36,7 +37,7 @@ def accuracy(name: str, out: Path, seeds: int | None, only: str, just_list: bool
         return 0
     from streamcl.bench.table import fill_table
 
-    table = fill_table(suite, chosen, out, lambda message: click.echo(message, err=True))
+    table = fill_table(suite, chosen, out, lambda message: click.echo(message, err=True), jobs=jobs)
     click.echo(f"{len(table.results)} results in {out / 'results.md'}")
     if table.failure is not None:
         click.echo(f"streamcl: a cell failed: {table.failure}", err=True)
