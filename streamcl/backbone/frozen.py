@@ -83,9 +83,15 @@ class Backbone(nn.Module):
         pixels = torch.empty(len(images), 3, self.image_size, self.image_size, device=self.device)
         for shape in sorted({image.shape for image in images}):
             rows = [row for row, image in enumerate(images) if image.shape == shape]
-            levels = torch.from_numpy(np.stack([images[row] for row in rows])).to(self.device)
+            levels = self._sent(torch.from_numpy(np.stack([images[row] for row in rows])))
             pixels[rows] = _resized(levels.permute(0, 3, 1, 2), self.image_size).float()
         return pixels.sub_(self._mean).mul_(self._scale)
+
+    def _sent(self, levels: Tensor) -> Tensor:
+        """On the device; to a GPU from pinned memory, or the copy would wait for all it has yet to do."""
+        if self.device.type != "cuda":
+            return levels.to(self.device)
+        return levels.pin_memory().to(self.device, non_blocking=True)
 
     def stem(self, pixels: Tensor) -> Tensor:
         """The tokens that enter block 0: patches with positions, class and register tokens, norm_pre."""
