@@ -4,8 +4,11 @@ import csv
 import importlib.util
 import json
 import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,6 +288,40 @@ def test_jobs_fill_the_table_that_one_process_fills_and_outlive_one_that_dies(im
     assert "its process was killed" in side_by_side.open_cells["dies/plain/ridge/seed-0"]
     assert side_by_side.failure is not None
     assert sum(message.startswith("[2/2]") for message in said) == 1
+
+
+ORPHANING = """
+import time
+from streamcl.bench.workers import _Jobs
+
+if __name__ == "__main__":
+    (pool,) = _Jobs([], 1)._pools
+    pool.submit(time.sleep, 60)
+    print(next(iter(pool._processes)), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_job_ends_with_the_process_that_asked_for_it(tmp_path):
+    (tmp_path / "parent.py").write_text(ORPHANING)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
+    with parent.stdout as said:
+        job = int(said.readline())
+    time.sleep(0.5)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 20
+    while is_running(job) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_running(job)
+
+
+def is_running(process):
+    """Whether it is there; one that has ended and that nobody has asked for is not."""
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def without_time(result):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -103,9 +104,7 @@ class _Jobs:
 
     def _pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
-        return ProcessPoolExecutor(
-            1, mp_context=context, initializer=torch.set_num_threads, initargs=(self._threads,)
-        )
+        return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._threads,))
 
 
 def _side_by_side(waiting: list[Cell], count: int) -> Iterator[tuple[Cell, Attempt]]:
@@ -124,6 +123,18 @@ def _side_by_side(waiting: list[Cell], count: int) -> Iterator[tuple[Cell, Attem
 
 _shared: list[Shared] = []
 """Of a job's own process: one, once it has attempted a cell."""
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A job outlives nobody who could use what it does; its cell goes on where it stopped."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _attempt_here(cell: Cell) -> Attempt:
