@@ -7,7 +7,8 @@
 forward: the frozen backbone alone. floor: LoRA forward + backward + Adam on pixels that are ready. reference:
 the published code's step, re-enacted. The others are whole runs: source, predict, learn, detector, metrics,
 sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is counted); last_4_blocks and
-lbp_wht are online_lora with these options. All take turns in one process, round after round, in an order
+lbp_wht are online_lora with these options, hybrid_compiled and ridge_compiled have `backbone.compile`; what
+compiling takes is not counted. All take turns in one process, round after round, in an order
 that rotates; a round's ratio is to the floor of the same round. `--clock cpu` counts this process's processor
 time, threads added up, for a machine that is not quiet.
 Pretrained ViT-S (fetch:vit-s-focus in STREAMCL_CACHE) and CIFAR-100 images (STREAMCL_DEV_DATA); where one is
@@ -17,6 +18,7 @@ absent this says so and stops, unless `--images random` and `--weights none` sta
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -45,7 +47,10 @@ LEARNERS: dict[str, Any] = {
     "lbp_wht": {"name": "online_lora", "backprop": {"lbp_wht": {"order": 3}}},
     "hybrid": "hybrid",
     "ridge": "ridge",
+    "hybrid_compiled": "hybrid",
+    "ridge_compiled": "ridge",
 }
+COMPILED = "_compiled"
 BARE: dict[str, type[Bare]] = {"forward": Forward, "floor": Bare, "reference": Reference}
 SHARE = {"forward": 4, "floor": 4, "reference": 16}
 """A round of these is so many times shorter than one of a whole run."""
@@ -117,7 +122,7 @@ def configuration(name: str, data: Path, folder: Path, args: argparse.Namespace)
             "source": {"name": "npz", "args": {"path": str(data)}},
             "scenario": {"name": "disjoint", "parts": 10},
             "batch_size": args.batch,
-            "backbone": backbone_options(args),
+            "backbone": {**backbone_options(args), "compile": name.endswith(COMPILED)},
             "learner": LEARNERS[name],
             "precision": args.precision,
             "device": args.device,
@@ -161,20 +166,28 @@ def measure(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     data = images(args, folder)
     settings = configuration("online_lora", data, folder, args)
     compute = build_compute(settings)
-    try:
-        backbone = build_vit(settings, compute, lambda _: None)
-    except StreamclError as error:
-        raise SystemExit(f"skipped: no backbone: {error}") from error
+
+    @functools.cache
+    def vit(*, compiled: bool) -> Backbone:
+        options = settings.backbone.model_copy(update={"compile": compiled})
+        try:
+            return build_vit(settings.model_copy(update={"backbone": options}), compute, lambda _: None)
+        except StreamclError as error:
+            raise SystemExit(f"skipped: no backbone: {error}") from error
+
     timed: dict[str, Timed] = {}
     begin: dict[str, float] = {}
     for name in [*BARE, *LEARNERS]:
         if args.only and name not in {"floor", *args.only.split(",")}:
             continue
         if name in BARE:
-            timed[name] = bare(name, backbone, compute, args)
+            timed[name] = bare(name, vit(compiled=False), compute, args)
         else:
+            backbone = vit(compiled=name.endswith(COMPILED))
             run = open_run(
-                configuration(name, data, folder, args), report=lambda _: None, vit=lambda *_: backbone
+                configuration(name, data, folder, args),
+                report=lambda _: None,
+                vit=lambda *_, made=backbone: made,
             )
             timed[name], begin[name] = whole(stack.enter_context(run), compute, args)
     names = list(timed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -39,6 +39,8 @@ class Backbone(nn.Module):
         self._scale: Tensor
         self.register_buffer("_mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
+        self._compiled: dict[int, Callable[..., Tensor]] = {}
+        self._compiled_rows = 0
         self._rope: Tensor | None
         self.eval()
         self.register_buffer("_rope", _rotary(self.model, self.image_size), persistent=False)
@@ -121,9 +123,16 @@ class Backbone(nn.Module):
             outputs.append(tokens)
         return outputs
 
-    def _step(self, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
+    def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: int) -> None:
+        """Run these for its own blocks where exactly so many images come and no gradient is wanted."""
+        self._compiled = {id(own): quick for own, quick in zip(self.blocks, blocks, strict=True)}
+        self._compiled_rows = rows
+
+    def _step(self, index: int, own: nn.Module, tokens: Tensor) -> Tensor:
         if index in self._downsample:
             tokens = self.model.get_submodule(self._downsample[index])(tokens)
+        quick = len(tokens) == self._compiled_rows and not torch.is_grad_enabled()
+        block = self._compiled.get(id(own), own) if quick else own
         if self._rope is None:
             return torch.as_tensor(block(tokens))
         mixed = getattr(self.model, "rope_mixed", False)  # one rotary embedding a block

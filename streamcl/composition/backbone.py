@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from streamcl.backbone import Backbone, build_backbone
+from streamcl.backbone.compiled import compile_blocks
 from streamcl.compute import Compute
 from streamcl.config import RunConfig
 from streamcl.weights import convert_onnx
@@ -23,7 +24,7 @@ def build_vit(config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
     weights = options.weights
     if weights.startswith("fetch:"):
         weights = str(fetched_weights(weights.removeprefix("fetch:"), tell))
-    return build_backbone(
+    backbone = build_backbone(
         options.name,
         weights=weights,
         image_size=options.image_size,
@@ -33,6 +34,10 @@ def build_vit(config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
         args=options.args,
         report=tell,
     )
+    if options.compile:
+        tell(f"compiling the blocks of {options.name}")
+        compile_blocks(backbone, compute)
+    return backbone
 
 
 def fetched_weights(name: str, tell: Tell) -> Path:

@@ -35,4 +35,7 @@ class BackboneOptions(Options):
     )
     image_size: int | None = Field(None, ge=8, le=4096, description="Side in pixels; null: the model's own.")
     depth: int | None = Field(None, ge=1, le=512, description="Keep the first blocks only; null: all.")
+    compile: bool = Field(
+        False, description="Compile the frozen blocks (torch.compile); on a CPU it needs a C++ compiler."
+    )
     args: Args = Field({}, description="Further keyword arguments for timm.create_model.")
