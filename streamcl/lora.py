@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from streamcl.adapted_product import AdaptedProduct
+from streamcl.casting import cast_once
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.low_pass import LowPass
 from streamcl.protocols import State
@@ -35,7 +36,6 @@ class LoRALinear(nn.Module):
         self.weight = frozen.weight  # [3o, d]
         self.bias = frozen.bias
         self._frozen = (frozen.weight,)  # in a tuple: the backbone's for good, not a parameter of ours
-        self._cast: Any = None  # W itself, what it was like when it was cast, and the cast W and b
         device = frozen.weight.device
         self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
@@ -45,22 +45,13 @@ class LoRALinear(nn.Module):
         """[..., d] to [..., 3o]."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        weight, bias = self._cast_to(dtype)
+        weight = cast_once(self.weight, dtype)
+        bias = None if self.bias is None else cast_once(self.bias, dtype)
         with torch.autocast(kind, enabled=False):
             A, R = self.lora_A.to(dtype), self._rows().to(dtype)
             rows = x.to(dtype).reshape(-1, self.in_features)
             y, _ = AdaptedProduct.apply(rows, weight, bias, A, R, self.low_pass)  # type: ignore[no-untyped-call]
         return torch.as_tensor(y).view(*x.shape[:-1], self.out_features)
-
-    def _cast_to(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """W and b in that dtype. What was cast is kept until W changes: autocast would cast at every call."""
-        if self.weight.dtype == dtype:
-            return self.weight, self.bias
-        key = (dtype, self.weight.device, self.weight._version)
-        if self._cast is None or self._cast[0] is not self.weight or self._cast[1] != key:
-            bias = None if self.bias is None else self.bias.to(dtype)
-            self._cast = (self.weight, key, self.weight.to(dtype), bias)
-        return self._cast[2], self._cast[3]
 
     def _rows(self) -> Tensor:
         """[3o, 2r]: B_q in the q rows over A_q's columns, B_v in the v rows over A_v's, zero elsewhere."""

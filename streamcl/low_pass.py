@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamcl.casting import FrozenLinear, cast_once
+
 
 def low_pass_basis(height: int, width: int, order: int) -> Tensor:
     """Q [m, height * width], orthonormal rows: Walsh-Hadamard bases of row + column order below `order`.
@@ -79,7 +81,7 @@ class _Product(torch.autograd.Function):
         return ctx.low_pass.through(gradients[0], W), None, None, None
 
 
-class LowPassLinear(nn.Linear):
+class LowPassLinear(FrozenLinear):
     """A frozen linear layer whose input's gradient is low-passed; made by `low_pass_linears`.
 
     It needs no input: what it keeps for the way back is its weight alone.
@@ -94,8 +96,8 @@ class LowPassLinear(nn.Linear):
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
-            bias = None if self.bias is None else self.bias.to(dtype)
-            weight = self.weight.to(dtype)
+            bias = None if self.bias is None else cast_once(self.bias, dtype)
+            weight = cast_once(self.weight, dtype)
             y = _Product.apply(x.to(dtype), weight, bias, self.low_pass)  # type: ignore[no-untyped-call]
         return torch.as_tensor(y)
 
@@ -106,7 +108,7 @@ class LowPassLinear(nn.Linear):
 def low_pass_linears(module: nn.Module, low_pass: LowPass) -> None:
     """Put a LowPassLinear around the very same tensors in the place of each linear layer in a module."""
     for name, child in module.named_children():
-        if type(child) is nn.Linear:
+        if isinstance(child, nn.Linear) and type(child) in {nn.Linear, FrozenLinear}:
             setattr(module, name, _around(child, low_pass))
         else:
             low_pass_linears(child, low_pass)

@@ -30,19 +30,36 @@ def compiled():
     return backbone
 
 
-def features(backbone, samples):
-    return FrozenReader(backbone, COMPUTE, [0, 2])(samples)
+def features(backbone, samples, views):
+    return FrozenReader(backbone, COMPUTE, [0, 2], views=views)(samples)
 
 
-def test_features_are_those_of_the_plain_blocks_to_rounding(compiled):
-    plain = features(build(), SAMPLES)
-    assert torch.allclose(features(compiled, SAMPLES), plain, atol=0.05)
+@pytest.mark.parametrize("views", [1, 2])
+def test_features_are_those_of_the_plain_blocks_to_rounding(compiled, views):
+    plain, quick = (features(backbone, SAMPLES, views) for backbone in (build(), compiled))
+    assert torch.allclose(quick, plain, atol=0.05)
 
 
-def test_a_feature_does_not_depend_on_which_images_come_with_it(compiled):
-    together = features(compiled, SAMPLES)
-    assert torch.equal(features(compiled, SAMPLES[5:6]), together[5:6])
-    assert torch.equal(features(compiled, SAMPLES[::-1]), together.flip(0))
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_feature_does_not_depend_on_which_images_come_with_it(compiled, views):
+    together = features(compiled, SAMPLES, views)
+    assert torch.equal(features(compiled, SAMPLES[5:6], views), together[5:6])
+    assert torch.equal(features(compiled, SAMPLES[::-1], views), together.flip(0))
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_whole_chunks_go_through_the_compiled_blocks(compiled, monkeypatch, views):
+    through = []
+    monkeypatch.setattr(
+        compiled,
+        "_compiled",
+        {
+            key: lambda tokens, block=block: through.append(len(tokens)) or block(tokens)
+            for key, block in compiled._compiled.items()
+        },
+    )
+    features(compiled, SAMPLES, views)
+    assert through == 6 * [16 * views]  # two chunks of three blocks
 
 
 def test_other_numbers_of_images_and_gradients_go_through_the_plain_blocks(compiled):

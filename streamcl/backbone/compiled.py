@@ -11,18 +11,18 @@ from streamcl.errors import ConfigError
 
 
 def compile_blocks(backbone: Backbone, compute: Compute) -> None:
-    """Have the blocks compiled by torch.compile for `compute.rows` images at a time, and run them once.
+    """Have the blocks compiled by torch.compile for chunks of `compute.rows` images, in one view or in two.
 
     Other numbers of images and passes with gradients go through the blocks as they were, so which of the two
-    it is depends on nothing that came before. Raises ConfigError where the compiler is missing or gives up.
+    it is depends on nothing that came before. The first block is compiled at once, for one view; the others
+    follow when they are needed. Raises ConfigError where the compiler is missing or gives up.
     """
-    backbone.use_compiled(
-        [torch.compile(block, dynamic=False, fullgraph=True) for block in backbone.blocks], rows=compute.rows
-    )
+    quick = [torch.compile(block, dynamic=False, fullgraph=True) for block in backbone.blocks]
+    backbone.use_compiled(quick, rows=frozenset({compute.rows, 2 * compute.rows}))
     blank = np.zeros((backbone.image_size, backbone.image_size, 3), np.uint8)
     try:
         with torch.no_grad(), compute.autocast():
-            backbone.run(backbone.stem(backbone.prepare([blank] * compute.rows)))
+            backbone.run(backbone.stem(backbone.prepare([blank] * compute.rows)), 0, 1)
     except Exception as error:  # the compiler's errors have no common ancestor
         raise ConfigError(
             f"backbone.compile: torch.compile cannot compile {backbone.name}: {_first_line(error)}",

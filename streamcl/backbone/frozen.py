@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcl.backbone.anatomy import block_paths, fused_qkv
+from streamcl.casting import freeze_linears
 from streamcl.errors import ConfigError
 from streamcl.events import Pixels
 
@@ -30,6 +31,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.model = cast(Any, model.requires_grad_(False))
+        freeze_linears(model)
         self.image_size: int = self.model.patch_embed.img_size[0]
         self.width: int = self.model.head_hidden_size
         self.block_names, self._downsample = block_paths(model)
@@ -40,7 +42,7 @@ class Backbone(nn.Module):
         self.register_buffer("_mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self._compiled: dict[int, Callable[..., Tensor]] = {}
-        self._compiled_rows = 0
+        self._compiled_rows: frozenset[int] = frozenset()
         self._rope: Tensor | None
         self.eval()
         self.register_buffer("_rope", _rotary(self.model, self.image_size), persistent=False)
@@ -123,15 +125,15 @@ class Backbone(nn.Module):
             outputs.append(tokens)
         return outputs
 
-    def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: int) -> None:
-        """Run these for its own blocks where exactly so many images come and no gradient is wanted."""
+    def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int]) -> None:
+        """Run these for its own blocks where a number of images in `rows` comes without gradients."""
         self._compiled = {id(own): quick for own, quick in zip(self.blocks, blocks, strict=True)}
         self._compiled_rows = rows
 
     def _step(self, index: int, own: nn.Module, tokens: Tensor) -> Tensor:
         if index in self._downsample:
             tokens = self.model.get_submodule(self._downsample[index])(tokens)
-        quick = len(tokens) == self._compiled_rows and not torch.is_grad_enabled()
+        quick = len(tokens) in self._compiled_rows and not torch.is_grad_enabled()
         block = self._compiled.get(id(own), own) if quick else own
         if self._rope is None:
             return torch.as_tensor(block(tokens))
