@@ -139,6 +139,14 @@ def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
     assert said[-1].endswith("as before")
 
 
+def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(images, tmp_path):
+    waiting = cells(suite(images), tmp_path / "out", seeds=2, only="*/ridge/*")
+    attempted = workers.attempts(waiting, 1, lambda message: None)
+    next(attempted)
+    theirs = run_cell(waiting[1], Shared(), lambda message: None)
+    assert next(attempted)[1].summary == json.loads(json.dumps(theirs))
+
+
 def test_an_interrupted_cell_goes_on_where_it_stopped(images, tmp_path):
     chosen = suite(images)
     straight = cells(chosen, tmp_path / "one", only="*/ridge/*")[0]

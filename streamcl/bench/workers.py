@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from streamcl.bench.cell import Shared, run_cell
+from streamcl.bench.cell import Shared, finished, run_cell
 from streamcl.bench.suite import Cell
 from streamcl.errors import ConfigError, RunBusy, StreamclError
 
@@ -44,7 +44,9 @@ def attempts(cells: Sequence[Cell], jobs: int, tell: Tell) -> Iterator[tuple[Cel
 
 
 def attempt(cell: Cell, shared: Shared, tell: Tell) -> Attempt:
-    """Run a cell to its end, unless its data is missing or another process is at it."""
+    """Run a cell to its end, unless its data is missing, or another process is at it or has done it."""
+    if (summary := finished(cell)) is not None:
+        return Attempt(summary)
     if cell.missing is not None:
         return Attempt(None, f"skipped: {cell.missing} is not here")
     try:
