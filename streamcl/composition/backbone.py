@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from streamcl.backbone import Backbone, build_backbone
-from streamcl.backbone.compiled import compile_blocks
+from streamcl.composition.compiling import compile_blocks
 from streamcl.compute import Compute
 from streamcl.config import RunConfig
 from streamcl.weights import convert_onnx

@@ -25,10 +25,11 @@ def compile_blocks(backbone: Backbone, compute: Compute) -> None:
             backbone.run(backbone.stem(backbone.prepare([blank] * compute.rows)), 0, 1)
     except Exception as error:  # the compiler's errors have no common ancestor
         raise ConfigError(
-            f"backbone.compile: torch.compile cannot compile {backbone.name}: {_first_line(error)}",
-            hint="on a CPU it needs a C++ compiler; without one, leave compile out",
+            f"backbone.compile: torch.compile cannot compile {backbone.name}: {_cause(error)}",
+            hint="on a CPU it needs a C++ compiler, and torch at a path without a space",
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _cause(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")]
+    return lines[0] if lines else type(error).__name__
