@@ -351,14 +351,7 @@ def lines(name: str, found: dict[str, Any]) -> list[str]:
     for label, curve in found.get("seconds", {}).items():
         points = ", ".join(f"{x:g}: {1e3 * t:.2f} ms" for x, t in curve.items())
         rows.append(f"- {label}: exponent {found['exponents'][label]:.2f} ({points})")
-    for key in (
-        "hour",
-        "late_over_early",
-        "consolidations",
-        "memory_mb",
-        "commit_share",
-        "decode_wait_share",
-    ):
+    for key in FIGURES:
         if key in found:
             rows.append(f"- {key}: {json.dumps(found[key])}")
     return [*rows, ""]

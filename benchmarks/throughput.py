@@ -18,7 +18,6 @@ absent this says so and stops, unless `--images random` and `--weights none` sta
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import sys
@@ -35,7 +34,8 @@ from contestants import CLASSES, Bare, Forward, Reference
 from machine import machine
 
 from streamcl.backbone import Backbone
-from streamcl.build import build_compute, build_vit
+from streamcl.bench.cell import Shared
+from streamcl.build import build_compute
 from streamcl.compute import Compute
 from streamcl.config import RunConfig, config_from_dict
 from streamcl.errors import StreamclError
@@ -166,29 +166,21 @@ def measure(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     data = images(args, folder)
     settings = configuration("online_lora", data, folder, args)
     compute = build_compute(settings)
-
-    @functools.cache
-    def vit(*, compiled: bool) -> Backbone:
-        options = settings.backbone.model_copy(update={"compile": compiled})
-        try:
-            return build_vit(settings.model_copy(update={"backbone": options}), compute, lambda _: None)
-        except StreamclError as error:
-            raise SystemExit(f"skipped: no backbone: {error}") from error
-
+    shared = Shared()
+    try:
+        backbone = shared.backbone(settings, compute, lambda _: None)
+    except StreamclError as error:
+        raise SystemExit(f"skipped: no backbone: {error}") from error
     timed: dict[str, Timed] = {}
     begin: dict[str, float] = {}
     for name in [*BARE, *LEARNERS]:
         if args.only and name not in {"floor", *args.only.split(",")}:
             continue
         if name in BARE:
-            timed[name] = bare(name, vit(compiled=False), compute, args)
+            timed[name] = bare(name, backbone, compute, args)
         else:
-            backbone = vit(compiled=name.endswith(COMPILED))
-            run = open_run(
-                configuration(name, data, folder, args),
-                report=lambda _: None,
-                vit=lambda *_, made=backbone: made,
-            )
+            config = configuration(name, data, folder, args)
+            run = open_run(config, report=lambda _: None, vit=shared.backbone)
             timed[name], begin[name] = whole(stack.enter_context(run), compute, args)
     names = list(timed)
     for number in range(args.repeats):

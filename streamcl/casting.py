@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Affine(Protocol):
+    """A layer x W^T + b, or x W^T."""
+
+    @property
+    def weight(self) -> Tensor:
+        """W [o, d]."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """b [o]."""
+        ...
 
 
 def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -17,6 +33,11 @@ def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:
         kept = key, value.detach().to(dtype)
         value._cast_once = kept  # type: ignore[attr-defined]
     return kept[1]
+
+
+def cast_layer(layer: Affine, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """A layer's W and b in that dtype, each cast once."""
+    return cast_once(layer.weight, dtype), None if layer.bias is None else cast_once(layer.bias, dtype)
 
 
 class FrozenLinear(nn.Linear):
@@ -32,9 +53,8 @@ class FrozenLinear(nn.Linear):
         if torch.compiler.is_compiling() or not torch.is_autocast_enabled(kind):
             return super().forward(x)
         dtype = torch.get_autocast_dtype(kind)
-        bias = None if self.bias is None else cast_once(self.bias, dtype)
         with torch.autocast(kind, enabled=False):
-            return F.linear(x.to(dtype), cast_once(self.weight, dtype), bias)
+            return F.linear(x.to(dtype), *cast_layer(self, dtype))
 
 
 def freeze_linears(module: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from streamcl.adapted_product import AdaptedProduct
-from streamcl.casting import cast_once
+from streamcl.casting import cast_layer
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.low_pass import LowPass
 from streamcl.protocols import State
@@ -45,8 +45,7 @@ class LoRALinear(nn.Module):
         """[..., d] to [..., 3o]."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        weight = cast_once(self.weight, dtype)
-        bias = None if self.bias is None else cast_once(self.bias, dtype)
+        weight, bias = cast_layer(self, dtype)
         with torch.autocast(kind, enabled=False):
             A, R = self.lora_A.to(dtype), self._rows().to(dtype)
             rows = x.to(dtype).reshape(-1, self.in_features)

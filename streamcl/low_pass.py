@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamcl.casting import FrozenLinear, cast_once
+from streamcl.casting import FrozenLinear, cast_layer
 
 
 def low_pass_basis(height: int, width: int, order: int) -> Tensor:
@@ -96,8 +96,7 @@ class LowPassLinear(FrozenLinear):
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
-            bias = None if self.bias is None else cast_once(self.bias, dtype)
-            weight = cast_once(self.weight, dtype)
+            weight, bias = cast_layer(self, dtype)
             y = _Product.apply(x.to(dtype), weight, bias, self.low_pass)  # type: ignore[no-untyped-call]
         return torch.as_tensor(y)
 

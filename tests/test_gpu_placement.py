@@ -28,7 +28,7 @@ LEARNERS = {
     "ncm": {"name": "ncm", "blocks": [1]},
     "cohorts": {"name": "cohorts", "by": "domain", "lora": ADAPT, "ridge": {"blocks": [1]}},
     "mixed": {"name": "mixed"},
-    **{name: {"name": name} for name in ("der_pp", "frozen_linear", "ewc_pp")},
+    **{name: {"name": name} for name in ("er", "der_pp", "naive_lora", "frozen_linear", "ewc_pp")},
 }
 
 

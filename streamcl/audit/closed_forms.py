@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from streamcl.audit.material import Floats, Sums
+from streamcl.audit.scope import placed
 from streamcl.build import build_learner
 from streamcl.config import RunConfig
 from streamcl.events import Batch, Sample
@@ -79,7 +80,7 @@ class Beginning:
         """A batch of the beginning: what was learned of it and not forgotten, and what has no label."""
         samples = [
             replace(sample, label=kept.get(offset))
-            for offset, sample in zip(batch.offsets, batch.samples, strict=True)
+            for offset, sample in placed(batch)
             if offset in kept or sample.label is None
         ]
         self._again.learn(Batch(batch.offset, tuple(samples)))

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from streamcl.errors import BadRecord
 from streamcl.events import HoldoutPart, Sample
+from streamcl.forgetting.spread import spread
 
 MOST = 48
 """Samples of one class or subject that a test looks at."""
@@ -31,7 +32,7 @@ class HeldOut:
 
     def of(self, kind: Named, name: str) -> list[Sample]:
         """At most MOST samples of the class or subject, spread evenly over those there are."""
-        return list(self._read(_spread(self._index().get((kind, name), []), MOST)))
+        return list(self._read(spread(self._index().get((kind, name), []), MOST)))
 
     def names(self, kind: Named) -> list[str]:
         """The classes or subjects of which there are held-out samples."""
@@ -46,7 +47,7 @@ class HeldOut:
             for place, label, subject in self._all
             if ("class", label) not in gone and ("subject", subject) not in gone
         ]
-        return list(self._read(_spread(kept, OTHERS)))
+        return list(self._read(spread(kept, OTHERS)))
 
     def _index(self) -> dict[tuple[Named, str], list[Place]]:
         if self._places is not None:
@@ -73,7 +74,7 @@ class HeldOut:
 def spread_over(parts: Sequence[HoldoutPart], most: int) -> Iterator[Sample]:
     """At most so many samples, evenly over all parts; no others are read."""
     places = [(number, i) for number, part in enumerate(parts) for i in range(len(part.samples))]
-    for part, i in _spread(places, most):
+    for part, i in spread(places, most):
         try:
             yield parts[part].samples[i]
         except BadRecord:
@@ -84,9 +85,3 @@ def within(samples: Sequence[Sample], limit: int) -> list[Sample]:
     """The first samples whose images are no more than so many bytes."""
     sizes = accumulate(sample.image.nbytes for sample in samples)
     return [sample for sample, size in zip(samples, sizes, strict=True) if size <= limit]
-
-
-def _spread(places: Sequence[Place], most: int) -> list[Place]:
-    if len(places) <= most:
-        return list(places)
-    return [places[i * len(places) // most] for i in range(most)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from streamcl.bench.joint import joint_summary
 from streamcl.bench.remembered import Memory
 from streamcl.bench.suite import Cell
 from streamcl.build import build_vit
+from streamcl.composition.backbone import Tell
 from streamcl.compute import Compute
 from streamcl.config import RunConfig, dump_config, load_config
 from streamcl.config_differences import differences
@@ -22,7 +22,6 @@ from streamcl.run_directory import CHECKPOINTS, CONFIG
 from streamcl.runs import open_run
 
 SUMMARY = "summary.json"
-Tell = Callable[[str], None]
 
 
 class Shared:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from streamcl.backbone import Backbone
 from streamcl.bench.suite import Joint
 from streamcl.build import build_compute, build_source
+from streamcl.composition.backbone import Tell
 from streamcl.composition.baselines import trained_model
 from streamcl.compute import Compute
 from streamcl.config import RunConfig
@@ -28,8 +29,6 @@ from streamcl.metrics import HoldoutHistory
 from streamcl.protocols import Learner
 from streamcl.randomness import seed_generators
 from streamcl.summary import environment
-
-Tell = Callable[[str], None]
 
 
 class AdaptedReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ from streamcl.bench.cell import finished
 from streamcl.bench.results import Result, as_csv, as_markdown, results_of
 from streamcl.bench.suite import Cell, Suite
 from streamcl.bench.workers import attempts
+from streamcl.composition.backbone import Tell
 from streamcl.errors import StreamclError
 from streamcl.report.comparison import Comparison, write_comparison
-
-Tell = Callable[[str], None]
 
 
 @dataclass(slots=True)

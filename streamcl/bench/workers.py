@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,8 @@ import torch
 
 from streamcl.bench.cell import Shared, finished, run_cell
 from streamcl.bench.suite import Cell
+from streamcl.composition.backbone import Tell
 from streamcl.errors import ConfigError, RunBusy, StreamclError
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def accuracy(*, name: str, out: Path, seeds: int | None, only: str, jobs: int, j
     """Fill a table of learners x protocols x seeds; the same command goes on where it was interrupted.
 
     Writes results.md and results.csv after every cell, plots at the end. On a CPU as many jobs as cores take
-    the least time, as each computes on its share of them.
+    the least time, as each computes on its share of them. Several such commands may fill one table together.
     """
     from streamcl.bench.suite import cells, load_suite
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from streamcl.events import Sample
 from streamcl.forgetting.repairable import Trained
+from streamcl.forgetting.spread import spread
 
 BATCHES, SIZE = 2, 32
 """Gradients that the moments are the mean of, and samples in each."""
@@ -54,13 +55,6 @@ def _steps(optimizer: torch.optim.Optimizer) -> Tensor | None:
     states: list[dict[str, Any]] = list(optimizer.state.values())
     counts = [state["step"] for state in states if "exp_avg_sq" in state]
     return max(counts, key=float).detach() if counts else None
-
-
-def spread(items: Sequence[Any], limit: int) -> list[Any]:
-    """At most so many of them, evenly spread."""
-    if len(items) <= limit:
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def _gradients(

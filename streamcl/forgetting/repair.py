@@ -11,9 +11,10 @@ from streamcl.adapters import Adapters
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.closed_form import purge
-from streamcl.forgetting.moments import derive_moments, spread
+from streamcl.forgetting.moments import derive_moments
 from streamcl.forgetting.protocol import Context, Dropping, Place, Trace
 from streamcl.forgetting.repairable import Repairable, Trained, Weighing
+from streamcl.forgetting.spread import spread
 from streamcl.lora import LoRALinear
 
 
