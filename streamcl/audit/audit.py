@@ -24,18 +24,19 @@ def audit(
     *,
     relative_lambda: float,
     shrinkage: float | None = None,
+    margin: float | None = None,
     widths: Sequence[int] = (),
     plan: Plan | None = None,
 ) -> AuditReport:
     """Judge an erasure from a closed form beside models retrained without the data.
 
-    relative_lambda, shrinkage: the head's. widths: of the features of a frozen and of an adapted head,
-    side by side in the material, where the learner joins two. Raises ForgettingError where the audited
-    sums cannot be solved.
+    relative_lambda, shrinkage, margin: the head's. widths: of the features of a frozen and of an adapted
+    head, side by side in the material, where the learner joins two; then the margin is the frozen one's.
+    Raises ForgettingError where the audited sums cannot be solved.
     """
     began = time.perf_counter()
     plan = plan or Plan()
-    form = form_of(material, widths, relative_lambda=relative_lambda, shrinkage=shrinkage)
+    form = form_of(material, widths, relative_lambda=relative_lambda, shrinkage=shrinkage, margin=margin)
     bench = Bench(material, plan, form)
     groups = bench.groups(audited)
     names = ("audited", "references", "unforgotten")

@@ -110,6 +110,7 @@ def _by_sums(case: _Case, forms: ClosedForms) -> AuditReport:
         widths=forms.widths,
         relative_lambda=options.relative_lambda,
         shrinkage=options.shrinkage,
+        margin=options.margin,
         plan=case.plan,
     )
 

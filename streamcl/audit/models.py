@@ -61,14 +61,25 @@ class ClosedForm:
     """Makes ridge models as `RidgeHead` does, from sums over features that are already mapped, float64."""
 
     def __init__(
-        self, width: int, columns: int, *, relative_lambda: float, shrinkage: float | None = None
+        self,
+        width: int,
+        columns: int,
+        *,
+        relative_lambda: float,
+        shrinkage: float | None = None,
+        margin: float | None = None,
     ) -> None:
         self.width, self.columns = width, columns
-        self._relative_lambda, self._shrinkage = relative_lambda, shrinkage
+        self._relative_lambda, self._shrinkage, self._margin = relative_lambda, shrinkage, margin
 
     def head(self) -> RidgeHead:
         """A head that knows nothing, with all columns."""
-        head = RidgeHead(self.width, relative_lambda=self._relative_lambda, shrinkage=self._shrinkage)
+        head = RidgeHead(
+            self.width,
+            relative_lambda=self._relative_lambda,
+            shrinkage=self._shrinkage,
+            margin=self._margin,
+        )
         head.grow(self.columns)
         return head
 
@@ -146,12 +157,23 @@ class TwoHeads:
 
 
 def form_of(
-    material: Material, widths: Sequence[int], *, relative_lambda: float, shrinkage: float | None = None
+    material: Material,
+    widths: Sequence[int],
+    *,
+    relative_lambda: float,
+    shrinkage: float | None = None,
+    margin: float | None = None,
 ) -> Form:
     """One head, or a frozen and an adapted one where there are two widths, which features then add up to."""
     forms = [
-        ClosedForm(width, material.columns, relative_lambda=relative_lambda, shrinkage=shrinkage)
-        for width in widths or (material.width,)
+        ClosedForm(
+            width,
+            material.columns,
+            relative_lambda=relative_lambda,
+            shrinkage=shrinkage,
+            margin=None if place else margin,
+        )
+        for place, width in enumerate(widths or (material.width,))
     ]
     if len(forms) == 1:
         return forms[0]

@@ -38,6 +38,7 @@ def build_closed_form(
         seed=config.seed,
         relative_lambda=options.relative_lambda,
         shrinkage=options.shrinkage,
+        margin=options.margin,
         refresh=options.refresh,
         device=compute.device,
     )

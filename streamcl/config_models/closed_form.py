@@ -26,6 +26,14 @@ class RidgeOptions(Options):
         description="Ridge of each feature: its variance times so many samples; null: relative_lambda.",
         json_schema_extra=WARN,
     )
+    margin: float | None = Field(
+        2.0,
+        gt=0,
+        le=1e9,
+        description="Where leaving samples out asks for more than so many times the shrinkage, as with wrong "
+        "labels, it grows; null: never.",
+        json_schema_extra=WARN,
+    )
     relative_lambda: float = Field(
         1e-3,
         gt=0,
@@ -66,6 +74,7 @@ class StreamingLda(RidgeOptions):
 
     name: Literal["slda"] = Field("slda", description="Class means under one shared covariance.")
     shrinkage: None = Field(None, description="Not for this learner.")
+    margin: None = Field(None, description="Not for this learner.")
     relative_lambda: float = Field(
         1e-2,
         gt=0,

@@ -98,6 +98,12 @@ class CohortAdapterOptions(HybridAdapterOptions):
     )
 
 
+class CohortRidgeOptions(HybridRidgeOptions):
+    """The part that cohorts share."""
+
+    margin: None = Field(None, description="Not for this learner.")
+
+
 class CohortOptions(Options):
     """Cohorts with adapters of their own, each of which can be forgotten whole and exactly."""
 
@@ -107,5 +113,5 @@ class CohortOptions(Options):
     )
     stretch: int = Field(1000, ge=1, le=10**12, description="Where by is stretch: records of a cohort.")
     limit: int = Field(8, ge=1, le=1000, description="Cohorts with an adapter; later ones have none.")
-    ridge: HybridRidgeOptions = Field(HybridRidgeOptions(), description="The shared closed-form part.")
+    ridge: CohortRidgeOptions = Field(CohortRidgeOptions(), description="The shared closed-form part.")
     lora: CohortAdapterOptions = Field(CohortAdapterOptions(), description="The adapters.")

@@ -97,6 +97,16 @@ class Gram:
         full.diagonal().add_(ridge)
         return full
 
+    def every(self, step: int) -> Tensor:
+        """Rows and columns 0, step, 2 step, ... as a fresh matrix; only the lower triangle is to be read."""
+        size = len(range(0, self.width, step))
+        part = torch.zeros(size, size, dtype=torch.float64, device=self._device)
+        for start, block in self._starts():
+            first = -(-start // step)
+            found = block[first * step - start :: step, first * step - start :: step]
+            part[first:, first : first + found.shape[1]] = found
+        return part
+
     def full(self) -> Tensor:
         """G itself, [D, D]."""
         lower = self.lower()

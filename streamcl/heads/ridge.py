@@ -30,13 +30,17 @@ from streamcl.heads.statistics import (
     widened,
     with_more,
 )
+from streamcl.heads.validation import strengthened
 from streamcl.protocols import State
 
 APART = 48
 """Solves for a class that doubled are at least D / APART samples apart, 64 at D = 3072: or each small batch
 would solve while classes are new. Twice as far apart costs 1 to 2 points right before learning."""
 
-_PARTS = ("_sums", "_solved", "_W", "_b", "_due", "_fresh", "_smallest")  # replaced, never written to
+_PARTS = (
+    *("_sums", "_solved", "_W", "_b", "_due", "_fresh", "_smallest"),
+    *("_strength", "_validated"),
+)  # replaced, never written to
 
 
 class RidgeHead:
@@ -50,6 +54,10 @@ class RidgeHead:
 
     shrinkage: replaces lambda I by a ridge for each feature, its variance times so many samples, which makes
     the solution blind to the features' scales, and strong while samples are few (None: lambda I).
+
+    margin: has the shrinkage grow where the error on samples left out is least at more than so many times
+    as much, as with wrong labels it is (see `validation`; None: never). What it is then depends on the sums
+    alone: it is found anew whenever they have doubled, after an erasure, and for `exact_scores`.
 
     The weights in use belong to a solve, which `update` falls due when samples since the last one exceed
     `refresh` of all (0 solves at every update), when a class is new, or when one has twice the samples and
@@ -65,6 +73,7 @@ class RidgeHead:
         seed: int = 0,
         relative_lambda: float = 1e-2,
         shrinkage: float | None = None,
+        margin: float | None = None,
         refresh: float = 0.05,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -72,9 +81,14 @@ class RidgeHead:
             raise ValueError(f"relative_lambda is {relative_lambda}, expected a positive number")
         if shrinkage is not None and shrinkage <= 0:
             raise ValueError(f"shrinkage is {shrinkage}, expected a positive number of samples")
+        if margin is not None and margin <= 0:
+            raise ValueError(f"margin is {margin}, expected a positive number")
         self.width = width
         self._relative_lambda = relative_lambda
         self._shrinkage = shrinkage
+        self._margin = None if shrinkage is None else margin
+        self._strength = shrinkage  # of the solve in use
+        self._validated = 0  # how many samples there were when that was found
         self._fresh: tuple[Tensor, Tensor] | None = None  # of all that is known; only spares a second solve
         self._smallest: float | None = None  # the same of the smallest eigenvalue, known after an erasure
         self._refresh = refresh
@@ -110,6 +124,7 @@ class RidgeHead:
         more = classes - self.classes
         if more <= 0:
             return
+        self._fresh = None
         self._sums = widened(self._sums, classes)
         self._solved, self._W, self._b = (
             with_more(values, more) for values in (self._solved, self._W, self._b)
@@ -204,6 +219,7 @@ class RidgeHead:
                 hint="forget its samples first: their share of G is not in the column",
             )
         keep = [i for i in range(self.classes) if i != column]
+        self._fresh = None
         self._sums = selected(self._sums, keep)
         self._solved, self._W, self._b = self._solved[keep], self._W[:, keep], self._b[keep]
 
@@ -217,15 +233,15 @@ class RidgeHead:
         """`scores` by weights of all that is known now, whichever solve is in use; changes no state."""
         h = self.features(features)
         self._solve_if_due()
-        if torch.equal(self._solved, self._sums.counts):
-            weights = self._W, self._b
-        else:
-            weights = self._fresh = self._fresh or self._laid_out()
-        return scored(h, *weights, self._sums.counts > 0)
+        if self._fresh is None:
+            strength = self._found()
+            current = torch.equal(self._solved, self._sums.counts) and strength == self._strength
+            self._fresh = (self._W, self._b) if current else self._laid_out(strength)
+        return scored(h, *self._fresh, self._sums.counts > 0)
 
     def exact_weights(self) -> tuple[Tensor, Tensor]:
         """Solve for all that is known now, use it from here on, and return W, float64 [D, C], and b [C]."""
-        self._due = True
+        self._due, self._validated = True, 0
         self._solve_if_due()
         return self._W, self._b
 
@@ -242,7 +258,9 @@ class RidgeHead:
         self._solve_if_due()
         arrays = {"W": self._W, "b": self._b, "solved": self._solved}
         plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
-        return {**exported(self._sums), **plain}
+        if self._margin is None:
+            return {**exported(self._sums), **plain}
+        return {**exported(self._sums), **plain, "strength": self._strength, "validated": self._validated}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the head that returned `state`, made with the same arguments."""
@@ -251,6 +269,8 @@ class RidgeHead:
         self._W, self._b, self._solved = (
             torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
         )
+        self._strength = state.get("strength", self._shrinkage)
+        self._validated = int(state.get("validated", 0))
         self._due = False
         self._fresh = self._smallest = None
 
@@ -272,6 +292,8 @@ class RidgeHead:
         """Whether these new counts make a solve due; an owed one is made first unless they do."""
         grown = counts > self._sums.counts
         if is_due(counts, self._solved, grown, self._refresh, apart=self.summed // APART):
+            if self._outgrown:  # else what is found, and when, would depend on whether scores were asked for
+                self._solve_if_due()
             return True
         self._solve_if_due()
         return False
@@ -292,22 +314,37 @@ class RidgeHead:
                 hint="they were forgotten before, never learned, or their features were derived differently",
             )
         self._take_over(left, due=True)
-        self._smallest = smallest
+        self._smallest, self._validated = smallest, 0
 
     def _solve_if_due(self) -> None:
         if not self._due:
             return
-        self._W, self._b = self._laid_out()
+        strength, validated = self._strength, self._validated
+        if self._outgrown:
+            strength, validated = self._found(), self._sums.total
+        self._W, self._b = self._laid_out(strength)
+        self._strength, self._validated = strength, validated
         self._solved, self._due = self._sums.counts, False
 
-    def _laid_out(self) -> tuple[Tensor, Tensor]:
+    @property
+    def _outgrown(self) -> bool:
+        """Whether the samples have doubled since the shrinkage was found."""
+        return self._margin is not None and self._sums.total >= 2 * self._validated
+
+    def _found(self) -> float | None:
+        """The shrinkage for all that is known now."""
+        if self._margin is None or self._shrinkage is None or self._validated == self._sums.total:
+            return self._strength
+        return strengthened(self._sums, self._shrinkage, self._margin)
+
+    def _laid_out(self, strength: float | None) -> tuple[Tensor, Tensor]:
         """`_weights` in the order of memory that a state restores: a product's last bits depend on it."""
-        W, b = self._weights()
+        W, b = self._weights(strength)
         return W.contiguous(), b.contiguous()
 
-    def _weights(self) -> tuple[Tensor, Tensor]:
+    def _weights(self, _strength: float | None) -> tuple[Tensor, Tensor]:
         """W [D, C] and b [C] of all that is known now; what another closed form on these sums replaces."""
-        return solved(self._sums, self._relative_lambda, self._shrinkage)
+        return solved(self._sums, self._relative_lambda, _strength)
 
     def _ridge(self, statistics: Statistics) -> Tensor:
         """[D]: the ridge beside the uncentred G, which tells possible sums from impossible ones."""

@@ -19,7 +19,7 @@ class SLDAHead(RidgeHead):
     so it depends on no order, and samples are forgotten exactly, in the same way and with the same refusals.
     """
 
-    def _weights(self) -> tuple[Tensor, Tensor]:
+    def _weights(self, _strength: float | None) -> tuple[Tensor, Tensor]:
         statistics = self.statistics
         Q, counts, total = statistics.Q, statistics.counts, statistics.total
         if total == 0:
