@@ -91,7 +91,7 @@ def test_an_update_of_a_head_is_whole_or_not_at_all(make):
 def test_a_solve_that_fails_stays_due(monkeypatch):
     head = RidgeHead(24)
     two_updates(head)
-    monkeypatch.setattr(head, "_weights", lambda: 1 / 0)
+    monkeypatch.setattr(head, "_weights", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         head.scores(features(1, 3))
     monkeypatch.undo()
