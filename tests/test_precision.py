@@ -72,6 +72,9 @@ def test_a_precision_that_is_asked_for_is_taken_and_told(tmp_path, timed):
     assert [line for line in said if "changed" in line and "precision" in line]
 
 
-@pytest.mark.parametrize(("batch", "rows"), [(1, 16), (16, 16), (17, 32), (64, 64), (200, 64)])
-def test_frozen_blocks_take_a_batch_at_a_time_in_sixteens(batch, rows):
+SHAPES = [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 16), (16, 16), (17, 32), (64, 64), (200, 64)]
+
+
+@pytest.mark.parametrize(("batch", "rows"), SHAPES)
+def test_frozen_blocks_take_a_batch_at_a_time_or_a_little_more(batch, rows):
     assert compute.resolve_compute("cpu", "32-true", batch).rows == rows

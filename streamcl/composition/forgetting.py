@@ -84,11 +84,13 @@ def build_forgetter(settings: RunConfig, belongings: Belongings, stack: ExitStac
     lineage = Lineage(belongings.folder / LINEAGE)
     stack.callback(lineage.close)
     parts = belongings.source.info.holdout
-    belongings.gauge = Utility(parts)
+    belongings.gauge = utility = Utility(parts)
     if settings.on_relapse != "ignore":
         held_out = HeldOut(parts)
         belongings.monitor = Relapse(ledger.erased_by, held_out, settings.on_relapse)
     belongings.kept = _kept(settings, belongings, lineage, stack)
+    if belongings.kept is not None:  # which is there for requests to be short
+        utility.prepare(belongings.learner)
     return Forgetter(belongings, ledger, lineage, build_methods(), schedule=build_schedule(settings))
 
 

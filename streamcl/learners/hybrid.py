@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,11 @@ class Reading:
     features: Tensor
     views: Sequence[Tensor]
     adapted: Tensor | None
+
+    def __getitem__(self, rows: Sequence[int]) -> Reading:
+        """What was read of some of them."""
+        adapted = None if self.adapted is None else self.adapted[rows]
+        return Reading(self.features[rows], [view[rows] for view in self.views], adapted)
 
 
 class HybridLearner:
@@ -94,6 +99,12 @@ class HybridLearner:
         if self.adapted is None or not self.adapted.settled:
             return Reading(features, views, None)
         return Reading(features, views, self.adapted.features(views[0]))
+
+    def renewed(self, reading: Reading) -> Reading:
+        """An older reading as `read` would be now: the adapters may have settled since."""
+        if self.adapted is None or not self.adapted.settled or reading.adapted is not None:
+            return reading
+        return replace(reading, adapted=self.adapted.features(reading.views[0]))
 
     def read_together(self, samples: Sequence[Sample]) -> Reading:
         """`read` by all ranks, each its share, of which alone the views are."""

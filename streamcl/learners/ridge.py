@@ -179,6 +179,10 @@ class RidgeLearner:
         """What `scores` needs of samples: their features."""
         return self.features(samples)
 
+    def renewed(self, reading: Tensor) -> Tensor:
+        """The reading itself: features are fixed for ever."""
+        return reading
+
     def scores(self, reading: Tensor) -> Tensor:
         """float64 [B, C] by the weights in use while learning."""
         return self.head.scores(reading)
