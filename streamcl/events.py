@@ -178,11 +178,14 @@ class Lesson:
     guesses: one per sample of the batch, made before anything was learned from it.
     losses: the data loss of each labelled sample before the step, in nats, regulariser left out; it may
         hold NaN or infinity, in which case `learned` is False and the learner is as it was.
+    features: [B, d]: what weights that never move make of each sample, where the learner has such weights; a
+        detector may look at it.
     """
 
     guesses: tuple[Guess, ...]
     losses: tuple[float, ...]
     learned: bool = True
+    features: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy.typing as npt
+
 from streamcl.events import Batch, Event, Guess, Lesson, Sample, StreamInfo
 
 State: TypeAlias = dict[str, Any]
@@ -139,6 +141,19 @@ class ShiftDetector(Protocol):
     def state_dict(self) -> State: ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Looking(Protocol):
+    """A detector that looks at features too, where the learner shows some that do not move."""
+
+    def look(self, features: npt.NDArray[Any]) -> None:
+        """Take features [B, d] of samples whose loss comes with the next update."""
+        ...
+
+    def drop_features(self) -> None:
+        """Keep nothing that was made of any features: a request to forget has been carried out."""
+        ...
 
 
 class Head(Protocol):

@@ -405,7 +405,7 @@ def test_detections_are_scored_in_batches():
             self.plateau = "seen" if loss > 2 else None
 
     assert shift_streams.alarms(AtOnce(), trace) == [110]
-    assert shift_streams.row([trace], AtOnce) == "1.00 | 1.00 | 1.0 | 0.0"
+    assert shift_streams.row([(trace, None)], AtOnce) == "1.00 | 1.00 | 1.0 | 0.0"
 
 
 # --- command --------------------------------------------------------------------------------------

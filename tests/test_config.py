@@ -510,6 +510,7 @@ def test_differences_are_classed_for_a_resume() -> None:
         "source.policy.max_side",
         "learner.lora.learning_rate",
         "shift.threshold",
+        "shift.novelty",
         "shift.mean_threshold",
         "shift.variance_threshold",
     }

@@ -50,6 +50,13 @@ class Relative(DetectorOptions):
         description="Standard errors that the loss must rise by before a shift is reported.",
         json_schema_extra=WARN,
     )
+    novelty: float | None = Field(
+        3.5,
+        gt=0,
+        le=100,
+        description="The same for how far batches lie from others in frozen features; null: losses alone.",
+        json_schema_extra=WARN,
+    )
 
 
 class River(DetectorOptions):

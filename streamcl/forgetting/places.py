@@ -45,7 +45,7 @@ def on_disk(
         Place(
             "shift detector",
             "not affected",
-            "keeps a few figures of batch losses; no sample can be told from them",
+            "keeps a few figures of batches, of which no sample can be told; mean features begin anew",
         ),
         Place(
             "metrics", "erased", "the class's name; its counts stay under another name, aggregates are kept"

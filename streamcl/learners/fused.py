@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +15,8 @@ from streamcl.backbone import Backbone
 from streamcl.compute import Compute
 from streamcl.events import Sample
 
+GLIMPSE = 384
+"""Features that a detector is shown: few, since their means over some batches are a part of its state."""
 BORDER = 0.1
 """Share of each side that the second view leaves out."""
 
@@ -46,6 +49,11 @@ def views_of(pixels: Tensor, count: int) -> list[Tensor]:
     edge = max(1, int(side * BORDER))
     inner = pixels[..., edge : side - edge, edge : side - edge].flip(-1)
     return [pixels, F.interpolate(inner, (side, side), mode="bicubic", align_corners=False)]
+
+
+def glimpse(features: Tensor) -> npt.NDArray[np.float32]:
+    """[B, d] of features [B, F] for a detector: of the earliest block, which tells domains apart best."""
+    return features[:, :GLIMPSE].float().cpu().numpy()
 
 
 def filled(samples: Sequence[Sample], rows: int) -> list[list[Sample]]:

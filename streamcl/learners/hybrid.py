@@ -13,7 +13,7 @@ from streamcl.events import Batch, Guess, Lesson, Sample
 from streamcl.learners.adapted import AdaptedBranch
 from streamcl.learners.calibration import Calibration
 from streamcl.learners.classes import ClassIndex
-from streamcl.learners.fused import PrefixReader
+from streamcl.learners.fused import PrefixReader, glimpse
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.ridge import Listener, RidgeLearner, by_column
 from streamcl.learners.whole import put_back, whole
@@ -145,6 +145,7 @@ class HybridLearner:
         shown = tuple(surprise(self._calibration.sharpness * scores[rows], targets).tolist())
         if not finite(features) or (adapted is not None and not finite(adapted)):
             return Lesson(predicted, shown, learned=False)
+        told = Lesson(predicted, shown, features=glimpse(features))
         adapting = self.adapted is not None and not self.adapted.settled
         undos = [part.kept() for part in (self.adapted, self.exact) if part is not None]
         calibration = self._calibration.state_dict()
@@ -159,7 +160,7 @@ class HybridLearner:
             self._tell(learnable, features[rows], None if adapted is None or adapting else adapted[rows])
         if adapting:
             self._adapted_until = batch.end
-        return Lesson(predicted, shown)
+        return told
 
     def consolidate(self) -> Mapping[str, Any]:
         """At the first plateau the adapted branch settles; later there is nothing to consolidate."""

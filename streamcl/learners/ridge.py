@@ -16,7 +16,7 @@ from streamcl.events import Batch, Guess, Lesson, Sample
 from streamcl.heads.gram import Gram
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.classes import ClassIndex
-from streamcl.learners.fused import FrozenReader, Reader
+from streamcl.learners.fused import FrozenReader, Reader, glimpse
 from streamcl.learners.guesses import finite, guesses, surprise
 from streamcl.learners.whole import Undo, whole
 from streamcl.protocols import State
@@ -85,11 +85,12 @@ class RidgeLearner:
         shown = tuple(surprise(logits[rows], targets).tolist())
         if not finite(features):
             return Lesson(predicted, shown, learned=False)
+        told = Lesson(predicted, shown, features=glimpse(features))
         with whole(self.kept()):
             self.add(features[rows], targets, index)
             if self._listener is not None:
                 self._listener(learnable, (self.summed(features[rows]),))
-        return Lesson(predicted, shown)
+        return told
 
     def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:
         """Add features [B, D] of targets [B], columns of `index`, which knows all that this learner does.

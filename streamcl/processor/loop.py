@@ -138,6 +138,7 @@ class StreamProcessor:
             assert forgetter is not None
             if (done := forgetter.erase(request, self.progress.offset)) is not None:
                 self._journal.log("forget", **done)
+                self._segments.erased()
             self.progress.classes = len(self.learner.classes)
             self.commit()
             forgetter.seal(request)
@@ -222,7 +223,7 @@ class StreamProcessor:
         self._announce_classes()
         loss = self._lessons.mean_loss(lesson)
         if loss is not None and math.isfinite(loss):
-            self._segments.watch(batch.samples, predictions, lesson.losses)
+            self._segments.watch(batch.samples, predictions, lesson)
         self._journal.write_step(loss, self.scores, self._pace.read(self.progress.offset))
         if self.examiner.due(before, batch.end):
             self._examine()

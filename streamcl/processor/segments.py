@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from streamcl.events import Prediction, Sample
+from streamcl.events import Lesson, Prediction, Sample
 from streamcl.processor.journal import Journal
 from streamcl.processor.parts import Forgetting, Keeper
 from streamcl.processor.progress import Progress
-from streamcl.protocols import Learner, ShiftDetector
+from streamcl.protocols import Learner, Looking, ShiftDetector
 
 
 class Segments:
@@ -37,15 +37,20 @@ class Segments:
         self._forgetter = forgetter
         self._gather = gather
 
-    def watch(
-        self, samples: Sequence[Sample], predictions: Sequence[Prediction], losses: Sequence[float]
-    ) -> None:
+    def watch(self, samples: Sequence[Sample], predictions: Sequence[Prediction], lesson: Lesson) -> None:
         """Settle once there are losses of enough samples: a mean of few is mostly noise."""
-        gathered = [*self._progress.gathered, *losses]
+        if lesson.features is not None and isinstance(self._detector, Looking):
+            self._detector.look(lesson.features)
+        gathered = [*self._progress.gathered, *lesson.losses]
         enough = len(gathered) >= self._gather
         self._progress.gathered = [] if enough else gathered
         if enough:
             self._settle(samples, predictions, fmean(gathered))
+
+    def erased(self) -> None:
+        """Something was erased: the detector keeps nothing that was made of samples' features."""
+        if isinstance(self._detector, Looking):
+            self._detector.drop_features()
 
     def retest(self) -> None:
         """Look whether something erased has come back; it is erased again before the next batch."""

@@ -1,4 +1,7 @@
-"""A rule without thresholds in nats: the loss against its own recent level, in units of its own noise."""
+"""A rule without thresholds in nats: the loss against its own recent level, in units of its own noise.
+
+Beside it, by the same rule, how far the batches' features lie from those before.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamcl.protocols import State
+from streamcl.shift.novelty import Novelty
 
 Values: TypeAlias = npt.NDArray[np.float64]
 
@@ -22,6 +26,7 @@ _REFERENCE = 32  # batches of the segment that make its level
 _LEAST_REFERENCE = 4
 _WINDOWS = (2, 3, 4, 6, 8, 12)  # batches that may make a rise; never one alone
 _THRESHOLD = 2.8  # standard errors
+_NOVELTY = 3.5  # the same, of what the loss does not feel; at 2.8 there would be three times the false alarms
 _CLIP = 4.5  # noise units: no batch counts for more
 _LEAST_RISE = 1.1**_POWER - 1  # ten per cent of loss
 _LEAST_NOISE = 0.02 * _POWER  # two per cent of loss
@@ -42,12 +47,19 @@ class RelativeDetector:
     plateau: once a segment, ten updates after its shift or later, when the last five values have not fallen
     below the five before by more than the noise explains. The stream's beginning counts as a shift.
     So shifts are at least eight updates apart, and consolidations ten, whatever the losses are.
+
+    Where the learner shows features that do not move (see `look`), their novelty is a second series under the
+    same rule, with a threshold of its own, `novelty` (None: the loss alone). It sees a change of domain that
+    the learner takes in its stride.
     """
 
-    def __init__(self, threshold: float = _THRESHOLD) -> None:
-        if not threshold > 0:
-            raise ValueError(f"threshold is {threshold}, expected a positive number of standard errors")
+    def __init__(self, threshold: float = _THRESHOLD, novelty: float | None = _NOVELTY) -> None:
+        for name, value in (("threshold", threshold), ("novelty", novelty)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, expected a positive number of standard errors")
         self._threshold = threshold
+        self._novelty = Novelty()
+        self._strange = None if novelty is None else RelativeDetector(novelty, None)
         self._values: list[float] = []
         self._segment = 0  # how many of the last values belong to the present segment
         self._since = 0  # updates since the last shift
@@ -65,6 +77,15 @@ class RelativeDetector:
         """Why the last update shows that the segment no longer improves, or None."""
         return self._plateau
 
+    def look(self, features: npt.NDArray[Any]) -> None:
+        """Take features [B, d] of samples whose loss comes with the next update."""
+        if self._strange is not None:
+            self._novelty.add(features)
+
+    def drop_features(self) -> None:
+        """Know nothing of any features looked at; how novel batches were stays known, a figure each."""
+        self._novelty.drop()
+
     def update(self, loss: float) -> None:
         """Take the mean loss of one batch. Refuses NaN and infinity with ValueError and is as before."""
         if not math.isfinite(loss):
@@ -73,12 +94,15 @@ class RelativeDetector:
         self._values = [*self._values, (max(loss, 0.0) + _FLOOR) ** _POWER][-_MEMORY:]
         self._segment = min(self._segment + 1, _MEMORY)
         self._since += 1
+        strange = self._looked()
         if len(self._values) < _WARM_UP:
             return
         noise = _noise(np.array(self._values))
         segment = np.array(self._values[-self._segment :])
         if self._since >= _LEAST_SEGMENT:
             self._seek_shift(segment, noise)
+            if self._shift is None and strange is not None:
+                self._begin(strange, 2)
         if self._shift is None and not self._settled and self._since >= 2 * _HALF:
             self._seek_plateau(segment, noise)
 
@@ -90,12 +114,24 @@ class RelativeDetector:
             rise = float(_trimmed(segment[-w:] / level, noise).mean()) - 1
             errors = rise / math.hypot(noise / math.sqrt(w), error)
             if rise > _LEAST_RISE and errors > self._threshold:
-                self._shift = (
+                why = (
                     f"loss {_loss(level * (1 + rise)):.3g} over {w} batches after {_loss(level):.3g}: "
                     f"{errors:.1f} standard errors at {noise / _POWER:.0%} noise"
                 )
-                self._segment, self._since, self._settled = w, 0, False
+                self._begin(why, w)
                 return
+
+    def _begin(self, why: str, batches: int) -> None:
+        """A segment of so many batches begins."""
+        self._shift, self._segment, self._since, self._settled = why, batches, 0, False
+
+    def _looked(self) -> str | None:
+        """Why the features that were looked at show a shift, or None."""
+        distance = None if self._strange is None else self._novelty.take()
+        if self._strange is None or distance is None:
+            return None
+        self._strange.update(distance)
+        return None if self._strange.shift is None else f"features lie apart: {self._strange.shift[5:]}"
 
     def _seek_plateau(self, segment: Values, noise: float) -> None:
         older, newer = _bounded(segment[-2 * _HALF :], noise).reshape(2, _HALF).mean(axis=1)
@@ -116,7 +152,13 @@ class RelativeDetector:
             "settled": self._settled,
             "shift": self._shift,
             "plateau": self._plateau,
+            **self._state_of_novelty(),
         }
+
+    def _state_of_novelty(self) -> State:
+        if self._strange is None:
+            return {}
+        return {"novelty": self._novelty.state_dict(), "strange": self._strange.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the detector that returned `state`, made with the same arguments."""
@@ -126,6 +168,9 @@ class RelativeDetector:
         self._settled = bool(state["settled"])
         self._shift = state["shift"]
         self._plateau = state["plateau"]
+        if self._strange is not None and "strange" in state:
+            self._novelty.load_state_dict(state["novelty"])
+            self._strange.load_state_dict(state["strange"])
 
 
 def _loss(value: float) -> float:
