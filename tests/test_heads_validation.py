@@ -39,15 +39,20 @@ def learned(x, y, size=16, **options):
     return made
 
 
-@pytest.mark.parametrize("ridge", [1.0, 30.0, 1000.0])
-def test_it_is_the_correlation_with_scores_of_samples_left_out_by_their_mean_leverage(ridge):
+def ridge(head):
+    """What is found for all that the head knows."""
+    return head._strength.found(head.statistics).value
+
+
+@pytest.mark.parametrize("penalty", [1.0, 30.0, 1000.0])
+def test_it_is_the_correlation_with_scores_of_samples_left_out_by_their_mean_leverage(penalty):
     x, _, y = data(90, wrong=0.2)
-    found = explained(measured(x, y, CLASSES + 1), [ridge])  # a class without samples counts nowhere
+    found = explained(measured(x, y, CLASSES + 1), [penalty])  # a class without samples counts nowhere
     h = x.double() - x.double().mean(0)
     Y = F.one_hot(y, CLASSES).double()
     Y = Y - Y.mean(0)
-    penalty = torch.diag(ridge * h.square().mean(0))
-    hat = h @ torch.linalg.solve(h.T @ h + penalty, h.T)
+    ridges = torch.diag(penalty * h.square().mean(0))
+    hat = h @ torch.linalg.solve(h.T @ h + ridges, h.T)
     leverage = float(hat.trace()) / len(x)
     scores = (hat @ Y - leverage * Y) / (1 - leverage)
     agreed = (scores * Y).sum(0)
@@ -98,10 +103,14 @@ def test_what_is_forgotten_has_no_part_in_it():
     everything = learned(x, torch.where(bad, y, truth))
     everything.downdate(x[bad], y[bad])
     never = learned(x[~bad], truth[~bad])
-    assert everything._found() == never._found()
+    assert ridge(everything) == ridge(never)
     torch.testing.assert_close(everything.exact_scores(x), never.exact_scores(x), rtol=1e-9, atol=1e-10)
     still = learned(x, torch.where(bad, y, truth))
-    assert still._found() != never._found()  # or there would be nothing to see
+    assert ridge(still) != ridge(never)  # or there would be nothing to see
+    everything.downdate(x[~bad], truth[~bad])
+    assert everything.state_dict()["strength"] == 5.0  # of nothing, nothing is known
+    everything = learned(x, torch.where(bad, y, truth))
+    everything.downdate(x[bad], y[bad])
     W, _ = never.exact_weights()
     torch.testing.assert_close(everything.exact_weights()[0], W, rtol=1e-9, atol=1e-10)
 
@@ -114,7 +123,7 @@ def test_exact_scores_are_those_of_a_head_that_learned_all_at_once():
         asked.update(x[start : start + 10], y[start : start + 10])
     once.update(x, y)
     torch.testing.assert_close(asked.exact_scores(x), once.exact_scores(x), rtol=1e-9, atol=1e-10)
-    assert asked._strength != asked._found() or asked._validated < len(x)  # the one in use is older
+    assert asked._strength.found_at < len(x)  # the one in use is older
 
 
 def test_what_is_found_never_depends_on_when_scores_were_asked_for():
@@ -137,11 +146,9 @@ def test_what_is_found_never_depends_on_when_scores_were_asked_for():
 
 
 def test_it_is_looked_for_when_the_samples_have_doubled(monkeypatch):
-    import streamcl.heads.ridge as module
-
     looked = []
-    real = module.strengthened
-    monkeypatch.setattr(module, "strengthened", lambda *a: looked.append(1) or real(*a))
+    real = validation.strengthened
+    monkeypatch.setattr(validation, "strengthened", lambda *a: looked.append(1) or real(*a))
     x, _, y = data(1024)
     made = head()
     for start in range(0, len(x), 8):
@@ -158,7 +165,7 @@ def test_a_learning_that_is_taken_back_leaves_what_was_found():
     made.update(x[60:], y[60:])
     undo()
     assert made.state_dict()["strength"] == before["strength"]
-    assert made.state_dict()["validated"] == before["validated"]
+    assert made.state_dict()["found_at"] == before["found_at"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])

@@ -30,17 +30,15 @@ from streamcl.heads.statistics import (
     widened,
     with_more,
 )
-from streamcl.heads.validation import strengthened
+from streamcl.heads.validation import Strength
 from streamcl.protocols import State
 
 APART = 48
 """Solves for a class that doubled are at least D / APART samples apart, 64 at D = 3072: or each small batch
 would solve while classes are new. Twice as far apart costs 1 to 2 points right before learning."""
 
-_PARTS = (
-    *("_sums", "_solved", "_W", "_b", "_due", "_fresh", "_smallest"),
-    *("_strength", "_validated"),
-)  # replaced, never written to
+_PARTS = ("_sums", "_solved", "_W", "_b", "_due", "_fresh", "_smallest", "_strength")
+"""Replaced, never written to."""
 
 
 class RidgeHead:
@@ -79,16 +77,10 @@ class RidgeHead:
     ) -> None:
         if relative_lambda <= 0:
             raise ValueError(f"relative_lambda is {relative_lambda}, expected a positive number")
-        if shrinkage is not None and shrinkage <= 0:
-            raise ValueError(f"shrinkage is {shrinkage}, expected a positive number of samples")
-        if margin is not None and margin <= 0:
-            raise ValueError(f"margin is {margin}, expected a positive number")
         self.width = width
         self._relative_lambda = relative_lambda
         self._shrinkage = shrinkage
-        self._margin = None if shrinkage is None else margin
-        self._strength = shrinkage  # of the solve in use
-        self._validated = 0  # how many samples there were when that was found
+        self._strength = Strength.of(shrinkage, margin)  # of the solve in use
         self._fresh: tuple[Tensor, Tensor] | None = None  # of all that is known; only spares a second solve
         self._smallest: float | None = None  # the same of the smallest eigenvalue, known after an erasure
         self._refresh = refresh
@@ -234,14 +226,14 @@ class RidgeHead:
         h = self.features(features)
         self._solve_if_due()
         if self._fresh is None:
-            strength = self._found()
-            current = torch.equal(self._solved, self._sums.counts) and strength == self._strength
-            self._fresh = (self._W, self._b) if current else self._laid_out(strength)
+            strength = self._strength.found(self._sums)
+            same = strength.value == self._strength.value and torch.equal(self._solved, self._sums.counts)
+            self._fresh = (self._W, self._b) if same else self._laid_out(strength.value)
         return scored(h, *self._fresh, self._sums.counts > 0)
 
     def exact_weights(self) -> tuple[Tensor, Tensor]:
         """Solve for all that is known now, use it from here on, and return W, float64 [D, C], and b [C]."""
-        self._due, self._validated = True, 0
+        self._due, self._strength = True, self._strength.stale()
         self._solve_if_due()
         return self._W, self._b
 
@@ -258,9 +250,7 @@ class RidgeHead:
         self._solve_if_due()
         arrays = {"W": self._W, "b": self._b, "solved": self._solved}
         plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
-        if self._margin is None:
-            return {**exported(self._sums), **plain}
-        return {**exported(self._sums), **plain, "strength": self._strength, "validated": self._validated}
+        return {**exported(self._sums), **plain, **self._strength.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the head that returned `state`, made with the same arguments."""
@@ -269,8 +259,7 @@ class RidgeHead:
         self._W, self._b, self._solved = (
             torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
         )
-        self._strength = state.get("strength", self._shrinkage)
-        self._validated = int(state.get("validated", 0))
+        self._strength = self._strength.restored(state)
         self._due = False
         self._fresh = self._smallest = None
 
@@ -292,7 +281,7 @@ class RidgeHead:
         """Whether these new counts make a solve due; an owed one is made first unless they do."""
         grown = counts > self._sums.counts
         if is_due(counts, self._solved, grown, self._refresh, apart=self.summed // APART):
-            if self._outgrown:  # else what is found, and when, would depend on whether scores were asked for
+            if self._strength.outgrown(self._sums):  # or it would matter whether scores were asked for
                 self._solve_if_due()
             return True
         self._solve_if_due()
@@ -314,37 +303,25 @@ class RidgeHead:
                 hint="they were forgotten before, never learned, or their features were derived differently",
             )
         self._take_over(left, due=True)
-        self._smallest, self._validated = smallest, 0
+        self._smallest, self._strength = smallest, self._strength.stale()
 
     def _solve_if_due(self) -> None:
         if not self._due:
             return
-        strength, validated = self._strength, self._validated
-        if self._outgrown:
-            strength, validated = self._found(), self._sums.total
-        self._W, self._b = self._laid_out(strength)
-        self._strength, self._validated = strength, validated
-        self._solved, self._due = self._sums.counts, False
+        strength = self._strength
+        if strength.outgrown(self._sums):
+            strength = strength.found(self._sums)
+        self._W, self._b = self._laid_out(strength.value)
+        self._strength, self._solved, self._due = strength, self._sums.counts, False
 
-    @property
-    def _outgrown(self) -> bool:
-        """Whether the samples have doubled since the shrinkage was found."""
-        return self._margin is not None and self._sums.total >= 2 * self._validated
-
-    def _found(self) -> float | None:
-        """The shrinkage for all that is known now."""
-        if self._margin is None or self._shrinkage is None or self._validated == self._sums.total:
-            return self._strength
-        return strengthened(self._sums, self._shrinkage, self._margin)
-
-    def _laid_out(self, strength: float | None) -> tuple[Tensor, Tensor]:
+    def _laid_out(self, shrinkage: float | None) -> tuple[Tensor, Tensor]:
         """`_weights` in the order of memory that a state restores: a product's last bits depend on it."""
-        W, b = self._weights(strength)
+        W, b = self._weights(shrinkage)
         return W.contiguous(), b.contiguous()
 
-    def _weights(self, _strength: float | None) -> tuple[Tensor, Tensor]:
+    def _weights(self, shrinkage: float | None) -> tuple[Tensor, Tensor]:
         """W [D, C] and b [C] of all that is known now; what another closed form on these sums replaces."""
-        return solved(self._sums, self._relative_lambda, _strength)
+        return solved(self._sums, self._relative_lambda, shrinkage)
 
     def _ridge(self, statistics: Statistics) -> Tensor:
         """[D]: the ridge beside the uncentred G, which tells possible sums from impossible ones."""

@@ -19,7 +19,8 @@ class SLDAHead(RidgeHead):
     so it depends on no order, and samples are forgotten exactly, in the same way and with the same refusals.
     """
 
-    def _weights(self, _strength: float | None) -> tuple[Tensor, Tensor]:
+    def _weights(self, shrinkage: float | None) -> tuple[Tensor, Tensor]:
+        del shrinkage  # not of this rule
         statistics = self.statistics
         Q, counts, total = statistics.Q, statistics.counts, statistics.total
         if total == 0:

@@ -8,11 +8,15 @@ aside, and what is forgotten has no part in the choice any more.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from streamcl.heads.statistics import Statistics
+from streamcl.protocols import State
 
 STEPS = tuple(10 ** (k / 4) for k in range(11))
 """Ridges that are tried, as multiples of the least of them."""
@@ -20,6 +24,50 @@ STEPS = tuple(10 ** (k / 4) for k in range(11))
 COLUMNS = 1024
 """Features that are looked at, at most, evenly spaced. All 3,840 take nine times as long and ask for the same
 ridge or a third of it; 512 ask for twice as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """A shrinkage, what it grows from, and how many samples there were when it was found; margin None: never.
+
+    What it is depends on the sums alone, and on how often they have doubled since it was found.
+    """
+
+    value: float | None
+    least: float | None
+    margin: float | None
+    found_at: int = 0
+
+    @classmethod
+    def of(cls, least: float | None, margin: float | None) -> Strength:
+        """The least itself, never looked at. Raises ValueError for what is not above zero."""
+        for name, value in (("shrinkage", least), ("margin", margin)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, expected a positive number")
+        return cls(least, least, None if least is None else margin)
+
+    def outgrown(self, sums: Statistics) -> bool:
+        """Whether the samples have doubled since it was found."""
+        return self.margin is not None and sums.total >= 2 * self.found_at
+
+    def found(self, sums: Statistics) -> Strength:
+        """What it is for these sums, which have only grown since then; itself where it never changes."""
+        if self.margin is None or self.least is None or self.found_at == sums.total:
+            return self
+        return replace(self, value=strengthened(sums, self.least, self.margin), found_at=sums.total)
+
+    def stale(self) -> Strength:
+        """The least, to be found anew: samples were taken out."""
+        return replace(self, value=self.least, found_at=0)
+
+    def state_dict(self) -> State:
+        """What was found; nothing where it never changes."""
+        return {} if self.margin is None else {"strength": self.value, "found_at": self.found_at}
+
+    def restored(self, state: Mapping[str, Any]) -> Strength:
+        """The one that returned `state`."""
+        value = self.least if self.margin is None else state.get("strength", self.least)
+        return replace(self, value=value, found_at=int(state.get("found_at", 0)))
 
 
 def strengthened(statistics: Statistics, shrinkage: float, margin: float) -> float:
