@@ -20,6 +20,7 @@ from typing import Any
 from streamcl.audit.utility import Useful, Utility
 from streamcl.checkpoint import Checkpoints
 from streamcl.forgetting import erasure, forgetter
+from streamcl.heads import validation
 from streamcl.heads.ridge import RidgeHead
 from streamcl.processor import StreamProcessor
 from streamcl.runs import Run, open_run
@@ -27,6 +28,7 @@ from streamcl.runs import Run, open_run
 PARTS = (
     (erasure, "state_hash", "hashes of the state"),
     (RidgeHead, "_smallest_of", "check of what remains"),
+    (validation, "strengthened", "how strong the ridge is to be"),
     (RidgeHead, "_weights", "solve"),
     (Utility, "__call__", "accuracy before"),
     (Useful, "beside", "accuracy after, its solve included"),

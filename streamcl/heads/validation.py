@@ -71,10 +71,10 @@ class Strength:
 
 
 def strengthened(statistics: Statistics, shrinkage: float, margin: float) -> float:
-    """The geometric mean of `shrinkage` and what the error asks for, where that is `margin` times as much.
+    """The geometric mean of `shrinkage` and what the error asks for over `margin`, where that is more.
 
     The error asks for more than accuracy does, most where classes are many: on CIFAR-100 six times what is
-    best. So it is believed by half, in the logarithm, and below the margin not at all.
+    best. So it is believed by half, in the logarithm, and within the margin not at all.
     """
     tried = [margin * shrinkage * step for step in STEPS]
     fits = explained(statistics, tried)

@@ -101,10 +101,10 @@ class HybridLearner:
         return Reading(features, views, self.adapted.features(views[0]))
 
     def renewed(self, reading: Reading) -> Reading:
-        """An older reading as `read` would be now: the adapters may have settled since."""
+        """An older reading with what it lacks of `scores`: the adapters may have settled since."""
         if self.adapted is None or not self.adapted.settled or reading.adapted is not None:
             return reading
-        return replace(reading, adapted=self.adapted.features(reading.views[0]))
+        return replace(reading, views=(), adapted=self.adapted.features(reading.views[0]))
 
     def read_together(self, samples: Sequence[Sample]) -> Reading:
         """`read` by all ranks, each its share, of which alone the views are."""
