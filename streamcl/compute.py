@@ -64,7 +64,7 @@ def resolve_compute(device: str = "auto", precision: str = "auto", batch_size: i
 
 
 def _filled_up(batch_size: int) -> int:
-    """One image by itself takes a sixth of the time of sixteen; a held-out set read so, not twice as long."""
+    """One image by itself takes a tenth of the time of sixteen; a held-out set read so, not twice as long."""
     if batch_size < 16:
         return 1 << (batch_size - 1).bit_length()
     return min(MOST_ROWS, -(-batch_size // 16) * 16)
