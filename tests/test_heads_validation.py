@@ -178,6 +178,15 @@ def test_few_samples_ask_for_nothing(count):
     assert np.isfinite(flat)
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 7.7])
+def test_images_that_are_all_alike_ask_for_nothing(value):
+    x, y = torch.full((50, WIDTH), value), torch.arange(50) % CLASSES
+    x[:, ::2] *= torch.linspace(0.1, 3, WIDTH // 2)  # each feature rounds in its own way
+    found = explained(measured(x, y, CLASSES), [5.0, 50.0])
+    assert found.isfinite().all()
+    assert learned(x, y).exact_scores(x).isfinite().all()
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 600])
 def test_every_so_many_rows_and_columns(step):
     gram = Gram(1100)

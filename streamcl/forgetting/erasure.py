@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -44,16 +43,9 @@ class Erasure:
 
     def carry_out(self, request: ForgetRequest, offset: int) -> dict[str, Any]:
         """What the receipt will say of it. Refused or failed, it has changed nothing."""
-        before = self._run.learner.state_dict()
-        result = {"offset": offset, "began": self._clock()}
-        with ThreadPoolExecutor(1) as aside:  # the hash takes a twentieth of a second, beside the arithmetic
-            hashed = aside.submit(state_hash, before)
-            return self._carried_out(request, result, before, hashed)
-
-    def _carried_out(
-        self, request: ForgetRequest, result: dict[str, Any], before: State, hashed: Future[str]
-    ) -> dict[str, Any]:
         learner = self._run.learner
+        before = learner.state_dict()
+        result: dict[str, Any] = {"offset": offset, "began": self._clock()}
         kept = self._kept(request)
         context = self._context(request, kept)
         try:
@@ -74,7 +66,7 @@ class Erasure:
             self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
         if kept is not None:
             kept.finish(len(learner.widths) if isinstance(learner, Telling) else 0)
-        result |= {"learner_before": hashed.result(), "learner_after": state_hash(learner.state_dict())}
+        result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
         told = _told(replace(evidence, places=(*evidence.places, _kept_place(kept))), before)
         utility = None if useful is None else useful.beside(learner)
         scope = _counts(context.scope) | {"cohorts": [] if kept is None else kept.gone}

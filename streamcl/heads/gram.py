@@ -91,9 +91,7 @@ class Gram:
 
     def lower(self, ridge: float = 0.0) -> Tensor:
         """G + ridge * I as a fresh [D, D] of which only the lower triangle is to be read."""
-        full = torch.zeros(self.width, self.width, dtype=torch.float64, device=self._device)
-        for start, block in self._starts():
-            full[start:, start : start + block.shape[1]] = block
+        full = self.every(1)
         full.diagonal().add_(ridge)
         return full
 

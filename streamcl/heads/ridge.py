@@ -79,7 +79,6 @@ class RidgeHead:
             raise ValueError(f"relative_lambda is {relative_lambda}, expected a positive number")
         self.width = width
         self._relative_lambda = relative_lambda
-        self._shrinkage = shrinkage
         self._strength = Strength.of(shrinkage, margin)  # of the solve in use
         self._fresh: tuple[Tensor, Tensor] | None = None  # of all that is known; only spares a second solve
         self._smallest: float | None = None  # the same of the smallest eigenvalue, known after an erasure
@@ -325,10 +324,10 @@ class RidgeHead:
 
     def _ridge(self, statistics: Statistics) -> Tensor:
         """[D]: the ridge beside the uncentred G, which tells possible sums from impossible ones."""
-        if self._shrinkage is None:
+        if self._strength.least is None:
             mean_eigenvalue = statistics.gram.trace / statistics.gram.width
             return torch.full_like(statistics.gram.diagonal(), self._relative_lambda * mean_eigenvalue)
-        return self._shrinkage * variance(statistics)
+        return self._strength.least * variance(statistics)
 
     def _smallest_of(self, left: Statistics) -> float:
         return smallest_eigenvalue(left, self._ridge(left))

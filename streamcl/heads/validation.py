@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from streamcl.heads.solving import variance
 from streamcl.heads.statistics import Statistics
 from streamcl.protocols import State
 
@@ -120,8 +121,8 @@ def _squares(statistics: Statistics) -> tuple[Tensor, Tensor, Tensor] | None:
     step = -(-statistics.gram.width // COLUMNS)
     mean = statistics.Q.sum(dim=1)[::step] / total  # [m]
     A = statistics.gram.every(step).addr_(mean, mean, alpha=-total)
-    spread = A.diagonal() / total
-    scale = spread.clamp(min=max(float(1e-6 * spread.mean()), 1e-300)).rsqrt()
+    spread = variance(statistics)[::step]
+    scale = torch.where(spread > 0, spread.rsqrt(), 0.0)
     A.mul_(scale).mul_(scale[:, None])
     values, basis = torch.linalg.eigh(A)  # reads the lower triangle only
     Q = (statistics.Q[::step, known] - torch.outer(mean, counts)) * scale[:, None]
