@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
+from streamcl.heads.gram import Gram
 from streamcl.heads.linear import LinearHead, masked_cross_entropy
 from streamcl.heads.ridge import RidgeHead
 
@@ -409,3 +410,29 @@ def test_the_smallest_eigenvalue_is_near_that_of_a_full_decomposition():
     assert expected * (1 - 1e-9) <= found <= 1.4 * expected
     head.update(features[:2], torch.arange(2))
     assert head.smallest_eigenvalue() != found
+
+
+@pytest.mark.parametrize("width", [1, 511, 512, 1100])
+def test_a_matrix_taken_apart_by_blocks_solves_as_one_does(width):
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(2 * width, width, dtype=torch.float64, generator=rng)
+    less = rows[: width // 4]
+    gram = Gram(width)
+    gram.add(rows)
+    before = gram.full()
+    ridge = torch.rand(width, dtype=torch.float64, generator=rng) + 0.5
+    right = torch.randn(7, width, dtype=torch.float64, generator=rng).T
+    expected = torch.linalg.solve(before - less.T @ less + ridge.diag(), right)
+    torch.testing.assert_close(gram.regular(ridge, less=less).solve(right), expected, rtol=1e-9, atol=1e-12)
+    assert torch.equal(gram.full(), before)  # the sum itself is as it was
+
+
+@pytest.mark.parametrize("bad", [0, 511, 512, 899])
+def test_a_matrix_that_is_not_positive_definite_cannot_be_taken_apart(bad):
+    gram = Gram(900)
+    gram.add(torch.eye(900, dtype=torch.float64))
+    ridge = torch.zeros(900, dtype=torch.float64)
+    gram.regular(ridge)
+    ridge[bad] = -1.5
+    with pytest.raises(ArithmeticError):
+        gram.regular(ridge)

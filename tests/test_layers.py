@@ -37,6 +37,7 @@ PARTS = {
         "evaluation",
         "randomness",
         "compute",
+        "allocator",
     ),
     *("run_lock", "ledger_file", "ranks"),
 }

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from streamcl.allocator import keep_freed_memory
 from streamcl.compute import Compute, resolve_compute
 from streamcl.config import RunConfig
 from streamcl.ranks import ALONE, Ranks, local_rank
 
 
 def build_compute(config: RunConfig, ranks: Ranks = ALONE) -> Compute:
-    """The device and precision, and torch's number of threads, which is the process's.
+    """The device and precision; torch's number of threads and what becomes of freed memory are the process's.
 
     Each of several ranks on a machine takes a GPU of its own, where there are any.
     """
+    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if ranks.world == 1:

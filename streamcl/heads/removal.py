@@ -44,15 +44,14 @@ def smallest_eigenvalue(statistics: Statistics, ridge: Tensor) -> float:
     """
     if not bool((ridge > 0).all()):
         return 0.0
-    lower = statistics.gram.lower()
-    lower.diagonal().add_(ridge / 2)
-    factor, failed = torch.linalg.cholesky_ex(lower)
-    if int(failed):
+    try:
+        factor = statistics.gram.regular(ridge / 2)
+    except ArithmeticError:
         return 0.0
     scale = ridge.sqrt()[:, None]
     x = torch.ones_like(scale)
     for _ in range(4):
-        x = scale * torch.cholesky_solve(scale * (x / x.norm()), factor)
+        x = scale * factor.solve(scale * (x / x.norm()))
     return 0.5 + float(1 / x.norm())
 
 
@@ -63,7 +62,11 @@ def without(sums: Statistics, share: Statistics) -> Statistics:
     if not left.total:
         return nothing(sums.gram.width, sums.Q.device, left.classes)
     left.Q[:, left.counts == 0] = 0.0
-    lower = left.gram.lower(ridge=0.5 * sums.gram.trace / sums.gram.width * 1e-6)
-    if int(torch.linalg.cholesky_ex(lower)[1]):
-        raise ForgettingError("an eigenvalue of what remains would be negative: these are not in the sums")
+    ridge = 0.5e-6 * sums.gram.trace / sums.gram.width
+    try:
+        left.gram.regular(left.Q.new_full((left.gram.width,), ridge))
+    except ArithmeticError as error:
+        raise ForgettingError(
+            "an eigenvalue of what remains would be negative: these are not in the sums"
+        ) from error
     return left

@@ -27,12 +27,12 @@ class SLDAHead(RidgeHead):
             return torch.zeros_like(Q), torch.zeros_like(Q[0])
         mean = Q.sum(dim=1) / total  # [D], as every sample has one class
         means = Q / counts.clamp(min=1)  # [D, C]; a class without samples is masked in the scores
-        A = statistics.gram.lower()
-        A.addmm_(means, Q.T, alpha=-1.0).div_(total)  # Sigma [D, D]
-        epsilon = self._relative_lambda
-        spread = float(A.trace()) / len(A)
-        floor = 1e-9 * statistics.gram.trace / total / len(A)  # every sample at its class mean: no variance
-        A.mul_(1 - epsilon).diagonal().add_(max(epsilon * spread, floor) or 1.0)
+        within = (means * counts.double().sqrt()).T  # [C, D]; G less its outer products is n Sigma
+        trace, width = statistics.gram.trace, statistics.gram.width
+        share = (1 - self._relative_lambda) / total
+        spread = (trace - float(within.square().sum())) / total / width
+        floor = 1e-9 * trace / total / width  # every sample at its class mean: no variance
+        ridge = mean.new_full((width,), (max(self._relative_lambda * spread, floor) or 1.0) / share)
         apart = means - mean[:, None]
-        W = torch.cholesky_solve(apart, torch.linalg.cholesky(A))  # reads the lower triangle only
+        W = statistics.gram.regular(ridge, less=within).solve(apart) / share
         return W, -(mean @ W) - (apart * W).sum(dim=0) / 2
