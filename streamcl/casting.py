@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -54,7 +56,27 @@ class FrozenLinear(nn.Linear):
             return super().forward(x)
         dtype = torch.get_autocast_dtype(kind)
         with torch.autocast(kind, enabled=False):
-            return F.linear(x.to(dtype), *cast_layer(self, dtype))
+            return _affine(x.to(dtype), *cast_layer(self, dtype))
+
+
+def _affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+    """x W^T + b, the bias added by the product itself where oneDNN can do so and no gradient is wanted.
+
+    F.linear writes the bias first and has the product add to it: the same bits, in 1.2 times as long.
+    """
+    plain = torch.is_grad_enabled() or b is None or x.dtype != torch.bfloat16 or x.device.type != "cpu"
+    if plain or (one_pass := _one_pass()) is None:
+        return F.linear(x, W, b)
+    return torch.as_tensor(one_pass(x, W, b, "none", [], ""))
+
+
+@functools.cache
+def _one_pass() -> Callable[..., Tensor] | None:
+    """What torch.compile makes of a linear layer on a CPU; None where oneDNN or the processor lacks bf16."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if not torch.backends.mkldnn.is_available() or supported is None or not supported():
+        return None
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def freeze_linears(module: nn.Module) -> None:

@@ -1,11 +1,14 @@
 """Frozen layers cast their weights once, and give what autocast gives, bit for bit."""
 
 import copy
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from streamcl import casting
 from streamcl.casting import FrozenLinear, cast_once, freeze_linears
 
 
@@ -30,6 +33,27 @@ def test_the_product_and_its_way_back_are_those_of_a_plain_layer(bias, dtype):
         came.append((y, x.grad))
     assert came[0][0].dtype == came[1][0].dtype == (dtype or torch.float32)
     assert all(torch.equal(one, other) for one, other in zip(*came, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 48), (5, 48), (2, 3, 48)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_without_gradients_it_is_the_same_product(bias, shape):
+    plain, frozen = layers(bias)
+    x = torch.linspace(-2, 2, 6 * 48)[: math.prod(shape)].view(shape)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        one, other = plain(x), frozen(x)
+    assert one.dtype == other.dtype == torch.bfloat16
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("lacks", ["_is_mkldnn_bf16_supported", "_linear_pointwise"])
+def test_where_no_product_adds_a_bias_by_itself_a_plain_one_is_made(monkeypatch, lacks):
+    ops = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: True, _linear_pointwise=None)
+    delattr(ops, lacks)
+    monkeypatch.setattr(torch.ops, "mkldnn", ops, raising=False)
+    monkeypatch.setattr(casting, "_one_pass", casting._one_pass.__wrapped__)
+    assert casting._one_pass() is None
+    test_without_gradients_it_is_the_same_product(bias=True, shape=(5, 48))
 
 
 def test_a_weight_is_cast_once_until_it_is_written_to():
