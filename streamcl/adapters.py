@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -45,9 +45,15 @@ class Adaptable(Protocol):
         tokens: Tensor,
         start: int = 0,
         stop: int | None = None,
-        blocks: Sequence[nn.Module] | None = None,
+        blocks: Sequence[Callable[..., Tensor]] | None = None,
     ) -> list[Tensor]:
         """Outputs after the blocks start .. stop - 1, with other blocks in their place where given."""
+        ...
+
+    def finish(
+        self, tokens: Tensor, start: int = 0, blocks: Sequence[Callable[..., Tensor]] | None = None
+    ) -> Tensor:
+        """[B, width]: what the classifier sees of the last block's tokens."""
         ...
 
 
@@ -100,14 +106,20 @@ class Adapters(nn.Module):
         return self._backbone[0]
 
     def run(self, tokens: Tensor) -> list[Tensor]:
-        """Outputs after the blocks first_block .. depth - 1, given the tokens that enter first_block.
+        """Outputs after the blocks first_block .. depth - 1, given the tokens that enter first_block."""
+        self._choose_attention(tokens)
+        return self.backbone.run(tokens, self.first_block, None, list(self.blocks))
 
-        timm's attention reads `fused_attn` at each call; see `_by_hand` for when it is off.
-        """
+    def finish(self, tokens: Tensor) -> Tensor:
+        """[B, width]: the backbone's final features, given the tokens that enter first_block."""
+        self._choose_attention(tokens)
+        return self.backbone.finish(tokens, self.first_block, list(self.blocks))
+
+    def _choose_attention(self, tokens: Tensor) -> None:
+        """timm's attention reads `fused_attn` at each call; see `_by_hand` for when it is off."""
         by_hand = _by_hand(tokens, len(self.blocks), self._attentions[0].num_heads)
         for block, fused in zip(self._attentions, self._fused, strict=True):
             block.fused_attn = fused and not by_hand
-        return self.backbone.run(tokens, self.first_block, None, list(self.blocks))
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """lora_A and lora_B of every layer, by timm's path of the layer, as `blocks.3.attn.qkv.lora_A`."""

@@ -36,6 +36,12 @@ def fused_qkv(block: nn.Module) -> Any:
     return projection if isinstance(projection, nn.Module) and hasattr(projection, "weight") else None
 
 
+def tokens_of_head(model: Any, block: nn.Module) -> int:
+    """How many of a last block's tokens, the first ones, the head reads; 0: all, or it cannot be told."""
+    plain = _name(type(block)) == "timm.models.vision_transformer.Block"
+    return int(model.num_prefix_tokens) if plain and getattr(model, "global_pool", None) == "token" else 0
+
+
 def refuse_unknown(timm: ModuleType, name: str) -> None:
     """Raise ConfigError, with the nearest names, for a model that timm does not have."""
     architecture = name.partition(".")[0]  # what follows the dot names the weights
@@ -47,7 +53,7 @@ def refuse_unknown(timm: ModuleType, name: str) -> None:
 
 def refuse_unfit(name: str, model: nn.Module) -> None:
     """Raise ConfigError for another family, for blocks without fused qkv, for a side that cuts a patch."""
-    if not _FAMILIES & {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__}:
+    if not _FAMILIES & set(map(_name, type(model).__mro__)):
         kind = type(model).__name__
         raise ConfigError(f"{name} is a {kind}, not of the vit, deit, dino, eva or swin family")
     for path in block_paths(model)[0]:
@@ -55,6 +61,10 @@ def refuse_unfit(name: str, model: nn.Module) -> None:
             hint = "choose a vit, deit, dino or swin"
             raise ConfigError(f"{name}: {path} has no fused qkv projection", hint=hint)
     _refuse_cut_patches(name, model.patch_embed)
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def _refuse_cut_patches(name: str, embedding: Any) -> None:

@@ -56,7 +56,7 @@ class Blocks:
         """float32 [N, width] of those tokens, with gradients to whatever is in the blocks."""
         backbone, blocks = self.model.backbone, list(self.adapters.blocks)[self._kept :]
         with self.model.compute.autocast():
-            return backbone.final(backbone.run(tokens, self.first_block, None, blocks)[-1]).float()
+            return backbone.finish(tokens, self.first_block, blocks)
 
 
 def unfit(request: ForgetRequest, context: Context) -> str | None:

@@ -83,10 +83,10 @@ class TrainedModel:
         with self.compute.autocast():
             with torch.no_grad():
                 tokens = self.backbone.stem(self.backbone.prepare([sample.image for sample in samples]))
-                frozen = self.adapters.first_block if self.adapters else self.backbone.depth
-                tokens = [tokens, *self.backbone.run(tokens, 0, frozen)][-1]
-            adapted = self.adapters.run(tokens)[-1] if self.adapters else tokens
-            return self.backbone.final(adapted).float()
+                if self.adapters is None:
+                    return self.backbone.finish(tokens)
+                tokens = [tokens, *self.backbone.run(tokens, 0, self.adapters.first_block)][-1]
+            return self.adapters.finish(tokens)
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
         """One guess per sample; changes nothing."""
