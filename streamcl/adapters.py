@@ -135,6 +135,11 @@ class Adapters(nn.Module):
             layer.fold()
             layer.redraw(generator)
 
+    def rest(self) -> None:
+        """From here on leave the live pairs, which add nothing while fresh, out where no gradient is wanted."""
+        for layer in self.layers:
+            layer.resting = True
+
     def linear(self, path: str) -> nn.Linear:
         """An adapted block's own linear layer by timm's path, as `blocks.3.mlp.fc1`; KeyError for no such."""
         for name, block in zip(self.block_names, self.blocks, strict=True):

@@ -56,10 +56,10 @@ class FrozenLinear(nn.Linear):
             return super().forward(x)
         dtype = torch.get_autocast_dtype(kind)
         with torch.autocast(kind, enabled=False):
-            return _affine(x.to(dtype), *cast_layer(self, dtype))
+            return affine(x.to(dtype), *cast_layer(self, dtype))
 
 
-def _affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+def affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
     """x W^T + b, the bias added by the product itself where oneDNN can do so and no gradient is wanted.
 
     F.linear writes the bias first and has the product add to it: the same bits, in 1.2 times as long.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from streamcl.adapted_product import AdaptedProduct
-from streamcl.casting import cast_layer
+from streamcl.casting import affine, cast_layer
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.low_pass import LowPass
 from streamcl.protocols import State
@@ -39,6 +39,7 @@ class LoRALinear(nn.Module):
         device = frozen.weight.device
         self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
+        self.resting = False  # whether the live pair, which adds nothing then, is left out without gradients
         self.redraw(generator)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,6 +48,8 @@ class LoRALinear(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         weight, bias = cast_layer(self, dtype)
         with torch.autocast(kind, enabled=False):
+            if self.resting and not torch.is_grad_enabled():
+                return affine(x.to(dtype), weight, bias)
             A, R = self.lora_A.to(dtype), self._rows().to(dtype)
             rows = x.to(dtype).reshape(-1, self.in_features)
             y, _ = AdaptedProduct.apply(rows, weight, bias, A, R, self.low_pass)  # type: ignore[no-untyped-call]
@@ -116,7 +119,10 @@ class LoRALinear(nn.Module):
         return {key: value.detach().cpu().numpy().copy() for key, value in tensors.items()}
 
     def import_state(self, name: str, state: Mapping[str, Any]) -> None:
-        """Become the layer that exported `state`. Raises CheckpointError, saying `name`, where it is not."""
+        """Become the layer that exported `state`, not at rest.
+
+        Raises CheckpointError, saying `name`, where it is of another layer.
+        """
         own: dict[str, Tensor] = {"lora_A": self.lora_A, "lora_B": self.lora_B, "rows": self.adapted_rows()}
         wrong = [key for key in state if key not in own or state[key].shape != tuple(own[key].shape)]
         missing = {"lora_A", "lora_B"} - set(state)
@@ -124,6 +130,7 @@ class LoRALinear(nn.Module):
             raise CheckpointError(
                 f"{name}: {sorted({*wrong, *missing})} is missing, unknown or of another shape"
             )
+        self.resting = False
         with torch.no_grad():
             self.lora_A.copy_(torch.from_numpy(state["lora_A"]))
             self.lora_B.copy_(torch.from_numpy(state["lora_B"]))

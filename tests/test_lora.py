@@ -65,6 +65,28 @@ def test_consolidation_keeps_the_outputs_the_first_the_second_and_the_fifth_time
     assert torch.equal(backbone.run(tokens, start=1)[-1], frozen), "the backbone itself never changes"
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, None])
+def test_adapters_at_rest_give_the_same_features_and_awake_with_a_state(precision):
+    backbone = shared("vit")
+    adapters = trained(adapters_of(backbone))
+    adapting = adapters.export_state()
+    adapters.consolidate(torch.Generator().manual_seed(1))
+    tokens = entering(backbone, adapters)
+
+    def features():
+        with torch.no_grad(), torch.autocast("cpu", precision or torch.bfloat16, enabled=bool(precision)):
+            return adapters.run(tokens)[-1]
+
+    expected = features()
+    adapters.rest()
+    torch.testing.assert_close(features(), expected)
+    trained(adapters, seed=1)
+    torch.testing.assert_close(features(), expected)  # the live pairs are left out
+    adapters.import_state(adapting)
+    trained(adapters, seed=1)
+    assert not torch.allclose(features(), expected, rtol=0.1)
+
+
 def test_after_consolidation_a_fresh_optimizer_learns_on():
     backbone = shared("vit")
     adapters = trained(adapters_of(backbone))

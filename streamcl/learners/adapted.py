@@ -118,6 +118,7 @@ class AdaptedBranch:
         self._left = 0
         self._stale = self.head.counts
         self.adapters.consolidate(self.generator)
+        self.adapters.rest()
         self._optimizer.state.clear()
 
     def kept(self) -> Undo:
@@ -192,7 +193,9 @@ class AdaptedBranch:
         self._stale = tuple(state["stale"])
         self.adapters.import_state(state["adapters"])
         self.generator.set_state(torch.from_numpy(state["generator"].copy()))
-        if not self.settled:
+        if self.settled:
+            self.adapters.rest()
+        else:
             self.probe.grow(len(state["probe"]["bias"]), self._optimizer)
             self.probe.import_state(state["probe"])
             import_moments(self._optimizer, self._parameters(), state["moments"])
