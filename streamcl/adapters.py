@@ -136,7 +136,7 @@ class Adapters(nn.Module):
             layer.redraw(generator)
 
     def rest(self) -> None:
-        """From here on leave the live pairs, which add nothing while fresh, out where no gradient is wanted."""
+        """Leave the live pairs, which add nothing while fresh, out where no gradient is wanted."""
         for layer in self.layers:
             layer.resting = True
 
