@@ -19,32 +19,28 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from machine import machine
+from scaling import configuration, samples, vit
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamcl.build import build_compute, build_learner, build_vit
-from streamcl.compute import Compute
-from streamcl.config import config_from_dict
-from streamcl.events import Batch, Sample
+from streamcl.compute import Compute, wait_for
+from streamcl.events import Batch
 
 
 def main() -> None:
     """Measure in turns, and print."""
     args = _arguments()
-    config = config_from_dict(
-        {
-            "source": "x",
-            "shift": "none",
-            "learner": args.learner,
-            "batch_size": args.batch,
-            "precision": args.precision,
-            "device": args.device,
-            "backbone": {"name": args.backbone, "weights": "none", "image_size": args.size},
-        }
+    config = configuration(
+        learner=args.learner,
+        batch_size=args.batch,
+        precision=args.precision,
+        device=args.device,
+        backbone=vit(args.backbone, args.size),
     )
     compute = build_compute(config)
     learner = build_learner(config, build_vit(config, compute, lambda _: None), compute)
-    batch = _batch(args.batch, args.size)
+    batch = Batch(0, tuple(samples(args.batch, args.size)))
 
     def step() -> None:
         learner.learn(batch)
@@ -70,14 +66,6 @@ def main() -> None:
     print(_profiled(step, compute))
 
 
-def _batch(count: int, side: int) -> Batch:
-    rng = np.random.default_rng(0)
-    shape = (side, side, 3)
-    return Batch(
-        0, tuple(Sample(str(i), rng.integers(0, 256, shape, np.uint8), str(i % 10)) for i in range(count))
-    )
-
-
 def _product(side: int, compute: Compute) -> Callable[[], None]:
     dtype = torch.bfloat16 if compute.precision == "bf16-mixed" else torch.float32
     left, right = (torch.randn(side, side, device=compute.device).to(dtype) for _ in range(2))
@@ -90,17 +78,12 @@ def _product(side: int, compute: Compute) -> Callable[[], None]:
 
 
 def _seconds(run: Callable[[], None], compute: Compute, times: int = 1) -> float:
-    _wait(compute)
+    wait_for(compute.device)
     began = time.perf_counter()
     for _ in range(times):
         run()
-    _wait(compute)
+    wait_for(compute.device)
     return time.perf_counter() - began
-
-
-def _wait(compute: Compute) -> None:
-    if compute.device.type == "cuda":
-        torch.cuda.synchronize(compute.device)
 
 
 def _profiled(step: Callable[[], None], compute: Compute) -> str:
@@ -108,7 +91,7 @@ def _profiled(step: Callable[[], None], compute: Compute) -> str:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as found:
         step()
-        _wait(compute)
+        wait_for(compute.device)
     by = f"self_{compute.device.type}_time_total"
     return str(found.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=60))
 

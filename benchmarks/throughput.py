@@ -36,7 +36,7 @@ from machine import machine
 from streamcl.backbone import Backbone
 from streamcl.bench.cell import Shared
 from streamcl.build import build_compute
-from streamcl.compute import Compute
+from streamcl.compute import Compute, wait_for
 from streamcl.config import RunConfig, config_from_dict
 from streamcl.errors import StreamclError
 from streamcl.runs import Run, open_run
@@ -68,15 +68,11 @@ class Timed:
         self.rates: list[float] = []
 
     def round(self) -> None:
-        self._wait()
+        wait_for(self._compute.device)
         began = self._clock()
         self._go(self.images)
-        self._wait()
+        wait_for(self._compute.device)
         self.rates.append(self.images / (self._clock() - began))
-
-    def _wait(self) -> None:
-        if self._compute.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 def bare(kind: str, backbone: Backbone, compute: Compute, args: argparse.Namespace) -> Timed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -45,14 +45,12 @@ class Adaptable(Protocol):
         tokens: Tensor,
         start: int = 0,
         stop: int | None = None,
-        blocks: Sequence[Callable[..., Tensor]] | None = None,
+        blocks: Sequence[nn.Module] | None = None,
     ) -> list[Tensor]:
         """Outputs after the blocks start .. stop - 1, with other blocks in their place where given."""
         ...
 
-    def finish(
-        self, tokens: Tensor, start: int = 0, blocks: Sequence[Callable[..., Tensor]] | None = None
-    ) -> Tensor:
+    def finish(self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None) -> Tensor:
         """[B, width]: what the classifier sees of the last block's tokens."""
         ...
 

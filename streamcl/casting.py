@@ -60,9 +60,10 @@ class FrozenLinear(nn.Linear):
 
 
 def affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
-    """x W^T + b, the bias added by the product itself where oneDNN can do so and no gradient is wanted.
+    """x W^T + b, [..., o], of x [..., d], W [o, d] and b [o] or None, all of one dtype.
 
-    F.linear writes the bias first and has the product add to it: the same bits, in 1.2 times as long.
+    The bias is added by the product itself where oneDNN can do so and no gradient is wanted; F.linear
+    writes it first and has the product add to it: the same bits, in 1.2 times as long.
     """
     plain = torch.is_grad_enabled() or b is None or x.dtype != torch.bfloat16 or x.device.type != "cpu"
     if plain or (one_pass := _one_pass()) is None:

@@ -89,13 +89,14 @@ def _is_faster_in_bf16(device: torch.device) -> bool:
 def _seconds(device: torch.device, dtype: torch.dtype) -> float:
     """How long a product of 1,664 rows (64 images of 26 tokens) took in the layer 384 -> 1536 of a ViT-S."""
     rows, weight = (torch.ones(shape, dtype=dtype, device=device) for shape in ((1664, 384), (1536, 384)))
-    _wait(device)
+    wait_for(device)
     began = time.perf_counter()
     F.linear(rows, weight)
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done all that it was given; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

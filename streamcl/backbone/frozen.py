@@ -126,18 +126,16 @@ class Backbone(nn.Module):
             outputs.append(tokens)
         return outputs
 
-    def finish(
-        self, tokens: Tensor, start: int = 0, blocks: Sequence[Callable[..., Tensor]] | None = None
-    ) -> Tensor:
+    def finish(self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None) -> Tensor:
         """`final` [B, width] float32, given the tokens that enter block `start`; blocks as in `run`.
 
         Where the classifier reads the class token alone, the others end at the attention of the last block,
         whose MLP would be two thirds of its work: the same result, and a twentieth of a ViT-S less to do.
         """
-        chosen: list[Callable[..., Tensor]] = list(self.blocks[start:] if blocks is None else blocks)
-        last = chosen[-1] if chosen else None
-        if isinstance(last, nn.Module) and (read := tokens_of_head(self.model, last)):
-            chosen[-1] = functools.partial(_narrowed, last, read)
+        own = self.blocks[start:] if blocks is None else blocks
+        chosen: list[Callable[..., Tensor]] = [*own]
+        if own and (read := tokens_of_head(self.model, own[-1])):
+            chosen[-1] = functools.partial(_narrowed, own[-1], read)
         return self.final([tokens, *self.run(tokens, start, None, chosen)][-1])
 
     def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int]) -> None:

@@ -131,11 +131,8 @@ class RelativeDetector:
         if self._strange is None or distance is None:
             return None
         self._strange.update(distance)
-        return (
-            None
-            if self._strange.shift is None
-            else f"features lie apart: {self._strange.shift.removeprefix('loss ')}"
-        )
+        why = self._strange.shift
+        return None if why is None else f"features lie apart: {why.removeprefix('loss ')}"
 
     def _seek_plateau(self, segment: Values, noise: float) -> None:
         older, newer = _bounded(segment[-2 * _HALF :], noise).reshape(2, _HALF).mean(axis=1)
