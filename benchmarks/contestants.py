@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamcl.backbone import Backbone
-from streamcl.compute import Compute
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
 
 RATE, LAMBDA, RANK, CLASSES = 5e-4, 2000.0, 4, 100
 

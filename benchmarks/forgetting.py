@@ -27,29 +27,30 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 
-from streamcl.backbone import Backbone, build_backbone
-from streamcl.build import build_learner
-from streamcl.compute import Compute, resolve_compute
-from streamcl.config import config_from_dict
+from streamcl.config.load import config_from_dict
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
-from streamcl.forgetting.closed_form import ClosedForm
-from streamcl.forgetting.dropped_adapter import DroppedAdapter
-from streamcl.forgetting.dropped_cohort import DroppedCohort
-from streamcl.forgetting.fast_ntk import FastNTK
-from streamcl.forgetting.gs_lora import GSLoRA
-from streamcl.forgetting.head_rows import HeadRows
-from streamcl.forgetting.mixed_privacy import MixedPrivacy
-from streamcl.forgetting.protocol import Context, Method, Scope, Trace
-from streamcl.forgetting.repair import Blocks
+from streamcl.factory.learner import build_learner
+from streamcl.forgetting.methods.closed_form import ClosedForm
+from streamcl.forgetting.methods.drop_branch import DroppedAdapter
+from streamcl.forgetting.methods.drop_cohort import DroppedCohort
+from streamcl.forgetting.methods.fast_ntk import FastNTK
+from streamcl.forgetting.methods.gs_lora import GSLoRA
+from streamcl.forgetting.methods.head_only import HeadRows
+from streamcl.forgetting.methods.mixed_privacy import MixedPrivacy
+from streamcl.forgetting.methods.protocol import Context, Method, Scope, Trace
+from streamcl.forgetting.methods.weight_repair import Blocks
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.adapted import AdaptedBranch
-from streamcl.learners.fused import fused_width
+from streamcl.learners.adapted_branch import AdaptedBranch
+from streamcl.learners.block_features import fused_width
 from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
-from streams.collection import Collection
-from streams.replays.npz import npz
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.build import build_backbone
+from streamcl.nn.device import Compute, resolve_compute
+from streams.datasets.npz import npz
+from streams.replay.collection import Collection
 
 BATCH = 32
 BLOCKS = (6, 7, 8, 9, 10)

@@ -17,25 +17,26 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from streamcl.audit.utility import Useful, Utility
-from streamcl.checkpoint import Checkpoints
-from streamcl.forgetting import erasure, forgetter
-from streamcl.heads import validation
+from streamcl.forgetting import eraser, service
+from streamcl.forgetting.monitoring.utility import Useful, Utility
+from streamcl.heads import cross_validation
 from streamcl.heads.ridge import RidgeHead
-from streamcl.processor import StreamProcessor
-from streamcl.runs import Run, open_run
+from streamcl.processor.loop import StreamProcessor
+from streamcl.runs.open import open_run
+from streamcl.runs.run import Run
+from streamcl.storage.checkpoint import Checkpoints
 
 PARTS = (
-    (erasure, "state_hash", "hashes of the state"),
+    (eraser, "state_hash", "hashes of the state"),
     (RidgeHead, "_smallest_of", "check of what remains"),
-    (validation, "strengthened", "how strong the ridge is to be"),
+    (cross_validation, "strengthened", "how strong the ridge is to be"),
     (RidgeHead, "_weights", "solve"),
     (Utility, "__call__", "accuracy before"),
     (Useful, "beside", "accuracy after, its solve included"),
-    (erasure.Erasure, "carry_out", "erase in memory"),
+    (eraser.Erasure, "carry_out", "erase in memory"),
     (StreamProcessor, "commit", "commit"),
     (Checkpoints, "save", "checkpoint, in the background"),
-    (forgetter.Forgetter, "seal", "seal: wait for it, older ones, logs, receipt"),
+    (service.Forgetter, "seal", "seal: wait for it, older ones, logs, receipt"),
 )
 
 

@@ -26,9 +26,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from streamcl.checkpoint import list_checkpoints
-from streamcl.checkpoint_files import verify
-from streamcl.state import state_hash
+from streamcl.storage.checkpoint import list_checkpoints
+from streamcl.storage.checkpoint_format import verify
+from streamcl.storage.plain_state import state_hash
 
 
 def command(config: Path, run_dir: Path, overrides: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from streamcl.compute import Compute
+from streamcl.nn.device import Compute
 
 
 def machine(compute: Compute) -> dict[str, Any]:

@@ -23,9 +23,11 @@ from scaling import configuration, samples, vit
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from streamcl.build import build_compute, build_learner, build_vit
-from streamcl.compute import Compute, wait_for
 from streamcl.events import Batch
+from streamcl.factory.backbone import build_vit
+from streamcl.factory.compute import build_compute
+from streamcl.factory.learner import build_learner
+from streamcl.nn.device import Compute, wait_for
 
 
 def main() -> None:

@@ -28,14 +28,18 @@ import numpy as np
 import torch
 from machine import machine
 
-from streamcl.build import build_compute, build_learner, build_vit
-from streamcl.config import RunConfig, config_from_dict
+from streamcl.config.load import config_from_dict
+from streamcl.config.options.run import RunConfig
+from streamcl.evaluation.throughput import memory_mb
 from streamcl.events import Batch, Prediction, Sample
+from streamcl.factory.backbone import build_vit
+from streamcl.factory.compute import build_compute
+from streamcl.factory.learner import build_learner
 from streamcl.heads.linear import LinearHead
 from streamcl.heads.ridge import RidgeHead
-from streamcl.metrics import memory_mb
-from streamcl.runs import Run, open_run
-from streamcl.shift.silent import SilentDetector
+from streamcl.runs.open import open_run
+from streamcl.runs.run import Run
+from streamcl.shift.none import SilentDetector
 
 Step = Callable[[], Any]
 Points = dict[float, Step]

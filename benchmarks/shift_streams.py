@@ -28,18 +28,20 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from streamcl import files
-from streamcl.bench.remembered import Remembered
-from streamcl.build import build_compute, build_learner, build_vit
-from streamcl.config import config_from_dict
+from streamcl.benchmark.feature_cache import Remembered
+from streamcl.config.load import config_from_dict
+from streamcl.evaluation.shift_matching import match_shifts
+from streamcl.factory.backbone import build_vit
+from streamcl.factory.compute import build_compute
+from streamcl.factory.learner import build_learner
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.metrics import match_shifts
 from streamcl.protocols import Learner, Looking, ShiftDetector
-from streamcl.shift import build_detector
-from streams.collection import Collection, Indices
-from streams.replay import ReplaySource
-from streams.replays.npz import npz
-from streams.scenarios import Order, Part, disjoint, domain_incremental, iid, segments, si_blurry
+from streamcl.shift.registry import build_detector
+from streamcl.storage import files
+from streams.datasets.npz import npz
+from streams.replay.collection import Collection, Indices
+from streams.replay.replay import ReplaySource
+from streams.replay.scenarios import Order, Part, disjoint, domain_incremental, iid, segments, si_blurry
 
 WITHIN = 10  # batches
 DATA = Path(os.environ.get("STREAMCL_DEV_DATA", "../shared/data"))

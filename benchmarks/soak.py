@@ -35,16 +35,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from streamcl.checkpoint import BackgroundSaver, Checkpoints
-from streamcl.evaluation import Examiner
+from streamcl.evaluation.holdout import Examiner
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.throughput import Throughput, memory_mb
 from streamcl.events import Batch, Event, Guess, Lesson, Pixels, Sample, StreamInfo
-from streamcl.gallery import Gallery
-from streamcl.metrics import HoldoutHistory, Prequential, Throughput, memory_mb
-from streamcl.processor import Pace, StreamProcessor
+from streamcl.processor.loop import StreamProcessor
+from streamcl.processor.ports import Pace
 from streamcl.protocols import Learner, State
-from streamcl.shift import build_detector
-from streamcl.sinks import JsonlSink
-from streams.guarded import Checked, ReadAhead
+from streamcl.shift.registry import build_detector
+from streamcl.sinks.jsonl import JsonlSink
+from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.storage.thumbnails import Gallery
+from streams.prefetch import Checked, ReadAhead
 
 ALLOWED = {  # how far each fitted line may rise over the second half
     "memory_mb": 2.0,
@@ -145,8 +148,10 @@ def drawn(offset: int, label: int) -> Pixels:
 
 def vit(side: int) -> Learner:
     """The default learner on the first 11 blocks of the pretrained ViT-S, at pictures of that side."""
-    from streamcl.build import build_compute, build_learner, build_vit  # loads torch
-    from streamcl.config import config_from_dict
+    from streamcl.config.load import config_from_dict
+    from streamcl.factory.backbone import build_vit  # loads torch
+    from streamcl.factory.compute import build_compute
+    from streamcl.factory.learner import build_learner
 
     name, weights = "vit_small_patch14_dinov2", "fetch:vit-s-focus"
     config = config_from_dict(

@@ -33,13 +33,15 @@ import torch
 from contestants import CLASSES, Bare, Forward, Reference
 from machine import machine
 
-from streamcl.backbone import Backbone
-from streamcl.bench.cell import Shared
-from streamcl.build import build_compute
-from streamcl.compute import Compute, wait_for
-from streamcl.config import RunConfig, config_from_dict
+from streamcl.benchmark.cell import Shared
+from streamcl.config.load import config_from_dict
+from streamcl.config.options.run import RunConfig
 from streamcl.errors import StreamclError
-from streamcl.runs import Run, open_run
+from streamcl.factory.compute import build_compute
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute, wait_for
+from streamcl.runs.open import open_run
+from streamcl.runs.run import Run
 
 LEARNERS: dict[str, Any] = {
     "online_lora": "online_lora",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from streamcl.config import schema
+from streamcl.config.load import schema
 
 TARGET = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration

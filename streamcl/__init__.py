@@ -20,25 +20,24 @@ _HOMES = {
     "OnlineLoRALearner": "streamcl.learners.online_lora",
     "Prediction": "streamcl.events",
     "RidgeLearner": "streamcl.learners.ridge",
-    "RiverClassifier": "streamcl.classifier",
-    "Run": "streamcl.run",
-    "RunConfig": "streamcl.config",
+    "RiverClassifier": "streamcl.integrations.river",
+    "Run": "streamcl.runs.run",
+    "RunConfig": "streamcl.config.load",
     "Sample": "streamcl.events",
     "StreamInfo": "streamcl.events",
-    "StreamProcessor": "streamcl.processor",
+    "StreamProcessor": "streamcl.processor.loop",
     "StreamclError": "streamcl.errors",
-    "build_backbone": "streamcl.backbone",
-    "build_detector": "streamcl.shift",
-    "load_config": "streamcl.config",
-    "load_learner": "streamcl.learned",
-    "open_run": "streamcl.runs",
-    "write_report": "streamcl.report",
+    "build_backbone": "streamcl.nn.build",
+    "build_detector": "streamcl.shift.registry",
+    "load_config": "streamcl.config.load",
+    "load_learner": "streamcl.runs.load",
+    "open_run": "streamcl.runs.open",
+    "write_report": "streamcl.report.page",
 }
 
 if TYPE_CHECKING:
-    from streamcl.backbone import build_backbone
-    from streamcl.classifier import RiverClassifier
-    from streamcl.config import RunConfig, load_config
+    from streamcl.config.load import load_config
+    from streamcl.config.options.run import RunConfig
     from streamcl.errors import StreamclError
     from streamcl.events import (
         Batch,
@@ -50,14 +49,16 @@ if TYPE_CHECKING:
         Sample,
         StreamInfo,
     )
-    from streamcl.learned import load_learner
+    from streamcl.integrations.river import RiverClassifier
     from streamcl.learners.online_lora import OnlineLoRALearner
     from streamcl.learners.ridge import RidgeLearner
-    from streamcl.processor import StreamProcessor
-    from streamcl.report import write_report
-    from streamcl.run import Run
-    from streamcl.runs import open_run
-    from streamcl.shift import build_detector
+    from streamcl.nn.build import build_backbone
+    from streamcl.processor.loop import StreamProcessor
+    from streamcl.report.page import write_report
+    from streamcl.runs.load import load_learner
+    from streamcl.runs.open import open_run
+    from streamcl.runs.run import Run
+    from streamcl.shift.registry import build_detector
 
 __all__ = [
     "Batch",

@@ -43,7 +43,7 @@ NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Elsewhere(Sample):
-    """A sample whose pixels another rank holds (see streamcl.ranks); all else of it is known here too.
+    """A sample whose pixels another rank holds (see `process_group`); all else of it is known.
 
     rank: whose it is. The image has no pixels.
     """

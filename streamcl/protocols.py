@@ -58,7 +58,7 @@ class Fetching(Protocol):
 
 
 class Company(Protocol):
-    """The processes, called ranks, that one run is spread over (see streamcl.ranks)."""
+    """The processes, called ranks, that one run is spread over (see streamcl.distributed.process_group)."""
 
     @property
     def rank(self) -> int:
@@ -188,4 +188,12 @@ class Sink(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to that position, so that what a crash left after it is written again, not twice."""
+        ...
+
+
+class Vault(Protocol):
+    """Where checkpoints go (see streamcl.storage.checkpoint.Checkpoints)."""
+
+    def save(self, offset: int, step: int, state: State) -> Any:
+        """Make the state durable, now or soon; returns size and time of one that is, or None."""
         ...

@@ -23,14 +23,14 @@ TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 
 @pytest.fixture(scope="session")
 def tiny_backbone():
-    from streamcl.backbone import build_backbone
+    from streamcl.nn.build import build_backbone
 
     return build_backbone("vit_tiny_patch16_224", weights="none", image_size=32, args=TINY_VIT)
 
 
 @pytest.fixture(scope="session")
 def fp32():
-    from streamcl.compute import resolve_compute
+    from streamcl.nn.device import resolve_compute
 
     return resolve_compute("cpu", "32-true")
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamcl.checkpoint import Checkpoints
-from streamcl.checkpoint_files import verify
-from streamcl.state import state_hash
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.checkpoint_format import verify
+from streamcl.storage.plain_state import state_hash
 
 TINY = {
     "name": "vit_tiny_patch16_224",
@@ -183,19 +183,19 @@ _DISK = "create append write fsync truncate mkdir replace unlink rmdir fsync_fol
 _LEARNER = "learn consolidate state_dict load_state_dict"
 _LOOP = "begin commit restore _announce_classes _finish _examine"
 POINTS = {
-    "streamcl.files:Disk": _DISK,
+    "streamcl.storage.files:Disk": _DISK,
     "streamcl.learners.online_lora:OnlineLoRALearner": _LEARNER,
     "streamcl.learners.ridge:RidgeLearner": _LEARNER,
-    "streamcl.processor:StreamProcessor": _LOOP,
+    "streamcl.processor.loop:StreamProcessor": _LOOP,
     "streamcl.processor.quarantine:Quarantine": "take",
-    "streamcl.processor.segments:Segments": "_settle",
-    "streamcl.processor.journal:Journal": "write_predictions write_step",
-    "streamcl.checkpoint:Checkpoints": "save _fill _prune latest sweep",
-    "streamcl.checkpoint:BackgroundSaver": "save wait close",
+    "streamcl.processor.shift_handler:Segments": "_settle",
+    "streamcl.processor.event_log:Journal": "write_predictions write_step",
+    "streamcl.storage.checkpoint:Checkpoints": "save _fill _prune latest sweep",
+    "streamcl.storage.checkpoint:BackgroundSaver": "save wait close",
     "streamcl.sinks.jsonl:JsonlSink": "flush load_state_dict _drain",
-    "streamcl.run:Run": "finish close",
-    "streamcl.run_lock:RunLock": "acquire",
-    "streams.iterators:IterableSource": "load_state_dict _next_event",
+    "streamcl.runs.run:Run": "finish close",
+    "streamcl.storage.lock:RunLock": "acquire",
+    "streams.user.source:IterableSource": "load_state_dict _next_event",
 }
 """Methods whose calls are the phases of a run."""
 
@@ -250,7 +250,7 @@ def full_disk(after: int, kind: str = "enospc") -> None:
 
     needing = ("create", "write", "mkdir") if kind == "enospc" else ("fsync", "fsync_folder")
     for name in needing:
-        _before(_owner("streamcl.files:Disk"), name, name, watch)
+        _before(_owner("streamcl.storage.files:Disk"), name, name, watch)
 
 
 def umask(mask: int) -> None:
@@ -283,7 +283,7 @@ def no_network() -> None:
 
 def not_finite(first: int, last: int) -> None:
     """The gradients of steps number `first` to `last` (from 1) are NaN."""
-    from streamcl.learners.trained import TrainedModel
+    from streamcl.learners.adapter_model import TrainedModel
 
     real, calls = TrainedModel.gradients, [0]
 
@@ -298,7 +298,7 @@ def out_of_memory(at: tuple[int, ...], largest: int) -> None:
     """Learning steps number `at` (from 1) with more than `largest` samples run out of memory half-way."""
     import torch
 
-    from streamcl.learners.trained import TrainedModel
+    from streamcl.learners.adapter_model import TrainedModel
 
     real, calls, size = TrainedModel.gradients, [0], [0]
 

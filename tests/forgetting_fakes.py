@@ -6,23 +6,26 @@ from pathlib import Path
 
 import numpy as np
 
-from streamcl.checkpoint import Checkpoints
 from streamcl.errors import ForgettingError
-from streamcl.evaluation import Examiner
+from streamcl.evaluation.holdout import Examiner
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.throughput import Throughput
 from streamcl.events import HoldoutPart
-from streamcl.forgetting.belongings import Belongings
-from streamcl.forgetting.closed_form import ClosedForm
-from streamcl.forgetting.forgetter import Forgetter
-from streamcl.forgetting.head_rows import HeadRows
-from streamcl.forgetting.kept import STATISTICS, Kept
+from streamcl.forgetting.checkpoint_purge import Sealing
+from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.nothing import Nothing
-from streamcl.forgetting.sealing import Sealing
-from streamcl.gallery import Gallery
-from streamcl.ledger import LEDGER, Ledger
-from streamcl.metrics import HoldoutHistory, Prequential, Throughput
-from streamcl.processor import Pace, StreamProcessor
-from streamcl.sinks import JsonlSink
+from streamcl.forgetting.methods.closed_form import ClosedForm
+from streamcl.forgetting.methods.head_only import HeadRows
+from streamcl.forgetting.methods.no_op import Nothing
+from streamcl.forgetting.run_resources import Belongings
+from streamcl.forgetting.service import Forgetter
+from streamcl.forgetting.statistics.store import STATISTICS, Kept
+from streamcl.processor.loop import StreamProcessor
+from streamcl.processor.ports import Pace
+from streamcl.sinks.jsonl import JsonlSink
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.thumbnails import Gallery
 from streamcl.testing import FakeLearner, FaultyDisk
 
 
@@ -151,7 +154,7 @@ class Detector:
 
 
 class Opened:
-    """A run of the fake learner in a folder: opened anew or where it stopped, like streamcl.runs does."""
+    """A run of the fake learner in a folder: opened anew or where it stopped, like open_run does."""
 
     def __init__(
         self,
@@ -227,8 +230,8 @@ class Opened:
 
 def monitor_of(ledger, held_out):
     """What tests erasures again; it brings torch."""
-    from streamcl.audit.held_out import HeldOut
-    from streamcl.audit.relapse import Relapse
+    from streamcl.forgetting.monitoring.held_out import HeldOut
+    from streamcl.forgetting.monitoring.relapse import Relapse
 
     return Relapse(ledger.erased_by, HeldOut([HoldoutPart("held out", held_out)]))
 

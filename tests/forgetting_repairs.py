@@ -3,7 +3,7 @@
 from conftest import make_batch
 
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.protocol import Context, Scope, Trace
+from streamcl.forgetting.methods.protocol import Context, Scope, Trace
 from streamcl.learners.online_lora import OnlineLoRALearner
 
 LABELS = ["ant", "bee", "cat", "dog"]

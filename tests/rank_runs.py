@@ -106,7 +106,7 @@ def hang_at(batch: int) -> None:
 
 
 def _at(batch: int, do: Callable[[], Any]) -> None:
-    from streamcl.several import Unanimous
+    from streamcl.distributed.agreement import Unanimous
 
     learn, calls = Unanimous.learn, [0]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from streams.collection import Collection, Groups
+from streams.replay.collection import Collection, Groups
 
 
 def picture(number: int, size: int = 8) -> npt.NDArray[np.uint8]:

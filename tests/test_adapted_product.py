@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_backbones import images, shared
 
-from streamcl.adapted_product import AdaptedProduct
-from streamcl.adapters import Adapters
-from streamcl.lora import LoRALinear
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.nn.lora import LoRALinear
+from streamcl.nn.lora_product import AdaptedProduct
 
 BF16 = torch.bfloat16
 
@@ -77,7 +77,7 @@ def test_bf16_training_uses_plain_attention_and_agrees_with_float32(family):
 def test_attention_maps_past_the_room_for_them_are_left_to_the_fused_kernel(monkeypatch):
     backbone = shared("vit")
     adapters = Adapters(backbone, rank=2, first_block=1, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("streamcl.adapters._ROOM", 1000)
+    monkeypatch.setattr("streamcl.nn.adapted_blocks._ROOM", 1000)
     with torch.autocast("cpu", dtype=BF16):
         adapters.run(backbone.stem(backbone.prepare(images())))
     assert all(block.attn.fused_attn for block in adapters.blocks)

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from streamcl.allocator import keep_freed_memory
+from streamcl.nn.malloc import keep_freed_memory
 
 SCRIPT = """
 import resource
 import numpy as np
-from streamcl.allocator import keep_freed_memory
+from streamcl.nn.malloc import keep_freed_memory
 
 def pages_of_three_batches():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -8,14 +8,14 @@ import torch
 from conftest import make_batch
 from forgetting_fakes import ForgettingLearner, Opened, holds
 
-from streamcl.audit.held_out import MOST, HeldOut
-from streamcl.audit.relapse import REPEATS, Relapse
-from streamcl.audit.separability import features_of, shown_by
 from streamcl.errors import BadRecord
 from streamcl.events import ForgetRequest, HoldoutPart, Sample
-from streamcl.forgetting.orders import order
-from streamcl.forgetting.protocol import Evidence
-from streamcl.forgetting.receipt import read_chain
+from streamcl.forgetting.methods.protocol import Evidence
+from streamcl.forgetting.monitoring.held_out import MOST, HeldOut
+from streamcl.forgetting.monitoring.relapse import REPEATS, Relapse
+from streamcl.forgetting.monitoring.separability import features_of, shown_by
+from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.requests import order
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.online_lora import OnlineLoRALearner

@@ -16,13 +16,14 @@ from streamcl.audit import from_run as adapter
 from streamcl.audit.reruns import MARK, Reruns, sweep_killed
 from streamcl.audit.retold import Retold
 from streamcl.audit.scope import kept_by
-from streamcl.bench.cell import Shared
-from streamcl.build import build_compute
+from streamcl.benchmark.cell import Shared
 from streamcl.cli import cli
 from streamcl.events import Batch, ForgetRequest
-from streamcl.files import is_temporary
-from streamcl.runs import load_learner, open_run
-from streamcl.state import state_hash
+from streamcl.factory.compute import build_compute
+from streamcl.runs.load import load_learner
+from streamcl.runs.open import open_run
+from streamcl.storage.files import is_temporary
+from streamcl.storage.plain_state import state_hash
 from streamcl.testing import ScriptedSource
 
 LORA = {"name": "online_lora", "rank": 2}

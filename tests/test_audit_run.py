@@ -15,10 +15,10 @@ from streamcl.audit.saved import read_audit, save_audit
 from streamcl.cli import cli
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch
-from streamcl.forgetting.receipt import write_receipt
-from streamcl.forgetting.verify import verify_receipt
-from streamcl.report import write_report
-from streamcl.runs import carry_out, open_run
+from streamcl.forgetting.receipts.receipt import write_receipt
+from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.report.page import write_report
+from streamcl.runs.open import carry_out, open_run
 
 LABELS = ["ant", "bee", "cat", "dog"]
 REFUSED = {
@@ -72,8 +72,8 @@ def configuration(folder, learner):
 @pytest.fixture(scope="module")
 def forgotten(finished):
     """The same run after two requests: 30 samples, then a class."""
-    from streamcl.forgetting.orders import body_of, order
-    from streamcl.ledger import LEDGER, Ledger
+    from streamcl.forgetting.ledger import LEDGER, Ledger
+    from streamcl.forgetting.requests import body_of, order
 
     with Ledger(finished / LEDGER) as ledger:
         ledger.submit(body_of(order(offsets=(10, 40), id="thirty")))

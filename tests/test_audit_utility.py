@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from streamcl.audit.utility import Utility
-from streamcl.composition.learner import build_learner
-from streamcl.config import config_from_dict
+from streamcl.config.load import config_from_dict
 from streamcl.errors import SourceError
 from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample
+from streamcl.factory.learner import build_learner
+from streamcl.forgetting.monitoring.utility import Utility
 
 LABELS = ("ant", "bee", "cat")
 

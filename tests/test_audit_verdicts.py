@@ -11,7 +11,7 @@ from streamcl.audit import Audited, Examples, Plan, audit, html_section, text_ta
 from streamcl.audit.models import ClosedForm, combined, form_of
 from streamcl.audit.saved import read_audit, save_audit
 from streamcl.errors import ForgettingError
-from streamcl.learners.adapted import AdaptedBranch
+from streamcl.learners.adapted_branch import AdaptedBranch
 
 SEEDS = range(3)
 WIDTHS = (120, 60)

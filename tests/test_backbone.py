@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from tiny_backbones import FAMILIES, PLAIN, STAGED, build, images, shared
 
-from streamcl.backbone import build_backbone
 from streamcl.errors import ConfigError, WeightsError
+from streamcl.nn.build import build_backbone
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -187,7 +187,7 @@ def test_a_hub_without_a_network_is_refused_with_a_hint(monkeypatch, tmp_path):
 
 _BROKEN_EXTENSION = """
 import importlib.util, sys, torch
-from streamcl import torchvision_ops
+from streamcl.nn import torchvision_ops
 if importlib.util.find_spec("torchvision") is None:
     sys.exit("torchvision is absent")
 torchvision_ops.declare()

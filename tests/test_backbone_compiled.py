@@ -6,12 +6,12 @@ import pytest
 import torch
 from conftest import TINY_VIT, make_batch
 
-from streamcl.backbone import build_backbone
-from streamcl.composition.compiling import compile_blocks
-from streamcl.compute import Compute
-from streamcl.config import config_from_dict
+from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError
-from streamcl.learners.fused import FrozenReader
+from streamcl.learners.block_features import FrozenReader
+from streamcl.nn.build import build_backbone
+from streamcl.nn.compile import compile_blocks
+from streamcl.nn.device import Compute
 
 COMPUTE = Compute(torch.device("cpu"), "bf16-mixed", rows=16)
 SAMPLES = make_batch(0, ["ant", "bee", "cat"] * 9).samples
@@ -88,14 +88,13 @@ def test_what_cannot_be_compiled_is_a_configuration_error(monkeypatch):
 
 
 def test_the_blocks_are_compiled_where_the_configuration_asks_for_it(monkeypatch):
-    from streamcl import build as parts
-    from streamcl.composition import backbone as composition
+    from streamcl.factory import backbone as composition
 
     asked, told = [], []
     monkeypatch.setattr(composition, "compile_blocks", lambda backbone, compute: asked.append(compute.rows))
     options = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT}
     for wish in (False, True):
         config = config_from_dict({"source": "demo_digits", "backbone": {**options, "compile": wish}})
-        parts.build_vit(config, COMPUTE, told.append)
+        composition.build_vit(config, COMPUTE, told.append)
     assert asked == [16]
     assert told == ["compiling the blocks of vit_tiny_patch16_224"]

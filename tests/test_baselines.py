@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_learners import BASELINES, LABELS, der_pp, er, ewc_pp, frozen_linear, naive_lora, teach
 
-from streamcl.learners.baselines import Reservoir
-from streamcl.learners.baselines.rehearsal import _distance
-from streamcl.state import state_hash
+from streamcl.learners.baselines.replay import _distance
+from streamcl.memory.reservoir import Reservoir
+from streamcl.storage.plain_state import state_hash
 
 
 def samples(count, offset=0):

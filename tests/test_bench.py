@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamcl.bench import workers
-from streamcl.bench.cell import Shared, finished, run_cell
-from streamcl.bench.results import FIGURES, Result, as_csv, as_markdown, spread
-from streamcl.bench.suite import SUITES, Suite, cells, load_suite
-from streamcl.bench.table import fill_table
+from streamcl.benchmark import workers
+from streamcl.benchmark.cell import Shared, finished, run_cell
+from streamcl.benchmark.results import FIGURES, Result, as_csv, as_markdown, spread
+from streamcl.benchmark.suite import SUITES, Suite, cells, load_suite
+from streamcl.benchmark.table import fill_table
 from streamcl.errors import ConfigError, NotFinite, RunBusy
-from streamcl.learners.fused import FrozenReader
+from streamcl.learners.block_features import FrozenReader
 from streamcl.report.comparison import Comparison, write_comparison
-from streamcl.runs import open_run
-from streams.scenarios import Order
+from streamcl.runs.open import open_run
+from streams.replay.scenarios import Order
 
 TINY = {
     "name": "vit_tiny_patch16_224",
@@ -222,7 +222,7 @@ def elsewhere(cell, tmp_path):
 
 
 def open_compute():
-    from streamcl.compute import resolve_compute
+    from streamcl.nn.device import resolve_compute
 
     return resolve_compute("cpu", "32-true")
 
@@ -300,7 +300,7 @@ def test_jobs_fill_the_table_that_one_process_fills_and_outlive_one_that_dies(im
 
 ORPHANING = """
 import time
-from streamcl.bench.workers import _Jobs
+from streamcl.benchmark.workers import _Jobs
 
 if __name__ == "__main__":
     (pool,) = _Jobs([], 1)._pools

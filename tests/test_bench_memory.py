@@ -3,10 +3,12 @@
 import pytest
 from conftest import TINY_VIT, make_batch
 
-from streamcl.bench.remembered import Memory
-from streamcl.build import build_compute, build_learner, build_vit
-from streamcl.config import config_from_dict
-from streamcl.state import state_hash
+from streamcl.benchmark.feature_cache import Memory
+from streamcl.config.load import config_from_dict
+from streamcl.factory.backbone import build_vit
+from streamcl.factory.compute import build_compute
+from streamcl.factory.learner import build_learner
+from streamcl.storage.plain_state import state_hash
 
 BACKBONE = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT}
 HYBRID = {"name": "hybrid", "lora": {"adapt": 32, "rank": 2}}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcl.buffer import HardBuffer
 from streamcl.events import Sample
+from streamcl.memory.hard_buffer import HardBuffer
 
 losses_of_batches = st.lists(
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, float("nan"), float("inf")]), max_size=6), max_size=6

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from streamcl import casting
-from streamcl.casting import FrozenLinear, cast_once, freeze_linears
+from streamcl.nn import frozen_linear
+from streamcl.nn.frozen_linear import FrozenLinear, cast_once, freeze_linears
 
 
 def layers(bias=True):
@@ -51,8 +51,8 @@ def test_where_no_product_adds_a_bias_by_itself_a_plain_one_is_made(monkeypatch,
     ops = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: True, _linear_pointwise=None)
     delattr(ops, lacks)
     monkeypatch.setattr(torch.ops, "mkldnn", ops, raising=False)
-    monkeypatch.setattr(casting, "_one_pass", casting._one_pass.__wrapped__)
-    assert casting._one_pass() is None
+    monkeypatch.setattr(frozen_linear, "_one_pass", frozen_linear._one_pass.__wrapped__)
+    assert frozen_linear._one_pass() is None
     test_without_gradients_it_is_the_same_product(bias=True, shape=(5, 48))
 
 

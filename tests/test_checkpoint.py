@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from streamcl import checkpoint_files as module
-from streamcl.checkpoint import BackgroundSaver, Checkpoints
-from streamcl.checkpoint_files import verify
 from streamcl.errors import CheckpointError
-from streamcl.files import DISK, Disk, is_temporary
-from streamcl.state import state_hash
+from streamcl.storage import checkpoint_format as module
+from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.storage.checkpoint_format import verify
+from streamcl.storage.files import DISK, Disk, is_temporary
+from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FaultyDisk, PowerLoss, durable_calls, in_child
 
 FINGERPRINT = {"backbone": "vit_small", "config": "ab12"}
@@ -664,5 +664,5 @@ def test_a_failure_in_the_background_is_raised_by_the_next_call(tmp_path):
 
 
 def test_no_torch_is_needed():
-    code = "import sys, streamcl.checkpoint, streamcl.testing; assert 'torch' not in sys.modules"
+    code = "import sys, streamcl.storage.checkpoint, streamcl.testing; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

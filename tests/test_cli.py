@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_exit_4_when_strict(folder):
 
 
 def test_a_second_process_on_one_run_is_refused(folder):
-    from streamcl.run_lock import RunLock
+    from streamcl.storage.lock import RunLock
 
     (folder / "runs/held").mkdir(parents=True, exist_ok=True)
     with RunLock(folder / "runs/held"):
@@ -243,7 +243,7 @@ def test_a_slip_in_the_arguments_can_be_mended_in_place(folder):
 
 def test_own_sinks_and_detectors_are_found_by_their_paths(folder):
     (folder / "parts.py").write_text(
-        "from streamcl.shift.silent import SilentDetector\n"
+        "from streamcl.shift.none import SilentDetector\n"
         "def quiet(word):\n"
         "    return SilentDetector()\n"
         "class Counting:\n"

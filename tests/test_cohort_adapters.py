@@ -10,16 +10,16 @@ from test_forgetting_runs import configuration, quiet
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Refused, Sample, Selector
-from streamcl.forgetting.dropped_cohort import CrowdedCohort, DroppedCohort
-from streamcl.forgetting.head_rows import HeadRows
-from streamcl.forgetting.protocol import Context, Scope
-from streamcl.forgetting.verify import verify_receipt
+from streamcl.forgetting.methods.drop_cohort import CrowdedCohort, DroppedCohort
+from streamcl.forgetting.methods.head_only import HeadRows
+from streamcl.forgetting.methods.protocol import Context, Scope
+from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.adapted import AdaptedBranch
-from streamcl.learners.cohorts import POOL, CohortLearner, Division
-from streamcl.learners.fused import FrozenReader
-from streamcl.runs import open_run
-from streamcl.state import state_hash
+from streamcl.learners.adapted_branch import AdaptedBranch
+from streamcl.learners.block_features import FrozenReader
+from streamcl.learners.cohort_adapters import POOL, CohortLearner, Division
+from streamcl.runs.open import open_run
+from streamcl.storage.plain_state import state_hash
 
 TENANTS = ("acme", "bolt", "crow")
 CLASSES = {"acme": ("ant", "bee"), "bolt": ("bee", "cat", "dog"), "crow": ("ant", "dog")}

@@ -13,15 +13,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from streamcl.config import (
-    config_from_dict,
-    dump_config,
-    load_config,
-    schema,
-)
-from streamcl.config_differences import differences, fingerprint
+from streamcl.config.compatibility import differences, fingerprint
+from streamcl.config.load import config_from_dict, dump_config, load_config, schema
+from streamcl.config.yaml import read_yaml
 from streamcl.errors import ConfigError
-from streamcl.yaml_file import read_yaml
 
 MINIMAL = "source: {name: demo}\n"
 
@@ -539,7 +534,7 @@ def test_a_bad_file_is_refused_quickly_in_little_memory_and_without_torch(tmp_pa
     path = write(tmp_path, BAD)
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from streamcl.config import load_config; from streamcl.errors import ConfigError\n"
+        "from streamcl.config.load import load_config; from streamcl.errors import ConfigError\n"
         "try: load_config(sys.argv[1])\n"
         "except ConfigError as error: assert len(error.problems) > 10\n"
         "else: raise SystemExit('accepted')\n"

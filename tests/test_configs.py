@@ -16,11 +16,11 @@ from dataset_trees import data_root
 
 from streamcl import open_run
 from streamcl.cli import cli
-from streamcl.config import load_config
+from streamcl.config.load import load_config
 from streamcl.errors import SourceError
-from streams.digits import DIGIT_FILES
-from streams.icons import ICON_FILES
-from streams.wheels import fetch_members
+from streams.datasets.digits import DIGIT_FILES
+from streams.datasets.icons import ICON_FILES
+from streams.download.pip_assets import fetch_members
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

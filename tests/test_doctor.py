@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
-from streamcl.checkpoint import Checkpoints
-from streamcl.doctor import examine
-from streamcl.ledger import LEDGER, Ledger
-from streamcl.run_lock import RunLock
+from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.runs.doctor import examine
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.lock import RunLock
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from PIL import Image
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch
 from streamcl.testing import FakeLearner
-from streams.guarded import Checked
-from streams.images import ImageLimits, decode
-from streams.iterators import IterableSource
-from streams.records import RecordPolicy
+from streams.prefetch import Checked
+from streams.user.images import ImageLimits, decode
+from streams.user.records import RecordPolicy
+from streams.user.source import IterableSource
 
 pytestmark = pytest.mark.faults
 

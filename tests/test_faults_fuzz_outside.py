@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_faults_fuzz import DAMAGE, ITEM, QUIET, damage, sound
 
-from streamcl.config import load_config
+from streamcl.config.load import load_config
 from streamcl.errors import BadRecord, ConfigError, StreamclError
 from streamcl.events import Batch
-from streams.guarded import Checked, ReadAhead
-from streams.images import ImageLimits, decode
-from streams.iterators import IterableSource
-from streams.records import RecordPolicy
+from streams.prefetch import Checked, ReadAhead
+from streams.user.images import ImageLimits, decode
+from streams.user.records import RecordPolicy
+from streams.user.source import IterableSource
 
 pytestmark = pytest.mark.faults
 

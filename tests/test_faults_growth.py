@@ -14,10 +14,11 @@ from test_processor import build
 
 from streamcl.errors import BadRecord
 from streamcl.processor.progress import REMEMBERED
-from streamcl.shift import build_detector, river_detector
-from streamcl.summary import summarise
-from streams.guarded import Checked, ReadAhead
-from streams.iterators import IterableSource
+from streamcl.runs.summary import summarise
+from streamcl.shift import river
+from streamcl.shift.registry import build_detector
+from streams.prefetch import Checked, ReadAhead
+from streams.user.source import IterableSource
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import soak
@@ -99,7 +100,7 @@ def test_the_summary_tells_the_totals_and_judges_what_it_still_knows(tmp_path):
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_no_part_of_the_state_grows_under_odd_records(tmp_path, monkeypatch, detector):
-    monkeypatch.setattr(river_detector, "_HISTORY", 64)  # losses; else it is long until none is added
+    monkeypatch.setattr(river, "_HISTORY", 64)  # losses; else it is long until none is added
     made = build_detector("river" if "name" in DETECTORS[detector] else detector, **DETECTORS[detector])
     source = IterableSource(odd_records, batch_size=4, deterministic=True)
     processor = build(

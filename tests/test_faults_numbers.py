@@ -12,9 +12,9 @@ from fault_sources import Broken
 from test_processor import ScriptedDetector, build
 
 from streamcl.errors import NotFinite
-from streamcl.shift import build_detector
-from streamcl.sinks import Lossy
-from streamcl.state import state_hash
+from streamcl.shift.registry import build_detector
+from streamcl.sinks.best_effort import Lossy
+from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, each_exactly_once, record_id
 
 pytestmark = pytest.mark.faults

@@ -30,8 +30,8 @@ def goes_on_to_the_same_end(folder, name):
 POINTS = {
     "in a batch": "streamcl.learners.online_lora:OnlineLoRALearner.learn",
     "in a consolidation": "streamcl.learners.online_lora:OnlineLoRALearner.consolidate",
-    "as a checkpoint is written": "streamcl.checkpoint:Checkpoints._fill",
-    "in a commit": "streamcl.processor:StreamProcessor.commit",
+    "as a checkpoint is written": "streamcl.storage.checkpoint:Checkpoints._fill",
+    "in a commit": "streamcl.processor.loop:StreamProcessor.commit",
 }
 
 

@@ -9,21 +9,21 @@ import torch
 from conftest import make_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from streamcl.adapters import Adapters
 from streamcl.heads.gram import Gram
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
-from streamcl.learners.adapted import AdaptedBranch
-from streamcl.learners.baselines.consolidation import EWCPlusPlus
-from streamcl.learners.baselines.plain import PlainLearner
-from streamcl.learners.baselines.rehearsal import DERPlusPlus, ExperienceReplay
-from streamcl.learners.fused import fused_width
+from streamcl.learners.adapted_branch import AdaptedBranch
+from streamcl.learners.adapter_model import TrainedModel
+from streamcl.learners.baselines.ewc import EWCPlusPlus
+from streamcl.learners.baselines.finetune import PlainLearner
+from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
+from streamcl.learners.block_features import fused_width
 from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.learners.trained import TrainedModel
-from streamcl.state import state_hash
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.storage.plain_state import state_hash
 
 pytestmark = pytest.mark.faults
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from streamcl import files
 from streamcl.errors import ConfigError
-from streamcl.files import DISK, Disk, atomic_write, is_temporary
+from streamcl.storage import files
+from streamcl.storage.files import DISK, Disk, atomic_write, is_temporary
 from streamcl.testing import FaultyDisk, PowerLoss, durable_calls, in_child
 
 pytestmark = pytest.mark.faults
@@ -261,7 +261,7 @@ def test_a_read_only_or_full_place_fails_at_the_start(tmp_path):
 READ_ONLY = """
 import os, sys
 from pathlib import Path
-from streamcl import files
+from streamcl.storage import files
 from streamcl.errors import ConfigError
 os.setuid(65534)
 try:

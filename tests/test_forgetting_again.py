@@ -8,15 +8,15 @@ import pytest
 from forgetting_fakes import Opened
 from test_forgetting_runs import call, configuration, quiet
 
-from streamcl.checkpoint import Checkpoints
-from streamcl.doctor import examine
 from streamcl.errors import BadRecord, ForgettingError
-from streamcl.forgetting import forgetter as module
-from streamcl.forgetting.orders import order
-from streamcl.forgetting.receipt import read_chain
-from streamcl.forgetting.verify import verify_receipt
-from streamcl.ledger import LEDGER, Ledger
-from streamcl.runs import open_run
+from streamcl.forgetting import service as module
+from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.forgetting.requests import order
+from streamcl.runs.doctor import examine
+from streamcl.runs.open import open_run
+from streamcl.storage.checkpoint import Checkpoints
 from streamcl.testing import ScriptedSource, in_child, record_id
 
 

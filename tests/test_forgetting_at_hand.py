@@ -7,9 +7,9 @@ from conftest import make_batch
 from test_forgetting_runs import configuration, quiet
 
 from streamcl.events import Batch, ForgetRequest
-from streamcl.forgetting.at_hand import at_hand
 from streamcl.forgetting.lineage import Lineage
-from streamcl.runs import open_run
+from streamcl.forgetting.retain_source import at_hand
+from streamcl.runs.open import open_run
 
 
 def lineage_of(folder, batch, learned=True):

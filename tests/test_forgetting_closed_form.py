@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
-from streamcl.forgetting.closed_form import ClosedForm
-from streamcl.forgetting.protocol import Context, Scope, Trace
+from streamcl.forgetting.methods.closed_form import ClosedForm
+from streamcl.forgetting.methods.protocol import Context, Scope, Trace
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
@@ -155,7 +155,7 @@ def test_the_evidence_shows_a_positive_remainder(tiny_backbone, fp32):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_features_do_not_depend_on_the_company_of_a_sample(tiny_backbone, precision):
-    from streamcl.compute import resolve_compute
+    from streamcl.nn.device import resolve_compute
 
     model = learner(tiny_backbone, resolve_compute("cpu", precision))
     whole = model.features(SAMPLES[:64])

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.fast_ntk import FastNTK, kernel_form, primal_form, unlearning_step
-from streamcl.forgetting.jacobian import Few
-from streamcl.forgetting.protocol import Method
-from streamcl.forgetting.repair import Blocks
-from streamcl.state import state_hash
+from streamcl.forgetting.methods.fast_ntk import FastNTK, kernel_form, primal_form, unlearning_step
+from streamcl.forgetting.methods.jacobian import Few
+from streamcl.forgetting.methods.protocol import Method
+from streamcl.forgetting.methods.weight_repair import Blocks
+from streamcl.storage.plain_state import state_hash
 
 
 def problem(outputs_f, outputs_r, parameters, seed):
@@ -199,7 +199,7 @@ def test_a_failed_step_leaves_the_learner_as_it_was(tiny_backbone, fp32, method,
     learner = taught(tiny_backbone, fp32)
     request = request_of("cat")
     before = state_hash(learner.state_dict())
-    monkeypatch.setattr("streamcl.forgetting.task.INTACT", 1.1)
+    monkeypatch.setattr("streamcl.forgetting.methods.objective.INTACT", 1.1)
     with pytest.raises(ForgettingError, match="would stay the same"):
         method.erase(request, context_of(learner, request))
     assert state_hash(learner.state_dict()) == before

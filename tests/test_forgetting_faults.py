@@ -6,16 +6,16 @@ import shutil
 import pytest
 from forgetting_fakes import Opened, holds
 
-from streamcl.checkpoint import Checkpoints
 from streamcl.errors import ForgettingError
-from streamcl.forgetting import forgetter as module
+from streamcl.forgetting import service as module
+from streamcl.forgetting.ledger import Ledger
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.orders import order
-from streamcl.forgetting.receipt import read_chain
+from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.forgetting.requests import order
 from streamcl.forgetting.tombstones import Tombstones
-from streamcl.forgetting.verify import verify_receipt
-from streamcl.ledger import Ledger
-from streamcl.state import state_hash
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FaultyDisk, ScriptedSource, in_child, record_id, until_done
 
 pytestmark = pytest.mark.faults

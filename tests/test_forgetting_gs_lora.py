@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from streamcl.adapters import Adapters
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.ffn_lora import attached, fold, refusal
-from streamcl.forgetting.groups import ProximalDescent, norm, shrink
-from streamcl.forgetting.gs_lora import GSLoRA, Strength
-from streamcl.forgetting.protocol import Method
-from streamcl.state import state_hash
+from streamcl.forgetting.methods.ffn_lora import attached, fold, refusal
+from streamcl.forgetting.methods.gs_lora import GSLoRA, Strength
+from streamcl.forgetting.methods.protocol import Method
+from streamcl.forgetting.methods.proximal import ProximalDescent, norm, shrink
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.storage.plain_state import state_hash
 
 STRENGTH = Strength(blocks=2, steps=40, length=2.0, beta=1.0, doubling=1000, forget=16, retain=64)
 OTHERS = ["ant", "bee", "dog"]
@@ -259,9 +259,9 @@ def test_what_did_not_come_to_be_is_not_claimed(tiny_backbone, fp32, monkeypatch
     learner = taught(tiny_backbone, fp32, passes=3)
     request = request_of("cat")
     before = state_hash(learner.state_dict())
-    monkeypatch.setattr("streamcl.forgetting.task.ENOUGH", enough)
-    monkeypatch.setattr("streamcl.forgetting.task.SHOWN", 1.0)
-    monkeypatch.setattr("streamcl.forgetting.task.INTACT", intact)
+    monkeypatch.setattr("streamcl.forgetting.methods.objective.ENOUGH", enough)
+    monkeypatch.setattr("streamcl.forgetting.methods.objective.SHOWN", 1.0)
+    monkeypatch.setattr("streamcl.forgetting.methods.objective.INTACT", intact)
     with pytest.raises(ForgettingError, match=match):
         method_of(steps=4).erase(request, context_of(learner, request))
     assert state_hash(learner.state_dict()) == before

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
-from streamcl.forgetting.closed_form import ClosedForm
-from streamcl.forgetting.kept import Kept
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.protocol import Context, Scope
-from streamcl.forgetting.roots import packed, root, unpacked, without
+from streamcl.forgetting.methods.closed_form import ClosedForm
+from streamcl.forgetting.methods.protocol import Context, Scope
+from streamcl.forgetting.statistics.gram_factor import packed, root, unpacked, without
+from streamcl.forgetting.statistics.store import Kept
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.ridge import RidgeLearner
 

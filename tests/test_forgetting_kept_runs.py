@@ -11,20 +11,20 @@ from forgetting_fakes import Opened, TellingLearner
 from test_forgetting_faults import untimed
 from test_forgetting_runs import call, configuration, quiet
 
-from streamcl.checkpoint import Checkpoints
-from streamcl.config import config_from_dict
-from streamcl.doctor import examine
+from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch
-from streamcl.forgetting.block import Block
-from streamcl.forgetting.block_file import BlockFile
-from streamcl.forgetting.forgetter import Forgetter
-from streamcl.forgetting.kept import STATISTICS, Kept
-from streamcl.forgetting.orders import order
-from streamcl.forgetting.roots import packed
-from streamcl.forgetting.verify import verify_receipt
-from streamcl.runs import open_run
-from streamcl.state import state_hash
+from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.forgetting.requests import order
+from streamcl.forgetting.service import Forgetter
+from streamcl.forgetting.statistics.block import Block
+from streamcl.forgetting.statistics.block_file import BlockFile
+from streamcl.forgetting.statistics.gram_factor import packed
+from streamcl.forgetting.statistics.store import STATISTICS, Kept
+from streamcl.runs.doctor import examine
+from streamcl.runs.open import open_run
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FaultyDisk, ScriptedSource, in_child, until_done
 
 

@@ -8,8 +8,8 @@ import torch
 from conftest import make_batch
 from forgetting_repairs import LABELS, learner_of, taught
 
-from streamcl.forgetting.moments import derive_moments
-from streamcl.learners.trained import TrainedModel
+from streamcl.forgetting.methods.adam_moments import derive_moments
+from streamcl.learners.adapter_model import TrainedModel
 
 RETAINED = make_batch(300, LABELS * 10).samples
 

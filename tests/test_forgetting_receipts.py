@@ -8,10 +8,10 @@ import pytest
 from forgetting_fakes import Opened
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.chain import canonical
-from streamcl.forgetting.orders import order
-from streamcl.forgetting.receipt import read_chain, receipt_path, write_receipt
-from streamcl.forgetting.verify import verify_receipt
+from streamcl.forgetting.receipts.receipt import read_chain, receipt_path, write_receipt
+from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.forgetting.requests import order
+from streamcl.storage.hash_chain import canonical
 from streamcl.testing import ScriptedSource, record_id
 
 PLACES = {

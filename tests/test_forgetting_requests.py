@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from forgetting_fakes import ForgettingLearner, Opened, holds
 
-from streamcl.checkpoint import Checkpoints
 from streamcl.errors import BadRecord, ForgettingError
 from streamcl.events import ForgetRequest, Selector
-from streamcl.forgetting.orders import body_of, order
-from streamcl.forgetting.receipt import read_chain
-from streamcl.state import state_hash
+from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.requests import body_of, order
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, record_id
 
 
@@ -53,7 +53,7 @@ def test_a_scheduled_request_waits_for_its_offset(tmp_path):
 
 
 def test_a_request_through_the_ledger_is_seen_before_the_next_batch(tmp_path):
-    from streamcl.ledger import LEDGER, Ledger
+    from streamcl.forgetting.ledger import LEDGER, Ledger
 
     with Opened(tmp_path, source()) as run:
         for prediction in run.processor.run():

@@ -7,10 +7,10 @@ from click.testing import CliRunner
 from forgetting_fakes import holds
 
 from streamcl.cli import cli
-from streamcl.config import config_from_dict
+from streamcl.config.load import config_from_dict
 from streamcl.errors import ForgettingError
-from streamcl.runs import open_run
-from streamcl.state import state_hash
+from streamcl.runs.open import open_run
+from streamcl.storage.plain_state import state_hash
 
 TINY = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 

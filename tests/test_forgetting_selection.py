@@ -8,11 +8,11 @@ from forgetting_fakes import Opened
 from test_forgetting_runs import configuration
 
 from streamcl.cli import cli
-from streamcl.composition.forgetting import build_schedule
 from streamcl.errors import ConfigError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
-from streamcl.forgetting.orders import body_of, order
-from streamcl.ledger import LEDGER, Ledger
+from streamcl.factory.forgetting import build_schedule
+from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.requests import body_of, order
 from streamcl.testing import ScriptedSource, record_id
 
 
@@ -89,7 +89,7 @@ def by_command(folder, what):
         body = entry.body
     (folder / "run" / LEDGER).unlink()
     (folder / "run" / "config.yaml").unlink()
-    from streamcl.forgetting.orders import order_from
+    from streamcl.forgetting.requests import order_from
 
     return ScriptedSource([*batches(), order_from(body), 4, *again()]), []
 

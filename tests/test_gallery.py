@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from streamcl.events import Prediction, Sample
-from streamcl.files import Disk
-from streamcl.gallery import Gallery, thumbnail
+from streamcl.storage.files import Disk
+from streamcl.storage.thumbnails import Gallery, thumbnail
 
 
 def batch(start: int, count: int = 4) -> tuple[list[Sample], list[Prediction]]:

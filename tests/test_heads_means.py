@@ -11,7 +11,7 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
-from streamcl.state import state_hash
+from streamcl.storage.plain_state import state_hash
 
 WIDTH, CLASSES = 6, 3
 HEADS = {

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from streamcl.heads import validation
+from streamcl.heads import cross_validation
+from streamcl.heads.cross_validation import explained, strengthened
 from streamcl.heads.gram import Gram
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import measured
-from streamcl.heads.validation import explained, strengthened
 
 WIDTH, CLASSES = 24, 4
 
@@ -147,8 +147,8 @@ def test_what_is_found_never_depends_on_when_scores_were_asked_for():
 
 def test_it_is_looked_for_when_the_samples_have_doubled(monkeypatch):
     looked = []
-    real = validation.strengthened
-    monkeypatch.setattr(validation, "strengthened", lambda *a: looked.append(1) or real(*a))
+    real = cross_validation.strengthened
+    monkeypatch.setattr(cross_validation, "strengthened", lambda *a: looked.append(1) or real(*a))
     x, _, y = data(1024)
     made = head()
     for start in range(0, len(x), 8):
@@ -197,12 +197,12 @@ def test_every_so_many_rows_and_columns(step):
 
 
 def test_a_wide_head_looks_at_features_evenly_spaced(monkeypatch):
-    monkeypatch.setattr(validation, "COLUMNS", 200)
+    monkeypatch.setattr(cross_validation, "COLUMNS", 200)
     width = 1000
     latent, _, y = data(300, width=60, wrong=0.3)
     x = latent @ torch.randn(60, width, generator=torch.Generator().manual_seed(3))  # features say much twice
     few = explained(measured(x, y, CLASSES), [50.0, 500.0, 5000.0])
-    monkeypatch.setattr(validation, "COLUMNS", width)
+    monkeypatch.setattr(cross_validation, "COLUMNS", width)
     every = explained(measured(x, y, CLASSES), [50.0, 500.0, 5000.0])
     assert int(few.argmax()) == int(every.argmax())
     torch.testing.assert_close(few, every, rtol=0.2, atol=0.05)

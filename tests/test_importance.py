@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from streamcl.importance import Importance, squared_gradients
+from streamcl.memory.importance import Importance, squared_gradients
 
 
 def problem():

@@ -1,4 +1,4 @@
-"""Dependencies point one way; every module is looked at, so a new one must be given its place."""
+"""Dependencies point one way: each folder has a list of those that it may import, and no circle exists."""
 
 import ast
 from pathlib import Path
@@ -6,80 +6,46 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOUNS = {
-    *("events", "protocols", "errors", "yaml_file", "yaml_scalars", "document"),
-    *("config", "config_models", "config_overrides", "config_problems", "config_differences"),
-}
-PARTS = {
-    *(
-        "backbone",
-        "torchvision_ops",
-        "weights",
-        "lora",
-        "adapters",
-        "adapted_product",
-        "low_pass",
-        "peft_export",
-        "importance",
-        "buffer",
-        "heads",
-        "shift",
-    ),
-    *(
-        "metrics",
-        "checkpoint",
-        "checkpoint_files",
-        "state",
-        "ledger",
-        "files",
-        "sinks",
-        "gallery",
-        "evaluation",
-        "randomness",
-        "compute",
-        "allocator",
-    ),
-    *("run_lock", "ledger_file", "ranks"),
-}
-EDGES = {
-    "audit",
-    "__init__",
-    "__main__",
-    "build",
-    "composition",
-    "bench",
-    "runs",
-    "run",
-    "run_directory",
-    "run_resuming",
-    "run_settings",
-    "learned",
-    "several",
-    "cli",
-    "report",
-    "testing",
-    "doctor",
-    "classifier",
-    "summary",
-}
+
+NOUNS = {"errors", "events", "protocols", "registry"}
+"""Modules at the root that everybody may import; with `__init__` and `__main__` they are all there is."""
+
 MAY_IMPORT = {
     **dict.fromkeys(NOUNS, NOUNS),
-    **{part: NOUNS | {"files", "__init__"} for part in PARTS},
-    "casting": set(),
-    "backbone": NOUNS | {"casting", "weights", "torchvision_ops", "__init__"},
-    "lora": NOUNS | {"adapted_product", "casting", "low_pass"},
-    "adapters": NOUNS | {"lora", "low_pass"},
-    "adapted_product": {"low_pass"},
-    "low_pass": {"casting"},
-    "peft_export": NOUNS | {"files", "adapters", "lora", "weights", "__init__"},
-    "ledger": NOUNS | {"files", "ledger_file"},
-    "checkpoint": NOUNS | {"files", "checkpoint_files", "__init__"},
-    "checkpoint_files": NOUNS | {"state", "__init__"},
-    "learners": NOUNS | PARTS,
-    "forgetting": NOUNS | PARTS | {"__init__"},
-    "processor": NOUNS | {"evaluation", "randomness", "forgetting"},
-    **dict.fromkeys(EDGES),
+    "config": NOUNS,
+    "storage": NOUNS,
+    "distributed": NOUNS | {"config", "storage"},
+    "nn": NOUNS | {"storage"},
+    "memory": NOUNS,
+    "heads": NOUNS,
+    "shift": NOUNS,
+    "evaluation": NOUNS,
+    "sinks": NOUNS | {"storage"},
+    "learners": NOUNS | {"distributed", "nn", "memory", "heads"},
+    "forgetting": NOUNS | {"storage", "distributed", "nn", "memory", "heads"},
+    "processor": NOUNS | {"storage", "evaluation"},
+    "factory": NOUNS
+    | {"config", "storage", "distributed", "nn", "heads", "shift", "evaluation", "sinks"}
+    | {"learners", "forgetting", "processor"},
+    "report": NOUNS | {"storage", "evaluation", "forgetting"},
+    "runs": NOUNS
+    | {"config", "storage", "distributed", "nn", "evaluation", "sinks"}
+    | {"learners", "forgetting", "processor", "factory", "report"},
+    "audit": NOUNS
+    | {"config", "storage", "distributed", "nn", "heads", "learners", "forgetting", "factory", "runs"},
+    "benchmark": NOUNS
+    | {"config", "storage", "nn", "heads", "evaluation", "learners", "factory", "runs", "report"},
+    "integrations": NOUNS | {"config", "factory"},
+    "testing": NOUNS | {"storage"},
+    "cli": NOUNS | {"config", "distributed", "forgetting", "factory", "runs", "audit", "benchmark", "report"},
+    "__init__": NOUNS | {"config", "nn", "shift", "learners", "processor", "runs", "report", "integrations"},
+    "__main__": {"cli"},
 }
+"""What a module or folder directly under `streamcl` may import; each may read `streamcl.__version__`."""
+
+MODULES_AT_THE_ROOT = 6
+IMPORTS_STREAMS = {"factory", "cli"}
+STREAMS_MAY_IMPORT = NOUNS
 
 
 def modules(package: str) -> list[Path]:
@@ -102,49 +68,93 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def targets(path: Path, package: str) -> set[str]:
-    names = {name.split(".")[1] for name in imported(path) if name.startswith(f"{package}.")}
-    return names | ({"__init__"} if package in imported(path) and package == "streamcl" else set())
+def targets(path: Path) -> set[str]:
+    """The places in `streamcl` that a module imports."""
+    known = {place(each) for each in modules("streamcl")}
+    names = {name.split(".")[1] for name in imported(path) if name.startswith("streamcl.")}
+    return (names & known) - {place(path), "__init__"}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A path that leads back to where it began; empty where there is none."""
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for target in sorted(graph.get(node, ())):
+            if found := visit(target, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := visit(node, []))), [])
 
 
 @pytest.mark.parametrize("path", modules("streamcl"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
+def test_a_module_imports_only_what_its_folder_may(path: Path) -> None:
     assert place(path) in MAY_IMPORT, f"{path.name} has no place in the layers yet"
-    allowed = MAY_IMPORT[place(path)]
-    if allowed is not None:
-        known = {place(p) for p in modules("streamcl")}
-        assert targets(path, "streamcl") & known <= allowed | {place(path)}
+    assert targets(path) <= MAY_IMPORT[place(path)]
+
+
+def test_every_permission_is_used() -> None:
+    used: dict[str, set[str]] = {name: set() for name in MAY_IMPORT}
+    for path in modules("streamcl"):
+        used[place(path)] |= targets(path)
+    unused = {name: sorted(MAY_IMPORT[name] - NOUNS - used[name]) for name in MAY_IMPORT}
+    assert not {name: extra for name, extra in unused.items() if extra}
+
+
+def test_no_circle_among_packages() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in modules("streamcl"):
+        if place(path) != "__init__":  # lazy: it imports for type checkers only
+            graph.setdefault(place(path), set()).update(targets(path))
+    assert circle(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_the_root_holds_few_modules() -> None:
+    assert len(list((ROOT / "streamcl").glob("*.py"))) <= MODULES_AT_THE_ROOT
+
+
+@pytest.mark.parametrize("package", ["streamcl", "streams"])
+def test_every_folder_says_what_it_is_for(package: str) -> None:
+    for folder in {path.parent for path in modules(package)}:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
 
 
 @pytest.mark.parametrize("path", modules("streamcl"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_the_composition_root_and_the_command_line_know_concrete_sources(path: Path) -> None:
-    if place(path) not in {"build", "composition", "cli"}:
+def test_only_the_factory_and_the_command_line_import_streams(path: Path) -> None:
+    if place(path) not in IMPORTS_STREAMS:
         assert not [name for name in imported(path) if name.split(".")[0] == "streams"]
 
 
 @pytest.mark.parametrize("path", modules("streams"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_streams_know_only_the_nouns(path: Path) -> None:
-    assert targets(path, "streamcl") & {place(p) for p in modules("streamcl")} <= {
-        "events",
-        "protocols",
-        "errors",
-    }
+def test_streams_import_only_the_nouns(path: Path) -> None:
+    assert targets(path) <= STREAMS_MAY_IMPORT
 
 
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("timm", "streamcl/backbone"),
+        ("timm", "streamcl/nn"),
         ("river.drift", "streamcl/shift"),
-        ("river.metrics", "streamcl/metrics"),
-        ("sqlite3", "streamcl/ledger_file.py"),
-        ("onnx", "streamcl/weights"),
+        ("river.metrics", "streamcl/evaluation"),
+        ("sqlite3", "streamcl/storage/sqlite.py"),
+        ("onnx", "streamcl/nn/weights"),
         ("matplotlib", "streamcl/report"),
         ("click", "streamcl/cli"),
         ("pooch", "streams"),
     ],
 )
-def test_one_library_one_module(library: str, home: str) -> None:
+def test_one_library_one_home(library: str, home: str) -> None:
     for path in [*modules("streamcl"), *modules("streams")]:
         users = {name for name in imported(path) if name == library or name.startswith(f"{library}.")}
         if users and home not in str(path.relative_to(ROOT)):

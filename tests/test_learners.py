@@ -7,21 +7,23 @@ import pytest
 import torch
 from conftest import make_batch
 
-from streamcl.adapters import Adapters
-from streamcl.backbone import build_backbone
-from streamcl.compute import resolve_compute
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
-from streamcl.learners.adapted import AdaptedBranch
-from streamcl.learners.baselines import DERPlusPlus, EWCPlusPlus, ExperienceReplay, PlainLearner
+from streamcl.learners.adapted_branch import AdaptedBranch
+from streamcl.learners.adapter_model import TrainedModel
+from streamcl.learners.baselines.ewc import EWCPlusPlus
+from streamcl.learners.baselines.finetune import PlainLearner
+from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
 from streamcl.learners.hybrid import HybridLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.learners.trained import TrainedModel
-from streamcl.state import state_hash
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.nn.build import build_backbone
+from streamcl.nn.device import resolve_compute
+from streamcl.storage.plain_state import state_hash
 
 LABELS = ["ant", "bee", "cat", "dog"]
 

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from streamcl import ledger as module
 from streamcl.errors import ForgettingError
-from streamcl.ledger import LEDGER, Ledger
-from streamcl.ledger_file import LedgerFile
+from streamcl.forgetting import ledger as module
+from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.storage.sqlite import LedgerFile
 from streamcl.testing import in_child
 
 pytestmark = pytest.mark.faults

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_backbones import FAMILIES, build, images, shared
 
-from streamcl.adapters import Adapters
 from streamcl.errors import CheckpointError, ConfigError
-from streamcl.lora import LoRALinear
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.nn.lora import LoRALinear
 
 
 def adapters_of(backbone, rank=4, first_block=1, seed=0):

@@ -7,11 +7,13 @@ import torch
 from conftest import TINY_VIT
 from tiny_backbones import images, shared
 
-from streamcl.adapters import Adapters
-from streamcl.build import build_compute, build_learner, build_vit
-from streamcl.config import config_from_dict
+from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError
-from streamcl.low_pass import LowPass, low_pass_basis
+from streamcl.factory.backbone import build_vit
+from streamcl.factory.compute import build_compute
+from streamcl.factory.learner import build_learner
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.nn.low_pass_backprop import LowPass, low_pass_basis
 
 PLAIN = ["vit", "deit", "dinov2", "eva"]
 

@@ -12,15 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.shift_matching import match_shifts
+from streamcl.evaluation.throughput import Throughput, memory_mb, peak_memory_mb
 from streamcl.events import Prediction
-from streamcl.metrics import (
-    HoldoutHistory,
-    Prequential,
-    Throughput,
-    match_shifts,
-    memory_mb,
-    peak_memory_mb,
-)
 
 labels = st.sampled_from(["cat", "dog", "<b>", ""])
 outcomes = st.lists(st.tuples(st.none() | labels, st.none() | labels, st.sampled_from([None, "a", "b"])))

@@ -13,24 +13,24 @@ from test_forgetting_runs import configuration as tiny_run
 from test_forgetting_runs import quiet
 
 from streamcl.cli import cli
-from streamcl.config import config_from_dict
+from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, ForgetRequest, Refused, Sample
-from streamcl.forgetting.choose import choose
-from streamcl.forgetting.closed_form import ClosedForm
-from streamcl.forgetting.mixed_privacy import AllUsers, MixedPrivacy
-from streamcl.forgetting.orders import order
-from streamcl.forgetting.protocol import Context, Scope, Trace
+from streamcl.forgetting.methods.closed_form import ClosedForm
+from streamcl.forgetting.methods.mixed_privacy import AllUsers, MixedPrivacy
+from streamcl.forgetting.methods.protocol import Context, Scope, Trace
+from streamcl.forgetting.methods.select import choose
+from streamcl.forgetting.requests import order
 from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.user_weights import UserWeights
-from streamcl.learners.adapted import AdaptedBranch
+from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.hybrid import HybridLearner
-from streamcl.learners.mixed import MixedLearner
+from streamcl.learners.mixed_privacy import MixedLearner
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.learners.tangents import TangentReader
-from streamcl.runs import open_run
-from streamcl.state import state_hash
+from streamcl.learners.tangent_features import TangentReader
+from streamcl.runs.open import open_run
+from streamcl.storage.plain_state import state_hash
 
 LABELS = ("ant", "bee", "cat", "dog")
 METHODS = [AllUsers(), ClosedForm(), MixedPrivacy()]

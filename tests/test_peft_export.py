@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_backbones import FAMILIES, build, images, timm
 
-from streamcl.adapters import Adapters
 from streamcl.errors import CheckpointError, ConfigError
-from streamcl.peft_export import export_adapter, export_merged, load_adapter
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.nn.peft_export import export_adapter, export_merged, load_adapter
 
 CLASSES = ("cat", "dog", "žába")
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from conftest import TINY_VIT
 
-from streamcl import compute
-from streamcl.config import load_config
-from streamcl.runs import load_learner, open_run
+from streamcl.config.load import load_config
+from streamcl.nn import device
+from streamcl.runs.load import load_learner
+from streamcl.runs.open import open_run
 
 
 def settings(tmp_path, **options):
@@ -27,21 +28,21 @@ def settings(tmp_path, **options):
 @pytest.fixture
 def timed(monkeypatch):
     """Say what the start-up timing finds from here on."""
-    monkeypatch.setattr(compute, "_multiplies_bf16", lambda _: True)
-    return lambda faster: monkeypatch.setattr(compute, "_is_faster_in_bf16", lambda _: faster)
+    monkeypatch.setattr(device, "_multiplies_bf16", lambda _: True)
+    return lambda faster: monkeypatch.setattr(device, "_is_faster_in_bf16", lambda _: faster)
 
 
 @pytest.mark.parametrize(("faster", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_auto_is_bf16_only_where_that_was_timed_to_be_faster(timed, faster, precision):
     timed(faster)
-    assert compute.resolve_compute("cpu").precision == precision
+    assert device.resolve_compute("cpu").precision == precision
 
 
 def test_the_timing_asks_once_a_process():
-    compute._is_faster_in_bf16.cache_clear()
-    found = {compute._is_faster_in_bf16(torch.device("cpu")) for _ in range(3)}
+    device._is_faster_in_bf16.cache_clear()
+    found = {device._is_faster_in_bf16(torch.device("cpu")) for _ in range(3)}
     assert len(found) == 1
-    assert compute._is_faster_in_bf16.cache_info().misses == 1
+    assert device._is_faster_in_bf16.cache_info().misses == 1
 
 
 @pytest.mark.parametrize(("first", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
@@ -77,4 +78,4 @@ SHAPES = [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 16), (16, 16), (17, 32), (
 
 @pytest.mark.parametrize(("batch", "rows"), SHAPES)
 def test_frozen_blocks_take_a_batch_at_a_time_or_a_little_more(batch, rows):
-    assert compute.resolve_compute("cpu", "32-true", batch).rows == rows
+    assert device.resolve_compute("cpu", "32-true", batch).rows == rows

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from streamcl.checkpoint import Checkpoints
 from streamcl.errors import NotFinite
-from streamcl.evaluation import Examiner
+from streamcl.evaluation.holdout import Examiner
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.throughput import Throughput
 from streamcl.events import Batch, HoldoutPart
-from streamcl.gallery import Gallery
-from streamcl.metrics import HoldoutHistory, Prequential, Throughput
-from streamcl.processor import Pace, StreamProcessor
-from streamcl.sinks import Fanout, JsonlSink
-from streamcl.state import state_hash
+from streamcl.processor.loop import StreamProcessor
+from streamcl.processor.ports import Pace
+from streamcl.sinks.jsonl import JsonlSink
+from streamcl.sinks.registry import Fanout
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.plain_state import state_hash
+from streamcl.storage.thumbnails import Gallery
 from streamcl.testing import (
     Bad,
     Crash,

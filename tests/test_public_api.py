@@ -25,7 +25,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize(
-    "module", ["streamcl", "streamcl.events", "streamcl.processor", "streamcl.testing", "streamcl.config"]
+    "module",
+    ["streamcl", "streamcl.events", "streamcl.processor.loop", "streamcl.testing", "streamcl.config.load"],
 )
 def test_importing_loads_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from rank_runs import environments
 
+from streamcl.distributed.process_group import ALONE, BLANK, ENVELOPE, TorchRanks, launched
 from streamcl.errors import RanksError
 from streamcl.events import NO_PIXELS, Elsewhere, Sample
-from streamcl.ranks import ALONE, BLANK, ENVELOPE, TorchRanks, launched
 
 
 def samples(count: int) -> list[Sample]:

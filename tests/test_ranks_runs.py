@@ -149,7 +149,9 @@ def test_a_request_to_a_run_that_is_going_on_reaches_every_rank(tmp_path):
 def test_a_signal_to_one_rank_stops_all_at_the_same_batch(tmp_path, asked):
     write_config(tmp_path, "ridge")
     ranks(tmp_path, "whole")
-    stop = (("fault_runs:signal_at", {"point": "streamcl.several:Unanimous.learn", "times": 1}),)
+    stop = (
+        ("fault_runs:signal_at", {"point": "streamcl.distributed.agreement:Unanimous.learn", "times": 1}),
+    )
     ranks(tmp_path, "stopped", code=143, hooks={asked: stop})
     assert 0 < newest_state(tmp_path / "stopped")["progress"]["offset"] < 96
     ranks(tmp_path, "stopped")

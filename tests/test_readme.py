@@ -18,8 +18,8 @@ from streams_data import write_picture
 
 from streamcl import open_run
 from streamcl.cli import cli
-from streamcl.config import dump_config, load_config
-from streams.iterators import IterableSource
+from streamcl.config.load import dump_config, load_config
+from streams.user.source import IterableSource
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

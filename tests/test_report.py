@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.events import Prediction, Sample
-from streamcl.gallery import Gallery
-from streamcl.metrics import HoldoutHistory, Prequential, match_shifts
-from streamcl.report import summary_of, text_summary, write_report
+from streamcl.report.overview import summary_of
+from streamcl.report.page import write_report
 from streamcl.report.series import Guesses, Series
+from streamcl.report.terminal import text_summary
+from streamcl.storage.thumbnails import Gallery
 
 ANIMALS = ("heron", "otter", "lynx", "badger", "falcon", "newt", "hare", "stoat", "owl", "adder")
 CONFIG = """# yaml-language-server: $schema=../schema.json
-source: {class: "streams.demo:digits", args: {seed: 3}}
+source: {class: "streams.datasets.demo:digits", args: {seed: 3}}
 backbone: {model: vit_small_patch14_dinov2, depth: 11, image_size: 70}
 learner: {name: hybrid, rank: 4, lr: 5.0e-4}
 detector: {name: relative_plateau, window: 5}

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from streamcl.errors import ConfigError, RunBusy
-from streamcl.run_lock import LOCK, RunLock, holder_of
+from streamcl.storage.lock import LOCK, RunLock, holder_of
 from streamcl.testing import in_child
 
 pytestmark = pytest.mark.faults

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcl.errors import ConfigError
-from streamcl.shift import build_detector, detector_names
 from streamcl.shift.plateau import PlateauDetector
+from streamcl.shift.registry import build_detector, detector_names
 from streamcl.shift.relative import RelativeDetector
-from streamcl.shift.river_detector import RiverDetector
+from streamcl.shift.river import RiverDetector
 
 MAKERS = {
     "relative": RelativeDetector,
@@ -277,6 +277,6 @@ def test_a_plugins_detector_is_found_by_its_entry_point(monkeypatch):
     from importlib.metadata import EntryPoint
 
     point = EntryPoint("mine", "streamcl.shift.relative:RelativeDetector", "streamcl.detectors")
-    monkeypatch.setattr("streamcl.shift.entry_points", lambda group: [point])
+    monkeypatch.setattr("streamcl.shift.registry.entry_points", lambda group: [point])
     assert isinstance(build_detector("mine"), RelativeDetector)
     assert detector_names()[-1] == "mine"

@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY_VIT
 
 from streamcl.protocols import Looking
-from streamcl.runs import open_run
+from streamcl.runs.open import open_run
 from streamcl.shift.novelty import Novelty
 from streamcl.shift.plateau import PlateauDetector
 from streamcl.shift.relative import RelativeDetector

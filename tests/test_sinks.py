@@ -16,12 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcl import sinks
-from streamcl.composition.sinks import build_fanout
-from streamcl.config import config_from_dict
+from streamcl.config.load import config_from_dict
 from streamcl.errors import CheckpointError, ConfigError, MissingExtra
-from streamcl.files import Disk
-from streamcl.sinks import Fanout, JsonlSink, Lossy, MLflowSink, TensorBoardSink, build_sinks
+from streamcl.factory.sinks import build_fanout
+from streamcl.sinks import mlflow as mlflow_sink
+from streamcl.sinks import registry
+from streamcl.sinks import tensorboard as tensorboard_sink
+from streamcl.sinks.best_effort import Lossy
+from streamcl.sinks.jsonl import JsonlSink
+from streamcl.sinks.mlflow import MLflowSink
+from streamcl.sinks.registry import Fanout, build_sinks
+from streamcl.sinks.tensorboard import TensorBoardSink
+from streamcl.storage.files import Disk
 
 STEP = {"kind": "step", "step": 3, "offset": 192, "loss": 0.5, "classes": 4, "accuracy": None}
 
@@ -85,7 +91,7 @@ class TestJsonl:
 
     @settings(max_examples=25, deadline=None)
     @given(
-        st.lists(st.tuples(st.sampled_from(sinks.TOPICS), st.text(max_size=20)), max_size=20),
+        st.lists(st.tuples(st.sampled_from(registry.TOPICS), st.text(max_size=20)), max_size=20),
         st.integers(0, 20),
         st.integers(0, 20),
     )
@@ -108,7 +114,7 @@ class TestJsonl:
         for topic, text in records[commit:]:
             second.write(topic, {"text": text})
         second.close()
-        for topic in sinks.TOPICS:
+        for topic in registry.TOPICS:
             left = [f / f"{topic}.jsonl" for f in (whole, broken)]
             assert len({path.read_bytes() if path.exists() else b"" for path in left}) == 1
 
@@ -298,7 +304,7 @@ class TestTensorBoard:
         assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
     def test_torch_is_not_needed(self):
-        assert "torch" not in Path(sinks.tensorboard.__file__).read_text().replace("not torch", "")
+        assert "torch" not in Path(tensorboard_sink.__file__).read_text().replace("not torch", "")
 
     @pytest.mark.parametrize(("name", "make"), [("tensorboard", TensorBoardSink), ("mlflow", MLflowSink)])
     def test_a_missing_package_names_its_extra(self, tmp_path, monkeypatch, name, make):
@@ -412,12 +418,12 @@ class TestBuild:
         assert hint in caught.value.hint
 
     def test_mlflow_is_named_after_the_run(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(sinks.mlflow, "_client", lambda uri: uri)
-        sink = sinks.known_sinks()["mlflow"](tmp_path, uri="http://x")
+        monkeypatch.setattr(mlflow_sink, "_client", lambda uri: uri)
+        sink = registry.known_sinks()["mlflow"](tmp_path, uri="http://x")
         assert (sink._client, sink._run_name) == ("http://x", tmp_path.name)
 
     def test_mlflow_goes_where_the_configuration_says(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(sinks.mlflow, "_client", lambda uri: uri)
+        monkeypatch.setattr(mlflow_sink, "_client", lambda uri: uri)
         named = {"name": "mlflow", "uri": "http://x", "experiment": "icons"}
         config = config_from_dict({"source": "demo", "sinks": [named]})
         sink = build_fanout(config, tmp_path).sinks["mlflow"]._sink
@@ -426,7 +432,9 @@ class TestBuild:
     def test_plugins_are_entry_points(self, tmp_path, monkeypatch):
         kept = Kept()
         point = SimpleNamespace(name="mine", load=lambda: lambda folder, level: kept)
-        monkeypatch.setattr(sinks, "entry_points", lambda group: [point] if group == "streamcl.sinks" else [])
+        monkeypatch.setattr(
+            registry, "entry_points", lambda group: [point] if group == "streamcl.sinks" else []
+        )
         both = build_sinks(tmp_path, {"mine": {"level": 3}})
         both.write("events", STEP)
         both.close()

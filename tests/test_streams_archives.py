@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamcl.errors import SourceError
-from streams.archives import unpack
+from streams.download.archives import unpack
 
 
 def tar_with(path: Path, *members: tarfile.TarInfo, mode: str = "w") -> Path:

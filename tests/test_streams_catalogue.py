@@ -13,11 +13,11 @@ from streams_data import collection, picture, png
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.events import Batch
-from streams import catalogue
-from streams.catalogue import build_source, source_names
-from streams.records import RecordPolicy
-from streams.replay import ReplaySource, Stream
-from streams.scenarios import as_is
+from streams import registry
+from streams.registry import build_source, source_names
+from streams.replay.replay import ReplaySource, Stream
+from streams.replay.scenarios import as_is
+from streams.user.records import RecordPolicy
 
 LABELS = [0, 1, 2] * 8
 
@@ -50,13 +50,13 @@ not_callable = 7
 @pytest.fixture(autouse=True)
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("a_pair", "a_collection", "a_stream", "a_source", "nonsense", "not_callable", "absent")
-    points = [EntryPoint(name, f"{__name__}:{name}", catalogue.GROUP) for name in names]
+    points = [EntryPoint(name, f"{__name__}:{name}", registry.GROUP) for name in names]
 
     def entry_points(group: str, name: str | None = None) -> list[EntryPoint]:
         assert group == "streamcl.sources"
         return [point for point in points if name in (None, point.name)]
 
-    monkeypatch.setattr(catalogue, "entry_points", entry_points)
+    monkeypatch.setattr(registry, "entry_points", entry_points)
 
 
 def test_built_in_sources_and_plugins_are_named() -> None:
@@ -101,7 +101,7 @@ def test_a_source_of_its_own_goes_through() -> None:
         ("a_pair", {"cont": 1}, "no argument 'cont'", "did you mean 'count'?"),
         ("npz", {}, "needs the argument 'path'", ""),
         ("a_pair", {"count": "many"}, "cannot take", ""),
-        ("nonsense", {}, "returned a list", "expected a streams.replay.Stream"),
+        ("nonsense", {}, "returned a list", "expected a streams.replay.replay.Stream"),
         ("not_callable", {}, "is not callable", ""),
         ("absent", {}, "does not load", ""),
     ],

@@ -11,9 +11,9 @@ from source_checks import check_source
 from streams_data import dev_pack
 
 from streamcl.errors import SourceError
-from streams.replay import ReplaySource
-from streams.replays.cifar100 import cifar100, read_pickle
-from streams.scenarios import disjoint
+from streams.datasets.cifar100 import cifar100, read_pickle
+from streams.replay.replay import ReplaySource
+from streams.replay.scenarios import disjoint
 
 
 def write_side(root: Path, side: str, images: np.ndarray, fine: list[int], coarse: list[int]) -> None:

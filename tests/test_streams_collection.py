@@ -7,7 +7,7 @@ import pytest
 from streams_data import collection, picture, png, write_picture
 
 from streamcl.errors import BadRecord, ConfigError
-from streams.collection import Collection, View, groups_of
+from streams.replay.collection import Collection, View, groups_of
 
 
 def test_every_kind_of_stored_image_becomes_rgb(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from source_checks import check_source
 from streams_data import dev_pack, write_picture
 
 from streamcl.errors import SourceError
-from streams.collection import Collection
-from streams.replay import ReplaySource, holdout_parts
-from streams.replays.core50 import CATEGORIES, OBJECTS, TEST_SESSIONS, core50
-from streams.scenarios import as_is, disjoint, domain_incremental, new_instances_and_classes
+from streams.datasets.core50 import CATEGORIES, OBJECTS, TEST_SESSIONS, core50
+from streams.replay.collection import Collection
+from streams.replay.replay import ReplaySource, holdout_parts
+from streams.replay.scenarios import as_is, disjoint, domain_incremental, new_instances_and_classes
 
 
 def tiny_tree(root: Path, objects: tuple[int, ...] = (1, 2, 10, 11), frames: int = 3) -> Path:

@@ -8,10 +8,10 @@ from source_checks import check_source
 from streams_data import dev_pack, png
 
 from streamcl.errors import SourceError
-from streams.images import ImageLimits, decode
-from streams.replay import ReplaySource
-from streams.replays.cub200 import cub200
-from streams.scenarios import disjoint
+from streams.datasets.cub200 import cub200
+from streams.replay.replay import ReplaySource
+from streams.replay.scenarios import disjoint
+from streams.user.images import ImageLimits, decode
 
 
 def write_tree(root: Path, images: list[tuple[str, int, bool, bytes]]) -> Path:

@@ -7,11 +7,11 @@ import pytest
 from source_checks import check_source
 
 from streamcl.errors import ConfigError, SourceError
-from streams.demo import demo_digits, demo_icons
-from streams.digits import DIGIT_FILES, digits
-from streams.icons import CONCEPTS, FILLED, ICON_FILES, STYLES, concept_of, draw, icons
-from streams.replay import ReplaySource, Stream
-from streams.wheels import fetch_members
+from streams.datasets.demo import demo_digits, demo_icons
+from streams.datasets.digits import DIGIT_FILES, digits
+from streams.datasets.icons import CONCEPTS, FILLED, ICON_FILES, STYLES, concept_of, draw, icons
+from streams.download.pip_assets import fetch_members
+from streams.replay.replay import ReplaySource, Stream
 
 
 @pytest.fixture(scope="module", autouse=True)

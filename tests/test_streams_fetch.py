@@ -12,8 +12,8 @@ from threading import Thread
 import pytest
 
 from streamcl.errors import ConfigError, SourceError
-from streams import fetch as module
-from streams.fetch import MEMBERS, catalogue, fetch, fetched_path
+from streams.download import fetch as module
+from streams.download.fetch import MEMBERS, catalogue, fetch, fetched_path
 
 
 @pytest.fixture(autouse=True)

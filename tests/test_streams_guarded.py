@@ -9,7 +9,7 @@ from source_checks import check_source, event_print, prints, samples_of, take
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch, ForgetRequest, HoldoutPart, Refused, Sample, StreamInfo
-from streams.guarded import Checked, Limited, ReadAhead
+from streams.prefetch import Checked, Limited, ReadAhead
 
 
 def sample(number):

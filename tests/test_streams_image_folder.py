@@ -7,9 +7,9 @@ from source_checks import check_source
 from streams_data import write_picture
 
 from streamcl.errors import ConfigError, SourceError
-from streams.replay import ReplaySource
-from streams.replays.image_folder import image_folder, imagenet_r, imagenet_sketch
-from streams.scenarios import disjoint
+from streams.datasets.image_folder import image_folder, imagenet_r, imagenet_sketch
+from streams.replay.replay import ReplaySource
+from streams.replay.scenarios import disjoint
 
 
 def tree(root: Path, *folders: str, images: int = 10) -> Path:

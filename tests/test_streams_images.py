@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from streamcl.errors import BadRecord
-from streams.images import ImageLimits, decode, from_array
+from streams.user.images import ImageLimits, decode, from_array
 
 LIMITS = ImageLimits()
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.events import Batch, ForgetRequest, Refused, Sample
-from streams.iterators import IterableSource, resolve
-from streams.plain import from_plain, to_plain
-from streams.records import RecordPolicy
+from streams.user.records import RecordPolicy
+from streams.user.source import IterableSource, resolve
+from streams.user.state_codec import from_plain, to_plain
 
 
 def picture(number):

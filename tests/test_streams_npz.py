@@ -10,9 +10,9 @@ from source_checks import check_source
 from streams_data import dev_path, picture, png
 
 from streamcl.errors import SourceError
-from streams.replay import ReplaySource
-from streams.replays.npz import npz
-from streams.scenarios import as_is, disjoint
+from streams.datasets.npz import npz
+from streams.replay.replay import ReplaySource
+from streams.replay.scenarios import as_is, disjoint
 
 X = np.stack([picture(index) for index in range(12)])
 Y = np.arange(12) % 3

@@ -5,7 +5,7 @@ import pytest
 from source_checks import check_source
 
 from streamcl.errors import ConfigError
-from streams.ordered import ordered
+from streams.user.scenario_dataset import ordered
 
 
 class Pictures:

@@ -12,10 +12,10 @@ import pytest
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch, Elsewhere, ForgetRequest, Sample
-from streams.catalogue import build_source
-from streams.iterators import IterableSource
-from streams.parted import Parted, part_size
-from streams.sliced import Sliced
+from streams.distributed.replicated import Sliced
+from streams.distributed.sharded import Parted, part_size
+from streams.registry import build_source
+from streams.user.source import IterableSource
 
 
 class Threads:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.events import Refused, Sample
-from streams.records import RecordPolicy, to_sample, to_samples
+from streams.user.records import RecordPolicy, to_sample, to_samples
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 
@@ -379,7 +379,7 @@ def test_no_value_raises_anything_but_bad_record(value):
 
 
 def test_a_policy_has_the_defaults_of_the_configuration():
-    from streamcl.config_models.source import Policy
+    from streamcl.config.options.source import Policy
 
     plain, described = RecordPolicy(), Policy()
     for field in fields(plain):

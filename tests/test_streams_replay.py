@@ -7,8 +7,8 @@ from streams_data import collection, picture
 
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch, Refused
-from streams.replay import ReplaySource, holdout_parts
-from streams.scenarios import Order, Part, as_is, disjoint, domain_incremental, iid, si_blurry
+from streams.replay.replay import ReplaySource, holdout_parts
+from streams.replay.scenarios import Order, Part, as_is, disjoint, domain_incremental, iid, si_blurry
 
 LABELS = [0, 1, 2, 3] * 6
 DOMAINS = [0] * 8 + [1] * 8 + [2] * 8

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from streams_data import collection, picture
 
 from streamcl.errors import ConfigError
-from streams.collection import Collection
-from streams.scenarios import (
+from streams.replay.collection import Collection
+from streams.replay.scenarios import (
     SCENARIOS,
     Order,
     Part,

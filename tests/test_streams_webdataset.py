@@ -8,8 +8,8 @@ from PIL import Image
 from source_checks import check_source, samples_of, take
 
 from streamcl.errors import ConfigError, SourceError
-from streams.records import RecordPolicy
-from streams.webdataset import expand_braces, split_name, webdataset
+from streams.datasets.webdataset import expand_braces, split_name, webdataset
+from streams.user.records import RecordPolicy
 
 
 def picture(number):

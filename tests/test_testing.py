@@ -8,12 +8,12 @@ import sys
 import pytest
 from source_checks import check_source
 
-from streamcl.checkpoint import Checkpoints
 from streamcl.events import Batch, ForgetRequest
 from streamcl.protocols import Learner, Source
-from streamcl.run_lock import RunLock
 from streamcl.sinks.jsonl import JsonlSink
-from streamcl.state import state_hash
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.lock import RunLock
+from streamcl.storage.plain_state import state_hash
 from streamcl.testing import (
     Bad,
     Crash,

@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_backbones import FAMILIES, PLAIN, build, images, timm
 
-from streamcl.backbone import build_backbone
 from streamcl.errors import MissingExtra, WeightsError
-from streamcl.weights import convert_onnx, read
+from streamcl.nn.build import build_backbone
+from streamcl.nn.weights.convert import convert_onnx
+from streamcl.nn.weights.formats import read
 
 VIT, DINOV2 = "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"
 

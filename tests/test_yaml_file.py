@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcl.document import MAX_PROBLEMS, Document, refusal
+from streamcl.config.document import MAX_PROBLEMS, Document, refusal
+from streamcl.config.yaml import MAX_BYTES, parse_yaml, read_yaml
+from streamcl.config.yaml_scalars import resolve
 from streamcl.errors import ConfigError
-from streamcl.yaml_file import MAX_BYTES, parse_yaml, read_yaml
-from streamcl.yaml_scalars import resolve
 
 ENVIRONMENT = {"ROOT": "/data", "COUNT": "3", "EMPTY": "", "BIG": "x" * 500_000}
 

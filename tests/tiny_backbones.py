@@ -5,8 +5,9 @@ import functools
 import numpy as np
 import torch
 
-from streamcl import torchvision_ops
-from streamcl.backbone import Backbone, build_backbone
+from streamcl.nn import torchvision_ops
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.build import build_backbone
 
 torchvision_ops.declare()
 import timm  # noqa: E402, F401 - the tests' timm, imported after the declaration

@@ -21,13 +21,13 @@ def warm() -> None:
     from fault_runs import TINY
 
     import streamcl.report
-    import streamcl.runs
-    from streamcl.backbone import build_backbone
+    import streamcl.runs.open
     from streamcl.cli import main
+    from streamcl.nn.build import build_backbone
 
     assert main
     assert streamcl.report
-    assert streamcl.runs
+    assert streamcl.runs.open
     build_backbone(TINY["name"], weights="none", image_size=32, args=TINY["args"])
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamcl.audit.sorted_stream import SortedStream
-from streamcl.config import RunConfig
-from streamcl.config_models.hybrid import CohortOptions
+from streamcl.config.options.hybrid import CohortOptions
+from streamcl.config.options.run import RunConfig
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.orders import order
+from streamcl.forgetting.requests import order
 
 ID = "audit"
 

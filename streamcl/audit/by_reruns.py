@@ -21,8 +21,8 @@ from streamcl.audit.report import AuditReport
 from streamcl.audit.reruns import Reruns
 from streamcl.audit.sorted_stream import SortedStream
 from streamcl.audit.trials import Trials
-from streamcl.composition.backbone import Tell
 from streamcl.events import ForgetRequest
+from streamcl.factory.backbone import Tell
 from streamcl.protocols import Learner
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from streamcl.audit.material import Floats, Sums
 from streamcl.audit.scope import placed
-from streamcl.build import build_learner
-from streamcl.config import RunConfig
+from streamcl.config.options.run import RunConfig
 from streamcl.events import Batch, Sample
+from streamcl.factory.learner import build_learner
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics, exported, imported, selected
 from streamcl.learners.hybrid import HybridLearner

@@ -22,20 +22,19 @@ from streamcl.audit.report import AuditReport
 from streamcl.audit.reruns import Reruns, sweep_killed
 from streamcl.audit.scope import Scope, kept_by, placed, portions, receipt_of
 from streamcl.audit.sorted_stream import held_out, sort_stream
-from streamcl.backbone import Backbone
-from streamcl.bench.cell import Shared
-from streamcl.build import build_compute, build_source
-from streamcl.composition.backbone import Tell
-from streamcl.composition.source import OpenSource
-from streamcl.config import RunConfig
-from streamcl.config_models.closed_form import RidgeOptions
-from streamcl.config_models.hybrid import Hybrid
+from streamcl.config.options.closed_form import RidgeOptions
+from streamcl.config.options.hybrid import Hybrid
+from streamcl.config.options.run import RunConfig
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, Sample
-from streamcl.ledger import LEDGER, Ledger
+from streamcl.factory.backbone import SharedBackbones, Tell
+from streamcl.factory.compute import build_compute
+from streamcl.factory.source import OpenSource, build_source
+from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source
-from streamcl.runs import load_learner
-from streamcl.state import state_hash
+from streamcl.runs.load import load_learner
+from streamcl.storage.plain_state import state_hash
 
 ASKED_ABOUT = 200
 """Samples of each kind about which models are asked that are runs of the stream."""
@@ -60,7 +59,7 @@ def audit_run(
     """
     plan = plan or Plan()
     receipt = receipt_of(folder, request)
-    shared = Shared()
+    shared = SharedBackbones()
     learner, config = load_learner(folder, report=tell, vit=shared.backbone)
     forms = None if rerun else closed_forms(learner)
     before = state_hash(learner.state_dict())

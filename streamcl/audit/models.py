@@ -17,7 +17,7 @@ from streamcl.heads import statistics
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.solving import scored
 from streamcl.heads.statistics import Statistics
-from streamcl.learners.adapted import adapted_share
+from streamcl.learners.adapted_branch import adapted_share
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +116,7 @@ class TwoHeads:
     """Models of a frozen and an adapted head, each on its own stretch of the features, joined class by class.
 
     stale: int64 [C], samples of each class that the adapted head learned while its features still moved; it
-    has the less say on a class, the larger their part (see streamcl.learners.adapted.join).
+    has the less say on a class, the larger their part (see streamcl.learners.adapted_branch.join).
     """
 
     def __init__(self, forms: tuple[ClosedForm, ClosedForm], stale: Tensor) -> None:

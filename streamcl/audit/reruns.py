@@ -11,17 +11,17 @@ from tempfile import mkdtemp
 from typing import Any, TypeVar
 
 from streamcl.audit.retold import Retold
-from streamcl.backbone import Backbone
-from streamcl.build import build_source
-from streamcl.composition.run import assemble
-from streamcl.config import RunConfig
-from streamcl.config_models.outputs import EvaluateOptions, ReportOptions
+from streamcl.config.options.outputs import EvaluateOptions, ReportOptions
+from streamcl.config.options.run import RunConfig
+from streamcl.distributed.process_group import ALONE
 from streamcl.events import ForgetRequest
-from streamcl.files import TEMPORARY, discard
-from streamcl.forgetting.receipt import read_chain
+from streamcl.factory.source import build_source
+from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner
-from streamcl.ranks import ALONE
-from streamcl.run_resuming import begin_or_restore
+from streamcl.runs.assemble import assemble
+from streamcl.runs.resume import begin_or_restore
+from streamcl.storage.files import TEMPORARY, discard
 
 Model = TypeVar("Model")
 MARK = f"{TEMPORARY}audit-"

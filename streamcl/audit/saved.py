@@ -8,13 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from streamcl import files
 from streamcl.audit.report import AuditReport
 from streamcl.audit.section import html_section
 from streamcl.errors import ForgettingError
-from streamcl.forgetting import chain
-from streamcl.forgetting.page import write_page
-from streamcl.forgetting.receipt import AUDITS, file_name, newest_receipt, read_audits, read_receipt
+from streamcl.forgetting.receipts.page import write_page
+from streamcl.forgetting.receipts.receipt import (
+    AUDITS,
+    file_name,
+    newest_receipt,
+    read_audits,
+    read_receipt,
+)
+from streamcl.storage import files, hash_chain
 
 ENDLESS = 1e300
 """Stands for infinity, which JSON cannot say."""
@@ -31,11 +36,11 @@ def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] 
     path = _free(folder, file_name(request))
     content = {
         "request": request,
-        "receipt": chain.sha256_of(receipt) if receipt.exists() else None,
+        "receipt": hash_chain.sha256_of(receipt) if receipt.exists() else None,
         "made": clock(),
         "audit": _finite(report.to_json()),
     }
-    chain.write(path, chain.seal(content, audits))
+    hash_chain.write(path, hash_chain.seal(content, audits))
     if receipt.exists():
         write_page(receipt, read_receipt(receipt), audit=html_section(report))
     return path

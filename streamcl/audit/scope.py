@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.receipt import read_chain
+from streamcl.forgetting.receipts.receipt import read_chain
 
 Item = TypeVar("Item")
 PORTION = 64  # samples that go through the backbone together

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from streamcl.audit.held_out import spread_over, within
 from streamcl.audit.material import Flags
 from streamcl.audit.scope import Scope, placed
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Sample
+from streamcl.forgetting.monitoring.held_out import spread_over, within
 from streamcl.protocols import Source
 
 MOST_BYTES = 512 << 20

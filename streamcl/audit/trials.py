@@ -13,8 +13,8 @@ from streamcl.audit.models import leave_outs
 from streamcl.audit.questions import Answer, Questions
 from streamcl.audit.reruns import Reruns
 from streamcl.audit.sorted_stream import SortedStream
-from streamcl.composition.backbone import Tell
 from streamcl.events import ForgetRequest
+from streamcl.factory.backbone import Tell
 from streamcl.protocols import Learner
 
 Model = TypeVar("Model")

@@ -12,9 +12,9 @@ from streamcl import __version__
 from streamcl.cli.audit import audit
 from streamcl.cli.bench import bench
 from streamcl.cli.forget import forget, verify
-from streamcl.cli.look import doctor, inspect, list_names, report, schema, validate
+from streamcl.cli.inspect_commands import doctor, inspect, list_names, report, schema, validate
+from streamcl.cli.model_commands import export, fetch, predict
 from streamcl.cli.run import run
-from streamcl.cli.use import export, fetch, predict
 from streamcl.errors import ConfigError, StreamclError
 
 DEBUG = "--debug"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from streamcl.cli.look import RUN
+from streamcl.cli.inspect_commands import RUN
 
 FAILED = 6
 """The exit code where the audited model is not like the references (that of `ForgettingError`)."""

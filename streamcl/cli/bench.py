@@ -27,7 +27,7 @@ def accuracy(*, name: str, out: Path, seeds: int | None, only: str, jobs: int, j
     Writes results.md and results.csv after every cell, plots at the end. On a CPU as many jobs as cores take
     the least time, as each computes on its share of them. Several such commands may fill one table together.
     """
-    from streamcl.bench.suite import cells, load_suite
+    from streamcl.benchmark.suite import cells, load_suite
 
     suite = load_suite(name)
     chosen = cells(suite, out, seeds=seeds, only=only)
@@ -35,7 +35,7 @@ def accuracy(*, name: str, out: Path, seeds: int | None, only: str, jobs: int, j
         for cell in chosen:
             click.echo(f"{cell.id}{f'  (needs {cell.missing})' if cell.missing else ''}")
         return 0
-    from streamcl.bench.table import fill_table
+    from streamcl.benchmark.table import fill_table
 
     table = fill_table(suite, chosen, out, lambda message: click.echo(message, err=True), jobs=jobs)
     click.echo(f"{len(table.results)} results in {out / 'results.md'}")

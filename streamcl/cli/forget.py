@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from streamcl.cli.look import RUN
+from streamcl.cli.inspect_commands import RUN
 from streamcl.errors import ConfigError, ForgettingError
 
 
@@ -48,14 +48,14 @@ def forget(run: Path, ids_file: Path | None, now: bool, wait: float | None, **op
 
     A running process carries it out before its next batch, a stopped run when it goes on, or --now.
     """
-    from streamcl.run_directory import CONFIG
+    from streamcl.runs.directory import CONFIG
 
     if not (run / CONFIG).exists():
         raise ConfigError(f"{run} holds no run: there is no {CONFIG} in it")
     request = _submitted(run, ids_file, options)
     click.echo(request)
     if now:
-        from streamcl.runs import carry_out
+        from streamcl.runs.open import carry_out
 
         carry_out(run, report=lambda message: click.echo(f"streamcl: {message}", err=True))
     if now or wait is not None:
@@ -68,7 +68,7 @@ def forget(run: Path, ids_file: Path | None, now: bool, wait: float | None, **op
 )
 def verify(receipts: tuple[Path, ...]) -> None:
     """Check RECEIPTS: not a byte changed, the chain whole, and nothing erased in what the run keeps."""
-    from streamcl.forgetting.verify import verify_receipt
+    from streamcl.forgetting.receipts.verify import verify_receipt
 
     for path in receipts:
         for line in verify_receipt(path):
@@ -77,7 +77,7 @@ def verify(receipts: tuple[Path, ...]) -> None:
 
 def _submitted(run: Path, ids_file: Path | None, options: dict[str, Any]) -> str:
     from streamcl.forgetting.asking import ask, ask_again
-    from streamcl.ledger import LEDGER, Ledger
+    from streamcl.forgetting.ledger import LEDGER, Ledger
 
     what = {name: value for name, value in options.items() if value not in (None, False)}
     if ids_file is not None:
@@ -112,8 +112,8 @@ def _instant(text: str) -> float:
 
 def _report(run: Path, request: str, wait: float) -> None:
     """Say what came of the request. Raises ForgettingError where it was refused or has failed."""
-    from streamcl.forgetting.receipt import attempts, read_receipt, receipt_path
-    from streamcl.ledger import LEDGER, Ledger
+    from streamcl.forgetting.ledger import LEDGER, Ledger
+    from streamcl.forgetting.receipts.receipt import attempts, read_receipt, receipt_path
 
     until = time.monotonic() + wait
     with Ledger(run / LEDGER) as ledger:

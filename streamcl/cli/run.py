@@ -17,8 +17,8 @@ import click
 from streamcl.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from streamcl.ranks import Ranks
-    from streamcl.runs import Run
+    from streamcl.distributed.process_group import Ranks
+    from streamcl.runs.run import Run
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 """What the system says of a disk that is full or fails."""
@@ -44,11 +44,11 @@ def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, qui
 
     `torchrun --nproc-per-node N -m streamcl run CONFIG` runs it on N ranks, one a GPU or a CPU core.
     """
-    from streamcl.config import load_config
+    from streamcl.config.load import load_config
 
     settings = load_config(config, overrides)
-    from streamcl.ranks import restarted
-    from streamcl.runs import open_run  # imports torch: only for a configuration that stands
+    from streamcl.distributed.process_group import restarted
+    from streamcl.runs.open import open_run  # imports torch: only for a configuration that stands
 
     with _ranks(settings.ranks.timeout) as ranks, _disk_errors():
         tell = _tell if ranks.leads else _say_nothing
@@ -79,7 +79,7 @@ def _run(opened: Run, tell: Callable[[str], None], *, quiet: bool) -> int:
 
 def _ranks(timeout: float) -> Ranks:
     """This process, or those that torchrun has started beside it."""
-    from streamcl.ranks import ALONE, TorchRanks, launched
+    from streamcl.distributed.process_group import ALONE, TorchRanks, launched
 
     return TorchRanks(timeout) if launched() else ALONE
 
@@ -94,7 +94,7 @@ def _say_nothing(message: str) -> None:
 
 def _close(opened: Run, *, quiet: bool) -> None:
     """Summary, report and adapter, and the closing figures."""
-    from streamcl.report import text_summary
+    from streamcl.report.terminal import text_summary
 
     summary = opened.finish()
     if not quiet:

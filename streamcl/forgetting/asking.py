@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamcl.forgetting.orders import body_of, order
-from streamcl.ledger import Ledger
+from streamcl.forgetting.ledger import Ledger
+from streamcl.forgetting.requests import body_of, order
 
 
 def ask(ledger: Ledger, **what: Any) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels
-from streamcl.forgetting.protocol import CHUNK, Trace
-from streamcl.ledger_file import LedgerFile, salted
+from streamcl.forgetting.methods.protocol import CHUNK, Trace
+from streamcl.storage.sqlite import LedgerFile, salted
 
 LINEAGE = "lineage.sqlite"
 """The file's name in a run directory."""

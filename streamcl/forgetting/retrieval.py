@@ -7,7 +7,7 @@ from typing import Any
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Pixels, Sample
-from streamcl.forgetting.protocol import Trace
+from streamcl.forgetting.methods.protocol import Trace
 
 Fetch = Callable[[Sequence[str]], Mapping[str, Sample]]
 

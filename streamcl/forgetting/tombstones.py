@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from streamcl.events import Batch, ForgetRequest, Refused, Sample
-from streamcl.ledger import Ledger
+from streamcl.forgetting.ledger import Ledger
 
 EVERY_USER = "\0every user"
 """Stands for a subject when all users were forgotten; no subject has such a name."""

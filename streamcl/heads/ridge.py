@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
+from streamcl.heads.cross_validation import Strength
 from streamcl.heads.removal import smallest_eigenvalue, without_residue
 from streamcl.heads.solving import is_due, scored, solved, variance
 from streamcl.heads.statistics import (
@@ -30,7 +31,6 @@ from streamcl.heads.statistics import (
     widened,
     with_more,
 )
-from streamcl.heads.validation import Strength
 from streamcl.protocols import State
 
 APART = 48

@@ -8,19 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamcl.heads.statistics import (
-    Statistics,
-    combined,
-    exported,
-    imported,
-    measured,
-    nothing,
-    selected,
-)
-from streamcl.learners.adapted import AdaptedBranch
-from streamcl.learners.classes import ClassIndex
-from streamcl.learners.guesses import finite
-from streamcl.learners.whole import Undo
+from streamcl.heads.statistics import Statistics, combined, exported, imported, measured, nothing, selected
+from streamcl.learners.adapted_branch import AdaptedBranch
+from streamcl.learners.class_index import ClassIndex
+from streamcl.learners.predictions import finite
+from streamcl.learners.rollback import Undo
 from streamcl.protocols import State
 
 

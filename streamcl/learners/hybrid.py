@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
+from streamcl.distributed.process_group import Ranks
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Guess, Lesson, Sample
-from streamcl.learners.adapted import AdaptedBranch
+from streamcl.learners.adapted_branch import AdaptedBranch
+from streamcl.learners.block_features import PrefixReader, glimpse
 from streamcl.learners.calibration import Calibration
-from streamcl.learners.classes import ClassIndex
-from streamcl.learners.fused import PrefixReader, glimpse
-from streamcl.learners.guesses import finite, guesses, surprise
+from streamcl.learners.class_index import ClassIndex
+from streamcl.learners.predictions import finite, guesses, surprise
 from streamcl.learners.ridge import Listener, RidgeLearner, by_column
-from streamcl.learners.whole import put_back, whole
+from streamcl.learners.rollback import put_back, whole
 from streamcl.protocols import State
-from streamcl.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True, eq=False)

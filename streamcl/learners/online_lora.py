@@ -9,20 +9,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from streamcl.adapters import Adapters
-from streamcl.backbone import Backbone
-from streamcl.buffer import HardBuffer
-from streamcl.compute import Compute
+from streamcl.distributed.process_group import ALONE, Ranks
 from streamcl.events import Batch, Guess, Lesson, Sample
 from streamcl.heads.linear import masked_cross_entropy
-from streamcl.importance import Importance, squared_gradients
-from streamcl.learners.guesses import surprise
-from streamcl.learners.optimizer_state import drop_moments
-from streamcl.learners.trained import TrainedModel
-from streamcl.learners.whole import put_back, whole
-from streamcl.low_pass import LowPass
+from streamcl.learners.adapter_model import TrainedModel
+from streamcl.learners.predictions import surprise
+from streamcl.learners.rollback import put_back, whole
+from streamcl.memory.hard_buffer import HardBuffer
+from streamcl.memory.importance import Importance, squared_gradients
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
+from streamcl.nn.low_pass_backprop import LowPass
+from streamcl.nn.optimizer_state import drop_moments
 from streamcl.protocols import State
-from streamcl.ranks import ALONE, Ranks
 
 
 class OnlineLoRALearner:

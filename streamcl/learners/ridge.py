@@ -9,18 +9,18 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from streamcl.backbone import Backbone
-from streamcl.compute import Compute
+from streamcl.distributed.process_group import ALONE, Ranks
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Guess, Lesson, Sample
 from streamcl.heads.gram import Gram
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.classes import ClassIndex
-from streamcl.learners.fused import FrozenReader, Reader, glimpse
-from streamcl.learners.guesses import finite, guesses, surprise
-from streamcl.learners.whole import Undo, whole
+from streamcl.learners.block_features import FrozenReader, Reader, glimpse
+from streamcl.learners.class_index import ClassIndex
+from streamcl.learners.predictions import finite, guesses, surprise
+from streamcl.learners.rollback import Undo, whole
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
 from streamcl.protocols import State
-from streamcl.ranks import ALONE, Ranks
 
 Listener: TypeAlias = Callable[[Sequence[Sample], Sequence[Any]], None]
 

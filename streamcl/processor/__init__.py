@@ -1,6 +1,1 @@
-"""The streaming loop and what it asks of its parts."""
-
-from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.parts import Pace
-
-__all__ = ["Pace", "StreamProcessor"]
+"""The streaming loop and the interfaces of its parts."""

@@ -8,16 +8,16 @@ from types import MappingProxyType
 from typing import Any
 
 from streamcl.errors import ForgettingError
-from streamcl.evaluation import Examiner
+from streamcl.evaluation.holdout import Examiner
 from streamcl.events import Batch, Event, ForgetRequest, Lesson, Prediction
-from streamcl.processor.journal import Journal
-from streamcl.processor.lessons import Lessons
-from streamcl.processor.parts import Forgetting, History, Keeper, Scores, Vault, Watch
+from streamcl.processor.event_log import Journal
+from streamcl.processor.ports import Forgetting, History, Keeper, Scores, Watch
 from streamcl.processor.progress import Progress
 from streamcl.processor.quarantine import Quarantine
-from streamcl.processor.segments import Segments
-from streamcl.protocols import Learner, ShiftDetector, Sink, Source, State
-from streamcl.randomness import capture_generators, restore_generators
+from streamcl.processor.shift_handler import Segments
+from streamcl.processor.step import Lessons
+from streamcl.protocols import Learner, ShiftDetector, Sink, Source, State, Vault
+from streamcl.storage.rng_state import capture_generators, restore_generators
 
 
 class StreamProcessor:

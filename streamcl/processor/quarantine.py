@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch
-from streamcl.processor.journal import Journal
+from streamcl.processor.event_log import Journal
 from streamcl.processor.progress import Progress
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from streamcl import files
+from streamcl.storage import files
 
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "streamcl", "font.size": 9.0, "text.parse_math": False}
 INK, QUIET, GRID = "#1f4e79", "#666666", "#dddddd"

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from streamcl.metrics import match_shifts
+from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.report.reading import Run, read_run
 from streamcl.report.series import number, whole
 from streamcl.report.wording import NONE, count, decimal, duration, memory, percent, plural, points

@@ -9,13 +9,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from streamcl.files import atomic_write
 from streamcl.report import tables, wording
 from streamcl.report.charts import Curve, Marks, draw
 from streamcl.report.overview import completed, inner, key_figures, sentence
 from streamcl.report.reading import Run, read_run
 from streamcl.report.requests import MOST, request_rows, tests_told
 from streamcl.report.series import number, whole
+from streamcl.storage.files import atomic_write
 
 
 def write_report(run_dir: Path) -> Path:

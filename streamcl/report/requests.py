@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.receipt import read_audits, read_chain
+from streamcl.forgetting.receipts.receipt import read_audits, read_chain
 from streamcl.report.reading import Run
 from streamcl.report.series import whole
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from streamcl import files
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
+from streamcl.storage import files
 
 TOPICS = ("predictions", "metrics", "events", "quarantine")
 PORTION = 1 << 16

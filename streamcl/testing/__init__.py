@@ -10,7 +10,8 @@ A run of it is repeated in forked processes until it ends, and must have consume
     assert killed == 1
     each_exactly_once(ids_consumed(run_directory), [record_id(k) for k in range(24)])
 
-Whatever writes through `streamcl.files` takes a `disk`; give it one that fails at its Nth call, for every N:
+Whatever writes through `streamcl.storage.files` takes a `disk`; give it one that fails at its Nth call,
+for every N:
 
     for n, _ in enumerate(durable_calls(write), start=1):
         with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias
 
-from streamcl.files import Disk
+from streamcl.storage.files import Disk
 
 Fault: TypeAlias = Literal["eio", "enospc", "short", "kill", "drop_unsynced"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from streamcl.files import Disk
 from streamcl.protocols import Sink
+from streamcl.storage.files import Disk
 from streamcl.testing.disk import FaultyDisk
 
 

@@ -1,1 +1,0 @@
-"""Accuracy suites: a table of learners x protocols x seeds over named sources, resumable cell by cell."""

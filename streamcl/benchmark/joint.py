@@ -1,0 +1,128 @@
+"""The joint upper bound: LoRA over all images of a stream, shuffled, several times, then a ridge head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from streamcl.benchmark.suite import Joint
+from streamcl.config.options.baselines import NaiveLora
+from streamcl.config.options.run import RunConfig
+from streamcl.evaluation.holdout import Examiner
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.events import Batch, Sample
+from streamcl.factory.backbone import Tell
+from streamcl.factory.baselines import trained_model
+from streamcl.factory.compute import build_compute
+from streamcl.factory.source import build_source
+from streamcl.heads.ridge import RidgeHead
+from streamcl.learners.adapter_model import TrainedModel
+from streamcl.learners.baselines.finetune import PlainLearner
+from streamcl.learners.block_features import fuse, fused_width, spread_blocks
+from streamcl.learners.ridge import RidgeLearner
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
+from streamcl.protocols import Learner
+from streamcl.runs.summary import environment
+from streamcl.storage.rng_state import seed_generators
+
+
+class AdaptedReader:
+    """Reads the fused tokens of adapted blocks; the adapters must not change any more."""
+
+    def __init__(self, model: TrainedModel, blocks: Sequence[int]) -> None:
+        self._model = model
+        self._blocks = tuple(sorted(blocks))
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, F] of B samples."""
+        backbone, adapters = self._model.backbone, self._model.adapters
+        assert adapters is not None
+        with torch.no_grad(), self._model.compute.autocast():
+            tokens = backbone.stem(backbone.prepare([sample.image for sample in samples]))
+            return fuse(backbone, adapters.run(tokens), self._blocks)
+
+
+def joint_summary(
+    config: RunConfig,
+    joint: Joint,
+    vit: Callable[[RunConfig, Compute, Tell], Backbone],
+    tell: Tell,
+) -> dict[str, Any]:
+    """Train on everything that the configured stream brings and examine both heads once, at the end.
+
+    The summary has the shape of a run's; "holdout" is the ridge head's, "holdout_linear" the linear head's.
+    An interrupted training starts over: it holds all images and has no checkpoint.
+    """
+    began = monotonic()
+    seed_generators(config.seed)
+    compute = build_compute(config)
+    source = build_source(config)
+    try:
+        samples = [sample for event in source if isinstance(event, Batch) for sample in event.labelled]
+    finally:
+        source.close()
+    options = NaiveLora(rank=joint.rank, learning_rate=joint.learning_rate)
+    model = trained_model(options, vit(config, compute, tell), compute, config.seed)
+    train(model, samples, joint.epochs, config.batch_size)
+    refitted = refit(model, samples, joint, config.batch_size)
+    examiner = Examiner(source.info.holdout, limit=config.evaluate.max_per_part, batch_size=config.batch_size)
+    seconds = monotonic() - began
+    return {
+        "learner": "joint",
+        "source": source.info.name,
+        "finished": True,
+        "samples": len(samples),
+        "epochs": joint.epochs,
+        "classes": len(model.classes),
+        "holdout": _figures(examiner, refitted, len(samples)),
+        "holdout_linear": _figures(examiner, PlainLearner(model), len(samples)),
+        "timing": {
+            **environment(compute),
+            "seconds": seconds,
+            "images_per_s": joint.epochs * len(samples) / seconds,
+        },
+    }
+
+
+def train(model: TrainedModel, samples: Sequence[Sample], epochs: int, batch_size: int) -> None:
+    """`epochs` passes over the samples, each in an order of its own; the loss is over all classes."""
+    model.grow(samples)
+    for _ in range(epochs):
+        order = torch.randperm(len(samples), generator=model.generator).tolist()
+        for chunk in _chunks([samples[place] for place in order], batch_size):
+            model.step(F.cross_entropy(model.head(model.features(chunk)), model.targets(chunk)))
+
+
+def refit(model: TrainedModel, samples: Sequence[Sample], joint: Joint, batch_size: int) -> RidgeLearner:
+    """A ridge head over the adapted features of all samples."""
+    depth = model.backbone.depth
+    blocks = joint.blocks or spread_blocks(depth)
+    head = RidgeHead(
+        fused_width(model.backbone, blocks),
+        relative_lambda=joint.relative_lambda,
+        refresh=1.0,  # one solve at the end
+        device=model.backbone.device,
+    )
+    learner = RidgeLearner(model.backbone, model.compute, head, blocks=blocks)
+    learner.reader = AdaptedReader(model, blocks)
+    for number, chunk in enumerate(_chunks(samples, batch_size)):
+        learner.learn(Batch(number * batch_size, tuple(chunk)))
+    head.exact_weights()
+    return learner
+
+
+def _figures(examiner: Examiner, learner: Learner, offset: int) -> dict[str, Any]:
+    result, history = examiner.examine(learner), HoldoutHistory()
+    history.record(offset, result.parts, result.sizes, examiner.taught(offset), result.accuracy)
+    return history.summary()
+
+
+def _chunks(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
+    for start in range(0, len(samples), size):
+        yield list(samples[start : start + size])

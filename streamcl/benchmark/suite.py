@@ -1,0 +1,185 @@
+"""What a suite says: sources, protocols, learners and seeds; and the cells that come of it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from streamcl.config.document import refusal
+from streamcl.config.load import config_from_dict
+from streamcl.config.messages import problems_of
+from streamcl.config.options.base import Args, Block, Options
+from streamcl.config.options.run import RunConfig
+from streamcl.config.yaml import read_yaml
+from streamcl.errors import ConfigError
+
+SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
+"""Where suites lie that are called by name."""
+
+Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]
+Seeds: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
+
+
+class SuiteSource(Options):
+    """One data set, and what of a run's configuration belongs to it."""
+
+    needs: list[str] = Field([], description="Files without which this source is skipped, with a word.")
+    protocols: list[Name] = Field(min_length=1, description="Which protocols it is streamed by.")
+    run: Args = Field(description="The part of a run's configuration that this source decides.")
+
+
+class SuiteProtocol(Options):
+    """One order of a stream, and how it is measured."""
+
+    run: Args = Field({}, description="The part of a run's configuration that this protocol decides.")
+
+
+class Joint(Options):
+    """Joint LoRA, the upper bound: keeps every image and passes over all of them, shuffled, many times.
+
+    It breaks the rule of a single pass, so it exists in suites only. Its figures are those of a ridge head
+    refitted on the adapted features at the end; the linear head's own stand beside them.
+    """
+
+    epochs: int = Field(3, ge=1, le=1000, description="Passes over everything.")
+    learning_rate: float = Field(3e-3, gt=0, le=10, description="Adam's step size.")
+    rank: int = Field(4, ge=1, le=1024, description="Rank of the adapters.")
+    blocks: list[Block] | None = Field(None, description="Blocks of the refitted head; null: the last five.")
+    relative_lambda: float = Field(1e-3, gt=0, description="Ridge of the refitted head.")
+
+
+class SuiteLearner(Options):
+    """One learner, and which of the cells it takes part in."""
+
+    run: Args = Field({}, description="The part of a run's configuration that this learner decides.")
+    joint: Joint | None = Field(None, description="Not a learner of a stream but the joint upper bound.")
+    only: list[str] = Field(["*"], description="Patterns of source/protocol that it is measured on.")
+    seeds: Seeds | None = Field(None, description="Fewer seeds than the suite's; null: as many.")
+
+
+class Suite(Options):
+    """A table to be filled."""
+
+    title: str = Field(description="The heading of the results.")
+    about: str = Field("", description="What stands below the heading.")
+    seeds: Seeds = Field(3, description="Seeds 0, 1, ... of order and learner.")
+    run: Args = Field({}, description="What the configuration of every cell begins with.")
+    protocols: dict[Name, SuiteProtocol] = Field(min_length=1, description="Orders by name.")
+    sources: dict[Name, SuiteSource] = Field(min_length=1, description="Data sets by name.")
+    learners: dict[Name, SuiteLearner] = Field(min_length=1, description="Learners by name.")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of the table. missing: a file that it needs and that is not there, else None."""
+
+    source: str
+    protocol: str
+    learner: str
+    seed: int
+    config: RunConfig
+    joint: Joint | None
+    missing: str | None
+
+    @property
+    def stream(self) -> str:
+        """source/protocol, the row of tables that it belongs to."""
+        return f"{self.source}/{self.protocol}"
+
+    @property
+    def id(self) -> str:
+        """source/protocol/learner/seed-N, also its place below the output folder."""
+        return f"{self.stream}/{self.learner}/seed-{self.seed}"
+
+
+def load_suite(name: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> Suite:
+    """The suite in a YAML file, or a shipped one by its name. Raises ConfigError with every fault."""
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = SUITES / f"{name}.yaml"
+        if not path.exists():
+            known = sorted(each.stem for each in SUITES.glob("*.yaml"))
+            raise ConfigError(
+                f"no suite is named {str(name)!r}", hint=f"a file, or one of: {', '.join(known)}"
+            )
+    document = read_yaml(path, os.environ if environment is None else environment)
+    try:
+        suite = Suite.model_validate(document.data)
+    except ValidationError as error:
+        raise refusal(document.problems + problems_of(error, Suite, document)) from None
+    if document.problems:
+        raise refusal(document.problems)
+    return suite
+
+
+def cells(suite: Suite, out: Path, *, seeds: int | None = None, only: str = "*") -> list[Cell]:
+    """Every cell whose id fits the pattern, in the order of the suite; all configurations are checked.
+
+    seeds: in place of the suite's number. Raises ConfigError with every fault of every cell.
+    """
+    found: list[Cell] = []
+    problems: dict[str, None] = {}
+    for source, protocol, learner in _rows(suite):
+        for seed in range(_seeds(suite, learner, seeds)):
+            place = f"{source}/{protocol}/{learner}"
+            if not fnmatch(f"{place}/seed-{seed}", only):
+                continue
+            try:
+                found.append(_cell(suite, out, (source, protocol, learner), seed))
+            except ConfigError as error:
+                problems |= dict.fromkeys(f"{place}: {each}" for each in error.problems or (str(error),))
+    if problems:
+        raise ConfigError("the suite has cells that cannot run", problems=tuple(problems))
+    if not found:
+        raise ConfigError(f"no cell of the suite fits {only!r}")
+    return found
+
+
+def _rows(suite: Suite) -> Iterator[tuple[str, str, str]]:
+    for source, options in suite.sources.items():
+        for protocol in options.protocols:
+            if protocol not in suite.protocols:
+                raise ConfigError(
+                    f"sources.{source}: there is no protocol {protocol!r}",
+                    hint=f"known: {', '.join(suite.protocols)}",
+                )
+            for learner, entry in suite.learners.items():
+                if any(fnmatch(f"{source}/{protocol}", pattern) for pattern in entry.only):
+                    yield source, protocol, learner
+
+
+def _seeds(suite: Suite, learner: str, asked: int | None) -> int:
+    most = suite.learners[learner].seeds
+    wanted = suite.seeds if asked is None else asked
+    return wanted if most is None else min(most, wanted)
+
+
+def _cell(suite: Suite, out: Path, row: tuple[str, str, str], seed: int) -> Cell:
+    source, protocol, learner = row
+    entry, origin = suite.learners[learner], suite.sources[source]
+    folder = out / "cells" / source / protocol / learner / f"seed-{seed}"
+    own = {"name": f"{source}-{protocol}-{learner}-{seed}"[:100], "seed": seed, "run_dir": str(folder)}
+    parts = (suite.run, origin.run, suite.protocols[protocol].run, entry.run, own)
+    config = config_from_dict(_merged(*parts))
+    missing = next((path for path in origin.needs if not Path(path).exists()), None)
+    return Cell(source, protocol, learner, seed, config, entry.joint, missing)
+
+
+def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings laid over one another, the later one's values on top, inside blocks too."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            inner = result.get(key)
+            if isinstance(inner, dict) and isinstance(value, Mapping):
+                result[key] = _merged(inner, value)
+            else:
+                result[key] = copy.deepcopy(value)
+    return result

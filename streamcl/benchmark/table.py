@@ -1,0 +1,81 @@
+"""Fills the table of a suite cell by cell, and writes what there is after each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamcl.benchmark.cell import finished
+from streamcl.benchmark.results import Result, as_csv, as_markdown, results_of
+from streamcl.benchmark.suite import Cell, Suite
+from streamcl.benchmark.workers import attempts
+from streamcl.errors import StreamclError
+from streamcl.factory.backbone import Tell
+from streamcl.report.comparison import Comparison, write_comparison
+from streamcl.storage import files
+
+
+@dataclass(slots=True)
+class Table:
+    """What a suite has come to: results, why cells have none, and the first error of a cell that failed."""
+
+    results: list[Result] = field(default_factory=list)
+    open_cells: dict[str, str] = field(default_factory=dict)
+    failure: StreamclError | None = None
+
+
+def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, tell: Tell, *, jobs: int = 1) -> Table:
+    """Run every cell that has no summary yet; write results.md and results.csv into `out`, plots at the end.
+
+    A cell that lacks its data, or that another process is running, is passed over with a word; one that fails
+    is named in the results, and the others go on. jobs: how many run at a time, each in a process of its own.
+    """
+    files.make_folder(out)
+    table = Table(open_cells={cell.id: "not run yet" for cell in cells})
+    done = {cell.id: summary for cell in cells if (summary := finished(cell)) is not None}
+    found = {cell.id: results_of(cell, done[cell.id]) for cell in cells if cell.id in done}
+    waiting = [cell for cell in cells if cell.id not in done]
+    for name, summary in done.items():
+        del table.open_cells[name]
+        tell(f"{name}: {_in_short(summary)}, as before")
+    table.results = _in_order(cells, found)
+    for number, (cell, came) in enumerate(attempts(waiting, jobs, tell), len(done) + 1):
+        place = f"[{number}/{len(cells)}] {cell.id}"
+        table.failure = table.failure or came.failure
+        if came.summary is None:
+            table.open_cells[cell.id] = came.reason
+            tell(f"{place}: {came.reason}")
+            continue
+        del table.open_cells[cell.id]
+        found[cell.id] = results_of(cell, came.summary)
+        table.results = _in_order(cells, found)
+        tell(f"{place}: {_in_short(came.summary)}")
+        write_tables(suite, table, out)
+    write_tables(suite, table, out)
+    write_plots(table, out)
+    return table
+
+
+def write_tables(suite: Suite, table: Table, out: Path) -> None:
+    """results.csv and results.md."""
+    files.atomic_write(out / "results.csv", as_csv(table.results).encode())
+    files.atomic_write(out / "results.md", as_markdown(suite, table.results, table.open_cells).encode())
+
+
+def write_plots(table: Table, out: Path) -> None:
+    """Final accuracies as results.svg and results.png."""
+    if table.results:
+        shown = [Comparison(r.stream, r.learner, r.figures["A_Last"]) for r in table.results]
+        write_comparison(shown, "accuracy at the end of the stream, classes seen", out / "results")
+
+
+def _in_order(cells: Sequence[Cell], found: Mapping[str, Sequence[Result]]) -> list[Result]:
+    return [result for cell in cells for result in found.get(cell.id, ())]
+
+
+def _in_short(summary: Mapping[str, Any]) -> str:
+    holdout = summary["holdout"]
+    shown = [f"{name} {100 * holdout[name]:.1f} %" for name in ("A_T", "A_Last") if holdout[name] is not None]
+    return ", ".join([*shown, f"{summary['timing']['seconds']:.0f} s"])

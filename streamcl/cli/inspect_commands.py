@@ -1,0 +1,86 @@
+"""Commands that only look: validate, schema, list, inspect, report, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from streamcl.errors import CheckpointError, ConfigError
+
+RUN = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one value; may be repeated."
+)
+def validate(configs: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
+    """Check YAML files; every fault is shown with its place, and nothing runs."""
+    from streamcl.config.load import load_config
+
+    problems: list[str] = []
+    for path in configs:
+        try:
+            load_config(path, overrides)
+            click.echo(f"{path}: good")
+        except ConfigError as error:
+            problems += error.problems or (f"{path}: {error}",)
+    if problems:
+        raise ConfigError("not every file is good", problems=tuple(problems))
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of the YAML file, for editors."""
+    from streamcl.config.load import schema as config_schema
+
+    click.echo(json.dumps(config_schema(), indent=2))
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["sources", "detectors", "sinks", "learners", "backbones", "data"]))
+@click.argument("pattern", default="*")
+def list_names(what: str, pattern: str) -> None:
+    """List what a configuration can name; PATTERN (with *) narrows it down."""
+    from fnmatch import fnmatch
+
+    from streamcl.factory.names import known_names
+
+    for name, note in known_names(what):
+        if fnmatch(name, pattern):
+            click.echo(f"{name:32} {note}".rstrip())
+
+
+@click.command()
+@click.argument("run", type=RUN)
+def inspect(run: Path) -> None:
+    """Show how far RUN has come, and its figures."""
+    from streamcl.report.overview import summary_of
+    from streamcl.report.terminal import text_summary
+
+    click.echo(text_summary(summary_of(run)))
+
+
+@click.command()
+@click.argument("run", type=RUN)
+def report(run: Path) -> None:
+    """Write RUN's report.html anew from what the run has left, finished or not."""
+    from streamcl.report.page import write_report
+
+    click.echo(str(write_report(run)))
+
+
+@click.command()
+@click.argument("run", type=RUN)
+def doctor(run: Path) -> int:
+    """Check RUN's directory and say what is wrong with it."""
+    from streamcl.runs.doctor import examine
+
+    findings = examine(run)
+    for finding in findings:
+        hint = f" ({finding.hint})" if finding.hint else ""
+        click.echo(f"{finding.level:8} {finding.place}: {finding.text}{hint}")
+    return CheckpointError.exit_code if any(finding.level == "error" for finding in findings) else 0

@@ -1,1 +1,0 @@
-"""The composition root, one module a part; what others make runs with is in `streamcl.build`."""

@@ -1,0 +1,79 @@
+"""What differs between two configurations of a run, and what that means where one resumes the other's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel
+
+from streamcl.config.options.run import RunConfig
+
+Severity: TypeAlias = Literal["safe", "warn", "refuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One option that differs between the run that was saved and the one that would resume it.
+
+    path: dotted, as in `--set`. severity: "safe" to resume, "warn" (what is learned from here on changes), or
+    "refuse" (the saved state belongs to the old value). None stands for an option that is not there.
+    """
+
+    path: str
+    old: Any
+    new: Any
+    severity: Severity
+
+    def __str__(self) -> str:
+        return f"{self.path}: {json.dumps(self.old)} -> {json.dumps(self.new)} ({self.severity})"
+
+
+def fingerprint(config: RunConfig) -> str:
+    """sha256 (hex) of all that must not change when a run is resumed.
+
+    Two configurations have the same one exactly when `differences` finds nothing that is to be refused.
+    """
+    leaves = _leaves(config).items()
+    deciding = {
+        path: value for path, (value, severity) in leaves if severity == "refuse" and value is not None
+    }
+    canonical = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[Difference]:
+    """What a resumed run would do otherwise than the saved one, in the order of the options."""
+    before, after = _leaves(old), _leaves(new)
+    found = []
+    for path in {**before, **after}:
+        was, severity = before.get(path, (None, "safe"))
+        now, new_severity = after.get(path, (None, severity))
+        severity = new_severity if path in after else severity
+        if json.dumps(was, sort_keys=True) != json.dumps(now, sort_keys=True):
+            found.append(Difference(path, was, now, severity))
+    return found
+
+
+def _leaves(config: RunConfig) -> dict[str, tuple[Any, Severity]]:
+    """Every option by its dotted path, in order, with what its change means to a resumed run."""
+    return {path: (value, severity) for path, value, severity in _walk(config, "", "refuse")}
+
+
+def _walk(model: BaseModel, prefix: str, inherited: Severity) -> Iterator[tuple[str, Any, Severity]]:
+    for name, field in type(model).model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        severity: Any = extra.get("x-on-resume", inherited)
+        value, path = getattr(model, name), prefix + (field.alias or name)
+        if isinstance(value, BaseModel):
+            yield from _walk(value, path + ".", severity)
+        elif isinstance(value, list):
+            plain = [
+                item.model_dump(by_alias=True) if isinstance(item, BaseModel) else item for item in value
+            ]
+            yield path, plain, severity
+        else:
+            yield path, value, severity

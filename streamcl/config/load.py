@@ -1,0 +1,127 @@
+"""Reads, checks and writes a run's configuration; its options are in `streamcl.config_models`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from streamcl.config.document import Document, Problem, refusal
+from streamcl.config.messages import problems_of
+from streamcl.config.options.run import RunConfig, remember_origin
+from streamcl.config.overrides import override
+from streamcl.config.yaml import read_yaml
+from streamcl.config.yaml_scalars import resolve
+
+__all__ = ["RunConfig", "config_from_dict", "dump_config", "load_config", "schema"]
+
+# Only double quotes carry these unharmed.
+_BREAKS = set("\n\r\x85\u2028\u2029\ufeff")
+
+
+def load_config(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> RunConfig:
+    """The configuration in a YAML file, with overrides such as "learner.lora.rank=8" on top.
+
+    `environment` (the process's own by default) fills `${NAME}`. Raises ConfigError whose `problems` tell
+    every fault found, as `file.yaml:LINE:COLUMN: message` or `--set a.b=c: message`.
+    """
+    file = Path(path)
+    variables = os.environ if environment is None else environment
+    document = read_yaml(file, variables)
+    if () in document.broken:
+        raise refusal(document.problems)
+    if not isinstance(document.data, dict):
+        document.problems.append(Problem(document.place(()), "the file must hold a mapping of options"))
+        raise refusal(document.problems)
+    for number, text in enumerate(overrides, 1):
+        override(document, text, variables, number)
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem)[:100].lstrip(".-")
+    document.data.setdefault("name", stem or "run")
+    return _checked(document)
+
+
+def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
+    """The configuration in a nested mapping with the YAML's keys. Raises ConfigError with every fault."""
+    return _checked(Document(dict(data)))
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole configuration, defaults included, as YAML; loading it gives an equal one.
+
+    Values that came from the environment are written out as they are.
+    """
+    plain = config.model_dump(by_alias=True)
+    return str(yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31))
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the YAML file, for editors. It accepts every file that loads."""
+    described = RunConfig.model_json_schema(by_alias=True)
+    described = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_lenient(described),
+        "title": "streamcl run",
+    }
+    described["$defs"]["Variable"] = {
+        "type": "string",
+        "pattern": r"\$\{[A-Za-z_]\w*(:-[^{}]*)?\}",
+        "description": "A value from the environment: ${NAME} or ${NAME:-default}.",
+    }
+    return described
+
+
+def _checked(document: Document) -> RunConfig:
+    try:
+        config = RunConfig.model_validate(document.data)
+    except ValidationError as error:
+        raise refusal(document.problems + problems_of(error, RunConfig, document)) from None
+    if document.problems:
+        raise refusal(document.problems)
+    remember_origin(config, document)
+    return config
+
+
+def _lenient(node: Any) -> Any:
+    """Let ${NAME} stand where a number, a switch or a choice is asked for, and a bare name for its block."""
+    if isinstance(node, list):
+        return [_lenient(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {key: value if key in {"default", "examples"} else _lenient(value) for key, value in node.items()}
+    if "oneOf" in inner and all("$ref" in item for item in inner["oneOf"]):
+        inner["anyOf"] = [*inner.pop("oneOf"), {"type": "string"}]
+    if str(inner.get("type")) in {"integer", "number", "boolean"} or "enum" in inner or "pattern" in inner:
+        kept = {
+            key: inner.pop(key) for key in ("title", "description", "default", "examples") if key in inner
+        }
+        return {**kept, "anyOf": [inner, {"$ref": "#/$defs/Variable"}]}
+    return inner
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text so that this package's reader, which follows YAML 1.2, reads text again."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    try:
+        plain = isinstance(resolve(text), str) and not _BREAKS & set(text)
+    except ValueError:
+        plain = False
+    escaped = text.replace("${", "$${")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", escaped, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _text)

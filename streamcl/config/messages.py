@@ -1,0 +1,167 @@
+"""Turns what pydantic found wrong into problems with a place, the value found, and the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, Tag, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from streamcl.config.document import MAX_PROBLEMS, Document, KeyPath, Problem
+
+_MAX_SHOWN = 60
+
+
+def problems_of(error: ValidationError, root: type[BaseModel], document: Document) -> list[Problem]:
+    """A problem for every fault, save those that only follow from values which could not be read at all."""
+    found = [_located(details, root, document.data) for details in error.errors(include_url=False)]
+    told = [
+        (document.place(spot.path), spot)
+        for spot in found
+        if not any(_related(spot.path, broken) for broken in document.broken)
+    ]
+    told.sort(key=lambda pair: pair[0])
+    # Nearest names are slow to find, and no more than the first problems are ever printed.
+    return [
+        Problem(place, spot.message() if index < MAX_PROBLEMS else spot.brief())
+        for index, (place, spot) in enumerate(told)
+    ]
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" with the choice closest to `word`, or all of them where none is close."""
+    names = list(choices)
+    close = difflib.get_close_matches(word.lower(), names, 1, 0.6) if len(word) <= _MAX_SHOWN else []
+    return f"; did you mean '{close[0]}'?" if close else f"; expected one of: {', '.join(names)}"
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it, never longer than a line."""
+    if isinstance(value, str):
+        return f"the text '{_cut(value)}'"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, int | float):
+        return format(value, ".15g")
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return f"a {type(value).__name__}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """One of pydantic's faults, its path in the YAML, and the models and choices known there."""
+
+    details: ErrorDetails
+    path: KeyPath
+    owner: type[BaseModel]
+    members: Mapping[str, type[BaseModel]]
+
+    def message(self) -> str:
+        """What was found, what was expected, and the nearest valid name."""
+        label = _cut(".".join(map(str, self.path)))
+        if self.details["type"] == "extra_forbidden":
+            key, where = str(self.path[-1]), ".".join(map(str, self.path[:-1]))
+            return f"unknown key '{_cut(key)}'{where and f' in {where}'}{nearest(key, _keys(self.owner))}"
+        if self.details["type"] == "missing":
+            return f"'{label}' is missing"
+        return f"{label}: {self._fault()}" if label else self._fault()
+
+    def brief(self) -> str:
+        """The fault in pydantic's words."""
+        return f"{'.'.join(map(str, self.path))}: {self.details['msg']}"
+
+    def _fault(self) -> str:
+        kind, value, message = self.details["type"], self.details["input"], self.details["msg"]
+        if kind == "union_tag_invalid":
+            tag = str(self.details["ctx"]["tag"])
+            return f"unknown name '{_cut(tag)}'{nearest(tag, self.members)}"
+        if kind == "union_tag_not_found":
+            return f"must be a mapping with a 'name'; found {shown(value)}{nearest('', self.members)}"
+        if kind in {"literal_error", "string_pattern_mismatch"}:
+            return f"unknown value; found {shown(value)}{nearest(str(value), self._examples())}"
+        if kind in {"model_type", "model_attributes_type", "dict_type"}:
+            return f"must be a mapping; found {shown(value)}"
+        if kind == "bool_type":
+            return f"must be true or false; found {shown(value)}"
+        subject, should, rest = message.partition(" should ")
+        return f"must {rest}; found {shown(value)}" if should else f"{subject[:1].lower()}{subject[1:]}"
+
+    def _examples(self) -> list[str]:
+        """What could stand here: a literal's values, or a pattern's examples."""
+        field = _field(self.owner, self.path[-1]) if self.path else None
+        return _choices(field.annotation) or list(map(str, field.examples or ())) if field else []
+
+
+def _located(details: ErrorDetails, root: type[BaseModel], data: Any) -> _Spot:
+    """Walk pydantic's location beside the models: it also names union members, which are no keys."""
+    path: list[str | int] = []
+    members: Mapping[str, type[BaseModel]] = {"": root}
+    owner = root
+    for part in details["loc"]:
+        if len(members) > 1 and part in members:
+            members = {"": members[str(part)]}
+        elif isinstance(part, int) and members:
+            path.append(part)
+        elif members:
+            owner = next(iter(members.values()))
+            path.append(part)
+            field = _field(owner, part)
+            members = _members(field.annotation) if field else {}
+        elif _holds(_at(data, path), part):
+            path.append(part)
+    if details["type"] == "union_tag_invalid" and _holds(_at(data, path), "name"):
+        path.append("name")
+    return _Spot(details, tuple(path), owner, members)
+
+
+def _field(model: type[BaseModel], key: str | int) -> FieldInfo | None:
+    fields = model.model_fields
+    return next((field for name, field in fields.items() if (field.alias or name) == key), None)
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _members(annotation: Any, tag: str = "") -> dict[str, type[BaseModel]]:
+    """The models inside a type, by their tags."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {tag: annotation}
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        tags = [mark.tag for mark in inner[1:] if isinstance(mark, Tag)]
+        return _members(inner[0], tags[0] if tags else tag)
+    return {name: model for part in inner for name, model in _members(part, tag).items()}
+
+
+def _choices(annotation: Any) -> list[str]:
+    return [str(choice) for choice in get_args(annotation) if isinstance(choice, str)]
+
+
+def _at(data: Any, path: Iterable[str | int]) -> Any:
+    for key in path:
+        if not _holds(data, key):
+            return None
+        data = data[key]
+    return data
+
+
+def _holds(data: Any, key: str | int) -> bool:
+    if isinstance(data, Mapping):
+        return key in data
+    return isinstance(data, list) and isinstance(key, int) and 0 <= key < len(data)
+
+
+def _related(path: KeyPath, broken: KeyPath) -> bool:
+    """Whether one path lies inside the other: a fault there may be no more than the unread value's shadow."""
+    shorter = min(len(path), len(broken))
+    return path[:shorter] == broken[:shorter]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

@@ -1,0 +1,174 @@
+"""The options of a whole run, and where they were read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from streamcl.config.document import Document, Problem, refusal
+from streamcl.config.options.backbone import BackboneOptions
+from streamcl.config.options.base import SAFE, WARN, Options, Seed
+from streamcl.config.options.closed_form import RidgeOptions
+from streamcl.config.options.forget import ForgetOptions
+from streamcl.config.options.hybrid import Hybrid
+from streamcl.config.options.learner import LearnerOptions, beyond_depth
+from streamcl.config.options.outputs import CheckpointOptions, EvaluateOptions, ReportOptions, SinkOptions
+from streamcl.config.options.scenario import ScenarioOptions
+from streamcl.config.options.shift import Relative, ShiftOptions
+from streamcl.config.options.source import SourceOptions
+from streamcl.config.options.variants import by_name
+from streamcl.errors import ConfigError
+
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
+
+
+class RanksOptions(Options):
+    """Several processes that run it together (torchrun); a single one heeds none of this."""
+
+    read: Literal["auto", "slices", "shards"] = Field(
+        "auto",
+        description="slices: each rank reads the whole stream and decodes its slice of every batch, so the "
+        "result is that of one process; shards: each reads a part of its own; auto: shards where a class of "
+        "yours has shard(rank, world), else slices.",
+        json_schema_extra=WARN,
+    )
+    timeout: float = Field(
+        1800.0, gt=0, le=10**6, description="Seconds that a rank waits for one that does not answer."
+    )
+
+
+class RunConfig(Options):
+    """A run of streamcl: where the stream comes from, what learns from it, and what is kept."""
+
+    name: str = Field(
+        "run",
+        pattern=_NAME,
+        max_length=100,
+        json_schema_extra=SAFE,
+        examples=["my-run_1"],
+        description="Letters, digits, '.', '_', '-'; by default the file's name without its ending.",
+    )
+    seed: Seed = Field(0, description="Decides every random choice of the run.")
+    run_dir: str | None = Field(
+        None, min_length=1, description="Where results go; null: runs/<name>.", json_schema_extra=SAFE
+    )
+    source: Annotated[SourceOptions, by_name()] = Field(description="Where the stream comes from.")
+    scenario: ScenarioOptions | None = Field(None, description="How the source is ordered; null: as it is.")
+    batch_size: int = Field(64, ge=1, le=65_536, description="Records a batch.")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=10**15,
+        description="Stop after that many samples; null: at the end.",
+        json_schema_extra=SAFE,
+    )
+    backbone: Annotated[BackboneOptions, by_name()] = Field(
+        BackboneOptions(), description="The frozen vision transformer."
+    )
+    learner: LearnerOptions = Field(Hybrid(), description="What learns.")
+    shift: ShiftOptions = Field(Relative(), description="How shifts of the stream are found.")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "auto",
+        description="Arithmetic; auto: bf16 where it is timed to be faster when a run begins.",
+        json_schema_extra=WARN,
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$",
+        json_schema_extra=WARN,
+        examples=["auto", "cpu", "cuda", "cuda:0"],
+        description="auto, cpu, cuda, or cuda:N.",
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads; null: torch's choice.", json_schema_extra=WARN
+    )
+    evaluate: EvaluateOptions = Field(
+        EvaluateOptions(), description="Held-out accuracy over time.", json_schema_extra=SAFE
+    )
+    checkpoint: CheckpointOptions | None = Field(
+        CheckpointOptions(),
+        description="Resumption; null: the run cannot be resumed.",
+        json_schema_extra=SAFE,
+    )
+    forget: list[ForgetOptions] = Field(
+        [],
+        max_length=10_000,
+        description="Requests to forget at offsets of the stream.",
+        json_schema_extra=SAFE,
+    )
+    on_relapse: Literal["repeat", "report", "ignore"] = Field(
+        "repeat",
+        description="Where a test after a shift shows that something erased has come back: erase it again, "
+        "only report it, or do not test.",
+        json_schema_extra=SAFE,
+    )
+    statistics: Literal["per_class", "per_subject"] | None = Field(
+        None,
+        description="Sums kept on disk for each class or each subject, which can then be forgotten exactly "
+        "without their samples; null: none. For ridge, slda and hybrid.",
+    )
+    ranks: RanksOptions = Field(
+        RanksOptions(), description="Several processes on one run.", json_schema_extra=SAFE
+    )
+    max_skipped: int = Field(
+        10,
+        ge=1,
+        le=10**6,
+        json_schema_extra=SAFE,
+        description="Steps in a row with numbers that are not finite before the run gives up.",
+    )
+    sinks: list[SinkOptions] = Field(
+        [], max_length=32, description="Where metrics also go.", json_schema_extra=SAFE
+    )
+    report: ReportOptions = Field(
+        ReportOptions(), description="What report.html shows.", json_schema_extra=SAFE
+    )
+
+    _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin(Document()))
+
+    @field_validator("learner")
+    @classmethod
+    def _within_depth(cls, learner: Any, info: ValidationInfo) -> Any:
+        depth = info.data["backbone"].depth if "backbone" in info.data else None
+        if depth is not None and (faults := beyond_depth(learner, depth)):
+            raise ValidationError.from_exception_data("RunConfig", faults)
+        return learner
+
+    @field_validator("statistics")
+    @classmethod
+    def _sums_to_keep(cls, statistics: str | None, info: ValidationInfo) -> str | None:
+        learner = info.data.get("learner")
+        if statistics is not None and not isinstance(learner, RidgeOptions | Hybrid | None):
+            raise PydanticCustomError(
+                "conflict",
+                "{learner} has no sums of squares to keep; take ridge, slda or hybrid, or leave it out",
+                {"learner": str(getattr(learner, "name", "it"))},
+            )
+        return statistics
+
+    def refuse(self, path: str, message: str) -> ConfigError:
+        """An error (to be raised) about the option at `path`, such as "learner.rank", with its place.
+
+        For faults that only a later stage can see: a rank beyond the backbone's width, an unknown source.
+        """
+        keys = tuple(int(key) if key.isdecimal() else key for key in path.split("."))
+        return refusal([Problem(self._origin.document.place(keys), f"{path}: {message}")])
+
+
+class _Origin:
+    """Where a configuration was read; two configurations that differ only in this are equal."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Origin)
+
+
+def remember_origin(config: RunConfig, document: Document) -> None:
+    """Let `config.refuse` name places in `document`."""
+    config._origin = _Origin(document)

@@ -1,0 +1,86 @@
+"""Options of the scenario: the order in which a source's records come."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from streamcl.config.options.base import Options, Seed, distinct
+from streamcl.config.options.variants import by_name, variant
+
+
+class AsIs(Options):
+    """The source's own order."""
+
+    name: Literal["as_is"] = Field("as_is", description="Keep the source's own order.")
+
+
+class Iid(Options):
+    """One seeded shuffle of everything."""
+
+    name: Literal["iid"] = Field("iid", description="Shuffle the whole stream once.")
+    seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
+
+
+class Disjoint(Options):
+    """The classes in equal parts, one part after the other."""
+
+    name: Literal["disjoint"] = Field("disjoint", description="Classes come in parts that share none.")
+    parts: int = Field(10, ge=1, le=10_000, description="Number of parts.")
+    seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
+
+
+class SiBlurry(Options):
+    """Stochastic, blurry parts of random size (Si-Blurry, arXiv 2308.09303)."""
+
+    name: Literal["si_blurry"] = Field(
+        "si_blurry", description="Parts of random size, some classes in all of them."
+    )
+    parts: int = Field(5, ge=1, le=10_000, description="Number of parts.")
+    disjoint_percent: int = Field(
+        50, ge=0, le=100, description="Per cent of the classes that stay in one part."
+    )
+    blurry_percent: int = Field(
+        10, ge=0, le=100, description="Per cent of the other classes' samples that change parts."
+    )
+    seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
+
+
+class DomainIncremental(Options):
+    """One domain after the other, with all classes in each."""
+
+    name: Literal["domain_incremental"] = Field(
+        "domain_incremental", description="One domain after the other."
+    )
+    order: list[str] | None = Field(
+        None, min_length=1, description="Domains in order; null: the source's order."
+    )
+    seed: Seed | None = Field(None, description="Seed of the order inside a domain; null: the run's.")
+
+    @field_validator("order")
+    @classmethod
+    def _each_once(cls, order: list[str] | None) -> list[str] | None:
+        return distinct(order)
+
+
+class NewInstancesAndClasses(Options):
+    """CORe50's NIC: parts that bring new classes and new views of old ones."""
+
+    name: Literal["new_instances_and_classes"] = Field(
+        "new_instances_and_classes", description="New classes and new domains of known ones (CORe50's NIC)."
+    )
+    parts: int = Field(10, ge=1, le=10_000, description="Number of class groups.")
+    seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
+
+
+ScenarioOptions: TypeAlias = Annotated[
+    Annotated[AsIs, Tag("as_is")]
+    | Annotated[Iid, Tag("iid")]
+    | Annotated[Disjoint, Tag("disjoint")]
+    | Annotated[SiBlurry, Tag("si_blurry")]
+    | Annotated[DomainIncremental, Tag("domain_incremental")]
+    | Annotated[NewInstancesAndClasses, Tag("new_instances_and_classes")],
+    Discriminator(variant),
+    by_name(),
+]

@@ -1,0 +1,1 @@
+"""Several processes that learn one stream together: collectives, and checks that their states agree."""

@@ -1,0 +1,1 @@
+"""Makes the parts of a run from its configuration."""

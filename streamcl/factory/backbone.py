@@ -1,0 +1,67 @@
+"""Makes the frozen backbone of a run, with weights that are fetched where they are not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from streamcl.config.options.run import RunConfig
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.build import build_backbone
+from streamcl.nn.compile import compile_blocks
+from streamcl.nn.device import Compute
+from streamcl.nn.weights.convert import convert_onnx
+from streams.download import fetch
+from streams.download.pip_assets import cache_dir
+
+Tell: TypeAlias = Callable[[str], None]
+MakeVit: TypeAlias = Callable[[RunConfig, Compute, Tell], Backbone]
+
+
+def build_vit(config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
+    """The frozen backbone; what its weights lack or have too much of is told."""
+    options = config.backbone
+    weights = options.weights
+    if weights.startswith("fetch:"):
+        weights = str(fetched_weights(weights.removeprefix("fetch:"), tell))
+    backbone = build_backbone(
+        options.name,
+        weights=weights,
+        image_size=options.image_size,
+        depth=options.depth,
+        device=compute.device,
+        seed=config.seed,
+        args=options.args,
+        report=tell,
+    )
+    if options.compile:
+        tell(f"compiling the blocks of {options.name}")
+        compile_blocks(backbone, compute)
+    return backbone
+
+
+class SharedBackbones:
+    """Frozen backbones that several runs of one process share, each loaded once."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Backbone] = {}
+
+    def backbone(self, config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
+        """The backbone that the configuration names; random weights are shared within a seed only."""
+        random = config.seed if config.backbone.weights == "none" else None
+        key = f"{config.backbone.model_dump_json()} {compute.device} {random}"
+        if key not in self._made:
+            self._made[key] = build_vit(config, compute, tell)
+        return self._made[key]
+
+
+def fetched_weights(name: str, tell: Tell) -> Path:
+    """The path of fetched weights as safetensors; fetched and converted once, then taken from the cache."""
+    target = cache_dir() / "weights" / f"{name}.safetensors"
+    if not target.exists():
+        tell(f"fetching the weights {name}, once")
+        raw = fetch.fetch(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        convert_onnx(raw, target)
+    return target

@@ -1,0 +1,62 @@
+"""Makes the learners that others are compared with."""
+
+from __future__ import annotations
+
+import functools
+from typing import TypeAlias
+
+import torch
+
+from streamcl.config.options.baselines import (
+    AdaptedBaselineOptions,
+    DarkReplayOptions,
+    ElasticConsolidation,
+    ExperienceReplayOptions,
+    FrozenLinear,
+    NaiveLora,
+)
+from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.learners.adapter_model import OptimizerOf, TrainedModel
+from streamcl.learners.baselines.ewc import EWCPlusPlus
+from streamcl.learners.baselines.finetune import PlainLearner
+from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
+
+Baseline: TypeAlias = (
+    FrozenLinear | NaiveLora | ExperienceReplayOptions | DarkReplayOptions | ElasticConsolidation
+)
+
+
+def build_baseline(
+    options: Baseline, backbone: Backbone, compute: Compute, seed: int, ranks: Ranks = ALONE
+) -> PlainLearner:
+    """The baseline that these options describe, knowing nothing yet; `ranks` learn each batch together."""
+    model = trained_model(options, backbone, compute, seed, ranks)
+    match options:
+        case ExperienceReplayOptions():
+            return ExperienceReplay(model, buffer=options.buffer)
+        case DarkReplayOptions():
+            return DERPlusPlus(model, buffer=options.buffer, alpha=options.alpha, beta=options.beta)
+        case ElasticConsolidation():
+            return EWCPlusPlus(model, strength=options.strength, decay=options.decay)
+        case _:
+            return PlainLearner(model)
+
+
+def trained_model(
+    options: FrozenLinear | AdaptedBaselineOptions,
+    backbone: Backbone,
+    compute: Compute,
+    seed: int,
+    ranks: Ranks = ALONE,
+) -> TrainedModel:
+    """Adapters and head under Adam; without adapters, the head under SGD."""
+    generator = torch.Generator().manual_seed(seed)
+    if not isinstance(options, AdaptedBaselineOptions):
+        optimizer: OptimizerOf = functools.partial(torch.optim.SGD, lr=options.learning_rate)
+        return TrainedModel(backbone, compute, None, optimizer=optimizer, generator=generator, ranks=ranks)
+    optimizer = functools.partial(torch.optim.Adam, lr=options.learning_rate, fused=True)
+    adapters = Adapters(backbone, rank=options.rank, first_block=options.first_block, generator=generator)
+    return TrainedModel(backbone, compute, adapters, optimizer=optimizer, generator=generator, ranks=ranks)

@@ -1,0 +1,58 @@
+"""Makes the learners in closed form: ridge, nearest class mean and discriminant analysis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamcl.config.options.closed_form import NearestMean, RidgeOptions, StreamingLda
+from streamcl.config.options.run import RunConfig
+from streamcl.distributed.process_group import Ranks
+from streamcl.heads.ncm import NCMHead
+from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.slda import SLDAHead
+from streamcl.learners.block_features import fused_width, spread_blocks
+from streamcl.learners.ridge import RidgeLearner
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
+
+RIDGE_SHARPNESS = 10.0
+
+
+def build_closed_form(
+    config: RunConfig,
+    options: RidgeOptions | NearestMean,
+    backbone: Backbone,
+    compute: Compute,
+    ranks: Ranks,
+) -> RidgeLearner:
+    """A head on frozen features, knowing nothing yet."""
+    blocks = read_blocks(config, options.blocks, backbone)
+    width = fused_width(backbone, blocks)
+    if isinstance(options, NearestMean):
+        nearest: Any = NCMHead(width, metric=options.metric, device=compute.device)
+        return RidgeLearner(backbone, compute, nearest, blocks=blocks, ranks=ranks)
+    discriminant = isinstance(options, StreamingLda)
+    head = (SLDAHead if discriminant else RidgeHead)(
+        width,
+        projection=options.projection,
+        seed=config.seed,
+        relative_lambda=options.relative_lambda,
+        shrinkage=options.shrinkage,
+        margin=options.margin,
+        refresh=options.refresh,
+        device=compute.device,
+    )
+    sharpness = 1.0 if discriminant else RIDGE_SHARPNESS  # discriminants are log-likelihood ratios already
+    return RidgeLearner(
+        backbone, compute, head, blocks=blocks, views=options.views, sharpness=sharpness, ranks=ranks
+    )
+
+
+def read_blocks(config: RunConfig, named: list[int] | None, backbone: Backbone) -> list[int]:
+    """The blocks whose tokens are the features: those named, or a spread of the last."""
+    blocks = named or spread_blocks(backbone.depth)
+    if max(blocks) >= backbone.depth:
+        raise config.refuse(
+            "learner.blocks", f"block {max(blocks)} does not exist; there are {backbone.depth}"
+        )
+    return blocks

@@ -1,0 +1,62 @@
+"""Makes the learner of a run."""
+
+from __future__ import annotations
+
+from streamcl.config.options.closed_form import NearestMean, RidgeOptions
+from streamcl.config.options.hybrid import CohortOptions, Hybrid, Mixed
+from streamcl.config.options.online_lora import OnlineLora
+from streamcl.config.options.run import RunConfig
+from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.factory.baselines import build_baseline
+from streamcl.factory.closed_form import build_closed_form
+from streamcl.factory.hybrid import build_cohorts, build_hybrid, build_mixed
+from streamcl.learners.online_lora import OnlineLoRALearner
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
+from streamcl.nn.low_pass_backprop import LowPass
+from streamcl.protocols import Learner
+
+
+def build_learner(config: RunConfig, backbone: Backbone, compute: Compute, ranks: Ranks = ALONE) -> Learner:
+    """The learner that the configuration names, knowing nothing yet; `ranks` learn each batch together."""
+    options = config.learner
+    if isinstance(options, OnlineLora):
+        return OnlineLoRALearner(
+            backbone,
+            compute,
+            rank=options.rank,
+            first_block=_first_block(config, options, backbone),
+            low_pass=_low_pass(config, options, backbone),
+            learning_rate=options.learning_rate,
+            regularisation=options.regularisation,
+            buffer=options.buffer,
+            buffer_weight=options.buffer_weight,
+            mask_absent=options.mask_absent,
+            seed=config.seed,
+            ranks=ranks,
+        )
+    if isinstance(options, RidgeOptions | NearestMean):
+        return build_closed_form(config, options, backbone, compute, ranks)
+    if isinstance(options, Hybrid):
+        return build_hybrid(config, options, backbone, compute, ranks)
+    if isinstance(options, Mixed):
+        return build_mixed(config, options, backbone, compute)
+    if isinstance(options, CohortOptions):
+        return build_cohorts(config, options, backbone, compute)
+    return build_baseline(options, backbone, compute, config.seed, ranks)
+
+
+def _first_block(config: RunConfig, options: OnlineLora, backbone: Backbone) -> int:
+    if options.last_blocks is None:
+        return options.first_block
+    if options.last_blocks > backbone.depth:
+        raise config.refuse("learner.last_blocks", f"{options.last_blocks} of {backbone.depth} blocks")
+    return backbone.depth - options.last_blocks
+
+
+def _low_pass(config: RunConfig, options: OnlineLora, backbone: Backbone) -> LowPass | None:
+    if (wanted := options.backprop.lbp_wht) is None:
+        return None
+    if backbone.grid is None:
+        raise config.refuse("learner.backprop.lbp_wht", f"{backbone.name} has no one grid of patches")
+    return LowPass(*backbone.grid, order=wanted.order)

@@ -1,0 +1,43 @@
+"""What a configuration can name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streamcl.errors import ConfigError
+from streamcl.nn.build import backbone_names
+from streamcl.shift.registry import detector_names
+from streamcl.sinks.registry import known_sinks
+from streams import registry
+from streams.download import fetch
+
+
+def known_names(kind: str) -> Iterable[tuple[str, str]]:
+    """Names that a configuration can use for something of that kind, each with a note."""
+    match kind:
+        case "sources":
+            return [(name, "") for name in registry.source_names()]
+        case "detectors":
+            return [(name, "") for name in detector_names()]
+        case "sinks":
+            return [(name, "") for name in known_sinks()]
+        case "learners":
+            return [
+                ("hybrid", "the default"),
+                ("online_lora", "the paper's"),
+                ("ridge", "closed form, no gradients"),
+                ("mixed", "mixed privacy: core samples train all, users a linear part"),
+                ("cohorts", "an adapter for each tenant, subject or stretch, dropped whole"),
+                ("ncm", "closed form: nearest class mean"),
+                ("slda", "closed form: streaming discriminant analysis"),
+                ("frozen_linear", "baseline: linear head by SGD"),
+                ("naive_lora", "baseline: LoRA without a remedy"),
+                ("er", "baseline: rehearsal of raw images"),
+                ("der_pp", "baseline: rehearsal of images and logits"),
+                ("ewc_pp", "baseline: elastic weights"),
+            ]
+        case "data":
+            return [(entry.name, f"{entry.kind}: {entry.note}") for entry in fetch.catalogue()]
+        case "backbones":
+            return [(name, "") for name in backbone_names()]
+    raise ConfigError(f"there is no list of {kind!r}")

@@ -1,0 +1,26 @@
+"""Makes the detector of shifts."""
+
+from __future__ import annotations
+
+from streamcl.config.options.run import RunConfig
+from streamcl.config.options.variants import ByClass, ByPlugin
+from streamcl.protocols import ShiftDetector
+from streamcl.registry import resolve
+from streamcl.shift.registry import build_detector
+
+
+def build_shift(config: RunConfig) -> ShiftDetector:
+    """The shift detector that the configuration names."""
+    options = config.shift
+    if isinstance(options, ByClass):
+        try:
+            made: ShiftDetector = resolve(options.class_)(**options.args)
+        except TypeError as error:
+            raise config.refuse("shift.args", str(error)) from error
+        return made
+    if isinstance(options, ByPlugin):
+        return build_detector(options.plugin, **options.args)
+    arguments = options.model_dump(exclude={"name", "gather"})
+    if options.name == "river":
+        return build_detector("river", name=arguments["detector"], args=arguments["args"])
+    return build_detector(options.name, **arguments)

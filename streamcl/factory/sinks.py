@@ -1,0 +1,30 @@
+"""Makes the sinks of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from streamcl.config.options.run import RunConfig
+from streamcl.config.options.variants import ByClass, ByPlugin
+from streamcl.registry import resolve
+from streamcl.sinks.registry import Fanout, build_sinks
+
+
+def build_fanout(config: RunConfig, folder: Path) -> Fanout:
+    """The logs in the run's folder and the sinks beside them, the user's own by their dotted paths."""
+    own = {sink.class_: resolve(sink.class_) for sink in config.sinks if isinstance(sink, ByClass)}
+    return build_sinks(folder, _arguments(config), own)
+
+
+def _arguments(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """What each sink is made with, by its name."""
+    found: dict[str, dict[str, Any]] = {}
+    for sink in config.sinks:
+        if isinstance(sink, ByClass):
+            found[sink.class_] = dict(sink.args)
+        elif isinstance(sink, ByPlugin):
+            found[sink.plugin] = dict(sink.args)
+        else:
+            found[sink.name] = sink.model_dump(exclude={"name"}, exclude_none=True)
+    return found

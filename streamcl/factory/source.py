@@ -1,0 +1,135 @@
+"""Makes the stream of a run: a registered source or the user's own, ordered, limited and read ahead."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from streamcl.config.options.run import RunConfig
+from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.protocols import Source, State
+from streamcl.registry import caller
+from streamcl.storage.rng_state import capture_generators
+from streams import registry
+from streams.distributed.replicated import Sliced
+from streams.distributed.sharded import Parted, can_be_parted, part_size
+from streams.prefetch import Checked, Limited, ReadAhead
+from streams.user.records import RecordPolicy
+from streams.user.scenario_dataset import ordered
+from streams.user.source import IterableSource
+
+
+class OpenSource(Source, Protocol):
+    """A source that is read ahead (see streams.prefetch.ReadAhead)."""
+
+    def noted(self) -> State:
+        """The process-wide random generators after the last event handed out."""
+        ...
+
+    def interrupt(self) -> None:
+        """Wait for no further event. Safe in a signal handler."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading."""
+        ...
+
+
+class MakeSource(Protocol):
+    """Makes a run's source."""
+
+    def __call__(self, config: RunConfig, ranks: Ranks, on_stop: Callable[[], None]) -> OpenSource:
+        """As `build_source` does."""
+        ...
+
+
+def build_source(
+    config: RunConfig, ranks: Ranks = ALONE, on_stop: Callable[[], None] = lambda: None
+) -> OpenSource:
+    """The stream: ordered, limited, and read ahead under a watchdog.
+
+    Where several `ranks` read it, `on_stop` is called on each of them when one has been asked to stop.
+    """
+    limit = sys.maxsize if config.limit is None else config.limit  # a limit may come and go between processes
+    plain: Any = _plain_source(config)
+    if ranks.world == 1:
+        return _read_ahead(config, Limited(Checked(plain), limit))
+    if _in_parts(config, plain):
+        part = plain.shard(ranks.rank, ranks.world, part_size(config.batch_size, ranks))
+        shared: Source = Parted(_read_ahead(config, Checked(part)), plain, ranks, on_stop)
+    else:
+        if hasattr(plain, "read_slice"):  # else each rank decodes everything
+            plain.read_slice(ranks.rank, ranks.world)
+        shared = Sliced(_read_ahead(config, Checked(plain)), ranks, on_stop)
+    return cast(OpenSource, Limited(shared, limit))
+
+
+def _read_ahead(config: RunConfig, source: Source) -> ReadAhead:
+    # A source of the user's own may draw from the process-wide generators; those here have their own.
+    note = capture_generators if config.source.class_ else dict
+    return ReadAhead(source, config.source.prefetch, config.source.policy.stall_timeout, note=note)
+
+
+def _in_parts(config: RunConfig, plain: Any) -> bool:
+    """Whether each rank reads a part of its own: where that is said, or a user's own source has parts."""
+    if config.ranks.read == "auto":
+        return config.source.class_ is not None and can_be_parted(plain)
+    if config.ranks.read == "shards" and not can_be_parted(plain):
+        raise config.refuse("ranks.read", "this source has no shard(rank, world) by which parts are read")
+    return config.ranks.read == "shards"
+
+
+def _plain_source(config: RunConfig) -> Source:
+    options, policy = config.source, config.source.policy
+    if options.name is not None:
+        return registry.build_source(
+            options.name,
+            options.args,
+            _scenario(config),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            on_bad_record=policy.on_bad_record,
+            policy=_record_policy(config),
+        )
+    scenario = _scenario(config)
+    if scenario is None:
+        return _own_source(config)
+    return ordered(
+        caller(str(options.class_), options.args),
+        scenario,
+        name=str(options.class_).rpartition(":")[2],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        policy=_record_policy(config),
+        columns=options.columns,
+    )
+
+
+def _own_source(config: RunConfig) -> IterableSource:
+    """The user's own stream."""
+    options, policy = config.source, config.source.policy
+    return IterableSource.of(
+        str(options.class_),
+        options.args,
+        batch_size=config.batch_size,
+        policy=_record_policy(config),
+        columns=options.columns,
+        deterministic=options.deterministic,
+        retries=policy.retries,
+        backoff=policy.retry_delay,
+    )
+
+
+def _scenario(config: RunConfig) -> registry.Scenario | None:
+    if config.scenario is None:
+        return None
+    arguments = config.scenario.model_dump(exclude={"name"}, exclude_none=True)
+    return config.scenario.name, arguments
+
+
+def _record_policy(config: RunConfig) -> RecordPolicy:
+    policy = config.source.policy
+    names = ("on_bad_record", "missing_label", "negative_label", "max_classes")
+    limits = ("max_pixels", "max_side", "max_file_bytes")
+    return RecordPolicy(**{name: getattr(policy, name) for name in (*names, *limits)})

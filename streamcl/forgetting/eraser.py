@@ -1,0 +1,142 @@
+"""Carries a request out on what a run has in memory: all of it or nothing, and says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from streamcl.errors import ForgettingError, StreamclError
+from streamcl.events import Batch, ForgetRequest
+from streamcl.forgetting import redaction
+from streamcl.forgetting.ledger import Ledger
+from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.methods.protocol import Context, Evidence, Method, Place, Scope, Telling
+from streamcl.forgetting.methods.select import choose
+from streamcl.forgetting.receipts import locations
+from streamcl.forgetting.retain_source import at_hand
+from streamcl.forgetting.retrieval import Retrieval
+from streamcl.forgetting.run_resources import Belongings
+from streamcl.forgetting.statistics.selection import KeptScope
+from streamcl.protocols import Learner, State
+from streamcl.storage.plain_state import state_hash
+
+
+class Erasure:
+    """Erases from the learner, the metrics and the gallery by the method that serves a request best.
+
+    methods: those to choose from, of equal guarantees the one listed first. admit: what of coming batches
+    may be looked at.
+    """
+
+    def __init__(
+        self,
+        belongings: Belongings,
+        ledger: Ledger,
+        lineage: Lineage,
+        methods: Sequence[Method],
+        *,
+        admit: Callable[[Batch], Batch],
+        clock: Callable[[], float],
+    ) -> None:
+        self._run, self._ledger, self._lineage = belongings, ledger, lineage
+        self._methods, self._admit, self._clock = tuple(methods), admit, clock
+
+    def carry_out(self, request: ForgetRequest, offset: int) -> dict[str, Any]:
+        """What the receipt will say of it. Refused or failed, it has changed nothing."""
+        learner = self._run.learner
+        before = learner.state_dict()
+        result: dict[str, Any] = {"offset": offset, "began": self._clock()}
+        kept = self._kept(request)
+        context = self._context(request, kept)
+        try:
+            method, why = choose(self._methods, request, context)
+        except ForgettingError as error:
+            return {**result, "outcome": "refused", "reason": str(error)}
+        useful = None if self._run.gauge is None else self._run.gauge(learner, request)
+        try:
+            evidence = method.erase(request, context)
+            _confirm_gone(request, learner)
+        except (StreamclError, ValueError, OSError) as error:
+            learner.load_state_dict(before)
+            if kept is not None:
+                kept.undo()
+            return {**result, "outcome": "failed", "reason": f"{method.name}: {_cause(error)}"}
+        self._erase_figures(request)
+        if self._run.monitor is not None and request.relearn == "deny":
+            self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
+        if kept is not None:
+            kept.finish(len(learner.widths) if isinstance(learner, Telling) else 0)
+        result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
+        told = _told(replace(evidence, places=(*evidence.places, _kept_place(kept))), before)
+        utility = None if useful is None else useful.beside(learner)
+        scope = _counts(context.scope) | {"cohorts": [] if kept is None else kept.gone}
+        return {**result, **told, "outcome": "done", "why": why, "scope": scope, "utility": utility}
+
+    def _kept(self, request: ForgetRequest) -> KeptScope | None:
+        kept = self._run.kept
+        return None if kept is None else kept.scope(self._lineage.cohorts(request, kept.by))
+
+    def _context(self, request: ForgetRequest, kept: KeptScope | None) -> Context:
+        retrieval = Retrieval(request, self._run.source, self._lineage.content)
+        scope = Scope(
+            request,
+            learned=self._lineage.count(request, learned=True),
+            passed=self._lineage.count(request, learned=False),
+            forgotten_before=request.kind == "class"
+            and self._ledger.is_tombstoned("class", str(request.label)),
+            chunks=lambda: self._lineage.chunks(request, learned=True),
+        )
+        others = at_hand(self._run.source, self._lineage, self._admit)
+        return Context(self._run.learner, scope, retrieval.samples, retrieval.unavailable, kept, others)
+
+    def _erase_figures(self, request: ForgetRequest) -> None:
+        run = self._run
+        label = request.label if request.kind == "class" else None
+        if label is not None:
+            run.scores.load_state_dict(redaction.scores_without(run.scores.state_dict(), label))
+        if run.gallery is not None:
+            run.gallery.purge(sorted(target_of(request, self._lineage).ids))
+            if label is not None:
+                run.gallery.load_state_dict(redaction.gallery_without(run.gallery.state_dict(), label))
+
+
+def target_of(request: ForgetRequest, lineage: Lineage) -> redaction.Target:
+    """What of a request must not be in any file that a run keeps."""
+    traces = [t for chunk in lineage.chunks(request, learned=False) for t in chunk]
+    ids = {trace.id for trace in traces} | set(request.selector.ids)
+    label = request.label if request.kind == "class" else None
+    return redaction.Target({trace.offset for trace in traces}, ids, label)
+
+
+def _counts(scope: Scope) -> dict[str, Any]:
+    return {"learned": scope.learned, "passed": scope.passed}
+
+
+def _kept_place(kept: KeptScope | None) -> Place:
+    name = "kept statistics"
+    if kept is None:
+        return Place(name, "not affected", "this run keeps none by class or by subject")
+    if not kept.touched:
+        return Place(name, "not affected", "none of them are of samples in scope")
+    return Place(name, "erased", "the samples' share is subtracted, and the older sums are overwritten")
+
+
+def _confirm_gone(request: ForgetRequest, learner: Learner) -> None:
+    """Whatever the method: afterwards a forgotten class is not named any more."""
+    if request.kind == "class" and request.label in learner.classes:
+        raise ForgettingError("the method left the class in place")
+
+
+def _cause(error: Exception) -> str:
+    """Why it failed, without names: what a source says of a record may hold its id."""
+    known = isinstance(error, ForgettingError)
+    return str(error) if known else f"{type(error).__name__} while the samples were brought back or measured"
+
+
+def _told(evidence: Evidence, before: State) -> dict[str, Any]:
+    return {
+        **asdict(replace(evidence, figures={}, places=())),
+        "figures": dict(evidence.figures),
+        "places": locations.also_in_learner(before, evidence.places),
+    }

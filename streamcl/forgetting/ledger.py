@@ -1,0 +1,292 @@
+"""The ledger of forgetting requests: durable before they are acknowledged, applied once, and kept by hash."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
+
+from streamcl.errors import ForgettingError
+from streamcl.storage.sqlite import LedgerFile
+
+Progress: TypeAlias = Literal["received", "started", "done", "failed", "refused"]
+Erased: TypeAlias = Literal["sample", "subject", "class"]
+
+LEDGER = "ledger.sqlite"
+"""The file's name in a run directory."""
+
+BODY_LIMIT = 256 << 20  # bytes of JSON; a request may carry samples, a gigabyte of them is a mistake
+MEMORY_LIMIT = 1_000_000  # tombstones looked up in memory, some 100 bytes each; past it, in the file
+ALLOWED: Mapping[Progress, frozenset[Progress]] = {
+    "received": frozenset({"started", "refused"}),
+    "started": frozenset({"started", "done", "failed", "refused"}),
+    "failed": frozenset({"started", "received"}),
+    "done": frozenset(),
+    "refused": frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request. `body` is what was submitted, None after `scrub`; times in seconds since the epoch."""
+
+    position: int
+    id: str
+    progress: Progress
+    body: Mapping[str, Any] | None
+    reason: str | None
+    received: float
+    finished: float | None
+
+
+class Ledger:
+    """Forgetting requests in the order of their arrival, and tombstones of what they erased.
+
+    What a method wrote is durable when it returns. Several processes may use one ledger; each waits up to
+    `patience` seconds for the other. A Ledger belongs to the thread that opened it and does not cross a fork.
+
+    Tombstones and keys are kept as hashes salted by the ledger. That keeps names out of the file; whoever
+    holds the file can still try a guess, as `is_tombstoned` must. The request's own id is kept as it is, so
+    it should name nobody.
+
+    Every method raises ForgettingError where the file is damaged, busy for too long, or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, patience: float = 10.0, clock: Callable[[], float] = time.time) -> None:
+        self._file = LedgerFile(path, patience)
+        self._clock = clock
+        self._version = -1
+        self._pending: list[Entry] = []
+        self._buried: set[bytes] | None = set()
+        self.refresh()
+
+    def submit(self, fields: Mapping[str, Any]) -> Entry:
+        """Take in a request; it is durable when this returns, so it may be acknowledged then and not before.
+
+        fields: a JSON object with "id", and "key" where the sender repeats itself (else the id is the key).
+        The same key again gives back the first entry and changes nothing. Raises ForgettingError where a key
+        or an id comes back with other content, or where the fields are not JSON.
+        """
+        body, request = _canonical(fields), _name(fields, "id")
+        key = self._file.digest("key", request if fields.get("key") is None else _name(fields, "key"))
+        digest = self._digest(fields)
+        with self._file.transaction() as run:
+            if not run("SELECT 1 FROM requests WHERE key = ? OR id = ?", (key, request)).fetchall():
+                run(  # only then: an insertion that is ignored would use up a position
+                    "INSERT INTO requests (id, key, digest, body, progress, received)"
+                    " VALUES (?, ?, ?, ?, 'received', ?)",
+                    (request, key, digest, body, self._clock()),
+                )
+        self._read_pending()
+        found = self._file.query(
+            "SELECT position, digest FROM requests WHERE key = ? OR id = ?", key, request
+        )
+        if len(found) != 1 or found[0][1] != digest:
+            raise ForgettingError(
+                f"request {request!r} has the id or the key of another request with other content",
+                hint="repeat a request unchanged, or give a new one a new id and key",
+            )
+        return self._entries("WHERE position = ?", found[0][0])[0]
+
+    def start(self, request: str) -> Entry:
+        """Note that the erasure begins; again after a crash or a failure is right."""
+        return self._advance(request, "started")
+
+    def finish(self, request: str) -> Entry:
+        """Note that the erasure is committed and the older checkpoints are gone."""
+        return self._advance(request, "done")
+
+    def fail(self, request: str, reason: str) -> Entry:
+        """Note that the erasure did not come about; it may be started again."""
+        return self._advance(request, "failed", reason)
+
+    def retry(self, request: str) -> Entry:
+        """Let a request that has failed be pending again; one that is pending stays so.
+
+        Raises ForgettingError where it is done or refused: that is over.
+        """
+        entry = self.entry(request)
+        if entry.progress in {"done", "refused"}:
+            raise ForgettingError(
+                f"request {request!r} is {entry.progress}, only one that has failed can be tried again",
+                hint="make a new request, with another key",
+            )
+        return self._advance(request, "received") if entry.progress == "failed" else entry
+
+    def find(self, name: str) -> Entry:
+        """The request of this id or key. Raises ForgettingError where there is none."""
+        found = self._entries("WHERE id = ? OR key = ?", name, self._file.digest("key", name))
+        if not found:
+            raise ForgettingError(f"there is no request {name!r} in {self._file.path}")
+        return found[0]
+
+    def refuse(self, request: str, reason: str) -> Entry:
+        """Note that the request will not be carried out, and why."""
+        return self._advance(request, "refused", reason)
+
+    def scrub(self, request: str) -> None:
+        """Overwrite what a finished request said; its id, times, hashes and tombstones stay.
+
+        The bytes are gone from the file and its journal when this returns. Raises ForgettingError where the
+        request is not finished, or another process keeps the journal in use: then scrub again.
+        """
+        entry = self.entry(request)
+        if entry.progress not in {"done", "refused"}:
+            raise ForgettingError(
+                f"request {request!r} is {entry.progress}, only a finished one can be scrubbed"
+            )
+        with self._file.transaction() as run:
+            run("UPDATE requests SET body = NULL, reason = NULL WHERE id = ?", (request,))
+        if not self._file.empty_journal():
+            raise ForgettingError(
+                f"{self._file.path} is in use, so its journal still holds request {request!r}",
+                hint="scrub again when the other process has let go",
+            )
+
+    def entry(self, request: str) -> Entry:
+        """One request. Raises ForgettingError where there is none of that id."""
+        found = self._entries("WHERE id = ?", request)
+        if not found:
+            raise ForgettingError(f"there is no request {request!r} in {self._file.path}")
+        return found[0]
+
+    def entries(self) -> list[Entry]:
+        """Every request there has been, in the order of arrival."""
+        return self._entries("")
+
+    def pending(self) -> list[Entry]:
+        """The requests received or started, in the order of arrival. Cheap where nothing has changed.
+
+        Sees what other processes wrote, their tombstones included.
+        """
+        self.refresh()
+        return list(self._pending)
+
+    def after(self, position: int) -> list[Entry]:
+        """The requests that a checkpoint at this ledger position does not know of."""
+        return self._entries("WHERE position > ?", position)
+
+    @property
+    def position(self) -> int:
+        """The position of the newest request; 0 where there is none. Positions are never used twice."""
+        return int(self._file.query("SELECT COALESCE(MAX(position), 0) FROM requests")[0][0])
+
+    def bury(self, request: str, kind: Erased, values: Iterable[str]) -> None:
+        """Set tombstones for what the request erased. Again is harmless."""
+        digests = [self._file.digest(kind, value) for value in values]
+        position = self.entry(request).position
+        with self._file.transaction() as run:
+            for digest in digests:
+                run("INSERT OR IGNORE INTO tombstones (digest, position) VALUES (?, ?)", (digest, position))
+        if self._buried is not None:
+            self._buried.update(digests)
+
+    def is_tombstoned(self, kind: Erased, value: str) -> bool:
+        """Whether the sample id, subject or class was erased; by others, as of the last `refresh`."""
+        digest = self._file.digest(kind, value)
+        if self._buried is not None:
+            return digest in self._buried
+        return bool(self._file.query("SELECT 1 FROM tombstones WHERE digest = ?", digest))
+
+    def erased_by(self, kind: Erased, value: str) -> str | None:
+        """The request that erased the sample id, subject or class first; None where none did."""
+        if not self.is_tombstoned(kind, value):
+            return None
+        found = self._file.query(
+            "SELECT id FROM requests JOIN tombstones USING (position) WHERE tombstones.digest = ?",
+            self._file.digest(kind, value),
+        )
+        return str(found[0][0]) if found else None
+
+    def fingerprint(self, kind: str, value: str) -> str:
+        """A salted hash in hexadecimal, by which a receipt can name something without naming it."""
+        return self._file.digest(kind, value).hex()
+
+    def refresh(self) -> None:
+        """Take in what other processes wrote."""
+        version = self._file.version()
+        if version == self._version:
+            return
+        count = self._file.query("SELECT COUNT(*) FROM tombstones")[0][0]
+        if count > MEMORY_LIMIT:
+            self._buried = None
+        else:
+            self._buried = {bytes(row[0]) for row in self._file.query("SELECT digest FROM tombstones")}
+        self._read_pending()
+        self._version = version
+
+    def close(self) -> None:
+        """Close the file; harmless twice."""
+        self._file.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _advance(self, request: str, to: Progress, reason: str | None = None) -> Entry:
+        finished = self._clock() if to in {"done", "failed", "refused"} else None
+        with self._file.transaction() as run:
+            now = self.entry(request).progress
+            if to not in ALLOWED[now]:
+                raise ForgettingError(f"request {request!r} is {now}, it cannot become {to}")
+            run(
+                "UPDATE requests SET progress = ?, reason = ?, finished = ? WHERE id = ?",
+                (to, reason, finished, request),
+            )
+        self._read_pending()
+        return self.entry(request)
+
+    def _digest(self, fields: Mapping[str, Any]) -> bytes:
+        """Of the content without its offset: the stream may bring the same request in more than one place."""
+        return self._file.digest("body", _canonical({k: v for k, v in fields.items() if k != "offset"}))
+
+    def _read_pending(self) -> None:
+        self._pending = self._entries("WHERE progress IN ('received', 'started')")
+
+    def _entries(self, where: str, *values: Any) -> list[Entry]:
+        columns = "position, id, progress, body, reason, received, finished, digest"
+        rows = self._file.query(f"SELECT {columns} FROM requests {where} ORDER BY position", *values)
+        return [self._entry(row) for row in rows]
+
+    def _entry(self, row: tuple[Any, ...]) -> Entry:
+        position, request, progress, body, reason, received, finished, digest = row
+        fields = None if body is None else _parsed(body)
+        if fields is not None and self._digest(fields) != digest:
+            raise self._file.damage(f"the content of request {request!r} is not what was submitted")
+        return Entry(position, request, progress, fields, reason, received, finished)
+
+
+def _parsed(body: str) -> dict[str, Any]:
+    """The fields of a body; of one that is damaged none, which no digest fits."""
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _canonical(fields: Mapping[str, Any]) -> str:
+    try:
+        body = json.dumps(dict(fields), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ForgettingError(f"a request must be a JSON object: {error}") from error
+    if len(body) > BODY_LIMIT:
+        raise ForgettingError(f"a request of {len(body)} bytes is larger than the {BODY_LIMIT} allowed")
+    return body
+
+
+def _name(fields: Mapping[str, Any], field: str) -> str:
+    value = fields.get(field)
+    if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isprintable():
+        raise ForgettingError(
+            f"a request's {field!r} must be a printable string of 1 to 200 letters, found {value!r:.50}"
+        )
+    return value

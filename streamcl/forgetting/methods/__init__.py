@@ -1,0 +1,1 @@
+"""One module a forgetting method, what methods share, and how one is selected."""

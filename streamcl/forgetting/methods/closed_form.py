@@ -1,0 +1,199 @@
+"""Exact erasure from closed-form statistics: the samples' own share, derived again or kept, is subtracted.
+
+ACU (arXiv 2505.12239) for a head as in RanPAC (arXiv 2307.02251). With G = sum h^T h and
+Q = sum h^T y over what was learned, G - G_f and Q - Q_f are the sums without the forgotten samples, so the
+weights solved from them are those of a model that never saw them, up to rounding in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest, Guarantee, Sample
+from streamcl.forgetting.methods.protocol import (
+    Context,
+    Dropping,
+    Evidence,
+    Part,
+    Place,
+    Purging,
+    Rows,
+    Subtracting,
+    Sums,
+    Telling,
+    Trace,
+    knows,
+    shared_weights,
+)
+
+SECOND_LOOK = 63
+"""Samples whose features are derived twice; an odd number, so that a batch's size would show."""
+
+ROWS = 1024
+"""Samples whose rows are summed at once: 44 MB of them with the default learner."""
+
+TOLERANCE = 1e-9
+"""Relative difference of sums, in float64, up to which an erasure is called exact."""
+
+
+class ClosedForm:
+    """Subtracts from the sums of a learner that is `Subtracting`; for a class the column goes too.
+
+    Exact while every sample in scope can be brought back as it was, or its share was kept on disk, and no
+    shared weights have seen any.
+    """
+
+    name = "closed_form"
+    guarantee: Guarantee = "exact"
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """Sums, samples that can be had again, and no shared weights that saw them."""
+        if not isinstance(context.learner, Subtracting):
+            return "this learner's knowledge is not a sum that samples can be taken out of"
+        if request.kind == "class" and not isinstance(context.learner, Dropping):
+            return "this learner cannot drop a class"
+        if not knows(request, context):
+            return "no class of that name was learned"
+        if touched := shared_weights(context):
+            return f"the samples have trained shared weights ({', '.join(touched)})"
+        if not context.scope.learned or kept_whole(context) is not None:
+            return None
+        return context.unavailable
+
+    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+        """Gather the share of all samples in scope, subtract once, drop the class: all of it or nothing."""
+        learner = context.learner
+        if not isinstance(learner, Subtracting):
+            raise ForgettingError("this learner's knowledge is not a sum that samples can be taken out of")
+        sums, figures = _from_kept(learner, context) or _from_samples(learner, context)
+        if sums is not None:
+            figures |= learner.subtract(sums)
+        if request.kind == "class" and request.label in context.learner.classes:
+            assert isinstance(learner, Dropping)
+            learner.drop_class(str(request.label))
+        purged = purge(request, context)
+        return Evidence(
+            self.name,
+            self.guarantee,
+            "None beyond rounding: the statistics equal those of a stream without the samples.",
+            (
+                Place("head statistics", "erased", f"{context.scope.learned} samples subtracted"),
+                Place("adapters", "not affected", "no weight of this learner is trained by gradient"),
+                Place("optimizer moments", "not affected", "there is no optimizer"),
+                Place("importance", "not affected", "there are no importance weights"),
+                Place("hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"),
+            ),
+            figures,
+        )
+
+
+def kept_whole(context: Context) -> Sums | None:
+    """The sums kept on disk, where they hold all that the request is for, so that no sample is needed."""
+    learner, kept = context.learner, context.kept
+    if kept is None or not isinstance(learner, Telling) or not kept.whole(len(learner.widths)):
+        return None
+    return kept
+
+
+def _from_kept(learner: Subtracting, context: Context) -> tuple[Any, dict[str, Any]] | None:
+    kept = kept_whole(context)
+    if kept is None or not isinstance(learner, Telling) or not context.scope.learned:
+        return None
+    names = context.learner.classes
+    sums = learner.gathered([kept.parts(head, names) for head in range(len(learner.widths))])
+    kept.drop()
+    return sums, {"rederived": 0, "from_kept_statistics": context.scope.learned}
+
+
+def _from_samples(learner: Subtracting, context: Context) -> tuple[Any, dict[str, Any]]:
+    """The share of samples that are brought back, some at a time."""
+    if isinstance(learner, Telling):
+        return _from_rows(learner, context)
+    sums: Any = None
+    figures: dict[str, Any] = {}
+    for traces in context.scope.chunks():
+        samples = context.samples(traces)
+        share = learner.measure(samples)
+        figures = figures or _derived_again(learner, samples[:SECOND_LOOK])
+        sums = share if sums is None else learner.combine(sums, share)
+    return sums, figures
+
+
+def _from_rows(learner: Telling, context: Context) -> tuple[Any, dict[str, Any]]:
+    """The same by rows, of which many are summed at once; they are taken out of kept sums on the way."""
+    sums: Any = None
+    figures: dict[str, Any] = {}
+    for chunks in _together(context.scope.chunks()):
+        parts: list[list[Part]] = [[] for _ in learner.widths]
+        for traces in chunks:
+            samples = context.samples(traces)
+            rows = learner.rows(samples)
+            figures = figures or _rows_again(learner, samples[:SECOND_LOOK], rows)
+            if context.kept is not None:
+                context.kept.take_out(traces, rows)
+            for head, part in zip(rows, parts, strict=True):
+                part.append(_by_class(head, samples))
+        share = learner.gathered(parts)
+        sums = share if sums is None else learner.combine(sums, share)
+    return sums, figures
+
+
+def _together(chunks: Iterator[Sequence[Trace]]) -> Iterator[list[Sequence[Trace]]]:
+    """Chunks in groups of ROWS samples or a little more."""
+    group: list[Sequence[Trace]] = []
+    for chunk in chunks:
+        group.append(chunk)
+        if sum(map(len, group)) >= ROWS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _by_class(rows: Rows, samples: Sequence[Sample]) -> Part:
+    labels = [str(sample.label) for sample in samples]
+    sums = {
+        label: (labels.count(label), rows[[each == label for each in labels]].sum(axis=0))
+        for label in dict.fromkeys(labels)
+    }
+    return Part(rows, sums)
+
+
+def _rows_again(learner: Telling, samples: Sequence[Sample], rows: Sequence[Rows]) -> dict[str, Any]:
+    """How well a second derivation of the first rows, in another order, agrees with them; see above."""
+    again = learner.rows(samples[::-1])
+    pairs = [(one[: len(samples)], other[::-1]) for one, other in zip(rows, again, strict=True)]
+    error = max(float(np.abs(a - b).max()) / max(float(np.abs(a).max()), 1e-300) for a, b in pairs)
+    return _sound(error, len(samples))
+
+
+def _derived_again(learner: Subtracting, samples: Sequence[Sample]) -> dict[str, Any]:
+    """How well a second derivation, of the same samples in another order, agrees with the first.
+
+    Raises ForgettingError where it does not: what cannot be derived twice cannot be subtracted exactly.
+    """
+    error = learner.difference(learner.measure(samples), learner.measure(samples[::-1]))
+    return _sound(error, len(samples))
+
+
+def _sound(error: float, count: int) -> dict[str, Any]:
+    if not error <= TOLERANCE:
+        raise ForgettingError(
+            f"features derived twice differ by {error:.1e}, more than {TOLERANCE:.0e}",
+            hint="set precision: 32-true and threads: 1, or accept another guarantee",
+        )
+    return {"rederived": count, "rederivation_error": error}
+
+
+def purge(request: ForgetRequest, context: Context) -> int:
+    """Let the learner go of every sample in scope that it keeps; how many there were."""
+    learner = context.learner
+    if not isinstance(learner, Purging):
+        return 0
+    ids = {trace.id for traces in context.scope.chunks() for trace in traces}
+    label = request.label if request.kind == "class" else None
+    return learner.purge(lambda sample: sample.id in ids or (label is not None and sample.label == label))

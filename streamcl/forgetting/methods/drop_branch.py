@@ -1,0 +1,61 @@
+"""Exact erasure from a learner with a trained branch: the branch is dropped whole, sums are subtracted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest, Guarantee
+from streamcl.forgetting.methods.closed_form import ClosedForm
+from streamcl.forgetting.methods.protocol import Context, Evidence, Place
+
+
+@runtime_checkable
+class Separable(Protocol):
+    """A learner of two branches of which one alone was trained by gradient, and nothing was built on it."""
+
+    def drop_adapted(self) -> Callable[[], None]:
+        """Lose the trained branch; calling what is returned takes that back."""
+        ...
+
+
+class DroppedAdapter:
+    """For samples that trained the adapters: every weight they moved goes, and their sums are subtracted.
+
+    Exact, because the other branch is a closed form on the frozen backbone, which no gradient reaches. What
+    the adapted branch knew of others goes with it; their share in the exact branch stays.
+    """
+
+    name = "dropped_adapter"
+    guarantee: Guarantee = "exact"
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """A branch that can be dropped, and a closed form that can forget once it is gone."""
+        learner = context.learner
+        if not isinstance(learner, Separable):
+            return "this learner has no adapted branch that could be dropped whole"
+        undo = learner.drop_adapted()
+        try:
+            return ClosedForm().can(request, context)
+        finally:
+            undo()
+
+    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+        """Drop the branch, then subtract; where the subtraction is refused the branch is put back."""
+        learner = context.learner
+        if not isinstance(learner, Separable):
+            raise ForgettingError("this learner has no adapted branch that could be dropped whole")
+        undo = learner.drop_adapted()
+        try:
+            evidence = ClosedForm().erase(request, context)
+        except ForgettingError:
+            undo()
+            raise
+        gone = "the adapted branch, which samples in scope had trained, was dropped whole"
+        places = tuple(
+            Place(place.name, "erased", gone) if place.name in {"adapters", "optimizer moments"} else place
+            for place in evidence.places
+        )
+        return replace(evidence, method=self.name, guarantee=self.guarantee, places=places)

@@ -1,0 +1,107 @@
+"""Exact erasure of a whole cohort: its own adapter and its own sums are dropped, nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest, Guarantee
+from streamcl.forgetting.methods.protocol import Context, Evidence, Place
+
+NO_COHORTS = "this learner has no adapters of cohorts"
+
+
+@runtime_checkable
+class Divided(Protocol):
+    """A learner of which parts were taught by one cohort each, and nothing was taught on top of a part."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a cohort has come for which there was no part of its own."""
+        ...
+
+    def named(self, request: ForgetRequest) -> tuple[str, ...]:
+        """The cohorts with parts of their own that a request names whole."""
+        ...
+
+    def held(self, names: Sequence[str]) -> int:
+        """How many samples these cohorts' parts have learned."""
+        ...
+
+    def drop_cohorts(self, names: Sequence[str]) -> Mapping[str, Any]:
+        """Lose the parts of these cohorts; figures."""
+        ...
+
+
+class DroppedCohort:
+    """Drops what a cohort alone has taught; no sample is needed, and their number makes no difference.
+
+    Exact under conditions that are checked here against the lineage, which the learner does not write: the
+    request names whole cohorts, and as many samples were learned of what it names as these cohorts' parts
+    have learned. Was one of them learned elsewhere, in the pool say, or did a part learn of others, then the
+    numbers differ and it is refused. Nor may any cohort have come past the limit: without this one it would
+    have had a part of its own (`CrowdedCohort` is for that).
+    """
+
+    name = "dropped_cohort"
+    guarantee: Guarantee = "exact"
+    residual = "None: what the samples taught was kept apart from everything else, and is gone."
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """Whole cohorts, whose parts have learned what the lineage says was learned, and room for all."""
+        learner = context.learner
+        if isinstance(learner, Divided) and learner.crowded:
+            return "cohorts have come past the limit, and without this one another would have its place"
+        return self.whole(request, context)
+
+    def whole(self, request: ForgetRequest, context: Context) -> str | None:
+        """Why what the request names is not kept apart from all the rest; None where it is."""
+        learner = context.learner
+        if not isinstance(learner, Divided):
+            return NO_COHORTS
+        if not (names := learner.named(request)):
+            return "the request names no whole cohort that has an adapter of its own"
+        held = learner.held(names)
+        if held != context.scope.learned:
+            return f"{context.scope.learned} of its samples were learned, {held} by parts of their own"
+        return None
+
+    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+        """Drop the parts."""
+        learner = context.learner
+        if not isinstance(learner, Divided):
+            raise ForgettingError(NO_COHORTS)
+        figures = learner.drop_cohorts(learner.named(request))
+        gone = "dropped whole; only this cohort had trained it, and nothing was trained on it"
+        return Evidence(
+            self.name,
+            self.guarantee,
+            self.residual,
+            (
+                Place("head statistics", "erased", "the cohort's sums were dropped, the rest solved anew"),
+                Place("adapters", "erased", gone),
+                Place("optimizer moments", "erased", "dropped with the adapter"),
+                Place("importance", "not affected", "there are no importance weights"),
+                Place("hard buffer", "not affected", "this learner keeps no samples"),
+            ),
+            figures,
+        )
+
+
+class CrowdedCohort(DroppedCohort):
+    """The same where cohorts have come past the limit: nothing of the samples is left, but it shows.
+
+    Approximate, because a stream without the cohort would have given its place to another.
+    """
+
+    name = "crowded_cohort"
+    guarantee: Guarantee = "approximate"
+    residual = (
+        "None of what the samples taught. That the cohort was there shows: another that came later has no "
+        "adapter, which it would have had."
+    )
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """Whole cohorts, whose parts have learned what the lineage says was learned."""
+        return self.whole(request, context)

@@ -1,0 +1,235 @@
+"""Fast-NTK (arXiv 2312.14923): forgetting by a closed-form step in few weights of the linearised model."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest, Guarantee
+from streamcl.forgetting.methods.jacobian import Few, Output
+from streamcl.forgetting.methods.objective import BEYOND, Task
+from streamcl.forgetting.methods.protocol import Context, Evidence
+from streamcl.forgetting.methods.retain_set import Retain, missing, retained
+from streamcl.forgetting.methods.weight_repair import Blocks, close, opened, rounded, to_forget, unfit
+
+LIMIT = 1 << 30
+"""Bytes that the Jacobian may have; the products made of it are never larger."""
+
+SHARES = (1.0, 0.5, 0.25, 0.125)
+"""Of a step, tried in turn: past some length the model is not the linear one that the step was made for."""
+
+KEEPING = 0.95
+"""Share of retained answers that every step must keep as they were before the first."""
+
+
+class FastNTK:
+    """Steps of -P J_f^T M V in lora_B of the last blocks, the model linearised anew before each.
+
+    V is how far the outputs of what is to be forgotten are above those of what was never learned: for each
+    sample the margin of its class over the others, less the margin at which its loss is the bound (see
+    Task). P keeps the outputs of retained samples, M is the inverse of what P leaves of the forgotten
+    samples' kernel. The paper takes labels less the untrained model's outputs for V, and the head among the
+    weights. On a pretrained vision transformer that step is right and yet forgets nothing: on photos it took
+    0.79 off the own logit (0.72 by the linear model), and the class's own row of the head took all of it;
+    that row is dropped anyway, and whoever kept a copy puts it back. So for a class the head stays out, V is
+    the whole way to what was never learned, each step goes only as far as retained answers stay, and what
+    was not forgotten in the end fails.
+
+    retain: brings samples to hold on to (see `retain_set`). blocks: the last so many have
+    their lora_B moved. forget, retain_samples: how many of each are looked at. sketches: random signed sums
+    of the logits kept, a retained sample; they stand for all of its logits. ridge: lambda, as a share of the
+    mean diagonal entry of J J^T. steps: at most. limit: bytes of J.
+    """
+
+    name = "fast_ntk"
+    guarantee: Guarantee = "approximate"
+
+    def __init__(
+        self,
+        retain: Retain | None = None,
+        *,
+        blocks: int = 2,
+        forget: int = 48,
+        retain_samples: int = 128,
+        sketches: int = 6,
+        ridge: float = 1e-2,
+        steps: int = 6,
+        limit: int = LIMIT,
+    ) -> None:
+        self._retain, self._blocks = retain, blocks
+        self._forget, self._retain_samples, self._sketches = forget, retain_samples, sketches
+        self._ridge, self._steps, self._limit = ridge, steps, limit
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """Adapted blocks, samples of both sorts, and a Jacobian that is not too large."""
+        if reason := unfit(request, context) or missing(self._retain, request, context):
+            return reason
+        forget = min(self._forget, context.scope.learned or len(request.samples))
+        rows = self._rows(forget, self._retain_samples)
+        return self._too_large(rows, self._few(opened(context, self._blocks), request).count)
+
+    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+        """Take the steps, drop the class and what is kept.
+
+        Raises ForgettingError, with the weights as they were, where a system cannot be solved, or what was
+        to be forgotten is not, or too much else is.
+        """
+        blocks = opened(context, self._blocks)
+        few = self._few(blocks, request)
+        forgotten = to_forget(request, context, self._forget)
+        others = retained(self._retain, request, context, forgotten, self._retain_samples)
+        if reason := self._too_large(self._rows(len(forgotten), len(others)), few.count):
+            raise ForgettingError(reason)
+        task = Task.of(blocks, request, forgotten, others)
+        before, backup = task.figures(), few.copied()
+        try:
+            walked = self._walk(task, few, before)
+            after = task.figures()
+            task.check(before, after)
+        except ForgettingError:
+            few.put_back(backup)
+            raise
+        figures = {**task.told(before, after), **walked, "parameters": few.count}
+        places = close(request, context, others, WHAT.format(len(blocks.names)))
+        return Evidence(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
+
+    def _few(self, blocks: Blocks, request: ForgetRequest) -> Few:
+        """A class's row goes as a whole, so the head must not do the forgetting; samples move it too."""
+        return Few(blocks, None if request.kind == "class" else blocks.model.head)
+
+    def _rows(self, forget: int, retain: int) -> int:
+        return forget + self._sketches * (forget + retain)
+
+    def _too_large(self, rows: int, parameters: int) -> str | None:
+        size = 8 * rows * parameters
+        if size <= self._limit:
+            return None
+        return (
+            f"the Jacobian of {rows} outputs by {parameters} parameters takes {size / 1e9:.1f} GB, "
+            f"more than the limit of {self._limit / 1e9:.1f}"
+        )
+
+    def _walk(self, task: Task, few: Few, before: dict[str, float]) -> dict[str, float | int]:
+        """Step until what is to be forgotten is; how many steps there were and how far they led."""
+        generator = torch.Generator().manual_seed(0)  # a repetition after a crash comes to the same weights
+        started = torch.cat([p.detach().reshape(-1) for p in few.parameters])
+        taken, now = 0, before
+        while taken < self._steps and not task.is_done(now):
+            if not self._go(task, few, self._step(task, few, generator)):
+                break
+            taken, now = taken + 1, task.figures()
+        moved = torch.cat([p.detach().reshape(-1) for p in few.parameters]) - started
+        return {"steps": taken, "step_norm": float(moved.norm())}
+
+    def _step(self, task: Task, few: Few, generator: torch.Generator) -> Tensor:
+        """float64 [p]: lowers every margin that is too high to the aim, in the linear model."""
+        J_f = few.jacobian(task.forget, [_margin(task)])
+        J_r = self._kept(task, few, task.retain, generator)
+        if task.instead is not None:  # a forgotten class's samples keep their answers among the others
+            J_r = torch.cat([J_r, self._kept(task, few, task.forget, generator)])
+        excess = (_margins(task) - _aim(task)).clamp(min=0)
+        ridge = self._ridge * float((J_f.square().sum() + J_r.square().sum()) / (len(J_f) + len(J_r)))
+        return unlearning_step(J_f, J_r, excess, J_r.new_zeros(len(J_r)), ridge)
+
+    def _kept(self, task: Task, few: Few, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        """The Jacobian of random signed sums of the logits kept; together they weigh as all logits do."""
+        shape = (self._sketches, len(tokens), len(task.kept))
+        signs = 2.0 * torch.randint(2, shape, generator=generator).to(tokens.device) - 1
+
+        def sketch(number: int) -> Output:
+            return lambda _, logits, rows: (signs[number, rows] * logits[:, task.kept]).sum(dim=1)
+
+        outputs = [sketch(number) for number in range(self._sketches)]
+        return few.jacobian(tokens, outputs) / math.sqrt(self._sketches)
+
+    def _go(self, task: Task, few: Few, step: Tensor) -> bool:
+        """Move by the largest share that forgets some and keeps the answers; False, and no move, for none."""
+        here, before = few.copied(), float(_margins(task).mean())
+        for share in SHARES:
+            few.move(share * step)
+            if task.agreement() >= KEEPING and float(_margins(task).mean()) < before:
+                return True
+            few.put_back(here)
+        return False
+
+
+WHAT = "repaired, not retrained: closed-form steps in the adapters of the last {} blocks"
+
+RESIDUAL = (
+    "The steps are right for a linear model and all retained data; here they are estimates from a few "
+    "samples, so whoever holds the weights may find traces of what was forgotten or relearn it faster."
+)
+
+
+def _margin(task: Task) -> Output:
+    """The own logit of a forgotten sample less the logsumexp of all others; its loss is softplus(-margin)."""
+
+    def margin(features: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        scores, targets = task.scored(features, logits, rows)
+        others = scores.scatter(1, targets[:, None], -torch.inf).logsumexp(dim=1)
+        return scores.gather(1, targets[:, None])[:, 0] - others
+
+    return margin
+
+
+@torch.no_grad()
+def _margins(task: Task) -> Tensor:
+    """float64 [F]."""
+    features = task.blocks.features(task.forget)
+    rows = torch.arange(len(features), device=features.device)
+    return _margin(task)(features, task.blocks.model.head(features), rows).double()
+
+
+def _aim(task: Task) -> float:
+    """The margin at which the loss is a little past the bound."""
+    return -math.log(math.expm1(task.bound + BEYOND))
+
+
+def unlearning_step(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
+    """w(retained) - w(all), float64 [p], in the smaller of two forms that are equal.
+
+    J_f [F, p], J_r [R, p]: Jacobians on forgotten and retained outputs; v_f [F], v_r [R]: y - f(w0) of each;
+    w(D) = argmin |J (w - w0) - v|^2 + ridge |w - w0|^2. Raises ForgettingError where that has no one
+    solution.
+    """
+    form = kernel_form if len(J_f) + len(J_r) < J_f.shape[1] else primal_form
+    return form(J_f.double(), J_r.double(), v_f.double(), v_r.double(), ridge)
+
+
+def kernel_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
+    """-P J_f^T M V by systems of the size of the outputs: equations 5 to 7 of the paper.
+
+    P = I - J_r^T Theta_rr^-1 J_r, M = (Theta_ff - Theta_rf^T Theta_rr^-1 Theta_rf)^-1,
+    V = v_f - Theta_rf^T Theta_rr^-1 v_r, Theta = J J^T + ridge I.
+    """
+    theta_rf = J_r @ J_f.T  # [R, F]
+    rr = _factor(J_r @ J_r.T, ridge)
+    across = torch.cholesky_solve(theta_rf, rr)  # Theta_rr^-1 Theta_rf
+    complement = J_f @ J_f.T - theta_rf.T @ across
+    weights = torch.cholesky_solve((v_f - across.T @ v_r)[:, None], _factor(complement, ridge))[:, 0]
+    return J_r.T @ (across @ weights) - J_f.T @ weights
+
+
+def primal_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
+    """-(J_r^T J_r + ridge I)^-1 J_f^T (v_f - J_f (w(all) - w0)) by systems of the size of the parameters."""
+    gram = J_r.T @ J_r
+    right = (J_f.T @ v_f + J_r.T @ v_r)[:, None]
+    trained = torch.cholesky_solve(right, _factor(gram + J_f.T @ J_f, ridge))[:, 0]
+    return -torch.cholesky_solve((J_f.T @ (v_f - J_f @ trained))[:, None], _factor(gram, ridge))[:, 0]
+
+
+def _factor(matrix: Tensor, ridge: float) -> Tensor:
+    matrix = matrix.clone()
+    size = float(matrix.diagonal().abs().max()) if len(matrix) else 0.0
+    matrix.diagonal().add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    smallest = float(factor.diagonal().square().min()) if len(matrix) else 1.0
+    if int(failed) or not smallest > 1e-13 * size:
+        raise ForgettingError(
+            "the linearised problem has no one solution: outputs repeat or a parameter reaches none",
+            hint="use a ridge above zero",
+        )
+    return torch.as_tensor(factor)

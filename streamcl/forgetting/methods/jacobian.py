@@ -1,0 +1,112 @@
+"""Jacobians of a few outputs a sample by lora_B and the head: one backward pass an output, not a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamcl.forgetting.methods.weight_repair import Blocks
+from streamcl.heads.linear import LinearHead
+from streamcl.nn.lora import LoRALinear
+
+Output: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(features [N, d], logits [N, C], rows [N]) to one number a sample, [N], of its own features alone."""
+
+Seen: TypeAlias = dict[LoRALinear, tuple[Tensor, Tensor]]
+"""What each layer was given and what it gave, in one pass over some samples."""
+
+
+class Few:
+    """The parameters that a closed form moves: lora_B of some layers, and the head where one is given.
+
+    lora_A stays as it is, so what each layer adds is linear in what moves.
+    """
+
+    def __init__(self, blocks: Blocks, head: LinearHead | None = None) -> None:
+        self._blocks, self._head = blocks, head
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """In the order of a Jacobian's columns."""
+        pairs = [layer.lora_B for layer in self._blocks.layers]
+        return pairs if self._head is None else [*pairs, self._head.weight, self._head.bias]
+
+    @property
+    def count(self) -> int:
+        """p, the columns of a Jacobian."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def jacobian(self, tokens: Tensor, outputs: Sequence[Output], chunk: int = 64) -> Tensor:
+        """float64 [K N, p] of K outputs on tokens [N, T, d]: all samples' first outputs, then the next."""
+        parts = [self._of(tokens[i : i + chunk], outputs, i) for i in range(0, len(tokens), chunk)]
+        return torch.cat(parts, dim=1).flatten(0, 1)
+
+    @torch.no_grad()
+    def move(self, step: Tensor) -> None:
+        """Add float64 [p]."""
+        parts = step.split([parameter.numel() for parameter in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.copy_(parameter.double() + part.view_as(parameter))
+
+    def copied(self) -> list[Tensor]:
+        """The values as they are now."""
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def put_back(self, values: Sequence[Tensor]) -> None:
+        """Have these values again."""
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+    def _of(self, tokens: Tensor, outputs: Sequence[Output], first: int) -> Tensor:
+        """float64 [K, N, p] of samples first .. first + N - 1."""
+        rows = torch.arange(first, first + len(tokens), device=tokens.device)
+        with _recorded(self._blocks.layers) as seen:
+            features = self._blocks.features(tokens)
+        logits = torch.as_tensor(self._blocks.model.head(features))
+        sought = [given for _, given in seen.values()] + ([logits] if self._head is not None else [])
+        found = []
+        for output in outputs:
+            value = output(features, logits, rows).sum()
+            gradients = torch.autograd.grad(
+                value, sought, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            parts = [
+                _by_pair(layer, taken, gradient, len(tokens))
+                for (layer, (taken, _)), gradient in zip(seen.items(), gradients, strict=False)
+            ]
+            if self._head is not None:
+                by_weight = gradients[-1][:, :, None] * features.detach()[:, None]  # [N, C, d]
+                parts += [by_weight.flatten(1), gradients[-1]]
+            found.append(torch.cat([part.double() for part in parts], dim=1))
+        return torch.stack(found)
+
+
+def _by_pair(layer: LoRALinear, taken: Tensor, gradient: Tensor, samples: int) -> Tensor:
+    """[N, 2 o r] from what the layer took and the gradient at what it gave; both hold N samples in order."""
+    h = F.linear(taken.detach().float(), layer.lora_A.detach())  # [..., 2r]
+    query, value = h.reshape(samples, -1, 2, layer.rank).unbind(2)  # [N, T, r] each
+    rows = gradient.float().reshape(samples, -1, 3, layer.out_features // 3)  # q, k and v, [N, T, 3, o]
+    pairs = ((rows[:, :, 0], query), (rows[:, :, 2], value))
+    return torch.cat([(g.transpose(1, 2) @ x).flatten(1) for g, x in pairs], dim=1)
+
+
+@contextmanager
+def _recorded(layers: Sequence[LoRALinear]) -> Iterator[Seen]:
+    seen: Seen = {}
+
+    def note(layer: nn.Module, taken: tuple[Tensor, ...], given: Tensor) -> None:
+        assert isinstance(layer, LoRALinear)
+        seen[layer] = (taken[0], given)
+
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

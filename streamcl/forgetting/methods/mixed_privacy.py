@@ -1,0 +1,122 @@
+"""Erasure for mixed privacy (arXiv 2012.13431): one user's share of the linear part, or all users at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest, Guarantee
+from streamcl.forgetting.methods.protocol import Context, Evidence, Place
+
+NO_USERS = "this learner has no weights of users alone"
+
+
+@runtime_checkable
+class Cohorts(Protocol):
+    """A learner in which samples of users reach nothing but weights that are linear around the core's."""
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise on the users' weights, in units of 1 / a feature's own."""
+        ...
+
+    def kept(self, subject: str) -> int:
+        """How many samples are in the sums that are kept of a subject alone."""
+        ...
+
+    def forget_subject(self, subject: str) -> Mapping[str, Any]:
+        """Take a subject's sums out and make the Newton step; figures, with `bound_nats`."""
+        ...
+
+    def forget_users(self) -> None:
+        """Set the users' weights and sums to zero."""
+        ...
+
+
+class AllUsers:
+    """Every user at once: their weights and sums are set to zero, however many there were.
+
+    Exact, because no user's sample has ever reached anything else.
+    """
+
+    name = "all_users"
+    guarantee: Guarantee = "exact"
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """A request for all users, and weights that only users have trained."""
+        if not request.all_users:
+            return "the request is not for every user"
+        return None if isinstance(context.learner, Cohorts) else NO_USERS
+
+    def erase(self, request: ForgetRequest, context: Context) -> Evidence:  # noqa: ARG002 - the signature is given
+        """Zero, in constant time."""
+        learner = context.learner
+        if not isinstance(learner, Cohorts):
+            raise ForgettingError(NO_USERS)
+        learner.forget_users()
+        return Evidence(
+            self.name,
+            self.guarantee,
+            "None: the learner is the one that no user's sample ever reached.",
+            (_user_weights("they and all their sums are zero"), *_untouched()),
+        )
+
+
+class MixedPrivacy:
+    """One user: the sums that were kept of them are taken out, and a Newton step goes to what remains.
+
+    No sample is needed. What is published are weights with noise; the receipt says how many nats of the
+    samples they can hold at most. Where samples can be brought back, `closed_form` derives them again, which
+    checks what was kept, and is called exact.
+    """
+
+    name = "mixed_privacy"
+    guarantee: Guarantee = "bounded"
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """Sums of the subject that hold every sample in scope, and noise: nothing is bounded without."""
+        learner = context.learner
+        if not isinstance(learner, Cohorts):
+            return NO_USERS
+        if request.kind != "subject" or request.subject is None:
+            return "sums are kept of subjects, not of single samples or classes"
+        if not (kept := learner.kept(request.subject)):
+            return "no sums of this subject are kept"
+        if kept != context.scope.learned:
+            return f"{context.scope.learned} of its samples were learned, {kept} of them into sums of its own"
+        return None if learner.noise else "the users' weights have no noise (learner.users.noise is 0)"
+
+    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+        """Subtract, step, and compute how far the weights are from those of what remains."""
+        learner = context.learner
+        if not isinstance(learner, Cohorts) or request.subject is None:
+            raise ForgettingError(NO_USERS)
+        figures = learner.forget_subject(request.subject)
+        bound = figures["bound_nats"]
+        if bound is None:
+            raise ForgettingError("the bound is not finite: the users' weights have no noise")
+        return Evidence(
+            self.name,
+            self.guarantee,
+            f"At most {bound:.1e} nats of the samples are in the users' weights as they are used now, with "
+            "noise; weights used before the erasure are not covered.",
+            (
+                _user_weights("its sums were taken out, and the weights are the minimiser of the rest"),
+                *_untouched(),
+            ),
+            figures,
+        )
+
+
+def _user_weights(what: str) -> Place:
+    return Place("user weights", "erased", what)
+
+
+def _untouched() -> tuple[Place, ...]:
+    alone = "samples of users never reach it"
+    names = ("head statistics", "adapters", "optimizer moments", "importance")
+    return (
+        *(Place(name, "not affected", alone) for name in names),
+        Place("hard buffer", "not affected", "this learner keeps no samples"),
+    )

@@ -1,0 +1,39 @@
+"""The request that reaches nothing: nothing was learned of it, which is exact, and it stays that way."""
+
+from __future__ import annotations
+
+from streamcl.events import ForgetRequest, Guarantee
+from streamcl.forgetting.methods.protocol import Context, Evidence, Place
+
+PARTS = ("head statistics", "adapters", "optimizer moments", "importance", "hard buffer")
+
+SINCE = "None beyond what the receipt of the earlier request names: nothing of it was learned since then."
+
+
+class Nothing:
+    """Erases nothing where nothing was learned.
+
+    A subject or an id that never came is no mistake: its owner may ask in advance, and its tombstone keeps
+    it out. A class of which nothing has passed and that was not forgotten before is one (a slip of the pen).
+    """
+
+    name = "nothing"
+    guarantee: Guarantee = "exact"
+
+    def can(self, request: ForgetRequest, context: Context) -> str | None:
+        """Only where no sample in scope was learned."""
+        if context.scope.learned or (request.kind == "class" and request.label in context.learner.classes):
+            return "samples of it were learned"
+        if request.kind == "class" and not context.scope.passed and not context.scope.forgotten_before:
+            return "no class of that name has been seen"
+        return None
+
+    def erase(self, request: ForgetRequest, context: Context) -> Evidence:  # noqa: ARG002 - the signature is given
+        """Nothing."""
+        before = context.scope.forgotten_before
+        return Evidence(
+            self.name,
+            self.guarantee,
+            SINCE if before else "None: nothing of it was learned.",
+            tuple(Place(part, "not affected", "no sample in scope was learned") for part in PARTS),
+        )

@@ -1,0 +1,45 @@
+"""Which method carries out a request: the strongest guarantee that the request and the learner allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest
+from streamcl.forgetting.methods.protocol import STRENGTH, Context, Method
+
+AUTO = "auto"
+
+
+def choose(methods: Sequence[Method], request: ForgetRequest, context: Context) -> tuple[Method, str]:
+    """The method, and why it and none stronger.
+
+    Of equal guarantees the one listed first is taken. Raises ForgettingError, with each method's reason,
+    where none can do it with the guarantee that the request asks for.
+    """
+    named = [method for method in methods if request.method in {AUTO, method.name}]
+    if not named:
+        known = ", ".join(method.name for method in methods)
+        raise ForgettingError(
+            "the request names a method that is not known here", hint=f"known: auto, {known}"
+        )
+    reasons: dict[str, tuple[Method, str]] = {}
+    for method in sorted(named, key=lambda each: -STRENGTH[each.guarantee]):
+        reason = _too_weak(method, request) or method.can(request, context)
+        if reason is None:
+            passed = [f"{each.name}: {why}" for each, why in reasons.values() if _stronger(each, method)]
+            return method, "; ".join(passed) or "no method gives a stronger guarantee"
+        reasons[method.name] = (method, reason)
+    told = "; ".join(f"{name}: {reason}" for name, (_, reason) in reasons.items())
+    asked = f" with the guarantee {request.guarantee}" if request.guarantee else ""
+    raise ForgettingError(f"no method can erase this{asked}: {told}")
+
+
+def _stronger(one: Method, other: Method) -> bool:
+    return STRENGTH[one.guarantee] > STRENGTH[other.guarantee]
+
+
+def _too_weak(method: Method, request: ForgetRequest) -> str | None:
+    if request.guarantee is None or STRENGTH[method.guarantee] >= STRENGTH[request.guarantee]:
+        return None
+    return f"gives no more than {method.guarantee}"

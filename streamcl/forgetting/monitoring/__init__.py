@@ -1,0 +1,1 @@
+"""Checks around an erasure: utility on held-out samples, and whether erased data have come back."""

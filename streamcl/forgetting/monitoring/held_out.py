@@ -1,0 +1,87 @@
+"""A source's held-out samples by class and subject: erasures can be tested, and nobody's data is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Literal, TypeAlias
+
+from streamcl.errors import BadRecord
+from streamcl.events import HoldoutPart, Sample
+from streamcl.forgetting.methods.subsample import spread
+
+MOST = 48
+"""Samples of one class or subject that a test looks at."""
+OTHERS = 96
+"""Samples that they are told from."""
+
+Named: TypeAlias = Literal["class", "subject"]
+Place: TypeAlias = tuple[int, int]
+
+
+class HeldOut:
+    """Finds held-out samples again; only their places are remembered, the source gives the pixels anew.
+
+    All of them are read once, when the first is asked for.
+    """
+
+    def __init__(self, parts: Sequence[HoldoutPart]) -> None:
+        self._parts = tuple(parts)
+        self._places: dict[tuple[Named, str], list[Place]] | None = None
+        self._all: list[tuple[Place, str | None, str | None]] = []
+
+    def of(self, kind: Named, name: str) -> list[Sample]:
+        """At most MOST samples of the class or subject, spread evenly over those there are."""
+        return list(self._read(spread(self._index().get((kind, name), []), MOST)))
+
+    def names(self, kind: Named) -> list[str]:
+        """The classes or subjects of which there are held-out samples."""
+        return [name for each, name in self._index() if each == kind]
+
+    def others(self, is_erased: Callable[[Named, str], bool]) -> list[Sample]:
+        """At most OTHERS samples of classes and subjects that were not erased."""
+        self._index()
+        gone = {key for key in self._index() if is_erased(*key)}
+        kept = [
+            place
+            for place, label, subject in self._all
+            if ("class", label) not in gone and ("subject", subject) not in gone
+        ]
+        return list(self._read(spread(kept, OTHERS)))
+
+    def _index(self) -> dict[tuple[Named, str], list[Place]]:
+        if self._places is not None:
+            return self._places
+        self._places = {}
+        for number, part in enumerate(self._parts):
+            for i in range(len(part.samples)):
+                for sample in self._read([(number, i)]):
+                    self._all.append(((number, i), sample.label, sample.subject))
+                    if sample.label is not None:
+                        self._places.setdefault(("class", sample.label), []).append((number, i))
+                    if sample.subject is not None:
+                        self._places.setdefault(("subject", sample.subject), []).append((number, i))
+        return self._places
+
+    def _read(self, places: Sequence[Place]) -> Iterator[Sample]:
+        for part, i in places:
+            try:
+                yield self._parts[part].samples[i]
+            except BadRecord:
+                continue
+
+
+def spread_over(parts: Sequence[HoldoutPart], most: int) -> Iterator[Sample]:
+    """At most so many samples, evenly over all parts; no others are read."""
+    places = [(number, i) for number, part in enumerate(parts) for i in range(len(part.samples))]
+    for part, i in spread(places, most):
+        try:
+            yield parts[part].samples[i]
+        except BadRecord:
+            continue
+
+
+def within(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """The first samples whose images are no more than so many bytes."""
+    sizes = accumulate(sample.image.nbytes for sample in samples)
+    return [sample for sample, size in zip(samples, sizes, strict=True) if size <= limit]

@@ -1,0 +1,130 @@
+"""What an erasure costs those who stay: accuracy on held-out samples of what is not erased."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from streamcl.errors import StreamclError
+from streamcl.events import NO_PIXELS, ForgetRequest, HoldoutPart, Sample
+from streamcl.forgetting.monitoring.held_out import spread_over
+from streamcl.protocols import Learner
+
+Flags: TypeAlias = npt.NDArray[np.bool_]
+
+LOOKED_AT = 48  # samples, so that a request holds the stream up no longer than a batch does
+
+
+@runtime_checkable
+class Steady(Protocol):
+    """A learner whose features of a sample no erasure changes, so that one look at the pixels will do."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes known."""
+        ...
+
+    def read(self, samples: Sequence[Sample]) -> Any:
+        """All that `scores` needs of samples, one or more; indexed by rows, that of some of them."""
+        ...
+
+    def renewed(self, reading: Any) -> Any:
+        """An older reading with what can be read by now; the same object where that is nothing more."""
+        ...
+
+    def scores(self, reading: Any) -> Any:
+        """A tensor [B, C] by the weights in use."""
+        ...
+
+
+class Utility:
+    """Asks a learner for the same few held-out samples before and after an erasure.
+
+    What a steady learner reads of them is kept from one request to the next, features and no pixels, until
+    a subject is erased who is among them.
+    """
+
+    def __init__(self, parts: Sequence[HoldoutPart]) -> None:
+        self._parts = tuple(parts)
+        self._seen: _Seen | None = None
+
+    def prepare(self, learner: Learner) -> None:
+        """Read the samples now, so that the first request need not. What cannot be read is told of there."""
+        with suppress(StreamclError):
+            self._look(learner)
+
+    def __call__(self, learner: Learner, request: ForgetRequest) -> Useful:
+        """What the learner gets right of what stays, by the weights in use; changes nothing."""
+        seen = self._look(learner)
+        if request.subject is not None and any(each.subject == request.subject for each in seen.samples):
+            self._seen = None
+        seen = seen.without(request)
+        return Useful(seen, seen.right(learner))
+
+    def _look(self, learner: Learner) -> _Seen:
+        if self._seen is not None and isinstance(learner, Steady):
+            self._seen = replace(self._seen, reading=learner.renewed(self._seen.reading))
+            return self._seen
+        samples = [sample for sample in spread_over(self._parts, LOOKED_AT) if sample.label is not None]
+        if not isinstance(learner, Steady):
+            return _Seen([sample for sample in samples if sample.label in learner.classes], None)
+        if samples:
+            without_pixels = [replace(sample, image=NO_PIXELS) for sample in samples]
+            self._seen = _Seen(without_pixels, learner.read(samples))
+        return self._seen or _Seen((), None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """Held-out samples, and what a steady learner reads of them; of any other learner None."""
+
+    samples: Sequence[Sample]
+    reading: Any
+
+    def without(self, request: ForgetRequest) -> _Seen:
+        """Those of other classes and subjects than the request's."""
+        rows = [
+            row
+            for row, sample in enumerate(self.samples)
+            if sample.label != request.label
+            and (request.subject is None or sample.subject != request.subject)
+        ]
+        return _Seen(
+            [self.samples[row] for row in rows], None if self.reading is None else self.reading[rows]
+        )
+
+    def right(self, learner: Learner) -> Flags:
+        """bool [N]: which samples are named right."""
+        if not self.samples or not learner.classes:
+            return np.zeros(len(self.samples), dtype=bool)
+        if self.reading is not None and isinstance(learner, Steady):
+            columns = learner.scores(self.reading).argmax(dim=1).tolist()
+            named: list[str | None] = [learner.classes[column] for column in columns]
+        else:
+            named = [guess.label for guess in learner.predict(self.samples)]
+        return np.array([name == sample.label for name, sample in zip(named, self.samples, strict=True)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Useful:
+    """What a learner got right, bool [N], of samples held out."""
+
+    seen: _Seen
+    before: Flags
+
+    def beside(self, learner: Learner) -> dict[str, float] | None:
+        """Accuracy then and now on the samples whose class is still known, and their number; None of none."""
+        known = np.array([sample.label in learner.classes for sample in self.seen.samples], dtype=bool)
+        if not known.any():
+            return None
+        now = self.seen.right(learner)
+        return {
+            "samples": int(known.sum()),
+            "before": float(self.before[known].mean()),
+            "after": float(now[known].mean()),
+        }

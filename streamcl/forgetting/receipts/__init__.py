@@ -1,0 +1,1 @@
+"""Receipts of forgetting requests: how they are built, written, shown and verified."""

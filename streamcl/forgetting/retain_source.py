@@ -1,0 +1,46 @@
+"""Samples that a run gives a repair to hold on to: learned ones that its source fetches, or coming ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from streamcl.events import Batch, Event, Sample
+from streamcl.forgetting.methods.protocol import Trace
+from streamcl.forgetting.retrieval import labelled
+
+
+class Learned(Protocol):
+    """Remembers what was learned (see streamcl.forgetting.lineage)."""
+
+    def spread(self, limit: int) -> Sequence[Trace]:
+        """At most so many traces of learned samples, spread evenly over the stream."""
+        ...
+
+
+def at_hand(
+    source: Any, learned: Learned, admit: Callable[[Batch], Batch]
+) -> Callable[[int], Sequence[Sample]] | None:
+    """Gives at most so many samples; None where the source can neither fetch nor look ahead.
+
+    Samples that the source can fetch by their ids come as they were learned, spread over the whole stream.
+    Otherwise the next batches are looked at before they are handed out; their labels are never learned from,
+    and what has a tombstone is left out. Either way nothing is stored, and the same samples come again when
+    a crash makes the erasure begin anew.
+    """
+    fetch, ahead = getattr(source, "fetch", None), getattr(source, "ahead", None)
+    if fetch is not None:
+        return lambda limit: _fetched(fetch, learned.spread(limit))
+    if ahead is not None:
+        return lambda limit: _coming(ahead(limit), admit)[:limit]
+    return None
+
+
+def _fetched(fetch: Any, traces: Sequence[Trace]) -> list[Sample]:
+    """Those that still exist, with the labels they were learned with."""
+    found = fetch([trace.id for trace in traces])
+    return [labelled(found[trace.id], trace.label) for trace in traces if trace.id in found]
+
+
+def _coming(events: Sequence[Event], admit: Callable[[Batch], Batch]) -> list[Sample]:
+    return [sample for event in events if isinstance(event, Batch) for sample in admit(event).samples]

@@ -1,0 +1,89 @@
+"""What of a run an erasure must reach, each part by the little that is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from streamcl.events import ForgetRequest, Guarantee
+from streamcl.forgetting.statistics.store import Kept
+from streamcl.protocols import Learner, Source, Stateful
+from streamcl.storage import files
+from streamcl.storage.files import Disk
+
+
+class Vault(Protocol):
+    """The run's checkpoints (see streamcl.forgetting.checkpoint_purge)."""
+
+    def seal(self) -> Mapping[str, Any]:
+        """Make the newest checkpoint durable and the only one; which it is."""
+        ...
+
+
+class Gallery(Stateful, Protocol):
+    """Thumbnails that can be deleted by sample id (see streamcl.storage.thumbnails)."""
+
+    def purge(self, ids: Sequence[str]) -> int:
+        """Delete the thumbnails of these samples."""
+        ...
+
+
+class Monitor(Stateful, Protocol):
+    """Tests later whether something erased has come back (see streamcl.forgetting.monitoring.relapse)."""
+
+    def watch(self, request: ForgetRequest, method: str, guarantee: Guarantee, learner: Learner) -> None:
+        """Remember an erasure just made, without names."""
+        ...
+
+    def retest(self, learner: Learner, offset: int) -> tuple[Mapping[str, Any], Sequence[Relapsed]]:
+        """What to log of the test, empty where there was nothing to test; and what has come back."""
+        ...
+
+
+class Gauge(Protocol):
+    """Tells how useful a learner is for what stays (see streamcl.forgetting.monitoring.utility)."""
+
+    def __call__(self, learner: Learner, request: ForgetRequest) -> Useful:
+        """Look at it before an erasure; changes nothing."""
+        ...
+
+
+class Useful(Protocol):
+    """How useful a learner was before an erasure."""
+
+    def beside(self, learner: Learner) -> Mapping[str, float] | None:
+        """How many samples were looked at, the accuracy `before` and `after`; None where there are none."""
+        ...
+
+
+class Relapsed(Protocol):
+    """Something erased that has come back."""
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """What to log, without names."""
+        ...
+
+    @property
+    def again(self) -> ForgetRequest | None:
+        """The request that erases it once more; None where it is only reported."""
+        ...
+
+
+@dataclass(slots=True)
+class Belongings:
+    """What of a run an erasure must reach."""
+
+    folder: Path
+    learner: Learner
+    source: Source
+    scores: Stateful
+    gallery: Gallery | None = None
+    vault: Vault | None = None
+    monitor: Monitor | None = None
+    gauge: Gauge | None = None
+    fingerprint: str = ""
+    kept: Kept | None = None
+    disk: Disk = field(default_factory=lambda: files.DISK)

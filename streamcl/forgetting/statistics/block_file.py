@@ -1,0 +1,204 @@
+"""The SQLite file of kept blocks: each says between which commits it belongs to the run's state.
+
+A checkpoint holds the moment of its commit. A run that goes back to an older checkpoint goes back to the
+blocks of that moment; what no checkpoint needs any more is deleted and overwritten by zeros.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from streamcl.errors import ForgettingError
+from streamcl.forgetting.statistics.block import Block
+from streamcl.storage.sqlite import LedgerFile, Run
+
+OPEN = 1 << 62  # the moment of what no commit has taken up yet
+STAGED = OPEN + 1  # of what an erasure that may still fail has changed
+SHIFT = 8  # a moment is the offset of the commit, so shifted, and counts on where commits share an offset
+
+SCHEMA = (
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE commits (moment INTEGER PRIMARY KEY)",
+    """CREATE TABLE blocks (
+        id INTEGER PRIMARY KEY,
+        cohort BLOB NOT NULL,
+        head INTEGER NOT NULL,
+        born INTEGER NOT NULL,
+        died INTEGER,
+        samples INTEGER NOT NULL,
+        ranks INTEGER NOT NULL,
+        width INTEGER NOT NULL,
+        seal BLOB NOT NULL,
+        labels BLOB NOT NULL,
+        sums BLOB NOT NULL,
+        root BLOB NOT NULL
+    )""",
+    "CREATE INDEX by_cohort ON blocks(cohort, head)",
+    "CREATE INDEX by_born ON blocks(born)",
+    "CREATE INDEX by_died ON blocks(died)",
+)
+
+
+class BlockFile:
+    """Blocks by cohort and head, those of the moment standing; a cohort is the digest of a name.
+
+    Every method raises ForgettingError where the file is damaged or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = LedgerFile(path, patience=10.0, schema=SCHEMA)
+        self.moment = 0
+
+    def standing(self, cohort: bytes, head: int) -> list[tuple[int, int]]:
+        """The numbers of a cohort's blocks, and the samples of each, largest and oldest first."""
+        return [
+            (number, samples)
+            for number, samples in self._file.query(
+                "SELECT id, samples FROM blocks WHERE cohort = ? AND head = ? AND died IS NULL ORDER BY id",
+                *(cohort, head),
+            )
+        ]
+
+    def load(self, number: int) -> Block:
+        """The block of that number."""
+        (row,) = self._file.query(
+            "SELECT cohort, head, samples, ranks, width, seal, labels, sums, root FROM blocks WHERE id = ?",
+            number,
+        )
+        block = Block.of_row(row)
+        if block is None:
+            raise self._file.damage("a block of statistics is not what was written")
+        return block
+
+    def blocks(self, cohort: bytes, head: int) -> Iterator[Block]:
+        """The sums of a cohort, block by block. Raises ForgettingError for one that is damaged."""
+        for number, _ in self.standing(cohort, head):
+            yield self.load(number)
+
+    def transaction(self) -> contextlib.AbstractContextManager[Run]:
+        """Everything inside is durable at its end, or nothing of it is done."""
+        return self._file.transaction()
+
+    def count(self, cohort: bytes) -> dict[int, int]:
+        """How many samples of a cohort the sums of each head hold."""
+        rows = self._file.query(
+            "SELECT head, SUM(samples) FROM blocks WHERE cohort = ? AND died IS NULL GROUP BY head", cohort
+        )
+        return {int(head): int(samples) for head, samples in rows}
+
+    def commit(self, offset: int, reserve: int) -> None:
+        """What is open belongs to the state committed at `offset` next, `reserve` commits stay reachable."""
+        changed = "SELECT 1 FROM blocks WHERE born = ? OR died = ? LIMIT 1"
+        if not self._file.query(changed, OPEN, OPEN):
+            return  # the same moment serves this commit too
+        self.moment = max(offset << SHIFT, self.moment + 1)
+        with self._file.transaction() as run:
+            run("UPDATE blocks SET born = ? WHERE born = ?", (self.moment, OPEN))
+            run("UPDATE blocks SET died = ? WHERE died = ?", (self.moment, OPEN))
+            run("INSERT INTO commits VALUES (?)", (self.moment,))
+            recent = run("SELECT moment FROM commits ORDER BY moment DESC LIMIT ?", (reserve + 2,))
+            oldest = recent.fetchall()[-1][0]  # the newest is to be written, the one before it may yet be
+            run("DELETE FROM blocks WHERE died <= ?", (oldest,))
+            run("DELETE FROM commits WHERE moment < ?", (oldest,))
+
+    def go_back(self, moment: int) -> None:
+        """Have the blocks of that moment, 0 for none. Raises ForgettingError where it is not reached."""
+        self.moment = moment
+        if moment and not self._file.query("SELECT 1 FROM commits WHERE moment = ?", moment):
+            raise ForgettingError(
+                f"{self._file.path} does not know the checkpoint: it is older, or has gone on without it",
+                hint="restore it together with the checkpoints, or start over with --fresh",
+            )
+        self._rewind()
+
+    def _rewind(self) -> None:
+        with self._file.transaction() as run:
+            run("DELETE FROM blocks WHERE born > ?", (self.moment,))
+            run("UPDATE blocks SET died = NULL WHERE died > ?", (self.moment,))
+            run("DELETE FROM commits WHERE moment > ?", (self.moment,))
+
+    def replace(self, cohort: bytes, head: int, left: Block) -> None:
+        """Have `left` for a cohort's blocks, or none where it is of no samples; staged."""
+        ended = [(STAGED, number) for number, _ in self.standing(cohort, head)]
+        with self._file.transaction() as run:
+            for each in ended:
+                run("UPDATE blocks SET died = ? WHERE id = ?", each)
+            if left.samples:
+                insert(run, cohort, head, left, STAGED)
+
+    def drop(self, cohort: bytes) -> None:
+        """Give up the sums of a cohort; staged."""
+        with self._file.transaction() as run:
+            run("UPDATE blocks SET died = ? WHERE died IS NULL AND cohort = ?", (STAGED, cohort))
+
+    def drop_heads(self, first: int) -> None:
+        """Give up the sums of the heads from `first` on; staged."""
+        with self._file.transaction() as run:
+            run("UPDATE blocks SET died = ? WHERE died IS NULL AND head >= ?", (STAGED, first))
+
+    def settle(self) -> None:
+        """What was staged belongs to the next commit."""
+        with self._file.transaction() as run:
+            run("DELETE FROM blocks WHERE born = ? AND died = ?", (STAGED, STAGED))
+            run("UPDATE blocks SET born = ? WHERE born = ?", (OPEN, STAGED))
+            run("UPDATE blocks SET died = ? WHERE died = ?", (OPEN, STAGED))
+
+    def undo(self) -> None:
+        """What was staged is as it was before."""
+        with self._file.transaction() as run:
+            run("DELETE FROM blocks WHERE born = ?", (STAGED,))
+            run("UPDATE blocks SET died = NULL WHERE died = ?", (STAGED,))
+
+    def seal(self) -> None:
+        """After an erasure's commit, when no older checkpoint is left: overwrite what only those needed."""
+        with self._file.transaction() as run:
+            run("DELETE FROM blocks WHERE died <= ?", (self.moment,))
+            run("DELETE FROM commits WHERE moment < ?", (self.moment,))
+        if not self._file.empty_journal():
+            raise ForgettingError(
+                f"{self._file.path} is in use, so its journal still holds erased sums",
+                hint="let go of it; the erasure goes on when the run is opened again",
+            )
+
+    def examine(self) -> tuple[int, int, int]:
+        """How many cohorts, blocks and bytes there are. Raises ForgettingError where one is damaged."""
+        cohorts, blocks, size = set(), 0, 0
+        for number, cohort, length in self._file.query(
+            "SELECT id, cohort, LENGTH(root) + LENGTH(sums) FROM blocks WHERE died IS NULL ORDER BY id"
+        ):
+            self.load(number)
+            cohorts.add(cohort)
+            blocks, size = blocks + 1, size + length
+        return len(cohorts), blocks, size
+
+    def cohorts(self) -> set[bytes]:
+        """Those of which there are sums, older checkpoints' included."""
+        return {bytes(row[0]) for row in self._file.query("SELECT DISTINCT cohort FROM blocks")}
+
+    def cohorts_by_head(self) -> dict[int, int]:
+        """How many classes or subjects each head has sums of."""
+        rows = self._file.query(
+            "SELECT head, COUNT(DISTINCT cohort) FROM blocks WHERE died IS NULL GROUP BY head"
+        )
+        return {int(head): int(cohorts) for head, cohorts in rows}
+
+    def close(self) -> None:
+        """Close the file; harmless twice."""
+        self._file.close()
+
+
+def insert(run: Run, cohort: bytes, head: int, block: Block, born: int = OPEN) -> None:
+    """Write a block of a cohort in a head, within a transaction; it belongs to the next commit."""
+    run(
+        "INSERT INTO blocks (born, cohort, head, samples, ranks, width, seal, labels, sums, root)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (born, *block.row(cohort, head)),
+    )
+
+
+def end(run: Run, number: int) -> None:
+    """Have a block no longer from the next commit on, within a transaction; one of no commit goes at once."""
+    run("DELETE FROM blocks WHERE id = ? AND born = ?", (number, OPEN))
+    run("UPDATE blocks SET died = ? WHERE id = ?", (OPEN, number))

@@ -1,0 +1,1 @@
+"""Adapters that present streamcl's learners to other libraries."""

@@ -1,0 +1,90 @@
+"""A River classifier over images, for pipelines and evaluators that speak River."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+from river import base
+
+from streamcl.config.load import config_from_dict
+from streamcl.config.options.run import RunConfig
+from streamcl.errors import BadRecord
+from streamcl.events import Batch, Pixels, Sample
+from streamcl.factory.backbone import build_vit
+from streamcl.factory.compute import build_compute
+from streamcl.factory.learner import build_learner
+from streamcl.protocols import Learner, Scoring
+
+
+class RiverClassifier(base.Classifier):  # type: ignore[misc]
+    """`learn_one(x, y)` and `predict_one(x)` of images: uint8 [H, W, 3], or {"image": such an array}.
+
+    config: the `backbone`, `learner`, `precision`, `device` and `seed` of a configuration, as a mapping or a
+        RunConfig; what it says of sources is not used.
+    batch_size: samples that are gathered before a learning step. 1 learns at once, as River expects; more
+        is faster and learns the same samples a little later.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | RunConfig | None = None, batch_size: int = 1) -> None:
+        self.config = config
+        self.batch_size = batch_size
+        self._learner = _learner(config)
+        self._waiting: list[Sample] = []
+        self._names: dict[str, Hashable] = {}
+        self._seen = 0
+
+    @property
+    def _multiclass(self) -> bool:
+        return True
+
+    @property
+    def learner(self) -> Learner:
+        """The learner inside."""
+        return self._learner
+
+    def learn_one(self, x: Any, y: Any) -> None:
+        """Take one labelled image; a step is made whenever `batch_size` have come."""
+        self._names[str(y)] = y
+        self._waiting.append(Sample(f"river-{self._seen}", _image(x), str(y)))
+        self._seen += 1
+        if len(self._waiting) >= self.batch_size:
+            self._learner.learn(Batch(self._seen - len(self._waiting), tuple(self._waiting)))
+            self._waiting.clear()
+
+    def predict_one(self, x: Any) -> Any:
+        """The class of one image, with the type in which it was learned; None while none is known."""
+        guess = self._learner.predict([Sample("river", _image(x))])[0]
+        return None if guess.label is None else self._names[guess.label]
+
+    def predict_proba_one(self, x: Any) -> dict[Any, float]:
+        """The probability of each class known, by class."""
+        sample = Sample("river", _image(x))
+        if not self._learner.classes:
+            return {}
+        if not isinstance(self._learner, Scoring):
+            guess = self._learner.predict([sample])[0]
+            return {} if guess.label is None else {self._names[guess.label]: guess.confidence}
+        chances = self._learner.logits([sample])[0].softmax(dim=0).tolist()
+        names = [self._names[name] for name in self._learner.classes]
+        return dict(zip(names, chances, strict=True))
+
+
+def _learner(config: Mapping[str, Any] | RunConfig | None) -> Learner:
+    if not isinstance(config, RunConfig):
+        config = config_from_dict({"source": {"name": "river"}, **(config or {})})
+    compute = build_compute(config)
+    return build_learner(config, build_vit(config, compute, _silent), compute)
+
+
+def _silent(message: str) -> None:
+    """Say nothing."""
+
+
+def _image(x: Any) -> Pixels:
+    image = np.asarray(x["image"] if isinstance(x, Mapping) and "image" in x else x)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {list(image.shape)}"
+        raise BadRecord(f"expected an image, uint8 [H, W, 3], found {found}", hint='or {"image": array}')
+    return image

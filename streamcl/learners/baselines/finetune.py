@@ -1,0 +1,90 @@
+"""One gradient step a batch and nothing against forgetting: the floor, and the other baselines' frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from streamcl.events import Batch, Guess, Lesson, Sample
+from streamcl.learners.adapter_model import Gradients, Reading, TrainedModel
+from streamcl.learners.rollback import Undo, put_back, whole
+from streamcl.protocols import State
+
+
+class PlainLearner:
+    """Cross-entropy over all known classes, one step a batch.
+
+    On a model with adapters it is naive sequential fine-tuning of LoRA (no mask, no buffer, no
+    consolidation), the lower bound of every comparison; on one without, a frozen backbone with an online
+    linear head. The other baselines fill in what is rehearsed, what the loss is, and what holds weights back.
+    """
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes known, by column of the head."""
+        return self.model.classes
+
+    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+        """One guess per sample; changes nothing."""
+        return self.model.predict(samples)
+
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        return self.model.logits(samples)
+
+    def learn(self, batch: Batch) -> Lesson:
+        """Predict the batch, then take one step on its labelled samples and what is rehearsed."""
+        if not batch.labelled:
+            return Lesson(self.model.predict_together(batch.samples), ())
+        undos = self._kept()
+        with whole(*undos):
+            seen = self.model.read(batch, self._rehearsed(len(batch.labelled)))
+            gradients = self.model.gradients(self._loss(seen))
+            if gradients is not None:
+                self.model.apply(self._held_back(gradients))
+                self._remember(seen)
+        if gradients is None:
+            put_back(*undos)
+        return Lesson(seen.guesses, seen.losses, learned=gradients is not None)
+
+    def consolidate(self) -> Mapping[str, Any]:
+        """Nothing: the weights go on as they are."""
+        return {}
+
+    def shared(self, traces: Iterator[Sequence[object]]) -> tuple[str, ...]:
+        """What samples that were learned have changed for all: every weight that is trained."""
+        kinds = ("adapters", "head") if self.model.adapters else ("head",)
+        return kinds if any(len(each) for each in traces) else ()
+
+    def state_dict(self) -> State:
+        """Everything that decides what comes next; the backbone's own weights are not in it."""
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the learner that returned `state`."""
+        self.model.load_state_dict(state)
+
+    def _kept(self) -> Sequence[Undo]:
+        """What takes back all that a step changes."""
+        return (self.model.kept(),)
+
+    def _rehearsed(self, count: int) -> Sequence[Sample]:  # noqa: ARG002 - learners with a buffer use it
+        """Samples that ride along with `count` fresh ones."""
+        return ()
+
+    def _loss(self, seen: Reading) -> Tensor:
+        """What the step goes down."""
+        return F.cross_entropy(seen.logits, seen.targets)
+
+    def _held_back(self, gradients: Gradients) -> Gradients:
+        """The gradients with whatever holds old weights in place."""
+        return gradients
+
+    def _remember(self, seen: Reading) -> None:
+        """Take what is to be kept of a batch that was learned."""

@@ -1,0 +1,99 @@
+"""Learners that rehearse stored images: ER (arXiv 1902.10486) and DER++ (arXiv 2004.07211)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from streamcl.events import Sample
+from streamcl.learners.adapter_model import Reading, TrainedModel
+from streamcl.learners.baselines.finetune import PlainLearner
+from streamcl.learners.rollback import Undo
+from streamcl.memory.reservoir import Kept, Reservoir
+from streamcl.protocols import State
+
+
+class ExperienceReplay(PlainLearner):
+    """ER with a reservoir: the mean cross-entropy over the batch and as many images drawn from the reservoir.
+
+    buffer: raw images held. Which images are in it is part of the state, and they can be purged; what
+    rehearsing them has taught the weights cannot.
+    """
+
+    def __init__(self, model: TrainedModel, *, buffer: int = 500) -> None:
+        super().__init__(model)
+        self.buffer = Reservoir(buffer, model.generator)
+
+    def purge(self, predicate: Callable[[Sample], bool]) -> int:
+        """Let go of every kept sample for which the predicate is true; how many there were."""
+        return self.buffer.purge(predicate)
+
+    def state_dict(self) -> State:
+        """The model's, and the buffer."""
+        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the learner that returned `state`."""
+        super().load_state_dict(state)
+        self.buffer.load_state_dict(state["buffer"])
+
+    def _kept(self) -> Sequence[Undo]:
+        return (*super()._kept(), self.buffer.kept())
+
+    def _rehearsed(self, count: int) -> Sequence[Sample]:
+        return [kept.sample for kept in self.buffer.draw(count)]
+
+    def _remember(self, seen: Reading) -> None:
+        self._offer(seen, None)
+
+    def _offer(self, seen: Reading, logits: Tensor | None) -> None:
+        self.buffer.offer(seen.learnable, logits)
+        self.buffer.complete(lambda kept: self.model.ranks.completed(kept, seen.learnable))
+
+
+class DERPlusPlus(ExperienceReplay):
+    """DER++ (eq. 6): CE(batch) + alpha MSE(logits now, logits then) + beta CE, on two draws from a reservoir.
+
+    The logits kept are those of the moment at which an image was offered; columns that have been added since
+    are left out of the squared error. Each draw has half the size of the batch, so that a step costs what
+    one of ER's does. alpha, beta: as for the paper's class-incremental Tiny ImageNet.
+    """
+
+    def __init__(
+        self, model: TrainedModel, *, buffer: int = 500, alpha: float = 0.1, beta: float = 0.5
+    ) -> None:
+        super().__init__(model, buffer=buffer)
+        self._alpha = alpha
+        self._beta = beta
+        self._matched: list[Kept] = []  # the first draw of the step in hand
+
+    def _rehearsed(self, count: int) -> Sequence[Sample]:
+        share = (count + 1) // 2
+        self._matched, named = self.buffer.draw(share), self.buffer.draw(share)
+        return [kept.sample for kept in (*self._matched, *named)]
+
+    def _loss(self, seen: Reading) -> Tensor:
+        fresh, matched = len(seen.learnable), len(self._matched)
+        losses = F.cross_entropy(seen.logits, seen.targets, reduction="none")
+        loss = losses[:fresh].mean()
+        if matched:
+            loss = loss + self._beta * losses[fresh + matched :].mean()
+            now = seen.logits[fresh : fresh + matched]
+            loss = loss + self._alpha * _distance(now, [kept.logits for kept in self._matched])
+        return loss
+
+    def _remember(self, seen: Reading) -> None:
+        self._offer(seen, seen.logits[: len(seen.learnable)])
+
+
+def _distance(now: Tensor, then: Sequence[Tensor]) -> Tensor:
+    """Mean squared difference of logits [N, C] and kept ones, each over the columns that it has."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(then), batch_first=True, padding_value=torch.nan)
+    padded = padded.to(now)
+    difference = now[:, : padded.shape[1]] - padded.nan_to_num()
+    known = ~padded.isnan()
+    return difference.square().mul(known).sum() / known.sum().clamp(min=1)

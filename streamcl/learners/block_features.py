@@ -1,0 +1,117 @@
+"""Features for closed-form heads: pooled tokens of several blocks side by side, over views of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from streamcl.events import Sample
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
+
+GLIMPSE = 384
+"""Features that a detector is shown: few, since their means over some batches are a part of its state."""
+BORDER = 0.1
+"""Share of each side that the second view leaves out."""
+
+
+def fuse(backbone: Backbone, outputs: Sequence[Tensor], blocks: Sequence[int], first: int = 0) -> Tensor:
+    """float32 [B, F]: class token and central patch token of each block in `blocks`, layer-normalised.
+
+    outputs: what every block from `first` to the last in `blocks` gave, in order.
+    """
+    return torch.cat([backbone.central(outputs[block - first]).float() for block in blocks], dim=1)
+
+
+def fused_width(backbone: Backbone, blocks: Sequence[int]) -> int:
+    """F of `fuse`, read off one black image (it differs between blocks where the backbone has stages)."""
+    with torch.no_grad():
+        tokens = backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)]))
+        return fuse(backbone, backbone.run(tokens, 0, max(blocks) + 1), blocks).shape[1]
+
+
+def spread_blocks(depth: int, count: int = 4) -> list[int]:
+    """Every second block of the last ones: 4, 6, 8, 10 of 11. Neighbours tell a linear head much the same."""
+    return sorted(block for block in range(depth - 1, -1, -2)[:count])
+
+
+def views_of(pixels: Tensor, count: int) -> list[Tensor]:
+    """One or two views of pixels [B, 3, S, S]: as they are; and mirrored, without a tenth at each border."""
+    if count == 1:
+        return [pixels]
+    side = pixels.shape[-1]
+    edge = max(1, int(side * BORDER))
+    inner = pixels[..., edge : side - edge, edge : side - edge].flip(-1)
+    return [pixels, F.interpolate(inner, (side, side), mode="bicubic", align_corners=False)]
+
+
+def glimpse(features: Tensor) -> npt.NDArray[np.float32]:
+    """[B, d] of features [B, F] for a detector: of the earliest block, which tells domains apart best."""
+    return features[:, :GLIMPSE].float().cpu().numpy()
+
+
+def filled(samples: Sequence[Sample], rows: int) -> list[list[Sample]]:
+    """The samples in chunks of exactly `rows`; the last is filled up with its last sample."""
+    whole = [*samples, *[samples[-1]] * (-len(samples) % rows)]
+    return [whole[start : start + rows] for start in range(0, len(whole), rows)]
+
+
+def in_chunks(run: Callable[[Tensor], Tensor], tokens: Tensor, rows: int) -> Tensor:
+    """`run` of tokens [B, N, d], exactly `rows` of them at a time, the last ones filled up."""
+    whole = torch.cat([tokens, tokens[-1:].expand(-len(tokens) % rows, *tokens.shape[1:])])
+    return torch.cat([run(chunk) for chunk in whole.split(rows)])[: len(tokens)]
+
+
+class Reader(Protocol):
+    """What a closed-form learner reads samples with."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, F], for ever the same for the same sample."""
+        ...
+
+
+@runtime_checkable
+class PrefixReader(Reader, Protocol):
+    """A reader that also gives what comes out on the way, for a branch that begins there."""
+
+    def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
+        """The features [B, F], and the tokens [B, N, d] that block `cut` is given, for each view."""
+        ...
+
+
+class FrozenReader:
+    """Reads the fused tokens of a frozen backbone's blocks; over two views it gives their mean."""
+
+    def __init__(
+        self, backbone: Backbone, compute: Compute, blocks: Sequence[int], *, views: int = 1
+    ) -> None:
+        self.backbone = backbone
+        self.compute = compute
+        self.blocks = tuple(sorted(blocks))
+        self.views = views
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, F] of B samples, one or more, whichever come together."""
+        chunks = filled(samples, self.compute.rows)
+        return torch.cat([self._read(chunk, 0)[0] for chunk in chunks])[: len(samples)]
+
+    def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
+        """The features [B, F], and the tokens that block `cut` is given, for each view."""
+        parts = [self._read(chunk, cut) for chunk in filled(samples, self.compute.rows)]
+        views = zip(*(tokens for _, tokens in parts), strict=True)
+        features = torch.cat([part for part, _ in parts])[: len(samples)]
+        return features, [torch.cat(view)[: len(samples)] for view in views]
+
+    def _read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad(), self.compute.autocast():
+            views = views_of(self.backbone.prepare([sample.image for sample in samples]), self.views)
+            tokens = self.backbone.stem(torch.cat(views))  # [V * B, N, d]
+            outputs = self.backbone.run(tokens, 0, self.blocks[-1] + 1)
+            fused = fuse(self.backbone, outputs, self.blocks).view(len(views), len(samples), -1).mean(0)
+            return fused, list([tokens, *outputs][cut].chunk(len(views)))

@@ -1,0 +1,278 @@
+"""A learner whose cohorts each have an adapter of their own, so that one can be dropped whole and exactly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamcl.errors import ForgettingError
+from streamcl.events import Batch, ForgetRequest, Guess, Lesson, Sample, Selector
+from streamcl.heads.quadratic import Quadratic
+from streamcl.heads.solving import is_due, scored
+from streamcl.heads.statistics import combined, with_more
+from streamcl.learners.adapted_branch import AdaptedBranch
+from streamcl.learners.block_features import FrozenReader
+from streamcl.learners.class_index import ClassIndex
+from streamcl.learners.cohort import Cohort
+from streamcl.learners.predictions import finite, guesses, surprise
+from streamcl.learners.rollback import Undo, whole
+from streamcl.protocols import State
+
+POOL = ""
+"""What samples without a cohort, and those of cohorts past the limit, are learned into: no adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How samples fall into cohorts: by domain (a tenant), by subject, or by stretches of so many records.
+
+    limit: cohorts that get an adapter; those that come later go to the pool.
+    """
+
+    by: Literal["domain", "subject", "stretch"]
+    stretch: int = 1000
+    limit: int = 8
+
+    def name(self, sample: Sample, offset: int | None) -> str:
+        """The cohort's name: a hash, so that no state names a tenant or a subject; POOL for none."""
+        if self.by == "stretch":
+            return POOL if offset is None else str(offset // self.stretch)
+        value = sample.domain if self.by == "domain" else sample.subject
+        return POOL if value is None else _hash(value)
+
+    def named(self, request: ForgetRequest) -> tuple[str, ...]:
+        """The cohorts that a request names whole; none where it names anything else."""
+        chosen = request.selector
+        match self.by:
+            case "subject":
+                return () if request.subject is None else (_hash(request.subject),)
+            case "domain" if chosen.domain is not None and chosen == Selector(domain=chosen.domain):
+                return (_hash(chosen.domain),)
+            case "stretch" if chosen.offsets is not None and chosen == Selector(offsets=chosen.offsets):
+                first, end = chosen.offsets[0] // self.stretch, -(-chosen.offsets[1] // self.stretch)
+                return tuple(str(number) for number in range(first, min(end, first + 100_000)))
+        return ()
+
+
+class CohortLearner:
+    """A shared ridge regression on frozen features, and a LoRA branch for each cohort, joined at the scores.
+
+    The shared part is solved from the total of sums that are kept apart by cohort. A branch starts at the
+    frozen backbone, is trained by its own cohort alone, over that cohort's own classes, with a generator
+    seeded by the cohort's name, and settles after a number of its own samples, never at a plateau of the
+    stream. Nothing is trained on what it gives. So a cohort that is dropped takes everything of its samples
+    along, and what is left is what there would be if it had never come.
+    """
+
+    def __init__(
+        self,
+        reader: FrozenReader,
+        division: Division,
+        branch: Callable[[str], AdaptedBranch],
+        *,
+        width: int,
+        cut: int,
+        shrinkage: float = 300.0,
+        refresh: float = 0.1,
+        sharpness: float = 10.0,
+    ) -> None:
+        self.reader = reader
+        self.division = division
+        self.cohorts: dict[str, Cohort] = {}
+        self.crowded = False  # whether a cohort has come past the limit
+        self._branch, self._cut = branch, cut
+        self._width, self._shrinkage, self._refresh = width, shrinkage, refresh
+        self._sharpness = sharpness
+        self._index = ClassIndex()
+        self._used = self._unsolved()
+        self._fresh: _Solution | None = None  # of all that is known; only spares a second solve
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes known, in the order in which they were first learned."""
+        return self._index.names
+
+    @property
+    def backbone(self) -> Any:
+        """The frozen backbone."""
+        return self.reader.backbone
+
+    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+        """One guess per sample, by its cohort's branch or, where it has none, by the mean of all branches."""
+        return guesses(self.logits(samples), self.classes) if samples else ()
+
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        features, views = self._read(samples)
+        names = [self.division.name(sample, None) for sample in samples]
+        if self._fresh is None:
+            self._fresh = self._solved()
+        return self._sharpness * self._scores(self._fresh.scores(features), views[0], names, exact=True)
+
+    def learn(self, batch: Batch) -> Lesson:
+        """Predict the batch, then teach each cohort its labelled samples."""
+        if not batch.samples:
+            return Lesson((), ())
+        features, views = self._read(batch.samples)
+        names = self._names(batch)
+        scores = self._scores(self._used.scores(features), views[0], names, exact=False)
+        predicted = guesses(self._sharpness * scores, self.classes)
+        rows = [row for row, sample in enumerate(batch.samples) if sample.label is not None]
+        labels = {row: str(batch.samples[row].label) for row in rows}
+        index = ClassIndex([*self.classes, *labels.values()])
+        targets = index.columns(list(labels.values()), features.device)
+        losses = tuple(surprise(self._sharpness * scores[rows], targets).tolist())
+        if not rows or not finite(features):
+            return Lesson(predicted, losses, learned=not rows)
+        with whole(self._kept()):
+            self._index = index
+            housed = {row: self._housed(names[row]) for row in rows}
+            with ExitStack() as steps:
+                for name in dict.fromkeys(housed.values()):
+                    own = [row for row in rows if housed[row] == name]
+                    cohort = self.cohorts[name]
+                    steps.enter_context(whole(cohort.kept()))
+                    cohort.learn(features[own], [view[own] for view in views], [labels[row] for row in own])
+                self._settle()
+        return Lesson(predicted, losses)
+
+    def consolidate(self) -> Mapping[str, Any]:
+        """Nothing: a plateau of the whole stream says nothing that one cohort may depend on."""
+        return {}
+
+    def named(self, request: ForgetRequest) -> tuple[str, ...]:
+        """The cohorts with adapters that a request names."""
+        return tuple(name for name in self.division.named(request) if name in self.cohorts)
+
+    def held(self, names: Sequence[str]) -> int:
+        """How many samples these cohorts have learned."""
+        return sum(self.cohorts[name].learned for name in names)
+
+    def drop_cohorts(self, names: Sequence[str]) -> Mapping[str, Any]:
+        """Lose these cohorts, with adapters, sums, and classes that nobody else has brought."""
+        if missing := [name for name in names if name not in self.cohorts]:
+            raise ForgettingError(f"{len(missing)} cohorts are not there to be dropped")
+        for name in names:
+            del self.cohorts[name]
+        left = {each for cohort in self.cohorts.values() for each in cohort.classes}
+        self._index = ClassIndex(name for name in self.classes if name in left)
+        self._used, self._fresh = self._solved(), None
+        return {"cohorts_dropped": len(names), "cohorts_left": len(self.cohorts)}
+
+    def shared(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+        """Adapters are a cohort's own, and cannot be freed of some of its samples."""
+        touched = any(chunk for chunk in traces) and any(each.branch for each in self.cohorts.values())
+        return ("cohort adapters",) if touched else ()
+
+    def state_dict(self) -> State:
+        """Every cohort, the classes, and the shared weights in use."""
+        used = {name: getattr(self._used, name).cpu().numpy().copy() for name in ("W", "b", "counts")}
+        cohorts = {name: cohort.state_dict() for name, cohort in self.cohorts.items()}
+        return {"classes": list(self.classes), "cohorts": cohorts, "crowded": self.crowded, "used": used}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the learner that returned `state`."""
+        self._index, self.cohorts, self._fresh = ClassIndex(state["classes"]), {}, None
+        self.crowded = bool(state["crowded"])
+        for name, saved in state["cohorts"].items():
+            self._new(name).load_state_dict(saved)
+        device = self.backbone.device
+        self._used = _Solution(
+            **{name: torch.tensor(np.asarray(array)).to(device) for name, array in state["used"].items()}
+        )
+
+    def _read(self, samples: Sequence[Sample]) -> tuple[Tensor, list[Tensor]]:
+        """Frozen features [B, D], and each view's tokens where branches begin."""
+        return self.reader.read(samples, self._cut)
+
+    def _names(self, batch: Batch) -> list[str]:
+        return [self.division.name(s, offset) for s, offset in zip(batch.samples, batch.offsets, strict=True)]
+
+    def _kept(self) -> Undo:
+        """What takes back all that learning a batch changes, the cohorts' own aside."""
+        before = dict(self.cohorts), self.crowded, self._index, self._used, self._fresh
+
+        def undo() -> None:
+            self.cohorts, self.crowded, self._index, self._used, self._fresh = before
+
+        return undo
+
+    def _housed(self, name: str) -> str:
+        """The cohort of that name, made where there is room for one; else the pool."""
+        taken = sum(each != POOL for each in self.cohorts)
+        if name not in self.cohorts and name != POOL and taken >= self.division.limit:
+            self.crowded, name = True, POOL
+        if name not in self.cohorts:
+            self._new(name)
+        return name
+
+    def _new(self, name: str) -> Cohort:
+        branch = None if name == POOL else self._branch(name)
+        self.cohorts[name] = Cohort(branch, self._width, self.backbone.device)
+        return self.cohorts[name]
+
+    def _scores(self, shared: Tensor, tokens: Tensor, names: Sequence[str], *, exact: bool) -> Tensor:
+        """float64 [B, C]: the shared scores, joined with those of each sample's branch."""
+        joined = shared.clone()
+        for name in dict.fromkeys(names):
+            rows = [row for row, each in enumerate(names) if each == name]
+            own = self.cohorts.get(name)
+            chosen = [own] if own is not None and own.branch is not None else list(self.cohorts.values())
+            chosen = [cohort for cohort in chosen if cohort.ready]
+            if chosen:
+                parts = [c.join(shared[rows], tokens[rows], self._index, exact=exact) for c in chosen]
+                joined[rows] = torch.stack(parts).mean(0)
+        return joined
+
+    def _settle(self) -> None:
+        """Solve the shared part anew where a class has doubled or a share of all samples is new."""
+        self._fresh = None
+        total = reduce(torch.add, [cohort.sums(self._index).counts for cohort in self.cohorts.values()])
+        solved = with_more(self._used.counts, len(total) - len(self._used.counts))
+        if is_due(total, solved, total > solved, self._refresh):
+            self._used = self._solved()
+        else:
+            self._used = self._used.widened(len(total))
+
+    def _solved(self) -> _Solution:
+        """The shared weights of all that is known: the sums of the cohorts, added up in their order."""
+        if not self.cohorts:
+            return self._unsolved()
+        sums = reduce(combined, [cohort.sums(self._index) for cohort in self.cohorts.values()])
+        problem = Quadratic(sums, self._shrinkage)
+        W = problem.minimiser()
+        return _Solution(W, problem.intercept(W), sums.counts)
+
+    def _unsolved(self) -> _Solution:
+        W = torch.zeros(self._width, len(self._index), dtype=torch.float64, device=self.backbone.device)
+        return _Solution(W, W[0].clone(), W[0].long())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Solution:
+    """The shared weights W [D, C] and b [C], and the counts that they were solved for."""
+
+    W: Tensor
+    b: Tensor
+    counts: Tensor
+
+    def scores(self, features: Tensor) -> Tensor:
+        """float64 [B, C]; a class without samples is never named."""
+        return scored(features, self.W, self.b, self.counts > 0)
+
+    def widened(self, classes: int) -> _Solution:
+        """With columns for so many classes."""
+        more = classes - len(self.counts)
+        return _Solution(*(with_more(each, more) for each in (self.W, self.b, self.counts)))
+
+
+def _hash(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,291 @@
+"""Mixed privacy: core samples train everything, user samples only what is linear around it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from streamcl.errors import ForgettingError
+from streamcl.events import Batch, Guess, Lesson, Sample
+from streamcl.heads.statistics import Statistics
+from streamcl.heads.user_weights import UserWeights
+from streamcl.learners.class_index import ClassIndex
+from streamcl.learners.hybrid import HybridLearner, Reading
+from streamcl.learners.mixed_statistics import Share
+from streamcl.learners.predictions import finite, guesses, surprise
+from streamcl.learners.rollback import Undo, whole
+from streamcl.learners.tangent_features import TangentReader
+from streamcl.protocols import State
+
+USER_STATISTICS = "user statistics of unsettled adapters"
+
+
+class MixedLearner:
+    """f(x) = f_c(x) + z(x) V (arXiv 2012.13431): a hybrid taught by core samples, and the users' linear part.
+
+    z is 1 or 0 for whether the adapters hold still, the last block's frozen tokens and, once they hold still,
+    tangent features of their LoRA; until then those are 0, so earlier samples of users reach the weights of
+    the frozen tokens alone. No user sample trains adapters, the core's heads or its calibration, or is shown
+    to the detector before the adapters have settled: the core is bit-equal to that of a stream without users.
+    Core samples are in the sums of z as well, so that V is what users change and no more.
+    """
+
+    def __init__(
+        self, core: HybridLearner, users: UserWeights, tangents: TangentReader | None, *, frozen: int
+    ) -> None:
+        self.core = core
+        self.users = users
+        self.tangents = tangents
+        self._frozen = frozen  # the last so many of the exact branch's features are the last block's
+        self._index = ClassIndex()
+        self._moved_until = 0  # the offset up to which samples came while the adapters moved
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes known, in the order in which they were first learned."""
+        return self._index.names
+
+    @property
+    def backbone(self) -> Any:
+        """The frozen backbone."""
+        return self.core.backbone
+
+    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+        """One guess per sample; changes nothing that decides the future."""
+        return guesses(self.logits(samples), self.classes) if samples else ()
+
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        reading = self.core.read(samples)
+        scores = self._total(self.core.exact_scores(reading), self.users.exact_scores(self._z(reading)))
+        return self.core.sharpness * scores
+
+    def learn(self, batch: Batch) -> Lesson:
+        """Predict the batch, teach the core its core samples, and add everything to the sums of z."""
+        if not batch.samples:
+            return Lesson((), ())
+        sides = [_Side(batch, privacy) for privacy in ("core", "user")]
+        seen = {
+            side.privacy: (side, reading, self._z(reading))
+            for side in sides
+            if side.rows
+            for reading in (self.core.read(side.samples),)
+        }
+        scores = self._scores(batch, list(seen.values()))
+        predicted = guesses(self.core.sharpness * scores, self.classes)
+        losses = self._losses(batch, scores)
+        if not all(finite(z) for _, _, z in seen.values()):
+            return Lesson(predicted, losses, learned=False)
+        undo, moving = self._kept(), self._moving
+        with whole(undo):
+            self._index = ClassIndex([*self.classes, *(str(sample.label) for sample in batch.labelled)])
+            self.users.grow(len(self._index))
+            for side, _, z in seen.values():
+                self._add(side, z)
+            self.users.settle()
+            learned = all(self._taught(side, reading) for side, reading, _ in seen.values())
+        if not learned:
+            undo()
+        elif moving:
+            self._moved_until = batch.end
+        return Lesson(predicted, losses, learned=learned)
+
+    def consolidate(self) -> Mapping[str, Any]:
+        """At the first plateau of the core's loss the adapters settle."""
+        return self.core.consolidate()
+
+    def measure(self, samples: Sequence[Sample]) -> Share:
+        """What these samples added once the adapters had settled; nothing is learned of them."""
+        core = [sample for sample in samples if sample.privacy == "core"]
+        users: dict[str, list[Sample]] = {}
+        for sample in samples:
+            if sample.privacy == "user":
+                users.setdefault(self.cohort(sample.subject), []).append(sample)
+        return Share(
+            self.core.measure(core) if core else None,
+            self._measured(core) if core else None,
+            {name: self._measured(each) for name, each in users.items()},
+        )
+
+    def combine(self, one: Share, other: Share) -> Share:
+        """Both shares as one."""
+        return one.joined(other, self.core.combine)
+
+    def difference(self, one: Share, other: Share) -> float:
+        """The largest relative difference of any of the sums."""
+        pairs = [(one.core, other.core), *((each, other.users[name]) for name, each in one.users.items())]
+        found = [self.core.exact.difference(a, b) for a, b in pairs if a is not None]
+        branches = 0.0 if one.branches is None else self.core.difference(one.branches, other.branches)
+        return max([branches, *found])
+
+    def subtract(self, sums: Share) -> Mapping[str, Any]:
+        """Forget by what `measure` gave, everywhere or, where that is refused, nowhere."""
+        before = self.users.state_dict()
+        kept = {name: each for name, each in sums.users.items() if name in self.users.cohorts}
+        figures = self.users.remove(sums.core, kept, sums.of_users)
+        if sums.branches is None:
+            return figures
+        try:
+            return {**figures, **self.core.subtract(sums.branches)}
+        except ForgettingError:
+            self.users.load_state_dict(before)
+            raise
+
+    def drop_class(self, name: str) -> None:
+        """Lose a class whose samples are all forgotten; later classes move up by one column."""
+        if name not in self._index:
+            raise ForgettingError("there is no such class to drop")
+        self.users.select([i for i, each in enumerate(self.classes) if each != name])
+        if name in self.core.classes:
+            self.core.drop_class(name)
+        self._index = ClassIndex(each for each in self.classes if each != name)
+
+    def shared(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+        """What came while the adapters moved: core samples trained them, users' cannot be derived again."""
+        early = {trace.private for chunk in traces for trace in chunk if trace.offset < self._moved_until}
+        found = ("adapters", "adapted statistics") if False in early else ()
+        return (*found, USER_STATISTICS) if True in early else found
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise on the users' weights, in units of 1 / a feature's own."""
+        return self.users.noise
+
+    def cohort(self, subject: str | None) -> str:
+        """What a subject's sums are kept under: a hash, so that no state holds its name."""
+        return "" if subject is None else hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
+
+    def kept(self, subject: str) -> int:
+        """How many samples are in the sums that are kept of a subject."""
+        sums = self.users.cohorts.get(self.cohort(subject))
+        return 0 if sums is None else sums.total
+
+    def forget_subject(self, subject: str) -> Mapping[str, Any]:
+        """Take a subject's own sums out; classes that only it had go too. Figures, with the bound."""
+        figures = self.users.forget_cohort(self.cohort(subject))
+        counts = dict(zip(self.classes, self.users.counts.tolist(), strict=True))
+        self._keep([name for name in self.classes if counts[name] or name in self.core.classes])
+        return {**figures, "linear_since": self._moved_until}
+
+    def forget_users(self) -> None:
+        """Set the users' weights and sums to zero: what is left is the core, as if no user had ever come."""
+        self.users.forget_users()
+        self._keep(self.core.classes)
+
+    def state_dict(self) -> State:
+        """The core, the users' sums and weights, the classes."""
+        return {
+            "core": self.core.state_dict(),
+            "users": self.users.state_dict(),
+            "classes": list(self.classes),
+            "moved_until": self._moved_until,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the learner that returned `state`."""
+        self.core.load_state_dict(state["core"])
+        self.users.load_state_dict(state["users"])
+        self._index = ClassIndex(state["classes"])
+        self._moved_until = int(state["moved_until"])
+
+    def _kept(self) -> Undo:
+        """What takes back all that learning a batch changes, the core aside, which sees to that itself."""
+        users, index = self.users.kept(), self._index
+
+        def undo() -> None:
+            users()
+            self._index = index
+
+        return undo
+
+    def _taught(self, side: _Side, reading: Reading) -> bool:
+        """Teach the core, if these are its samples; False where it has not learned them."""
+        return side.privacy == "user" or self.core.learn_from(side.batch, reading).learned
+
+    @property
+    def _moving(self) -> bool:
+        return self.tangents is not None and not self.tangents.fixed
+
+    def _z(self, reading: Reading) -> Tensor:
+        """float32 [B, 1 + frozen + tangents]."""
+        features = reading.features[:, -self._frozen :].float()
+        still = features.new_full((len(features), 1), float(not self._moving))
+        if self.tangents is None:
+            return torch.cat([still, features], dim=1)
+        if self._moving:
+            tangents = features.new_zeros(len(features), self.tangents.width)
+        else:
+            tangents = self.tangents(reading.views[0])
+        return torch.cat([still, features, tangents], dim=1)
+
+    def _scores(self, batch: Batch, seen: Sequence[tuple[_Side, Reading, Tensor]]) -> Tensor:
+        """float64 [B, C] by the weights in use; each side is read apart, so neither rounds by the other."""
+        parts = [self._total(self.core.scores(reading), self.users.scores(z)) for _, reading, z in seen]
+        scores = parts[0].new_empty(len(batch), len(self.classes))
+        for (side, _, _), part in zip(seen, parts, strict=True):
+            scores[side.rows] = part
+        return scores
+
+    def _total(self, core: Tensor, users: Tensor) -> Tensor:
+        """[B, C] from the core's [B, c] and the users': a class that the core has not met scores 0 there."""
+        total = users.clone()
+        if self.core.classes:
+            total[:, self._index.columns(self.core.classes, users.device)] += core.masked_fill(
+                core.isinf(), 0.0
+            )
+        return total.masked_fill(self.users.counts == 0, -torch.inf)
+
+    def _losses(self, batch: Batch, scores: Tensor) -> tuple[float, ...]:
+        """Of labelled samples; while the adapters move the core's alone, for they decide when to settle."""
+        rows = [
+            row
+            for row, sample in enumerate(batch.samples)
+            if sample.label is not None and (sample.privacy == "core" or not self._moving)
+        ]
+        names = [str(batch.samples[row].label) for row in rows]
+        targets = ClassIndex([*self.classes, *names]).columns(names, scores.device)
+        return tuple(surprise(self.core.sharpness * scores[rows], targets).tolist())
+
+    def _add(self, side: _Side, z: Tensor) -> None:
+        """Put labelled samples into the sums: the core's at once, users' cohort by cohort."""
+        cohorts: dict[str | None, list[int]] = {}
+        for row, sample in enumerate(side.samples):
+            if sample.label is not None:
+                name = None if side.privacy == "core" else self.cohort(sample.subject)
+                cohorts.setdefault(name, []).append(row)
+        for name, rows in cohorts.items():
+            targets = self._index.columns([side.samples[row].label for row in rows], z.device)
+            share = self.users.measure(z[rows], targets)
+            if name is None:
+                self.users.add_core(share)
+            else:
+                self.users.add_users(share, name or None)
+
+    def _measured(self, samples: Sequence[Sample]) -> Statistics:
+        targets = self._index.columns([sample.label for sample in samples], self.backbone.device)
+        if bool((targets < 0).any()):
+            raise ForgettingError("a sample's class is not among those learned, so it cannot be in the sums")
+        return self.users.measure(self._z(self.core.read(samples)), targets)
+
+    def _keep(self, names: Sequence[str]) -> None:
+        """Have these classes, in this order."""
+        self.users.select([self.classes.index(name) for name in names])
+        self._index = ClassIndex(names)
+
+
+class _Side:
+    """The core's or the users' samples of a batch, and their rows in it."""
+
+    def __init__(self, batch: Batch, privacy: str) -> None:
+        self.privacy = privacy
+        self.rows = [row for row, sample in enumerate(batch.samples) if sample.privacy == privacy]
+        self.samples = [batch.samples[row] for row in self.rows]
+
+    @property
+    def batch(self) -> Batch:
+        """These samples as a batch of their own; its offset is of no account."""
+        return Batch(0, tuple(self.samples))

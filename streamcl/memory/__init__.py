@@ -1,0 +1,1 @@
+"""What a learner keeps of past samples: hard and reservoir buffers, parameter importance."""

@@ -1,0 +1,1 @@
+"""The frozen vision transformer, its LoRA adapters, and how both compute."""

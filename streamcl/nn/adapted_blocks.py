@@ -1,0 +1,243 @@
+"""Adapted copies of a frozen transformer's later blocks, which share every tensor that is not their own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from streamcl.errors import CheckpointError, ConfigError
+from streamcl.nn.lora import LoRALinear
+from streamcl.nn.low_pass_backprop import LowPass, low_pass_linears
+from streamcl.protocols import State
+
+
+class Adaptable(Protocol):
+    """What the adapters need of a backbone."""
+
+    model: Any
+    width: int
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in the order of depth."""
+        ...
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Their paths in the model."""
+        ...
+
+    @property
+    def classifier(self) -> tuple[str, ...]:
+        """Paths of the classifiers in the model."""
+        ...
+
+    def qkv(self, block: nn.Module) -> nn.Linear:
+        """The fused projection of a block."""
+        ...
+
+    def run(
+        self,
+        tokens: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        blocks: Sequence[nn.Module] | None = None,
+    ) -> list[Tensor]:
+        """Outputs after the blocks start .. stop - 1, with other blocks in their place where given."""
+        ...
+
+    def finish(self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None) -> Tensor:
+        """[B, width]: what the classifier sees of the last block's tokens."""
+        ...
+
+
+class Adapters(nn.Module):
+    """Adapted copies of the blocks first_block .. depth - 1, sharing every frozen tensor with the backbone.
+
+    The backbone itself stays as it was, so a frozen and an adapted branch can run side by side. Any linear
+    layer of a copy can be given a weight of its own (`edit`); it is part of the exported state, whole.
+
+    low_pass: takes the gradient through the frozen weights of the copies on low-pass bases (arXiv
+    2309.15275); None passes it whole.
+    """
+
+    def __init__(
+        self,
+        backbone: Adaptable,
+        *,
+        rank: int,
+        first_block: int,
+        generator: torch.Generator,
+        low_pass: LowPass | None = None,
+    ) -> None:
+        super().__init__()
+        count = len(backbone.blocks)
+        if not 0 <= first_block < count:
+            raise ConfigError(f"first_block lies in 0..{count - 1}, not at {first_block}")
+        blocks = backbone.blocks[first_block:]
+        self.first_block = first_block
+        self.rank = rank
+        self._backbone = (backbone,)  # in a tuple, so that it is no submodule: its parameters are not ours
+        self.names = tuple(f"{name}.attn.qkv" for name in backbone.block_names[first_block:])
+        self.layers = [LoRALinear(backbone.qkv(block), rank, generator, low_pass) for block in blocks]
+        self.blocks = nn.ModuleList(map(_adapted, blocks, self.layers))
+        if low_pass is not None:
+            for block in self.blocks:
+                low_pass_linears(block, low_pass)
+        self.block_names = backbone.block_names[first_block:]
+        self._attentions: list[Any] = [block.attn for block in self.blocks]
+        self._fused = [bool(getattr(attention, "fused_attn", False)) for attention in self._attentions]
+        self._originals: dict[str, Any] = {}  # by path: the backbone's weight where ours differs
+        self.eval()
+
+    def train(self, mode: bool = True) -> Adapters:  # noqa: ARG002
+        """Stay in evaluation mode: the frozen blocks' dropout is off while the adapters learn."""
+        return super().train(mode=False)
+
+    @property
+    def backbone(self) -> Adaptable:
+        """The backbone whose blocks are adapted; never changed."""
+        return self._backbone[0]
+
+    def run(self, tokens: Tensor) -> list[Tensor]:
+        """Outputs after the blocks first_block .. depth - 1, given the tokens that enter first_block."""
+        self._choose_attention(tokens)
+        return self.backbone.run(tokens, self.first_block, None, list(self.blocks))
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        """[B, width]: the backbone's final features, given the tokens that enter first_block."""
+        self._choose_attention(tokens)
+        return self.backbone.finish(tokens, self.first_block, list(self.blocks))
+
+    def _choose_attention(self, tokens: Tensor) -> None:
+        """timm's attention reads `fused_attn` at each call; see `_by_hand` for when it is off."""
+        by_hand = _by_hand(tokens, len(self.blocks), self._attentions[0].num_heads)
+        for block, fused in zip(self._attentions, self._fused, strict=True):
+            block.fused_attn = fused and not by_hand
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """lora_A and lora_B of every layer, by timm's path of the layer, as `blocks.3.attn.qkv.lora_A`."""
+        pairs = zip(self.names, self.layers, strict=True)
+        return {f"{name}.{key}": getattr(layer, key) for name, layer in pairs for key in ("lora_A", "lora_B")}
+
+    def consolidate(self, generator: torch.Generator) -> None:
+        """Fold every pair into its layer's weights and draw fresh ones; outputs stay as they are.
+
+        The fresh pairs are the same parameters with new values: drop an optimizer's moments of them.
+        """
+        for layer in self.layers:
+            layer.fold()
+            layer.redraw(generator)
+
+    def rest(self) -> None:
+        """Leave the live pairs, which add nothing while fresh, out where no gradient is wanted."""
+        for layer in self.layers:
+            layer.resting = True
+
+    def linear(self, path: str) -> nn.Linear:
+        """An adapted block's own linear layer by timm's path, as `blocks.3.mlp.fc1`; KeyError for no such."""
+        for name, block in zip(self.block_names, self.blocks, strict=True):
+            if path.startswith(f"{name}."):
+                found = dict(block.named_modules()).get(path.removeprefix(f"{name}."))
+                if isinstance(found, nn.Linear):
+                    return found
+        raise KeyError(path)
+
+    def has_linear(self, path: str) -> bool:
+        """Whether there is such a linear layer; a qkv projection is none of them."""
+        try:
+            return path not in self.names and self.linear(path) is not None
+        except KeyError:
+            return False
+
+    def original(self, path: str) -> Tensor:
+        """The backbone's own weight of a linear layer."""
+        weight: Tensor = self._originals.get(path, self.linear(path).weight)
+        return weight
+
+    def edit(self, path: str, weight: Tensor) -> None:
+        """Have this weight, copied, in that linear layer from now on; the backbone keeps its own."""
+        layer = self.linear(path)
+        if weight.shape != layer.weight.shape:
+            raise ValueError(f"{path}: {tuple(weight.shape)} is not the shape {tuple(layer.weight.shape)}")
+        self._originals.setdefault(path, layer.weight)
+        layer.weight = nn.Parameter(weight.detach().to(layer.weight, copy=True), requires_grad=False)
+
+    @property
+    def edits(self) -> dict[str, Tensor]:
+        """The weights that were given to linear layers, by path."""
+        return {path: self.linear(path).weight.detach() for path in self._originals}
+
+    @property
+    def gains(self) -> dict[str, Tensor]:
+        """float64, by path: what the weights given to linear layers have over the backbone's."""
+        edits = self.edits
+        return {path: edits[path].double() - old.double() for path, old in self._originals.items()}
+
+    def revert(self) -> None:
+        """Go back to the backbone's own weight in every linear layer that was given another."""
+        for path, weight in self._originals.items():
+            self.linear(path).weight = weight
+        self._originals.clear()
+
+    def export_state(self) -> State:
+        """Per layer lora_A, lora_B and, once folded, the q and v rows of W; per edited layer its weight.
+
+        Float32 arrays, copied.
+        """
+        pairs = {name: each.export_state() for name, each in zip(self.names, self.layers, strict=True)}
+        edits = {path: {"weight": weight.cpu().numpy().copy()} for path, weight in self.edits.items()}
+        return pairs | edits
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Become the adapters that exported `state`. Raises CheckpointError where it is of others."""
+        edits = {path: _edit_of(self, path, state[path]) for path in state if path not in self.names}
+        if missing := set(self.names) - set(state):
+            raise CheckpointError(f"adapters of {sorted(state)} were expected to be of {sorted(missing)} too")
+        for name, layer in zip(self.names, self.layers, strict=True):
+            layer.import_state(name, state[name])
+        self.revert()
+        for path, weight in edits.items():
+            self.edit(path, weight)
+
+
+def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
+    """A copy of the block's modules around the very same tensors, with `layer` for its qkv projection."""
+    shared = {id(tensor): tensor for tensor in [*block.parameters(), *block.buffers()]}
+    copied: Any = copy.deepcopy(block, shared)
+    copied.attn.qkv = layer
+    if hasattr(copied.attn, "qkv_bias_separate"):
+        copied.attn.qkv_bias_separate = True  # else eva reads qkv.weight and never calls the layer
+    return copied  # type: ignore[no-any-return]
+
+
+_ROOM = 2**30  # bytes that kept attention maps may take
+
+
+def _by_hand(tokens: Tensor, blocks: int, heads: int) -> bool:
+    """Whether attention is to be made of plain products, which keep the attention maps for the way back.
+
+    On a CPU torch's fused attention with its backward pass takes 3 to 5 times as long in bf16 (64 images of a
+    ViT-S at 26 tokens: 46 ms and 9; 16 of a ViT-B at 197 tokens: 148 and 51); in float32 they are even. It
+    depends on shapes and precision alone, so a resumed run computes as the one before it did.
+    """
+    if not (tokens.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
+        return False
+    batch, count = len(tokens), tokens[0, ..., 0].numel()  # swin's windows are smaller: an upper bound
+    maps = batch * heads * count**2 * blocks
+    return 12 * maps <= _ROOM  # a float32 softmax and its bf16 copies
+
+
+def _edit_of(adapters: Adapters, path: str, state: Mapping[str, Any]) -> Tensor:
+    """The weight of an edited linear layer; CheckpointError where it is not one of these adapters."""
+    try:
+        weight, own = torch.from_numpy(state["weight"]), adapters.linear(path).weight
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is no linear layer of these adapted blocks") from error
+    if weight.shape != own.shape:
+        raise CheckpointError(f"{path} has shape {tuple(weight.shape)}, expected {tuple(own.shape)}")
+    return weight

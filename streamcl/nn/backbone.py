@@ -1,0 +1,231 @@
+"""A frozen timm transformer as stem, blocks and final norm, which can be run in part."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamcl.errors import ConfigError
+from streamcl.events import Pixels
+from streamcl.nn.frozen_linear import freeze_linears
+from streamcl.nn.timm_compat import block_paths, fused_qkv, tokens_of_head
+
+
+class Backbone(nn.Module):
+    """A frozen timm transformer whose blocks can be run in part, or replaced by adapted copies.
+
+    name, image_size (pixels of a side), width (of `final`), depth (blocks kept), fingerprint (sha256 of
+    the architecture's name, the image size and the weights). Tokens are [B, N, d], and [B, H, W, d] in
+    swin, where d grows from stage to stage. Parameters never require gradients, and the model stays in
+    evaluation mode whatever `train` is told.
+    """
+
+    def __init__(self, name: str, model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.name = name
+        self.model = cast(Any, model.requires_grad_(False))
+        freeze_linears(model)
+        self.image_size: int = self.model.patch_embed.img_size[0]
+        self.width: int = self.model.head_hidden_size
+        self.block_names, self._downsample = block_paths(model)
+        self.depth = len(self.block_names)
+        self.fingerprint = _fingerprint(name, self.image_size, model)
+        self._mean: Tensor
+        self._scale: Tensor
+        self.register_buffer("_mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
+        self._compiled: dict[int, Callable[..., Tensor]] = {}
+        self._compiled_rows: frozenset[int] = frozenset()
+        self._rope: Tensor | None
+        self.eval()
+        self.register_buffer("_rope", _rotary(self.model, self.image_size), persistent=False)
+
+    @property
+    def classifier(self) -> tuple[str, ...]:
+        """Where in the timm model a classifier of `final` goes; a distilled model has two of them."""
+        named = self.model.pretrained_cfg.get("classifier") or "head"
+        return (named,) if isinstance(named, str) else tuple(named)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in the order of depth; swin's stages one after another."""
+        return [self.model.get_submodule(name) for name in self.block_names]
+
+    @property
+    def grid(self) -> tuple[int, int, int] | None:
+        """Prefix tokens, rows and columns of patches, which together are the tokens of every block.
+
+        None in swin, whose blocks see windows.
+        """
+        if self._downsample:
+            return None
+        height, width = self.model.patch_embed.grid_size
+        return int(getattr(self.model, "num_prefix_tokens", 0)), int(height), int(width)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._mean.device
+
+    def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002
+        """Stay in evaluation mode: a frozen model has no dropout, no stochastic depth."""
+        return super().train(mode=False)
+
+    def prepare(self, images: Sequence[Pixels]) -> Tensor:
+        """[B, 3, S, S] float32 on the device, from B uint8 RGB images [H, W, 3] of any sizes.
+
+        The whole image is resized (bicubic, antialiased; the aspect ratio is not kept) and normalised
+        with the model's own mean and standard deviation. Images of equal size travel as one uint8 tensor.
+        """
+        pixels = torch.empty(len(images), 3, self.image_size, self.image_size, device=self.device)
+        for shape in sorted({image.shape for image in images}):
+            rows = [row for row, image in enumerate(images) if image.shape == shape]
+            levels = self._sent(torch.from_numpy(np.stack([images[row] for row in rows])))
+            pixels[rows] = _resized(levels.permute(0, 3, 1, 2), self.image_size).float()
+        return pixels.sub_(self._mean).mul_(self._scale)
+
+    def _sent(self, levels: Tensor) -> Tensor:
+        """On the device; to a GPU from pinned memory, or the copy would wait for all it has yet to do."""
+        if self.device.type != "cuda":
+            return levels.to(self.device)
+        return levels.pin_memory().to(self.device, non_blocking=True)
+
+    def stem(self, pixels: Tensor) -> Tensor:
+        """The tokens that enter block 0: patches with positions, class and register tokens, norm_pre."""
+        tokens = self.model.patch_embed(pixels)
+        if hasattr(self.model, "_pos_embed"):
+            placed = self.model._pos_embed(tokens)
+            tokens = placed[0] if isinstance(placed, tuple) else placed  # eva returns (tokens, rope)
+            tokens = self.model.norm_pre(tokens)
+        return torch.as_tensor(tokens)
+
+    def run(
+        self,
+        tokens: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        blocks: Sequence[Callable[..., Tensor]] | None = None,
+    ) -> list[Tensor]:
+        """The outputs after each of the blocks start .. stop - 1, given the tokens that enter block `start`.
+
+        blocks: stand for the backbone's own from `start` on. Swin's downsampling belongs to the first
+        block of its stage and is always the backbone's.
+        """
+        chosen = self.blocks[start:] if blocks is None else blocks
+        outputs = []
+        for index in range(start, self.depth if stop is None else stop):
+            tokens = self._step(index, chosen[index - start], tokens)
+            outputs.append(tokens)
+        return outputs
+
+    def finish(self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None) -> Tensor:
+        """`final` [B, width] float32, given the tokens that enter block `start`; blocks as in `run`.
+
+        Where the classifier reads the class token alone, the others end at the attention of the last block,
+        whose MLP would be two thirds of its work: the same result, and a twentieth of a ViT-S less to do.
+        """
+        own = self.blocks[start:] if blocks is None else blocks
+        chosen: list[Callable[..., Tensor]] = [*own]
+        if own and (read := tokens_of_head(self.model, own[-1])):
+            chosen[-1] = functools.partial(_narrowed, own[-1], read)
+        return self.final([tokens, *self.run(tokens, start, None, chosen)][-1])
+
+    def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int]) -> None:
+        """Run these for its own blocks where a number of images in `rows` comes without gradients."""
+        self._compiled = {id(own): quick for own, quick in zip(self.blocks, blocks, strict=True)}
+        self._compiled_rows = rows
+
+    def _step(self, index: int, own: Callable[..., Tensor], tokens: Tensor) -> Tensor:
+        if index in self._downsample:
+            tokens = self.model.get_submodule(self._downsample[index])(tokens)
+        quick = len(tokens) in self._compiled_rows and not torch.is_grad_enabled()
+        block = self._compiled.get(id(own), own) if quick else own
+        if self._rope is None:
+            return torch.as_tensor(block(tokens))
+        mixed = getattr(self.model, "rope_mixed", False)  # one rotary embedding a block
+        return torch.as_tensor(block(tokens, rope=self._rope[index] if mixed else self._rope))
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """[B, F] float32: class token and mean patch token side by side, each layer-normalised.
+
+        The norm has no affine part. F is twice the tokens' width, or once where the model has no class
+        token. Register and distillation tokens are left out.
+        """
+        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
+        tokens = tokens.flatten(1, -2)  # [B, N, d]
+        parts = [tokens[:, prefix:].mean(1, dtype=torch.float32)]
+        if getattr(self.model, "cls_token", None) is not None:
+            parts.insert(0, tokens[:, 0].float())
+        return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
+
+    def central(self, tokens: Tensor) -> Tensor:
+        """[B, 2 d] float32: class token and mean central patch token, each layer-normalised without affine.
+
+        The centre is the patch grid less a fifth at each side; all patches where the grid is not square.
+        Without a class token the mean of all patches stands in its place.
+        """
+        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
+        tokens = tokens.flatten(1, -2)  # [B, N, d]
+        patches = tokens[:, prefix:]
+        side = math.isqrt(patches.shape[1])
+        edge = side // 5
+        if edge and side * side == patches.shape[1]:
+            grid = patches.unflatten(1, (side, side))
+            patches = grid[:, edge : side - edge, edge : side - edge].flatten(1, 2)
+        has_class = getattr(self.model, "cls_token", None) is not None
+        first = tokens[:, 0].float() if has_class else tokens[:, prefix:].mean(1, dtype=torch.float32)
+        parts = (first, patches.mean(1, dtype=torch.float32))
+        return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
+
+    def final(self, tokens: Tensor) -> Tensor:
+        """[B, width] float32: what the model's own classifier would see of the last block's tokens."""
+        return torch.as_tensor(self.model.forward_head(self.model.norm(tokens), pre_logits=True)).float()
+
+    def qkv(self, block: nn.Module) -> nn.Linear:
+        """The fused query-key-value projection of one of `blocks`."""
+        projection = fused_qkv(block)
+        if projection is None:
+            raise ConfigError(f"{self.name} has a block without a fused qkv projection")
+        return cast(nn.Linear, projection)
+
+
+def _narrowed(block: Any, count: int, tokens: Tensor) -> Tensor:
+    """The first `count` tokens [B, count, d] after one of timm's plain blocks, in evaluation mode."""
+    tokens = (tokens + block.ls1(block.attn(block.norm1(tokens))))[:, :count]
+    return torch.as_tensor(tokens + block.ls2(block.mlp(block.norm2(tokens))))
+
+
+def _resized(levels: Tensor, side: int) -> Tensor:
+    """Levels 0..255 at [B, 3, side, side], from uint8 [B, 3, H, W]."""
+    if levels.shape[-2:] == (side, side):
+        return levels
+    if levels.device.type == "cpu":  # torch's uint8 kernel is Pillow's arithmetic, ten times as fast as float
+        return F.interpolate(levels, (side, side), mode="bicubic", antialias=True)
+    smooth = F.interpolate(levels.float(), (side, side), mode="bicubic", antialias=True)
+    return smooth.round_().clamp_(0, 255)  # bicubic overshoots at edges
+
+
+def _rotary(model: Any, image_size: int) -> Tensor | None:
+    """Eva's rotary embedding of the grid; it depends on the size of the image only."""
+    if getattr(model, "rope", None) is None:
+        return None
+    with torch.no_grad():
+        patches = model.patch_embed(torch.zeros(1, 3, image_size, image_size))
+        return torch.as_tensor(model._pos_embed(patches)[1])
+
+
+def _fingerprint(name: str, image_size: int, model: nn.Module) -> str:
+    digest = hashlib.sha256(f"{name} {image_size}".encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        if key != "pos_embed":  # resampling it may differ in the last bit between two machines
+            digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

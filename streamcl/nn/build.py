@@ -1,0 +1,115 @@
+"""Builds the frozen backbone from timm's models, with weights from its hub or from a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from streamcl.errors import ConfigError, WeightsError
+from streamcl.nn import torchvision_ops
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.timm_compat import cut, refuse_unfit, refuse_unknown
+from streamcl.nn.weights.fit import fitting, refuse_other_patches
+from streamcl.nn.weights.formats import read
+
+_HUB = ("hf-hub:", "local-dir:")  # timm's own words for a model and its weights together
+
+
+def build_backbone(
+    name: str,
+    *,
+    weights: str = "pretrained",
+    image_size: int | None = None,
+    depth: int | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    args: Mapping[str, Any] = MappingProxyType({}),
+    report: Callable[[str], None] = print,
+) -> Backbone:
+    """The timm model `name` with its weights, cut to its first `depth` blocks, for images of `image_size`.
+
+    weights: "pretrained" (timm's hub), "hf-hub:owner/name", "local-dir:PATH", "none" (random, from
+        `seed`; the global generator is left alone), or a file, "file:PATH" or a bare path:
+        .safetensors, .pth, .pt (read with weights_only) or an .onnx export.
+    args: further arguments of the timm model. report: told of weights that were dropped.
+    Raises ConfigError for a model that is unknown or has no fused qkv, WeightsError for weights that
+    cannot be had, are incomplete or do not fit.
+    """
+    timm = _timm()
+    refuse_unknown(timm, name)
+    size = {} if image_size is None else {"img_size": image_size}
+    hub = weights == "pretrained" or weights.startswith(_HUB)
+    source = weights if weights.startswith(_HUB) else name
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # timm draws from the global one; built on the CPU
+        model = _create(timm, source, pretrained=hub, args={**args, **size})
+    _refuse_another(name, model, source)
+    refuse_unfit(name, model)
+    cut(name, model, depth)
+    if not hub and weights != "none":
+        _load(model, weights.removeprefix("file:"), report)
+    normalisation = timm.data.resolve_model_data_config(model)
+    backbone = Backbone(name, model, mean=normalisation["mean"], std=normalisation["std"]).to(device)
+    if args:
+        _refuse_unusable(backbone)
+    return backbone
+
+
+def _refuse_unusable(backbone: Backbone) -> None:
+    """timm takes arguments with which a model can be built and nothing else: one image shows it."""
+    try:
+        with torch.no_grad():
+            backbone.run(backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)])))
+    except Exception as error:  # layers raise what they like
+        raise ConfigError(f"{backbone.name} can take no image with these arguments: {error}") from error
+
+
+def _timm() -> ModuleType:
+    torchvision_ops.declare()
+    import timm
+    import timm.data
+
+    return timm  # type: ignore[no-any-return]
+
+
+def _create(timm: ModuleType, source: str, *, pretrained: bool, args: Mapping[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(source, pretrained=pretrained, num_classes=0, **args)  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise ConfigError(f"{source} does not take these arguments: {error}") from error
+    except Exception as error:  # hub, network and file errors have no common ancestor
+        if not pretrained:
+            raise ConfigError(f"{source} cannot be built: {error}") from error
+        hint = "without a network, name a local file: weights: file:PATH, or local-dir:PATH"
+        raise WeightsError(f"no pretrained weights for {source}: {error}", hint=hint) from error
+
+
+def _refuse_another(name: str, model: Any, source: str) -> None:
+    """A hub's folder names its own architecture; it must be the one that was asked for."""
+    found, wanted = model.pretrained_cfg.get("architecture"), name.partition(".")[0]
+    if source != name and found != wanted:
+        raise WeightsError(f"{source} holds a {found}, not a {wanted}", hint=f"name the model {found}")
+
+
+def _load(model: nn.Module, path: str, report: Callable[[str], None]) -> None:
+    """Fill the model from a file, in timm's own or an original project's names, at any position grid."""
+    convert = sys.modules[type(model).__module__].checkpoint_filter_fn
+    state = read(path)
+    refuse_other_patches(state, model.state_dict(), path)
+    try:
+        state = convert(state, model)
+    except Exception as error:  # timm's converters raise whatever an unforeseen layout makes them raise
+        raise WeightsError(f"{path}: not the weights of {type(model).__name__}: {error!r}") from error
+    model.load_state_dict(fitting(state, model.state_dict(), path, report))
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Every model that timm knows and whose family can be adapted: those named vit, deit, eva or swin."""
+    families = ("vit_", "deit", "eva", "swin")
+    return tuple(name for name in _timm().list_models() if name.startswith(families))

@@ -1,0 +1,140 @@
+"""A low-rank adapter on the query and value rows of a frozen fused qkv projection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from streamcl.errors import CheckpointError, ConfigError
+from streamcl.nn.frozen_linear import affine, cast_layer
+from streamcl.nn.lora_product import AdaptedProduct
+from streamcl.nn.low_pass_backprop import LowPass
+from streamcl.protocols import State
+
+
+class LoRALinear(nn.Module):
+    """A frozen qkv projection plus low-rank updates of its q and v rows (arXiv 2106.09685, 2411.05663).
+
+    y = x W^T + b, then q += x A_q^T B_q^T and v += x A_v^T B_v^T; k is untouched and nothing is scaled
+    by alpha / r. lora_A [2r, d] holds A_q above A_v, so one product serves both; lora_B [2, o, r] holds
+    B_q and B_v, o = d_out / 3. W and b are the frozen layer's own tensors until the first `fold`.
+    """
+
+    def __init__(
+        self, frozen: nn.Linear, rank: int, generator: torch.Generator, low_pass: LowPass | None = None
+    ) -> None:
+        super().__init__()
+        self.low_pass = low_pass
+        self.in_features, self.out_features = frozen.in_features, frozen.out_features
+        if not 1 <= rank <= self.in_features:
+            raise ConfigError(f"a LoRA rank lies between 1 and the width {self.in_features}, not at {rank}")
+        self.rank = rank
+        self.weight = frozen.weight  # [3o, d]
+        self.bias = frozen.bias
+        self._frozen = (frozen.weight,)  # in a tuple: the backbone's for good, not a parameter of ours
+        device = frozen.weight.device
+        self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
+        self.resting = False  # whether the live pair, which adds nothing then, is left out without gradients
+        self.redraw(generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d] to [..., 3o]."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        weight, bias = cast_layer(self, dtype)
+        with torch.autocast(kind, enabled=False):
+            if self.resting and not torch.is_grad_enabled():
+                return affine(x.to(dtype), weight, bias)
+            A, R = self.lora_A.to(dtype), self._rows().to(dtype)
+            rows = x.to(dtype).reshape(-1, self.in_features)
+            y, _ = AdaptedProduct.apply(rows, weight, bias, A, R, self.low_pass)  # type: ignore[no-untyped-call]
+        return torch.as_tensor(y).view(*x.shape[:-1], self.out_features)
+
+    def _rows(self) -> Tensor:
+        """[3o, 2r]: B_q in the q rows over A_q's columns, B_v in the v rows over A_v's, zero elsewhere."""
+        query, value = self.lora_B
+        none = torch.zeros_like(query)
+        return torch.cat(
+            [torch.cat([query, none], 1), torch.cat([none, none], 1), torch.cat([none, value], 1)]
+        )
+
+    @property
+    def folded(self) -> bool:
+        """Whether W is this layer's own copy, no longer the backbone's."""
+        return self.weight is not self._frozen[0]
+
+    @torch.no_grad()
+    def delta(self) -> Tensor:
+        """[2, o, d] float64: B_q A_q and B_v A_v, what the live pair adds to the q and the v rows."""
+        return self.lora_B.double() @ self.lora_A.double().view(2, self.rank, self.in_features)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Add the live pair to this layer's own copy of W. The pair is left as it is: `redraw` it next."""
+        rows = (self.adapted_rows().double() + self.delta()).to(self.weight.dtype)
+        self.set_adapted_rows(rows)
+
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        """A fresh pair: A ~ kaiming uniform (a = sqrt 5), B = 0. It adds nothing, yet B has a gradient."""
+        bound = 1 / math.sqrt(self.in_features)  # kaiming's bound sqrt(6 / ((1 + a^2) d)) at a = sqrt 5
+        drawn = torch.rand(self.lora_A.shape, generator=generator, device=generator.device)
+        self.lora_A.copy_((2 * drawn - 1) * bound)
+        self.lora_B.zero_()
+
+    @torch.no_grad()
+    def total(self) -> Tensor:
+        """[2, o, d] float64: what the q and v rows have gained over the backbone's, folded and live."""
+        frozen = self._frozen[0].view(3, -1, self.in_features)[[0, 2]]
+        return self.adapted_rows().double() - frozen.double() + self.delta()
+
+    @torch.no_grad()
+    def adapted_rows(self) -> Tensor:
+        """[2, o, d]: a copy of W's q and v rows, with all that was folded."""
+        return self.weight.view(3, -1, self.in_features)[[0, 2]]
+
+    @torch.no_grad()
+    def set_adapted_rows(self, rows: Tensor) -> None:
+        """Have these q and v rows in W, which from now on is this layer's own."""
+        if not self.folded:
+            self.weight = nn.Parameter(self.weight.clone(), requires_grad=False)
+        triple = self.weight.view(3, -1, self.in_features)  # q, k, v
+        for part, changed in zip((0, 2), rows, strict=True):
+            triple[part].copy_(changed)
+
+    def unfold(self) -> None:
+        """Go back to the backbone's own W, as before the first fold."""
+        self.weight = self._frozen[0]
+
+    def export_state(self) -> State:
+        """lora_A, lora_B and, once folded, the q and v rows of W; float32 arrays, copied."""
+        tensors: dict[str, Tensor] = {"lora_A": self.lora_A, "lora_B": self.lora_B}
+        if self.folded:
+            tensors["rows"] = self.adapted_rows()
+        return {key: value.detach().cpu().numpy().copy() for key, value in tensors.items()}
+
+    def import_state(self, name: str, state: Mapping[str, Any]) -> None:
+        """Become the layer that exported `state`, not at rest.
+
+        Raises CheckpointError, saying `name`, where it is of another layer.
+        """
+        own: dict[str, Tensor] = {"lora_A": self.lora_A, "lora_B": self.lora_B, "rows": self.adapted_rows()}
+        wrong = [key for key in state if key not in own or state[key].shape != tuple(own[key].shape)]
+        missing = {"lora_A", "lora_B"} - set(state)
+        if wrong or missing:
+            raise CheckpointError(
+                f"{name}: {sorted({*wrong, *missing})} is missing, unknown or of another shape"
+            )
+        self.resting = False
+        with torch.no_grad():
+            self.lora_A.copy_(torch.from_numpy(state["lora_A"]))
+            self.lora_B.copy_(torch.from_numpy(state["lora_B"]))
+        if "rows" in state:
+            self.set_adapted_rows(torch.from_numpy(state["rows"]))
+        else:
+            self.unfold()

@@ -1,0 +1,121 @@
+"""Cheaper back-propagation: the gradient passes frozen linear layers on a few low-pass bases (LBP-WHT)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamcl.nn.frozen_linear import FrozenLinear, cast_layer
+
+
+def low_pass_basis(height: int, width: int, order: int) -> Tensor:
+    """Q [m, height * width], orthonormal rows: Walsh-Hadamard bases of row + column order below `order`.
+
+    LBP-WHT (arXiv 2309.15275), section 3. A side that is no power of two takes the functions of the next
+    power of two on its first points, made orthonormal in the order of their sign changes; from order
+    height + width - 1 on the basis is complete.
+    """
+    rows, columns = _walsh(height), _walsh(width)
+    pairs = [(i, j) for i in range(height) for j in range(width) if i + j < order]
+    return torch.stack([torch.outer(rows[i], columns[j]).flatten() for i, j in pairs]).float()
+
+
+def _walsh(side: int) -> Tensor:
+    """[side, side] float64, orthonormal rows by rising sequency, made of Walsh functions on `side` points."""
+    functions = torch.ones(1, 1, dtype=torch.float64)
+    while len(functions) < side:
+        top, bottom = torch.cat([functions, functions], 1), torch.cat([functions, -functions], 1)
+        functions = torch.cat([top, bottom])
+    changes = (functions.diff(dim=1) != 0).sum(1)
+    cut = functions[changes.argsort()][:, :side]
+    chosen: list[Tensor] = []
+    for row in cut:  # Gram-Schmidt; on the first points some functions are sums of those before
+        rest = row - sum((row @ each) * each for each in chosen)
+        if float(rest.norm()) > 1e-6:
+            chosen.append(rest / rest.norm())
+    return torch.stack(chosen[:side])
+
+
+class LowPass:
+    """A frozen linear layer's way back over m + p of its N tokens: g_x = Q^T((Q g_y) W).
+
+    Q [m + p, N] passes the p prefix tokens (class, registers) as they are and the patches on their low-pass
+    bases, so the product with W is N / (m + p) times as small. Parameters' own gradients are not touched.
+    """
+
+    def __init__(self, prefix: int, height: int, width: int, order: int) -> None:
+        patches = low_pass_basis(height, width, order)
+        self.basis = torch.block_diag(torch.eye(prefix), patches) if prefix else patches
+
+    @property
+    def tokens(self) -> int:
+        """N, to which the gradients must belong."""
+        return self.basis.shape[1]
+
+    def through(self, g: Tensor, W: Tensor) -> Tensor:
+        """[B, N, d] of g [B, N, o] and W [o, d]: g W, its patch part low-passed."""
+        Q = self._basis_like(g)
+        return Q.T @ ((Q @ g) @ W)
+
+    def _basis_like(self, g: Tensor) -> Tensor:
+        if self.basis.dtype != g.dtype or self.basis.device != g.device:
+            self.basis = self.basis.to(g)
+        return self.basis
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b, forwards exact, backwards through a LowPass; W and b are frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor | None, low_pass: LowPass) -> Tensor:
+        ctx.save_for_backward(W)
+        ctx.low_pass = low_pass
+        return F.linear(x, W, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (W,) = ctx.saved_tensors
+        return ctx.low_pass.through(gradients[0], W), None, None, None
+
+
+class LowPassLinear(FrozenLinear):
+    """A frozen linear layer whose input's gradient is low-passed; made by `low_pass_linears`.
+
+    It needs no input: what it keeps for the way back is its weight alone.
+    """
+
+    low_pass: LowPass
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, d] to [B, N, o]; the plain layer where no gradient is wanted or the tokens are others."""
+        if not (torch.is_grad_enabled() and x.requires_grad and x.ndim == 3 and self._fits(x)):
+            return super().forward(x)
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(kind, enabled=False):
+            weight, bias = cast_layer(self, dtype)
+            y = _Product.apply(x.to(dtype), weight, bias, self.low_pass)  # type: ignore[no-untyped-call]
+        return torch.as_tensor(y)
+
+    def _fits(self, x: Tensor) -> bool:
+        return x.shape[1] == self.low_pass.tokens
+
+
+def low_pass_linears(module: nn.Module, low_pass: LowPass) -> None:
+    """Put a LowPassLinear around the very same tensors in the place of each linear layer in a module."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear) and type(child) in {nn.Linear, FrozenLinear}:
+            setattr(module, name, _around(child, low_pass))
+        else:
+            low_pass_linears(child, low_pass)
+
+
+def _around(layer: nn.Linear, low_pass: LowPass) -> LowPassLinear:
+    twin = LowPassLinear.__new__(LowPassLinear)
+    nn.Module.__init__(twin)
+    twin.in_features, twin.out_features = layer.in_features, layer.out_features
+    twin.weight, twin.bias, twin.low_pass = layer.weight, layer.bias, low_pass
+    return twin

@@ -1,0 +1,240 @@
+"""Writes adapters in the layouts of PEFT and of timm, and reads PEFT's back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from streamcl.errors import CheckpointError, ConfigError
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.nn.lora import LoRALinear
+from streamcl.storage import files
+
+_CONFIG, _WEIGHTS, _CLASSES = "adapter_config.json", "adapter_model.safetensors", "classes.json"
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportedHead:
+    """The classifier of an exported adapter: weight [C, width], bias [C], and the names of its C classes."""
+
+    weight: Tensor
+    bias: Tensor
+    classes: tuple[str, ...]
+
+
+def export_adapter(  # noqa: PLR0917 - the two parts of a head, then where and under which names
+    adapters: Adapters,
+    head_weight: Tensor | None,
+    head_bias: Tensor | None,
+    classes: Sequence[str],
+    folder: str | Path,
+    base_model_name: str,
+) -> None:
+    """Write a folder that PEFT loads onto the timm model with C outputs: config, adapters, head, class names.
+
+    head_weight [C, width] and head_bias [C] classify what `Backbone.final` returns, as timm's own head does;
+    None and None leave the head out, for one that reads other features. Raises ConfigError for other shapes.
+    The q and the v adapter of a layer become one adapter of its qkv. What was folded is exported with
+    what is live, factored to its numerical rank; ranks are evened out by zero rows, and the scale is 1.
+    What other linear layers have gained (see `Adapters.edit`) is an adapter of theirs in the same way.
+    Blocks of eva and swin v2 read qkv's weight past PEFT's layer: call `merge_and_unload` there.
+    The three files are each written whole or not at all, the configuration last.
+    """
+    head = _head_tensors(adapters, head_weight, head_bias, len(classes))
+    factors = dict(zip(adapters.names, map(_factors, adapters.layers), strict=True)) | _edit_factors(adapters)
+    rank = max(A.shape[0] for A, _ in factors.values())
+    tensors = {
+        _key(name, part): value
+        for name, pair in factors.items()
+        for part, value in zip(("lora_A.weight", "lora_B.weight"), _padded(pair, rank), strict=True)
+    }
+    config = _config(rank, tuple(factors), adapters.backbone.classifier if head else None)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.atomic_write(folder / _WEIGHTS, save(_plain(tensors | head), metadata={"format": "pt"}))
+    files.atomic_write(folder / _CLASSES, _json(list(classes)))
+    files.atomic_write(folder / _CONFIG, _json(config | {"base_model_name_or_path": base_model_name}))
+
+
+def load_adapter(adapters: Adapters, folder: str | Path) -> ExportedHead | None:
+    """Give the adapters what `export_adapter` wrote, folded; their live pairs add nothing.
+
+    Returns the head, or None where none was exported. Raises CheckpointError, having changed nothing, for
+    a file that is absent or damaged, lacks a weight (PEFT only warns), has one too many or does not fit.
+    """
+    folder = Path(folder)
+    try:
+        tensors = load((folder / _WEIGHTS).read_bytes())
+        classes = tuple(json.loads((folder / _CLASSES).read_bytes()))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{folder}: not an exported adapter: {error}") from error
+    with_head = any(key.startswith(_PREFIX + adapters.backbone.classifier[0]) for key in tensors)
+    edited = _edited(adapters, tensors)
+    _refuse_other_keys(tensors, _expected_keys(adapters, edited, with_head=with_head), folder)
+    deltas = [
+        _read_delta(name, layer, tensors) for name, layer in zip(adapters.names, adapters.layers, strict=True)
+    ]
+    gains = {path: _gain(path, tensors, adapters.original(path)) for path in edited}
+    for layer, delta in zip(adapters.layers, deltas, strict=True):
+        _settle(layer, delta)
+    adapters.revert()
+    for path, gain in gains.items():
+        adapters.edit(path, adapters.original(path).double() + gain)
+    if not with_head:
+        return None
+    path = adapters.backbone.classifier[0]
+    return ExportedHead(tensors[_key(path, "weight")], tensors[_key(path, "bias")], classes)
+
+
+def export_merged(adapters: Adapters, path: str | Path) -> None:
+    """Write the adapted backbone as timm's own state dict without a head: one .safetensors file, or none."""
+    state = adapters.backbone.model.state_dict()
+    for name, layer in zip(adapters.names, adapters.layers, strict=True):
+        weight = layer.weight.detach().clone()
+        triple = weight.view(3, -1, layer.in_features)
+        merged = layer.adapted_rows().double() + layer.delta()
+        triple[0], triple[2] = merged.to(weight)
+        state[f"{name}.weight"] = weight
+    state |= {f"{path}.weight": weight for path, weight in adapters.edits.items()}
+    files.atomic_write(Path(path), save(_plain(state), metadata={"format": "pt"}))
+
+
+def _factors(layer: LoRALinear) -> tuple[Tensor, Tensor]:
+    """A [r', d] and B [3o, r'] of one adapter of the whole qkv: all that the q and v rows have gained."""
+    (Aq, Bq), (Av, Bv) = _folded_factors(layer) if layer.folded else _live_factors(layer)
+    B = Bq.new_zeros(layer.out_features, len(Aq) + len(Av))
+    third = layer.out_features // 3
+    B[:third, : len(Aq)] = Bq
+    B[2 * third :, len(Aq) :] = Bv
+    return torch.cat([Aq, Av]), B
+
+
+def _live_factors(layer: LoRALinear) -> list[tuple[Tensor, Tensor]]:
+    A = layer.lora_A.detach().view(2, layer.rank, layer.in_features)
+    return list(zip(A, layer.lora_B.detach(), strict=True))
+
+
+def _folded_factors(layer: LoRALinear) -> list[tuple[Tensor, Tensor]]:
+    """Each delta as B A at its numerical rank.
+
+    A fold rounds the weight to float32, which leaves noise of full rank in the delta. Its spectral norm
+    grows with the root of the number of folds and passes eps times the weight's after some hundreds of them
+    (width 384); past that the export is larger, not wrong.
+    """
+    noise = torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(layer.adapted_rows().double(), 2)
+    return [_above(delta, floor) for delta, floor in zip(layer.total(), noise, strict=True)]
+
+
+def _edit_factors(adapters: Adapters) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B, by path, of what other linear layers than qkv have gained."""
+    eps = torch.finfo(torch.float32).eps
+    return {
+        path: _above(gain, eps * torch.linalg.matrix_norm(adapters.edits[path].double(), 2))
+        for path, gain in adapters.gains.items()
+    }
+
+
+def _above(delta: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """A and B of a delta, without what lies below the floor of rounding."""
+    U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
+    rank = int((floor < S).sum())
+    root = S[:rank].sqrt()
+    return (root[:, None] * Vh[:rank]).float(), (U[:, :rank] * root).float()
+
+
+def _padded(pair: tuple[Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    A, B = pair
+    missing = max(rank, 1) - A.shape[0]
+    return torch.cat([A, A.new_zeros(missing, A.shape[1])]), torch.cat([B, B.new_zeros(len(B), missing)], 1)
+
+
+def _head_tensors(
+    adapters: Adapters, weight: Tensor | None, bias: Tensor | None, classes: int
+) -> dict[str, Tensor]:
+    if weight is None or bias is None:
+        return {}
+    width = adapters.backbone.width
+    if weight.shape != (classes, width) or bias.shape != (classes,):
+        found = f"{list(weight.shape)} and {list(bias.shape)}"
+        raise ConfigError(f"the head of {classes} classes is {found}, not [C, {width}] and [C]")
+    paths = adapters.backbone.classifier
+    return {_key(path, part): value for path in paths for part, value in (("weight", weight), ("bias", bias))}
+
+
+def _config(rank: int, targets: Sequence[str], heads: Sequence[str] | None) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "r": max(rank, 1),
+        "lora_alpha": max(rank, 1),  # the scale lora_alpha / r is 1
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(targets),
+        "modules_to_save": None if heads is None else list(heads),
+        "inference_mode": True,
+    }
+
+
+def _edited(adapters: Adapters, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Paths of further linear layers of the adapted blocks of which the file holds an adapter."""
+    ending = ".lora_A.weight"
+    found = [key[len(_PREFIX) : -len(ending)] for key in sorted(tensors) if key.endswith(ending)]
+    return [path for path in found if path not in adapters.names and adapters.has_linear(path)]
+
+
+def _expected_keys(adapters: Adapters, edited: Sequence[str], *, with_head: bool) -> set[str]:
+    names = (*adapters.names, *edited)
+    pairs = {_key(name, f"{part}.weight") for name in names for part in ("lora_A", "lora_B")}
+    paths = adapters.backbone.classifier if with_head else ()
+    return pairs | {_key(path, part) for path in paths for part in ("weight", "bias")}
+
+
+def _refuse_other_keys(tensors: Mapping[str, Tensor], expected: set[str], folder: Path) -> None:
+    missing, extra = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
+    if missing or extra:
+        raise CheckpointError(f"{folder}: adapter weights missing: {missing}, unknown: {extra}")
+
+
+def _gain(name: str, tensors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
+    """[out, in] float64: what the adapter adds to a layer's weight."""
+    A, B = (tensors[_key(name, f"{part}.weight")].double() for part in ("lora_A", "lora_B"))
+    outputs, inputs = weight.shape
+    if A.ndim != 2 or B.ndim != 2 or (*B.shape, A.shape[1]) != (outputs, len(A), inputs):
+        raise CheckpointError(f"{name}: factors {list(B.shape)} and {list(A.shape)} do not fit the layer")
+    return (B @ A).to(weight.device)
+
+
+def _read_delta(name: str, layer: LoRALinear, tensors: Mapping[str, Tensor]) -> Tensor:
+    """[2, o, d] float64: what the adapter adds to the q and the v rows."""
+    query, key, value = _gain(name, tensors, layer.weight).view(3, -1, layer.in_features)
+    if key.any():
+        raise CheckpointError(f"{name}: the adapter changes k rows, which streamcl's adapters cannot")
+    return torch.stack([query, value])
+
+
+def _settle(layer: LoRALinear, delta: Tensor) -> None:
+    layer.unfold()
+    layer.set_adapted_rows(layer.adapted_rows().double() + delta.to(layer.weight.device))
+    with torch.no_grad():
+        layer.lora_B.zero_()
+
+
+def _key(path: str, part: str) -> str:
+    return f"{_PREFIX}{path}.{part}"
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().float().cpu().contiguous().clone() for key, value in tensors.items()}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"

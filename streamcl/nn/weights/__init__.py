@@ -1,0 +1,1 @@
+"""Reads backbone weights from files and checks that they fill the model."""

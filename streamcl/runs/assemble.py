@@ -1,0 +1,145 @@
+"""Puts a run together: source, learner and detector, what watches them, and the loop over all."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.factory.backbone import MakeVit, Tell
+from streamcl.factory.compute import build_compute
+from streamcl.factory.forgetting import build_forgetter, for_the_loop
+from streamcl.factory.learner import build_learner
+from streamcl.factory.shift import build_shift
+from streamcl.factory.sinks import build_fanout
+from streamcl.factory.source import MakeSource, build_source
+from streamcl.config.options.run import RunConfig
+from streamcl.config.compatibility import fingerprint
+from streamcl.evaluation.holdout import Examiner
+from streamcl.forgetting.run_resources import Belongings
+from streamcl.forgetting.checkpoint_purge import Sealing
+from streamcl.storage.thumbnails import Gallery
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.throughput import Throughput, memory_mb
+from streamcl.processor.ports import Pace
+from streamcl.processor.loop import StreamProcessor
+from streamcl.protocols import Source
+from streamcl.storage.rng_state import capture_generators, seed_generators
+from streamcl.distributed.process_group import Ranks
+from streamcl.runs.run import Run
+from streamcl.runs.directory import checkpoints
+from streamcl.distributed.agreement import SharedVault, Unanimous, same_everywhere
+from streamcl.sinks.registry import Fanout
+from streamcl.runs.summary import environment
+
+
+def assemble(
+    settings: RunConfig,
+    folder: Path,
+    stack: ExitStack,
+    *,
+    report: Tell,
+    vit: MakeVit,
+    ranks: Ranks,
+    stream: MakeSource = build_source,
+) -> tuple[Run, Checkpoints]:
+    """The run, knowing nothing yet, and the checkpoints in its folder; `stack` closes what it has opened."""
+    seed_generators(settings.seed)
+    compute = build_compute(settings, ranks)
+    source = stream(settings, ranks, lambda: processor.stop())  # noqa: PLW0108 - made below
+    stack.callback(source.close)
+    _check_guarantee(settings, source)
+    backbone = vit(settings, compute, report)
+    same_everywhere("backbone", backbone.fingerprint, ranks)
+    learner = build_learner(settings, backbone, compute, ranks)
+    sink = build_fanout(settings, folder) if ranks.leads else Fanout({})
+    stack.callback(sink.close)
+    vault = checkpoints(settings, folder, backbone=backbone.fingerprint)
+    saver = BackgroundSaver(vault)
+    stack.callback(saver.close)
+    scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
+    keeping, several = settings.checkpoint, ranks.world > 1
+    shown = settings.report.samples if ranks.leads else 0
+    gallery = Gallery(folder / "samples", shown) if shown else None
+    sealing = Sealing(vault, saver) if keeping else None
+    belongings = Belongings(
+        folder, learner, source, scores, gallery, sealing, fingerprint=fingerprint(settings)
+    )
+    forgetter = build_forgetter(settings, belongings, stack) if ranks.leads else None
+    keeper = SharedVault(saver if ranks.leads else None, learner, ranks, report) if several else saver
+    processor = StreamProcessor(
+        source,
+        Unanimous(learner, ranks) if several else learner,
+        build_shift(settings),
+        scores=scores,
+        history=history,
+        examiner=_examiner(settings, source, ranks),
+        pace=Clock(throughput),
+        sink=sink,
+        gallery=gallery,
+        vault=keeper if keeping else None,
+        forgetter=for_the_loop(forgetter, learner, scores, ranks),
+        commit_every=keeping.every if keeping else None,
+        gather=getattr(settings.shift, "gather", 1),
+        max_skipped=settings.max_skipped,
+        max_quarantined=settings.source.policy.max_quarantined,
+        environment=environment(compute, ranks.world),
+        generators=source.noted if settings.source.class_ else capture_generators,
+    )
+    run = Run(
+        settings,
+        folder,
+        compute,
+        backbone,
+        source,
+        learner,
+        processor,
+        scores,
+        history,
+        throughput,
+        forgetter,
+        ranks,
+        stack,
+        source.interrupt,
+    )
+    return run, vault
+
+
+def _examiner(settings: RunConfig, source: Source, ranks: Ranks) -> Examiner:
+    plan = settings.evaluate
+    return Examiner(
+        source.info.holdout,
+        every=plan.every,
+        at_parts=plan.at_parts,
+        final=plan.final,
+        limit=plan.max_per_part,
+        batch_size=settings.batch_size,
+        company=ranks if ranks.world > 1 else None,
+    )
+
+
+def _check_guarantee(settings: RunConfig, source: Source) -> None:
+    """Refuse a run that is to learn each record once, whatever happens, of a source that cannot go back."""
+    wanted = settings.checkpoint.guarantee if settings.checkpoint else "best_effort"
+    if wanted == "exactly_once" and not source.replayable:
+        raise settings.refuse(
+            "checkpoint.guarantee",
+            f"{source.info.name} cannot be replayed, so no crash could be made good; give it state_dict and "
+            "load_state_dict, or __len__ and __getitem__, or say source.deterministic: true where it gives "
+            "the same records each time; best_effort runs it once",
+        )
+
+
+class Clock:
+    """Reads speed, time and memory for the metrics."""
+
+    def __init__(self, throughput: Throughput) -> None:
+        self._throughput = throughput
+        self.state_dict = throughput.state_dict
+        self.load_state_dict = throughput.load_state_dict
+
+    def read(self, images: int) -> Pace:
+        """The figures once `images` have passed."""
+        self._throughput.update(images - self._throughput.images)
+        return Pace(self._throughput.images_per_s, self._throughput.seconds, memory_mb())

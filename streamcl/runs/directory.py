@@ -1,0 +1,53 @@
+"""What lies where in a run's directory, and the configuration that is kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from streamcl.storage import files
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.config.options.run import RunConfig
+from streamcl.config.load import dump_config, load_config
+from streamcl.config.compatibility import fingerprint
+from streamcl.errors import ConfigError
+from streamcl.storage.lock import RunLock
+
+CONFIG, CHECKPOINTS, LOG = "config.yaml", "checkpoints", "predictions.jsonl"
+
+
+def config_of(folder: Path) -> RunConfig:
+    """The configuration of the run in `folder`. Raises ConfigError where there is none."""
+    if (config := saved_config(folder)) is None:
+        raise ConfigError(f"{folder} holds no run: there is no {CONFIG} in it")
+    return config
+
+
+def saved_config(folder: Path) -> RunConfig | None:
+    """The configuration kept in `folder`, where it holds a run."""
+    path = folder / CONFIG
+    return load_config(path) if path.exists() else None
+
+
+def keep_config(settings: RunConfig, folder: Path) -> None:
+    """Save the effective configuration, less the requests: they name what is to be forgotten."""
+    plain = settings.model_copy(update={"forget": []})
+    files.atomic_write(folder / CONFIG, dump_config(plain).encode())
+
+
+def checkpoints(settings: RunConfig, folder: Path, *, backbone: str) -> Checkpoints:
+    """The checkpoints in `folder`, of this configuration and the backbone with that fingerprint."""
+    keep = settings.checkpoint.keep if settings.checkpoint else 1
+    prints = {"backbone": backbone, "config": fingerprint(settings)}
+    return Checkpoints(folder / CHECKPOINTS, keep=keep, fingerprint=prints)
+
+
+def move_aside(folder: Path, report: Callable[[str], None]) -> None:
+    """Give an earlier run in `folder`, if there is one, another name."""
+    if not folder.exists():
+        return
+    with RunLock(folder):
+        taken = (folder.with_name(f"{folder.name}.{number}") for number in range(1, 10**6))
+        aside = next(path for path in taken if not path.exists())
+        folder.rename(aside)
+    report(f"the earlier run in {folder} is now in {aside}")

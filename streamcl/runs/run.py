@@ -1,0 +1,135 @@
+"""A run while it is open: iterating it, asking it to stop or to forget, and its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from streamcl.storage import files
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
+from streamcl.config.options.run import RunConfig
+from streamcl.errors import ForgettingError
+from streamcl.events import Prediction
+from streamcl.forgetting.service import Forgetter
+from streamcl.runs.load import export_learner
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.throughput import Throughput
+from streamcl.processor.loop import StreamProcessor
+from streamcl.protocols import Learner, Source
+from streamcl.distributed.process_group import Ranks
+from streamcl.report.page import write_report
+from streamcl.runs.summary import summarise, timing
+
+
+@dataclass(slots=True)
+class Run:
+    """A run with its directory. Iterate it to run it: one Prediction per sample, made before it is learned.
+
+    Use it as a context manager: leaving it lets go of the directory's lock and of the files. On several
+    ranks each has one; the first has the directory, and its `forgetter` is the only one.
+    """
+
+    config: RunConfig
+    folder: Path
+    compute: Compute
+    backbone: Backbone
+    source: Source
+    learner: Learner
+    processor: StreamProcessor
+    scores: Prequential
+    history: HoldoutHistory
+    throughput: Throughput
+    forgetter: Forgetter | None
+    ranks: Ranks
+    _stack: ExitStack
+    _interrupt: Callable[[], None]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return self.processor.run()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def stop(self) -> None:
+        """Ask the run to end after the event in hand, with a commit. Safe to call from a signal handler.
+
+        On several ranks all of them end before the next event, whichever was asked.
+        """
+        if self.ranks.world == 1:
+            self.processor.stop()
+        self._interrupt()
+
+    def close(self) -> None:
+        """Wait for the checkpoint being written and let go of the directory."""
+        self._stack.close()
+
+    @property
+    def length(self) -> int | None:
+        """Records in the stream, where that is known."""
+        return self.source.info.length
+
+    def figures(self) -> str:
+        """Where the run stands, in a few words."""
+        speed, accuracy = self.throughput.images_per_s, self.scores.window_accuracy
+        parts = [
+            f"{speed:.0f} images/s" if speed else "",
+            f"accuracy {accuracy:.1%}" if accuracy is not None else "",
+            f"segment {self.processor.progress.segment + 1}",
+        ]
+        return "  ".join(part for part in parts if part)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures so far, as in summary.json."""
+        return summarise(
+            name=self.config.name,
+            learner=self.config.learner.name,
+            info=self.source.info,
+            progress=self.processor.progress,
+            classes=self.learner.classes,
+            scores=self.scores,
+            history=self.history,
+            batch_size=self.config.batch_size,
+            timing=timing(self.throughput, self.compute, self.ranks.world),
+        )
+
+    def forget(self, **what: Any) -> str:
+        """Take in a request to forget; it is durable on return, and carried out before the next batch.
+
+        what: as for `streamcl.forgetting.requests.order`: `label` (a class), `subject`, `ids`, `id_pattern`,
+        `domain`, `offsets`, `samples`, `guarantee`, `method`, `relearn`, `deadline`, `key`, `id`. Returns the
+        request's id, which is its receipt's name. Raises ForgettingError where the request makes no sense.
+        """
+        return self._asked.ask(**what)
+
+    def forget_again(self, name: str) -> str:
+        """Let a request that has failed be carried out before the next batch, named by its id or its key.
+
+        Raises ForgettingError where there is no such request, or where it is over: done, or refused.
+        """
+        return self._asked.ask_again(name)
+
+    @property
+    def _asked(self) -> Forgetter:
+        if self.forgetter is None:
+            raise ForgettingError(f"rank {self.ranks.rank} keeps no ledger", hint="ask the first rank")
+        return self.forgetter
+
+    def finish(self) -> dict[str, Any]:
+        """Write summary.json, adapter/ and report.html; returns the summary."""
+        summary = self.summary()
+        files.atomic_write(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
+        export_learner(self.learner, self.config, self.folder / "adapter")
+        write_report(self.folder)
+        return summary

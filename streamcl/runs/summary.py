@@ -1,0 +1,90 @@
+"""What a run came to, in one JSON object: summary.json."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from streamcl import __version__
+from streamcl.nn.device import Compute
+from streamcl.events import StreamInfo
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.throughput import Throughput, peak_memory_mb
+from streamcl.evaluation.shift_matching import match_shifts
+from streamcl.processor.progress import Progress
+
+TOLERANCE = 10
+"""Batches after a true shift within which a detection counts as finding it."""
+
+
+def summarise(
+    *,
+    name: str,
+    learner: str,
+    info: StreamInfo,
+    progress: Progress,
+    classes: tuple[str, ...],
+    scores: Prequential,
+    history: HoldoutHistory,
+    batch_size: int,
+    timing: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The final figures of a run; all that depends on the clock or the machine is under "timing"."""
+    return {
+        "run": name,
+        "streamcl": __version__,
+        "learner": learner,
+        "source": info.name,
+        "finished": progress.finished,
+        "samples": progress.offset,
+        "steps": progress.step,
+        "classes": len(classes),
+        "class_names": list(classes),
+        "prequential": scores.summary(),
+        "holdout": history.summary(),
+        "shifts": _shifts(info, progress, TOLERANCE * batch_size),
+        "consolidations": list(progress.consolidations),
+        "consolidated": progress.consolidated,
+        "quarantined": progress.quarantined,
+        "skipped_steps": progress.skipped,
+        "timing": dict(timing),
+    }
+
+
+def _shifts(info: StreamInfo, progress: Progress, tolerance: int) -> dict[str, Any]:
+    """Detections beside the true shifts, from the oldest detection on that the run still knows."""
+    forgotten = progress.segment > len(progress.shifts)
+    since = progress.shifts[0] if forgotten else 0
+    true = [shift for shift in info.shifts if since <= shift <= progress.offset]
+    score = match_shifts(true, progress.shifts, tolerance)
+    return {**score.summary(), "total": progress.segment, "judged_from": since}
+
+
+def timing(throughput: Throughput, compute: Compute, ranks: int = 1) -> dict[str, Any]:
+    """How fast, how much memory (of the first rank, where there are several), and on what."""
+    cuda = compute.device.type == "cuda"
+    return {
+        **environment(compute, ranks),
+        "images_per_s": throughput.mean_images_per_s,
+        "seconds": throughput.seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "peak_device_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
+    }
+
+
+def environment(compute: Compute, ranks: int = 1) -> dict[str, Any]:
+    """The machine and the software that decide speed and, across machines, last bits."""
+    cuda = compute.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if cuda else str(compute.device),
+        "precision": compute.precision,
+        "threads": torch.get_num_threads(),
+        "ranks": ranks,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+    }

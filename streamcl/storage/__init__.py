@@ -1,0 +1,1 @@
+"""Everything durable: files written whole, checkpoints, SQLite files, locks and hash chains."""

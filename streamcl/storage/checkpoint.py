@@ -1,0 +1,209 @@
+"""Checkpoints: all that decides a run's future, in one folder that is verified before any of it is used.
+
+A checkpoint is a folder `checkpoint-<serial>-step-<step>`; what is in it, `checkpoint_files` says. It appears
+by one rename of a folder whose content is already synced, and disappears by one rename too, so a crash
+leaves whole checkpoints and temporaries, never a part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from streamcl.errors import CheckpointError
+from streamcl.protocols import State
+from streamcl.storage import files
+from streamcl.storage.checkpoint_format import Damage, members_of, verify
+from streamcl.storage.files import DISK, Disk
+
+NAME = re.compile(r"checkpoint-(\d{8,})-step-(\d+)")
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that is durable: where, its size in bytes, and how long writing it took in seconds."""
+
+    path: Path
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint whose every byte was verified. `offset` is the next record, `step` the steps done."""
+
+    path: Path
+    offset: int
+    step: int
+    state: State
+
+
+class Checkpoints:
+    """The checkpoints of one run directory. One process at a time writes (`streamcl.storage.lock`)."""
+
+    def __init__(
+        self, folder: Path, *, fingerprint: Mapping[str, str], keep: int = 2, disk: Disk = DISK
+    ) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}, at least one checkpoint must be kept")
+        self._folder = folder
+        self._fingerprint = dict(fingerprint)
+        self._keep = keep
+        self._disk = disk
+        self._damaged: set[Path] = set()
+
+    def paths(self) -> list[Path]:
+        """Every checkpoint there is, good or not, oldest first."""
+        return list_checkpoints(self._folder)
+
+    def save(self, offset: int, step: int, state: State) -> Saved:
+        """Make a checkpoint durable, then remove the older ones beyond `keep`.
+
+        After a crash inside there is the new checkpoint or only the old ones. Raises CheckpointError where
+        the disk refuses; then the new one is void and nothing old was removed, or only a removal failed.
+        Raises TypeError where the state holds something that cannot be kept.
+        """
+        began = time.monotonic()
+        members = members_of(offset, step, state, self._fingerprint)
+        path = self._folder / f"checkpoint-{self._next_serial():08d}-step-{step}"
+        try:
+            files.make_folder(self._folder, disk=self._disk)
+            files.commit_folder(path, lambda folder: self._fill(folder, members), disk=self._disk)
+            self._prune(path)
+        except OSError as error:
+            self._refuse(f"the checkpoint of step {step} could not be written: {error}", cause=error)
+        size = sum(len(data) for data in members.values())
+        return Saved(path, size, time.monotonic() - began)
+
+    def latest(self, *, report: Report, strict: bool = False) -> Loaded | None:
+        """The newest good checkpoint; None where there has never been one.
+
+        Each damaged one is told to `report`, with the file and the reason, and the one before it is tried.
+        Raises CheckpointError where none can be used, where the newest good one belongs to another
+        configuration or backbone or to a newer streamcl, and, with `strict`, at the first damage.
+        """
+        found = self.paths()
+        for path in reversed(found):
+            try:
+                return self._load(path)
+            except Damage as damage:
+                if not path.exists():  # a running process has replaced it while this one was reading
+                    return self.latest(report=report, strict=strict)
+                self._damaged.add(path)
+                if strict:
+                    self._refuse(f"{path.name}: {damage}", hint="run without --strict to use an older one")
+                report(f"{path.name} cannot be used: {damage}; trying the one before it")
+        if found:
+            self._refuse(
+                f"none of the {len(found)} checkpoints in {self._folder} can be used",
+                hint="restore the folder from a backup, or start over with --fresh",
+            )
+        return None
+
+    def purge_before(self, path: Path) -> list[Path]:
+        """Remove every checkpoint older than `path`, and temporaries, after an erasure; returns what went.
+
+        Newer ones stay. No save may be running. Raises CheckpointError where `path` is not a good checkpoint,
+        before removing any, or where the disk refuses a removal: then purge again.
+        """
+        try:
+            verify(path)
+        except Damage as damage:
+            self._refuse(f"{path.name}: {damage}; the older ones stay until a good one replaces them")
+        older = [other for other in self.paths() if _serial(other) < _serial(path)]
+        try:
+            for other in older:
+                files.remove(other, disk=self._disk)
+            return [*older, *self.sweep()]
+        except OSError as error:
+            self._refuse(f"older checkpoints in {self._folder} could not be removed: {error}", cause=error)
+
+    def sweep(self) -> list[Path]:
+        """Remove what crashes left half-written; only for the process that holds the run's lock."""
+        return files.sweep(self._folder, disk=self._disk)
+
+    def _load(self, path: Path) -> Loaded:
+        manifest, state = verify(path)
+        found = manifest["fingerprint"]
+        for name in sorted({*found, *self._fingerprint}):
+            if found.get(name) != self._fingerprint.get(name):
+                self._refuse(
+                    f"{path.name} belongs to another {name}: it was written for {found.get(name)!r}, "
+                    f"this run has {self._fingerprint.get(name)!r}",
+                    hint=f"run with the {name} it was written for, or start over with --fresh",
+                )
+        return Loaded(path, manifest["offset"], manifest["step"], state)
+
+    def _fill(self, folder: Path, members: Mapping[str, bytes]) -> None:
+        for name, data in members.items():
+            files.write_new(folder / name, data, disk=self._disk)
+
+    def _prune(self, newest: Path) -> None:
+        """Known damaged ones go first: they are no use as a reserve."""
+        good = [path for path in self.paths() if path not in self._damaged]
+        keep = {newest, *good[-self._keep :]}
+        for path in self.paths():
+            if path not in keep:
+                files.remove(path, disk=self._disk)
+
+    def _next_serial(self) -> int:
+        return max((_serial(path) for path in self.paths()), default=0) + 1
+
+    @staticmethod
+    def _refuse(message: str, *, hint: str | None = None, cause: Exception | None = None) -> NoReturn:
+        raise CheckpointError(message, hint=hint) from cause
+
+
+class BackgroundSaver:
+    """Writes checkpoints on one worker thread, at most one at a time.
+
+    A failure is raised by the next call. The stream waits only where the save before is still being written.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._running: Future[Saved] | None = None
+
+    def save(self, offset: int, step: int, state: State) -> Saved | None:
+        """Begin to write `state`, a copy that nobody changes any more; returns the save before, if any."""
+        before = self.wait()
+        self._running = self._worker.submit(self._checkpoints.save, offset, step, state)
+        return before
+
+    def wait(self) -> Saved | None:
+        """On return the checkpoint begun last is durable; returns it once."""
+        running, self._running = self._running, None
+        return None if running is None else running.result()
+
+    def close(self) -> Saved | None:
+        """Wait for the last one and end the thread."""
+        try:
+            return self.wait()
+        finally:
+            self._worker.shutdown()
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Everything in the folder that has a checkpoint's name, oldest first.
+
+    Raises CheckpointError where the folder cannot be read.
+    """
+    try:
+        if not folder.is_dir():
+            return []
+        return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_serial)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _serial(path: Path) -> int:
+    found = NAME.fullmatch(path.name)
+    return int(found[1]) if found else -1

@@ -1,0 +1,156 @@
+"""The files of one checkpoint: made from a state, and read without trust in any byte that is not confirmed.
+
+    arrays.safetensors   every array of the state, numbered in the order in which the state holds them
+    state.json           the rest of the state, with {"$array": number} where an array belongs
+    manifest.json        format, offset, step, fingerprints, size and sha256 of the members, its own sha256
+
+Nothing in them can be executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from streamcl import __version__
+from streamcl.errors import CheckpointError
+from streamcl.protocols import State
+from streamcl.storage.plain_state import pack, unpack
+
+FORMAT = 1
+"""The layout above. A manifest's own sha256 is computed alike in every format: damage is told from age."""
+
+MANIFEST, TREE, ARRAYS = "manifest.json", "state.json", "arrays.safetensors"
+MANIFEST_LIMIT = 1 << 20  # bytes; a manifest has under a thousand, more is not one of ours
+
+
+class Damage(Exception):
+    """Why a checkpoint cannot be used; the text names the file."""
+
+
+class Verified(NamedTuple):
+    """What a good checkpoint holds."""
+
+    manifest: dict[str, Any]
+    state: State
+
+
+def verify(path: Path) -> Verified:
+    """Read a checkpoint, trusting no byte of it that its manifest does not confirm.
+
+    Raises Damage, naming the member and the reason, or CheckpointError where it is whole but of a newer
+    format.
+    """
+    manifest = _read_manifest(path)
+    _confirm_names(path)
+    content = {name: _read_member(path / name, facts) for name, facts in manifest["members"].items()}
+    try:
+        return Verified(manifest, unpack(json.loads(content[TREE]), safetensors.load(content[ARRAYS])))
+    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+        raise Damage(f"its members do not make a state: {error!r}") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    data = _read_regular(path / MANIFEST, limit=MANIFEST_LIMIT)
+    try:
+        manifest = json.loads(data)
+        claimed = manifest.pop("sha256")
+        whole = data == _json({**manifest, "sha256": _sha256(_json(manifest))})
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise Damage(f"{MANIFEST} cannot be read: {error!r}") from error
+    if not whole:
+        raise Damage(f"{MANIFEST} (format {manifest.get('format')}) has not the sha256 {str(claimed)[:12]}")
+    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path.name} has format {manifest['format']}, written by streamcl {manifest.get('streamcl')}; "
+            f"streamcl {__version__} reads up to {FORMAT}",
+            hint="run it with the newer streamcl",
+        )
+    if not _is_sound(manifest):
+        raise Damage(f"{MANIFEST} does not say what a manifest of format {FORMAT} says")
+    return dict(manifest)
+
+
+def _is_sound(manifest: Mapping[str, Any]) -> bool:
+    """Whether the manifest has the shape that this format gives it; one that was forged may not."""
+    match manifest:
+        case {
+            "format": int(),
+            "offset": int(),
+            "step": int(),
+            "fingerprint": dict(),
+            "members": {"state.json": dict(tree), "arrays.safetensors": dict(arrays), **rest},
+        }:
+            facts = [(each.get("bytes"), each.get("sha256")) for each in (tree, arrays)]
+            return not rest and all(isinstance(size, int) and isinstance(sha, str) for size, sha in facts)
+    return False
+
+
+def _confirm_names(path: Path) -> None:
+    try:
+        present, expected = {member.name for member in path.iterdir()}, {MANIFEST, TREE, ARRAYS}
+    except OSError as error:
+        raise Damage(f"it cannot be listed: {error.strerror}") from error
+    if missing := sorted(expected - present):
+        raise Damage(f"{missing[0]} is missing")
+    if stray := sorted(present - expected):
+        raise Damage(f"{stray[0]!r} does not belong there")
+
+
+def _read_member(path: Path, facts: Mapping[str, Any]) -> bytes:
+    size, digest = facts["bytes"], facts["sha256"]
+    data = _read_regular(path, limit=size)
+    if len(data) != size:
+        raise Damage(f"{path.name} has {len(data)} bytes, its manifest says {size}")
+    if (found := _sha256(data)) != digest:
+        raise Damage(f"{path.name} has sha256 {found[:12]}, its manifest says {digest[:12]}")
+    return data
+
+
+def _read_regular(path: Path, *, limit: int) -> bytes:
+    """The bytes of a plain file: never through a link, never from a pipe, never more than `limit`."""
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            raise Damage(f"{path.name} is not a plain file")
+        if found.st_size > limit:
+            raise Damage(f"{path.name} has {found.st_size} bytes, more than the {limit} expected")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise Damage(f"{path.name} is missing") from error
+    except OSError as error:
+        raise Damage(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+
+def members_of(offset: int, step: int, state: State, fingerprint: Mapping[str, str]) -> dict[str, bytes]:
+    """The files of a checkpoint; the manifest comes last, made from the others."""
+    tree, arrays = pack(state)
+    members = {
+        ARRAYS: safetensors.save(arrays),
+        # The order of keys is kept here, because the order of a dict may decide the future too.
+        TREE: json.dumps(tree, separators=(",", ":"), allow_nan=False).encode("ascii"),
+    }
+    manifest = {
+        "format": FORMAT,
+        "streamcl": __version__,
+        "offset": offset,
+        "step": step,
+        "fingerprint": dict(fingerprint),
+        "members": {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in members.items()},
+    }
+    return {**members, MANIFEST: _json({**manifest, "sha256": _sha256(_json(manifest))})}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,148 @@
+"""The SQLite file under ledger and lineage: opened safely, inspected, and with its errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from streamcl.errors import ForgettingError
+from streamcl.storage.files import DISK
+
+Run: TypeAlias = Callable[..., sqlite3.Cursor]
+
+FORMAT = 1
+
+SCHEMA = (
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE requests (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        key BLOB NOT NULL UNIQUE,
+        digest BLOB NOT NULL,
+        body TEXT,
+        progress TEXT NOT NULL,
+        reason TEXT,
+        received REAL NOT NULL,
+        finished REAL
+    )""",
+    """CREATE TABLE tombstones (
+        digest BLOB PRIMARY KEY,
+        position INTEGER NOT NULL REFERENCES requests(position)
+    ) WITHOUT ROWID""",
+)
+
+
+class LedgerFile:
+    """One connection. WAL and full synchronisation: a transaction that has ended survives a loss of power.
+
+    Every method raises ForgettingError where the file is damaged, busy for too long, or cannot be written.
+    """
+
+    def __init__(self, path: Path, patience: float, schema: Sequence[str] = SCHEMA) -> None:
+        self.path = path
+        self._schema = schema
+        with self._plainly():
+            self._make_readable()
+            self._connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+            try:
+                self.salt = self._open()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a question."""
+        with self._plainly():
+            return self._connection.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Run]:
+        """Everything inside is durable at its end, or nothing of it is done."""
+        with self._plainly():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection.execute
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def empty_journal(self) -> bool:
+        """Move the journal into the file and cut it to nothing; False where another process is reading it."""
+        return not self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+
+    def version(self) -> int:
+        """A number that changes when another connection has written."""
+        return int(self.query("PRAGMA data_version")[0][0])
+
+    def digest(self, kind: str, value: str) -> bytes:
+        """A hash salted by this ledger, 16 bytes."""
+        return salted(self.salt, kind, value)
+
+    def damage(self, what: object) -> ForgettingError:
+        """The error to raise where the content is not what was written."""
+        return ForgettingError(
+            f"{self.path} is damaged: {what}",
+            hint="restore it from a backup; without it what was forgotten may be learned again",
+        )
+
+    def close(self) -> None:
+        """Close the file; harmless twice."""
+        self._connection.close()
+
+    def _make_readable(self) -> None:
+        """SQLite would make the file too, but under an odd umask not one that it can read again."""
+        if not self.path.exists():
+            with contextlib.suppress(FileExistsError):
+                DISK.create(self.path).close()
+            DISK.fsync_folder(self.path.parent)
+
+    def _open(self) -> bytes:
+        for pragma in ("synchronous = FULL", "secure_delete = ON", "journal_mode = WAL"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        with self.transaction() as run:
+            if run("PRAGMA user_version").fetchone()[0] == 0:
+                _create(run, self._schema)
+        found = self.query("PRAGMA user_version")[0][0]
+        if found != FORMAT:
+            raise ForgettingError(f"{self.path} has format {found}, this streamcl reads {FORMAT}")
+        if (damage := self.query("PRAGMA quick_check(1)")[0][0]) != "ok":
+            raise self.damage(damage)
+        salt = self.query("SELECT value FROM facts WHERE name = 'salt'")
+        if len(salt) != 1:
+            raise self.damage("it has no salt")
+        return bytes(salt[0][0])
+
+    @contextlib.contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """What SQLite and the system say, as an error of ours."""
+        try:
+            yield
+        except OSError as error:
+            raise ForgettingError(f"{self.path} cannot be written: {error.strerror}") from error
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                hint = "another process has held it for long; try again"
+                raise ForgettingError(f"{self.path} is busy: {error}", hint=hint) from error
+            raise ForgettingError(f"{self.path} cannot be used: {error}") from error
+        except sqlite3.Error as error:
+            raise self.damage(error) from error
+
+
+def salted(salt: bytes, kind: str, value: str) -> bytes:
+    """The salted hash of a value of that kind, 16 bytes."""
+    text = f"{kind}:{value}".encode(errors="surrogatepass")
+    return hashlib.blake2b(text, key=salt, digest_size=16).digest()
+
+
+def _create(run: Run, schema: Sequence[str]) -> None:
+    for statement in schema:
+        run(statement)
+    run("INSERT INTO facts (name, value) VALUES ('salt', ?)", (secrets.token_bytes(32),))
+    run(f"PRAGMA user_version = {FORMAT}")

@@ -1,0 +1,228 @@
+"""Reads WebDataset shards, tar files whose members belong together by name, as a stream to be resumed."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from streamcl.errors import BadRecord, ConfigError, SourceError
+from streamcl.protocols import State
+from streams.user.records import RecordPolicy
+from streams.user.source import IterableSource
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2")
+LABELS = ("cls", "json", "txt")  # the first that a sample has is used
+MOST_TEXT = 2**20  # bytes of a label's member
+FACTS = ("label", "id", "subject", "domain", "privacy")
+
+
+def webdataset(
+    shards: str | Sequence[str],
+    *,
+    class_names: Sequence[str] = (),
+    name: str = "webdataset",
+    batch_size: int = 64,
+    policy: RecordPolicy | None = None,
+) -> IterableSource:
+    """A source of the samples in local shards, in the order of the shards and of their members.
+
+    shards: paths with braces, "train-{000..012}.tar" or "{a,b}.tar", or wildcards; or a list of such.
+    class_names: of the integers in `.cls` members.
+
+    Members with the same path up to the first dot of the file's name are one sample, and that path is its id.
+    The image is the first member that is a picture by its extension; the label is the text of `.cls` (an
+    integer or a name), `label` (or `cls`) in `.json`, which may also give id, subject, domain and privacy, or
+    the text of `.txt`. Nothing is written to disk; a sample with an absolute name, or one with "..", is
+    refused. Raises ConfigError where a shard does not exist; a damaged shard is a SourceError when the stream
+    comes to it.
+    """
+    paths = shard_paths([shards] if isinstance(shards, str) else shards)
+    policy = policy or RecordPolicy()
+    return IterableSource(
+        lambda: Shards(paths, policy.max_file_bytes, tuple(class_names)),
+        name=name,
+        batch_size=batch_size,
+        policy=policy,
+    )
+
+
+def shard_paths(patterns: Sequence[str]) -> list[Path]:
+    """The files that the patterns name, in their order; wildcards in the order of names."""
+    paths: list[Path] = []
+    for pattern in chain.from_iterable(expand_braces(pattern) for pattern in patterns):
+        if "://" in pattern or pattern.startswith("pipe:"):
+            raise ConfigError(f"{pattern!r} is no local file", hint="download the shards first")
+        found = [Path(pattern)] if Path(pattern).is_file() else [Path(p) for p in sorted(glob.glob(pattern))]  # noqa: PTH207
+        if not found:
+            raise ConfigError(f"there is no shard {pattern!r}")
+        paths += found
+    if not paths:
+        raise ConfigError("no shards are named", hint='shards: "train-{000..012}.tar"')
+    return paths
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """ "a-{00..11}.tar" and "{a,b}.tar" as the list of names that they stand for."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if span is None:
+        choices = match[1].split(",")
+    else:
+        first, last = int(span[1]), int(span[2])
+        if last - first >= 1_000_000:
+            raise ConfigError(f"{pattern!r} stands for more than a million shards")
+        choices = [str(number).zfill(len(span[1])) for number in range(first, last + 1)]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [name for choice in choices for name in expand_braces(before + choice + after)]
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What was kept of one sample's members."""
+
+    key: str
+    image: bytes | None = None
+    texts: dict[str, bytes] = field(default_factory=dict)
+    bad: str | None = None
+
+
+class Shards:
+    """An iterator over the samples of tar files; its position is a shard and how many of its members."""
+
+    def __init__(self, paths: Sequence[Path], max_file_bytes: int, classes: tuple[str, ...] = ()) -> None:
+        self._paths = paths
+        self._max_file_bytes = max_file_bytes
+        self._shard, self._members = 0, 0
+        self._samples: Iterator[tuple[_Parts, int]] | None = None
+        if classes:
+            self.classes = classes
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> dict[str, Any] | BadRecord:
+        """The next sample as a record; a BadRecord in its place where it cannot be one."""
+        while self._shard < len(self._paths):
+            if self._samples is None:
+                self._samples = self._grouped(self._paths[self._shard], self._members)
+            parts, members = next(self._samples, (None, 0))
+            if parts is not None:
+                self._members = members
+                return _record(parts)
+            self._shard, self._members, self._samples = self._shard + 1, 0, None
+        raise StopIteration
+
+    def shard(self, rank: int, world: int) -> Shards:
+        """Every `world`th shard from number `rank` on."""
+        return Shards(self._paths[rank::world], self._max_file_bytes, tuple(getattr(self, "classes", ())))
+
+    def state_dict(self) -> State:
+        """The shard and the members of it that belong to samples already given."""
+        return {"shard": self._shard, "members": self._members}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from there; members before are skipped by their headers."""
+        self._shard, self._members, self._samples = state["shard"], state["members"], None
+
+    def _grouped(self, path: Path, skip: int) -> Iterator[tuple[_Parts, int]]:
+        """Samples of one shard, each with the number of members up to its end."""
+        parts: _Parts | None = None
+        number = 0
+        try:
+            with tarfile.open(path) as archive:
+                for number, member in enumerate(iter(archive.next, None)):
+                    archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+                    if number < skip or not member.isfile():
+                        continue
+                    key, extension = split_name(member.name)
+                    if parts is not None and parts.key != key:
+                        yield parts, number
+                        parts = None
+                    parts = parts or _Parts(key, bad=_refusal(member.name))
+                    self._keep(archive, member, extension, parts)
+                _check_end(archive)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise SourceError(f"shard {path.name!r} is damaged at member {number}: {error}") from error
+        if parts is not None:
+            yield parts, number + 1
+
+    def _keep(self, archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str, parts: _Parts) -> None:
+        is_image = extension in IMAGES and parts.image is None
+        if parts.bad or not (is_image or extension in LABELS):
+            return
+        most = self._max_file_bytes if is_image else MOST_TEXT
+        if member.size > most:
+            parts.bad = f"member .{extension} has {member.size} bytes; {most} are allowed"
+            return
+        file = archive.extractfile(member)
+        content = file.read() if file is not None else b""
+        if is_image:
+            parts.image = content
+        else:
+            parts.texts[extension] = content
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Raise where the archive was cut off between members, which tarfile takes for its end."""
+    if archive.fileobj is None:
+        return
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is cut off: the block of zeros that ends an archive is missing")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """ "dir/a.b.jpg" -> ("dir/a", "jpg"): the sample's key, and the last extension in lower case."""
+    folder, _, file = name.rpartition("/")
+    base, _, extensions = file.partition(".")
+    return f"{folder}/{base}" if folder else base, extensions.rpartition(".")[2].lower()
+
+
+def _refusal(name: str) -> str | None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        return f"member {name[:200]!r} points outside of its archive"
+    return None
+
+
+def _record(parts: _Parts) -> dict[str, Any] | BadRecord:
+    if parts.bad:
+        return BadRecord(f"sample {parts.key[:200]!r}: {parts.bad}")
+    if parts.image is None:
+        return BadRecord(
+            f"sample {parts.key[:200]!r} has no image member", hint=f"one of .{', .'.join(IMAGES)}"
+        )
+    try:
+        return {"image": parts.image, "id": parts.key, "label": None} | _facts(parts.texts)
+    except (ValueError, RecursionError) as error:
+        return BadRecord(f"sample {parts.key[:200]!r} has an unreadable label: {error}")
+
+
+def _facts(texts: Mapping[str, bytes]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if "json" in texts:
+        given = json.loads(texts["json"])
+        if isinstance(given, dict):
+            facts = {key: given[key] for key in FACTS if key in given}
+            facts |= {"label": given["cls"]} if "cls" in given and "label" not in given else {}
+        else:
+            facts = {"label": given}
+    if "cls" in texts:
+        facts["label"] = _label(texts["cls"].decode().strip())
+    elif "txt" in texts and "label" not in facts:
+        facts["label"] = texts["txt"].decode().strip()
+    return facts
+
+
+def _label(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else text

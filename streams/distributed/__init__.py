@@ -1,0 +1,1 @@
+"""Sources that divide their records among the processes of a distributed run."""

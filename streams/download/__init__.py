@@ -1,0 +1,1 @@
+"""Downloads of data sets and weights: resumable, checked by hash, unpacked safely."""

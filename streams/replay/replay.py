@@ -1,0 +1,153 @@
+"""A source that replays a collection in a given order, any number of times, from any offset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from streamcl.errors import BadRecord, SourceError
+from streamcl.events import Batch, HoldoutPart, Refused, Sample, StreamInfo
+from streamcl.protocols import State
+from streams.replay.batching import batches
+from streams.replay.collection import Collection, View
+from streams.replay.scenarios import Order, Part
+
+OnBadRecord: TypeAlias = Literal["quarantine", "fail"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """A collection with the order it streams by: all that a ReplaySource needs but the size of batches."""
+
+    train: Collection
+    order: Order
+    test: Collection | None = None
+
+
+class ReplaySource:
+    """Emits the collection's samples as batches, in order.
+
+    An image that cannot be decoded becomes a Refused that keeps its offset ("quarantine"), or ends the
+    stream with BadRecord ("fail"). The state is the offset, with a digest of the ids in their order: a state
+    of another order or another data set is refused with SourceError.
+    """
+
+    def __init__(
+        self,
+        train: Collection,
+        order: Order,
+        batch_size: int,
+        test: Collection | None = None,
+        on_bad_record: OnBadRecord = "quarantine",
+    ) -> None:
+        self._train = train
+        self._indices = order.indices
+        self._batch_size = batch_size
+        self._on_bad_record = on_bad_record
+        self._offset = 0
+        self._slice = (0, 1)
+        self._digest = _digest(train, order)
+        self._info = StreamInfo(
+            name=train.name,
+            length=len(order.indices),
+            classes=train.classes,
+            shifts=order.shifts,
+            holdout=holdout_parts(order, train, test) if test is not None else (),
+        )
+
+    @property
+    def info(self) -> StreamInfo:
+        """Everything about the stream is known before it runs."""
+        return self._info
+
+    @property
+    def replayable(self) -> bool:
+        """Always: the data lies still."""
+        return True
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in batches(self._records(), self._batch_size, self._offset):
+            self._offset = batch.end
+            yield batch
+
+    def read_slice(self, rank: int, world: int) -> None:
+        """From here on decode only the records at the offsets `rank` modulo `world`; others lack pixels."""
+        self._slice = (rank, world)
+
+    def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
+        """The train samples that have these ids."""
+        return self._train.fetch(ids)
+
+    def state_dict(self) -> State:
+        """The offset of the next record, and what it is an offset into."""
+        return {"offset": self._offset, "order": self._digest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to the saved offset. Raises SourceError where the data or its order are not the same."""
+        if state.get("order") != self._digest:
+            raise SourceError(
+                f"{self._train.name}: the saved position belongs to other data or to another order of them",
+                hint="resume with the data set, scenario and seed that the run began with",
+            )
+        offset = int(state.get("offset", -1))
+        if not 0 <= offset <= len(self._indices):
+            raise SourceError(f"the saved offset is {offset}, the stream has {len(self._indices)} records")
+        self._offset = offset
+
+    def _records(self) -> Iterator[Sample | Refused]:
+        rank, world = self._slice
+        for offset in range(self._offset, len(self._indices)):
+            index = int(self._indices[offset])
+            if offset % world != rank:
+                yield self._train.described(index)
+                continue
+            try:
+                yield self._train[index]
+            except BadRecord as error:
+                if self._on_bad_record == "fail":
+                    raise
+                yield Refused(offset, self._train.ids[index], str(error))
+
+
+def holdout_parts(order: Order, train: Collection, test: Collection) -> tuple[HoldoutPart, ...]:
+    """The test samples of each part of the order; without parts those of each domain, or all in one.
+
+    A part without test samples is left out. Test domains that no part names (CORe50 tests on sessions that
+    are never trained) become parts of their own, taught at no known offset.
+    """
+    parts = [part for part in order.parts if part.classes or part.domains] or _parts_by_domain(test)
+    named = {name for part in parts for name in part.domains}
+    if named:
+        parts += [Part(name, domains=(name,)) for name in _domains_present(test) if name not in named]
+    return tuple(
+        HoldoutPart(part.name, View(test, positions), _taught_at(part, order, train))
+        for part in parts
+        if len(positions := test.where(part.classes, part.domains))
+    )
+
+
+def _parts_by_domain(test: Collection) -> list[Part]:
+    present = _domains_present(test)
+    return [Part(name, domains=(name,)) for name in present] if len(present) > 1 else [Part("all")]
+
+
+def _domains_present(test: Collection) -> list[str]:
+    if test.domains is None:
+        return []
+    return [test.domains.names[code] for code in np.unique(test.domains.index) if code >= 0]
+
+
+def _taught_at(part: Part, order: Order, train: Collection) -> int | None:
+    taught = np.isin(order.indices, train.where(part.classes, part.domains))
+    return int(np.flatnonzero(taught)[-1]) + 1 if taught.any() else None
+
+
+def _digest(train: Collection, order: Order) -> str:
+    digest = hashlib.sha256()
+    for index in order.indices:
+        digest.update(train.ids[index].encode() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,252 @@
+"""Orders in which a labelled collection may stream by: as it lies, shuffled, by classes, by domains."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from streamcl.errors import ConfigError
+from streams.replay.collection import Collection, Indices
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one part of a stream teaches: some classes (() is all) in some domains (() is all)."""
+
+    name: str
+    classes: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """The order of a stream.
+
+    indices: int64, positions in the train collection. shifts: offsets at which the classes or the domain
+    change. parts: what each stretch taught, for held-out evaluation; () where the stream has no parts.
+    """
+
+    indices: Indices
+    shifts: tuple[int, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+
+def as_is(train: Collection) -> Order:
+    """The collection's own order; it shifts where one whole domain ends and the next begins."""
+    return Order(np.arange(len(train), dtype=np.int64), _domain_changes(train))
+
+
+def iid(train: Collection, seed: int = 0) -> Order:
+    """Everything shuffled: a stationary stream, which never shifts."""
+    return Order(np.random.default_rng(seed).permutation(len(train)).astype(np.int64))
+
+
+def disjoint(train: Collection, parts: int = 5, seed: int = 0) -> Order:
+    """The classes, permuted, in `parts` equal groups, one after the other, each shuffled.
+
+    Where the classes do not divide evenly the first groups have one more. Unlabelled images are left out.
+    """
+    rng = np.random.default_rng(seed)
+    present = _classes_present(train, parts)
+    groups = np.array_split(rng.permutation(present), parts)
+    pieces = [rng.permutation(np.flatnonzero(np.isin(train.labels, group))) for group in groups]
+    return _joined(pieces, [_class_part(train, number, group) for number, group in enumerate(groups, 1)])
+
+
+def si_blurry(
+    train: Collection,
+    parts: int = 5,
+    disjoint_percent: float = 50,
+    blurry_percent: float = 10,
+    seed: int = 0,
+) -> Order:
+    """Stochastic incremental blurry boundaries (arXiv 2308.09303, section 3.1).
+
+    `disjoint_percent` (N) of the permuted classes belong to one part only, the others are blurry; both are
+    cut into parts at random points, so parts differ in size and may be empty. `blurry_percent` (M) of the
+    blurry images are pooled from the parts in random amounts, shuffled, and handed back in the same amounts:
+    every part keeps its size. A part that has fewer images than the amount drawn for it gives all it has and
+    the next parts give the rest, so that exactly M % is pooled.
+    """
+    _check_percent("disjoint_percent", disjoint_percent)
+    _check_percent("blurry_percent", blurry_percent)
+    rng = np.random.default_rng(seed)
+    present = rng.permutation(_classes_present(train, parts))
+    kept = int(len(present) * disjoint_percent / 100)
+    own, blurry = _cut(rng, present[:kept], parts), _cut(rng, present[kept:], parts)
+    blurred = _blur([_images_of(rng, train, group) for group in blurry], blurry_percent, rng)
+    pieces = [
+        rng.permutation(np.concatenate([_images_of(rng, train, group), images]))
+        for group, images in zip(own, blurred, strict=True)
+    ]
+    taught = [np.concatenate(pair) for pair in zip(own, blurry, strict=True)]
+    return _joined(pieces, [_class_part(train, number, group) for number, group in enumerate(taught, 1)])
+
+
+def domain_incremental(
+    train: Collection, order: Sequence[str] | None = None, seed: int | None = None
+) -> Order:
+    """One domain after the other, in `order` or in the collection's.
+
+    With a seed each domain is shuffled; without one its images keep their order (frames of a film).
+    """
+    names = _domain_names(train, order)
+    pieces = [train.where(domains=(name,)) for name in names]
+    if seed is not None:
+        rng = np.random.default_rng(seed)
+        pieces = [rng.permutation(piece) for piece in pieces]
+    return _joined(pieces, [Part(name, domains=(name,)) for name in names])
+
+
+def new_instances_and_classes(train: Collection, parts: int = 10, seed: int = 0) -> Order:
+    """CORe50's NIC (arXiv 1705.03550): every part is one class group in one domain, in a random order.
+
+    `parts` is the number of class groups. Images within a part keep their order.
+    """
+    rng = np.random.default_rng(seed)
+    names = _domain_names(train, None)
+    groups = np.array_split(rng.permutation(_classes_present(train, parts)), parts)
+    cells = [(name, tuple(train.classes[code] for code in group)) for name in names for group in groups]
+    cells = [cells[index] for index in rng.permutation(len(cells))]
+    pieces = [train.where(classes, (name,)) for name, classes in cells]
+    taught = [Part(f"{number} {name}", classes, (name,)) for number, (name, classes) in enumerate(cells, 1)]
+    return _joined(pieces, taught)
+
+
+def segments(train: Collection, parts: Sequence[Part], seed: int = 0, length: int | None = None) -> Order:
+    """The given parts one after the other, each shuffled and, with `length`, cut to so many images."""
+    rng = np.random.default_rng(seed)
+    pieces = [rng.permutation(train.where(part.classes, part.domains))[:length] for part in parts]
+    for part, piece in zip(parts, pieces, strict=True):
+        if not len(piece):
+            raise ConfigError(f"{train.name}: the part {part.name!r} has no image")
+    return _joined(pieces, parts)
+
+
+SCENARIOS: dict[str, Callable[..., Order]] = {
+    "as_is": as_is,
+    "iid": iid,
+    "disjoint": disjoint,
+    "si_blurry": si_blurry,
+    "domain_incremental": domain_incremental,
+    "new_instances_and_classes": new_instances_and_classes,
+}
+
+
+def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = None, seed: int = 0) -> Order:
+    """The order that the named scenario gives; `seed` is used where the scenario takes one and args do not.
+
+    Raises ConfigError for an unknown scenario or argument, with the nearest name, and for impossible values.
+    """
+    if name not in SCENARIOS:
+        near = get_close_matches(name, SCENARIOS, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"no scenario is named {name!r}", hint=f"{meant}known: {', '.join(SCENARIOS)}")
+    given = dict(args or {})
+    known = list(inspect.signature(SCENARIOS[name]).parameters)[1:]
+    for key in given:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"the scenario {name!r} has no argument {key!r}",
+                hint=f"{meant}it takes: {', '.join(known) or 'none'}",
+            )
+    if "seed" in known:
+        given.setdefault("seed", seed)
+    try:
+        return SCENARIOS[name](train, **given)
+    except (TypeError, ValueError) as error:  # a value of the wrong type
+        raise ConfigError(
+            f"the scenario {name!r} cannot take {given}: {error}", hint=f"it takes: {', '.join(known)}"
+        ) from error
+
+
+def _joined(pieces: Sequence[Indices], parts: Sequence[Part]) -> Order:
+    """Pieces end to end; the stream shifts at the beginning of each but the first, empty ones left out."""
+    filled = [piece for piece in pieces if len(piece)]
+    indices = np.concatenate([*filled, np.zeros(0, np.int64)]).astype(np.int64)
+    return Order(indices, tuple(accumulate(len(piece) for piece in filled))[:-1], tuple(parts))
+
+
+def _classes_present(train: Collection, parts: int) -> Indices:
+    """Codes of the classes that have images, ascending; refuses fewer of them than parts."""
+    present = np.unique(train.labels[train.labels >= 0])
+    if not isinstance(parts, int) or not 1 <= parts <= len(present):
+        raise ConfigError(
+            f"{train.name}: {parts} parts were asked for and {len(present)} classes have images",
+            hint=f"parts must be from 1 to {len(present)}",
+        )
+    return present.astype(np.int64)
+
+
+def _class_part(train: Collection, number: int, codes: Indices) -> Part:
+    names = tuple(train.classes[code] for code in codes)
+    return Part(f"part {number}", names)
+
+
+def _images_of(rng: np.random.Generator, train: Collection, codes: Indices) -> Indices:
+    return rng.permutation(np.flatnonzero(np.isin(train.labels, codes))).astype(np.int64)
+
+
+def _cut(rng: np.random.Generator, items: Indices, parts: int) -> list[Indices]:
+    """Items in `parts` consecutive pieces, cut at random sorted points; pieces may be empty."""
+    points = np.sort(rng.integers(0, max(len(items), 1), parts - 1))
+    return np.split(items, points)
+
+
+def _blur(pieces: Sequence[Indices], percent: float, rng: np.random.Generator) -> list[Indices]:
+    """The pieces after `percent` of all their images went round: pooled, shuffled, handed back."""
+    total = int(sum(map(len, pieces)) * percent / 100)
+    asked = [len(piece) for piece in _cut(rng, np.arange(total), len(pieces))]
+    amounts = _within(asked, [len(piece) for piece in pieces])
+    pool = rng.permutation(np.concatenate([p[:n] for p, n in zip(pieces, amounts, strict=True)]))
+    back = np.split(pool, list(accumulate(amounts))[:-1])
+    return [
+        np.concatenate([piece[amount:], given])
+        for piece, amount, given in zip(pieces, amounts, back, strict=True)
+    ]
+
+
+def _within(asked: Sequence[int], room: Sequence[int]) -> list[int]:
+    """Amounts with the same sum as `asked` and none above its room; what does not fit goes to the next."""
+    amounts = [min(want, most) for want, most in zip(asked, room, strict=True)]
+    rest = sum(asked) - sum(amounts)
+    for index, most in enumerate(room):
+        more = min(rest, most - amounts[index])
+        amounts[index] += more
+        rest -= more
+    return amounts
+
+
+def _domain_names(train: Collection, order: Sequence[str] | None) -> tuple[str, ...]:
+    if train.domains is None:
+        raise ConfigError(f"{train.name} has no domains", hint="use the scenario disjoint, si_blurry or iid")
+    seen = set(np.unique(train.domains.index).tolist())
+    present = tuple(name for code, name in enumerate(train.domains.names) if code in seen)
+    unknown = [name for name in order or () if name not in present]
+    if unknown:
+        raise ConfigError(f"{train.name} has no domain {unknown[0]!r}", hint=f"it has: {', '.join(present)}")
+    if order is not None and len(set(order)) != len(order):
+        raise ConfigError(f"a domain comes twice in the order {', '.join(order)}")
+    return tuple(order) if order is not None else present
+
+
+def _domain_changes(train: Collection) -> tuple[int, ...]:
+    """Where a domain ends for good; () where domains are interleaved, since nothing shifts then."""
+    if train.domains is None or not len(train):
+        return ()
+    changes = np.flatnonzero(np.diff(train.domains.index)) + 1
+    domains_present = len(np.unique(train.domains.index))
+    return tuple(changes.tolist()) if len(changes) == domains_present - 1 else ()
+
+
+def _check_percent(name: str, value: float) -> None:
+    if not 0 <= value <= 100:
+        raise ConfigError(f"{name} is {value}, expected a percentage", hint="give 0 to 100")

@@ -1,1 +1,0 @@
-"""Readers of published data sets in the layouts that their authors ship: each returns (train, test)."""

@@ -1,0 +1,105 @@
+"""Turns the items of a user's iterable into the records and events of a stream, counting as it goes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from streamcl.errors import BadRecord
+from streamcl.events import Batch, Event, ForgetRequest, Refused, Sample
+from streams.offsets import in_order, placed
+from streams.user.records import RecordPolicy, reason_of, to_samples
+
+Record: TypeAlias = Sample | Refused
+Unit: TypeAlias = Record | Event
+
+
+class Conversion:
+    """Converts item after item; `offset` is that of the next record, `seen` the digests of classes so far.
+
+    Digests, because a class can be forgotten, and the list of those that count against the limit goes into
+    checkpoints. wanted: which records are decoded, as for `to_samples`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: RecordPolicy,
+        class_names: Sequence[str],
+        columns: Mapping[str, str] | None,
+        *,
+        offset: int,
+        seen: Iterable[str],
+        wanted: tuple[int, int] = (0, 1),
+    ) -> None:
+        self._name, self._policy = name, policy
+        self._salt = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+        self._class_names, self._columns = class_names, columns
+        self.wanted = wanted
+        self.offset = offset
+        self.seen = dict.fromkeys(seen)
+
+    def units_of(self, item: Any) -> Sequence[Unit]:
+        """The records that the item holds, or the event that it is (none, where it is a duplicate)."""
+        if issubclass(type(item), Batch | ForgetRequest):  # isinstance would ask the user's object
+            return self._event(item)
+        return self._records(item)
+
+    def _event(self, event: Event) -> Sequence[Unit]:
+        kept = in_order(event, self.offset)
+        if not isinstance(kept, Batch):
+            return () if kept is None else (kept,)
+        parts = [part for record in placed(kept) for part in self._checked(record)]
+        return (batch_of(kept.offset, parts),)
+
+    def _checked(self, record: Record) -> Sequence[Record]:
+        if isinstance(record, Sample):
+            return self._records(record)
+        self.offset += 1
+        return (record,)
+
+    def _records(self, item: Any) -> list[Record]:
+        records = []
+        read = to_samples(
+            item,
+            offset=self.offset,
+            name=self._name,
+            policy=self._policy,
+            class_names=self._class_names,
+            columns=self._columns,
+            wanted=self.wanted,
+        )
+        for record in read:
+            records.append(self._within_classes(record))
+            self.offset += 1
+        return records
+
+    def digest(self, label: str) -> str:
+        """A hash of a class's name, salted with the stream's; the same in every process."""
+        name = label.encode(errors="surrogatepass")
+        return hashlib.blake2b(name, key=self._salt, digest_size=12).hexdigest()
+
+    def _within_classes(self, record: Record) -> Record:
+        if isinstance(record, Refused) or record.label is None:
+            return record
+        digest = self.digest(record.label)
+        if digest in self.seen:
+            return record
+        if len(self.seen) < self._policy.max_classes:
+            self.seen[digest] = None
+            return record
+        bad = BadRecord(
+            f"label {record.label!r} is one class more than the {self._policy.max_classes} allowed",
+            hint="raise max_classes",
+        )
+        if self._policy.on_bad_record == "fail":
+            raise bad
+        return Refused(self.offset, record.id, reason_of(bad))
+
+
+def batch_of(offset: int, records: Iterable[Record]) -> Batch:
+    """The records as the batch that begins at `offset`."""
+    records = tuple(records)
+    samples = tuple(record for record in records if isinstance(record, Sample))
+    return Batch(offset, samples, tuple(record for record in records if isinstance(record, Refused)))

@@ -1,0 +1,160 @@
+"""Reads what a user's object says of its stream: class names, length, shifts, held-out records."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+from streamcl.errors import SourceError
+from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample, StreamInfo
+from streams.user.raw_record import ALIASES, Single, is_batch, singles
+from streams.user.readers import is_map_style
+from streams.user.records import RecordPolicy, to_sample
+
+
+def info_of(made: Any, name: str, policy: RecordPolicy, columns: Mapping[str, str] | None) -> StreamInfo:
+    """The object's `classes`, `length`, `shifts` and `holdout`, where it has them and they make sense.
+
+    The length of a data set read by index is its own, if its items are single records. `holdout` is a
+    sequence of records, one batch of them, or a mapping from names to either. Raises SourceError for shifts
+    that are no offsets and for a holdout that is neither.
+    """
+    return StreamInfo(
+        name=name,
+        length=_length(made),
+        classes=_classes(made, columns),
+        shifts=_shifts(made),
+        holdout=_holdout(made, name, policy, label_names(made, columns), columns or {}),
+    )
+
+
+def label_names(made: Any, columns: Mapping[str, str] | None) -> tuple[str, ...]:
+    """Names for integer labels: `classes` where they are strings, or those of a Hugging Face label column."""
+    given = getattr(made, "classes", None)
+    if given is None:
+        key = (columns or {}).get("label")
+        given = _feature_names(made, (key,) if key else ALIASES["label"])
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        return ()
+    return tuple(given) if len(set(given)) == len(given) else ()
+
+
+def _feature_names(made: Any, keys: Sequence[str]) -> Any:
+    features = getattr(made, "features", None)
+    if not isinstance(features, Mapping):
+        return None
+    named = (getattr(features[key], "names", None) for key in keys if key in features)
+    return next((names for names in named if names), None)
+
+
+def _classes(made: Any, columns: Mapping[str, str] | None) -> tuple[str, ...]:
+    given = getattr(made, "classes", None)
+    if isinstance(given, list | tuple) and given and all(_is_integer(label) for label in given):
+        return tuple(dict.fromkeys(str(int(label)) for label in given))
+    return label_names(made, columns)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _length(made: Any) -> int | None:
+    declared = getattr(made, "length", None)
+    if _is_integer(declared):
+        return int(declared)  # type: ignore[arg-type]
+    if not is_map_style(made):
+        return None
+    size = len(made)
+    try:
+        items = made if isinstance(made, list | tuple) else [made[index] for index in range(min(size, 1))]
+        return size if all(_is_one_record(item) for item in items) else None
+    except Exception:  # the user's code may raise anything; reading the stream will tell of it
+        return None
+
+
+def _is_one_record(item: Any) -> bool:
+    if isinstance(item, Batch | ForgetRequest):
+        return False
+    if isinstance(item, list | tuple) and len(item) not in {2, 3}:
+        return True  # refused, which keeps its place
+    return not isinstance(item, list | tuple | Mapping) or not is_batch(Single.of(item))
+
+
+def _shifts(made: Any) -> tuple[int, ...]:
+    given = getattr(made, "shifts", None)
+    if given is None:
+        return ()
+    if not isinstance(given, list | tuple) or not all(_is_integer(shift) and shift > 0 for shift in given):
+        raise SourceError("shifts of the source are no list of offsets", hint="shifts = [1000, 2000]")
+    return tuple(sorted({int(shift) for shift in given}))
+
+
+def _holdout(
+    made: Any, name: str, policy: RecordPolicy, names: Sequence[str], columns: Mapping[str, str]
+) -> tuple[HoldoutPart, ...]:
+    given = getattr(made, "holdout", None)
+    if given is None:
+        return ()
+    parts = given if isinstance(given, Mapping) and not _is_batch_record(given) else {"holdout": given}
+    return tuple(
+        HoldoutPart(
+            str(part), HeldOut(_rows(records, part, columns), f"{name}-{part}", policy, names, columns)
+        )
+        for part, records in parts.items()
+    )
+
+
+def _is_batch_record(given: Mapping[Any, Any]) -> bool:
+    return any(key in given for key in ALIASES["image"])
+
+
+def _rows(records: Any, part: Any, columns: Mapping[str, str]) -> Any:
+    """A sequence of single records; one batch of them, (X, Y), is taken apart without copying pixels."""
+    if isinstance(records, Mapping) or (
+        isinstance(records, tuple) and len(records) in {2, 3} and is_batch(Single.of(records))
+    ):
+        return list(singles(records, columns))
+    if not is_map_style(records):
+        raise SourceError(
+            f"holdout {part!r} is a {type(records).__name__}",
+            hint="holdout = {name: a list of records or a data set with __len__ and __getitem__}",
+        )
+    return records
+
+
+class HeldOut(Sequence[Sample]):
+    """Held-out records as samples, each made when it is asked for, so that a large test set stays on disk."""
+
+    def __init__(
+        self,
+        records: Any,
+        name: str,
+        policy: RecordPolicy,
+        class_names: Sequence[str],
+        columns: Mapping[str, str],
+    ) -> None:
+        self._records, self._name, self._policy = records, name, policy
+        self._class_names, self._columns = class_names, columns
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Sample, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | tuple[Sample, ...]:
+        """The sample; raises SourceError, naming it, where the record is bad: there is no quarantine here."""
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        place = range(len(self))[index]
+        name = f"{self._name}-{place}"
+        try:
+            record = self._records[place]
+            single = record if isinstance(record, Single) else Single.of(record, self._columns)
+            return to_sample(single, default_id=name, policy=self._policy, class_names=self._class_names)
+        except Exception as error:  # the user's code may raise anything
+            raise SourceError(f"held-out record {name} cannot be used: {error}") from error

@@ -1,0 +1,218 @@
+"""Turns the records that users' iterators yield, single or in batches, into samples; refuses what is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from streamcl.errors import BadRecord, ConfigError, SourceError
+from streamcl.events import NO_PIXELS, Pixels, Privacy, Refused, Sample
+from streams.user.images import MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE, ImageLimits, decode, from_array
+from streams.user.labels import brief, to_label, to_text
+from streams.user.raw_record import Single, singles
+
+Read: TypeAlias = Callable[[Any, ImageLimits], Pixels]
+LONGEST_REASON = 500  # characters kept of a refusal
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPolicy:
+    """What becomes of records that are not as they should be, and what a record may cost.
+
+    on_bad_record: "quarantine" keeps its place in the stream as a `Refused`; "fail" ends the run.
+    missing_label: None as a label is an unlabelled sample (predicted, never learned), refused, or the end.
+    negative_label: -1, -100 and the like, which often mean "ignore": refused, the end, or a class.
+    max_classes: distinct labels that a stream may bring; records of a class beyond are refused.
+    max_pixels, max_side, max_file_bytes: see `ImageLimits`.
+    """
+
+    on_bad_record: Literal["quarantine", "fail"] = "quarantine"
+    missing_label: Literal["unlabelled", "quarantine", "fail"] = "unlabelled"
+    negative_label: Literal["quarantine", "fail", "class"] = "quarantine"
+    max_classes: int = 100_000
+    max_pixels: int = MAX_PIXELS
+    max_side: int = MAX_SIDE
+    max_file_bytes: int = MAX_FILE_BYTES
+
+    def __post_init__(self) -> None:
+        for name in ("max_classes", "max_pixels", "max_side", "max_file_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+
+    @property
+    def limits(self) -> ImageLimits:
+        """The part of the policy that decoding needs."""
+        return ImageLimits(self.max_pixels, self.max_side, self.max_file_bytes)
+
+
+def to_sample(
+    record: Any, *, default_id: str, policy: RecordPolicy | None = None, class_names: Sequence[str] = ()
+) -> Sample:
+    """The sample that one record is.
+
+    A record is `(x, y)`, `(x, y, id)`, a mapping with `image` and, as far as known, `label`, `id`,
+    `subject`, `domain`, `privacy`, or a `Sample`. x is a uint8 or float array or tensor ([H, W], [H, W, C],
+    [C, H, W]; see `from_array`), a PIL image, a file's path, its bytes, or a mapping of `bytes` and `path` as
+    Hugging Face's data sets give. y is an integer, a string, or None. Raises BadRecord with the reason, and
+    SourceError where the policy says that the run must end.
+    """
+    try:
+        single = record if isinstance(record, Single) else Single.of(record)
+        return _sample(single, default_id, policy or RecordPolicy(), class_names, to_pixels)
+    except SourceError:
+        raise
+    except Exception as error:  # a user's object may raise anything from any attribute
+        raise _unreadable(error) from error
+
+
+def to_samples(
+    record: Any,
+    *,
+    offset: int,
+    name: str,
+    policy: RecordPolicy | None = None,
+    class_names: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
+    wanted: tuple[int, int] = (0, 1),
+) -> Iterator[Sample | Refused]:
+    """The samples of one record, or of a whole batch of them, in order; `offset` is the first one's.
+
+    A batch is `(X, Y)`, `(X, Y, ids)` or a mapping of columns, in which X is an array or tensor with one more
+    axis than an image, or a list or tuple of images, and Y a sequence of as many labels; what is given once
+    (a domain, say) holds for all. `columns` renames a mapping's keys, {"label": "fine_label"}. A BadRecord in
+    place of a record is one already refused. Records without an id are called "{name}-{offset}". An empty
+    batch yields nothing. With `on_bad_record: fail` the first BadRecord is raised. `wanted` is (rank, world):
+    records at other offsets than `rank` modulo `world` are not decoded and have no pixels.
+    """
+    policy = policy or RecordPolicy()
+    rank, world = wanted
+    for place, single in enumerate(_singles(record, columns), start=offset):
+        default_id = f"{name}-{place}"
+        try:
+            if isinstance(single, BadRecord):
+                raise single
+            read = to_pixels if place % world == rank else _unread
+            yield _sample_or_bad(single, default_id, policy, class_names, read)
+        except BadRecord as bad:
+            if policy.on_bad_record == "fail":
+                raise
+            yield Refused(place, _id_of(single, default_id), reason_of(bad))
+
+
+def reason_of(bad: SourceError) -> str:
+    """The message and its hint, short enough to be kept, and the same in every run."""
+    reason = f"{bad}; {bad.hint}" if bad.hint else str(bad)
+    reason = re.sub(r" at 0x[0-9a-fA-F]+", "", reason)  # addresses differ from run to run, offsets do not
+    return reason.encode(errors="replace").decode()[:LONGEST_REASON]
+
+
+def _singles(record: Any, columns: Mapping[str, str] | None) -> Iterator[Single | BadRecord]:
+    try:
+        yield from singles(record, columns or {})
+    except BadRecord as bad:
+        yield bad
+    except Exception as error:  # as in to_sample
+        yield _unreadable(error)
+
+
+def _sample_or_bad(
+    single: Single, default_id: str, policy: RecordPolicy, names: Sequence[str], read: Read
+) -> Sample:
+    try:
+        return _sample(single, default_id, policy, names, read)
+    except SourceError:
+        raise
+    except Exception as error:  # as in to_sample
+        raise _unreadable(error) from error
+
+
+def _sample(
+    single: Single, default_id: str, policy: RecordPolicy, class_names: Sequence[str], read: Read
+) -> Sample:
+    label = to_label(
+        single.label,
+        missing=policy.missing_label,
+        negative=policy.negative_label,
+        class_names=class_names,
+    )
+    return Sample(
+        id=to_text(single.id, "id") or default_id,
+        image=read(single.image, policy.limits),
+        label=label,
+        subject=to_text(single.subject, "subject"),
+        domain=to_text(single.domain, "domain"),
+        privacy=_privacy(single.privacy),
+    )
+
+
+def _unread(x: Any, limits: ImageLimits) -> Pixels:  # noqa: ARG001 - as `to_pixels` takes them
+    return NO_PIXELS
+
+
+def to_pixels(x: Any, limits: ImageLimits) -> Pixels:
+    """The image that x holds as uint8 RGB, [H, W, 3]; see `to_sample` for what x may be."""
+    if isinstance(x, Mapping):
+        x = _encoded(x)
+    if isinstance(x, Image.Image | Path):
+        return decode(x, limits)
+    if isinstance(x, bytes | bytearray | memoryview):
+        return decode(bytes(x), limits)
+    if isinstance(x, str):
+        return decode(Path(x), limits)
+    if is_tensor(x):
+        return from_array(_to_numpy(x), limits, channels_first=True)
+    if isinstance(x, np.ndarray | np.generic) or hasattr(x, "__array__"):
+        return from_array(np.asarray(x), limits)
+    hint = "x is an array, a tensor, a PIL image, a path or the bytes of a picture"
+    raise BadRecord(f"image is a {type(x).__name__}: {brief(x)}", hint=hint)
+
+
+def _encoded(x: Mapping[Any, Any]) -> Any:
+    """Hugging Face's undecoded image: {"bytes": ..., "path": ...}, either of them None."""
+    if x.get("bytes") is not None:
+        return x["bytes"]
+    if x.get("path") is not None:
+        return x["path"]
+    keys = ", ".join(brief(key) for key in list(x)[:5])
+    raise BadRecord(
+        f"x is a mapping of features ({keys})", hint="streamcl learns from images: give pixels as x"
+    )
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether x is a tensor of torch, told by its methods so that torch is not imported."""
+    return not isinstance(x, type) and all(
+        callable(getattr(x, name, None)) for name in ("detach", "cpu", "numpy")
+    )
+
+
+def _to_numpy(tensor: Any) -> Any:
+    tensor = tensor.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # numpy has no such type
+        tensor = tensor.float()
+    return np.asarray(tensor.numpy())
+
+
+def _privacy(value: Any) -> Privacy:
+    if value is None or value == "core":
+        return "core"
+    if value == "user":
+        return "user"
+    raise BadRecord(f"privacy is {brief(value)}; expected core or user")
+
+
+def _id_of(single: Single | BadRecord, default_id: str) -> str:
+    try:
+        return (to_text(single.id, "id") if isinstance(single, Single) else None) or default_id
+    except Exception:  # the id is what is bad; the record keeps its place under the default one
+        return default_id
+
+
+def _unreadable(error: Exception) -> BadRecord:
+    return BadRecord(f"record cannot be read: {type(error).__name__}: {error}"[:LONGEST_REASON])

@@ -1,0 +1,112 @@
+"""Puts a user's own data set, read by index, into the order of a scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from streamcl.errors import BadRecord, ConfigError
+from streamcl.events import Pixels, Sample
+from streamcl.protocols import Source
+from streams.replay.collection import Collection, Groups, groups_of
+from streams.replay.replay import ReplaySource
+from streams.replay.scenarios import order_for
+from streams.user.metadata import label_names
+from streams.user.readers import is_map_style
+from streams.user.records import RecordPolicy, to_samples
+
+
+def ordered(
+    make: Callable[[], Any],
+    scenario: tuple[str, Mapping[str, Any]],
+    *,
+    name: str = "stream",
+    batch_size: int = 64,
+    seed: int = 0,
+    policy: RecordPolicy | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Source:
+    """The data set that `make` returns, ordered by `scenario`, (name, arguments); replayable.
+
+    Its labels, domains and subjects are read once, at the start, and each image again when it is due. A
+    `holdout` of the same kind is held out in the scenario's parts. Raises ConfigError for what is not read
+    by index (`__len__` and `__getitem__`): an iterator brings its own order.
+    """
+    rules = policy or RecordPolicy()
+    made = make()
+    train = _collected(made, name, rules, columns, {})
+    held = getattr(made, "holdout", None)
+    known = {label: code for code, label in enumerate(train.classes)}
+    test = None if held is None else _collected(held, f"{name}-holdout", rules, columns, known)
+    order = order_for(scenario[0], train, scenario[1], seed)
+    return ReplaySource(train, order, batch_size, test, rules.on_bad_record)
+
+
+class _Images:
+    """Reads the image of one record of a data set when it is asked for."""
+
+    def __init__(self, read: Callable[[int], Sample], length: int) -> None:
+        self._read = read
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int, /) -> Pixels:
+        return self._read(index).image
+
+
+def _collected(
+    made: Any,
+    name: str,
+    policy: RecordPolicy,
+    columns: Mapping[str, str] | None,
+    classes: dict[str, int],
+) -> Collection:
+    if not is_map_style(made):
+        raise ConfigError(
+            f"{name} is a {type(made).__name__}, which brings its own order, so no scenario can be applied",
+            hint="leave the scenario out, or return something with __len__ and __getitem__",
+        )
+    names = label_names(made, columns)
+
+    def read(index: int) -> Sample:
+        found = list(
+            to_samples(
+                made[index], offset=index, name=name, policy=policy, class_names=names, columns=columns
+            )
+        )
+        if len(found) != 1 or not isinstance(found[0], Sample):
+            reason = found[0].reason if found and not isinstance(found[0], Sample) else "it is not one record"
+            raise BadRecord(f"record {index}: {reason}")
+        return found[0]
+
+    samples = [_told(read, index) for index in range(len(made))]
+    for sample in samples:
+        if sample.label is not None:
+            classes.setdefault(sample.label, len(classes))
+    return Collection(
+        name,
+        _Images(read, len(samples)),
+        np.array([-1 if s.label is None else classes[s.label] for s in samples], np.int64),
+        tuple(classes),
+        tuple(sample.id for sample in samples),
+        domains=_groups([sample.domain for sample in samples]),
+        subjects=_groups([sample.subject for sample in samples]),
+    )
+
+
+def _groups(values: list[str | None]) -> Groups | None:
+    return groups_of([value or "" for value in values]) if any(values) else None
+
+
+def _told(read: Callable[[int], Sample], index: int) -> Sample:
+    """What a record says of itself, less its image; a bad one is unlabelled, and refused when it is due."""
+    nothing = np.zeros((1, 1, 3), np.uint8)
+    try:
+        found = read(index)
+    except BadRecord:
+        return Sample(f"record-{index}", nothing)
+    return Sample(found.id, nothing, found.label, found.subject, found.domain, found.privacy)
