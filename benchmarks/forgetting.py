@@ -31,19 +31,19 @@ from streamcl.config.load import config_from_dict
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.factory.learner import build_learner
-from streamcl.forgetting.methods.closed_form import ClosedForm
-from streamcl.forgetting.methods.drop_branch import DroppedAdapter
-from streamcl.forgetting.methods.drop_cohort import DroppedCohort
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
+from streamcl.forgetting.methods.drop_branch import DropBranch
+from streamcl.forgetting.methods.drop_cohort import DropCohort
 from streamcl.forgetting.methods.fast_ntk import FastNTK
 from streamcl.forgetting.methods.gs_lora import GSLoRA
-from streamcl.forgetting.methods.head_only import HeadRows
+from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.mixed_privacy import MixedPrivacy
-from streamcl.forgetting.methods.protocol import Context, Method, Scope, Trace
-from streamcl.forgetting.methods.weight_repair import Blocks
+from streamcl.forgetting.methods.protocol import Context, ForgettingMethod, LineageRow, RequestScope
+from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import fused_width
-from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.block_features import concat_width
+from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.nn.backbone import Backbone
@@ -54,12 +54,12 @@ from streams.replay.collection import Collection
 
 BATCH = 32
 BLOCKS = (6, 7, 8, 9, 10)
-BY_GRADIENT: tuple[Method, ...] = (HeadRows(), GSLoRA(), FastNTK())
-IN_PARTS: dict[str, tuple[list[Method], Literal["class", "subject"]]] = {
-    "ridge": ([ClosedForm()], "class"),
-    "hybrid": ([ClosedForm(), DroppedAdapter()], "class"),
+BY_GRADIENT: tuple[ForgettingMethod, ...] = (HeadOnly(), GSLoRA(), FastNTK())
+IN_PARTS: dict[str, tuple[list[ForgettingMethod], Literal["class", "subject"]]] = {
+    "ridge": ([ClosedFormRemoval()], "class"),
+    "hybrid": ([ClosedFormRemoval(), DropBranch()], "class"),
     "mixed": ([MixedPrivacy()], "subject"),
-    "cohorts": ([DroppedCohort()], "subject"),
+    "cohorts": ([DropCohort()], "subject"),
 }
 CHANGED = 2  # the last blocks, which alone the repairs change
 
@@ -129,13 +129,13 @@ class Makers:
         )
 
     def ridge(self) -> RidgeLearner:
-        head = RidgeHead(fused_width(self._backbone, BLOCKS))
+        head = RidgeHead(concat_width(self._backbone, BLOCKS))
         return RidgeLearner(self._backbone, self._compute, head, blocks=BLOCKS)
 
-    def hybrid(self) -> HybridLearner:
-        head = RidgeHead(fused_width(self._backbone, BLOCKS))
+    def hybrid(self) -> RidgeLoRALearner:
+        head = RidgeHead(concat_width(self._backbone, BLOCKS))
         adapted = AdaptedBranch(self._backbone, self._compute, head, blocks=BLOCKS, first_block=5)
-        return HybridLearner(self.ridge(), adapted)
+        return RidgeLoRALearner(self.ridge(), adapted)
 
     def mixed(self) -> Any:
         return self._configured({"name": "mixed"})
@@ -151,8 +151,8 @@ class Makers:
 
 def context_of(learner: Any, data: Data, label: str, request: ForgetRequest) -> Context:
     found = {s.id: s for s in data.of(label)}
-    traces = [Trace(i, s.id, s.label, True, 0, b"") for i, s in enumerate(found.values())]
-    scope = Scope(request, len(traces), len(traces), False, lambda: iter([traces]))
+    traces = [LineageRow(i, s.id, s.label, True, 0, b"") for i, s in enumerate(found.values())]
+    scope = RequestScope(request, len(traces), len(traces), False, lambda: iter([traces]))
     return Context(
         *(learner, scope), lambda wanted: [found[t.id] for t in wanted], others=lambda n: data.live[:n]
     )
@@ -204,8 +204,8 @@ class Eye:
         self.rows = rows or dict(zip(learner.classes, head, strict=True))
 
     @staticmethod
-    def _blocks(learner: OnlineLoRALearner) -> Blocks:
-        return Blocks(learner.model, learner.adapters, CHANGED)
+    def _blocks(learner: OnlineLoRALearner) -> RepairableBlocks:
+        return RepairableBlocks(learner.model, learner.adapters, CHANGED)
 
     @torch.no_grad()
     def look(
@@ -229,17 +229,17 @@ class Eye:
         return float(hits), float(-beside.log_softmax(1)[:, -1].mean())
 
 
-def erase(method: Method, learner: Any, data: Data, label: str, number: int) -> tuple[float, str]:
+def erase(method: ForgettingMethod, learner: Any, data: Data, label: str, number: int) -> tuple[float, str]:
     """Carry one request for a class out; the seconds, and what is to be said of it."""
     request = ForgetRequest(f"r{number}", "class", 0, label=label)
     return carried_out(method, request, context_of(learner, data, label, request))
 
 
-def carried_out(method: Method, request: ForgetRequest, context: Context) -> tuple[float, str]:
+def carried_out(method: ForgettingMethod, request: ForgetRequest, context: Context) -> tuple[float, str]:
     """The seconds that an erasure takes, and what is to be said of it."""
     began = time.process_time()
     try:
-        refused = method.can(request, context)
+        refused = method.unsupported_reason(request, context)
         note = f"refused: {refused}" if refused else _note(method.erase(request, context).figures)
     except ForgettingError as error:
         note = f"failed: {error}"
@@ -275,7 +275,7 @@ class Trial:
         return pace * len(self.data.without(self.labels[: number + 1]))
 
 
-def by_gradient(trial: Trial, methods: Sequence[Method]) -> None:
+def by_gradient(trial: Trial, methods: Sequence[ForgettingMethod]) -> None:
     """The learner whose shared weights all classes trained."""
     data, labels = trial.data, trial.labels
     learner, retrained, each = trial.pair("online_lora", trial.passes)
@@ -305,7 +305,9 @@ def by_gradient(trial: Trial, methods: Sequence[Method]) -> None:
             )
 
 
-def in_parts(trial: Trial, name: str, methods: Sequence[Method], kind: Literal["class", "subject"]) -> None:
+def in_parts(
+    trial: Trial, name: str, methods: Sequence[ForgettingMethod], kind: Literal["class", "subject"]
+) -> None:
     """A learner with a closed form or with parts: the first method that can do it, as `auto` would."""
     data, labels = trial.data, trial.labels
     learner, retrained, each = trial.pair(name, 1)
@@ -316,7 +318,7 @@ def in_parts(trial: Trial, name: str, methods: Sequence[Method], kind: Literal["
         what = {"label": label} if kind == "class" else {"subject": label}
         request = ForgetRequest(f"r{number}", kind, 0, **what)
         context = context_of(learner, data, label, request)
-        method = next((m for m in methods if m.can(request, context) is None), methods[-1])
+        method = next((m for m in methods if m.unsupported_reason(request, context) is None), methods[-1])
         seconds, note = carried_out(method, request, context)
         anew = trial.anew(each, number)
         print(

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from streamcl.forgetting import eraser, service
-from streamcl.forgetting.monitoring.utility import Useful, Utility
+from streamcl.forgetting.monitoring.utility import Utility, UtilityBefore
 from streamcl.heads import cross_validation
 from streamcl.heads.ridge import RidgeHead
 from streamcl.processor.loop import StreamProcessor
@@ -32,11 +32,11 @@ PARTS = (
     (cross_validation, "strengthened", "how strong the ridge is to be"),
     (RidgeHead, "_weights", "solve"),
     (Utility, "__call__", "accuracy before"),
-    (Useful, "beside", "accuracy after, its solve included"),
-    (eraser.Erasure, "carry_out", "erase in memory"),
+    (UtilityBefore, "beside", "accuracy after, its solve included"),
+    (eraser.Eraser, "carry_out", "erase in memory"),
     (StreamProcessor, "commit", "commit"),
     (Checkpoints, "save", "checkpoint, in the background"),
-    (service.Forgetter, "seal", "seal: wait for it, older ones, logs, receipt"),
+    (service.ForgettingService, "seal", "seal: wait for it, older ones, logs, receipt"),
 )
 
 

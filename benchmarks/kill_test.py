@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcl.storage.checkpoint import list_checkpoints
-from streamcl.storage.checkpoint_format import verify
+from streamcl.storage.checkpoint_format import verify_checkpoint
 from streamcl.storage.plain_state import state_hash
 
 
@@ -45,7 +45,7 @@ def whole(config: Path, run_dir: Path, overrides: list[str]) -> float:
 
 def offset_of(run_dir: Path) -> int:
     paths = list_checkpoints(run_dir / "checkpoints")
-    return int(verify(paths[-1]).manifest["offset"]) if paths else -1
+    return int(verify_checkpoint(paths[-1]).manifest["offset"]) if paths else -1
 
 
 def killed(
@@ -90,7 +90,7 @@ def size_of_logs(run_dir: Path) -> int:
 
 def left(run_dir: Path) -> dict[str, Any]:
     summary = json.loads((run_dir / "summary.json").read_text())
-    state = verify(list_checkpoints(run_dir / "checkpoints")[-1]).state
+    state = verify_checkpoint(list_checkpoints(run_dir / "checkpoints")[-1]).state
     return {
         "summary": {name: value for name, value in summary.items() if name not in {"timing", "run"}},
         "predictions": hashlib.sha256((run_dir / "predictions.jsonl").read_bytes()).hexdigest(),

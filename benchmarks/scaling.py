@@ -31,7 +31,7 @@ from machine import machine
 from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
 from streamcl.evaluation.throughput import memory_mb
-from streamcl.events import Batch, Prediction, Sample
+from streamcl.events import Batch, PredictionRecord, Sample
 from streamcl.factory.backbone import build_vit
 from streamcl.factory.compute import build_compute
 from streamcl.factory.learner import build_learner
@@ -240,7 +240,9 @@ def long_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def batch_times(predictions: Iterator[Prediction], count: int, clock: Callable[[], float]) -> list[float]:
+def batch_times(
+    predictions: Iterator[PredictionRecord], count: int, clock: Callable[[], float]
+) -> list[float]:
     """The seconds of so many batches of eight samples."""
     seconds = []
     for _ in range(count):

@@ -35,13 +35,21 @@ from streamcl.factory.backbone import build_vit
 from streamcl.factory.compute import build_compute
 from streamcl.factory.learner import build_learner
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.protocols import Learner, Looking, ShiftDetector
+from streamcl.protocols import FeatureShiftDetector, Learner, ShiftDetector
 from streamcl.shift.registry import build_detector
 from streamcl.storage import files
 from streams.datasets.npz import npz
 from streams.replay.collection import Collection, Indices
 from streams.replay.replay import ReplaySource
-from streams.replay.scenarios import Order, Part, disjoint, domain_incremental, iid, segments, si_blurry
+from streams.replay.scenarios import (
+    Order,
+    ScenarioPart,
+    disjoint,
+    domain_incremental,
+    iid,
+    segments,
+    si_blurry,
+)
 
 WITHIN = 10  # batches
 DATA = Path(os.environ.get("STREAMCL_DEV_DATA", "../shared/data"))
@@ -103,9 +111,9 @@ def blend(old: list[int], new: list[int], rng: np.random.Generator) -> list[int]
 def recurring(train: Collection, seed: int = 0) -> Order:
     """Two halves of the classes (or the domains, where there are some) in turn, three times each."""
     domains = train.domains.names if train.domains is not None and len(train.domains.names) > 2 else ()
-    groups = [Part(name, domains=(name,)) for name in domains] or [
-        Part("one", train.classes[: len(train.classes) // 2]),
-        Part("other", train.classes[len(train.classes) // 2 :]),
+    groups = [ScenarioPart(name, domains=(name,)) for name in domains] or [
+        ScenarioPart("one", train.classes[: len(train.classes) // 2]),
+        ScenarioPart("other", train.classes[len(train.classes) // 2 :]),
     ]
     visits = 2 if domains else 3
     pieces = [np.array_split(segments(train, [group], seed).indices, visits) for group in groups]
@@ -175,7 +183,7 @@ def alarms(
     """The ends of the batches at which the detector reports a shift."""
     found = []
     for number, loss in enumerate(trace.losses, 1):
-        if features is not None and isinstance(detector, Looking):
+        if features is not None and isinstance(detector, FeatureShiftDetector):
             detector.look(features[(number - 1) * trace.batch : number * trace.batch])
         detector.update(loss)
         found += [number * trace.batch] if detector.shift else []

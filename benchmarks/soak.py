@@ -35,19 +35,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from streamcl.evaluation.holdout import Examiner
+from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput, memory_mb
-from streamcl.events import Batch, Event, Guess, Lesson, Pixels, Sample, StreamInfo
+from streamcl.events import Batch, Event, Pixels, Prediction, Sample, StepResult, StreamInfo
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import Pace
+from streamcl.processor.ports import RunMetrics
 from streamcl.protocols import Learner, State
 from streamcl.shift.registry import build_detector
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
-from streamcl.storage.thumbnails import Gallery
-from streams.prefetch import Checked, ReadAhead
+from streamcl.storage.thumbnails import Thumbnails
+from streams.prefetch import OffsetChecked, Prefetcher
 
 ALLOWED = {  # how far each fitted line may rise over the second half
     "memory_mb": 2.0,
@@ -105,17 +105,17 @@ class Tiny:
     def classes(self) -> tuple[str, ...]:
         return tuple(self._counts)
 
-    def predict(self, samples: Any) -> tuple[Guess, ...]:
-        return (Guess(next(iter(self._counts), None), 0.5),) * len(samples)
+    def predict(self, samples: Any) -> tuple[Prediction, ...]:
+        return (Prediction(next(iter(self._counts), None), 0.5),) * len(samples)
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         guesses = self.predict(batch.samples)
         for sample in batch.samples:
             self._counts[str(sample.label)] = self._counts.get(str(sample.label), 0) + 1
         self._steps += 1
         since = self._steps % 8_000
         loss = 3.0 * 0.5 ** (since / 200) + 0.1 + 0.01 * (self._steps * 7919 % 101) / 101
-        return Lesson(guesses, (loss,))
+        return StepResult(guesses, (loss,))
 
     def consolidate(self) -> Mapping[str, Any]:
         return {}
@@ -134,9 +134,9 @@ class Clock:
         self._throughput = Throughput()
         self.state_dict, self.load_state_dict = self._throughput.state_dict, self._throughput.load_state_dict
 
-    def read(self, images: int) -> Pace:
+    def read(self, images: int) -> RunMetrics:
         self._throughput.update(images - self._throughput.images)
-        return Pace(self._throughput.images_per_s, self._throughput.seconds, memory_mb())
+        return RunMetrics(self._throughput.images_per_s, self._throughput.seconds, memory_mb())
 
 
 def drawn(offset: int, label: int) -> Pixels:
@@ -179,7 +179,7 @@ class Setting:
         """A loop over so many steps; its sink and its source are closed at the end."""
         with (
             closing(JsonlSink(work)) as sink,
-            closing(ReadAhead(Checked(self.source(steps)))) as stream,
+            closing(Prefetcher(OffsetChecked(self.source(steps)))) as stream,
         ):
             yield StreamProcessor(
                 stream,
@@ -187,10 +187,10 @@ class Setting:
                 build_detector("relative"),
                 scores=Prequential(),
                 history=HoldoutHistory(),
-                examiner=Examiner(()),
+                examiner=HoldoutEvaluator(()),
                 pace=Clock(),
                 sink=sink,
-                gallery=Gallery(work / "samples", 2),
+                gallery=Thumbnails(work / "samples", 2),
                 vault=vault,
                 commit_every=self.commit_every,
             )

@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from streamcl.events import (
         Batch,
         ForgetRequest,
-        Guess,
         HoldoutPart,
-        Lesson,
         Prediction,
+        PredictionRecord,
         Sample,
+        StepResult,
         StreamInfo,
     )
     from streamcl.integrations.river import RiverClassifier
@@ -63,16 +63,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "ForgetRequest",
-    "Guess",
     "HoldoutPart",
-    "Lesson",
     "OnlineLoRALearner",
     "Prediction",
+    "PredictionRecord",
     "RidgeLearner",
     "RiverClassifier",
     "Run",
     "RunConfig",
     "Sample",
+    "StepResult",
     "StreamInfo",
     "StreamProcessor",
     "StreamclError",

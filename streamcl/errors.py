@@ -80,7 +80,7 @@ class RunBusy(StreamclError):
     exit_code = 2
 
 
-class RanksError(StreamclError):
+class DistributedError(StreamclError):
     """Ranks that learn one stream together have lost one another, or are not where they should be."""
 
     exit_code = 7

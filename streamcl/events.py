@@ -42,7 +42,7 @@ NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Elsewhere(Sample):
+class RemoteSample(Sample):
     """A sample whose pixels another rank holds (see `process_group`); all else of it is known.
 
     rank: whose it is. The image has no pixels.
@@ -51,7 +51,7 @@ class Elsewhere(Sample):
     rank: int = 0
 
     @classmethod
-    def of(cls, sample: Sample, rank: int) -> Elsewhere:
+    def of(cls, sample: Sample, rank: int) -> RemoteSample:
         """The same sample without its pixels."""
         return cls(
             sample.id, NO_PIXELS, sample.label, sample.subject, sample.domain, sample.privacy, rank=rank
@@ -59,7 +59,7 @@ class Elsewhere(Sample):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RejectedRecord:
     """A record that could not become a sample. It keeps its place in the stream, so offsets stay dense."""
 
     offset: int
@@ -77,7 +77,7 @@ class Batch:
 
     offset: int
     samples: tuple[Sample, ...]
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[RejectedRecord, ...] = ()
 
     @property
     def end(self) -> int:
@@ -150,7 +150,7 @@ Event: TypeAlias = Batch | ForgetRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class PredictionRecord:
     """What was predicted for one sample before it was learned.
 
     predicted is None while no class is known; confidence is a probability in [0, 1].
@@ -164,7 +164,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
+class Prediction:
     """A learner's answer for one image: the class it names (None while it knows none) and how sure it is."""
 
     label: str | None
@@ -172,7 +172,7 @@ class Guess:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class StepResult:
     """What came of learning one batch.
 
     guesses: one per sample of the batch, made before anything was learned from it.
@@ -182,7 +182,7 @@ class Lesson:
         detector may look at it.
     """
 
-    guesses: tuple[Guess, ...]
+    predictions: tuple[Prediction, ...]
     losses: tuple[float, ...]
     learned: bool = True
     features: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
@@ -198,7 +198,7 @@ class HoldoutPart:
 
     name: str
     samples: Sequence[Sample]
-    taught_at: int | None = None
+    end_offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 
-from streamcl.events import Batch, Event, Guess, Lesson, Sample, StreamInfo
+from streamcl.events import Batch, Event, Prediction, Sample, StepResult, StreamInfo
 
 State: TypeAlias = dict[str, Any]
 """Everything that decides an object's future: nested dicts with string keys whose leaves are numpy arrays,
@@ -57,7 +57,7 @@ class Fetching(Protocol):
         ...
 
 
-class Company(Protocol):
+class Collective(Protocol):
     """The processes, called ranks, that one run is spread over (see streamcl.distributed.process_group)."""
 
     @property
@@ -66,11 +66,11 @@ class Company(Protocol):
         ...
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """How many there are."""
         ...
 
-    def everyone(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """What each rank passed, in the order of ranks; all of them must call it at the same point."""
         ...
 
@@ -83,14 +83,14 @@ class Learner(Protocol):
         """The classes known, in the order in which they were first learned."""
         ...
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample. Changes no state."""
         ...
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then take one learning step on its labelled samples (test-then-train).
 
-        Where losses or gradients are not finite nothing is learned and `Lesson.learned` is False.
+        Where losses or gradients are not finite nothing is learned and `StepResult.learned` is False.
         """
         ...
 
@@ -107,7 +107,7 @@ class Learner(Protocol):
 
 
 @runtime_checkable
-class Scoring(Protocol):
+class ProbabilisticLearner(Protocol):
     """A learner that says how likely every class is, not only the best one."""
 
     def logits(self, samples: Sequence[Sample]) -> Any:
@@ -144,7 +144,7 @@ class ShiftDetector(Protocol):
 
 
 @runtime_checkable
-class Looking(Protocol):
+class FeatureShiftDetector(Protocol):
     """A detector that looks at features too, where the learner shows some that do not move."""
 
     def look(self, features: npt.NDArray[Any]) -> None:
@@ -191,7 +191,7 @@ class Sink(Protocol):
         ...
 
 
-class Vault(Protocol):
+class CheckpointStore(Protocol):
     """Where checkpoints go (see streamcl.storage.checkpoint.Checkpoints)."""
 
     def save(self, offset: int, step: int, state: State) -> Any:

@@ -15,7 +15,7 @@ from streamcl.errors import ConfigError, SourceError
 FORM = 'write "package.module:callable"'
 
 
-def resolve(dotted: str) -> Callable[..., Any]:
+def import_callable(dotted: str) -> Callable[..., Any]:
     """The callable at "package.module:callable".
 
     The working directory comes first on the path, so that a file beside the YAML is found. Raises ConfigError
@@ -32,12 +32,12 @@ def resolve(dotted: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def caller(dotted: str, args: Mapping[str, Any]) -> Callable[[], Any]:
+def bind_arguments(dotted: str, args: Mapping[str, Any]) -> Callable[[], Any]:
     """A function of no arguments that calls the callable at `dotted` with `args`.
 
     Raises ConfigError where the callable does not take them. What it returns None for is a SourceError.
     """
-    function = resolve(dotted)
+    function = import_callable(dotted)
     _check_arguments(function, dotted, args)
 
     def make() -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch, Event, ForgetRequest, Refused, Sample, StreamInfo
+from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, Sample, StreamInfo
 from streamcl.protocols import Source, State
 
 
@@ -31,13 +31,13 @@ def cut(batch: Batch, start: int, end: int) -> Batch:
     """The records of the batch at the offsets [start, end)."""
     if start <= batch.offset and end >= batch.end:
         return batch
-    records = list(placed(batch))[max(0, start - batch.offset) : max(0, end - batch.offset)]
+    records = list(with_offsets(batch))[max(0, start - batch.offset) : max(0, end - batch.offset)]
     samples = tuple(record for record in records if isinstance(record, Sample))
-    refused = tuple(record for record in records if isinstance(record, Refused))
+    refused = tuple(record for record in records if isinstance(record, RejectedRecord))
     return Batch(max(start, batch.offset), samples, refused)
 
 
-def placed(batch: Batch) -> Iterator[Sample | Refused]:
+def with_offsets(batch: Batch) -> Iterator[Sample | RejectedRecord]:
     """The batch's records in the order of their offsets: refused ones know theirs, samples fill the rest."""
     refused = {record.offset: record for record in batch.refused}
     samples = iter(batch.samples)
@@ -48,7 +48,7 @@ def placed(batch: Batch) -> Iterator[Sample | Refused]:
         yield record
 
 
-class Checked:
+class OffsetChecked:
     """A source whose events are made to follow one another: see `in_order`. Empty batches are dropped.
 
     What is not a SourceError already becomes one that names the offset.

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 from streamcl.errors import SourceError, StreamclError
 from streamcl.events import Batch, Event, HoldoutPart, StreamInfo
 from streamcl.protocols import Source, State
-from streams.offsets import Checked, cut, in_order, passed_on
+from streams.offsets import OffsetChecked, cut, in_order, passed_on
 
-__all__ = ["Checked", "Limited", "ReadAhead"]
+__all__ = ["OffsetChecked", "Prefetcher", "Take"]
 
 TICK = 0.05  # seconds between two looks at the clock, or at whether to stop
 PATIENCE = 2.0  # seconds that a closing source waits for its thread
@@ -27,7 +27,7 @@ Item: TypeAlias = tuple[Event | None, Position, BaseException | None]
 NOWHERE: Position = ({}, {})
 
 
-class ReadAhead:
+class Prefetcher:
     """Reads up to `depth` events ahead of whoever iterates, in a thread, and notices when none comes.
 
     The state is the position after the last event handed out, never that of the events read ahead. Errors are
@@ -87,7 +87,7 @@ class ReadAhead:
     def __getattr__(self, name: str) -> Any:
         return passed_on(self, name)
 
-    def ahead(self, records: int) -> list[Event]:
+    def peek(self, records: int) -> list[Event]:
         """The next events, of at least so many records or to the end, before they are handed out.
 
         Waits for them as iterating does; a source that stalls or fails ends them, and is told of when its
@@ -115,7 +115,7 @@ class ReadAhead:
         """The position after the last event handed out."""
         return self._here()[0]
 
-    def noted(self) -> State:
+    def rng_state(self) -> State:
         """What `note` returned after the last event handed out; what it returns now where there was none."""
         return self._here()[1]
 
@@ -241,7 +241,7 @@ def _put(items: queue.Queue[Item], item: Item, stop: threading.Event) -> bool:
     return False
 
 
-class Limited:
+class Take:
     """The first `samples` records of a source; the batch that crosses the limit is split.
 
     The state is one from which more can be read under a higher limit: no record of a split batch is lost.
@@ -301,5 +301,5 @@ class Limited:
         self._before = None
 
     def _cut_part(self, part: HoldoutPart) -> HoldoutPart:
-        late = part.taught_at is not None and part.taught_at > self._limit
-        return replace(part, taught_at=None) if late else part
+        late = part.end_offset is not None and part.end_offset > self._limit
+        return replace(part, end_offset=None) if late else part

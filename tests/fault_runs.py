@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcl.storage.checkpoint import Checkpoints
-from streamcl.storage.checkpoint_format import verify
+from streamcl.storage.checkpoint_format import verify_checkpoint
 from streamcl.storage.plain_state import state_hash
 
 TINY = {
@@ -151,7 +151,7 @@ class Left:
 def left(run: Path) -> Left:
     """The newest checkpoint's hash, predictions, summary and events."""
     newest = Checkpoints(run / "checkpoints", fingerprint={}).paths()[-1]
-    state = verify(newest).state
+    state = verify_checkpoint(newest).state
     summary = json.loads((run / "summary.json").read_text())
     return Left(
         state_hash({name: part for name, part in state.items() if name not in {"sinks", "pace"}}),
@@ -168,7 +168,7 @@ def learned(run: Path, part: str = "learner") -> str:
 
 def newest_state(run: Path) -> dict[str, Any]:
     """The state in the newest checkpoint, which must be good."""
-    return verify(Checkpoints(run / "checkpoints", fingerprint={}).paths()[-1]).state
+    return verify_checkpoint(Checkpoints(run / "checkpoints", fingerprint={}).paths()[-1]).state
 
 
 def lines(run: Path, topic: str) -> list[dict[str, Any]]:
@@ -188,8 +188,8 @@ POINTS = {
     "streamcl.learners.ridge:RidgeLearner": _LEARNER,
     "streamcl.processor.loop:StreamProcessor": _LOOP,
     "streamcl.processor.quarantine:Quarantine": "take",
-    "streamcl.processor.shift_handler:Segments": "_settle",
-    "streamcl.processor.event_log:Journal": "write_predictions write_step",
+    "streamcl.processor.shift_handler:ShiftHandler": "_settle",
+    "streamcl.processor.event_log:EventLog": "write_predictions write_step",
     "streamcl.storage.checkpoint:Checkpoints": "save _fill _prune latest sweep",
     "streamcl.storage.checkpoint:BackgroundSaver": "save wait close",
     "streamcl.sinks.jsonl:JsonlSink": "flush load_state_dict _drain",
@@ -283,24 +283,24 @@ def no_network() -> None:
 
 def not_finite(first: int, last: int) -> None:
     """The gradients of steps number `first` to `last` (from 1) are NaN."""
-    from streamcl.learners.adapter_model import TrainedModel
+    from streamcl.learners.adapter_model import AdapterModel
 
-    real, calls = TrainedModel.gradients, [0]
+    real, calls = AdapterModel.gradients, [0]
 
     def gradients(self: Any, loss: Any) -> Any:
         calls[0] += 1
         return real(self, loss * float("nan") if first <= calls[0] <= last else loss)
 
-    TrainedModel.gradients = gradients  # type: ignore[method-assign]
+    AdapterModel.gradients = gradients  # type: ignore[method-assign]
 
 
 def out_of_memory(at: tuple[int, ...], largest: int) -> None:
     """Learning steps number `at` (from 1) with more than `largest` samples run out of memory half-way."""
     import torch
 
-    from streamcl.learners.adapter_model import TrainedModel
+    from streamcl.learners.adapter_model import AdapterModel
 
-    real, calls, size = TrainedModel.gradients, [0], [0]
+    real, calls, size = AdapterModel.gradients, [0], [0]
 
     def gradients(self: Any, loss: Any) -> Any:
         calls[0] += 1
@@ -308,14 +308,14 @@ def out_of_memory(at: tuple[int, ...], largest: int) -> None:
             raise torch.OutOfMemoryError("tried to allocate 20 GiB")
         return real(self, loss)
 
-    read = TrainedModel.read
+    read = AdapterModel.forward
 
     def noted(self: Any, batch: Any, beside: Any = ()) -> Any:
         size[0] = len(batch)
         return read(self, batch, beside)
 
-    TrainedModel.gradients = gradients  # type: ignore[method-assign]
-    TrainedModel.read = noted  # type: ignore[method-assign]
+    AdapterModel.gradients = gradients  # type: ignore[method-assign]
+    AdapterModel.forward = noted  # type: ignore[method-assign]
 
 
 def _owner(dotted: str) -> Any:

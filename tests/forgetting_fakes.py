@@ -7,25 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from streamcl.errors import ForgettingError
-from streamcl.evaluation.holdout import Examiner
+from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.events import HoldoutPart
-from streamcl.forgetting.checkpoint_purge import Sealing
+from streamcl.forgetting.checkpoint_purge import CheckpointPurger
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.methods.closed_form import ClosedForm
-from streamcl.forgetting.methods.head_only import HeadRows
-from streamcl.forgetting.methods.no_op import Nothing
-from streamcl.forgetting.run_resources import Belongings
-from streamcl.forgetting.service import Forgetter
-from streamcl.forgetting.statistics.store import STATISTICS, Kept
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
+from streamcl.forgetting.methods.head_only import HeadOnly
+from streamcl.forgetting.methods.no_op import NoOp
+from streamcl.forgetting.run_resources import RunResources
+from streamcl.forgetting.service import ForgettingService
+from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import Pace
+from streamcl.processor.ports import RunMetrics
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import Checkpoints
-from streamcl.storage.thumbnails import Gallery
+from streamcl.storage.thumbnails import Thumbnails
 from streamcl.testing import FakeLearner, FaultyDisk
 
 
@@ -126,7 +126,7 @@ class Clock:
         self.load_state_dict = self.throughput.load_state_dict
 
     def read(self, images):
-        return Pace(None, 0.0, 0.0)
+        return RunMetrics(None, 0.0, 0.0)
 
 
 class Detector:
@@ -178,21 +178,21 @@ class Opened:
         self.lineage = Lineage(folder / LINEAGE)
         self.sink = JsonlSink(folder, disk=disk)
         vault = Checkpoints(folder / "checkpoints", fingerprint={}, keep=keep, disk=disk)
-        scores, gallery = Prequential(), Gallery(folder / "samples", 3, disk=disk)
-        belongings = Belongings(
-            folder, self.learner, source, scores, gallery=gallery, vault=Sealing(vault), disk=disk
+        scores, gallery = Prequential(), Thumbnails(folder / "samples", 3, disk=disk)
+        belongings = RunResources(
+            folder, self.learner, source, scores, gallery=gallery, vault=CheckpointPurger(vault), disk=disk
         )
         if held_out:
             belongings.monitor = monitor_of(self.ledger, held_out)
         if by is not None:
-            belongings.kept = Kept(folder / STATISTICS, by, digest=self.lineage.digest, keep=keep)
-            self.learner.listen(belongings.kept.take)
+            belongings.kept = StatisticsStore(folder / STATISTICS, by, digest=self.lineage.digest, keep=keep)
+            self.learner.listen(belongings.kept.add)
         self.kept = belongings.kept
-        self.forgetter = Forgetter(
+        self.forgetter = ForgettingService(
             belongings,
             self.ledger,
             self.lineage,
-            [Nothing(), ClosedForm(), HeadRows(), *methods],
+            [NoOp(), ClosedFormRemoval(), HeadOnly(), *methods],
             schedule=schedule,
             clock=lambda: 2000.0,
         )
@@ -202,7 +202,7 @@ class Opened:
             Detector(),
             scores=scores,
             history=HoldoutHistory(),
-            examiner=Examiner([]),
+            examiner=HoldoutEvaluator([]),
             pace=Clock(),
             sink=self.sink,
             gallery=gallery,
@@ -230,10 +230,10 @@ class Opened:
 
 def monitor_of(ledger, held_out):
     """What tests erasures again; it brings torch."""
-    from streamcl.forgetting.monitoring.held_out import HeldOut
+    from streamcl.forgetting.monitoring.held_out import HeldOutSamples
     from streamcl.forgetting.monitoring.relapse import Relapse
 
-    return Relapse(ledger.erased_by, HeldOut([HoldoutPart("held out", held_out)]))
+    return Relapse(ledger.erased_by, HeldOutSamples([HoldoutPart("held out", held_out)]))
 
 
 def holds(folder: Path, *texts: str) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 from conftest import make_batch
 
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.methods.protocol import Context, Scope, Trace
+from streamcl.forgetting.methods.protocol import Context, LineageRow, RequestScope
 from streamcl.learners.online_lora import OnlineLoRALearner
 
 LABELS = ["ant", "bee", "cat", "dog"]
@@ -44,9 +44,9 @@ def context_of(learner, request, unavailable=None):
         for i, s in enumerate(samples)
         if (s.label == request.label if request.kind == "class" else s.subject == request.subject)
     ]
-    traces = [Trace(i, s.id, s.label, True, 0, b"") for i, s in hit]
+    traces = [LineageRow(i, s.id, s.label, True, 0, b"") for i, s in hit]
     by_id = {s.id: s for _, s in hit}
-    scope = Scope(request, len(traces), len(traces), False, lambda: iter([traces] if traces else []))
+    scope = RequestScope(request, len(traces), len(traces), False, lambda: iter([traces] if traces else []))
     return Context(learner, scope, lambda wanted: [by_id[t.id] for t in wanted], unavailable)
 
 

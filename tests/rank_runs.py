@@ -106,9 +106,9 @@ def hang_at(batch: int) -> None:
 
 
 def _at(batch: int, do: Callable[[], Any]) -> None:
-    from streamcl.distributed.agreement import Unanimous
+    from streamcl.distributed.agreement import ReplicatedLearner
 
-    learn, calls = Unanimous.learn, [0]
+    learn, calls = ReplicatedLearner.learn, [0]
 
     def counted(self: Any, given: Any) -> Any:
         calls[0] += 1
@@ -116,4 +116,4 @@ def _at(batch: int, do: Callable[[], Any]) -> None:
             do()
         return learn(self, given)
 
-    Unanimous.learn = counted  # type: ignore[method-assign]
+    ReplicatedLearner.learn = counted  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from streams.replay.collection import Collection, Groups
+from streams.replay.collection import Collection, Grouping
 
 
 def picture(number: int, size: int = 8) -> npt.NDArray[np.uint8]:
@@ -42,7 +42,7 @@ def collection(
         labels=np.array(labels, np.int64),
         classes=tuple(f"c{code}" for code in range(classes)),
         ids=tuple(f"drawn/{index:04d}" for index in range(len(labels))),
-        domains=Groups(names, np.array(domains, np.int64)) if domains is not None else None,
+        domains=Grouping(names, np.array(domains, np.int64)) if domains is not None else None,
     )
 
 

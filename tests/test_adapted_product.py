@@ -41,14 +41,14 @@ def test_bf16_output_follows_the_weight_through_a_fold_and_back():
             return layer(x)
 
     before = output()
-    layer.fold()
+    layer.merge()
     with torch.no_grad():
         layer.lora_B.zero_()
     torch.testing.assert_close(output(), before, rtol=0.05, atol=0.05)
     layer.set_adapted_rows(torch.zeros(2, 6, 6))
     flat = output().view(4, 3, 6)
     torch.testing.assert_close(flat[:, 0], layer.bias.view(3, 6)[0].to(BF16).expand(4, -1))
-    layer.unfold()
+    layer.unmerge()
     assert not torch.equal(output().view(4, 3, 6)[:, 0], flat[:, 0])
 
 

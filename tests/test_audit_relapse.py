@@ -10,14 +10,14 @@ from forgetting_fakes import ForgettingLearner, Opened, holds
 
 from streamcl.errors import BadRecord
 from streamcl.events import ForgetRequest, HoldoutPart, Sample
-from streamcl.forgetting.methods.protocol import Evidence
-from streamcl.forgetting.monitoring.held_out import MOST, HeldOut
+from streamcl.forgetting.methods.protocol import ErasureResult
+from streamcl.forgetting.monitoring.held_out import MOST, HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import REPEATS, Relapse
 from streamcl.forgetting.monitoring.separability import features_of, shown_by
 from streamcl.forgetting.receipts.receipt import read_chain
-from streamcl.forgetting.requests import order
+from streamcl.forgetting.requests import build_request
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.testing import ScriptedSource
@@ -49,7 +49,7 @@ class Hidden:
 
 
 def held_out(samples=HELD):
-    return HeldOut([HoldoutPart("all", samples)])
+    return HeldOutSamples([HoldoutPart("all", samples)])
 
 
 def relapse(samples=HELD, policy="repeat"):
@@ -137,7 +137,7 @@ def test_learners_by_gradient_show_their_features(tiny_backbone, fp32):
 
 def test_of_exact_erasures_it_is_said_that_nothing_can_come_back(tiny_backbone, fp32):
     exact = RidgeLearner(tiny_backbone, fp32, RidgeHead(3 * 64), blocks=(0, 1, 2))
-    for learner in (exact, HybridLearner(exact, None)):
+    for learner in (exact, RidgeLoRALearner(exact, None)):
         monitor = watched(relapse(), learner, method="closed_form", guarantee="exact")
         figures, found = monitor.retest(learner, 50)
         assert (figures["exact"], figures["tested"], found) == (1, 0, [])
@@ -236,7 +236,7 @@ class Repair:
 
     name, guarantee = "repair", "approximate"
 
-    def can(self, request, context):
+    def unsupported_reason(self, request, context):
         return None
 
     def erase(self, request, context):
@@ -244,12 +244,12 @@ class Repair:
         learner.known_since = len(learner.consumed)
         if request.label in learner.classes:
             learner.drop_class(request.label)
-        return Evidence(self.name, self.guarantee, "Some.", (), {"shown": len(request.samples)})
+        return ErasureResult(self.name, self.guarantee, "Some.", (), {"shown": len(request.samples)})
 
 
 def drifting(folder, **options):
     source = ScriptedSource([4] * 24, classes=("cat", "dog", "ant"))
-    schedule = [order(label=ERASED, offset=12, id="r1", method="repair")]
+    schedule = [build_request(label=ERASED, offset=12, id="r1", method="repair")]
     return Opened(folder, source, learner=Drifting(), schedule=schedule, held_out=HELD, **options)
 
 

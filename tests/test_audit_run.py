@@ -18,7 +18,7 @@ from streamcl.events import Batch
 from streamcl.forgetting.receipts.receipt import write_receipt
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.report.page import write_report
-from streamcl.runs.open import carry_out, open_run
+from streamcl.runs.open import execute_pending, open_run
 
 LABELS = ["ant", "bee", "cat", "dog"]
 REFUSED = {
@@ -73,12 +73,12 @@ def configuration(folder, learner):
 def forgotten(finished):
     """The same run after two requests: 30 samples, then a class."""
     from streamcl.forgetting.ledger import LEDGER, Ledger
-    from streamcl.forgetting.requests import body_of, order
+    from streamcl.forgetting.requests import build_request, request_to_body
 
     with Ledger(finished / LEDGER) as ledger:
-        ledger.submit(body_of(order(offsets=(10, 40), id="thirty")))
-        ledger.submit(body_of(order(label="2", id="class")))
-    carry_out(finished, report=lambda _: None)
+        ledger.submit(request_to_body(build_request(offsets=(10, 40), id="thirty")))
+        ledger.submit(request_to_body(build_request(label="2", id="class")))
+    execute_pending(finished, report=lambda _: None)
     return finished
 
 

@@ -30,8 +30,8 @@ def test_finishing_gives_what_the_head_sees_after_all_blocks(family, start):
     tokens = backbone.stem(backbone.prepare(images()))
     entering = [tokens, *backbone.run(tokens, 0, start)][-1]
     expected = backbone.final(backbone.run(tokens)[-1])
-    torch.testing.assert_close(backbone.finish(entering, start), expected)
-    torch.testing.assert_close(backbone.finish(entering, start, backbone.blocks[start:]), expected)
+    torch.testing.assert_close(backbone.forward_head(entering, start), expected)
+    torch.testing.assert_close(backbone.forward_head(entering, start, backbone.blocks[start:]), expected)
 
 
 @pytest.mark.parametrize(("family", "read"), [("vit", 1), ("deit", 2), ("dinov2", 5), ("siglip", 20)])
@@ -40,7 +40,7 @@ def test_the_last_mlp_works_on_the_tokens_that_the_head_reads(family, read):
     seen = []
     hook = backbone.blocks[-1].mlp.register_forward_hook(lambda *a: seen.append(a[2].shape[1]))
     tokens = backbone.stem(backbone.prepare(images()))
-    backbone.finish(tokens)
+    backbone.forward_head(tokens)
     hook.remove()
     assert seen == [min(read, tokens.shape[1])]
 

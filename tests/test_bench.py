@@ -262,9 +262,9 @@ def test_a_job_stays_with_its_data_set_while_it_can(images, tmp_path):
     chosen = suite(images)
     more = dict.fromkeys(("one", "two"), chosen.sources["pack"])
     waiting = cells(chosen.model_copy(update={"sources": more}), tmp_path)
-    assert workers.choose(waiting, "two", ["one"]).source == "two"
-    assert workers.choose(waiting, None, ["one"]).source == "two"
-    assert workers.choose(waiting, "gone", ["one", "two"]) is waiting[0]
+    assert workers.choose_workers(waiting, "two", ["one"]).source == "two"
+    assert workers.choose_workers(waiting, None, ["one"]).source == "two"
+    assert workers.choose_workers(waiting, "gone", ["one", "two"]) is waiting[0]
 
 
 LETHAL = """

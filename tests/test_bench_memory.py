@@ -3,7 +3,7 @@
 import pytest
 from conftest import TINY_VIT, make_batch
 
-from streamcl.benchmark.feature_cache import Memory
+from streamcl.benchmark.feature_cache import FeatureCache
 from streamcl.config.load import config_from_dict
 from streamcl.factory.backbone import build_vit
 from streamcl.factory.compute import build_compute
@@ -42,7 +42,7 @@ def come_to(config, memory):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("learner", [HYBRID, "ridge", "ncm"])
 def test_with_a_memory_cells_come_to_the_same(learner, precision):
-    config, memory = configured(learner, precision), Memory()
+    config, memory = configured(learner, precision), FeatureCache()
     alone, answers, _ = come_to(config, None)
     for _ in range(2):  # the second finds all that the first has read
         state, remembered, _ = come_to(config, memory)
@@ -51,7 +51,7 @@ def test_with_a_memory_cells_come_to_the_same(learner, precision):
 
 
 def test_once_settled_an_image_passes_the_adapted_branch_once():
-    _, _, learner = come_to(configured(HYBRID), Memory())
+    _, _, learner = come_to(configured(HYBRID), FeatureCache())
     assert learner.adapted.settled
     held = make_batch(1000, ["ant", "bee", "cat"] * 7).samples
     learner.adapted.adapters.run = None  # nothing is computed any more

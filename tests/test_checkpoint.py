@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from streamcl.errors import CheckpointError
 from streamcl.storage import checkpoint_format as module
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
-from streamcl.storage.checkpoint_format import verify
+from streamcl.storage.checkpoint_format import verify_checkpoint
 from streamcl.storage.files import DISK, Disk, is_temporary
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FaultyDisk, PowerLoss, durable_calls, in_child
@@ -55,7 +55,7 @@ def newest(folder, report=pytest.fail, **options):
 def assert_whole(folder, allowed):
     """What loads is one of the allowed steps, complete, and nothing under a checkpoint's name is damaged."""
     for path in open_at(folder).paths():
-        verify(path)
+        verify_checkpoint(path)
     loaded = newest(folder)
     step = None if loaded is None else loaded.step
     assert step in allowed
@@ -447,8 +447,8 @@ def test_every_byte_of_the_manifest_counts(base, tmp_path):
         flipped = bytearray(good)
         flipped[position] ^= 1
         (path / "manifest.json").write_bytes(flipped)
-        with pytest.raises(module.Damage):
-            verify(path)
+        with pytest.raises(module.CorruptCheckpoint):
+            verify_checkpoint(path)
 
 
 @pytest.mark.faults

@@ -9,15 +9,15 @@ from conftest import picture
 from test_forgetting_runs import configuration, quiet
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Refused, Sample, Selector
-from streamcl.forgetting.methods.drop_cohort import CrowdedCohort, DroppedCohort
-from streamcl.forgetting.methods.head_only import HeadRows
-from streamcl.forgetting.methods.protocol import Context, Scope
+from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample, Selector
+from streamcl.forgetting.methods.drop_cohort import DropCohort, DropCohortApproximate
+from streamcl.forgetting.methods.head_only import HeadOnly
+from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import FrozenReader
-from streamcl.learners.cohort_adapters import POOL, CohortLearner, Division
+from streamcl.learners.cohort_adapters import SHARED_COHORT, CohortAdaptersLearner, CohortRule
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 
@@ -36,7 +36,9 @@ def cohorts(backbone, compute, *, by="domain", limit=8, stretch=24, adapt=10):
         )
 
     reader = FrozenReader(backbone, compute, blocks, views=2)
-    return CohortLearner(reader, Division(by, stretch, limit), branch, width=3 * 64, cut=1, shrinkage=3.0)
+    return CohortAdaptersLearner(
+        reader, CohortRule(by, stretch, limit), branch, width=3 * 64, cut=1, shrinkage=3.0
+    )
 
 
 def sample(number):
@@ -52,7 +54,9 @@ def batches(*, without=(), count=6):
         samples = [sample(start + i) for i in range(12)]
         kept = tuple(each for each in samples if each.domain not in without)
         gone = tuple(
-            Refused(start + i, "", "forgotten") for i, each in enumerate(samples) if each.domain in without
+            RejectedRecord(start + i, "", "forgotten")
+            for i, each in enumerate(samples)
+            if each.domain in without
         )
         made.append(Batch(start, kept, gone))
     return made
@@ -66,7 +70,7 @@ def teach(learner, made):
 
 def context(learner, learned):
     def scope(request):
-        return Scope(request, learned, learned, forgotten_before=False, chunks=lambda: iter([]))
+        return RequestScope(request, learned, learned, forgotten_before=False, chunks=lambda: iter([]))
 
     return lambda request: Context(learner, scope(request), lambda asked: [], "no samples")
 
@@ -79,8 +83,8 @@ def domain(name):
 def test_after_a_drop_the_learner_is_the_one_that_never_had_the_cohort(tiny_backbone, fp32, gone):
     learner = teach(cohorts(tiny_backbone, fp32), batches())
     found = context(learner, 24)
-    assert DroppedCohort().can(domain(gone), found(domain(gone))) is None
-    evidence = DroppedCohort().erase(domain(gone), found(domain(gone)))
+    assert DropCohort().unsupported_reason(domain(gone), found(domain(gone))) is None
+    evidence = DropCohort().erase(domain(gone), found(domain(gone)))
     never = teach(cohorts(tiny_backbone, fp32), batches(without=(gone,)))
     assert evidence.guarantee == "exact"
     assert set(learner.classes) == set(never.classes)
@@ -110,7 +114,7 @@ def test_only_a_cohorts_own_samples_train_its_adapter(tiny_backbone, fp32):
     key = both.division.name(sample(0), None)
     assert both.cohorts[key].ready
     assert state_hash(both.cohorts[key].state_dict()) == state_hash(alone.cohorts[key].state_dict())
-    moved = both.cohorts[key].branch.adapters.layers[0].total()
+    moved = both.cohorts[key].branch.adapters.layers[0].merged_delta()
     assert float(moved.abs().max()) > 0
 
 
@@ -126,9 +130,11 @@ def test_predictions_use_the_own_branch_or_the_mean_of_all(tiny_backbone, fp32):
     features, views = learner._read([known])
     shared = learner._solved().scores(features)
     own = learner._scores(shared, views[0], [learner.division.name(known, None)], exact=True)
-    parts = [c.join(shared, views[0], learner._index, exact=True) for c in learner.cohorts.values()]
+    parts = [c.blend_scores(shared, views[0], learner._index, exact=True) for c in learner.cohorts.values()]
     assert torch.equal(own, parts[0])
-    assert torch.allclose(learner._scores(shared, views[0], [POOL], exact=True), torch.stack(parts).mean(0))
+    assert torch.allclose(
+        learner._scores(shared, views[0], [SHARED_COHORT], exact=True), torch.stack(parts).mean(0)
+    )
     assert not torch.allclose(own, shared)
     before = state_hash(learner.state_dict())
     learner.predict([known, replace(known, domain=None)])
@@ -153,23 +159,27 @@ def test_what_is_not_a_whole_cohort_is_refused(tiny_backbone, fp32, request_of, 
     learner = teach(cohorts(tiny_backbone, fp32), batches())
     request = request_of()
     found = context(learner, learned)(request)
-    assert reason in DroppedCohort().can(request, found)
+    assert reason in DropCohort().unsupported_reason(request, found)
     if learned:
-        assert HeadRows().can(request, found) is not None
+        assert HeadOnly().unsupported_reason(request, found) is not None
 
 
 def test_cohorts_past_the_limit_have_no_adapter_and_are_not_dropped(tiny_backbone, fp32):
     learner = teach(cohorts(tiny_backbone, fp32, limit=2), batches())
     assert len(learner.cohorts) == 3
-    assert learner.cohorts[POOL].branch is None
-    assert learner.held([POOL]) == 24
+    assert learner.cohorts[SHARED_COHORT].branch is None
+    assert learner.sample_count([SHARED_COHORT]) == 24
     request, other = domain("crow"), domain("acme")
-    assert "no whole cohort" in CrowdedCohort().can(request, context(learner, 24)(request))
-    assert "past the limit" in DroppedCohort().can(other, context(learner, 24)(other))
-    assert CrowdedCohort().can(other, context(learner, 24)(other)) is None
-    assert CrowdedCohort().erase(other, context(learner, 24)(other)).guarantee == "approximate"
+    assert "no whole cohort" in DropCohortApproximate().unsupported_reason(
+        request, context(learner, 24)(request)
+    )
+    assert "past the limit" in DropCohort().unsupported_reason(other, context(learner, 24)(other))
+    assert DropCohortApproximate().unsupported_reason(other, context(learner, 24)(other)) is None
+    assert DropCohortApproximate().erase(other, context(learner, 24)(other)).guarantee == "approximate"
     teach(learner, batches(count=8, without=("acme",))[6:])  # now there is room, but the pool has some
-    assert "of its samples were learned" in CrowdedCohort().can(request, context(learner, 32)(request))
+    assert "of its samples were learned" in DropCohortApproximate().unsupported_reason(
+        request, context(learner, 32)(request)
+    )
     with pytest.raises(ForgettingError, match="not there"):
         learner.drop_cohorts(["never"])
 
@@ -178,10 +188,12 @@ def test_stretches_of_the_stream_can_be_cohorts(tiny_backbone, fp32):
     learner = teach(cohorts(tiny_backbone, fp32, by="stretch", stretch=24), batches())
     assert sorted(learner.cohorts) == ["0", "1", "2"]
     request = ForgetRequest("r", "samples", 0, selector=Selector(offsets=(24, 48)))
-    assert learner.named(request) == ("1",)
-    assert DroppedCohort().can(request, context(learner, 24)(request)) is None
+    assert learner.selected_cohorts(request) == ("1",)
+    assert DropCohort().unsupported_reason(request, context(learner, 24)(request)) is None
     half = ForgetRequest("r", "samples", 0, selector=Selector(offsets=(24, 36)))
-    assert "12 of its samples were learned, 24" in DroppedCohort().can(half, context(learner, 12)(half))
+    assert "12 of its samples were learned, 24" in DropCohort().unsupported_reason(
+        half, context(learner, 12)(half)
+    )
 
 
 def test_a_restored_learner_goes_on_bit_equal(tiny_backbone, fp32):
@@ -203,7 +215,7 @@ def test_a_step_that_fails_changes_nothing(tiny_backbone, fp32, monkeypatch):
     def full(self):
         raise MemoryError
 
-    monkeypatch.setattr(CohortLearner, "_settle", full)
+    monkeypatch.setattr(CohortAdaptersLearner, "_settle", full)
     with pytest.raises(MemoryError):
         learner.learn(batches(count=2)[1])
     assert state_hash(learner.state_dict()) == before

@@ -19,7 +19,7 @@ from PIL import Image
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch
 from streamcl.testing import FakeLearner
-from streams.prefetch import Checked
+from streams.prefetch import OffsetChecked
 from streams.user.images import ImageLimits, decode
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
@@ -159,7 +159,9 @@ ITEM = THING | st.tuples(PIXELS, PLAIN) | st.fixed_dictionaries({"image": PIXELS
 def test_whatever_an_iterator_yields_the_stream_is_dense_or_a_source_error(items, size):
     learner, end = FakeLearner(), 0
     with contextlib.suppress(SourceError):
-        for event in Checked(IterableSource(lambda: iter(items), batch_size=size, policy=RecordPolicy())):
+        for event in OffsetChecked(
+            IterableSource(lambda: iter(items), batch_size=size, policy=RecordPolicy())
+        ):
             assert isinstance(event, Batch)
             assert event.offset == end
             end = event.end

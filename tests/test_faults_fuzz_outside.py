@@ -22,7 +22,7 @@ from test_faults_fuzz import DAMAGE, ITEM, QUIET, damage, sound
 from streamcl.config.load import load_config
 from streamcl.errors import BadRecord, ConfigError, StreamclError
 from streamcl.events import Batch
-from streams.prefetch import Checked, ReadAhead
+from streams.prefetch import OffsetChecked, Prefetcher
 from streams.user.images import ImageLimits, decode
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
@@ -219,7 +219,7 @@ def test_a_hostile_object_is_a_stream_or_an_error_of_ours(methods, facts, items,
             retries=1,
             sleep=lambda seconds: None,
         )
-        guarded = ReadAhead(Checked(source), 0)
+        guarded = Prefetcher(OffsetChecked(source), 0)
         state = guarded.state_dict()
         for event in islice(guarded, 20):
             assert isinstance(event, Batch)

@@ -17,7 +17,7 @@ from streamcl.processor.progress import REMEMBERED
 from streamcl.runs.summary import summarise
 from streamcl.shift import river
 from streamcl.shift.registry import build_detector
-from streams.prefetch import Checked, ReadAhead
+from streams.prefetch import OffsetChecked, Prefetcher
 from streams.user.source import IterableSource
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -104,7 +104,7 @@ def test_no_part_of_the_state_grows_under_odd_records(tmp_path, monkeypatch, det
     made = build_detector("river" if "name" in DETECTORS[detector] else detector, **DETECTORS[detector])
     source = IterableSource(odd_records, batch_size=4, deterministic=True)
     processor = build(
-        tmp_path, ReadAhead(Checked(source), 0), learner=soak.Tiny(), detector=made, commit_every=None
+        tmp_path, Prefetcher(OffsetChecked(source), 0), learner=soak.Tiny(), detector=made, commit_every=None
     )
     growth = grown(processor, 1500)
     assert {part: more for part, more in growth.items() if more > (1600 if part == "detector" else 64)} == {}

@@ -13,7 +13,7 @@ from test_processor import ScriptedDetector, build
 
 from streamcl.errors import NotFinite
 from streamcl.shift.registry import build_detector
-from streamcl.sinks.best_effort import Lossy
+from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, each_exactly_once, record_id
 
@@ -144,7 +144,7 @@ def test_a_run_whose_services_are_down_ends_as_one_without_them(tmp_path):
 def test_a_sink_that_is_down_or_slow_changes_nothing_but_one_warning(tmp_path, caplog, seconds):
     alone = build(tmp_path / "alone", ScriptedSource([4] * 100))
     list(alone.run())
-    sink = Lossy(Broken(tmp_path, seconds), "broken", size=20, patience=0.1)
+    sink = BestEffortSink(Broken(tmp_path, seconds), "broken", size=20, patience=0.1)
     beside = build(tmp_path / "beside", ScriptedSource([4] * 100), beside=sink)
     began = time.monotonic()
     list(beside.run())

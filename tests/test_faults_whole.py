@@ -14,12 +14,12 @@ from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.adapter_model import TrainedModel
+from streamcl.learners.adapter_model import AdapterModel
 from streamcl.learners.baselines.ewc import EWCPlusPlus
-from streamcl.learners.baselines.finetune import PlainLearner
+from streamcl.learners.baselines.finetune import FinetuneLearner
 from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
-from streamcl.learners.block_features import fused_width
-from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.block_features import concat_width
+from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.nn.adapted_blocks import Adapters
@@ -114,7 +114,7 @@ def test_rows_that_a_sum_has_taken_in_half_way_are_taken_in_once(monkeypatch):
 
 def test_what_a_sum_has_taken_in_is_not_taken_back():
     gram = Gram(4)
-    undo = gram.kept()
+    undo = gram.savepoint()
     gram.add(torch.ones(1, 4, dtype=torch.float64))
     assert gram.trace == 4.0
     with pytest.raises(RuntimeError, match="cannot be taken back"):
@@ -122,16 +122,16 @@ def test_what_a_sum_has_taken_in_is_not_taken_back():
 
 
 def ridge(backbone, compute):
-    return RidgeLearner(backbone, compute, RidgeHead(fused_width(backbone, BLOCKS)), blocks=BLOCKS)
+    return RidgeLearner(backbone, compute, RidgeHead(concat_width(backbone, BLOCKS)), blocks=BLOCKS)
 
 
 def hybrid(adapt):
     def make(backbone, compute):
-        head = RidgeHead(fused_width(backbone, BLOCKS[1:]))
+        head = RidgeHead(concat_width(backbone, BLOCKS[1:]))
         branch = AdaptedBranch(
             backbone, compute, head, blocks=BLOCKS[1:], first_block=1, steps=2, adapt=adapt
         )
-        return HybridLearner(ridge(backbone, compute), branch)
+        return RidgeLoRALearner(ridge(backbone, compute), branch)
 
     return make
 
@@ -145,7 +145,7 @@ def baseline(make, **options):
         generator = torch.Generator().manual_seed(0)
         adapters = Adapters(backbone, rank=2, first_block=0, generator=generator)
         optimizer = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
-        model = TrainedModel(backbone, compute, adapters, optimizer=optimizer, generator=generator)
+        model = AdapterModel(backbone, compute, adapters, optimizer=optimizer, generator=generator)
         return make(model, **options)
 
     return made
@@ -153,7 +153,7 @@ def baseline(make, **options):
 
 STEPS = {
     "online_lora": (online_lora, 29),
-    "naive_lora": (baseline(PlainLearner), 59),
+    "naive_lora": (baseline(FinetuneLearner), 59),
     "er": (baseline(ExperienceReplay, buffer=6), 29),
     "der_pp": (baseline(DERPlusPlus, buffer=6), 59),
     "ewc_pp": (baseline(EWCPlusPlus), 29),

@@ -13,7 +13,7 @@ from streamcl.forgetting import service as module
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import read_chain
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.forgetting.requests import order
+from streamcl.forgetting.requests import build_request
 from streamcl.runs.doctor import examine
 from streamcl.runs.open import open_run
 from streamcl.storage.checkpoint import Checkpoints
@@ -43,7 +43,9 @@ def events(folder, kind):
 def failed(folder, **options):
     """A run that stopped after a request had failed."""
     source = Broken([4] * 6)
-    with Opened(folder, source, schedule=[order(ids=[record_id(1)], offset=8, id="r1", **options)]) as run:
+    with Opened(
+        folder, source, schedule=[build_request(ids=[record_id(1)], offset=8, id="r1", **options)]
+    ) as run:
         for prediction in run.processor.run():
             if prediction.offset == 13:
                 run.processor.stop()
@@ -86,7 +88,10 @@ def test_it_may_fail_again_and_again(tmp_path):
 
 
 def test_what_is_over_is_not_tried_again(tmp_path):
-    schedule = [order(ids=[record_id(1)], offset=4, id="r1"), order(label="none", offset=4, id="r2")]
+    schedule = [
+        build_request(ids=[record_id(1)], offset=4, id="r1"),
+        build_request(label="none", offset=4, id="r2"),
+    ]
     with Opened(tmp_path, ScriptedSource([4] * 4), schedule=schedule) as run:
         run.run()
         for name, progress in (("r1", "done"), ("r2", "refused")):
@@ -109,13 +114,13 @@ def test_killed_in_the_second_attempt_it_is_carried_out_once(tmp_path, moment):
 
         match moment:
             case "before the commit":
-                module.logged = kill
+                module.log_entry = kill
             case "before the receipt":
-                module.Forgetter.seal = kill
+                module.ForgettingService.seal = kill
             case "after the receipt":
                 Ledger.finish = kill
             case "sealed":
-                module.Forgetter._scrub = kill
+                module.ForgettingService._scrub = kill
         go_on(tmp_path)
 
     assert in_child(dying) < 0
@@ -150,8 +155,8 @@ def test_an_attempt_after_a_crash_is_not_taken_for_the_failure_before_it(tmp_pat
 def test_a_deadline_that_passes_is_an_event_once(tmp_path):
     """The clock of these runs stands at 2000."""
     schedule = [
-        order(subject="subject-1", offset=16, id="late", deadline=1500.0),
-        order(ids=[record_id(0)], offset=8, id="early", deadline=2500.0),
+        build_request(subject="subject-1", offset=16, id="late", deadline=1500.0),
+        build_request(ids=[record_id(0)], offset=8, id="early", deadline=2500.0),
     ]
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=[schedule[1]]) as run:
         run.forgetter.take_in(schedule[0])

@@ -8,13 +8,13 @@ from test_forgetting_runs import configuration, quiet
 
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.retain_source import at_hand
+from streamcl.forgetting.retain_source import retain_source
 from streamcl.runs.open import open_run
 
 
 def lineage_of(folder, batch, learned=True):
     lineage = Lineage(folder / "lineage.sqlite")
-    lineage.note(batch, learned=learned, segment=0)
+    lineage.record(batch, learned=learned, segment=0)
     return lineage
 
 
@@ -24,17 +24,17 @@ def admit(batch):
 
 def test_a_spread_runs_evenly_from_the_beginning_to_the_end(tmp_path):
     lineage = lineage_of(tmp_path, make_batch(0, ["ant", "bee"] * 20))
-    assert [trace.offset for trace in lineage.spread(4)] == [9, 19, 29, 39]
-    assert len(lineage.spread(7)) == 7
-    assert len(lineage.spread(400)) == 40
+    assert [trace.offset for trace in lineage.subsample(4)] == [9, 19, 29, 39]
+    assert len(lineage.subsample(7)) == 7
+    assert len(lineage.subsample(400)) == 40
     lineage.erase([9, 39])
-    assert not {9, 39} & {trace.offset for trace in lineage.spread(400)}
+    assert not {9, 39} & {trace.offset for trace in lineage.subsample(400)}
     lineage.close()
 
 
 def test_what_was_only_predicted_is_not_in_it(tmp_path):
     lineage = lineage_of(tmp_path, make_batch(0, ["ant"] * 4), learned=False)
-    assert lineage.spread(9) == []
+    assert lineage.subsample(9) == []
     lineage.close()
 
 
@@ -43,7 +43,7 @@ def test_fetched_samples_have_the_labels_they_were_learned_with_and_what_is_gone
     lineage = lineage_of(tmp_path, batch)
     there = {s.id: type(s)(s.id, s.image, "renamed") for s in batch.samples[2:]}
     source = SimpleNamespace(fetch=lambda ids: {name: there[name] for name in ids if name in there})
-    found = at_hand(source, lineage, admit)(100)
+    found = retain_source(source, lineage, admit)(100)
     assert [s.id for s in found] == [s.id for s in batch.samples[2:]]
     assert {s.label for s in found} == {"ant", "bee"}
     lineage.close()
@@ -57,10 +57,10 @@ def test_a_source_that_cannot_fetch_is_looked_ahead_in_and_what_has_a_tombstone_
         asked.append(records)
         return [ForgetRequest("r", "class", 0, label="ant"), batch]
 
-    found = at_hand(SimpleNamespace(ahead=ahead), None, lambda b: Batch(b.offset, b.samples[1:]))(9)
+    found = retain_source(SimpleNamespace(ahead=ahead), None, lambda b: Batch(b.offset, b.samples[1:]))(9)
     assert [s.id for s in found] == [s.id for s in batch.samples[1:10]]
     assert asked == [9]
-    assert at_hand(SimpleNamespace(), None, admit) is None
+    assert retain_source(SimpleNamespace(), None, admit) is None
 
 
 def test_a_run_repairs_shared_weights_with_what_its_source_gives(tmp_path):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
-from streamcl.forgetting.methods.closed_form import ClosedForm
-from streamcl.forgetting.methods.protocol import Context, Scope, Trace
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
+from streamcl.forgetting.methods.protocol import Context, LineageRow, RequestScope
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
@@ -36,9 +36,9 @@ def learner(backbone, compute, head=RidgeHead, **options):
 
 
 def context(model, request, chosen, size=16):
-    traces = [Trace(int(s.id[1:]), s.id, s.label, True, 0, b"") for s in chosen]
+    traces = [LineageRow(int(s.id[1:]), s.id, s.label, True, 0, b"") for s in chosen]
     by_id = {s.id: s for s in chosen}
-    scope = Scope(
+    scope = RequestScope(
         request,
         learned=len(traces),
         passed=len(traces),
@@ -51,8 +51,8 @@ def context(model, request, chosen, size=16):
 def forget(model, kind, chosen, *, label=None, size=16):
     request = ForgetRequest("r", kind, 0, label=label, selector=Selector(ids=tuple(s.id for s in chosen)))
     found = context(model, request, chosen, size)
-    assert ClosedForm().can(request, found) is None
-    return ClosedForm().erase(request, found)
+    assert ClosedFormRemoval().unsupported_reason(request, found) is None
+    return ClosedFormRemoval().erase(request, found)
 
 
 def relative(one, other):

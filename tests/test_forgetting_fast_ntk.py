@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.methods.fast_ntk import FastNTK, kernel_form, primal_form, unlearning_step
-from streamcl.forgetting.methods.jacobian import Few
-from streamcl.forgetting.methods.protocol import Method
-from streamcl.forgetting.methods.weight_repair import Blocks
+from streamcl.forgetting.methods.jacobian import ParameterSubset
+from streamcl.forgetting.methods.protocol import ForgettingMethod
+from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 from streamcl.storage.plain_state import state_hash
 
 
@@ -114,8 +114,8 @@ def test_a_class_is_forgotten_even_by_its_old_row_and_the_rest_stays(tiny_backbo
     request, row, known = request_of("cat"), row_of(learner, "cat"), retained_hits(learner)
     assert shown(learner, "cat", row) > 0.8
     context = context_of(learner, request)
-    assert isinstance(method, Method)
-    assert method.can(request, context) is None
+    assert isinstance(method, ForgettingMethod)
+    assert method.unsupported_reason(request, context) is None
     evidence = method.erase(request, context)
     assert learner.classes == ("ant", "bee", "dog")
     assert shown(learner, "cat", row) <= 0.2
@@ -135,9 +135,9 @@ def retained_hits(learner):
 
 def test_the_batched_jacobian_is_that_of_one_sample_after_the_other(tiny_backbone, fp32):
     learner = taught(tiny_backbone, fp32, passes=2)
-    blocks = Blocks(learner.model, learner.adapters, 2)
+    blocks = RepairableBlocks(learner.model, learner.adapters, 2)
     tokens = blocks.entering(make_batch(0, LABELS).samples)
-    few = Few(blocks, learner.head)
+    few = ParameterSubset(blocks, learner.head)
 
     def outputs(features, logits, rows):
         return logits[:, 0] * features[:, 0] + logits.logsumexp(dim=1) * (1 + rows)
@@ -187,7 +187,7 @@ def test_a_jacobian_past_the_limit_is_refused_with_its_size(tiny_backbone, fp32)
     request = request_of("cat")
     method = FastNTK(retain_of(600, ["ant"]), limit=1000)
     before = state_hash(learner.state_dict())
-    reason = method.can(request, context_of(learner, request))
+    reason = method.unsupported_reason(request, context_of(learner, request))
     assert reason is not None
     assert "GB" in reason
     with pytest.raises(ForgettingError, match="more than the limit"):
@@ -208,4 +208,4 @@ def test_a_failed_step_leaves_the_learner_as_it_was(tiny_backbone, fp32, method,
 def test_without_anything_to_hold_on_to_it_is_refused(tiny_backbone, fp32):
     learner = taught(tiny_backbone, fp32)
     request = request_of("cat")
-    assert "destroys the model" in str(FastNTK().can(request, context_of(learner, request)))
+    assert "destroys the model" in str(FastNTK().unsupported_reason(request, context_of(learner, request)))

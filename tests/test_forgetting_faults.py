@@ -12,7 +12,7 @@ from streamcl.forgetting.ledger import Ledger
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.receipts.receipt import read_chain
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.forgetting.requests import order
+from streamcl.forgetting.requests import build_request
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
@@ -29,7 +29,7 @@ WISHES = {
 
 
 def run_once(folder, wish, disk=None):
-    schedule = [order(**WISHES[wish], offset=12, id="r1")]
+    schedule = [build_request(**WISHES[wish], offset=12, id="r1")]
     with Opened(folder, ScriptedSource([4] * 6), schedule=schedule, disk=disk, commit_every=16) as run:
         run.run()
 
@@ -112,7 +112,7 @@ def kill_after_commit(folder):
     import os
     import signal
 
-    module.Forgetter.seal = lambda self, order: os.kill(os.getpid(), signal.SIGKILL)
+    module.ForgettingService.seal = lambda self, order: os.kill(os.getpid(), signal.SIGKILL)
     run_once(folder, "samples")
 
 
@@ -127,8 +127,10 @@ def test_what_is_applied_is_part_of_the_checkpoint(tmp_path):
 def test_without_it_the_samples_would_be_subtracted_twice(tmp_path, monkeypatch):
     """The guard seen failing."""
     assert in_child(lambda: kill_after_commit(tmp_path)) < 0
-    load = module.Forgetter.load_state_dict
-    monkeypatch.setattr(module.Forgetter, "load_state_dict", lambda self, s: load(self, {**s, "applied": {}}))
+    load = module.ForgettingService.load_state_dict
+    monkeypatch.setattr(
+        module.ForgettingService, "load_state_dict", lambda self, s: load(self, {**s, "applied": {}})
+    )
     run_once(tmp_path, "samples")
     receipt = json.loads((tmp_path / "receipts" / "r1.json").read_text())
     assert receipt["outcome"] == "failed"  # the fake learner notices; a sum would not
@@ -137,7 +139,7 @@ def test_without_it_the_samples_would_be_subtracted_twice(tmp_path, monkeypatch)
 def test_without_purging_the_older_checkpoints_would_hold_the_samples(tmp_path, monkeypatch):
     """The guard seen failing."""
     monkeypatch.setattr(Checkpoints, "purge_before", lambda self, path: [])
-    schedule = [order(ids=GONE, offset=20, id="r1")]
+    schedule = [build_request(ids=GONE, offset=20, id="r1")]
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=schedule, commit_every=8, keep=5) as run:
         run.run()
     assert holds(tmp_path / "checkpoints", *GONE) != {}
@@ -161,7 +163,7 @@ def test_a_ledger_from_a_backup_is_noticed(tmp_path):
 
 
 def test_a_request_while_a_consolidation_is_due_comes_after_it(tmp_path):
-    schedule = [order(ids=GONE[:2], offset=offset, id=f"r{offset}") for offset in (8, 12, 16)]
+    schedule = [build_request(ids=GONE[:2], offset=offset, id=f"r{offset}") for offset in (8, 12, 16)]
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=schedule) as run:
         run.run()
         assert run.learner.consolidated  # after the third batch, between two requests

@@ -12,13 +12,13 @@ from torch import nn
 
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.methods.ffn_lora import attached, fold, refusal
-from streamcl.forgetting.methods.gs_lora import GSLoRA, Strength
-from streamcl.forgetting.methods.protocol import Method
+from streamcl.forgetting.methods.gs_lora import GSLoRA, GSLoRAOptions
+from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.methods.proximal import ProximalDescent, norm, shrink
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.storage.plain_state import state_hash
 
-STRENGTH = Strength(blocks=2, steps=40, length=2.0, beta=1.0, doubling=1000, forget=16, retain=64)
+STRENGTH = GSLoRAOptions(blocks=2, steps=40, length=2.0, beta=1.0, doubling=1000, forget=16, retain=64)
 OTHERS = ["ant", "bee", "dog"]
 
 
@@ -28,7 +28,7 @@ def generator():
 
 def method_of(retain=None, **changes):
     fields = {name: getattr(STRENGTH, name) for name in STRENGTH.__slots__}
-    return GSLoRA(retain or retain_of(600, OTHERS), Strength(**(fields | changes)))
+    return GSLoRA(retain or retain_of(600, OTHERS), GSLoRAOptions(**(fields | changes)))
 
 
 def row_of(learner, label):
@@ -141,8 +141,8 @@ def erased(tiny_backbone, fp32):
     known = shown(learner, "cat", row)
     request = request_of("cat")
     method, context = method_of(), context_of(learner, request)
-    assert isinstance(method, Method)
-    assert method.can(request, context) is None
+    assert isinstance(method, ForgettingMethod)
+    assert method.unsupported_reason(request, context) is None
     evidence = method.erase(request, context)
     assert all(torch.equal(p, frozen[name]) for name, p in tiny_backbone.named_parameters())
     return learner, row, before[0], known, evidence
@@ -239,7 +239,7 @@ def test_a_class_that_the_stream_never_taught_loses_its_probe(tiny_backbone, fp3
 def test_without_anything_to_hold_on_to_it_is_refused(tiny_backbone, fp32):
     learner = taught(tiny_backbone, fp32, passes=1)
     request = request_of("cat")
-    reason = GSLoRA(None, STRENGTH).can(request, context_of(learner, request))
+    reason = GSLoRA(None, STRENGTH).unsupported_reason(request, context_of(learner, request))
     assert "destroys the model" in str(reason)
     with pytest.raises(ForgettingError, match="too few"):
         GSLoRA(lambda limit: (), STRENGTH).erase(request, context_of(learner, request))
@@ -286,8 +286,8 @@ def test_samples_of_a_subject_end_no_better_known_than_unseen_ones(tiny_backbone
 def test_samples_that_cannot_be_had_and_other_learners_are_refused(tiny_backbone, fp32):
     learner = taught(tiny_backbone, fp32, passes=1)
     request = request_of("cat")
-    assert method_of().can(request, context_of(learner, request, "gone")) == "gone"
-    assert "no adapted blocks" in str(method_of().can(request, context_of(object(), request)))
+    assert method_of().unsupported_reason(request, context_of(learner, request, "gone")) == "gone"
+    assert "no adapted blocks" in str(method_of().unsupported_reason(request, context_of(object(), request)))
 
 
 def test_what_does_not_give_way_is_pressed_harder(tiny_backbone, fp32):

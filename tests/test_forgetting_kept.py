@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.methods.closed_form import ClosedForm
-from streamcl.forgetting.methods.protocol import Context, Scope
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
+from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.forgetting.statistics.gram_factor import packed, root, unpacked, without
-from streamcl.forgetting.statistics.store import Kept
+from streamcl.forgetting.statistics.store import StatisticsStore
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.ridge import RidgeLearner
 
@@ -73,14 +73,14 @@ class Bench:
         self.learner = RidgeLearner(backbone, compute, head, blocks=(0, 1, 2))
         folder.mkdir(parents=True, exist_ok=True)
         self.lineage = Lineage(folder / "lineage.sqlite")
-        self.kept = Kept(folder / "statistics.sqlite", by, digest=self.lineage.digest, **options)
-        self.learner.listen(self.kept.take)
+        self.kept = StatisticsStore(folder / "statistics.sqlite", by, digest=self.lineage.digest, **options)
+        self.learner.listen(self.kept.add)
         self.samples = {s.id: s for s in SAMPLES}
 
     def learn(self, offset, samples):
         batch = Batch(offset, tuple(samples))
         lesson = self.learner.learn(batch)
-        self.lineage.note(batch, learned=lesson.learned, segment=0)
+        self.lineage.record(batch, learned=lesson.learned, segment=0)
 
     def forget(self, request, *, fetch=False):
         """Erase as the forgetter does; whether samples were asked for."""
@@ -91,7 +91,7 @@ class Bench:
             return [self.samples[trace.id] for trace in traces]
 
         kept = self.kept.scope(self.lineage.cohorts(request, self.kept.by))
-        scope = Scope(
+        scope = RequestScope(
             request,
             learned=self.lineage.count(request, learned=True),
             passed=0,
@@ -99,10 +99,10 @@ class Bench:
             chunks=lambda: self.lineage.chunks(request, learned=True, size=16),
         )
         context = Context(self.learner, scope, brought, None if fetch else "there are none", kept)
-        if (reason := ClosedForm().can(request, context)) is not None:
+        if (reason := ClosedFormRemoval().unsupported_reason(request, context)) is not None:
             raise ForgettingError(reason)
         try:
-            evidence = ClosedForm().erase(request, context)
+            evidence = ClosedFormRemoval().erase(request, context)
         except ForgettingError:
             kept.undo()
             raise
@@ -238,10 +238,10 @@ def test_what_is_kept_does_not_depend_on_where_commits_fell(tmp_path):
     samples = [sample(number) for number in range(80)]
     found = []
     for name, commits in (("a", ()), ("b", (1, 2, 5)), ("c", range(9))):
-        kept = Kept(tmp_path / name, "class", digest=digest)
+        kept = StatisticsStore(tmp_path / name, "class", digest=digest)
         for number in range(10):
             chosen = samples[8 * number : 8 * number + 8]
-            kept.take(chosen, [rows(8, seed=number), None if number < 3 else rows(8, 9, seed=number)])
+            kept.add(chosen, [rows(8, seed=number), None if number < 3 else rows(8, 9, seed=number)])
             if number in commits:
                 kept.flush(8 * number + 8)
         kept.flush(80)
@@ -255,14 +255,14 @@ def test_what_is_kept_does_not_depend_on_where_commits_fell(tmp_path):
 
 def test_it_goes_back_to_the_moment_of_any_checkpoint_that_is_kept(tmp_path):
     digest = lambda kind, name: f"{kind}{name}".encode().ljust(16)  # noqa: E731
-    kept = Kept(tmp_path / "s", "class", digest=digest, keep=2)
+    kept = StatisticsStore(tmp_path / "s", "class", digest=digest, keep=2)
     kept.begin()
     seen = []
     for number in range(6):
-        kept.take(SAMPLES[8 * number : 8 * number + 8], [rows(8, seed=number)])
+        kept.add(SAMPLES[8 * number : 8 * number + 8], [rows(8, seed=number)])
         kept.flush(8 * number + 8)
         seen.append((kept.state_dict(), content(kept)))
-    kept.take(SAMPLES[:8], [rows(8)])
+    kept.add(SAMPLES[:8], [rows(8)])
     kept.scope({digest("class", "cat"): (1, 1)}).drop()
     for state, expected in (seen[5], seen[4], seen[3]):
         kept.load_state_dict(state)
@@ -274,8 +274,8 @@ def test_it_goes_back_to_the_moment_of_any_checkpoint_that_is_kept(tmp_path):
 
 def test_a_damaged_block_is_not_subtracted(tmp_path):
     digest = lambda kind, name: f"{kind}{name}".encode().ljust(16)  # noqa: E731
-    kept = Kept(tmp_path / "s", "class", digest=digest)
-    kept.take(SAMPLES[:8], [rows(8)])
+    kept = StatisticsStore(tmp_path / "s", "class", digest=digest)
+    kept.add(SAMPLES[:8], [rows(8)])
     kept.flush(8)
     kept.file._file.query("UPDATE blocks SET root = zeroblob(LENGTH(root)) WHERE id = 1")
     with pytest.raises(ForgettingError, match="not what was written"):

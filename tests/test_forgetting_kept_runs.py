@@ -15,12 +15,12 @@ from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.forgetting.requests import order
-from streamcl.forgetting.service import Forgetter
-from streamcl.forgetting.statistics.block import Block
+from streamcl.forgetting.requests import build_request
+from streamcl.forgetting.service import ForgettingService
+from streamcl.forgetting.statistics.block import StatisticsBlock
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.gram_factor import packed
-from streamcl.forgetting.statistics.store import STATISTICS, Kept
+from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.runs.doctor import examine
 from streamcl.runs.open import open_run
 from streamcl.storage.checkpoint import Checkpoints
@@ -38,7 +38,10 @@ WISHES = {"class": {"label": "odd"}, "subject": {"subject": "subject-1"}}
 
 
 def run_once(folder, by="class", disk=None):
-    schedule = [order(**WISHES[by], offset=12, id="r1"), order(**WISHES[by], offset=20, id="r2")]
+    schedule = [
+        build_request(**WISHES[by], offset=12, id="r1"),
+        build_request(**WISHES[by], offset=20, id="r2"),
+    ]
     source = Unfetched([4] * 8)
     with Opened(
         folder, source, learner=TellingLearner(), schedule=schedule, disk=disk, commit_every=8, by=by
@@ -62,7 +65,7 @@ def outcome(folder):
 
 def sums(folder):
     """Every block that the newest checkpoint has, whatever its cohort is called."""
-    kept = Kept(folder / STATISTICS, "class", digest=lambda *_: b"")
+    kept = StatisticsStore(folder / STATISTICS, "class", digest=lambda *_: b"")
     rows = kept.file._file.query("SELECT head, samples, ranks, sums, root FROM blocks WHERE died IS NULL")
     kept.close()
     return sorted(rows)
@@ -87,7 +90,7 @@ def test_a_cohort_is_forgotten_without_its_samples(tmp_path, by):
 
 
 def test_without_them_it_is_refused(tmp_path):
-    schedule = [order(label="odd", offset=12, id="r1")]
+    schedule = [build_request(label="odd", offset=12, id="r1")]
     with Opened(tmp_path, Unfetched([4] * 8), learner=TellingLearner(), schedule=schedule) as run:
         run.run()
     assert "carries no samples" in json.loads((tmp_path / "receipts" / "r1.json").read_text())["reason"]
@@ -100,7 +103,7 @@ def test_a_request_across_cohorts_leaves_the_rest_right(tmp_path, by, other):
     what = {"samples": {"offsets": (3, 11)}, **WISHES}[other]
     whole = {"class": {"label": "even"}, "subject": {"subject": "subject-2"}}[by]
     source = ScriptedSource([4] * 8)
-    schedule = [order(**what, offset=12, id="r1"), order(**whole, offset=24, id="r2")]
+    schedule = [build_request(**what, offset=12, id="r1"), build_request(**whole, offset=24, id="r2")]
     with Opened(tmp_path, source, learner=TellingLearner(), schedule=schedule, by=by) as run:
         for prediction in run.processor.run():
             if prediction.offset == 23:
@@ -145,7 +148,7 @@ STEPS = [("begin", 1), ("_write", 2), ("_write", 5), ("flush", 1), ("flush", 4),
 @pytest.mark.parametrize(("verb", "nth"), STEPS)
 def test_killed_around_any_change_of_the_file_it_ends_as_if_it_had_not_been(tmp_path, verb, when, nth):
     def dying():
-        owner = Kept if hasattr(Kept, verb) else BlockFile
+        owner = StatisticsStore if hasattr(StatisticsStore, verb) else BlockFile
         real, count = getattr(owner, verb), [0]
 
         def killed(*values, **options):
@@ -208,13 +211,13 @@ def test_sums_from_a_backup_are_noticed(tmp_path):
 def test_what_was_erased_is_overwritten(tmp_path, monkeypatch):
     """No byte of an erased sum is left in the file or its journal, nor of what superseded sums held of it."""
     written = {}
-    row = Block.row
+    row = StatisticsBlock.row
 
     def noted(block, cohort, head):
         written.setdefault(cohort, []).append(packed(block.root))
         return row(block, cohort, head)
 
-    monkeypatch.setattr(Block, "row", noted)
+    monkeypatch.setattr(StatisticsBlock, "row", noted)
     run_once(tmp_path)
     (gone,) = json.loads((tmp_path / "receipts" / "r1.json").read_text())["scope"]["cohorts"]
     content = b"".join(path.read_bytes() for path in sorted(tmp_path.glob(f"{STATISTICS}*")))
@@ -230,7 +233,7 @@ def test_a_failed_erasure_leaves_the_sums_as_they_were(tmp_path, monkeypatch):
 
     monkeypatch.setattr(TellingLearner, "subtract", fails)
     run_once(tmp_path / "a")
-    monkeypatch.setattr(Forgetter, "pending", lambda self, offset: [])
+    monkeypatch.setattr(ForgettingService, "pending", lambda self, offset: [])
     run_once(tmp_path / "b")
     assert sums(tmp_path / "a") == sums(tmp_path / "b")
 
@@ -240,7 +243,7 @@ def test_the_doctor_looks_at_them(tmp_path):
     (found,) = [each for each in examine(tmp_path) if each.place == STATISTICS]
     assert found.level == "ok"
     assert "sums of 1 classes or subjects" in found.text
-    kept = Kept(tmp_path / STATISTICS, "class", digest=lambda *_: b"")
+    kept = StatisticsStore(tmp_path / STATISTICS, "class", digest=lambda *_: b"")
     kept.file._file.query("UPDATE blocks SET sums = zeroblob(LENGTH(sums))")
     kept.close()
     (found,) = [each for each in examine(tmp_path) if each.place == STATISTICS]

@@ -9,7 +9,7 @@ from conftest import make_batch
 from forgetting_repairs import LABELS, learner_of, taught
 
 from streamcl.forgetting.methods.adam_moments import derive_moments
-from streamcl.learners.adapter_model import TrainedModel
+from streamcl.learners.adapter_model import AdapterModel
 
 RETAINED = make_batch(300, LABELS * 10).samples
 
@@ -78,14 +78,14 @@ def moved(learner):
 
 def test_without_such_moments_steps_or_samples_there_are_none(learner, tiny_backbone, fp32):
     never = learner_of(tiny_backbone, fp32).model
-    plain = TrainedModel(
+    plain = AdapterModel(
         tiny_backbone,
         fp32,
         None,
         optimizer=functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
         generator=torch.Generator(),
     )
-    plain.step(plain.read(make_batch(0, LABELS * 4)).logits.square().sum() + plain.head.weight.sum())
+    plain.step(plain.forward(make_batch(0, LABELS * 4)).logits.square().sum() + plain.head.weight.sum())
     assert len(plain.optimizer.state) > 0
     for model, samples in ((never, RETAINED), (plain, RETAINED), (learner.model, ())):
         assert derive_moments(model, samples) == 0

@@ -9,7 +9,7 @@ from forgetting_fakes import ForgettingLearner, Opened, holds
 from streamcl.errors import BadRecord, ForgettingError
 from streamcl.events import ForgetRequest, Selector
 from streamcl.forgetting.receipts.receipt import read_chain
-from streamcl.forgetting.requests import body_of, order
+from streamcl.forgetting.requests import build_request, request_to_body
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, record_id
@@ -44,7 +44,7 @@ def test_a_request_in_the_source_takes_effect_in_its_place(tmp_path):
 
 
 def test_a_scheduled_request_waits_for_its_offset(tmp_path):
-    with Opened(tmp_path, source(), schedule=[order(subject="subject-1", offset=18, id="r1")]) as run:
+    with Opened(tmp_path, source(), schedule=[build_request(subject="subject-1", offset=18, id="r1")]) as run:
         run.run()
         left = run.learner.consumed
     assert receipt(tmp_path, "r1")["offset"] == 20
@@ -59,7 +59,7 @@ def test_a_request_through_the_ledger_is_seen_before_the_next_batch(tmp_path):
         for prediction in run.processor.run():
             if prediction.offset == 9:
                 with Ledger(tmp_path / LEDGER) as other:
-                    other.submit(body_of(order(label="odd", id="r1")))
+                    other.submit(request_to_body(build_request(label="odd", id="r1")))
         assert run.learner.classes == ("even",)
         assert run.learner.consumed == ids(range(0, 40, 2))
     assert receipt(tmp_path, "r1")["offset"] == 12
@@ -67,7 +67,7 @@ def test_a_request_through_the_ledger_is_seen_before_the_next_batch(tmp_path):
 
 def test_afterwards_nothing_in_the_run_directory_holds_the_samples(tmp_path):
     gone = ids([2, 3, 17])
-    with Opened(tmp_path, source(), schedule=[order(ids=gone, offset=20, id="r1")]) as run:
+    with Opened(tmp_path, source(), schedule=[build_request(ids=gone, offset=20, id="r1")]) as run:
         run.run()
         assert holds(tmp_path, *gone) == {}
         assert lines(tmp_path, "predictions")[2] == {"step": 1, "offset": 2, "erased": True}
@@ -78,7 +78,7 @@ def test_afterwards_nothing_in_the_run_directory_holds_the_samples(tmp_path):
 
 def test_afterwards_nothing_in_the_run_directory_names_the_class(tmp_path):
     names = ScriptedSource([4] * 10, classes=("zebra", "ibex"))
-    with Opened(tmp_path, names, schedule=[order(label="ibex", offset=20, id="r1")]) as run:
+    with Opened(tmp_path, names, schedule=[build_request(label="ibex", offset=20, id="r1")]) as run:
         predictions = run.run()
         assert run.processor.scores.per_class.keys() == {"zebra", "(forgotten)"}
     assert holds(tmp_path, "ibex") == {}
@@ -90,7 +90,7 @@ def test_afterwards_nothing_in_the_run_directory_names_the_class(tmp_path):
 def test_what_comes_again_is_not_learned_again_unless_allowed(tmp_path, what):
     script = [4, 4, 4, *source()._script]
     for relearn in ("deny", "allow"):
-        schedule = [order(**what, offset=8, id="r1", relearn=relearn)]
+        schedule = [build_request(**what, offset=8, id="r1", relearn=relearn)]
         with Opened(tmp_path / relearn, source(*script), schedule=schedule) as run:
             run.run()
             after = [name for name in run.learner.consumed if int(name) >= 8]
@@ -107,7 +107,7 @@ def test_the_same_request_twice_is_one(tmp_path):
 
 
 def test_the_same_wish_under_another_name_reaches_nothing_more(tmp_path):
-    schedule = [order(label="odd", offset=8, id="r1"), order(label="odd", offset=16, id="r2")]
+    schedule = [build_request(label="odd", offset=8, id="r1"), build_request(label="odd", offset=16, id="r2")]
     with Opened(tmp_path, source(), schedule=schedule) as run:
         run.run()
     assert receipt(tmp_path, "r2")["method"] == "nothing"
@@ -115,7 +115,10 @@ def test_the_same_wish_under_another_name_reaches_nothing_more(tmp_path):
 
 
 def test_an_unknown_subject_is_kept_out_in_advance_and_an_unknown_class_is_refused(tmp_path):
-    schedule = [order(subject="subject-9", offset=8, id="r1"), order(label="od", offset=8, id="r2")]
+    schedule = [
+        build_request(subject="subject-9", offset=8, id="r1"),
+        build_request(label="od", offset=8, id="r2"),
+    ]
     with Opened(tmp_path, source(), schedule=schedule) as run:
         run.run()
         assert run.ledger.entry("r1").progress == "done"
@@ -151,14 +154,14 @@ def test_a_malformed_request_is_refused_and_the_stream_goes_on(tmp_path):
 )
 def test_the_reason_of_a_refusal_names_the_field(wrong, reason):
     with pytest.raises(ForgettingError, match=reason):
-        order(**wrong)
+        build_request(**wrong)
 
 
 def test_a_method_that_cannot_keep_the_guarantee_is_not_taken(tmp_path):
     schedule = [
-        order(subject="subject-1", guarantee="exact", offset=8, id="r1"),
-        order(subject="subject-1", method="magic", offset=8, id="r2"),
-        order(subject="subject-1", offset=8, id="r3"),
+        build_request(subject="subject-1", guarantee="exact", offset=8, id="r1"),
+        build_request(subject="subject-1", method="magic", offset=8, id="r2"),
+        build_request(subject="subject-1", offset=8, id="r3"),
     ]
     with Opened(tmp_path, source(), learner=FakeLearner(), schedule=schedule) as run:
         before = state_hash(run.learner.state_dict())
@@ -180,7 +183,7 @@ class Halfway(ForgettingLearner):
 
 def test_a_failed_erasure_leaves_the_learner_as_it_was(tmp_path):
     with Opened(
-        tmp_path, source(), learner=Halfway(), schedule=[order(label="odd", offset=8, id="r1")]
+        tmp_path, source(), learner=Halfway(), schedule=[build_request(label="odd", offset=8, id="r1")]
     ) as run:
         run.run()
         assert len(run.learner.consumed) == 40
@@ -196,7 +199,7 @@ def test_samples_whose_pixels_changed_are_not_subtracted(tmp_path):
                 sample.image[0, 0] = 255
             return found
 
-    with Opened(tmp_path, Altered([4] * 5), schedule=[order(ids=ids([1]), offset=8, id="r1")]) as run:
+    with Opened(tmp_path, Altered([4] * 5), schedule=[build_request(ids=ids([1]), offset=8, id="r1")]) as run:
         run.run()
         assert len(run.learner.consumed) == 20
     assert "their pixels differ" in receipt(tmp_path, "r1")["reason"]
@@ -207,7 +210,7 @@ def test_a_source_that_fails_while_it_fetches_does_not_end_the_run(tmp_path):
         def fetch(self, wanted):
             raise BadRecord(f"{wanted[0]} is torn")
 
-    with Opened(tmp_path, Broken([4] * 5), schedule=[order(ids=ids([1]), offset=8, id="r1")]) as run:
+    with Opened(tmp_path, Broken([4] * 5), schedule=[build_request(ids=ids([1]), offset=8, id="r1")]) as run:
         run.run()
         assert len(run.learner.consumed) == 20
         assert run.ledger.entry("r1").progress == "failed"
@@ -216,7 +219,9 @@ def test_a_source_that_fails_while_it_fetches_does_not_end_the_run(tmp_path):
 
 
 def test_older_checkpoints_go_with_the_samples(tmp_path):
-    with Opened(tmp_path, source(), keep=5, schedule=[order(ids=ids([1]), offset=36, id="r1")]) as run:
+    with Opened(
+        tmp_path, source(), keep=5, schedule=[build_request(ids=ids([1]), offset=36, id="r1")]
+    ) as run:
         run.run()
     for path in Checkpoints(tmp_path / "checkpoints", fingerprint={}).paths():
         assert "000001" not in (path / "state.json").read_text()

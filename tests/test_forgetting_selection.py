@@ -12,7 +12,7 @@ from streamcl.errors import ConfigError
 from streamcl.events import Batch, ForgetRequest, Sample, Selector
 from streamcl.factory.forgetting import build_schedule
 from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.forgetting.requests import body_of, order
+from streamcl.forgetting.requests import build_request, request_to_body
 from streamcl.testing import ScriptedSource, record_id
 
 
@@ -51,7 +51,7 @@ PREDICATES = [
 
 @pytest.mark.parametrize(("what", "chosen"), PREDICATES)
 def test_a_predicate_selects_what_all_of_it_says(tmp_path, what, chosen):
-    left = consumed(tmp_path, order(id="r1", **what))
+    left = consumed(tmp_path, build_request(id="r1", **what))
     assert left == {k for k in range(40) if not chosen(k)}
 
 
@@ -89,13 +89,13 @@ def by_command(folder, what):
         body = entry.body
     (folder / "run" / LEDGER).unlink()
     (folder / "run" / "config.yaml").unlink()
-    from streamcl.forgetting.requests import order_from
+    from streamcl.forgetting.requests import request_from_body
 
-    return ScriptedSource([*batches(), order_from(body), 4, *again()]), []
+    return ScriptedSource([*batches(), request_from_body(body), 4, *again()]), []
 
 
 def by_python(folder, what):
-    return ScriptedSource([*batches(), 4, *again()]), [order(**what, offset=40)]
+    return ScriptedSource([*batches(), 4, *again()]), [build_request(**what, offset=40)]
 
 
 WAYS = [by_event, by_yaml, by_command, by_python]
@@ -122,9 +122,9 @@ def test_each_way_of_asking_selects_alike_and_says_whether_it_may_be_learned_aga
 def test_whether_it_may_be_learned_again_is_in_the_ledger(tmp_path):
     for relearn in ("deny", "allow"):
         asked = ForgetRequest(f"r-{relearn}", "subject", 0, subject="ann", relearn=relearn)
-        assert body_of(asked)["relearn"] == relearn
+        assert request_to_body(asked)["relearn"] == relearn
         with Ledger(tmp_path / LEDGER) as ledger:
-            ledger.submit(body_of(asked))
+            ledger.submit(request_to_body(asked))
     with Ledger(tmp_path / LEDGER) as ledger:
         assert [entry.body["relearn"] for entry in ledger.pending()] == ["deny", "allow"]
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamcl.events import Prediction, Sample
+from streamcl.events import PredictionRecord, Sample
 from streamcl.storage.files import Disk
-from streamcl.storage.thumbnails import Gallery, thumbnail
+from streamcl.storage.thumbnails import Thumbnails, thumbnail
 
 
-def batch(start: int, count: int = 4) -> tuple[list[Sample], list[Prediction]]:
+def batch(start: int, count: int = 4) -> tuple[list[Sample], list[PredictionRecord]]:
     image = np.full((120, 200, 3), 7, np.uint8)
     samples = [
         Sample(f"id-{i}", image, label=f"class {i}", subject="Ada") for i in range(start, start + count)
     ]
-    return samples, [Prediction(s.id, 0, s.label, None, 0.25) for s in samples]
+    return samples, [PredictionRecord(s.id, 0, s.label, None, 0.25) for s in samples]
 
 
 def pictures(folder) -> set[str]:
@@ -43,7 +43,7 @@ def test_thumbnails_of_views_are_those_of_copies():
 
 
 def test_the_first_few_of_each_shift_are_kept(tmp_path):
-    gallery = Gallery(tmp_path / "samples", per_shift=5)
+    gallery = Thumbnails(tmp_path / "samples", per_shift=5)
     for start in (0, 4, 8):
         gallery.keep(100, *batch(start))
     gallery.keep(900, *batch(50, 1))
@@ -60,14 +60,14 @@ def test_the_first_few_of_each_shift_are_kept(tmp_path):
 
 
 def test_a_shift_at_every_step_does_not_fill_the_disk(tmp_path):
-    gallery = Gallery(tmp_path, per_shift=1, max_shifts=3)
+    gallery = Thumbnails(tmp_path, per_shift=1, max_shifts=3)
     for step in range(50):
         gallery.keep(step, *batch(step))
     assert len(gallery.entries) == len(pictures(tmp_path)) == 3
 
 
 def test_purged_samples_leave_no_trace(tmp_path):
-    gallery = Gallery(tmp_path, per_shift=4)
+    gallery = Thumbnails(tmp_path, per_shift=4)
     gallery.keep(1, *batch(0))
     gallery.keep(2, *batch(3))
     assert gallery.purge(["id-3", "id-0", "never seen"]) == 2
@@ -78,17 +78,17 @@ def test_purged_samples_leave_no_trace(tmp_path):
 
 
 def test_purging_finds_what_a_crash_left(tmp_path):
-    Gallery(tmp_path).keep(1, *batch(0))
-    assert Gallery(tmp_path).purge(["id-0"]) == 1
+    Thumbnails(tmp_path).keep(1, *batch(0))
+    assert Thumbnails(tmp_path).purge(["id-0"]) == 1
 
 
 def test_a_restart_keeps_what_was_committed_and_sweeps_the_rest(tmp_path):
-    gallery = Gallery(tmp_path, per_shift=2)
+    gallery = Thumbnails(tmp_path, per_shift=2)
     gallery.keep(1, *batch(0))
     state = json.loads(json.dumps(gallery.state_dict()))
     gallery.keep(2, *batch(10))
     (tmp_path / "mine.png").write_bytes(b"")
-    again = Gallery(tmp_path, per_shift=2)
+    again = Thumbnails(tmp_path, per_shift=2)
     again.load_state_dict(state)
     assert len(again.entries) == 2
     assert pictures(tmp_path) == {entry["file"] for entry in again.entries} | {"mine.png"}
@@ -96,7 +96,7 @@ def test_a_restart_keeps_what_was_committed_and_sweeps_the_rest(tmp_path):
 
 
 def test_a_restart_before_the_first_shift_makes_no_folder(tmp_path):
-    Gallery(tmp_path / "samples").load_state_dict({"entries": []})
+    Thumbnails(tmp_path / "samples").load_state_dict({"entries": []})
     assert not (tmp_path / "samples").exists()
 
 
@@ -106,5 +106,5 @@ def test_a_full_disk_surfaces(tmp_path):
             raise OSError(errno.ENOSPC, "disk full")
 
     with pytest.raises(OSError, match="full"):
-        Gallery(tmp_path, disk=Full()).keep(1, *batch(0))
+        Thumbnails(tmp_path, disk=Full()).keep(1, *batch(0))
     assert not list(tmp_path.iterdir())

@@ -91,7 +91,7 @@ def test_it_makes_up_for_wrong_labels():
     x, _, y = data(300, wrong=0.6)
     test, truth, _ = data(2000, seed=1)
     right = [
-        float((learned(x, y, margin=margin).exact_scores(test).argmax(1) == truth).double().mean())
+        float((learned(x, y, margin=margin).scores_refit(test).argmax(1) == truth).double().mean())
         for margin in (None, 2.0)
     ]
     assert right[1] > right[0] + 0.01
@@ -104,7 +104,7 @@ def test_what_is_forgotten_has_no_part_in_it():
     everything.downdate(x[bad], y[bad])
     never = learned(x[~bad], truth[~bad])
     assert ridge(everything) == ridge(never)
-    torch.testing.assert_close(everything.exact_scores(x), never.exact_scores(x), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(everything.scores_refit(x), never.scores_refit(x), rtol=1e-9, atol=1e-10)
     still = learned(x, torch.where(bad, y, truth))
     assert ridge(still) != ridge(never)  # or there would be nothing to see
     everything.downdate(x[~bad], truth[~bad])
@@ -122,7 +122,7 @@ def test_exact_scores_are_those_of_a_head_that_learned_all_at_once():
         asked.scores(x[:3])
         asked.update(x[start : start + 10], y[start : start + 10])
     once.update(x, y)
-    torch.testing.assert_close(asked.exact_scores(x), once.exact_scores(x), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(asked.scores_refit(x), once.scores_refit(x), rtol=1e-9, atol=1e-10)
     assert asked._strength.found_at < len(x)  # the one in use is older
 
 
@@ -132,7 +132,7 @@ def test_what_is_found_never_depends_on_when_scores_were_asked_for():
     for start in range(0, len(x), 10):
         rows = slice(start, start + 10)
         asked.scores(x[:3])
-        asked.exact_scores(x[:3])
+        asked.scores_refit(x[:3])
         for each in (asked, silent):
             each.update(x[rows], y[rows])
         resumed.update(x[rows], y[rows])
@@ -142,7 +142,7 @@ def test_what_is_found_never_depends_on_when_scores_were_asked_for():
     for other in (silent, resumed):
         assert other.state_dict()["strength"] == asked.state_dict()["strength"]
         assert torch.equal(other.scores(x), asked.scores(x))
-        assert torch.equal(other.exact_scores(x), asked.exact_scores(x))
+        assert torch.equal(other.scores_refit(x), asked.scores_refit(x))
 
 
 def test_it_is_looked_for_when_the_samples_have_doubled(monkeypatch):
@@ -161,7 +161,7 @@ def test_a_learning_that_is_taken_back_leaves_what_was_found():
     x, _, y = data(100, wrong=0.5)
     made = learned(x[:60], y[:60])
     before = made.state_dict()
-    undo = made.kept()
+    undo = made.savepoint()
     made.update(x[60:], y[60:])
     undo()
     assert made.state_dict()["strength"] == before["strength"]
@@ -184,7 +184,7 @@ def test_images_that_are_all_alike_ask_for_nothing(value):
     x[:, ::2] *= torch.linspace(0.1, 3, WIDTH // 2)  # each feature rounds in its own way
     found = explained(measured(x, y, CLASSES), [5.0, 50.0])
     assert found.isfinite().all()
-    assert learned(x, y).exact_scores(x).isfinite().all()
+    assert learned(x, y).scores_refit(x).isfinite().all()
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 600])

@@ -13,11 +13,11 @@ from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.adapter_model import TrainedModel
+from streamcl.learners.adapter_model import AdapterModel
 from streamcl.learners.baselines.ewc import EWCPlusPlus
-from streamcl.learners.baselines.finetune import PlainLearner
+from streamcl.learners.baselines.finetune import FinetuneLearner
 from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
-from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.nn.adapted_blocks import Adapters
@@ -41,7 +41,7 @@ def ridge(backbone, compute):
 def hybrid(backbone, compute, *, adapt=20, blocks=(0, 1, 2)):
     exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, shrinkage=3.0), blocks=blocks, views=2)
     head = RidgeHead(2 * 64, shrinkage=3.0)
-    return HybridLearner(
+    return RidgeLoRALearner(
         exact, AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt)
     )
 
@@ -57,17 +57,17 @@ def slda(backbone, compute):
 def trained(backbone, compute, *, adapted=True):
     generator = torch.Generator().manual_seed(0)
     adapters = Adapters(backbone, rank=4, first_block=1, generator=generator) if adapted else None
-    return TrainedModel(
+    return AdapterModel(
         backbone, compute, adapters, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), generator=generator
     )
 
 
 def naive_lora(backbone, compute):
-    return PlainLearner(trained(backbone, compute))
+    return FinetuneLearner(trained(backbone, compute))
 
 
 def frozen_linear(backbone, compute):
-    return PlainLearner(trained(backbone, compute, adapted=False))
+    return FinetuneLearner(trained(backbone, compute, adapted=False))
 
 
 def er(backbone, compute):
@@ -276,12 +276,15 @@ def test_a_hybrid_forgets_late_samples_exactly_and_early_ones_with_its_branch(ti
     learner, other = hybrid(tiny_backbone, fp32, adapt=20), hybrid(tiny_backbone, fp32, adapt=20)
     for each in (learner, other):
         each.learn(early)
-    assert learner.adapted.settled
+    assert learner.adapted.frozen
     learner.learn(late)
     other.learn(Batch(40, rest))
     traces = [SimpleNamespace(offset=40), SimpleNamespace(offset=45)]
-    assert learner.shared(iter([traces])) == ()
-    assert learner.shared(iter([[SimpleNamespace(offset=3)]])) == ("adapters", "adapted statistics")
+    assert learner.weights_trained_on(iter([traces])) == ()
+    assert learner.weights_trained_on(iter([[SimpleNamespace(offset=3)]])) == (
+        "adapters",
+        "adapted statistics",
+    )
     learner.subtract(learner.measure(forgotten))
     for mine, theirs in [(learner.exact.head, other.exact.head), (learner.adapted.head, other.adapted.head)]:
         apart = mine.statistics.gram.full() - theirs.statistics.gram.full()
@@ -289,7 +292,7 @@ def test_a_hybrid_forgets_late_samples_exactly_and_early_ones_with_its_branch(ti
     with pytest.raises(ForgettingError):
         learner.subtract(learner.measure([*forgotten, *late.samples, *early.samples]))
     undo = learner.drop_adapted()
-    assert learner.shared(iter([[SimpleNamespace(offset=3)]])) == ()
+    assert learner.weights_trained_on(iter([[SimpleNamespace(offset=3)]])) == ()
     undo()
     assert learner.adapted is not None
 
@@ -299,22 +302,22 @@ def test_the_adapted_branch_speaks_of_a_class_by_its_share_of_samples_after_sett
     draw = torch.Generator().manual_seed(0)
     branch.head.grow(4)  # the last one never has samples
     branch.head.update(torch.randn(6, 128, generator=draw), torch.tensor([0, 0, 0, 1, 1, 1]))
-    branch.settle()
+    branch.freeze()
     branch.head.update(torch.randn(6, 128, generator=draw), torch.tensor([1, 1, 1, 2, 2, 2]))
     frozen, adapted = torch.zeros(5, 4).double(), torch.ones(5, 4).double()
     frozen[:, 3] = adapted[:, 3] = -torch.inf
     weights = torch.tensor([0.0, 1 / 6, 1 / 3, -torch.inf]).double()
-    assert torch.allclose(branch.join(frozen, adapted), weights.expand(5, 4))
+    assert torch.allclose(branch.blend_scores(frozen, adapted), weights.expand(5, 4))
     other = hybrid(tiny_backbone, fp32, adapt=10**6).adapted
     other.load_state_dict(branch.state_dict())
-    assert torch.equal(other.join(frozen, adapted), branch.join(frozen, adapted))
+    assert torch.equal(other.blend_scores(frozen, adapted), branch.blend_scores(frozen, adapted))
 
 
 def test_while_its_branch_adapts_a_hybrid_guesses_by_the_frozen_one_alone(tiny_backbone, fp32):
     learner = hybrid(tiny_backbone, fp32, adapt=10**6)
     learner.learn(make_batch(0, LABELS * 4))
     reading = learner.read(make_batch(900, LABELS).samples)
-    assert torch.equal(learner.exact_scores(reading), learner.exact.head.exact_scores(reading.features))
+    assert torch.equal(learner.scores_refit(reading), learner.exact.head.scores_refit(reading.features))
 
 
 @pytest.mark.parametrize("views", [1, 2])
@@ -325,8 +328,8 @@ def test_features_are_the_same_to_the_last_bit_whichever_images_come_together(pr
     learner = RidgeLearner(vit, compute, RidgeHead(4 * 384), blocks=(1, 2), views=views)
     head = RidgeHead(2 * 384)
     branch = AdaptedBranch(vit, compute, head, blocks=(2,), first_block=1, adapt=0)
-    branch.settle()
-    both = HybridLearner(learner, branch)
+    branch.freeze()
+    both = RidgeLoRALearner(learner, branch)
     samples = make_batch(0, LABELS * 16).samples
     whole = both.read(samples)
     for some in (samples[:1], samples[3:8], samples[40:64], samples[17:50]):

@@ -10,7 +10,7 @@ import pytest
 from streamcl.errors import ForgettingError
 from streamcl.forgetting import ledger as module
 from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.storage.sqlite import LedgerFile
+from streamcl.storage.sqlite import SqliteFile
 from streamcl.testing import in_child
 
 pytestmark = pytest.mark.faults
@@ -211,7 +211,7 @@ def test_a_request_from_another_process_reaches_the_live_run(path, ledger):
     def other():
         with Ledger(path) as mine:
             mine.submit(REQUEST)
-            mine.bury("r1", "subject", ["Ada Lovelace"])
+            mine.add_tombstones("r1", "subject", ["Ada Lovelace"])
 
     assert in_child(other) == 0
     assert not ledger.is_tombstoned("subject", "Ada Lovelace")
@@ -317,7 +317,7 @@ def test_past_the_limit_of_memory_the_file_is_asked(path, ledger, monkeypatch):
         assert small._buried is None
         assert small.is_tombstoned("sample", "7")
         assert not small.is_tombstoned("sample", "20")
-        small.bury("r1", "sample", ["20"])
+        small.add_tombstones("r1", "sample", ["20"])
         assert small.is_tombstoned("sample", "20")
 
 
@@ -345,7 +345,7 @@ def test_damage_in_any_page_is_found_when_the_ledger_is_opened(path):
     with Ledger(path) as ledger:
         for number in range(50):
             ledger.submit({"id": str(number), "notes": "x" * 500})
-        ledger.bury("1", "sample", map(str, range(300)))
+        ledger.add_tombstones("1", "sample", map(str, range(300)))
     good = path.read_bytes()
     assert len(good) // 4096 > 10
     for page in range(1, len(good) // 4096):
@@ -386,7 +386,7 @@ def test_an_odd_umask_does_not_lock_us_out(path):
 
 
 def test_what_is_durable_is_asked_of_sqlite(path):
-    file = LedgerFile(path, 1.0)
+    file = SqliteFile(path, 1.0)
     assert file.query("PRAGMA synchronous") == [(2,)]
     assert file.query("PRAGMA journal_mode") == [("wal",)]
     assert file.query("PRAGMA secure_delete") == [(1,)]

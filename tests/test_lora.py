@@ -78,7 +78,7 @@ def test_adapters_at_rest_give_the_same_features_and_awake_with_a_state(precisio
             return adapters.run(tokens)[-1]
 
     expected = features()
-    adapters.rest()
+    adapters.bypass_lora()
     torch.testing.assert_close(features(), expected)
     trained(adapters, seed=1)
     torch.testing.assert_close(features(), expected)  # the live pairs are left out
@@ -160,8 +160,8 @@ def test_any_number_of_folds_is_exact(width, rank, folds, seed):
         with torch.no_grad():
             layer.lora_B.copy_(torch.randn(layer.lora_B.shape, generator=generator))
         before = layer(x)
-        layer.fold()
-        layer.redraw(generator)
+        layer.merge()
+        layer.reset_lora(generator)
         torch.testing.assert_close(layer(x), before, atol=1e-5, rtol=1e-5)
 
 

@@ -16,14 +16,14 @@ from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.evaluation.throughput import Throughput, memory_mb, peak_memory_mb
-from streamcl.events import Prediction
+from streamcl.events import PredictionRecord
 
 labels = st.sampled_from(["cat", "dog", "<b>", ""])
 outcomes = st.lists(st.tuples(st.none() | labels, st.none() | labels, st.sampled_from([None, "a", "b"])))
 
 
-def said(pairs: list[tuple[str | None, str | None, str | None]]) -> list[Prediction]:
-    return [Prediction(str(i), i, label, guess, 0.5) for i, (label, guess, _) in enumerate(pairs)]
+def said(pairs: list[tuple[str | None, str | None, str | None]]) -> list[PredictionRecord]:
+    return [PredictionRecord(str(i), i, label, guess, 0.5) for i, (label, guess, _) in enumerate(pairs)]
 
 
 def fed(pairs: list[tuple[str | None, str | None, str | None]], window: int = 5) -> Prequential:
@@ -74,7 +74,7 @@ class TestPrequential:
         metric, draw = Prequential(50, max_domains=3, max_pairs=200), random.Random(0)
         for step in range(5000):
             label, guess = str(draw.randrange(2000)), str(draw.randrange(2000))
-            metric.update([Prediction("i", step, label, guess, 0.1)], [f"d{step % 10}"])
+            metric.update([PredictionRecord("i", step, label, guess, 0.1)], [f"d{step % 10}"])
         off_diagonal = [cell for cell in metric.state_dict()["confusion"] if cell[0] != cell[1]]
         itemised = [cell for cell in off_diagonal if cell[1] is not None]
         assert len(itemised) == 200

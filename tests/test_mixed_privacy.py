@@ -15,25 +15,25 @@ from test_forgetting_runs import quiet
 from streamcl.cli import cli
 from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError, ForgettingError
-from streamcl.events import Batch, ForgetRequest, Refused, Sample
-from streamcl.forgetting.methods.closed_form import ClosedForm
+from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.mixed_privacy import AllUsers, MixedPrivacy
-from streamcl.forgetting.methods.protocol import Context, Scope, Trace
-from streamcl.forgetting.methods.select import choose
-from streamcl.forgetting.requests import order
+from streamcl.forgetting.methods.protocol import Context, LineageRow, RequestScope
+from streamcl.forgetting.methods.select import select_method
+from streamcl.forgetting.requests import build_request
 from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.hybrid import HybridLearner
-from streamcl.learners.mixed_privacy import MixedLearner
+from streamcl.learners.hybrid import RidgeLoRALearner
+from streamcl.learners.mixed_privacy import MixedPrivacyLearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.tangent_features import TangentReader
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 
 LABELS = ("ant", "bee", "cat", "dog")
-METHODS = [AllUsers(), ClosedForm(), MixedPrivacy()]
+METHODS = [AllUsers(), ClosedFormRemoval(), MixedPrivacy()]
 
 
 def mixed(backbone, compute, *, adapt=16, noise=1e-3, cohorts=8):
@@ -43,7 +43,7 @@ def mixed(backbone, compute, *, adapt=16, noise=1e-3, cohorts=8):
     branch = AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt)
     tangents = TangentReader(branch, width=24, blocks=2, seed=3)
     users = UserWeights(1 + 64 + 24, shrinkage=3.0, noise=noise, cohorts=cohorts)
-    return MixedLearner(HybridLearner(exact, branch), users, tangents, frozen=64)
+    return MixedPrivacyLearner(RidgeLoRALearner(exact, branch), users, tangents, frozen=64)
 
 
 def core(number):
@@ -66,7 +66,7 @@ def batches(*, subjects, count=6):
             if subject in subjects:
                 own = [user(100 * place + step * 3 + i, subject) for i in range(3)]
                 samples[2 * place : 2 * place] = own
-        refused = tuple(Refused(17 * step + 17 - absent + i, "", "forgotten") for i in range(absent))
+        refused = tuple(RejectedRecord(17 * step + 17 - absent + i, "", "forgotten") for i in range(absent))
         made.append(Batch(17 * step, tuple(samples), refused))
     return made
 
@@ -82,9 +82,11 @@ def context(learner, made, *, subject=None, all_users=False, available=True):
     private = [s for b in made for s in b.samples if s.privacy == "user"]
     chosen = [s for s in private if all_users or s.subject == subject]
     offset = {s.id: b.offset for b in made for s in b.samples}
-    traces = [Trace(offset[s.id], s.id, s.label, True, 0, b"", private=True) for s in chosen]
+    traces = [LineageRow(offset[s.id], s.id, s.label, True, 0, b"", private=True) for s in chosen]
     by_id = {s.id: s for s in chosen}
-    scope = Scope(request, len(traces), len(traces), forgotten_before=False, chunks=lambda: iter([traces]))
+    scope = RequestScope(
+        request, len(traces), len(traces), forgotten_before=False, chunks=lambda: iter([traces])
+    )
     why = None if available else "the source cannot fetch"
     return request, Context(learner, scope, lambda asked: [by_id[each.id] for each in asked], why)
 
@@ -108,7 +110,7 @@ def test_tangent_features_are_the_slopes_of_the_reading_in_lora(tiny_backbone, f
     assert torch.allclose(found.square().mean(1), torch.ones(8))
     slopes = []
     for row in range(2):  # the same by autograd, one sample at a time, without hooks
-        last = branch.backbone.central(branch.adapters.run(tokens[row : row + 1])[-1])
+        last = branch.backbone.class_and_centre_tokens(branch.adapters.run(tokens[row : row + 1])[-1])
         score = (last @ reader._reading).sum()
         own = torch.autograd.grad(score, [layer.lora_B for layer in reader._layers])
         pairs = zip(own, reader._sketches, strict=True)
@@ -150,7 +152,7 @@ def test_every_user_is_forgotten_as_if_none_had_come(tiny_backbone, fp32):
     made = batches(subjects=("ann", "bob", "cid"))
     learner = teach(mixed(tiny_backbone, fp32), made)
     request, found = context(learner, made, all_users=True)
-    method, _ = choose(METHODS, request, found)
+    method, _ = select_method(METHODS, request, found)
     evidence = method.erase(request, found)
     assert (evidence.method, evidence.guarantee) == ("all_users", "exact")
     state, expected = learner.state_dict(), never.state_dict()
@@ -161,7 +163,7 @@ def test_a_subject_comes_out_as_if_it_had_never_been(tiny_backbone, fp32):
     made = batches(subjects=("ann", "bob"))
     learner = teach(mixed(tiny_backbone, fp32), made)
     request, found = context(learner, made, subject="bob", available=False)
-    method, why = choose(METHODS, request, found)
+    method, why = select_method(METHODS, request, found)
     assert method.name == "mixed_privacy"
     assert "closed_form" in why
     evidence = method.erase(request, found)
@@ -190,7 +192,7 @@ def test_samples_that_can_be_had_again_are_subtracted_exactly(tiny_backbone, fp3
         object.__setattr__(batch, "samples", tuple(s for s in batch.samples if s.subject != "bob"))
     learner = teach(mixed(tiny_backbone, fp32), made)
     request, found = context(learner, made, subject="bob")
-    method, _ = choose(METHODS, request, found)
+    method, _ = select_method(METHODS, request, found)
     assert method.name == "closed_form"
     method.erase(request, found)
     never = teach(mixed(tiny_backbone, fp32), batches(subjects=("ann",)))
@@ -210,7 +212,7 @@ def test_what_cannot_be_bounded_is_refused(tiny_backbone, fp32, options, subject
     made = batches(subjects=("ann", "bob"), count=3)
     learner = teach(mixed(tiny_backbone, fp32, **options), made)
     request, found = context(learner, made, subject=subject, available=False)
-    assert reason in str(MixedPrivacy().can(request, found))
+    assert reason in str(MixedPrivacy().unsupported_reason(request, found))
 
 
 def test_sums_that_lack_a_sample_in_scope_are_not_enough(tiny_backbone, fp32):
@@ -218,14 +220,14 @@ def test_sums_that_lack_a_sample_in_scope_are_not_enough(tiny_backbone, fp32):
     learner = teach(mixed(tiny_backbone, fp32), made)
     also_core = Sample("x", picture("ant", 5), "ant", subject="bob", privacy="core")
     request, found = context(learner, [*made, Batch(640, (user(9, "bob"), also_core))], subject="bob")
-    assert "of its samples were learned" in MixedPrivacy().can(request, found)
+    assert "of its samples were learned" in MixedPrivacy().unsupported_reason(request, found)
 
 
 def test_early_samples_of_users_are_not_derived_again(tiny_backbone, fp32):
     made = batches(subjects=("bob",), count=3)
     learner = teach(mixed(tiny_backbone, fp32), made)
     request, found = context(learner, made, subject="bob")
-    assert "unsettled adapters" in ClosedForm().can(request, found)
+    assert "unsettled adapters" in ClosedFormRemoval().unsupported_reason(request, found)
 
 
 def test_a_restored_learner_goes_on_bit_equal(tiny_backbone, fp32):
@@ -268,7 +270,7 @@ def filled(z, targets, parts):
     for name, rows in parts.items():
         share = weights.measure(z[rows], targets[rows])
         weights.add_core(share) if name == "core" else weights.add_users(share, name)
-    weights.settle()
+    weights.refit_if_due()
     return weights
 
 
@@ -348,15 +350,15 @@ def test_restored_weights_give_the_same_scores_to_the_last_bit():
     live.grow(37)
     live.add_core(live.measure(z[:200], targets[:200]))
     live.add_users(live.measure(z[200:300], targets[200:300]), "ann")
-    live.settle()
+    live.refit_if_due()
     other = UserWeights(130)
     other.load_state_dict(live.state_dict())
     for each in (live, other):
         each.add_users(each.measure(z[300:], targets[300:]), "bob")
     assert torch.equal(live.scores(z[:7]), other.scores(z[:7]))
-    assert torch.equal(live.exact_scores(z[:7]), other.exact_scores(z[:7]))
+    assert torch.equal(live.scores_refit(z[:7]), other.scores_refit(z[:7]))
     for each in (live, other):
-        each.settle()
+        each.refit_if_due()
         each.forget_cohort("ann")
     assert torch.equal(live.scores(z[:7]), other.scores(z[:7]))
     assert state_hash(live.state_dict()) == state_hash(other.state_dict())
@@ -426,10 +428,10 @@ def test_the_command_line_forgets_all_users(tmp_path):
 
 
 def test_a_request_for_all_users_names_nothing_else():
-    assert order(all_users=True).kind == "subject"
+    assert build_request(all_users=True).kind == "subject"
     for more in ({"subject": "ann"}, {"ids": ["a"]}, {"label": "cat"}):
         with pytest.raises(ForgettingError):
-            order(all_users=True, **more)
+            build_request(all_users=True, **more)
     with pytest.raises(ConfigError, match="stands alone"):
         config_from_dict({"source": "demo_digits", "forget": [{"all_users": True, "class": "cat"}]})
 

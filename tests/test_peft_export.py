@@ -105,7 +105,7 @@ def test_folds_are_factored_at_their_numerical_rank(folds, rank, tmp_path):
 
 def test_layers_of_different_rank_are_evened_out_by_zeros(tmp_path):
     adapters = adapters_of("vit", 1)
-    adapters.layers[0].unfold()
+    adapters.layers[0].unmerge()
     export_adapter(adapters, *head_of(adapters), CLASSES, tmp_path, "vit")
     assert shapes_and_ranks(tmp_path) == {12}
     copy = adapters_of("vit", 0)

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from streamcl.errors import NotFinite
-from streamcl.evaluation.holdout import Examiner
+from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.events import Batch, HoldoutPart
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import Pace
+from streamcl.processor.ports import RunMetrics
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.sinks.registry import Fanout
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
-from streamcl.storage.thumbnails import Gallery
+from streamcl.storage.thumbnails import Thumbnails
 from streamcl.testing import (
     Bad,
     Crash,
@@ -49,7 +49,7 @@ class Clock:
         self.load_state_dict = self.throughput.load_state_dict
 
     def read(self, images):
-        return Pace(None, 0.0, 0.0)
+        return RunMetrics(None, 0.0, 0.0)
 
 
 class ScriptedDetector:
@@ -89,10 +89,10 @@ def build(
         detector or ScriptedDetector(shifts={4, 9}, plateaus={6}),
         scores=Prequential(),
         history=HoldoutHistory(),
-        examiner=Examiner(holdout, every=20),
+        examiner=HoldoutEvaluator(holdout, every=20),
         pace=Clock(),
         sink=OPENED[-1] if beside is None else Fanout({"jsonl": OPENED[-1], "beside": beside}),
-        gallery=Gallery(folder / "samples", 2),
+        gallery=Thumbnails(folder / "samples", 2),
         vault=vault,
         commit_every=commit_every,
         **options,
@@ -157,7 +157,9 @@ def test_unlabelled_batches_reach_neither_learner_nor_detector(tmp_path):
 
 def test_holdout_is_examined_on_time_and_at_the_end(tmp_path):
     samples = next(iter(ScriptedSource([6]))).samples
-    processor = build(tmp_path, ScriptedSource([4] * 12), holdout=[HoldoutPart("all", samples, taught_at=10)])
+    processor = build(
+        tmp_path, ScriptedSource([4] * 12), holdout=[HoldoutPart("all", samples, end_offset=10)]
+    )
     list(processor.run())
     offsets = [line["offset"] for line in lines(tmp_path, "metrics") if line["kind"] == "holdout"]
     assert offsets == [12, 20, 40, 48]
@@ -186,7 +188,7 @@ def test_losses_that_wait_for_others_survive_a_stop(tmp_path):
     for prediction in first.run():
         if prediction.offset == 14:
             first.stop()
-    assert len(first.progress.gathered) == 6
+    assert len(first.progress.pending_losses) == 6
     second = begun(tmp_path / "halves")
     list(second.run())
     assert second.detector.losses == whole.detector.losses

@@ -7,9 +7,9 @@ import pytest
 import torch
 from rank_runs import environments
 
-from streamcl.distributed.process_group import ALONE, BLANK, ENVELOPE, TorchRanks, launched
-from streamcl.errors import RanksError
-from streamcl.events import NO_PIXELS, Elsewhere, Sample
+from streamcl.distributed.process_group import BLANK, ENVELOPE, SINGLE_PROCESS, TorchProcessGroup, launched
+from streamcl.errors import DistributedError
+from streamcl.events import NO_PIXELS, RemoteSample, Sample
 
 
 def samples(count: int) -> list[Sample]:
@@ -19,15 +19,15 @@ def samples(count: int) -> list[Sample]:
 def test_one_process_is_the_identity():
     rows, given = torch.randn(3, 2, requires_grad=True), samples(3)
     gradients = {"head": rows}
-    assert ALONE.joined(rows, given) is rows
-    assert ALONE.share(given) is given
-    assert ALONE.dealt(given) is given
-    assert ALONE.completed(given, given) is given
-    assert ALONE.once(rows) is rows
-    assert ALONE.total(gradients, whole={"head"}) == gradients
-    assert ALONE.everyone(1) == [1]
-    assert ALONE.from_first(1) == 1
-    assert ALONE.leads
+    assert SINGLE_PROCESS.all_gather_rows(rows, given) is rows
+    assert SINGLE_PROCESS.local_samples(given) is given
+    assert SINGLE_PROCESS.scatter(given) is given
+    assert SINGLE_PROCESS.fetch_pixels(given, given) is given
+    assert SINGLE_PROCESS.count_once(rows) is rows
+    assert SINGLE_PROCESS.all_reduce_gradients(gradients, replicated={"head"}) == gradients
+    assert SINGLE_PROCESS.all_gather_object(1) == [1]
+    assert SINGLE_PROCESS.broadcast_object(1) == 1
+    assert SINGLE_PROCESS.is_main
     assert not launched()
 
 
@@ -36,7 +36,7 @@ def torch_ranks(monkeypatch):
     """A company of one over gloo."""
     for name, value in environments(1)[0].items():
         monkeypatch.setenv(name, value)
-    with TorchRanks(timeout=30) as ranks:
+    with TorchProcessGroup(timeout=30) as ranks:
         yield ranks
 
 
@@ -67,7 +67,7 @@ def test_gradients_come_back_by_name_and_shape(torch_ranks):
 
 
 def test_a_share_is_never_empty(torch_ranks):
-    (theirs,) = [Elsewhere.of(sample, 1) for sample in samples(1)]
+    (theirs,) = [RemoteSample.of(sample, 1) for sample in samples(1)]
     assert torch_ranks.share([theirs]) == [BLANK]
     assert theirs.image is NO_PIXELS
     (mine,) = samples(1)
@@ -78,5 +78,5 @@ def test_a_share_is_never_empty(torch_ranks):
 def test_an_address_where_nobody_answers_is_an_error_of_ours(monkeypatch):
     for name, value in {**environments(2)[1], "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RanksError, match="lost the others"):
-        TorchRanks(timeout=1)
+    with pytest.raises(DistributedError, match="lost the others"):
+        TorchProcessGroup(timeout=1)

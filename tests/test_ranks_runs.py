@@ -150,7 +150,10 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_batch(tmp_path, asked):
     write_config(tmp_path, "ridge")
     ranks(tmp_path, "whole")
     stop = (
-        ("fault_runs:signal_at", {"point": "streamcl.distributed.agreement:Unanimous.learn", "times": 1}),
+        (
+            "fault_runs:signal_at",
+            {"point": "streamcl.distributed.agreement:ReplicatedLearner.learn", "times": 1},
+        ),
     )
     ranks(tmp_path, "stopped", code=143, hooks={asked: stop})
     assert 0 < newest_state(tmp_path / "stopped")["progress"]["offset"] < 96

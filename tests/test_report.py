@@ -17,12 +17,12 @@ from PIL import Image
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.shift_matching import match_shifts
-from streamcl.events import Prediction, Sample
+from streamcl.events import PredictionRecord, Sample
 from streamcl.report.overview import summary_of
 from streamcl.report.page import write_report
-from streamcl.report.series import Guesses, Series
+from streamcl.report.series import PredictionSeries, Series
 from streamcl.report.terminal import text_summary
-from streamcl.storage.thumbnails import Gallery
+from streamcl.storage.thumbnails import Thumbnails
 
 ANIMALS = ("heron", "otter", "lynx", "badger", "falcon", "newt", "hare", "stoat", "owl", "adder")
 CONFIG = """# yaml-language-server: $schema=../schema.json
@@ -43,7 +43,7 @@ class Fake:
         self.classes, self.batches, self.batch, self.parts = list(classes), batches, batch, parts
         self.scores, self.history = Prequential(1000), HoldoutHistory()
         self.lines: dict[str, list[dict]] = {"predictions": [], "metrics": [], "events": []}
-        self.gallery = Gallery(folder / "samples", per_shift=8)
+        self.gallery = Thumbnails(folder / "samples", per_shift=8)
         self.every = batches // parts * batch
         self.true = [self.every * part for part in range(1, parts)]
         self.detected: list[int] = []
@@ -81,7 +81,9 @@ class Fake:
             label = self.draw.choice(fresh)
             near = self.classes[(self.classes.index(label) + 1) % len(self.classes)]
             guess = label if self.draw.random() < skill * 0.93 else self.draw.choice([near, *known])
-            predictions.append(Prediction(f"scan-{place}", place, label, guess if step > 1 else None, 0.7))
+            predictions.append(
+                PredictionRecord(f"scan-{place}", place, label, guess if step > 1 else None, 0.7)
+            )
             domains.append("museum scans" if part % 2 else "phone photographs")
         self.scores.update(predictions, domains)
         names = ("id", "offset", "label", "predicted", "confidence")
@@ -400,7 +402,7 @@ class TestLargeRuns:
 
     def test_memory_does_not_grow_with_the_stream(self):
         def peak(samples: int) -> int:
-            guesses = Guesses(max_pairs=500)
+            guesses = PredictionSeries(max_pairs=500)
             tracemalloc.start()
             for offset in range(samples):
                 label, guess = str(offset % 40), str(offset * 7 % 90)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import TINY_VIT
 
-from streamcl.protocols import Looking
+from streamcl.protocols import FeatureShiftDetector
 from streamcl.runs.open import open_run
 from streamcl.shift.novelty import Novelty
 from streamcl.shift.plateau import PlateauDetector
@@ -152,8 +152,8 @@ def test_nothing_of_any_features_is_left_once_they_are_dropped():
 
 
 def test_detectors_that_only_take_losses_are_not_shown_features():
-    assert isinstance(RelativeDetector(), Looking)
-    assert not isinstance(PlateauDetector(2.6, 0.03), Looking)
+    assert isinstance(RelativeDetector(), FeatureShiftDetector)
+    assert not isinstance(PlateauDetector(2.6, 0.03), FeatureShiftDetector)
     with pytest.raises(ValueError, match="novelty is 0"):
         RelativeDetector(novelty=0)
 

@@ -22,7 +22,7 @@ from streamcl.factory.sinks import build_fanout
 from streamcl.sinks import mlflow as mlflow_sink
 from streamcl.sinks import registry
 from streamcl.sinks import tensorboard as tensorboard_sink
-from streamcl.sinks.best_effort import Lossy
+from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.sinks.mlflow import MLflowSink
 from streamcl.sinks.registry import Fanout, build_sinks
@@ -233,7 +233,7 @@ class Kept:
 class TestLossy:
     def test_everything_arrives_in_order_where_there_is_time(self):
         kept = Kept()
-        sink = Lossy(kept, "kept")
+        sink = BestEffortSink(kept, "kept")
         sink.load_state_dict({"at": 7})
         for number in range(100):
             sink.write("metrics", {"n": number})
@@ -246,7 +246,7 @@ class TestLossy:
     def test_a_record_is_what_it_was_when_it_was_written(self):
         gate = threading.Event()
         kept, record = Kept(gate), {"n": 1}
-        sink = Lossy(kept, "kept")
+        sink = BestEffortSink(kept, "kept")
         sink.write("metrics", record)
         record["n"] = 2
         gate.set()
@@ -256,7 +256,7 @@ class TestLossy:
     def test_a_stuck_sink_holds_nobody_up_and_warns_once_a_minute(self, caplog):
         gate, now = threading.Event(), [0.0]
         kept = Kept(gate)
-        sink = Lossy(kept, "stuck", size=10, patience=0.05, clock=lambda: now[0])
+        sink = BestEffortSink(kept, "stuck", size=10, patience=0.05, clock=lambda: now[0])
         with caplog.at_level(logging.WARNING):
             for number in range(1000):
                 sink.write("metrics", {"n": number})
@@ -272,7 +272,7 @@ class TestLossy:
         gate.set()
 
     def test_a_failing_sink_is_counted_and_survived(self, caplog):
-        sink = Lossy(Kept(error=ConnectionError("refused")), "down")
+        sink = BestEffortSink(Kept(error=ConnectionError("refused")), "down")
         with caplog.at_level(logging.WARNING):
             for _ in range(20):
                 sink.write("metrics", {})
@@ -383,7 +383,7 @@ class TestBuild:
         pytest.importorskip("tensorboard")
         both = build_sinks(tmp_path, {"tensorboard": {}})
         assert list(both.sinks) == ["jsonl", "tensorboard"]
-        assert isinstance(both.sinks["tensorboard"], Lossy)
+        assert isinstance(both.sinks["tensorboard"], BestEffortSink)
         both.write("metrics", STEP)
         both.flush()
         both.load_state_dict(json.loads(json.dumps(both.state_dict())))

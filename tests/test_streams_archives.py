@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamcl.errors import SourceError
-from streams.download.archives import unpack
+from streams.download.archives import extract
 
 
 def tar_with(path: Path, *members: tarfile.TarInfo, mode: str = "w") -> Path:
@@ -36,7 +36,7 @@ def test_archives_of_every_kind_are_unpacked_whole(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.writestr("data/x.txt", "hi")
     for name in ("a.tgz", "b.tar", "c.zip"):
-        folder = unpack(tmp_path / name, tmp_path / f"out of {name}")
+        folder = extract(tmp_path / name, tmp_path / f"out of {name}")
         assert (folder / "data" / "x.txt").read_bytes() == b"hi"
     assert not list(tmp_path.glob("*.partial"))
 
@@ -57,7 +57,7 @@ def test_archives_of_every_kind_are_unpacked_whole(tmp_path: Path) -> None:
 def test_tar_members_that_reach_out_are_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
     archive = tar_with(tmp_path / "bad.tar", member("good.txt"), bad)
     with pytest.raises(SourceError, match="nothing was unpacked"):
-        unpack(archive, tmp_path / "into" / "here")
+        extract(archive, tmp_path / "into" / "here")
     assert everything(tmp_path / "into") == ["here.partial"]
     assert not (tmp_path / "outside.txt").exists()
 
@@ -70,14 +70,14 @@ def test_zip_members_that_reach_out_are_refused(tmp_path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, "hi")
         with pytest.raises(SourceError, match="nothing was unpacked"):
-            unpack(path, tmp_path / "here")
+            extract(path, tmp_path / "here")
 
 
 def test_a_truncated_archive_leaves_no_folder(tmp_path: Path) -> None:
     whole = tar_with(tmp_path / "a.tgz", *(member(f"{n}.txt") for n in range(50)), mode="w:gz")
     (tmp_path / "cut.tgz").write_bytes(whole.read_bytes()[:-40])
     with pytest.raises(SourceError, match="cannot be unpacked"):
-        unpack(tmp_path / "cut.tgz", tmp_path / "here")
+        extract(tmp_path / "cut.tgz", tmp_path / "here")
     assert not (tmp_path / "here").exists()
-    unpack(whole, tmp_path / "here")  # what the failed attempt left does not stand in the way
+    extract(whole, tmp_path / "here")  # what the failed attempt left does not stand in the way
     assert len(everything(tmp_path / "here")) == 50

@@ -69,7 +69,7 @@ def test_the_digits_stream_shifts_three_times_and_brings_classes() -> None:
     assert seen == [{("mnist", 0)}, {("uci", 0)}, {("mnist", 1)}, {("uci", 1)}]
     info = ReplaySource(stream.train, stream.order, 32, stream.test).info
     assert [part.name for part in info.holdout] == ["mnist 0-4", "uci 0-4", "mnist 5-9", "uci 5-9"]
-    assert [part.taught_at for part in info.holdout] == [1000, 1721, 2721, len(stream.order.indices)]
+    assert [part.end_offset for part in info.holdout] == [1000, 1721, 2721, len(stream.order.indices)]
     assert {len(part.samples) for part in info.holdout} >= {500}
 
 

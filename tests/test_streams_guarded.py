@@ -8,8 +8,8 @@ import pytest
 from source_checks import check_source, event_print, prints, samples_of, take
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch, ForgetRequest, HoldoutPart, Refused, Sample, StreamInfo
-from streams.prefetch import Checked, Limited, ReadAhead
+from streamcl.events import Batch, ForgetRequest, HoldoutPart, RejectedRecord, Sample, StreamInfo
+from streams.prefetch import OffsetChecked, Prefetcher, Take
 
 
 def sample(number):
@@ -17,7 +17,7 @@ def sample(number):
 
 
 def batch(offset, size, refused=()):
-    left_out = tuple(Refused(place, f"n{place}", "bad") for place in refused)
+    left_out = tuple(RejectedRecord(place, f"n{place}", "bad") for place in refused)
     return Batch(offset, tuple(sample(i) for i in range(offset, offset + size) if i not in refused), left_out)
 
 
@@ -38,7 +38,7 @@ class Scripted:
 
     def __init__(self, script=EVENTS, length=None):
         self.script, self.place = list(script), 0
-        part = HoldoutPart("part", (sample(1),), taught_at=15)
+        part = HoldoutPart("part", (sample(1),), end_offset=15)
         self.info = (
             StreamInfo("scripted", length, shifts=(4, 12), holdout=(part,))
             if length
@@ -69,16 +69,16 @@ class Scripted:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ReadAhead(Scripted(length=20), 0),
-        lambda: ReadAhead(Scripted(length=20), 1),
-        lambda: ReadAhead(Scripted(length=20), 3),
-        lambda: ReadAhead(Scripted(length=20), 50),
-        lambda: Checked(Scripted(length=20)),
-        lambda: Checked(
+        lambda: Prefetcher(Scripted(length=20), 0),
+        lambda: Prefetcher(Scripted(length=20), 1),
+        lambda: Prefetcher(Scripted(length=20), 3),
+        lambda: Prefetcher(Scripted(length=20), 50),
+        lambda: OffsetChecked(Scripted(length=20)),
+        lambda: OffsetChecked(
             Scripted((*EVENTS[:2], EVENTS[0], EVENTS[1], batch(5, 6), Batch(11, ()), batch(10, 10)))
         ),
-        lambda: ReadAhead(Limited(Checked(Scripted(length=20)), 13), 2),
-        *[lambda limit=limit: Limited(Scripted(length=20), limit) for limit in (1, 4, 5, 7, 8, 13, 20, 99)],
+        lambda: Prefetcher(Take(OffsetChecked(Scripted(length=20)), 13), 2),
+        *[lambda limit=limit: Take(Scripted(length=20), limit) for limit in (1, 4, 5, 7, 8, 13, 20, 99)],
     ],
 )
 def test_guarded_sources_are_sources(make):
@@ -87,12 +87,12 @@ def test_guarded_sources_are_sources(make):
 
 def test_nothing_is_changed_by_reading_ahead():
     for depth in (0, 1, 2, 10):
-        assert prints(take(ReadAhead(Scripted(), depth))) == prints(EVENTS)
+        assert prints(take(Prefetcher(Scripted(), depth))) == prints(EVENTS)
 
 
 def test_the_state_is_that_of_the_event_handed_out_not_of_those_read_ahead():
     inner = Scripted()
-    source = ReadAhead(inner, 4)
+    source = Prefetcher(inner, 4)
     events = iter(source)
     assert source.state_dict() == {"place": 0}
     next(events)
@@ -117,7 +117,7 @@ def test_it_reads_no_further_than_its_depth():
                 yield batch(number * 2, 2)
 
     inner = Endless()
-    source = ReadAhead(inner, 3)
+    source = Prefetcher(inner, 3)
     events = iter(source)
     next(events)
     until(lambda: inner.place >= 4)
@@ -127,44 +127,44 @@ def test_it_reads_no_further_than_its_depth():
 
 
 def test_looking_ahead_takes_nothing_away():
-    source = ReadAhead(Scripted(), 2)
+    source = Prefetcher(Scripted(), 2)
     events = iter(source)
     first = next(events)
-    assert prints(source.ahead(1)) == prints(EVENTS[1:2])
-    assert prints(source.ahead(8)) == prints(EVENTS[1:4])
+    assert prints(source.peek(1)) == prints(EVENTS[1:2])
+    assert prints(source.peek(8)) == prints(EVENTS[1:4])
     assert source.state_dict() == {"place": 1}
-    assert prints(source.ahead(1000)) == prints(EVENTS[1:])
+    assert prints(source.peek(1000)) == prints(EVENTS[1:])
     assert prints([first, *events]) == prints(EVENTS)
-    assert source.ahead(1) == []
+    assert source.peek(1) == []
 
 
 def test_what_was_looked_at_comes_again_after_loading_and_closing():
-    source = ReadAhead(Scripted(), 2)
+    source = Prefetcher(Scripted(), 2)
     events = iter(source)
     next(events)
-    source.ahead(9)
+    source.peek(9)
     source.close()
     assert prints([next(iter(source))]) == prints(EVENTS[1:2])
-    source.ahead(9)
+    source.peek(9)
     source.load_state_dict({"place": 3})
     assert prints(take(source)) == prints(EVENTS[3:])
 
 
 def test_looking_ahead_ends_at_an_error_which_is_told_in_its_turn():
-    source = ReadAhead(Scripted([*EVENTS[:2], SourceError("torn")]), 2)
+    source = Prefetcher(Scripted([*EVENTS[:2], SourceError("torn")]), 2)
     events = iter(source)
-    assert prints(source.ahead(1000)) == prints(EVENTS[:2])
+    assert prints(source.peek(1000)) == prints(EVENTS[:2])
     assert prints([next(events), next(events)]) == prints(EVENTS[:2])
     with pytest.raises(SourceError, match="torn"):
         next(events)
 
 
 def test_without_a_thread_there_is_nothing_to_look_ahead_with():
-    assert ReadAhead(Scripted(), 0).ahead(5) == []
+    assert Prefetcher(Scripted(), 0).peek(5) == []
 
 
 def test_errors_come_after_the_events_before_them_and_stay():
-    source = ReadAhead(Scripted((*EVENTS[:2], OSError("gone"))), 5)
+    source = Prefetcher(Scripted((*EVENTS[:2], OSError("gone"))), 5)
     events = iter(source)
     assert [event_print(next(events)) for _ in range(2)] == prints(EVENTS[:2])
     for _ in range(2):
@@ -173,15 +173,15 @@ def test_errors_come_after_the_events_before_them_and_stay():
         assert isinstance(caught.value.__cause__, OSError)
     mine = SourceError("mine")
     with pytest.raises(SourceError) as caught:
-        take(ReadAhead(Scripted((mine,)), 1))
+        take(Prefetcher(Scripted((mine,)), 1))
     assert caught.value is mine
     with pytest.raises(SystemExit):
-        take(ReadAhead(Scripted((SystemExit(3),)), 1))
+        take(Prefetcher(Scripted((SystemExit(3),)), 1))
 
 
 def test_a_stalled_source_is_an_error_not_a_hang():
     never = threading.Event()
-    source = ReadAhead(Scripted((EVENTS[0], never)), 2, stall_timeout=0.2)
+    source = Prefetcher(Scripted((EVENTS[0], never)), 2, stall_timeout=0.2)
     events = iter(source)
     next(events)
     started = time.monotonic()
@@ -195,7 +195,7 @@ def test_a_stalled_source_is_an_error_not_a_hang():
 def test_the_watchdog_goes_by_the_clock_it_is_given():
     never = threading.Event()
     hours = count(0, 3600)
-    source = ReadAhead(Scripted((never,)), 2, stall_timeout=10_000, clock=lambda: next(hours))
+    source = Prefetcher(Scripted((never,)), 2, stall_timeout=10_000, clock=lambda: next(hours))
     with pytest.raises(SourceError, match="stalled"):
         take(source)
     never.set()
@@ -208,12 +208,12 @@ def test_a_slow_source_is_not_a_stalled_one():
                 time.sleep(0.1)
                 yield event
 
-    assert len(take(ReadAhead(Slow(), 2, stall_timeout=2.0))) == len(EVENTS)
+    assert len(take(Prefetcher(Slow(), 2, stall_timeout=2.0))) == len(EVENTS)
 
 
 def test_close_ends_the_thread_and_keeps_the_place():
     threads = threading.active_count()
-    source = ReadAhead(Scripted(), 2)
+    source = Prefetcher(Scripted(), 2)
     first = take(source, 2)
     source.close()
     source.close()
@@ -223,7 +223,7 @@ def test_close_ends_the_thread_and_keeps_the_place():
 
 def test_a_source_that_is_dropped_ends_its_thread():
     threads = threading.active_count()
-    source = ReadAhead(Scripted(), 1)
+    source = Prefetcher(Scripted(), 1)
     take(source, 1)
     del source
     gc.collect()
@@ -231,7 +231,7 @@ def test_a_source_that_is_dropped_ends_its_thread():
 
 
 def test_loading_drops_what_was_read_ahead():
-    source = ReadAhead(Scripted(), 4)
+    source = Prefetcher(Scripted(), 4)
     take(source, 4)
     source.load_state_dict({"place": 1})
     assert prints(take(source)) == prints(EVENTS[1:])
@@ -239,7 +239,7 @@ def test_loading_drops_what_was_read_ahead():
 
 def test_a_thread_that_does_not_stop_is_not_shared():
     never = threading.Event()
-    source = ReadAhead(Scripted((EVENTS[0], never)), 2, stall_timeout=0.1)
+    source = Prefetcher(Scripted((EVENTS[0], never)), 2, stall_timeout=0.1)
     take(source, 1)
     with pytest.raises(SourceError, match="does not stop"):
         source.load_state_dict({"place": 0})
@@ -247,15 +247,19 @@ def test_a_thread_that_does_not_stop_is_not_shared():
 
 
 def test_fetch_is_lent_by_the_source_inside():
-    for source in (ReadAhead(Scripted()), Limited(Scripted(), 3), Checked(Limited(ReadAhead(Scripted()), 3))):
+    for source in (
+        Prefetcher(Scripted()),
+        Take(Scripted(), 3),
+        OffsetChecked(Take(Prefetcher(Scripted()), 3)),
+    ):
         assert source.fetch(["n5"])["n5"].id == "n5"
         with pytest.raises(AttributeError):
             _ = source.nothing
-    assert not hasattr(Checked(iter(())), "fetch")
+    assert not hasattr(OffsetChecked(iter(())), "fetch")
 
 
 def test_a_gap_is_an_error_and_a_duplicate_is_dropped():
-    source = Checked(Scripted((batch(0, 4), batch(2, 2), batch(3, 3, refused=(4,)), batch(7, 1))))
+    source = OffsetChecked(Scripted((batch(0, 4), batch(2, 2), batch(3, 3, refused=(4,)), batch(7, 1))))
     events = iter(source)
     assert [(event.offset, event.end) for event in (next(events), next(events))] == [(0, 4), (4, 6)]
     with pytest.raises(SourceError, match="from offset 6 to 7"):
@@ -264,35 +268,35 @@ def test_a_gap_is_an_error_and_a_duplicate_is_dropped():
 
 def test_a_request_is_never_dropped():
     late = ForgetRequest("late", "class", 1, label="1")
-    (_, request) = take(Checked(Scripted((batch(0, 4), late))))
+    (_, request) = take(OffsetChecked(Scripted((batch(0, 4), late))))
     assert (request.id, request.offset) == ("late", 4)
 
 
 def test_a_gap_right_after_a_restart_is_seen():
-    source = Checked(Scripted())
+    source = OffsetChecked(Scripted())
     take(source, 2)
     state = source.state_dict()
-    restored = Checked(Scripted((*EVENTS[:2], *EVENTS[4:])))
+    restored = OffsetChecked(Scripted((*EVENTS[:2], *EVENTS[4:])))
     restored.load_state_dict(state)
     with pytest.raises(SourceError, match="from offset 7 to 12"):
         take(restored)
 
 
 def test_a_limit_splits_the_batch_that_crosses_it():
-    source = Limited(Scripted(length=20), 10)
+    source = Take(Scripted(length=20), 10)
     events = take(source)
     assert events[-1].end == 10
     assert [(one.offset, one.id) for one in events[-1].refused] == [(7, "n7"), (8, "n8")]
     assert [one.id for one in events[-1].samples] == ["n9"]
-    assert (source.info.length, source.info.shifts, source.info.holdout[0].taught_at) == (10, (4,), None)
+    assert (source.info.length, source.info.shifts, source.info.holdout[0].end_offset) == (10, (4,), None)
     assert take(source) == []
 
 
 @pytest.mark.parametrize("limit", range(1, 20))
 def test_under_a_higher_limit_nothing_is_lost(limit):
-    source = Limited(Scripted(), limit)
+    source = Take(Scripted(), limit)
     first = take(source)
-    further = Limited(Scripted(), 1000)
+    further = Take(Scripted(), 1000)
     further.load_state_dict(source.state_dict())
     names = [one.id for one in samples_of(first + take(further))]
     assert names == [one.id for one in samples_of(EVENTS)]

@@ -13,9 +13,9 @@ from source_checks import check_plain, check_source, prints, samples_of, take
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
-from streamcl.events import Batch, ForgetRequest, Refused, Sample
+from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streams.user.records import RecordPolicy
-from streams.user.source import IterableSource, resolve
+from streams.user.source import IterableSource, import_callable
 from streams.user.state_codec import from_plain, to_plain
 
 
@@ -227,7 +227,7 @@ def test_a_gap_is_an_error():
 
 def test_samples_of_the_users_own_batches_are_checked():
     bad = Sample("b1", np.zeros((4, 4, 3), np.float64) * np.nan, "x")
-    refused = Refused(2, "b2", "blurred")
+    refused = RejectedRecord(2, "b2", "blurred")
     (event,) = take(source([Batch(0, (batch(0, 1).samples[0], bad), (refused,))]))
     assert [sample.id for sample in event.samples] == ["b0"]
     assert [(one.offset, one.id) for one in event.refused] == [(1, "b1"), (2, "b2")]
@@ -498,9 +498,9 @@ def test_a_file_beside_the_yaml_is_found(folder):
     with pytest.raises(SourceError, match="returned None"):
         IterableSource.of("my_stream:nothing")
     with pytest.raises(ConfigError, match="cannot be called"):
-        resolve("my_stream:number")
+        import_callable("my_stream:number")
     with pytest.raises(ConfigError) as caught:
-        resolve("my_stream:picture")
+        import_callable("my_stream:picture")
     assert "pictures" in caught.value.hint
 
 
@@ -509,18 +509,18 @@ def test_what_cannot_be_imported_is_told_apart(folder):
     (folder / "my_needy.py").write_text("import my_missing_package\n")
     (folder / "my_exit.py").write_text("raise SystemExit(3)\n")
     with pytest.raises(ConfigError, match="no module 'my_nowhere'"):
-        resolve("my_nowhere:f")
+        import_callable("my_nowhere:f")
     with pytest.raises(ConfigError, match="no module 'my_nowhere'"):
-        resolve("my_nowhere.deeper:f")
+        import_callable("my_nowhere.deeper:f")
     with pytest.raises(SourceError, match="RuntimeError: at import"):
-        resolve("my_broken:f")
+        import_callable("my_broken:f")
     with pytest.raises(SourceError, match="my_missing_package"):
-        resolve("my_needy:f")
+        import_callable("my_needy:f")
     with pytest.raises(SourceError, match="SystemExit"):
-        resolve("my_exit:f")
+        import_callable("my_exit:f")
     for dotted in ("my_stream.pictures", "my-stream:f", ":f", "my_stream:", "a b:c", ""):
         with pytest.raises(ConfigError, match="does not name a callable"):
-            resolve(dotted)
+            import_callable(dotted)
 
 
 def test_states_of_any_plain_shape_come_back():

@@ -5,7 +5,7 @@ import pytest
 from source_checks import check_source
 
 from streamcl.errors import ConfigError
-from streams.user.scenario_dataset import ordered
+from streams.user.scenario_dataset import scenario_dataset
 
 
 class Pictures:
@@ -32,30 +32,30 @@ def classes_in(source):
 
 
 def test_disjoint_parts_of_a_data_set_of_ones_own():
-    source = ordered(lambda: Pictures(holdout=8), ("disjoint", {"parts": 2}), batch_size=20)
+    source = scenario_dataset(lambda: Pictures(holdout=8), ("disjoint", {"parts": 2}), batch_size=20)
     first, second = classes_in(source)
     assert len(first) == len(second) == 2
     assert not first & second
     assert source.info.shifts == (20,)
-    assert [part.taught_at for part in source.info.holdout] == [20, 40]
+    assert [part.end_offset for part in source.info.holdout] == [20, 40]
     assert sum(len(part.samples) for part in source.info.holdout) == 8
 
 
 def test_domains_come_one_after_the_other():
-    source = ordered(Pictures, ("domain_incremental", {}), batch_size=20)
+    source = scenario_dataset(Pictures, ("domain_incremental", {}), batch_size=20)
     assert [{sample.domain for sample in batch.samples} for batch in source] == [{"day"}, {"night"}]
 
 
 def test_it_owes_what_every_source_owes():
-    check_source(lambda: ordered(lambda: Pictures(30), ("iid", {}), batch_size=7))
+    check_source(lambda: scenario_dataset(lambda: Pictures(30), ("iid", {}), batch_size=7))
 
 
 def test_a_bad_record_keeps_its_place_and_is_refused():
-    (batch,) = ordered(lambda: Pictures(10, bad=[3]), ("iid", {}), batch_size=10)
+    (batch,) = scenario_dataset(lambda: Pictures(10, bad=[3]), ("iid", {}), batch_size=10)
     assert len(batch.samples) == 9
     assert len(batch.refused) == 1
 
 
 def test_an_iterator_brings_its_own_order():
     with pytest.raises(ConfigError, match="brings its own order"):
-        ordered(lambda: iter([]), ("iid", {}))
+        scenario_dataset(lambda: iter([]), ("iid", {}))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch, Elsewhere, ForgetRequest, Sample
-from streams.distributed.replicated import Sliced
-from streams.distributed.sharded import Parted, part_size
+from streamcl.events import Batch, ForgetRequest, RemoteSample, Sample
+from streams.distributed.replicated import Replicated
+from streams.distributed.sharded import Sharded, shard_size
 from streams.registry import build_source
 from streams.user.source import IterableSource
 
@@ -43,10 +43,10 @@ class Threads:
 
 class Member:
     def __init__(self, company: Threads, rank: int) -> None:
-        self._company, self.rank, self.world = company, rank, company.world
+        self._group, self.rank, self.world = company, rank, company.world
 
-    def everyone(self, value: Any) -> list[Any]:
-        return self._company.exchange(self.rank, value)
+    def all_gather_object(self, value: Any) -> list[Any]:
+        return self._group.exchange(self.rank, value)
 
 
 class Records:
@@ -86,10 +86,10 @@ def described(batch: Batch) -> Any:
     return batch.offset, samples, [(r.offset, r.id, r.reason) for r in batch.refused]
 
 
-def sliced(member: Any, records: Records) -> Sliced:
+def sliced(member: Any, records: Records) -> Replicated:
     source = iterated(records)
     source.read_slice(member.rank, member.world)
-    return Sliced(source, member, lambda: None)
+    return Replicated(source, member, lambda: None)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -104,7 +104,7 @@ def test_slices_together_are_the_stream_and_each_rank_decodes_its_own(world):
         for batch in batches:
             for sample in batch.samples:
                 holder = int(sample.id[1:]) % world
-                assert isinstance(sample, Elsewhere) == (holder != rank)
+                assert isinstance(sample, RemoteSample) == (holder != rank)
                 assert holder == rank or sample.rank == holder
 
 
@@ -152,7 +152,7 @@ def test_what_one_rank_raises_all_raise():
 
     def read(member: Any) -> list[Any]:
         source = IterableSource(kinds[member.rank], batch_size=8, retries=0)
-        return list(Sliced(source, member, lambda: None))
+        return list(Replicated(source, member, lambda: None))
 
     told = company.each(read)
     assert [type(each) for each in told] == [SourceError, SourceError]
@@ -166,7 +166,7 @@ def test_a_stop_asked_of_one_rank_stops_all_and_loses_nothing():
     def read(member: Any) -> Any:
         stopped: list[bool] = []
         source = iterated(Records())
-        shared = Sliced(source, member, lambda: stopped.append(True))
+        shared = Replicated(source, member, lambda: stopped.append(True))
         events = iter(shared)
         first = next(events)
         if member.rank == 1:
@@ -196,10 +196,10 @@ class Part:
         return iter(())
 
 
-def parted(member: Any, made: Part, size: int = 5) -> Parted:
+def parted(member: Any, made: Part, size: int = 5) -> Sharded:
     whole = IterableSource(lambda: made, batch_size=size, deterministic=True)
-    part = whole.shard(member.rank, member.world, part_size(size, member))
-    return Parted(part, whole, member, lambda: None)
+    part = whole.shard(member.rank, member.world, shard_size(size, member))
+    return Sharded(part, whole, member, lambda: None)
 
 
 def test_parts_end_to_end_in_the_order_of_ranks():
@@ -210,7 +210,7 @@ def test_parts_end_to_end_in_the_order_of_ranks():
     assert [batch.offset for batch in read[0]] == [0, 5, 9]
     assert [described(batch) for batch in read[0]] == [described(batch) for batch in read[1]]
     for rank, batches in enumerate(read):
-        held = [s for batch in batches for s in batch.samples if not isinstance(s, Elsewhere)]
+        held = [s for batch in batches for s in batch.samples if not isinstance(s, RemoteSample)]
         assert {sample.id[0] for sample in held} == {str(rank)}
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
-from streamcl.events import Refused, Sample
+from streamcl.events import RejectedRecord, Sample
 from streams.user.records import RecordPolicy, to_sample, to_samples
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -164,7 +164,7 @@ def test_nested_labels_are_refused(label):
     with pytest.raises(BadRecord):
         sample((PIXELS, label))
     (refused,) = samples((PIXELS, label))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RejectedRecord)
 
 
 def test_a_label_beyond_the_named_classes_is_refused():
@@ -223,7 +223,7 @@ def test_objects_that_raise_are_refused():
     for record in (Bomb(), (Bomb(), 1), (PIXELS, Bomb()), (Array(), 1), Mapped(image=PIXELS)):
         with pytest.raises(BadRecord):
             sample(record)
-        assert isinstance(samples(record)[0], Refused)
+        assert isinstance(samples(record)[0], RejectedRecord)
 
 
 def test_reasons_are_the_same_in_every_run():
@@ -290,7 +290,7 @@ def test_a_batch_may_be_of_one_or_of_none():
 )
 def test_a_batch_that_does_not_fit_together_is_refused_once(batch):
     (refused,) = samples(batch)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RejectedRecord)
     assert refused.offset == 10
 
 
@@ -368,7 +368,7 @@ def test_no_value_raises_anything_but_bad_record(value):
     with contextlib.suppress(BadRecord):
         assert sample(value).image.dtype == np.uint8
     for place, one in enumerate(to_samples(value, offset=3, name="s"), start=3):
-        if isinstance(one, Refused):
+        if isinstance(one, RejectedRecord):
             assert one.offset == place
             assert one.id
             assert 0 < len(one.reason) <= 500

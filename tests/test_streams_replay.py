@@ -6,9 +6,9 @@ from source_checks import check_source
 from streams_data import collection, picture
 
 from streamcl.errors import BadRecord, SourceError
-from streamcl.events import Batch, Refused
+from streamcl.events import Batch, RejectedRecord
 from streams.replay.replay import ReplaySource, holdout_parts
-from streams.replay.scenarios import Order, Part, as_is, disjoint, domain_incremental, iid, si_blurry
+from streams.replay.scenarios import Order, ScenarioPart, as_is, disjoint, domain_incremental, iid, si_blurry
 
 LABELS = [0, 1, 2, 3] * 6
 DOMAINS = [0] * 8 + [1] * 8 + [2] * 8
@@ -34,7 +34,7 @@ def test_bad_images_keep_their_offset() -> None:
     assert [sample.id for sample in first.samples] == ["drawn/0000", "drawn/0002"]
     assert first.end == second.offset == 3
     (refused,) = first.refused
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RejectedRecord)
     assert (refused.offset, refused.id) == (1, "drawn/0001")
 
 
@@ -75,7 +75,7 @@ def test_disjoint_holds_out_the_classes_of_each_part() -> None:
     train, test = collection(LABELS, 4), collection(LABELS, 4)
     order = disjoint(train, 2, seed=1)
     parts = holdout_parts(order, train, test)
-    assert [part.taught_at for part in parts] == [order.shifts[0], len(train)]
+    assert [part.end_offset for part in parts] == [order.shifts[0], len(train)]
     for part, taught in zip(parts, order.parts, strict=True):
         assert {sample.label for sample in part.samples} == set(taught.classes)
     assert sum(len(part.samples) for part in parts) == len(test)
@@ -84,7 +84,7 @@ def test_disjoint_holds_out_the_classes_of_each_part() -> None:
 def test_domain_incremental_holds_out_each_domain() -> None:
     train, test = collection(LABELS, 4, DOMAINS), collection(LABELS, 4, DOMAINS)
     parts = holdout_parts(domain_incremental(train), train, test)
-    assert [(part.name, part.taught_at) for part in parts] == [("d0", 8), ("d1", 16), ("d2", 24)]
+    assert [(part.name, part.end_offset) for part in parts] == [("d0", 8), ("d1", 16), ("d2", 24)]
     assert all({sample.domain for sample in part.samples} == {part.name} for part in parts)
 
 
@@ -92,13 +92,13 @@ def test_test_domains_that_are_never_taught_are_parts_of_their_own() -> None:
     both = collection(LABELS, 4, DOMAINS)
     train, test = both.take(np.arange(16)), both.take(np.arange(16, 24))  # d2 is for testing only
     parts = holdout_parts(domain_incremental(train), train, test)
-    assert [(part.name, part.taught_at, len(part.samples)) for part in parts] == [("d2", None, 8)]
+    assert [(part.name, part.end_offset, len(part.samples)) for part in parts] == [("d2", None, 8)]
 
 
 def test_without_parts_everything_is_one_or_one_per_domain() -> None:
     train = collection(LABELS, 4)
     (whole,) = holdout_parts(iid(train), train, train)
-    assert (whole.name, whole.taught_at, len(whole.samples)) == ("all", 24, 24)
+    assert (whole.name, whole.end_offset, len(whole.samples)) == ("all", 24, 24)
     train = collection(LABELS, 4, DOMAINS)
     assert [part.name for part in holdout_parts(iid(train), train, train)] == ["d0", "d1", "d2"]
 
@@ -114,6 +114,6 @@ def test_parts_without_test_samples_are_left_out() -> None:
 def test_a_part_that_taught_nothing_holds_out_nothing() -> None:
     train = collection(LABELS, 4)
     order = Order(
-        np.arange(24), parts=(Part("part 1"), Part("part 2", ("c1",)))
+        np.arange(24), parts=(ScenarioPart("part 1"), ScenarioPart("part 2", ("c1",)))
     )  # Si-Blurry's first was empty
     assert [part.name for part in holdout_parts(order, train, train)] == ["part 2"]

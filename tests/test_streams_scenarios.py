@@ -13,7 +13,7 @@ from streams.replay.collection import Collection
 from streams.replay.scenarios import (
     SCENARIOS,
     Order,
-    Part,
+    ScenarioPart,
     _blur,
     _within,
     as_is,
@@ -183,10 +183,10 @@ def test_every_nic_part_is_one_class_group_in_one_domain() -> None:
 
 def test_segments_are_cut_to_length_and_refuse_emptiness() -> None:
     train = collection([0, 0, 0, 1, 1, 1], 2, domains=[0, 0, 1, 1, 1, 1])
-    order = segments(train, [Part("a", ("c0",), ("d0",)), Part("b", ("c1",))], length=2)
+    order = segments(train, [ScenarioPart("a", ("c0",), ("d0",)), ScenarioPart("b", ("c1",))], length=2)
     assert [len(piece) for piece in stretches(order)] == [2, 2]
     with pytest.raises(ConfigError, match="'empty' has no image"):
-        segments(train, [Part("empty", ("c1",), ("d0",))])
+        segments(train, [ScenarioPart("empty", ("c1",), ("d0",))])
 
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS))

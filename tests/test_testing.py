@@ -224,7 +224,7 @@ def test_the_fake_learner_learns_what_it_is_given():
     assert not refused.learned
     assert state_hash(learner.state_dict()) == before
     lesson = learner.learn(third)
-    assert [(guess.label, guess.confidence) for guess in lesson.guesses] == [("a", 1.0), ("a", 1.0)]
+    assert [(guess.label, guess.confidence) for guess in lesson.predictions] == [("a", 1.0), ("a", 1.0)]
     assert learner.consumed == ["000000", "000001", "000004"]
     assert learner.classes == ("a", "b")
     assert learner.consolidate() == {"consumed": 3}

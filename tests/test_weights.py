@@ -9,7 +9,7 @@ from tiny_backbones import FAMILIES, PLAIN, build, images, timm
 from streamcl.errors import MissingExtra, WeightsError
 from streamcl.nn.build import build_backbone
 from streamcl.nn.weights.convert import convert_onnx
-from streamcl.nn.weights.formats import read
+from streamcl.nn.weights.formats import read_weights
 
 VIT, DINOV2 = "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"
 
@@ -257,7 +257,7 @@ def test_onnx_without_its_package_says_which_extra_brings_it(vit, state, tmp_pat
     path = exported(state, tmp_path / "vit.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtra, match="onnx package") as caught:
-        read(path)
+        read_weights(path)
     assert "streamcl[onnx]" in caught.value.hint
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from streamcl.config.document import MAX_PROBLEMS, Document, refusal
 from streamcl.config.yaml import MAX_BYTES, parse_yaml, read_yaml
-from streamcl.config.yaml_scalars import resolve
+from streamcl.config.yaml_scalars import resolve_scalar
 from streamcl.errors import ConfigError
 
 ENVIRONMENT = {"ROOT": "/data", "COUNT": "3", "EMPTY": "", "BIG": "x" * 500_000}
@@ -200,7 +200,7 @@ def test_any_text_gives_a_document(text: str) -> None:
 
 @given(st.text(max_size=40))
 def test_resolve_gives_plain_values(text: str) -> None:
-    assert isinstance(resolve(text), str | int | float | bool | None)
+    assert isinstance(resolve_scalar(text), str | int | float | bool | None)
 
 
 PLAIN = st.recursive(

@@ -9,7 +9,7 @@ from streamcl.audit.sorted_stream import SortedStream
 from streamcl.config.options.hybrid import CohortOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.requests import order
+from streamcl.forgetting.requests import build_request
 
 ID = "audit"
 
@@ -22,7 +22,7 @@ def asked_again(
     What it names follows from the samples that were forgotten: their class, the subject or all users, the
     domain or the stretch where that is a cohort, else their ids. carried: it brings the samples.
     """
-    return order(
+    return build_request(
         id=ID,
         offset=int(receipt["offset"]),
         method=receipt["method"],
@@ -33,12 +33,12 @@ def asked_again(
 
 def noted_again(receipt: Mapping[str, Any], found: SortedStream, end: int, *, carried: bool) -> ForgetRequest:
     """A request at the stream's end, to the same method, for samples that were kept and noted."""
-    return order(
+    return build_request(
         id=ID,
         offset=end,
         method=receipt["method"],
-        samples=found.noted if carried else (),
-        ids=[sample.id for sample in found.noted],
+        samples=found.rng_state if carried else (),
+        ids=[sample.id for sample in found.rng_state],
     )
 
 

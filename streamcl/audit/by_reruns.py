@@ -22,7 +22,7 @@ from streamcl.audit.reruns import Reruns
 from streamcl.audit.sorted_stream import SortedStream
 from streamcl.audit.trials import Trials
 from streamcl.events import ForgetRequest
-from streamcl.factory.backbone import Tell
+from streamcl.factory.backbone import LogMessage
 from streamcl.protocols import Learner
 
 
@@ -34,7 +34,7 @@ def audit_by_reruns(
     *,
     mixup: tuple[Mixup, ForgetRequest] | None,
     plan: Plan,
-    tell: Tell,
+    tell: LogMessage,
 ) -> AuditReport:
     """Judge an erasure from any learner beside models of runs that never saw the data.
 
@@ -113,7 +113,7 @@ def _relearned(own: Answer, known: Sequence[Answer], kept: Sequence[Answer], ret
     )
 
 
-def _confused(trials: Trials, mixup: Mixup, request: ForgetRequest, tell: Tell) -> list[Finding]:
+def _confused(trials: Trials, mixup: Mixup, request: ForgetRequest, tell: LogMessage) -> list[Finding]:
     never, before, after = map(np.array, trials.mixed_up(mixup, request))
     if len(after) < 2:
         tell("the method does not forget single samples: no interclass confusion")

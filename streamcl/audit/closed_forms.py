@@ -17,7 +17,7 @@ from streamcl.events import Batch, Sample
 from streamcl.factory.learner import build_learner
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics, exported, imported, selected
-from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import Learner
 
@@ -29,7 +29,7 @@ class ClosedForms:
     before cannot be derived from samples one by one, only by learning the beginning again.
     """
 
-    def __init__(self, exact: RidgeLearner, hybrid: HybridLearner | None = None) -> None:
+    def __init__(self, exact: RidgeLearner, hybrid: RidgeLoRALearner | None = None) -> None:
         self.exact = exact
         self.hybrid = hybrid if hybrid is not None and hybrid.adapted is not None else None
 
@@ -71,9 +71,9 @@ class Beginning:
     and no others: they are what a model that never saw the forgotten ones has.
     """
 
-    def __init__(self, hybrid: HybridLearner, config: RunConfig) -> None:
+    def __init__(self, hybrid: RidgeLoRALearner, config: RunConfig) -> None:
         again = build_learner(config, hybrid.backbone, hybrid.exact.compute)
-        assert isinstance(again, HybridLearner)
+        assert isinstance(again, RidgeLoRALearner)
         self._run, self._again = hybrid, again
 
     def learn(self, batch: Batch, kept: Mapping[int, str]) -> None:
@@ -101,7 +101,7 @@ class Beginning:
 
 def closed_forms(learner: Learner) -> ClosedForms | None:
     """The learner's; None where not all that it knows is in sums."""
-    if isinstance(learner, HybridLearner) and _is_ridge(learner.exact):
+    if isinstance(learner, RidgeLoRALearner) and _is_ridge(learner.exact):
         return ClosedForms(learner.exact, learner)
     if isinstance(learner, RidgeLearner) and _is_ridge(learner):
         return ClosedForms(learner)

@@ -27,7 +27,7 @@ from streamcl.config.options.hybrid import Hybrid
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, Sample
-from streamcl.factory.backbone import SharedBackbones, Tell
+from streamcl.factory.backbone import LogMessage, SharedBackbones
 from streamcl.factory.compute import build_compute
 from streamcl.factory.source import OpenSource, build_source
 from streamcl.forgetting.ledger import LEDGER, Ledger
@@ -46,7 +46,7 @@ def audit_run(
     request: str | None = None,
     plan: Plan | None = None,
     rerun: bool = False,
-    tell: Tell = print,
+    tell: LogMessage = print,
 ) -> AuditReport:
     """Audit one erasure of a run, the last one where none is named.
 
@@ -82,7 +82,7 @@ class _Case:
     receipt: Mapping[str, Any]
     config: RunConfig
     plan: Plan
-    tell: Tell
+    tell: LogMessage
 
     @contextmanager
     def stream(self) -> Iterator[tuple[OpenSource, Scope]]:

@@ -15,7 +15,7 @@ from streamcl.audit.scope import portions
 from streamcl.audit.sorted_stream import SortedStream
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Kind
-from streamcl.protocols import Learner, Scoring
+from streamcl.protocols import Learner, ProbabilisticLearner
 
 LESSONS = 128
 """Forgotten samples that are learned again, at most, for the relearn time."""
@@ -77,7 +77,7 @@ class Questions:
 
     def _logits(self, learner: Learner) -> Tensor:
         """[N, C] on the CPU, minus infinity for classes that the learner does not know."""
-        assert isinstance(learner, Scoring)
+        assert isinstance(learner, ProbabilisticLearner)
         found = torch.cat([learner.logits(each).double().cpu() for each in portions(self._samples)])
         logits = torch.full((len(found), len(self.columns)), -torch.inf, dtype=torch.float64)
         logits[:, [self.columns[name] for name in learner.classes]] = found

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from streamcl.audit.retold import Retold
 from streamcl.config.options.outputs import EvaluateOptions, ReportOptions
 from streamcl.config.options.run import RunConfig
-from streamcl.distributed.process_group import ALONE
+from streamcl.distributed.process_group import SINGLE_PROCESS
 from streamcl.events import ForgetRequest
 from streamcl.factory.source import build_source
 from streamcl.forgetting.receipts.receipt import read_chain
@@ -69,7 +69,7 @@ class Reruns:
                 stack,
                 report=_say_nothing,
                 vit=lambda *_: self.backbone,
-                ranks=ALONE,
+                group=SINGLE_PROCESS,
                 stream=lambda *asked: Retold(build_source(*asked), label, self.end, request, on_request),
             )
             begin_or_restore(run, None)

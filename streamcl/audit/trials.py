@@ -14,7 +14,7 @@ from streamcl.audit.questions import Answer, Questions
 from streamcl.audit.reruns import Reruns
 from streamcl.audit.sorted_stream import SortedStream
 from streamcl.events import ForgetRequest
-from streamcl.factory.backbone import Tell
+from streamcl.factory.backbone import LogMessage
 from streamcl.protocols import Learner
 
 Model = TypeVar("Model")
@@ -26,7 +26,14 @@ class Trials:
     """Makes the models one by one, and asks each when its run has ended; `made`: how many there were."""
 
     def __init__(
-        self, stream: SortedStream, reruns: Reruns, questions: Questions, plan: Plan, tell: Tell, *, most: int
+        self,
+        stream: SortedStream,
+        reruns: Reruns,
+        questions: Questions,
+        plan: Plan,
+        tell: LogMessage,
+        *,
+        most: int,
     ) -> None:
         """most: how many runs there will be at most, for who waits."""
         self.made, self._most = 0, most

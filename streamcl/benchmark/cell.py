@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from streamcl.benchmark.feature_cache import Memory
+from streamcl.benchmark.feature_cache import FeatureCache
 from streamcl.benchmark.joint import joint_summary
 from streamcl.benchmark.suite import Cell
 from streamcl.config.compatibility import differences
 from streamcl.config.load import dump_config, load_config
 from streamcl.errors import ConfigError
-from streamcl.factory.backbone import SharedBackbones, Tell
+from streamcl.factory.backbone import LogMessage, SharedBackbones
 from streamcl.runs.directory import CHECKPOINTS, CONFIG
 from streamcl.runs.open import open_run
 from streamcl.storage import files
@@ -26,7 +26,7 @@ class Shared(SharedBackbones):
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = Memory()
+        self.memory = FeatureCache()
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
@@ -53,7 +53,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     return summary
 
 
-def run_cell(cell: Cell, shared: Shared, tell: Tell) -> dict[str, Any]:
+def run_cell(cell: Cell, shared: Shared, tell: LogMessage) -> dict[str, Any]:
     """Run the cell to its end, from where it stopped, and write its summary.
 
     Checkpoints are removed once the summary is written: a closed form's is large and nothing needs it.

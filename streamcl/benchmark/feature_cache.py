@@ -13,18 +13,18 @@ from torch import Tensor
 from streamcl.config.options.run import RunConfig
 from streamcl.events import Sample
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import FrozenReader, PrefixReader, Reader
-from streamcl.learners.hybrid import HybridLearner
+from streamcl.learners.block_features import FeatureReader, FrozenReader, PrefixReader
+from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.protocols import Learner
 
-Kept = tuple[Tensor, ...]
+CachedFeatures = tuple[Tensor, ...]
 """Of one sample: its features [F] and, where a branch begins on the way, each view's tokens there [N, d]."""
 
 
 class Remembered:
     """A reader that asks the one inside only for samples it has not read yet. `kept` is shared by cells."""
 
-    def __init__(self, reader: Reader, kept: dict[str, Kept]) -> None:
+    def __init__(self, reader: FeatureReader, kept: dict[str, CachedFeatures]) -> None:
         self._reader = reader
         self._kept = kept
 
@@ -33,7 +33,9 @@ class Remembered:
         rows = self._rows(samples, lambda fresh: [self._reader(fresh)])
         return torch.stack([row[0] for row in rows])
 
-    def _rows(self, samples: Sequence[Sample], read: Callable[[list[Sample]], list[Tensor]]) -> list[Kept]:
+    def _rows(
+        self, samples: Sequence[Sample], read: Callable[[list[Sample]], list[Tensor]]
+    ) -> list[CachedFeatures]:
         """What is kept of each sample, in order, once the new ones have been read."""
         keys = [_key(sample) for sample in samples]
         fresh = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in self._kept}
@@ -72,7 +74,7 @@ class RememberedBranch:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """float32 [B, F] of tokens [B, N, d]."""
-        if not self._branch.settled:
+        if not self._branch.frozen:
             return self._inside(tokens)
         rows = tokens.detach().contiguous().view(len(tokens), -1).view(torch.uint8).cpu().numpy()
         keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
@@ -83,17 +85,17 @@ class RememberedBranch:
         return torch.stack([self._kept[key] for key in keys])
 
 
-class Memory:
+class FeatureCache:
     """What cells share: features by everything that decides them. One data set's are held at a time."""
 
     def __init__(self) -> None:
         self._source = ""
-        self._kept: dict[str, dict[str, Kept]] = {}
+        self._kept: dict[str, dict[str, CachedFeatures]] = {}
 
     def lend(self, learner: Learner, config: RunConfig) -> None:
         """Have a learner with a frozen reader read through the memory; others stay as they are."""
-        branch = learner.adapted if isinstance(learner, HybridLearner) else None
-        holder: Any = learner.exact if isinstance(learner, HybridLearner) else learner
+        branch = learner.adapted if isinstance(learner, RidgeLoRALearner) else None
+        holder: Any = learner.exact if isinstance(learner, RidgeLoRALearner) else learner
         reader = getattr(holder, "reader", None)
         if not isinstance(reader, FrozenReader):
             return

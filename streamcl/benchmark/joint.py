@@ -13,17 +13,17 @@ from torch.nn import functional as F
 from streamcl.benchmark.suite import Joint
 from streamcl.config.options.baselines import NaiveLora
 from streamcl.config.options.run import RunConfig
-from streamcl.evaluation.holdout import Examiner
+from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.events import Batch, Sample
-from streamcl.factory.backbone import Tell
+from streamcl.factory.backbone import LogMessage
 from streamcl.factory.baselines import trained_model
 from streamcl.factory.compute import build_compute
 from streamcl.factory.source import build_source
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.adapter_model import TrainedModel
-from streamcl.learners.baselines.finetune import PlainLearner
-from streamcl.learners.block_features import fuse, fused_width, spread_blocks
+from streamcl.learners.adapter_model import AdapterModel
+from streamcl.learners.baselines.finetune import FinetuneLearner
+from streamcl.learners.block_features import concat_block_tokens, concat_width, spread_blocks
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -35,7 +35,7 @@ from streamcl.storage.rng_state import seed_generators
 class AdaptedReader:
     """Reads the fused tokens of adapted blocks; the adapters must not change any more."""
 
-    def __init__(self, model: TrainedModel, blocks: Sequence[int]) -> None:
+    def __init__(self, model: AdapterModel, blocks: Sequence[int]) -> None:
         self._model = model
         self._blocks = tuple(sorted(blocks))
 
@@ -45,14 +45,14 @@ class AdaptedReader:
         assert adapters is not None
         with torch.no_grad(), self._model.compute.autocast():
             tokens = backbone.stem(backbone.prepare([sample.image for sample in samples]))
-            return fuse(backbone, adapters.run(tokens), self._blocks)
+            return concat_block_tokens(backbone, adapters.run(tokens), self._blocks)
 
 
 def joint_summary(
     config: RunConfig,
     joint: Joint,
-    vit: Callable[[RunConfig, Compute, Tell], Backbone],
-    tell: Tell,
+    vit: Callable[[RunConfig, Compute, LogMessage], Backbone],
+    tell: LogMessage,
 ) -> dict[str, Any]:
     """Train on everything that the configured stream brings and examine both heads once, at the end.
 
@@ -71,7 +71,9 @@ def joint_summary(
     model = trained_model(options, vit(config, compute, tell), compute, config.seed)
     train(model, samples, joint.epochs, config.batch_size)
     refitted = refit(model, samples, joint, config.batch_size)
-    examiner = Examiner(source.info.holdout, limit=config.evaluate.max_per_part, batch_size=config.batch_size)
+    examiner = HoldoutEvaluator(
+        source.info.holdout, limit=config.evaluate.max_per_part, batch_size=config.batch_size
+    )
     seconds = monotonic() - began
     return {
         "learner": "joint",
@@ -81,7 +83,7 @@ def joint_summary(
         "epochs": joint.epochs,
         "classes": len(model.classes),
         "holdout": _figures(examiner, refitted, len(samples)),
-        "holdout_linear": _figures(examiner, PlainLearner(model), len(samples)),
+        "holdout_linear": _figures(examiner, FinetuneLearner(model), len(samples)),
         "timing": {
             **environment(compute),
             "seconds": seconds,
@@ -90,7 +92,7 @@ def joint_summary(
     }
 
 
-def train(model: TrainedModel, samples: Sequence[Sample], epochs: int, batch_size: int) -> None:
+def train(model: AdapterModel, samples: Sequence[Sample], epochs: int, batch_size: int) -> None:
     """`epochs` passes over the samples, each in an order of its own; the loss is over all classes."""
     model.grow(samples)
     for _ in range(epochs):
@@ -99,12 +101,12 @@ def train(model: TrainedModel, samples: Sequence[Sample], epochs: int, batch_siz
             model.step(F.cross_entropy(model.head(model.features(chunk)), model.targets(chunk)))
 
 
-def refit(model: TrainedModel, samples: Sequence[Sample], joint: Joint, batch_size: int) -> RidgeLearner:
+def refit(model: AdapterModel, samples: Sequence[Sample], joint: Joint, batch_size: int) -> RidgeLearner:
     """A ridge head over the adapted features of all samples."""
     depth = model.backbone.depth
     blocks = joint.blocks or spread_blocks(depth)
     head = RidgeHead(
-        fused_width(model.backbone, blocks),
+        concat_width(model.backbone, blocks),
         relative_lambda=joint.relative_lambda,
         refresh=1.0,  # one solve at the end
         device=model.backbone.device,
@@ -117,9 +119,9 @@ def refit(model: TrainedModel, samples: Sequence[Sample], joint: Joint, batch_si
     return learner
 
 
-def _figures(examiner: Examiner, learner: Learner, offset: int) -> dict[str, Any]:
-    result, history = examiner.examine(learner), HoldoutHistory()
-    history.record(offset, result.parts, result.sizes, examiner.taught(offset), result.accuracy)
+def _figures(examiner: HoldoutEvaluator, learner: Learner, offset: int) -> dict[str, Any]:
+    result, history = examiner.evaluate(learner), HoldoutHistory()
+    history.record(offset, result.parts, result.sizes, examiner.finished_parts(offset), result.accuracy)
     return history.summary()
 
 

@@ -12,7 +12,7 @@ from streamcl.benchmark.results import Result, as_csv, as_markdown, results_of
 from streamcl.benchmark.suite import Cell, Suite
 from streamcl.benchmark.workers import attempts
 from streamcl.errors import StreamclError
-from streamcl.factory.backbone import Tell
+from streamcl.factory.backbone import LogMessage
 from streamcl.report.comparison import Comparison, write_comparison
 from streamcl.storage import files
 
@@ -26,7 +26,7 @@ class Table:
     failure: StreamclError | None = None
 
 
-def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, tell: Tell, *, jobs: int = 1) -> Table:
+def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, tell: LogMessage, *, jobs: int = 1) -> Table:
     """Run every cell that has no summary yet; write results.md and results.csv into `out`, plots at the end.
 
     A cell that lacks its data, or that another process is running, is passed over with a word; one that fails

@@ -16,7 +16,7 @@ import torch
 from streamcl.benchmark.cell import Shared, finished, run_cell
 from streamcl.benchmark.suite import Cell
 from streamcl.errors import ConfigError, RunBusy, StreamclError
-from streamcl.factory.backbone import Tell
+from streamcl.factory.backbone import LogMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Attempt:
     failure: StreamclError | None = None
 
 
-def attempts(cells: Sequence[Cell], jobs: int, tell: Tell) -> Iterator[tuple[Cell, Attempt]]:
+def attempts(cells: Sequence[Cell], jobs: int, tell: LogMessage) -> Iterator[tuple[Cell, Attempt]]:
     """Every cell with what came of it: in order, or with more than one job as they come to their ends.
 
     Each job is a process with its share of the cores. It stays with a data set while there are cells of it,
@@ -42,7 +42,7 @@ def attempts(cells: Sequence[Cell], jobs: int, tell: Tell) -> Iterator[tuple[Cel
         yield cell, attempt(cell, shared, tell)
 
 
-def attempt(cell: Cell, shared: Shared, tell: Tell) -> Attempt:
+def attempt(cell: Cell, shared: Shared, tell: LogMessage) -> Attempt:
     """Run a cell to its end, unless its data is missing, or another process is at it or has done it."""
     if (summary := finished(cell)) is not None:
         return Attempt(summary)
@@ -58,7 +58,7 @@ def attempt(cell: Cell, shared: Shared, tell: Tell) -> Attempt:
         return Attempt(None, f"failed: {error}", error)
 
 
-def choose(waiting: Sequence[Cell], own: str | None, others: Sequence[str | None]) -> Cell:
+def choose_workers(waiting: Sequence[Cell], own: str | None, others: Sequence[str | None]) -> Cell:
     """The next cell for a job: of its own data set, else of one that no other job is at, else the first."""
     for fits in (lambda cell: cell.source == own, lambda cell: cell.source not in others):
         if found := next(filter(fits, waiting), None):
@@ -81,7 +81,7 @@ class _Jobs:
         if not self._waiting:
             return
         others = [source for number, source in enumerate(self._at) if number != job]
-        cell = choose(self._waiting, self._at[job], others)
+        cell = choose_workers(self._waiting, self._at[job], others)
         self._waiting.remove(cell)
         self._at[job] = cell.source
         self.running[self._pools[job].submit(_attempt_here, cell)] = job, cell

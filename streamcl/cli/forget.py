@@ -55,9 +55,9 @@ def forget(run: Path, ids_file: Path | None, now: bool, wait: float | None, **op
     request = _submitted(run, ids_file, options)
     click.echo(request)
     if now:
-        from streamcl.runs.open import carry_out
+        from streamcl.runs.open import execute_pending
 
-        carry_out(run, report=lambda message: click.echo(f"streamcl: {message}", err=True))
+        execute_pending(run, report=lambda message: click.echo(f"streamcl: {message}", err=True))
     if now or wait is not None:
         _report(run, request, wait or 0.0)
 

@@ -17,7 +17,7 @@ import click
 from streamcl.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from streamcl.distributed.process_group import Ranks
+    from streamcl.distributed.process_group import ProcessGroup
     from streamcl.runs.run import Run
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
@@ -51,17 +51,17 @@ def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, qui
     from streamcl.runs.open import open_run  # imports torch: only for a configuration that stands
 
     with _ranks(settings.ranks.timeout) as ranks, _disk_errors():
-        tell = _tell if ranks.leads else _say_nothing
+        tell = _tell if ranks.is_main else _say_nothing
         again = fresh and restarted()
         if again:
             tell("torchrun has started the ranks again, so --fresh is not heeded: the run goes on")
-        with open_run(settings, fresh=fresh and not again, strict=strict, report=tell, ranks=ranks) as opened:
+        with open_run(settings, fresh=fresh and not again, strict=strict, report=tell, group=ranks) as opened:
             return _run(opened, tell, quiet=quiet)
 
 
 def _run(opened: Run, tell: Callable[[str], None], *, quiet: bool) -> int:
     """Run to the end or the stop; the exit code."""
-    leads = opened.ranks.leads
+    leads = opened.group.is_main
     if opened.processor.progress.finished:
         tell(f"{opened.folder} holds a finished run; --fresh starts over")
     else:
@@ -77,11 +77,11 @@ def _run(opened: Run, tell: Callable[[str], None], *, quiet: bool) -> int:
     return 0
 
 
-def _ranks(timeout: float) -> Ranks:
+def _ranks(timeout: float) -> ProcessGroup:
     """This process, or those that torchrun has started beside it."""
-    from streamcl.distributed.process_group import ALONE, TorchRanks, launched
+    from streamcl.distributed.process_group import SINGLE_PROCESS, TorchProcessGroup, launched
 
-    return TorchRanks(timeout) if launched() else ALONE
+    return TorchProcessGroup(timeout) if launched() else SINGLE_PROCESS
 
 
 def _tell(message: str) -> None:

@@ -13,7 +13,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class SourceLocation:
     """Where a value came from: a line and column of a file (from 1), or an override, which has neither.
 
     Places sort as a reader meets them: the file from the top (number 0), then the overrides in order.
@@ -32,7 +32,7 @@ class Place:
 class Problem:
     """One fault and where it is; prints as `file.yaml:LINE:COLUMN: message`."""
 
-    place: Place
+    place: SourceLocation
     message: str
 
     def __str__(self) -> str:
@@ -48,18 +48,18 @@ class Document:
     """
 
     data: Any = None
-    places: dict[KeyPath, Place] = field(default_factory=dict)
+    places: dict[KeyPath, SourceLocation] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     broken: set[KeyPath] = field(default_factory=set)
 
-    def place(self, path: KeyPath) -> Place:
+    def place(self, path: KeyPath) -> SourceLocation:
         """The place of the value at `path`, or of the nearest one around it."""
         for end in range(len(path), -1, -1):
             if path[:end] in self.places:
                 return self.places[path[:end]]
-        return Place(0, 0, 0, "")
+        return SourceLocation(0, 0, 0, "")
 
-    def move(self, path: KeyPath, place: Place) -> None:
+    def move(self, path: KeyPath, place: SourceLocation) -> None:
         """Say that the value at `path`, with all that is in it, came from `place`."""
         self.places = {at: old for at, old in self.places.items() if at[: len(path)] != path}
         self.places[path] = place

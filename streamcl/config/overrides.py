@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamcl.config.document import Document, KeyPath, Place, Problem
+from streamcl.config.document import Document, KeyPath, Problem, SourceLocation
 from streamcl.config.yaml import parse_yaml
 
 
 def override(document: Document, text: str, environment: Mapping[str, str], number: int) -> None:
     """Set one "a.b=c" in the document, or note why that is impossible."""
-    place = Place(number, 0, 0, f"--set {text}")
+    place = SourceLocation(number, 0, 0, f"--set {text}")
     dotted, equals, value = text.partition("=")
     keys = dotted.strip().split(".")
     if not equals or "" in keys:
@@ -28,7 +28,7 @@ def override(document: Document, text: str, environment: Mapping[str, str], numb
     document.broken.update((*path, *inner) for inner in parsed.broken)
 
 
-def _assign(document: Document, keys: Sequence[str], value: Any, place: Place) -> KeyPath:
+def _assign(document: Document, keys: Sequence[str], value: Any, place: SourceLocation) -> KeyPath:
     """Put `value` at `keys`, making mappings on the way; returns the path. IndexError outside a list."""
     holder, path = document.data, list[str | int]()
     for key in keys[:-1]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from streamcl.config.document import MAX_PROBLEMS, Document, KeyPath, Place, Problem, refusal
-from streamcl.config.yaml_scalars import CORE, is_scalar_tag, resolve, resolve_as, short
+from streamcl.config.document import MAX_PROBLEMS, Document, KeyPath, Problem, SourceLocation, refusal
+from streamcl.config.yaml_scalars import CORE, is_scalar_tag, resolve_as, resolve_scalar, short
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -30,7 +30,7 @@ _VARIABLE = re.compile(r"\$(\$)?\{((?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<defaul
 
 def read_yaml(path: Path, environment: Mapping[str, str]) -> Document:
     """Parse a file of at most 1 MiB of UTF-8; see `parse_yaml`. Raises ConfigError if it cannot."""
-    start = Place(0, 1, 1, str(path))
+    start = SourceLocation(0, 1, 1, str(path))
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -162,7 +162,7 @@ class _Reader:
             self._note(self._start(event), "a key must be plain text, without tag, anchor or alias")
             return None
         try:
-            if event.style or isinstance(resolve(event.value), str):
+            if event.style or isinstance(resolve_scalar(event.value), str):
                 return str(event.value).translate(self.shown)
         except ValueError:
             pass
@@ -193,7 +193,7 @@ class _Reader:
 
     def _typed(self, event: Any, text: str, path: KeyPath) -> Any:
         if not event.tag:
-            return resolve(text)
+            return resolve_scalar(text)
         if not is_scalar_tag(event.tag):
             self._break(path, event, f"tag {_tag(event.tag)} refused; a configuration is plain data")
             return None
@@ -233,15 +233,15 @@ class _Reader:
             message += "; quote a ${NAME} that holds a brace or a comma"
         return Problem(self._at(line, column), message)
 
-    def _at(self, line: int, column: int) -> Place:
+    def _at(self, line: int, column: int) -> SourceLocation:
         # An override is one short text: its own words say where the fault is.
         line, column = (0, 0) if self.number else (line + 1, column + 1)
-        return Place(self.number, line, column, self.source)
+        return SourceLocation(self.number, line, column, self.source)
 
-    def _start(self, event: Any) -> Place:
+    def _start(self, event: Any) -> SourceLocation:
         return self._at(event.start_mark.line, event.start_mark.column)
 
-    def _note(self, place: Place, message: str) -> None:
+    def _note(self, place: SourceLocation, message: str) -> None:
         self.document.problems.append(Problem(place, message))
         if len(self.document.problems) > 10 * MAX_PROBLEMS:
             raise _UnreadableError
@@ -250,7 +250,7 @@ class _Reader:
         self.document.broken.add(path)
         self._note(self._start(event), message)
 
-    def _unreadable(self, place: Place, message: str) -> _UnreadableError:
+    def _unreadable(self, place: SourceLocation, message: str) -> _UnreadableError:
         self.document.problems.append(Problem(place, message))
         return _UnreadableError()
 
@@ -261,7 +261,7 @@ def _decoded(raw: bytes, source: str) -> str:
     except UnicodeDecodeError as error:
         before = raw[: error.start]
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace"))
-        place = Place(0, before.count(b"\n") + 1, column + 1, source)
+        place = SourceLocation(0, before.count(b"\n") + 1, column + 1, source)
         message = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
         raise refusal([Problem(place, message)]) from error
 

@@ -28,7 +28,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 
 
-def resolve(text: str) -> str | int | float | bool | None:
+def resolve_scalar(text: str) -> str | int | float | bool | None:
     """What a plain scalar means in YAML 1.2's core schema. Raises ValueError for an absurdly long number."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
@@ -51,7 +51,7 @@ def resolve_as(kind: str, text: str) -> str | int | float | bool | None:
     """What a scalar with the core tag `!!kind` means. Raises ValueError where its text is not of it."""
     if kind == "str":
         return text
-    value = resolve(text)
+    value = resolve_scalar(text)
     if type(value) not in _TYPES[kind]:
         raise ValueError(f"{short(text)} is no !!{kind}")
     return float(value) if kind == "float" and value is not None else value

@@ -7,13 +7,13 @@ from typing import Any
 
 from streamcl.config.load import dump_config
 from streamcl.config.options.run import RunConfig
-from streamcl.distributed.process_group import Ranks
-from streamcl.errors import ConfigError, RanksError
-from streamcl.events import Batch, Guess, Lesson, Sample
-from streamcl.protocols import Learner, State, Stateful, Vault
+from streamcl.distributed.process_group import ProcessGroup
+from streamcl.errors import ConfigError, DistributedError
+from streamcl.events import Batch, Prediction, Sample, StepResult
+from streamcl.protocols import CheckpointStore, Learner, State, Stateful
 from streamcl.storage.plain_state import state_hash
 
-FIT = frozenset(
+DISTRIBUTED_LEARNERS = frozenset(
     {
         *("hybrid", "ridge", "ncm", "slda", "online_lora"),
         *("frozen_linear", "naive_lora", "er", "der_pp", "ewc_pp"),
@@ -22,22 +22,22 @@ FIT = frozenset(
 """Learners whose batches several ranks can learn together."""
 
 
-def agree_on(settings: RunConfig, ranks: Ranks) -> None:
+def check_agreement(settings: RunConfig, group: ProcessGroup) -> None:
     """Raise ConfigError where the ranks cannot run this, or were not all given the same configuration."""
-    if ranks.world == 1:
+    if group.world_size == 1:
         return
     name = settings.learner.name
-    if name not in FIT:
+    if name not in DISTRIBUTED_LEARNERS:
         raise ConfigError(
             f"the learner {name!r} cannot learn on several ranks",
-            hint=f"start it as one process, or choose one of {', '.join(sorted(FIT))}",
+            hint=f"start it as one process, or choose one of {', '.join(sorted(DISTRIBUTED_LEARNERS))}",
         )
-    same_everywhere("configuration", dump_config(settings), ranks)
+    check_same_everywhere("configuration", dump_config(settings), group)
 
 
-def same_everywhere(what: str, value: Any, ranks: Ranks) -> None:
+def check_same_everywhere(what: str, value: Any, group: ProcessGroup) -> None:
     """Raise ConfigError where one rank has another value than the first."""
-    told = ranks.everyone(value)
+    told = group.all_gather_object(value)
     other = [rank for rank, each in enumerate(told) if each != told[0]]
     if other:
         raise ConfigError(
@@ -46,36 +46,36 @@ def same_everywhere(what: str, value: Any, ranks: Ranks) -> None:
         )
 
 
-class Unanimous:
+class ReplicatedLearner:
     """A learner whose lessons are the first rank's, so that whatever follows from one is the same everywhere.
 
     A step for which one rank's memory is too short ends the run on all of them: the others are in the midst
     of the batch and cannot halve it.
     """
 
-    def __init__(self, learner: Learner, ranks: Ranks) -> None:
-        self._learner, self._ranks = learner, ranks
+    def __init__(self, learner: Learner, group: ProcessGroup) -> None:
+        self._learner, self._group = learner, group
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes known."""
         return self._learner.classes
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample, made by this rank alone."""
         return self._learner.predict(samples)
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         """Learn the batch together with the other ranks."""
         try:
             lesson = self._learner.learn(batch)
         except (MemoryError, RuntimeError) as error:
-            raise RanksError(
-                f"rank {self._ranks.rank} could not learn the batch at offset {batch.offset}: {error}",
+            raise DistributedError(
+                f"rank {self._group.rank} could not learn the batch at offset {batch.offset}: {error}",
                 hint="where memory is short, a smaller batch_size or more ranks help; "
                 "the same command goes on from the last checkpoint",
             ) from error
-        return self._ranks.from_first(lesson)
+        return self._group.broadcast_object(lesson)
 
     def consolidate(self) -> Mapping[str, Any]:
         """On every rank alike, since all were given the same losses."""
@@ -90,7 +90,7 @@ class Unanimous:
         self._learner.load_state_dict(state)
 
 
-class SharedVault:
+class ReplicatedCheckpointStore:
     """The checkpoints of a run on several ranks: the first writes them, all confirm that they are alike.
 
     vault: None on the other ranks. Where kernels of a GPU have left a rank's learner with other last bits,
@@ -99,29 +99,33 @@ class SharedVault:
     """
 
     def __init__(
-        self, vault: Vault | None, learner: Stateful, ranks: Ranks, report: Callable[[str], None]
+        self,
+        vault: CheckpointStore | None,
+        learner: Stateful,
+        group: ProcessGroup,
+        report: Callable[[str], None],
     ) -> None:
-        self._vault, self._learner, self._ranks, self._report = vault, learner, ranks, report
+        self._vault, self._learner, self._group, self._report = vault, learner, group, report
 
     def save(self, offset: int, step: int, state: State) -> Any:
         """Commit, on all ranks at once; what the vault says."""
-        told = self._ranks.everyone((state_hash(state["learner"]), state_hash(_decided(state))))
+        told = self._group.all_gather_object((state_hash(state["learner"]), state_hash(_decided(state))))
         decisions = [decided for _, decided in told]
         if len(set(decisions)) > 1:
             rank = next(i for i, each in enumerate(decisions) if each != decisions[0])
-            raise RanksError(
+            raise DistributedError(
                 f"rank {rank} has come to another state than rank 0 at offset {offset}",
                 hint="ranks need the same software and the same kind of processor; "
                 "the same command goes on from the last checkpoint",
             )
         if len({learned for learned, _ in told}) > 1:
             self._report(f"the ranks' learners differ at offset {offset}; all go on from the first one's")
-            first: State = self._ranks.from_first(state["learner"] if self._ranks.leads else {})
-            if not self._ranks.leads:
+            first: State = self._group.broadcast_object(state["learner"] if self._group.is_main else {})
+            if not self._group.is_main:
                 self._learner.load_state_dict(first)
         if self._vault is None:
             return None
-        return self._vault.save(offset, step, {**state, "ranks": self._ranks.world})
+        return self._vault.save(offset, step, {**state, "ranks": self._group.world_size})
 
 
 def _decided(state: State) -> State:

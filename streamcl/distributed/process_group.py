@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.errors import RanksError
-from streamcl.events import Elsewhere, Sample
+from streamcl.errors import DistributedError
+from streamcl.events import RemoteSample, Sample
 
 T = TypeVar("T")
 
@@ -38,40 +38,40 @@ BLANK = Sample("", np.zeros((8, 8, 3), np.uint8))
 """What a rank computes where a batch has nothing for it, so that shapes come out; it counts nowhere."""
 
 
-class Ranks:
-    """A run in one process, where everybody is one. `TorchRanks` is the same for several.
+class ProcessGroup:
+    """A run in one process, where everybody is one. `TorchProcessGroup` is the same for several.
 
     All ranks call the methods that move something (`joined`, `total`, `completed`, `everyone`, `from_first`)
     at the same points, with samples that are alike but for where their pixels are.
     """
 
     rank = 0
-    world = 1
+    world_size = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the rank that reads and writes the run directory."""
         return self.rank == 0
 
-    def share(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def local_samples(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Those whose pixels are here, in order; never empty, so a rank that has none gets a blank one."""
         return samples
 
-    def dealt(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def scatter(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Samples that every rank holds, dealt out: each is computed by one."""
         return samples
 
-    def joined(self, rows: Tensor, samples: Sequence[Sample]) -> Tensor:
+    def all_gather_rows(self, rows: Tensor, samples: Sequence[Sample]) -> Tensor:
         """[N, ...] in the order of N samples, of each rank's rows [n + surplus, ...] for its share of n.
 
         Gradients reach the rows that were computed here; values are the same everywhere.
         """
         return rows if len(rows) == len(samples) else rows[: len(samples)]
 
-    def total(
+    def all_reduce_gradients(
         self,
         gradients: Mapping[str, Tensor],
-        whole: Collection[str] = (),  # noqa: ARG002 - one rank has everything whole
+        replicated: Collection[str] = (),  # noqa: ARG002 - one rank has everything whole
     ) -> dict[str, Tensor]:
         """Gradients by name, summed in the order of ranks; of those in `whole` the first rank's count.
 
@@ -79,11 +79,11 @@ class Ranks:
         """
         return dict(gradients)
 
-    def once(self, loss: Tensor) -> Tensor:
+    def count_once(self, loss: Tensor) -> Tensor:
         """A part of a loss that every rank has whole: its gradient counts on the first rank only."""
         return loss
 
-    def completed(
+    def fetch_pixels(
         self,
         kept: Sequence[Sample],
         among: Sequence[Sample],  # noqa: ARG002 - here they have their pixels
@@ -91,18 +91,18 @@ class Ranks:
         """Samples to be kept, with their pixels; `among` are the batch's, each held by one rank."""
         return kept
 
-    def everyone(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """What each rank passed, in the order of ranks."""
         return [value]
 
-    def from_first(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """What the first rank passed."""
         return value
 
     def close(self) -> None:
         """Leave the others."""
 
-    def __enter__(self) -> Ranks:
+    def __enter__(self) -> ProcessGroup:
         return self
 
     def __exit__(
@@ -112,10 +112,10 @@ class Ranks:
             self.close()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-class TorchRanks(Ranks):
+class TorchProcessGroup(ProcessGroup):
     """Several processes over torch.distributed: gloo for what is on the CPU, NCCL for what is on a GPU.
 
     Reads the environment that torchrun sets (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). Every method that
@@ -131,24 +131,24 @@ class TorchRanks(Ranks):
             _choose_repeatable_kernels()
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         self._plainly(self._join, backend, timedelta(seconds=timeout))
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
-    def share(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def local_samples(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Those whose pixels are here."""
-        return [sample for sample in samples if not isinstance(sample, Elsewhere)] or [BLANK]
+        return [sample for sample in samples if not isinstance(sample, RemoteSample)] or [BLANK]
 
-    def dealt(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def scatter(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Sample i to rank i modulo their number."""
-        world = self.world
+        world = self.world_size
         return [
-            sample if i % world == self.rank else Elsewhere.of(sample, i % world)
+            sample if i % world == self.rank else RemoteSample.of(sample, i % world)
             for i, sample in enumerate(samples)
         ]
 
-    def joined(self, rows: Tensor, samples: Sequence[Sample]) -> Tensor:
+    def all_gather_rows(self, rows: Tensor, samples: Sequence[Sample]) -> Tensor:
         """As promised there; rows travel without the graph and keep it where they were made."""
         holders = [self._holder(sample) for sample in samples]
-        counts = [holders.count(rank) for rank in range(self.world)]
+        counts = [holders.count(rank) for rank in range(self.world_size)]
         own = rows[: counts[self.rank]]
         if not samples:
             return own
@@ -163,12 +163,14 @@ class TorchRanks(Ranks):
         mine = torch.tensor([i for i, holder in enumerate(holders) if holder == self.rank], dtype=torch.int64)
         return whole.index_add(0, mine.to(rows.device), own - own.detach())  # adds zeros, and the graph
 
-    def total(self, gradients: Mapping[str, Tensor], whole: Collection[str] = ()) -> dict[str, Tensor]:
+    def all_reduce_gradients(
+        self, gradients: Mapping[str, Tensor], replicated: Collection[str] = ()
+    ) -> dict[str, Tensor]:
         """In one message; the sum is the same on every rank because each adds the same numbers up alike."""
         if not gradients:
             return {}
         mine = [
-            torch.zeros_like(gradient) if name in whole and not self.leads else gradient
+            torch.zeros_like(gradient) if name in replicated and not self.is_main else gradient
             for name, gradient in gradients.items()
         ]
         first, *others = self._gathered(torch.cat([each.flatten() for each in mine]))
@@ -178,21 +180,21 @@ class TorchRanks(Ranks):
         pieces = summed.split([each.numel() for each in mine])
         return {name: piece.view_as(gradients[name]) for name, piece in zip(gradients, pieces, strict=True)}
 
-    def once(self, loss: Tensor) -> Tensor:
+    def count_once(self, loss: Tensor) -> Tensor:
         """With a gradient on the first rank only."""
-        return loss if self.leads else loss.detach()
+        return loss if self.is_main else loss.detach()
 
-    def completed(self, kept: Sequence[Sample], among: Sequence[Sample]) -> Sequence[Sample]:
+    def fetch_pixels(self, kept: Sequence[Sample], among: Sequence[Sample]) -> Sequence[Sample]:
         """One message, where anything of the batch is kept at all."""
         fresh = {sample.id for sample in among}
         wanted = [sample for sample in kept if sample.id in fresh]
         if not wanted:
             return kept
-        mine = {sample.id: sample for sample in wanted if not isinstance(sample, Elsewhere)}
-        found = {name: sample for part in self.everyone(mine) for name, sample in part.items()}
-        return [found[each.id] if isinstance(each, Elsewhere) else each for each in kept]
+        mine = {sample.id: sample for sample in wanted if not isinstance(sample, RemoteSample)}
+        found = {name: sample for part in self.all_gather_object(mine) for name, sample in part.items()}
+        return [found[each.id] if isinstance(each, RemoteSample) else each for each in kept]
 
-    def everyone(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """Pickled: ranks trust one another as one program does its own memory."""
         data = pickle.dumps(value)
         letters = self._gathered(_envelope(data))
@@ -207,18 +209,18 @@ class TorchRanks(Ranks):
             pickle.loads(letter[:size].numpy().tobytes()) for letter, size in zip(letters, sizes, strict=True)
         ]
 
-    def from_first(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Pickled, as `everyone` does."""
-        data = pickle.dumps(value) if self.leads else b""
+        data = pickle.dumps(value) if self.is_main else b""
         letter = _envelope(data)
         self._plainly(self._dist.broadcast, letter, 0)
         size = _size(letter)
         if size <= ENVELOPE - 8:
             content = letter[8 : 8 + size]
         else:
-            content = _bytes(data) if self.leads else torch.empty(size, dtype=torch.uint8)
+            content = _bytes(data) if self.is_main else torch.empty(size, dtype=torch.uint8)
             self._plainly(self._dist.broadcast, content, 0)
-        return value if self.leads else pickle.loads(content.numpy().tobytes())
+        return value if self.is_main else pickle.loads(content.numpy().tobytes())
 
     def close(self) -> None:
         """Leave the others; harmless twice."""
@@ -233,11 +235,11 @@ class TorchRanks(Ranks):
         self._dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
 
     def _holder(self, sample: Sample) -> int:
-        return sample.rank if isinstance(sample, Elsewhere) else self.rank
+        return sample.rank if isinstance(sample, RemoteSample) else self.rank
 
     def _gathered(self, mine: Tensor) -> list[Tensor]:
         """Every rank's tensor of this shape, in the order of ranks."""
-        parts = [torch.empty_like(mine) for _ in range(self.world)]
+        parts = [torch.empty_like(mine) for _ in range(self.world_size)]
         self._plainly(self._dist.all_gather, parts, mine.contiguous())
         return parts
 
@@ -246,8 +248,8 @@ class TorchRanks(Ranks):
         try:
             operation(*args, **kwargs)
         except (RuntimeError, ValueError) as error:
-            who = f"rank {self.rank} of {self.world}" if self.world > 1 else "this rank"
-            raise RanksError(
+            who = f"rank {self.rank} of {self.world_size}" if self.world_size > 1 else "this rank"
+            raise DistributedError(
                 f"{who} has lost the others: one of them failed, was killed or hangs ({_first_line(error)})",
                 hint="what went wrong is said by the rank that failed first; "
                 "the same command goes on from the last checkpoint, as torchrun --max-restarts does",

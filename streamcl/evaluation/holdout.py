@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from streamcl.errors import BadRecord
 from streamcl.events import HoldoutPart, Sample
-from streamcl.protocols import Company, Learner
+from streamcl.protocols import Collective, Learner
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class HoldoutResult:
     """Accuracies in [0, 1] of one pass over the held-out samples.
 
     accuracy: over the samples whose class the learner has seen; None while there is none.
@@ -24,7 +24,7 @@ class Examination:
     sizes: dict[str, int]
 
 
-class Examiner:
+class HoldoutEvaluator:
     """Examines a learner on held-out parts every `every` records.
 
     at_parts: whether also where a part has been taught. final: whether also at the end.
@@ -41,17 +41,17 @@ class Examiner:
         final: bool = True,
         limit: int | None = None,
         batch_size: int = 64,
-        company: Company | None = None,
+        group: Collective | None = None,
     ) -> None:
         self.parts = tuple(parts)
         self._every = every
         self._marks = (
-            frozenset(p.taught_at for p in parts if p.taught_at is not None) if at_parts else frozenset()
+            frozenset(p.end_offset for p in parts if p.end_offset is not None) if at_parts else frozenset()
         )
         self.final = final and bool(self.parts)
         self._limit = limit
         self._batch_size = batch_size
-        self._company = company
+        self._group = group
 
     def due(self, before: int, after: int) -> bool:
         """Whether an examination falls in the offsets (before, after]."""
@@ -60,11 +60,11 @@ class Examiner:
         regular = self._every is not None and before // self._every != after // self._every
         return regular or any(before < mark <= after for mark in self._marks)
 
-    def taught(self, offset: int) -> tuple[str, ...]:
+    def finished_parts(self, offset: int) -> tuple[str, ...]:
         """The parts whose last sample has passed at that offset."""
-        return tuple(p.name for p in self.parts if p.taught_at is not None and p.taught_at <= offset)
+        return tuple(p.name for p in self.parts if p.end_offset is not None and p.end_offset <= offset)
 
-    def examine(self, learner: Learner) -> Examination:
+    def evaluate(self, learner: Learner) -> HoldoutResult:
         """Predict the held-out samples; the learner's state stays as it is."""
         known = frozenset(learner.classes)
         correct: dict[str, int] = {}
@@ -79,11 +79,11 @@ class Examiner:
                 seen += len(asked)
                 total += len(samples)
             correct[part.name], sizes[part.name] = hits, total
-        if self._company is not None:
-            told = self._company.everyone((correct, sizes, seen))
+        if self._group is not None:
+            told = self._group.all_gather_object((correct, sizes, seen))
             correct, sizes = (_summed([each[i] for each in told]) for i in (0, 1))
             seen = sum(each[2] for each in told)
-        return Examination(
+        return HoldoutResult(
             accuracy=sum(correct.values()) / seen if seen else None,
             parts={name: correct[name] / sizes[name] for name in sizes if sizes[name]},
             sizes=sizes,
@@ -94,7 +94,7 @@ class Examiner:
         step = 1 if self._limit is None else max(1, -(-count // self._limit))
         chunk: list[Sample] = []
         chosen = range(0, count, step)
-        for i in chosen if self._company is None else chosen[self._company.rank :: self._company.world]:
+        for i in chosen if self._group is None else chosen[self._group.rank :: self._group.world_size]:
             try:
                 chunk.append(samples[i])
             except BadRecord:

@@ -11,7 +11,7 @@ from streamcl.protocols import State
 
 
 @dataclass(slots=True)
-class Row:
+class HoldoutRow:
     """One evaluation: the accuracy of each part at an offset, and whether a part was taught just before."""
 
     offset: int
@@ -30,7 +30,7 @@ class HoldoutHistory:
         if max_rows < 4:
             raise ValueError(f"max_rows is {max_rows}; at least 4 are needed to thin the matrix out")
         self._max_rows = max_rows
-        self._rows: list[Row] = []
+        self._rows: list[HoldoutRow] = []
         self._parts: list[str] = []
         self._best: dict[str, float] = {}  # before the latest evaluation
         self._just_taught: dict[str, float] = {}  # at the first evaluation after it was taught, in that order
@@ -65,7 +65,7 @@ class HoldoutHistory:
         self._just_taught |= {part: float(accuracies[part]) for part in self._fresh}
         self._parts += [part for part in accuracies if part not in self._parts]
         plain = {part: float(accuracy) for part, accuracy in accuracies.items()}
-        self._rows.append(Row(offset, plain, bool(self._fresh)))
+        self._rows.append(HoldoutRow(offset, plain, bool(self._fresh)))
         self._seen = _weighted(accuracies, sizes, known) if seen is None else [float(seen)]
         self._seen_sum += sum(self._seen)
         self._seen_count += len(self._seen)
@@ -147,7 +147,9 @@ class HoldoutHistory:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the object that returned `state`."""
-        self._rows = [Row(row["offset"], dict(row["accuracy"]), row["milestone"]) for row in state["rows"]]
+        self._rows = [
+            HoldoutRow(row["offset"], dict(row["accuracy"]), row["milestone"]) for row in state["rows"]
+        ]
         self._parts = list(state["parts"])
         self._best = dict(state["best"])
         self._just_taught = dict(state["just_taught"])

@@ -8,7 +8,7 @@ from typing import Any
 from river import metrics as river_metrics
 from river.utils import Rolling
 
-from streamcl.events import Prediction
+from streamcl.events import PredictionRecord
 from streamcl.protocols import State
 
 OTHER_DOMAINS = "(other domains)"
@@ -35,7 +35,9 @@ class Prequential:
         self._window = Rolling(river_metrics.Accuracy, self._window_size)
         self._domains: dict[str, Any] = {}
 
-    def update(self, predictions: Sequence[Prediction], domains: Sequence[str | None] | None = None) -> None:
+    def update(
+        self, predictions: Sequence[PredictionRecord], domains: Sequence[str | None] | None = None
+    ) -> None:
         """Count the labelled predictions; `domains`, where given, names each one's domain, in order."""
         named = domains if domains is not None else [None] * len(predictions)
         for prediction, domain in zip(predictions, named, strict=True):

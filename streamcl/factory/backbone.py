@@ -15,11 +15,11 @@ from streamcl.nn.weights.convert import convert_onnx
 from streams.download import fetch
 from streams.download.pip_assets import cache_dir
 
-Tell: TypeAlias = Callable[[str], None]
-MakeVit: TypeAlias = Callable[[RunConfig, Compute, Tell], Backbone]
+LogMessage: TypeAlias = Callable[[str], None]
+BackboneFactory: TypeAlias = Callable[[RunConfig, Compute, LogMessage], Backbone]
 
 
-def build_vit(config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
+def build_vit(config: RunConfig, compute: Compute, tell: LogMessage) -> Backbone:
     """The frozen backbone; what its weights lack or have too much of is told."""
     options = config.backbone
     weights = options.weights
@@ -47,7 +47,7 @@ class SharedBackbones:
     def __init__(self) -> None:
         self._made: dict[str, Backbone] = {}
 
-    def backbone(self, config: RunConfig, compute: Compute, tell: Tell) -> Backbone:
+    def backbone(self, config: RunConfig, compute: Compute, tell: LogMessage) -> Backbone:
         """The backbone that the configuration names; random weights are shared within a seed only."""
         random = config.seed if config.backbone.weights == "none" else None
         key = f"{config.backbone.model_dump_json()} {compute.device} {random}"
@@ -56,7 +56,7 @@ class SharedBackbones:
         return self._made[key]
 
 
-def fetched_weights(name: str, tell: Tell) -> Path:
+def fetched_weights(name: str, tell: LogMessage) -> Path:
     """The path of fetched weights as safetensors; fetched and converted once, then taken from the cache."""
     target = cache_dir() / "weights" / f"{name}.safetensors"
     if not target.exists():

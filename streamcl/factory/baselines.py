@@ -15,10 +15,10 @@ from streamcl.config.options.baselines import (
     FrozenLinear,
     NaiveLora,
 )
-from streamcl.distributed.process_group import ALONE, Ranks
-from streamcl.learners.adapter_model import OptimizerOf, TrainedModel
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from streamcl.learners.adapter_model import AdapterModel, OptimizerOf
 from streamcl.learners.baselines.ewc import EWCPlusPlus
-from streamcl.learners.baselines.finetune import PlainLearner
+from streamcl.learners.baselines.finetune import FinetuneLearner
 from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.backbone import Backbone
@@ -30,10 +30,10 @@ Baseline: TypeAlias = (
 
 
 def build_baseline(
-    options: Baseline, backbone: Backbone, compute: Compute, seed: int, ranks: Ranks = ALONE
-) -> PlainLearner:
+    options: Baseline, backbone: Backbone, compute: Compute, seed: int, group: ProcessGroup = SINGLE_PROCESS
+) -> FinetuneLearner:
     """The baseline that these options describe, knowing nothing yet; `ranks` learn each batch together."""
-    model = trained_model(options, backbone, compute, seed, ranks)
+    model = trained_model(options, backbone, compute, seed, group)
     match options:
         case ExperienceReplayOptions():
             return ExperienceReplay(model, buffer=options.buffer)
@@ -42,7 +42,7 @@ def build_baseline(
         case ElasticConsolidation():
             return EWCPlusPlus(model, strength=options.strength, decay=options.decay)
         case _:
-            return PlainLearner(model)
+            return FinetuneLearner(model)
 
 
 def trained_model(
@@ -50,13 +50,13 @@ def trained_model(
     backbone: Backbone,
     compute: Compute,
     seed: int,
-    ranks: Ranks = ALONE,
-) -> TrainedModel:
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> AdapterModel:
     """Adapters and head under Adam; without adapters, the head under SGD."""
     generator = torch.Generator().manual_seed(seed)
     if not isinstance(options, AdaptedBaselineOptions):
         optimizer: OptimizerOf = functools.partial(torch.optim.SGD, lr=options.learning_rate)
-        return TrainedModel(backbone, compute, None, optimizer=optimizer, generator=generator, ranks=ranks)
+        return AdapterModel(backbone, compute, None, optimizer=optimizer, generator=generator, group=group)
     optimizer = functools.partial(torch.optim.Adam, lr=options.learning_rate, fused=True)
     adapters = Adapters(backbone, rank=options.rank, first_block=options.first_block, generator=generator)
-    return TrainedModel(backbone, compute, adapters, optimizer=optimizer, generator=generator, ranks=ranks)
+    return AdapterModel(backbone, compute, adapters, optimizer=optimizer, generator=generator, group=group)

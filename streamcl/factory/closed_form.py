@@ -6,11 +6,11 @@ from typing import Any
 
 from streamcl.config.options.closed_form import NearestMean, RidgeOptions, StreamingLda
 from streamcl.config.options.run import RunConfig
-from streamcl.distributed.process_group import Ranks
+from streamcl.distributed.process_group import ProcessGroup
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
-from streamcl.learners.block_features import fused_width, spread_blocks
+from streamcl.learners.block_features import concat_width, spread_blocks
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -23,14 +23,14 @@ def build_closed_form(
     options: RidgeOptions | NearestMean,
     backbone: Backbone,
     compute: Compute,
-    ranks: Ranks,
+    group: ProcessGroup,
 ) -> RidgeLearner:
     """A head on frozen features, knowing nothing yet."""
     blocks = read_blocks(config, options.blocks, backbone)
-    width = fused_width(backbone, blocks)
+    width = concat_width(backbone, blocks)
     if isinstance(options, NearestMean):
         nearest: Any = NCMHead(width, metric=options.metric, device=compute.device)
-        return RidgeLearner(backbone, compute, nearest, blocks=blocks, ranks=ranks)
+        return RidgeLearner(backbone, compute, nearest, blocks=blocks, group=group)
     discriminant = isinstance(options, StreamingLda)
     head = (SLDAHead if discriminant else RidgeHead)(
         width,
@@ -44,7 +44,7 @@ def build_closed_form(
     )
     sharpness = 1.0 if discriminant else RIDGE_SHARPNESS  # discriminants are log-likelihood ratios already
     return RidgeLearner(
-        backbone, compute, head, blocks=blocks, views=options.views, sharpness=sharpness, ranks=ranks
+        backbone, compute, head, blocks=blocks, views=options.views, sharpness=sharpness, group=group
     )
 
 

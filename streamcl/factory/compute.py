@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from streamcl.config.options.run import RunConfig
-from streamcl.distributed.process_group import ALONE, Ranks, local_rank
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup, local_rank
 from streamcl.nn.device import Compute, resolve_compute
 from streamcl.nn.malloc import keep_freed_memory
 
 
-def build_compute(config: RunConfig, ranks: Ranks = ALONE) -> Compute:
+def build_compute(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> Compute:
     """The device and precision; torch's number of threads and what becomes of freed memory are the process's.
 
     Each of several ranks on a machine takes a GPU of its own, where there are any.
@@ -18,10 +18,10 @@ def build_compute(config: RunConfig, ranks: Ranks = ALONE) -> Compute:
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if ranks.world == 1:
+    if group.world_size == 1:
         return resolve_compute(config.device, config.precision, config.batch_size)
     if config.device.startswith("cuda:"):
-        raise config.refuse("device", f"{config.device} is one device for {ranks.world} ranks; say cuda")
+        raise config.refuse("device", f"{config.device} is one device for {group.world_size} ranks; say cuda")
     compute = resolve_compute(config.device, config.precision, config.batch_size)
     if compute.device.type != "cuda":
         return compute

@@ -5,44 +5,44 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from streamcl.config.options.run import RunConfig
-from streamcl.distributed.process_group import Ranks
+from streamcl.distributed.process_group import ProcessGroup
 from streamcl.errors import ForgettingError
 from streamcl.evaluation.prequential import Prequential
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.distributed import FirstForgetter, FollowingForgetter
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.methods.closed_form import ClosedForm
-from streamcl.forgetting.methods.drop_branch import DroppedAdapter
-from streamcl.forgetting.methods.drop_cohort import CrowdedCohort, DroppedCohort
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
+from streamcl.forgetting.methods.drop_branch import DropBranch
+from streamcl.forgetting.methods.drop_cohort import DropCohort, DropCohortApproximate
 from streamcl.forgetting.methods.fast_ntk import FastNTK
 from streamcl.forgetting.methods.gs_lora import GSLoRA
-from streamcl.forgetting.methods.head_only import HeadRows
+from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.mixed_privacy import AllUsers, MixedPrivacy
-from streamcl.forgetting.methods.no_op import Nothing
-from streamcl.forgetting.methods.protocol import Method, Telling
-from streamcl.forgetting.monitoring.held_out import HeldOut
+from streamcl.forgetting.methods.no_op import NoOp
+from streamcl.forgetting.methods.protocol import ForgettingMethod, ObservableStatistics
+from streamcl.forgetting.monitoring.held_out import HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import Relapse
 from streamcl.forgetting.monitoring.utility import Utility
-from streamcl.forgetting.requests import order
-from streamcl.forgetting.run_resources import Belongings
-from streamcl.forgetting.service import Forgetter
-from streamcl.forgetting.statistics.store import STATISTICS, Kept
+from streamcl.forgetting.requests import build_request
+from streamcl.forgetting.run_resources import RunResources
+from streamcl.forgetting.service import ForgettingService
+from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.processor.ports import Forgetting
 from streamcl.protocols import Learner
 
 
-def build_methods() -> list[Method]:
+def build_methods() -> list[ForgettingMethod]:
     """The ways to forget, of equal guarantees the one to take first."""
     return [
-        Nothing(),
+        NoOp(),
         AllUsers(),
-        DroppedCohort(),
-        ClosedForm(),
-        DroppedAdapter(),
+        DropCohort(),
+        ClosedFormRemoval(),
+        DropBranch(),
         MixedPrivacy(),
-        CrowdedCohort(),
-        HeadRows(),
+        DropCohortApproximate(),
+        HeadOnly(),
         GSLoRA(),
         FastNTK(),
     ]
@@ -59,7 +59,7 @@ def _order(config: RunConfig, number: int) -> ForgetRequest:
         None if name is None else str(name) for name in (options.class_, options.subject, options.domain)
     )
     try:
-        return order(
+        return build_request(
             id=f"scheduled-{options.at}-{number}",
             offset=options.at,
             ids=[str(each) for each in options.ids or ()],
@@ -77,7 +77,7 @@ def _order(config: RunConfig, number: int) -> ForgetRequest:
         raise config.refuse(f"forget.{number}", str(error)) from error
 
 
-def build_forgetter(settings: RunConfig, belongings: Belongings, stack: ExitStack) -> Forgetter:
+def build_forgetter(settings: RunConfig, belongings: RunResources, stack: ExitStack) -> ForgettingService:
     """What carries requests out in this run; `stack` closes what it has opened."""
     ledger = Ledger(belongings.folder / LEDGER)
     stack.callback(ledger.close)
@@ -86,34 +86,36 @@ def build_forgetter(settings: RunConfig, belongings: Belongings, stack: ExitStac
     parts = belongings.source.info.holdout
     belongings.gauge = utility = Utility(parts)
     if settings.on_relapse != "ignore":
-        held_out = HeldOut(parts)
+        held_out = HeldOutSamples(parts)
         belongings.monitor = Relapse(ledger.erased_by, held_out, settings.on_relapse)
     belongings.kept = _kept(settings, belongings, lineage, stack)
     if belongings.kept is not None:  # which is there for requests to be short
         utility.prepare(belongings.learner)
-    return Forgetter(belongings, ledger, lineage, build_methods(), schedule=build_schedule(settings))
+    return ForgettingService(belongings, ledger, lineage, build_methods(), schedule=build_schedule(settings))
 
 
-def _kept(settings: RunConfig, belongings: Belongings, lineage: Lineage, stack: ExitStack) -> Kept | None:
+def _kept(
+    settings: RunConfig, belongings: RunResources, lineage: Lineage, stack: ExitStack
+) -> StatisticsStore | None:
     """The statistics by class or subject, told of all that the learner adds; None where not asked for."""
     learner = belongings.learner
-    if settings.statistics is None or not isinstance(learner, Telling):
+    if settings.statistics is None or not isinstance(learner, ObservableStatistics):
         return None
-    kept = Kept(
+    kept = StatisticsStore(
         belongings.folder / STATISTICS,
         "class" if settings.statistics == "per_class" else "subject",
         digest=lineage.digest,
         keep=settings.checkpoint.keep if settings.checkpoint else 0,
     )
     stack.callback(kept.close)
-    learner.listen(kept.take)
+    learner.listen(kept.add)
     return kept
 
 
 def for_the_loop(
-    forgetter: Forgetter | None, learner: Learner, scores: Prequential, ranks: Ranks
+    forgetter: ForgettingService | None, learner: Learner, scores: Prequential, group: ProcessGroup
 ) -> Forgetting:
     """What the loop asks: the forgetter itself, or on several ranks one that goes by the first rank's."""
     if forgetter is None:
-        return FollowingForgetter(learner, scores, ranks)
-    return forgetter if ranks.world == 1 else FirstForgetter(forgetter, learner, scores, ranks)
+        return FollowingForgetter(learner, scores, group)
+    return forgetter if group.world_size == 1 else FirstForgetter(forgetter, learner, scores, group)

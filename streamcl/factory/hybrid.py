@@ -6,15 +6,15 @@ import hashlib
 
 from streamcl.config.options.hybrid import CohortOptions, Hybrid, Mixed
 from streamcl.config.options.run import RunConfig
-from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.factory.closed_form import RIDGE_SHARPNESS, build_closed_form, read_blocks
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import FrozenReader, fused_width
-from streamcl.learners.cohort_adapters import CohortLearner, Division
-from streamcl.learners.hybrid import HybridLearner
-from streamcl.learners.mixed_privacy import MixedLearner
+from streamcl.learners.block_features import FrozenReader, concat_width
+from streamcl.learners.cohort_adapters import CohortAdaptersLearner, CohortRule
+from streamcl.learners.hybrid import RidgeLoRALearner
+from streamcl.learners.mixed_privacy import MixedPrivacyLearner
 from streamcl.learners.tangent_features import TangentReader
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -24,22 +24,24 @@ ADAPTED_BLOCKS = 3
 
 
 def build_hybrid(
-    config: RunConfig, options: Hybrid | Mixed, backbone: Backbone, compute: Compute, ranks: Ranks
-) -> HybridLearner:
+    config: RunConfig, options: Hybrid | Mixed, backbone: Backbone, compute: Compute, group: ProcessGroup
+) -> RidgeLoRALearner:
     """The closed form with an adapted branch beside it, where its options leave room for one."""
-    exact = build_closed_form(config, options.ridge, backbone, compute, ranks)
+    exact = build_closed_form(config, options.ridge, backbone, compute, group)
     if options.lora.adapt == 0:
-        return HybridLearner(exact, None)
-    return HybridLearner(exact, _branch(config, options, backbone, compute, config.seed, ranks=ranks))
+        return RidgeLoRALearner(exact, None)
+    return RidgeLoRALearner(exact, _branch(config, options, backbone, compute, config.seed, group=group))
 
 
-def build_mixed(config: RunConfig, options: Mixed, backbone: Backbone, compute: Compute) -> MixedLearner:
+def build_mixed(
+    config: RunConfig, options: Mixed, backbone: Backbone, compute: Compute
+) -> MixedPrivacyLearner:
     """A hybrid that core samples train, with a part for users on top."""
-    core, users = build_hybrid(config, options, backbone, compute, ALONE), options.users
+    core, users = build_hybrid(config, options, backbone, compute, SINGLE_PROCESS), options.users
     tangents = None
     if core.adapted is not None and users.tangents:
         tangents = TangentReader(core.adapted, width=users.tangents, blocks=users.blocks, seed=config.seed)
-    frozen = fused_width(backbone, [max(read_blocks(config, options.ridge.blocks, backbone))])
+    frozen = concat_width(backbone, [max(read_blocks(config, options.ridge.blocks, backbone))])
     weights = UserWeights(
         1 + frozen + (0 if tangents is None else tangents.width),
         shrinkage=users.shrinkage,
@@ -48,12 +50,12 @@ def build_mixed(config: RunConfig, options: Mixed, backbone: Backbone, compute: 
         cohorts=users.cohorts,
         device=compute.device,
     )
-    return MixedLearner(core, weights, tangents, frozen=frozen)
+    return MixedPrivacyLearner(core, weights, tangents, frozen=frozen)
 
 
 def build_cohorts(
     config: RunConfig, options: CohortOptions, backbone: Backbone, compute: Compute
-) -> CohortLearner:
+) -> CohortAdaptersLearner:
     """A shared closed form, and a maker of adapters, one for each cohort."""
     ridge, lora = options.ridge, options.lora
     blocks = read_blocks(config, ridge.blocks, backbone)
@@ -65,11 +67,11 @@ def build_cohorts(
         return _branch(config, options, backbone, compute, int.from_bytes(digest[:7], "big"))
 
     branch("")  # what is wrong with the options shows now
-    return CohortLearner(
+    return CohortAdaptersLearner(
         FrozenReader(backbone, compute, blocks, views=ridge.views),
-        Division(options.by, options.stretch, options.limit),
+        CohortRule(options.by, options.stretch, options.limit),
         branch,
-        width=fused_width(backbone, blocks),
+        width=concat_width(backbone, blocks),
         cut=backbone.depth // 3 if lora.first_block is None else lora.first_block,
         shrinkage=ridge.shrinkage,
         refresh=ridge.refresh,
@@ -84,7 +86,7 @@ def _branch(
     compute: Compute,
     seed: int,
     *,
-    ranks: Ranks = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> AdaptedBranch:
     ridge, lora = options.ridge, options.lora
     first = backbone.depth // 3 if lora.first_block is None else lora.first_block
@@ -94,7 +96,7 @@ def _branch(
     if not blocks:
         raise config.refuse("learner.lora.first_block", f"no block of the ridge's comes at or after {first}")
     head = RidgeHead(
-        fused_width(backbone, blocks),
+        concat_width(backbone, blocks),
         relative_lambda=ridge.relative_lambda,
         shrinkage=ridge.shrinkage,
         refresh=ridge.refresh,
@@ -111,5 +113,5 @@ def _branch(
         steps=lora.steps,
         adapt=lora.adapt,
         seed=seed,
-        ranks=ranks,
+        group=group,
     )

@@ -6,7 +6,7 @@ from streamcl.config.options.closed_form import NearestMean, RidgeOptions
 from streamcl.config.options.hybrid import CohortOptions, Hybrid, Mixed
 from streamcl.config.options.online_lora import OnlineLora
 from streamcl.config.options.run import RunConfig
-from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.factory.baselines import build_baseline
 from streamcl.factory.closed_form import build_closed_form
 from streamcl.factory.hybrid import build_cohorts, build_hybrid, build_mixed
@@ -17,7 +17,9 @@ from streamcl.nn.low_pass_backprop import LowPass
 from streamcl.protocols import Learner
 
 
-def build_learner(config: RunConfig, backbone: Backbone, compute: Compute, ranks: Ranks = ALONE) -> Learner:
+def build_learner(
+    config: RunConfig, backbone: Backbone, compute: Compute, group: ProcessGroup = SINGLE_PROCESS
+) -> Learner:
     """The learner that the configuration names, knowing nothing yet; `ranks` learn each batch together."""
     options = config.learner
     if isinstance(options, OnlineLora):
@@ -33,17 +35,17 @@ def build_learner(config: RunConfig, backbone: Backbone, compute: Compute, ranks
             buffer_weight=options.buffer_weight,
             mask_absent=options.mask_absent,
             seed=config.seed,
-            ranks=ranks,
+            group=group,
         )
     if isinstance(options, RidgeOptions | NearestMean):
-        return build_closed_form(config, options, backbone, compute, ranks)
+        return build_closed_form(config, options, backbone, compute, group)
     if isinstance(options, Hybrid):
-        return build_hybrid(config, options, backbone, compute, ranks)
+        return build_hybrid(config, options, backbone, compute, group)
     if isinstance(options, Mixed):
         return build_mixed(config, options, backbone, compute)
     if isinstance(options, CohortOptions):
         return build_cohorts(config, options, backbone, compute)
-    return build_baseline(options, backbone, compute, config.seed, ranks)
+    return build_baseline(options, backbone, compute, config.seed, group)
 
 
 def _first_block(config: RunConfig, options: OnlineLora, backbone: Backbone) -> int:

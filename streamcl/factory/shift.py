@@ -5,7 +5,7 @@ from __future__ import annotations
 from streamcl.config.options.run import RunConfig
 from streamcl.config.options.variants import ByClass, ByPlugin
 from streamcl.protocols import ShiftDetector
-from streamcl.registry import resolve
+from streamcl.registry import import_callable
 from streamcl.shift.registry import build_detector
 
 
@@ -14,7 +14,7 @@ def build_shift(config: RunConfig) -> ShiftDetector:
     options = config.shift
     if isinstance(options, ByClass):
         try:
-            made: ShiftDetector = resolve(options.class_)(**options.args)
+            made: ShiftDetector = import_callable(options.class_)(**options.args)
         except TypeError as error:
             raise config.refuse("shift.args", str(error)) from error
         return made

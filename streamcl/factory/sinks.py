@@ -7,13 +7,13 @@ from typing import Any
 
 from streamcl.config.options.run import RunConfig
 from streamcl.config.options.variants import ByClass, ByPlugin
-from streamcl.registry import resolve
+from streamcl.registry import import_callable
 from streamcl.sinks.registry import Fanout, build_sinks
 
 
 def build_fanout(config: RunConfig, folder: Path) -> Fanout:
     """The logs in the run's folder and the sinks beside them, the user's own by their dotted paths."""
-    own = {sink.class_: resolve(sink.class_) for sink in config.sinks if isinstance(sink, ByClass)}
+    own = {sink.class_: import_callable(sink.class_) for sink in config.sinks if isinstance(sink, ByClass)}
     return build_sinks(folder, _arguments(config), own)
 
 

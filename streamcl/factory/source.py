@@ -7,23 +7,23 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from streamcl.config.options.run import RunConfig
-from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.protocols import Source, State
-from streamcl.registry import caller
+from streamcl.registry import bind_arguments
 from streamcl.storage.rng_state import capture_generators
 from streams import registry
-from streams.distributed.replicated import Sliced
-from streams.distributed.sharded import Parted, can_be_parted, part_size
-from streams.prefetch import Checked, Limited, ReadAhead
+from streams.distributed.replicated import Replicated
+from streams.distributed.sharded import Sharded, can_be_sharded, shard_size
+from streams.prefetch import OffsetChecked, Prefetcher, Take
 from streams.user.records import RecordPolicy
-from streams.user.scenario_dataset import ordered
+from streams.user.scenario_dataset import scenario_dataset
 from streams.user.source import IterableSource
 
 
 class OpenSource(Source, Protocol):
-    """A source that is read ahead (see streams.prefetch.ReadAhead)."""
+    """A source that is read ahead (see streams.prefetch.Prefetcher)."""
 
-    def noted(self) -> State:
+    def rng_state(self) -> State:
         """The process-wide random generators after the last event handed out."""
         ...
 
@@ -39,13 +39,13 @@ class OpenSource(Source, Protocol):
 class MakeSource(Protocol):
     """Makes a run's source."""
 
-    def __call__(self, config: RunConfig, ranks: Ranks, on_stop: Callable[[], None]) -> OpenSource:
+    def __call__(self, config: RunConfig, group: ProcessGroup, on_stop: Callable[[], None]) -> OpenSource:
         """As `build_source` does."""
         ...
 
 
 def build_source(
-    config: RunConfig, ranks: Ranks = ALONE, on_stop: Callable[[], None] = lambda: None
+    config: RunConfig, group: ProcessGroup = SINGLE_PROCESS, on_stop: Callable[[], None] = lambda: None
 ) -> OpenSource:
     """The stream: ordered, limited, and read ahead under a watchdog.
 
@@ -53,29 +53,29 @@ def build_source(
     """
     limit = sys.maxsize if config.limit is None else config.limit  # a limit may come and go between processes
     plain: Any = _plain_source(config)
-    if ranks.world == 1:
-        return _read_ahead(config, Limited(Checked(plain), limit))
+    if group.world_size == 1:
+        return _read_ahead(config, Take(OffsetChecked(plain), limit))
     if _in_parts(config, plain):
-        part = plain.shard(ranks.rank, ranks.world, part_size(config.batch_size, ranks))
-        shared: Source = Parted(_read_ahead(config, Checked(part)), plain, ranks, on_stop)
+        part = plain.shard(group.rank, group.world_size, shard_size(config.batch_size, group))
+        shared: Source = Sharded(_read_ahead(config, OffsetChecked(part)), plain, group, on_stop)
     else:
         if hasattr(plain, "read_slice"):  # else each rank decodes everything
-            plain.read_slice(ranks.rank, ranks.world)
-        shared = Sliced(_read_ahead(config, Checked(plain)), ranks, on_stop)
-    return cast(OpenSource, Limited(shared, limit))
+            plain.read_slice(group.rank, group.world_size)
+        shared = Replicated(_read_ahead(config, OffsetChecked(plain)), group, on_stop)
+    return cast(OpenSource, Take(shared, limit))
 
 
-def _read_ahead(config: RunConfig, source: Source) -> ReadAhead:
+def _read_ahead(config: RunConfig, source: Source) -> Prefetcher:
     # A source of the user's own may draw from the process-wide generators; those here have their own.
     note = capture_generators if config.source.class_ else dict
-    return ReadAhead(source, config.source.prefetch, config.source.policy.stall_timeout, note=note)
+    return Prefetcher(source, config.source.prefetch, config.source.policy.stall_timeout, note=note)
 
 
 def _in_parts(config: RunConfig, plain: Any) -> bool:
     """Whether each rank reads a part of its own: where that is said, or a user's own source has parts."""
     if config.ranks.read == "auto":
-        return config.source.class_ is not None and can_be_parted(plain)
-    if config.ranks.read == "shards" and not can_be_parted(plain):
+        return config.source.class_ is not None and can_be_sharded(plain)
+    if config.ranks.read == "shards" and not can_be_sharded(plain):
         raise config.refuse("ranks.read", "this source has no shard(rank, world) by which parts are read")
     return config.ranks.read == "shards"
 
@@ -95,8 +95,8 @@ def _plain_source(config: RunConfig) -> Source:
     scenario = _scenario(config)
     if scenario is None:
         return _own_source(config)
-    return ordered(
-        caller(str(options.class_), options.args),
+    return scenario_dataset(
+        bind_arguments(str(options.class_), options.args),
         scenario,
         name=str(options.class_).rpartition(":")[2],
         batch_size=config.batch_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from streamcl.forgetting.ledger import Ledger
-from streamcl.forgetting.requests import body_of, order
+from streamcl.forgetting.requests import build_request, request_to_body
 
 
 def ask(ledger: Ledger, **what: Any) -> str:
@@ -16,7 +16,7 @@ def ask(ledger: Ledger, **what: Any) -> str:
     """
     if what.get("key") is not None and what.get("id") is None:
         what["id"] = f"request-{ledger.fingerprint('key', what['key'])[:16]}"
-    entry = ledger.submit(body_of(order(**what)))
+    entry = ledger.submit(request_to_body(build_request(**what)))
     if entry.progress == "failed":
         entry = ledger.retry(entry.id)
     return entry.id

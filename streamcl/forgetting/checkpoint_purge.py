@@ -9,7 +9,7 @@ from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.checkpoint_format import MANIFEST
 
 
-class Sealing:
+class CheckpointPurger:
     """The checkpoints of a run, with the one who writes them in the background, if anyone does."""
 
     def __init__(self, checkpoints: Checkpoints, saver: BackgroundSaver | None = None) -> None:

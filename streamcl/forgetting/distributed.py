@@ -10,20 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamcl.distributed.process_group import Ranks
-from streamcl.events import Batch, Elsewhere, ForgetRequest
+from streamcl.distributed.process_group import ProcessGroup
+from streamcl.events import Batch, ForgetRequest, RemoteSample
 from streamcl.forgetting.lineage import content_of
-from streamcl.forgetting.service import Forgetter
-from streamcl.forgetting.tombstones import dropped_from, without
+from streamcl.forgetting.service import ForgettingService
+from streamcl.forgetting.tombstones import drop_samples, dropped_from
 from streamcl.protocols import State, Stateful
 
 
 class FirstForgetter:
     """The forgetter of the first rank, which does everything and tells the others."""
 
-    def __init__(self, forgetter: Forgetter, learner: Stateful, scores: Stateful, ranks: Ranks) -> None:
-        self._forgetter, self._learner, self._scores, self._ranks = forgetter, learner, scores, ranks
-        ranks.from_first(forgetter.salt)
+    def __init__(
+        self, forgetter: ForgettingService, learner: Stateful, scores: Stateful, group: ProcessGroup
+    ) -> None:
+        self._forgetter, self._learner, self._scores, self._group = forgetter, learner, scores, group
+        group.broadcast_object(forgetter.salt)
 
     def submit(self, request: ForgetRequest) -> None:
         """Take in a request that came with the stream, which all ranks read."""
@@ -32,26 +34,28 @@ class FirstForgetter:
     def pending(self, offset: int) -> Sequence[ForgetRequest]:
         """What is due, by the ledger."""
         due = self._forgetter.pending(offset)
-        self._ranks.from_first([each.id for each in due])
+        self._group.broadcast_object([each.id for each in due])
         return due
 
     def admit(self, batch: Batch) -> Batch:
         """The batch without what has a tombstone in the ledger."""
         kept = self._forgetter.admit(batch)
-        self._ranks.from_first(dropped_from(kept))
+        self._group.broadcast_object(dropped_from(kept))
         return kept
 
     def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
         """Remember what has passed, with the hashes of the images that the others hold."""
-        hashes = [iter(each) for each in self._ranks.everyone(_hashes(batch, self._forgetter.salt))]
-        contents = [next(hashes[each.rank if isinstance(each, Elsewhere) else 0]) for each in batch.samples]
+        hashes = [iter(each) for each in self._group.all_gather_object(_hashes(batch, self._forgetter.salt))]
+        contents = [
+            next(hashes[each.rank if isinstance(each, RemoteSample) else 0]) for each in batch.samples
+        ]
         self._forgetter.note(batch, learned=learned, segment=segment, contents=contents)
 
     def erase(self, request: ForgetRequest, offset: int) -> Mapping[str, Any] | None:
         """Erase here, and give the others what is left."""
         figures = self._forgetter.erase(request, offset)
         left = (self._learner.state_dict(), self._scores.state_dict()) if figures is not None else None
-        self._ranks.from_first((figures, left))
+        self._group.broadcast_object((figures, left))
         return figures
 
     def retest(self, offset: int) -> Sequence[tuple[str, Mapping[str, Any]]]:
@@ -74,9 +78,9 @@ class FirstForgetter:
         """Start with a stream of which nothing has passed."""
         self._forgetter.begin()
 
-    def rewind(self, offset: int) -> None:
+    def truncate(self, offset: int) -> None:
         """Give up what was noted at or after an offset."""
-        self._forgetter.rewind(offset)
+        self._forgetter.truncate(offset)
 
     def state_dict(self) -> State:
         """That of the forgetter inside."""
@@ -90,29 +94,29 @@ class FirstForgetter:
 class FollowingForgetter:
     """The forgetter of every other rank, which does what it is told and writes nothing."""
 
-    def __init__(self, learner: Stateful, scores: Stateful, ranks: Ranks) -> None:
-        self._learner, self._scores, self._ranks = learner, scores, ranks
-        self._salt = ranks.from_first(b"")
+    def __init__(self, learner: Stateful, scores: Stateful, group: ProcessGroup) -> None:
+        self._learner, self._scores, self._group = learner, scores, group
+        self._salt = group.broadcast_object(b"")
 
     def submit(self, request: ForgetRequest) -> None:
         """The first rank takes it in."""
 
     def pending(self, offset: int) -> Sequence[Any]:  # noqa: ARG002 - the first rank looks at it
         """The ids of what is due; nothing more is known of the requests here."""
-        return self._ranks.from_first([])
+        return self._group.broadcast_object([])
 
     def admit(self, batch: Batch) -> Batch:
         """The batch without what the first rank's ledger has a tombstone for."""
-        dropped = self._ranks.from_first(())
-        return without(batch, dropped) if dropped else batch
+        dropped = self._group.broadcast_object(())
+        return drop_samples(batch, dropped) if dropped else batch
 
     def note(self, batch: Batch, *, learned: bool, segment: int) -> None:  # noqa: ARG002
         """Give the first rank the hashes of the images held here."""
-        self._ranks.everyone(_hashes(batch, self._salt))
+        self._group.all_gather_object(_hashes(batch, self._salt))
 
     def erase(self, request: Any, offset: int) -> Mapping[str, Any] | None:  # noqa: ARG002
         """Take over what the first rank's erasure has left."""
-        figures, left = self._ranks.from_first((None, None))
+        figures, left = self._group.broadcast_object((None, None))
         if left is not None:
             learner, scores = left
             self._learner.load_state_dict(learner)
@@ -136,7 +140,7 @@ class FollowingForgetter:
     def begin(self) -> None:
         """There is nothing noted here."""
 
-    def rewind(self, offset: int) -> None:
+    def truncate(self, offset: int) -> None:
         """There is nothing noted here."""
 
     def state_dict(self) -> State:
@@ -149,4 +153,4 @@ class FollowingForgetter:
 
 def _hashes(batch: Batch, salt: bytes) -> list[bytes]:
     """Of the images held here, in the order of the batch."""
-    return [content_of(salt, each.image) for each in batch.samples if not isinstance(each, Elsewhere)]
+    return [content_of(salt, each.image) for each in batch.samples if not isinstance(each, RemoteSample)]

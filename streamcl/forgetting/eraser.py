@@ -11,18 +11,25 @@ from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import redaction
 from streamcl.forgetting.ledger import Ledger
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.methods.protocol import Context, Evidence, Method, Place, Scope, Telling
-from streamcl.forgetting.methods.select import choose
+from streamcl.forgetting.methods.protocol import (
+    Context,
+    DataLocation,
+    ErasureResult,
+    ForgettingMethod,
+    ObservableStatistics,
+    RequestScope,
+)
+from streamcl.forgetting.methods.select import select_method
 from streamcl.forgetting.receipts import locations
-from streamcl.forgetting.retain_source import at_hand
+from streamcl.forgetting.retain_source import retain_source
 from streamcl.forgetting.retrieval import Retrieval
-from streamcl.forgetting.run_resources import Belongings
-from streamcl.forgetting.statistics.selection import KeptScope
+from streamcl.forgetting.run_resources import RunResources
+from streamcl.forgetting.statistics.selection import StatisticsSelection
 from streamcl.protocols import Learner, State
 from streamcl.storage.plain_state import state_hash
 
 
-class Erasure:
+class Eraser:
     """Erases from the learner, the metrics and the gallery by the method that serves a request best.
 
     methods: those to choose from, of equal guarantees the one listed first. admit: what of coming batches
@@ -31,10 +38,10 @@ class Erasure:
 
     def __init__(
         self,
-        belongings: Belongings,
+        belongings: RunResources,
         ledger: Ledger,
         lineage: Lineage,
-        methods: Sequence[Method],
+        methods: Sequence[ForgettingMethod],
         *,
         admit: Callable[[Batch], Batch],
         clock: Callable[[], float],
@@ -50,7 +57,7 @@ class Erasure:
         kept = self._kept(request)
         context = self._context(request, kept)
         try:
-            method, why = choose(self._methods, request, context)
+            method, why = select_method(self._methods, request, context)
         except ForgettingError as error:
             return {**result, "outcome": "refused", "reason": str(error)}
         useful = None if self._run.gauge is None else self._run.gauge(learner, request)
@@ -66,20 +73,20 @@ class Erasure:
         if self._run.monitor is not None and request.relearn == "deny":
             self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
         if kept is not None:
-            kept.finish(len(learner.widths) if isinstance(learner, Telling) else 0)
+            kept.finish(len(learner.widths) if isinstance(learner, ObservableStatistics) else 0)
         result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
         told = _told(replace(evidence, places=(*evidence.places, _kept_place(kept))), before)
         utility = None if useful is None else useful.beside(learner)
         scope = _counts(context.scope) | {"cohorts": [] if kept is None else kept.gone}
         return {**result, **told, "outcome": "done", "why": why, "scope": scope, "utility": utility}
 
-    def _kept(self, request: ForgetRequest) -> KeptScope | None:
+    def _kept(self, request: ForgetRequest) -> StatisticsSelection | None:
         kept = self._run.kept
         return None if kept is None else kept.scope(self._lineage.cohorts(request, kept.by))
 
-    def _context(self, request: ForgetRequest, kept: KeptScope | None) -> Context:
+    def _context(self, request: ForgetRequest, kept: StatisticsSelection | None) -> Context:
         retrieval = Retrieval(request, self._run.source, self._lineage.content)
-        scope = Scope(
+        scope = RequestScope(
             request,
             learned=self._lineage.count(request, learned=True),
             passed=self._lineage.count(request, learned=False),
@@ -87,7 +94,7 @@ class Erasure:
             and self._ledger.is_tombstoned("class", str(request.label)),
             chunks=lambda: self._lineage.chunks(request, learned=True),
         )
-        others = at_hand(self._run.source, self._lineage, self._admit)
+        others = retain_source(self._run.source, self._lineage, self._admit)
         return Context(self._run.learner, scope, retrieval.samples, retrieval.unavailable, kept, others)
 
     def _erase_figures(self, request: ForgetRequest) -> None:
@@ -96,30 +103,32 @@ class Erasure:
         if label is not None:
             run.scores.load_state_dict(redaction.scores_without(run.scores.state_dict(), label))
         if run.gallery is not None:
-            run.gallery.purge(sorted(target_of(request, self._lineage).ids))
+            run.gallery.purge(sorted(redaction_target(request, self._lineage).ids))
             if label is not None:
                 run.gallery.load_state_dict(redaction.gallery_without(run.gallery.state_dict(), label))
 
 
-def target_of(request: ForgetRequest, lineage: Lineage) -> redaction.Target:
+def redaction_target(request: ForgetRequest, lineage: Lineage) -> redaction.RedactionTarget:
     """What of a request must not be in any file that a run keeps."""
     traces = [t for chunk in lineage.chunks(request, learned=False) for t in chunk]
     ids = {trace.id for trace in traces} | set(request.selector.ids)
     label = request.label if request.kind == "class" else None
-    return redaction.Target({trace.offset for trace in traces}, ids, label)
+    return redaction.RedactionTarget({trace.offset for trace in traces}, ids, label)
 
 
-def _counts(scope: Scope) -> dict[str, Any]:
+def _counts(scope: RequestScope) -> dict[str, Any]:
     return {"learned": scope.learned, "passed": scope.passed}
 
 
-def _kept_place(kept: KeptScope | None) -> Place:
+def _kept_place(kept: StatisticsSelection | None) -> DataLocation:
     name = "kept statistics"
     if kept is None:
-        return Place(name, "not affected", "this run keeps none by class or by subject")
+        return DataLocation(name, "not affected", "this run keeps none by class or by subject")
     if not kept.touched:
-        return Place(name, "not affected", "none of them are of samples in scope")
-    return Place(name, "erased", "the samples' share is subtracted, and the older sums are overwritten")
+        return DataLocation(name, "not affected", "none of them are of samples in scope")
+    return DataLocation(
+        name, "erased", "the samples' share is subtracted, and the older sums are overwritten"
+    )
 
 
 def _confirm_gone(request: ForgetRequest, learner: Learner) -> None:
@@ -134,7 +143,7 @@ def _cause(error: Exception) -> str:
     return str(error) if known else f"{type(error).__name__} while the samples were brought back or measured"
 
 
-def _told(evidence: Evidence, before: State) -> dict[str, Any]:
+def _told(evidence: ErasureResult, before: State) -> dict[str, Any]:
     return {
         **asdict(replace(evidence, figures={}, places=())),
         "figures": dict(evidence.figures),

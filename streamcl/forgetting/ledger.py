@@ -11,17 +11,17 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from streamcl.errors import ForgettingError
-from streamcl.storage.sqlite import LedgerFile
+from streamcl.storage.sqlite import SqliteFile
 
-Progress: TypeAlias = Literal["received", "started", "done", "failed", "refused"]
-Erased: TypeAlias = Literal["sample", "subject", "class"]
+RequestStatus: TypeAlias = Literal["received", "started", "done", "failed", "refused"]
+ErasedKind: TypeAlias = Literal["sample", "subject", "class"]
 
 LEDGER = "ledger.sqlite"
 """The file's name in a run directory."""
 
 BODY_LIMIT = 256 << 20  # bytes of JSON; a request may carry samples, a gigabyte of them is a mistake
 MEMORY_LIMIT = 1_000_000  # tombstones looked up in memory, some 100 bytes each; past it, in the file
-ALLOWED: Mapping[Progress, frozenset[Progress]] = {
+ALLOWED: Mapping[RequestStatus, frozenset[RequestStatus]] = {
     "received": frozenset({"started", "refused"}),
     "started": frozenset({"started", "done", "failed", "refused"}),
     "failed": frozenset({"started", "received"}),
@@ -31,12 +31,12 @@ ALLOWED: Mapping[Progress, frozenset[Progress]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """One request. `body` is what was submitted, None after `scrub`; times in seconds since the epoch."""
 
     position: int
     id: str
-    progress: Progress
+    progress: RequestStatus
     body: Mapping[str, Any] | None
     reason: str | None
     received: float
@@ -57,14 +57,14 @@ class Ledger:
     """
 
     def __init__(self, path: Path, *, patience: float = 10.0, clock: Callable[[], float] = time.time) -> None:
-        self._file = LedgerFile(path, patience)
+        self._file = SqliteFile(path, patience)
         self._clock = clock
         self._version = -1
-        self._pending: list[Entry] = []
+        self._pending: list[LedgerEntry] = []
         self._buried: set[bytes] | None = set()
         self.refresh()
 
-    def submit(self, fields: Mapping[str, Any]) -> Entry:
+    def submit(self, fields: Mapping[str, Any]) -> LedgerEntry:
         """Take in a request; it is durable when this returns, so it may be acknowledged then and not before.
 
         fields: a JSON object with "id", and "key" where the sender repeats itself (else the id is the key).
@@ -92,19 +92,19 @@ class Ledger:
             )
         return self._entries("WHERE position = ?", found[0][0])[0]
 
-    def start(self, request: str) -> Entry:
+    def start(self, request: str) -> LedgerEntry:
         """Note that the erasure begins; again after a crash or a failure is right."""
         return self._advance(request, "started")
 
-    def finish(self, request: str) -> Entry:
+    def finish(self, request: str) -> LedgerEntry:
         """Note that the erasure is committed and the older checkpoints are gone."""
         return self._advance(request, "done")
 
-    def fail(self, request: str, reason: str) -> Entry:
+    def fail(self, request: str, reason: str) -> LedgerEntry:
         """Note that the erasure did not come about; it may be started again."""
         return self._advance(request, "failed", reason)
 
-    def retry(self, request: str) -> Entry:
+    def retry(self, request: str) -> LedgerEntry:
         """Let a request that has failed be pending again; one that is pending stays so.
 
         Raises ForgettingError where it is done or refused: that is over.
@@ -117,14 +117,14 @@ class Ledger:
             )
         return self._advance(request, "received") if entry.progress == "failed" else entry
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> LedgerEntry:
         """The request of this id or key. Raises ForgettingError where there is none."""
         found = self._entries("WHERE id = ? OR key = ?", name, self._file.digest("key", name))
         if not found:
             raise ForgettingError(f"there is no request {name!r} in {self._file.path}")
         return found[0]
 
-    def refuse(self, request: str, reason: str) -> Entry:
+    def refuse(self, request: str, reason: str) -> LedgerEntry:
         """Note that the request will not be carried out, and why."""
         return self._advance(request, "refused", reason)
 
@@ -147,18 +147,18 @@ class Ledger:
                 hint="scrub again when the other process has let go",
             )
 
-    def entry(self, request: str) -> Entry:
+    def entry(self, request: str) -> LedgerEntry:
         """One request. Raises ForgettingError where there is none of that id."""
         found = self._entries("WHERE id = ?", request)
         if not found:
             raise ForgettingError(f"there is no request {request!r} in {self._file.path}")
         return found[0]
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         """Every request there has been, in the order of arrival."""
         return self._entries("")
 
-    def pending(self) -> list[Entry]:
+    def pending(self) -> list[LedgerEntry]:
         """The requests received or started, in the order of arrival. Cheap where nothing has changed.
 
         Sees what other processes wrote, their tombstones included.
@@ -166,7 +166,7 @@ class Ledger:
         self.refresh()
         return list(self._pending)
 
-    def after(self, position: int) -> list[Entry]:
+    def after(self, position: int) -> list[LedgerEntry]:
         """The requests that a checkpoint at this ledger position does not know of."""
         return self._entries("WHERE position > ?", position)
 
@@ -175,7 +175,7 @@ class Ledger:
         """The position of the newest request; 0 where there is none. Positions are never used twice."""
         return int(self._file.query("SELECT COALESCE(MAX(position), 0) FROM requests")[0][0])
 
-    def bury(self, request: str, kind: Erased, values: Iterable[str]) -> None:
+    def add_tombstones(self, request: str, kind: ErasedKind, values: Iterable[str]) -> None:
         """Set tombstones for what the request erased. Again is harmless."""
         digests = [self._file.digest(kind, value) for value in values]
         position = self.entry(request).position
@@ -185,14 +185,14 @@ class Ledger:
         if self._buried is not None:
             self._buried.update(digests)
 
-    def is_tombstoned(self, kind: Erased, value: str) -> bool:
+    def is_tombstoned(self, kind: ErasedKind, value: str) -> bool:
         """Whether the sample id, subject or class was erased; by others, as of the last `refresh`."""
         digest = self._file.digest(kind, value)
         if self._buried is not None:
             return digest in self._buried
         return bool(self._file.query("SELECT 1 FROM tombstones WHERE digest = ?", digest))
 
-    def erased_by(self, kind: Erased, value: str) -> str | None:
+    def erased_by(self, kind: ErasedKind, value: str) -> str | None:
         """The request that erased the sample id, subject or class first; None where none did."""
         if not self.is_tombstoned(kind, value):
             return None
@@ -231,7 +231,7 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _advance(self, request: str, to: Progress, reason: str | None = None) -> Entry:
+    def _advance(self, request: str, to: RequestStatus, reason: str | None = None) -> LedgerEntry:
         finished = self._clock() if to in {"done", "failed", "refused"} else None
         with self._file.transaction() as run:
             now = self.entry(request).progress
@@ -251,17 +251,17 @@ class Ledger:
     def _read_pending(self) -> None:
         self._pending = self._entries("WHERE progress IN ('received', 'started')")
 
-    def _entries(self, where: str, *values: Any) -> list[Entry]:
+    def _entries(self, where: str, *values: Any) -> list[LedgerEntry]:
         columns = "position, id, progress, body, reason, received, finished, digest"
         rows = self._file.query(f"SELECT {columns} FROM requests {where} ORDER BY position", *values)
         return [self._entry(row) for row in rows]
 
-    def _entry(self, row: tuple[Any, ...]) -> Entry:
+    def _entry(self, row: tuple[Any, ...]) -> LedgerEntry:
         position, request, progress, body, reason, received, finished, digest = row
         fields = None if body is None else _parsed(body)
         if fields is not None and self._digest(fields) != digest:
             raise self._file.damage(f"the content of request {request!r} is not what was submitted")
-        return Entry(position, request, progress, fields, reason, received, finished)
+        return LedgerEntry(position, request, progress, fields, reason, received, finished)
 
 
 def _parsed(body: str) -> dict[str, Any]:

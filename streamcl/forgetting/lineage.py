@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels
-from streamcl.forgetting.methods.protocol import CHUNK, Trace
-from streamcl.storage.sqlite import LedgerFile, salted
+from streamcl.forgetting.methods.protocol import CHUNK, LineageRow
+from streamcl.storage.sqlite import SqliteFile, salted
 
 LINEAGE = "lineage.sqlite"
 """The file's name in a run directory."""
@@ -45,10 +45,10 @@ class Lineage:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = LedgerFile(path, patience=10.0, schema=SCHEMA)
+        self._file = SqliteFile(path, patience=10.0, schema=SCHEMA)
         self._waiting: list[tuple[Any, ...]] = []
 
-    def note(
+    def record(
         self, batch: Batch, *, learned: bool, segment: int, contents: Sequence[bytes] | None = None
     ) -> None:
         """Remember the samples of a batch that has passed; `contents` are the hashes of their images."""
@@ -79,13 +79,15 @@ class Lineage:
                 run("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         self._waiting.clear()
 
-    def rewind(self, offset: int) -> None:
+    def truncate(self, offset: int) -> None:
         """Forget what passed at or after an offset: it will pass again."""
         self._waiting.clear()
         with self._file.transaction() as run:
             run("DELETE FROM samples WHERE offset >= ?", (offset,))
 
-    def chunks(self, request: ForgetRequest, *, learned: bool, size: int = CHUNK) -> Iterator[list[Trace]]:
+    def chunks(
+        self, request: ForgetRequest, *, learned: bool, size: int = CHUNK
+    ) -> Iterator[list[LineageRow]]:
         """The traces that the request selects, in the order of the stream; `learned`: those learned only."""
         self.flush()
         where, values = self._condition(request)
@@ -98,7 +100,7 @@ class Lineage:
             after = rows[-1][0]
             yield [_trace(row) for row in rows]
 
-    def spread(self, limit: int) -> list[Trace]:
+    def subsample(self, limit: int) -> list[LineageRow]:
         """At most so many traces of learned samples, evenly from the beginning of the stream to its end."""
         self.flush()
         rows = self._file.query(
@@ -203,9 +205,11 @@ class Lineage:
         return None if value is None else self._file.digest(kind, value)
 
 
-def _trace(row: tuple[Any, ...]) -> Trace:
+def _trace(row: tuple[Any, ...]) -> LineageRow:
     offset, name, label, bits, segment, content, subject = row
-    return Trace(offset, name, label, bool(bits & LEARNED), segment, content, bool(bits & PRIVATE), subject)
+    return LineageRow(
+        offset, name, label, bool(bits & LEARNED), segment, content, bool(bits & PRIVATE), subject
+    )
 
 
 def content_of(salt: bytes, image: Pixels) -> bytes:

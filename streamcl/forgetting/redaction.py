@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from streamcl.storage import files
 from streamcl.storage.files import Disk
 
-Record: TypeAlias = dict[str, Any]
-Edit: TypeAlias = Callable[[Record], Record | None]
+LogRecord: TypeAlias = dict[str, Any]
+Edit: TypeAlias = Callable[[LogRecord], LogRecord | None]
 """Returns what a record becomes, or None where it stays."""
 
 FORGOTTEN = "(forgotten)"
@@ -24,14 +24,14 @@ DERIVED = ("summary.json", "report.html", "adapter")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RedactionTarget:
     """What must not be in any retained file: records at these offsets, these ids, this class."""
 
     offsets: Collection[int]
     ids: Collection[str]
     label: str | None = None
 
-    def edit(self, record: Record) -> Record | None:
+    def edit(self, record: LogRecord) -> LogRecord | None:
         """What a record of any log becomes."""
         if record.get("offset") in self.offsets and "id" in record:
             return _erased(record)
@@ -49,7 +49,7 @@ class Target:
         return {**record, **changed} if changed else None
 
 
-def rewrite_logs(folder: Path, target: Target, *, disk: Disk = files.DISK) -> int:
+def rewrite_logs(folder: Path, target: RedactionTarget, *, disk: Disk = files.DISK) -> int:
     """Edit every log of the run directory; how many records changed.
 
     A changed line keeps its length (spaces fill it), so the positions that checkpoints hold stay right.
@@ -119,7 +119,7 @@ def _renamed(name: str | None, label: str) -> Any:
     return FORGOTTEN if name == label else name
 
 
-def _erased(record: Record) -> Record:
+def _erased(record: LogRecord) -> LogRecord:
     """Its place stays, so that the log has no gap."""
     return {**{name: record[name] for name in ("step", "offset") if name in record}, "erased": True}
 
@@ -141,14 +141,14 @@ def _lines(path: Path, edit: Edit) -> Iterator[tuple[bytes, bytes]]:
             yield old, old if new is None else _fitted(new, len(old))
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _records(path: Path) -> Iterator[LogRecord]:
     with path.open("rb") as log:
         for line in log:
             if (record := _record(line)) is not None:
                 yield record
 
 
-def _record(line: bytes) -> Record | None:
+def _record(line: bytes) -> LogRecord | None:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -156,9 +156,9 @@ def _record(line: bytes) -> Record | None:
     return found if isinstance(found, dict) else None
 
 
-def _fitted(record: Record, length: int) -> bytes:
+def _fitted(record: LogRecord, length: int) -> bytes:
     """The record as a line of exactly that many bytes."""
-    candidates: Sequence[Record] = (record, {"erased": True}, {})
+    candidates: Sequence[LogRecord] = (record, {"erased": True}, {})
     texts = (json.dumps(each, separators=(",", ":"), ensure_ascii=False).encode() for each in candidates)
     text = next(text for text in texts if len(text) < length)
     return text.ljust(length - 1) + b"\n"

@@ -21,7 +21,7 @@ FIELDS = (
 )
 
 
-def order(
+def build_request(
     *,
     label: str | None = None,
     subject: str | None = None,
@@ -71,15 +71,15 @@ def order(
         "method": method,
         "relearn": relearn,
     }
-    return order_from(body)
+    return request_from_body(body)
 
 
-def checked(request: ForgetRequest) -> ForgetRequest:
+def check_request(request: ForgetRequest) -> ForgetRequest:
     """A request that a source yields, checked like any other. Raises ForgettingError."""
-    return order_from(body_of(request))
+    return request_from_body(request_to_body(request))
 
 
-def body_of(request: ForgetRequest) -> dict[str, Any]:
+def request_to_body(request: ForgetRequest) -> dict[str, Any]:
     """The request as a JSON object."""
     selector = request.selector
     return {
@@ -102,7 +102,7 @@ def body_of(request: ForgetRequest) -> dict[str, Any]:
     }
 
 
-def order_from(body: Mapping[str, Any]) -> ForgetRequest:
+def request_from_body(body: Mapping[str, Any]) -> ForgetRequest:
     """The request in a JSON object. Raises ForgettingError, saying what is wrong with which field."""
     _check_fields(body)
     kind, given = body["kind"], {name for name in _CHOOSING if body.get(name) not in (None, [], False)}

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from streamcl.events import Batch, Event, Sample
-from streamcl.forgetting.methods.protocol import Trace
+from streamcl.forgetting.methods.protocol import LineageRow
 from streamcl.forgetting.retrieval import labelled
 
 
-class Learned(Protocol):
+class LearnedRows(Protocol):
     """Remembers what was learned (see streamcl.forgetting.lineage)."""
 
-    def spread(self, limit: int) -> Sequence[Trace]:
+    def subsample(self, limit: int) -> Sequence[LineageRow]:
         """At most so many traces of learned samples, spread evenly over the stream."""
         ...
 
 
-def at_hand(
-    source: Any, learned: Learned, admit: Callable[[Batch], Batch]
+def retain_source(
+    source: Any, learned: LearnedRows, admit: Callable[[Batch], Batch]
 ) -> Callable[[int], Sequence[Sample]] | None:
     """Gives at most so many samples; None where the source can neither fetch nor look ahead.
 
@@ -28,15 +28,15 @@ def at_hand(
     and what has a tombstone is left out. Either way nothing is stored, and the same samples come again when
     a crash makes the erasure begin anew.
     """
-    fetch, ahead = getattr(source, "fetch", None), getattr(source, "ahead", None)
+    fetch, peek = getattr(source, "fetch", None), getattr(source, "peek", None)
     if fetch is not None:
-        return lambda limit: _fetched(fetch, learned.spread(limit))
-    if ahead is not None:
-        return lambda limit: _coming(ahead(limit), admit)[:limit]
+        return lambda limit: _fetched(fetch, learned.subsample(limit))
+    if peek is not None:
+        return lambda limit: _coming(peek(limit), admit)[:limit]
     return None
 
 
-def _fetched(fetch: Any, traces: Sequence[Trace]) -> list[Sample]:
+def _fetched(fetch: Any, traces: Sequence[LineageRow]) -> list[Sample]:
     """Those that still exist, with the labels they were learned with."""
     found = fetch([trace.id for trace in traces])
     return [labelled(found[trace.id], trace.label) for trace in traces if trace.id in found]

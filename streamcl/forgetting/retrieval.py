@@ -7,7 +7,7 @@ from typing import Any
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Pixels, Sample
-from streamcl.forgetting.methods.protocol import Trace
+from streamcl.forgetting.methods.protocol import LineageRow
 
 Fetch = Callable[[Sequence[str]], Mapping[str, Sample]]
 
@@ -30,7 +30,7 @@ class Retrieval:
             return None
         return "the request carries no samples and the source cannot fetch them by id"
 
-    def samples(self, traces: Sequence[Trace]) -> list[Sample]:
+    def samples(self, traces: Sequence[LineageRow]) -> list[Sample]:
         """The samples of the traces, in order, with the labels they were learned with.
 
         Raises ForgettingError where one is gone, or has other pixels than those that were learned.

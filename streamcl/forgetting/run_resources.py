@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.statistics.store import Kept
+from streamcl.forgetting.statistics.store import StatisticsStore
 from streamcl.protocols import Learner, Source, Stateful
 from streamcl.storage import files
 from streamcl.storage.files import Disk
 
 
-class Vault(Protocol):
+class PurgeableCheckpoints(Protocol):
     """The run's checkpoints (see streamcl.forgetting.checkpoint_purge)."""
 
     def seal(self) -> Mapping[str, Any]:
@@ -22,7 +22,7 @@ class Vault(Protocol):
         ...
 
 
-class Gallery(Stateful, Protocol):
+class PurgeableThumbnails(Stateful, Protocol):
     """Thumbnails that can be deleted by sample id (see streamcl.storage.thumbnails)."""
 
     def purge(self, ids: Sequence[str]) -> int:
@@ -30,27 +30,27 @@ class Gallery(Stateful, Protocol):
         ...
 
 
-class Monitor(Stateful, Protocol):
+class RelapseMonitor(Stateful, Protocol):
     """Tests later whether something erased has come back (see streamcl.forgetting.monitoring.relapse)."""
 
     def watch(self, request: ForgetRequest, method: str, guarantee: Guarantee, learner: Learner) -> None:
         """Remember an erasure just made, without names."""
         ...
 
-    def retest(self, learner: Learner, offset: int) -> tuple[Mapping[str, Any], Sequence[Relapsed]]:
+    def retest(self, learner: Learner, offset: int) -> tuple[Mapping[str, Any], Sequence[RelapseReport]]:
         """What to log of the test, empty where there was nothing to test; and what has come back."""
         ...
 
 
-class Gauge(Protocol):
+class UtilityProbe(Protocol):
     """Tells how useful a learner is for what stays (see streamcl.forgetting.monitoring.utility)."""
 
-    def __call__(self, learner: Learner, request: ForgetRequest) -> Useful:
+    def __call__(self, learner: Learner, request: ForgetRequest) -> UtilityBaseline:
         """Look at it before an erasure; changes nothing."""
         ...
 
 
-class Useful(Protocol):
+class UtilityBaseline(Protocol):
     """How useful a learner was before an erasure."""
 
     def beside(self, learner: Learner) -> Mapping[str, float] | None:
@@ -58,7 +58,7 @@ class Useful(Protocol):
         ...
 
 
-class Relapsed(Protocol):
+class RelapseReport(Protocol):
     """Something erased that has come back."""
 
     @property
@@ -73,17 +73,17 @@ class Relapsed(Protocol):
 
 
 @dataclass(slots=True)
-class Belongings:
+class RunResources:
     """What of a run an erasure must reach."""
 
     folder: Path
     learner: Learner
     source: Source
     scores: Stateful
-    gallery: Gallery | None = None
-    vault: Vault | None = None
-    monitor: Monitor | None = None
-    gauge: Gauge | None = None
+    gallery: PurgeableThumbnails | None = None
+    vault: PurgeableCheckpoints | None = None
+    monitor: RelapseMonitor | None = None
+    gauge: UtilityProbe | None = None
     fingerprint: str = ""
-    kept: Kept | None = None
+    kept: StatisticsStore | None = None
     disk: Disk = field(default_factory=lambda: files.DISK)

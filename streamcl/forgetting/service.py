@@ -9,20 +9,20 @@ from typing import Any
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import asking, redaction
-from streamcl.forgetting.eraser import Erasure, target_of
-from streamcl.forgetting.ledger import Entry, Ledger
+from streamcl.forgetting.eraser import Eraser, redaction_target
+from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.methods.protocol import Method
+from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.receipts import locations
-from streamcl.forgetting.receipts.claims import claims, hashes, logged
+from streamcl.forgetting.receipts.claims import log_entry, receipt_header, scope_hashes
 from streamcl.forgetting.receipts.receipt import attempts, receipt_path, write_receipt
-from streamcl.forgetting.requests import body_of, checked, order_from
-from streamcl.forgetting.run_resources import Belongings
+from streamcl.forgetting.requests import check_request, request_from_body, request_to_body
+from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.protocols import State
 
 
-class Forgetter:
+class ForgettingService:
     """Carries requests out between two batches, each once, however often the process dies meanwhile.
 
     The processor asks for what is `pending`, calls `erase`, commits, and calls `seal`. What `erase` did is in
@@ -35,10 +35,10 @@ class Forgetter:
 
     def __init__(
         self,
-        belongings: Belongings,
+        belongings: RunResources,
         ledger: Ledger,
         lineage: Lineage,
-        methods: Sequence[Method],
+        methods: Sequence[ForgettingMethod],
         *,
         schedule: Sequence[ForgetRequest] = (),
         clock: Callable[[], float] = time.time,
@@ -46,7 +46,7 @@ class Forgetter:
         self._run, self._ledger, self._lineage = belongings, ledger, lineage
         self._tombstones = Tombstones(ledger)
         self._clock = clock
-        self._erasure = Erasure(belongings, ledger, lineage, methods, admit=self.admit, clock=clock)
+        self._erasure = Eraser(belongings, ledger, lineage, methods, admit=self.admit, clock=clock)
         self._schedule = sorted(schedule, key=lambda each: each.offset)
         self._orders: dict[str, ForgetRequest] = {}
         self._applied: dict[str, dict[str, Any]] = {}
@@ -60,7 +60,7 @@ class Forgetter:
     def submit(self, request: ForgetRequest) -> None:
         """Take in a request that came with the stream; one that is malformed is refused, with its reason."""
         try:
-            body = body_of(checked(request))
+            body = request_to_body(check_request(request))
         except ForgettingError as error:
             self._refuse_unread(request.id, error)
         else:
@@ -68,7 +68,7 @@ class Forgetter:
 
     def take_in(self, request: ForgetRequest) -> str:
         """Take in a request from elsewhere; it is durable when this returns its id."""
-        return self._ledger.submit(body_of(request)).id
+        return self._ledger.submit(request_to_body(request)).id
 
     def ask(self, **what: Any) -> str:
         """Take in a request from Python (see streamcl.forgetting.asking.ask)."""
@@ -92,19 +92,19 @@ class Forgetter:
     def pending(self, offset: int) -> list[ForgetRequest]:
         """What is to be carried out before the batch at `offset`, in the order of arrival."""
         while self._schedule and self._schedule[0].offset <= offset:
-            self._ledger.submit(body_of(self._schedule.pop(0)))
+            self._ledger.submit(request_to_body(self._schedule.pop(0)))
         orders = (self._read(entry) for entry in self._ledger.pending())
         return [each for each in orders if each is not None and each.offset <= offset]
 
     def admit(self, batch: Batch) -> Batch:
         """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
-        return self._tombstones.admit(batch)
+        return self._tombstones.drop_erased(batch)
 
     def note(
         self, batch: Batch, *, learned: bool, segment: int, contents: Sequence[bytes] | None = None
     ) -> None:
         """Remember what has passed; `contents` are its images' hashes, where other ranks hold some."""
-        self._lineage.note(batch, learned=learned, segment=segment, contents=contents)
+        self._lineage.record(batch, learned=learned, segment=segment, contents=contents)
         self._offset = batch.end
 
     @property
@@ -130,7 +130,7 @@ class Forgetter:
         number = attempts(self._run.folder, request.id) + 1
         again = {} if number == 1 else {"attempt": number}
         self._applied[request.id] = {**again, **self._erasure.carry_out(request, offset)}
-        return logged(request, self._applied[request.id])
+        return log_entry(request, self._applied[request.id])
 
     def retest(self, offset: int) -> list[tuple[str, Mapping[str, Any]]]:
         """Test whether something erased has come back, and ask for its erasure anew; what to log, by kind."""
@@ -144,7 +144,7 @@ class Forgetter:
     def seal(self, request: ForgetRequest) -> None:
         """After the commit: tombstones, older checkpoints, logs, receipt, lineage; then it is done."""
         outcome = self._applied[request.id]
-        receipt = {**claims(request, self._ledger, self._clock(), self._run.fingerprint), **outcome}
+        receipt = {**receipt_header(request, self._ledger, self._clock(), self._run.fingerprint), **outcome}
         if outcome["outcome"] == "done":
             self._seal_erased(request, receipt)
         else:
@@ -160,7 +160,7 @@ class Forgetter:
 
     def begin(self) -> None:
         """Start with a stream of which nothing has passed."""
-        self.rewind(0)
+        self.truncate(0)
         if self._run.kept is not None:
             self._run.kept.begin()
 
@@ -195,9 +195,9 @@ class Forgetter:
         if self._run.kept is not None:
             self._run.kept.load_state_dict(state["kept"])
 
-    def rewind(self, offset: int) -> None:
+    def truncate(self, offset: int) -> None:
         """Forget what passed at or after an offset: the stream goes on from there."""
-        self._lineage.rewind(offset)
+        self._lineage.truncate(offset)
         self._offset = offset
 
     def close(self) -> None:
@@ -209,8 +209,8 @@ class Forgetter:
 
     def _seal_erased(self, request: ForgetRequest, receipt: dict[str, Any]) -> None:
         """Leave nothing older than the erasure; each step may be made again after a crash."""
-        run, target = self._run, target_of(request, self._lineage)
-        self._tombstones.bury(request, target.ids)
+        run, target = self._run, redaction_target(request, self._lineage)
+        self._tombstones.add_tombstones(request, target.ids)
         receipt["checkpoint"] = dict(run.vault.seal()) if run.vault is not None else None
         changed = redaction.rewrite_logs(run.folder, target, disk=run.disk)
         derived = redaction.remove_derived(run.folder, disk=run.disk)
@@ -218,16 +218,16 @@ class Forgetter:
             run.kept.seal()
         on_disk = locations.on_disk(receipt, changed, derived, len(target.offsets))
         receipt["places"] = [*receipt["places"], *on_disk]
-        receipt["scope"] |= hashes(target, self._ledger)
+        receipt["scope"] |= scope_hashes(target, self._ledger)
         write_receipt(run.folder, request.id, receipt, disk=run.disk)
         self._lineage.erase(sorted(target.offsets))
         self._ledger.finish(request.id)
 
-    def _read(self, entry: Entry) -> ForgetRequest | None:
+    def _read(self, entry: LedgerEntry) -> ForgetRequest | None:
         """The request of a pending entry; one that cannot be read is refused here."""
         if entry.id not in self._orders:
             try:
-                self._orders[entry.id] = order_from(entry.body or {})
+                self._orders[entry.id] = request_from_body(entry.body or {})
             except ForgettingError as error:
                 self._ledger.refuse(entry.id, str(error))
                 return None
@@ -256,5 +256,5 @@ class Forgetter:
             self._unscrubbed.discard(name)
 
 
-def _is_over(entry: Entry) -> bool:
+def _is_over(entry: LedgerEntry) -> bool:
     return entry.progress in {"done", "refused"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from streamcl.events import Batch, ForgetRequest, Refused, Sample
+from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.forgetting.ledger import Ledger
 
 EVERY_USER = "\0every user"
@@ -20,28 +20,28 @@ class Tombstones:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def admit(self, batch: Batch) -> Batch:
+    def drop_erased(self, batch: Batch) -> Batch:
         """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
-        if not any(map(self.stands_for, batch.samples)) and not any(map(self._is_gone, batch.refused)):
+        if not any(map(self.covers, batch.samples)) and not any(map(self._is_gone, batch.refused)):
             return batch
-        dropped = {o for o, s in zip(batch.offsets, batch.samples, strict=True) if self.stands_for(s)}
+        dropped = {o for o, s in zip(batch.offsets, batch.samples, strict=True) if self.covers(s)}
         dropped |= {refused.offset for refused in batch.refused if self._is_gone(refused)}
-        return without(batch, dropped)
+        return drop_samples(batch, dropped)
 
-    def bury(self, request: ForgetRequest, ids: Iterable[str]) -> None:
+    def add_tombstones(self, request: ForgetRequest, ids: Iterable[str]) -> None:
         """Set the tombstones of a request: its class, or its samples and subject. Again is harmless."""
         if request.relearn == "allow":
             return
         match request.kind:
             case "class":
-                self._ledger.bury(request.id, "class", [str(request.label)])
+                self._ledger.add_tombstones(request.id, "class", [str(request.label)])
             case "subject":
                 gone = EVERY_USER if request.all_users else str(request.subject)
-                self._ledger.bury(request.id, "subject", [gone])
+                self._ledger.add_tombstones(request.id, "subject", [gone])
         if request.kind != "class":
-            self._ledger.bury(request.id, "sample", ids)
+            self._ledger.add_tombstones(request.id, "sample", ids)
 
-    def stands_for(self, sample: Sample) -> bool:
+    def covers(self, sample: Sample) -> bool:
         """Whether the sample, its subject, its class or every user was forgotten."""
         buried = self._ledger.is_tombstoned
         return (
@@ -51,15 +51,15 @@ class Tombstones:
             or (sample.privacy == "user" and buried("subject", EVERY_USER))
         )
 
-    def _is_gone(self, refused: Refused) -> bool:
+    def _is_gone(self, refused: RejectedRecord) -> bool:
         return self._ledger.is_tombstoned("sample", refused.id)
 
 
-def without(batch: Batch, dropped: Collection[int]) -> Batch:
+def drop_samples(batch: Batch, dropped: Collection[int]) -> Batch:
     """The batch whose records at these offsets are no more than places."""
     kept = tuple(s for offset, s in zip(batch.offsets, batch.samples, strict=True) if offset not in dropped)
     refused = [each for each in batch.refused if each.offset not in dropped]
-    refused += [Refused(offset, "", DROPPED) for offset in dropped]
+    refused += [RejectedRecord(offset, "", DROPPED) for offset in dropped]
     return Batch(batch.offset, kept, tuple(sorted(refused, key=lambda each: each.offset)))
 
 

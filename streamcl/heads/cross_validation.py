@@ -28,7 +28,7 @@ ridge or a third of it; 512 ask for twice as much."""
 
 
 @dataclass(frozen=True, slots=True)
-class Strength:
+class AdaptiveRidge:
     """A shrinkage, what it grows from, and how many samples there were when it was found; margin None: never.
 
     What it is depends on the sums alone, and on how often they have doubled since it was found.
@@ -40,7 +40,7 @@ class Strength:
     found_at: int = 0
 
     @classmethod
-    def of(cls, least: float | None, margin: float | None) -> Strength:
+    def of(cls, least: float | None, margin: float | None) -> AdaptiveRidge:
         """The least itself, never looked at. Raises ValueError for what is not above zero."""
         for name, value in (("shrinkage", least), ("margin", margin)):
             if value is not None and not value > 0:
@@ -51,13 +51,13 @@ class Strength:
         """Whether the samples have doubled since it was found."""
         return self.margin is not None and sums.total >= 2 * self.found_at
 
-    def found(self, sums: Statistics) -> Strength:
+    def found(self, sums: Statistics) -> AdaptiveRidge:
         """What it is for these sums, which have only grown since then; itself where it never changes."""
         if self.margin is None or self.least is None or self.found_at == sums.total:
             return self
         return replace(self, value=strengthened(sums, self.least, self.margin), found_at=sums.total)
 
-    def stale(self) -> Strength:
+    def stale(self) -> AdaptiveRidge:
         """The least, to be found anew: samples were taken out."""
         return replace(self, value=self.least, found_at=0)
 
@@ -65,7 +65,7 @@ class Strength:
         """What was found; nothing where it never changes."""
         return {} if self.margin is None else {"strength": self.value, "found_at": self.found_at}
 
-    def restored(self, state: Mapping[str, Any]) -> Strength:
+    def restored(self, state: Mapping[str, Any]) -> AdaptiveRidge:
         """The one that returned `state`."""
         value = self.least if self.margin is None else state.get("strength", self.least)
         return replace(self, value=value, found_at=int(state.get("found_at", 0)))

@@ -36,7 +36,7 @@ class Gram:
         self._take_in()
         self._waiting = rows, sign
 
-    def kept(self) -> Callable[[], None]:
+    def savepoint(self) -> Callable[[], None]:
         """What takes back one `add` that comes next, bit for bit, if nobody looks at the sum in between."""
         self._take_in()
         rounds = self._rounds

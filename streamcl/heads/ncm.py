@@ -103,7 +103,7 @@ class NCMHead:
         """Learn samples: features [N, d], targets int64 [N]; raises as `measure` does, changing nothing."""
         self.merge(self.measure(features, targets))
 
-    def kept(self) -> Callable[[], None]:
+    def savepoint(self) -> Callable[[], None]:
         """What takes back every change that comes next, bit for bit. Nothing is copied."""
         before = self._S, self._counts
 
@@ -155,7 +155,7 @@ class NCMHead:
         keep = [i for i in range(self.classes) if i != column]
         self._S, self._counts = self._S[keep], self._counts[keep]
 
-    def exact_scores(self, features: Tensor) -> Tensor:
+    def scores_refit(self, features: Tensor) -> Tensor:
         """`scores`: means are never behind."""
         return self.scores(features)
 

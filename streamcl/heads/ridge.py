@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
-from streamcl.heads.cross_validation import Strength
+from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.removal import smallest_eigenvalue, without_residue
 from streamcl.heads.solving import is_due, scored, solved, variance
 from streamcl.heads.statistics import (
@@ -79,7 +79,7 @@ class RidgeHead:
             raise ValueError(f"relative_lambda is {relative_lambda}, expected a positive number")
         self.width = width
         self._relative_lambda = relative_lambda
-        self._strength = Strength.of(shrinkage, margin)  # of the solve in use
+        self._strength = AdaptiveRidge.of(shrinkage, margin)  # of the solve in use
         self._fresh: tuple[Tensor, Tensor] | None = None  # of all that is known; only spares a second solve
         self._smallest: float | None = None  # the same of the smallest eigenvalue, known after an erasure
         self._refresh = refresh
@@ -160,9 +160,9 @@ class RidgeHead:
         learned.gram.add(h)
         self._take_over(learned, due=due)
 
-    def kept(self) -> Callable[[], None]:
+    def savepoint(self) -> Callable[[], None]:
         """What takes back one `grow` and one `update` that come next, bit for bit. Nothing is copied."""
-        gram = self._sums.gram.kept()
+        gram = self._sums.gram.savepoint()
         before = {name: getattr(self, name) for name in _PARTS}
 
         def undo() -> None:
@@ -220,7 +220,7 @@ class RidgeHead:
         self._solve_if_due()
         return scored(h, self._W, self._b, self._sums.counts > 0)
 
-    def exact_scores(self, features: Tensor) -> Tensor:
+    def scores_refit(self, features: Tensor) -> Tensor:
         """`scores` by weights of all that is known now, whichever solve is in use; changes no state."""
         h = self.features(features)
         self._solve_if_due()

@@ -98,7 +98,7 @@ class UserWeights:
             return
         self.cohorts[cohort] = combined(self.cohorts.get(cohort) or self._nothing(), share)
 
-    def settle(self) -> None:
+    def refit_if_due(self) -> None:
         """Solve anew where that is due; nothing ever is while there are no users."""
         if not self.users.total:
             return
@@ -110,7 +110,7 @@ class UserWeights:
         """float64 [N, C] by the weights in use while learning."""
         return self._used.scores(z.detach().double())
 
-    def exact_scores(self, z: Tensor) -> Tensor:
+    def scores_refit(self, z: Tensor) -> Tensor:
         """float64 [N, C] by weights of all that is known; changes no state."""
         if not self.users.total:
             return self.scores(z)
@@ -118,7 +118,7 @@ class UserWeights:
             self._fresh = self._solved()
         return self._fresh.scores(z.detach().double())
 
-    def kept(self) -> Callable[[], None]:
+    def savepoint(self) -> Callable[[], None]:
         """What takes back every change that comes next, bit for bit. Nothing is copied."""
         before = self.core, self.users, dict(self.cohorts), self._used, self._fresh
 

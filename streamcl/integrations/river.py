@@ -15,7 +15,7 @@ from streamcl.events import Batch, Pixels, Sample
 from streamcl.factory.backbone import build_vit
 from streamcl.factory.compute import build_compute
 from streamcl.factory.learner import build_learner
-from streamcl.protocols import Learner, Scoring
+from streamcl.protocols import Learner, ProbabilisticLearner
 
 
 class RiverClassifier(base.Classifier):  # type: ignore[misc]
@@ -63,7 +63,7 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
         sample = Sample("river", _image(x))
         if not self._learner.classes:
             return {}
-        if not isinstance(self._learner, Scoring):
+        if not isinstance(self._learner, ProbabilisticLearner):
             guess = self._learner.predict([sample])[0]
             return {} if guess.label is None else {self._names[guess.label]: guess.confidence}
         chances = self._learner.logits([sample])[0].softmax(dim=0).tolist()

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
 from streamcl.heads.linear import LinearHead, masked_cross_entropy
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.block_features import fuse, in_chunks
-from streamcl.learners.predictions import finite
-from streamcl.learners.rollback import Undo
+from streamcl.learners.block_features import concat_block_tokens, map_fixed_batches
+from streamcl.learners.predictions import all_finite
+from streamcl.learners.rollback import Rollback
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -53,9 +53,9 @@ class AdaptedBranch:
         steps: int = 3,
         adapt: int = 832,
         seed: int = 0,
-        ranks: Ranks = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.ranks = ranks
+        self.group = group
         self.backbone = backbone
         self.compute = compute
         self.head = head
@@ -69,17 +69,19 @@ class AdaptedBranch:
         self._stale: tuple[int, ...] = ()  # per class column, samples learned while the features moved
 
     @property
-    def settled(self) -> bool:
+    def frozen(self) -> bool:
         """Whether the adapters hold still for ever."""
         return self._left <= 0
 
     def features(self, tokens: Tensor) -> Tensor:
         """float32 [B, F] of the tokens that block `first_block` is given."""
-        return in_chunks(self._fused, tokens, self.compute.rows)
+        return map_fixed_batches(self._fused, tokens, self.compute.rows)
 
     def _fused(self, tokens: Tensor) -> Tensor:
         with torch.no_grad(), self.compute.autocast():
-            return fuse(self.backbone, self.adapters.run(tokens), self.blocks, self.adapters.first_block)
+            return concat_block_tokens(
+                self.backbone, self.adapters.run(tokens), self.blocks, self.adapters.first_block
+            )
 
     def adapt(
         self,
@@ -97,11 +99,11 @@ class AdaptedBranch:
             if not self._step(views[step % len(views)], targets, samples):
                 return False
         self._left -= len(targets)
-        if self.settled:
-            self.settle()
+        if self.frozen:
+            self.freeze()
         return True
 
-    def join(self, frozen: Tensor, adapted: Tensor) -> Tensor:
+    def blend_scores(self, frozen: Tensor, adapted: Tensor) -> Tensor:
         """The scores [N, C] of the frozen branch and of this one, settled, as one.
 
         This branch has a third of the say on a class if all of its samples came after the adapters settled,
@@ -113,18 +115,18 @@ class AdaptedBranch:
         weights = adapted_share(stale, counts).to(frozen)
         return torch.where(adapted.isfinite(), frozen + weights * (adapted - frozen), frozen)
 
-    def settle(self) -> None:
+    def freeze(self) -> None:
         """Fold the adapters; nothing of the branch but its statistics changes from here on."""
         self._left = 0
         self._stale = self.head.counts
         self.adapters.consolidate(self.generator)
-        self.adapters.rest()
+        self.adapters.bypass_lora()
         self._optimizer.state.clear()
 
-    def kept(self) -> Undo:
+    def savepoint(self) -> Rollback:
         """What takes back all that learning one batch changes, bit for bit; copies while it adapts."""
-        head = self.head.kept()
-        if self.settled:
+        head = self.head.savepoint()
+        if self.frozen:
             return head
         state = self._training_state()
 
@@ -140,7 +142,7 @@ class AdaptedBranch:
         """Lose a class column; raises ForgettingError while its samples are in the statistics."""
         self.head.drop_class(column)
         self._stale = (*self._stale[:column], *self._stale[column + 1 :])
-        if not self.settled and column < self.probe.classes:
+        if not self.frozen and column < self.probe.classes:
             self.probe.drop(column, self._optimizer)
 
     def _parameters(self) -> dict[str, nn.Parameter]:
@@ -148,18 +150,18 @@ class AdaptedBranch:
 
     def _step(self, tokens: Tensor, targets: Tensor, samples: Sequence[Sample] | None) -> bool:
         with self.compute.autocast():
-            last = self.backbone.central(self.adapters.run(tokens)[-1])
+            last = self.backbone.class_and_centre_tokens(self.adapters.run(tokens)[-1])
         if samples is not None:
-            last = self.ranks.joined(last, samples)
+            last = self.group.all_gather_rows(last, samples)
         loss = masked_cross_entropy(self.probe(last), targets, targets.unique()).mean()
         parameters = self._parameters()
         found = torch.autograd.grad(
             loss, list(parameters.values()), allow_unused=True, materialize_grads=True
         )
-        gradients = self.ranks.total(
-            dict(zip(parameters, found, strict=True)), whole={"probe.weight", "probe.bias"}
+        gradients = self.group.all_reduce_gradients(
+            dict(zip(parameters, found, strict=True)), replicated={"probe.weight", "probe.bias"}
         )
-        sound = finite(loss.detach(), *gradients.values())
+        sound = all_finite(loss.detach(), *gradients.values())
         if sound:
             for name, parameter in parameters.items():
                 parameter.grad = gradients[name]
@@ -183,7 +185,7 @@ class AdaptedBranch:
             "stale": list(self._stale),
             "generator": self.generator.get_state().numpy().copy(),
         }
-        if self.settled:
+        if self.frozen:
             return state
         moments = export_moments(self._optimizer, self._parameters())
         return {**state, "probe": self.probe.export_state(), "moments": moments}
@@ -193,8 +195,8 @@ class AdaptedBranch:
         self._stale = tuple(state["stale"])
         self.adapters.import_state(state["adapters"])
         self.generator.set_state(torch.from_numpy(state["generator"].copy()))
-        if self.settled:
-            self.adapters.rest()
+        if self.frozen:
+            self.adapters.bypass_lora()
         else:
             self.probe.grow(len(state["probe"]["bias"]), self._optimizer)
             self.probe.import_state(state["probe"])

@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, Guess, Sample
+from streamcl.events import Batch, Prediction, Sample
 from streamcl.heads.linear import LinearHead
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.predictions import finite, guesses, surprise
-from streamcl.learners.rollback import Undo
+from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
+from streamcl.learners.rollback import Rollback
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -27,21 +27,21 @@ Gradients: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reading:
+class ForwardPass:
     """One forward pass over a batch's samples and others that ride along, before anything is learned of it.
 
     guesses: one a sample of the batch. learnable: its L labelled samples. losses: their data loss, in nats.
     logits [L + H, C] and targets [L + H]: of the labelled samples, then of the H that ride along.
     """
 
-    guesses: tuple[Guess, ...]
+    guesses: tuple[Prediction, ...]
     learnable: tuple[Sample, ...]
     losses: tuple[float, ...]
     logits: Tensor
     targets: Tensor
 
 
-class TrainedModel:
+class AdapterModel:
     """Adapters (or none) on a frozen backbone, and a linear head that grows, trained by one optimizer.
 
     adapters: None leaves the backbone as it is and trains the head alone. optimizer: makes the optimizer of
@@ -57,9 +57,9 @@ class TrainedModel:
         *,
         optimizer: OptimizerOf,
         generator: torch.Generator,
-        ranks: Ranks = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.ranks = ranks
+        self.group = group
         self.backbone = backbone
         self.compute = compute
         self.adapters = adapters
@@ -84,13 +84,13 @@ class TrainedModel:
             with torch.no_grad():
                 tokens = self.backbone.stem(self.backbone.prepare([sample.image for sample in samples]))
                 if self.adapters is None:
-                    return self.backbone.finish(tokens)
+                    return self.backbone.forward_head(tokens)
                 tokens = [tokens, *self.backbone.run(tokens, 0, self.adapters.first_block)][-1]
-            return self.adapters.finish(tokens)
+            return self.adapters.forward_head(tokens)
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample; changes nothing."""
-        return guesses(self.logits(samples), self.classes) if samples else ()
+        return to_predictions(self.logits(samples), self.classes) if samples else ()
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
@@ -98,29 +98,31 @@ class TrainedModel:
             scores: Tensor = self.head(self.features(samples))
         return scores
 
-    def predict_together(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict_together(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """`predict` by all ranks, each of which has the pixels of its share."""
         if not samples:
             return ()
         with torch.no_grad():
-            features = self.ranks.joined(self.features(self.ranks.share(samples)), samples)
-            return guesses(self.head(features), self.classes)
+            features = self.group.all_gather_rows(self.features(self.group.local_samples(samples)), samples)
+            return to_predictions(self.head(features), self.classes)
 
-    def read(self, batch: Batch, beside: Sequence[Sample] = ()) -> Reading:
+    def forward(self, batch: Batch, beside: Sequence[Sample] = ()) -> ForwardPass:
         """Predict the batch, know its classes from then on, and keep the graph for a step on its labels.
 
         `beside` are labelled samples of classes known or in the batch; they share the forward pass.
         """
-        samples = [*batch.samples, *self.ranks.dealt(beside)]
-        features = self.ranks.joined(self.features(self.ranks.share(samples)), samples)  # [B + H, d]
-        predicted = guesses(self.head(features[: len(batch)]).detach(), self.classes)
+        samples = [*batch.samples, *self.group.scatter(beside)]
+        features = self.group.all_gather_rows(
+            self.features(self.group.local_samples(samples)), samples
+        )  # [B + H, d]
+        predicted = to_predictions(self.head(features[: len(batch)]).detach(), self.classes)
         learnable = batch.labelled
         self.grow([*learnable, *beside])
         rows = [i for i, sample in enumerate(batch.samples) if sample.label is not None]
         logits = self.head(features[[*rows, *range(len(batch), len(features))]])  # [L + H, C]
         targets = self.targets([*learnable, *beside])
-        losses = surprise(logits[: len(rows)].detach(), targets[: len(rows)]).tolist()
-        return Reading(predicted, learnable, tuple(losses), logits, targets)
+        losses = open_set_nll(logits[: len(rows)].detach(), targets[: len(rows)]).tolist()
+        return ForwardPass(predicted, learnable, tuple(losses), logits, targets)
 
     def grow(self, samples: Sequence[Sample]) -> None:
         """Have a column for the class of every labelled sample."""
@@ -144,10 +146,10 @@ class TrainedModel:
         found = torch.autograd.grad(
             loss, list(parameters.values()), allow_unused=True, materialize_grads=True
         )
-        gradients = self.ranks.total(
-            dict(zip(parameters, found, strict=True)), whole={"head.weight", "head.bias"}
+        gradients = self.group.all_reduce_gradients(
+            dict(zip(parameters, found, strict=True)), replicated={"head.weight", "head.bias"}
         )
-        return gradients if finite(loss.detach(), *gradients.values()) else None
+        return gradients if all_finite(loss.detach(), *gradients.values()) else None
 
     def apply(self, gradients: Mapping[str, Tensor]) -> None:
         """One optimizer step with these gradients; `kept` takes back what is made of it where it fails."""
@@ -158,7 +160,7 @@ class TrainedModel:
         finally:
             self.optimizer.zero_grad(set_to_none=True)
 
-    def kept(self) -> Undo:
+    def savepoint(self) -> Rollback:
         """Copy what a step changes, 0.4 ms for a ViT-S of rank 4; what is returned puts it back.
 
         New classes go again, and the generator returns to where it was.

@@ -21,19 +21,23 @@ BORDER = 0.1
 """Share of each side that the second view leaves out."""
 
 
-def fuse(backbone: Backbone, outputs: Sequence[Tensor], blocks: Sequence[int], first: int = 0) -> Tensor:
+def concat_block_tokens(
+    backbone: Backbone, outputs: Sequence[Tensor], blocks: Sequence[int], first: int = 0
+) -> Tensor:
     """float32 [B, F]: class token and central patch token of each block in `blocks`, layer-normalised.
 
     outputs: what every block from `first` to the last in `blocks` gave, in order.
     """
-    return torch.cat([backbone.central(outputs[block - first]).float() for block in blocks], dim=1)
+    return torch.cat(
+        [backbone.class_and_centre_tokens(outputs[block - first]).float() for block in blocks], dim=1
+    )
 
 
-def fused_width(backbone: Backbone, blocks: Sequence[int]) -> int:
+def concat_width(backbone: Backbone, blocks: Sequence[int]) -> int:
     """F of `fuse`, read off one black image (it differs between blocks where the backbone has stages)."""
     with torch.no_grad():
         tokens = backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)]))
-        return fuse(backbone, backbone.run(tokens, 0, max(blocks) + 1), blocks).shape[1]
+        return concat_block_tokens(backbone, backbone.run(tokens, 0, max(blocks) + 1), blocks).shape[1]
 
 
 def spread_blocks(depth: int, count: int = 4) -> list[int]:
@@ -41,7 +45,7 @@ def spread_blocks(depth: int, count: int = 4) -> list[int]:
     return sorted(block for block in range(depth - 1, -1, -2)[:count])
 
 
-def views_of(pixels: Tensor, count: int) -> list[Tensor]:
+def tta_views(pixels: Tensor, count: int) -> list[Tensor]:
     """One or two views of pixels [B, 3, S, S]: as they are; and mirrored, without a tenth at each border."""
     if count == 1:
         return [pixels]
@@ -51,24 +55,24 @@ def views_of(pixels: Tensor, count: int) -> list[Tensor]:
     return [pixels, F.interpolate(inner, (side, side), mode="bicubic", align_corners=False)]
 
 
-def glimpse(features: Tensor) -> npt.NDArray[np.float32]:
+def detector_features(features: Tensor) -> npt.NDArray[np.float32]:
     """[B, d] of features [B, F] for a detector: of the earliest block, which tells domains apart best."""
     return features[:, :GLIMPSE].float().cpu().numpy()
 
 
-def filled(samples: Sequence[Sample], rows: int) -> list[list[Sample]]:
+def pad_to_batch(samples: Sequence[Sample], rows: int) -> list[list[Sample]]:
     """The samples in chunks of exactly `rows`; the last is filled up with its last sample."""
     whole = [*samples, *[samples[-1]] * (-len(samples) % rows)]
     return [whole[start : start + rows] for start in range(0, len(whole), rows)]
 
 
-def in_chunks(run: Callable[[Tensor], Tensor], tokens: Tensor, rows: int) -> Tensor:
+def map_fixed_batches(run: Callable[[Tensor], Tensor], tokens: Tensor, rows: int) -> Tensor:
     """`run` of tokens [B, N, d], exactly `rows` of them at a time, the last ones filled up."""
     whole = torch.cat([tokens, tokens[-1:].expand(-len(tokens) % rows, *tokens.shape[1:])])
     return torch.cat([run(chunk) for chunk in whole.split(rows)])[: len(tokens)]
 
 
-class Reader(Protocol):
+class FeatureReader(Protocol):
     """What a closed-form learner reads samples with."""
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
@@ -77,7 +81,7 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class PrefixReader(Reader, Protocol):
+class PrefixReader(FeatureReader, Protocol):
     """A reader that also gives what comes out on the way, for a branch that begins there."""
 
     def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
@@ -98,20 +102,24 @@ class FrozenReader:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, F] of B samples, one or more, whichever come together."""
-        chunks = filled(samples, self.compute.rows)
+        chunks = pad_to_batch(samples, self.compute.rows)
         return torch.cat([self._read(chunk, 0)[0] for chunk in chunks])[: len(samples)]
 
     def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
         """The features [B, F], and the tokens that block `cut` is given, for each view."""
-        parts = [self._read(chunk, cut) for chunk in filled(samples, self.compute.rows)]
+        parts = [self._read(chunk, cut) for chunk in pad_to_batch(samples, self.compute.rows)]
         views = zip(*(tokens for _, tokens in parts), strict=True)
         features = torch.cat([part for part, _ in parts])[: len(samples)]
         return features, [torch.cat(view)[: len(samples)] for view in views]
 
     def _read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad(), self.compute.autocast():
-            views = views_of(self.backbone.prepare([sample.image for sample in samples]), self.views)
+            views = tta_views(self.backbone.prepare([sample.image for sample in samples]), self.views)
             tokens = self.backbone.stem(torch.cat(views))  # [V * B, N, d]
             outputs = self.backbone.run(tokens, 0, self.blocks[-1] + 1)
-            fused = fuse(self.backbone, outputs, self.blocks).view(len(views), len(samples), -1).mean(0)
+            fused = (
+                concat_block_tokens(self.backbone, outputs, self.blocks)
+                .view(len(views), len(samples), -1)
+                .mean(0)
+            )
             return fused, list([tokens, *outputs][cut].chunk(len(views)))

@@ -11,8 +11,8 @@ from torch import Tensor
 from streamcl.heads.statistics import Statistics, combined, exported, imported, measured, nothing, selected
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.predictions import finite
-from streamcl.learners.rollback import Undo
+from streamcl.learners.predictions import all_finite
+from streamcl.learners.rollback import Rollback
 from streamcl.protocols import State
 
 
@@ -36,7 +36,7 @@ class Cohort:
     @property
     def ready(self) -> bool:
         """Whether there is an adapter that holds still."""
-        return self.branch is not None and self.branch.settled
+        return self.branch is not None and self.branch.frozen
 
     def sums(self, index: ClassIndex) -> Statistics:
         """Its sums on frozen features, with the class columns of `index`."""
@@ -52,16 +52,16 @@ class Cohort:
         self._sums = combined(self._sums, share)
         if self.branch is None:
             return
-        if not self.branch.settled:
+        if not self.branch.frozen:
             self.branch.adapt(views, targets, len(self._index))
         adapted = self._adapted(views[0])
-        if finite(adapted):
+        if all_finite(adapted):
             self.branch.head.grow(len(self._index))
             self.branch.head.update(adapted, targets)
 
-    def kept(self) -> Undo:
+    def savepoint(self) -> Rollback:
         """What takes back the `learn` that comes next, bit for bit."""
-        branch = None if self.branch is None else self.branch.kept()
+        branch = None if self.branch is None else self.branch.savepoint()
         before = self.learned, self._index, self._sums
 
         def undo() -> None:
@@ -71,15 +71,15 @@ class Cohort:
 
         return undo
 
-    def join(self, shared: Tensor, tokens: Tensor, index: ClassIndex, *, exact: bool) -> Tensor:
+    def blend_scores(self, shared: Tensor, tokens: Tensor, index: ClassIndex, *, exact: bool) -> Tensor:
         """The shared scores [B, C] with its branch's say, on the classes that it knows."""
-        if self.branch is None or not self.branch.settled or not self.classes:
+        if self.branch is None or not self.branch.frozen or not self.classes:
             return shared
         columns = index.columns(self.classes, shared.device)
         features, head = self._adapted(tokens), self.branch.head
-        adapted = head.exact_scores(features) if exact else head.scores(features)
+        adapted = head.scores_refit(features) if exact else head.scores(features)
         joined = shared.clone()
-        joined[:, columns] = self.branch.join(shared[:, columns], adapted)
+        joined[:, columns] = self.branch.blend_scores(shared[:, columns], adapted)
         return joined
 
     def _adapted(self, tokens: Tensor) -> Tensor:

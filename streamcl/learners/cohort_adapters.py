@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Guess, Lesson, Sample, Selector
+from streamcl.events import Batch, ForgetRequest, Prediction, Sample, Selector, StepResult
 from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.solving import is_due, scored
 from streamcl.heads.statistics import combined, with_more
@@ -22,16 +22,16 @@ from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import FrozenReader
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.cohort import Cohort
-from streamcl.learners.predictions import finite, guesses, surprise
-from streamcl.learners.rollback import Undo, whole
+from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
+from streamcl.learners.rollback import Rollback, rollback_on_error
 from streamcl.protocols import State
 
-POOL = ""
+SHARED_COHORT = ""
 """What samples without a cohort, and those of cohorts past the limit, are learned into: no adapter."""
 
 
 @dataclass(frozen=True, slots=True)
-class Division:
+class CohortRule:
     """How samples fall into cohorts: by domain (a tenant), by subject, or by stretches of so many records.
 
     limit: cohorts that get an adapter; those that come later go to the pool.
@@ -44,11 +44,11 @@ class Division:
     def name(self, sample: Sample, offset: int | None) -> str:
         """The cohort's name: a hash, so that no state names a tenant or a subject; POOL for none."""
         if self.by == "stretch":
-            return POOL if offset is None else str(offset // self.stretch)
+            return SHARED_COHORT if offset is None else str(offset // self.stretch)
         value = sample.domain if self.by == "domain" else sample.subject
-        return POOL if value is None else _hash(value)
+        return SHARED_COHORT if value is None else _hash(value)
 
-    def named(self, request: ForgetRequest) -> tuple[str, ...]:
+    def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
         """The cohorts that a request names whole; none where it names anything else."""
         chosen = request.selector
         match self.by:
@@ -62,7 +62,7 @@ class Division:
         return ()
 
 
-class CohortLearner:
+class CohortAdaptersLearner:
     """A shared ridge regression on frozen features, and a LoRA branch for each cohort, joined at the scores.
 
     The shared part is solved from the total of sums that are kept apart by cohort. A branch starts at the
@@ -75,7 +75,7 @@ class CohortLearner:
     def __init__(
         self,
         reader: FrozenReader,
-        division: Division,
+        division: CohortRule,
         branch: Callable[[str], AdaptedBranch],
         *,
         width: int,
@@ -87,7 +87,7 @@ class CohortLearner:
         self.reader = reader
         self.division = division
         self.cohorts: dict[str, Cohort] = {}
-        self.crowded = False  # whether a cohort has come past the limit
+        self.over_capacity = False  # whether a cohort has come past the limit
         self._branch, self._cut = branch, cut
         self._width, self._shrinkage, self._refresh = width, shrinkage, refresh
         self._sharpness = sharpness
@@ -105,9 +105,9 @@ class CohortLearner:
         """The frozen backbone."""
         return self.reader.backbone
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample, by its cohort's branch or, where it has none, by the mean of all branches."""
-        return guesses(self.logits(samples), self.classes) if samples else ()
+        return to_predictions(self.logits(samples), self.classes) if samples else ()
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
@@ -117,42 +117,42 @@ class CohortLearner:
             self._fresh = self._solved()
         return self._sharpness * self._scores(self._fresh.scores(features), views[0], names, exact=True)
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then teach each cohort its labelled samples."""
         if not batch.samples:
-            return Lesson((), ())
+            return StepResult((), ())
         features, views = self._read(batch.samples)
         names = self._names(batch)
         scores = self._scores(self._used.scores(features), views[0], names, exact=False)
-        predicted = guesses(self._sharpness * scores, self.classes)
+        predicted = to_predictions(self._sharpness * scores, self.classes)
         rows = [row for row, sample in enumerate(batch.samples) if sample.label is not None]
         labels = {row: str(batch.samples[row].label) for row in rows}
         index = ClassIndex([*self.classes, *labels.values()])
         targets = index.columns(list(labels.values()), features.device)
-        losses = tuple(surprise(self._sharpness * scores[rows], targets).tolist())
-        if not rows or not finite(features):
-            return Lesson(predicted, losses, learned=not rows)
-        with whole(self._kept()):
+        losses = tuple(open_set_nll(self._sharpness * scores[rows], targets).tolist())
+        if not rows or not all_finite(features):
+            return StepResult(predicted, losses, learned=not rows)
+        with rollback_on_error(self._kept()):
             self._index = index
-            housed = {row: self._housed(names[row]) for row in rows}
+            housed = {row: self._cohort_for(names[row]) for row in rows}
             with ExitStack() as steps:
                 for name in dict.fromkeys(housed.values()):
                     own = [row for row in rows if housed[row] == name]
                     cohort = self.cohorts[name]
-                    steps.enter_context(whole(cohort.kept()))
+                    steps.enter_context(rollback_on_error(cohort.savepoint()))
                     cohort.learn(features[own], [view[own] for view in views], [labels[row] for row in own])
                 self._settle()
-        return Lesson(predicted, losses)
+        return StepResult(predicted, losses)
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: a plateau of the whole stream says nothing that one cohort may depend on."""
         return {}
 
-    def named(self, request: ForgetRequest) -> tuple[str, ...]:
+    def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
         """The cohorts with adapters that a request names."""
-        return tuple(name for name in self.division.named(request) if name in self.cohorts)
+        return tuple(name for name in self.division.selected_cohorts(request) if name in self.cohorts)
 
-    def held(self, names: Sequence[str]) -> int:
+    def sample_count(self, names: Sequence[str]) -> int:
         """How many samples these cohorts have learned."""
         return sum(self.cohorts[name].learned for name in names)
 
@@ -167,7 +167,7 @@ class CohortLearner:
         self._used, self._fresh = self._solved(), None
         return {"cohorts_dropped": len(names), "cohorts_left": len(self.cohorts)}
 
-    def shared(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+    def weights_trained_on(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
         """Adapters are a cohort's own, and cannot be freed of some of its samples."""
         touched = any(chunk for chunk in traces) and any(each.branch for each in self.cohorts.values())
         return ("cohort adapters",) if touched else ()
@@ -176,12 +176,17 @@ class CohortLearner:
         """Every cohort, the classes, and the shared weights in use."""
         used = {name: getattr(self._used, name).cpu().numpy().copy() for name in ("W", "b", "counts")}
         cohorts = {name: cohort.state_dict() for name, cohort in self.cohorts.items()}
-        return {"classes": list(self.classes), "cohorts": cohorts, "crowded": self.crowded, "used": used}
+        return {
+            "classes": list(self.classes),
+            "cohorts": cohorts,
+            "crowded": self.over_capacity,
+            "used": used,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
         self._index, self.cohorts, self._fresh = ClassIndex(state["classes"]), {}, None
-        self.crowded = bool(state["crowded"])
+        self.over_capacity = bool(state["crowded"])
         for name, saved in state["cohorts"].items():
             self._new(name).load_state_dict(saved)
         device = self.backbone.device
@@ -196,26 +201,26 @@ class CohortLearner:
     def _names(self, batch: Batch) -> list[str]:
         return [self.division.name(s, offset) for s, offset in zip(batch.samples, batch.offsets, strict=True)]
 
-    def _kept(self) -> Undo:
+    def _kept(self) -> Rollback:
         """What takes back all that learning a batch changes, the cohorts' own aside."""
-        before = dict(self.cohorts), self.crowded, self._index, self._used, self._fresh
+        before = dict(self.cohorts), self.over_capacity, self._index, self._used, self._fresh
 
         def undo() -> None:
-            self.cohorts, self.crowded, self._index, self._used, self._fresh = before
+            self.cohorts, self.over_capacity, self._index, self._used, self._fresh = before
 
         return undo
 
-    def _housed(self, name: str) -> str:
+    def _cohort_for(self, name: str) -> str:
         """The cohort of that name, made where there is room for one; else the pool."""
-        taken = sum(each != POOL for each in self.cohorts)
-        if name not in self.cohorts and name != POOL and taken >= self.division.limit:
-            self.crowded, name = True, POOL
+        taken = sum(each != SHARED_COHORT for each in self.cohorts)
+        if name not in self.cohorts and name != SHARED_COHORT and taken >= self.division.limit:
+            self.over_capacity, name = True, SHARED_COHORT
         if name not in self.cohorts:
             self._new(name)
         return name
 
     def _new(self, name: str) -> Cohort:
-        branch = None if name == POOL else self._branch(name)
+        branch = None if name == SHARED_COHORT else self._branch(name)
         self.cohorts[name] = Cohort(branch, self._width, self.backbone.device)
         return self.cohorts[name]
 
@@ -228,7 +233,7 @@ class CohortLearner:
             chosen = [own] if own is not None and own.branch is not None else list(self.cohorts.values())
             chosen = [cohort for cohort in chosen if cohort.ready]
             if chosen:
-                parts = [c.join(shared[rows], tokens[rows], self._index, exact=exact) for c in chosen]
+                parts = [c.blend_scores(shared[rows], tokens[rows], self._index, exact=exact) for c in chosen]
                 joined[rows] = torch.stack(parts).mean(0)
         return joined
 

@@ -8,21 +8,21 @@ from typing import Any
 
 from torch import Tensor
 
-from streamcl.distributed.process_group import Ranks
+from streamcl.distributed.process_group import ProcessGroup
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, Guess, Lesson, Sample
+from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import PrefixReader, glimpse
+from streamcl.learners.block_features import PrefixReader, detector_features
 from streamcl.learners.calibration import Calibration
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.predictions import finite, guesses, surprise
+from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
 from streamcl.learners.ridge import Listener, RidgeLearner, by_column
-from streamcl.learners.rollback import put_back, whole
+from streamcl.learners.rollback import rollback, rollback_on_error
 from streamcl.protocols import State
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reading:
+class HybridFeatures:
     """What a hybrid reads of B samples.
 
     features: float32 [B, D], of the frozen blocks. views: each view's tokens [B, N, d] where the adapted
@@ -33,13 +33,13 @@ class Reading:
     views: Sequence[Tensor]
     adapted: Tensor | None
 
-    def __getitem__(self, rows: Sequence[int]) -> Reading:
+    def __getitem__(self, rows: Sequence[int]) -> HybridFeatures:
         """What was read of some of them."""
         adapted = None if self.adapted is None else self.adapted[rows]
-        return Reading(self.features[rows], [view[rows] for view in self.views], adapted)
+        return HybridFeatures(self.features[rows], [view[rows] for view in self.views], adapted)
 
 
-class HybridLearner:
+class RidgeLoRALearner:
     """Two ridge heads' scores as one: on frozen features, and on features adapted early in the stream.
 
     exact: the frozen branch, a RidgeLearner of its own; order-free, and what is forgotten there is gone
@@ -75,85 +75,85 @@ class HybridLearner:
         return self._calibration.sharpness
 
     @property
-    def ranks(self) -> Ranks:
+    def group(self) -> ProcessGroup:
         """Those that learn each batch together."""
-        return self.exact.ranks
+        return self.exact.group
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample; changes nothing that decides the future."""
-        return guesses(self.logits(samples), self.classes) if samples else ()
+        return to_predictions(self.logits(samples), self.classes) if samples else ()
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
-        return self._calibration.sharpness * self.exact_scores(self.read(samples))
+        return self._calibration.sharpness * self.scores_refit(self.read(samples))
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, adapt while that is still on, and add its labelled samples to both heads."""
         if not batch.samples:
-            return Lesson((), ())
+            return StepResult((), ())
         return self.learn_from(batch, self.read_together(batch.samples))
 
-    def read(self, samples: Sequence[Sample]) -> Reading:
+    def read(self, samples: Sequence[Sample]) -> HybridFeatures:
         """What `scores` and `learn_from` need of samples, one or more."""
         features, views = self._read(samples)  # [B, D]
-        if self.adapted is None or not self.adapted.settled:
-            return Reading(features, views, None)
-        return Reading(features, views, self.adapted.features(views[0]))
+        if self.adapted is None or not self.adapted.frozen:
+            return HybridFeatures(features, views, None)
+        return HybridFeatures(features, views, self.adapted.features(views[0]))
 
-    def renewed(self, reading: Reading) -> Reading:
+    def refresh_features(self, reading: HybridFeatures) -> HybridFeatures:
         """An older reading with what it lacks of `scores`: the adapters may have settled since."""
-        if self.adapted is None or not self.adapted.settled or reading.adapted is not None:
+        if self.adapted is None or not self.adapted.frozen or reading.adapted is not None:
             return reading
         return replace(reading, views=(), adapted=self.adapted.features(reading.views[0]))
 
-    def read_together(self, samples: Sequence[Sample]) -> Reading:
+    def read_together(self, samples: Sequence[Sample]) -> HybridFeatures:
         """`read` by all ranks, each its share, of which alone the views are."""
-        mine = self.read(self.ranks.share(samples))
-        adapted = None if mine.adapted is None else self.ranks.joined(mine.adapted, samples)
-        return Reading(self.ranks.joined(mine.features, samples), mine.views, adapted)
+        mine = self.read(self.group.local_samples(samples))
+        adapted = None if mine.adapted is None else self.group.all_gather_rows(mine.adapted, samples)
+        return HybridFeatures(self.group.all_gather_rows(mine.features, samples), mine.views, adapted)
 
-    def scores(self, reading: Reading) -> Tensor:
+    def scores(self, reading: HybridFeatures) -> Tensor:
         """float64 [B, C] by the weights in use while learning."""
         scores = self.exact.head.scores(reading.features)
         if self.adapted is None or reading.adapted is None:
             return scores
-        return self.adapted.join(scores, self.adapted.head.scores(reading.adapted))
+        return self.adapted.blend_scores(scores, self.adapted.head.scores(reading.adapted))
 
-    def exact_scores(self, reading: Reading) -> Tensor:
+    def scores_refit(self, reading: HybridFeatures) -> Tensor:
         """float64 [B, C] by weights of all that is known."""
-        scores = self.exact.head.exact_scores(reading.features)
+        scores = self.exact.head.scores_refit(reading.features)
         if self.adapted is None or reading.adapted is None:
             return scores
-        return self.adapted.join(scores, self.adapted.head.exact_scores(reading.adapted))
+        return self.adapted.blend_scores(scores, self.adapted.head.scores_refit(reading.adapted))
 
-    def guesses(self, scores: Tensor) -> tuple[Guess, ...]:
+    def guesses(self, scores: Tensor) -> tuple[Prediction, ...]:
         """What scores [B, C] say, as sure as they have deserved of late."""
-        return guesses(self._calibration.sharpness * scores, self.classes)
+        return to_predictions(self._calibration.sharpness * scores, self.classes)
 
-    def learn_from(self, batch: Batch, reading: Reading) -> Lesson:
+    def learn_from(self, batch: Batch, reading: HybridFeatures) -> StepResult:
         """`learn`, given what was read of the batch's samples."""
         features, views, adapted = reading.features, reading.views, reading.adapted
         scores = self.scores(reading)  # [B, C]
         predicted = self.guesses(scores)
         learnable = batch.labelled
         if not learnable:
-            return Lesson(predicted, ())
+            return StepResult(predicted, ())
         rows = _labelled_rows(batch.samples)
         names = [sample.label for sample in learnable]
         index = ClassIndex([*self.classes, *(str(name) for name in names)])
         targets = index.columns(names, features.device)
-        shown = tuple(surprise(self._calibration.sharpness * scores[rows], targets).tolist())
-        if not finite(features) or (adapted is not None and not finite(adapted)):
-            return Lesson(predicted, shown, learned=False)
-        told = Lesson(predicted, shown, features=glimpse(features))
-        adapting = self.adapted is not None and not self.adapted.settled
-        undos = [part.kept() for part in (self.adapted, self.exact) if part is not None]
+        shown = tuple(open_set_nll(self._calibration.sharpness * scores[rows], targets).tolist())
+        if not all_finite(features) or (adapted is not None and not all_finite(adapted)):
+            return StepResult(predicted, shown, learned=False)
+        told = StepResult(predicted, shown, features=detector_features(features))
+        adapting = self.adapted is not None and not self.adapted.frozen
+        undos = [part.savepoint() for part in (self.adapted, self.exact) if part is not None]
         calibration = self._calibration.state_dict()
         undos.append(lambda: self._calibration.load_state_dict(calibration))
-        with whole(*undos):
+        with rollback_on_error(*undos):
             if not self._learn_adapted(views, adapted, batch, targets, len(index)):
-                put_back(*undos)
-                return Lesson(predicted, shown, learned=False)
+                rollback(*undos)
+                return StepResult(predicted, shown, learned=False)
             self.exact.add(features[rows], targets, index)
             known = targets < scores.shape[1]
             self._calibration.update(scores[rows][known], targets[known])
@@ -164,9 +164,9 @@ class HybridLearner:
 
     def consolidate(self) -> Mapping[str, Any]:
         """At the first plateau the adapted branch settles; later there is nothing to consolidate."""
-        if self.adapted is None or self.adapted.settled:
+        if self.adapted is None or self.adapted.frozen:
             return {}
-        self.adapted.settle()
+        self.adapted.freeze()
         return {"settled": True}
 
     def measure(self, samples: Sequence[Sample]) -> Any:
@@ -237,7 +237,7 @@ class HybridLearner:
         if self.adapted is not None:
             self.adapted.drop_class(column)
 
-    def shared(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+    def weights_trained_on(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
         """What came before the adapters settled trained them, and its statistics cannot be derived again."""
         if self.adapted is None or not self._adapted_until:
             return ()
@@ -295,11 +295,13 @@ class HybridLearner:
         if self.adapted is None:
             return True
         if features is None:
-            mine = _labelled_rows(self.ranks.share(batch.samples)) or [0]  # a row too many counts nowhere
+            mine = _labelled_rows(self.group.local_samples(batch.samples)) or [
+                0
+            ]  # a row too many counts nowhere
             if not self.adapted.adapt([view[mine] for view in views], targets, classes, batch.labelled):
                 return False
-            features = self.ranks.joined(self.adapted.features(views[0]), batch.samples)
-            if not finite(features):
+            features = self.group.all_gather_rows(self.adapted.features(views[0]), batch.samples)
+            if not all_finite(features):
                 return False
         self.adapted.head.grow(classes)
         self.adapted.head.update(features[_labelled_rows(batch.samples)], targets)

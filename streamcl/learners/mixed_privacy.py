@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, Guess, Lesson, Sample
+from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.heads.statistics import Statistics
 from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.hybrid import HybridLearner, Reading
-from streamcl.learners.mixed_statistics import Share
-from streamcl.learners.predictions import finite, guesses, surprise
-from streamcl.learners.rollback import Undo, whole
+from streamcl.learners.hybrid import HybridFeatures, RidgeLoRALearner
+from streamcl.learners.mixed_statistics import MixedStatistics
+from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
+from streamcl.learners.rollback import Rollback, rollback_on_error
 from streamcl.learners.tangent_features import TangentReader
 from streamcl.protocols import State
 
 USER_STATISTICS = "user statistics of unsettled adapters"
 
 
-class MixedLearner:
+class MixedPrivacyLearner:
     """f(x) = f_c(x) + z(x) V (arXiv 2012.13431): a hybrid taught by core samples, and the users' linear part.
 
     z is 1 or 0 for whether the adapters hold still, the last block's frozen tokens and, once they hold still,
@@ -35,7 +35,7 @@ class MixedLearner:
     """
 
     def __init__(
-        self, core: HybridLearner, users: UserWeights, tangents: TangentReader | None, *, frozen: int
+        self, core: RidgeLoRALearner, users: UserWeights, tangents: TangentReader | None, *, frozen: int
     ) -> None:
         self.core = core
         self.users = users
@@ -54,20 +54,20 @@ class MixedLearner:
         """The frozen backbone."""
         return self.core.backbone
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample; changes nothing that decides the future."""
-        return guesses(self.logits(samples), self.classes) if samples else ()
+        return to_predictions(self.logits(samples), self.classes) if samples else ()
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
         reading = self.core.read(samples)
-        scores = self._total(self.core.exact_scores(reading), self.users.exact_scores(self._z(reading)))
+        scores = self._total(self.core.scores_refit(reading), self.users.scores_refit(self._z(reading)))
         return self.core.sharpness * scores
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, teach the core its core samples, and add everything to the sums of z."""
         if not batch.samples:
-            return Lesson((), ())
+            return StepResult((), ())
         sides = [_Side(batch, privacy) for privacy in ("core", "user")]
         seen = {
             side.privacy: (side, reading, self._z(reading))
@@ -76,53 +76,53 @@ class MixedLearner:
             for reading in (self.core.read(side.samples),)
         }
         scores = self._scores(batch, list(seen.values()))
-        predicted = guesses(self.core.sharpness * scores, self.classes)
+        predicted = to_predictions(self.core.sharpness * scores, self.classes)
         losses = self._losses(batch, scores)
-        if not all(finite(z) for _, _, z in seen.values()):
-            return Lesson(predicted, losses, learned=False)
+        if not all(all_finite(z) for _, _, z in seen.values()):
+            return StepResult(predicted, losses, learned=False)
         undo, moving = self._kept(), self._moving
-        with whole(undo):
+        with rollback_on_error(undo):
             self._index = ClassIndex([*self.classes, *(str(sample.label) for sample in batch.labelled)])
             self.users.grow(len(self._index))
             for side, _, z in seen.values():
                 self._add(side, z)
-            self.users.settle()
+            self.users.refit_if_due()
             learned = all(self._taught(side, reading) for side, reading, _ in seen.values())
         if not learned:
             undo()
         elif moving:
             self._moved_until = batch.end
-        return Lesson(predicted, losses, learned=learned)
+        return StepResult(predicted, losses, learned=learned)
 
     def consolidate(self) -> Mapping[str, Any]:
         """At the first plateau of the core's loss the adapters settle."""
         return self.core.consolidate()
 
-    def measure(self, samples: Sequence[Sample]) -> Share:
+    def measure(self, samples: Sequence[Sample]) -> MixedStatistics:
         """What these samples added once the adapters had settled; nothing is learned of them."""
         core = [sample for sample in samples if sample.privacy == "core"]
         users: dict[str, list[Sample]] = {}
         for sample in samples:
             if sample.privacy == "user":
                 users.setdefault(self.cohort(sample.subject), []).append(sample)
-        return Share(
+        return MixedStatistics(
             self.core.measure(core) if core else None,
             self._measured(core) if core else None,
             {name: self._measured(each) for name, each in users.items()},
         )
 
-    def combine(self, one: Share, other: Share) -> Share:
+    def combine(self, one: MixedStatistics, other: MixedStatistics) -> MixedStatistics:
         """Both shares as one."""
         return one.joined(other, self.core.combine)
 
-    def difference(self, one: Share, other: Share) -> float:
+    def difference(self, one: MixedStatistics, other: MixedStatistics) -> float:
         """The largest relative difference of any of the sums."""
         pairs = [(one.core, other.core), *((each, other.users[name]) for name, each in one.users.items())]
         found = [self.core.exact.difference(a, b) for a, b in pairs if a is not None]
         branches = 0.0 if one.branches is None else self.core.difference(one.branches, other.branches)
         return max([branches, *found])
 
-    def subtract(self, sums: Share) -> Mapping[str, Any]:
+    def subtract(self, sums: MixedStatistics) -> Mapping[str, Any]:
         """Forget by what `measure` gave, everywhere or, where that is refused, nowhere."""
         before = self.users.state_dict()
         kept = {name: each for name, each in sums.users.items() if name in self.users.cohorts}
@@ -144,7 +144,7 @@ class MixedLearner:
             self.core.drop_class(name)
         self._index = ClassIndex(each for each in self.classes if each != name)
 
-    def shared(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+    def weights_trained_on(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
         """What came while the adapters moved: core samples trained them, users' cannot be derived again."""
         early = {trace.private for chunk in traces for trace in chunk if trace.offset < self._moved_until}
         found = ("adapters", "adapted statistics") if False in early else ()
@@ -159,7 +159,7 @@ class MixedLearner:
         """What a subject's sums are kept under: a hash, so that no state holds its name."""
         return "" if subject is None else hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
 
-    def kept(self, subject: str) -> int:
+    def user_sample_count(self, subject: str) -> int:
         """How many samples are in the sums that are kept of a subject."""
         sums = self.users.cohorts.get(self.cohort(subject))
         return 0 if sums is None else sums.total
@@ -192,9 +192,9 @@ class MixedLearner:
         self._index = ClassIndex(state["classes"])
         self._moved_until = int(state["moved_until"])
 
-    def _kept(self) -> Undo:
+    def _kept(self) -> Rollback:
         """What takes back all that learning a batch changes, the core aside, which sees to that itself."""
-        users, index = self.users.kept(), self._index
+        users, index = self.users.savepoint(), self._index
 
         def undo() -> None:
             users()
@@ -202,7 +202,7 @@ class MixedLearner:
 
         return undo
 
-    def _taught(self, side: _Side, reading: Reading) -> bool:
+    def _taught(self, side: _Side, reading: HybridFeatures) -> bool:
         """Teach the core, if these are its samples; False where it has not learned them."""
         return side.privacy == "user" or self.core.learn_from(side.batch, reading).learned
 
@@ -210,7 +210,7 @@ class MixedLearner:
     def _moving(self) -> bool:
         return self.tangents is not None and not self.tangents.fixed
 
-    def _z(self, reading: Reading) -> Tensor:
+    def _z(self, reading: HybridFeatures) -> Tensor:
         """float32 [B, 1 + frozen + tangents]."""
         features = reading.features[:, -self._frozen :].float()
         still = features.new_full((len(features), 1), float(not self._moving))
@@ -222,7 +222,7 @@ class MixedLearner:
             tangents = self.tangents(reading.views[0])
         return torch.cat([still, features, tangents], dim=1)
 
-    def _scores(self, batch: Batch, seen: Sequence[tuple[_Side, Reading, Tensor]]) -> Tensor:
+    def _scores(self, batch: Batch, seen: Sequence[tuple[_Side, HybridFeatures, Tensor]]) -> Tensor:
         """float64 [B, C] by the weights in use; each side is read apart, so neither rounds by the other."""
         parts = [self._total(self.core.scores(reading), self.users.scores(z)) for _, reading, z in seen]
         scores = parts[0].new_empty(len(batch), len(self.classes))
@@ -248,7 +248,7 @@ class MixedLearner:
         ]
         names = [str(batch.samples[row].label) for row in rows]
         targets = ClassIndex([*self.classes, *names]).columns(names, scores.device)
-        return tuple(surprise(self.core.sharpness * scores[rows], targets).tolist())
+        return tuple(open_set_nll(self.core.sharpness * scores[rows], targets).tolist())
 
     def _add(self, side: _Side, z: Tensor) -> None:
         """Put labelled samples into the sums: the core's at once, users' cohort by cohort."""

@@ -11,7 +11,7 @@ from streamcl.heads.statistics import Statistics, combined
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Share:
+class MixedStatistics:
     """What samples add to the core's branches, to the core's sums, and to users' by cohort ("": none)."""
 
     branches: Any
@@ -23,10 +23,10 @@ class Share:
         """What all cohorts together add; None where no user is among the samples."""
         return reduce(combined, self.users.values()) if self.users else None
 
-    def joined(self, other: Share, branches: Callable[[Any, Any], Any]) -> Share:
+    def joined(self, other: MixedStatistics, branches: Callable[[Any, Any], Any]) -> MixedStatistics:
         """Both as one; `branches` joins what the core's branches are given."""
         names = {**self.users, **other.users}
-        return Share(
+        return MixedStatistics(
             _either(self.branches, other.branches, branches),
             _either(self.core, other.core, combined),
             {name: _either(self.users.get(name), other.users.get(name), combined) for name in names},

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from streamcl.distributed.process_group import ALONE, Ranks
-from streamcl.events import Batch, Guess, Lesson, Sample
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.heads.linear import masked_cross_entropy
-from streamcl.learners.adapter_model import TrainedModel
-from streamcl.learners.predictions import surprise
-from streamcl.learners.rollback import put_back, whole
+from streamcl.learners.adapter_model import AdapterModel
+from streamcl.learners.predictions import open_set_nll
+from streamcl.learners.rollback import rollback, rollback_on_error
 from streamcl.memory.hard_buffer import HardBuffer
 from streamcl.memory.importance import Importance, squared_gradients
 from streamcl.nn.adapted_blocks import Adapters
@@ -62,7 +62,7 @@ class OnlineLoRALearner:
         mask_absent: bool = True,
         low_pass: LowPass | None = None,
         seed: int = 0,
-        ranks: Ranks = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.backbone = backbone
         self.compute = compute
@@ -70,13 +70,13 @@ class OnlineLoRALearner:
         self.adapters = Adapters(
             backbone, rank=rank, first_block=first_block, generator=self.generator, low_pass=low_pass
         )
-        self.model = TrainedModel(
+        self.model = AdapterModel(
             backbone,
             compute,
             self.adapters,
             optimizer=functools.partial(torch.optim.Adam, lr=learning_rate, fused=True),
             generator=self.generator,
-            ranks=ranks,
+            group=group,
         )
         self.head = self.model.head
         shapes = {name: tuple(parameter.shape) for name, parameter in self.adapters.trainable().items()}
@@ -91,7 +91,7 @@ class OnlineLoRALearner:
         """The classes known, by column of the head."""
         return self.model.classes
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample; changes nothing."""
         return self.model.predict(samples)
 
@@ -99,20 +99,20 @@ class OnlineLoRALearner:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
         return self.model.logits(samples)
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then take one step on its labelled samples and the hard buffer."""
         if not batch.labelled:
-            return Lesson(self.model.predict_together(batch.samples), ())
-        undos = self.model.kept(), self.buffer.kept()
-        with whole(*undos):
-            seen = self.model.read(batch, self.buffer.samples)
+            return StepResult(self.model.predict_together(batch.samples), ())
+        undos = self.model.savepoint(), self.buffer.savepoint()
+        with rollback_on_error(*undos):
+            seen = self.model.forward(batch, self.buffer.samples)
             losses = self._losses(seen.logits, seen.targets)  # [L + H]
             learned = self.model.step(self._objective(losses, len(seen.learnable)))
             if learned:
                 self._remember(seen.learnable, losses.detach())
         if not learned:
-            put_back(*undos)
-        return Lesson(seen.guesses, seen.losses, learned=learned)
+            rollback(*undos)
+        return StepResult(seen.guesses, seen.losses, learned=learned)
 
     def consolidate(self) -> Mapping[str, Any]:
         """Estimate the importance of the present pair on the hard buffer, fold it, start a fresh pair."""
@@ -135,7 +135,7 @@ class OnlineLoRALearner:
         self.buffer.purge(predicate)
         return before - len(self.buffer)
 
-    def shared(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+    def weights_trained_on(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
         """Every sample learned has moved the adapters and the whole head, and may have set the importance."""
         return ("adapters", "head", "importance") if any(traces) else ()
 
@@ -162,7 +162,7 @@ class OnlineLoRALearner:
     def _objective(self, losses: Tensor, fresh: int) -> Tensor:
         """What a step goes down, from per-sample losses, the first `fresh` of them the batch's."""
         penalty = self.importance.penalty(self.adapters.trainable(), self._regularisation)
-        loss = losses[:fresh].mean() + self.model.ranks.once(penalty)
+        loss = losses[:fresh].mean() + self.model.group.count_once(penalty)
         held = len(losses) - fresh
         if not held:
             return loss
@@ -172,11 +172,11 @@ class OnlineLoRALearner:
         values = losses.tolist()
         self.buffer.refresh(values[len(samples) :])
         self.buffer.update(samples, values[: len(samples)])
-        self.buffer.complete(lambda held: self.model.ranks.completed(held, samples))
+        self.buffer.complete(lambda held: self.model.group.fetch_pixels(held, samples))
 
     def _loss_of_held(self, held: Sequence[Sample]) -> Any:
         def loss_of(i: int) -> Tensor:
             logits = self.head(self.model.features([held[i]]))
-            return surprise(logits, self.model.targets([held[i]])).sum()
+            return open_set_nll(logits, self.model.targets([held[i]])).sum()
 
         return loss_of

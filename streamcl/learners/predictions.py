@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamcl.events import Guess
+from streamcl.events import Prediction
 
 
-def guesses(logits: Tensor, names: Sequence[str]) -> tuple[Guess, ...]:
+def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ...]:
     """The best class of each row of logits [B, C] and its softmax probability; no class known, no guess."""
     if not names:
-        return (Guess(None, 0.0),) * len(logits)
+        return (Prediction(None, 0.0),) * len(logits)
     confidence, column = logits.float().softmax(dim=1).max(dim=1)  # [B], [B]
     pairs = zip(column.tolist(), confidence.tolist(), strict=True)
-    return tuple(Guess(names[best], sure) for best, sure in pairs)
+    return tuple(Prediction(names[best], sure) for best, sure in pairs)
 
 
-def surprise(logits: Tensor, targets: Tensor) -> Tensor:
+def open_set_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood in nats, [B], of targets [B] under logits [B, C] over all columns.
 
     A target past the last column is a class never seen: it is given the score 0 in a column of its own,
@@ -31,7 +31,7 @@ def surprise(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(padded, targets, reduction="none")
 
 
-def finite(*values: Tensor) -> bool:
+def all_finite(*values: Tensor) -> bool:
     """Whether every element of every tensor is finite; asks the device once.
 
     A norm is infinite or NaN where an element is; where only its square is too large, the elements decide.

@@ -9,15 +9,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, Guess, Lesson, Sample
+from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.heads.gram import Gram
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.block_features import FrozenReader, Reader, glimpse
+from streamcl.learners.block_features import FeatureReader, FrozenReader, detector_features
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.predictions import finite, guesses, surprise
-from streamcl.learners.rollback import Undo, whole
+from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
+from streamcl.learners.rollback import Rollback, rollback_on_error
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.protocols import State
@@ -44,13 +44,13 @@ class RidgeLearner:
         blocks: Sequence[int],
         views: int = 1,
         sharpness: float = 10.0,
-        ranks: Ranks = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.ranks = ranks
+        self.group = group
         self.backbone = backbone
         self.compute = compute
         self.head = head
-        self.reader: Reader = FrozenReader(backbone, compute, blocks, views=views)
+        self.reader: FeatureReader = FrozenReader(backbone, compute, blocks, views=views)
         self._sharpness = sharpness
         self._index = ClassIndex()
         self._listener: Listener | None = None
@@ -60,33 +60,33 @@ class RidgeLearner:
         """The classes known, by column of the head."""
         return self._index.names
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample; changes nothing that decides the future."""
-        return guesses(self.logits(samples), self.classes) if samples else ()
+        return to_predictions(self.logits(samples), self.classes) if samples else ()
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
-        return self._sharpness * self.head.exact_scores(self.features(samples))
+        return self._sharpness * self.head.scores_refit(self.features(samples))
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then add its labelled samples to the statistics."""
         if not batch.samples:
-            return Lesson((), ())
-        mine = self.features(self.ranks.share(batch.samples))
-        features = self.ranks.joined(mine, batch.samples)  # [B, D]
+            return StepResult((), ())
+        mine = self.features(self.group.local_samples(batch.samples))
+        features = self.group.all_gather_rows(mine, batch.samples)  # [B, D]
         logits = self._logits(features)  # [B, C]
-        predicted = guesses(logits, self.classes)
+        predicted = to_predictions(logits, self.classes)
         learnable = batch.labelled
         if not learnable:
-            return Lesson(predicted, ())
+            return StepResult(predicted, ())
         rows = [i for i, sample in enumerate(batch.samples) if sample.label is not None]
         index = ClassIndex([*self.classes, *(str(sample.label) for sample in learnable)])
         targets = index.columns([sample.label for sample in learnable], features.device)
-        shown = tuple(surprise(logits[rows], targets).tolist())
-        if not finite(features):
-            return Lesson(predicted, shown, learned=False)
-        told = Lesson(predicted, shown, features=glimpse(features))
-        with whole(self.kept()):
+        shown = tuple(open_set_nll(logits[rows], targets).tolist())
+        if not all_finite(features):
+            return StepResult(predicted, shown, learned=False)
+        told = StepResult(predicted, shown, features=detector_features(features))
+        with rollback_on_error(self.savepoint()):
             self.add(features[rows], targets, index)
             if self._listener is not None:
                 self._listener(learnable, (self.summed(features[rows]),))
@@ -101,9 +101,9 @@ class RidgeLearner:
         self.head.grow(len(index))
         self.head.update(features, targets)
 
-    def kept(self) -> Undo:
+    def savepoint(self) -> Rollback:
         """What takes back one `add` that comes next, bit for bit."""
-        index, head = self._index, self.head.kept()
+        index, head = self._index, self.head.savepoint()
 
         def undo() -> None:
             self._index = index
@@ -180,7 +180,7 @@ class RidgeLearner:
         """What `scores` needs of samples: their features."""
         return self.features(samples)
 
-    def renewed(self, reading: Tensor) -> Tensor:
+    def refresh_features(self, reading: Tensor) -> Tensor:
         """The reading itself: features are fixed for ever."""
         return reading
 

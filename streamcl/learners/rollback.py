@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-Undo: TypeAlias = Callable[[], None]
+Rollback: TypeAlias = Callable[[], None]
 
 
 @contextmanager
-def whole(*undos: Undo) -> Iterator[None]:
+def rollback_on_error(*undos: Rollback) -> Iterator[None]:
     """Run the body; where it raises, a lack of memory say, take it back by all the `undos` and raise on."""
     try:
         yield
     except Exception:
-        put_back(*undos)
+        rollback(*undos)
         raise
 
 
-def put_back(*undos: Undo) -> None:
+def rollback(*undos: Rollback) -> None:
     """Call all of them, in order."""
     for undo in undos:
         undo()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import in_chunks
+from streamcl.learners.block_features import map_fixed_batches
 from streamcl.nn.lora import LoRALinear
 
 
@@ -41,11 +41,11 @@ class TangentReader:
     @property
     def fixed(self) -> bool:
         """Whether the branch holds still, so that there is something to read."""
-        return self.branch.settled
+        return self.branch.frozen
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """float32 [B, width] of the tokens that the branch's first block is given, without gradients."""
-        return in_chunks(self._rows, tokens, self.branch.compute.rows)
+        return map_fixed_batches(self._rows, tokens, self.branch.compute.rows)
 
     def _rows(self, tokens: Tensor) -> Tensor:
         backbone, adapters = self.branch.backbone, self.branch.adapters
@@ -57,7 +57,7 @@ class TangentReader:
         with torch.enable_grad(), self._watched() as seen:
             with self.branch.compute.autocast():
                 last = backbone.run(entering, cut, None, blocks[cut - first :])[-1]
-            score = backbone.central(last) @ self._reading  # [B, 1]
+            score = backbone.class_and_centre_tokens(last) @ self._reading  # [B, 1]
             slopes = torch.autograd.grad(score.sum(), [output for _, output in seen])
         rows = [
             self._slope(layer, given, slope) @ sketch

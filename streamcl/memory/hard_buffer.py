@@ -71,7 +71,7 @@ class HardBuffer:
         samples = completed(self.samples)
         self._held = [replace(held, sample=each) for held, each in zip(self._held, samples, strict=True)]
 
-    def kept(self) -> Callable[[], None]:
+    def savepoint(self) -> Callable[[], None]:
         """What takes back all that is offered and re-evaluated from here on."""
         held, offered = self._held, self._offered
 

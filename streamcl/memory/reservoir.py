@@ -14,7 +14,7 @@ from streamcl.memory.hard_buffer import pack_samples, unpack_samples
 from streamcl.protocols import State
 
 
-class Kept(NamedTuple):
+class ReservoirItem(NamedTuple):
     """A sample and the logits [C then] that the model gave it when it was offered (none: an empty tensor)."""
 
     sample: Sample
@@ -32,7 +32,7 @@ class Reservoir:
             raise ValueError(f"capacity is {capacity}, expected 1 or more samples")
         self._capacity = capacity
         self._generator = generator
-        self._kept: list[Kept] = []
+        self._kept: list[ReservoirItem] = []
         self._offered = 0
 
     def __len__(self) -> int:
@@ -46,7 +46,9 @@ class Reservoir:
     def offer(self, samples: Sequence[Sample], logits: Tensor | None = None) -> None:
         """Let each sample in or not; logits [N, C] are kept beside them where given."""
         for row, sample in enumerate(samples):
-            kept = Kept(sample, torch.zeros(0) if logits is None else logits[row].detach().cpu().clone())
+            kept = ReservoirItem(
+                sample, torch.zeros(0) if logits is None else logits[row].detach().cpu().clone()
+            )
             self._offered += 1
             place = int(torch.randint(self._offered, (1,), generator=self._generator))
             if len(self._kept) < self._capacity:
@@ -57,14 +59,16 @@ class Reservoir:
     def complete(self, completed: Callable[[Sequence[Sample]], Sequence[Sample]]) -> None:
         """Hold, in place of the held samples, what `completed` makes of them: their pixels from elsewhere."""
         samples = completed(self.samples)
-        self._kept = [Kept(sample, kept.logits) for sample, kept in zip(samples, self._kept, strict=True)]
+        self._kept = [
+            ReservoirItem(sample, kept.logits) for sample, kept in zip(samples, self._kept, strict=True)
+        ]
 
-    def draw(self, count: int) -> list[Kept]:
+    def draw(self, count: int) -> list[ReservoirItem]:
         """`count` of those held, or all where they are fewer, without repetition."""
         order = torch.randperm(len(self._kept), generator=self._generator)
         return [self._kept[place] for place in order[:count].tolist()]
 
-    def kept(self) -> Callable[[], None]:
+    def savepoint(self) -> Callable[[], None]:
         """What takes back all that is offered from here on, the generator's draws aside."""
         kept, offered = list(self._kept), self._offered
 
@@ -94,5 +98,5 @@ class Reservoir:
         flat = torch.from_numpy(np.asarray(state["logits"], np.float32).copy())
         logits = flat.split([int(length) for length in state["lengths"]]) if len(state["lengths"]) else ()
         pairs = zip(unpack_samples(state), logits, strict=True)
-        self._kept = [Kept(sample, values) for sample, values in pairs]
+        self._kept = [ReservoirItem(sample, values) for sample, values in pairs]
         self._offered = int(state["offered"])

@@ -50,7 +50,9 @@ class Adaptable(Protocol):
         """Outputs after the blocks start .. stop - 1, with other blocks in their place where given."""
         ...
 
-    def finish(self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None) -> Tensor:
+    def forward_head(
+        self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None
+    ) -> Tensor:
         """[B, width]: what the classifier sees of the last block's tokens."""
         ...
 
@@ -108,10 +110,10 @@ class Adapters(nn.Module):
         self._choose_attention(tokens)
         return self.backbone.run(tokens, self.first_block, None, list(self.blocks))
 
-    def finish(self, tokens: Tensor) -> Tensor:
+    def forward_head(self, tokens: Tensor) -> Tensor:
         """[B, width]: the backbone's final features, given the tokens that enter first_block."""
         self._choose_attention(tokens)
-        return self.backbone.finish(tokens, self.first_block, list(self.blocks))
+        return self.backbone.forward_head(tokens, self.first_block, list(self.blocks))
 
     def _choose_attention(self, tokens: Tensor) -> None:
         """timm's attention reads `fused_attn` at each call; see `_by_hand` for when it is off."""
@@ -130,10 +132,10 @@ class Adapters(nn.Module):
         The fresh pairs are the same parameters with new values: drop an optimizer's moments of them.
         """
         for layer in self.layers:
-            layer.fold()
-            layer.redraw(generator)
+            layer.merge()
+            layer.reset_lora(generator)
 
-    def rest(self) -> None:
+    def bypass_lora(self) -> None:
         """Leave the live pairs, which add nothing while fresh, out where no gradient is wanted."""
         for layer in self.layers:
             layer.resting = True

@@ -126,7 +126,9 @@ class Backbone(nn.Module):
             outputs.append(tokens)
         return outputs
 
-    def finish(self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None) -> Tensor:
+    def forward_head(
+        self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None
+    ) -> Tensor:
         """`final` [B, width] float32, given the tokens that enter block `start`; blocks as in `run`.
 
         Where the classifier reads the class token alone, the others end at the attention of the last block,
@@ -166,7 +168,7 @@ class Backbone(nn.Module):
             parts.insert(0, tokens[:, 0].float())
         return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
 
-    def central(self, tokens: Tensor) -> Tensor:
+    def class_and_centre_tokens(self, tokens: Tensor) -> Tensor:
         """[B, 2 d] float32: class token and mean central patch token, each layer-normalised without affine.
 
         The centre is the patch grid less a fifth at each side; all patches where the grid is not square.

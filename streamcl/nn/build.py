@@ -14,9 +14,9 @@ from torch import nn
 from streamcl.errors import ConfigError, WeightsError
 from streamcl.nn import torchvision_ops
 from streamcl.nn.backbone import Backbone
-from streamcl.nn.timm_compat import cut, refuse_unfit, refuse_unknown
+from streamcl.nn.timm_compat import refuse_unfit, refuse_unknown, truncate_blocks
 from streamcl.nn.weights.fit import fitting, refuse_other_patches
-from streamcl.nn.weights.formats import read
+from streamcl.nn.weights.formats import read_weights
 
 _HUB = ("hf-hub:", "local-dir:")  # timm's own words for a model and its weights together
 
@@ -51,7 +51,7 @@ def build_backbone(
         model = _create(timm, source, pretrained=hub, args={**args, **size})
     _refuse_another(name, model, source)
     refuse_unfit(name, model)
-    cut(name, model, depth)
+    truncate_blocks(name, model, depth)
     if not hub and weights != "none":
         _load(model, weights.removeprefix("file:"), report)
     normalisation = timm.data.resolve_model_data_config(model)
@@ -100,7 +100,7 @@ def _refuse_another(name: str, model: Any, source: str) -> None:
 def _load(model: nn.Module, path: str, report: Callable[[str], None]) -> None:
     """Fill the model from a file, in timm's own or an original project's names, at any position grid."""
     convert = sys.modules[type(model).__module__].checkpoint_filter_fn
-    state = read(path)
+    state = read_weights(path)
     refuse_other_patches(state, model.state_dict(), path)
     try:
         state = convert(state, model)

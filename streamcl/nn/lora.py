@@ -40,7 +40,7 @@ class LoRALinear(nn.Module):
         self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
         self.resting = False  # whether the live pair, which adds nothing then, is left out without gradients
-        self.redraw(generator)
+        self.reset_lora(generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] to [..., 3o]."""
@@ -64,7 +64,7 @@ class LoRALinear(nn.Module):
         )
 
     @property
-    def folded(self) -> bool:
+    def merged(self) -> bool:
         """Whether W is this layer's own copy, no longer the backbone's."""
         return self.weight is not self._frozen[0]
 
@@ -74,13 +74,13 @@ class LoRALinear(nn.Module):
         return self.lora_B.double() @ self.lora_A.double().view(2, self.rank, self.in_features)
 
     @torch.no_grad()
-    def fold(self) -> None:
+    def merge(self) -> None:
         """Add the live pair to this layer's own copy of W. The pair is left as it is: `redraw` it next."""
         rows = (self.adapted_rows().double() + self.delta()).to(self.weight.dtype)
         self.set_adapted_rows(rows)
 
     @torch.no_grad()
-    def redraw(self, generator: torch.Generator) -> None:
+    def reset_lora(self, generator: torch.Generator) -> None:
         """A fresh pair: A ~ kaiming uniform (a = sqrt 5), B = 0. It adds nothing, yet B has a gradient."""
         bound = 1 / math.sqrt(self.in_features)  # kaiming's bound sqrt(6 / ((1 + a^2) d)) at a = sqrt 5
         drawn = torch.rand(self.lora_A.shape, generator=generator, device=generator.device)
@@ -88,7 +88,7 @@ class LoRALinear(nn.Module):
         self.lora_B.zero_()
 
     @torch.no_grad()
-    def total(self) -> Tensor:
+    def merged_delta(self) -> Tensor:
         """[2, o, d] float64: what the q and v rows have gained over the backbone's, folded and live."""
         frozen = self._frozen[0].view(3, -1, self.in_features)[[0, 2]]
         return self.adapted_rows().double() - frozen.double() + self.delta()
@@ -101,20 +101,20 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def set_adapted_rows(self, rows: Tensor) -> None:
         """Have these q and v rows in W, which from now on is this layer's own."""
-        if not self.folded:
+        if not self.merged:
             self.weight = nn.Parameter(self.weight.clone(), requires_grad=False)
         triple = self.weight.view(3, -1, self.in_features)  # q, k, v
         for part, changed in zip((0, 2), rows, strict=True):
             triple[part].copy_(changed)
 
-    def unfold(self) -> None:
+    def unmerge(self) -> None:
         """Go back to the backbone's own W, as before the first fold."""
         self.weight = self._frozen[0]
 
     def export_state(self) -> State:
         """lora_A, lora_B and, once folded, the q and v rows of W; float32 arrays, copied."""
         tensors: dict[str, Tensor] = {"lora_A": self.lora_A, "lora_B": self.lora_B}
-        if self.folded:
+        if self.merged:
             tensors["rows"] = self.adapted_rows()
         return {key: value.detach().cpu().numpy().copy() for key, value in tensors.items()}
 
@@ -137,4 +137,4 @@ class LoRALinear(nn.Module):
         if "rows" in state:
             self.set_adapted_rows(torch.from_numpy(state["rows"]))
         else:
-            self.unfold()
+            self.unmerge()

@@ -110,7 +110,7 @@ def export_merged(adapters: Adapters, path: str | Path) -> None:
 
 def _factors(layer: LoRALinear) -> tuple[Tensor, Tensor]:
     """A [r', d] and B [3o, r'] of one adapter of the whole qkv: all that the q and v rows have gained."""
-    (Aq, Bq), (Av, Bv) = _folded_factors(layer) if layer.folded else _live_factors(layer)
+    (Aq, Bq), (Av, Bv) = _folded_factors(layer) if layer.merged else _live_factors(layer)
     B = Bq.new_zeros(layer.out_features, len(Aq) + len(Av))
     third = layer.out_features // 3
     B[:third, : len(Aq)] = Bq
@@ -131,7 +131,7 @@ def _folded_factors(layer: LoRALinear) -> list[tuple[Tensor, Tensor]]:
     (width 384); past that the export is larger, not wrong.
     """
     noise = torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(layer.adapted_rows().double(), 2)
-    return [_above(delta, floor) for delta, floor in zip(layer.total(), noise, strict=True)]
+    return [_above(delta, floor) for delta, floor in zip(layer.merged_delta(), noise, strict=True)]
 
 
 def _edit_factors(adapters: Adapters) -> dict[str, tuple[Tensor, Tensor]]:
@@ -222,7 +222,7 @@ def _read_delta(name: str, layer: LoRALinear, tensors: Mapping[str, Tensor]) -> 
 
 
 def _settle(layer: LoRALinear, delta: Tensor) -> None:
-    layer.unfold()
+    layer.unmerge()
     layer.set_adapted_rows(layer.adapted_rows().double() + delta.to(layer.weight.device))
     with torch.no_grad():
         layer.lora_B.zero_()

@@ -74,7 +74,7 @@ def _refuse_cut_patches(name: str, embedding: Any) -> None:
         raise ConfigError(f"{name}: {height}x{width} pixels are no square of patches of {patch}", hint=hint)
 
 
-def cut(name: str, model: Any, depth: int | None) -> None:
+def truncate_blocks(name: str, model: Any, depth: int | None) -> None:
     """Drop the blocks from `depth` on. In swin only the last stage's can go: its width is the norm's."""
     paths, downsample = block_paths(model)
     first, blocks = max(downsample, default=0), len(paths)

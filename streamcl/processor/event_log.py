@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from streamcl.events import Prediction, Refused
-from streamcl.processor.ports import Pace, Scores
+from streamcl.events import PredictionRecord, RejectedRecord
+from streamcl.processor.ports import RunMetrics, Scores
 from streamcl.processor.progress import Progress
 from streamcl.protocols import Sink
 
 
-class Journal:
+class EventLog:
     """Writes records to the sink, events and metrics with the step and offset that the run has reached."""
 
     def __init__(self, sink: Sink, progress: Progress) -> None:
@@ -25,24 +25,24 @@ class Journal:
 
     def write_event(self, kind: str, figures: Mapping[str, Any]) -> None:
         """Write an event."""
-        self._sink.write("events", {"kind": kind, **self._progress.place, **figures})
+        self._sink.write("events", {"kind": kind, **self._progress.position, **figures})
 
     def write_metrics(self, kind: str, figures: Mapping[str, Any]) -> None:
         """Write what was measured."""
-        self._sink.write("metrics", {"kind": kind, **self._progress.place, **figures})
+        self._sink.write("metrics", {"kind": kind, **self._progress.position, **figures})
 
-    def write_predictions(self, predictions: Sequence[Prediction]) -> None:
+    def write_predictions(self, predictions: Sequence[PredictionRecord]) -> None:
         """Write the predictions of the step."""
         for prediction in predictions:
             self._sink.write("predictions", {"step": self._progress.step, **asdict(prediction)})
 
-    def write_refused(self, records: Sequence[Refused]) -> None:
+    def write_refused(self, records: Sequence[RejectedRecord]) -> None:
         """Write which records were set aside, and why."""
         for refused in records:
             record = {"offset": refused.offset, "id": refused.id, "reason": refused.reason}
             self._sink.write("quarantine", record)
 
-    def write_step(self, loss: float | None, scores: Scores, pace: Pace) -> None:
+    def write_step(self, loss: float | None, scores: Scores, pace: RunMetrics) -> None:
         """Write the figures of the step."""
         figures = {
             "loss": loss,

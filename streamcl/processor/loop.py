@@ -8,15 +8,15 @@ from types import MappingProxyType
 from typing import Any
 
 from streamcl.errors import ForgettingError
-from streamcl.evaluation.holdout import Examiner
-from streamcl.events import Batch, Event, ForgetRequest, Lesson, Prediction
-from streamcl.processor.event_log import Journal
-from streamcl.processor.ports import Forgetting, History, Keeper, Scores, Watch
+from streamcl.evaluation.holdout import HoldoutEvaluator
+from streamcl.events import Batch, Event, ForgetRequest, PredictionRecord, StepResult
+from streamcl.processor.event_log import EventLog
+from streamcl.processor.ports import Forgetting, History, RunMeter, Scores, ThumbnailStore
 from streamcl.processor.progress import Progress
 from streamcl.processor.quarantine import Quarantine
-from streamcl.processor.shift_handler import Segments
-from streamcl.processor.step import Lessons
-from streamcl.protocols import Learner, ShiftDetector, Sink, Source, State, Vault
+from streamcl.processor.shift_handler import ShiftHandler
+from streamcl.processor.step import StepRunner
+from streamcl.protocols import CheckpointStore, Learner, ShiftDetector, Sink, Source, State
 from streamcl.storage.rng_state import capture_generators, restore_generators
 
 
@@ -47,11 +47,11 @@ class StreamProcessor:
         *,
         scores: Scores,
         history: History,
-        examiner: Examiner,
-        pace: Watch,
+        examiner: HoldoutEvaluator,
+        pace: RunMeter,
         sink: Sink,
-        gallery: Keeper | None = None,
-        vault: Vault | None = None,
+        gallery: ThumbnailStore | None = None,
+        vault: CheckpointStore | None = None,
         forgetter: Forgetting | None = None,
         commit_every: int | None = None,
         gather: int = 1,
@@ -67,10 +67,10 @@ class StreamProcessor:
         self.history = history
         self.examiner = examiner
         self.progress = Progress()
-        self._journal = journal = Journal(sink, self.progress)
+        self._journal = journal = EventLog(sink, self.progress)
         self._quarantine = Quarantine(self.progress, journal, max_quarantined)
-        self._lessons = Lessons(learner, self.progress, journal, max_skipped)
-        self._segments = Segments(
+        self._lessons = StepRunner(learner, self.progress, journal, max_skipped)
+        self._segments = ShiftHandler(
             detector, learner, self.progress, journal, gallery=gallery, forgetter=forgetter, gather=gather
         )
         self._pace = pace
@@ -85,7 +85,7 @@ class StreamProcessor:
         self._position = source.state_dict()
         self._random = generators()
 
-    def run(self) -> Iterator[Prediction]:
+    def run(self) -> Iterator[PredictionRecord]:
         """Process every event that the source still has; commit when due, at a stop and at the end."""
         for event in self.source:
             self.forget()
@@ -100,7 +100,7 @@ class StreamProcessor:
             return
         self._finish()
 
-    def process(self, event: Event) -> tuple[Prediction, ...]:
+    def process(self, event: Event) -> tuple[PredictionRecord, ...]:
         """Carry out one event, whatever its kind."""
         match event:
             case Batch():
@@ -186,7 +186,7 @@ class StreamProcessor:
         self._pace.load_state_dict(state["pace"])
         self._position = self.source.state_dict()
         if self._forgetter is not None:
-            self._forgetter.rewind(self.progress.offset)
+            self._forgetter.truncate(self.progress.offset)
         restore_generators(state["random"])
         self._random = state["random"]
 
@@ -201,18 +201,18 @@ class StreamProcessor:
         optional = {"gallery": self._gallery, "forgetter": self._forgetter}
         return parts | {name: part for name, part in optional.items() if part is not None}
 
-    def _take_in(self, request: ForgetRequest) -> tuple[Prediction, ...]:
+    def _take_in(self, request: ForgetRequest) -> tuple[PredictionRecord, ...]:
         if self._forgetter is None:
             raise ForgettingError(f"request {request.id!r}: this run cannot forget")
         self._forgetter.submit(request)
         return ()
 
-    def _learn(self, batch: Batch) -> tuple[Prediction, ...]:
+    def _learn(self, batch: Batch) -> tuple[PredictionRecord, ...]:
         before = self.progress.offset
         if self._forgetter is not None:
             batch = self._forgetter.admit(batch)
         self._quarantine.take(batch)
-        lesson = self._lessons.teach(batch)
+        lesson = self._lessons.run(batch)
         predictions = _predictions(batch, lesson)
         self.scores.update(predictions, [sample.domain for sample in batch.samples])
         self.progress.step += 1
@@ -238,10 +238,12 @@ class StreamProcessor:
             )
 
     def _examine(self) -> None:
-        result = self.examiner.examine(self.learner)
+        result = self.examiner.evaluate(self.learner)
         offset = self.progress.offset
-        self.progress.examined = offset
-        self.history.record(offset, result.parts, result.sizes, self.examiner.taught(offset), result.accuracy)
+        self.progress.last_evaluated = offset
+        self.history.record(
+            offset, result.parts, result.sizes, self.examiner.finished_parts(offset), result.accuracy
+        )
         self._journal.write_metrics("holdout", {"accuracy": result.accuracy, "parts": result.parts})
 
     def _commit_due(self) -> bool:
@@ -252,15 +254,15 @@ class StreamProcessor:
     def _finish(self) -> None:
         self._segments.retest()
         self.forget()
-        if self.examiner.final and self.progress.examined < self.progress.offset:
+        if self.examiner.final and self.progress.last_evaluated < self.progress.offset:
             self._examine()
         self.progress.finished = True
         self._journal.log("end", "the stream ended")
         self.commit()
 
 
-def _predictions(batch: Batch, lesson: Lesson) -> tuple[Prediction, ...]:
+def _predictions(batch: Batch, lesson: StepResult) -> tuple[PredictionRecord, ...]:
     return tuple(
-        Prediction(sample.id, offset, sample.label, guess.label, guess.confidence)
-        for offset, sample, guess in zip(batch.offsets, batch.samples, lesson.guesses, strict=True)
+        PredictionRecord(sample.id, offset, sample.label, guess.label, guess.confidence)
+        for offset, sample, guess in zip(batch.offsets, batch.samples, lesson.predictions, strict=True)
     )

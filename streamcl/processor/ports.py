@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from streamcl.events import Batch, ForgetRequest, Prediction, Sample
+from streamcl.events import Batch, ForgetRequest, PredictionRecord, Sample
 from streamcl.protocols import Stateful
 
 
 class Scores(Stateful, Protocol):
     """Prequential figures (see streamcl.metrics.Prequential)."""
 
-    def update(self, predictions: Sequence[Prediction], domains: Sequence[str | None]) -> None:
+    def update(self, predictions: Sequence[PredictionRecord], domains: Sequence[str | None]) -> None:
         """Count the predictions; `domains` names each one's domain."""
         ...
 
@@ -43,16 +43,16 @@ class History(Stateful, Protocol):
         ...
 
 
-class Keeper(Stateful, Protocol):
+class ThumbnailStore(Stateful, Protocol):
     """Keeps thumbnails of samples around shifts (see streamcl.storage.thumbnails.Gallery)."""
 
-    def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> None:
+    def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[PredictionRecord]) -> None:
         """Keep some of the samples of the batch that showed a shift."""
         ...
 
 
 class Forgetting(Stateful, Protocol):
-    """Carries requests out between batches (see streamcl.forgetting.service.Forgetter)."""
+    """Carries requests out between batches (see streamcl.forgetting.service.ForgettingService)."""
 
     def submit(self, request: ForgetRequest) -> None:
         """Take in a request; it is durable when this returns."""
@@ -94,13 +94,13 @@ class Forgetting(Stateful, Protocol):
         """Start with a stream of which nothing has passed."""
         ...
 
-    def rewind(self, offset: int) -> None:
+    def truncate(self, offset: int) -> None:
         """Give up what was noted at or after an offset."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class RunMetrics:
     """What the clock says of a run so far; part of no state."""
 
     images_per_s: float | None
@@ -108,9 +108,9 @@ class Pace:
     memory_mb: float
 
 
-class Watch(Stateful, Protocol):
+class RunMeter(Stateful, Protocol):
     """Looks at the clock for the metrics; what it reads decides nothing."""
 
-    def read(self, images: int) -> Pace:
+    def read(self, images: int) -> RunMetrics:
         """The figures once `images` records have passed."""
         ...

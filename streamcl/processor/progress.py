@@ -28,16 +28,16 @@ class Progress:
     dropped: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
-    gathered: list[float] = field(default_factory=list)
+    pending_losses: list[float] = field(default_factory=list)
     shifts: list[int] = field(default_factory=list)
     consolidations: list[int] = field(default_factory=list)
     consolidated: int = 0
     committed: int = 0
-    examined: int = -1
+    last_evaluated: int = -1
     finished: bool = False
 
     @property
-    def place(self) -> dict[str, int]:
+    def position(self) -> dict[str, int]:
         """Where the run stands, as records tell it."""
         return {"step": self.step, "offset": self.offset}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch
-from streamcl.processor.event_log import Journal
+from streamcl.processor.event_log import EventLog
 from streamcl.processor.progress import Progress
 
 
 class Quarantine:
     """Counts what is set aside. limit: records in the whole run before SourceError is raised, if any."""
 
-    def __init__(self, progress: Progress, journal: Journal, limit: int | None) -> None:
+    def __init__(self, progress: Progress, journal: EventLog, limit: int | None) -> None:
         self._progress, self._journal, self._limit = progress, journal, limit
 
     def take(self, batch: Batch) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from streamcl.events import Lesson, Prediction, Sample
-from streamcl.processor.event_log import Journal
-from streamcl.processor.ports import Forgetting, Keeper
+from streamcl.events import PredictionRecord, Sample, StepResult
+from streamcl.processor.event_log import EventLog
+from streamcl.processor.ports import Forgetting, ThumbnailStore
 from streamcl.processor.progress import Progress
-from streamcl.protocols import Learner, Looking, ShiftDetector
+from streamcl.protocols import FeatureShiftDetector, Learner, ShiftDetector
 
 
-class Segments:
+class ShiftHandler:
     """Gives the detector its losses and acts on what it says.
 
     gather: samples whose mean loss the detector is given at least; fewer wait for those of the next batch.
@@ -23,9 +23,9 @@ class Segments:
         detector: ShiftDetector,
         learner: Learner,
         progress: Progress,
-        journal: Journal,
+        journal: EventLog,
         *,
-        gallery: Keeper | None,
+        gallery: ThumbnailStore | None,
         forgetter: Forgetting | None,
         gather: int,
     ) -> None:
@@ -37,19 +37,21 @@ class Segments:
         self._forgetter = forgetter
         self._gather = gather
 
-    def watch(self, samples: Sequence[Sample], predictions: Sequence[Prediction], lesson: Lesson) -> None:
+    def watch(
+        self, samples: Sequence[Sample], predictions: Sequence[PredictionRecord], lesson: StepResult
+    ) -> None:
         """Settle once there are losses of enough samples: a mean of few is mostly noise."""
-        if lesson.features is not None and isinstance(self._detector, Looking):
+        if lesson.features is not None and isinstance(self._detector, FeatureShiftDetector):
             self._detector.look(lesson.features)
-        gathered = [*self._progress.gathered, *lesson.losses]
+        gathered = [*self._progress.pending_losses, *lesson.losses]
         enough = len(gathered) >= self._gather
-        self._progress.gathered = [] if enough else gathered
+        self._progress.pending_losses = [] if enough else gathered
         if enough:
             self._settle(samples, predictions, fmean(gathered))
 
     def erased(self) -> None:
         """Something was erased: the detector keeps nothing that was made of samples' features."""
-        if isinstance(self._detector, Looking):
+        if isinstance(self._detector, FeatureShiftDetector):
             self._detector.drop_features()
 
     def retest(self) -> None:
@@ -58,7 +60,9 @@ class Segments:
             for kind, figures in self._forgetter.retest(self._progress.offset):
                 self._journal.write_event(kind, figures)
 
-    def _settle(self, samples: Sequence[Sample], predictions: Sequence[Prediction], loss: float) -> None:
+    def _settle(
+        self, samples: Sequence[Sample], predictions: Sequence[PredictionRecord], loss: float
+    ) -> None:
         """Give the detector its loss and act on what it says."""
         self._detector.update(loss)
         if (reason := self._detector.shift) is not None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from statistics import fmean
 
 from streamcl.errors import NotFinite
-from streamcl.events import Batch, Guess, Lesson
-from streamcl.processor.event_log import Journal
+from streamcl.events import Batch, Prediction, StepResult
+from streamcl.processor.event_log import EventLog
 from streamcl.processor.progress import Progress
 from streamcl.protocols import Learner
 
 
-class Lessons:
+class StepRunner:
     """Gives the learner its batches. max_skipped: non-finite steps in a row before NotFinite is raised."""
 
-    def __init__(self, learner: Learner, progress: Progress, journal: Journal, max_skipped: int) -> None:
+    def __init__(self, learner: Learner, progress: Progress, journal: EventLog, max_skipped: int) -> None:
         self._learner = learner
         self._progress = progress
         self._journal = journal
         self._max_skipped = max_skipped
 
-    def teach(self, batch: Batch) -> Lesson:
+    def run(self, batch: Batch) -> StepResult:
         """Let the learner have the batch, or its halves one after the other where memory is too short."""
         try:
             return self._learner.learn(batch)
@@ -29,16 +29,16 @@ class Lessons:
                 raise
         if len(batch) <= 1:
             self._journal.log("skipped", "memory is too short for one sample; it was not learned")
-            return Lesson((Guess(None, 0.0),) * len(batch), ())
+            return StepResult((Prediction(None, 0.0),) * len(batch), ())
         message = f"memory is too short for {len(batch)} samples; they are learned in halves"
         self._journal.log("split", message)
         half = len(batch) // 2
-        first = self.teach(Batch(batch.offset, batch.samples[:half]))
-        second = self.teach(Batch(batch.offset + half, batch.samples[half:]))
+        first = self.run(Batch(batch.offset, batch.samples[:half]))
+        second = self.run(Batch(batch.offset + half, batch.samples[half:]))
         losses, learned = first.losses + second.losses, first.learned and second.learned
-        return Lesson(first.guesses + second.guesses, losses, learned)
+        return StepResult(first.predictions + second.predictions, losses, learned)
 
-    def mean_loss(self, lesson: Lesson) -> float | None:
+    def mean_loss(self, lesson: StepResult) -> float | None:
         """The batch's mean loss where it may reach the detector; counts the steps that were not finite."""
         if not lesson.learned:
             self._skip()

@@ -10,8 +10,8 @@ from statistics import fmean, median
 from typing import Any
 
 from streamcl.evaluation.shift_matching import match_shifts
-from streamcl.report.reading import Run, read_run
-from streamcl.report.series import number, whole
+from streamcl.report.reading import RunLog, read_run
+from streamcl.report.series import number, whole_number
 from streamcl.report.wording import NONE, count, decimal, duration, memory, percent, plural, points
 
 
@@ -29,14 +29,14 @@ def summary_of(run_dir: Path) -> dict[str, Any]:
     return completed(read_run(run_dir))
 
 
-def completed(run: Run) -> dict[str, Any]:
+def completed(run: RunLog) -> dict[str, Any]:
     """The run's summary; of what it lacks, what can be computed from the records."""
     summary = dict(run.summary)
     last = run.steps.last
     summary.setdefault("run", run.name)
     summary.setdefault("samples", run.guesses.samples)
-    summary.setdefault("steps", whole(last.get("step")) or 0)
-    summary.setdefault("classes", whole(last.get("classes")) or len(run.guesses.support))
+    summary.setdefault("steps", whole_number(last.get("step")) or 0)
+    summary.setdefault("classes", whole_number(last.get("classes")) or len(run.guesses.support))
     summary.setdefault("consolidations", run.offsets("consolidation"))
     summary.setdefault("consolidated", len(summary["consolidations"]))
     summary.setdefault("quarantined", run.quarantined)
@@ -60,7 +60,7 @@ def inner(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _prequential(run: Run) -> dict[str, Any]:
+def _prequential(run: RunLog) -> dict[str, Any]:
     last, curve = run.steps.last, run.guesses.curve.points
     return {
         "accuracy": number(last.get("accuracy")) if last else run.guesses.accuracy,
@@ -72,7 +72,7 @@ def _prequential(run: Run) -> dict[str, Any]:
     }
 
 
-def _holdout(run: Run) -> dict[str, Any]:
+def _holdout(run: RunLog) -> dict[str, Any]:
     """What can be told without knowing which parts were taught when."""
     rows = [run.holdout[offset] for offset in sorted(run.holdout)]
     known = [accuracy for row in rows if (accuracy := number(row.get("accuracy"))) is not None]
@@ -88,7 +88,7 @@ def _holdout(run: Run) -> dict[str, Any]:
     }
 
 
-def _shifts(run: Run) -> dict[str, Any]:
+def _shifts(run: RunLog) -> dict[str, Any]:
     """True and detected shifts, matched; by the summary where it has done that."""
     shifts = dict(inner(run.summary, "shifts"))
     if "true" not in shifts:
@@ -97,13 +97,13 @@ def _shifts(run: Run) -> dict[str, Any]:
         shifts["true"] = [offset for offset in true if offset <= run.end] if isinstance(true, list) else []
     shifts.setdefault("detected", run.offsets("shift"))
     if "matches" not in shifts:
-        tolerance = whole(shifts.get("tolerance"))
+        tolerance = whole_number(shifts.get("tolerance"))
         score = match_shifts(shifts["true"], shifts["detected"], run.end if tolerance is None else tolerance)
         shifts = {**score.summary(), **shifts}
     return shifts
 
 
-def _requests(run: Run) -> dict[str, int]:
+def _requests(run: RunLog) -> dict[str, int]:
     """How many requests to forget came to each outcome, by the last attempt at each."""
     outcomes = {event.get("request"): str(event.get("outcome")) for event in run.events.get("forget", [])}
     return dict(Counter(outcomes.values()))
@@ -167,7 +167,7 @@ def _request_figures(summary: Mapping[str, Any]) -> list[Figure]:
 
 def _total(counts: Mapping[str, Any], name: str, listed: str) -> int:
     """The count of that name; where there is none, of what is listed, which is at most that."""
-    known = whole(counts.get(name))
+    known = whole_number(counts.get(name))
     return len(counts.get(listed) or []) if known is None else known
 
 

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from streamcl.report import tables, wording
 from streamcl.report.charts import Curve, Marks, draw
 from streamcl.report.overview import completed, inner, key_figures, sentence
-from streamcl.report.reading import Run, read_run
+from streamcl.report.reading import RunLog, read_run
 from streamcl.report.requests import MOST, request_rows, tests_told
-from streamcl.report.series import number, whole
+from streamcl.report.series import number, whole_number
 from streamcl.storage.files import atomic_write
 
 
@@ -32,7 +32,7 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def render(run: Run) -> str:
+def render(run: RunLog) -> str:
     """The page as a string; the same run gives the same page."""
     environment = Environment(
         loader=PackageLoader("streamcl", "report"),
@@ -47,7 +47,7 @@ def render(run: Run) -> str:
     return environment.get_template("report.html.j2").render(css=Markup(css), **_content(run))
 
 
-def _content(run: Run) -> dict[str, Any]:
+def _content(run: RunLog) -> dict[str, Any]:
     summary = completed(run)
     stream, shifts = inner(summary, "prequential"), inner(summary, "shifts")
     matrix = tables.accuracy_matrix(inner(inner(summary, "holdout"), "matrix"))
@@ -80,7 +80,7 @@ def _content(run: Run) -> dict[str, Any]:
     }
 
 
-def _charts(run: Run, summary: Mapping[str, Any]) -> dict[str, Markup]:
+def _charts(run: RunLog, summary: Mapping[str, Any]) -> dict[str, Markup]:
     """The curves as SVG that holds no text of the run's; an empty string for one without points."""
     shifts = inner(summary, "shifts")
     judged = bool(shifts.get("true"))
@@ -105,11 +105,11 @@ def _charts(run: Run, summary: Mapping[str, Any]) -> dict[str, Markup]:
 
 
 def _offsets(values: Any) -> tuple[int, ...]:
-    found = (whole(value) for value in values or ())
+    found = (whole_number(value) for value in values or ())
     return tuple(sorted({offset for offset in found if offset is not None}))
 
 
-def _environment(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _environment(run: RunLog, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Where and on what the run was made: plain values of the summary's timing and of the start event."""
     start = run.events.get("start", [{}])[-1]
     known = {"streamcl": summary.get("streamcl"), **inner(start, "environment"), **inner(summary, "timing")}

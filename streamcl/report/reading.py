@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamcl.report.series import Guesses, Lines, Series, number, whole
+from streamcl.report.series import Lines, PredictionSeries, Series, number, whole_number
 
 LIMIT_EVENTS = 5000
 """Events kept of each kind; a stream that shifts at every step has no use for more on paper."""
@@ -26,7 +26,7 @@ class Steps:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take one step record. A step that has passed is a repeat after a crash, and left out."""
-        step, offset = whole(record.get("step")), whole(record.get("offset"))
+        step, offset = whole_number(record.get("step")), whole_number(record.get("offset"))
         if step is None or offset is None or step <= self.step:
             return
         self.step = step
@@ -40,7 +40,7 @@ class Steps:
 
 
 @dataclass(slots=True)
-class Run:
+class RunLog:
     """A run as its directory tells it. `notes` are sentences about what is missing or unreadable."""
 
     name: str
@@ -49,7 +49,7 @@ class Run:
     steps: Steps = field(default_factory=Steps)
     holdout: dict[int, dict[str, Any]] = field(default_factory=dict)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    guesses: Guesses = field(default_factory=Guesses)
+    guesses: PredictionSeries = field(default_factory=PredictionSeries)
     quarantined: int = 0
     gallery: list[dict[str, Any]] = field(default_factory=list)
     config: str = ""
@@ -58,18 +58,18 @@ class Run:
 
     def offsets(self, kind: str) -> list[int]:
         """Where the events of one kind lie, in order."""
-        found = (whole(event.get("offset")) for event in self.events.get(kind, []))
+        found = (whole_number(event.get("offset")) for event in self.events.get(kind, []))
         return sorted({offset for offset in found if offset is not None})
 
     @property
     def end(self) -> int:
         """How many records had passed when the last one was written."""
-        return max(self.guesses.end, whole(self.steps.last.get("offset")) or 0, *self.holdout, 0)
+        return max(self.guesses.end, whole_number(self.steps.last.get("offset")) or 0, *self.holdout, 0)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunLog:
     """Read what is there; of what is not there `notes` tells. Raises OSError where files cannot be opened."""
-    run = Run(folder.resolve().name, folder=folder)
+    run = RunLog(folder.resolve().name, folder=folder)
     run.summary = _read_object(folder / "summary.json", run.notes)
     _read_lines(folder, run)
     run.finished = bool(run.summary) or "end" in run.events
@@ -81,7 +81,7 @@ def read_run(folder: Path) -> Run:
     return run
 
 
-def _unfinished(run: Run) -> str:
+def _unfinished(run: RunLog) -> str:
     if not run.end:
         return "Nothing has been recorded in this run directory yet."
     return (
@@ -90,13 +90,13 @@ def _unfinished(run: Run) -> str:
     )
 
 
-def _read_lines(folder: Path, run: Run) -> None:
+def _read_lines(folder: Path, run: RunLog) -> None:
     files = {
         topic: Lines(folder / f"{topic}.jsonl")
         for topic in ("metrics", "events", "predictions", "quarantine")
     }
     for record in files["metrics"]:
-        offset = whole(record.get("offset"))
+        offset = whole_number(record.get("offset"))
         if record.get("kind") == "holdout" and offset is not None:
             run.holdout[offset] = record
         elif record.get("kind") == "step":
@@ -105,8 +105,8 @@ def _read_lines(folder: Path, run: Run) -> None:
         kept = run.events.setdefault(str(record.get("kind")), [])
         if len(kept) < LIMIT_EVENTS:
             kept.append(record)
-    window = whole(_inner(run.summary, "prequential").get("window"))
-    run.guesses = Guesses(window=window or 1000)
+    window = whole_number(_inner(run.summary, "prequential").get("window"))
+    run.guesses = PredictionSeries(window=window or 1000)
     for record in files["predictions"]:
         run.guesses.add(record)
     run.quarantined = sum(1 for _ in files["quarantine"])

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.receipts.receipt import read_audits, read_chain
-from streamcl.report.reading import Run
-from streamcl.report.series import whole
+from streamcl.report.reading import RunLog
+from streamcl.report.series import whole_number
 
 MOST = 200
 KINDS = {"samples": "samples", "subject": "a subject", "class": "a class"}
@@ -37,7 +37,7 @@ class RequestRow:
         return self.outcome == "done" and self.audit != "fail"
 
 
-def request_rows(folder: Path, run: Run) -> list[RequestRow]:
+def request_rows(folder: Path, run: RunLog) -> list[RequestRow]:
     """Every request by its receipt, in their order; damaged receipts are named in the run's notes."""
     try:
         receipts, audits = read_chain(folder), read_audits(folder)
@@ -50,10 +50,10 @@ def request_rows(folder: Path, run: Run) -> list[RequestRow]:
 
 def _row(path: Path, content: Mapping[str, Any], verdicts: Mapping[str, str]) -> RequestRow:
     return RequestRow(
-        offset=whole(content.get("offset")),
+        offset=whole_number(content.get("offset")),
         request=str(content["request"]),
         kind=KINDS.get(str(content.get("kind")), ""),
-        samples=whole((content.get("scope") or {}).get("learned")),
+        samples=whole_number((content.get("scope") or {}).get("learned")),
         outcome=str(content.get("outcome")),
         guarantee=str(content.get("guarantee") or ""),
         method=str(content.get("method") or content.get("reason") or ""),
@@ -62,7 +62,7 @@ def _row(path: Path, content: Mapping[str, Any], verdicts: Mapping[str, str]) ->
     )
 
 
-def tests_told(run: Run) -> str:
+def tests_told(run: RunLog) -> str:
     """What the tests after shifts have found, in one sentence; empty where there were none."""
     tests, relapses = run.events.get("retest", []), run.events.get("relapse", [])
     if not tests:

@@ -45,7 +45,7 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def whole(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """The value where it is a finite number, as an int, else None."""
     found = number(value)
     return None if found is None else int(found)
@@ -91,7 +91,7 @@ class Series:
 
 
 @dataclass(slots=True)
-class Guesses:
+class PredictionSeries:
     """What predictions.jsonl says in sum: who was taken for whom, and accuracy over a sliding window."""
 
     window: int = 1000
@@ -107,7 +107,11 @@ class Guesses:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one record. One at an offset that has passed is a repeat after a crash, and not counted."""
-        offset, label, guess = whole(record.get("offset")), record.get("label"), record.get("predicted")
+        offset, label, guess = (
+            whole_number(record.get("offset")),
+            record.get("label"),
+            record.get("predicted"),
+        )
         if offset is None or offset < self.end:
             return
         self.end = offset + 1

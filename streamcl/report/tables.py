@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamcl.report.overview import inner
-from streamcl.report.reading import Run
-from streamcl.report.series import Guesses, number, whole
+from streamcl.report.reading import RunLog
+from streamcl.report.series import PredictionSeries, number, whole_number
 
 MOST_ROWS = 24
 """Rows of the accuracy matrix that are shown; more are thinned out evenly."""
@@ -54,10 +54,11 @@ class Heat:
     rows: Sequence[tuple[str, Sequence[float | None], Sequence[str]]]
 
 
-def shift_rows(run: Run, shifts: Mapping[str, Any]) -> list[ShiftRow]:
+def shift_rows(run: RunLog, shifts: Mapping[str, Any]) -> list[ShiftRow]:
     """True and detected shifts in the order of the stream. Where no truth is known nothing is judged."""
     reasons = {
-        whole(event.get("offset")): str(event.get("reason") or "") for event in run.events.get("shift", [])
+        whole_number(event.get("offset")): str(event.get("reason") or "")
+        for event in run.events.get("shift", [])
     }
     rows = []
     for true, detected in shifts.get("matches") or []:
@@ -97,15 +98,15 @@ def bars(accuracies: Mapping[str, Any], samples: Mapping[str, Any], held: Mappin
     if len(names) > MOST_BARS:
         ranked = sorted(names, key=lambda name: known[name])
         names = ranked[: MOST_BARS // 2] + ranked[-MOST_BARS // 2 :]
-    return [Bar(name, known[name], number(held.get(name)), whole(samples.get(name))) for name in names]
+    return [Bar(name, known[name], number(held.get(name)), whole_number(samples.get(name))) for name in names]
 
 
-def latest_per_class(run: Run) -> Mapping[str, Any]:
+def latest_per_class(run: RunLog) -> Mapping[str, Any]:
     """Each class's accuracy at the last held-out evaluation, where it was written."""
     return inner(run.holdout[max(run.holdout)], "per_class") if run.holdout else {}
 
 
-def confusion(guesses: Guesses) -> Heat | None:
+def confusion(guesses: PredictionSeries) -> Heat | None:
     """Shares of each true class's samples by what they were taken for; None for too many classes, or none."""
     labels = list(guesses.support)
     if not labels or len(labels) > MOST_CLASSES:
@@ -125,7 +126,7 @@ def confusion(guesses: Guesses) -> Heat | None:
     return Heat([name_of(column) for column in columns], rows)
 
 
-def most_confused(guesses: Guesses, most: int = 20) -> list[tuple[str, str, int, float]]:
+def most_confused(guesses: PredictionSeries, most: int = 20) -> list[tuple[str, str, int, float]]:
     """(true class, taken for, how often, share of the true class's samples), the most frequent first."""
     mistakes = [(count, label, guess) for (label, guess), count in guesses.pairs.items() if label != guess]
     mistakes.sort(key=lambda item: (-item[0], item[1], item[2] or ""))
@@ -140,11 +141,11 @@ def name_of(guess: str | None) -> str:
     return "(no guess)" if guess is None else guess
 
 
-def galleries(run: Run) -> list[tuple[int, list[dict[str, Any]]]]:
+def galleries(run: RunLog) -> list[tuple[int, list[dict[str, Any]]]]:
     """Thumbnails grouped by the shift after which they came, each with its picture as a data URI."""
     groups: dict[int, list[dict[str, Any]]] = {}
     for entry in run.gallery:
-        offset = whole(entry.get("offset")) or 0
+        offset = whole_number(entry.get("offset")) or 0
         label, guess = entry.get("label"), entry.get("predicted")
         group = groups.setdefault(offset, [])
         group.append(

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
-from streamcl.factory.backbone import MakeVit, Tell
+from streamcl.factory.backbone import BackboneFactory, LogMessage
 from streamcl.factory.compute import build_compute
 from streamcl.factory.forgetting import build_forgetter, for_the_loop
 from streamcl.factory.learner import build_learner
@@ -15,21 +15,21 @@ from streamcl.factory.sinks import build_fanout
 from streamcl.factory.source import MakeSource, build_source
 from streamcl.config.options.run import RunConfig
 from streamcl.config.compatibility import fingerprint
-from streamcl.evaluation.holdout import Examiner
-from streamcl.forgetting.run_resources import Belongings
-from streamcl.forgetting.checkpoint_purge import Sealing
-from streamcl.storage.thumbnails import Gallery
+from streamcl.evaluation.holdout import HoldoutEvaluator
+from streamcl.forgetting.run_resources import RunResources
+from streamcl.forgetting.checkpoint_purge import CheckpointPurger
+from streamcl.storage.thumbnails import Thumbnails
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput, memory_mb
-from streamcl.processor.ports import Pace
+from streamcl.processor.ports import RunMetrics
 from streamcl.processor.loop import StreamProcessor
 from streamcl.protocols import Source
 from streamcl.storage.rng_state import capture_generators, seed_generators
-from streamcl.distributed.process_group import Ranks
+from streamcl.distributed.process_group import ProcessGroup
 from streamcl.runs.run import Run
 from streamcl.runs.directory import checkpoints
-from streamcl.distributed.agreement import SharedVault, Unanimous, same_everywhere
+from streamcl.distributed.agreement import ReplicatedCheckpointStore, ReplicatedLearner, check_same_everywhere
 from streamcl.sinks.registry import Fanout
 from streamcl.runs.summary import environment
 
@@ -39,53 +39,53 @@ def assemble(
     folder: Path,
     stack: ExitStack,
     *,
-    report: Tell,
-    vit: MakeVit,
-    ranks: Ranks,
+    report: LogMessage,
+    vit: BackboneFactory,
+    group: ProcessGroup,
     stream: MakeSource = build_source,
 ) -> tuple[Run, Checkpoints]:
     """The run, knowing nothing yet, and the checkpoints in its folder; `stack` closes what it has opened."""
     seed_generators(settings.seed)
-    compute = build_compute(settings, ranks)
-    source = stream(settings, ranks, lambda: processor.stop())  # noqa: PLW0108 - made below
+    compute = build_compute(settings, group)
+    source = stream(settings, group, lambda: processor.stop())  # noqa: PLW0108 - made below
     stack.callback(source.close)
     _check_guarantee(settings, source)
     backbone = vit(settings, compute, report)
-    same_everywhere("backbone", backbone.fingerprint, ranks)
-    learner = build_learner(settings, backbone, compute, ranks)
-    sink = build_fanout(settings, folder) if ranks.leads else Fanout({})
+    check_same_everywhere("backbone", backbone.fingerprint, group)
+    learner = build_learner(settings, backbone, compute, group)
+    sink = build_fanout(settings, folder) if group.is_main else Fanout({})
     stack.callback(sink.close)
     vault = checkpoints(settings, folder, backbone=backbone.fingerprint)
     saver = BackgroundSaver(vault)
     stack.callback(saver.close)
     scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
-    keeping, several = settings.checkpoint, ranks.world > 1
-    shown = settings.report.samples if ranks.leads else 0
-    gallery = Gallery(folder / "samples", shown) if shown else None
-    sealing = Sealing(vault, saver) if keeping else None
-    belongings = Belongings(
+    keeping, several = settings.checkpoint, group.world_size > 1
+    shown = settings.report.samples if group.is_main else 0
+    gallery = Thumbnails(folder / "samples", shown) if shown else None
+    sealing = CheckpointPurger(vault, saver) if keeping else None
+    belongings = RunResources(
         folder, learner, source, scores, gallery, sealing, fingerprint=fingerprint(settings)
     )
-    forgetter = build_forgetter(settings, belongings, stack) if ranks.leads else None
-    keeper = SharedVault(saver if ranks.leads else None, learner, ranks, report) if several else saver
+    forgetter = build_forgetter(settings, belongings, stack) if group.is_main else None
+    keeper = ReplicatedCheckpointStore(saver if group.is_main else None, learner, group, report) if several else saver
     processor = StreamProcessor(
         source,
-        Unanimous(learner, ranks) if several else learner,
+        ReplicatedLearner(learner, group) if several else learner,
         build_shift(settings),
         scores=scores,
         history=history,
-        examiner=_examiner(settings, source, ranks),
-        pace=Clock(throughput),
+        examiner=_examiner(settings, source, group),
+        pace=ClockMeter(throughput),
         sink=sink,
         gallery=gallery,
         vault=keeper if keeping else None,
-        forgetter=for_the_loop(forgetter, learner, scores, ranks),
+        forgetter=for_the_loop(forgetter, learner, scores, group),
         commit_every=keeping.every if keeping else None,
         gather=getattr(settings.shift, "gather", 1),
         max_skipped=settings.max_skipped,
         max_quarantined=settings.source.policy.max_quarantined,
-        environment=environment(compute, ranks.world),
-        generators=source.noted if settings.source.class_ else capture_generators,
+        environment=environment(compute, group.world_size),
+        generators=source.rng_state if settings.source.class_ else capture_generators,
     )
     run = Run(
         settings,
@@ -99,23 +99,23 @@ def assemble(
         history,
         throughput,
         forgetter,
-        ranks,
+        group,
         stack,
         source.interrupt,
     )
     return run, vault
 
 
-def _examiner(settings: RunConfig, source: Source, ranks: Ranks) -> Examiner:
+def _examiner(settings: RunConfig, source: Source, group: ProcessGroup) -> HoldoutEvaluator:
     plan = settings.evaluate
-    return Examiner(
+    return HoldoutEvaluator(
         source.info.holdout,
         every=plan.every,
         at_parts=plan.at_parts,
         final=plan.final,
         limit=plan.max_per_part,
         batch_size=settings.batch_size,
-        company=ranks if ranks.world > 1 else None,
+        group=group if group.world_size > 1 else None,
     )
 
 
@@ -131,7 +131,7 @@ def _check_guarantee(settings: RunConfig, source: Source) -> None:
         )
 
 
-class Clock:
+class ClockMeter:
     """Reads speed, time and memory for the metrics."""
 
     def __init__(self, throughput: Throughput) -> None:
@@ -139,7 +139,7 @@ class Clock:
         self.state_dict = throughput.state_dict
         self.load_state_dict = throughput.load_state_dict
 
-    def read(self, images: int) -> Pace:
+    def read(self, images: int) -> RunMetrics:
         """The figures once `images` have passed."""
         self._throughput.update(images - self._throughput.images)
-        return Pace(self._throughput.images_per_s, self._throughput.seconds, memory_mb())
+        return RunMetrics(self._throughput.images_per_s, self._throughput.seconds, memory_mb())

@@ -14,7 +14,7 @@ import yaml
 
 from streamcl.storage import files
 from streamcl.storage.checkpoint import list_checkpoints
-from streamcl.storage.checkpoint_format import Damage, verify
+from streamcl.storage.checkpoint_format import CorruptCheckpoint, verify_checkpoint
 from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
@@ -31,7 +31,7 @@ SUMMARY, CHECKPOINTS = "summary.json", "checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """One thing found. `place` is a path below the run directory; `hint` says what to do, where anything."""
 
     level: Level
@@ -40,93 +40,93 @@ class Finding:
     hint: str | None = None
 
 
-def examine(run_dir: Path) -> list[Finding]:
+def examine(run_dir: Path) -> list[DoctorFinding]:
     """Everything found in a run directory, in a fixed order; it may belong to a running process.
 
     An "error" is something that a resume would stumble over, a "warning" something to know. Only the ledger
     is opened for more than reading: SQLite puts back what a crash left in its journal.
     """
     if not run_dir.is_dir():
-        return [Finding("error", ".", f"{run_dir} is not a folder", "name the directory of a run")]
-    examinations: tuple[Callable[[Path], Iterator[Finding]], ...] = (
+        return [DoctorFinding("error", ".", f"{run_dir} is not a folder", "name the directory of a run")]
+    examinations: tuple[Callable[[Path], Iterator[DoctorFinding]], ...] = (
         _lock, _config, _checkpoints, _temporaries, _logs, _summary, _ledger, _statistics, _space,
     )  # fmt: skip
     return [finding for examination in examinations for finding in examination(run_dir)]
 
 
-def _lock(run_dir: Path) -> Iterator[Finding]:
+def _lock(run_dir: Path) -> Iterator[DoctorFinding]:
     holder = holder_of(run_dir)
-    yield Finding("ok", "lock", "no process works here" if holder is None else f"in use by {holder}")
+    yield DoctorFinding("ok", "lock", "no process works here" if holder is None else f"in use by {holder}")
 
 
-def _config(run_dir: Path) -> Iterator[Finding]:
+def _config(run_dir: Path) -> Iterator[DoctorFinding]:
     path = run_dir / "config.yaml"
     try:
         found = yaml.safe_load(_read(path, CONFIG_LIMIT).decode())
     except FileNotFoundError:
-        yield Finding(
+        yield DoctorFinding(
             "error", path.name, "is missing", "without it the run cannot be resumed by its directory"
         )
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        yield Finding("error", path.name, f"cannot be read: {_line(error)}")
+        yield DoctorFinding("error", path.name, f"cannot be read: {_line(error)}")
     else:
         if isinstance(found, dict):
-            yield Finding("ok", path.name, "can be read")
+            yield DoctorFinding("ok", path.name, "can be read")
         else:
-            yield Finding("error", path.name, "is no configuration: its top is not a mapping")
+            yield DoctorFinding("error", path.name, "is no configuration: its top is not a mapping")
 
 
-def _checkpoints(run_dir: Path) -> Iterator[Finding]:
+def _checkpoints(run_dir: Path) -> Iterator[DoctorFinding]:
     try:
         paths = list_checkpoints(run_dir / CHECKPOINTS)
     except CheckpointError as error:
-        yield Finding("error", CHECKPOINTS, str(error))
+        yield DoctorFinding("error", CHECKPOINTS, str(error))
         return
     good = 0
     for path in reversed(paths):
         place = f"{CHECKPOINTS}/{path.name}"
         try:
-            manifest = verify(path).manifest
-        except Damage as damage:
+            manifest = verify_checkpoint(path).manifest
+        except CorruptCheckpoint as damage:
             if not path.exists():
                 continue  # the process at work here has replaced it in the meantime
-            yield Finding("error", place, f"cannot be used: {damage}", "a resume takes the one before it")
+            yield DoctorFinding("error", place, f"cannot be used: {damage}", "a resume takes the one before it")
         except (CheckpointError, OSError) as error:
-            yield Finding("error", place, str(error), getattr(error, "hint", None))
+            yield DoctorFinding("error", place, str(error), getattr(error, "hint", None))
         else:
             good += 1
-            yield Finding("ok", place, f"good, at offset {manifest['offset']}, step {manifest['step']}")
+            yield DoctorFinding("ok", place, f"good, at offset {manifest['offset']}, step {manifest['step']}")
     if not paths:
-        yield Finding("warning", CHECKPOINTS, "there is none", "a resume would start from the beginning")
+        yield DoctorFinding("warning", CHECKPOINTS, "there is none", "a resume would start from the beginning")
     elif not good:
         hint = "restore one from a backup, or start over with --fresh"
-        yield Finding("error", CHECKPOINTS, "none can be used: the run cannot be resumed", hint)
+        yield DoctorFinding("error", CHECKPOINTS, "none can be used: the run cannot be resumed", hint)
 
 
-def _temporaries(run_dir: Path) -> Iterator[Finding]:
+def _temporaries(run_dir: Path) -> Iterator[DoctorFinding]:
     for folder in (run_dir, *sorted(path for path in run_dir.iterdir() if files.is_folder(path))):
         for path in sorted(folder.iterdir()):
             if files.is_temporary(path):
                 text = "was left by a crash, or is being written right now"
                 hint = "the next run here removes it"
-                yield Finding("warning", str(path.relative_to(run_dir)), text, hint)
+                yield DoctorFinding("warning", str(path.relative_to(run_dir)), text, hint)
 
 
-def _logs(run_dir: Path) -> Iterator[Finding]:
+def _logs(run_dir: Path) -> Iterator[DoctorFinding]:
     for path in sorted(run_dir.glob("*.jsonl")):
         if not path.is_file():
-            yield Finding("error", path.name, "is not a plain file")
+            yield DoctorFinding("error", path.name, "is not a plain file")
             continue
         try:
             lines, torn = _count_lines(path)
         except OSError as error:
-            yield Finding("error", path.name, f"cannot be read: {error.strerror}")
+            yield DoctorFinding("error", path.name, f"cannot be read: {error.strerror}")
             continue
-        yield Finding("ok", path.name, f"{lines} lines")
+        yield DoctorFinding("ok", path.name, f"{lines} lines")
         if torn is not None:
             level: Level = "warning" if torn > lines else "error"
             hint = "a resume cuts the log back to its checkpoint"
-            yield Finding(level, path.name, f"line {torn} is torn: not a whole JSON object", hint)
+            yield DoctorFinding(level, path.name, f"line {torn} is torn: not a whole JSON object", hint)
 
 
 def _count_lines(path: Path) -> tuple[int, int | None]:
@@ -148,50 +148,50 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _summary(run_dir: Path) -> Iterator[Finding]:
+def _summary(run_dir: Path) -> Iterator[DoctorFinding]:
     path = run_dir / SUMMARY
     if not path.exists():
-        yield Finding("warning", path.name, "is missing: the run has not ended", "streamcl run continues it")
+        yield DoctorFinding("warning", path.name, "is missing: the run has not ended", "streamcl run continues it")
         return
     try:
         whole = _is_object(_read(path, SUMMARY_LIMIT))
     except OSError as error:
-        yield Finding("error", path.name, f"cannot be read: {_line(error)}")
+        yield DoctorFinding("error", path.name, f"cannot be read: {_line(error)}")
         return
     yield (
-        Finding("ok", path.name, "the run has ended")
+        DoctorFinding("ok", path.name, "the run has ended")
         if whole
-        else Finding("error", path.name, "is not a JSON object")
+        else DoctorFinding("error", path.name, "is not a JSON object")
     )
 
 
-def _ledger(run_dir: Path) -> Iterator[Finding]:
+def _ledger(run_dir: Path) -> Iterator[DoctorFinding]:
     path = run_dir / LEDGER
     if not path.exists():
         return
     if not path.is_file():
-        yield Finding("error", LEDGER, "is not a plain file")
+        yield DoctorFinding("error", LEDGER, "is not a plain file")
         return
     try:
         with Ledger(path) as ledger:
             entries, pending = ledger.entries(), ledger.pending()
     except ForgettingError as error:
-        yield Finding("error", LEDGER, str(error), error.hint)
+        yield DoctorFinding("error", LEDGER, str(error), error.hint)
         return
-    yield Finding("ok", LEDGER, f"{len(entries)} forgetting requests, {len(pending)} pending")
+    yield DoctorFinding("ok", LEDGER, f"{len(entries)} forgetting requests, {len(pending)} pending")
     for entry in entries:
         if entry.progress in {"received", "started"}:
-            yield Finding(
+            yield DoctorFinding(
                 "warning", LEDGER, f"request {entry.id!r} is {entry.progress}", "the next run carries it out"
             )
         elif entry.progress == "failed":
             hint = f"streamcl forget RUN --retry {entry.id} asks again"
-            yield Finding("error", LEDGER, f"request {entry.id!r} failed: {entry.reason}", hint)
+            yield DoctorFinding("error", LEDGER, f"request {entry.id!r} failed: {entry.reason}", hint)
         elif entry.body is not None and entry.progress == "done":
-            yield Finding("warning", LEDGER, f"request {entry.id!r} is done but still holds what it said")
+            yield DoctorFinding("warning", LEDGER, f"request {entry.id!r} is done but still holds what it said")
 
 
-def _statistics(run_dir: Path) -> Iterator[Finding]:
+def _statistics(run_dir: Path) -> Iterator[DoctorFinding]:
     path = run_dir / STATISTICS
     if not path.exists():
         return
@@ -199,16 +199,16 @@ def _statistics(run_dir: Path) -> Iterator[Finding]:
         with closing(BlockFile(path)) as file:
             cohorts, blocks, size = file.examine()
     except ForgettingError as error:
-        yield Finding("error", STATISTICS, str(error), "restore it, with the checkpoints, from a backup")
+        yield DoctorFinding("error", STATISTICS, str(error), "restore it, with the checkpoints, from a backup")
         return
-    yield Finding("ok", STATISTICS, f"sums of {cohorts} classes or subjects, {blocks} blocks, {size} bytes")
+    yield DoctorFinding("ok", STATISTICS, f"sums of {cohorts} classes or subjects, {blocks} blocks, {size} bytes")
 
 
-def _space(run_dir: Path) -> Iterator[Finding]:
+def _space(run_dir: Path) -> Iterator[DoctorFinding]:
     free = files.free_bytes(run_dir)
     level: Level = "ok" if free >= LITTLE_SPACE else "warning"
     hint = None if level == "ok" else "a full disk ends the run at its next checkpoint"
-    yield Finding(level, ".", f"{free >> 20} MiB free", hint)
+    yield DoctorFinding(level, ".", f"{free >> 20} MiB free", hint)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -7,11 +7,11 @@ from pathlib import Path
 from streamcl.factory.compute import build_compute
 from streamcl.factory.learner import build_learner
 from streamcl.factory.backbone import build_vit
-from streamcl.factory.backbone import MakeVit, Tell
+from streamcl.factory.backbone import BackboneFactory, LogMessage
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import CheckpointError
-from streamcl.learners.hybrid import HybridLearner
-from streamcl.learners.mixed_privacy import MixedLearner
+from streamcl.learners.hybrid import RidgeLoRALearner
+from streamcl.learners.mixed_privacy import MixedPrivacyLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.nn.peft_export import export_adapter, export_merged
 from streamcl.protocols import Learner
@@ -19,7 +19,7 @@ from streamcl.runs.directory import checkpoints, config_of
 
 
 def load_learner(
-    folder: str | Path, *, report: Tell = print, vit: MakeVit = build_vit
+    folder: str | Path, *, report: LogMessage = print, vit: BackboneFactory = build_vit
 ) -> tuple[Learner, RunConfig]:
     """The learner of a run as its newest good checkpoint holds it, for predicting or exporting.
 
@@ -39,12 +39,12 @@ def load_learner(
 
 def export_learner(learner: Learner, config: RunConfig, folder: Path) -> list[Path]:
     """Write adapters and head as PEFT does, and the merged backbone beside them; nothing without adapters."""
-    if isinstance(learner, MixedLearner):
+    if isinstance(learner, MixedPrivacyLearner):
         learner = learner.core  # what users have taught is not exported
     if isinstance(learner, OnlineLoRALearner):
         adapters, weight, bias = learner.adapters, learner.head.weight.detach(), learner.head.bias.detach()
         export_adapter(adapters, weight, bias, learner.classes, folder, config.backbone.name)
-    elif isinstance(learner, HybridLearner) and learner.adapted is not None:
+    elif isinstance(learner, RidgeLoRALearner) and learner.adapted is not None:
         adapters = learner.adapted.adapters  # its heads read several blocks, which no timm head does
         export_adapter(adapters, None, None, learner.classes, folder, config.backbone.name)
     else:

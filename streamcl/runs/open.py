@@ -9,19 +9,19 @@ from typing import Any
 
 from streamcl.storage import files
 from streamcl.factory.backbone import build_vit
-from streamcl.factory.backbone import MakeVit, Tell
+from streamcl.factory.backbone import BackboneFactory, LogMessage
 from streamcl.runs.assemble import assemble
 from streamcl.config.options.run import RunConfig
 from streamcl.runs.load import export_learner, load_learner
-from streamcl.distributed.process_group import ALONE, Ranks
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.runs.run import Run
 from streamcl.runs.directory import config_of, keep_config, move_aside, saved_config
 from streamcl.storage.lock import RunLock
 from streamcl.runs.resume import begin_or_restore, reopen, resume
 from streamcl.runs.settings import agree_with_earlier, read_settings, settled_precision
-from streamcl.distributed.agreement import agree_on
+from streamcl.distributed.agreement import check_agreement
 
-__all__ = ["Run", "carry_out", "export_learner", "load_learner", "open_run"]
+__all__ = ["Run", "execute_pending", "export_learner", "load_learner", "open_run"]
 
 
 def open_run(
@@ -29,23 +29,23 @@ def open_run(
     *,
     fresh: bool = False,
     strict: bool = False,
-    report: Tell = print,
-    vit: MakeVit = build_vit,
-    ranks: Ranks = ALONE,
+    report: LogMessage = print,
+    vit: BackboneFactory = build_vit,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Run:
     """The run that a configuration describes: continued where its directory holds one, else begun.
 
     fresh: move an earlier run of the same name aside first. strict: a damaged checkpoint is an error rather
     than a reason to use the one before it. vit: makes the backbone, or lends one that several runs share.
-    ranks: the processes that run it together (`streamcl.distributed.process_group.TorchRanks`), each of which calls this.
+    ranks: the processes that run it together (`streamcl.distributed.process_group.TorchProcessGroup`), each of which calls this.
     Raises RunBusy where another process holds the directory, ConfigError where the run in it was made with a
     configuration that this one cannot continue.
     """
     settings = read_settings(config)
     folder = Path(settings.run_dir or Path("runs") / settings.name)
-    agree_on(settings, ranks)
-    if not ranks.leads:
-        return _follow(settings, folder, vit, ranks)
+    check_agreement(settings, group)
+    if not group.is_main:
+        return _follow(settings, folder, vit, group)
     if fresh:
         move_aside(folder, report)
     files.ensure_writable(folder)
@@ -56,24 +56,24 @@ def open_run(
         saved = saved_config(folder)
         settings = settled_precision(settings, saved)
         earlier = agree_with_earlier(settings, saved, folder, report)
-        run, vault = assemble(settings, folder, stack, report=report, vit=vit, ranks=ranks)
+        run, vault = assemble(settings, folder, stack, report=report, vit=vit, group=group)
         keep_config(settings, folder)
         resume(run, vault, strict=strict, report=report)
         reopen(run, earlier)
-        ranks.from_first(run.processor.progress.finished)
+        group.broadcast_object(run.processor.progress.finished)
     except BaseException:
         stack.close()
         raise
     return run
 
 
-def _follow(settings: RunConfig, folder: Path, vit: MakeVit, ranks: Ranks) -> Run:
+def _follow(settings: RunConfig, folder: Path, vit: BackboneFactory, group: ProcessGroup) -> Run:
     """The run of a rank that does not lead: it goes where the first one goes, and touches no file."""
     stack = ExitStack()
     try:
-        run, _ = assemble(settings, folder, stack, report=_say_nothing, vit=vit, ranks=ranks)
+        run, _ = assemble(settings, folder, stack, report=_say_nothing, vit=vit, group=group)
         begin_or_restore(run, None)
-        run.processor.progress.finished = ranks.from_first(False)
+        run.processor.progress.finished = group.broadcast_object(False)
     except BaseException:
         stack.close()
         raise
@@ -84,7 +84,7 @@ def _say_nothing(message: str) -> None:
     """The first rank says it."""
 
 
-def carry_out(folder: Path, *, report: Tell = print) -> None:
+def execute_pending(folder: Path, *, report: LogMessage = print) -> None:
     """Carry out at once what is pending for a run that no process works on; batches are not processed.
 
     Raises RunBusy where one does (it carries them out itself), ConfigError where there is no run.

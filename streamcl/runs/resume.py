@@ -34,8 +34,8 @@ def resume(run: Run, vault: Checkpoints, *, strict: bool, report: Callable[[str]
             hint="start over with --fresh, or give the source a state_dict and load_state_dict",
         )
     state = found.state if replayable else {**found.state, "source": run.source.state_dict()}
-    if (before := state.get("ranks", 1)) != run.ranks.world:
-        report(f"{before} ranks came so far, {run.ranks.world} go on; sums may differ in their last bits")
+    if (before := state.get("ranks", 1)) != run.group.world_size:
+        report(f"{before} ranks came so far, {run.group.world_size} go on; sums may differ in their last bits")
     if not finished:
         report(f"going on from offset {found.offset} (step {found.step})")
     begin_or_restore(run, state)
@@ -43,7 +43,7 @@ def resume(run: Run, vault: Checkpoints, *, strict: bool, report: Callable[[str]
 
 def begin_or_restore(run: Run, found: State | None) -> None:
     """Go where the first rank goes: on from the state that it found, or to the beginning."""
-    state = run.ranks.from_first(found)
+    state = run.group.broadcast_object(found)
     if state is None:
         run.processor.begin()
         return

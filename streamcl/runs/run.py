@@ -15,15 +15,15 @@ from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ForgettingError
-from streamcl.events import Prediction
-from streamcl.forgetting.service import Forgetter
+from streamcl.events import PredictionRecord
+from streamcl.forgetting.service import ForgettingService
 from streamcl.runs.load import export_learner
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.processor.loop import StreamProcessor
 from streamcl.protocols import Learner, Source
-from streamcl.distributed.process_group import Ranks
+from streamcl.distributed.process_group import ProcessGroup
 from streamcl.report.page import write_report
 from streamcl.runs.summary import summarise, timing
 
@@ -46,12 +46,12 @@ class Run:
     scores: Prequential
     history: HoldoutHistory
     throughput: Throughput
-    forgetter: Forgetter | None
-    ranks: Ranks
+    forgetter: ForgettingService | None
+    group: ProcessGroup
     _stack: ExitStack
     _interrupt: Callable[[], None]
 
-    def __iter__(self) -> Iterator[Prediction]:
+    def __iter__(self) -> Iterator[PredictionRecord]:
         return self.processor.run()
 
     def __enter__(self) -> Run:
@@ -67,7 +67,7 @@ class Run:
 
         On several ranks all of them end before the next event, whichever was asked.
         """
-        if self.ranks.world == 1:
+        if self.group.world_size == 1:
             self.processor.stop()
         self._interrupt()
 
@@ -101,7 +101,7 @@ class Run:
             scores=self.scores,
             history=self.history,
             batch_size=self.config.batch_size,
-            timing=timing(self.throughput, self.compute, self.ranks.world),
+            timing=timing(self.throughput, self.compute, self.group.world_size),
         )
 
     def forget(self, **what: Any) -> str:
@@ -121,9 +121,9 @@ class Run:
         return self._asked.ask_again(name)
 
     @property
-    def _asked(self) -> Forgetter:
+    def _asked(self) -> ForgettingService:
         if self.forgetter is None:
-            raise ForgettingError(f"rank {self.ranks.rank} keeps no ledger", hint="ask the first rank")
+            raise ForgettingError(f"rank {self.group.rank} keeps no ledger", hint="ask the first rank")
         return self.forgetter
 
     def finish(self) -> dict[str, Any]:

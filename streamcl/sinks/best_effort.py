@@ -17,7 +17,7 @@ WARNING_INTERVAL = 60.0
 """Seconds between two warnings about the same sink."""
 
 
-class Lossy:
+class BestEffortSink:
     """Hands records to `sink` from a thread of its own; what does not fit or work is dropped and counted.
 
     No method raises for the sink's sake and none but `close` waits for it. `flush` asks the sink to flush and

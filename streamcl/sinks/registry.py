@@ -11,16 +11,16 @@ from typing import Any
 
 from streamcl.errors import ConfigError
 from streamcl.protocols import Sink, State
-from streamcl.sinks.best_effort import Lossy
+from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.sinks.jsonl import TOPICS, JsonlSink
 from streamcl.sinks.mlflow import MLflowSink
 from streamcl.sinks.tensorboard import TensorBoardSink
 
 __all__ = [
     "TOPICS",
+    "BestEffortSink",
     "Fanout",
     "JsonlSink",
-    "Lossy",
     "MLflowSink",
     "TensorBoardSink",
     "build_sinks",
@@ -81,7 +81,7 @@ def build_sinks(
     """
     named = (extras or {}).items()
     known = {**known_sinks(), **own}
-    copies = {name: Lossy(_make(name, known, folder, arguments), name) for name, arguments in named}
+    copies = {name: BestEffortSink(_make(name, known, folder, arguments), name) for name, arguments in named}
     return Fanout({"jsonl": JsonlSink(folder), **copies})
 
 

@@ -18,7 +18,7 @@ from typing import NoReturn
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
 from streamcl.storage import files
-from streamcl.storage.checkpoint_format import Damage, members_of, verify
+from streamcl.storage.checkpoint_format import CorruptCheckpoint, members_of, verify_checkpoint
 from streamcl.storage.files import DISK, Disk
 
 NAME = re.compile(r"checkpoint-(\d{8,})-step-(\d+)")
@@ -27,7 +27,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint that is durable: where, its size in bytes, and how long writing it took in seconds."""
 
     path: Path
@@ -36,7 +36,7 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedCheckpoint:
     """A checkpoint whose every byte was verified. `offset` is the next record, `step` the steps done."""
 
     path: Path
@@ -63,7 +63,7 @@ class Checkpoints:
         """Every checkpoint there is, good or not, oldest first."""
         return list_checkpoints(self._folder)
 
-    def save(self, offset: int, step: int, state: State) -> Saved:
+    def save(self, offset: int, step: int, state: State) -> SavedCheckpoint:
         """Make a checkpoint durable, then remove the older ones beyond `keep`.
 
         After a crash inside there is the new checkpoint or only the old ones. Raises CheckpointError where
@@ -80,9 +80,9 @@ class Checkpoints:
         except OSError as error:
             self._refuse(f"the checkpoint of step {step} could not be written: {error}", cause=error)
         size = sum(len(data) for data in members.values())
-        return Saved(path, size, time.monotonic() - began)
+        return SavedCheckpoint(path, size, time.monotonic() - began)
 
-    def latest(self, *, report: Report, strict: bool = False) -> Loaded | None:
+    def latest(self, *, report: Report, strict: bool = False) -> LoadedCheckpoint | None:
         """The newest good checkpoint; None where there has never been one.
 
         Each damaged one is told to `report`, with the file and the reason, and the one before it is tried.
@@ -93,7 +93,7 @@ class Checkpoints:
         for path in reversed(found):
             try:
                 return self._load(path)
-            except Damage as damage:
+            except CorruptCheckpoint as damage:
                 if not path.exists():  # a running process has replaced it while this one was reading
                     return self.latest(report=report, strict=strict)
                 self._damaged.add(path)
@@ -114,8 +114,8 @@ class Checkpoints:
         before removing any, or where the disk refuses a removal: then purge again.
         """
         try:
-            verify(path)
-        except Damage as damage:
+            verify_checkpoint(path)
+        except CorruptCheckpoint as damage:
             self._refuse(f"{path.name}: {damage}; the older ones stay until a good one replaces them")
         older = [other for other in self.paths() if _serial(other) < _serial(path)]
         try:
@@ -129,8 +129,8 @@ class Checkpoints:
         """Remove what crashes left half-written; only for the process that holds the run's lock."""
         return files.sweep(self._folder, disk=self._disk)
 
-    def _load(self, path: Path) -> Loaded:
-        manifest, state = verify(path)
+    def _load(self, path: Path) -> LoadedCheckpoint:
+        manifest, state = verify_checkpoint(path)
         found = manifest["fingerprint"]
         for name in sorted({*found, *self._fingerprint}):
             if found.get(name) != self._fingerprint.get(name):
@@ -139,7 +139,7 @@ class Checkpoints:
                     f"this run has {self._fingerprint.get(name)!r}",
                     hint=f"run with the {name} it was written for, or start over with --fresh",
                 )
-        return Loaded(path, manifest["offset"], manifest["step"], state)
+        return LoadedCheckpoint(path, manifest["offset"], manifest["step"], state)
 
     def _fill(self, folder: Path, members: Mapping[str, bytes]) -> None:
         for name, data in members.items():
@@ -170,20 +170,20 @@ class BackgroundSaver:
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._running: Future[Saved] | None = None
+        self._running: Future[SavedCheckpoint] | None = None
 
-    def save(self, offset: int, step: int, state: State) -> Saved | None:
+    def save(self, offset: int, step: int, state: State) -> SavedCheckpoint | None:
         """Begin to write `state`, a copy that nobody changes any more; returns the save before, if any."""
         before = self.wait()
         self._running = self._worker.submit(self._checkpoints.save, offset, step, state)
         return before
 
-    def wait(self) -> Saved | None:
+    def wait(self) -> SavedCheckpoint | None:
         """On return the checkpoint begun last is durable; returns it once."""
         running, self._running = self._running, None
         return None if running is None else running.result()
 
-    def close(self) -> Saved | None:
+    def close(self) -> SavedCheckpoint | None:
         """Wait for the last one and end the thread."""
         try:
             return self.wait()

@@ -31,18 +31,18 @@ MANIFEST, TREE, ARRAYS = "manifest.json", "state.json", "arrays.safetensors"
 MANIFEST_LIMIT = 1 << 20  # bytes; a manifest has under a thousand, more is not one of ours
 
 
-class Damage(Exception):
+class CorruptCheckpoint(Exception):
     """Why a checkpoint cannot be used; the text names the file."""
 
 
-class Verified(NamedTuple):
+class VerifiedCheckpoint(NamedTuple):
     """What a good checkpoint holds."""
 
     manifest: dict[str, Any]
     state: State
 
 
-def verify(path: Path) -> Verified:
+def verify_checkpoint(path: Path) -> VerifiedCheckpoint:
     """Read a checkpoint, trusting no byte of it that its manifest does not confirm.
 
     Raises Damage, naming the member and the reason, or CheckpointError where it is whole but of a newer
@@ -52,9 +52,11 @@ def verify(path: Path) -> Verified:
     _confirm_names(path)
     content = {name: _read_member(path / name, facts) for name, facts in manifest["members"].items()}
     try:
-        return Verified(manifest, unpack(json.loads(content[TREE]), safetensors.load(content[ARRAYS])))
+        return VerifiedCheckpoint(
+            manifest, unpack(json.loads(content[TREE]), safetensors.load(content[ARRAYS]))
+        )
     except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
-        raise Damage(f"its members do not make a state: {error!r}") from error
+        raise CorruptCheckpoint(f"its members do not make a state: {error!r}") from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -64,9 +66,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         claimed = manifest.pop("sha256")
         whole = data == _json({**manifest, "sha256": _sha256(_json(manifest))})
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise Damage(f"{MANIFEST} cannot be read: {error!r}") from error
+        raise CorruptCheckpoint(f"{MANIFEST} cannot be read: {error!r}") from error
     if not whole:
-        raise Damage(f"{MANIFEST} (format {manifest.get('format')}) has not the sha256 {str(claimed)[:12]}")
+        raise CorruptCheckpoint(
+            f"{MANIFEST} (format {manifest.get('format')}) has not the sha256 {str(claimed)[:12]}"
+        )
     if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
         raise CheckpointError(
             f"{path.name} has format {manifest['format']}, written by streamcl {manifest.get('streamcl')}; "
@@ -74,7 +78,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             hint="run it with the newer streamcl",
         )
     if not _is_sound(manifest):
-        raise Damage(f"{MANIFEST} does not say what a manifest of format {FORMAT} says")
+        raise CorruptCheckpoint(f"{MANIFEST} does not say what a manifest of format {FORMAT} says")
     return dict(manifest)
 
 
@@ -97,20 +101,20 @@ def _confirm_names(path: Path) -> None:
     try:
         present, expected = {member.name for member in path.iterdir()}, {MANIFEST, TREE, ARRAYS}
     except OSError as error:
-        raise Damage(f"it cannot be listed: {error.strerror}") from error
+        raise CorruptCheckpoint(f"it cannot be listed: {error.strerror}") from error
     if missing := sorted(expected - present):
-        raise Damage(f"{missing[0]} is missing")
+        raise CorruptCheckpoint(f"{missing[0]} is missing")
     if stray := sorted(present - expected):
-        raise Damage(f"{stray[0]!r} does not belong there")
+        raise CorruptCheckpoint(f"{stray[0]!r} does not belong there")
 
 
 def _read_member(path: Path, facts: Mapping[str, Any]) -> bytes:
     size, digest = facts["bytes"], facts["sha256"]
     data = _read_regular(path, limit=size)
     if len(data) != size:
-        raise Damage(f"{path.name} has {len(data)} bytes, its manifest says {size}")
+        raise CorruptCheckpoint(f"{path.name} has {len(data)} bytes, its manifest says {size}")
     if (found := _sha256(data)) != digest:
-        raise Damage(f"{path.name} has sha256 {found[:12]}, its manifest says {digest[:12]}")
+        raise CorruptCheckpoint(f"{path.name} has sha256 {found[:12]}, its manifest says {digest[:12]}")
     return data
 
 
@@ -119,14 +123,14 @@ def _read_regular(path: Path, *, limit: int) -> bytes:
     try:
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode):
-            raise Damage(f"{path.name} is not a plain file")
+            raise CorruptCheckpoint(f"{path.name} is not a plain file")
         if found.st_size > limit:
-            raise Damage(f"{path.name} has {found.st_size} bytes, more than the {limit} expected")
+            raise CorruptCheckpoint(f"{path.name} has {found.st_size} bytes, more than the {limit} expected")
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise Damage(f"{path.name} is missing") from error
+        raise CorruptCheckpoint(f"{path.name} is missing") from error
     except OSError as error:
-        raise Damage(f"{path.name} cannot be read: {error.strerror or error}") from error
+        raise CorruptCheckpoint(f"{path.name} cannot be read: {error.strerror or error}") from error
 
 
 def members_of(offset: int, step: int, state: State, fingerprint: Mapping[str, str]) -> dict[str, bytes]:

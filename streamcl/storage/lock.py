@@ -20,7 +20,7 @@ LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """Who holds a run directory; `started` in seconds since the epoch."""
 
     pid: int
@@ -81,12 +81,12 @@ class RunLock:
 
     def _sign(self) -> None:
         assert self._descriptor is not None
-        holder = Holder(os.getpid(), socket.gethostname(), time.time())
+        holder = LockHolder(os.getpid(), socket.gethostname(), time.time())
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(asdict(holder)).encode(), 0)
 
 
-def holder_of(run_dir: Path) -> Holder | None:
+def holder_of(run_dir: Path) -> LockHolder | None:
     """Who holds the run directory now; None where nobody does. Changes nothing and never waits.
 
     Where somebody holds it whose signature cannot be read, the pid is 0.
@@ -142,7 +142,7 @@ def _busy(path: Path) -> RunBusy:
     )
 
 
-def _signature(path: Path) -> Holder:
+def _signature(path: Path) -> LockHolder:
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return Holder(**json.loads(path.read_bytes()[:4096]))
-    return Holder(0, "an unknown host", 0.0)
+        return LockHolder(**json.loads(path.read_bytes()[:4096]))
+    return LockHolder(0, "an unknown host", 0.0)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from streamcl.errors import ForgettingError
 from streamcl.storage.files import DISK
 
-Run: TypeAlias = Callable[..., sqlite3.Cursor]
+Execute: TypeAlias = Callable[..., sqlite3.Cursor]
 
 FORMAT = 1
 
@@ -37,7 +37,7 @@ SCHEMA = (
 )
 
 
-class LedgerFile:
+class SqliteFile:
     """One connection. WAL and full synchronisation: a transaction that has ended survives a loss of power.
 
     Every method raises ForgettingError where the file is damaged, busy for too long, or cannot be written.
@@ -61,7 +61,7 @@ class LedgerFile:
             return self._connection.execute(sql, values).fetchall()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Run]:
+    def transaction(self) -> Iterator[Execute]:
         """Everything inside is durable at its end, or nothing of it is done."""
         with self._plainly():
             self._connection.execute("BEGIN IMMEDIATE")
@@ -141,7 +141,7 @@ def salted(salt: bytes, kind: str, value: str) -> bytes:
     return hashlib.blake2b(text, key=salt, digest_size=16).digest()
 
 
-def _create(run: Run, schema: Sequence[str]) -> None:
+def _create(run: Execute, schema: Sequence[str]) -> None:
     for statement in schema:
         run(statement)
     run("INSERT INTO facts (name, value) VALUES ('salt', ?)", (secrets.token_bytes(32),))

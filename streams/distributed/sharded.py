@@ -7,13 +7,20 @@ from dataclasses import replace
 from typing import Any
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Batch, Elsewhere, Event, ForgetRequest, Refused, StreamInfo
-from streamcl.protocols import Company, Source, State
-from streams.distributed.messages import Exchange, Record, Word, batch_of, next_event, word_of
-from streams.offsets import passed_on, placed
+from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, RemoteSample, StreamInfo
+from streamcl.protocols import Collective, Source, State
+from streams.distributed.messages import (
+    MessageExchange,
+    RankMessage,
+    Record,
+    batch_from_messages,
+    next_event,
+    to_message,
+)
+from streams.offsets import passed_on, with_offsets
 
 
-class Parted:
+class Sharded:
     """Puts the batches of all parts end to end, in the order of ranks, and counts their records anew.
 
     A part that has come to its end adds nothing; the stream ends with the last. A request in one part comes
@@ -21,12 +28,12 @@ class Parted:
     for the same number of ranks only. whole: the undivided source, which can bring samples back by their ids.
     """
 
-    def __init__(self, part: Source, whole: Source, company: Company, on_stop: Callable[[], None]) -> None:
+    def __init__(self, part: Source, whole: Source, group: Collective, on_stop: Callable[[], None]) -> None:
         self._source = part
         self._whole = whole
-        self._company = company
-        self._exchange = Exchange(company, on_stop)
-        told = company.everyone((part.state_dict(), part.info.length, part.replayable))
+        self._group = group
+        self._exchange = MessageExchange(group, on_stop)
+        told = group.all_gather_object((part.state_dict(), part.info.length, part.replayable))
         self._positions = [position for position, _, _ in told]
         lengths = [length for _, length, _ in told]
         self._length = None if None in lengths else sum(each or 0 for each in lengths)
@@ -50,8 +57,8 @@ class Parted:
         while True:
             if wanting:
                 held = next_event(events)
-            word = word_of(held, lambda batch: list(placed(batch)))
-            words = self._exchange.words(replace(word, position=self._source.state_dict()))
+            word = to_message(held, lambda batch: list(with_offsets(batch)))
+            words = self._exchange.messages(replace(word, position=self._source.state_dict()))
             if words is None or all(each.kind == "end" for each in words):
                 return
             taken = "request" if any(each.kind == "request" for each in words) else "batch"
@@ -77,49 +84,49 @@ class Parted:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from there. Raises SourceError where another number of ranks left it."""
         parts = state.get("parts")
-        if not isinstance(parts, list) or len(parts) != self._company.world:
+        if not isinstance(parts, list) or len(parts) != self._group.world_size:
             left = len(parts) if isinstance(parts, list) else 1
             raise SourceError(
-                f"the saved position is that of {left} parts; {self._company.world} ranks read this stream",
+                f"the saved position is that of {left} parts; {self._group.world_size} ranks read it now",
                 hint=f"go on with {left} ranks, or start over with --fresh",
             )
         self._positions = list(parts)
-        self._source.load_state_dict(parts[self._company.rank])
+        self._source.load_state_dict(parts[self._group.rank])
         self._offset = state["offset"]
 
-    def _events(self, taken: str, words: Sequence[Word], held: Any) -> Iterator[Event]:
+    def _events(self, taken: str, words: Sequence[RankMessage], held: Any) -> Iterator[Event]:
         if taken == "request":
             requests: list[ForgetRequest] = [each.content for each in words if each.kind == "request"]
             for request in requests:
                 yield replace(request, offset=self._offset)
             return
-        batch = batch_of(self._offset, self._records(words, held))
+        batch = batch_from_messages(self._offset, self._records(words, held))
         self._offset = batch.end
         yield batch
 
-    def _records(self, words: Sequence[Word], held: Any) -> list[Record]:
+    def _records(self, words: Sequence[RankMessage], held: Any) -> list[Record]:
         records: list[Record] = []
         for rank, word in enumerate(words):
             if word.kind != "batch":
                 continue
-            own = isinstance(held, Batch) and rank == self._company.rank
-            for record in placed(held) if own else word.content:
+            own = isinstance(held, Batch) and rank == self._group.rank
+            for record in with_offsets(held) if own else word.content:
                 records.append(_at(record, self._offset + len(records), None if own else rank))
         return records
 
 
 def _at(record: Record, offset: int, holder: int | None) -> Record:
     """The record in its place of the whole stream, where another rank holds it if one is named."""
-    if isinstance(record, Refused):
+    if isinstance(record, RejectedRecord):
         return replace(record, offset=offset)
-    return record if holder is None else Elsewhere.of(record, holder)
+    return record if holder is None else RemoteSample.of(record, holder)
 
 
-def part_size(batch_size: int, company: Company) -> int:
+def shard_size(batch_size: int, group: Collective) -> int:
     """How many records of a batch this rank reads: as many as the others, or one more."""
-    return max(1, len(range(company.rank, batch_size, company.world)))
+    return max(1, len(range(group.rank, batch_size, group.world_size)))
 
 
-def can_be_parted(source: Source) -> bool:
+def can_be_sharded(source: Source) -> bool:
     """Whether the source can be read in parts."""
     return bool(getattr(source, "has_shards", hasattr(source, "shard")))

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from streamcl.errors import SourceError
 
 
-def unpack(archive: Path, folder: Path) -> Path:
+def extract(archive: Path, folder: Path) -> Path:
     """Unpack a .tar, .tar.gz, .tgz or .zip into `folder`, which must not be there yet.
 
     Raises SourceError for members that are links or devices, are absolute, or climb with `..`. A crash

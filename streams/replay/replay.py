@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from streamcl.errors import BadRecord, SourceError
-from streamcl.events import Batch, HoldoutPart, Refused, Sample, StreamInfo
+from streamcl.events import Batch, HoldoutPart, RejectedRecord, Sample, StreamInfo
 from streamcl.protocols import State
 from streams.replay.batching import batches
 from streams.replay.collection import Collection, View
-from streams.replay.scenarios import Order, Part
+from streams.replay.scenarios import Order, ScenarioPart
 
 OnBadRecord: TypeAlias = Literal["quarantine", "fail"]
 
@@ -98,7 +98,7 @@ class ReplaySource:
             raise SourceError(f"the saved offset is {offset}, the stream has {len(self._indices)} records")
         self._offset = offset
 
-    def _records(self) -> Iterator[Sample | Refused]:
+    def _records(self) -> Iterator[Sample | RejectedRecord]:
         rank, world = self._slice
         for offset in range(self._offset, len(self._indices)):
             index = int(self._indices[offset])
@@ -110,7 +110,7 @@ class ReplaySource:
             except BadRecord as error:
                 if self._on_bad_record == "fail":
                     raise
-                yield Refused(offset, self._train.ids[index], str(error))
+                yield RejectedRecord(offset, self._train.ids[index], str(error))
 
 
 def holdout_parts(order: Order, train: Collection, test: Collection) -> tuple[HoldoutPart, ...]:
@@ -122,7 +122,7 @@ def holdout_parts(order: Order, train: Collection, test: Collection) -> tuple[Ho
     parts = [part for part in order.parts if part.classes or part.domains] or _parts_by_domain(test)
     named = {name for part in parts for name in part.domains}
     if named:
-        parts += [Part(name, domains=(name,)) for name in _domains_present(test) if name not in named]
+        parts += [ScenarioPart(name, domains=(name,)) for name in _domains_present(test) if name not in named]
     return tuple(
         HoldoutPart(part.name, View(test, positions), _taught_at(part, order, train))
         for part in parts
@@ -130,9 +130,13 @@ def holdout_parts(order: Order, train: Collection, test: Collection) -> tuple[Ho
     )
 
 
-def _parts_by_domain(test: Collection) -> list[Part]:
+def _parts_by_domain(test: Collection) -> list[ScenarioPart]:
     present = _domains_present(test)
-    return [Part(name, domains=(name,)) for name in present] if len(present) > 1 else [Part("all")]
+    return (
+        [ScenarioPart(name, domains=(name,)) for name in present]
+        if len(present) > 1
+        else [ScenarioPart("all")]
+    )
 
 
 def _domains_present(test: Collection) -> list[str]:
@@ -141,7 +145,7 @@ def _domains_present(test: Collection) -> list[str]:
     return [test.domains.names[code] for code in np.unique(test.domains.index) if code >= 0]
 
 
-def _taught_at(part: Part, order: Order, train: Collection) -> int | None:
+def _taught_at(part: ScenarioPart, order: Order, train: Collection) -> int | None:
     taught = np.isin(order.indices, train.where(part.classes, part.domains))
     return int(np.flatnonzero(taught)[-1]) + 1 if taught.any() else None
 

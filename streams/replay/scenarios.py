@@ -16,7 +16,7 @@ from streams.replay.collection import Collection, Indices
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ScenarioPart:
     """What one part of a stream teaches: some classes (() is all) in some domains (() is all)."""
 
     name: str
@@ -34,7 +34,7 @@ class Order:
 
     indices: Indices
     shifts: tuple[int, ...] = ()
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ScenarioPart, ...] = ()
 
 
 def as_is(train: Collection) -> Order:
@@ -101,7 +101,7 @@ def domain_incremental(
     if seed is not None:
         rng = np.random.default_rng(seed)
         pieces = [rng.permutation(piece) for piece in pieces]
-    return _joined(pieces, [Part(name, domains=(name,)) for name in names])
+    return _joined(pieces, [ScenarioPart(name, domains=(name,)) for name in names])
 
 
 def new_instances_and_classes(train: Collection, parts: int = 10, seed: int = 0) -> Order:
@@ -115,11 +115,15 @@ def new_instances_and_classes(train: Collection, parts: int = 10, seed: int = 0)
     cells = [(name, tuple(train.classes[code] for code in group)) for name in names for group in groups]
     cells = [cells[index] for index in rng.permutation(len(cells))]
     pieces = [train.where(classes, (name,)) for name, classes in cells]
-    taught = [Part(f"{number} {name}", classes, (name,)) for number, (name, classes) in enumerate(cells, 1)]
+    taught = [
+        ScenarioPart(f"{number} {name}", classes, (name,)) for number, (name, classes) in enumerate(cells, 1)
+    ]
     return _joined(pieces, taught)
 
 
-def segments(train: Collection, parts: Sequence[Part], seed: int = 0, length: int | None = None) -> Order:
+def segments(
+    train: Collection, parts: Sequence[ScenarioPart], seed: int = 0, length: int | None = None
+) -> Order:
     """The given parts one after the other, each shuffled and, with `length`, cut to so many images."""
     rng = np.random.default_rng(seed)
     pieces = [rng.permutation(train.where(part.classes, part.domains))[:length] for part in parts]
@@ -168,7 +172,7 @@ def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = Non
         ) from error
 
 
-def _joined(pieces: Sequence[Indices], parts: Sequence[Part]) -> Order:
+def _joined(pieces: Sequence[Indices], parts: Sequence[ScenarioPart]) -> Order:
     """Pieces end to end; the stream shifts at the beginning of each but the first, empty ones left out."""
     filled = [piece for piece in pieces if len(piece)]
     indices = np.concatenate([*filled, np.zeros(0, np.int64)]).astype(np.int64)
@@ -186,9 +190,9 @@ def _classes_present(train: Collection, parts: int) -> Indices:
     return present.astype(np.int64)
 
 
-def _class_part(train: Collection, number: int, codes: Indices) -> Part:
+def _class_part(train: Collection, number: int, codes: Indices) -> ScenarioPart:
     names = tuple(train.classes[code] for code in codes)
-    return Part(f"part {number}", names)
+    return ScenarioPart(f"part {number}", names)
 
 
 def _images_of(rng: np.random.Generator, train: Collection, codes: Indices) -> Indices:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from streamcl.errors import BadRecord
-from streamcl.events import Batch, Event, ForgetRequest, Refused, Sample
-from streams.offsets import in_order, placed
+from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, Sample
+from streams.offsets import in_order, with_offsets
 from streams.user.records import RecordPolicy, reason_of, to_samples
 
-Record: TypeAlias = Sample | Refused
+Record: TypeAlias = Sample | RejectedRecord
 Unit: TypeAlias = Record | Event
 
 
@@ -50,7 +50,7 @@ class Conversion:
         kept = in_order(event, self.offset)
         if not isinstance(kept, Batch):
             return () if kept is None else (kept,)
-        parts = [part for record in placed(kept) for part in self._checked(record)]
+        parts = [part for record in with_offsets(kept) for part in self._checked(record)]
         return (batch_of(kept.offset, parts),)
 
     def _checked(self, record: Record) -> Sequence[Record]:
@@ -81,7 +81,7 @@ class Conversion:
         return hashlib.blake2b(name, key=self._salt, digest_size=12).hexdigest()
 
     def _within_classes(self, record: Record) -> Record:
-        if isinstance(record, Refused) or record.label is None:
+        if isinstance(record, RejectedRecord) or record.label is None:
             return record
         digest = self.digest(record.label)
         if digest in self.seen:
@@ -95,11 +95,11 @@ class Conversion:
         )
         if self._policy.on_bad_record == "fail":
             raise bad
-        return Refused(self.offset, record.id, reason_of(bad))
+        return RejectedRecord(self.offset, record.id, reason_of(bad))
 
 
 def batch_of(offset: int, records: Iterable[Record]) -> Batch:
     """The records as the batch that begins at `offset`."""
     records = tuple(records)
     samples = tuple(record for record in records if isinstance(record, Sample))
-    return Batch(offset, samples, tuple(record for record in records if isinstance(record, Refused)))
+    return Batch(offset, samples, tuple(record for record in records if isinstance(record, RejectedRecord)))

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample, StreamInfo
-from streams.user.raw_record import ALIASES, Single, is_batch, singles
+from streams.user.raw_record import ALIASES, RawRecord, is_batch, raw_records
 from streams.user.readers import is_map_style
 from streams.user.records import RecordPolicy, to_sample
 
@@ -78,7 +78,7 @@ def _is_one_record(item: Any) -> bool:
         return False
     if isinstance(item, list | tuple) and len(item) not in {2, 3}:
         return True  # refused, which keeps its place
-    return not isinstance(item, list | tuple | Mapping) or not is_batch(Single.of(item))
+    return not isinstance(item, list | tuple | Mapping) or not is_batch(RawRecord.of(item))
 
 
 def _shifts(made: Any) -> tuple[int, ...]:
@@ -99,7 +99,7 @@ def _holdout(
     parts = given if isinstance(given, Mapping) and not _is_batch_record(given) else {"holdout": given}
     return tuple(
         HoldoutPart(
-            str(part), HeldOut(_rows(records, part, columns), f"{name}-{part}", policy, names, columns)
+            str(part), HoldoutView(_rows(records, part, columns), f"{name}-{part}", policy, names, columns)
         )
         for part, records in parts.items()
     )
@@ -112,9 +112,9 @@ def _is_batch_record(given: Mapping[Any, Any]) -> bool:
 def _rows(records: Any, part: Any, columns: Mapping[str, str]) -> Any:
     """A sequence of single records; one batch of them, (X, Y), is taken apart without copying pixels."""
     if isinstance(records, Mapping) or (
-        isinstance(records, tuple) and len(records) in {2, 3} and is_batch(Single.of(records))
+        isinstance(records, tuple) and len(records) in {2, 3} and is_batch(RawRecord.of(records))
     ):
-        return list(singles(records, columns))
+        return list(raw_records(records, columns))
     if not is_map_style(records):
         raise SourceError(
             f"holdout {part!r} is a {type(records).__name__}",
@@ -123,7 +123,7 @@ def _rows(records: Any, part: Any, columns: Mapping[str, str]) -> Any:
     return records
 
 
-class HeldOut(Sequence[Sample]):
+class HoldoutView(Sequence[Sample]):
     """Held-out records as samples, each made when it is asked for, so that a large test set stays on disk."""
 
     def __init__(
@@ -154,7 +154,7 @@ class HeldOut(Sequence[Sample]):
         name = f"{self._name}-{place}"
         try:
             record = self._records[place]
-            single = record if isinstance(record, Single) else Single.of(record, self._columns)
+            single = record if isinstance(record, RawRecord) else RawRecord.of(record, self._columns)
             return to_sample(single, default_id=name, policy=self._policy, class_names=self._class_names)
         except Exception as error:  # the user's code may raise anything
             raise SourceError(f"held-out record {name} cannot be used: {error}") from error

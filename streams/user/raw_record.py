@@ -21,7 +21,7 @@ FORMS = "a record is (x, y), (x, y, id) or a mapping with image and label"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Single:
+class RawRecord:
     """One record's parts under their own names, as the user gave them."""
 
     image: Any
@@ -32,7 +32,7 @@ class Single:
     privacy: Any = None
 
     @classmethod
-    def of(cls, record: Any, columns: Mapping[str, str] | None = None) -> Single:
+    def of(cls, record: Any, columns: Mapping[str, str] | None = None) -> RawRecord:
         """The parts of one record. Raises BadRecord where it has none of the forms."""
         if isinstance(record, Sample):
             facts = (record.label, record.id, record.subject, record.domain, record.privacy)
@@ -45,7 +45,7 @@ class Single:
         raise BadRecord(f"record is a {type(record).__name__}{size}", hint=FORMS)
 
 
-def singles(record: Any, columns: Mapping[str, str]) -> Iterator[Single]:
+def raw_records(record: Any, columns: Mapping[str, str]) -> Iterator[RawRecord]:
     """The records in `record`: one, or those of a batch.
 
     A batch is told by its labels being a sequence (a list, tuple, array or tensor with an axis), or by its
@@ -55,18 +55,18 @@ def singles(record: Any, columns: Mapping[str, str]) -> Iterator[Single]:
     if isinstance(record, BadRecord):  # one that the source has refused itself
         raise record
     if _is_list_of_records(record):
-        yield from (Single.of(item, columns) for item in record)
+        yield from (RawRecord.of(item, columns) for item in record)
         return
-    whole = Single.of(record, columns)
+    whole = RawRecord.of(record, columns)
     if not is_batch(whole):
         yield whole
         return
     size = _size(whole)
     for index in range(size):
-        yield Single(**{name: _at(getattr(whole, name), name, index, size) for name in ALIASES})
+        yield RawRecord(**{name: _at(getattr(whole, name), name, index, size) for name in ALIASES})
 
 
-def is_batch(single: Single) -> bool:
+def is_batch(single: RawRecord) -> bool:
     """Whether the parts are columns of a batch."""
     return _is_column(single.label) or _is_column(single.image, axes=4)
 
@@ -118,7 +118,7 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, list | tuple) else int(value.shape[0])
 
 
-def _size(batch: Single) -> int:
+def _size(batch: RawRecord) -> int:
     """How many records the columns of a batch hold; all of them must agree."""
     sizes = {"image": _length(batch.image)} if _is_column(batch.image) else {}
     sizes |= {

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from streamcl.errors import BadRecord, SourceError
-from streams.user.raw_record import ALIASES, Single, is_batch
+from streams.user.raw_record import ALIASES, RawRecord, is_batch
 from streams.user.state_codec import from_plain, to_plain
 
 ENDED = object()
 """What `pull` returns after the last item."""
 
 
-class Reader(Protocol):
+class RecordReader(Protocol):
     """Items one after another, from a place that was asked for when it was opened."""
 
     replayable: bool
@@ -27,7 +27,7 @@ class Reader(Protocol):
         ...
 
 
-def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> Reader:
+def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> RecordReader:
     """A reader of the object `made`, from after its first `items` items.
 
     Something with `__len__` and `__getitem__` is read by index. Something with `state_dict` and
@@ -36,24 +36,24 @@ def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> Re
     Raises SourceError where the object is not iterable or shorter than `items`.
     """
     if is_map_style(made):
-        return ByIndex(made, items)
+        return IndexedReader(made, items)
     if is_stateful(made):
         if state is not None:
             made.load_state_dict(from_plain(state))
-        return Stateful(iterator_of(made), made)
+        return StatefulReader(iterator_of(made), made)
     iterator: Any = iterator_of(made)
     if is_stateful(iterator):
         if state is not None:
             iterator.load_state_dict(from_plain(state))
-        return Stateful(iterator, iterator)
-    reader = Once(iterator, replayable=deterministic)
+        return StatefulReader(iterator, iterator)
+    reader = OneShotReader(iterator, replayable=deterministic)
     for done in range(items):
         if reader.pull() is ENDED:
             raise SourceError(f"the source replays shorter: it ends after {done} of {items} items")
     return reader
 
 
-class ByIndex:
+class IndexedReader:
     """A sequence or a map-style data set: `made[0]` to `made[len(made) - 1]`."""
 
     replayable = True
@@ -82,7 +82,7 @@ class ByIndex:
         """The count of items says it all."""
 
 
-class Stateful:
+class StatefulReader:
     """An iterator of which something (itself or what made it) tells and restores the position."""
 
     replayable = True
@@ -100,7 +100,7 @@ class Stateful:
         return to_plain(self._keeper.state_dict())
 
 
-class Once:
+class OneShotReader:
     """An iterator that cannot go back."""
 
     def __init__(self, iterator: Iterator[Any], *, replayable: bool) -> None:
@@ -126,7 +126,7 @@ def as_items(made: Any) -> Any:
     """The object itself; where it is one batch, (X, Y) or a mapping of columns, a list of that batch."""
     pair = isinstance(made, tuple) and len(made) in {2, 3}
     columns = isinstance(made, Mapping) and any(key in made for key in ALIASES["image"])
-    return [made] if (pair or columns) and is_batch(Single.of(made)) else made
+    return [made] if (pair or columns) and is_batch(RawRecord.of(made)) else made
 
 
 def is_stateful(thing: Any) -> bool:

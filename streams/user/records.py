@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
-from streamcl.events import NO_PIXELS, Pixels, Privacy, Refused, Sample
+from streamcl.events import NO_PIXELS, Pixels, Privacy, RejectedRecord, Sample
 from streams.user.images import MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE, ImageLimits, decode, from_array
 from streams.user.labels import brief, to_label, to_text
-from streams.user.raw_record import Single, singles
+from streams.user.raw_record import RawRecord, raw_records
 
 Read: TypeAlias = Callable[[Any, ImageLimits], Pixels]
 LONGEST_REASON = 500  # characters kept of a refusal
@@ -25,7 +25,7 @@ LONGEST_REASON = 500  # characters kept of a refusal
 class RecordPolicy:
     """What becomes of records that are not as they should be, and what a record may cost.
 
-    on_bad_record: "quarantine" keeps its place in the stream as a `Refused`; "fail" ends the run.
+    on_bad_record: "quarantine" keeps its place in the stream as a `RejectedRecord`; "fail" ends the run.
     missing_label: None as a label is an unlabelled sample (predicted, never learned), refused, or the end.
     negative_label: -1, -100 and the like, which often mean "ignore": refused, the end, or a class.
     max_classes: distinct labels that a stream may bring; records of a class beyond are refused.
@@ -63,7 +63,7 @@ def to_sample(
     SourceError where the policy says that the run must end.
     """
     try:
-        single = record if isinstance(record, Single) else Single.of(record)
+        single = record if isinstance(record, RawRecord) else RawRecord.of(record)
         return _sample(single, default_id, policy or RecordPolicy(), class_names, to_pixels)
     except SourceError:
         raise
@@ -80,7 +80,7 @@ def to_samples(
     class_names: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     wanted: tuple[int, int] = (0, 1),
-) -> Iterator[Sample | Refused]:
+) -> Iterator[Sample | RejectedRecord]:
     """The samples of one record, or of a whole batch of them, in order; `offset` is the first one's.
 
     A batch is `(X, Y)`, `(X, Y, ids)` or a mapping of columns, in which X is an array or tensor with one more
@@ -102,7 +102,7 @@ def to_samples(
         except BadRecord as bad:
             if policy.on_bad_record == "fail":
                 raise
-            yield Refused(place, _id_of(single, default_id), reason_of(bad))
+            yield RejectedRecord(place, _id_of(single, default_id), reason_of(bad))
 
 
 def reason_of(bad: SourceError) -> str:
@@ -112,9 +112,9 @@ def reason_of(bad: SourceError) -> str:
     return reason.encode(errors="replace").decode()[:LONGEST_REASON]
 
 
-def _singles(record: Any, columns: Mapping[str, str] | None) -> Iterator[Single | BadRecord]:
+def _singles(record: Any, columns: Mapping[str, str] | None) -> Iterator[RawRecord | BadRecord]:
     try:
-        yield from singles(record, columns or {})
+        yield from raw_records(record, columns or {})
     except BadRecord as bad:
         yield bad
     except Exception as error:  # as in to_sample
@@ -122,7 +122,7 @@ def _singles(record: Any, columns: Mapping[str, str] | None) -> Iterator[Single 
 
 
 def _sample_or_bad(
-    single: Single, default_id: str, policy: RecordPolicy, names: Sequence[str], read: Read
+    single: RawRecord, default_id: str, policy: RecordPolicy, names: Sequence[str], read: Read
 ) -> Sample:
     try:
         return _sample(single, default_id, policy, names, read)
@@ -133,7 +133,7 @@ def _sample_or_bad(
 
 
 def _sample(
-    single: Single, default_id: str, policy: RecordPolicy, class_names: Sequence[str], read: Read
+    single: RawRecord, default_id: str, policy: RecordPolicy, class_names: Sequence[str], read: Read
 ) -> Sample:
     label = to_label(
         single.label,
@@ -207,9 +207,9 @@ def _privacy(value: Any) -> Privacy:
     raise BadRecord(f"privacy is {brief(value)}; expected core or user")
 
 
-def _id_of(single: Single | BadRecord, default_id: str) -> str:
+def _id_of(single: RawRecord | BadRecord, default_id: str) -> str:
     try:
-        return (to_text(single.id, "id") if isinstance(single, Single) else None) or default_id
+        return (to_text(single.id, "id") if isinstance(single, RawRecord) else None) or default_id
     except Exception:  # the id is what is bad; the record keeps its place under the default one
         return default_id
 

@@ -10,7 +10,7 @@ import numpy as np
 from streamcl.errors import BadRecord, ConfigError
 from streamcl.events import Pixels, Sample
 from streamcl.protocols import Source
-from streams.replay.collection import Collection, Groups, groups_of
+from streams.replay.collection import Collection, Grouping, groups_of
 from streams.replay.replay import ReplaySource
 from streams.replay.scenarios import order_for
 from streams.user.metadata import label_names
@@ -18,7 +18,7 @@ from streams.user.readers import is_map_style
 from streams.user.records import RecordPolicy, to_samples
 
 
-def ordered(
+def scenario_dataset(
     make: Callable[[], Any],
     scenario: tuple[str, Mapping[str, Any]],
     *,
@@ -98,7 +98,7 @@ def _collected(
     )
 
 
-def _groups(values: list[str | None]) -> Groups | None:
+def _groups(values: list[str | None]) -> Grouping | None:
     return groups_of([value or "" for value in values]) if any(values) else None
 
 

@@ -13,17 +13,17 @@ from typing import Any
 from streamcl.errors import SourceError, StreamclError
 from streamcl.events import Batch, Event, ForgetRequest, Sample, StreamInfo
 from streamcl.protocols import State
-from streamcl.registry import caller, resolve
+from streamcl.registry import bind_arguments, import_callable
 from streams.user.conversion import Conversion, Record, Unit, batch_of
 from streams.user.metadata import info_of, label_names
-from streams.user.readers import ENDED, Reader, as_items, length_of, open_reader
+from streams.user.readers import ENDED, RecordReader, as_items, length_of, open_reader
 from streams.user.records import RecordPolicy
 
-__all__ = ["IterableSource", "resolve"]
+__all__ = ["IterableSource", "import_callable"]
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class ResumePoint:
     """A place between two items from which reading can start again.
 
     units: records and requests read before it; offset: records read before it; items: of the user's iterable.
@@ -68,18 +68,18 @@ class IterableSource:
         self._policy, self._columns = policy or RecordPolicy(), columns
         self._deterministic = deterministic
         self._retries, self._backoff, self._sleep = retries, backoff, sleep
-        self._reader: Reader | None = None
+        self._reader: RecordReader | None = None
         self._slice = (0, 1)
         self._made = self._first_made()
         self._fresh = True
         with self._asked():
             self._class_names = label_names(self._made, columns)
-        self._begin(Mark(0, 0, 0, None), taken=0, offset=0, seen=[])
+        self._begin(ResumePoint(0, 0, 0, None), taken=0, offset=0, seen=[])
 
     @classmethod
     def of(cls, dotted: str, args: Mapping[str, Any] | None = None, **options: Any) -> IterableSource:
         """The source made by the callable at "package.module:callable", called with `args`."""
-        return cls(caller(dotted, args or {}), **{"name": dotted.rpartition(":")[2], **options})
+        return cls(bind_arguments(dotted, args or {}), **{"name": dotted.rpartition(":")[2], **options})
 
     @cached_property
     def info(self) -> StreamInfo:
@@ -178,10 +178,10 @@ class IterableSource:
                 f"{self._name} cannot be resumed at offset {state['offset']}: it is read once",
                 hint="give it state_dict and load_state_dict, or __len__ and __getitem__",
             )
-        mark = Mark(0, state["mark"]["offset"], state["mark"]["items"], state["mark"]["inner"])
+        mark = ResumePoint(0, state["mark"]["offset"], state["mark"]["items"], state["mark"]["inner"])
         self._begin(mark, taken=state["skip"], offset=state["offset"], seen=list(state["seen"]))
 
-    def _begin(self, mark: Mark, *, taken: int, offset: int, seen: list[str]) -> None:
+    def _begin(self, mark: ResumePoint, *, taken: int, offset: int, seen: list[str]) -> None:
         self._reader = None
         self._marks = deque([mark])
         self._queue: deque[Unit] = deque()
@@ -270,7 +270,7 @@ class IterableSource:
             else:
                 return item
 
-    def _opened(self) -> Reader:
+    def _opened(self) -> RecordReader:
         """A reader after the last item read, by way of the latest mark."""
         made = self._made if self._fresh else as_items(self._make())
         self._fresh = False
@@ -301,12 +301,12 @@ class IterableSource:
             and self._marks[-1].items < self._items
         ):
             self._marks.append(
-                Mark(self._pulled, self._conversion.offset, self._items, self._state_of(reader))
+                ResumePoint(self._pulled, self._conversion.offset, self._items, self._state_of(reader))
             )
         while len(self._marks) > 1 and self._marks[1].units <= self._taken:
             self._marks.popleft()
 
-    def _state_of(self, reader: Reader) -> Any:
+    def _state_of(self, reader: RecordReader) -> Any:
         try:
             return reader.state()
         except StreamclError:

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.events import Sample
-from streamcl.forgetting.methods.repair_protocols import Trained
-from streamcl.forgetting.methods.subsample import spread
+from streamcl.forgetting.methods.repair_protocols import GradientModel
+from streamcl.forgetting.methods.subsample import subsample
 
 BATCHES, SIZE = 2, 32
 """Gradients that the moments are the mean of, and samples in each."""
 
 
-def derive_moments(model: Trained, samples: Sequence[Sample]) -> int:
+def derive_moments(model: GradientModel, samples: Sequence[Sample]) -> int:
     """Replace the optimizer's moments by ones that only `samples` shaped; how many of them were looked at.
 
     Without any, Adam's next steps are as long as its rate in every weight, and what was never forgotten was
@@ -31,7 +31,7 @@ def derive_moments(model: Trained, samples: Sequence[Sample]) -> int:
     model.optimizer.state.clear()
     if steps is None or not samples or not model.classes:
         return 0
-    looked_at = spread(samples, BATCHES * SIZE)
+    looked_at = subsample(samples, BATCHES * SIZE)
     count = -(-len(looked_at) // SIZE)
     batches = [looked_at[first::count] for first in range(count)]  # each from the whole stream
     generator = torch.Generator().manual_seed(0)  # a repetition after a crash comes to the same moments
@@ -58,7 +58,7 @@ def _steps(optimizer: torch.optim.Optimizer) -> Tensor | None:
 
 
 def _gradients(
-    model: Trained, samples: Sequence[Sample], parameters: list[Any], generator: torch.Generator
+    model: GradientModel, samples: Sequence[Sample], parameters: list[Any], generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     logits: Tensor = model.head(model.features(samples))
     shares = logits.detach().float().softmax(dim=1).cpu()

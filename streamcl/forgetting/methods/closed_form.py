@@ -15,17 +15,17 @@ import numpy as np
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee, Sample
 from streamcl.forgetting.methods.protocol import (
+    BufferPurgeable,
+    ClassRemovable,
     Context,
-    Dropping,
-    Evidence,
-    Part,
-    Place,
-    Purging,
+    DataLocation,
+    ErasureResult,
+    LineageRow,
+    ObservableStatistics,
+    RemovableStatistics,
     Rows,
-    Subtracting,
-    Sums,
-    Telling,
-    Trace,
+    StatisticsPart,
+    StatisticsView,
     knows,
     shared_weights,
 )
@@ -40,8 +40,8 @@ TOLERANCE = 1e-9
 """Relative difference of sums, in float64, up to which an erasure is called exact."""
 
 
-class ClosedForm:
-    """Subtracts from the sums of a learner that is `Subtracting`; for a class the column goes too.
+class ClosedFormRemoval:
+    """Subtracts from the sums of a learner that is `RemovableStatistics`; for a class the column goes too.
 
     Exact while every sample in scope can be brought back as it was, or its share was kept on disk, and no
     shared weights have seen any.
@@ -50,11 +50,11 @@ class ClosedForm:
     name = "closed_form"
     guarantee: Guarantee = "exact"
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Sums, samples that can be had again, and no shared weights that saw them."""
-        if not isinstance(context.learner, Subtracting):
+        if not isinstance(context.learner, RemovableStatistics):
             return "this learner's knowledge is not a sum that samples can be taken out of"
-        if request.kind == "class" and not isinstance(context.learner, Dropping):
+        if request.kind == "class" and not isinstance(context.learner, ClassRemovable):
             return "this learner cannot drop a class"
         if not knows(request, context):
             return "no class of that name was learned"
@@ -64,44 +64,46 @@ class ClosedForm:
             return None
         return context.unavailable
 
-    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+    def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Gather the share of all samples in scope, subtract once, drop the class: all of it or nothing."""
         learner = context.learner
-        if not isinstance(learner, Subtracting):
+        if not isinstance(learner, RemovableStatistics):
             raise ForgettingError("this learner's knowledge is not a sum that samples can be taken out of")
         sums, figures = _from_kept(learner, context) or _from_samples(learner, context)
         if sums is not None:
             figures |= learner.subtract(sums)
         if request.kind == "class" and request.label in context.learner.classes:
-            assert isinstance(learner, Dropping)
+            assert isinstance(learner, ClassRemovable)
             learner.drop_class(str(request.label))
         purged = purge(request, context)
-        return Evidence(
+        return ErasureResult(
             self.name,
             self.guarantee,
             "None beyond rounding: the statistics equal those of a stream without the samples.",
             (
-                Place("head statistics", "erased", f"{context.scope.learned} samples subtracted"),
-                Place("adapters", "not affected", "no weight of this learner is trained by gradient"),
-                Place("optimizer moments", "not affected", "there is no optimizer"),
-                Place("importance", "not affected", "there are no importance weights"),
-                Place("hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"),
+                DataLocation("head statistics", "erased", f"{context.scope.learned} samples subtracted"),
+                DataLocation("adapters", "not affected", "no weight of this learner is trained by gradient"),
+                DataLocation("optimizer moments", "not affected", "there is no optimizer"),
+                DataLocation("importance", "not affected", "there are no importance weights"),
+                DataLocation(
+                    "hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"
+                ),
             ),
             figures,
         )
 
 
-def kept_whole(context: Context) -> Sums | None:
+def kept_whole(context: Context) -> StatisticsView | None:
     """The sums kept on disk, where they hold all that the request is for, so that no sample is needed."""
     learner, kept = context.learner, context.kept
-    if kept is None or not isinstance(learner, Telling) or not kept.whole(len(learner.widths)):
+    if kept is None or not isinstance(learner, ObservableStatistics) or not kept.whole(len(learner.widths)):
         return None
     return kept
 
 
-def _from_kept(learner: Subtracting, context: Context) -> tuple[Any, dict[str, Any]] | None:
+def _from_kept(learner: RemovableStatistics, context: Context) -> tuple[Any, dict[str, Any]] | None:
     kept = kept_whole(context)
-    if kept is None or not isinstance(learner, Telling) or not context.scope.learned:
+    if kept is None or not isinstance(learner, ObservableStatistics) or not context.scope.learned:
         return None
     names = context.learner.classes
     sums = learner.gathered([kept.parts(head, names) for head in range(len(learner.widths))])
@@ -109,9 +111,9 @@ def _from_kept(learner: Subtracting, context: Context) -> tuple[Any, dict[str, A
     return sums, {"rederived": 0, "from_kept_statistics": context.scope.learned}
 
 
-def _from_samples(learner: Subtracting, context: Context) -> tuple[Any, dict[str, Any]]:
+def _from_samples(learner: RemovableStatistics, context: Context) -> tuple[Any, dict[str, Any]]:
     """The share of samples that are brought back, some at a time."""
-    if isinstance(learner, Telling):
+    if isinstance(learner, ObservableStatistics):
         return _from_rows(learner, context)
     sums: Any = None
     figures: dict[str, Any] = {}
@@ -123,12 +125,12 @@ def _from_samples(learner: Subtracting, context: Context) -> tuple[Any, dict[str
     return sums, figures
 
 
-def _from_rows(learner: Telling, context: Context) -> tuple[Any, dict[str, Any]]:
+def _from_rows(learner: ObservableStatistics, context: Context) -> tuple[Any, dict[str, Any]]:
     """The same by rows, of which many are summed at once; they are taken out of kept sums on the way."""
     sums: Any = None
     figures: dict[str, Any] = {}
     for chunks in _together(context.scope.chunks()):
-        parts: list[list[Part]] = [[] for _ in learner.widths]
+        parts: list[list[StatisticsPart]] = [[] for _ in learner.widths]
         for traces in chunks:
             samples = context.samples(traces)
             rows = learner.rows(samples)
@@ -142,9 +144,9 @@ def _from_rows(learner: Telling, context: Context) -> tuple[Any, dict[str, Any]]
     return sums, figures
 
 
-def _together(chunks: Iterator[Sequence[Trace]]) -> Iterator[list[Sequence[Trace]]]:
+def _together(chunks: Iterator[Sequence[LineageRow]]) -> Iterator[list[Sequence[LineageRow]]]:
     """Chunks in groups of ROWS samples or a little more."""
-    group: list[Sequence[Trace]] = []
+    group: list[Sequence[LineageRow]] = []
     for chunk in chunks:
         group.append(chunk)
         if sum(map(len, group)) >= ROWS:
@@ -154,16 +156,18 @@ def _together(chunks: Iterator[Sequence[Trace]]) -> Iterator[list[Sequence[Trace
         yield group
 
 
-def _by_class(rows: Rows, samples: Sequence[Sample]) -> Part:
+def _by_class(rows: Rows, samples: Sequence[Sample]) -> StatisticsPart:
     labels = [str(sample.label) for sample in samples]
     sums = {
         label: (labels.count(label), rows[[each == label for each in labels]].sum(axis=0))
         for label in dict.fromkeys(labels)
     }
-    return Part(rows, sums)
+    return StatisticsPart(rows, sums)
 
 
-def _rows_again(learner: Telling, samples: Sequence[Sample], rows: Sequence[Rows]) -> dict[str, Any]:
+def _rows_again(
+    learner: ObservableStatistics, samples: Sequence[Sample], rows: Sequence[Rows]
+) -> dict[str, Any]:
     """How well a second derivation of the first rows, in another order, agrees with them; see above."""
     again = learner.rows(samples[::-1])
     pairs = [(one[: len(samples)], other[::-1]) for one, other in zip(rows, again, strict=True)]
@@ -171,7 +175,7 @@ def _rows_again(learner: Telling, samples: Sequence[Sample], rows: Sequence[Rows
     return _sound(error, len(samples))
 
 
-def _derived_again(learner: Subtracting, samples: Sequence[Sample]) -> dict[str, Any]:
+def _derived_again(learner: RemovableStatistics, samples: Sequence[Sample]) -> dict[str, Any]:
     """How well a second derivation, of the same samples in another order, agrees with the first.
 
     Raises ForgettingError where it does not: what cannot be derived twice cannot be subtracted exactly.
@@ -192,7 +196,7 @@ def _sound(error: float, count: int) -> dict[str, Any]:
 def purge(request: ForgetRequest, context: Context) -> int:
     """Let the learner go of every sample in scope that it keeps; how many there were."""
     learner = context.learner
-    if not isinstance(learner, Purging):
+    if not isinstance(learner, BufferPurgeable):
         return 0
     ids = {trace.id for traces in context.scope.chunks() for trace in traces}
     label = request.label if request.kind == "class" else None

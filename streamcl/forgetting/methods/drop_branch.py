@@ -8,12 +8,12 @@ from typing import Protocol, runtime_checkable
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.closed_form import ClosedForm
-from streamcl.forgetting.methods.protocol import Context, Evidence, Place
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
+from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
 
 
 @runtime_checkable
-class Separable(Protocol):
+class HasAdaptedBranch(Protocol):
     """A learner of two branches of which one alone was trained by gradient, and nothing was built on it."""
 
     def drop_adapted(self) -> Callable[[], None]:
@@ -21,7 +21,7 @@ class Separable(Protocol):
         ...
 
 
-class DroppedAdapter:
+class DropBranch:
     """For samples that trained the adapters: every weight they moved goes, and their sums are subtracted.
 
     Exact, because the other branch is a closed form on the frozen backbone, which no gradient reaches. What
@@ -31,31 +31,33 @@ class DroppedAdapter:
     name = "dropped_adapter"
     guarantee: Guarantee = "exact"
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """A branch that can be dropped, and a closed form that can forget once it is gone."""
         learner = context.learner
-        if not isinstance(learner, Separable):
+        if not isinstance(learner, HasAdaptedBranch):
             return "this learner has no adapted branch that could be dropped whole"
         undo = learner.drop_adapted()
         try:
-            return ClosedForm().can(request, context)
+            return ClosedFormRemoval().unsupported_reason(request, context)
         finally:
             undo()
 
-    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+    def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Drop the branch, then subtract; where the subtraction is refused the branch is put back."""
         learner = context.learner
-        if not isinstance(learner, Separable):
+        if not isinstance(learner, HasAdaptedBranch):
             raise ForgettingError("this learner has no adapted branch that could be dropped whole")
         undo = learner.drop_adapted()
         try:
-            evidence = ClosedForm().erase(request, context)
+            evidence = ClosedFormRemoval().erase(request, context)
         except ForgettingError:
             undo()
             raise
         gone = "the adapted branch, which samples in scope had trained, was dropped whole"
         places = tuple(
-            Place(place.name, "erased", gone) if place.name in {"adapters", "optimizer moments"} else place
+            DataLocation(place.name, "erased", gone)
+            if place.name in {"adapters", "optimizer moments"}
+            else place
             for place in evidence.places
         )
         return replace(evidence, method=self.name, guarantee=self.guarantee, places=places)

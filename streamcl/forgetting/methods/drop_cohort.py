@@ -7,25 +7,25 @@ from typing import Any, Protocol, runtime_checkable
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.protocol import Context, Evidence, Place
+from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
 
 NO_COHORTS = "this learner has no adapters of cohorts"
 
 
 @runtime_checkable
-class Divided(Protocol):
+class CohortPartitioned(Protocol):
     """A learner of which parts were taught by one cohort each, and nothing was taught on top of a part."""
 
     @property
-    def crowded(self) -> bool:
+    def over_capacity(self) -> bool:
         """Whether a cohort has come for which there was no part of its own."""
         ...
 
-    def named(self, request: ForgetRequest) -> tuple[str, ...]:
+    def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
         """The cohorts with parts of their own that a request names whole."""
         ...
 
-    def held(self, names: Sequence[str]) -> int:
+    def sample_count(self, names: Sequence[str]) -> int:
         """How many samples these cohorts' parts have learned."""
         ...
 
@@ -34,62 +34,64 @@ class Divided(Protocol):
         ...
 
 
-class DroppedCohort:
+class DropCohort:
     """Drops what a cohort alone has taught; no sample is needed, and their number makes no difference.
 
     Exact under conditions that are checked here against the lineage, which the learner does not write: the
     request names whole cohorts, and as many samples were learned of what it names as these cohorts' parts
     have learned. Was one of them learned elsewhere, in the pool say, or did a part learn of others, then the
     numbers differ and it is refused. Nor may any cohort have come past the limit: without this one it would
-    have had a part of its own (`CrowdedCohort` is for that).
+    have had a part of its own (`DropCohortApproximate` is for that).
     """
 
     name = "dropped_cohort"
     guarantee: Guarantee = "exact"
     residual = "None: what the samples taught was kept apart from everything else, and is gone."
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Whole cohorts, whose parts have learned what the lineage says was learned, and room for all."""
         learner = context.learner
-        if isinstance(learner, Divided) and learner.crowded:
+        if isinstance(learner, CohortPartitioned) and learner.over_capacity:
             return "cohorts have come past the limit, and without this one another would have its place"
         return self.whole(request, context)
 
     def whole(self, request: ForgetRequest, context: Context) -> str | None:
         """Why what the request names is not kept apart from all the rest; None where it is."""
         learner = context.learner
-        if not isinstance(learner, Divided):
+        if not isinstance(learner, CohortPartitioned):
             return NO_COHORTS
-        if not (names := learner.named(request)):
+        if not (names := learner.selected_cohorts(request)):
             return "the request names no whole cohort that has an adapter of its own"
-        held = learner.held(names)
+        held = learner.sample_count(names)
         if held != context.scope.learned:
             return f"{context.scope.learned} of its samples were learned, {held} by parts of their own"
         return None
 
-    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+    def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Drop the parts."""
         learner = context.learner
-        if not isinstance(learner, Divided):
+        if not isinstance(learner, CohortPartitioned):
             raise ForgettingError(NO_COHORTS)
-        figures = learner.drop_cohorts(learner.named(request))
+        figures = learner.drop_cohorts(learner.selected_cohorts(request))
         gone = "dropped whole; only this cohort had trained it, and nothing was trained on it"
-        return Evidence(
+        return ErasureResult(
             self.name,
             self.guarantee,
             self.residual,
             (
-                Place("head statistics", "erased", "the cohort's sums were dropped, the rest solved anew"),
-                Place("adapters", "erased", gone),
-                Place("optimizer moments", "erased", "dropped with the adapter"),
-                Place("importance", "not affected", "there are no importance weights"),
-                Place("hard buffer", "not affected", "this learner keeps no samples"),
+                DataLocation(
+                    "head statistics", "erased", "the cohort's sums were dropped, the rest solved anew"
+                ),
+                DataLocation("adapters", "erased", gone),
+                DataLocation("optimizer moments", "erased", "dropped with the adapter"),
+                DataLocation("importance", "not affected", "there are no importance weights"),
+                DataLocation("hard buffer", "not affected", "this learner keeps no samples"),
             ),
             figures,
         )
 
 
-class CrowdedCohort(DroppedCohort):
+class DropCohortApproximate(DropCohort):
     """The same where cohorts have come past the limit: nothing of the samples is left, but it shows.
 
     Approximate, because a stream without the cohort would have given its place to another.
@@ -102,6 +104,6 @@ class CrowdedCohort(DroppedCohort):
         "adapter, which it would have had."
     )
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Whole cohorts, whose parts have learned what the lineage says was learned."""
         return self.whole(request, context)

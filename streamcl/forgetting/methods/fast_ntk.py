@@ -9,11 +9,18 @@ from torch import Tensor
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.jacobian import Few, Output
-from streamcl.forgetting.methods.objective import BEYOND, Task
-from streamcl.forgetting.methods.protocol import Context, Evidence
+from streamcl.forgetting.methods.jacobian import Output, ParameterSubset
+from streamcl.forgetting.methods.objective import BEYOND, ForgetObjective
+from streamcl.forgetting.methods.protocol import Context, ErasureResult
 from streamcl.forgetting.methods.retain_set import Retain, missing, retained
-from streamcl.forgetting.methods.weight_repair import Blocks, close, opened, rounded, to_forget, unfit
+from streamcl.forgetting.methods.weight_repair import (
+    RepairableBlocks,
+    close,
+    opened,
+    rounded,
+    to_forget,
+    unfit,
+)
 
 LIMIT = 1 << 30
 """Bytes that the Jacobian may have; the products made of it are never larger."""
@@ -63,7 +70,7 @@ class FastNTK:
         self._forget, self._retain_samples, self._sketches = forget, retain_samples, sketches
         self._ridge, self._steps, self._limit = ridge, steps, limit
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Adapted blocks, samples of both sorts, and a Jacobian that is not too large."""
         if reason := unfit(request, context) or missing(self._retain, request, context):
             return reason
@@ -71,7 +78,7 @@ class FastNTK:
         rows = self._rows(forget, self._retain_samples)
         return self._too_large(rows, self._few(opened(context, self._blocks), request).count)
 
-    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+    def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Take the steps, drop the class and what is kept.
 
         Raises ForgettingError, with the weights as they were, where a system cannot be solved, or what was
@@ -83,7 +90,7 @@ class FastNTK:
         others = retained(self._retain, request, context, forgotten, self._retain_samples)
         if reason := self._too_large(self._rows(len(forgotten), len(others)), few.count):
             raise ForgettingError(reason)
-        task = Task.of(blocks, request, forgotten, others)
+        task = ForgetObjective.of(blocks, request, forgotten, others)
         before, backup = task.figures(), few.copied()
         try:
             walked = self._walk(task, few, before)
@@ -94,11 +101,11 @@ class FastNTK:
             raise
         figures = {**task.told(before, after), **walked, "parameters": few.count}
         places = close(request, context, others, WHAT.format(len(blocks.names)))
-        return Evidence(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
+        return ErasureResult(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
 
-    def _few(self, blocks: Blocks, request: ForgetRequest) -> Few:
+    def _few(self, blocks: RepairableBlocks, request: ForgetRequest) -> ParameterSubset:
         """A class's row goes as a whole, so the head must not do the forgetting; samples move it too."""
-        return Few(blocks, None if request.kind == "class" else blocks.model.head)
+        return ParameterSubset(blocks, None if request.kind == "class" else blocks.model.head)
 
     def _rows(self, forget: int, retain: int) -> int:
         return forget + self._sketches * (forget + retain)
@@ -112,7 +119,9 @@ class FastNTK:
             f"more than the limit of {self._limit / 1e9:.1f}"
         )
 
-    def _walk(self, task: Task, few: Few, before: dict[str, float]) -> dict[str, float | int]:
+    def _walk(
+        self, task: ForgetObjective, few: ParameterSubset, before: dict[str, float]
+    ) -> dict[str, float | int]:
         """Step until what is to be forgotten is; how many steps there were and how far they led."""
         generator = torch.Generator().manual_seed(0)  # a repetition after a crash comes to the same weights
         started = torch.cat([p.detach().reshape(-1) for p in few.parameters])
@@ -124,7 +133,7 @@ class FastNTK:
         moved = torch.cat([p.detach().reshape(-1) for p in few.parameters]) - started
         return {"steps": taken, "step_norm": float(moved.norm())}
 
-    def _step(self, task: Task, few: Few, generator: torch.Generator) -> Tensor:
+    def _step(self, task: ForgetObjective, few: ParameterSubset, generator: torch.Generator) -> Tensor:
         """float64 [p]: lowers every margin that is too high to the aim, in the linear model."""
         J_f = few.jacobian(task.forget, [_margin(task)])
         J_r = self._kept(task, few, task.retain, generator)
@@ -134,7 +143,9 @@ class FastNTK:
         ridge = self._ridge * float((J_f.square().sum() + J_r.square().sum()) / (len(J_f) + len(J_r)))
         return unlearning_step(J_f, J_r, excess, J_r.new_zeros(len(J_r)), ridge)
 
-    def _kept(self, task: Task, few: Few, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    def _kept(
+        self, task: ForgetObjective, few: ParameterSubset, tokens: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """The Jacobian of random signed sums of the logits kept; together they weigh as all logits do."""
         shape = (self._sketches, len(tokens), len(task.kept))
         signs = 2.0 * torch.randint(2, shape, generator=generator).to(tokens.device) - 1
@@ -145,7 +156,7 @@ class FastNTK:
         outputs = [sketch(number) for number in range(self._sketches)]
         return few.jacobian(tokens, outputs) / math.sqrt(self._sketches)
 
-    def _go(self, task: Task, few: Few, step: Tensor) -> bool:
+    def _go(self, task: ForgetObjective, few: ParameterSubset, step: Tensor) -> bool:
         """Move by the largest share that forgets some and keeps the answers; False, and no move, for none."""
         here, before = few.copied(), float(_margins(task).mean())
         for share in SHARES:
@@ -164,7 +175,7 @@ RESIDUAL = (
 )
 
 
-def _margin(task: Task) -> Output:
+def _margin(task: ForgetObjective) -> Output:
     """The own logit of a forgotten sample less the logsumexp of all others; its loss is softplus(-margin)."""
 
     def margin(features: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
@@ -176,14 +187,14 @@ def _margin(task: Task) -> Output:
 
 
 @torch.no_grad()
-def _margins(task: Task) -> Tensor:
+def _margins(task: ForgetObjective) -> Tensor:
     """float64 [F]."""
     features = task.blocks.features(task.forget)
     rows = torch.arange(len(features), device=features.device)
     return _margin(task)(features, task.blocks.model.head(features), rows).double()
 
 
-def _aim(task: Task) -> float:
+def _aim(task: ForgetObjective) -> float:
     """The margin at which the loss is a little past the bound."""
     return -math.log(math.expm1(task.bound + BEYOND))
 

@@ -42,7 +42,7 @@ class LowRank(nn.Module):
         return (self.linear.weight.double() + gain).to(self.linear.weight.dtype)
 
 
-class Block:
+class FFNBlock:
     """The two low-rank updates of one block: one group."""
 
     def __init__(self, name: str, layers: dict[str, LowRank]) -> None:
@@ -72,12 +72,14 @@ def refusal(adapters: Adapters) -> str | None:
 @contextmanager
 def attached(
     adapters: Adapters, names: Sequence[str], rank: int, generator: torch.Generator
-) -> Iterator[list[Block]]:
+) -> Iterator[list[FFNBlock]]:
     """The named blocks with updates of both FFN linears in place; on leaving they are taken out again."""
     blocks = []
     for name in names:
         paths = [f"{name}.{part}" for part in FFN]
-        blocks.append(Block(name, {path: LowRank(adapters.linear(path), rank, generator) for path in paths}))
+        blocks.append(
+            FFNBlock(name, {path: LowRank(adapters.linear(path), rank, generator) for path in paths})
+        )
     try:
         _set(adapters, blocks, [list(block.layers.values()) for block in blocks])
         yield blocks
@@ -85,7 +87,7 @@ def attached(
         _set(adapters, blocks, [[low.linear for low in block.layers.values()] for block in blocks])
 
 
-def fold(adapters: Adapters, blocks: Sequence[Block]) -> int:
+def fold(adapters: Adapters, blocks: Sequence[FFNBlock]) -> int:
     """Give every block whose group is not zero its changed weights; how many there were. After `attached`."""
     changed = [block for block in blocks if block.norm > 0]
     for block in changed:
@@ -94,7 +96,7 @@ def fold(adapters: Adapters, blocks: Sequence[Block]) -> int:
     return len(changed)
 
 
-def _set(adapters: Adapters, blocks: Sequence[Block], layers: Sequence[Sequence[nn.Module]]) -> None:
+def _set(adapters: Adapters, blocks: Sequence[FFNBlock], layers: Sequence[Sequence[nn.Module]]) -> None:
     modules = dict(zip(adapters.block_names, adapters.blocks, strict=True))
     for block, pair in zip(blocks, layers, strict=True):
         module = modules[block.name]

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.ffn_lora import Block, attached, fold, refusal
-from streamcl.forgetting.methods.objective import BEACON, BEYOND, SHOWN, Task
-from streamcl.forgetting.methods.protocol import Context, Evidence
+from streamcl.forgetting.methods.ffn_lora import FFNBlock, attached, fold, refusal
+from streamcl.forgetting.methods.objective import BEACON, BEYOND, SHOWN, ForgetObjective
+from streamcl.forgetting.methods.protocol import Context, ErasureResult
 from streamcl.forgetting.methods.proximal import ProximalDescent
-from streamcl.forgetting.methods.repair_protocols import Repairable
+from streamcl.forgetting.methods.repair_protocols import GradientTrained
 from streamcl.forgetting.methods.retain_set import Retain, missing, retained
 from streamcl.forgetting.methods.weight_repair import close, opened, rounded, to_forget, unfit
 
@@ -25,7 +25,7 @@ STUBBORN = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Strength:
+class GSLoRAOptions:
     """How hard and how long GS-LoRA works.
 
     blocks: the last so many adapted blocks can change. rank: of each update. steps: of descent, at most.
@@ -72,20 +72,20 @@ class GSLoRA:
     name = "gs_lora"
     guarantee: Guarantee = "approximate"
 
-    def __init__(self, retain: Retain | None = None, strength: Strength | None = None) -> None:
+    def __init__(self, retain: Retain | None = None, strength: GSLoRAOptions | None = None) -> None:
         self._retain = retain
-        self._strength = strength or Strength()
+        self._strength = strength or GSLoRAOptions()
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Adapted blocks with plain FFNs, samples of what is to go, and samples to hold on to."""
         if reason := unfit(request, context):
             return reason
         learner = context.learner
-        assert isinstance(learner, Repairable)
+        assert isinstance(learner, GradientTrained)
         assert learner.model.adapters is not None
         return refusal(learner.model.adapters) or missing(self._retain, request, context)
 
-    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+    def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Change the FFNs, fold the change into the learner's own weights, drop the class and what is kept.
 
         Raises ForgettingError, with the weights as they were, where the samples are not forgotten enough or
@@ -95,7 +95,7 @@ class GSLoRA:
         opened_blocks = opened(context, strength.blocks)
         forgotten = to_forget(request, context, strength.forget)
         others = retained(self._retain, request, context, forgotten, strength.retain)
-        task = Task.of(opened_blocks, request, forgotten, others)
+        task = ForgetObjective.of(opened_blocks, request, forgotten, others)
         generator = torch.Generator().manual_seed(0)  # a repetition after a crash comes to the same weights
         before, taken = task.figures(), 0
         with attached(opened_blocks.adapters, opened_blocks.names, strength.rank, generator) as blocks:
@@ -119,7 +119,7 @@ class GSLoRA:
             "what gradients left in qkv stays beneath"
         )
         places = close(request, context, others, what)
-        return Evidence(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
+        return ErasureResult(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
 
 
 RESIDUAL = (
@@ -128,7 +128,9 @@ RESIDUAL = (
 )
 
 
-def descend(task: Task, blocks: Sequence[Block], strength: Strength, generator: torch.Generator) -> int:
+def descend(
+    task: ForgetObjective, blocks: Sequence[FFNBlock], strength: GSLoRAOptions, generator: torch.Generator
+) -> int:
     """Descend with a length that falls like a cosine, each step ended by the proximal one of its length.
 
     Ends, with the number of steps, when every forgotten sample has been seen to be forgotten.
@@ -157,13 +159,13 @@ def descend(task: Task, blocks: Sequence[Block], strength: Strength, generator: 
     return strength.steps
 
 
-def _done(task: Task, seen: deque[tuple[float, int]]) -> bool:
+def _done(task: ForgetObjective, seen: deque[tuple[float, int]]) -> bool:
     losses, shown = zip(*seen, strict=True)
     mean = sum(losses) / len(losses)
     return bool(task.bound <= mean <= BEACON * task.bound and sum(shown) <= 1)  # one may be mislabelled
 
 
-def _all_done(task: Task) -> bool:
+def _all_done(task: ForgetObjective) -> bool:
     """Whether it is so for all at once: later steps may have brought back what earlier ones saw go."""
     now = task.figures()
     return task.is_done(now) and now["forget_accuracy"] <= SHOWN / 2
@@ -180,7 +182,7 @@ def draws(count: int, size: int, steps: int, generator: torch.Generator) -> Iter
 
 
 @torch.no_grad()
-def still(blocks: Sequence[Block]) -> None:
+def still(blocks: Sequence[FFNBlock]) -> None:
     """Leave every block as it is: what is to be forgotten is not remembered."""
     for block in blocks:
         for parameter in block.group:

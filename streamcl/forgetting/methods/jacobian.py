@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamcl.forgetting.methods.weight_repair import Blocks
+from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 from streamcl.heads.linear import LinearHead
 from streamcl.nn.lora import LoRALinear
 
@@ -21,13 +21,13 @@ Seen: TypeAlias = dict[LoRALinear, tuple[Tensor, Tensor]]
 """What each layer was given and what it gave, in one pass over some samples."""
 
 
-class Few:
+class ParameterSubset:
     """The parameters that a closed form moves: lora_B of some layers, and the head where one is given.
 
     lora_A stays as it is, so what each layer adds is linear in what moves.
     """
 
-    def __init__(self, blocks: Blocks, head: LinearHead | None = None) -> None:
+    def __init__(self, blocks: RepairableBlocks, head: LinearHead | None = None) -> None:
         self._blocks, self._head = blocks, head
 
     @property

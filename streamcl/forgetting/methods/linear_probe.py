@@ -11,7 +11,7 @@ MARGIN = 2.0
 RIDGE = 1e-2
 
 
-class Probe:
+class LinearProbe:
     """The ridge regression of class (1) or not (0) on features, scaled to be a row beside the head's others.
 
     features [F, d] with logits [F, C] are of the class, others [R, d] are not. A regression of 1 outweighs

@@ -7,13 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.protocol import Context, Evidence, Place
+from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
 
 NO_USERS = "this learner has no weights of users alone"
 
 
 @runtime_checkable
-class Cohorts(Protocol):
+class UserPartitioned(Protocol):
     """A learner in which samples of users reach nothing but weights that are linear around the core's."""
 
     @property
@@ -21,7 +21,7 @@ class Cohorts(Protocol):
         """Standard deviation of the noise on the users' weights, in units of 1 / a feature's own."""
         ...
 
-    def kept(self, subject: str) -> int:
+    def user_sample_count(self, subject: str) -> int:
         """How many samples are in the sums that are kept of a subject alone."""
         ...
 
@@ -43,19 +43,19 @@ class AllUsers:
     name = "all_users"
     guarantee: Guarantee = "exact"
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """A request for all users, and weights that only users have trained."""
         if not request.all_users:
             return "the request is not for every user"
-        return None if isinstance(context.learner, Cohorts) else NO_USERS
+        return None if isinstance(context.learner, UserPartitioned) else NO_USERS
 
-    def erase(self, request: ForgetRequest, context: Context) -> Evidence:  # noqa: ARG002 - the signature is given
+    def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:  # noqa: ARG002 - the signature is given
         """Zero, in constant time."""
         learner = context.learner
-        if not isinstance(learner, Cohorts):
+        if not isinstance(learner, UserPartitioned):
             raise ForgettingError(NO_USERS)
         learner.forget_users()
-        return Evidence(
+        return ErasureResult(
             self.name,
             self.guarantee,
             "None: the learner is the one that no user's sample ever reached.",
@@ -74,29 +74,29 @@ class MixedPrivacy:
     name = "mixed_privacy"
     guarantee: Guarantee = "bounded"
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Sums of the subject that hold every sample in scope, and noise: nothing is bounded without."""
         learner = context.learner
-        if not isinstance(learner, Cohorts):
+        if not isinstance(learner, UserPartitioned):
             return NO_USERS
         if request.kind != "subject" or request.subject is None:
             return "sums are kept of subjects, not of single samples or classes"
-        if not (kept := learner.kept(request.subject)):
+        if not (kept := learner.user_sample_count(request.subject)):
             return "no sums of this subject are kept"
         if kept != context.scope.learned:
             return f"{context.scope.learned} of its samples were learned, {kept} of them into sums of its own"
         return None if learner.noise else "the users' weights have no noise (learner.users.noise is 0)"
 
-    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+    def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Subtract, step, and compute how far the weights are from those of what remains."""
         learner = context.learner
-        if not isinstance(learner, Cohorts) or request.subject is None:
+        if not isinstance(learner, UserPartitioned) or request.subject is None:
             raise ForgettingError(NO_USERS)
         figures = learner.forget_subject(request.subject)
         bound = figures["bound_nats"]
         if bound is None:
             raise ForgettingError("the bound is not finite: the users' weights have no noise")
-        return Evidence(
+        return ErasureResult(
             self.name,
             self.guarantee,
             f"At most {bound:.1e} nats of the samples are in the users' weights as they are used now, with "
@@ -109,14 +109,14 @@ class MixedPrivacy:
         )
 
 
-def _user_weights(what: str) -> Place:
-    return Place("user weights", "erased", what)
+def _user_weights(what: str) -> DataLocation:
+    return DataLocation("user weights", "erased", what)
 
 
-def _untouched() -> tuple[Place, ...]:
+def _untouched() -> tuple[DataLocation, ...]:
     alone = "samples of users never reach it"
     names = ("head statistics", "adapters", "optimizer moments", "importance")
     return (
-        *(Place(name, "not affected", alone) for name in names),
-        Place("hard buffer", "not affected", "this learner keeps no samples"),
+        *(DataLocation(name, "not affected", alone) for name in names),
+        DataLocation("hard buffer", "not affected", "this learner keeps no samples"),
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.protocol import Context, Evidence, Place
+from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
 
 PARTS = ("head statistics", "adapters", "optimizer moments", "importance", "hard buffer")
 
 SINCE = "None beyond what the receipt of the earlier request names: nothing of it was learned since then."
 
 
-class Nothing:
+class NoOp:
     """Erases nothing where nothing was learned.
 
     A subject or an id that never came is no mistake: its owner may ask in advance, and its tombstone keeps
@@ -20,7 +20,7 @@ class Nothing:
     name = "nothing"
     guarantee: Guarantee = "exact"
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Only where no sample in scope was learned."""
         if context.scope.learned or (request.kind == "class" and request.label in context.learner.classes):
             return "samples of it were learned"
@@ -28,12 +28,12 @@ class Nothing:
             return "no class of that name has been seen"
         return None
 
-    def erase(self, request: ForgetRequest, context: Context) -> Evidence:  # noqa: ARG002 - the signature is given
+    def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:  # noqa: ARG002 - the signature is given
         """Nothing."""
         before = context.scope.forgotten_before
-        return Evidence(
+        return ErasureResult(
             self.name,
             self.guarantee,
             SINCE if before else "None: nothing of it was learned.",
-            tuple(Place(part, "not affected", "no sample in scope was learned") for part in PARTS),
+            tuple(DataLocation(part, "not affected", "no sample in scope was learned") for part in PARTS),
         )

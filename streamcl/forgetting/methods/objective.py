@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.methods.linear_probe import Probe
-from streamcl.forgetting.methods.retain_set import FEWEST, Answers, kept_columns
-from streamcl.forgetting.methods.weight_repair import Blocks
+from streamcl.forgetting.methods.linear_probe import LinearProbe
+from streamcl.forgetting.methods.retain_set import FEWEST, ReferenceOutputs, kept_columns
+from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 
 ENOUGH = 0.75
 """Share of the bound that the forgotten samples' loss must reach, or the erasure counts as failed."""
@@ -33,10 +33,10 @@ BEYOND = 0.3
 
 
 Figures: TypeAlias = Mapping[str, float]
-"""See `Task.figures`."""
+"""See `ForgetObjective.figures`."""
 
 
-class Task:
+class ForgetObjective:
     """What is to be forgotten and what kept.
 
     A class is judged by the row of the head that it had, which whoever kept a copy may put back; one that
@@ -47,7 +47,12 @@ class Task:
     """
 
     def __init__(
-        self, blocks: Blocks, forget: Tensor, targets: Tensor | None, retain: Tensor, bound: float | None
+        self,
+        blocks: RepairableBlocks,
+        forget: Tensor,
+        targets: Tensor | None,
+        retain: Tensor,
+        bound: float | None,
     ) -> None:
         """targets: columns [F] of the forgotten samples; None where the class has no row in the head."""
         self.blocks, self.forget, self._targets = blocks, forget, targets
@@ -58,15 +63,19 @@ class Task:
             own = self.head(forget)
         column = int(targets[0]) if targets is not None and bound is None else None
         self.kept = kept_columns(logits.shape[1], column)
-        self.answers = Answers(logits, self.kept)
-        self.instead = Answers(own, self.kept) if bound is None else None
+        self.answers = ReferenceOutputs(logits, self.kept)
+        self.instead = ReferenceOutputs(own, self.kept) if bound is None else None
         self._probe = None if targets is not None else self._fresh_probe()
         self.bound = math.log(max(2, logits.shape[1] + (targets is None))) if bound is None else bound
 
     @classmethod
     def of(
-        cls, blocks: Blocks, request: ForgetRequest, forgotten: Sequence[Sample], others: Sequence[Sample]
-    ) -> Task:
+        cls,
+        blocks: RepairableBlocks,
+        request: ForgetRequest,
+        forgotten: Sequence[Sample],
+        others: Sequence[Sample],
+    ) -> ForgetObjective:
         """The task of a request."""
         retain = blocks.entering(others)
         forget = blocks.entering(forgotten)
@@ -118,9 +127,9 @@ class Task:
         return losses, scores.argmax(dim=1) == targets, distance
 
     @torch.no_grad()
-    def _fresh_probe(self) -> Probe:
+    def _fresh_probe(self) -> LinearProbe:
         features = self.blocks.features(self.forget)
-        return Probe(features, self.blocks.model.head(features), self.blocks.features(self.retain))
+        return LinearProbe(features, self.blocks.model.head(features), self.blocks.features(self.retain))
 
     def told(self, before: Figures, after: Figures) -> dict[str, float | int]:
         """What goes into a receipt; of a class without a row also what a probe fitted anew recognises."""

@@ -13,7 +13,7 @@ from streamcl.events import ForgetRequest, Guarantee, Sample
 from streamcl.protocols import Learner
 
 Rows: TypeAlias = npt.NDArray[np.float64]
-Done: TypeAlias = Literal["erased", "remains", "not affected", "not reachable"]
+LocationStatus: TypeAlias = Literal["erased", "remains", "not affected", "not reachable"]
 
 STRENGTH: Mapping[Guarantee, int] = {"exact": 2, "bounded": 1, "approximate": 0}
 """Which guarantee is stronger; a request that asks for one accepts it and those above it."""
@@ -23,7 +23,7 @@ CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class LineageRow:
     """One sample that has passed, as the lineage remembers it.
 
     offset: its place in the stream, unlike its id never twice the same. label: that it was learned with.
@@ -42,7 +42,7 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class RequestScope:
     """What a request reaches.
 
     learned, passed: how many of its samples were learned, and how many have passed, learned or not.
@@ -54,28 +54,28 @@ class Scope:
     learned: int
     passed: int
     forgotten_before: bool
-    chunks: Callable[[], Iterator[Sequence[Trace]]]
+    chunks: Callable[[], Iterator[Sequence[LineageRow]]]
 
 
-class Part(NamedTuple):
+class StatisticsPart(NamedTuple):
     """What some samples add to the sums of one head: R [r, D] with R^T R = G; by class a count and Q [D]."""
 
     root: Rows
     sums: Mapping[str, tuple[int, Rows]]
 
 
-class Sums(Protocol):
+class StatisticsView(Protocol):
     """What was kept of the sums of the classes or subjects that a request touches; changes are staged."""
 
     def whole(self, heads: int) -> bool:
         """Whether the request takes whole cohorts of which nothing is missing in the first `heads` heads."""
         ...
 
-    def parts(self, head: int, names: Sequence[str]) -> Iterable[Part]:
+    def parts(self, head: int, names: Sequence[str]) -> Iterable[StatisticsPart]:
         """Those sums in a head, where they are whole. names: of the classes known."""
         ...
 
-    def take_out(self, traces: Sequence[Trace], rows: Sequence[Rows]) -> None:
+    def take_out(self, traces: Sequence[LineageRow], rows: Sequence[Rows]) -> None:
         """Take samples out, given their rows [n, D] in each head."""
         ...
 
@@ -97,24 +97,24 @@ class Context:
     """
 
     learner: Learner
-    scope: Scope
-    samples: Callable[[Sequence[Trace]], Sequence[Sample]]
+    scope: RequestScope
+    samples: Callable[[Sequence[LineageRow]], Sequence[Sample]]
     unavailable: str | None = None
-    kept: Sums | None = None
+    kept: StatisticsView | None = None
     others: Callable[[int], Sequence[Sample]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DataLocation:
     """One place where the data could be, and what was done there or why nothing had to be."""
 
     name: str
-    done: Done
+    status: LocationStatus
     what: str
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class ErasureResult:
     """What an erasure came to: plain values, no ids, no names, no labels; it goes into the receipt.
 
     residual: what risk remains, in one plain sentence. figures: what shows the guarantee, by name.
@@ -123,12 +123,12 @@ class Evidence:
     method: str
     guarantee: Guarantee
     residual: str
-    places: tuple[Place, ...]
+    places: tuple[DataLocation, ...]
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
-class Method(Protocol):
+class ForgettingMethod(Protocol):
     """A way to erase. Stateless: all that it needs is the context, so it can be repeated after a crash."""
 
     @property
@@ -141,11 +141,11 @@ class Method(Protocol):
         """The guarantee that it gives where it can."""
         ...
 
-    def can(self, request: ForgetRequest, context: Context) -> str | None:
+    def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Why it cannot keep its guarantee for this request; None where it can. Changes nothing, is cheap."""
         ...
 
-    def erase(self, request: ForgetRequest, context: Context) -> Evidence:
+    def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Erase from the learner's state, in memory; what is on disk is the forgetter's part.
 
         Raises ForgettingError, with the learner as it was, where it turns out that it cannot.
@@ -154,7 +154,7 @@ class Method(Protocol):
 
 
 @runtime_checkable
-class Subtracting(Protocol):
+class RemovableStatistics(Protocol):
     """A learner whose knowledge of samples is a sum, so that it can be taken out again."""
 
     def measure(self, samples: Sequence[Sample]) -> Any:
@@ -175,7 +175,7 @@ class Subtracting(Protocol):
 
 
 @runtime_checkable
-class Telling(Subtracting, Protocol):
+class ObservableStatistics(RemovableStatistics, Protocol):
     """A learner that tells what it adds to its sums, so that it can be kept and taken out without samples."""
 
     @property
@@ -194,13 +194,13 @@ class Telling(Subtracting, Protocol):
         """The rows [n, D] of samples in each head, derived as when they were learned."""
         ...
 
-    def gathered(self, parts: Sequence[Iterable[Part]]) -> Any:
+    def gathered(self, parts: Sequence[Iterable[StatisticsPart]]) -> Any:
         """What `measure` gives, from the parts of each head."""
         ...
 
 
 @runtime_checkable
-class Dropping(Protocol):
+class ClassRemovable(Protocol):
     """A learner that can lose a class: its column or row goes, and it is not named any more."""
 
     def drop_class(self, name: str) -> None:
@@ -209,7 +209,7 @@ class Dropping(Protocol):
 
 
 @runtime_checkable
-class Purging(Protocol):
+class BufferPurgeable(Protocol):
     """A learner that keeps samples, and can let go of some."""
 
     def purge(self, predicate: Callable[[Sample], bool]) -> int:
@@ -218,10 +218,10 @@ class Purging(Protocol):
 
 
 @runtime_checkable
-class Sharing(Protocol):
+class ReportsSharedWeights(Protocol):
     """A learner with weights that gradients of many samples have changed, so none can be taken out alone."""
 
-    def shared(self, traces: Iterator[Sequence[Trace]]) -> tuple[str, ...]:
+    def weights_trained_on(self, traces: Iterator[Sequence[LineageRow]]) -> tuple[str, ...]:
         """The names of the shared weights that these samples have changed; empty where they changed none."""
         ...
 
@@ -229,7 +229,11 @@ class Sharing(Protocol):
 def shared_weights(context: Context) -> tuple[str, ...]:
     """The learner's shared weights that the request's samples have changed."""
     learner = context.learner
-    return learner.shared(context.scope.chunks()) if isinstance(learner, Sharing) else ()
+    return (
+        learner.weights_trained_on(context.scope.chunks())
+        if isinstance(learner, ReportsSharedWeights)
+        else ()
+    )
 
 
 def knows(request: ForgetRequest, context: Context) -> bool:

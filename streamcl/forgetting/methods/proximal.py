@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Group = Sequence[Tensor]
+ParameterGroup = Sequence[Tensor]
 """Parameters whose entries share one norm, the root of the sum of all their squares."""
 
 
-def norm(group: Group) -> float:
+def norm(group: ParameterGroup) -> float:
     """The group's norm."""
     return float(torch.stack([p.detach().double().square().sum() for p in group]).sum().sqrt())
 
 
 @torch.no_grad()
-def shrink(group: Group, amount: float) -> None:
+def shrink(group: ParameterGroup, amount: float) -> None:
     """Soft thresholding: the group's norm falls by `amount`, and to exactly zero where it was no larger.
 
     The proximal step of amount * norm (arXiv 1012.2518, section 2.2). There is no root to differentiate, so
@@ -37,14 +37,14 @@ class ProximalDescent:
     gradient so far, so steps grow shorter as the goal comes near.
     """
 
-    def __init__(self, groups: Sequence[Group], *, momentum: float = 0.9) -> None:
+    def __init__(self, groups: Sequence[ParameterGroup], *, momentum: float = 0.9) -> None:
         self._groups = groups
         self._momentum = momentum
         self._mean = [[torch.zeros_like(p) for p in group] for group in groups]
         self._largest = 0.0
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Group], length: float, threshold: float) -> None:
+    def step(self, gradients: Sequence[ParameterGroup], length: float, threshold: float) -> None:
         """Move by up to `length` against the mean of recent gradients, then shrink by `threshold`."""
         scale = self._momentum
         self._largest = max(self._largest, norm([p for group in gradients for p in group]))

@@ -16,7 +16,7 @@ from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 
 
-class Trained(Protocol):
+class GradientModel(Protocol):
     """Adapted blocks and a linear head on a frozen backbone, trained by one optimizer."""
 
     @property
@@ -63,17 +63,17 @@ class Trained(Protocol):
 
 
 @runtime_checkable
-class Repairable(Protocol):
+class GradientTrained(Protocol):
     """A learner whose shared weights can be repaired in place."""
 
     @property
-    def model(self) -> Trained:
+    def model(self) -> GradientModel:
         """What is trained."""
         ...
 
 
 @runtime_checkable
-class Weighing(Protocol):
+class HasImportance(Protocol):
     """A learner that keeps the importance of its adapters."""
 
     @property

@@ -25,7 +25,7 @@ FEWEST = 8
 1.7 % of all others was measured for CLIP)."""
 
 
-class Held(Protocol):
+class ReplayBuffer(Protocol):
     """Kept samples."""
 
     @property
@@ -35,11 +35,11 @@ class Held(Protocol):
 
 
 @runtime_checkable
-class Holding(Protocol):
+class HasReplayBuffer(Protocol):
     """A learner with a hard buffer."""
 
     @property
-    def buffer(self) -> Held:
+    def buffer(self) -> ReplayBuffer:
         """What it keeps."""
         ...
 
@@ -77,7 +77,7 @@ def retained(
     return list(found.values())[:limit]
 
 
-class Answers:
+class ReferenceOutputs:
     """How a model answered, to be kept: its softmax over the columns that stay (arXiv 1606.09282)."""
 
     def __init__(self, logits: Tensor, kept: Tensor) -> None:
@@ -103,7 +103,11 @@ def kept_columns(classes: int, forgotten: int | None) -> Tensor:
 
 def _held(request: ForgetRequest, context: Context) -> list[Sample]:
     learner = context.learner
-    return [s for s in learner.buffer.samples if _others(request, s)] if isinstance(learner, Holding) else []
+    return (
+        [s for s in learner.buffer.samples if _others(request, s)]
+        if isinstance(learner, HasReplayBuffer)
+        else []
+    )
 
 
 def _others(request: ForgetRequest, sample: Sample) -> bool:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.methods.protocol import STRENGTH, Context, Method
+from streamcl.forgetting.methods.protocol import STRENGTH, Context, ForgettingMethod
 
 AUTO = "auto"
 
 
-def choose(methods: Sequence[Method], request: ForgetRequest, context: Context) -> tuple[Method, str]:
+def select_method(
+    methods: Sequence[ForgettingMethod], request: ForgetRequest, context: Context
+) -> tuple[ForgettingMethod, str]:
     """The method, and why it and none stronger.
 
     Of equal guarantees the one listed first is taken. Raises ForgettingError, with each method's reason,
@@ -23,9 +25,9 @@ def choose(methods: Sequence[Method], request: ForgetRequest, context: Context) 
         raise ForgettingError(
             "the request names a method that is not known here", hint=f"known: auto, {known}"
         )
-    reasons: dict[str, tuple[Method, str]] = {}
+    reasons: dict[str, tuple[ForgettingMethod, str]] = {}
     for method in sorted(named, key=lambda each: -STRENGTH[each.guarantee]):
-        reason = _too_weak(method, request) or method.can(request, context)
+        reason = _too_weak(method, request) or method.unsupported_reason(request, context)
         if reason is None:
             passed = [f"{each.name}: {why}" for each, why in reasons.values() if _stronger(each, method)]
             return method, "; ".join(passed) or "no method gives a stronger guarantee"
@@ -35,11 +37,11 @@ def choose(methods: Sequence[Method], request: ForgetRequest, context: Context) 
     raise ForgettingError(f"no method can erase this{asked}: {told}")
 
 
-def _stronger(one: Method, other: Method) -> bool:
+def _stronger(one: ForgettingMethod, other: ForgettingMethod) -> bool:
     return STRENGTH[one.guarantee] > STRENGTH[other.guarantee]
 
 
-def _too_weak(method: Method, request: ForgetRequest) -> str | None:
+def _too_weak(method: ForgettingMethod, request: ForgetRequest) -> str | None:
     if request.guarantee is None or STRENGTH[method.guarantee] >= STRENGTH[request.guarantee]:
         return None
     return f"gives no more than {method.guarantee}"

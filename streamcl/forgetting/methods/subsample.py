@@ -8,7 +8,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def spread(items: Sequence[Item], limit: int) -> list[Item]:
+def subsample(items: Sequence[Item], limit: int) -> list[Item]:
     """At most so many of the items, evenly spread over all of them, in their order."""
     if len(items) <= limit:
         return list(items)

@@ -11,20 +11,20 @@ from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.methods.adam_moments import derive_moments
 from streamcl.forgetting.methods.closed_form import purge
-from streamcl.forgetting.methods.protocol import Context, Dropping, Place, Trace
-from streamcl.forgetting.methods.repair_protocols import Repairable, Trained, Weighing
-from streamcl.forgetting.methods.subsample import spread
+from streamcl.forgetting.methods.protocol import ClassRemovable, Context, DataLocation, LineageRow
+from streamcl.forgetting.methods.repair_protocols import GradientModel, GradientTrained, HasImportance
+from streamcl.forgetting.methods.subsample import subsample
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.lora import LoRALinear
 
 
-class Blocks:
+class RepairableBlocks:
     """The last adapted blocks of a model; what comes before them stays, and is computed once a sample.
 
     last: how many; all that are adapted where there are fewer.
     """
 
-    def __init__(self, model: Trained, adapters: Adapters, last: int) -> None:
+    def __init__(self, model: GradientModel, adapters: Adapters, last: int) -> None:
         self.model, self.adapters = model, adapters
         self.first_block = max(adapters.first_block, model.backbone.depth - last)
         self._kept = self.first_block - adapters.first_block  # adapted blocks before those repaired
@@ -56,15 +56,19 @@ class Blocks:
         """float32 [N, width] of those tokens, with gradients to whatever is in the blocks."""
         backbone, blocks = self.model.backbone, list(self.adapters.blocks)[self._kept :]
         with self.model.compute.autocast():
-            return backbone.finish(tokens, self.first_block, blocks)
+            return backbone.forward_head(tokens, self.first_block, blocks)
 
 
 def unfit(request: ForgetRequest, context: Context) -> str | None:
     """Why this learner's shared weights cannot be repaired for the request; None where they can."""
     learner = context.learner
-    if not isinstance(learner, Repairable) or learner.model.adapters is None:
+    if not isinstance(learner, GradientTrained) or learner.model.adapters is None:
         return "this learner has no adapted blocks trained by gradient"
-    if request.kind == "class" and request.label in learner.classes and not isinstance(learner, Dropping):
+    if (
+        request.kind == "class"
+        and request.label in learner.classes
+        and not isinstance(learner, ClassRemovable)
+    ):
         return "this learner cannot drop a class"
     if context.scope.learned and context.unavailable is not None:
         return context.unavailable
@@ -73,59 +77,61 @@ def unfit(request: ForgetRequest, context: Context) -> str | None:
     return None
 
 
-def opened(context: Context, last: int) -> Blocks:
+def opened(context: Context, last: int) -> RepairableBlocks:
     """The learner's last adapted blocks. Raises ForgettingError where it has none."""
     learner = context.learner
-    if not isinstance(learner, Repairable) or learner.model.adapters is None:
+    if not isinstance(learner, GradientTrained) or learner.model.adapters is None:
         raise ForgettingError("this learner has no adapted blocks trained by gradient")
-    return Blocks(learner.model, learner.model.adapters, last)
+    return RepairableBlocks(learner.model, learner.model.adapters, last)
 
 
 def to_forget(request: ForgetRequest, context: Context, limit: int) -> list[Sample]:
     """At most `limit` samples spread evenly over those learned; where none was, those that are carried."""
-    traces: list[Trace] = [trace for chunk in context.scope.chunks() for trace in chunk]
+    traces: list[LineageRow] = [trace for chunk in context.scope.chunks() for trace in chunk]
     if traces:
-        return list(context.samples(spread(traces, limit)))
+        return list(context.samples(subsample(traces, limit)))
     if not request.samples:
         raise ForgettingError("no sample in scope was learned, and the request carries none")
-    return spread(request.samples, limit)
+    return subsample(request.samples, limit)
 
 
 def close(
     request: ForgetRequest, context: Context, others: Sequence[Sample], adapters: str
-) -> tuple[Place, ...]:
+) -> tuple[DataLocation, ...]:
     """Drop the class, purge held samples, drop importance, derive the moments again from samples that stay.
 
     adapters: what was done to them. Returns what was done in each place.
     """
     learner = context.learner
-    assert isinstance(learner, Repairable)
+    assert isinstance(learner, GradientTrained)
     dropped = request.kind == "class" and request.label in learner.classes
     if dropped:
-        assert isinstance(learner, Dropping)
+        assert isinstance(learner, ClassRemovable)
         learner.drop_class(str(request.label))
     purged = purge(request, context)
     looked_at = derive_moments(learner.model, others)
     head = ("erased", "its row is gone") if dropped else ("remains", "rows that the samples helped to train")
     return (
-        Place("head statistics", *head),  # type: ignore[arg-type]
-        Place("adapters", "remains", adapters),
-        Place("optimizer moments", "erased", f"dropped, and derived again from {looked_at} retained samples"),
+        DataLocation("head statistics", *head),  # type: ignore[arg-type]
+        DataLocation("adapters", "remains", adapters),
+        DataLocation(
+            "optimizer moments", "erased", f"dropped, and derived again from {looked_at} retained samples"
+        ),
         _importance_gone(learner),
-        Place("hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"),
+        DataLocation("hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"),
     )
 
 
-def _importance_gone(learner: object) -> Place:
-    if not isinstance(learner, Weighing):
-        return Place("importance", "not affected", "there are no importance weights")
+def _importance_gone(learner: object) -> DataLocation:
+    if not isinstance(learner, HasImportance):
+        return DataLocation("importance", "not affected", "there are no importance weights")
     importance = learner.importance
     if importance.consolidations == 0:
-        return Place("importance", "not affected", "nothing has been consolidated")
+        return DataLocation("importance", "not affected", "nothing has been consolidated")
     state = importance.state_dict()
     omega = {name: 0 * value for name, value in state["omega"].items()}
     importance.load_state_dict({"consolidations": 0, "omega": omega})
-    return Place("importance", "erased", "set to zero; it is estimated anew at the next consolidation")
+    return DataLocation("importance", "erased", "set to zero; it is estimated anew at the next consolidation")
 
 
 def rounded(figures: Mapping[str, float | int]) -> dict[str, float | int]:

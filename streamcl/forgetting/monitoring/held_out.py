@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from streamcl.errors import BadRecord
 from streamcl.events import HoldoutPart, Sample
-from streamcl.forgetting.methods.subsample import spread
+from streamcl.forgetting.methods.subsample import subsample
 
 MOST = 48
 """Samples of one class or subject that a test looks at."""
@@ -19,7 +19,7 @@ Named: TypeAlias = Literal["class", "subject"]
 Place: TypeAlias = tuple[int, int]
 
 
-class HeldOut:
+class HeldOutSamples:
     """Finds held-out samples again; only their places are remembered, the source gives the pixels anew.
 
     All of them are read once, when the first is asked for.
@@ -32,7 +32,7 @@ class HeldOut:
 
     def of(self, kind: Named, name: str) -> list[Sample]:
         """At most MOST samples of the class or subject, spread evenly over those there are."""
-        return list(self._read(spread(self._index().get((kind, name), []), MOST)))
+        return list(self._read(subsample(self._index().get((kind, name), []), MOST)))
 
     def names(self, kind: Named) -> list[str]:
         """The classes or subjects of which there are held-out samples."""
@@ -47,7 +47,7 @@ class HeldOut:
             for place, label, subject in self._all
             if ("class", label) not in gone and ("subject", subject) not in gone
         ]
-        return list(self._read(spread(kept, OTHERS)))
+        return list(self._read(subsample(kept, OTHERS)))
 
     def _index(self) -> dict[tuple[Named, str], list[Place]]:
         if self._places is not None:
@@ -74,7 +74,7 @@ class HeldOut:
 def spread_over(parts: Sequence[HoldoutPart], most: int) -> Iterator[Sample]:
     """At most so many samples, evenly over all parts; no others are read."""
     places = [(number, i) for number, part in enumerate(parts) for i in range(len(part.samples))]
-    for part, i in spread(places, most):
+    for part, i in subsample(places, most):
         try:
             yield parts[part].samples[i]
         except BadRecord:

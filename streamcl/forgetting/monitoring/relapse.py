@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.monitoring.held_out import HeldOut, Named, within
+from streamcl.forgetting.monitoring.held_out import HeldOutSamples, Named, within
 from streamcl.forgetting.monitoring.separability import features_of, separability, shown_by, standard_error
 from streamcl.protocols import Learner, State
 
 Pair: TypeAlias = tuple[Named, str]
 ErasedBy: TypeAlias = Callable[[Named, str], str | None]
-Policy: TypeAlias = Literal["repeat", "report"]
+RelapsePolicy: TypeAlias = Literal["repeat", "report"]
 
 NAMED: tuple[Named, ...] = ("class", "subject")
 DEVIATIONS = 3.0  # standard errors by which separability must have risen
@@ -31,7 +31,7 @@ CLAIMLESS = frozenset({"head_rows"})  # methods that repair nothing, so that rep
 
 
 @dataclass(slots=True)
-class Erased:
+class ErasureRecord:
     """What is remembered of an erasure. separability: right after it; None where it cannot be tested."""
 
     method: str
@@ -41,7 +41,7 @@ class Erased:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SeparabilityScore:
     """How well `count` held-out samples are told from `others` more."""
 
     area: float
@@ -56,7 +56,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RelapseFinding:
     """One relapse: what to log, and the request that repeats the erasure, if that is to be done."""
 
     figures: Mapping[str, Any]
@@ -73,9 +73,11 @@ class Relapse:
     went right after the erasure. Single samples leave nothing to test with: their ids are not kept.
     """
 
-    def __init__(self, erased_by: ErasedBy, held_out: HeldOut, policy: Policy = "repeat") -> None:
+    def __init__(
+        self, erased_by: ErasedBy, held_out: HeldOutSamples, policy: RelapsePolicy = "repeat"
+    ) -> None:
         self._erased_by, self._held_out, self._policy = erased_by, held_out, policy
-        self._known: dict[str, Erased] = {}
+        self._known: dict[str, ErasureRecord] = {}
         self._next = 0
 
     def watch(self, request: ForgetRequest, method: str, guarantee: Guarantee, learner: Learner) -> None:
@@ -87,9 +89,9 @@ class Relapse:
             return  # asked for again, and nothing was done since
         repeats = before.repeats if before is not None and AGAIN in request.id else 0
         told = self._told(learner, [pair]).get(pair) if pair and guarantee != "exact" else None
-        self._known[first] = Erased(method, guarantee, None if told is None else told.area, repeats)
+        self._known[first] = ErasureRecord(method, guarantee, None if told is None else told.area, repeats)
 
-    def retest(self, learner: Learner, offset: int) -> tuple[dict[str, Any], list[Found]]:
+    def retest(self, learner: Learner, offset: int) -> tuple[dict[str, Any], list[RelapseFinding]]:
         """What to log of the test, empty where nothing was erased; and every relapse that it found."""
         if not self._known:
             return {}, []
@@ -110,7 +112,7 @@ class Relapse:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the monitor that returned `state`."""
-        self._known = {key: Erased(**each) for key, each in state["known"].items()}
+        self._known = {key: ErasureRecord(**each) for key, each in state["known"].items()}
         self._next = int(state["next"])
 
     def _counts(self) -> dict[str, int]:
@@ -131,7 +133,7 @@ class Relapse:
         self._next = start + len(turn)
         return turn
 
-    def _told(self, learner: Learner, pairs: Sequence[Pair]) -> dict[Pair, Told]:
+    def _told(self, learner: Learner, pairs: Sequence[Pair]) -> dict[Pair, SeparabilityScore]:
         """Of each that can be tested: there are held-out samples of it and of others, and features to see."""
         shown = shown_by(learner)
         if shown is None or not pairs:
@@ -142,11 +144,11 @@ class Relapse:
             return {}
         beside = features_of(shown, others)
         return {
-            pair: Told(separability(features_of(shown, held), beside), len(held), len(others))
+            pair: SeparabilityScore(separability(features_of(shown, held), beside), len(held), len(others))
             for pair, held in samples.items()
         }
 
-    def _found(self, pair: Pair, named: bool, now: Told | None, offset: int) -> Found:
+    def _found(self, pair: Pair, named: bool, now: SeparabilityScore | None, offset: int) -> RelapseFinding:
         request, erased = self._erased(pair)
         again = self._again(pair, named, offset)
         if again is not None:
@@ -158,7 +160,7 @@ class Relapse:
             "now": None if now is None else now.area,
             "again": None if again is None else again.id,
         }
-        return Found(figures, again)
+        return RelapseFinding(figures, again)
 
     def _again(self, pair: Pair, named: bool, offset: int) -> ForgetRequest | None:
         """The erasure once more, by the same method, shown what is to go by held-out samples."""
@@ -177,7 +179,7 @@ class Relapse:
             method="auto" if named else erased.method,
         )
 
-    def _erased(self, pair: Pair) -> tuple[str, Erased]:
+    def _erased(self, pair: Pair) -> tuple[str, ErasureRecord]:
         request = str(self._erased_by(*pair))
         return request, self._known[request]
 

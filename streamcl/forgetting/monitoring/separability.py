@@ -19,7 +19,7 @@ TOGETHER = 16  # samples that go through the backbone together
 
 
 @runtime_checkable
-class Featuring(Protocol):
+class FeatureExtractor(Protocol):
     """Something that shows the features on which it decides, [N, D]."""
 
     def features(self, samples: Sequence[Sample]) -> Any:
@@ -27,13 +27,13 @@ class Featuring(Protocol):
         ...
 
 
-def shown_by(learner: Learner) -> Featuring | None:
+def shown_by(learner: Learner) -> FeatureExtractor | None:
     """The learner, or its trained model, where it shows its features."""
     parts = (learner, getattr(learner, "model", None))
-    return next((part for part in parts if isinstance(part, Featuring)), None)
+    return next((part for part in parts if isinstance(part, FeatureExtractor)), None)
 
 
-def features_of(shown: Featuring, samples: Sequence[Sample]) -> Floats:
+def features_of(shown: FeatureExtractor, samples: Sequence[Sample]) -> Floats:
     """float64 [N, D]."""
     chunks = [samples[start : start + TOGETHER] for start in range(0, len(samples), TOGETHER)]
     with torch.no_grad():

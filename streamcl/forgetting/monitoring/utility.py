@@ -21,7 +21,7 @@ LOOKED_AT = 48  # samples, so that a request holds the stream up no longer than 
 
 
 @runtime_checkable
-class Steady(Protocol):
+class CachesFeatures(Protocol):
     """A learner whose features of a sample no erasure changes, so that one look at the pixels will do."""
 
     @property
@@ -33,7 +33,7 @@ class Steady(Protocol):
         """All that `scores` needs of samples, one or more; indexed by rows, that of some of them."""
         ...
 
-    def renewed(self, reading: Any) -> Any:
+    def refresh_features(self, reading: Any) -> Any:
         """An older reading with what can be read by now; the same object where that is nothing more."""
         ...
 
@@ -58,20 +58,20 @@ class Utility:
         with suppress(StreamclError):
             self._look(learner)
 
-    def __call__(self, learner: Learner, request: ForgetRequest) -> Useful:
+    def __call__(self, learner: Learner, request: ForgetRequest) -> UtilityBefore:
         """What the learner gets right of what stays, by the weights in use; changes nothing."""
         seen = self._look(learner)
         if request.subject is not None and any(each.subject == request.subject for each in seen.samples):
             self._seen = None
         seen = seen.without(request)
-        return Useful(seen, seen.right(learner))
+        return UtilityBefore(seen, seen.right(learner))
 
     def _look(self, learner: Learner) -> _Seen:
-        if self._seen is not None and isinstance(learner, Steady):
-            self._seen = replace(self._seen, reading=learner.renewed(self._seen.reading))
+        if self._seen is not None and isinstance(learner, CachesFeatures):
+            self._seen = replace(self._seen, reading=learner.refresh_features(self._seen.reading))
             return self._seen
         samples = [sample for sample in spread_over(self._parts, LOOKED_AT) if sample.label is not None]
-        if not isinstance(learner, Steady):
+        if not isinstance(learner, CachesFeatures):
             return _Seen([sample for sample in samples if sample.label in learner.classes], None)
         if samples:
             without_pixels = [replace(sample, image=NO_PIXELS) for sample in samples]
@@ -102,7 +102,7 @@ class _Seen:
         """bool [N]: which samples are named right."""
         if not self.samples or not learner.classes:
             return np.zeros(len(self.samples), dtype=bool)
-        if self.reading is not None and isinstance(learner, Steady):
+        if self.reading is not None and isinstance(learner, CachesFeatures):
             columns = learner.scores(self.reading).argmax(dim=1).tolist()
             named: list[str | None] = [learner.classes[column] for column in columns]
         else:
@@ -111,7 +111,7 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Useful:
+class UtilityBefore:
     """What a learner got right, bool [N], of samples held out."""
 
     seen: _Seen

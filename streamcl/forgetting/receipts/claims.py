@@ -7,10 +7,10 @@ from typing import Any
 
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.ledger import Ledger
-from streamcl.forgetting.redaction import Target
+from streamcl.forgetting.redaction import RedactionTarget
 
 
-def claims(request: ForgetRequest, ledger: Ledger, now: float, config: str) -> dict[str, Any]:
+def receipt_header(request: ForgetRequest, ledger: Ledger, now: float, config: str) -> dict[str, Any]:
     """What the receipt begins with. now: when the request is over. config: the run's fingerprint."""
     return {
         "request": request.id,
@@ -27,14 +27,14 @@ def claims(request: ForgetRequest, ledger: Ledger, now: float, config: str) -> d
     }
 
 
-def hashes(target: Target, ledger: Ledger) -> dict[str, Any]:
+def scope_hashes(target: RedactionTarget, ledger: Ledger) -> dict[str, Any]:
     """The scope by salted hashes, which `verify` looks for in what is kept."""
     ids = sorted(ledger.fingerprint("sample", name) for name in target.ids)
     label = None if target.label is None else ledger.fingerprint("class", target.label)
     return {"ids": ids, "class": label}
 
 
-def logged(request: ForgetRequest, outcome: Mapping[str, Any]) -> dict[str, Any]:
+def log_entry(request: ForgetRequest, outcome: Mapping[str, Any]) -> dict[str, Any]:
     """What events.jsonl shows."""
     names = ("outcome", "method", "guarantee")
     figures = {name: outcome[name] for name in names if name in outcome}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from streamcl.forgetting.methods.protocol import Place
+from streamcl.forgetting.methods.protocol import DataLocation
 
 IN_LEARNER = (
     *("head statistics", "adapters", "optimizer moments", "importance", "hard buffer"),
@@ -20,13 +20,13 @@ NAMES = frozenset({*IN_LEARNER, *ON_DISK, "kept statistics"})
 """What every receipt of an erasure must say something of; methods and runs may have more."""
 
 
-def also_in_learner(state: Mapping[str, Any], told: Sequence[Place]) -> list[dict[str, Any]]:
+def also_in_learner(state: Mapping[str, Any], told: Sequence[DataLocation]) -> list[dict[str, Any]]:
     """What a method said of the learner, and what no method has to know of. state: the learner's before."""
     kept = "calibration" in state or any("calibration" in part for part in _parts(state))
     what = "running losses of six factors; no sample can be told from them" if kept else "there is none"
-    calibration = Place("calibration", "remains" if kept else "not affected", what)
+    calibration = DataLocation("calibration", "remains" if kept else "not affected", what)
     beside = "none are kept beside the head's statistics, which class means are part of"
-    prototypes = Place("prototypes", "not affected", beside)
+    prototypes = DataLocation("prototypes", "not affected", beside)
     named = {place.name for place in told}
     return [asdict(row) for row in (*told, prototypes, calibration) if row in told or row.name not in named]
 
@@ -42,44 +42,48 @@ def on_disk(
     of_class = receipt["kind"] == "class"
     checkpoint = receipt["checkpoint"]
     rows = [
-        Place(
+        DataLocation(
             "shift detector",
             "not affected",
             "keeps a few figures of batches, of which no sample can be told; mean features begin anew",
         ),
-        Place(
+        DataLocation(
             "metrics", "erased", "the class's name; its counts stay under another name, aggregates are kept"
         )
         if of_class
-        else Place(
+        else DataLocation(
             "metrics", "remains", "aggregate counts include the samples' predictions; no ids, no pixels"
         ),
-        Place(
+        DataLocation(
             "prediction log, quarantine and events",
             "erased" if changed else "not affected",
             f"{changed} records were emptied; their places stay",
         ),
-        Place("gallery", "erased", "thumbnails of the samples, where there were any"),
+        DataLocation("gallery", "erased", "thumbnails of the samples, where there were any"),
         _removed("report and summary", derived, ("summary.json", "report.html")),
         _removed("exports", derived, ("adapter",), "; copies made elsewhere are not reachable"),
-        Place("caches", "not affected", "the run keeps no features and no images on disk beside the gallery"),
-        Place("checkpoints", "erased", f"older ones removed: {checkpoint['removed']}")
+        DataLocation(
+            "caches", "not affected", "the run keeps no features and no images on disk beside the gallery"
+        ),
+        DataLocation("checkpoints", "erased", f"older ones removed: {checkpoint['removed']}")
         if checkpoint
-        else Place("checkpoints", "not affected", "this run keeps none"),
-        Place("ledger", "erased", "what the request said is overwritten; salted hashes and times stay"),
-        Place("lineage", "erased", f"{traces} rows"),
-        Place(
+        else DataLocation("checkpoints", "not affected", "this run keeps none"),
+        DataLocation(
+            "ledger", "erased", "what the request said is overwritten; salted hashes and times stay"
+        ),
+        DataLocation("lineage", "erased", f"{traces} rows"),
+        DataLocation(
             "metrics services",
             "not reachable",
             "figures sent to TensorBoard or MLflow hold no ids; they stay",
         ),
-        Place("source data", "not reachable", "the stream's own files are not streamcl's to change"),
+        DataLocation("source data", "not reachable", "the stream's own files are not streamcl's to change"),
     ]
     return [asdict(row) for row in rows]
 
 
-def _removed(place: str, derived: Sequence[str], names: Sequence[str], more: str = "") -> Place:
+def _removed(place: str, derived: Sequence[str], names: Sequence[str], more: str = "") -> DataLocation:
     found = [name for name in names if name in derived]
     if not found:
-        return Place(place, "not affected", f"there were none{more}")
-    return Place(place, "erased", f"{', '.join(found)} removed{more}")
+        return DataLocation(place, "not affected", f"there were none{more}")
+    return DataLocation(place, "erased", f"{', '.join(found)} removed{more}")

@@ -17,7 +17,7 @@ from streamcl.forgetting.redaction import logged_ids
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
 from streamcl.storage.checkpoint import list_checkpoints
-from streamcl.storage.checkpoint_format import MANIFEST, Damage, verify
+from streamcl.storage.checkpoint_format import MANIFEST, CorruptCheckpoint, verify_checkpoint
 from streamcl.storage.hash_chain import sha256_of
 from streamcl.storage.plain_state import state_hash
 
@@ -143,8 +143,8 @@ def _newest_only(folder: Path, receipt: Mapping[str, Any]) -> str:
 def _same_learner(path: Path, receipt: Mapping[str, Any]) -> None:
     """The model in the checkpoint is the one that the erasure left."""
     try:
-        learner = verify(path).state["learner"]
-    except (Damage, CheckpointError) as error:
+        learner = verify_checkpoint(path).state["learner"]
+    except (CorruptCheckpoint, CheckpointError) as error:
         raise ForgettingError(f"{path.name} cannot be read: {error}") from error
     if state_hash(learner) != receipt["learner_after"]:
         raise ForgettingError(f"the model in {path.name} is not the one that the receipt names")

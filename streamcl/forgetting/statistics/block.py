@@ -12,14 +12,14 @@ import numpy as np
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.statistics.gram_factor import Array, packed, root, unpacked, without
 
-Row: TypeAlias = tuple[Any, ...]
+CohortRow: TypeAlias = tuple[Any, ...]
 """cohort, head, samples, ranks, width, seal, labels, sums, root."""
 
 LABEL = np.dtype([("digest", "S16"), ("count", "<i8")])
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class StatisticsBlock:
     """The sums of some samples of one cohort in one head: R [r, D], and by class a count and Q [D]."""
 
     samples: int
@@ -27,7 +27,7 @@ class Block:
     sums: Mapping[bytes, tuple[int, Array]]
 
     @classmethod
-    def of(cls, rows: Array, labels: Sequence[bytes]) -> Block:
+    def of(cls, rows: Array, labels: Sequence[bytes]) -> StatisticsBlock:
         """The block of rows [n, D] with the digests of their classes."""
         sums = {
             label: (labels.count(label), rows[[each == label for each in labels]].sum(axis=0))
@@ -35,15 +35,17 @@ class Block:
         }
         return cls(len(rows), root(rows), sums)
 
-    def joined(self, other: Block) -> Block:
+    def joined(self, other: StatisticsBlock) -> StatisticsBlock:
         """Both as one."""
         sums = dict(self.sums)
         for label, (count, total) in other.sums.items():
             here, there = sums.get(label, (0, np.zeros_like(total)))
             sums[label] = (here + count, there + total)
-        return Block(self.samples + other.samples, root(np.concatenate([self.root, other.root])), sums)
+        return StatisticsBlock(
+            self.samples + other.samples, root(np.concatenate([self.root, other.root])), sums
+        )
 
-    def without(self, other: Block, rows: Array) -> Block:
+    def without(self, other: StatisticsBlock, rows: Array) -> StatisticsBlock:
         """What is left when `other`, the block of `rows`, is taken out. Raises ForgettingError."""
         left = self.samples - other.samples
         sums = dict(self.sums)
@@ -53,9 +55,9 @@ class Block:
                 raise ForgettingError("more samples of a class are to be taken out than were kept")
             if here > count:
                 sums[label] = (here - count, there - total)
-        return Block(left, without(self.root, rows, left), sums)
+        return StatisticsBlock(left, without(self.root, rows, left), sums)
 
-    def row(self, cohort: bytes, head: int) -> Row:
+    def row(self, cohort: bytes, head: int) -> CohortRow:
         """What is written of it, sealed as this cohort's in this head."""
         labels = np.array([(label, count) for label, (count, _) in self.sums.items()], LABEL).tobytes()
         sums = b"".join(total.astype("<f8", copy=False).tobytes() for _, total in self.sums.values())
@@ -65,7 +67,7 @@ class Block:
         return cohort, head, self.samples, ranks, width, seal, labels, sums, data
 
     @classmethod
-    def of_row(cls, row: Row) -> Block | None:
+    def of_row(cls, row: CohortRow) -> StatisticsBlock | None:
         """The block that was written so; None where the row is damaged."""
         cohort, head, samples, ranks, width, seal, labels, sums, data = row
         if _seal(cohort, head, samples, ranks, width, labels, sums, data) != seal:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.statistics.block import Block
-from streamcl.storage.sqlite import LedgerFile, Run
+from streamcl.forgetting.statistics.block import StatisticsBlock
+from streamcl.storage.sqlite import Execute, SqliteFile
 
 OPEN = 1 << 62  # the moment of what no commit has taken up yet
 STAGED = OPEN + 1  # of what an erasure that may still fail has changed
@@ -48,7 +48,7 @@ class BlockFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = LedgerFile(path, patience=10.0, schema=SCHEMA)
+        self._file = SqliteFile(path, patience=10.0, schema=SCHEMA)
         self.moment = 0
 
     def standing(self, cohort: bytes, head: int) -> list[tuple[int, int]]:
@@ -61,23 +61,23 @@ class BlockFile:
             )
         ]
 
-    def load(self, number: int) -> Block:
+    def load(self, number: int) -> StatisticsBlock:
         """The block of that number."""
         (row,) = self._file.query(
             "SELECT cohort, head, samples, ranks, width, seal, labels, sums, root FROM blocks WHERE id = ?",
             number,
         )
-        block = Block.of_row(row)
+        block = StatisticsBlock.of_row(row)
         if block is None:
             raise self._file.damage("a block of statistics is not what was written")
         return block
 
-    def blocks(self, cohort: bytes, head: int) -> Iterator[Block]:
+    def blocks(self, cohort: bytes, head: int) -> Iterator[StatisticsBlock]:
         """The sums of a cohort, block by block. Raises ForgettingError for one that is damaged."""
         for number, _ in self.standing(cohort, head):
             yield self.load(number)
 
-    def transaction(self) -> contextlib.AbstractContextManager[Run]:
+    def transaction(self) -> contextlib.AbstractContextManager[Execute]:
         """Everything inside is durable at its end, or nothing of it is done."""
         return self._file.transaction()
 
@@ -119,7 +119,7 @@ class BlockFile:
             run("UPDATE blocks SET died = NULL WHERE died > ?", (self.moment,))
             run("DELETE FROM commits WHERE moment > ?", (self.moment,))
 
-    def replace(self, cohort: bytes, head: int, left: Block) -> None:
+    def replace(self, cohort: bytes, head: int, left: StatisticsBlock) -> None:
         """Have `left` for a cohort's blocks, or none where it is of no samples; staged."""
         ended = [(STAGED, number) for number, _ in self.standing(cohort, head)]
         with self._file.transaction() as run:
@@ -189,7 +189,7 @@ class BlockFile:
         self._file.close()
 
 
-def insert(run: Run, cohort: bytes, head: int, block: Block, born: int = OPEN) -> None:
+def insert(run: Execute, cohort: bytes, head: int, block: StatisticsBlock, born: int = OPEN) -> None:
     """Write a block of a cohort in a head, within a transaction; it belongs to the next commit."""
     run(
         "INSERT INTO blocks (born, cohort, head, samples, ranks, width, seal, labels, sums, root)"
@@ -198,7 +198,7 @@ def insert(run: Run, cohort: bytes, head: int, block: Block, born: int = OPEN) -
     )
 
 
-def end(run: Run, number: int) -> None:
+def end(run: Execute, number: int) -> None:
     """Have a block no longer from the next commit on, within a transaction; one of no commit goes at once."""
     run("DELETE FROM blocks WHERE id = ? AND born = ?", (number, OPEN))
     run("UPDATE blocks SET died = ? WHERE id = ?", (OPEN, number))

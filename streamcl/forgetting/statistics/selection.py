@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.methods.protocol import Part, Trace
+from streamcl.forgetting.methods.protocol import LineageRow, StatisticsPart
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.gram_factor import Array
 
 
-class Cohorts(Protocol):
+class CohortFile(Protocol):
     """Kept sums by cohort (see streamcl.forgetting.statistics.store)."""
 
     @property
@@ -20,7 +20,7 @@ class Cohorts(Protocol):
         """Where they are."""
         ...
 
-    def cohort_of(self, trace: Trace) -> bytes | None:
+    def cohort_of(self, trace: LineageRow) -> bytes | None:
         """The cohort of a sample that has passed; None where it has none."""
         ...
 
@@ -34,10 +34,10 @@ class Cohorts(Protocol):
 
 
 @dataclass(slots=True)
-class KeptScope:
-    """What a request reaches of the kept sums (see streamcl.forgetting.methods.protocol.Sums)."""
+class StatisticsSelection:
+    """What a request reaches of the kept sums (see streamcl.forgetting.methods.protocol.StatisticsView)."""
 
-    _kept: Cohorts
+    _kept: CohortFile
     _groups: Mapping[bytes | None, tuple[int, int]]
     touched: bool = False
 
@@ -59,14 +59,14 @@ class KeptScope:
             for cohort, (chosen, total) in self._groups.items()
         )
 
-    def parts(self, head: int, names: Sequence[str]) -> Iterator[Part]:
+    def parts(self, head: int, names: Sequence[str]) -> Iterator[StatisticsPart]:
         """The sums of the request's cohorts in a head, part by part. names: of the classes known."""
         known = {self._kept.digest_of(name): name for name in names}
         for cohort in self._groups:
             for block in self._kept.file.blocks(cohort or b"", head):
-                yield Part(block.root, {known[label]: each for label, each in block.sums.items()})
+                yield StatisticsPart(block.root, {known[label]: each for label, each in block.sums.items()})
 
-    def take_out(self, traces: Sequence[Trace], rows: Sequence[Array]) -> None:
+    def take_out(self, traces: Sequence[LineageRow], rows: Sequence[Array]) -> None:
         """Take samples that were derived again out of the sums of their cohorts, staged.
 
         A cohort that turns out not to hold them as they were derived is given up whole: nothing of them may

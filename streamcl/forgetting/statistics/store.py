@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from streamcl.events import Sample
-from streamcl.forgetting.methods.protocol import Trace
-from streamcl.forgetting.statistics.block import Block
+from streamcl.forgetting.methods.protocol import LineageRow
+from streamcl.forgetting.statistics.block import StatisticsBlock
 from streamcl.forgetting.statistics.block_file import BlockFile, end, insert
 from streamcl.forgetting.statistics.gram_factor import Array
-from streamcl.forgetting.statistics.selection import KeptScope
+from streamcl.forgetting.statistics.selection import StatisticsSelection
 from streamcl.protocols import State
-from streamcl.storage.sqlite import Run
+from streamcl.storage.sqlite import Execute
 
 STATISTICS = "statistics.sqlite"
 """The file's name in a run directory."""
@@ -36,10 +36,10 @@ class _Placed:
 
     samples: int
     id: int | None = None
-    block: Block | None = None
+    block: StatisticsBlock | None = None
 
 
-class Kept:
+class StatisticsStore:
     """The statistics of each class or each subject, head by head; only what waits is in memory.
 
     by: what a cohort is. digest: the lineage's salted hash, since names stay out of the file. keep: how many
@@ -55,7 +55,7 @@ class Kept:
         self._waiting: list[tuple[bytes, int, Array, list[bytes]]] = []
         self._count = 0
 
-    def take(self, samples: Sequence[Sample], rows: Sequence[Array | None]) -> None:
+    def add(self, samples: Sequence[Sample], rows: Sequence[Array | None]) -> None:
         """Remember what a learner added: the samples, and their rows [n, D] in each of its heads.
 
         All of it or, where memory runs out or the disk is full, nothing.
@@ -72,7 +72,7 @@ class Kept:
         self._waiting += taken
         self._count += len(samples)
 
-    def cohort_of(self, trace: Trace) -> bytes | None:
+    def cohort_of(self, trace: LineageRow) -> bytes | None:
         """The cohort of a sample that has passed; None where it has none."""
         return self.digest_of(trace.label) if self.by == "class" else trace.subject
 
@@ -99,21 +99,21 @@ class Kept:
         self.file.go_back(0)
         self._give_up()
 
-    def scope(self, groups: Mapping[bytes | None, tuple[int, int]]) -> KeptScope:
+    def scope(self, groups: Mapping[bytes | None, tuple[int, int]]) -> StatisticsSelection:
         """What a request reaches here.
 
         groups: by cohort, how many learned samples it selects, and how many were learned at all.
         """
         self._write()
-        return KeptScope(self, groups)
+        return StatisticsSelection(self, groups)
 
     def take_out(self, cohort: bytes, head: int, rows: Array, labels: Sequence[bytes]) -> None:
         """Take rows [n, D] out of a cohort's sums, if they are kept; staged."""
-        whole: Block | None = None
+        whole: StatisticsBlock | None = None
         for block in self.file.blocks(cohort, head):
             whole = block if whole is None else whole.joined(block)
         if whole is not None:
-            self.file.replace(cohort, head, whole.without(Block.of(rows, labels), rows))
+            self.file.replace(cohort, head, whole.without(StatisticsBlock.of(rows, labels), rows))
 
     def seal(self) -> None:
         """After an erasure's commit, when no older checkpoint is left: overwrite what only those needed."""
@@ -128,7 +128,9 @@ class Kept:
         waiting = sorted(self._waiting, key=lambda each: each[:2])  # stable: the order of the stream stays
         with self.file.transaction() as run:
             for (cohort, head), units in groupby(waiting, key=lambda each: each[:2]):
-                self._fold(run, cohort, head, [Block.of(rows, labels) for _, _, rows, labels in units])
+                self._fold(
+                    run, cohort, head, [StatisticsBlock.of(rows, labels) for _, _, rows, labels in units]
+                )
         self._give_up()
 
     def _give_up(self) -> None:
@@ -136,7 +138,7 @@ class Kept:
         self._waiting.clear()
         self._count = 0
 
-    def _fold(self, run: Run, cohort: bytes, head: int, units: Sequence[Block]) -> None:
+    def _fold(self, run: Execute, cohort: bytes, head: int, units: Sequence[StatisticsBlock]) -> None:
         stack = [_Placed(samples, number) for number, samples in self.file.standing(cohort, head)]
         for unit in units:
             new = unit

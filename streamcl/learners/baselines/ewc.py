@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamcl.learners.adapter_model import Gradients, TrainedModel
-from streamcl.learners.baselines.finetune import PlainLearner
-from streamcl.learners.rollback import Undo
+from streamcl.learners.adapter_model import AdapterModel, Gradients
+from streamcl.learners.baselines.finetune import FinetuneLearner
+from streamcl.learners.rollback import Rollback
 from streamcl.protocols import State
 
 
-class EWCPlusPlus(PlainLearner):
+class EWCPlusPlus(FinetuneLearner):
     """Loss + strength / 2 sum F (theta - anchor)^2 over adapters and head.
 
     F is a running mean of squared gradients of the batch's data loss, F <- decay F + (1 - decay) g^2; at a
@@ -24,7 +24,7 @@ class EWCPlusPlus(PlainLearner):
     code g is the gradient of the mean over the batch. Rows of classes that come later are free.
     """
 
-    def __init__(self, model: TrainedModel, *, strength: float = 100.0, decay: float = 0.9) -> None:
+    def __init__(self, model: AdapterModel, *, strength: float = 100.0, decay: float = 0.9) -> None:
         super().__init__(model)
         self._strength = strength
         self._decay = decay
@@ -55,7 +55,7 @@ class EWCPlusPlus(PlainLearner):
             for name in ("running", "importance", "anchor")
         )
 
-    def _kept(self) -> Sequence[Undo]:
+    def _kept(self) -> Sequence[Rollback]:
         running = dict(self._running)
 
         def undo() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamcl.events import Batch, Guess, Lesson, Sample
-from streamcl.learners.adapter_model import Gradients, Reading, TrainedModel
-from streamcl.learners.rollback import Undo, put_back, whole
+from streamcl.events import Batch, Prediction, Sample, StepResult
+from streamcl.learners.adapter_model import AdapterModel, ForwardPass, Gradients
+from streamcl.learners.rollback import Rollback, rollback, rollback_on_error
 from streamcl.protocols import State
 
 
-class PlainLearner:
+class FinetuneLearner:
     """Cross-entropy over all known classes, one step a batch.
 
     On a model with adapters it is naive sequential fine-tuning of LoRA (no mask, no buffer, no
@@ -22,7 +22,7 @@ class PlainLearner:
     linear head. The other baselines fill in what is rehearsed, what the loss is, and what holds weights back.
     """
 
-    def __init__(self, model: TrainedModel) -> None:
+    def __init__(self, model: AdapterModel) -> None:
         self.model = model
 
     @property
@@ -30,7 +30,7 @@ class PlainLearner:
         """The classes known, by column of the head."""
         return self.model.classes
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample; changes nothing."""
         return self.model.predict(samples)
 
@@ -38,26 +38,26 @@ class PlainLearner:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
         return self.model.logits(samples)
 
-    def learn(self, batch: Batch) -> Lesson:
+    def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then take one step on its labelled samples and what is rehearsed."""
         if not batch.labelled:
-            return Lesson(self.model.predict_together(batch.samples), ())
+            return StepResult(self.model.predict_together(batch.samples), ())
         undos = self._kept()
-        with whole(*undos):
-            seen = self.model.read(batch, self._rehearsed(len(batch.labelled)))
+        with rollback_on_error(*undos):
+            seen = self.model.forward(batch, self._rehearsed(len(batch.labelled)))
             gradients = self.model.gradients(self._loss(seen))
             if gradients is not None:
                 self.model.apply(self._held_back(gradients))
                 self._remember(seen)
         if gradients is None:
-            put_back(*undos)
-        return Lesson(seen.guesses, seen.losses, learned=gradients is not None)
+            rollback(*undos)
+        return StepResult(seen.guesses, seen.losses, learned=gradients is not None)
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: the weights go on as they are."""
         return {}
 
-    def shared(self, traces: Iterator[Sequence[object]]) -> tuple[str, ...]:
+    def weights_trained_on(self, traces: Iterator[Sequence[object]]) -> tuple[str, ...]:
         """What samples that were learned have changed for all: every weight that is trained."""
         kinds = ("adapters", "head") if self.model.adapters else ("head",)
         return kinds if any(len(each) for each in traces) else ()
@@ -70,15 +70,15 @@ class PlainLearner:
         """Become the learner that returned `state`."""
         self.model.load_state_dict(state)
 
-    def _kept(self) -> Sequence[Undo]:
+    def _kept(self) -> Sequence[Rollback]:
         """What takes back all that a step changes."""
-        return (self.model.kept(),)
+        return (self.model.savepoint(),)
 
     def _rehearsed(self, count: int) -> Sequence[Sample]:  # noqa: ARG002 - learners with a buffer use it
         """Samples that ride along with `count` fresh ones."""
         return ()
 
-    def _loss(self, seen: Reading) -> Tensor:
+    def _loss(self, seen: ForwardPass) -> Tensor:
         """What the step goes down."""
         return F.cross_entropy(seen.logits, seen.targets)
 
@@ -86,5 +86,5 @@ class PlainLearner:
         """The gradients with whatever holds old weights in place."""
         return gradients
 
-    def _remember(self, seen: Reading) -> None:
+    def _remember(self, seen: ForwardPass) -> None:
         """Take what is to be kept of a batch that was learned."""

@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.events import Sample
-from streamcl.learners.adapter_model import Reading, TrainedModel
-from streamcl.learners.baselines.finetune import PlainLearner
-from streamcl.learners.rollback import Undo
-from streamcl.memory.reservoir import Kept, Reservoir
+from streamcl.learners.adapter_model import AdapterModel, ForwardPass
+from streamcl.learners.baselines.finetune import FinetuneLearner
+from streamcl.learners.rollback import Rollback
+from streamcl.memory.reservoir import Reservoir, ReservoirItem
 from streamcl.protocols import State
 
 
-class ExperienceReplay(PlainLearner):
+class ExperienceReplay(FinetuneLearner):
     """ER with a reservoir: the mean cross-entropy over the batch and as many images drawn from the reservoir.
 
     buffer: raw images held. Which images are in it is part of the state, and they can be purged; what
     rehearsing them has taught the weights cannot.
     """
 
-    def __init__(self, model: TrainedModel, *, buffer: int = 500) -> None:
+    def __init__(self, model: AdapterModel, *, buffer: int = 500) -> None:
         super().__init__(model)
         self.buffer = Reservoir(buffer, model.generator)
 
@@ -41,18 +41,18 @@ class ExperienceReplay(PlainLearner):
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
 
-    def _kept(self) -> Sequence[Undo]:
-        return (*super()._kept(), self.buffer.kept())
+    def _kept(self) -> Sequence[Rollback]:
+        return (*super()._kept(), self.buffer.savepoint())
 
     def _rehearsed(self, count: int) -> Sequence[Sample]:
         return [kept.sample for kept in self.buffer.draw(count)]
 
-    def _remember(self, seen: Reading) -> None:
+    def _remember(self, seen: ForwardPass) -> None:
         self._offer(seen, None)
 
-    def _offer(self, seen: Reading, logits: Tensor | None) -> None:
+    def _offer(self, seen: ForwardPass, logits: Tensor | None) -> None:
         self.buffer.offer(seen.learnable, logits)
-        self.buffer.complete(lambda kept: self.model.ranks.completed(kept, seen.learnable))
+        self.buffer.complete(lambda kept: self.model.group.fetch_pixels(kept, seen.learnable))
 
 
 class DERPlusPlus(ExperienceReplay):
@@ -64,19 +64,19 @@ class DERPlusPlus(ExperienceReplay):
     """
 
     def __init__(
-        self, model: TrainedModel, *, buffer: int = 500, alpha: float = 0.1, beta: float = 0.5
+        self, model: AdapterModel, *, buffer: int = 500, alpha: float = 0.1, beta: float = 0.5
     ) -> None:
         super().__init__(model, buffer=buffer)
         self._alpha = alpha
         self._beta = beta
-        self._matched: list[Kept] = []  # the first draw of the step in hand
+        self._matched: list[ReservoirItem] = []  # the first draw of the step in hand
 
     def _rehearsed(self, count: int) -> Sequence[Sample]:
         share = (count + 1) // 2
         self._matched, named = self.buffer.draw(share), self.buffer.draw(share)
         return [kept.sample for kept in (*self._matched, *named)]
 
-    def _loss(self, seen: Reading) -> Tensor:
+    def _loss(self, seen: ForwardPass) -> Tensor:
         fresh, matched = len(seen.learnable), len(self._matched)
         losses = F.cross_entropy(seen.logits, seen.targets, reduction="none")
         loss = losses[:fresh].mean()
@@ -86,7 +86,7 @@ class DERPlusPlus(ExperienceReplay):
             loss = loss + self._alpha * _distance(now, [kept.logits for kept in self._matched])
         return loss
 
-    def _remember(self, seen: Reading) -> None:
+    def _remember(self, seen: ForwardPass) -> None:
         self._offer(seen, seen.logits[: len(seen.learnable)])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from streamcl.nn.weights.formats import read
+from streamcl.nn.weights.formats import read_weights
 from streamcl.storage import files
 
 _OF_A_VIT = re.compile(r"(?:cls_token|reg_token|pos_embed|patch_embed|blocks|norm_pre|norm|fc_norm)(?:\.|$)")
@@ -18,5 +18,5 @@ def convert_onnx(path: str | Path, target: str | Path) -> None:
 
     What else the graph holds (a decoder, a classifier) is left out. `target` appears whole or not at all.
     """
-    state = {key: value.contiguous() for key, value in read(path).items() if _OF_A_VIT.match(key)}
+    state = {key: value.contiguous() for key, value in read_weights(path).items() if _OF_A_VIT.match(key)}
     files.atomic_write(Path(target), save(state, metadata={"format": "pt"}))

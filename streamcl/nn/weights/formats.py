@@ -18,7 +18,7 @@ _NESTINGS = ("state_dict", "model", "teacher", "model_ema", "module")
 _PREFIXES = ("module.", "backbone.", "model.")
 
 
-def read(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors, .pth, .pt or .onnx file, by name, on the CPU.
 
     Nestings (state_dict, model, teacher) are opened and the prefixes `module.`, `backbone.` and `model.`
