@@ -91,6 +91,6 @@ class OffsetChecked:
 def passed_on(wrapper: Any, name: str) -> Any:
     """What a wrapper lends from the source inside, where that has it: `fetch`, `close` and the like."""
     inner = wrapper.__dict__.get("_source")
-    if name in {"fetch", "close", "interrupt", "noted"} and inner is not None:
+    if name in {"fetch", "close", "interrupt", "rng_state"} and inner is not None:
         return getattr(inner, name)
     raise AttributeError(f"{type(wrapper).__name__} has no attribute {name!r}")

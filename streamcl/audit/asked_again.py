@@ -37,8 +37,8 @@ def noted_again(receipt: Mapping[str, Any], found: SortedStream, end: int, *, ca
         id=ID,
         offset=end,
         method=receipt["method"],
-        samples=found.rng_state if carried else (),
-        ids=[sample.id for sample in found.rng_state],
+        samples=found.noted if carried else (),
+        ids=[sample.id for sample in found.noted],
     )
 
 

@@ -35,7 +35,7 @@ class SortedStream:
     retained: list[Sample] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     held: Sequence[Sample] = ()
-    rng_state: list[Sample] = field(default_factory=list)
+    noted: list[Sample] = field(default_factory=list)
 
     def labels(
         self, left_out: frozenset[int], *, forgotten: bool, instead: Mapping[int, str] | None = None
@@ -81,7 +81,7 @@ def sort_stream(
                 if offset in kept:
                     _keep(found, offset, sample, asked=offset in drawn)
                     if offset in noted:
-                        found.rng_state.append(replace(sample, label=kept[offset]))
+                        found.noted.append(replace(sample, label=kept[offset]))
                 elif scope.holds(offset, sample):
                     _forget(found, offset, sample, asked=len(found.gone) % every == 0)
             if batch.end > end:

@@ -24,9 +24,9 @@ class Replicated:
     """Gives each rank the same batches, with the pixels of the records at the offsets rank modulo world.
 
     The others' records are `RemoteSample`. Which batches there are is that of one process, so a run on
-    several ranks can be continued by any number of them: the state is that of the source inside. Before each event
-    the ranks tell one another what they could not decode. Raises SourceError where they do not read the same
-    records.
+    several ranks can be continued by any number of them: the state is that of the source inside. Before each
+    event the ranks tell one another what they could not decode. Raises SourceError where they do not read the
+    same records.
     """
 
     def __init__(self, source: Source, group: Collective, on_stop: Callable[[], None]) -> None:

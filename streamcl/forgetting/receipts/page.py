@@ -161,7 +161,7 @@ def _shown(value: Any) -> str:
 
 
 def _place(place: Mapping[str, str]) -> str:
-    done = escape(place["done"])
+    done = escape(place["status"])
     return (
         f"<tr><th>{escape(place['name'])}</th>"
         f'<td class="done {done.replace(" ", "-")}">{done}</td><td>{escape(place["what"])}</td></tr>'

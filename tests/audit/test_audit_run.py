@@ -1,0 +1,218 @@
+"""streamcl audit on run directories: what was erased is found by the receipt's hashes, and judged."""
+
+import json
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from pictures import TINY_VIT, picture
+
+from streamcl.audit import Plan, text_table
+from streamcl.audit import from_run as adapter
+from streamcl.audit.saved import read_audit, save_audit
+from streamcl.cli import cli
+from streamcl.errors import ForgettingError
+from streamcl.events import Batch
+from streamcl.forgetting.receipts.receipt import write_receipt
+from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.report.page import write_report
+from streamcl.runs.open import execute_pending, open_run
+
+LABELS = ["ant", "bee", "cat", "dog"]
+REFUSED = {
+    "kind": "class",
+    "received": 1.0,
+    "completed": 2.0,
+    "deadline": None,
+    "offset": 0,
+    "relearn": "deny",
+}
+QUICK = Plan(references=16, rate=0.05, deals=299, looked_at=200)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audited")
+    with open_run(
+        configuration(folder, {"name": "ridge", "relative_lambda": 0.001}), report=lambda _: None
+    ) as run:
+        for _ in run:
+            pass
+        run.finish()
+    return folder / "run"
+
+
+def configuration(folder, learner):
+    """A run over 200 pictures of 4 classes, every tenth with a wrong label, and 50 held-out ones."""
+    labels = np.arange(250) % 4
+    images = np.stack([picture(LABELS[label], number) for number, label in enumerate(labels)])
+    taught = np.where(np.arange(250) % 10 == 3, (labels + 1) % 4, labels)
+    split = (np.arange(250) >= 200).astype(np.int64)
+    path = folder / "pictures.npz"
+    np.savez(path, x=images, y=np.where(split, labels, taught), split=split)
+    return {
+        "name": "audited",
+        "run_dir": str(folder / "run"),
+        "source": {"name": "npz", "args": {"path": str(path)}},
+        "scenario": {"name": "disjoint", "parts": 2},
+        "batch_size": 8,
+        "backbone": {
+            **{"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT},
+        },
+        "learner": learner,
+        "shift": "none",
+        "threads": 1,
+        "checkpoint": {"every": 96},
+        "precision": "32-true",
+    }
+
+
+@pytest.fixture(scope="module")
+def forgotten(finished):
+    """The same run after two requests: 30 samples, then a class."""
+    from streamcl.forgetting.ledger import LEDGER, Ledger
+    from streamcl.forgetting.requests import build_request, request_to_body
+
+    with Ledger(finished / LEDGER) as ledger:
+        ledger.submit(request_to_body(build_request(offsets=(10, 40), id="thirty")))
+        ledger.submit(request_to_body(build_request(label="2", id="class")))
+    execute_pending(finished, report=lambda _: None)
+    return finished
+
+
+@pytest.mark.parametrize("request_id", ["thirty", "class"])
+def test_an_erasure_carried_out_by_a_run_passes(forgotten, request_id):
+    told = []
+    report = adapter.audit_run(forgotten, request=request_id, plan=QUICK, tell=told.append)
+    assert told == [], "every forgotten sample is found again"
+    assert report.verdict != "fail", text_table(report)
+    assert report.sums < 1e-5
+    assert report.kind == ("class" if request_id == "class" else "samples")
+    assert report.request == request_id
+
+
+def test_counts_are_those_of_the_stream(forgotten):
+    report = adapter.audit_run(forgotten, plan=replace(QUICK, references=8), tell=print)
+    paths = {name: forgotten / "receipts" / f"{name}.json" for name in ("thirty", "class")}
+    receipts = {name: json.loads(path.read_text()) for name, path in paths.items()}
+    assert receipts["thirty"]["scope"]["learned"] == 30
+    erased = {name: content["scope"]["learned"] for name, content in receipts.items()}
+    assert report.request == "class"
+    assert report.counts["forget"] == erased["class"]
+    assert report.counts["retain"] == 200 - erased["thirty"] - erased["class"]
+
+
+def test_a_run_that_kept_what_its_receipt_says_it_erased_fails(forgotten, monkeypatch):
+    """The learner has the thirty samples again, and the receipt says that they are gone."""
+    learner, config = adapter.load_learner(forgotten, report=print)
+    with closing(adapter.build_source(config)) as source:
+        samples = [sample for batch in source for sample in batch.samples][10:40]
+    learner.learn(Batch(0, tuple(sample for sample in samples if sample.label != "2")))
+    monkeypatch.setattr(adapter, "load_learner", lambda *_, **__: (learner, config))
+    report = adapter.audit_run(forgotten, request="thirty", plan=QUICK, tell=print)
+    assert report.sums > 1e-3
+    assert report.verdict == "fail" or not report.unforgotten_seen, text_table(report)
+
+
+def test_the_command_prints_a_table_or_json_and_leaves_a_file(forgotten):
+    table = CliRunner().invoke(cli, ["audit", str(forgotten), "--request", "thirty", "--references", "8"])
+    assert table.exit_code == 0, table.output
+    assert "forget accuracy" in table.output
+    shown = CliRunner().invoke(cli, ["audit", str(forgotten), "--references", "8", "--json"])
+    assert json.loads(shown.stdout)["request"] == "class"
+    saved = (forgotten / "audits" / "class.json").read_text()
+    assert json.loads(saved)["audit"]["verdict"] in {"pass", "cannot tell"}
+    assert not any(f"sample-{k}" in saved for k in range(3))
+
+
+def test_an_unknown_request_names_those_that_are_known(forgotten):
+    with pytest.raises(ForgettingError, match="no receipt of an erasure by the request 'other'") as caught:
+        adapter.audit_run(forgotten, request="other")
+    assert "thirty" in caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    """The default learner over the pictures: adapted on the first 48, then asked to forget 30 later ones."""
+    folder = tmp_path_factory.mktemp("hybrid")
+    config = configuration(folder, {"name": "hybrid", "lora": {"adapt": 48}})
+    with open_run(config, report=lambda _: None) as run:
+        for _ in run:
+            pass
+        run.forget(offsets=(100, 130), id="thirty")
+        run.processor.forget()
+        assert run.learner.adapted is not None
+    return folder / "run"
+
+
+def test_the_sum_of_a_hybrids_heads_is_audited_beside_references_that_share_its_adapters(hybrid):
+    told = []
+    report = adapter.audit_run(hybrid, plan=QUICK, tell=told.append)
+    assert told == [], "the beginning learned again is bit-equal, and every sample is found"
+    assert report.sums < 1e-9
+    assert report.counts["retain"] == 170
+    assert report.verdict != "fail", text_table(report)
+
+
+def test_a_hybrid_that_forgot_in_its_exact_head_alone_is_seen(hybrid, monkeypatch):
+    learner, config = adapter.load_learner(hybrid, report=print)
+    with closing(adapter.build_source(config)) as source:
+        samples = [sample for batch in source for sample in batch.samples][100:130]
+    _, kept = learner.measure(samples)
+    learner.adapted.head.merge(kept)
+    monkeypatch.setattr(adapter, "load_learner", lambda *_, **__: (learner, config))
+    report = adapter.audit_run(hybrid, plan=QUICK, tell=print)
+    assert report.sums > 1e-3
+    assert report.verdict == "fail" or not report.unforgotten_seen, text_table(report)
+
+
+def test_an_audit_is_bound_to_its_receipt_and_verified_with_it(hybrid):
+    report = adapter.audit_run(hybrid, plan=replace(QUICK, references=8), tell=print)
+    first, second = (save_audit(hybrid, report, clock=lambda: 5.0) for _ in range(2))
+    receipt = hybrid / "receipts" / "thirty.json"
+    lines = verify_receipt(receipt)
+    assert [line for line in lines if "an audit belongs to it" in line] == [
+        f"an audit belongs to it, number {k} of 2: {report.verdict}, beside 8 retrained models"
+        for k in (1, 2)
+    ]
+    assert read_audit(hybrid, "thirty") == report
+    assert report.learner == json.loads(receipt.read_text())["learner_after"]
+    assert "retrained without the data" in receipt.with_suffix(".html").read_text()
+    whole = second.read_bytes()
+    second.write_bytes(whole.replace(b'"verdict":', b'"Verdict":'))
+    with pytest.raises(ForgettingError, match="has been changed"):
+        verify_receipt(receipt)
+    second.write_bytes(whole)
+    first.unlink()
+    with pytest.raises(ForgettingError, match="audit number 1 is missing"):
+        verify_receipt(receipt)
+
+
+def test_an_audit_taken_away_is_missed_by_the_next_receipt(hybrid):
+    for path in (hybrid / "audits").glob("*.json"):
+        path.unlink()
+    report = adapter.audit_run(hybrid, plan=replace(QUICK, references=8), tell=print)
+    path = save_audit(hybrid, report)
+    write_receipt(hybrid, "later", {"request": "later", "outcome": "done", **REFUSED})
+    path.unlink()
+    with pytest.raises(ForgettingError, match=r"an audit that later\.json refers to is missing"):
+        verify_receipt(hybrid / "receipts" / "thirty.json")
+
+
+def test_the_model_of_the_receipt_is_that_of_its_checkpoint(forgotten):
+    newest = max(forgotten.glob("receipts/*.json"), key=lambda path: json.loads(path.read_text())["number"])
+    lines = verify_receipt(newest)
+    assert any("its model has the hash that the receipt names" in line for line in lines)
+    assert any("accounts for 20 places" in line for line in lines)
+    assert json.loads(newest.read_text())["utility"]["samples"] > 0
+
+
+def test_the_report_shows_requests_with_their_audits(forgotten):
+    report = adapter.audit_run(forgotten, plan=replace(QUICK, references=8), tell=print)
+    save_audit(forgotten, report)
+    text = write_report(forgotten).read_text()
+    assert "Requests to forget" in text
+    assert 'href="receipts/class.html"' in text
+    assert f"<td>{report.verdict}</td>" in text

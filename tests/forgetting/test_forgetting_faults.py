@@ -1,0 +1,183 @@
+"""Killed anywhere between a request and its receipt: it is carried out, once, and nothing is left over."""
+
+import json
+import shutil
+
+import pytest
+from forgetting_fakes import Opened, holds
+
+from streamcl.errors import ForgettingError
+from streamcl.forgetting import service as module
+from streamcl.forgetting.ledger import Ledger
+from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.forgetting.requests import build_request
+from streamcl.forgetting.tombstones import Tombstones
+from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.plain_state import state_hash
+from streamcl.testing import FaultyDisk, ScriptedSource, in_child, record_id, until_done
+
+pytestmark = pytest.mark.faults
+
+GONE = [record_id(k) for k in (1, 5, 17)]
+WISHES = {
+    "samples": {"ids": GONE},
+    "subject": {"subject": "subject-1"},
+    "class": {"label": "odd"},
+}
+
+
+def run_once(folder, wish, disk=None):
+    schedule = [build_request(**WISHES[wish], offset=12, id="r1")]
+    with Opened(folder, ScriptedSource([4] * 6), schedule=schedule, disk=disk, commit_every=16) as run:
+        run.run()
+
+
+def outcome(folder):
+    """What a run came to, without what times and file positions decide."""
+    found = Checkpoints(folder / "checkpoints", fingerprint={}).latest(report=print)
+    receipt = json.loads((folder / "receipts" / "r1.json").read_text())
+    state = {k: v for k, v in found.state.items() if k not in {"sinks", "pace", "random"}}
+    kept = ("outcome", "method", "guarantee", "offset", "learner_after", "learner_before")
+    return {
+        "consumed": found.state["learner"]["consumed"],
+        "state": state_hash(state),
+        "receipt": {name: receipt[name] for name in kept} | {"learned": receipt["scope"]["learned"]},
+        "logs": [untimed(folder / f"{topic}.jsonl") for topic in ("predictions", "metrics")],
+    }
+
+
+def untimed(path):
+    """Every line but those that tell how long a checkpoint took."""
+    return [line for line in path.read_bytes().splitlines() if b'"kind": "checkpoint"' not in line]
+
+
+@pytest.mark.parametrize(
+    ("wish", "stride"),
+    [*((wish, 4) for wish in WISHES), *(pytest.param(wish, 1, marks=pytest.mark.slow) for wish in WISHES)],
+)
+def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish, stride):
+    disk = FaultyDisk()
+    assert in_child(lambda: run_once(tmp_path / "count", wish)) == 0
+    run_once(tmp_path / "whole", wish, disk)
+    expected = outcome(tmp_path / "whole")
+    landed, folder = 0, tmp_path / "killed"
+    numbers = range(1, len(disk.calls) + 1, stride)
+    for number in numbers:
+        died = in_child(lambda n=number: run_once(folder, wish, FaultyDisk(n, "kill"))) != 0
+        landed += died
+        assert until_done(lambda: run_once(folder, wish)) == 0
+        assert outcome(folder) == expected, f"killed at call {number}: {disk.calls[number - 1]}"
+        assert len(read_chain(folder)) == 1
+        assert wish != "samples" or holds(folder, *GONE) == {}
+        verify_receipt(folder / "receipts" / "r1.json")
+        shutil.rmtree(folder)
+    assert landed == len(numbers)
+    assert len(disk.calls) > 60
+
+
+STEPS = [
+    (Ledger, "submit"), (Ledger, "start"), (Ledger, "add_tombstones"), (Ledger, "finish"), (Ledger, "scrub"),
+    (Lineage, "flush"), (Lineage, "erase"), (Lineage, "truncate"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("owner", "verb"), STEPS, ids=lambda x: x if isinstance(x, str) else x.__name__)
+def test_killed_around_every_step_in_the_database_it_is_carried_out_once(tmp_path, owner, verb, when):
+    def dying():
+        real = getattr(owner, verb)
+
+        def killed(*values, **options):
+            import os
+            import signal
+
+            if when == "after":
+                real(*values, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(owner, verb, killed)
+        run_once(tmp_path / "killed", "samples")
+
+    run_once(tmp_path / "whole", "samples")
+    assert in_child(dying) < 0
+    run_once(tmp_path / "killed", "samples")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert holds(tmp_path / "killed", *GONE) == {}
+
+
+def kill_after_commit(folder):
+    """The moment at which a second subtraction would be possible: erased and committed, not yet sealed."""
+    import os
+    import signal
+
+    module.ForgettingService.seal = lambda self, order: os.kill(os.getpid(), signal.SIGKILL)
+    run_once(folder, "samples")
+
+
+def test_what_is_applied_is_part_of_the_checkpoint(tmp_path):
+    assert in_child(lambda: kill_after_commit(tmp_path)) < 0
+    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest(report=print)
+    assert set(found.state["forgetter"]["applied"]) == {"r1"}
+    run_once(tmp_path, "samples")
+    assert outcome(tmp_path)["receipt"]["outcome"] == "done"
+
+
+def test_without_it_the_samples_would_be_subtracted_twice(tmp_path, monkeypatch):
+    """The guard seen failing."""
+    assert in_child(lambda: kill_after_commit(tmp_path)) < 0
+    load = module.ForgettingService.load_state_dict
+    monkeypatch.setattr(
+        module.ForgettingService, "load_state_dict", lambda self, s: load(self, {**s, "applied": {}})
+    )
+    run_once(tmp_path, "samples")
+    receipt = json.loads((tmp_path / "receipts" / "r1.json").read_text())
+    assert receipt["outcome"] == "failed"  # the fake learner notices; a sum would not
+
+
+def test_without_purging_the_older_checkpoints_would_hold_the_samples(tmp_path, monkeypatch):
+    """The guard seen failing."""
+    monkeypatch.setattr(Checkpoints, "purge_before", lambda self, path: [])
+    schedule = [build_request(ids=GONE, offset=20, id="r1")]
+    with Opened(tmp_path, ScriptedSource([4] * 6), schedule=schedule, commit_every=8, keep=5) as run:
+        run.run()
+    assert holds(tmp_path / "checkpoints", *GONE) != {}
+    with pytest.raises(ForgettingError, match="from before the erasure"):
+        verify_receipt(tmp_path / "receipts" / "r1.json")
+
+
+def test_without_tombstones_it_would_be_learned_again(tmp_path, monkeypatch):
+    """The guard seen failing."""
+    monkeypatch.setattr(Tombstones, "covers", lambda self, sample: False)
+    run_once(tmp_path, "class")
+    assert any(int(name) % 2 for name in outcome(tmp_path)["consumed"])
+
+
+def test_a_ledger_from_a_backup_is_noticed(tmp_path):
+    run_once(tmp_path, "samples")
+    for path in tmp_path.glob("ledger.sqlite*"):
+        path.unlink()
+    with pytest.raises(ForgettingError, match="older than the checkpoint"):
+        Opened(tmp_path, ScriptedSource([4] * 6))
+
+
+def test_a_request_while_a_consolidation_is_due_comes_after_it(tmp_path):
+    schedule = [build_request(ids=GONE[:2], offset=offset, id=f"r{offset}") for offset in (8, 12, 16)]
+    with Opened(tmp_path, ScriptedSource([4] * 6), schedule=schedule) as run:
+        run.run()
+        assert run.learner.consolidated  # after the third batch, between two requests
+        assert [entry.progress for entry in run.ledger.entries()] == ["done"] * 3
+        assert not set(GONE[:2]) & set(run.learner.consumed)
+
+
+def test_the_disk_may_fail_at_any_call_and_the_request_is_not_lost(tmp_path):
+    disk = FaultyDisk()
+    run_once(tmp_path / "whole", "samples", disk)
+    folder = tmp_path / "failed"
+    for number in range(1, len(disk.calls) + 1, 3):
+        code = in_child(lambda n=number: run_once(folder, "samples", FaultyDisk(n, "eio")))
+        assert code in {0, 1}
+        run_once(folder, "samples")
+        assert outcome(folder)["consumed"] == outcome(tmp_path / "whole")["consumed"]
+        shutil.rmtree(folder)

@@ -1,0 +1,198 @@
+"""Forgetting in real runs, by the command line and from Python, with the learners that are shipped."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from forgetting_fakes import holds
+
+from streamcl.cli import cli
+from streamcl.config.load import config_from_dict
+from streamcl.errors import ForgettingError
+from streamcl.runs.open import open_run
+from streamcl.storage.plain_state import state_hash
+
+TINY = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+
+
+def configuration(folder, learner="ridge", **more):
+    return config_from_dict(
+        {
+            "name": "tiny",
+            "run_dir": str(folder / "run"),
+            "source": {"name": "demo_digits"},
+            "limit": 160,
+            "batch_size": 16,
+            "threads": 1,
+            "precision": "32-true",
+            "backbone": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY},
+            "learner": learner,
+            "shift": "none",
+            "checkpoint": {"every": 64},
+            "evaluate": {"every": None, "final": False, "at_parts": False},
+            **more,
+        }
+    )
+
+
+def quiet(message):
+    pass
+
+
+def call(*arguments):
+    result = CliRunner().invoke(cli, [str(each) for each in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return getattr(result.exception, "exit_code", 1), str(result.exception)
+    return result.exit_code, result.output
+
+
+def seen(folder):
+    """The ids, by label, that the run's log holds."""
+    found = {}
+    for line in (folder / "run" / "predictions.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if "id" in record:
+            found.setdefault(record["label"], []).append(record["id"])
+    return found
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A run that stopped half-way."""
+    with open_run(configuration(tmp_path), report=quiet) as run:
+        for prediction in run:
+            if prediction.offset == 79:
+                run.processor.stop()
+    return tmp_path
+
+
+def test_a_stopped_run_carries_a_request_out_at_once(stopped):
+    gone = seen(stopped)["4"][:3]
+    (stopped / "ids.txt").write_text("\n".join(gone))
+    code, text = call(
+        "forget", stopped / "run", "--ids", stopped / "ids.txt", "--guarantee", "exact", "--now"
+    )
+    assert code == 0, text
+    assert "done: exact, by closed_form" in text
+    assert holds(stopped / "run", *gone) == {}
+    (receipt,) = (stopped / "run" / "receipts").glob("*.json")
+    assert call("verify", receipt)[0] == 0
+    receipt.write_bytes(receipt.read_bytes().replace(b'"exact"', b'"Exact"'))
+    assert call("verify", receipt)[0] == 6
+
+
+def test_a_request_to_a_stopped_run_is_carried_out_when_it_goes_on(stopped):
+    asked = ("forget", stopped / "run", "--class", "4", "--key", "letter", "--deadline", "2030-01-31")
+    code, text = call(*asked)
+    request = text.strip()
+    assert code == 0, text
+    assert call(*asked) == (0, text)  # the same key is the same request
+    assert call("forget", stopped / "run", "--class", "7", "--key", "letter")[0] == 6
+    with open_run(configuration(stopped), report=quiet) as run:
+        predictions = list(run)
+        assert "4" not in run.learner.classes
+        run.finish()
+    assert {p.predicted for p in predictions if p.offset >= 80} & {"4"} == set()
+    assert json.loads((stopped / "run" / "receipts" / f"{request}.json").read_text())["offset"] == 80
+    summary = json.loads((stopped / "run" / "summary.json").read_text())
+    assert "4" not in summary["prequential"]["per_class"]
+
+
+def test_the_result_is_that_of_the_run_without_the_samples(tmp_path):
+    """The whole way through a run directory, against the head that never saw them."""
+    with open_run(configuration(tmp_path / "a"), report=quiet) as run:
+        predictions = list(run)
+        gone = [p.id for p in predictions if p.label == "4"]
+        run.forget(label="4")
+        run.processor.forget()
+        rest = [p.id for p in predictions if p.label != "4"]
+        forgotten = run.learner.head.statistics
+        with open_run(configuration(tmp_path / "b", limit=1), report=quiet) as other:
+            fresh = other.learner
+            samples = list(run.source.fetch(rest).values())
+            from streamcl.events import Batch
+
+            fresh.learn(Batch(0, tuple(samples)))
+            never = fresh.head.statistics
+            full = never.gram.full()
+            assert float((forgotten.gram.full() - full).abs().max() / full.abs().max()) <= 1e-9
+            assert len(gone) > 10
+
+
+def test_what_cannot_be_is_refused_with_the_reason(stopped):
+    code, text = call("forget", stopped / "run", "--class", "cta", "--now")
+    assert code == 6
+    assert "no class of that name" in text
+    assert call("forget", stopped / "run")[0] == 6
+    assert call("forget", stopped / "run", "--offsets", "a:b")[0] == 6
+    assert call("forget", stopped / "run", "--class", "4", "--deadline", "soon")[0] == 6
+    assert call("forget", stopped, "--class", "4")[0] == 2
+
+
+def test_a_running_process_holds_the_run_and_the_request_waits_for_it(tmp_path):
+    with open_run(configuration(tmp_path), report=quiet) as run:
+        asked = False
+        for prediction in run:
+            if prediction.offset == 40 and not asked:
+                asked = True
+                code, text = call("forget", run.folder, "--class", "4")
+                assert code == 0, text
+                assert call("forget", run.folder, "--class", "1", "--now")[0] == 2  # it is held
+        assert not {"4", "1"} & set(run.learner.classes)
+
+
+def test_scheduled_requests_are_not_kept_in_the_configuration(tmp_path):
+    forget = [{"at": 32, "subject": "Ada Lovelace"}, {"at": 64, "class": 4}]
+    with open_run(configuration(tmp_path, forget=forget), report=quiet) as run:
+        list(run)
+    assert holds(tmp_path, "Ada Lovelace") == {}
+    with open_run(configuration(tmp_path, forget=forget), report=quiet) as again:
+        assert again.processor.progress.finished
+
+
+def test_a_finished_run_carries_requests_out_when_it_is_opened(tmp_path):
+    with open_run(configuration(tmp_path), report=quiet) as run:
+        list(run)
+        run.finish()
+    assert call("forget", run.folder, "--class", "4", "--key", "k")[0] == 0
+    with open_run(configuration(tmp_path), report=quiet) as again:
+        assert "4" not in again.learner.classes
+        assert not (again.folder / "summary.json").exists()
+        assert "4" not in again.finish()["prequential"]["per_class"]
+
+
+def test_shared_lora_is_never_called_exact(tmp_path):
+    with open_run(configuration(tmp_path, learner="online_lora"), report=quiet) as run:
+        for prediction in run:
+            if prediction.offset == 79:
+                run.forget(label="4", guarantee="exact", id="r1")
+                run.forget(label="4", id="r2")
+                held = {sample.label for sample in run.learner.buffer.samples}
+        assert "4" not in run.learner.classes
+        assert "4" not in {sample.label for sample in run.learner.buffer.samples}
+        assert held
+    first = json.loads((run.folder / "receipts" / "r1.json").read_text())
+    assert first["outcome"] == "refused"
+    assert "adapters, head, importance" in first["reason"] or "not a sum" in first["reason"]
+    second = json.loads((run.folder / "receipts" / "r2.json").read_text())
+    assert second["guarantee"] == "approximate"
+    assert "were not repaired" in second["residual"]
+    rows = {place["name"]: place["status"] for place in second["places"]}
+    assert (rows["adapters"], rows["head statistics"]) == ("remains", "erased")
+
+
+def test_dropping_a_class_leaves_the_other_rows_as_they_were(tmp_path):
+    with open_run(configuration(tmp_path, learner="online_lora", limit=64), report=quiet) as run:
+        list(run)
+        learner = run.learner
+        keep = [i for i, name in enumerate(learner.classes) if name != learner.classes[0]]
+        weight = learner.head.weight.detach()[keep].clone()
+        learner.drop_class(learner.classes[0])
+        assert learner.head.weight.detach().equal(weight)
+        state = learner.state_dict()
+        learner.load_state_dict(state)
+        assert state_hash(learner.state_dict()) == state_hash(state)
+        held = {id(p) for group in learner.model.optimizer.param_groups for p in group["params"]}
+        assert {id(learner.head.weight), id(learner.head.bias)} <= held
+        with pytest.raises(ForgettingError, match="no such class"):
+            learner.drop_class("never")

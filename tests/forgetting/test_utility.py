@@ -1,0 +1,118 @@
+"""What a receipt says of the use of the model: the same held-out samples before and after an erasure."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pictures import picture
+
+from streamcl.config.load import config_from_dict
+from streamcl.errors import SourceError
+from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample
+from streamcl.factory.learner import build_learner
+from streamcl.forgetting.monitoring.utility import Utility
+
+LABELS = ("ant", "bee", "cat")
+
+
+def samples(count, start=0):
+    return [Sample(f"{n}", picture(LABELS[n % 3], n), LABELS[n % 3]) for n in range(start, start + count)]
+
+
+def taught(name, backbone, compute):
+    config = config_from_dict({"source": "demo_digits", "learner": name, "seed": 3})
+    learner = build_learner(config, backbone, compute)
+    for start in range(0, 96, 8):
+        learner.learn(Batch(start, tuple(samples(8, start))))
+    return learner
+
+
+@pytest.mark.parametrize(
+    "name", [{"name": "ridge", "blocks": [0, 1]}, {"name": "hybrid", "lora": {"adapt": 48}}, "online_lora"]
+)
+def test_accuracy_before_and_after_is_what_predictions_give(name, tiny_backbone, fp32):
+    learner = taught(name, tiny_backbone, fp32)
+    held = samples(30, 500)
+    useful = Utility([HoldoutPart("all", held)])(learner, ForgetRequest("r", "class", 0, label="cat"))
+    assert [sample.label for sample in useful.seen.samples] == ["ant", "bee"] * 10
+    left = [sample for sample in held if sample.label != "cat"]
+    before = [guess.label == sample.label for guess, sample in pairs(learner, left)]
+    if hasattr(learner, "drop_adapted"):
+        learner.drop_adapted()
+    if hasattr(learner, "subtract"):
+        learner.subtract(learner.measure([sample for sample in samples(96) if sample.label == "cat"]))
+    learner.drop_class("cat")
+    after = [guess.label == sample.label for guess, sample in pairs(learner, left)]
+    told = useful.beside(learner)
+    assert told == {"samples": 20, "before": np.mean(before), "after": np.mean(after)}
+    assert told["after"] > 0.5
+
+
+def pairs(learner, held):
+    return zip(learner.predict(held), held, strict=True)
+
+
+def test_samples_are_looked_at_once_where_no_erasure_changes_their_features(tiny_backbone, fp32, monkeypatch):
+    learner = taught({"name": "ridge", "blocks": [0, 1]}, tiny_backbone, fp32)
+    useful = Utility([HoldoutPart("all", samples(30, 500))])(learner, ForgetRequest("r", "samples", 0))
+    monkeypatch.setattr(type(learner), "features", lambda *_: pytest.fail("looked at again"))
+    assert useful.beside(learner)["samples"] == 30
+
+
+@pytest.mark.parametrize(
+    "name", [{"name": "ridge", "blocks": [0, 1]}, {"name": "hybrid", "lora": {"adapt": 48}}]
+)
+def test_what_was_prepared_before_anything_was_learned_tells_the_same(name, tiny_backbone, fp32):
+    parts, request = [HoldoutPart("all", samples(30, 500))], ForgetRequest("r", "class", 0, label="cat")
+    config = config_from_dict({"source": "demo_digits", "learner": name, "seed": 3})
+    learner, early = build_learner(config, tiny_backbone, fp32), Utility(parts)
+    early.prepare(learner)
+    for start in range(0, 96, 8):
+        learner.learn(Batch(start, tuple(samples(8, start))))
+    before, fresh = early(learner, request), Utility(parts)(learner, request)
+    assert not any(sample.image.size for sample in before.seen.samples)
+    assert (before.before == fresh.before).all()
+    if hasattr(learner, "drop_adapted"):
+        assert before.seen.reading.adapted is not None
+        learner.drop_adapted()
+    learner.subtract(learner.measure([sample for sample in samples(96) if sample.label == "cat"]))
+    learner.drop_class("cat")
+    assert before.beside(learner) == fresh.beside(learner)
+
+
+def test_features_of_a_subject_who_is_erased_are_not_kept(tiny_backbone, fp32):
+    learner = taught({"name": "ridge", "blocks": [0, 1]}, tiny_backbone, fp32)
+    held = [replace(sample, subject=f"s{n % 5}") for n, sample in enumerate(samples(30, 500))]
+    utility = Utility([HoldoutPart("all", held)])
+    utility.prepare(learner)
+    assert len(utility(learner, ForgetRequest("r", "subject", 0, subject="other")).seen.samples) == 30
+    assert len(utility._seen.samples) == 30
+    assert len(utility(learner, ForgetRequest("r", "subject", 0, subject="s3")).seen.samples) == 24
+    assert utility._seen is None
+
+
+def test_held_out_samples_that_cannot_be_read_are_told_of_at_the_request(tiny_backbone, fp32):
+    class Broken(list):
+        def __getitem__(self, place):
+            raise SourceError("no disk")
+
+    learner = taught({"name": "ridge", "blocks": [0, 1]}, tiny_backbone, fp32)
+    utility = Utility([HoldoutPart("all", Broken(samples(3)))])
+    utility.prepare(learner)
+    with pytest.raises(SourceError, match="no disk"):
+        utility(learner, ForgetRequest("r", "samples", 0))
+
+
+def test_classes_that_went_with_the_erasure_are_not_held_against_it(tiny_backbone, fp32):
+    learner = taught("online_lora", tiny_backbone, fp32)
+    useful = Utility([HoldoutPart("all", samples(30, 500))])(learner, ForgetRequest("r", "samples", 0))
+    learner.drop_class("bee")
+    assert useful.beside(learner)["samples"] == 20
+    for name in ("ant", "cat"):
+        learner.drop_class(name)
+    assert useful.beside(learner) is None
+
+
+def test_without_held_out_samples_nothing_is_said(tiny_backbone, fp32):
+    learner = taught("online_lora", tiny_backbone, fp32)
+    assert Utility([])(learner, ForgetRequest("r", "samples", 0)).beside(learner) is None

@@ -1,0 +1,356 @@
+"""Learners: predicting changes nothing, learning is test-then-train, outputs survive consolidation."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from pictures import make_batch
+
+from streamcl.errors import ForgettingError
+from streamcl.events import Batch
+from streamcl.heads.ncm import NCMHead
+from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.slda import SLDAHead
+from streamcl.learners.adapted_branch import AdaptedBranch
+from streamcl.learners.adapter_model import AdapterModel
+from streamcl.learners.baselines.ewc import EWCPlusPlus
+from streamcl.learners.baselines.finetune import FinetuneLearner
+from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
+from streamcl.learners.hybrid import RidgeLoRALearner
+from streamcl.learners.online_lora import OnlineLoRALearner
+from streamcl.learners.ridge import RidgeLearner
+from streamcl.nn.adapted_blocks import Adapters
+from streamcl.nn.build import build_backbone
+from streamcl.nn.device import resolve_compute
+from streamcl.storage.plain_state import state_hash
+
+LABELS = ["ant", "bee", "cat", "dog"]
+
+
+def online_lora(backbone, compute, **options):
+    return OnlineLoRALearner(
+        backbone, compute, **{"first_block": 1, "learning_rate": 1e-2, "regularisation": 0.0} | options
+    )
+
+
+def ridge(backbone, compute):
+    return RidgeLearner(backbone, compute, RidgeHead(3 * 64, relative_lambda=1e-3), blocks=(0, 1, 2))
+
+
+def hybrid(backbone, compute, *, adapt=20, blocks=(0, 1, 2)):
+    exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, shrinkage=3.0), blocks=blocks, views=2)
+    head = RidgeHead(2 * 64, shrinkage=3.0)
+    return RidgeLoRALearner(
+        exact, AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt)
+    )
+
+
+def ncm(backbone, compute):
+    return RidgeLearner(backbone, compute, NCMHead(3 * 64), blocks=(0, 1, 2))
+
+
+def slda(backbone, compute):
+    return RidgeLearner(backbone, compute, SLDAHead(3 * 64), blocks=(0, 1, 2), sharpness=1.0)
+
+
+def trained(backbone, compute, *, adapted=True):
+    generator = torch.Generator().manual_seed(0)
+    adapters = Adapters(backbone, rank=4, first_block=1, generator=generator) if adapted else None
+    return AdapterModel(
+        backbone, compute, adapters, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), generator=generator
+    )
+
+
+def naive_lora(backbone, compute):
+    return FinetuneLearner(trained(backbone, compute))
+
+
+def frozen_linear(backbone, compute):
+    return FinetuneLearner(trained(backbone, compute, adapted=False))
+
+
+def er(backbone, compute):
+    return ExperienceReplay(trained(backbone, compute), buffer=20)
+
+
+def der_pp(backbone, compute):
+    return DERPlusPlus(trained(backbone, compute), buffer=20)
+
+
+def ewc_pp(backbone, compute):
+    return EWCPlusPlus(trained(backbone, compute))
+
+
+BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]
+LEARNERS = [online_lora, ridge, hybrid, ncm, slda, *BASELINES]
+
+
+def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):
+    rng = np.random.default_rng(start)
+    lessons = []
+    for k in range(batches):
+        batch = make_batch(start + k * size, [labels[i] for i in rng.integers(0, len(labels), size)])
+        lessons.append(learner.learn(batch))
+    return lessons
+
+
+@pytest.fixture(params=LEARNERS, ids=lambda make: make.__name__)
+def make(request, tiny_backbone, fp32):
+    return lambda **options: request.param(tiny_backbone, fp32, **options)
+
+
+def test_before_anything_is_learned_nothing_is_named(make):
+    learner = make()
+    assert {guess.label for guess in learner.predict(make_batch(0, LABELS).samples)} == {None}
+    assert learner.predict([]) == ()
+
+
+def test_guesses_of_learn_are_those_of_predict_before_it(make):
+    learner = make()
+    teach(learner)
+    batch = make_batch(500, LABELS)
+    before = learner.predict(batch.samples)
+    lesson = learner.learn(batch)
+    assert [g.label for g in lesson.predictions] == [g.label for g in before]
+    assert [g.confidence for g in lesson.predictions] == pytest.approx(
+        [g.confidence for g in before], abs=1e-5
+    )
+
+
+def test_predict_changes_no_state(make):
+    learner = make()
+    teach(learner)
+    before = state_hash(learner.state_dict())
+    learner.predict(make_batch(900, LABELS).samples)
+    assert state_hash(learner.state_dict()) == before
+
+
+def test_it_learns(make):
+    learner = make()
+    teach(learner, batches=40)
+    samples = make_batch(4000, LABELS * 4).samples
+    hits = [
+        guess.label == sample.label for guess, sample in zip(learner.predict(samples), samples, strict=True)
+    ]
+    assert np.mean(hits) > 0.8
+
+
+def test_a_new_class_grows_the_learner_and_unlabelled_samples_do_not(make):
+    learner = make()
+    teach(learner, labels=["ant", "bee"])
+    lesson = learner.learn(make_batch(300, [None, "cat", None]))
+    assert learner.classes[2:] == ("cat",)
+    assert len(lesson.predictions) == 3
+    assert len(lesson.losses) == 1
+    before = state_hash(learner.state_dict())
+    lesson = learner.learn(make_batch(400, [None, None]))
+    assert lesson.losses == ()
+    assert state_hash(learner.state_dict()) == before
+
+
+def test_an_empty_batch_is_no_lesson(make):
+    learner = make()
+    teach(learner)
+    before = state_hash(learner.state_dict())
+    assert learner.learn(Batch(700, ())).predictions == ()
+    assert state_hash(learner.state_dict()) == before
+
+
+def test_restored_at_every_step_the_remainder_is_the_same(make):
+    straight, hops = make(), make()
+    for k in range(8):
+        labels = LABELS[: 2 + k // 3]
+        batch = make_batch(k * 6, [labels[i % len(labels)] for i in range(6)])
+        assert straight.learn(batch) == hops.learn(batch)
+        if k in {3, 5}:
+            assert straight.consolidate() == hops.consolidate()
+        fresh = make()
+        fresh.load_state_dict(hops.state_dict())
+        hops = fresh
+        assert state_hash(hops.state_dict()) == state_hash(straight.state_dict())
+
+
+def test_consolidation_keeps_the_outputs(make):
+    learner = make()
+    samples = make_batch(2000, LABELS * 2).samples
+    for times in range(5):
+        teach(learner, start=1000 * times, batches=3)
+        before = learner.predict(samples)
+        learner.consolidate()
+        after = learner.predict(samples)
+        assert [g.label for g in after] == [g.label for g in before]
+        assert [g.confidence for g in after] == pytest.approx([g.confidence for g in before], abs=1e-5)
+
+
+def test_the_adapter_is_alive_after_every_consolidation(tiny_backbone, fp32):
+    """The reference leaves both factors at zero, where the gradient of each is zero for ever."""
+    learner = online_lora(tiny_backbone, fp32)
+    for times in range(3):
+        teach(learner, start=1000 * times)
+        learner.consolidate()
+        fresh = {name: p.detach().clone() for name, p in learner.adapters.trainable().items()}
+        teach(learner, start=1000 * times + 500, batches=3)
+        for name, parameter in learner.adapters.trainable().items():
+            assert not torch.equal(parameter, fresh[name]), name
+
+
+def test_the_backbone_is_never_touched(make, tiny_backbone):
+    before = {name: p.detach().clone() for name, p in tiny_backbone.named_parameters()}
+    learner = make()
+    teach(learner)
+    learner.consolidate()
+    teach(learner, start=100)
+    assert all(torch.equal(p, before[name]) for name, p in tiny_backbone.named_parameters())
+
+
+def test_consolidation_drops_the_moments_of_the_pair_only(tiny_backbone, fp32):
+    learner = online_lora(tiny_backbone, fp32)
+    teach(learner)
+    learner.consolidate()
+    assert set(learner.state_dict()["moments"]) == {"head.weight", "head.bias"}
+
+
+def test_the_buffer_holds_samples_not_batches_and_rides_in_the_step(tiny_backbone, fp32):
+    learner = online_lora(tiny_backbone, fp32, buffer=4)
+    teach(learner)
+    assert len(learner.buffer.samples) == 4
+
+
+def test_importance_comes_from_every_held_sample(tiny_backbone, fp32):
+    """The reference reads one item off an exhausted iterator."""
+    learner = online_lora(tiny_backbone, fp32)
+    teach(learner)
+    learner.consolidate()
+    assert learner.importance.consolidations == 1
+    assert all(float(v.sum()) > 0 for name, v in learner.importance.values.items() if "lora_B" in name)
+
+
+def test_state_size_does_not_grow_with_consolidations(tiny_backbone, fp32):
+    learner = online_lora(tiny_backbone, fp32)
+
+    def size(state):
+        return sum(size(v) if isinstance(v, dict) else getattr(v, "nbytes", 0) for v in state.values())
+
+    sizes = []
+    for times in range(4):
+        teach(learner, start=1000 * times)
+        learner.consolidate()
+        sizes.append(size(learner.state_dict()))
+    assert sizes[1:] == [sizes[1]] * 3
+
+
+@pytest.mark.parametrize(("weight", "expected"), [("sample", 2.5 + 1.5), ("batch", 2.5 + 6.0)])
+def test_a_held_sample_counts_as_a_fresh_one_unless_the_paper_is_followed(
+    tiny_backbone, fp32, weight, expected
+):
+    learner = online_lora(tiny_backbone, fp32, regularisation=0.0, buffer_weight=weight)
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0])  # four fresh samples, one held
+    assert float(learner._objective(losses, 4)) == pytest.approx(expected)
+
+
+def test_absent_classes_are_masked_unless_the_paper_is_followed_to_the_letter(tiny_backbone, fp32):
+    for mask, moved in [(True, False), (False, True)]:
+        learner = online_lora(tiny_backbone, fp32, mask_absent=mask, buffer=0)
+        teach(learner, labels=["ant", "bee"])
+        before = learner.head.weight.detach().clone()
+        learner.model.optimizer.state.clear()
+        teach(learner, labels=["cat", "dog"], batches=1, start=600)
+        assert (not torch.equal(learner.head.weight[:2], before[:2])) == moved
+
+
+def test_a_step_that_is_not_finite_changes_nothing_that_was_learned(tiny_backbone, fp32, monkeypatch):
+    learner = online_lora(tiny_backbone, fp32)
+    teach(learner)
+    before = state_hash(learner.state_dict())
+    final = type(learner.backbone).final
+    monkeypatch.setattr(
+        type(learner.backbone), "final", lambda self, tokens: final(self, tokens) * float("nan")
+    )
+    lesson = learner.learn(make_batch(800, ["ant", "bee"]))
+    assert not lesson.learned
+    assert state_hash(learner.state_dict()) == before
+
+
+def test_a_hybrid_forgets_late_samples_exactly_and_early_ones_with_its_branch(tiny_backbone, fp32):
+    early, late = make_batch(0, LABELS * 8), make_batch(40, LABELS * 4)
+    rest, forgotten = late.samples[5:], late.samples[:5]
+    learner, other = hybrid(tiny_backbone, fp32, adapt=20), hybrid(tiny_backbone, fp32, adapt=20)
+    for each in (learner, other):
+        each.learn(early)
+    assert learner.adapted.frozen
+    learner.learn(late)
+    other.learn(Batch(40, rest))
+    traces = [SimpleNamespace(offset=40), SimpleNamespace(offset=45)]
+    assert learner.weights_trained_on(iter([traces])) == ()
+    assert learner.weights_trained_on(iter([[SimpleNamespace(offset=3)]])) == (
+        "adapters",
+        "adapted statistics",
+    )
+    learner.subtract(learner.measure(forgotten))
+    for mine, theirs in [(learner.exact.head, other.exact.head), (learner.adapted.head, other.adapted.head)]:
+        apart = mine.statistics.gram.full() - theirs.statistics.gram.full()
+        assert float(apart.abs().max()) <= 1e-9 * theirs.statistics.gram.largest
+    with pytest.raises(ForgettingError):
+        learner.subtract(learner.measure([*forgotten, *late.samples, *early.samples]))
+    undo = learner.drop_adapted()
+    assert learner.weights_trained_on(iter([[SimpleNamespace(offset=3)]])) == ()
+    undo()
+    assert learner.adapted is not None
+
+
+def test_the_adapted_branch_speaks_of_a_class_by_its_share_of_samples_after_settling(tiny_backbone, fp32):
+    branch = hybrid(tiny_backbone, fp32, adapt=10**6).adapted
+    draw = torch.Generator().manual_seed(0)
+    branch.head.grow(4)  # the last one never has samples
+    branch.head.update(torch.randn(6, 128, generator=draw), torch.tensor([0, 0, 0, 1, 1, 1]))
+    branch.freeze()
+    branch.head.update(torch.randn(6, 128, generator=draw), torch.tensor([1, 1, 1, 2, 2, 2]))
+    frozen, adapted = torch.zeros(5, 4).double(), torch.ones(5, 4).double()
+    frozen[:, 3] = adapted[:, 3] = -torch.inf
+    weights = torch.tensor([0.0, 1 / 6, 1 / 3, -torch.inf]).double()
+    assert torch.allclose(branch.blend_scores(frozen, adapted), weights.expand(5, 4))
+    other = hybrid(tiny_backbone, fp32, adapt=10**6).adapted
+    other.load_state_dict(branch.state_dict())
+    assert torch.equal(other.blend_scores(frozen, adapted), branch.blend_scores(frozen, adapted))
+
+
+def test_while_its_branch_adapts_a_hybrid_guesses_by_the_frozen_one_alone(tiny_backbone, fp32):
+    learner = hybrid(tiny_backbone, fp32, adapt=10**6)
+    learner.learn(make_batch(0, LABELS * 4))
+    reading = learner.read(make_batch(900, LABELS).samples)
+    assert torch.equal(learner.scores_refit(reading), learner.exact.head.scores_refit(reading.features))
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_features_are_the_same_to_the_last_bit_whichever_images_come_together(precision, views):
+    compute = resolve_compute("cpu", precision)
+    vit = build_backbone("vit_small_patch14_dinov2", weights="none", image_size=70, depth=3)
+    learner = RidgeLearner(vit, compute, RidgeHead(4 * 384), blocks=(1, 2), views=views)
+    head = RidgeHead(2 * 384)
+    branch = AdaptedBranch(vit, compute, head, blocks=(2,), first_block=1, adapt=0)
+    branch.freeze()
+    both = RidgeLoRALearner(learner, branch)
+    samples = make_batch(0, LABELS * 16).samples
+    whole = both.read(samples)
+    for some in (samples[:1], samples[3:8], samples[40:64], samples[17:50]):
+        start, few = samples.index(some[0]), both.read(some)
+        assert torch.equal(few.features, whole.features[start : start + len(some)])
+        assert torch.equal(few.adapted, whole.adapted[start : start + len(some)])
+
+
+def test_without_its_branch_a_hybrid_is_a_ridge_learner(tiny_backbone, fp32):
+    mixed = hybrid(tiny_backbone, fp32)
+    plain = RidgeLearner(tiny_backbone, fp32, RidgeHead(3 * 64, shrinkage=3.0), blocks=(0, 1, 2), views=2)
+    for number in range(5):
+        batch = make_batch(8 * number, LABELS * 2)
+        mixed.learn(batch)
+        plain.learn(batch)
+    mixed.drop_adapted()
+    samples = make_batch(900, LABELS).samples
+    assert [g.label for g in mixed.predict(samples)] == [g.label for g in plain.predict(samples)]
+    assert state_hash(mixed.exact.state_dict()) == state_hash(plain.state_dict())
+    fresh = hybrid(tiny_backbone, fp32)
+    fresh.load_state_dict(mixed.state_dict())
+    assert fresh.adapted is None

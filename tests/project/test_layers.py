@@ -1,0 +1,161 @@
+"""Dependencies point one way: each folder has a list of those that it may import, and no circle exists."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+NOUNS = {"errors", "events", "protocols", "registry"}
+"""Modules at the root that everybody may import; with `__init__` and `__main__` they are all there is."""
+
+MAY_IMPORT = {
+    **dict.fromkeys(NOUNS, NOUNS),
+    "config": NOUNS,
+    "storage": NOUNS,
+    "distributed": NOUNS | {"config", "storage"},
+    "nn": NOUNS | {"storage"},
+    "memory": NOUNS,
+    "heads": NOUNS,
+    "shift": NOUNS,
+    "evaluation": NOUNS,
+    "sinks": NOUNS | {"storage"},
+    "learners": NOUNS | {"distributed", "nn", "memory", "heads"},
+    "forgetting": NOUNS | {"storage", "distributed", "nn", "memory", "heads"},
+    "processor": NOUNS | {"storage", "evaluation"},
+    "factory": NOUNS
+    | {"config", "storage", "distributed", "nn", "heads", "shift", "evaluation", "sinks"}
+    | {"learners", "forgetting", "processor"},
+    "report": NOUNS | {"storage", "evaluation", "forgetting"},
+    "runs": NOUNS
+    | {"config", "storage", "distributed", "nn", "evaluation", "sinks"}
+    | {"learners", "forgetting", "processor", "factory", "report"},
+    "audit": NOUNS
+    | {"config", "storage", "distributed", "nn", "heads", "learners", "forgetting", "factory", "runs"},
+    "benchmark": NOUNS
+    | {"config", "storage", "nn", "heads", "evaluation", "learners", "factory", "runs", "report"},
+    "integrations": NOUNS | {"config", "factory"},
+    "testing": NOUNS | {"storage"},
+    "cli": NOUNS | {"config", "distributed", "forgetting", "factory", "runs", "audit", "benchmark", "report"},
+    "__init__": NOUNS | {"config", "nn", "shift", "learners", "processor", "runs", "report", "integrations"},
+    "__main__": {"cli"},
+}
+"""What a module or folder directly under `streamcl` may import; each may read `streamcl.__version__`."""
+
+MODULES_AT_THE_ROOT = 6
+IMPORTS_STREAMS = {"factory", "cli"}
+STREAMS_MAY_IMPORT = NOUNS
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def place(path: Path) -> str:
+    """The module's, or its sub-package's, name directly under the top package."""
+    return path.relative_to(ROOT).parts[1].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def targets(path: Path) -> set[str]:
+    """The places in `streamcl` that a module imports."""
+    known = {place(each) for each in modules("streamcl")}
+    names = {name.split(".")[1] for name in imported(path) if name.startswith("streamcl.")}
+    return (names & known) - {place(path), "__init__"}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A path that leads back to where it began; empty where there is none."""
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for target in sorted(graph.get(node, ())):
+            if found := visit(target, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := visit(node, []))), [])
+
+
+@pytest.mark.parametrize("path", modules("streamcl"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_what_its_folder_may(path: Path) -> None:
+    assert place(path) in MAY_IMPORT, f"{path.name} has no place in the layers yet"
+    assert targets(path) <= MAY_IMPORT[place(path)]
+
+
+def test_every_permission_is_used() -> None:
+    used: dict[str, set[str]] = {name: set() for name in MAY_IMPORT}
+    for path in modules("streamcl"):
+        used[place(path)] |= targets(path)
+    unused = {name: sorted(MAY_IMPORT[name] - NOUNS - used[name]) for name in MAY_IMPORT}
+    assert not {name: extra for name, extra in unused.items() if extra}
+
+
+def test_no_circle_among_packages() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in modules("streamcl"):
+        if place(path) != "__init__":  # lazy: it imports for type checkers only
+            graph.setdefault(place(path), set()).update(targets(path))
+    assert circle(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_the_root_holds_few_modules() -> None:
+    assert len(list((ROOT / "streamcl").glob("*.py"))) <= MODULES_AT_THE_ROOT
+
+
+@pytest.mark.parametrize("package", ["streamcl", "streams"])
+def test_every_folder_says_what_it_is_for(package: str) -> None:
+    for folder in {path.parent for path in modules(package)}:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+
+
+@pytest.mark.parametrize("path", modules("streamcl"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_factory_and_the_command_line_import_streams(path: Path) -> None:
+    if place(path) not in IMPORTS_STREAMS:
+        assert not [name for name in imported(path) if name.split(".")[0] == "streams"]
+
+
+@pytest.mark.parametrize("path", modules("streams"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_streams_import_only_the_nouns(path: Path) -> None:
+    assert targets(path) <= STREAMS_MAY_IMPORT
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [
+        ("timm", "streamcl/nn"),
+        ("river.drift", "streamcl/shift"),
+        ("river.metrics", "streamcl/evaluation"),
+        ("sqlite3", "streamcl/storage/sqlite.py"),
+        ("onnx", "streamcl/nn/weights"),
+        ("matplotlib", "streamcl/report"),
+        ("click", "streamcl/cli"),
+        ("pooch", "streams"),
+    ],
+)
+def test_one_library_one_home(library: str, home: str) -> None:
+    for path in [*modules("streamcl"), *modules("streams")]:
+        users = {name for name in imported(path) if name == library or name.startswith(f"{library}.")}
+        if users and home not in str(path.relative_to(ROOT)):
+            pytest.fail(f"{path.relative_to(ROOT)} imports {sorted(users)}")

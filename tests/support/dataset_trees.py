@@ -1,0 +1,60 @@
+"""Every published data set in its own layout on disk, tiny and drawn: what the shipped configs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from streams_data import png, write_picture
+from test_cifar100 import write_meta, write_side
+from test_core50 import tiny_tree
+from test_cub200 import write_tree
+from test_webdataset import write
+
+CLASSES = 20  # as many as the most parts that a shipped config asks for
+
+
+def data_root(root: Path) -> Path:
+    """The folder that STREAMCL_DATA names, with a folder for each data set as `streamcl fetch` leaves it."""
+    tiny_tree(root / "core50", frames=1)
+    _cifar100(root / "cifar100")
+    _birds(root / "cub200")
+    _folders(root / "imagenet-r" / "imagenet-r", [f"n{number:08d}" for number in range(CLASSES)])
+    _folders(root / "imagenet-sketch" / "sketch", [f"n{number:08d}" for number in range(CLASSES)])
+    _folders(root / "folder", ["ant", "bee", "cat", "dog", "emu"])
+    _shards(root / "shards")
+    return root
+
+
+def _cifar100(root: Path) -> None:
+    root.mkdir(parents=True)
+    labels = [number % CLASSES for number in range(2 * CLASSES)]
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), np.uint8)
+    write_side(root, "train", images, labels, [0] * len(labels))
+    write_side(root, "test", images[:CLASSES], labels[:CLASSES], [0] * CLASSES)
+    write_meta(root, [f"thing {number}" for number in range(CLASSES)], ["all"])
+
+
+def _birds(root: Path) -> None:
+    folders = [f"{number:03d}.Bird_{number}" for number in range(1, CLASSES + 1)]
+    images = [
+        (f"{folder}/Bird_{side}_{number}.png", number, side < 2, png(10 * number + side))
+        for number, folder in enumerate(folders, 1)
+        for side in range(3)
+    ]
+    root.mkdir()
+    write_tree(root, images)
+
+
+def _folders(root: Path, classes: list[str]) -> None:
+    for number, name in enumerate(classes):
+        for copy in range(3):
+            write_picture(root / name / f"{copy}.png", 10 * number + copy)
+
+
+def _shards(root: Path) -> None:
+    root.mkdir()
+    for shard in range(2):
+        names = [f"{shard}{number}" for number in range(5)]
+        members = [(f"{n}.png", png(int(n))) for n in names] + [(f"{n}.cls", n[-1].encode()) for n in names]
+        write(root / f"train-{shard:03}.tar", sorted(members))
