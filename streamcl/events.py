@@ -95,6 +95,23 @@ class Batch:
         """The samples that can be learned from."""
         return tuple(sample for sample in self.samples if sample.label is not None)
 
+    @property
+    def labelled_offsets(self) -> tuple[int, ...]:
+        """The offset of each of those."""
+        pairs = zip(self.offsets, self.samples, strict=True)
+        return tuple(offset for offset, sample in pairs if sample.label is not None)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches of half the samples each, cut at an offset: refused records stay in their places."""
+        half = len(self.samples) // 2
+        cut = self.offsets[half]
+        refused = [record for record in self.refused if record.offset < cut]
+        later = [record for record in self.refused if record.offset >= cut]
+        return (
+            Batch(self.offset, self.samples[:half], tuple(refused)),
+            Batch(cut, self.samples[half:], tuple(later)),
+        )
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -176,15 +193,19 @@ class StepResult:
     """What came of learning one batch.
 
     guesses: one per sample of the batch, made before anything was learned from it.
-    losses: the data loss of each labelled sample before the step, in nats, regulariser left out; it may
-        hold NaN or infinity, in which case `learned` is False and the learner is as it was.
+    losses: the data loss of each labelled sample before the step, in nats, regulariser left out. Where some
+        labelled samples were learned and others were not, those of the former alone; where none was learned
+        it may hold NaN or infinity.
+    learned: the offsets of the samples that were learned, none of them without a label: those of
+        `batch.labelled_offsets` where a step was made, () where it was not. Nothing in the learner's state
+        comes from any other sample.
     features: [B, d]: what weights that never move make of each sample, where the learner has such weights; a
-        detector may look at it.
+        detector may look at it. In a batch of which a half was not learned, that half's are missing.
     """
 
     predictions: tuple[Prediction, ...]
     losses: tuple[float, ...]
-    learned: bool = True
+    learned: tuple[int, ...]
     features: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 

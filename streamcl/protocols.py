@@ -90,7 +90,9 @@ class Learner(Protocol):
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then take one learning step on its labelled samples (test-then-train).
 
-        Where losses or gradients are not finite nothing is learned and `StepResult.learned` is False.
+        `StepResult.learned` holds the offsets of the learned samples: `batch.labelled_offsets`, or () where
+        losses or gradients are not finite and nothing is learned. Where memory runs out, raise, and leave the
+        state as it was.
         """
         ...
 

@@ -7,7 +7,7 @@ works on several ranks as it does on one, and afterwards all of them are alike w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from streamcl.distributed.process_group import ProcessGroup
@@ -43,7 +43,7 @@ class FirstForgetter:
         self._group.broadcast_object(dropped_from(kept))
         return kept
 
-    def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
+    def note(self, batch: Batch, *, learned: Collection[int], segment: int) -> None:
         """Remember what has passed, with the hashes of the images that the others hold."""
         hashes = [iter(each) for each in self._group.all_gather_object(_hashes(batch, self._forgetter.salt))]
         contents = [
@@ -110,7 +110,7 @@ class FollowingForgetter:
         dropped = self._group.broadcast_object(())
         return drop_samples(batch, dropped) if dropped else batch
 
-    def note(self, batch: Batch, *, learned: bool, segment: int) -> None:  # noqa: ARG002
+    def note(self, batch: Batch, *, learned: Collection[int], segment: int) -> None:  # noqa: ARG002
         """Give the first rank the hashes of the images held here."""
         self._group.all_gather_object(_hashes(batch, self._salt))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,12 +49,22 @@ class Lineage:
         self._waiting: list[tuple[Any, ...]] = []
 
     def record(
-        self, batch: Batch, *, learned: bool, segment: int, contents: Sequence[bytes] | None = None
+        self,
+        batch: Batch,
+        *,
+        learned: Collection[int],
+        segment: int,
+        contents: Sequence[bytes] | None = None,
     ) -> None:
-        """Remember the samples of a batch that has passed; `contents` are the hashes of their images."""
+        """Remember the samples of a batch that has passed, and which were learned, by their offsets.
+
+        contents: the hashes of their images; None derives them here.
+        """
+        known = frozenset(learned)
         if contents is None:
             contents = [self.content(sample.image) for sample in batch.samples]
         for offset, sample, content in zip(batch.offsets, batch.samples, contents, strict=True):
+            was_learned = offset in known and sample.label is not None
             self._waiting.append(
                 (
                     offset,
@@ -62,7 +72,7 @@ class Lineage:
                     sample.label,
                     self._digest("subject", sample.subject),
                     self._digest("domain", sample.domain),
-                    LEARNED * (learned and sample.label is not None) + PRIVATE * (sample.privacy == "user"),
+                    LEARNED * was_learned + PRIVATE * (sample.privacy == "user"),
                     segment,
                     content,
                 )

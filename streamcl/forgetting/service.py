@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from streamcl.errors import ForgettingError
@@ -101,9 +101,17 @@ class ForgettingService:
         return self._tombstones.drop_erased(batch)
 
     def note(
-        self, batch: Batch, *, learned: bool, segment: int, contents: Sequence[bytes] | None = None
+        self,
+        batch: Batch,
+        *,
+        learned: Collection[int],
+        segment: int,
+        contents: Sequence[bytes] | None = None,
     ) -> None:
-        """Remember what has passed; `contents` are its images' hashes, where other ranks hold some."""
+        """Remember what has passed, and the offsets of what of it was learned.
+
+        contents: the hashes of its images, where other ranks hold some.
+        """
         self._lineage.record(batch, learned=learned, segment=segment, contents=contents)
         self._offset = batch.end
 

@@ -120,7 +120,7 @@ class CohortAdaptersLearner:
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then teach each cohort its labelled samples."""
         if not batch.samples:
-            return StepResult((), ())
+            return StepResult((), (), learned=())
         features, views = self._read(batch.samples)
         names = self._names(batch)
         scores = self._scores(self._used.scores(features), views[0], names, exact=False)
@@ -131,7 +131,7 @@ class CohortAdaptersLearner:
         targets = index.columns(list(labels.values()), features.device)
         losses = tuple(open_set_nll(self._sharpness * scores[rows], targets).tolist())
         if not rows or not all_finite(features):
-            return StepResult(predicted, losses, learned=not rows)
+            return StepResult(predicted, losses, learned=())
         with rollback_on_error(self._kept()):
             self._index = index
             housed = {row: self._cohort_for(names[row]) for row in rows}
@@ -142,7 +142,7 @@ class CohortAdaptersLearner:
                     steps.enter_context(rollback_on_error(cohort.savepoint()))
                     cohort.learn(features[own], [view[own] for view in views], [labels[row] for row in own])
                 self._settle()
-        return StepResult(predicted, losses)
+        return StepResult(predicted, losses, learned=batch.labelled_offsets)
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: a plateau of the whole stream says nothing that one cohort may depend on."""

@@ -90,7 +90,7 @@ class RidgeLoRALearner:
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, adapt while that is still on, and add its labelled samples to both heads."""
         if not batch.samples:
-            return StepResult((), ())
+            return StepResult((), (), learned=())
         return self.learn_from(batch, self.read_together(batch.samples))
 
     def read(self, samples: Sequence[Sample]) -> HybridFeatures:
@@ -137,15 +137,15 @@ class RidgeLoRALearner:
         predicted = self.guesses(scores)
         learnable = batch.labelled
         if not learnable:
-            return StepResult(predicted, ())
+            return StepResult(predicted, (), learned=())
         rows = _labelled_rows(batch.samples)
         names = [sample.label for sample in learnable]
         index = ClassIndex([*self.classes, *(str(name) for name in names)])
         targets = index.columns(names, features.device)
         shown = tuple(open_set_nll(self._calibration.sharpness * scores[rows], targets).tolist())
         if not all_finite(features) or (adapted is not None and not all_finite(adapted)):
-            return StepResult(predicted, shown, learned=False)
-        told = StepResult(predicted, shown, features=detector_features(features))
+            return StepResult(predicted, shown, learned=())
+        told = StepResult(predicted, shown, batch.labelled_offsets, detector_features(features))
         adapting = self.adapted is not None and not self.adapted.frozen
         undos = [part.savepoint() for part in (self.adapted, self.exact) if part is not None]
         calibration = self._calibration.state_dict()
@@ -153,7 +153,7 @@ class RidgeLoRALearner:
         with rollback_on_error(*undos):
             if not self._learn_adapted(views, adapted, batch, targets, len(index)):
                 rollback(*undos)
-                return StepResult(predicted, shown, learned=False)
+                return StepResult(predicted, shown, learned=())
             self.exact.add(features[rows], targets, index)
             known = targets < scores.shape[1]
             self._calibration.update(scores[rows][known], targets[known])

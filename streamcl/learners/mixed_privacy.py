@@ -67,7 +67,7 @@ class MixedPrivacyLearner:
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, teach the core its core samples, and add everything to the sums of z."""
         if not batch.samples:
-            return StepResult((), ())
+            return StepResult((), (), learned=())
         sides = [_Side(batch, privacy) for privacy in ("core", "user")]
         seen = {
             side.privacy: (side, reading, self._z(reading))
@@ -79,7 +79,7 @@ class MixedPrivacyLearner:
         predicted = to_predictions(self.core.sharpness * scores, self.classes)
         losses = self._losses(batch, scores)
         if not all(all_finite(z) for _, _, z in seen.values()):
-            return StepResult(predicted, losses, learned=False)
+            return StepResult(predicted, losses, learned=())
         undo, moving = self._kept(), self._moving
         with rollback_on_error(undo):
             self._index = ClassIndex([*self.classes, *(str(sample.label) for sample in batch.labelled)])
@@ -92,7 +92,7 @@ class MixedPrivacyLearner:
             undo()
         elif moving:
             self._moved_until = batch.end
-        return StepResult(predicted, losses, learned=learned)
+        return StepResult(predicted, losses, learned=batch.labelled_offsets if learned else ())
 
     def consolidate(self) -> Mapping[str, Any]:
         """At the first plateau of the core's loss the adapters settle."""
@@ -204,7 +204,10 @@ class MixedPrivacyLearner:
 
     def _taught(self, side: _Side, reading: HybridFeatures) -> bool:
         """Teach the core, if these are its samples; False where it has not learned them."""
-        return side.privacy == "user" or self.core.learn_from(side.batch, reading).learned
+        if side.privacy == "user":
+            return True
+        batch = side.batch
+        return self.core.learn_from(batch, reading).learned == batch.labelled_offsets
 
     @property
     def _moving(self) -> bool:

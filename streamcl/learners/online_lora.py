@@ -102,7 +102,7 @@ class OnlineLoRALearner:
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then take one step on its labelled samples and the hard buffer."""
         if not batch.labelled:
-            return StepResult(self.model.predict_together(batch.samples), ())
+            return StepResult(self.model.predict_together(batch.samples), (), learned=())
         undos = self.model.savepoint(), self.buffer.savepoint()
         with rollback_on_error(*undos):
             seen = self.model.forward(batch, self.buffer.samples)
@@ -112,7 +112,7 @@ class OnlineLoRALearner:
                 self._remember(seen.learnable, losses.detach())
         if not learned:
             rollback(*undos)
-        return StepResult(seen.guesses, seen.losses, learned=learned)
+        return StepResult(seen.guesses, seen.losses, learned=batch.labelled_offsets if learned else ())
 
     def consolidate(self) -> Mapping[str, Any]:
         """Estimate the importance of the present pair on the hard buffer, fold it, start a fresh pair."""

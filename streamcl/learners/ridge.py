@@ -71,21 +71,21 @@ class RidgeLearner:
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then add its labelled samples to the statistics."""
         if not batch.samples:
-            return StepResult((), ())
+            return StepResult((), (), learned=())
         mine = self.features(self.group.local_samples(batch.samples))
         features = self.group.all_gather_rows(mine, batch.samples)  # [B, D]
         logits = self._logits(features)  # [B, C]
         predicted = to_predictions(logits, self.classes)
         learnable = batch.labelled
         if not learnable:
-            return StepResult(predicted, ())
+            return StepResult(predicted, (), learned=())
         rows = [i for i, sample in enumerate(batch.samples) if sample.label is not None]
         index = ClassIndex([*self.classes, *(str(sample.label) for sample in learnable)])
         targets = index.columns([sample.label for sample in learnable], features.device)
         shown = tuple(open_set_nll(logits[rows], targets).tolist())
         if not all_finite(features):
-            return StepResult(predicted, shown, learned=False)
-        told = StepResult(predicted, shown, features=detector_features(features))
+            return StepResult(predicted, shown, learned=())
+        told = StepResult(predicted, shown, batch.labelled_offsets, detector_features(features))
         with rollback_on_error(self.savepoint()):
             self.add(features[rows], targets, index)
             if self._listener is not None:

@@ -32,11 +32,13 @@ class StreamProcessor:
     environment: what the "start" event says of the machine and the software.
     generators: the process-wide random generators as they were after the last event handed out.
     gather: samples whose mean loss the detector is given at least; smaller batches wait for the next one.
-    max_skipped: non-finite steps in a row after which NotFinite is raised. Nothing is committed since the
-        first of them, so that what the run goes back to is older than whatever spoilt it.
+    max_skipped: batches in a row of which nothing was learned, because of numbers that were not finite, after
+        which NotFinite is raised. Nothing is committed since the first of them, so that what the run goes
+        back to is older than whatever spoilt it.
     max_quarantined: records set aside in the whole run before SourceError is raised; None sets no limit.
     A batch that memory is too short for is learned in halves, down to single samples, of which one that
-    does not fit is left out; a learner that runs out of memory must be as it was before the step.
+    does not fit is left out; a learner that runs out of memory must be as it was before the step. The lineage
+    is told of each sample whether it was learned.
     """
 
     def __init__(
@@ -212,7 +214,8 @@ class StreamProcessor:
         if self._forgetter is not None:
             batch = self._forgetter.admit(batch)
         self._quarantine.take(batch)
-        lesson = self._lessons.run(batch)
+        outcome = self._lessons.run(batch)
+        lesson = outcome.lesson
         predictions = _predictions(batch, lesson)
         self.scores.update(predictions, [sample.domain for sample in batch.samples])
         self.progress.step += 1
@@ -221,7 +224,7 @@ class StreamProcessor:
             self._forgetter.note(batch, learned=lesson.learned, segment=self.progress.segment)
         self._journal.write_predictions(predictions)
         self._announce_classes()
-        loss = self._lessons.mean_loss(lesson)
+        loss = self._lessons.mean_loss(outcome)
         if loss is not None and math.isfinite(loss):
             self._segments.watch(batch.samples, predictions, lesson)
         self._journal.write_step(loss, self.scores, self._pace.read(self.progress.offset))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,8 +82,8 @@ class Forgetting(Stateful, Protocol):
         """The batch without what was forgotten; such records keep their offsets and lose their ids."""
         ...
 
-    def note(self, batch: Batch, *, learned: bool, segment: int) -> None:
-        """Remember what has passed."""
+    def note(self, batch: Batch, *, learned: Collection[int], segment: int) -> None:
+        """Remember what has passed, and the offsets of the samples that were learned."""
         ...
 
     def flush(self) -> None:

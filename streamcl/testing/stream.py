@@ -207,12 +207,12 @@ class FakeLearner:
         guesses, loss = self.predict(batch.samples), self._loss(batch)
         losses = (loss,) * len(batch.labelled)
         if not np.isfinite(losses).all():
-            return StepResult(guesses, losses, learned=False)
+            return StepResult(guesses, losses, learned=())
         for sample in batch.labelled:
             label = str(sample.label)
             self._counts[label] = self._counts.get(label, 0) + 1
             self.consumed.append(sample.id)
-        return StepResult(guesses, losses)
+        return StepResult(guesses, losses, learned=batch.labelled_offsets)
 
     def consolidate(self) -> Mapping[str, Any]:
         self.consolidated.append(len(self.consumed))

@@ -12,9 +12,9 @@ from streamcl.forgetting.retain_source import retain_source
 from streamcl.runs.open import open_run
 
 
-def lineage_of(folder, batch, learned=True):
+def lineage_of(folder, batch, learned=None):
     lineage = Lineage(folder / "lineage.sqlite")
-    lineage.record(batch, learned=learned, segment=0)
+    lineage.record(batch, learned=batch.labelled_offsets if learned is None else learned, segment=0)
     return lineage
 
 
@@ -33,7 +33,7 @@ def test_a_spread_runs_evenly_from_the_beginning_to_the_end(tmp_path):
 
 
 def test_what_was_only_predicted_is_not_in_it(tmp_path):
-    lineage = lineage_of(tmp_path, make_batch(0, ["ant"] * 4), learned=False)
+    lineage = lineage_of(tmp_path, make_batch(0, ["ant"] * 4), learned=())
     assert lineage.subsample(9) == []
     lineage.close()
 

@@ -79,10 +79,11 @@ class TellingLearner(ForgettingLearner):
 
     def learn(self, batch):
         lesson = super().learn(batch)
-        (rows,) = self.rows(batch.samples)
-        self.gram += rows.T @ rows
         self.consumed = []
-        self.listener(batch.samples, [rows])
+        if lesson.learned:
+            (rows,) = self.rows(batch.labelled)
+            self.gram += rows.T @ rows
+            self.listener(batch.labelled, [rows])
         return lesson
 
     def measure(self, samples):

@@ -41,7 +41,7 @@ class FinetuneLearner:
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then take one step on its labelled samples and what is rehearsed."""
         if not batch.labelled:
-            return StepResult(self.model.predict_together(batch.samples), ())
+            return StepResult(self.model.predict_together(batch.samples), (), learned=())
         undos = self._kept()
         with rollback_on_error(*undos):
             seen = self.model.forward(batch, self._rehearsed(len(batch.labelled)))
@@ -51,7 +51,8 @@ class FinetuneLearner:
                 self._remember(seen)
         if gradients is None:
             rollback(*undos)
-        return StepResult(seen.guesses, seen.losses, learned=gradients is not None)
+        learned = batch.labelled_offsets if gradients is not None else ()
+        return StepResult(seen.guesses, seen.losses, learned)
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: the weights go on as they are."""
