@@ -198,9 +198,10 @@ class FakeLearner:
     def classes(self) -> tuple[str, ...]:
         return tuple(self._counts)
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        most = max(self._counts, key=lambda label: self._counts[label], default=None)
-        share = 0.0 if most is None else self._counts[most] / sum(self._counts.values())
+    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+        known = {label: count for label, count in self._counts.items() if count}
+        most = max(known, key=lambda label: known[label], default=None)
+        share = 0.0 if most is None else known[most] / sum(known.values())
         return (Prediction(most, share),) * len(samples)
 
     def learn(self, batch: Batch) -> StepResult:
