@@ -198,7 +198,7 @@ class FakeLearner:
     def classes(self) -> tuple[str, ...]:
         return tuple(self._counts)
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Guess, ...]:
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         known = {label: count for label, count in self._counts.items() if count}
         most = max(known, key=lambda label: known[label], default=None)
         share = 0.0 if most is None else known[most] / sum(known.values())
