@@ -1,11 +1,11 @@
 """How an erasure is shown: measured beside models retrained without the data, on both sides."""
 
 from streamcl.audit.audit import audit
-from streamcl.audit.bench import Plan
-from streamcl.audit.judge import Finding
-from streamcl.audit.material import Audited, Examples, Material
+from streamcl.audit.closed_form import Plan
+from streamcl.audit.data import Audited, Examples, Material
 from streamcl.audit.report import AuditReport, text_table
 from streamcl.audit.section import html_section
+from streamcl.audit.significance import Finding
 
 __all__ = [
     "AuditReport",

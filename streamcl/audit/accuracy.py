@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamcl.audit.answers import Group
-from streamcl.audit.material import Floats
+from streamcl.audit.data import Floats
 
 
 def forget_accuracy(group: Group) -> Floats:

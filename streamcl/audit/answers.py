@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from streamcl.audit.material import Examples, Flags, Floats, Ints, Scorer
+from streamcl.audit.data import Examples, Flags, Floats, Ints, Scorer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from streamcl.audit import interclass, relearn
-from streamcl.audit.bench import Bench, Plan, shuffled
-from streamcl.audit.compare import findings
+from streamcl.audit import label_swap as interclass
+from streamcl.audit import relearning as relearn
+from streamcl.audit.closed_form import Bench, Plan, shuffled
+from streamcl.audit.closed_form_models import disagreement, form_of
+from streamcl.audit.comparison import findings
 from streamcl.audit.conclude import conclude
-from streamcl.audit.judge import Finding, beside
-from streamcl.audit.material import Audited, Material, Sums
-from streamcl.audit.models import disagreement, form_of
+from streamcl.audit.data import Audited, Material, Sums
 from streamcl.audit.report import AuditReport
+from streamcl.audit.significance import Finding, beside
 
 
 def audit(

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from streamcl.audit.answers import Groups
-from streamcl.audit.bench import Plan
-from streamcl.audit.compare import by_memorisation, failing, findings
-from streamcl.audit.judge import Finding, judged
+from streamcl.audit.closed_form import Plan
+from streamcl.audit.comparison import by_memorisation, failing, findings
 from streamcl.audit.report import AuditReport
+from streamcl.audit.significance import Finding, judged
 
 
 def conclude(

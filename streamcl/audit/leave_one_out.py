@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamcl.audit.material import Floats
+from streamcl.audit.data import Floats
 
 
 def means_beside(pool: Floats, *, inside: bool) -> Floats:

@@ -1,7 +1,7 @@
 """The interclass-confusion test by further runs: two classes' labels are swapped, learned, and forgotten.
 
 Goel et al., "Towards adversarial evaluations for inexact machine unlearning" (arXiv 2201.06640). What closed
-forms do on sums (see streamcl.audit.interclass) is done here on runs of the stream.
+forms do on sums (see streamcl.audit.label_swap) is done here on runs of the stream.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamcl.audit.interclass import MOST
+from streamcl.audit.label_swap import MOST
 from streamcl.audit.scope import portions
 from streamcl.events import Sample
 from streamcl.protocols import Learner

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamcl.audit.answers import Group
-from streamcl.audit.material import Floats
+from streamcl.audit.data import Floats
 
 PAPER = "arXiv 2506.20893"
 

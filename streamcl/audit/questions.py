@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from streamcl.audit.answers import Probes
-from streamcl.audit.material import Examples, Floats
+from streamcl.audit.data import Examples, Floats
 from streamcl.audit.scope import portions
-from streamcl.audit.sorted_stream import SortedStream
+from streamcl.audit.stream_split import SortedStream
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Kind
 from streamcl.protocols import Learner, ProbabilisticLearner

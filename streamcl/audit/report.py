@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from streamcl.audit.judge import Finding
+from streamcl.audit.significance import Finding
 
 Verdict: TypeAlias = Literal["pass", "fail", "cannot tell"]
 

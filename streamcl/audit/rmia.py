@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from streamcl.audit.answers import Answers, Group
+from streamcl.audit.data import Floats
 from streamcl.audit.leave_one_out import means_beside
-from streamcl.audit.material import Floats
 
 PAPER = "arXiv 2312.03262"
 GAMMA, A = 1.0, 0.3  # the paper's values for offline attacks

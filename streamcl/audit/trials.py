@@ -7,12 +7,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from streamcl.audit.bench import Plan
+from streamcl.audit.closed_form import Plan
+from streamcl.audit.closed_form_models import leave_outs
 from streamcl.audit.mixup import Mixup
-from streamcl.audit.models import leave_outs
 from streamcl.audit.questions import Answer, Questions
-from streamcl.audit.reruns import Reruns
-from streamcl.audit.sorted_stream import SortedStream
+from streamcl.audit.retraining import Reruns
+from streamcl.audit.stream_split import SortedStream
 from streamcl.events import ForgetRequest
 from streamcl.factory.backbone import LogMessage
 from streamcl.protocols import Learner

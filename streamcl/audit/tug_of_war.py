@@ -9,8 +9,8 @@ import numpy as np
 
 from streamcl.audit.accuracy import forget_accuracy, retain_accuracy, test_accuracy
 from streamcl.audit.answers import Group
+from streamcl.audit.data import Floats
 from streamcl.audit.leave_one_out import means_beside
-from streamcl.audit.material import Floats
 
 PAPER = "arXiv 2406.01257"
 

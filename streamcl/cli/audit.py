@@ -41,8 +41,8 @@ def audit(
     like the retrained ones.
     """
     from streamcl.audit import Plan, text_table
-    from streamcl.audit.from_run import audit_run
-    from streamcl.audit.saved import save_audit
+    from streamcl.audit.archive import save_audit
+    from streamcl.audit.run import audit_run
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is temporary goes first
     plan = Plan(seed=seed)

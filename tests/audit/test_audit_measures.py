@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcl.audit.answers import Answers, Group, Probes
-from streamcl.audit.judge import beside, judged, relabelled, student_tail
-from streamcl.audit.klom import klom
-from streamcl.audit.lira import lira, u_lira
-from streamcl.audit.material import Examples
+from streamcl.audit.data import Examples
+from streamcl.audit.divergence import klom
+from streamcl.audit.membership import lira, u_lira
 from streamcl.audit.neighbour import nearest_class, told_from_neighbour
 from streamcl.audit.rmia import rmia
+from streamcl.audit.significance import beside, judged, relabelled, student_tail
 from streamcl.audit.tug_of_war import tug_of_war
 
 RNG = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from test_audit_run import configuration
 
 from streamcl.audit import Plan, text_table
-from streamcl.audit import from_run as adapter
-from streamcl.audit.reruns import MARK, Reruns, sweep_killed
+from streamcl.audit import run as adapter
 from streamcl.audit.retold import Retold
+from streamcl.audit.retraining import MARK, Reruns, sweep_killed
 from streamcl.audit.scope import kept_by
 from streamcl.benchmark.cell import Shared
 from streamcl.cli import cli

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from pictures import TINY_VIT, picture
 
 from streamcl.audit import Plan, text_table
-from streamcl.audit import from_run as adapter
-from streamcl.audit.saved import read_audit, save_audit
+from streamcl.audit import run as adapter
+from streamcl.audit.archive import read_audit, save_audit
 from streamcl.cli import cli
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch

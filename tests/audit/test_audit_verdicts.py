@@ -8,8 +8,8 @@ import torch
 from audit_material import LAMBDA, form, masked, noisy, one_class, retrained, with_share
 
 from streamcl.audit import Audited, Examples, Plan, audit, html_section, text_table
-from streamcl.audit.models import ClosedForm, combined, form_of
-from streamcl.audit.saved import read_audit, save_audit
+from streamcl.audit.archive import read_audit, save_audit
+from streamcl.audit.closed_form_models import ClosedForm, combined, form_of
 from streamcl.errors import ForgettingError
 from streamcl.learners.adapted_branch import AdaptedBranch
 

@@ -13,7 +13,7 @@ from pictures import TINY_VIT
 from pretend_gpu import Far, pretended_gpu
 
 from streamcl.audit import Plan
-from streamcl.audit.from_run import audit_run
+from streamcl.audit.run import audit_run
 from streamcl.runs.open import open_run
 
 COUNT, STOP, LATE = 120, 32, 72  # the last is when what is learned in either part is asked back

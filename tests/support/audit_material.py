@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from streamcl.audit import Examples, Material
-from streamcl.audit.models import ClosedForm, combined
+from streamcl.audit.closed_form_models import ClosedForm, combined
 from streamcl.heads.statistics import Statistics
 
 LAMBDA = 1e-2

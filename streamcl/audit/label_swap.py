@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.material import Examples, Floats, Scorer, Sums
-from streamcl.audit.models import Form, Weights
+from streamcl.audit.closed_form_models import Form, Weights
+from streamcl.audit.data import Examples, Floats, Scorer, Sums
 
 PAPER = "arXiv 2201.06640"
 MOST = 50  # samples a class whose labels are swapped

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from streamcl.audit.answers import Group
+from streamcl.audit.data import Flags, Floats, Ints
 from streamcl.audit.leave_one_out import floored, moments_beside
-from streamcl.audit.material import Flags, Floats, Ints
 
 LIRA, U_LIRA = "arXiv 2112.03570", "arXiv 2403.01218"
 MOST = 100  # forgotten samples that U-LiRA looks at

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from streamcl.audit.answers import Group, Groups, Probes
-from streamcl.audit.material import Audited, Examples, Flags, Material, Scorer, Sums, drawn
-from streamcl.audit.models import Form, combined, leave_outs, leaving_out
+from streamcl.audit.closed_form_models import Form, combined, leave_outs, leaving_out
+from streamcl.audit.data import Audited, Examples, Flags, Material, Scorer, Sums, drawn
 
 FEW = 8
 """Models of a kind where each costs several solves, and under which a group is no distribution."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from streamcl.audit.material import Flags
+from streamcl.audit.data import Flags
 from streamcl.audit.scope import Scope, placed
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Sample

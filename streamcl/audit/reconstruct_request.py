@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from streamcl.audit.sorted_stream import SortedStream
+from streamcl.audit.stream_split import SortedStream
 from streamcl.config.options.hybrid import CohortOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.events import ForgetRequest

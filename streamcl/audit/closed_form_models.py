@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.material import Examples, Material, Sums
+from streamcl.audit.data import Examples, Material, Sums
 from streamcl.errors import ForgettingError
 from streamcl.heads import statistics
 from streamcl.heads.ridge import RidgeHead

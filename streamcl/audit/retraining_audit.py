@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit import interclass, relearn
+from streamcl.audit import label_swap as interclass
+from streamcl.audit import relearning as relearn
 from streamcl.audit.answers import Group, Groups
-from streamcl.audit.bench import FEW, Plan
-from streamcl.audit.compare import findings, of_distributions
+from streamcl.audit.closed_form import FEW, Plan
+from streamcl.audit.comparison import findings, of_distributions
 from streamcl.audit.conclude import conclude
-from streamcl.audit.judge import Finding, beside
 from streamcl.audit.mixup import Mixup
 from streamcl.audit.questions import Answer, Questions
 from streamcl.audit.report import AuditReport
-from streamcl.audit.reruns import Reruns
-from streamcl.audit.sorted_stream import SortedStream
+from streamcl.audit.retraining import Reruns
+from streamcl.audit.significance import Finding, beside
+from streamcl.audit.stream_split import SortedStream
 from streamcl.audit.trials import Trials
 from streamcl.events import ForgetRequest
 from streamcl.factory.backbone import LogMessage

@@ -8,11 +8,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from streamcl.audit import accuracy, klom, neighbour, rmia, tug_of_war
-from streamcl.audit import lira as attacks
+from streamcl.audit import accuracy, neighbour, rmia, tug_of_war
+from streamcl.audit import divergence as klom
+from streamcl.audit import membership as attacks
 from streamcl.audit.answers import Answers, Group, Groups
-from streamcl.audit.judge import Finding, Side, beside, relabelled
-from streamcl.audit.material import Flags, Floats, Ints
+from streamcl.audit.data import Flags, Floats, Ints
+from streamcl.audit.significance import Finding, Side, beside, relabelled
 
 Measure: TypeAlias = Callable[[Group], Floats]
 Statistic: TypeAlias = Callable[[Floats, Flags], Floats]

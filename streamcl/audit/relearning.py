@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from streamcl.audit.material import Examples, Floats, Sums
-from streamcl.audit.models import Form, combined
+from streamcl.audit.closed_form_models import Form, combined
+from streamcl.audit.data import Examples, Floats, Sums
 
 PAPER = "arXiv 2205.08096"
 REGAINED = 0.9  # of the accuracy that all of the forgotten samples give

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from streamcl.audit.material import Floats
+from streamcl.audit.data import Floats
 
 Side: TypeAlias = Literal["both", "high", "low"]
 Outcome: TypeAlias = Literal["within", "too high", "too low"]

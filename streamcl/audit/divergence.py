@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamcl.audit.data import Flags, Floats
 from streamcl.audit.leave_one_out import floored
-from streamcl.audit.material import Flags, Floats
 
 PAPER = "arXiv 2410.23232"
 

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamcl.audit.asked_again import asked_again, noted_again
 from streamcl.audit.audit import audit
-from streamcl.audit.bench import Plan
-from streamcl.audit.by_reruns import audit_by_reruns
-from streamcl.audit.closed_forms import Beginning, ClosedForms, closed_forms
-from streamcl.audit.material import Audited, Examples, Material, Sums
+from streamcl.audit.closed_form import Plan
+from streamcl.audit.data import Audited, Examples, Material, Sums
+from streamcl.audit.learner_heads import Beginning, ClosedForms, closed_forms
 from streamcl.audit.mixup import most_confused
+from streamcl.audit.reconstruct_request import asked_again, noted_again
 from streamcl.audit.report import AuditReport
-from streamcl.audit.reruns import Reruns, sweep_killed
+from streamcl.audit.retraining import Reruns, sweep_killed
+from streamcl.audit.retraining_audit import audit_by_reruns
 from streamcl.audit.scope import Scope, kept_by, placed, portions, receipt_of
-from streamcl.audit.sorted_stream import held_out, sort_stream
+from streamcl.audit.stream_split import held_out, sort_stream
 from streamcl.config.options.closed_form import RidgeOptions
 from streamcl.config.options.hybrid import Hybrid
 from streamcl.config.options.run import RunConfig

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.material import Floats, Sums
+from streamcl.audit.data import Floats, Sums
 from streamcl.audit.scope import placed
 from streamcl.config.options.run import RunConfig
 from streamcl.events import Batch, Sample
