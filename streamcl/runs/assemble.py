@@ -5,7 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.config.compatibility import fingerprint
+from streamcl.config.options.run import RunConfig
+from streamcl.distributed.agreement import ReplicatedCheckpointStore, ReplicatedLearner, check_same_everywhere
+from streamcl.distributed.process_group import ProcessGroup
+from streamcl.evaluation.holdout import HoldoutEvaluator
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.throughput import Throughput, memory_mb
 from streamcl.factory.backbone import BackboneFactory, LogMessage
 from streamcl.factory.compute import build_compute
 from streamcl.factory.forgetting import build_forgetter, for_the_loop
@@ -13,25 +20,18 @@ from streamcl.factory.learner import build_learner
 from streamcl.factory.shift import build_shift
 from streamcl.factory.sinks import build_fanout
 from streamcl.factory.source import MakeSource, build_source
-from streamcl.config.options.run import RunConfig
-from streamcl.config.compatibility import fingerprint
-from streamcl.evaluation.holdout import HoldoutEvaluator
-from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.checkpoint_purge import CheckpointPurger
-from streamcl.storage.thumbnails import Thumbnails
-from streamcl.evaluation.holdout_history import HoldoutHistory
-from streamcl.evaluation.prequential import Prequential
-from streamcl.evaluation.throughput import Throughput, memory_mb
-from streamcl.processor.ports import RunMetrics
+from streamcl.forgetting.run_resources import RunResources
 from streamcl.processor.loop import StreamProcessor
+from streamcl.processor.ports import RunMetrics
 from streamcl.protocols import Source
-from streamcl.storage.rng_state import capture_generators, seed_generators
-from streamcl.distributed.process_group import ProcessGroup
-from streamcl.runs.run import Run
 from streamcl.runs.directory import checkpoints
-from streamcl.distributed.agreement import ReplicatedCheckpointStore, ReplicatedLearner, check_same_everywhere
-from streamcl.sinks.registry import Fanout
+from streamcl.runs.run import Run
 from streamcl.runs.summary import environment
+from streamcl.sinks.registry import Fanout
+from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.storage.rng_state import capture_generators, seed_generators
+from streamcl.storage.thumbnails import Thumbnails
 
 
 def assemble(
@@ -67,7 +67,11 @@ def assemble(
         folder, learner, source, scores, gallery, sealing, fingerprint=fingerprint(settings)
     )
     forgetter = build_forgetter(settings, belongings, stack) if group.is_main else None
-    keeper = ReplicatedCheckpointStore(saver if group.is_main else None, learner, group, report) if several else saver
+    keeper = (
+        ReplicatedCheckpointStore(saver if group.is_main else None, learner, group, report)
+        if several
+        else saver
+    )
     processor = StreamProcessor(
         source,
         ReplicatedLearner(learner, group) if several else learner,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from streamcl.config.compatibility import fingerprint
+from streamcl.config.load import dump_config, load_config
+from streamcl.config.options.run import RunConfig
+from streamcl.errors import ConfigError
 from streamcl.storage import files
 from streamcl.storage.checkpoint import Checkpoints
-from streamcl.config.options.run import RunConfig
-from streamcl.config.load import dump_config, load_config
-from streamcl.config.compatibility import fingerprint
-from streamcl.errors import ConfigError
 from streamcl.storage.lock import RunLock
 
 CONFIG, CHECKPOINTS, LOG = "config.yaml", "checkpoints", "predictions.jsonl"

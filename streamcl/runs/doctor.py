@@ -12,13 +12,13 @@ from typing import Literal, TypeAlias
 
 import yaml
 
+from streamcl.errors import CheckpointError, ForgettingError
+from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.statistics.block_file import BlockFile
+from streamcl.forgetting.statistics.store import STATISTICS
 from streamcl.storage import files
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import CorruptCheckpoint, verify_checkpoint
-from streamcl.errors import CheckpointError, ForgettingError
-from streamcl.forgetting.statistics.block_file import BlockFile
-from streamcl.forgetting.statistics.store import STATISTICS
-from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.storage.lock import holder_of
 
 Level: TypeAlias = Literal["ok", "warning", "error"]
@@ -90,14 +90,18 @@ def _checkpoints(run_dir: Path) -> Iterator[DoctorFinding]:
         except CorruptCheckpoint as damage:
             if not path.exists():
                 continue  # the process at work here has replaced it in the meantime
-            yield DoctorFinding("error", place, f"cannot be used: {damage}", "a resume takes the one before it")
+            yield DoctorFinding(
+                "error", place, f"cannot be used: {damage}", "a resume takes the one before it"
+            )
         except (CheckpointError, OSError) as error:
             yield DoctorFinding("error", place, str(error), getattr(error, "hint", None))
         else:
             good += 1
             yield DoctorFinding("ok", place, f"good, at offset {manifest['offset']}, step {manifest['step']}")
     if not paths:
-        yield DoctorFinding("warning", CHECKPOINTS, "there is none", "a resume would start from the beginning")
+        yield DoctorFinding(
+            "warning", CHECKPOINTS, "there is none", "a resume would start from the beginning"
+        )
     elif not good:
         hint = "restore one from a backup, or start over with --fresh"
         yield DoctorFinding("error", CHECKPOINTS, "none can be used: the run cannot be resumed", hint)
@@ -151,7 +155,9 @@ def _is_object(line: bytes) -> bool:
 def _summary(run_dir: Path) -> Iterator[DoctorFinding]:
     path = run_dir / SUMMARY
     if not path.exists():
-        yield DoctorFinding("warning", path.name, "is missing: the run has not ended", "streamcl run continues it")
+        yield DoctorFinding(
+            "warning", path.name, "is missing: the run has not ended", "streamcl run continues it"
+        )
         return
     try:
         whole = _is_object(_read(path, SUMMARY_LIMIT))
@@ -188,7 +194,9 @@ def _ledger(run_dir: Path) -> Iterator[DoctorFinding]:
             hint = f"streamcl forget RUN --retry {entry.id} asks again"
             yield DoctorFinding("error", LEDGER, f"request {entry.id!r} failed: {entry.reason}", hint)
         elif entry.body is not None and entry.progress == "done":
-            yield DoctorFinding("warning", LEDGER, f"request {entry.id!r} is done but still holds what it said")
+            yield DoctorFinding(
+                "warning", LEDGER, f"request {entry.id!r} is done but still holds what it said"
+            )
 
 
 def _statistics(run_dir: Path) -> Iterator[DoctorFinding]:
@@ -199,9 +207,13 @@ def _statistics(run_dir: Path) -> Iterator[DoctorFinding]:
         with closing(BlockFile(path)) as file:
             cohorts, blocks, size = file.examine()
     except ForgettingError as error:
-        yield DoctorFinding("error", STATISTICS, str(error), "restore it, with the checkpoints, from a backup")
+        yield DoctorFinding(
+            "error", STATISTICS, str(error), "restore it, with the checkpoints, from a backup"
+        )
         return
-    yield DoctorFinding("ok", STATISTICS, f"sums of {cohorts} classes or subjects, {blocks} blocks, {size} bytes")
+    yield DoctorFinding(
+        "ok", STATISTICS, f"sums of {cohorts} classes or subjects, {blocks} blocks, {size} bytes"
+    )
 
 
 def _space(run_dir: Path) -> Iterator[DoctorFinding]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streamcl.factory.compute import build_compute
-from streamcl.factory.learner import build_learner
-from streamcl.factory.backbone import build_vit
-from streamcl.factory.backbone import BackboneFactory, LogMessage
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import CheckpointError
+from streamcl.factory.backbone import BackboneFactory, LogMessage, build_vit
+from streamcl.factory.compute import build_compute
+from streamcl.factory.learner import build_learner
 from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.mixed_privacy import MixedPrivacyLearner
 from streamcl.learners.online_lora import OnlineLoRALearner

@@ -7,19 +7,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from streamcl.storage import files
-from streamcl.factory.backbone import build_vit
-from streamcl.factory.backbone import BackboneFactory, LogMessage
-from streamcl.runs.assemble import assemble
 from streamcl.config.options.run import RunConfig
-from streamcl.runs.load import export_learner, load_learner
-from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from streamcl.runs.run import Run
-from streamcl.runs.directory import config_of, keep_config, move_aside, saved_config
-from streamcl.storage.lock import RunLock
-from streamcl.runs.resume import begin_or_restore, reopen, resume
-from streamcl.runs.settings import agree_with_earlier, read_settings, settled_precision
 from streamcl.distributed.agreement import check_agreement
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from streamcl.factory.backbone import BackboneFactory, LogMessage, build_vit
+from streamcl.runs.assemble import assemble
+from streamcl.runs.directory import config_of, keep_config, move_aside, saved_config
+from streamcl.runs.load import export_learner, load_learner
+from streamcl.runs.resume import begin_or_restore, reopen, resume
+from streamcl.runs.run import Run
+from streamcl.runs.settings import agree_with_earlier, read_settings, settled_precision
+from streamcl.storage import files
+from streamcl.storage.lock import RunLock
 
 __all__ = ["Run", "execute_pending", "export_learner", "load_learner", "open_run"]
 
@@ -37,7 +36,7 @@ def open_run(
 
     fresh: move an earlier run of the same name aside first. strict: a damaged checkpoint is an error rather
     than a reason to use the one before it. vit: makes the backbone, or lends one that several runs share.
-    ranks: the processes that run it together (`streamcl.distributed.process_group.TorchProcessGroup`), each of which calls this.
+    ranks: the processes that run it together (see `TorchProcessGroup`), each of which calls this.
     Raises RunBusy where another process holds the directory, ConfigError where the run in it was made with a
     configuration that this one cannot continue.
     """

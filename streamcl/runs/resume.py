@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from streamcl.storage.checkpoint import Checkpoints
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.protocols import State
-from streamcl.runs.run import Run
 from streamcl.runs.directory import LOG
+from streamcl.runs.run import Run
+from streamcl.storage.checkpoint import Checkpoints
 
 
 def resume(run: Run, vault: Checkpoints, *, strict: bool, report: Callable[[str], None]) -> None:
@@ -35,7 +35,9 @@ def resume(run: Run, vault: Checkpoints, *, strict: bool, report: Callable[[str]
         )
     state = found.state if replayable else {**found.state, "source": run.source.state_dict()}
     if (before := state.get("ranks", 1)) != run.group.world_size:
-        report(f"{before} ranks came so far, {run.group.world_size} go on; sums may differ in their last bits")
+        report(
+            f"{before} ranks came so far, {run.group.world_size} go on; sums may differ in their last bits"
+        )
     if not finished:
         report(f"going on from offset {found.offset} (step {found.step})")
     begin_or_restore(run, state)

@@ -10,22 +10,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from streamcl.storage import files
-from streamcl.nn.backbone import Backbone
-from streamcl.nn.device import Compute
 from streamcl.config.options.run import RunConfig
+from streamcl.distributed.process_group import ProcessGroup
 from streamcl.errors import ForgettingError
-from streamcl.events import PredictionRecord
-from streamcl.forgetting.service import ForgettingService
-from streamcl.runs.load import export_learner
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
+from streamcl.events import PredictionRecord
+from streamcl.forgetting.service import ForgettingService
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
 from streamcl.processor.loop import StreamProcessor
 from streamcl.protocols import Learner, Source
-from streamcl.distributed.process_group import ProcessGroup
 from streamcl.report.page import write_report
+from streamcl.runs.load import export_learner
 from streamcl.runs.summary import summarise, timing
+from streamcl.storage import files
 
 
 @dataclass(slots=True)

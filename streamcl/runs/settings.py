@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from streamcl.factory.compute import build_compute
-from streamcl.storage.checkpoint import list_checkpoints
-from streamcl.config.options.run import RunConfig
-from streamcl.config.load import config_from_dict, load_config
 from streamcl.config.compatibility import differences
+from streamcl.config.load import config_from_dict, load_config
+from streamcl.config.options.run import RunConfig
 from streamcl.errors import ConfigError
+from streamcl.factory.compute import build_compute
 from streamcl.runs.directory import CHECKPOINTS, LOG
+from streamcl.storage.checkpoint import list_checkpoints
 
 
 def read_settings(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:

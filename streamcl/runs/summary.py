@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from streamcl import __version__
-from streamcl.nn.device import Compute
-from streamcl.events import StreamInfo
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
-from streamcl.evaluation.throughput import Throughput, peak_memory_mb
 from streamcl.evaluation.shift_matching import match_shifts
+from streamcl.evaluation.throughput import Throughput, peak_memory_mb
+from streamcl.events import StreamInfo
+from streamcl.nn.device import Compute
 from streamcl.processor.progress import Progress
 
 TOLERANCE = 10

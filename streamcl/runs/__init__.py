@@ -1,0 +1,1 @@
+"""A run directory: opened, resumed, loaded, exported and inspected."""
