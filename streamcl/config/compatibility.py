@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel
 
 from streamcl.config.options.run import RunConfig
+from streamcl.storage.canonical_json import sha256_of_json
 
 Severity: TypeAlias = Literal["safe", "warn", "refuse"]
 
@@ -38,11 +38,9 @@ def fingerprint(config: RunConfig) -> str:
     Two configurations have the same one exactly when `differences` finds nothing that is to be refused.
     """
     leaves = _leaves(config).items()
-    deciding = {
-        path: value for path, (value, severity) in leaves if severity == "refuse" and value is not None
-    }
-    canonical = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return sha256_of_json(
+        {path: value for path, (value, severity) in leaves if severity == "refuse" and value is not None}
+    )
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[Difference]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from streamcl.errors import ForgettingError
+from streamcl.storage.canonical_json import canonical_json
 from streamcl.storage.sqlite import SqliteFile
 
 RequestStatus: TypeAlias = Literal["received", "started", "done", "failed", "refused"]
@@ -275,7 +276,7 @@ def _parsed(body: str) -> dict[str, Any]:
 
 def _canonical(fields: Mapping[str, Any]) -> str:
     try:
-        body = json.dumps(dict(fields), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        body = canonical_json(dict(fields)).decode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ForgettingError(f"a request must be a JSON object: {error}") from error
     if len(body) > BODY_LIMIT:

@@ -22,6 +22,7 @@ from safetensors import numpy as safetensors
 from streamcl import __version__
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
+from streamcl.storage.canonical_json import canonical_json, sha256_of_json
 from streamcl.storage.plain_state import pack, unpack
 
 FORMAT = 1
@@ -45,8 +46,8 @@ class VerifiedCheckpoint(NamedTuple):
 def verify_checkpoint(path: Path) -> VerifiedCheckpoint:
     """Read a checkpoint, trusting no byte of it that its manifest does not confirm.
 
-    Raises Damage, naming the member and the reason, or CheckpointError where it is whole but of a newer
-    format.
+    Raise CorruptCheckpoint, naming the member and the reason, or CheckpointError where it is whole but of a
+    newer format.
     """
     manifest = _read_manifest(path)
     _confirm_names(path)
@@ -64,7 +65,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(data)
         claimed = manifest.pop("sha256")
-        whole = data == _json({**manifest, "sha256": _sha256(_json(manifest))})
+        whole = data == canonical_json({**manifest, "sha256": sha256_of_json(manifest)})
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"{MANIFEST} cannot be read: {error!r}") from error
     if not whole:
@@ -149,11 +150,7 @@ def members_of(offset: int, step: int, state: State, fingerprint: Mapping[str, s
         "fingerprint": dict(fingerprint),
         "members": {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in members.items()},
     }
-    return {**members, MANIFEST: _json({**manifest, "sha256": _sha256(_json(manifest))})}
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return {**members, MANIFEST: canonical_json({**manifest, "sha256": sha256_of_json(manifest)})}
 
 
 def _sha256(data: bytes) -> str:

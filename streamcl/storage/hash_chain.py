@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from streamcl.errors import ForgettingError
 from streamcl.storage import files
+from streamcl.storage.canonical_json import canonical_json
 from streamcl.storage.files import Disk
 
 Chain: TypeAlias = list[tuple[Path, dict[str, Any]]]
@@ -26,7 +27,7 @@ def seal(content: Mapping[str, Any], chain: Chain) -> dict[str, Any]:
 
 def write(path: Path, body: Mapping[str, Any], *, disk: Disk = files.DISK) -> None:
     """Write a sealed link whole."""
-    files.atomic_write(path, canonical({**body, "sha256": _digest(body)}), disk=disk)
+    files.atomic_write(path, _line({**body, "sha256": _digest(body)}), disk=disk)
 
 
 def read(path: Path, noun: str) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def read(path: Path, noun: str) -> dict[str, Any]:
         data = path.read_bytes() if path.stat().st_size <= LIMIT else b""
         content = json.loads(data)
         claimed = content.pop("sha256")
-        whole = data == canonical({**content, "sha256": claimed}) and claimed == _digest(content)
+        whole = data == _line({**content, "sha256": claimed}) and claimed == _digest(content)
     except OSError as error:
         raise ForgettingError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
@@ -66,10 +67,10 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def canonical(content: Mapping[str, Any]) -> bytes:
-    """The one way to write an object: sorted keys, no spaces, ASCII, no NaN, a line end."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+def _line(content: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a link's file: canonical JSON and a line end, both of which its hash covers."""
+    return canonical_json(content) + b"\n"
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(content)).hexdigest()
+    return hashlib.sha256(_line(content)).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamcl.protocols import State
+from streamcl.storage.canonical_json import sha256_of_json
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -51,9 +51,7 @@ def unpack(tree: Any, arrays: Mapping[str, Array]) -> Any:
 
 def state_hash(state: State) -> str:
     """sha256 of a state, the same on every machine, in any order of keys; arrays by dtype, shape, bytes."""
-    tree = _pack(state, "", _digest)
-    text = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return sha256_of_json(_pack(state, "", _digest))
 
 
 def _pack(value: Any, place: str, leaf: Callable[[Array], Any]) -> Any:

@@ -11,7 +11,7 @@ from streamcl.errors import ForgettingError
 from streamcl.forgetting.receipts.receipt import read_chain, receipt_path, write_receipt
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.forgetting.requests import build_request
-from streamcl.storage.hash_chain import canonical
+from streamcl.storage.canonical_json import canonical_json
 from streamcl.testing import ScriptedSource, record_id
 
 PLACES = {
@@ -92,8 +92,8 @@ def test_a_forged_receipt_breaks_the_chain(run):
     """Its own hash can be computed anew; the receipt after it still holds the old one."""
     path = run / "receipts" / "r1.json"
     body = {k: v for k, v in read(path).items() if k != "sha256"} | {"guarantee": "approximate"}
-    digest = hashlib.sha256(canonical(body)).hexdigest()
-    path.write_bytes(canonical({**body, "sha256": digest}))
+    digest = hashlib.sha256(canonical_json(body) + b"\n").hexdigest()
+    path.write_bytes(canonical_json({**body, "sha256": digest}) + b"\n")
     with pytest.raises(ForgettingError, match="not chained"):
         verify_receipt(run / "receipts" / "r2.json")
 

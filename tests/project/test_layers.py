@@ -12,7 +12,7 @@ NOUNS = {"errors", "events", "protocols", "registry"}
 
 MAY_IMPORT = {
     **dict.fromkeys(NOUNS, NOUNS),
-    "config": NOUNS,
+    "config": NOUNS | {"storage"},
     "storage": NOUNS,
     "distributed": NOUNS | {"config", "storage"},
     "nn": NOUNS | {"storage"},

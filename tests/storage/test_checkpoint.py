@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from streamcl.errors import CheckpointError
 from streamcl.storage import checkpoint_format as module
+from streamcl.storage.canonical_json import canonical_json, sha256_of_json
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.checkpoint_format import verify_checkpoint
 from streamcl.storage.files import DISK, Disk, is_temporary
@@ -479,8 +480,8 @@ def rewrite(path, **changes):
     manifest = json.loads((path / "manifest.json").read_bytes())
     manifest = {**manifest, **changes}
     del manifest["sha256"]
-    manifest["sha256"] = module._sha256(module._json(manifest))
-    (path / "manifest.json").write_bytes(module._json(manifest))
+    manifest["sha256"] = sha256_of_json(manifest)
+    (path / "manifest.json").write_bytes(canonical_json(manifest))
 
 
 @pytest.mark.faults
