@@ -49,34 +49,40 @@ class LinearHead(nn.Module):
         """Remove a class's row and its moments; later rows move up by one and keep theirs."""
         self._keep([i for i in range(self.classes) if i != row], optimizer)
 
-    def cut(self, classes: int, optimizer: torch.optim.Optimizer) -> None:
+    def cut(self, classes: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Have no more than `classes` rows, the first ones, with their moments."""
         if classes < self.classes:
             self._keep(list(range(classes)), optimizer)
 
-    def _keep(self, keep: list[int], optimizer: torch.optim.Optimizer) -> None:
+    def _keep(self, keep: list[int], optimizer: torch.optim.Optimizer | None) -> None:
         for name in ("weight", "bias"):
             old: nn.Parameter = getattr(self, name)
             new = nn.Parameter(old.detach()[keep].clone(), requires_grad=old.requires_grad)
             setattr(self, name, new)
-            _swap(optimizer, old, new, lambda value: value[keep].clone())
+            if optimizer is not None:
+                _swap(optimizer, old, new, lambda value: value[keep].clone())
 
     def export_state(self) -> State:
         """weight float [C, d] and bias float [C] as numpy arrays."""
         return {name: p.detach().cpu().numpy().copy() for name, p in self.named_parameters()}
 
-    def import_state(self, state: Mapping[str, Any]) -> None:
-        """Take over exported values; where the number of classes differs this makes new Parameters."""
-        for name, old in list(self.named_parameters()):
-            values = torch.tensor(state[name], dtype=old.dtype, device=old.device)
-            if values.shape[1:] != old.shape[1:]:
-                raise ValueError(
-                    f"{name} has shape {tuple(values.shape)}, expected [C, {self.weight.shape[1]}]"
-                )
-            if values.shape == old.shape:
-                old.data.copy_(values)
-            else:
-                setattr(self, name, nn.Parameter(values, requires_grad=old.requires_grad))
+    def import_state(self, state: Mapping[str, Any], optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Take over exported values, and have as many rows as they do.
+
+        Args:
+            state: of `export_state`, for features of the same width.
+            optimizer: of this head's Parameters; another number of rows makes new ones, which it then holds.
+
+        Raises:
+            ValueError: the values are of features of another width.
+        """
+        width, classes = self.weight.shape[1], len(state["bias"])
+        if state["weight"].shape != (classes, width):
+            raise ValueError(f"weight has shape {state['weight'].shape}, expected [{classes}, {width}]")
+        self.grow(classes, optimizer)
+        self.cut(classes, optimizer)
+        for name, parameter in self.named_parameters():
+            parameter.data.copy_(torch.tensor(state[name], dtype=parameter.dtype))
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor, present: Tensor) -> Tensor:

@@ -132,8 +132,6 @@ class AdaptedBranch:
 
         def undo() -> None:
             head()
-            for row in reversed(range(len(state["probe"]["bias"]), self.probe.classes)):
-                self.probe.drop(row, self._optimizer)
             self._load_training(state)
 
         return undo
@@ -198,6 +196,5 @@ class AdaptedBranch:
         if self.frozen:
             self.adapters.bypass_lora()
         else:
-            self.probe.grow(len(state["probe"]["bias"]), self._optimizer)
-            self.probe.import_state(state["probe"])
+            self.probe.import_state(state["probe"], self._optimizer)
             import_moments(self._optimizer, self._parameters(), state["moments"])

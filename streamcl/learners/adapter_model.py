@@ -207,8 +207,7 @@ class AdapterModel:
         self.index = ClassIndex(state["classes"])
         if self.adapters:
             self.adapters.import_state(state["adapters"])
-        self.head.grow(len(self.index), self.optimizer)
-        self.head.import_state(state["head"])
+        self.head.import_state(state["head"], self.optimizer)
         import_moments(self.optimizer, self.parameters(), state["moments"])
         self.generator.set_state(torch.from_numpy(state["generator"].copy()))
 

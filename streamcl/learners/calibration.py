@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from streamcl.learners.rollback import Rollback
 from streamcl.protocols import State
 
 SHARPNESS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -36,6 +37,15 @@ class Calibration:
             return
         losses = [float(F.cross_entropy(factor * scores, targets)) for factor in SHARPNESS]
         self._losses = DECAY * self._losses + torch.tensor(losses, dtype=torch.float64)
+
+    def savepoint(self) -> Rollback:
+        """Return a callable that restores the present losses."""
+        losses = self._losses
+
+        def restore() -> None:
+            self._losses = losses
+
+        return restore
 
     def state_dict(self) -> State:
         """The running losses."""

@@ -43,21 +43,29 @@ class Cohort:
         own = {name: column for column, name in enumerate(self.classes)}
         return selected(self._sums, [own.get(name, -1) for name in index.names])
 
-    def learn(self, features: Tensor, views: Sequence[Tensor], labels: Sequence[str]) -> None:
-        """Add frozen features [B, D] to its sums, and teach its branch the tokens of each view."""
+    def learn(self, features: Tensor, views: Sequence[Tensor], labels: Sequence[str]) -> bool:
+        """Add samples to the sums and train the branch; False, for the caller to roll back, if not finite.
+
+        Args:
+            features: float32 [B, D], of the frozen blocks.
+            views: the tokens [B, N, d] at the branch's first block, for each view.
+            labels: B class names.
+        """
         self._index = ClassIndex([*self.classes, *labels])
         targets = self._index.columns(labels, features.device)
         self.learned += len(labels)
         share = measured(features, targets, len(self._index))
         self._sums = combined(self._sums, share)
         if self.branch is None:
-            return
-        if not self.branch.frozen:
-            self.branch.adapt(views, targets, len(self._index))
+            return True
+        if not self.branch.frozen and not self.branch.adapt(views, targets, len(self._index)):
+            return False
         adapted = self._adapted(views[0])
-        if all_finite(adapted):
-            self.branch.head.grow(len(self._index))
-            self.branch.head.update(adapted, targets)
+        if not all_finite(adapted):
+            return False
+        self.branch.head.grow(len(self._index))
+        self.branch.head.update(adapted, targets)
+        return True
 
     def savepoint(self) -> Rollback:
         """What takes back the `learn` that comes next, bit for bit."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from streamcl.learners.block_features import FrozenReader
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.cohort import Cohort
 from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
-from streamcl.learners.rollback import Rollback, rollback_on_error
+from streamcl.learners.rollback import Rollback, Transaction
 from streamcl.protocols import State
 
 SHARED_COHORT = ""
@@ -132,17 +131,20 @@ class CohortAdaptersLearner:
         losses = tuple(open_set_nll(self._sharpness * scores[rows], targets).tolist())
         if not rows or not all_finite(features):
             return StepResult(predicted, losses, learned=())
-        with rollback_on_error(self._kept()):
+        with Transaction(self._savepoint()) as step:
             self._index = index
-            housed = {row: self._cohort_for(names[row]) for row in rows}
-            with ExitStack() as steps:
-                for name in dict.fromkeys(housed.values()):
-                    own = [row for row in rows if housed[row] == name]
-                    cohort = self.cohorts[name]
-                    steps.enter_context(rollback_on_error(cohort.savepoint()))
-                    cohort.learn(features[own], [view[own] for view in views], [labels[row] for row in own])
-                self._settle()
-        return StepResult(predicted, losses, learned=batch.labelled_offsets)
+            cohort_names = {row: self._cohort_for(names[row]) for row in rows}
+            for name in dict.fromkeys(cohort_names.values()):
+                own = [row for row in rows if cohort_names[row] == name]
+                cohort = self.cohorts[name]
+                step.cover(cohort.savepoint())
+                tokens = [view[own] for view in views]
+                if not cohort.learn(features[own], tokens, [labels[row] for row in own]):
+                    step.refuse()
+                    break
+            else:
+                self._refit_if_due()
+        return StepResult(predicted, losses, learned=batch.labelled_offsets if step.accepted else ())
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: a plateau of the whole stream says nothing that one cohort may depend on."""
@@ -201,8 +203,8 @@ class CohortAdaptersLearner:
     def _names(self, batch: Batch) -> list[str]:
         return [self.division.name(s, offset) for s, offset in zip(batch.samples, batch.offsets, strict=True)]
 
-    def _kept(self) -> Rollback:
-        """What takes back all that learning a batch changes, the cohorts' own aside."""
+    def _savepoint(self) -> Rollback:
+        """Return a callable that restores everything but what cohorts restore themselves."""
         before = dict(self.cohorts), self.over_capacity, self._index, self._used, self._fresh
 
         def undo() -> None:
@@ -237,7 +239,7 @@ class CohortAdaptersLearner:
                 joined[rows] = torch.stack(parts).mean(0)
         return joined
 
-    def _settle(self) -> None:
+    def _refit_if_due(self) -> None:
         """Solve the shared part anew where a class has doubled or a share of all samples is new."""
         self._fresh = None
         total = reduce(torch.add, [cohort.sums(self._index).counts for cohort in self.cohorts.values()])

@@ -17,7 +17,7 @@ from streamcl.learners.calibration import Calibration
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
 from streamcl.learners.ridge import Listener, RidgeLearner, by_column
-from streamcl.learners.rollback import rollback, rollback_on_error
+from streamcl.learners.rollback import Transaction
 from streamcl.protocols import State
 
 
@@ -147,12 +147,11 @@ class RidgeLoRALearner:
             return StepResult(predicted, shown, learned=())
         told = StepResult(predicted, shown, batch.labelled_offsets, detector_features(features))
         adapting = self.adapted is not None and not self.adapted.frozen
-        undos = [part.savepoint() for part in (self.adapted, self.exact) if part is not None]
-        calibration = self._calibration.state_dict()
-        undos.append(lambda: self._calibration.load_state_dict(calibration))
-        with rollback_on_error(*undos):
+        with Transaction(self.exact.savepoint(), self._calibration.savepoint()) as step:
+            if self.adapted is not None:
+                step.cover(self.adapted.savepoint())
             if not self._learn_adapted(views, adapted, batch, targets, len(index)):
-                rollback(*undos)
+                step.refuse()
                 return StepResult(predicted, shown, learned=())
             self.exact.add(features[rows], targets, index)
             known = targets < scores.shape[1]

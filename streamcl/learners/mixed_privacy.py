@@ -17,7 +17,7 @@ from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.hybrid import HybridFeatures, RidgeLoRALearner
 from streamcl.learners.mixed_statistics import MixedStatistics
 from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
-from streamcl.learners.rollback import Rollback, rollback_on_error
+from streamcl.learners.rollback import Rollback, Transaction
 from streamcl.learners.tangent_features import TangentReader
 from streamcl.protocols import State
 
@@ -80,19 +80,18 @@ class MixedPrivacyLearner:
         losses = self._losses(batch, scores)
         if not all(all_finite(z) for _, _, z in seen.values()):
             return StepResult(predicted, losses, learned=())
-        undo, moving = self._kept(), self._moving
-        with rollback_on_error(undo):
+        moving = self._moving
+        with Transaction(self._savepoint()) as step:
             self._index = ClassIndex([*self.classes, *(str(sample.label) for sample in batch.labelled)])
             self.users.grow(len(self._index))
             for side, _, z in seen.values():
                 self._add(side, z)
             self.users.refit_if_due()
-            learned = all(self._taught(side, reading) for side, reading, _ in seen.values())
-        if not learned:
-            undo()
-        elif moving:
+            if not all(self._taught(side, reading) for side, reading, _ in seen.values()):
+                step.refuse()
+        if step.accepted and moving:
             self._moved_until = batch.end
-        return StepResult(predicted, losses, learned=batch.labelled_offsets if learned else ())
+        return StepResult(predicted, losses, learned=batch.labelled_offsets if step.accepted else ())
 
     def consolidate(self) -> Mapping[str, Any]:
         """At the first plateau of the core's loss the adapters settle."""
@@ -192,8 +191,8 @@ class MixedPrivacyLearner:
         self._index = ClassIndex(state["classes"])
         self._moved_until = int(state["moved_until"])
 
-    def _kept(self) -> Rollback:
-        """What takes back all that learning a batch changes, the core aside, which sees to that itself."""
+    def _savepoint(self) -> Rollback:
+        """Return a callable that restores everything but the core, which restores itself."""
         users, index = self.users.savepoint(), self._index
 
         def undo() -> None:

@@ -14,7 +14,7 @@ from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.heads.linear import masked_cross_entropy
 from streamcl.learners.adapter_model import AdapterModel
 from streamcl.learners.predictions import open_set_nll
-from streamcl.learners.rollback import rollback, rollback_on_error
+from streamcl.learners.rollback import Transaction
 from streamcl.memory.hard_buffer import HardBuffer
 from streamcl.memory.importance import Importance, squared_gradients
 from streamcl.nn.adapted_blocks import Adapters
@@ -103,16 +103,14 @@ class OnlineLoRALearner:
         """Predict the batch, then take one step on its labelled samples and the hard buffer."""
         if not batch.labelled:
             return StepResult(self.model.predict_together(batch.samples), (), learned=())
-        undos = self.model.savepoint(), self.buffer.savepoint()
-        with rollback_on_error(*undos):
+        with Transaction(self.model.savepoint(), self.buffer.savepoint()) as step:
             seen = self.model.forward(batch, self.buffer.samples)
             losses = self._losses(seen.logits, seen.targets)  # [L + H]
-            learned = self.model.step(self._objective(losses, len(seen.learnable)))
-            if learned:
+            if self.model.step(self._objective(losses, len(seen.learnable))):
                 self._remember(seen.learnable, losses.detach())
-        if not learned:
-            rollback(*undos)
-        return StepResult(seen.guesses, seen.losses, learned=batch.labelled_offsets if learned else ())
+            else:
+                step.refuse()
+        return StepResult(seen.guesses, seen.losses, batch.labelled_offsets if step.accepted else ())
 
     def consolidate(self) -> Mapping[str, Any]:
         """Estimate the importance of the present pair on the hard buffer, fold it, start a fresh pair."""

@@ -17,7 +17,7 @@ from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.block_features import FeatureReader, FrozenReader, detector_features
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
-from streamcl.learners.rollback import Rollback, rollback_on_error
+from streamcl.learners.rollback import Rollback, Transaction
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.protocols import State
@@ -86,7 +86,7 @@ class RidgeLearner:
         if not all_finite(features):
             return StepResult(predicted, shown, learned=())
         told = StepResult(predicted, shown, batch.labelled_offsets, detector_features(features))
-        with rollback_on_error(self.savepoint()):
+        with Transaction(self.savepoint()):
             self.add(features[rows], targets, index)
             if self._listener is not None:
                 self._listener(learnable, (self.summed(features[rows]),))

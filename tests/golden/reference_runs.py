@@ -584,7 +584,7 @@ def add_all() -> None:
     add("stopped/hybrid-relative", stopped, "hybrid", detector="relative", at=100)
     add("killed/hybrid", killed, "hybrid")
     add("ranks/hybrid", ranks, "hybrid", forget=[scheduled(96, DAY_CLASS)])
-    add("ranks/online_lora", ranks, "online_lora", forget=[scheduled(96, IDS)])
+    add("ranks/online_lora", ranks, "online_lora", forget=[scheduled(96, DAY_CLASS)])
 
     _add_closed_forms()
     _add_trained()

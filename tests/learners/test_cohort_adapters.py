@@ -68,6 +68,27 @@ def teach(learner, made):
     return learner
 
 
+@pytest.mark.parametrize("part", ["adapt", "features"])
+def test_where_one_cohorts_branch_cannot_learn_no_cohort_learns_of_the_batch(
+    tiny_backbone, fp32, monkeypatch, part
+):
+    learner = teach(cohorts(tiny_backbone, fp32, adapt=10**6), batches(count=2))
+    before, calls = state_hash(learner.state_dict()), []
+
+    def fails(branch, *args):
+        calls.append(part)  # the third step is the first of the second cohort
+        return len(calls) < 3 and step(branch, *args)
+
+    def breaks(branch, *args):
+        return read(branch, *args) * float("nan" if branch is learner.cohorts[last].branch else 1)
+
+    last = list(learner.cohorts)[-1]
+    step, read = AdaptedBranch._step, AdaptedBranch.features
+    monkeypatch.setattr(AdaptedBranch, *(("_step", fails) if part == "adapt" else ("features", breaks)))
+    assert learner.learn(batches(count=3)[2]).learned == ()
+    assert state_hash(learner.state_dict()) == before
+
+
 def context(learner, learned):
     def scope(request):
         return RequestScope(request, learned, learned, forgotten_before=False, chunks=lambda: iter([]))
@@ -215,7 +236,7 @@ def test_a_step_that_fails_changes_nothing(tiny_backbone, fp32, monkeypatch):
     def full(self):
         raise MemoryError
 
-    monkeypatch.setattr(CohortAdaptersLearner, "_settle", full)
+    monkeypatch.setattr(CohortAdaptersLearner, "_refit_if_due", full)
     with pytest.raises(MemoryError):
         learner.learn(batches(count=2)[1])
     assert state_hash(learner.state_dict()) == before

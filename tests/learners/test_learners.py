@@ -171,6 +171,17 @@ def test_restored_at_every_step_the_remainder_is_the_same(make):
         assert state_hash(hops.state_dict()) == state_hash(straight.state_dict())
 
 
+def test_a_learner_that_takes_over_a_state_with_fewer_classes_goes_on_like_its_owner(make):
+    owner, taker = make(), make()
+    for learner, labels in ((owner, LABELS[:2]), (taker, LABELS)):
+        learner.learn(make_batch(0, [labels[k % len(labels)] for k in range(8)]))
+    taker.load_state_dict(owner.state_dict())
+    for k in range(1, 4):
+        batch = make_batch(8 * k, LABELS[:3] * 2)
+        assert owner.learn(batch) == taker.learn(batch)
+        assert state_hash(taker.state_dict()) == state_hash(owner.state_dict())
+
+
 def test_consolidation_keeps_the_outputs(make):
     learner = make()
     samples = make_batch(2000, LABELS * 2).samples

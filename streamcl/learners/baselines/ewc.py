@@ -55,15 +55,15 @@ class EWCPlusPlus(FinetuneLearner):
             for name in ("running", "importance", "anchor")
         )
 
-    def _kept(self) -> Sequence[Rollback]:
+    def _savepoints(self) -> Sequence[Rollback]:
         running = dict(self._running)
 
         def undo() -> None:
             self._running = running
 
-        return (*super()._kept(), undo)
+        return (*super()._savepoints(), undo)
 
-    def _held_back(self, gradients: Gradients) -> Gradients:
+    def _regularise(self, gradients: Gradients) -> Gradients:
         for name, gradient in gradients.items():
             before = _like(self._running.get(name), gradient)
             self._running[name] = self._decay * before + (1 - self._decay) * gradient.square()

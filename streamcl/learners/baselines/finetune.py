@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.learners.adapter_model import AdapterModel, ForwardPass, Gradients
-from streamcl.learners.rollback import Rollback, rollback, rollback_on_error
+from streamcl.learners.rollback import Rollback, Transaction
 from streamcl.protocols import State
 
 
@@ -42,17 +42,15 @@ class FinetuneLearner:
         """Predict the batch, then take one step on its labelled samples and what is rehearsed."""
         if not batch.labelled:
             return StepResult(self.model.predict_together(batch.samples), (), learned=())
-        undos = self._kept()
-        with rollback_on_error(*undos):
-            seen = self.model.forward(batch, self._rehearsed(len(batch.labelled)))
+        with Transaction(*self._savepoints()) as step:
+            seen = self.model.forward(batch, self._replay_samples(len(batch.labelled)))
             gradients = self.model.gradients(self._loss(seen))
-            if gradients is not None:
-                self.model.apply(self._held_back(gradients))
-                self._remember(seen)
-        if gradients is None:
-            rollback(*undos)
-        learned = batch.labelled_offsets if gradients is not None else ()
-        return StepResult(seen.guesses, seen.losses, learned)
+            if gradients is None:
+                step.refuse()
+            else:
+                self.model.apply(self._regularise(gradients))
+                self._update_buffer(seen)
+        return StepResult(seen.guesses, seen.losses, batch.labelled_offsets if step.accepted else ())
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: the weights go on as they are."""
@@ -71,21 +69,21 @@ class FinetuneLearner:
         """Become the learner that returned `state`."""
         self.model.load_state_dict(state)
 
-    def _kept(self) -> Sequence[Rollback]:
-        """What takes back all that a step changes."""
+    def _savepoints(self) -> Sequence[Rollback]:
+        """Return the savepoints of all that a step changes."""
         return (self.model.savepoint(),)
 
-    def _rehearsed(self, count: int) -> Sequence[Sample]:  # noqa: ARG002 - learners with a buffer use it
+    def _replay_samples(self, count: int) -> Sequence[Sample]:  # noqa: ARG002 - learners with a buffer use it
         """Samples that ride along with `count` fresh ones."""
         return ()
 
     def _loss(self, seen: ForwardPass) -> Tensor:
-        """What the step goes down."""
+        """Return the scalar loss that the step minimises."""
         return F.cross_entropy(seen.logits, seen.targets)
 
-    def _held_back(self, gradients: Gradients) -> Gradients:
+    def _regularise(self, gradients: Gradients) -> Gradients:
         """The gradients with whatever holds old weights in place."""
         return gradients
 
-    def _remember(self, seen: ForwardPass) -> None:
+    def _update_buffer(self, seen: ForwardPass) -> None:
         """Take what is to be kept of a batch that was learned."""

@@ -41,13 +41,13 @@ class ExperienceReplay(FinetuneLearner):
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
 
-    def _kept(self) -> Sequence[Rollback]:
-        return (*super()._kept(), self.buffer.savepoint())
+    def _savepoints(self) -> Sequence[Rollback]:
+        return (*super()._savepoints(), self.buffer.savepoint())
 
-    def _rehearsed(self, count: int) -> Sequence[Sample]:
+    def _replay_samples(self, count: int) -> Sequence[Sample]:
         return [kept.sample for kept in self.buffer.draw(count)]
 
-    def _remember(self, seen: ForwardPass) -> None:
+    def _update_buffer(self, seen: ForwardPass) -> None:
         self._offer(seen, None)
 
     def _offer(self, seen: ForwardPass, logits: Tensor | None) -> None:
@@ -71,7 +71,7 @@ class DERPlusPlus(ExperienceReplay):
         self._beta = beta
         self._matched: list[ReservoirItem] = []  # the first draw of the step in hand
 
-    def _rehearsed(self, count: int) -> Sequence[Sample]:
+    def _replay_samples(self, count: int) -> Sequence[Sample]:
         share = (count + 1) // 2
         self._matched, named = self.buffer.draw(share), self.buffer.draw(share)
         return [kept.sample for kept in (*self._matched, *named)]
@@ -86,7 +86,7 @@ class DERPlusPlus(ExperienceReplay):
             loss = loss + self._alpha * _distance(now, [kept.logits for kept in self._matched])
         return loss
 
-    def _remember(self, seen: ForwardPass) -> None:
+    def _update_buffer(self, seen: ForwardPass) -> None:
         self._offer(seen, seen.logits[: len(seen.learnable)])
 
 
