@@ -43,7 +43,7 @@ from streamcl.events import Batch, Event, Pixels, Prediction, Sample, StepResult
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.ports import RunMetrics
 from streamcl.protocols import Learner, State
-from streamcl.shift.registry import build_detector
+from streamcl.shift.build import build_detector
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.thumbnails import Thumbnails

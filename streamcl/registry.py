@@ -1,49 +1,208 @@
-"""Finds the callable that a dotted path names, and says plainly what is wrong where it does not."""
+"""Finds the parts that a configuration names: built-in ones, those of installed packages, import paths."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from streamcl.errors import ConfigError, SourceError
+from streamcl.errors import ConfigError, SourceError, StreamclError
 
 FORM = 'write "package.module:callable"'
 
 
-def import_callable(dotted: str) -> Callable[..., Any]:
-    """The callable at "package.module:callable".
+def nearest(word: str, known: Iterable[str], listed: str = "known") -> str:
+    """Return a hint for a name that is not known: the closest known one, or the list of all.
 
-    The working directory comes first on the path, so that a file beside the YAML is found. Raises ConfigError
-    where the module or the name does not exist or cannot be called, SourceError where importing it raises.
+    >>> nearest("relativ", ["relative", "plateau"])
+    "did you mean 'relative'?"
+    >>> nearest("x", ["relative", "plateau"])
+    'known: relative, plateau'
     """
-    module_name, colon, attribute = dotted.partition(":")
+    names = list(known)
+    close = get_close_matches(word, names, 1)
+    return f"did you mean {close[0]!r}?" if close else f"{listed}: {', '.join(names) or 'none'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Callables of one kind by name.
+
+    Attributes:
+        kind: the noun that messages use, such as "detector".
+        group: the entry-point group in which installed packages register theirs.
+        built_in: import paths "package.module:callable" by name; a module is imported when it is asked for.
+    """
+
+    kind: str
+    group: str
+    built_in: Mapping[str, str]
+
+    def names(self) -> tuple[str, ...]:
+        """Return the built-in names, then those of installed packages."""
+        plugins = sorted(point.name for point in entry_points(group=self.group))
+        return tuple(dict.fromkeys((*self.built_in, *plugins)))
+
+    def find(self, name: str) -> Callable[..., Any]:
+        """Return the callable of that name; a built-in one goes before an installed one.
+
+        Raises:
+            ConfigError: no such name exists (the nearest is in the hint), or the plugin cannot be imported
+                or called.
+        """
+        if name in self.built_in:
+            return import_callable(self.built_in[name])
+        for point in entry_points(group=self.group):
+            if point.name == name:
+                return self._load(point)
+        raise ConfigError(f"there is no {self.kind} {name!r}", hint=nearest(name, self.names()))
+
+    def make(
+        self, name: str, args: Mapping[str, Any], *context: Any, offered: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call the callable of that name; see `call_with`."""
+        return call_with(self.find(name), f"{self.kind} {name!r}", args, *context, offered=offered)
+
+    def _load(self, point: EntryPoint) -> Callable[..., Any]:
+        label = f"the plugin {point.value} of the {self.kind} {point.name!r}"
+        try:
+            found = point.load()
+        except StreamclError:
+            raise
+        except Exception as error:  # an import may raise anything; the message says whose fault it is
+            raise ConfigError(f"{label} does not load: {error}") from error
+        if not callable(found):
+            raise ConfigError(f"{label} is not callable")
+        return found  # type: ignore[no-any-return]
+
+
+SOURCES = Registry(
+    "source",
+    "streamcl.sources",
+    {
+        "demo_digits": "streams.datasets.demo:demo_digits",
+        "demo_icons": "streams.datasets.demo:demo_icons",
+        "digits": "streams.datasets.digits:digits",
+        "icons": "streams.datasets.icons:icons",
+        "npz": "streams.datasets.npz:npz",
+        "image_folder": "streams.datasets.image_folder:image_folder",
+        "core50": "streams.datasets.core50:core50",
+        "cifar100": "streams.datasets.cifar100:cifar100",
+        "imagenet_r": "streams.datasets.image_folder:imagenet_r",
+        "imagenet_sketch": "streams.datasets.image_folder:imagenet_sketch",
+        "cub200": "streams.datasets.cub200:cub200",
+        "webdataset": "streams.datasets.webdataset:webdataset",
+    },
+)
+DETECTORS = Registry(
+    "detector",
+    "streamcl.detectors",
+    {
+        "relative": "streamcl.shift.relative:RelativeDetector",
+        "plateau": "streamcl.shift.plateau:PlateauDetector",
+        "river": "streamcl.shift.river:RiverDetector",
+        "none": "streamcl.shift.none:SilentDetector",
+    },
+)
+SINKS = Registry(
+    "sink",
+    "streamcl.sinks",
+    {
+        "tensorboard": "streamcl.sinks.tensorboard:tensorboard_sink",
+        "mlflow": "streamcl.sinks.mlflow:mlflow_sink",
+    },
+)
+
+
+def call_with(
+    function: Callable[..., Any],
+    label: str,
+    args: Mapping[str, Any],
+    *context: Any,
+    offered: Mapping[str, Any] | None = None,
+) -> Any:
+    """Call `function(*context, **args)` with the arguments of a configuration.
+
+    Args:
+        label: what messages call the function, such as "detector 'plateau'".
+        args: keyword arguments from the configuration.
+        context: positional arguments that go before them.
+        offered: keyword arguments that are passed where the function has a parameter for them and `args`
+            does not give it.
+
+    Raises:
+        ConfigError: an argument is unknown (the nearest is in the hint), missing, or refused by the function
+            with a TypeError or a ValueError.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-ins have no signature
+        return _called(function, label, context, args)
+    parameters = signature.parameters.values()
+    named = [p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}][
+        len(context) :
+    ]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    if unknown := [] if open_ended else [key for key in args if key not in named]:
+        raise ConfigError(
+            f"the {label} has no argument {unknown[0]!r}", hint=nearest(unknown[0], named, "it takes")
+        )
+    given = {key: value for key, value in (offered or {}).items() if key in named} | dict(args)
+    required = {p.name for p in parameters if p.default is p.empty}
+    if missing := [key for key in named if key in required and key not in given]:
+        raise ConfigError(f"the {label} needs the argument {missing[0]!r}")
+    return _called(function, label, context, given)
+
+
+def _called(
+    function: Callable[..., Any], label: str, context: tuple[Any, ...], args: Mapping[str, Any]
+) -> Any:
+    try:
+        return function(*context, **args)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the {label} cannot be made: {error}") from error
+
+
+def import_callable(path: str) -> Callable[..., Any]:
+    """Return the callable at an import path "package.module:callable".
+
+    The working directory comes first on the path, so that a file beside the YAML is found.
+
+    Raises:
+        ConfigError: the module or the name does not exist or cannot be called.
+        SourceError: importing the module raises.
+    """
+    module_name, colon, attribute = path.partition(":")
     if not colon or not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
-        raise ConfigError(f"{dotted!r} does not name a callable", hint=FORM)
+        raise ConfigError(f"{path!r} does not name a callable", hint=FORM)
     found: Any = _module(module_name)
     for part in attribute.split("."):
-        found = _attribute(found, part, dotted)
+        found = _attribute(found, part, path)
     if not callable(found):
-        raise ConfigError(f"{dotted} is a {type(found).__name__}, which cannot be called", hint=FORM)
+        raise ConfigError(f"{path} is a {type(found).__name__}, which cannot be called", hint=FORM)
     return found  # type: ignore[no-any-return]
 
 
-def bind_arguments(dotted: str, args: Mapping[str, Any]) -> Callable[[], Any]:
-    """A function of no arguments that calls the callable at `dotted` with `args`.
+def bind_arguments(path: str, args: Mapping[str, Any]) -> Callable[[], Any]:
+    """Return a function of no arguments that calls the callable at `path` with `args`.
 
-    Raises ConfigError where the callable does not take them. What it returns None for is a SourceError.
+    Raises:
+        ConfigError: the callable does not take these arguments.
+        SourceError: raised by the returned function where the callable returns None.
     """
-    function = import_callable(dotted)
-    _check_arguments(function, dotted, args)
+    function = import_callable(path)
+    _check_arguments(function, path, args)
 
     def make() -> Any:
         made = function(**args)
         if made is None:
-            raise SourceError(f"{dotted} returned None", hint="return an iterable of records, or yield them")
+            raise SourceError(f"{path} returned None", hint="return an iterable of records, or yield them")
         return made
 
     return make
@@ -65,21 +224,21 @@ def _module(name: str) -> Any:
         raise SourceError(f"importing {name} failed: {type(error).__name__}: {error}") from error
 
 
-def _attribute(owner: Any, name: str, dotted: str) -> Any:
+def _attribute(owner: Any, name: str, path: str) -> Any:
     try:
         return getattr(owner, name)
     except AttributeError as error:
         near = get_close_matches(name, dir(owner), 1)
         hint = f"did you mean {near[0]!r}?" if near else None
-        raise ConfigError(f"{dotted}: {owner.__name__} has no {name!r}", hint=hint) from error
+        raise ConfigError(f"{path}: {owner.__name__} has no {name!r}", hint=hint) from error
 
 
-def _check_arguments(function: Callable[..., Any], dotted: str, args: Mapping[str, Any]) -> None:
+def _check_arguments(function: Callable[..., Any], path: str, args: Mapping[str, Any]) -> None:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-ins tell nothing of themselves
+    except (TypeError, ValueError):  # some built-ins have no signature
         return
     try:
         signature.bind(**args)
     except TypeError as error:
-        raise ConfigError(f"{dotted}{signature} does not take these args: {error}") from error
+        raise ConfigError(f"{path}{signature} does not take these args: {error}") from error

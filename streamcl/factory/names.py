@@ -6,9 +6,7 @@ from collections.abc import Iterable
 
 from streamcl.errors import ConfigError
 from streamcl.nn.build import backbone_names
-from streamcl.shift.registry import detector_names
-from streamcl.sinks.registry import known_sinks
-from streams import registry
+from streamcl.registry import DETECTORS, SINKS, SOURCES
 from streams.download import fetch
 
 
@@ -16,11 +14,11 @@ def known_names(kind: str) -> Iterable[tuple[str, str]]:
     """Names that a configuration can use for something of that kind, each with a note."""
     match kind:
         case "sources":
-            return [(name, "") for name in registry.source_names()]
+            return [(name, "") for name in SOURCES.names()]
         case "detectors":
-            return [(name, "") for name in detector_names()]
+            return [(name, "") for name in DETECTORS.names()]
         case "sinks":
-            return [(name, "") for name in known_sinks()]
+            return [(name, "") for name in SINKS.names()]
         case "learners":
             return [
                 ("hybrid", "the default"),

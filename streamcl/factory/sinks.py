@@ -8,7 +8,7 @@ from typing import Any
 from streamcl.config.options.run import RunConfig
 from streamcl.config.options.variants import ByClass, ByPlugin
 from streamcl.registry import import_callable
-from streamcl.sinks.registry import Fanout, build_sinks
+from streamcl.sinks.fanout import Fanout, build_sinks
 
 
 def build_fanout(config: RunConfig, folder: Path) -> Fanout:

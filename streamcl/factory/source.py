@@ -11,7 +11,7 @@ from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.protocols import Source, State
 from streamcl.registry import bind_arguments
 from streamcl.storage.rng_state import capture_generators
-from streams import registry
+from streams.build import Scenario, named_source
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, can_be_sharded, shard_size
 from streams.prefetch import OffsetChecked, Prefetcher, Take
@@ -83,7 +83,7 @@ def _in_parts(config: RunConfig, plain: Any) -> bool:
 def _plain_source(config: RunConfig) -> Source:
     options, policy = config.source, config.source.policy
     if options.name is not None:
-        return registry.build_source(
+        return named_source(
             options.name,
             options.args,
             _scenario(config),
@@ -121,7 +121,7 @@ def _own_source(config: RunConfig) -> IterableSource:
     )
 
 
-def _scenario(config: RunConfig) -> registry.Scenario | None:
+def _scenario(config: RunConfig) -> Scenario | None:
     if config.scenario is None:
         return None
     arguments = config.scenario.model_dump(exclude={"name"}, exclude_none=True)

@@ -28,7 +28,7 @@ from streamcl.protocols import Source
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.run import Run
 from streamcl.runs.summary import environment
-from streamcl.sinks.registry import Fanout
+from streamcl.sinks.fanout import Fanout
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.rng_state import capture_generators, seed_generators
 from streamcl.storage.thumbnails import Thumbnails

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from streamcl.errors import MissingExtra
@@ -13,6 +14,11 @@ from streamcl.sinks.figures import figures, message
 
 NOT_ALLOWED = re.compile(r"[^\w\-. /]", re.ASCII)
 """Characters that MLflow refuses in the name of a metric."""
+
+
+def mlflow_sink(folder: Path, uri: str | None = None, experiment: str = "streamcl") -> MLflowSink:
+    """Return the sink of a run; on the server the run is named after its directory."""
+    return MLflowSink(tracking_uri=uri, experiment=experiment, run_name=folder.name)
 
 
 class MLflowSink:

@@ -13,6 +13,11 @@ from streamcl.protocols import State
 from streamcl.sinks.figures import figures, message
 
 
+def tensorboard_sink(folder: Path) -> TensorBoardSink:
+    """Return the sink of a run directory; its files lie in `tensorboard/`."""
+    return TensorBoardSink(folder / "tensorboard")
+
+
 class TensorBoardSink:
     """Scalars named kind/figure over the step, and events as text. Images and predictions are never sent.
 

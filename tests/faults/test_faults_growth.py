@@ -16,7 +16,7 @@ from streamcl.errors import BadRecord
 from streamcl.processor.progress import REMEMBERED
 from streamcl.runs.summary import summarise
 from streamcl.shift import river
-from streamcl.shift.registry import build_detector
+from streamcl.shift.build import build_detector
 from streams.prefetch import OffsetChecked, Prefetcher
 from streams.user.source import IterableSource
 

@@ -12,7 +12,7 @@ from pictures import make_batch
 from test_processor import ScriptedDetector, build
 
 from streamcl.errors import NotFinite
-from streamcl.shift.registry import build_detector
+from streamcl.shift.build import build_detector
 from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, each_exactly_once, record_id

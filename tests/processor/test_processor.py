@@ -16,8 +16,8 @@ from streamcl.evaluation.throughput import Throughput
 from streamcl.events import Batch, HoldoutPart
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.ports import RunMetrics
+from streamcl.sinks.fanout import Fanout
 from streamcl.sinks.jsonl import JsonlSink
-from streamcl.sinks.registry import Fanout
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
 from streamcl.storage.thumbnails import Thumbnails

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcl.errors import ConfigError
+from streamcl.registry import DETECTORS
+from streamcl.shift.build import build_detector
 from streamcl.shift.plateau import PlateauDetector
-from streamcl.shift.registry import build_detector, detector_names
 from streamcl.shift.relative import RelativeDetector
 from streamcl.shift.river import RiverDetector
 
@@ -254,7 +255,7 @@ def test_detectors_are_built_by_name():
     assert isinstance(build_detector("relative", threshold=5.0), RelativeDetector)
     assert isinstance(build_detector("plateau", mean_threshold=2.6, variance_threshold=0.03), PlateauDetector)
     assert isinstance(build_detector("river", name="ADWIN", args={"delta": 0.1}), RiverDetector)
-    assert detector_names()[:4] == ("relative", "plateau", "river", "none")
+    assert DETECTORS.names()[:4] == ("relative", "plateau", "river", "none")
 
 
 @pytest.mark.parametrize(
@@ -262,9 +263,9 @@ def test_detectors_are_built_by_name():
     [
         ("relativ", {}, "no detector 'relativ'", "relative"),
         ("relative", {"treshold": 3}, "no argument 'treshold'", "threshold"),
-        ("plateau", {}, "cannot be made", None),
+        ("plateau", {}, "needs the argument 'mean_threshold'", None),
         ("relative", {"threshold": -1}, "cannot be made", None),
-        ("none", {"window": 3}, "no argument", "no arguments"),
+        ("none", {"window": 3}, "no argument", "it takes: none"),
     ],
 )
 def test_a_wrong_detector_is_refused_with_the_nearest_name(name, args, said, hint):
@@ -277,6 +278,6 @@ def test_a_plugins_detector_is_found_by_its_entry_point(monkeypatch):
     from importlib.metadata import EntryPoint
 
     point = EntryPoint("mine", "streamcl.shift.relative:RelativeDetector", "streamcl.detectors")
-    monkeypatch.setattr("streamcl.shift.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("streamcl.registry.entry_points", lambda group: [point])
     assert isinstance(build_detector("mine"), RelativeDetector)
-    assert detector_names()[-1] == "mine"
+    assert DETECTORS.names()[-1] == "mine"

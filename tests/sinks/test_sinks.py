@@ -16,16 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamcl import registry
 from streamcl.config.load import config_from_dict
 from streamcl.errors import CheckpointError, ConfigError, MissingExtra
 from streamcl.factory.sinks import build_fanout
 from streamcl.sinks import mlflow as mlflow_sink
-from streamcl.sinks import registry
 from streamcl.sinks import tensorboard as tensorboard_sink
 from streamcl.sinks.best_effort import BestEffortSink
-from streamcl.sinks.jsonl import JsonlSink
+from streamcl.sinks.fanout import Fanout, build_sinks
+from streamcl.sinks.jsonl import TOPICS, JsonlSink
 from streamcl.sinks.mlflow import MLflowSink
-from streamcl.sinks.registry import Fanout, build_sinks
 from streamcl.sinks.tensorboard import TensorBoardSink
 from streamcl.storage.files import Disk
 
@@ -91,7 +91,7 @@ class TestJsonl:
 
     @settings(max_examples=25, deadline=None)
     @given(
-        st.lists(st.tuples(st.sampled_from(registry.TOPICS), st.text(max_size=20)), max_size=20),
+        st.lists(st.tuples(st.sampled_from(TOPICS), st.text(max_size=20)), max_size=20),
         st.integers(0, 20),
         st.integers(0, 20),
     )
@@ -114,7 +114,7 @@ class TestJsonl:
         for topic, text in records[commit:]:
             second.write(topic, {"text": text})
         second.close()
-        for topic in registry.TOPICS:
+        for topic in TOPICS:
             left = [f / f"{topic}.jsonl" for f in (whole, broken)]
             assert len({path.read_bytes() if path.exists() else b"" for path in left}) == 1
 
@@ -407,9 +407,9 @@ class TestBuild:
     @pytest.mark.parametrize(
         ("name", "arguments", "hint"),
         [
-            ("tensorbord", {}, "did you mean tensorboard"),
+            ("tensorbord", {}, "did you mean 'tensorboard'"),
             ("x", {}, "known: "),
-            ("mlflow", {"server": 1}, "check"),
+            ("mlflow", {"server": 1}, "it takes: uri, experiment"),
         ],
     )
     def test_a_wrong_name_or_argument_is_a_configuration_error(self, tmp_path, name, arguments, hint):
@@ -419,7 +419,7 @@ class TestBuild:
 
     def test_mlflow_is_named_after_the_run(self, tmp_path, monkeypatch):
         monkeypatch.setattr(mlflow_sink, "_client", lambda uri: uri)
-        sink = registry.known_sinks()["mlflow"](tmp_path, uri="http://x")
+        sink = registry.SINKS.find("mlflow")(tmp_path, uri="http://x")
         assert (sink._client, sink._run_name) == ("http://x", tmp_path.name)
 
     def test_mlflow_goes_where_the_configuration_says(self, tmp_path, monkeypatch):
@@ -431,7 +431,7 @@ class TestBuild:
 
     def test_plugins_are_entry_points(self, tmp_path, monkeypatch):
         kept = Kept()
-        point = SimpleNamespace(name="mine", load=lambda: lambda folder, level: kept)
+        point = SimpleNamespace(name="mine", value="x:y", load=lambda: lambda folder, level: kept)
         monkeypatch.setattr(
             registry, "entry_points", lambda group: [point] if group == "streamcl.sinks" else []
         )

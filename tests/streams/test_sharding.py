@@ -12,9 +12,9 @@ import pytest
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch, ForgetRequest, RemoteSample, Sample
+from streams.build import named_source
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, shard_size
-from streams.registry import build_source
 from streams.user.source import IterableSource
 
 
@@ -128,7 +128,7 @@ def test_a_slice_continues_where_one_process_stopped_and_the_other_way_round():
 def test_index_based_sources_leave_images_of_others_alone(tmp_path):
     path = tmp_path / "digits.npz"
     np.savez(path, x=np.zeros((9, 4, 4, 3), np.uint8), y=np.arange(9) % 2)
-    source = build_source("npz", {"path": str(path)}, ("as_is", {}), batch_size=9)
+    source = named_source("npz", {"path": str(path)}, ("as_is", {}), batch_size=9)
     source.read_slice(1, 2)  # type: ignore[attr-defined]
     (batch,) = source
     assert [sample.image.size > 0 for sample in batch.samples] == [i % 2 == 1 for i in range(len(batch))]
@@ -277,6 +277,6 @@ def test_shards_of_tar_files_are_dealt_out(tmp_path):
                     info = tarfile.TarInfo(f"{number}-{i}.{ending}")
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
-    source = build_source("webdataset", {"shards": str(tmp_path / "s{0..2}.tar")}, batch_size=4)
+    source = named_source("webdataset", {"shards": str(tmp_path / "s{0..2}.tar")}, batch_size=4)
     read = [[s.id for b in source.shard(rank, 2, 2) for s in b.samples] for rank in (0, 1)]  # type: ignore[attr-defined]
     assert read == [["0-0", "0-1", "2-0", "2-1"], ["1-0", "1-1"]]

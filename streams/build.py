@@ -1,0 +1,79 @@
+"""The named data sets and demonstration streams, and how one of them becomes a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from streamcl.errors import ConfigError
+from streamcl.protocols import Source
+from streamcl.registry import SOURCES
+from streams.replay.collection import Collection
+from streams.replay.replay import OnBadRecord, ReplaySource, Stream
+from streams.replay.scenarios import as_is, iid, order_for
+from streams.user.records import RecordPolicy
+
+Scenario: TypeAlias = tuple[str, Mapping[str, Any]]
+
+
+def named_source(
+    name: str,
+    args: Mapping[str, Any] | None = None,
+    scenario: Scenario | None = None,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    on_bad_record: OnBadRecord = "quarantine",
+    policy: RecordPolicy | None = None,
+) -> Source:
+    """The named data set as a source.
+
+    A data set's callable takes `args`, and of seed, batch_size and policy those that it has a parameter for
+    and that args do not give. It returns a Stream (its order made), a pair (train, test), one Collection, or
+    a Source of its own. `scenario` is (name, args) and orders the first three; without one a Stream keeps
+    its order, a collection with domains streams as it lies, any other is shuffled. `policy`, where given,
+    says what images may cost and decides about bad records in place of `on_bad_record`. Raises ConfigError
+    for unknown names and arguments, with the nearest.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
+    rules = policy or RecordPolicy(on_bad_record=on_bad_record)
+    offered = {"seed": seed, "batch_size": batch_size, "policy": rules}
+    made = SOURCES.make(name, args or {}, offered=offered)
+    if not isinstance(made, Stream | Collection | tuple):
+        return _own_source(name, made, scenario)
+    stream = made if isinstance(made, Stream) else _stream(name, made, scenario, seed)
+    order = stream.order if scenario is None else order_for(scenario[0], stream.train, scenario[1], seed)
+    train = replace(stream.train, limits=rules.limits)
+    test = replace(stream.test, limits=rules.limits) if stream.test is not None else None
+    return ReplaySource(train, order, batch_size, test, rules.on_bad_record)
+
+
+def _stream(name: str, made: Any, scenario: Scenario | None, seed: int) -> Stream:
+    train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(train, Collection) or not isinstance(test, Collection | None):
+        raise ConfigError(f"the source {name!r} returned a {_kind(made)}", hint=_EXPECTED)
+    if scenario is None and train.domains is None:
+        return Stream(train, iid(train, seed), test)
+    return Stream(train, as_is(train), test)
+
+
+def _own_source(name: str, made: Any, scenario: Scenario | None) -> Source:
+    if not isinstance(made, Source):
+        raise ConfigError(f"the source {name!r} returned a {_kind(made)}", hint=_EXPECTED)
+    if scenario is not None:
+        raise ConfigError(
+            f"the source {name!r} makes its own order; the scenario {scenario[0]!r} cannot be applied to it",
+            hint="leave the scenario out, or let the source return collections",
+        )
+    return made
+
+
+_EXPECTED = (
+    "expected a streams.replay.replay.Stream, a pair (train, test) of Collections, a Collection, or a Source"
+)
+
+
+def _kind(made: Any) -> str:
+    return type(made).__name__
