@@ -8,8 +8,8 @@ import time
 from contextlib import closing
 
 import pytest
+from audit_runs import configuration
 from click.testing import CliRunner
-from test_audit_run import configuration
 
 from streamcl.audit import Plan, text_table
 from streamcl.audit import run as adapter

@@ -4,10 +4,9 @@ import json
 from contextlib import closing
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from audit_runs import configuration
 from click.testing import CliRunner
-from pictures import TINY_VIT, picture
 
 from streamcl.audit import Plan, text_table
 from streamcl.audit import run as adapter
@@ -20,7 +19,6 @@ from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.report.page import write_report
 from streamcl.runs.open import execute_pending, open_run
 
-LABELS = ["ant", "bee", "cat", "dog"]
 REFUSED = {
     "kind": "class",
     "received": 1.0,
@@ -42,31 +40,6 @@ def finished(tmp_path_factory):
             pass
         run.finish()
     return folder / "run"
-
-
-def configuration(folder, learner):
-    """A run over 200 pictures of 4 classes, every tenth with a wrong label, and 50 held-out ones."""
-    labels = np.arange(250) % 4
-    images = np.stack([picture(LABELS[label], number) for number, label in enumerate(labels)])
-    taught = np.where(np.arange(250) % 10 == 3, (labels + 1) % 4, labels)
-    split = (np.arange(250) >= 200).astype(np.int64)
-    path = folder / "pictures.npz"
-    np.savez(path, x=images, y=np.where(split, labels, taught), split=split)
-    return {
-        "name": "audited",
-        "run_dir": str(folder / "run"),
-        "source": {"name": "npz", "args": {"path": str(path)}},
-        "scenario": {"name": "disjoint", "parts": 2},
-        "batch_size": 8,
-        "backbone": {
-            **{"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT},
-        },
-        "learner": learner,
-        "shift": "none",
-        "threads": 1,
-        "checkpoint": {"every": 96},
-        "precision": "32-true",
-    }
 
 
 @pytest.fixture(scope="module")

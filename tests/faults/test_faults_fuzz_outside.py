@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fault_runs import TINY, lines, streamcl, write_config
+from fuzzing import DAMAGE, ITEM, QUIET, damage, sound
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_faults_fuzz import DAMAGE, ITEM, QUIET, damage, sound
 
 from streamcl.config.load import load_config
 from streamcl.errors import BadRecord, ConfigError, StreamclError

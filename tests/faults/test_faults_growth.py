@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fault_sources import Always
-from test_processor import build
+from loop_runs import build
 
 from streamcl.errors import BadRecord
 from streamcl.processor.progress import REMEMBERED

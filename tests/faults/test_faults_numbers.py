@@ -8,8 +8,8 @@ import time
 import pytest
 from fault_runs import learned, left, lines, newest_state, streamcl, write_config
 from fault_sources import Broken
+from loop_runs import ScriptedDetector, build
 from pictures import make_batch
-from test_processor import ScriptedDetector, build
 
 from streamcl.errors import NotFinite
 from streamcl.shift.build import build_detector

@@ -16,11 +16,10 @@ import torch
 from forgetting_fakes import ForgettingLearner, Opened
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loop_runs import ScriptedDetector, build, lines
+from memory_faults import BLOCKS, baseline, hybrid, online_lora
 from pictures import picture
-from test_cohort_adapters import cohorts
-from test_faults_whole import BLOCKS, baseline, hybrid, online_lora
-from test_mixed_privacy import mixed
-from test_processor import ScriptedDetector, build, lines
+from tiny_learners import cohorts, mixed
 
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample, Selector, StepResult
 from streamcl.forgetting.requests import build_request

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from forgetting_fakes import Opened, holds
+from tiny_runs import untimed
 
 from streamcl.errors import ForgettingError
 from streamcl.forgetting import service as module
@@ -46,11 +47,6 @@ def outcome(folder):
         "receipt": {name: receipt[name] for name in kept} | {"learned": receipt["scope"]["learned"]},
         "logs": [untimed(folder / f"{topic}.jsonl") for topic in ("predictions", "metrics")],
     }
-
-
-def untimed(path):
-    """Every line but those that tell how long a checkpoint took."""
-    return [line for line in path.read_bytes().splitlines() if b'"kind": "checkpoint"' not in line]
 
 
 @pytest.mark.parametrize(

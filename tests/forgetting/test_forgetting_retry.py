@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from forgetting_fakes import Opened
-from test_forgetting_runs import call, configuration, quiet
+from tiny_runs import call, configuration, quiet
 
 from streamcl.errors import BadRecord, ForgettingError
 from streamcl.forgetting import service as module

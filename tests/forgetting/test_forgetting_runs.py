@@ -3,47 +3,12 @@
 import json
 
 import pytest
-from click.testing import CliRunner
 from forgetting_fakes import holds
+from tiny_runs import call, configuration, quiet
 
-from streamcl.cli import cli
-from streamcl.config.load import config_from_dict
 from streamcl.errors import ForgettingError
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
-
-TINY = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
-
-
-def configuration(folder, learner="ridge", **more):
-    return config_from_dict(
-        {
-            "name": "tiny",
-            "run_dir": str(folder / "run"),
-            "source": {"name": "demo_digits"},
-            "limit": 160,
-            "batch_size": 16,
-            "threads": 1,
-            "precision": "32-true",
-            "backbone": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY},
-            "learner": learner,
-            "shift": "none",
-            "checkpoint": {"every": 64},
-            "evaluate": {"every": None, "final": False, "at_parts": False},
-            **more,
-        }
-    )
-
-
-def quiet(message):
-    pass
-
-
-def call(*arguments):
-    result = CliRunner().invoke(cli, [str(each) for each in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        return getattr(result.exception, "exit_code", 1), str(result.exception)
-    return result.exit_code, result.output
 
 
 def seen(folder):

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from forgetting_fakes import Opened
-from test_forgetting_runs import configuration
+from tiny_runs import configuration
 
 from streamcl.cli import cli
 from streamcl.errors import ConfigError

@@ -8,8 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from forgetting_fakes import Opened, TellingLearner
-from test_forgetting_faults import untimed
-from test_forgetting_runs import call, configuration, quiet
+from tiny_runs import call, configuration, quiet, untimed
 
 from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError, ForgettingError

@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 from pictures import make_batch
-from test_forgetting_runs import configuration, quiet
+from tiny_runs import configuration, quiet
 
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.lineage import Lineage

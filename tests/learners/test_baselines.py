@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import make_batch
-from test_learners import BASELINES, LABELS, der_pp, er, ewc_pp, frozen_linear, naive_lora, teach
+from tiny_learners import BASELINES, LABELS, der_pp, er, ewc_pp, frozen_linear, naive_lora, teach
 
 from streamcl.learners.baselines.replay import _distance
 from streamcl.memory.reservoir import Reservoir

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from pictures import picture
-from test_forgetting_runs import configuration, quiet
+from tiny_learners import cohorts
+from tiny_runs import configuration, quiet
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample, Selector
@@ -14,31 +15,12 @@ from streamcl.forgetting.methods.drop_cohort import DropCohort, DropCohortApprox
 from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import FrozenReader
-from streamcl.learners.cohort_adapters import SHARED_COHORT, CohortAdaptersLearner, CohortRule
+from streamcl.learners.cohort_adapters import SHARED_COHORT, CohortAdaptersLearner
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 
 TENANTS = ("acme", "bolt", "crow")
 CLASSES = {"acme": ("ant", "bee"), "bolt": ("bee", "cat", "dog"), "crow": ("ant", "dog")}
-
-
-def cohorts(backbone, compute, *, by="domain", limit=8, stretch=24, adapt=10):
-    blocks = (0, 1, 2)
-
-    def branch(name):
-        head = RidgeHead(2 * 64, shrinkage=3.0)
-        seed = sum(name.encode())
-        return AdaptedBranch(
-            backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt, seed=seed, steps=2
-        )
-
-    reader = FrozenReader(backbone, compute, blocks, views=2)
-    return CohortAdaptersLearner(
-        reader, CohortRule(by, stretch, limit), branch, width=3 * 64, cut=1, shrinkage=3.0
-    )
 
 
 def sample(number):

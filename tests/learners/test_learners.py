@@ -6,93 +6,17 @@ import numpy as np
 import pytest
 import torch
 from pictures import make_batch
+from tiny_learners import LABELS, LEARNERS, hybrid, online_lora, teach
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch
-from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
-from streamcl.heads.slda import SLDAHead
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.adapter_model import AdapterModel
-from streamcl.learners.baselines.ewc import EWCPlusPlus
-from streamcl.learners.baselines.finetune import FinetuneLearner
-from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
 from streamcl.learners.hybrid import RidgeLoRALearner
-from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.build import build_backbone
 from streamcl.nn.device import resolve_compute
 from streamcl.storage.plain_state import state_hash
-
-LABELS = ["ant", "bee", "cat", "dog"]
-
-
-def online_lora(backbone, compute, **options):
-    return OnlineLoRALearner(
-        backbone, compute, **{"first_block": 1, "learning_rate": 1e-2, "regularisation": 0.0} | options
-    )
-
-
-def ridge(backbone, compute):
-    return RidgeLearner(backbone, compute, RidgeHead(3 * 64, relative_lambda=1e-3), blocks=(0, 1, 2))
-
-
-def hybrid(backbone, compute, *, adapt=20, blocks=(0, 1, 2)):
-    exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, shrinkage=3.0), blocks=blocks, views=2)
-    head = RidgeHead(2 * 64, shrinkage=3.0)
-    return RidgeLoRALearner(
-        exact, AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt)
-    )
-
-
-def ncm(backbone, compute):
-    return RidgeLearner(backbone, compute, NCMHead(3 * 64), blocks=(0, 1, 2))
-
-
-def slda(backbone, compute):
-    return RidgeLearner(backbone, compute, SLDAHead(3 * 64), blocks=(0, 1, 2), sharpness=1.0)
-
-
-def trained(backbone, compute, *, adapted=True):
-    generator = torch.Generator().manual_seed(0)
-    adapters = Adapters(backbone, rank=4, first_block=1, generator=generator) if adapted else None
-    return AdapterModel(
-        backbone, compute, adapters, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), generator=generator
-    )
-
-
-def naive_lora(backbone, compute):
-    return FinetuneLearner(trained(backbone, compute))
-
-
-def frozen_linear(backbone, compute):
-    return FinetuneLearner(trained(backbone, compute, adapted=False))
-
-
-def er(backbone, compute):
-    return ExperienceReplay(trained(backbone, compute), buffer=20)
-
-
-def der_pp(backbone, compute):
-    return DERPlusPlus(trained(backbone, compute), buffer=20)
-
-
-def ewc_pp(backbone, compute):
-    return EWCPlusPlus(trained(backbone, compute))
-
-
-BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]
-LEARNERS = [online_lora, ridge, hybrid, ncm, slda, *BASELINES]
-
-
-def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):
-    rng = np.random.default_rng(start)
-    lessons = []
-    for k in range(batches):
-        batch = make_batch(start + k * size, [labels[i] for i in rng.integers(0, len(labels), size)])
-        lessons.append(learner.learn(batch))
-    return lessons
 
 
 @pytest.fixture(params=LEARNERS, ids=lambda make: make.__name__)

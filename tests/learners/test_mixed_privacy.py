@@ -9,8 +9,9 @@ import torch
 from click.testing import CliRunner
 from forgetting_fakes import holds
 from pictures import picture
-from test_forgetting_runs import configuration as tiny_run
-from test_forgetting_runs import quiet
+from tiny_learners import mixed
+from tiny_runs import configuration as tiny_run
+from tiny_runs import quiet
 
 from streamcl.cli import cli
 from streamcl.config.load import config_from_dict
@@ -22,28 +23,12 @@ from streamcl.forgetting.methods.protocol import Context, LineageRow, RequestSco
 from streamcl.forgetting.methods.select import select_method
 from streamcl.forgetting.requests import build_request
 from streamcl.heads.quadratic import Quadratic
-from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.user_weights import UserWeights
-from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.hybrid import RidgeLoRALearner
-from streamcl.learners.mixed_privacy import MixedPrivacyLearner
-from streamcl.learners.ridge import RidgeLearner
-from streamcl.learners.tangent_features import TangentReader
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 
 LABELS = ("ant", "bee", "cat", "dog")
 METHODS = [AllUsers(), ClosedFormRemoval(), MixedPrivacy()]
-
-
-def mixed(backbone, compute, *, adapt=16, noise=1e-3, cohorts=8):
-    blocks = (0, 1, 2)
-    exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, shrinkage=3.0), blocks=blocks, views=2)
-    head = RidgeHead(2 * 64, shrinkage=3.0)
-    branch = AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt)
-    tangents = TangentReader(branch, width=24, blocks=2, seed=3)
-    users = UserWeights(1 + 64 + 24, shrinkage=3.0, noise=noise, cohorts=cohorts)
-    return MixedPrivacyLearner(RidgeLoRALearner(exact, branch), users, tangents, frozen=64)
 
 
 def core(number):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dataset_files import write_cifar100_meta, write_cifar100_side
 from source_checks import check_source
 from streams_data import dev_pack
 
@@ -16,32 +17,11 @@ from streams.replay.replay import ReplaySource
 from streams.replay.scenarios import disjoint
 
 
-def write_side(root: Path, side: str, images: np.ndarray, fine: list[int], coarse: list[int]) -> None:
-    folder = root / "cifar-100-python"
-    folder.mkdir(exist_ok=True)
-    table = {
-        b"filenames": [b"%d.png" % index for index in range(len(fine))],
-        b"batch_label": b"training batch 1 of 1",
-        b"fine_labels": fine,
-        b"coarse_labels": coarse,
-        b"data": np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), -1),
-    }
-    (folder / side).write_bytes(pickle.dumps(table, protocol=2))
-
-
-def write_meta(root: Path, fine: list[str], coarse: list[str]) -> None:
-    names = {
-        b"fine_label_names": [n.encode() for n in fine],
-        b"coarse_label_names": [n.encode() for n in coarse],
-    }
-    (root / "cifar-100-python" / "meta").write_bytes(pickle.dumps(names, protocol=2))
-
-
 def tiny(root: Path) -> np.ndarray:
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
-    write_side(root, "train", images[:4], [0, 1, 2, 0], [0, 0, 1, 0])
-    write_side(root, "test", images[4:], [1, 2], [0, 1])
-    write_meta(root, ["apple", "bear", "clock"], ["alive", "made"])
+    write_cifar100_side(root, "train", images[:4], [0, 1, 2, 0], [0, 0, 1, 0])
+    write_cifar100_side(root, "test", images[4:], [1, 2], [0, 1])
+    write_cifar100_meta(root, ["apple", "bear", "clock"], ["alive", "made"])
     return images
 
 
@@ -133,8 +113,8 @@ def test_real_photographs_written_out_are_read_back(tmp_path: Path) -> None:
     for code, side in enumerate(("train", "test")):
         where = np.flatnonzero(pack["split"] == code)[:500]
         fine = pack["y"][where].tolist()
-        write_side(tmp_path, side, pack["x"][where], fine, [meta["coarse"][y] for y in fine])
-    write_meta(tmp_path, meta["classes"], [str(name) for name in meta["coarse_names"]])
+        write_cifar100_side(tmp_path, side, pack["x"][where], fine, [meta["coarse"][y] for y in fine])
+    write_cifar100_meta(tmp_path, meta["classes"], [str(name) for name in meta["coarse_names"]])
     train, _ = cifar100(tmp_path)
     where = np.flatnonzero(pack["split"] == 0)[:500]
     for index in (0, 250, 499):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_files import write_core50
 from PIL import Image
 from source_checks import check_source
-from streams_data import dev_pack, write_picture
+from streams_data import dev_pack
 
 from streamcl.errors import SourceError
 from streams.datasets.core50 import CATEGORIES, OBJECTS, TEST_SESSIONS, core50
@@ -15,21 +16,8 @@ from streams.replay.replay import ReplaySource, holdout_parts
 from streams.replay.scenarios import as_is, disjoint, domain_incremental, new_instances_and_classes
 
 
-def tiny_tree(root: Path, objects: tuple[int, ...] = (1, 2, 10, 11), frames: int = 3) -> Path:
-    """All eleven sessions; session 3 has a stray file and a stray folder."""
-    for session in range(1, 12):
-        for thing in objects:
-            for frame in range(frames):
-                name = f"C_{session:02d}_{thing:02d}_{frame:03d}.png"
-                path = root / "core50_128x128" / f"s{session}" / f"o{thing}" / name
-                write_picture(path, hash((session, thing, frame)) % 1000)
-    (root / "core50_128x128" / "s3" / "README.txt").write_text("no image")
-    write_picture(root / "core50_128x128" / "s3" / "o51" / "C_03_51_000.png")
-    return root
-
-
 def test_sessions_split_train_from_test_in_film_order(tmp_path: Path) -> None:
-    train, test = core50(tiny_tree(tmp_path))
+    train, test = core50(write_core50(tmp_path))
     assert (len(train), len(test)) == (8 * 12, 3 * 12)
     assert train.domains is not None
     assert list(dict.fromkeys(train[i].domain for i in range(len(train)))) == [
@@ -49,7 +37,7 @@ def test_sessions_split_train_from_test_in_film_order(tmp_path: Path) -> None:
 
 
 def test_labels_are_objects_or_categories(tmp_path: Path) -> None:
-    root = tiny_tree(tmp_path)
+    root = write_core50(tmp_path)
     objects, _ = core50(root)
     categories, _ = core50(root, level="category")
     assert objects.classes == OBJECTS
@@ -64,7 +52,7 @@ def test_labels_are_objects_or_categories(tmp_path: Path) -> None:
 
 
 def test_all_three_scenarios_come_out_of_the_layout(tmp_path: Path) -> None:
-    train, test = core50(tiny_tree(tmp_path))
+    train, test = core50(write_core50(tmp_path))
     film = as_is(train)
     assert film.shifts == tuple(range(12, 96, 12))
     assert np.array_equal(domain_incremental(train).indices, film.indices)
@@ -79,7 +67,7 @@ def test_all_three_scenarios_come_out_of_the_layout(tmp_path: Path) -> None:
 
 
 def test_the_inner_folder_is_a_root_too(tmp_path: Path) -> None:
-    tiny_tree(tmp_path)
+    write_core50(tmp_path)
     assert core50(tmp_path / "core50_128x128")[0].ids == core50(tmp_path)[0].ids
 
 

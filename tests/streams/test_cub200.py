@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from dataset_files import write_cub200
 from source_checks import check_source
 from streams_data import dev_pack, png
 
@@ -14,22 +15,9 @@ from streams.replay.scenarios import disjoint
 from streams.user.images import ImageLimits, decode
 
 
-def write_tree(root: Path, images: list[tuple[str, int, bool, bytes]]) -> Path:
-    """images: path inside images/, class from 1, whether it is for training, file content."""
-    base = root / "CUB_200_2011"
-    for path, _, _, content in images:
-        (base / "images" / path).parent.mkdir(parents=True, exist_ok=True)
-        (base / "images" / path).write_bytes(content)
-    numbered = list(enumerate(images, 1))
-    (base / "images.txt").write_text("".join(f"{n} {image[0]}\n" for n, image in numbered))
-    (base / "image_class_labels.txt").write_text("".join(f"{n} {image[1]}\n" for n, image in numbered))
-    (base / "train_test_split.txt").write_text("".join(f"{n} {int(image[2])}\n" for n, image in numbered))
-    return root
-
-
 def tiny(root: Path) -> Path:
     folders = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "010.Red_winged_Blackbird")
-    return write_tree(
+    return write_cub200(
         root,
         [(f"{f}/{f[4:]}_{i:04d}.png", k, i < 3, png(i)) for k, f in enumerate(folders, 1) for i in range(5)],
     )
@@ -77,7 +65,7 @@ def test_real_birds_written_out_are_read_back(tmp_path: Path) -> None:
     pack = dev_pack("cub6_micro")
     names = json.loads(str(pack["meta"]))["classes"]
     files = [pack["jpg"][pack["off"][i] : pack["off"][i + 1]].tobytes() for i in range(len(pack["y"]))]
-    write_tree(
+    write_cub200(
         tmp_path,
         [
             (f"{y + 1:03d}.{names[y]}/{i:04d}.jpg", int(y) + 1, bool(split == 0), files[i])

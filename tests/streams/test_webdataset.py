@@ -1,9 +1,9 @@
 import io
 import json
-import tarfile
 
 import numpy as np
 import pytest
+from dataset_files import write_tar
 from PIL import Image
 from source_checks import check_source, samples_of, take
 
@@ -22,19 +22,6 @@ def png(number):
     return file.getvalue()
 
 
-def write(path, members, mode="w"):
-    with tarfile.open(path, mode) as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            if content is None:
-                info.type = tarfile.SYMTYPE
-                info.linkname = "/etc/passwd"
-                archive.addfile(info)
-            else:
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-
-
 @pytest.fixture
 def shards(tmp_path):
     folder = tmp_path / "mit Leerzeichen ü"
@@ -43,7 +30,7 @@ def shards(tmp_path):
         members = []
         for i in range(shard * 5, shard * 5 + 5):
             members += [(f"train/{i:04}.png", png(i)), (f"train/{i:04}.cls", str(i % 3).encode())]
-        write(folder / f"part-{shard:03}.tar", members)
+        write_tar(folder / f"part-{shard:03}.tar", members)
     return folder
 
 
@@ -82,7 +69,7 @@ def test_labels_in_every_member_that_may_hold_one(tmp_path):
         *[("f.png", png(5)), ("f.json", b'{"cls": 3}'), ("f.mp4", b"x" * 100)],
         *[("g.cls", b"dog"), ("g.png", png(6))],
     ]
-    write(tmp_path / "a.tar.gz", members, "w:gz")
+    write_tar(tmp_path / "a.tar.gz", members, "w:gz")
     source = webdataset(str(tmp_path / "a.tar.gz"), batch_size=2)
     samples = samples_of(take(source))
     assert [sample.label for sample in samples] == ["7", "cat", "from json", None, "5", "3", "dog"]
@@ -107,7 +94,7 @@ def test_bad_samples_keep_their_places(tmp_path):
         ("large.png", b"x" * 5000),
         ("good1.png", png(4)),
     ]
-    write(tmp_path / "a.tar", members)
+    write_tar(tmp_path / "a.tar", members)
     make = lambda: webdataset(  # noqa: E731
         str(tmp_path / "a.tar"), policy=RecordPolicy(max_file_bytes=4000), name="w"
     )

@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from dataset_files import write_cifar100_meta, write_cifar100_side, write_core50, write_cub200, write_tar
 from streams_data import png, write_picture
-from test_cifar100 import write_meta, write_side
-from test_core50 import tiny_tree
-from test_cub200 import write_tree
-from test_webdataset import write
 
 CLASSES = 20  # as many as the most parts that a shipped config asks for
 
 
 def data_root(root: Path) -> Path:
     """The folder that STREAMCL_DATA names, with a folder for each data set as `streamcl fetch` leaves it."""
-    tiny_tree(root / "core50", frames=1)
+    write_core50(root / "core50", frames=1)
     _cifar100(root / "cifar100")
     _birds(root / "cub200")
     _folders(root / "imagenet-r" / "imagenet-r", [f"n{number:08d}" for number in range(CLASSES)])
@@ -30,9 +27,9 @@ def _cifar100(root: Path) -> None:
     root.mkdir(parents=True)
     labels = [number % CLASSES for number in range(2 * CLASSES)]
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), np.uint8)
-    write_side(root, "train", images, labels, [0] * len(labels))
-    write_side(root, "test", images[:CLASSES], labels[:CLASSES], [0] * CLASSES)
-    write_meta(root, [f"thing {number}" for number in range(CLASSES)], ["all"])
+    write_cifar100_side(root, "train", images, labels, [0] * len(labels))
+    write_cifar100_side(root, "test", images[:CLASSES], labels[:CLASSES], [0] * CLASSES)
+    write_cifar100_meta(root, [f"thing {number}" for number in range(CLASSES)], ["all"])
 
 
 def _birds(root: Path) -> None:
@@ -43,7 +40,7 @@ def _birds(root: Path) -> None:
         for side in range(3)
     ]
     root.mkdir()
-    write_tree(root, images)
+    write_cub200(root, images)
 
 
 def _folders(root: Path, classes: list[str]) -> None:
@@ -57,4 +54,4 @@ def _shards(root: Path) -> None:
     for shard in range(2):
         names = [f"{shard}{number}" for number in range(5)]
         members = [(f"{n}.png", png(int(n))) for n in names] + [(f"{n}.cls", n[-1].encode()) for n in names]
-        write(root / f"train-{shard:03}.tar", sorted(members))
+        write_tar(root / f"train-{shard:03}.tar", sorted(members))
