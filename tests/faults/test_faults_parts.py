@@ -356,7 +356,7 @@ def in_hybrid(learner, found, samples):
     counts = learner.adapted.head.counts
     assert sum(learner.exact.head.counts) == sum(counts) == len(found)
     early = [trace for trace in found if trace.offset < learner.adapted_until]
-    assert len(early) == (sum(learner.adapted._stale) if learner.adapted.settled else len(found))
+    assert len(early) == (sum(learner.adapted._stale) if learner.adapted.frozen else len(found))
 
 
 def in_mixed(learner, found, samples):
@@ -365,7 +365,7 @@ def in_mixed(learner, found, samples):
     subjects = {sample.subject for sample in samples.values()}
     for subject in subjects:
         own = [trace for trace in found if trace.private and samples[trace.id].subject == subject]
-        assert learner.kept(subject) == len(own)
+        assert learner.user_sample_count(subject) == len(own)
 
 
 def in_cohorts(learner, found, samples):
