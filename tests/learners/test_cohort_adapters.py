@@ -15,6 +15,7 @@ from streamcl.forgetting.methods.drop_cohort import DropCohort, DropCohortApprox
 from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.cohort_adapters import SHARED_COHORT, CohortAdaptersLearner
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
