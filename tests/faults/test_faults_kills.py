@@ -43,7 +43,7 @@ def attempt(folder: Path, **kill) -> tuple[int | None, str]:
     """One process on the run directory; how it ended and the last point it came by."""
     note = folder / "record"
     note.unlink(missing_ok=True)
-    hook = ("fault_runs:kill_at", {"record": str(note), **kill})
+    hook = ("fault_runs:kill_at", {"note": str(note), **kill})
     done = streamcl("run", "stream.yaml", "--set", "run_dir=killed", folder=folder, hooks=(hook,))
     assert done.code in (0, -signal.SIGKILL), done.err
     return done.code, note.read_text().split("\n")[-2] if note.exists() else ""
