@@ -13,7 +13,6 @@ from torch import Tensor
 
 from streamcl.audit.data import Examples, Material, Sums
 from streamcl.errors import ForgettingError
-from streamcl.heads import statistics
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.solving import scored
 from streamcl.heads.statistics import Statistics
@@ -189,10 +188,10 @@ def _weights(head: RidgeHead) -> Weights:
 def combined(one: Sums, other: Sums, sign: int = 1) -> Sums:
     """one + sign * other, as fresh sums."""
     if isinstance(one, tuple) and isinstance(other, tuple):
-        return tuple(statistics.combined(a, b, sign) for a, b in zip(one, other, strict=True))
+        return tuple(a + b if sign > 0 else a - b for a, b in zip(one, other, strict=True))
     assert isinstance(one, Statistics)
     assert isinstance(other, Statistics)
-    return statistics.combined(one, other, sign)
+    return one + other if sign > 0 else one - other
 
 
 def leave_outs(count: int, samples: int, share: float, rng: np.random.Generator) -> Tensor:
@@ -216,6 +215,6 @@ def disagreement(one: Sums, other: Sums) -> float:
         return max(disagreement(a, b) for a, b in zip(one, other, strict=True))
     assert isinstance(one, Statistics)
     assert isinstance(other, Statistics)
-    gram = statistics.combined(one, other, -1).gram.largest / max(other.gram.largest, 1e-300)
+    gram = (one - other).gram.largest / max(other.gram.largest, 1e-300)
     Q = float((one.Q - other.Q).abs().max() / other.Q.abs().max().clamp_min(1e-300))
     return max(gram, Q)

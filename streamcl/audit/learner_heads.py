@@ -16,7 +16,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.events import Batch, Sample
 from streamcl.factory.learner import build_learner
 from streamcl.heads.ridge import RidgeHead
-from streamcl.heads.statistics import Statistics, exported, imported, selected
+from streamcl.heads.statistics import Statistics
 from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import Learner
@@ -118,9 +118,9 @@ def _of_one(sums: tuple[Statistics, ...]) -> Sums:
 
 def _aligned(statistics: Statistics, names: Sequence[str], columns: Mapping[str, int]) -> Statistics:
     """A copy on the CPU, its columns where they are asked for; nothing is known of the others."""
-    copy = imported(exported(statistics), statistics.gram.width, "cpu")
+    copy = Statistics.from_state(statistics.state_dict(), statistics.gram.width, "cpu")
     own = {columns[name]: column for column, name in enumerate(names)}
-    return selected(copy, [own.get(place, -1) for place in range(len(columns))])
+    return copy.select([own.get(place, -1) for place in range(len(columns))])
 
 
 def _arrays(state: Mapping[str, Any]) -> Iterator[Floats]:

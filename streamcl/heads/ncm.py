@@ -13,19 +13,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
-from streamcl.heads.statistics import confirm_fit
+from streamcl.heads.statistics import confirm_counts, confirm_fit, largest, ratio
 from streamcl.protocols import State
 
 Metric: TypeAlias = Literal["cosine", "euclid"]
 _RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ClassSums:
-    """What a nearest-mean head knows of samples: S = sum of features a class, float64 [C, d], counts [C]."""
+    """The statistics of a nearest-mean head: S, sum of features a class, float64 [C, d]; counts int64 [C]."""
 
     S: Tensor
     counts: Tensor
+
+    def __add__(self, other: ClassSums) -> ClassSums:
+        """Return the sums of both, of the same classes."""
+        return ClassSums(self.S + other.S, self.counts + other.counts)
+
+    def __sub__(self, other: ClassSums) -> ClassSums:
+        """Return the sums without those of `other`, of the same classes."""
+        return ClassSums(self.S - other.S, self.counts - other.counts)
+
+    def relative_error(self, other: ClassSums) -> float:
+        """Return the largest difference of an entry, relative to the largest entry of its tensor here."""
+        difference = self - other
+        return max(
+            ratio(largest(difference.S), largest(self.S)),
+            ratio(largest(difference.counts), largest(self.counts)),
+        )
 
     @property
     def total(self) -> int:
@@ -115,7 +131,8 @@ class NCMHead:
     def merge(self, other: ClassSums) -> None:
         """Learn what other sums of the same features hold; column i there is column i here."""
         other = self._aligned(other)
-        self._S, self._counts = self._S + other.S, self._counts + other.counts
+        learned = self.statistics + other
+        self._S, self._counts = learned.S, learned.counts
 
     def downdate(self, features: Tensor, targets: Tensor) -> None:
         """Forget samples that were learned: exact, up to rounding in float64. Raises as `remove` does."""
@@ -129,8 +146,7 @@ class NCMHead:
         """
         other = self._aligned(other)
         S, counts = self._S - other.S, self._counts - other.counts
-        if bool((counts < 0).any()):
-            raise ForgettingError("more samples of a class are to be forgotten than were learned")
+        confirm_counts(counts)
         gone = counts == 0
         was = float(self._S[gone].abs().max()) if bool(gone.any()) else 0.0
         if was and float(S[gone].abs().max()) > _RESIDUE * was:

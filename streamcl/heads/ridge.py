@@ -16,20 +16,14 @@ from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
 from streamcl.heads.cross_validation import AdaptiveRidge
-from streamcl.heads.removal import smallest_eigenvalue, without_residue
 from streamcl.heads.solving import is_due, scored, solved, variance
 from streamcl.heads.statistics import (
     Statistics,
-    combined,
     confirm_fit,
-    exported,
-    imported,
-    measured,
-    nothing,
-    selected,
+    smallest_eigenvalue,
     sums_by_class,
-    widened,
-    with_more,
+    without_residue,
+    zero_padded,
 )
 from streamcl.protocols import State
 
@@ -84,7 +78,7 @@ class RidgeHead:
         self._smallest: float | None = None  # the same of the smallest eigenvalue, known after an erasure
         self._refresh = refresh
         self._P = None if projection is None else _projection(width, projection, seed).to(device)
-        self._sums = nothing(projection or width, device)  # its Gram alone is added to in place
+        self._sums = Statistics.empty(projection or width, device)  # its Gram alone is added to in place
         self._W = self._sums.Q.clone()
         self._b = self._W[0].clone()
         self._solved = self._sums.counts  # the counts at the solve in use
@@ -116,9 +110,9 @@ class RidgeHead:
         if more <= 0:
             return
         self._fresh = None
-        self._sums = widened(self._sums, classes)
+        self._sums = self._sums.widened(classes)
         self._solved, self._W, self._b = (
-            with_more(values, more) for values in (self._solved, self._W, self._b)
+            zero_padded(values, more) for values in (self._solved, self._W, self._b)
         )
 
     def features(self, features: Tensor) -> Tensor:
@@ -135,11 +129,11 @@ class RidgeHead:
     def measure(self, features: Tensor, targets: Tensor) -> Statistics:
         """The statistics of these samples alone, to be kept per subject or class, merged or removed later."""
         h, targets = self._checked(features, targets)
-        return measured(h, targets, self.classes)
+        return Statistics.of(h, targets, self.classes)
 
     def gathered(self, parts: Iterable[tuple[Any, Mapping[int, tuple[int, Any]]]]) -> Statistics:
         """Statistics from parts: rows [r, D] to sum the outer products of; by column a count and a Q [D]."""
-        total = nothing(self.summed, self._sums.Q.device, self.classes)
+        total = Statistics.empty(self.summed, self._sums.Q.device, self.classes)
         for rows, sums in parts:
             total.gram.add(torch.as_tensor(rows, device=total.Q.device))
             for column, (count, Q) in sums.items():
@@ -195,7 +189,7 @@ class RidgeHead:
 
     def remove(self, other: Statistics) -> None:
         """Forget by statistics that were kept (see `measure`); raises like `downdate`."""
-        self._replace(combined(self._sums, self._aligned(other), sign=-1))
+        self._replace(self._sums - self._aligned(other))
 
     def drop_class(self, column: int) -> None:
         """Remove the column of a class whose samples are all forgotten; later columns move up by one.
@@ -211,7 +205,7 @@ class RidgeHead:
             )
         keep = [i for i in range(self.classes) if i != column]
         self._fresh = None
-        self._sums = selected(self._sums, keep)
+        self._sums = self._sums.select(keep)
         self._solved, self._W, self._b = self._solved[keep], self._W[:, keep], self._b[keep]
 
     def scores(self, features: Tensor) -> Tensor:
@@ -249,12 +243,12 @@ class RidgeHead:
         self._solve_if_due()
         arrays = {"W": self._W, "b": self._b, "solved": self._solved}
         plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
-        return {**exported(self._sums), **plain, **self._strength.state_dict()}
+        return {**self._sums.state_dict(), **plain, **self._strength.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the head that returned `state`, made with the same arguments."""
         device = self._sums.Q.device
-        self._sums = imported(state, self.summed, device)
+        self._sums = Statistics.from_state(state, self.summed, device)
         self._W, self._b, self._solved = (
             torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
         )
@@ -274,7 +268,7 @@ class RidgeHead:
                 f"statistics of width {other.gram.width} with {other.classes} classes do not fit "
                 f"a head of width {self.summed} with {self.classes}"
             )
-        return widened(other, self.classes)
+        return other.widened(self.classes)
 
     def _falls_due(self, counts: Tensor) -> bool:
         """Whether these new counts make a solve due; an owed one is made first unless they do."""

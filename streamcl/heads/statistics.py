@@ -1,61 +1,134 @@
-"""Sums of samples, G, Q and counts: taken, added up and taken off, with other columns, and as arrays."""
+"""The statistics of a closed form, sums over samples: values that add up, and are checked when subtracted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from streamcl.errors import ForgettingError
 from streamcl.heads.gram import Gram
 from streamcl.protocols import State
 
+_RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
 
-@dataclass(frozen=True, slots=True)
+PartsOfHead: TypeAlias = Iterable[tuple[Any, Mapping[int, tuple[int, Any]]]]
+"""Rows [r, D] of which the outer products are summed, and by class column a count and a sum of rows [D]."""
+
+
+class HeadStatistics(Protocol):
+    """The statistics of some samples in one head, as an immutable value."""
+
+    def __add__(self, other: Self) -> Self: ...
+
+    def __sub__(self, other: Self) -> Self: ...
+
+    def relative_error(self, other: Self) -> float:
+        """Return the largest difference of an entry, relative to the largest entry of its tensor here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
-    """What a closed form knows of samples: gram [D, D], Q = sum of h^T y, float64 [D, C], counts [C]."""
+    """The statistics of a ridge regression.
+
+    Attributes:
+        gram: G = sum of h^T h, float64 [D, D].
+        Q: sum of h^T y over one-hot y, float64 [D, C].
+        counts: samples of each class, int64 [C].
+    """
 
     gram: Gram
     Q: Tensor
     counts: Tensor
 
+    @classmethod
+    def empty(cls, width: int, device: torch.device | str = "cpu", classes: int = 0) -> Statistics:
+        """Return the statistics of no samples."""
+        Q = torch.zeros(width, classes, dtype=torch.float64, device=device)
+        return cls(Gram(width, device), Q, torch.zeros(classes, dtype=torch.int64, device=device))
+
+    @classmethod
+    def of(cls, h: Tensor, targets: Tensor, classes: int) -> Statistics:
+        """Return the statistics of samples h [N, D] of targets int64 [N], columns below `classes`."""
+        rows = h.detach().double()
+        gram = Gram(rows.shape[1], rows.device)
+        gram.add(rows)
+        Q, counts = sums_by_class(rows, targets, classes)
+        return cls(gram, Q.contiguous(), counts)
+
     @property
     def total(self) -> int:
-        """How many samples these are."""
+        """The number of samples."""
         return int(self.counts.sum())
 
     @property
     def classes(self) -> int:
-        """How many columns there are, those without samples included."""
+        """The number of class columns, those without samples included."""
         return len(self.counts)
 
+    def __add__(self, other: Statistics) -> Statistics:
+        """Return the statistics of both; the narrower one lacks the last classes."""
+        return self._plus(other, 1)
 
-def nothing(width: int, device: torch.device | str = "cpu", classes: int = 0) -> Statistics:
-    """The sums of no samples."""
-    Q = torch.zeros(width, classes, dtype=torch.float64, device=device)
-    return Statistics(Gram(width, device), Q, torch.zeros(classes, dtype=torch.int64, device=device))
+    def __sub__(self, other: Statistics) -> Statistics:
+        """Return the statistics without those of `other`; whether they were part of them is not checked."""
+        return self._plus(other, -1)
 
+    def relative_error(self, other: Statistics) -> float:
+        """Return the largest difference of an entry, relative to the largest entry of its tensor here."""
+        difference = self - other
+        return max(
+            ratio(difference.gram.largest, self.gram.largest),
+            ratio(largest(difference.Q), largest(self.Q)),
+            ratio(largest(difference.counts), largest(self.counts)),
+        )
 
-def measured(h: Tensor, targets: Tensor, classes: int) -> Statistics:
-    """The sums of samples h [N, D] of targets int64 [N], columns below `classes`."""
-    rows = h.detach().double()
-    gram = Gram(rows.shape[1], rows.device)
-    gram.add(rows)
-    Q, counts = sums_by_class(rows, targets, classes)
-    return Statistics(gram, Q.contiguous(), counts)
+    def widened(self, classes: int) -> Statistics:
+        """Return the statistics with so many class columns; new ones are zero."""
+        more = classes - self.classes
+        return (
+            Statistics(self.gram, zero_padded(self.Q, more), zero_padded(self.counts, more)) if more else self
+        )
+
+    def select(self, columns: Sequence[int]) -> Statistics:
+        """Return the statistics with these class columns, in this order; -1 is a column of zeros."""
+        return Statistics(self.gram, select_columns(self.Q, columns), select_columns(self.counts, columns))
+
+    def state_dict(self) -> State:
+        """Return the statistics as arrays."""
+        arrays = {"Q": self.Q, "counts": self.counts}
+        plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
+        return {"gram": self.gram.state_dict(), **plain}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], width: int, device: torch.device | str) -> Statistics:
+        """Return the statistics that gave `state`, of rows of `width` columns."""
+        gram = Gram(width, device)
+        gram.load_state_dict(state["gram"])
+        Q, counts = (torch.tensor(np.asarray(state[name])).to(device) for name in ("Q", "counts"))
+        return cls(gram, Q, counts)
+
+    def _plus(self, other: Statistics, sign: int) -> Statistics:
+        gram = self.gram.copy()
+        gram.add_sum(other.gram, sign=sign)
+        classes = max(self.classes, other.classes)
+        one, two = self.widened(classes), other.widened(classes)
+        return Statistics(gram, one.Q + sign * two.Q, one.counts + sign * two.counts)
 
 
 def sums_by_class(rows: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Q [D, C] and counts [C] of rows float64 [N, D] of targets int64 [N]."""
+    """Return Q [D, C] and counts [C] of rows float64 [N, D] of targets int64 [N]."""
     Q = rows.new_zeros(classes, rows.shape[1]).index_add_(0, targets, rows).T
     return Q, targets.bincount(minlength=classes)
 
 
 def confirm_fit(rows: Tensor, targets: Tensor, classes: int) -> None:
-    """Raises ValueError where rows [N, D] are not finite, or targets not int64 [N], columns that exist."""
+    """Raise ValueError unless rows [N, D] are finite and targets int64 [N] are columns below `classes`."""
     if targets.shape != rows.shape[:1]:
         raise ValueError(f"targets have shape {tuple(targets.shape)}, expected [{len(rows)}]")
     if len(rows) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
@@ -64,46 +137,87 @@ def confirm_fit(rows: Tensor, targets: Tensor, classes: int) -> None:
         raise ValueError("features are not finite")
 
 
-def combined(one: Statistics, other: Statistics, sign: int = 1) -> Statistics:
-    """one + sign * other as sums of their own; the narrower has fewer classes, the first ones."""
-    gram = one.gram.copy()
-    gram.add_sum(other.gram, sign=sign)
-    classes = max(one.classes, other.classes)
-    one, other = widened(one, classes), widened(other, classes)
-    return Statistics(gram, one.Q + sign * other.Q, one.counts + sign * other.counts)
-
-
-def widened(sums: Statistics, classes: int) -> Statistics:
-    """The sums with so many classes, of the last of which nothing is known."""
-    more = classes - sums.classes
-    return Statistics(sums.gram, with_more(sums.Q, more), with_more(sums.counts, more)) if more else sums
-
-
-def with_more(values: Tensor, more: int) -> Tensor:
-    """values [..., C + more]: so many zeros behind each row."""
+def zero_padded(values: Tensor, more: int) -> Tensor:
+    """Return values [..., C + more], with zeros behind each row of values [..., C]."""
     return torch.cat([values, values.new_zeros(*values.shape[:-1], more)], dim=-1)
 
 
-def selected(sums: Statistics, columns: Sequence[int]) -> Statistics:
-    """The sums with these class columns, in this order; -1 is one of which nothing is known."""
-    return Statistics(sums.gram, columns_of(sums.Q, columns), columns_of(sums.counts, columns))
+def select_columns(values: Tensor, columns: Sequence[int]) -> Tensor:
+    """Return values [..., len(columns)]: these entries of the last axis, in this order; -1 is zero."""
+    index = torch.tensor(list(columns), dtype=torch.int64, device=values.device)
+    return zero_padded(values, 1)[..., index]
 
 
-def columns_of(values: Tensor, columns: Sequence[int]) -> Tensor:
-    """values [..., len(columns)]: these last-axis entries, in this order; -1 is zero."""
-    return with_more(values, 1)[..., torch.tensor(list(columns), dtype=torch.int64, device=values.device)]
+def largest(values: Tensor) -> float:
+    """Return the largest absolute entry; 0 of an empty tensor."""
+    return float(values.abs().max()) if values.numel() else 0.0
 
 
-def exported(sums: Statistics) -> State:
-    """The sums as arrays."""
-    arrays = {"Q": sums.Q, "counts": sums.counts}
-    plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
-    return {"gram": sums.gram.state_dict(), **plain}
+def ratio(difference: float, size: float) -> float:
+    """Return difference / size; the difference itself where the size is zero."""
+    return difference / size if size else difference
 
 
-def imported(state: Mapping[str, Any], width: int, device: torch.device | str) -> Statistics:
-    """The sums that were exported, of features of that width."""
-    gram = Gram(width, device)
-    gram.load_state_dict(state["gram"])
-    Q, counts = (torch.tensor(np.asarray(state[name])).to(device) for name in ("Q", "counts"))
-    return Statistics(gram, Q, counts)
+def confirm_counts(left: Tensor) -> None:
+    """Raise ForgettingError where a count of samples left, int64 [C], is negative."""
+    if bool((left < 0).any()):
+        raise ForgettingError("more samples of a class are to be forgotten than were learned")
+
+
+def without_residue(left: Statistics, before: Statistics) -> Statistics:
+    """Return `left` with exact zeros where no samples are left; its Q is written to.
+
+    Raises:
+        ForgettingError: features of `before` would be left where no samples are.
+    """
+    confirm_counts(left.counts)
+    gone = left.counts == 0
+    residue = float(left.Q[:, gone].abs().max()) if bool(gone.any()) else 0.0
+    if residue > _RESIDUE * max(float(before.Q.abs().max()), 1e-300):
+        raise ForgettingError("features would be left of a class without samples: these are not its samples")
+    left.Q[:, gone] = 0.0
+    if left.total:
+        return left
+    if left.gram.largest > _RESIDUE * before.gram.largest:
+        raise ForgettingError("features would be left without samples: these are not the samples learned")
+    return Statistics(Gram(left.gram.width, left.Q.device), left.Q, left.counts)
+
+
+def smallest_eigenvalue(statistics: Statistics, ridge: Tensor) -> float:
+    """Return the smallest eigenvalue of P^-1/2 (G + P) P^-1/2, P = diag(ridge [D]), after four iterations.
+
+    A little above it where others lie close; 0 where it is not above 1/2. One decomposition, of G + P/2,
+    both shows that it is above and serves the inverse iteration.
+    """
+    if not bool((ridge > 0).all()):
+        return 0.0
+    try:
+        factor = statistics.gram.regular(ridge / 2)
+    except ArithmeticError:
+        return 0.0
+    scale = ridge.sqrt()[:, None]
+    x = torch.ones_like(scale)
+    for _ in range(4):
+        x = scale * factor.solve(scale * (x / x.norm()))
+    return 0.5 + float(1 / x.norm())
+
+
+def subtracted(sums: Statistics, part: Statistics) -> Statistics:
+    """Return sums - part, with no eigenvalue far below zero.
+
+    Raises:
+        ForgettingError: a count or an eigenvalue would be negative, so `part` is not in the sums.
+    """
+    left = sums - part
+    confirm_counts(left.counts)
+    if not left.total:
+        return Statistics.empty(sums.gram.width, sums.Q.device, left.classes)
+    left.Q[:, left.counts == 0] = 0.0
+    ridge = 0.5e-6 * sums.gram.trace / sums.gram.width
+    try:
+        left.gram.regular(left.Q.new_full((left.gram.width,), ridge))
+    except ArithmeticError as error:
+        raise ForgettingError(
+            "an eigenvalue of what remains would be negative: these are not in the sums"
+        ) from error
+    return left

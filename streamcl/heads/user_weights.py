@@ -16,19 +16,8 @@ from torch import Tensor
 
 from streamcl.errors import ForgettingError
 from streamcl.heads.quadratic import Quadratic
-from streamcl.heads.removal import without
 from streamcl.heads.solving import is_due
-from streamcl.heads.statistics import (
-    Statistics,
-    columns_of,
-    combined,
-    exported,
-    imported,
-    measured,
-    nothing,
-    selected,
-    widened,
-)
+from streamcl.heads.statistics import Statistics, select_columns, subtracted
 from streamcl.protocols import State
 
 
@@ -78,25 +67,25 @@ class UserWeights:
         more = classes - self.classes
         if more <= 0:
             return
-        self.core, self.users = widened(self.core, classes), widened(self.users, classes)
-        self.cohorts = {name: widened(each, classes) for name, each in self.cohorts.items()}
+        self.core, self.users = self.core.widened(classes), self.users.widened(classes)
+        self.cohorts = {name: each.widened(classes) for name, each in self.cohorts.items()}
         self._used = self._used.select([*range(classes - more), *[-1] * more])
         self._fresh = None
 
     def measure(self, z: Tensor, targets: Tensor) -> Statistics:
         """The sums of these samples alone: z [N, D], targets int64 [N], columns that exist."""
-        return measured(z, targets, self.classes)
+        return Statistics.of(z, targets, self.classes)
 
     def add_core(self, share: Statistics) -> None:
         """Learn core samples."""
-        self.core, self._fresh = combined(self.core, share), None
+        self.core, self._fresh = self.core + share, None
 
     def add_users(self, share: Statistics, cohort: str | None) -> None:
         """Learn samples of one cohort; without a name, or past the limit, they only join the total."""
-        self.users, self._fresh = combined(self.users, share), None
+        self.users, self._fresh = self.users + share, None
         if cohort is None or (cohort not in self.cohorts and len(self.cohorts) >= self._limit):
             return
-        self.cohorts[cohort] = combined(self.cohorts.get(cohort) or self._nothing(), share)
+        self.cohorts[cohort] = self.cohorts.get(cohort, self._nothing()) + share
 
     def refit_if_due(self) -> None:
         """Solve anew where that is due; nothing ever is while there are no users."""
@@ -146,9 +135,9 @@ class UserWeights:
         Raises ForgettingError, and changes nothing, where they cannot be in them.
         """
         before = self._used.W
-        kept = self.core if core is None else without(self.core, core)
-        left = self.users if users is None else without(self.users, users)
-        apart = {name: without(self.cohorts[name], each) for name, each in cohorts.items()}
+        kept = self.core if core is None else subtracted(self.core, core)
+        left = self.users if users is None else subtracted(self.users, users)
+        apart = {name: subtracted(self.cohorts[name], each) for name, each in cohorts.items()}
         self.core, self.users, self._fresh = kept, left, None
         self.cohorts |= apart
         self.cohorts = {name: each for name, each in self.cohorts.items() if each.total}
@@ -176,16 +165,16 @@ class UserWeights:
         gone = [i for i in range(self.classes) if i not in set(columns)]
         if gone and int(self.counts[gone].sum()):
             raise ForgettingError("a class is to go that still has samples in the user sums")
-        self.core, self.users = selected(self.core, columns), selected(self.users, columns)
-        self.cohorts = {name: selected(each, columns) for name, each in self.cohorts.items()}
+        self.core, self.users = self.core.select(columns), self.users.select(columns)
+        self.cohorts = {name: each.select(columns) for name, each in self.cohorts.items()}
         self._used, self._fresh = self._used.select(columns), None
 
     def state_dict(self) -> State:
         """The sums, and the weights in use with the counts that they belong to."""
         return {
-            "core": exported(self.core),
-            "users": exported(self.users),
-            "cohorts": {name: exported(each) for name, each in self.cohorts.items()},
+            "core": self.core.state_dict(),
+            "users": self.users.state_dict(),
+            "cohorts": {name: each.state_dict() for name, each in self.cohorts.items()},
             "used": {
                 name: getattr(self._used, name).cpu().numpy().copy() for name in ("W", "V", "b", "counts")
             },
@@ -201,7 +190,7 @@ class UserWeights:
         self._used, self._fresh = _Published(**used), None
 
     def _quadratic(self) -> Quadratic:
-        return Quadratic(combined(self.core, self.users), self._shrinkage)
+        return Quadratic(self.core + self.users, self._shrinkage)
 
     def _solved(self) -> _Published:
         problem = self._quadratic()
@@ -227,14 +216,14 @@ class UserWeights:
         return self.noise * drawn.to(self._device) * problem.unit[:, None] * problem.present
 
     def _nothing(self, classes: int = 0) -> Statistics:
-        return nothing(self.width, self._device, classes)
+        return Statistics.empty(self.width, self._device, classes)
 
     def _nobody(self) -> _Published:
         none = self._nothing(self.classes if hasattr(self, "core") else 0)
         return _Published(none.Q, none.Q.clone(), none.Q[0].clone(), none.counts)
 
     def _imported(self, state: Mapping[str, Any]) -> Statistics:
-        return imported(state, self.width, self._device)
+        return Statistics.from_state(state, self.width, self._device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,4 +240,4 @@ class _Published:
 
     def select(self, columns: Sequence[int]) -> _Published:
         """These columns in this order; -1 is a new one, all zero."""
-        return _Published(*(columns_of(each, columns) for each in (self.W, self.V, self.b, self.counts)))
+        return _Published(*(select_columns(each, columns) for each in (self.W, self.V, self.b, self.counts)))

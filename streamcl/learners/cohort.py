@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamcl.heads.statistics import Statistics, combined, exported, imported, measured, nothing, selected
+from streamcl.heads.statistics import Statistics
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.predictions import all_finite
@@ -26,7 +26,7 @@ class Cohort:
         self.branch = branch
         self.learned = 0
         self._index = ClassIndex()
-        self._sums = nothing(width, device)
+        self._sums = Statistics.empty(width, device)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ class Cohort:
     def sums(self, index: ClassIndex) -> Statistics:
         """Its sums on frozen features, with the class columns of `index`."""
         own = {name: column for column, name in enumerate(self.classes)}
-        return selected(self._sums, [own.get(name, -1) for name in index.names])
+        return self._sums.select([own.get(name, -1) for name in index.names])
 
     def learn(self, features: Tensor, views: Sequence[Tensor], labels: Sequence[str]) -> bool:
         """Add samples to the sums and train the branch; False, for the caller to roll back, if not finite.
@@ -54,8 +54,8 @@ class Cohort:
         self._index = ClassIndex([*self.classes, *labels])
         targets = self._index.columns(labels, features.device)
         self.learned += len(labels)
-        share = measured(features, targets, len(self._index))
-        self._sums = combined(self._sums, share)
+        share = Statistics.of(features, targets, len(self._index))
+        self._sums = self._sums + share
         if self.branch is None:
             return True
         if not self.branch.frozen and not self.branch.adapt(views, targets, len(self._index)):
@@ -100,7 +100,7 @@ class Cohort:
         return {
             "classes": list(self.classes),
             "learned": self.learned,
-            "sums": exported(self._sums),
+            "sums": self._sums.state_dict(),
             "branch": None if self.branch is None else self.branch.state_dict(),
         }
 
@@ -108,6 +108,6 @@ class Cohort:
         """Become the cohort that returned `state`."""
         self._index = ClassIndex(state["classes"])
         self.learned = int(state["learned"])
-        self._sums = imported(state["sums"], self._sums.gram.width, self._sums.Q.device)
+        self._sums = Statistics.from_state(state["sums"], self._sums.gram.width, self._sums.Q.device)
         if self.branch is not None:
             self.branch.load_state_dict(state["branch"])

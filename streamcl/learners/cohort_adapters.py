@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -16,7 +17,7 @@ from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Prediction, Sample, Selector, StepResult
 from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.solving import is_due, scored
-from streamcl.heads.statistics import combined, with_more
+from streamcl.heads.statistics import zero_padded
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import FrozenReader
 from streamcl.learners.class_index import ClassIndex
@@ -243,7 +244,7 @@ class CohortAdaptersLearner:
         """Solve the shared part anew where a class has doubled or a share of all samples is new."""
         self._fresh = None
         total = reduce(torch.add, [cohort.sums(self._index).counts for cohort in self.cohorts.values()])
-        solved = with_more(self._used.counts, len(total) - len(self._used.counts))
+        solved = zero_padded(self._used.counts, len(total) - len(self._used.counts))
         if is_due(total, solved, total > solved, self._refresh):
             self._used = self._solved()
         else:
@@ -253,7 +254,7 @@ class CohortAdaptersLearner:
         """The shared weights of all that is known: the sums of the cohorts, added up in their order."""
         if not self.cohorts:
             return self._unsolved()
-        sums = reduce(combined, [cohort.sums(self._index) for cohort in self.cohorts.values()])
+        sums = reduce(operator.add, [cohort.sums(self._index) for cohort in self.cohorts.values()])
         problem = Quadratic(sums, self._shrinkage)
         W = problem.minimiser()
         return _Solution(W, problem.intercept(W), sums.counts)
@@ -278,7 +279,7 @@ class _Solution:
     def widened(self, classes: int) -> _Solution:
         """With columns for so many classes."""
         more = classes - len(self.counts)
-        return _Solution(*(with_more(each, more) for each in (self.W, self.b, self.counts)))
+        return _Solution(*(zero_padded(each, more) for each in (self.W, self.b, self.counts)))
 
 
 def _hash(name: str) -> str:

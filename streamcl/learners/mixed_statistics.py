@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from streamcl.heads.statistics import Statistics, combined
+from streamcl.heads.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,15 +22,15 @@ class MixedStatistics:
     @property
     def of_users(self) -> Statistics | None:
         """What all cohorts together add; None where no user is among the samples."""
-        return reduce(combined, self.users.values()) if self.users else None
+        return reduce(operator.add, self.users.values()) if self.users else None
 
     def joined(self, other: MixedStatistics, branches: Callable[[Any, Any], Any]) -> MixedStatistics:
         """Both as one; `branches` joins what the core's branches are given."""
         names = {**self.users, **other.users}
         return MixedStatistics(
             _either(self.branches, other.branches, branches),
-            _either(self.core, other.core, combined),
-            {name: _either(self.users.get(name), other.users.get(name), combined) for name in names},
+            _either(self.core, other.core, operator.add),
+            {name: _either(self.users.get(name), other.users.get(name), operator.add) for name in names},
         )
 
 

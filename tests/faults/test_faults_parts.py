@@ -24,7 +24,6 @@ from tiny_learners import cohorts, mixed
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample, Selector, StepResult
 from streamcl.forgetting.requests import build_request
 from streamcl.heads.ridge import RidgeHead
-from streamcl.heads.statistics import selected
 from streamcl.learners.baselines.replay import ExperienceReplay
 from streamcl.learners.block_features import concat_width
 from streamcl.learners.ridge import RidgeLearner
@@ -326,7 +325,7 @@ def sums(learner, names):
     """Of a ridge learner, with the columns of these names."""
     known = learner.head.statistics
     own = {name: column for column, name in enumerate(learner.classes)}
-    found = selected(known, [own.get(name, -1) for name in names])
+    found = known.select([own.get(name, -1) for name in names])
     return found.counts.tolist(), found.gram.full(), found.Q
 
 

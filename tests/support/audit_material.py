@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from streamcl.audit import Examples, Material
-from streamcl.audit.closed_form_models import ClosedForm, combined
+from streamcl.audit.closed_form_models import ClosedForm
 from streamcl.heads.statistics import Statistics
 
 LAMBDA = 1e-2
@@ -56,7 +56,7 @@ def with_share(material: Material, share: float) -> Statistics:
     gram = kept.gram.copy()
     gram.add_sum(kept.gram, share - 1.0)
     counts = kept.counts if share > 0 else 0 * kept.counts
-    return combined(retrained(material), Statistics(gram, share * kept.Q, counts))
+    return retrained(material) + Statistics(gram, share * kept.Q, counts)
 
 
 def masked(statistics: Statistics, column: int) -> Statistics:
