@@ -120,6 +120,24 @@ SINKS = Registry(
 )
 
 
+FORGETTING = Registry(
+    "forgetting method",
+    "streamcl.forgetting",
+    {
+        "nothing": "streamcl.forgetting.methods.no_op:NoOp",
+        "all_users": "streamcl.forgetting.methods.mixed_privacy:AllUsers",
+        "dropped_cohort": "streamcl.forgetting.methods.drop_cohort:DropCohort",
+        "closed_form": "streamcl.forgetting.methods.closed_form:ClosedFormRemoval",
+        "dropped_adapter": "streamcl.forgetting.methods.drop_branch:DropBranch",
+        "mixed_privacy": "streamcl.forgetting.methods.mixed_privacy:MixedPrivacy",
+        "crowded_cohort": "streamcl.forgetting.methods.drop_cohort:DropCohortApproximate",
+        "head_rows": "streamcl.forgetting.methods.head_only:HeadOnly",
+        "gs_lora": "streamcl.forgetting.methods.gs_lora:GSLoRA",
+        "fast_ntk": "streamcl.forgetting.methods.fast_ntk:FastNTK",
+    },
+)
+
+
 def call_with(
     function: Callable[..., Any],
     label: str,

@@ -12,14 +12,6 @@ from streamcl.events import ForgetRequest
 from streamcl.forgetting.distributed import FirstForgetter, FollowingForgetter
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
-from streamcl.forgetting.methods.drop_branch import DropBranch
-from streamcl.forgetting.methods.drop_cohort import DropCohort, DropCohortApproximate
-from streamcl.forgetting.methods.fast_ntk import FastNTK
-from streamcl.forgetting.methods.gs_lora import GSLoRA
-from streamcl.forgetting.methods.head_only import HeadOnly
-from streamcl.forgetting.methods.mixed_privacy import AllUsers, MixedPrivacy
-from streamcl.forgetting.methods.no_op import NoOp
 from streamcl.forgetting.methods.protocol import ForgettingMethod, ObservableStatistics
 from streamcl.forgetting.monitoring.held_out import HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import Relapse
@@ -30,22 +22,12 @@ from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.processor.ports import Forgetting
 from streamcl.protocols import Learner
+from streamcl.registry import FORGETTING
 
 
 def build_methods() -> list[ForgettingMethod]:
-    """The ways to forget, of equal guarantees the one to take first."""
-    return [
-        NoOp(),
-        AllUsers(),
-        DropCohort(),
-        ClosedFormRemoval(),
-        DropBranch(),
-        MixedPrivacy(),
-        DropCohortApproximate(),
-        HeadOnly(),
-        GSLoRA(),
-        FastNTK(),
-    ]
+    """Return every forgetting method there is, those of installed packages included."""
+    return [FORGETTING.make(name, {}) for name in FORGETTING.names()]
 
 
 def build_schedule(config: RunConfig) -> list[ForgetRequest]:

@@ -234,7 +234,7 @@ class Drifting(ForgettingLearner):
 class Repair:
     """Like a repair of shared weights: what it erases comes back while the stream goes on."""
 
-    name, guarantee = "repair", "approximate"
+    name, guarantee, cost = "repair", "approximate", 50
 
     def unsupported_reason(self, request, context):
         return None

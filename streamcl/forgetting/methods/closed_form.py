@@ -49,6 +49,7 @@ class ClosedFormRemoval:
 
     name = "closed_form"
     guarantee: Guarantee = "exact"
+    cost = 20
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Sums, samples that can be had again, and no shared weights that saw them."""

@@ -30,6 +30,7 @@ class DropBranch:
 
     name = "dropped_adapter"
     guarantee: Guarantee = "exact"
+    cost = 30  # the accuracy that the branch has brought goes with it
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """A branch that can be dropped, and a closed form that can forget once it is gone."""

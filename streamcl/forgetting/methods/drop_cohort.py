@@ -46,6 +46,7 @@ class DropCohort:
 
     name = "dropped_cohort"
     guarantee: Guarantee = "exact"
+    cost = 10
     residual = "None: what the samples taught was kept apart from everything else, and is gone."
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:

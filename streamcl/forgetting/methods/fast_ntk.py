@@ -53,6 +53,7 @@ class FastNTK:
 
     name = "fast_ntk"
     guarantee: Guarantee = "approximate"
+    cost = 60
 
     def __init__(
         self,

@@ -71,6 +71,7 @@ class GSLoRA:
 
     name = "gs_lora"
     guarantee: Guarantee = "approximate"
+    cost = 50
 
     def __init__(self, retain: Retain | None = None, strength: GSLoRAOptions | None = None) -> None:
         self._retain = retain

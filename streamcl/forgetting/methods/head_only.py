@@ -24,6 +24,7 @@ class HeadOnly:
 
     name = "head_rows"
     guarantee: Guarantee = "approximate"
+    cost = 40
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """A class needs a learner that can drop it."""

@@ -42,6 +42,7 @@ class AllUsers:
 
     name = "all_users"
     guarantee: Guarantee = "exact"
+    cost = 10
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """A request for all users, and weights that only users have trained."""
@@ -73,6 +74,7 @@ class MixedPrivacy:
 
     name = "mixed_privacy"
     guarantee: Guarantee = "bounded"
+    cost = 20
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Sums of the subject that hold every sample in scope, and noise: nothing is bounded without."""

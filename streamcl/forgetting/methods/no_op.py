@@ -19,6 +19,7 @@ class NoOp:
 
     name = "nothing"
     guarantee: Guarantee = "exact"
+    cost = 0
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Only where no sample in scope was learned."""

@@ -141,6 +141,15 @@ class ForgettingMethod(Protocol):
         """The guarantee that it gives where it can."""
         ...
 
+    @property
+    def cost(self) -> int:
+        """Of equal guarantees the method of the least cost is taken.
+
+        0 does nothing, 10 drops a part that is there, 20 subtracts statistics, 30 gives up something trained,
+        40 and more repair weights.
+        """
+        ...
+
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Why it cannot keep its guarantee for this request; None where it can. Changes nothing, is cheap."""
         ...

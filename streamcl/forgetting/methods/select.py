@@ -16,7 +16,7 @@ def select_method(
 ) -> tuple[ForgettingMethod, str]:
     """The method, and why it and none stronger.
 
-    Of equal guarantees the one listed first is taken. Raises ForgettingError, with each method's reason,
+    Of equal guarantees the one of the least cost is taken. Raises ForgettingError, with each method's reason,
     where none can do it with the guarantee that the request asks for.
     """
     named = [method for method in methods if request.method in {AUTO, method.name}]
@@ -26,7 +26,7 @@ def select_method(
             "the request names a method that is not known here", hint=f"known: auto, {known}"
         )
     reasons: dict[str, tuple[ForgettingMethod, str]] = {}
-    for method in sorted(named, key=lambda each: -STRENGTH[each.guarantee]):
+    for method in sorted(named, key=lambda each: (-STRENGTH[each.guarantee], each.cost, each.name)):
         reason = _too_weak(method, request) or method.unsupported_reason(request, context)
         if reason is None:
             passed = [f"{each.name}: {why}" for each, why in reasons.values() if _stronger(each, method)]
