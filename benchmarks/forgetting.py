@@ -353,7 +353,6 @@ def main() -> None:
         weights=str(weights),
         image_size=70,
         depth=11,
-        report=lambda _: None,
     )
     data = load(options.pack, options.classes, seed=0)
     drawn = np.random.default_rng(7).permutation(options.classes)[: options.requests]

@@ -41,7 +41,7 @@ def main() -> None:
         backbone=vit(args.backbone, args.size),
     )
     compute = build_compute(config)
-    learner = build_learner(config, build_vit(config, compute, lambda _: None), compute)
+    learner = build_learner(config, build_vit(config, compute), compute)
     batch = Batch(0, tuple(samples(args.batch, args.size)))
 
     def step() -> None:

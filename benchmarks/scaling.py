@@ -93,7 +93,7 @@ def vit(name: str, size: int, **options: Any) -> dict[str, Any]:
 def learning(backbone: dict[str, Any], batch: int) -> Step:
     config = configuration(learner="online_lora", backbone=backbone)
     compute = build_compute(config)
-    learner = build_learner(config, build_vit(config, compute, str), compute)
+    learner = build_learner(config, build_vit(config, compute), compute)
     given = Batch(0, tuple(samples(batch, backbone["image_size"])))
     return lambda: learner.learn(given)
 
@@ -194,7 +194,7 @@ def requests(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     counts = [50, 100, 200] if args.quick else [50, 100, 200, 500]
     total = 3 * sum(counts)
     config = own_run("requests", folder, total, 32, learner={"name": "ridge", "blocks": [0, 1, 2]})
-    with open_run(config, report=str) as run:
+    with open_run(config) as run:
         list(run)
         curve, first = {}, 0
         for count in counts:
@@ -217,10 +217,10 @@ def long_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     config = config.model_copy(update={"shift": configuration(shift={"class": "scaling:Regular"}).shift})
     early = config.model_copy(update={"run_dir": str(folder / "early")})
     clock, memory, times = CLOCKS[args.clock], [], []
-    with open_run(config, report=str) as run:
+    with open_run(config) as run:
         batch_times(iter(run), WARM, clock)
     shutil.copytree(folder / "stream", folder / "early")
-    with open_run(config, report=str) as run:
+    with open_run(config) as run:
         predictions = iter(run)
         for _ in range(10):
             times += batch_times(predictions, (batches - WARM) // 10, clock)
@@ -258,14 +258,14 @@ def pauses(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     count = 2048 if args.quick else 8192
     small = {"backbone": vit("vit_small_patch14_dinov2", 70, depth=11), "precision": "auto", "threads": None}
     config = own_run("commits", folder, count, 32, **small, learner="hybrid", batch_size=64)
-    with open_run(config, report=str) as run:
+    with open_run(config) as run:
         spent, whole = shares(run, "commit", run.processor)
     jpeg = pictures(folder / "jpeg", 512 if args.quick else 2048)
     source = {"name": "image_folder", "args": {"root": str(jpeg), "test_percent": 0}}
     config = configuration(
         **small, source=source, learner="online_lora", batch_size=64, run_dir=str(folder / "decode")
     )
-    with open_run(config, report=str) as run:
+    with open_run(config) as run:
         idle, busy = shares(run, "_next_item", run.source)
     return {"commit_share": spent / whole, "decode_wait_share": idle / busy}
 

@@ -137,7 +137,7 @@ def record(out: Path, packs: list[str], name: str, limit: int | None) -> None:
     """Write the traces that are not there yet, one file each."""
     config = config_from_dict({"source": "digits", "backbone": BACKBONE, "learner": name})  # source: not used
     compute = build_compute(config)
-    backbone = build_vit(config, compute, print)
+    backbone = build_vit(config, compute)
     for pack in packs:
         path = DATA / f"{pack}.npz"
         if not path.exists():

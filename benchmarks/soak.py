@@ -163,7 +163,7 @@ def vit(side: int) -> Learner:
         }
     )
     compute = build_compute(config)
-    return build_learner(config, build_vit(config, compute, print), compute)
+    return build_learner(config, build_vit(config, compute), compute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ def compared(work: Path, setting: Setting, stretches: int = STRETCHES, stretch: 
 @contextmanager
 def resumed(work: Path, name: str, setting: Setting, more: int) -> Iterator[Iterator[float]]:
     """Processor seconds of one step after the other, of a run that goes on from a state that was left."""
-    found = Checkpoints(work / name, fingerprint={}).latest(report=print)
+    found = Checkpoints(work / name, fingerprint={}).latest()
     if found is None:
         raise SystemExit(f"{work} has no state to go on from: run it to its end first")
     with (

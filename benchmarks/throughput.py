@@ -166,7 +166,7 @@ def measure(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     compute = build_compute(settings)
     shared = Shared()
     try:
-        backbone = shared.backbone(settings, compute, lambda _: None)
+        backbone = shared.backbone(settings, compute)
     except StreamclError as error:
         raise SystemExit(f"skipped: no backbone: {error}") from error
     timed: dict[str, Timed] = {}
@@ -178,7 +178,7 @@ def measure(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
             timed[name] = bare(name, backbone, compute, args)
         else:
             config = configuration(name, data, folder, args)
-            run = open_run(config, report=lambda _: None, vit=shared.backbone)
+            run = open_run(config, vit=shared.backbone)
             timed[name], begin[name] = whole(stack.enter_context(run), compute, args)
     names = list(timed)
     for number in range(args.repeats):

@@ -67,7 +67,6 @@ class Reruns:
                 self._settings(folder),
                 folder,
                 stack,
-                report=_say_nothing,
                 vit=lambda *_: self.backbone,
                 group=SINGLE_PROCESS,
                 stream=lambda *asked: Retold(build_source(*asked), label, self.end, request, on_request),
@@ -113,7 +112,3 @@ def _is_alive(process: int) -> bool:
 def _was_erased(folder: Path, request: ForgetRequest) -> bool:
     ended = {content["request"]: content["outcome"] for _, content in read_chain(folder)}
     return ended.get(request.id) == "done"
-
-
-def _say_nothing(message: str) -> None:
-    """What a run has to say was said by the first one."""

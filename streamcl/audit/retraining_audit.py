@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,8 +24,9 @@ from streamcl.audit.significance import Finding, beside
 from streamcl.audit.stream_split import SortedStream
 from streamcl.audit.trials import Trials
 from streamcl.events import ForgetRequest
-from streamcl.factory.backbone import LogMessage
 from streamcl.protocols import Learner
+
+logger = logging.getLogger(__name__)
 
 
 def audit_by_reruns(
@@ -35,7 +37,6 @@ def audit_by_reruns(
     *,
     mixup: tuple[Mixup, ForgetRequest] | None,
     plan: Plan,
-    tell: LogMessage,
 ) -> AuditReport:
     """Judge an erasure from any learner beside models of runs that never saw the data.
 
@@ -46,7 +47,7 @@ def audit_by_reruns(
     began = time.perf_counter()
     questions = Questions(stream, learner.classes, request.kind, plan.seed)
     most = 1 + (3 if mixup is None else 5) * plan.reruns
-    trials = Trials(stream, reruns, questions, plan, tell, most=most)
+    trials = Trials(stream, reruns, questions, plan, most=most)
     probes = questions.probes()
 
     def group(found: Sequence[Answer], left_out: Sequence[frozenset[int]], *, mask: bool = False) -> Group:
@@ -71,10 +72,12 @@ def audit_by_reruns(
     if len(again) >= FEW // 2:
         answered += of_distributions(groups, group(again, again_without), plan.deals)
     else:
-        tell(f"only {len(again)} of {plan.reruns} runs forgot as this one did: no U-LiRA, no KLoM")
+        logger.warning(
+            "only %d of %d runs forgot as this one did: no U-LiRA, no KLoM", len(again), plan.reruns
+        )
     taught = [_relearned(own, known, kept, retrained)] if questions.relearned else []
     if mixup is not None:
-        taught += _confused(trials, *mixup, tell)
+        taught += _confused(trials, *mixup)
     return conclude(
         groups,
         answered,
@@ -114,10 +117,10 @@ def _relearned(own: Answer, known: Sequence[Answer], kept: Sequence[Answer], ret
     )
 
 
-def _confused(trials: Trials, mixup: Mixup, request: ForgetRequest, tell: LogMessage) -> list[Finding]:
+def _confused(trials: Trials, mixup: Mixup, request: ForgetRequest) -> list[Finding]:
     never, before, after = map(np.array, trials.mixed_up(mixup, request))
     if len(after) < 2:
-        tell("the method does not forget single samples: no interclass confusion")
+        logger.warning("the method does not forget single samples: no interclass confusion")
         return []
     step = 1 / len(mixup.check)
     return [beside("interclass confusion", after, never, before, step=step, paper=interclass.PAPER)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from streamcl.config.options.hybrid import Hybrid
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, Sample
-from streamcl.factory.backbone import LogMessage, SharedBackbones
+from streamcl.factory.backbone import SharedBackbones
 from streamcl.factory.compute import build_compute
 from streamcl.factory.source import OpenSource, build_source
 from streamcl.forgetting.ledger import LEDGER, Ledger
@@ -35,6 +36,8 @@ from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source
 from streamcl.runs.load import load_learner
 from streamcl.storage.plain_state import state_hash
+
+logger = logging.getLogger(__name__)
 
 ASKED_ABOUT = 200
 """Samples of each kind about which models are asked that are runs of the stream."""
@@ -46,7 +49,6 @@ def audit_run(
     request: str | None = None,
     plan: Plan | None = None,
     rerun: bool = False,
-    tell: LogMessage = print,
 ) -> AuditReport:
     """Audit one erasure of a run, the last one where none is named.
 
@@ -60,17 +62,19 @@ def audit_run(
     plan = plan or Plan()
     receipt = receipt_of(folder, request)
     shared = SharedBackbones()
-    learner, config = load_learner(folder, report=tell, vit=shared.backbone)
+    learner, config = load_learner(folder, vit=shared.backbone)
     forms = None if rerun else closed_forms(learner)
     before = state_hash(learner.state_dict())
-    case = _Case(folder, receipt, config, plan, tell)
+    case = _Case(folder, receipt, config, plan)
     if forms is not None:
         report = _by_sums(case, forms)
     else:
-        report = _by_reruns(case, learner, shared.backbone(config, build_compute(config), tell))
+        report = _by_reruns(case, learner, shared.backbone(config, build_compute(config)))
     expected = receipt["scope"]["learned"]
     if report.counts["forget"] != expected:
-        tell(f"{report.counts['forget']} of {expected} forgotten samples were found in the stream")
+        logger.warning(
+            "%d of %d forgotten samples were found in the stream", report.counts["forget"], expected
+        )
     return replace(report, request=receipt["request"], learner=before)
 
 
@@ -82,7 +86,6 @@ class _Case:
     receipt: Mapping[str, Any]
     config: RunConfig
     plan: Plan
-    tell: LogMessage
 
     @contextmanager
     def stream(self) -> Iterator[tuple[OpenSource, Scope]]:
@@ -102,7 +105,7 @@ def _by_sums(case: _Case, forms: ClosedForms) -> AuditReport:
     columns = _columns(forms.exact.classes, retained, forgotten)
     base = None if beginning is None else beginning.sums(columns)
     if beginning is not None and (apart := beginning.difference()):
-        case.tell(f"the beginning learned again gives adapters that differ by {apart:.0e} from the run's")
+        logger.warning("the beginning learned again gives adapters that differ by %.0e from the run's", apart)
     return audit(
         _material((retained, forgotten, held), columns, case.receipt["kind"], base),
         Audited(statistics=forms.sums(columns)),
@@ -132,7 +135,7 @@ def _by_reruns(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport
     swapped = None
     if mixup is not None:
         swapped = mixup, noted_again(case.receipt, found, runs.end, carried=carried)
-    return audit_by_reruns(learner, found, runs, request, mixup=swapped, plan=plan, tell=case.tell)
+    return audit_by_reruns(learner, found, runs, request, mixup=swapped, plan=plan)
 
 
 @dataclass(slots=True)

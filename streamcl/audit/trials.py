@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,8 +15,9 @@ from streamcl.audit.questions import Answer, Questions
 from streamcl.audit.retraining import Reruns
 from streamcl.audit.stream_split import SortedStream
 from streamcl.events import ForgetRequest
-from streamcl.factory.backbone import LogMessage
 from streamcl.protocols import Learner
+
+logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model")
 Without = frozenset[int]
@@ -31,13 +33,12 @@ class Trials:
         reruns: Reruns,
         questions: Questions,
         plan: Plan,
-        tell: LogMessage,
         *,
         most: int,
     ) -> None:
         """most: how many runs there will be at most, for who waits."""
         self.made, self._most = 0, most
-        self._stream, self._reruns, self._questions, self._tell = stream, reruns, questions, tell
+        self._stream, self._reruns, self._questions = stream, reruns, questions
         self._offsets = np.array(sorted(stream.kept))
         self._plan, self._rng = plan, np.random.default_rng(plan.seed)
 
@@ -105,5 +106,5 @@ class Trials:
         before: Callable[[Learner], None] | None = None,
     ) -> Model | None:
         self.made += 1
-        self._tell(f"run {self.made} of at most {self._most}: {what}")
+        logger.info("run %d of at most %d: %s", self.made, self._most, what)
         return self._reruns.model(label, then, request, before)

@@ -13,7 +13,7 @@ from streamcl.benchmark.suite import Cell
 from streamcl.config.compatibility import differences
 from streamcl.config.load import dump_config, load_config
 from streamcl.errors import ConfigError
-from streamcl.factory.backbone import LogMessage, SharedBackbones
+from streamcl.factory.backbone import SharedBackbones
 from streamcl.runs.directory import CHECKPOINTS, CONFIG
 from streamcl.runs.open import open_run
 from streamcl.storage import files
@@ -53,7 +53,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     return summary
 
 
-def run_cell(cell: Cell, shared: Shared, tell: LogMessage) -> dict[str, Any]:
+def run_cell(cell: Cell, shared: Shared) -> dict[str, Any]:
     """Run the cell to its end, from where it stopped, and write its summary.
 
     Checkpoints are removed once the summary is written: a closed form's is large and nothing needs it.
@@ -62,9 +62,9 @@ def run_cell(cell: Cell, shared: Shared, tell: LogMessage) -> dict[str, Any]:
     if cell.joint is not None:
         files.make_folder(folder)
         files.atomic_write(folder / CONFIG, dump_config(cell.config).encode())
-        summary = joint_summary(cell.config, cell.joint, shared.backbone, tell)
+        summary = joint_summary(cell.config, cell.joint, shared.backbone)
     else:
-        with open_run(cell.config, report=tell, vit=shared.backbone) as run:
+        with open_run(cell.config, vit=shared.backbone) as run:
             shared.memory.lend(run.learner, cell.config)
             for _ in run:
                 pass

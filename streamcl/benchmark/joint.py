@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any
 
@@ -16,7 +16,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.events import Batch, Sample
-from streamcl.factory.backbone import LogMessage
+from streamcl.factory.backbone import BackboneFactory
 from streamcl.factory.baselines import trained_model
 from streamcl.factory.compute import build_compute
 from streamcl.factory.source import build_source
@@ -25,8 +25,6 @@ from streamcl.learners.adapter_model import AdapterModel
 from streamcl.learners.baselines.finetune import FinetuneLearner
 from streamcl.learners.block_features import concat_block_tokens, concat_width, spread_blocks
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.nn.backbone import Backbone
-from streamcl.nn.device import Compute
 from streamcl.protocols import Learner
 from streamcl.runs.summary import environment
 from streamcl.storage.rng_state import seed_generators
@@ -51,8 +49,7 @@ class AdaptedReader:
 def joint_summary(
     config: RunConfig,
     joint: Joint,
-    vit: Callable[[RunConfig, Compute, LogMessage], Backbone],
-    tell: LogMessage,
+    vit: BackboneFactory,
 ) -> dict[str, Any]:
     """Train on everything that the configured stream brings and examine both heads once, at the end.
 
@@ -68,7 +65,7 @@ def joint_summary(
     finally:
         source.close()
     options = NaiveLora(rank=joint.rank, learning_rate=joint.learning_rate)
-    model = trained_model(options, vit(config, compute, tell), compute, config.seed)
+    model = trained_model(options, vit(config, compute), compute, config.seed)
     train(model, samples, joint.epochs, config.batch_size)
     refitted = refit(model, samples, joint, config.batch_size)
     examiner = HoldoutEvaluator(

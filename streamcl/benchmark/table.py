@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,10 @@ from streamcl.benchmark.results import Result, as_csv, as_markdown, results_of
 from streamcl.benchmark.suite import Cell, Suite
 from streamcl.benchmark.workers import attempts
 from streamcl.errors import StreamclError
-from streamcl.factory.backbone import LogMessage
 from streamcl.report.comparison import Comparison, write_comparison
 from streamcl.storage import files
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -26,7 +28,7 @@ class Table:
     failure: StreamclError | None = None
 
 
-def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, tell: LogMessage, *, jobs: int = 1) -> Table:
+def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, *, jobs: int = 1) -> Table:
     """Run every cell that has no summary yet; write results.md and results.csv into `out`, plots at the end.
 
     A cell that lacks its data, or that another process is running, is passed over with a word; one that fails
@@ -39,19 +41,19 @@ def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, tell: LogMessage,
     waiting = [cell for cell in cells if cell.id not in done]
     for name, summary in done.items():
         del table.open_cells[name]
-        tell(f"{name}: {_in_short(summary)}, as before")
+        logger.info("%s: %s, as before", name, _in_short(summary))
     table.results = _in_order(cells, found)
-    for number, (cell, came) in enumerate(attempts(waiting, jobs, tell), len(done) + 1):
+    for number, (cell, came) in enumerate(attempts(waiting, jobs), len(done) + 1):
         place = f"[{number}/{len(cells)}] {cell.id}"
         table.failure = table.failure or came.failure
         if came.summary is None:
             table.open_cells[cell.id] = came.reason
-            tell(f"{place}: {came.reason}")
+            logger.info("%s: %s", place, came.reason)
             continue
         del table.open_cells[cell.id]
         found[cell.id] = results_of(cell, came.summary)
         table.results = _in_order(cells, found)
-        tell(f"{place}: {_in_short(came.summary)}")
+        logger.info("%s: %s", place, _in_short(came.summary))
         write_tables(suite, table, out)
     write_tables(suite, table, out)
     write_plots(table, out)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
@@ -16,7 +16,6 @@ import torch
 from streamcl.benchmark.cell import Shared, finished, run_cell
 from streamcl.benchmark.suite import Cell
 from streamcl.errors import ConfigError, RunBusy, StreamclError
-from streamcl.factory.backbone import LogMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Attempt:
     failure: StreamclError | None = None
 
 
-def attempts(cells: Sequence[Cell], jobs: int, tell: LogMessage) -> Iterator[tuple[Cell, Attempt]]:
+def attempts(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Attempt]]:
     """Every cell with what came of it: in order, or with more than one job as they come to their ends.
 
     Each job is a process with its share of the cores. It stays with a data set while there are cells of it,
@@ -39,17 +38,17 @@ def attempts(cells: Sequence[Cell], jobs: int, tell: LogMessage) -> Iterator[tup
         return
     shared = Shared()
     for cell in cells:
-        yield cell, attempt(cell, shared, tell)
+        yield cell, attempt(cell, shared)
 
 
-def attempt(cell: Cell, shared: Shared, tell: LogMessage) -> Attempt:
+def attempt(cell: Cell, shared: Shared) -> Attempt:
     """Run a cell to its end, unless its data is missing, or another process is at it or has done it."""
     if (summary := finished(cell)) is not None:
         return Attempt(summary)
     if cell.missing is not None:
         return Attempt(None, f"skipped: {cell.missing} is not here")
     try:
-        return Attempt(run_cell(cell, shared, tell))
+        return Attempt(run_cell(cell, shared))
     except RunBusy:
         return Attempt(None, "another process is running it")
     except ConfigError:
@@ -105,7 +104,8 @@ class _Jobs:
 
     def _pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
-        return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._threads,))
+        level = logging.getLogger("streamcl").getEffectiveLevel()
+        return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._threads, level))
 
 
 def _side_by_side(waiting: list[Cell], count: int) -> Iterator[tuple[Cell, Attempt]]:
@@ -126,7 +126,10 @@ _shared: list[Shared] = []
 """Of a job's own process: one, once it has attempted a cell."""
 
 
-def _begin(threads: int) -> None:
+def _begin(threads: int, level: int) -> None:
+    """Take a share of the cores; write messages to stderr, as many as the command that began this process."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("streamcl").setLevel(level)
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -141,4 +144,4 @@ def _end_with_parent() -> None:
 def _attempt_here(cell: Cell) -> Attempt:
     if not _shared:
         _shared.append(Shared())
-    return attempt(cell, _shared[0], lambda message: print(message, file=sys.stderr, flush=True))
+    return attempt(cell, _shared[0])

@@ -13,6 +13,7 @@ from streamcl.cli.audit import audit
 from streamcl.cli.bench import bench
 from streamcl.cli.forget import forget, verify
 from streamcl.cli.inspect_commands import doctor, inspect, list_names, report, schema, validate
+from streamcl.cli.messages import silence_messages
 from streamcl.cli.model_commands import export, fetch, predict
 from streamcl.cli.run import run
 from streamcl.errors import ConfigError, StreamclError
@@ -23,8 +24,9 @@ DEBUG = "--debug"
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="streamcl")
 @click.option(DEBUG, is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+def cli(debug: bool) -> None:  # noqa: ARG001 - `main` reads it
     """Vision models that keep learning from a changing stream, and forget on request."""
+    silence_messages()
 
 
 COMMANDS = (

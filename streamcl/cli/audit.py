@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from streamcl.cli.inspect_commands import RUN
+from streamcl.cli.messages import show_messages
 
 FAILED = 6
 """The exit code where the audited model is not like the references (that of `ForgettingError`)."""
@@ -48,15 +49,12 @@ def audit(
     plan = Plan(seed=seed)
     if references is not None:
         plan = replace(plan, references=references, reruns=references)
-    report = audit_run(run, request=request, plan=plan, rerun=rerun, tell=_tell)
+    with show_messages():
+        report = audit_run(run, request=request, plan=plan, rerun=rerun)
     path = save_audit(run, report)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:
         click.echo(text_table(report))
-        _tell(f"written to {path}")
+        click.echo(f"streamcl: written to {path}", err=True)
     return FAILED if report.verdict == "fail" else 0
-
-
-def _tell(message: str) -> None:
-    click.echo(f"streamcl: {message}", err=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from streamcl.cli.messages import show_messages
+
 
 @click.group()
 def bench() -> None:
@@ -37,7 +39,8 @@ def accuracy(*, name: str, out: Path, seeds: int | None, only: str, jobs: int, j
         return 0
     from streamcl.benchmark.table import fill_table
 
-    table = fill_table(suite, chosen, out, lambda message: click.echo(message, err=True), jobs=jobs)
+    with show_messages(prefix=""):
+        table = fill_table(suite, chosen, out, jobs=jobs)
     click.echo(f"{len(table.results)} results in {out / 'results.md'}")
     if table.failure is not None:
         click.echo(f"streamcl: a cell failed: {table.failure}", err=True)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from streamcl.cli.inspect_commands import RUN
+from streamcl.cli.messages import show_messages
 from streamcl.errors import ConfigError, ForgettingError
 
 
@@ -57,7 +58,8 @@ def forget(run: Path, ids_file: Path | None, now: bool, wait: float | None, **op
     if now:
         from streamcl.runs.open import execute_pending
 
-        execute_pending(run, report=lambda message: click.echo(f"streamcl: {message}", err=True))
+        with show_messages():
+            execute_pending(run)
     if now or wait is not None:
         _report(run, request, wait or 0.0)
 

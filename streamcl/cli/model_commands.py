@@ -28,12 +28,8 @@ def fetch(names: tuple[str, ...]) -> None:
         if name in {"weights", "vit-s-focus"}:
             from streamcl.factory.backbone import fetched_weights
 
-            path = fetched_weights(name, _quiet)
+            path = fetched_weights(name)
         click.echo(str(path))
-
-
-def _quiet(message: str) -> None:
-    """Nothing: the path is printed when it is there."""
 
 
 def _progress(name: str, done: int, total: int | None) -> None:
@@ -53,7 +49,7 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
     from streamcl.runs.load import load_learner
     from streams.user.images import ImageLimits, decode
 
-    learner, _ = load_learner(run, report=_quiet)
+    learner, _ = load_learner(run)
 
     samples, unread = [], 0
     for path in images:
@@ -79,7 +75,7 @@ def export(run: Path, folder: Path | None) -> None:
     """Write RUN's adapters and head as a PEFT folder, and the merged backbone for timm."""
     from streamcl.runs.load import export_learner, load_learner
 
-    learner, config = load_learner(run, report=_quiet)
+    learner, config = load_learner(run)
     written = export_learner(learner, config, folder or run / "adapter")
     if not written:
         raise ConfigError(f"{run}: its learner has no adapters to export")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
+from streamcl.cli.messages import show_messages
 from streamcl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from streamcl.distributed.process_group import ProcessGroup
     from streamcl.runs.run import Run
+
+logger = logging.getLogger(__name__)
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 """What the system says of a disk that is full or fails."""
@@ -50,27 +54,29 @@ def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, qui
     from streamcl.distributed.process_group import restarted
     from streamcl.runs.open import open_run  # imports torch: only for a configuration that stands
 
-    with _ranks(settings.ranks.timeout) as ranks, _disk_errors():
-        tell = _tell if ranks.is_main else _say_nothing
+    with (
+        _ranks(settings.ranks.timeout) as ranks,
+        show_messages() if ranks.is_main else nullcontext(),
+        _disk_errors(),
+    ):
         again = fresh and restarted()
         if again:
-            tell("torchrun has started the ranks again, so --fresh is not heeded: the run goes on")
-        with open_run(settings, fresh=fresh and not again, strict=strict, report=tell, group=ranks) as opened:
-            return _run(opened, tell, quiet=quiet)
+            logger.warning("torchrun has started the ranks again, so --fresh is not heeded: the run goes on")
+        with open_run(settings, fresh=fresh and not again, strict=strict, group=ranks) as opened:
+            return _run(opened, quiet=quiet)
 
 
-def _run(opened: Run, tell: Callable[[str], None], *, quiet: bool) -> int:
+def _run(opened: Run, *, quiet: bool) -> int:
     """Run to the end or the stop; the exit code."""
     leads = opened.group.is_main
     if opened.processor.progress.finished:
-        tell(f"{opened.folder} holds a finished run; --fresh starts over")
+        logger.info("%s holds a finished run; --fresh starts over", opened.folder)
     else:
         with _stopping_gently(opened.stop):
             _watch(opened, show=leads and not quiet and sys.stderr.isatty())
         if opened.processor.stopped:
-            tell(
-                f"stopped at {opened.processor.progress.offset} samples; the same command goes on from there"
-            )
+            offset = opened.processor.progress.offset
+            logger.info("stopped at %d samples; the same command goes on from there", offset)
             return STOPPED
     if leads:
         _close(opened, quiet=quiet)
@@ -82,14 +88,6 @@ def _ranks(timeout: float) -> ProcessGroup:
     from streamcl.distributed.process_group import SINGLE_PROCESS, TorchProcessGroup, launched
 
     return TorchProcessGroup(timeout) if launched() else SINGLE_PROCESS
-
-
-def _tell(message: str) -> None:
-    click.echo(f"streamcl: {message}", err=True)
-
-
-def _say_nothing(message: str) -> None:
-    """The first rank says it."""
 
 
 def _close(opened: Run, *, quiet: bool) -> None:

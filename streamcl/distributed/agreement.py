@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamcl.config.load import dump_config
@@ -12,6 +13,8 @@ from streamcl.errors import ConfigError, DistributedError
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.protocols import CheckpointStore, Learner, State, Stateful
 from streamcl.storage.plain_state import state_hash
+
+logger = logging.getLogger(__name__)
 
 DISTRIBUTED_LEARNERS = frozenset(
     {
@@ -103,9 +106,8 @@ class ReplicatedCheckpointStore:
         vault: CheckpointStore | None,
         learner: Stateful,
         group: ProcessGroup,
-        report: Callable[[str], None],
     ) -> None:
-        self._vault, self._learner, self._group, self._report = vault, learner, group, report
+        self._vault, self._learner, self._group = vault, learner, group
 
     def save(self, offset: int, step: int, state: State) -> Any:
         """Commit, on all ranks at once; what the vault says."""
@@ -119,9 +121,12 @@ class ReplicatedCheckpointStore:
                 "the same command goes on from the last checkpoint",
             )
         if len({learned for learned, _ in told}) > 1:
-            self._report(f"the ranks' learners differ at offset {offset}; all go on from the first one's")
             first: State = self._group.broadcast_object(state["learner"] if self._group.is_main else {})
-            if not self._group.is_main:
+            if self._group.is_main:
+                logger.warning(
+                    "the ranks' learners differ at offset %d; all go on from the first one's", offset
+                )
+            else:
                 self._learner.load_state_dict(first)
         if self._vault is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -15,16 +16,17 @@ from streamcl.nn.weights.convert import convert_onnx
 from streams.download import fetch
 from streams.download.pip_assets import cache_dir
 
-LogMessage: TypeAlias = Callable[[str], None]
-BackboneFactory: TypeAlias = Callable[[RunConfig, Compute, LogMessage], Backbone]
+logger = logging.getLogger(__name__)
+
+BackboneFactory: TypeAlias = Callable[[RunConfig, Compute], Backbone]
 
 
-def build_vit(config: RunConfig, compute: Compute, tell: LogMessage) -> Backbone:
-    """The frozen backbone; what its weights lack or have too much of is told."""
+def build_vit(config: RunConfig, compute: Compute) -> Backbone:
+    """Return the frozen backbone that the configuration names; fetch its weights where they are missing."""
     options = config.backbone
     weights = options.weights
     if weights.startswith("fetch:"):
-        weights = str(fetched_weights(weights.removeprefix("fetch:"), tell))
+        weights = str(fetched_weights(weights.removeprefix("fetch:")))
     backbone = build_backbone(
         options.name,
         weights=weights,
@@ -33,10 +35,9 @@ def build_vit(config: RunConfig, compute: Compute, tell: LogMessage) -> Backbone
         device=compute.device,
         seed=config.seed,
         args=options.args,
-        report=tell,
     )
     if options.compile:
-        tell(f"compiling the blocks of {options.name}")
+        logger.info("compiling the blocks of %s", options.name)
         compile_blocks(backbone, compute)
     return backbone
 
@@ -47,20 +48,20 @@ class SharedBackbones:
     def __init__(self) -> None:
         self._made: dict[str, Backbone] = {}
 
-    def backbone(self, config: RunConfig, compute: Compute, tell: LogMessage) -> Backbone:
+    def backbone(self, config: RunConfig, compute: Compute) -> Backbone:
         """The backbone that the configuration names; random weights are shared within a seed only."""
         random = config.seed if config.backbone.weights == "none" else None
         key = f"{config.backbone.model_dump_json()} {compute.device} {random}"
         if key not in self._made:
-            self._made[key] = build_vit(config, compute, tell)
+            self._made[key] = build_vit(config, compute)
         return self._made[key]
 
 
-def fetched_weights(name: str, tell: LogMessage) -> Path:
+def fetched_weights(name: str) -> Path:
     """The path of fetched weights as safetensors; fetched and converted once, then taken from the cache."""
     target = cache_dir() / "weights" / f"{name}.safetensors"
     if not target.exists():
-        tell(f"fetching the weights {name}, once")
+        logger.info("fetching the weights %s, once", name)
         raw = fetch.fetch(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         convert_onnx(raw, target)

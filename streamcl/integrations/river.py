@@ -75,11 +75,7 @@ def _learner(config: Mapping[str, Any] | RunConfig | None) -> Learner:
     if not isinstance(config, RunConfig):
         config = config_from_dict({"source": {"name": "river"}, **(config or {})})
     compute = build_compute(config)
-    return build_learner(config, build_vit(config, compute, _silent), compute)
-
-
-def _silent(message: str) -> None:
-    """Say nothing."""
+    return build_learner(config, build_vit(config, compute), compute)
 
 
 def _image(x: Any) -> Pixels:

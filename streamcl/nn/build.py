@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -30,14 +30,13 @@ def build_backbone(
     device: torch.device | str = "cpu",
     seed: int = 0,
     args: Mapping[str, Any] = MappingProxyType({}),
-    report: Callable[[str], None] = print,
 ) -> Backbone:
     """The timm model `name` with its weights, cut to its first `depth` blocks, for images of `image_size`.
 
     weights: "pretrained" (timm's hub), "hf-hub:owner/name", "local-dir:PATH", "none" (random, from
         `seed`; the global generator is left alone), or a file, "file:PATH" or a bare path:
         .safetensors, .pth, .pt (read with weights_only) or an .onnx export.
-    args: further arguments of the timm model. report: told of weights that were dropped.
+    args: further arguments of the timm model.
     Raises ConfigError for a model that is unknown or has no fused qkv, WeightsError for weights that
     cannot be had, are incomplete or do not fit.
     """
@@ -53,7 +52,7 @@ def build_backbone(
     refuse_unfit(name, model)
     truncate_blocks(name, model, depth)
     if not hub and weights != "none":
-        _load(model, weights.removeprefix("file:"), report)
+        _load(model, weights.removeprefix("file:"))
     normalisation = timm.data.resolve_model_data_config(model)
     backbone = Backbone(name, model, mean=normalisation["mean"], std=normalisation["std"]).to(device)
     if args:
@@ -97,7 +96,7 @@ def _refuse_another(name: str, model: Any, source: str) -> None:
         raise WeightsError(f"{source} holds a {found}, not a {wanted}", hint=f"name the model {found}")
 
 
-def _load(model: nn.Module, path: str, report: Callable[[str], None]) -> None:
+def _load(model: nn.Module, path: str) -> None:
     """Fill the model from a file, in timm's own or an original project's names, at any position grid."""
     convert = sys.modules[type(model).__module__].checkpoint_filter_fn
     state = read_weights(path)
@@ -106,7 +105,7 @@ def _load(model: nn.Module, path: str, report: Callable[[str], None]) -> None:
         state = convert(state, model)
     except Exception as error:  # timm's converters raise whatever an unforeseen layout makes them raise
         raise WeightsError(f"{path}: not the weights of {type(model).__name__}: {error!r}") from error
-    model.load_state_dict(fitting(state, model.state_dict(), path, report))
+    model.load_state_dict(fitting(state, model.state_dict(), path))
 
 
 def backbone_names() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput, memory_mb
-from streamcl.factory.backbone import BackboneFactory, LogMessage
+from streamcl.factory.backbone import BackboneFactory
 from streamcl.factory.compute import build_compute
 from streamcl.factory.forgetting import build_forgetter, for_the_loop
 from streamcl.factory.learner import build_learner
@@ -39,7 +39,6 @@ def assemble(
     folder: Path,
     stack: ExitStack,
     *,
-    report: LogMessage,
     vit: BackboneFactory,
     group: ProcessGroup,
     stream: MakeSource = build_source,
@@ -50,7 +49,7 @@ def assemble(
     source = stream(settings, group, lambda: processor.stop())  # noqa: PLW0108 - made below
     stack.callback(source.close)
     _check_guarantee(settings, source)
-    backbone = vit(settings, compute, report)
+    backbone = vit(settings, compute)
     check_same_everywhere("backbone", backbone.fingerprint, group)
     learner = build_learner(settings, backbone, compute, group)
     sink = build_fanout(settings, folder) if group.is_main else Fanout({})
@@ -67,11 +66,7 @@ def assemble(
         folder, learner, source, scores, gallery, sealing, fingerprint=fingerprint(settings)
     )
     forgetter = build_forgetter(settings, belongings, stack) if group.is_main else None
-    keeper = (
-        ReplicatedCheckpointStore(saver if group.is_main else None, learner, group, report)
-        if several
-        else saver
-    )
+    keeper = ReplicatedCheckpointStore(saver if group.is_main else None, learner, group) if several else saver
     processor = StreamProcessor(
         source,
         ReplicatedLearner(learner, group) if several else learner,

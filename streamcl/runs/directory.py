@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from streamcl.config.compatibility import fingerprint
@@ -12,6 +12,8 @@ from streamcl.errors import ConfigError
 from streamcl.storage import files
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.lock import RunLock
+
+logger = logging.getLogger(__name__)
 
 CONFIG, CHECKPOINTS, LOG = "config.yaml", "checkpoints", "predictions.jsonl"
 
@@ -42,7 +44,7 @@ def checkpoints(settings: RunConfig, folder: Path, *, backbone: str) -> Checkpoi
     return Checkpoints(folder / CHECKPOINTS, keep=keep, fingerprint=prints)
 
 
-def move_aside(folder: Path, report: Callable[[str], None]) -> None:
+def move_aside(folder: Path) -> None:
     """Give an earlier run in `folder`, if there is one, another name."""
     if not folder.exists():
         return
@@ -50,4 +52,4 @@ def move_aside(folder: Path, report: Callable[[str], None]) -> None:
         taken = (folder.with_name(f"{folder.name}.{number}") for number in range(1, 10**6))
         aside = next(path for path in taken if not path.exists())
         folder.rename(aside)
-    report(f"the earlier run in {folder} is now in {aside}")
+    logger.info("the earlier run in %s is now in %s", folder, aside)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import CheckpointError
-from streamcl.factory.backbone import BackboneFactory, LogMessage, build_vit
+from streamcl.factory.backbone import BackboneFactory, build_vit
 from streamcl.factory.compute import build_compute
 from streamcl.factory.learner import build_learner
 from streamcl.learners.hybrid import RidgeLoRALearner
@@ -17,9 +17,7 @@ from streamcl.protocols import Learner
 from streamcl.runs.directory import checkpoints, config_of
 
 
-def load_learner(
-    folder: str | Path, *, report: LogMessage = print, vit: BackboneFactory = build_vit
-) -> tuple[Learner, RunConfig]:
+def load_learner(folder: str | Path, *, vit: BackboneFactory = build_vit) -> tuple[Learner, RunConfig]:
     """The learner of a run as its newest good checkpoint holds it, for predicting or exporting.
 
     vit: makes the backbone, or lends one.
@@ -27,9 +25,9 @@ def load_learner(
     folder = Path(folder)
     config = config_of(folder)
     compute = build_compute(config)
-    backbone = vit(config, compute, report)
+    backbone = vit(config, compute)
     learner = build_learner(config, backbone, compute)
-    found = checkpoints(config, folder, backbone=backbone.fingerprint).latest(report=report)
+    found = checkpoints(config, folder, backbone=backbone.fingerprint).latest()
     if found is None:
         raise CheckpointError(f"{folder} holds no checkpoint")
     learner.load_state_dict(found.state["learner"])

@@ -10,7 +10,7 @@ from typing import Any
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.agreement import check_agreement
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from streamcl.factory.backbone import BackboneFactory, LogMessage, build_vit
+from streamcl.factory.backbone import BackboneFactory, build_vit
 from streamcl.runs.assemble import assemble
 from streamcl.runs.directory import config_of, keep_config, move_aside, saved_config
 from streamcl.runs.load import export_learner, load_learner
@@ -28,7 +28,6 @@ def open_run(
     *,
     fresh: bool = False,
     strict: bool = False,
-    report: LogMessage = print,
     vit: BackboneFactory = build_vit,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Run:
@@ -46,7 +45,7 @@ def open_run(
     if not group.is_main:
         return _follow(settings, folder, vit, group)
     if fresh:
-        move_aside(folder, report)
+        move_aside(folder)
     files.ensure_writable(folder)
     stack = ExitStack()
     try:
@@ -54,10 +53,10 @@ def open_run(
         files.sweep(folder)
         saved = saved_config(folder)
         settings = settled_precision(settings, saved)
-        earlier = agree_with_earlier(settings, saved, folder, report)
-        run, vault = assemble(settings, folder, stack, report=report, vit=vit, group=group)
+        earlier = agree_with_earlier(settings, saved, folder)
+        run, vault = assemble(settings, folder, stack, vit=vit, group=group)
         keep_config(settings, folder)
-        resume(run, vault, strict=strict, report=report)
+        resume(run, vault, strict=strict)
         reopen(run, earlier)
         group.broadcast_object(run.processor.progress.finished)
     except BaseException:
@@ -70,7 +69,7 @@ def _follow(settings: RunConfig, folder: Path, vit: BackboneFactory, group: Proc
     """The run of a rank that does not lead: it goes where the first one goes, and touches no file."""
     stack = ExitStack()
     try:
-        run, _ = assemble(settings, folder, stack, report=_say_nothing, vit=vit, group=group)
+        run, _ = assemble(settings, folder, stack, vit=vit, group=group)
         begin_or_restore(run, None)
         run.processor.progress.finished = group.broadcast_object(False)
     except BaseException:
@@ -79,17 +78,13 @@ def _follow(settings: RunConfig, folder: Path, vit: BackboneFactory, group: Proc
     return run
 
 
-def _say_nothing(message: str) -> None:
-    """The first rank says it."""
-
-
-def execute_pending(folder: Path, *, report: LogMessage = print) -> None:
+def execute_pending(folder: Path) -> None:
     """Carry out at once what is pending for a run that no process works on; batches are not processed.
 
     Raises RunBusy where one does (it carries them out itself), ConfigError where there is no run.
     """
     config = config_of(folder)
-    with open_run(config.model_copy(update={"run_dir": str(folder)}), report=report) as run:
+    with open_run(config.model_copy(update={"run_dir": str(folder)})) as run:
         run.processor.forget()
         if run.processor.progress.finished:
             run.finish()

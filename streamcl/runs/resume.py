@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from streamcl.config.options.run import RunConfig
@@ -12,14 +12,16 @@ from streamcl.runs.directory import LOG
 from streamcl.runs.run import Run
 from streamcl.storage.checkpoint import Checkpoints
 
+logger = logging.getLogger(__name__)
 
-def resume(run: Run, vault: Checkpoints, *, strict: bool, report: Callable[[str], None]) -> None:
+
+def resume(run: Run, vault: Checkpoints, *, strict: bool) -> None:
     """Go on from the newest good checkpoint; without one, make the first, at offset 0."""
     vault.sweep()
-    found = vault.latest(report=report, strict=strict)
+    found = vault.latest(strict=strict)
     replayable = run.source.replayable
     if not replayable and found is None:
-        report(
+        logger.warning(
             "the source cannot be replayed: if this run is interrupted, it cannot go on where it stopped "
             "(checkpoint.guarantee: exactly_once would refuse it)"
         )
@@ -35,11 +37,13 @@ def resume(run: Run, vault: Checkpoints, *, strict: bool, report: Callable[[str]
         )
     state = found.state if replayable else {**found.state, "source": run.source.state_dict()}
     if (before := state.get("ranks", 1)) != run.group.world_size:
-        report(
-            f"{before} ranks came so far, {run.group.world_size} go on; sums may differ in their last bits"
+        logger.info(
+            "%d ranks came so far, %d go on; sums may differ in their last bits",
+            before,
+            run.group.world_size,
         )
     if not finished:
-        report(f"going on from offset {found.offset} (step {found.step})")
+        logger.info("going on from offset %d (step %d)", found.offset, found.step)
     begin_or_restore(run, state)
 
 

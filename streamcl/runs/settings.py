@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from streamcl.errors import ConfigError
 from streamcl.factory.compute import build_compute
 from streamcl.runs.directory import CHECKPOINTS, LOG
 from streamcl.storage.checkpoint import list_checkpoints
+
+logger = logging.getLogger(__name__)
 
 
 def read_settings(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
@@ -32,10 +35,8 @@ def settled_precision(settings: RunConfig, earlier: RunConfig | None) -> RunConf
     return settings.model_copy(update={"precision": chosen})
 
 
-def agree_with_earlier(
-    settings: RunConfig, earlier: RunConfig | None, folder: Path, report: Callable[[str], None]
-) -> RunConfig | None:
-    """Refuse a changed configuration that the saved state does not fit; say aloud what else has changed.
+def agree_with_earlier(settings: RunConfig, earlier: RunConfig | None, folder: Path) -> RunConfig | None:
+    """Refuse a changed configuration that the saved state does not fit; log what else has changed.
 
     earlier: what the directory holds. Returns it where anything was learned under it.
     """
@@ -45,7 +46,7 @@ def agree_with_earlier(
     changed = differences(earlier, settings)
     for difference in changed:
         if difference.severity != "refuse":
-            report(f"changed since the run began: {difference}")
+            logger.warning("changed since the run began: %s", difference)
     refused = tuple(str(each) for each in changed if each.severity == "refuse")
     if refused:
         raise ConfigError(

@@ -7,9 +7,10 @@ leaves whole checkpoints and temporaries, never a part of a checkpoint.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,9 @@ from streamcl.storage import files
 from streamcl.storage.checkpoint_format import CorruptCheckpoint, members_of, verify_checkpoint
 from streamcl.storage.files import DISK, Disk
 
-NAME = re.compile(r"checkpoint-(\d{8,})-step-(\d+)")
+logger = logging.getLogger(__name__)
 
-Report = Callable[[str], None]
+NAME = re.compile(r"checkpoint-(\d{8,})-step-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,10 @@ class Checkpoints:
         size = sum(len(data) for data in members.values())
         return SavedCheckpoint(path, size, time.monotonic() - began)
 
-    def latest(self, *, report: Report, strict: bool = False) -> LoadedCheckpoint | None:
+    def latest(self, *, strict: bool = False) -> LoadedCheckpoint | None:
         """The newest good checkpoint; None where there has never been one.
 
-        Each damaged one is told to `report`, with the file and the reason, and the one before it is tried.
+        Each damaged one is logged, with the file and the reason, and the one before it is tried.
         Raises CheckpointError where none can be used, where the newest good one belongs to another
         configuration or backbone or to a newer streamcl, and, with `strict`, at the first damage.
         """
@@ -95,11 +96,11 @@ class Checkpoints:
                 return self._load(path)
             except CorruptCheckpoint as damage:
                 if not path.exists():  # a running process has replaced it while this one was reading
-                    return self.latest(report=report, strict=strict)
+                    return self.latest(strict=strict)
                 self._damaged.add(path)
                 if strict:
                     self._refuse(f"{path.name}: {damage}", hint="run without --strict to use an older one")
-                report(f"{path.name} cannot be used: {damage}; trying the one before it")
+                logger.warning("%s cannot be used: %s; trying the one before it", path.name, damage)
         if found:
             self._refuse(
                 f"none of the {len(found)} checkpoints in {self._folder} can be used",

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 from audit_runs import configuration
 from click.testing import CliRunner
+from log_messages import logged
 
 from streamcl.audit import Plan, text_table
 from streamcl.audit import run as adapter
@@ -34,7 +35,7 @@ PLAN = Plan(reruns=8, rate=0.05, deals=299, looked_at=40)
 
 def finished(folder, learner, **request):
     """A run over pictures, asked for one thing at its end, or for nothing."""
-    with open_run({**configuration(folder, learner), "limit": END}, report=lambda _: None) as run:
+    with open_run({**configuration(folder, learner), "limit": END}) as run:
         for _ in run:
             pass
         if request:
@@ -49,8 +50,8 @@ def finished(folder, learner, **request):
 def again(folder):
     """Further runs of the run's stream, and its own learner."""
     shared = Shared()
-    learner, config = load_learner(folder, report=print, vit=shared.backbone)
-    return Reruns(config, folder, shared.backbone(config, build_compute(config), print), END), learner
+    learner, config = load_learner(folder, vit=shared.backbone)
+    return Reruns(config, folder, shared.backbone(config, build_compute(config)), END), learner
 
 
 def temporaries(folder):
@@ -138,8 +139,8 @@ def dropped(tmp_path_factory):
 
 
 def test_a_dropped_cohort_passes_beside_runs_that_never_saw_it(dropped):
-    told = []
-    report = adapter.audit_run(dropped, plan=PLAN, tell=told.append)
+    with logged() as said:
+        report = adapter.audit_run(dropped, plan=PLAN)
     assert report.verdict != "fail", text_table(report)
     assert report.counts["forget"] == END - 100
     assert report.counts["retain"] == 100
@@ -148,7 +149,7 @@ def test_a_dropped_cohort_passes_beside_runs_that_never_saw_it(dropped):
     assert report.unforgotten_failing == 1.0, "each that never forgot fails, pushed through the audit alone"
     assert report.references_failing < 0.3
     assert report.reruns == 26, "25, and one in which single samples could not be forgotten"
-    assert len(told) == 27, told
+    assert len(said) == 27, said
     assert {"U-LiRA", "relearn time, log2 samples", "RMIA"} <= {each.measure for each in report.findings}
     assert not temporaries(dropped)
 
@@ -157,27 +158,27 @@ def test_a_dropped_cohort_passes_beside_runs_that_never_saw_it(dropped):
 def test_a_cohort_that_was_never_dropped_fails(dropped, monkeypatch):
     """The receipt says that it is gone, and the learner still has it."""
     kept = dict(kept_by(dropped))
-    with closing(adapter.build_source(load_learner(dropped, report=print)[1])) as source:
+    with closing(adapter.build_source(load_learner(dropped)[1])) as source:
         samples = [sample for batch in source for sample in batch.samples]
     kept |= {offset: samples[offset].label for offset in range(100, END)}
     runs, _ = again(dropped)
     learner = runs.model(kept.get, lambda model: model)
-    config = load_learner(dropped, report=print)[1]
+    config = load_learner(dropped)[1]
     monkeypatch.setattr(adapter, "load_learner", lambda *_, **__: (learner, config))
-    report = adapter.audit_run(dropped, plan=PLAN, tell=print)
+    report = adapter.audit_run(dropped, plan=PLAN)
     assert report.unforgotten_seen, text_table(report)
     assert report.verdict == "fail", text_table(report)
 
 
 def test_sums_can_be_audited_beside_further_runs_too(tmp_path):
     folder = finished(tmp_path, {"name": "ridge", "relative_lambda": 0.001}, offsets=(10, 40))
-    told = []
-    report = adapter.audit_run(folder, plan=PLAN, rerun=True, tell=told.append)
+    with logged() as said:
+        report = adapter.audit_run(folder, plan=PLAN, rerun=True)
     assert report.verdict != "fail", text_table(report)
     confusion = next(each for each in report.findings if each.measure == "interclass confusion")
     assert confusion.value == pytest.approx(confusion.mean, abs=0.05)
     assert confusion.unforgotten > confusion.mean + 0.05, "the mix-up was learned before it was forgotten"
-    assert report.reruns == len(told) == 41, told
+    assert report.reruns == len(said) == 41, said
 
 
 def test_a_class_whose_row_alone_went_is_audited_from_the_command_line(tmp_path):

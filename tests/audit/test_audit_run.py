@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from audit_runs import configuration
 from click.testing import CliRunner
+from log_messages import logged
 
 from streamcl.audit import Plan, text_table
 from streamcl.audit import run as adapter
@@ -33,9 +34,7 @@ QUICK = Plan(references=16, rate=0.05, deals=299, looked_at=200)
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited")
-    with open_run(
-        configuration(folder, {"name": "ridge", "relative_lambda": 0.001}), report=lambda _: None
-    ) as run:
+    with open_run(configuration(folder, {"name": "ridge", "relative_lambda": 0.001})) as run:
         for _ in run:
             pass
         run.finish()
@@ -51,15 +50,15 @@ def forgotten(finished):
     with Ledger(finished / LEDGER) as ledger:
         ledger.submit(request_to_body(build_request(offsets=(10, 40), id="thirty")))
         ledger.submit(request_to_body(build_request(label="2", id="class")))
-    execute_pending(finished, report=lambda _: None)
+    execute_pending(finished)
     return finished
 
 
 @pytest.mark.parametrize("request_id", ["thirty", "class"])
 def test_an_erasure_carried_out_by_a_run_passes(forgotten, request_id):
-    told = []
-    report = adapter.audit_run(forgotten, request=request_id, plan=QUICK, tell=told.append)
-    assert told == [], "every forgotten sample is found again"
+    with logged() as said:
+        report = adapter.audit_run(forgotten, request=request_id, plan=QUICK)
+    assert said == [], "every forgotten sample is found again"
     assert report.verdict != "fail", text_table(report)
     assert report.sums < 1e-5
     assert report.kind == ("class" if request_id == "class" else "samples")
@@ -67,7 +66,7 @@ def test_an_erasure_carried_out_by_a_run_passes(forgotten, request_id):
 
 
 def test_counts_are_those_of_the_stream(forgotten):
-    report = adapter.audit_run(forgotten, plan=replace(QUICK, references=8), tell=print)
+    report = adapter.audit_run(forgotten, plan=replace(QUICK, references=8))
     paths = {name: forgotten / "receipts" / f"{name}.json" for name in ("thirty", "class")}
     receipts = {name: json.loads(path.read_text()) for name, path in paths.items()}
     assert receipts["thirty"]["scope"]["learned"] == 30
@@ -79,12 +78,12 @@ def test_counts_are_those_of_the_stream(forgotten):
 
 def test_a_run_that_kept_what_its_receipt_says_it_erased_fails(forgotten, monkeypatch):
     """The learner has the thirty samples again, and the receipt says that they are gone."""
-    learner, config = adapter.load_learner(forgotten, report=print)
+    learner, config = adapter.load_learner(forgotten)
     with closing(adapter.build_source(config)) as source:
         samples = [sample for batch in source for sample in batch.samples][10:40]
     learner.learn(Batch(0, tuple(sample for sample in samples if sample.label != "2")))
     monkeypatch.setattr(adapter, "load_learner", lambda *_, **__: (learner, config))
-    report = adapter.audit_run(forgotten, request="thirty", plan=QUICK, tell=print)
+    report = adapter.audit_run(forgotten, request="thirty", plan=QUICK)
     assert report.sums > 1e-3
     assert report.verdict == "fail" or not report.unforgotten_seen, text_table(report)
 
@@ -111,7 +110,7 @@ def hybrid(tmp_path_factory):
     """The default learner over the pictures: adapted on the first 48, then asked to forget 30 later ones."""
     folder = tmp_path_factory.mktemp("hybrid")
     config = configuration(folder, {"name": "hybrid", "lora": {"adapt": 48}})
-    with open_run(config, report=lambda _: None) as run:
+    with open_run(config) as run:
         for _ in run:
             pass
         run.forget(offsets=(100, 130), id="thirty")
@@ -121,28 +120,28 @@ def hybrid(tmp_path_factory):
 
 
 def test_the_sum_of_a_hybrids_heads_is_audited_beside_references_that_share_its_adapters(hybrid):
-    told = []
-    report = adapter.audit_run(hybrid, plan=QUICK, tell=told.append)
-    assert told == [], "the beginning learned again is bit-equal, and every sample is found"
+    with logged() as said:
+        report = adapter.audit_run(hybrid, plan=QUICK)
+    assert said == [], "the beginning learned again is bit-equal, and every sample is found"
     assert report.sums < 1e-9
     assert report.counts["retain"] == 170
     assert report.verdict != "fail", text_table(report)
 
 
 def test_a_hybrid_that_forgot_in_its_exact_head_alone_is_seen(hybrid, monkeypatch):
-    learner, config = adapter.load_learner(hybrid, report=print)
+    learner, config = adapter.load_learner(hybrid)
     with closing(adapter.build_source(config)) as source:
         samples = [sample for batch in source for sample in batch.samples][100:130]
     _, kept = learner.measure(samples)
     learner.adapted.head.merge(kept)
     monkeypatch.setattr(adapter, "load_learner", lambda *_, **__: (learner, config))
-    report = adapter.audit_run(hybrid, plan=QUICK, tell=print)
+    report = adapter.audit_run(hybrid, plan=QUICK)
     assert report.sums > 1e-3
     assert report.verdict == "fail" or not report.unforgotten_seen, text_table(report)
 
 
 def test_an_audit_is_bound_to_its_receipt_and_verified_with_it(hybrid):
-    report = adapter.audit_run(hybrid, plan=replace(QUICK, references=8), tell=print)
+    report = adapter.audit_run(hybrid, plan=replace(QUICK, references=8))
     first, second = (save_audit(hybrid, report, clock=lambda: 5.0) for _ in range(2))
     receipt = hybrid / "receipts" / "thirty.json"
     lines = verify_receipt(receipt)
@@ -166,7 +165,7 @@ def test_an_audit_is_bound_to_its_receipt_and_verified_with_it(hybrid):
 def test_an_audit_taken_away_is_missed_by_the_next_receipt(hybrid):
     for path in (hybrid / "audits").glob("*.json"):
         path.unlink()
-    report = adapter.audit_run(hybrid, plan=replace(QUICK, references=8), tell=print)
+    report = adapter.audit_run(hybrid, plan=replace(QUICK, references=8))
     path = save_audit(hybrid, report)
     write_receipt(hybrid, "later", {"request": "later", "outcome": "done", **REFUSED})
     path.unlink()
@@ -183,7 +182,7 @@ def test_the_model_of_the_receipt_is_that_of_its_checkpoint(forgotten):
 
 
 def test_the_report_shows_requests_with_their_audits(forgotten):
-    report = adapter.audit_run(forgotten, plan=replace(QUICK, references=8), tell=print)
+    report = adapter.audit_run(forgotten, plan=replace(QUICK, references=8))
     save_audit(forgotten, report)
     text = write_report(forgotten).read_text()
     assert "Requests to forget" in text

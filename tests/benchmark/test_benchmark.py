@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from log_messages import logged
 
 from streamcl.benchmark import workers
 from streamcl.benchmark.cell import Shared, finished, run_cell
@@ -67,8 +68,8 @@ def suite(images, **changes):
     )
 
 
-def fill(chosen, out, said=None):
-    return fill_table(chosen, cells(chosen, out), out, (said if said is not None else []).append)
+def fill(chosen, out):
+    return fill_table(chosen, cells(chosen, out), out)
 
 
 # --- suites ---------------------------------------------------------------------------------------
@@ -126,8 +127,8 @@ def test_a_suite_file_is_read_strictly(tmp_path):
 
 
 def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
-    chosen, out, said = suite(images), tmp_path / "out", []
-    first = fill(chosen, out, said)
+    chosen, out = suite(images), tmp_path / "out"
+    first = fill(chosen, out)
     assert [r.learner for r in first.results] == ["ridge", "joint", "joint, linear head"]
     assert all(r.figures["A_Last"] is not None for r in first.results)
     assert {path.name for path in out.iterdir()} == {
@@ -135,15 +136,16 @@ def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
     }
     assert not list(out.rglob("checkpoints"))
     monkeypatch.setattr(workers, "run_cell", None)  # nothing is run again
-    assert fill(chosen, out, said).results == first.results
+    with logged() as said:
+        assert fill(chosen, out).results == first.results
     assert said[-1].endswith("as before")
 
 
 def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(images, tmp_path):
     waiting = cells(suite(images), tmp_path / "out", seeds=2, only="*/ridge/*")
-    attempted = workers.attempts(waiting, 1, lambda message: None)
+    attempted = workers.attempts(waiting, 1)
     next(attempted)
-    theirs = run_cell(waiting[1], Shared(), lambda message: None)
+    theirs = run_cell(waiting[1], Shared())
     assert next(attempted)[1].summary == json.loads(json.dumps(theirs))
 
 
@@ -151,13 +153,14 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(images, tmp_path):
     chosen = suite(images)
     straight = cells(chosen, tmp_path / "one", only="*/ridge/*")[0]
     broken = cells(chosen, tmp_path / "two", only="*/ridge/*")[0]
-    shared, said = Shared(), []
-    with open_run(broken.config, report=said.append, vit=shared.backbone) as run:
+    shared = Shared()
+    with open_run(broken.config, vit=shared.backbone) as run:
         for number, _ in enumerate(run):
             if number == 20:
                 run.processor.stop()
     assert finished(broken) is None
-    resumed, whole = (run_cell(cell, shared, said.append) for cell in (broken, straight))
+    with logged() as said:
+        resumed, whole = (run_cell(cell, shared) for cell in (broken, straight))
     assert any("going on from offset" in message for message in said)
     for summary in (resumed, whole):
         del summary["timing"]
@@ -167,10 +170,7 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(images, tmp_path):
 
 def test_cells_share_one_backbone(images, tmp_path):
     shared = Shared()
-    made = [
-        shared.backbone(cell.config, open_compute(), lambda message: None)
-        for cell in cells(suite(images), tmp_path, seeds=2)
-    ]
+    made = [shared.backbone(cell.config, open_compute()) for cell in cells(suite(images), tmp_path, seeds=2)]
     assert made[0] is made[2]
     assert made[0] is not made[1]  # random weights belong to their seed
 
@@ -185,11 +185,9 @@ def test_an_image_is_read_once_by_all_cells(images, tmp_path, monkeypatch):
         lambda self, samples: read.extend(s.id for s in samples) or own(self, samples),
     )
     chosen = cells(suite(images, learners=two), tmp_path)
-    figures = [run_cell(cell, shared, lambda message: None)["holdout"]["A_Last"] for cell in chosen]
+    figures = [run_cell(cell, shared)["holdout"]["A_Last"] for cell in chosen]
     assert len(read) == len(set(read)) == 80
-    alone = run_cell(
-        replace(chosen[0], config=elsewhere(chosen[0], tmp_path)), Shared(), lambda message: None
-    )
+    alone = run_cell(replace(chosen[0], config=elsewhere(chosen[0], tmp_path)), Shared())
     assert alone["holdout"]["A_Last"] == figures[0]
 
 
@@ -209,11 +207,9 @@ def test_an_image_is_read_once_by_all_hybrids(images, tmp_path, monkeypatch):
         lambda self, samples, cut: read.extend(s.id for s in samples) or own(self, samples, cut),
     )
     chosen = cells(suite(images, learners=two), tmp_path)
-    figures = [run_cell(cell, shared, lambda message: None)["holdout"]["A_Last"] for cell in chosen]
+    figures = [run_cell(cell, shared)["holdout"]["A_Last"] for cell in chosen]
     assert len(read) == len(set(read)) == 80
-    alone = run_cell(
-        replace(chosen[1], config=elsewhere(chosen[1], tmp_path)), Shared(), lambda message: None
-    )
+    alone = run_cell(replace(chosen[1], config=elsewhere(chosen[1], tmp_path)), Shared())
     assert alone["holdout"]["A_Last"] == figures[1]
 
 
@@ -239,7 +235,7 @@ def test_what_cannot_run_is_named_and_the_others_go_on(images, tmp_path, monkeyp
     chosen, out = suite(images), tmp_path / "out"
     errors = iter([NotFinite("10 steps in a row"), RunBusy("held")])
 
-    def fail(cell, shared, tell):
+    def fail(cell, shared):
         raise next(errors)
 
     monkeypatch.setattr(workers, "run_cell", fail)
@@ -251,8 +247,7 @@ def test_what_cannot_run_is_named_and_the_others_go_on(images, tmp_path, monkeyp
 
 def test_absent_data_is_a_word_and_no_error(images, tmp_path):
     images.unlink()
-    said = []
-    filled = fill(suite(images), tmp_path / "out", said)
+    filled = fill(suite(images), tmp_path / "out")
     assert filled.results == []
     assert filled.failure is None
     assert all("skipped" in reason and "pack.npz" in reason for reason in filled.open_cells.values())
@@ -284,12 +279,10 @@ def test_jobs_fill_the_table_that_one_process_fills_and_outlive_one_that_dies(im
     dies = {"protocols": ["plain"], "run": {"source": {"class": "lethal:stream"}}}
     protocols = plain["protocols"] | {"plain": {}}
     both = suite(images, sources=plain["sources"] | {"dies": dies}, protocols=protocols)
-    said = []
     out = tmp_path / "two"
-    side_by_side = fill_table(both, cells(both, out, only="*/ridge/*"), out, said.append, jobs=2)
-    alone = fill_table(
-        chosen, cells(chosen, tmp_path / "one", only="*/ridge/*"), tmp_path / "one", said.append
-    )
+    with logged() as said:
+        side_by_side = fill_table(both, cells(both, out, only="*/ridge/*"), out, jobs=2)
+    alone = fill_table(chosen, cells(chosen, tmp_path / "one", only="*/ridge/*"), tmp_path / "one")
     assert [without_time(each) for each in side_by_side.results] == [
         without_time(each) for each in alone.results
     ]

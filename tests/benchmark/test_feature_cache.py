@@ -29,7 +29,7 @@ def configured(learner, precision="32-true"):
 def come_to(config, memory):
     """State after some batches with examinations between, and all answers."""
     compute = build_compute(config)
-    learner = build_learner(config, build_vit(config, compute, lambda _: None), compute)
+    learner = build_learner(config, build_vit(config, compute), compute)
     if memory is not None:
         memory.lend(learner, config)
     held, answers = make_batch(1000, ["ant", "bee", "cat"] * 7).samples, []

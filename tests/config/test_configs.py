@@ -96,7 +96,7 @@ def test_it_runs_two_events(
     config = load_config(path, (*TINY, f"run_dir={json.dumps(str(tmp_path))}"))
     if config.source.name in {"demo_digits", "demo_icons"}:
         _need_wheels(str(config.source.name))
-    with open_run(config, report=lambda _: None) as run:
+    with open_run(config) as run:
         predictions = list(run)
         summary = run.finish()
     assert len(predictions) == 8

@@ -37,7 +37,7 @@ def run_once(folder, wish, disk=None):
 
 def outcome(folder):
     """What a run came to, without what times and file positions decide."""
-    found = Checkpoints(folder / "checkpoints", fingerprint={}).latest(report=print)
+    found = Checkpoints(folder / "checkpoints", fingerprint={}).latest()
     receipt = json.loads((folder / "receipts" / "r1.json").read_text())
     state = {k: v for k, v in found.state.items() if k not in {"sinks", "pace", "random"}}
     kept = ("outcome", "method", "guarantee", "offset", "learner_after", "learner_before")
@@ -114,7 +114,7 @@ def kill_after_commit(folder):
 
 def test_what_is_applied_is_part_of_the_checkpoint(tmp_path):
     assert in_child(lambda: kill_after_commit(tmp_path)) < 0
-    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest(report=print)
+    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest()
     assert set(found.state["forgetter"]["applied"]) == {"r1"}
     run_once(tmp_path, "samples")
     assert outcome(tmp_path)["receipt"]["outcome"] == "done"

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from forgetting_fakes import Opened
-from tiny_runs import call, configuration, quiet
+from tiny_runs import call, configuration
 
 from streamcl.errors import BadRecord, ForgettingError
 from streamcl.forgetting import service as module
@@ -143,7 +143,7 @@ def test_an_attempt_after_a_crash_is_not_taken_for_the_failure_before_it(tmp_pat
         failed(tmp_path)
 
     assert in_child(dying) < 0
-    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest(report=print)
+    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest()
     assert found.state["forgetter"]["applied"]["r1"]["outcome"] == "failed"
     with Ledger(tmp_path / LEDGER) as ledger:
         assert ledger.entry("r1").progress == "failed"
@@ -185,7 +185,7 @@ def test_the_command_line_and_python_ask_again(tmp_path, monkeypatch):
     def fails(self, sums):
         raise ForgettingError("not today")
 
-    with open_run(configuration(tmp_path), report=quiet) as run:
+    with open_run(configuration(tmp_path)) as run:
         list(run)
         monkeypatch.setattr(RidgeLearner, "subtract", fails)
         name = run.forget(label="4", key="letter")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from forgetting_fakes import holds
-from tiny_runs import call, configuration, quiet
+from tiny_runs import call, configuration
 
 from streamcl.errors import ForgettingError
 from streamcl.runs.open import open_run
@@ -24,7 +24,7 @@ def seen(folder):
 @pytest.fixture
 def stopped(tmp_path):
     """A run that stopped half-way."""
-    with open_run(configuration(tmp_path), report=quiet) as run:
+    with open_run(configuration(tmp_path)) as run:
         for prediction in run:
             if prediction.offset == 79:
                 run.processor.stop()
@@ -53,7 +53,7 @@ def test_a_request_to_a_stopped_run_is_carried_out_when_it_goes_on(stopped):
     assert code == 0, text
     assert call(*asked) == (0, text)  # the same key is the same request
     assert call("forget", stopped / "run", "--class", "7", "--key", "letter")[0] == 6
-    with open_run(configuration(stopped), report=quiet) as run:
+    with open_run(configuration(stopped)) as run:
         predictions = list(run)
         assert "4" not in run.learner.classes
         run.finish()
@@ -65,14 +65,14 @@ def test_a_request_to_a_stopped_run_is_carried_out_when_it_goes_on(stopped):
 
 def test_the_result_is_that_of_the_run_without_the_samples(tmp_path):
     """The whole way through a run directory, against the head that never saw them."""
-    with open_run(configuration(tmp_path / "a"), report=quiet) as run:
+    with open_run(configuration(tmp_path / "a")) as run:
         predictions = list(run)
         gone = [p.id for p in predictions if p.label == "4"]
         run.forget(label="4")
         run.processor.forget()
         rest = [p.id for p in predictions if p.label != "4"]
         forgotten = run.learner.head.statistics
-        with open_run(configuration(tmp_path / "b", limit=1), report=quiet) as other:
+        with open_run(configuration(tmp_path / "b", limit=1)) as other:
             fresh = other.learner
             samples = list(run.source.fetch(rest).values())
             from streamcl.events import Batch
@@ -95,7 +95,7 @@ def test_what_cannot_be_is_refused_with_the_reason(stopped):
 
 
 def test_a_running_process_holds_the_run_and_the_request_waits_for_it(tmp_path):
-    with open_run(configuration(tmp_path), report=quiet) as run:
+    with open_run(configuration(tmp_path)) as run:
         asked = False
         for prediction in run:
             if prediction.offset == 40 and not asked:
@@ -108,26 +108,26 @@ def test_a_running_process_holds_the_run_and_the_request_waits_for_it(tmp_path):
 
 def test_scheduled_requests_are_not_kept_in_the_configuration(tmp_path):
     forget = [{"at": 32, "subject": "Ada Lovelace"}, {"at": 64, "class": 4}]
-    with open_run(configuration(tmp_path, forget=forget), report=quiet) as run:
+    with open_run(configuration(tmp_path, forget=forget)) as run:
         list(run)
     assert holds(tmp_path, "Ada Lovelace") == {}
-    with open_run(configuration(tmp_path, forget=forget), report=quiet) as again:
+    with open_run(configuration(tmp_path, forget=forget)) as again:
         assert again.processor.progress.finished
 
 
 def test_a_finished_run_carries_requests_out_when_it_is_opened(tmp_path):
-    with open_run(configuration(tmp_path), report=quiet) as run:
+    with open_run(configuration(tmp_path)) as run:
         list(run)
         run.finish()
     assert call("forget", run.folder, "--class", "4", "--key", "k")[0] == 0
-    with open_run(configuration(tmp_path), report=quiet) as again:
+    with open_run(configuration(tmp_path)) as again:
         assert "4" not in again.learner.classes
         assert not (again.folder / "summary.json").exists()
         assert "4" not in again.finish()["prequential"]["per_class"]
 
 
 def test_shared_lora_is_never_called_exact(tmp_path):
-    with open_run(configuration(tmp_path, learner="online_lora"), report=quiet) as run:
+    with open_run(configuration(tmp_path, learner="online_lora")) as run:
         for prediction in run:
             if prediction.offset == 79:
                 run.forget(label="4", guarantee="exact", id="r1")
@@ -147,7 +147,7 @@ def test_shared_lora_is_never_called_exact(tmp_path):
 
 
 def test_dropping_a_class_leaves_the_other_rows_as_they_were(tmp_path):
-    with open_run(configuration(tmp_path, learner="online_lora", limit=64), report=quiet) as run:
+    with open_run(configuration(tmp_path, learner="online_lora", limit=64)) as run:
         list(run)
         learner = run.learner
         keep = [i for i, name in enumerate(learner.classes) if name != learner.classes[0]]

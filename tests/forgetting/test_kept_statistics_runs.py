@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from forgetting_fakes import Opened, TellingLearner
-from tiny_runs import call, configuration, quiet, untimed
+from tiny_runs import call, configuration, untimed
 
 from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError, ForgettingError
@@ -50,7 +50,7 @@ def run_once(folder, by="class", disk=None):
 
 def outcome(folder):
     """What a run came to, without what times, file positions and salts decide."""
-    found = Checkpoints(folder / "checkpoints", fingerprint={}).latest(report=print)
+    found = Checkpoints(folder / "checkpoints", fingerprint={}).latest()
     state = {k: v for k, v in found.state.items() if k not in {"sinks", "pace", "random"}}
     receipt = json.loads((folder / "receipts" / "r1.json").read_text())
     kept = ("outcome", "method", "guarantee", "offset", "learner_after", "learner_before", "figures")
@@ -84,7 +84,7 @@ def test_a_cohort_is_forgotten_without_its_samples(tmp_path, by):
     assert any("kept statistics" in line for line in verify_receipt(tmp_path / "receipts" / "r1.json"))
     left = [k for k in range(32) if (k % 2 == 0 if by == "class" else k % 3 != 1)]
     rows = np.array([[1.0, k % 7, k % 5] for k in left])
-    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest(report=print).state["learner"]
+    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest().state["learner"]
     assert np.abs(found["gram"] - rows.T @ rows).max() <= 1e-12 * np.abs(rows.T @ rows).max()
 
 
@@ -275,7 +275,7 @@ WHOLE = {"per_class": {"label": "cat"}, "per_subject": {"subject": "person 1"}}
 
 def never(config, keep):
     """A learner like the run's that was given only the samples for which `keep` is true."""
-    with open_run(config, report=quiet, fresh=True) as run:
+    with open_run(config, fresh=True) as run:
         learner = run.learner
         offset = 0
         for event in run.source:
@@ -296,7 +296,7 @@ def test_real_learners_forget_a_cohort_exactly_though_nothing_can_be_fetched(
     tmp_path, learner, method, statistics
 ):
     what = WHOLE[statistics]
-    with open_run(real(tmp_path / "a", learner, statistics=statistics), report=quiet) as run:
+    with open_run(real(tmp_path / "a", learner, statistics=statistics)) as run:
         list(run)
         name = run.forget(**what, guarantee="exact")
         run.processor.forget()
@@ -324,7 +324,7 @@ def test_real_learners_forget_a_cohort_exactly_though_nothing_can_be_fetched(
 
 
 def test_what_a_dropped_branch_kept_goes_with_it(tmp_path):
-    with open_run(real(tmp_path, HYBRID, statistics="per_class"), report=quiet) as run:
+    with open_run(real(tmp_path, HYBRID, statistics="per_class")) as run:
         list(run)
         assert set(run.forgetter._run.kept.file.cohorts_by_head()) == {0, 1}
         run.forget(label="cat")
@@ -336,13 +336,13 @@ def test_what_a_dropped_branch_kept_goes_with_it(tmp_path):
 
 
 def test_the_command_line_verifies_the_receipt(tmp_path):
-    with open_run(real(tmp_path, "ridge", statistics="per_class"), report=quiet) as run:
+    with open_run(real(tmp_path, "ridge", statistics="per_class")) as run:
         list(run)
     code, text = call("forget", run.folder, "--class", "cat", "--guarantee", "exact")
     assert code == 0, text
-    with open_run(real(tmp_path, "ridge", statistics="per_class"), report=quiet) as run:
+    with open_run(real(tmp_path, "ridge", statistics="per_class")) as run:
         run.processor.forget()
     (receipt,) = run.folder.glob("receipts/*.json")
     assert call("verify", receipt)[0] == 0
     with pytest.raises(ConfigError, match="cannot go on with this configuration"):
-        open_run(real(tmp_path, "ridge"), report=quiet)
+        open_run(real(tmp_path, "ridge"))

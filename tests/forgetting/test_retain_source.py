@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 from pictures import make_batch
-from tiny_runs import configuration, quiet
+from tiny_runs import configuration
 
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.lineage import Lineage
@@ -65,7 +65,7 @@ def test_a_source_that_cannot_fetch_is_looked_ahead_in_and_what_has_a_tombstone_
 
 def test_a_run_repairs_shared_weights_with_what_its_source_gives(tmp_path):
     config = configuration(tmp_path, learner={"name": "online_lora", "learning_rate": 1e-2})
-    with open_run(config, report=quiet) as run:
+    with open_run(config) as run:
         for prediction in run:
             if prediction.offset == 111:
                 for label, method in zip(run.learner.classes, ("gs_lora", "fast_ntk"), strict=False):

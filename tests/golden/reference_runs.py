@@ -214,7 +214,7 @@ def opened(config: Mapping[str, Any]) -> Any:
     """An open run, a context manager."""
     import streamcl
 
-    return streamcl.open_run(config, report=lambda message: None)
+    return streamcl.open_run(config)
 
 
 def states_of(run: Any) -> dict[str, Any]:

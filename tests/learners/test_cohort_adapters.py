@@ -7,7 +7,7 @@ import pytest
 import torch
 from pictures import picture
 from tiny_learners import cohorts
-from tiny_runs import configuration, quiet
+from tiny_runs import configuration
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample, Selector
@@ -239,7 +239,7 @@ def test_a_run_forgets_a_tenant_whole(tmp_path):
         checkpoint={"every": 48},
         forget=[{"at": 60, "domain": "bolt"}],
     )
-    with open_run(config, report=quiet) as run:
+    with open_run(config) as run:
         for prediction in run:
             if prediction.offset == 59:
                 assert run.learner.sample_count(run.learner.selected_cohorts(domain("bolt"))) == 20

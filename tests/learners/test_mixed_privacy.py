@@ -11,7 +11,6 @@ from forgetting_fakes import holds
 from pictures import picture
 from tiny_learners import mixed
 from tiny_runs import configuration as tiny_run
-from tiny_runs import quiet
 
 from streamcl.cli import cli
 from streamcl.config.load import config_from_dict
@@ -379,7 +378,7 @@ def configuration(folder, **more):
 
 
 def test_a_run_forgets_a_subject_with_a_bound_and_then_all_users(tmp_path):
-    with open_run(configuration(tmp_path), report=quiet) as run:
+    with open_run(configuration(tmp_path)) as run:
         for prediction in run:
             if prediction.offset == 63:
                 run.forget(subject="Ann Other", id="ann")
@@ -401,13 +400,13 @@ def test_a_run_forgets_a_subject_with_a_bound_and_then_all_users(tmp_path):
 
 
 def test_the_command_line_forgets_all_users(tmp_path):
-    with open_run(configuration(tmp_path), report=quiet) as run:
+    with open_run(configuration(tmp_path)) as run:
         list(run)
         assert run.learner.users.users.total
     result = CliRunner().invoke(cli, ["forget", str(run.folder), "--all-users", "--now"])
     assert result.exit_code == 0, result.output
     assert "done: exact, by all_users" in result.output
-    with open_run(configuration(tmp_path), report=quiet) as run:
+    with open_run(configuration(tmp_path)) as run:
         assert run.learner.users.users.total == 0
 
 
@@ -422,7 +421,7 @@ def test_a_request_for_all_users_names_nothing_else():
 
 def test_no_user_is_learned_again_after_all_were_forgotten(tmp_path):
     forget = [{"at": 32, "all_users": True}]
-    with open_run(configuration(tmp_path, forget=forget), report=quiet) as run:
+    with open_run(configuration(tmp_path, forget=forget)) as run:
         offsets = [prediction.offset for prediction in run]
         assert run.learner.users.users.total == 0
     assert {offset for offset in offsets if offset >= 32 and offset % 4 == 3} == set()
@@ -430,12 +429,12 @@ def test_no_user_is_learned_again_after_all_were_forgotten(tmp_path):
 
 def test_a_run_that_stopped_goes_on_bit_equal(tmp_path):
     forget = [{"at": 64, "subject": "Ann Other"}]
-    with open_run(configuration(tmp_path / "a", forget=forget), report=quiet) as run:
+    with open_run(configuration(tmp_path / "a", forget=forget)) as run:
         whole = list(run)
         expected = state_hash(run.learner.state_dict())
-    with open_run(configuration(tmp_path / "b", forget=forget), report=quiet) as run:
+    with open_run(configuration(tmp_path / "b", forget=forget)) as run:
         first = [p for p in run if p.offset < 72 or run.processor.stop()]
-    with open_run(configuration(tmp_path / "b", forget=forget), report=quiet) as run:
+    with open_run(configuration(tmp_path / "b", forget=forget)) as run:
         rest = list(run)
         assert state_hash(run.learner.state_dict()) == expected
     assert first + rest == [p for p in whole if p in {*first, *rest}]

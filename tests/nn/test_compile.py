@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from log_messages import logged
 from pictures import TINY_VIT, make_batch
 
 from streamcl.config.load import config_from_dict
@@ -90,11 +91,12 @@ def test_what_cannot_be_compiled_is_a_configuration_error(monkeypatch):
 def test_the_blocks_are_compiled_where_the_configuration_asks_for_it(monkeypatch):
     from streamcl.factory import backbone as composition
 
-    asked, told = [], []
+    asked = []
     monkeypatch.setattr(composition, "compile_blocks", lambda backbone, compute: asked.append(compute.rows))
     options = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT}
-    for wish in (False, True):
-        config = config_from_dict({"source": "demo_digits", "backbone": {**options, "compile": wish}})
-        composition.build_vit(config, COMPUTE, told.append)
+    with logged() as said:
+        for wish in (False, True):
+            config = config_from_dict({"source": "demo_digits", "backbone": {**options, "compile": wish}})
+            composition.build_vit(config, COMPUTE)
     assert asked == [16]
-    assert told == ["compiling the blocks of vit_tiny_patch16_224"]
+    assert said == ["compiling the blocks of vit_tiny_patch16_224"]

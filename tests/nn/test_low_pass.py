@@ -87,7 +87,7 @@ def settings(learner, **options):
 def made(learner, **options):
     config = settings(learner, **options)
     compute = build_compute(config)
-    return build_learner(config, build_vit(config, compute, str), compute)
+    return build_learner(config, build_vit(config, compute), compute)
 
 
 def test_the_configuration_reaches_the_adapters():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from log_messages import logged
 from pictures import TINY_VIT
 
 from streamcl.config.load import load_config
@@ -48,13 +49,12 @@ def test_the_timing_asks_once_a_process():
 @pytest.mark.parametrize(("first", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_a_run_keeps_the_precision_that_it_began_with(tmp_path, timed, first, precision):
     timed(first)
-    with open_run(settings(tmp_path), report=lambda _: None) as run:
+    with open_run(settings(tmp_path)) as run:
         for number, _ in enumerate(run):
             if number == 15:
                 run.stop()
     timed(not first)
-    said = []
-    with open_run(settings(tmp_path), report=said.append) as run:
+    with logged() as said, open_run(settings(tmp_path)) as run:
         assert run.compute.precision == precision
         assert sum(1 for _ in run) == 16
     assert not [line for line in said if "changed" in line]
@@ -65,10 +65,9 @@ def test_a_run_keeps_the_precision_that_it_began_with(tmp_path, timed, first, pr
 
 def test_a_precision_that_is_asked_for_is_taken_and_told(tmp_path, timed):
     timed(True)
-    with open_run(settings(tmp_path, limit=16), report=lambda _: None) as run:
+    with open_run(settings(tmp_path, limit=16)) as run:
         list(run)
-    said = []
-    with open_run(settings(tmp_path, precision="32-true"), report=said.append) as run:
+    with logged() as said, open_run(settings(tmp_path, precision="32-true")) as run:
         assert run.compute.precision == "32-true"
     assert [line for line in said if "changed" in line and "precision" in line]
 

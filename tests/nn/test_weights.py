@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from log_messages import logged
 from safetensors.torch import load_file, save_file
 from tiny_backbones import FAMILIES, PLAIN, build, images, timm
 
@@ -14,8 +15,8 @@ from streamcl.nn.weights.formats import read_weights
 VIT, DINOV2 = "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"
 
 
-def built(path, name=VIT, report=lambda message: None, **options):
-    return build_backbone(name, weights=str(path), report=report, **{"args": PLAIN, **options})
+def built(path, name=VIT, **options):
+    return build_backbone(name, weights=str(path), **{"args": PLAIN, **options})
 
 
 def saved(state, path):
@@ -71,13 +72,14 @@ def test_what_trainers_wrap_around_weights_is_taken_off(vit, state, tmp_path, wr
 
 def test_classifiers_and_further_blocks_are_dropped_and_said(vit, state, tmp_path):
     state |= {"head.weight": torch.zeros(10, 32), "head.bias": torch.zeros(10)}
-    said: list[str] = []
-    backbone = built(saved(state, tmp_path / "w.safetensors"), depth=2, report=said.append)
+    with logged() as said:
+        backbone = built(saved(state, tmp_path / "w.safetensors"), depth=2)
     assert backbone.depth == 2
     assert len(said) == 1
     assert said[0].endswith("14 weights are not used: blocks.2 (12), head (2)")
-    built(saved(vit.model.state_dict(), tmp_path / "v.safetensors"), report=said.append)
-    assert len(said) == 1, "nothing is said where nothing is dropped"
+    with logged() as said:
+        built(saved(vit.model.state_dict(), tmp_path / "v.safetensors"))
+    assert said == [], "nothing is said where nothing is dropped"
 
 
 def test_a_file_that_holds_only_the_kept_blocks_is_enough(state, tmp_path):

@@ -128,7 +128,7 @@ def test_too_many_in_a_row_end_the_run_and_leave_the_last_commit(tmp_path):
     learner = FakeLearner(loss=lambda batch: math.inf if batch.offset >= 32 else 1.0)
     with pytest.raises(NotFinite, match="3 steps in a row"):
         list(build(tmp_path, ScriptedSource([4] * 30), learner=learner, max_skipped=3).run())
-    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest(report=print)
+    found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest()
     assert found.offset == 32
     assert len(found.state["learner"]["consumed"]) == 32
 
@@ -180,7 +180,7 @@ def test_killed_at_any_item_every_record_is_consumed_once(tmp_path):
         list(build(folder, ScriptedSource(script, memory=tmp_path / "crashes"), commit_every=10).run())
 
     assert until_done(go) == crashes > 30
-    found = Checkpoints(folder / "checkpoints", fingerprint={}).latest(report=print)
+    found = Checkpoints(folder / "checkpoints", fingerprint={}).latest()
     each_exactly_once(found.state["learner"]["consumed"], [record_id(k) for k in range(total)])
     assert [line["offset"] for line in lines(folder, "predictions")] == list(range(total))
     plain = build(

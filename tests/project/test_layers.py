@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "audit": NOUNS
     | {"config", "storage", "distributed", "nn", "heads", "learners", "forgetting", "factory", "runs"},
     "benchmark": NOUNS
-    | {"config", "storage", "nn", "heads", "evaluation", "learners", "factory", "runs", "report"},
+    | {"config", "storage", "heads", "evaluation", "learners", "factory", "runs", "report"},
     "integrations": NOUNS | {"config", "factory"},
     "testing": NOUNS | {"storage"},
     "cli": NOUNS | {"config", "distributed", "forgetting", "factory", "runs", "audit", "benchmark", "report"},

@@ -96,7 +96,7 @@ def test_each_yaml_file_runs(name: str, newcomer: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("STREAMCL_DATA", str(data_root(data)))
     assert load_config(name).backbone.weights == "fetch:vit-s-focus"
     make_tiny(name)
-    with open_run(name, report=lambda _: None) as run:
+    with open_run(name) as run:
         labels = [prediction.label for prediction in run]
         summary = run.finish()
     assert (len(labels), summary["steps"], summary["quarantined"]) == (8, 2, 0)
@@ -111,7 +111,7 @@ def test_each_yaml_file_runs(name: str, newcomer: Path, monkeypatch: pytest.Monk
 def test_class_names_of_the_data_set_are_used(newcomer: Path) -> None:
     (newcomer / "parts.yaml").write_text("source: {class: 'my_datasets:parts'}\n")
     make_tiny("parts.yaml")
-    with open_run("parts.yaml", report=lambda _: None) as run:
+    with open_run("parts.yaml") as run:
         assert {prediction.label for prediction in run} == {"bolt", "nut"}
         assert run.source.replayable
 
@@ -174,7 +174,7 @@ def test_yaml_without_a_file_name_is_valid(page: Path, tmp_path: Path) -> None:
 def test_every_field_of_the_run_directory_is_explained(newcomer: Path) -> None:
     page = (ROOT / "docs" / "run_directory.md").read_text(encoding="utf-8")
     make_tiny("my_source.yaml")
-    with open_run("my_source.yaml", report=lambda _: None) as run:
+    with open_run("my_source.yaml") as run:
         list(run)
         summary = run.finish()
     logs = (path.read_text().splitlines() for path in Path("runs/my_source").glob("*.jsonl"))

@@ -110,7 +110,7 @@ def run(source, folder, disk=None, *, every=1, careless=False):
         checkpoints = Checkpoints(folder / "checkpoints", fingerprint={}, disk=disk or FaultyDisk())
         checkpoints.sweep()
         learner = FakeLearner()
-        if loaded := checkpoints.latest(report=lambda _: None):
+        if loaded := checkpoints.latest():
             learner.load_state_dict(loaded.state["learner"])
             source.load_state_dict(loaded.state["source"])
         for step, event in enumerate(source):
@@ -124,7 +124,7 @@ def run(source, folder, disk=None, *, every=1, careless=False):
 
 
 def consumed(folder):
-    loaded = Checkpoints(folder / "checkpoints", fingerprint={}).latest(report=pytest.fail, strict=True)
+    loaded = Checkpoints(folder / "checkpoints", fingerprint={}).latest(strict=True)
     return loaded.state["learner"]["consumed"]
 
 
@@ -141,8 +141,8 @@ def test_after_twenty_kills_each_id_was_consumed_once(tmp_path, every):
     killed_twenty_times(tmp_path, every=every)
     each_exactly_once(consumed(tmp_path / "run"), IDS)
     run(ScriptedSource([2] * 20), tmp_path / "whole")
-    whole = Checkpoints(tmp_path / "whole" / "checkpoints", fingerprint={}).latest(report=pytest.fail)
-    parts = Checkpoints(tmp_path / "run" / "checkpoints", fingerprint={}).latest(report=pytest.fail)
+    whole = Checkpoints(tmp_path / "whole" / "checkpoints", fingerprint={}).latest()
+    parts = Checkpoints(tmp_path / "run" / "checkpoints", fingerprint={}).latest()
     assert state_hash(whole.state["learner"]) == state_hash(parts.state["learner"])
 
 

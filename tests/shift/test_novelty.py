@@ -168,7 +168,7 @@ def test_a_run_forgets_what_its_detector_knew_of_features(tmp_path):
         "learner": {"name": "ridge", "blocks": [0, 1]},
         "evaluate": {"every": None, "final": False, "at_parts": False},
     }
-    with open_run(settings, report=lambda _: None) as run:
+    with open_run(settings) as run:
         list(run)
         known = run.processor.detector.state_dict()["novelty"]
         assert len(known["means"]) > 1

@@ -212,7 +212,7 @@ class Opened:
             commit_every=commit_every,
         )
         vault.sweep()
-        found = vault.latest(report=lambda message: None)
+        found = vault.latest()
         self.processor.begin() if found is None else self.processor.restore(found.state)
 
     def run(self):

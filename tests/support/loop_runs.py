@@ -78,7 +78,7 @@ def build(
         commit_every=commit_every,
         **options,
     )
-    found = vault.latest(report=lambda message: None)
+    found = vault.latest()
     if found is None:
         processor.begin()
     else:

@@ -30,10 +30,6 @@ def configuration(folder, learner="ridge", **more):
     )
 
 
-def quiet(message):
-    pass
-
-
 def call(*arguments):
     result = CliRunner().invoke(cli, [str(each) for each in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from streamcl.errors import WeightsError
 
+logger = logging.getLogger(__name__)
+
 _SHOWN = 8  # names in one message; a wrong file has hundreds
 
 
-def fitting(
-    state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str, report: Callable[[str], None]
-) -> dict[str, Tensor]:
+def fitting(state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
     """The part of `state` that fills `model`, both as state dicts of one naming.
 
-    Reports which parts are dropped (a classifier, blocks past the kept depth). Raises WeightsError
+    Logs which parts are dropped (a classifier, blocks past the kept depth). Raises WeightsError
     where names are missing or shapes differ.
     """
     missing = [key for key in model if key not in state]
@@ -34,7 +35,7 @@ def fitting(
     dropped = Counter(_part(key) for key in state if key not in model)
     if dropped:
         parts = [f"{part} ({count})" for part, count in sorted(dropped.items())]
-        report(f"{path}: {dropped.total()} weights are not used: {_some(parts)}")
+        logger.info("%s: %d weights are not used: %s", path, dropped.total(), _some(parts))
     return {key: state[key] for key in model}
 
 
