@@ -94,7 +94,7 @@ def left(run_dir: Path) -> dict[str, Any]:
     return {
         "summary": {name: value for name, value in summary.items() if name not in {"timing", "run"}},
         "predictions": hashlib.sha256((run_dir / "predictions.jsonl").read_bytes()).hexdigest(),
-        "state": state_hash({name: part for name, part in state.items() if name not in {"sinks", "pace"}}),
+        "state": state_hash({name: part for name, part in state.items() if name not in {"sinks", "meter"}}),
     }
 
 

@@ -225,7 +225,7 @@ def long_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for _ in range(10):
             times += batch_times(predictions, (batches - WARM) // 10, clock)
             memory.append(memory_mb())
-        consolidations = len(run.processor.progress.consolidations)
+        consolidations = len(run.processor.shift_handler.consolidations)
     with open_run(early) as start, open_run(config) as end:
         sides = iter(start), iter(end)
         pairs = [[batch_times(side, 1, clock)[0] for side in sides] for _ in range(compared - WARM)]

@@ -41,7 +41,7 @@ from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput, memory_mb
 from streamcl.events import Batch, Event, Pixels, Prediction, Sample, StepResult, StreamInfo
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import RunMetrics
+from streamcl.processor.ports import LoopParts, LoopPolicy, RunMetrics
 from streamcl.protocols import Learner, State
 from streamcl.shift.build import build_detector
 from streamcl.sinks.jsonl import JsonlSink
@@ -184,15 +184,17 @@ class Setting:
             yield StreamProcessor(
                 stream,
                 self.learner(),
-                build_detector("relative"),
-                scores=Prequential(),
-                history=HoldoutHistory(),
-                examiner=HoldoutEvaluator(()),
-                pace=Clock(),
-                sink=sink,
-                gallery=Thumbnails(work / "samples", 2),
-                vault=vault,
-                commit_every=self.commit_every,
+                LoopParts(
+                    detector=build_detector("relative"),
+                    scores=Prequential(),
+                    history=HoldoutHistory(),
+                    evaluator=HoldoutEvaluator(()),
+                    meter=Clock(),
+                    sink=sink,
+                    thumbnails=Thumbnails(work / "samples", 2),
+                    checkpoints=vault,
+                ),
+                LoopPolicy(commit_every=self.commit_every),
             )
 
 

@@ -98,7 +98,7 @@ def bare(kind: str, backbone: Backbone, compute: Compute, args: argparse.Namespa
 def whole(run: Run, compute: Compute, args: argparse.Namespace) -> tuple[Timed, float]:
     """The run as something timed, past its beginning (where a hybrid adapts); and the pace of that."""
     predictions: Iterator[Any] = iter(run)
-    saver: Any = run.processor._vault
+    saver: Any = run.processor.parts.checkpoints
 
     def go(images: int) -> None:
         for _ in range(images):

@@ -210,6 +210,28 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One batch after its learning step, as the parts that follow the loop are given it.
+
+    batch: without the samples that were forgotten before it came.
+    predictions: one per sample, made before the step.
+    result: what the learner returned; where the batch was split, of all its steps together.
+    loss: mean of `result.losses`, in nats; None where there are none, or where nothing was learned because
+        numbers were not finite. It may be NaN or infinity.
+    not_finite: labelled samples that were not learned because losses or gradients of their step were not
+        finite; the others that were not learned did not fit into memory.
+    segment: detected shifts before this batch.
+    """
+
+    batch: Batch
+    predictions: tuple[PredictionRecord, ...]
+    result: StepResult
+    loss: float | None
+    not_finite: int
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
 class HoldoutPart:
     """Held-out samples that belong together: the classes of one part of the stream, or one domain.
 

@@ -24,6 +24,12 @@ DISTRIBUTED_LEARNERS = frozenset(
 )
 """Learners whose batches several ranks can learn together."""
 
+DECIDED = (
+    *("detector", "scores", "history", "progress"),
+    *("quarantine", "predictions", "guard", "shifts", "evaluation"),
+)
+"""Parts of a processor's state that must be the same on all ranks."""
+
 
 def check_agreement(settings: RunConfig, group: ProcessGroup) -> None:
     """Raise ConfigError where the ranks cannot run this, or were not all given the same configuration."""
@@ -135,4 +141,4 @@ class ReplicatedCheckpointStore:
 
 def _decided(state: State) -> State:
     """What was decided, of the learner its classes; not what only the first rank keeps, or the clock."""
-    return {name: state[name] for name in ("detector", "scores", "history", "progress")}
+    return {name: state[name] for name in DECIDED}

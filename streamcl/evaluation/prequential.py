@@ -8,7 +8,7 @@ from typing import Any
 from river import metrics as river_metrics
 from river.utils import Rolling
 
-from streamcl.events import PredictionRecord
+from streamcl.events import BatchRecord, PredictionRecord
 from streamcl.protocols import State
 
 OTHER_DOMAINS = "(other domains)"
@@ -34,6 +34,10 @@ class Prequential:
         # Told only "right or wrong", so that its matrix has two cells however many classes there are.
         self._window = Rolling(river_metrics.Accuracy, self._window_size)
         self._domains: dict[str, Any] = {}
+
+    def after_batch(self, record: BatchRecord) -> None:
+        """Count the predictions of a batch."""
+        self.update(record.predictions, [sample.domain for sample in record.batch.samples])
 
     def update(
         self, predictions: Sequence[PredictionRecord], domains: Sequence[str | None] | None = None

@@ -7,11 +7,11 @@ works on several ranks as it does on one, and afterwards all of them are alike w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamcl.distributed.process_group import ProcessGroup
-from streamcl.events import Batch, ForgetRequest, RemoteSample
+from streamcl.events import Batch, BatchRecord, ForgetRequest, RemoteSample
 from streamcl.forgetting.lineage import content_of
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.tombstones import drop_samples, dropped_from
@@ -43,13 +43,14 @@ class FirstForgetter:
         self._group.broadcast_object(dropped_from(kept))
         return kept
 
-    def note(self, batch: Batch, *, learned: Collection[int], segment: int) -> None:
-        """Remember what has passed, with the hashes of the images that the others hold."""
-        hashes = [iter(each) for each in self._group.all_gather_object(_hashes(batch, self._forgetter.salt))]
+    def after_batch(self, record: BatchRecord) -> None:
+        """Record the batch, with the hashes of the images that the others hold."""
+        own = _hashes(record.batch, self._forgetter.salt)
+        hashes = [iter(each) for each in self._group.all_gather_object(own)]
         contents = [
-            next(hashes[each.rank if isinstance(each, RemoteSample) else 0]) for each in batch.samples
+            next(hashes[each.rank if isinstance(each, RemoteSample) else 0]) for each in record.batch.samples
         ]
-        self._forgetter.note(batch, learned=learned, segment=segment, contents=contents)
+        self._forgetter.after_batch(record, contents)
 
     def erase(self, request: ForgetRequest, offset: int) -> Mapping[str, Any] | None:
         """Erase here, and give the others what is left."""
@@ -110,9 +111,9 @@ class FollowingForgetter:
         dropped = self._group.broadcast_object(())
         return drop_samples(batch, dropped) if dropped else batch
 
-    def note(self, batch: Batch, *, learned: Collection[int], segment: int) -> None:  # noqa: ARG002
+    def after_batch(self, record: BatchRecord) -> None:
         """Give the first rank the hashes of the images held here."""
-        self._group.all_gather_object(_hashes(batch, self._salt))
+        self._group.all_gather_object(_hashes(record.batch, self._salt))
 
     def erase(self, request: Any, offset: int) -> Mapping[str, Any] | None:  # noqa: ARG002
         """Take over what the first rank's erasure has left."""

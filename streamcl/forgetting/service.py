@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest
+from streamcl.events import Batch, BatchRecord, ForgetRequest
 from streamcl.forgetting import asking, redaction
 from streamcl.forgetting.eraser import Eraser, redaction_target
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
@@ -100,20 +100,14 @@ class ForgettingService:
         """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
         return self._tombstones.drop_erased(batch)
 
-    def note(
-        self,
-        batch: Batch,
-        *,
-        learned: Collection[int],
-        segment: int,
-        contents: Sequence[bytes] | None = None,
-    ) -> None:
-        """Remember what has passed, and the offsets of what of it was learned.
+    def after_batch(self, record: BatchRecord, contents: Sequence[bytes] | None = None) -> None:
+        """Record the samples of a batch in the lineage, and which of them were learned.
 
         contents: the hashes of its images, where other ranks hold some.
         """
-        self._lineage.record(batch, learned=learned, segment=segment, contents=contents)
-        self._offset = batch.end
+        learned = record.result.learned
+        self._lineage.record(record.batch, learned=learned, segment=record.segment, contents=contents)
+        self._offset = record.batch.end
 
     @property
     def salt(self) -> bytes:

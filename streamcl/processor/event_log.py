@@ -1,14 +1,14 @@
-"""What a run writes to its sink."""
+"""Writes the records of a run to its sink: events, metrics, and the records that the source refused."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from streamcl.events import PredictionRecord, RejectedRecord
-from streamcl.processor.ports import RunMetrics, Scores
-from streamcl.processor.progress import Progress
+from streamcl.errors import SourceError
+from streamcl.events import Batch
+from streamcl.processor.progress import Counters, Progress
 from streamcl.protocols import Sink
 
 
@@ -28,28 +28,38 @@ class EventLog:
         self._sink.write("events", {"kind": kind, **self._progress.position, **figures})
 
     def write_metrics(self, kind: str, figures: Mapping[str, Any]) -> None:
-        """Write what was measured."""
+        """Write measured figures."""
         self._sink.write("metrics", {"kind": kind, **self._progress.position, **figures})
 
-    def write_predictions(self, predictions: Sequence[PredictionRecord]) -> None:
-        """Write the predictions of the step."""
-        for prediction in predictions:
-            self._sink.write("predictions", {"step": self._progress.step, **asdict(prediction)})
+    def write(self, topic: str, record: Mapping[str, Any]) -> None:
+        """Write a record as it is."""
+        self._sink.write(topic, record)
 
-    def write_refused(self, records: Sequence[RejectedRecord]) -> None:
-        """Write which records were set aside, and why."""
-        for refused in records:
-            record = {"offset": refused.offset, "id": refused.id, "reason": refused.reason}
-            self._sink.write("quarantine", record)
 
-    def write_step(self, loss: float | None, scores: Scores, pace: RunMetrics) -> None:
-        """Write the figures of the step."""
-        figures = {
-            "loss": loss,
-            "accuracy": scores.accuracy,
-            "window_accuracy": scores.window_accuracy,
-            "classes": self._progress.classes,
-            "segment": self._progress.segment,
-            **asdict(pace),
-        }
-        self.write_metrics("step", figures)
+class Quarantine(Counters):
+    """Counts the records that the source refused, and writes them to the topic "quarantine".
+
+    quarantined: refused records. dropped: those that stand where something forgotten came again.
+    limit: records in the whole run before SourceError is raised; None sets no limit.
+    """
+
+    COUNTERS = ("quarantined", "dropped")
+
+    def __init__(self, log: EventLog, limit: int | None) -> None:
+        self.quarantined = self.dropped = 0
+        self._log, self._limit = log, limit
+
+    def take(self, batch: Batch) -> None:
+        """Count and write the refused records of a batch. Raise SourceError beyond the limit."""
+        named = [refused for refused in batch.refused if refused.id]  # a forgotten record has no id any more
+        self.quarantined += len(named)
+        self.dropped += len(batch.refused) - len(named)
+        for refused in named:
+            self._log.write("quarantine", asdict(refused))
+        if self._limit is not None and self.quarantined > self._limit:
+            last = f": {named[-1].reason}" if named else ""
+            raise SourceError(
+                f"{self.quarantined} records were set aside up to offset {batch.end}, "
+                f"{self._limit} are allowed; the last{last}",
+                hint="quarantine.jsonl names them; source.policy.max_quarantined sets the limit",
+            )

@@ -1,91 +1,80 @@
-"""The streaming loop: takes events in order, predicts, learns, watches, consolidates and commits."""
+"""The streaming loop: takes events in order, predicts, learns, commits; observers do the rest."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from streamcl.errors import ForgettingError
-from streamcl.evaluation.holdout import HoldoutEvaluator
-from streamcl.events import Batch, Event, ForgetRequest, PredictionRecord, StepResult
-from streamcl.processor.event_log import EventLog
-from streamcl.processor.ports import Forgetting, History, RunMeter, Scores, ThumbnailStore
+from streamcl.events import Batch, BatchRecord, Event, ForgetRequest, PredictionRecord, StepResult
+from streamcl.processor.event_log import EventLog, Quarantine
+from streamcl.processor.observers import HoldoutEvaluation, NonFiniteGuard, PredictionLog, StepLog
+from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy
 from streamcl.processor.progress import Progress
-from streamcl.processor.quarantine import Quarantine
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.processor.step import StepRunner
-from streamcl.protocols import CheckpointStore, Learner, ShiftDetector, Sink, Source, State
+from streamcl.protocols import Learner, Source, State, Stateful
 from streamcl.storage.rng_state import capture_generators, restore_generators
 
 
 class StreamProcessor:
-    """Feeds a source's events to a learner; everything else watches.
+    """Feeds a source's events to a learner, and each batch's outcome to the observers.
 
-    Iterate `run()`, which yields one Prediction per sample, made before the sample was learned. After each
-    batch: the sink has its records, the detector its loss, and where a plateau ends a segment the learner
-    has consolidated. `commit` makes all of it durable at once; a process that dies is continued by
-    `restore` with the state of its last commit, and gives the same remainder.
+    Iterate `run()`, which yields one PredictionRecord per sample, made before the sample was learned. After
+    each batch the sink has its records, the detector its loss, and where a plateau ends a segment the learner
+    has consolidated. `commit` makes all of it durable at once; a process that dies is continued by `restore`
+    with the state of its last commit, and gives the same remainder.
 
-    pace: reads the clock; its figures go to the sinks and decide nothing.
-    environment: what the "start" event says of the machine and the software.
-    generators: the process-wide random generators as they were after the last event handed out.
-    gather: samples whose mean loss the detector is given at least; smaller batches wait for the next one.
-    max_skipped: batches in a row of which nothing was learned, because of numbers that were not finite, after
-        which NotFinite is raised. Nothing is committed since the first of them, so that what the run goes
-        back to is older than whatever spoilt it.
-    max_quarantined: records set aside in the whole run before SourceError is raised; None sets no limit.
-    A batch that memory is too short for is learned in halves, down to single samples, of which one that
-    does not fit is left out; a learner that runs out of memory must be as it was before the step. The lineage
-    is told of each sample whether it was learned.
+    Args:
+        source: the stream.
+        learner: learns it. Where it runs out of memory it must be as it was before the step; the batch is
+            then learned in halves, down to single samples, of which one that does not fit is left out.
+        parts: detector, metrics, sink and the like.
+        policy: when to commit, and when to give up.
+        environment: the machine and the software, for the event "start".
+        generators: returns the state of the process-wide random generators as it was after the last event.
     """
 
     def __init__(
         self,
         source: Source,
         learner: Learner,
-        detector: ShiftDetector,
+        parts: LoopParts,
+        policy: LoopPolicy = LoopPolicy(),  # noqa: B008 - frozen
         *,
-        scores: Scores,
-        history: History,
-        examiner: HoldoutEvaluator,
-        pace: RunMeter,
-        sink: Sink,
-        gallery: ThumbnailStore | None = None,
-        vault: CheckpointStore | None = None,
-        forgetter: Forgetting | None = None,
-        commit_every: int | None = None,
-        gather: int = 1,
-        max_skipped: int = 10,
-        max_quarantined: int | None = None,
         environment: Mapping[str, Any] = MappingProxyType({}),
         generators: Callable[[], State] = capture_generators,
     ) -> None:
-        self.source = source
-        self.learner = learner
-        self.detector = detector
-        self.scores = scores
-        self.history = history
-        self.examiner = examiner
-        self.progress = Progress()
-        self._journal = journal = EventLog(sink, self.progress)
-        self._quarantine = Quarantine(self.progress, journal, max_quarantined)
-        self._lessons = StepRunner(learner, self.progress, journal, max_skipped)
-        self._segments = ShiftHandler(
-            detector, learner, self.progress, journal, gallery=gallery, forgetter=forgetter, gather=gather
-        )
-        self._pace = pace
-        self._sink = sink
-        self._gallery = gallery
-        self._vault = vault
-        self._forgetter = forgetter
-        self._commit_every = commit_every
-        self._environment = environment
-        self._generators = generators
+        self.source, self.learner, self.parts = source, learner, parts
+        self._policy, self._environment, self._generators = policy, environment, generators
         self._stopping = False
-        self._position = source.state_dict()
-        self._random = generators()
+        self._position, self._random = source.state_dict(), generators()
+        self.progress = progress = Progress()
+        self._log = log = EventLog(parts.sink, progress)
+        self._step = StepRunner(learner, log)
+        self.quarantine = Quarantine(log, policy.max_quarantined)
+        self.guard = NonFiniteGuard(log, progress, policy.max_skipped)
+        self.shift_handler = ShiftHandler(
+            parts.detector,
+            learner,
+            log,
+            progress,
+            thumbnails=parts.thumbnails,
+            forgetting=parts.forgetting,
+            min_samples=policy.min_samples,
+        )
+        self._predictions = PredictionLog(log, progress, learner)
+        self._evaluation = HoldoutEvaluation(parts.evaluator, parts.history, learner, log)
+        self._observers: tuple[BatchObserver, ...] = (
+            parts.scores,
+            *([] if parts.forgetting is None else [parts.forgetting]),
+            self._predictions,
+            self.guard,
+            self.shift_handler,
+            StepLog(log, learner, self.shift_handler, parts.scores, parts.meter),
+            self._evaluation,
+        )
 
     def run(self) -> Iterator[PredictionRecord]:
         """Process every event that the source still has; commit when due, at a stop and at the end."""
@@ -103,23 +92,36 @@ class StreamProcessor:
         self._finish()
 
     def process(self, event: Event) -> tuple[PredictionRecord, ...]:
-        """Carry out one event, whatever its kind."""
+        """Carry out one event, whatever its kind; return the predictions of a batch."""
+        predictions: tuple[PredictionRecord, ...] = ()
         match event:
             case Batch():
                 predictions = self._learn(event)
             case ForgetRequest():
-                predictions = self._take_in(event)
+                self._submit(event)
         self._position = self.source.state_dict()
         self._random = self._generators()
         return predictions
 
+    def _learn(self, batch: Batch) -> tuple[PredictionRecord, ...]:
+        if self.parts.forgetting is not None:
+            batch = self.parts.forgetting.admit(batch)
+        self.quarantine.take(batch)
+        outcome = self._step.run(batch)
+        predictions, segment = _predictions(batch, outcome.result), self.shift_handler.segment
+        record = BatchRecord(batch, predictions, outcome.result, outcome.loss, outcome.not_finite, segment)
+        self.progress.advance(batch)
+        for observer in self._observers:
+            observer.after_batch(record)
+        return predictions
+
     def begin(self) -> None:
         """Start with empty logs and a first commit, so that there is always something to go back to."""
-        self._sink.load_state_dict({})
-        if self._forgetter is not None:
-            self._forgetter.begin()
+        self.parts.sink.load_state_dict({})
+        if self.parts.forgetting is not None:
+            self.parts.forgetting.begin()
         info = self.source.info
-        self._journal.log(
+        self._log.log(
             "start",
             info.name,
             replayable=self.source.replayable,
@@ -131,20 +133,19 @@ class StreamProcessor:
 
     def forget(self) -> None:
         """Carry out the requests that are due, each with a commit of its own."""
-        forgetter = self._forgetter
-        for figures in forgetter.overdue() if forgetter is not None else ():
-            self._journal.log(
-                "overdue", "the deadline of a request has passed, and it is not carried out", **figures
-            )
-        for request in forgetter.pending(self.progress.offset) if forgetter is not None else ():
-            assert forgetter is not None
-            if (done := forgetter.erase(request, self.progress.offset)) is not None:
-                self._journal.log("forget", **done)
-                self._segments.erased()
-            self.progress.classes = len(self.learner.classes)
+        if (forgetting := self.parts.forgetting) is None:
+            return
+        for figures in forgetting.overdue():
+            reason = "the deadline of a request has passed, and it is not carried out"
+            self._log.log("overdue", reason, **figures)
+        for request in forgetting.pending(self.progress.offset):
+            if (done := forgetting.erase(request, self.progress.offset)) is not None:
+                self._log.log("forget", **done)
+                self.shift_handler.after_erasure()
+            self._predictions.recount()
             self.commit()
-            forgetter.seal(request)
-            self._sink.load_state_dict(self._sink.state_dict())  # the logs were written anew
+            forgetting.seal(request)
+            self.parts.sink.load_state_dict(self.parts.sink.state_dict())  # the logs were written anew
 
     def stop(self) -> None:
         """Ask `run` to end after the event in hand, with a commit. Safe to call from a signal handler."""
@@ -155,117 +156,78 @@ class StreamProcessor:
         """Whether the stream was left before its end because `stop` was called."""
         return self._stopping and not self.progress.finished
 
+    def reopen(self) -> None:
+        """Go on after the end: the stream has become longer."""
+        self.progress.finished = False
+
     def commit(self) -> None:
         """Flush the sink, then make the state durable in one piece."""
-        self._sink.flush()
-        if self._forgetter is not None:
-            self._forgetter.flush()
+        self.parts.sink.flush()
+        if self.parts.forgetting is not None:
+            self.parts.forgetting.flush()
         self.progress.committed = self.progress.offset
-        if self._vault is not None:
-            saved = self._vault.save(self.progress.offset, self.progress.step, self.state_dict())
+        if self.parts.checkpoints is not None:
+            saved = self.parts.checkpoints.save(self.progress.offset, self.progress.step, self.state_dict())
             if saved is not None:
-                figures = {"bytes": saved.bytes, "seconds": saved.seconds}
-                self._journal.write_metrics("checkpoint", figures)
+                self._log.write_metrics("checkpoint", {"bytes": saved.bytes, "seconds": saved.seconds})
 
     def state_dict(self) -> State:
-        """All that decides the future; what the clock decides is under "sinks" and "pace"."""
-        parts: State = {name: part.state_dict() for name, part in self._parts().items()}
-        return {
-            **parts,
-            "source": self._position,
-            "progress": self.progress.state_dict(),
-            "random": self._random,
-            "sinks": self._sink.state_dict(),
-            "pace": self._pace.state_dict(),
-        }
+        """Return the whole state; only "sinks" and "meter" depend on the clock."""
+        parts = {name: part.state_dict() for name, part in self._stateful().items()}
+        return {"source": self._position, "random": self._random, **parts}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the processor that returned `state`; the sink goes back to where it was then."""
-        for name, part in self._parts().items():
+        self.source.load_state_dict(state["source"])
+        for name, part in self._stateful().items():
             part.load_state_dict(state[name])
-        self.progress.load_state_dict(state["progress"])
-        self._sink.load_state_dict(state["sinks"])
-        self._pace.load_state_dict(state["pace"])
         self._position = self.source.state_dict()
-        if self._forgetter is not None:
-            self._forgetter.truncate(self.progress.offset)
+        if self.parts.forgetting is not None:
+            self.parts.forgetting.truncate(self.progress.offset)
         restore_generators(state["random"])
         self._random = state["random"]
 
-    def _parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {
-            "source": self.source,
+    def _stateful(self) -> dict[str, Stateful]:
+        """Return the parts whose states are committed, in the order in which they are restored."""
+        parts = self.parts
+        optional = {"thumbnails": parts.thumbnails, "forgetting": parts.forgetting}
+        return {
             "learner": self.learner,
-            "detector": self.detector,
-            "scores": self.scores,
-            "history": self.history,
+            "detector": parts.detector,
+            "scores": parts.scores,
+            "history": parts.history,
+            **{name: part for name, part in optional.items() if part is not None},
+            "progress": self.progress,
+            "quarantine": self.quarantine,
+            "predictions": self._predictions,
+            "guard": self.guard,
+            "shifts": self.shift_handler,
+            "evaluation": self._evaluation,
+            "sinks": parts.sink,
+            "meter": parts.meter,
         }
-        optional = {"gallery": self._gallery, "forgetter": self._forgetter}
-        return parts | {name: part for name, part in optional.items() if part is not None}
 
-    def _take_in(self, request: ForgetRequest) -> tuple[PredictionRecord, ...]:
-        if self._forgetter is None:
+    def _submit(self, request: ForgetRequest) -> None:
+        if self.parts.forgetting is None:
             raise ForgettingError(f"request {request.id!r}: this run cannot forget")
-        self._forgetter.submit(request)
-        return ()
-
-    def _learn(self, batch: Batch) -> tuple[PredictionRecord, ...]:
-        before = self.progress.offset
-        if self._forgetter is not None:
-            batch = self._forgetter.admit(batch)
-        self._quarantine.take(batch)
-        outcome = self._lessons.run(batch)
-        lesson = outcome.lesson
-        predictions = _predictions(batch, lesson)
-        self.scores.update(predictions, [sample.domain for sample in batch.samples])
-        self.progress.step += 1
-        self.progress.offset = batch.end
-        if self._forgetter is not None:
-            self._forgetter.note(batch, learned=lesson.learned, segment=self.progress.segment)
-        self._journal.write_predictions(predictions)
-        self._announce_classes()
-        loss = self._lessons.mean_loss(outcome)
-        if loss is not None and math.isfinite(loss):
-            self._segments.watch(batch.samples, predictions, lesson)
-        self._journal.write_step(loss, self.scores, self._pace.read(self.progress.offset))
-        if self.examiner.due(before, batch.end):
-            self._examine()
-        return predictions
-
-    def _announce_classes(self) -> None:
-        fresh = self.learner.classes[self.progress.classes :]
-        if fresh:
-            self.progress.classes += len(fresh)
-            self._journal.log(
-                "new_class", f"{len(fresh)} classes seen for the first time", classes=list(fresh)
-            )
-
-    def _examine(self) -> None:
-        result = self.examiner.evaluate(self.learner)
-        offset = self.progress.offset
-        self.progress.last_evaluated = offset
-        self.history.record(
-            offset, result.parts, result.sizes, self.examiner.finished_parts(offset), result.accuracy
-        )
-        self._journal.write_metrics("holdout", {"accuracy": result.accuracy, "parts": result.parts})
+        self.parts.forgetting.submit(request)
 
     def _commit_due(self) -> bool:
-        every, progress = self._commit_every, self.progress
+        every, progress = self._policy.commit_every, self.progress
         due = every is not None and progress.offset // every != progress.committed // every
-        return due and not progress.skipped_in_a_row
+        return due and not self.guard.skipped_in_a_row
 
     def _finish(self) -> None:
-        self._segments.retest()
+        self.shift_handler.retest()
         self.forget()
-        if self.examiner.final and self.progress.last_evaluated < self.progress.offset:
-            self._examine()
+        self._evaluation.finish(self.progress.offset)
         self.progress.finished = True
-        self._journal.log("end", "the stream ended")
+        self._log.log("end", "the stream ended")
         self.commit()
 
 
-def _predictions(batch: Batch, lesson: StepResult) -> tuple[PredictionRecord, ...]:
+def _predictions(batch: Batch, result: StepResult) -> tuple[PredictionRecord, ...]:
     return tuple(
-        PredictionRecord(sample.id, offset, sample.label, guess.label, guess.confidence)
-        for offset, sample, guess in zip(batch.offsets, batch.samples, lesson.predictions, strict=True)
+        PredictionRecord(sample.id, offset, sample.label, made.label, made.confidence)
+        for offset, sample, made in zip(batch.offsets, batch.samples, result.predictions, strict=True)
     )

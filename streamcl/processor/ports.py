@@ -1,35 +1,40 @@
-"""What the loop works with, each a Protocol of what it asks; source, learner and sink are in `protocols`."""
+"""The parts that the loop works with, as Protocols; those of source, learner and sink are in `protocols`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from streamcl.events import Batch, ForgetRequest, PredictionRecord, Sample
-from streamcl.protocols import Stateful
+from streamcl.evaluation.holdout import HoldoutEvaluator
+from streamcl.events import Batch, BatchRecord, ForgetRequest, PredictionRecord, Sample
+from streamcl.protocols import CheckpointStore, ShiftDetector, Sink, Stateful
 
 
-class Scores(Stateful, Protocol):
-    """Prequential figures (see streamcl.metrics.Prequential)."""
+class BatchObserver(Protocol):
+    """A part of the loop that follows the batches."""
 
-    def update(self, predictions: Sequence[PredictionRecord], domains: Sequence[str | None]) -> None:
-        """Count the predictions; `domains` names each one's domain."""
+    def after_batch(self, record: BatchRecord) -> None:
+        """Take a batch after its learning step."""
         ...
+
+
+class PrequentialScores(Stateful, BatchObserver, Protocol):
+    """Test-then-train accuracy (see streamcl.evaluation.prequential)."""
 
     @property
     def accuracy(self) -> float | None:
-        """Since the beginning."""
+        """Over the whole stream so far."""
         ...
 
     @property
     def window_accuracy(self) -> float | None:
-        """Lately."""
+        """Over the latest samples."""
         ...
 
 
-class History(Stateful, Protocol):
-    """Held-out accuracies over time (see streamcl.metrics.HoldoutHistory)."""
+class AccuracyHistory(Stateful, Protocol):
+    """Held-out accuracies over time (see streamcl.evaluation.holdout_history)."""
 
     def record(
         self,
@@ -39,19 +44,19 @@ class History(Stateful, Protocol):
         taught: Sequence[str],
         seen: float | None,
     ) -> None:
-        """Take one examination; `seen` is the accuracy over the classes seen so far."""
+        """Take one evaluation; `seen` is the accuracy over the classes seen so far."""
         ...
 
 
 class ThumbnailStore(Stateful, Protocol):
-    """Keeps thumbnails of samples around shifts (see streamcl.storage.thumbnails.Gallery)."""
+    """Keeps thumbnails of samples around shifts (see streamcl.storage.thumbnails)."""
 
     def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[PredictionRecord]) -> None:
         """Keep some of the samples of the batch that showed a shift."""
         ...
 
 
-class Forgetting(Stateful, Protocol):
+class Forgetting(Stateful, BatchObserver, Protocol):
     """Carries requests out between batches (see streamcl.forgetting.service.ForgettingService)."""
 
     def submit(self, request: ForgetRequest) -> None:
@@ -82,10 +87,6 @@ class Forgetting(Stateful, Protocol):
         """The batch without what was forgotten; such records keep their offsets and lose their ids."""
         ...
 
-    def note(self, batch: Batch, *, learned: Collection[int], segment: int) -> None:
-        """Remember what has passed, and the offsets of the samples that were learned."""
-        ...
-
     def flush(self) -> None:
         """Make what was noted durable."""
         ...
@@ -101,7 +102,7 @@ class Forgetting(Stateful, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunMetrics:
-    """What the clock says of a run so far; part of no state."""
+    """Speed, time and memory of a run so far; part of no state."""
 
     images_per_s: float | None
     seconds: float
@@ -109,8 +110,45 @@ class RunMetrics:
 
 
 class RunMeter(Stateful, Protocol):
-    """Looks at the clock for the metrics; what it reads decides nothing."""
+    """Measures speed, time and memory; nothing else in a run depends on it."""
 
     def read(self, images: int) -> RunMetrics:
-        """The figures once `images` records have passed."""
+        """Measure once `images` records have passed."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopParts:
+    """The parts that the loop drives beside source and learner; their states are in its checkpoints.
+
+    scores: test-then-train accuracy. evaluator, history: held-out accuracy. meter: speed and memory.
+    thumbnails, checkpoints, forgetting: None where the run keeps none, or cannot forget.
+    """
+
+    detector: ShiftDetector
+    scores: PrequentialScores
+    history: AccuracyHistory
+    evaluator: HoldoutEvaluator
+    meter: RunMeter
+    sink: Sink
+    thumbnails: ThumbnailStore | None = None
+    checkpoints: CheckpointStore | None = None
+    forgetting: Forgetting | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopPolicy:
+    """When the loop commits, and when it gives up.
+
+    commit_every: records between two commits; None commits only at a stop and at the end.
+    min_samples: samples whose mean loss the detector is given at least; smaller batches wait for the next.
+    max_skipped: batches in a row of which nothing was learned, because numbers were not finite, after which
+        NotFinite is raised. Nothing is committed since the first of them, so that the run goes back to a
+        state that is older than whatever spoilt it.
+    max_quarantined: refused records in the whole run before SourceError is raised; None sets no limit.
+    """
+
+    commit_every: int | None = None
+    min_samples: int = 1
+    max_skipped: int = 10
+    max_quarantined: int | None = None

@@ -1,67 +1,49 @@
-"""How far a run has come."""
+"""How far a run has come, and how parts of the loop keep their counters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from copy import copy
+from typing import Any, ClassVar
 
+from streamcl.events import Batch
 from streamcl.protocols import State
 
-REMEMBERED = 1000
-"""Offsets of shifts, and of consolidations, that a run's state holds; events.jsonl has all of them."""
+
+class Counters:
+    """A part of the loop whose state is some of its attributes: numbers, and lists of numbers."""
+
+    COUNTERS: ClassVar[tuple[str, ...]]
+
+    def state_dict(self) -> State:
+        """Return the counters by name."""
+        return {name: copy(getattr(self, name)) for name in self.COUNTERS}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the counters of another process."""
+        for name in self.COUNTERS:
+            setattr(self, name, copy(state[name]))
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far a run has come. Offsets count records; `segment` counts detected shifts.
+class Progress(Counters):
+    """How far a run has come; only the loop changes it.
 
-    shifts, consolidations: the offsets of the newest; `segment` and `consolidated` count all there were.
-    gathered: losses of samples, too few so far for the detector.
+    offset: records that have passed. step: batches that have passed. committed: the offset of the last
+    commit. finished: whether the stream has ended.
     """
 
-    offset: int = 0
-    step: int = 0
-    segment: int = 0
-    classes: int = 0
-    quarantined: int = 0
-    dropped: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    pending_losses: list[float] = field(default_factory=list)
-    shifts: list[int] = field(default_factory=list)
-    consolidations: list[int] = field(default_factory=list)
-    consolidated: int = 0
-    committed: int = 0
-    last_evaluated: int = -1
-    finished: bool = False
+    COUNTERS = ("offset", "step", "committed", "finished")
+
+    def __init__(self) -> None:
+        self.offset = self.step = self.committed = 0
+        self.finished = False
 
     @property
     def position(self) -> dict[str, int]:
-        """Where the run stands, as records tell it."""
+        """Where the run stands, as in every record of the log."""
         return {"step": self.step, "offset": self.offset}
 
-    def shift(self) -> None:
-        """Count a shift here; a new segment begins."""
-        self.segment += 1
-        self.shifts = _newest(self.shifts, self.offset)
-
-    def consolidate(self) -> None:
-        """Count a consolidation here."""
-        self.consolidated += 1
-        self.consolidations = _newest(self.consolidations, self.offset)
-
-    def state_dict(self) -> State:
-        """All of it."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what `state` tells; what it lacks is as at the beginning."""
-        earlier = Progress(**state)
-        for each in fields(self):
-            setattr(self, each.name, getattr(earlier, each.name))
-
-
-def _newest(offsets: Sequence[int], offset: int) -> list[int]:
-    """The offsets with one more, without the oldest where they would be more than REMEMBERED."""
-    return [*offsets, offset][-REMEMBERED:]
+    def advance(self, batch: Batch) -> None:
+        """Count a batch that has been learned."""
+        self.step += 1
+        self.offset = batch.end

@@ -1,77 +1,89 @@
-"""Where a stream shifts and settles, and what follows: thumbnails and tests of erasures, or consolidation."""
+"""Acts on detected shifts and plateaus: thumbnails and tests of erasures, or consolidation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from streamcl.events import PredictionRecord, Sample, StepResult
+from streamcl.events import BatchRecord
 from streamcl.processor.event_log import EventLog
 from streamcl.processor.ports import Forgetting, ThumbnailStore
-from streamcl.processor.progress import Progress
+from streamcl.processor.progress import Counters, Progress
 from streamcl.protocols import FeatureShiftDetector, Learner, ShiftDetector
 
+REMEMBERED = 1000
+"""Offsets of shifts, and of consolidations, that a run's state holds: some 10 kB; events.jsonl has all."""
 
-class ShiftHandler:
-    """Gives the detector its losses and acts on what it says.
 
-    gather: samples whose mean loss the detector is given at least; fewer wait for those of the next batch.
+class ShiftHandler(Counters):
+    """Gives the detector its losses and acts on a shift or a plateau.
+
+    min_samples: the detector is given the mean loss of at least so many samples (a mean of few is mostly
+        noise); fewer wait for those of the next batch.
+    segment, consolidated: how many shifts were detected, and how many plateaus were consolidated at.
+    shifts, consolidations: the offsets of the newest of them.
     """
+
+    COUNTERS = ("segment", "shifts", "consolidated", "consolidations", "pending_losses")
 
     def __init__(
         self,
         detector: ShiftDetector,
         learner: Learner,
+        log: EventLog,
         progress: Progress,
-        journal: EventLog,
         *,
-        gallery: ThumbnailStore | None,
-        forgetter: Forgetting | None,
-        gather: int,
+        thumbnails: ThumbnailStore | None,
+        forgetting: Forgetting | None,
+        min_samples: int,
     ) -> None:
-        self._detector = detector
-        self._learner = learner
-        self._progress = progress
-        self._journal = journal
-        self._gallery = gallery
-        self._forgetter = forgetter
-        self._gather = gather
+        self.segment = self.consolidated = 0
+        self.shifts: list[int] = []
+        self.consolidations: list[int] = []
+        self.pending_losses: list[float] = []
+        self._detector, self._learner, self._log, self._progress = detector, learner, log, progress
+        self._thumbnails, self._forgetting, self._min_samples = thumbnails, forgetting, min_samples
 
-    def watch(
-        self, samples: Sequence[Sample], predictions: Sequence[PredictionRecord], lesson: StepResult
-    ) -> None:
-        """Settle once there are losses of enough samples: a mean of few is mostly noise."""
-        if lesson.features is not None and isinstance(self._detector, FeatureShiftDetector):
-            self._detector.look(lesson.features)
-        gathered = [*self._progress.pending_losses, *lesson.losses]
-        enough = len(gathered) >= self._gather
-        self._progress.pending_losses = [] if enough else gathered
-        if enough:
-            self._settle(samples, predictions, fmean(gathered))
+    def after_batch(self, record: BatchRecord) -> None:
+        """Show the detector the batch's features, and its losses once there are enough of them."""
+        if record.loss is None or not math.isfinite(record.loss):
+            return
+        if record.result.features is not None and isinstance(self._detector, FeatureShiftDetector):
+            self._detector.look(record.result.features)
+        self.pending_losses += record.result.losses
+        if len(self.pending_losses) >= self._min_samples:
+            loss, self.pending_losses = fmean(self.pending_losses), []
+            self._update_detector(loss, record)
 
-    def erased(self) -> None:
-        """Something was erased: the detector keeps nothing that was made of samples' features."""
+    def after_erasure(self) -> None:
+        """Have the detector drop everything that was derived from features of samples."""
         if isinstance(self._detector, FeatureShiftDetector):
             self._detector.drop_features()
 
     def retest(self) -> None:
-        """Look whether something erased has come back; it is erased again before the next batch."""
-        if self._forgetter is not None:
-            for kind, figures in self._forgetter.retest(self._progress.offset):
-                self._journal.write_event(kind, figures)
+        """Test whether something erased has come back; if so, it is erased again before the next batch."""
+        if self._forgetting is not None:
+            for kind, figures in self._forgetting.retest(self._progress.offset):
+                self._log.write_event(kind, figures)
 
-    def _settle(
-        self, samples: Sequence[Sample], predictions: Sequence[PredictionRecord], loss: float
-    ) -> None:
-        """Give the detector its loss and act on what it says."""
+    def _update_detector(self, loss: float, record: BatchRecord) -> None:
+        offset = self._progress.offset
         self._detector.update(loss)
         if (reason := self._detector.shift) is not None:
-            self._progress.shift()
-            self._journal.log("shift", reason, loss=loss)
-            if self._gallery is not None:
-                self._gallery.keep(self._progress.offset, samples, predictions)
+            self.segment += 1
+            self.shifts = _newest(self.shifts, offset)
+            self._log.log("shift", reason, loss=loss)
+            if self._thumbnails is not None:
+                self._thumbnails.keep(offset, record.batch.samples, record.predictions)
             self.retest()
         if (reason := self._detector.plateau) is not None:
             if figures := self._learner.consolidate():
-                self._progress.consolidate()
-            self._journal.log("consolidation" if figures else "plateau", reason, loss=loss, **figures)
+                self.consolidated += 1
+                self.consolidations = _newest(self.consolidations, offset)
+            self._log.log("consolidation" if figures else "plateau", reason, loss=loss, **figures)
+
+
+def _newest(offsets: Sequence[int], offset: int) -> list[int]:
+    """Append an offset; the oldest go where there are more than REMEMBERED."""
+    return [*offsets, offset][-REMEMBERED:]

@@ -23,7 +23,7 @@ from streamcl.factory.source import MakeSource, build_source
 from streamcl.forgetting.checkpoint_purge import CheckpointPurger
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import RunMetrics
+from streamcl.processor.ports import LoopParts, LoopPolicy, RunMetrics
 from streamcl.protocols import Source
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.run import Run
@@ -67,22 +67,22 @@ def assemble(
     )
     forgetter = build_forgetter(settings, belongings, stack) if group.is_main else None
     keeper = ReplicatedCheckpointStore(saver if group.is_main else None, learner, group) if several else saver
+    parts = LoopParts(
+        detector=build_shift(settings),
+        scores=scores,
+        history=history,
+        evaluator=_evaluator(settings, source, group),
+        meter=ThroughputMeter(throughput),
+        sink=sink,
+        thumbnails=gallery,
+        checkpoints=keeper if keeping else None,
+        forgetting=for_the_loop(forgetter, learner, scores, group),
+    )
     processor = StreamProcessor(
         source,
         ReplicatedLearner(learner, group) if several else learner,
-        build_shift(settings),
-        scores=scores,
-        history=history,
-        examiner=_examiner(settings, source, group),
-        pace=ClockMeter(throughput),
-        sink=sink,
-        gallery=gallery,
-        vault=keeper if keeping else None,
-        forgetter=for_the_loop(forgetter, learner, scores, group),
-        commit_every=keeping.every if keeping else None,
-        gather=getattr(settings.shift, "gather", 1),
-        max_skipped=settings.max_skipped,
-        max_quarantined=settings.source.policy.max_quarantined,
+        parts,
+        _policy(settings),
         environment=environment(compute, group.world_size),
         generators=source.rng_state if settings.source.class_ else capture_generators,
     )
@@ -105,7 +105,16 @@ def assemble(
     return run, vault
 
 
-def _examiner(settings: RunConfig, source: Source, group: ProcessGroup) -> HoldoutEvaluator:
+def _policy(settings: RunConfig) -> LoopPolicy:
+    return LoopPolicy(
+        commit_every=settings.checkpoint.every if settings.checkpoint else None,
+        min_samples=getattr(settings.shift, "gather", 1),
+        max_skipped=settings.max_skipped,
+        max_quarantined=settings.source.policy.max_quarantined,
+    )
+
+
+def _evaluator(settings: RunConfig, source: Source, group: ProcessGroup) -> HoldoutEvaluator:
     plan = settings.evaluate
     return HoldoutEvaluator(
         source.info.holdout,
@@ -130,8 +139,8 @@ def _check_guarantee(settings: RunConfig, source: Source) -> None:
         )
 
 
-class ClockMeter:
-    """Reads speed, time and memory for the metrics."""
+class ThroughputMeter:
+    """Measures speed, time and memory for the metrics."""
 
     def __init__(self, throughput: Throughput) -> None:
         self._throughput = throughput
@@ -139,6 +148,6 @@ class ClockMeter:
         self.load_state_dict = throughput.load_state_dict
 
     def read(self, images: int) -> RunMetrics:
-        """The figures once `images` have passed."""
+        """Measure once `images` have passed."""
         self._throughput.update(images - self._throughput.images)
         return RunMetrics(self._throughput.images_per_s, self._throughput.seconds, memory_mb())

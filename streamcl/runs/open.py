@@ -71,7 +71,8 @@ def _follow(settings: RunConfig, folder: Path, vit: BackboneFactory, group: Proc
     try:
         run, _ = assemble(settings, folder, stack, vit=vit, group=group)
         begin_or_restore(run, None)
-        run.processor.progress.finished = group.broadcast_object(False)
+        if not group.broadcast_object(False):
+            run.processor.reopen()
     except BaseException:
         stack.close()
         raise

@@ -63,7 +63,7 @@ def reopen(run: Run, earlier: RunConfig | None) -> None:
     progress, limit = run.processor.progress, run.config.limit
     ended_there = earlier is not None and earlier.limit is not None and progress.offset >= earlier.limit
     if progress.finished and ended_there and (limit is None or limit > progress.offset):
-        progress.finished = False
+        run.processor.reopen()
 
 
 def _refuse_old_logs(folder: Path, *, resumable: bool) -> None:

@@ -86,7 +86,7 @@ class Run:
         parts = [
             f"{speed:.0f} images/s" if speed else "",
             f"accuracy {accuracy:.1%}" if accuracy is not None else "",
-            f"segment {self.processor.progress.segment + 1}",
+            f"segment {self.processor.shift_handler.segment + 1}",
         ]
         return "  ".join(part for part in parts if part)
 
@@ -96,8 +96,7 @@ class Run:
             name=self.config.name,
             learner=self.config.learner.name,
             info=self.source.info,
-            progress=self.processor.progress,
-            classes=self.learner.classes,
+            processor=self.processor,
             scores=self.scores,
             history=self.history,
             batch_size=self.config.batch_size,

@@ -15,7 +15,8 @@ from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.evaluation.throughput import Throughput, peak_memory_mb
 from streamcl.events import StreamInfo
 from streamcl.nn.device import Compute
-from streamcl.processor.progress import Progress
+from streamcl.processor.loop import StreamProcessor
+from streamcl.processor.shift_handler import ShiftHandler
 
 TOLERANCE = 10
 """Batches after a true shift within which a detection counts as finding it."""
@@ -26,14 +27,14 @@ def summarise(
     name: str,
     learner: str,
     info: StreamInfo,
-    progress: Progress,
-    classes: tuple[str, ...],
+    processor: StreamProcessor,
     scores: Prequential,
     history: HoldoutHistory,
     batch_size: int,
     timing: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The final figures of a run; all that depends on the clock or the machine is under "timing"."""
+    progress, shifts, classes = processor.progress, processor.shift_handler, processor.learner.classes
     return {
         "run": name,
         "streamcl": __version__,
@@ -46,22 +47,21 @@ def summarise(
         "class_names": list(classes),
         "prequential": scores.summary(),
         "holdout": history.summary(),
-        "shifts": _shifts(info, progress, TOLERANCE * batch_size),
-        "consolidations": list(progress.consolidations),
-        "consolidated": progress.consolidated,
-        "quarantined": progress.quarantined,
-        "skipped_steps": progress.skipped,
+        "shifts": _shifts(info, shifts, progress.offset, TOLERANCE * batch_size),
+        "consolidations": list(shifts.consolidations),
+        "consolidated": shifts.consolidated,
+        "quarantined": processor.quarantine.quarantined,
+        "skipped_steps": processor.guard.skipped,
         "timing": dict(timing),
     }
 
 
-def _shifts(info: StreamInfo, progress: Progress, tolerance: int) -> dict[str, Any]:
+def _shifts(info: StreamInfo, handler: ShiftHandler, offset: int, tolerance: int) -> dict[str, Any]:
     """Detections beside the true shifts, from the oldest detection on that the run still knows."""
-    forgotten = progress.segment > len(progress.shifts)
-    since = progress.shifts[0] if forgotten else 0
-    true = [shift for shift in info.shifts if since <= shift <= progress.offset]
-    score = match_shifts(true, progress.shifts, tolerance)
-    return {**score.summary(), "total": progress.segment, "judged_from": since}
+    since = handler.shifts[0] if handler.segment > len(handler.shifts) else 0
+    true = [shift for shift in info.shifts if since <= shift <= offset]
+    score = match_shifts(true, handler.shifts, tolerance)
+    return {**score.summary(), "total": handler.segment, "judged_from": since}
 
 
 def timing(throughput: Throughput, compute: Compute, ranks: int = 1) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fault_sources import Always
 from loop_runs import build
 
 from streamcl.errors import BadRecord
-from streamcl.processor.progress import REMEMBERED
+from streamcl.processor.shift_handler import REMEMBERED
 from streamcl.runs.summary import summarise
 from streamcl.shift import river
 from streamcl.shift.build import build_detector
@@ -39,7 +39,7 @@ class Consolidating(soak.Tiny):
 
 def sizes(state):
     """Characters of each part of a state."""
-    plain = {part: value for part, value in state.items() if part not in {"sinks", "pace", "random"}}
+    plain = {part: value for part, value in state.items() if part not in {"sinks", "meter", "random"}}
     return {part: len(json.dumps(value, default=np.ndarray.tolist)) for part, value in plain.items()}
 
 
@@ -68,10 +68,10 @@ def test_a_shift_and_a_consolidation_at_every_step_leave_the_newest_and_a_count(
     processor = build(
         tmp_path, soak.Endless(2 * steps), learner=Consolidating(), detector=Always(), commit_every=None
     )
-    assert grown(processor, steps)["progress"] <= 2 * REMEMBERED + 10  # an offset has a digit more
-    progress = processor.progress
-    assert len(progress.shifts) == len(progress.consolidations) == REMEMBERED
-    assert (progress.shifts[-1], progress.segment, progress.consolidated) == (2 * steps,) * 3
+    assert grown(processor, steps)["shifts"] <= 2 * REMEMBERED + 10  # an offset has a digit more
+    found = processor.shift_handler
+    assert len(found.shifts) == len(found.consolidations) == REMEMBERED
+    assert (found.shifts[-1], found.segment, found.consolidated) == (2 * steps,) * 3
 
 
 def test_the_summary_tells_the_totals_and_judges_what_it_still_knows(tmp_path):
@@ -84,10 +84,9 @@ def test_the_summary_tells_the_totals_and_judges_what_it_still_knows(tmp_path):
         name="long",
         learner="tiny",
         info=soak.StreamInfo("soak", steps, shifts=(100, 499, 501, 1000)),
-        progress=processor.progress,
-        classes=(),
-        scores=processor.scores,
-        history=processor.history,
+        processor=processor,
+        scores=processor.parts.scores,
+        history=processor.parts.history,
         batch_size=1,
         timing={},
     )

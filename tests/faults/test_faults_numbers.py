@@ -49,8 +49,7 @@ def test_for_ever_it_goes_back_and_exits_5(tmp_path):
 def test_once_it_is_skipped_counted_and_nothing_learned_changes(tmp_path):
     write_config(tmp_path)
     run(tmp_path, hooks=(("fault_runs:not_finite", {"first": 6, "last": 6}),))
-    progress = newest_state(tmp_path / "run")["progress"]
-    assert (progress["skipped"], progress["skipped_in_a_row"]) == (1, 0)
+    assert newest_state(tmp_path / "run")["guard"] == {"skipped": 1, "skipped_in_a_row": 0}
     losses = [record["loss"] for record in lines(tmp_path / "run", "metrics") if record["kind"] == "step"]
     assert losses[5] is None
     assert all(math.isfinite(loss) for loss in losses if loss is not None)
@@ -60,11 +59,14 @@ def test_once_it_is_skipped_counted_and_nothing_learned_changes(tmp_path):
 def test_nothing_is_committed_while_steps_are_not_finite(tmp_path):
     bad = range(24, 48)
     learner = FakeLearner(loss=lambda batch: math.inf if batch.offset in bad else 1.0)
-    processor = build(tmp_path, ScriptedSource([4] * 16), learner=learner, commit_every=4, max_skipped=7)
     commits = []
-    save = processor._vault.save
-    processor._vault.save = lambda offset, *rest: commits.append(offset) or save(offset, *rest)
-    list(processor.run())
+
+    class Commits:
+        def save(self, offset, step, state):
+            commits.append(offset)
+
+    source = ScriptedSource([4] * 16)
+    list(build(tmp_path, source, learner=learner, checkpoints=Commits(), commit_every=4, max_skipped=7).run())
     assert [offset for offset in commits if 24 < offset <= 48] == []
     assert 52 in commits
 
@@ -74,10 +76,8 @@ def test_a_long_row_of_bad_steps_pushes_no_good_checkpoint_out(tmp_path):
     learner = FakeLearner(loss=lambda batch: math.nan if batch.offset >= 24 else 1.0)
     with pytest.raises(NotFinite):
         list(build(tmp_path, ScriptedSource([4] * 20), learner=learner, commit_every=4, max_skipped=7).run())
-    assert (
-        newest_state(tmp_path)["progress"] | {"offset": 24, "skipped": 0}
-        == newest_state(tmp_path)["progress"]
-    )
+    state = newest_state(tmp_path)
+    assert (state["progress"]["offset"], state["guard"]["skipped"]) == (24, 0)
 
 
 # -- storms (F15) ------------------------------------------------------------------------------------------
@@ -106,9 +106,9 @@ def test_no_storm_of_consolidations(tmp_path, scene, detector):
         tmp_path, ScriptedSource([4] * steps), learner=learner, detector=made, commit_every=None
     )
     list(processor.run())
-    progress = processor.progress
-    assert len(progress.shifts) <= steps // 5
-    assert len(progress.consolidations) <= len(progress.shifts) + 1  # at most one a segment
+    found = processor.shift_handler
+    assert len(found.shifts) <= steps // 5
+    assert len(found.consolidations) <= len(found.shifts) + 1  # at most one a segment
     each_exactly_once(learner.consumed, [record_id(k) for k in range(4 * steps)])
 
 
@@ -116,7 +116,7 @@ def test_a_real_learner_outlives_a_consolidation_a_step_and_a_single_class(tmp_p
     write_config(tmp_path, shift={"class": "fault_sources:Always"}, batch_size=4)
     run(tmp_path)
     state = newest_state(tmp_path / "run")
-    assert len(state["progress"]["consolidations"]) == 24
+    assert len(state["shifts"]["consolidations"]) == 24
     once = len(repr(sorted(state["learner"]["adapters"])))
     write_config(tmp_path, "rare.yaml", batch_size=4)
     streamcl("run", "rare.yaml", folder=tmp_path)
@@ -183,7 +183,7 @@ def test_a_batch_that_does_not_fit_is_learned_in_halves(tmp_path, error):
     assert [p.offset for p in predictions] == list(range(21))
     splits = [event for event in lines(tmp_path, "events") if event["kind"] == "split"]
     assert len(splits) == 3 + 3  # 10, 5, 5 and 8, 4, 4
-    assert len(processor.detector.losses) == 3
+    assert len(processor.parts.detector.losses) == 3
 
 
 def test_a_single_sample_that_does_not_fit_is_left_out_and_said(tmp_path):

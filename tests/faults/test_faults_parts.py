@@ -197,8 +197,8 @@ def test_a_batch_of_which_half_was_learned_is_no_batch_lost(tmp_path):
     learner = FaultyLearner(Faults(room=2, spoilt=[record_id(k) for k in range(3, 48, 4)]))
     processor = build(tmp_path, ScriptedSource([4] * 12), learner=learner, detector=ScriptedDetector())
     list(processor.run())
-    assert (processor.progress.skipped, processor.progress.skipped_in_a_row) == (12, 0)
-    assert processor.detector.losses == [1.0] * 12
+    assert (processor.guard.skipped, processor.guard.skipped_in_a_row) == (12, 0)
+    assert processor.parts.detector.losses == [1.0] * 12
     reasons = [event["reason"] for event in lines(tmp_path, "events") if event["kind"] == "skipped"]
     assert reasons == ["losses or gradients were not finite; 2 of 4 samples were learned, 2 were not"] * 12
 
@@ -207,7 +207,7 @@ def test_a_sample_without_memory_is_not_counted_as_not_finite(tmp_path):
     learner = FaultyLearner(Faults(unfit=[record_id(k) for k in range(48)]))
     processor = build(tmp_path, ScriptedSource([4] * 12), learner=learner)
     list(processor.run())
-    assert processor.progress.skipped == 0
+    assert processor.guard.skipped == 0
 
 
 def test_a_learner_cannot_have_learned_what_has_no_label(tmp_path):

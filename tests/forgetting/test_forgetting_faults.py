@@ -39,7 +39,7 @@ def outcome(folder):
     """What a run came to, without what times and file positions decide."""
     found = Checkpoints(folder / "checkpoints", fingerprint={}).latest()
     receipt = json.loads((folder / "receipts" / "r1.json").read_text())
-    state = {k: v for k, v in found.state.items() if k not in {"sinks", "pace", "random"}}
+    state = {k: v for k, v in found.state.items() if k not in {"sinks", "meter", "random"}}
     kept = ("outcome", "method", "guarantee", "offset", "learner_after", "learner_before")
     return {
         "consumed": found.state["learner"]["consumed"],
@@ -115,7 +115,7 @@ def kill_after_commit(folder):
 def test_what_is_applied_is_part_of_the_checkpoint(tmp_path):
     assert in_child(lambda: kill_after_commit(tmp_path)) < 0
     found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest()
-    assert set(found.state["forgetter"]["applied"]) == {"r1"}
+    assert set(found.state["forgetting"]["applied"]) == {"r1"}
     run_once(tmp_path, "samples")
     assert outcome(tmp_path)["receipt"]["outcome"] == "done"
 

@@ -80,7 +80,7 @@ def test_afterwards_nothing_in_the_run_directory_names_the_class(tmp_path):
     names = ScriptedSource([4] * 10, classes=("zebra", "ibex"))
     with Opened(tmp_path, names, schedule=[build_request(label="ibex", offset=20, id="r1")]) as run:
         predictions = run.run()
-        assert run.processor.scores.per_class.keys() == {"zebra", "(forgotten)"}
+        assert run.processor.parts.scores.per_class.keys() == {"zebra", "(forgotten)"}
     assert holds(tmp_path, "ibex") == {}
     assert holds(tmp_path, "zebra") != {}
     assert {p.predicted for p in predictions if p.offset >= 20} == {"zebra"}

@@ -144,7 +144,7 @@ def test_an_attempt_after_a_crash_is_not_taken_for_the_failure_before_it(tmp_pat
 
     assert in_child(dying) < 0
     found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest()
-    assert found.state["forgetter"]["applied"]["r1"]["outcome"] == "failed"
+    assert found.state["forgetting"]["applied"]["r1"]["outcome"] == "failed"
     with Ledger(tmp_path / LEDGER) as ledger:
         assert ledger.entry("r1").progress == "failed"
         ledger.retry("r1")

@@ -51,7 +51,7 @@ def run_once(folder, by="class", disk=None):
 def outcome(folder):
     """What a run came to, without what times, file positions and salts decide."""
     found = Checkpoints(folder / "checkpoints", fingerprint={}).latest()
-    state = {k: v for k, v in found.state.items() if k not in {"sinks", "pace", "random"}}
+    state = {k: v for k, v in found.state.items() if k not in {"sinks", "meter", "random"}}
     receipt = json.loads((folder / "receipts" / "r1.json").read_text())
     kept = ("outcome", "method", "guarantee", "offset", "learner_after", "learner_before", "figures")
     return {

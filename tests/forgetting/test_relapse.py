@@ -276,14 +276,14 @@ def test_a_learner_that_relapses_in_a_run_is_made_to_forget_again_with_a_receipt
 def test_a_run_killed_at_any_batch_tests_and_repeats_the_same(tmp_path):
     with drifting(tmp_path / "whole", methods=[Repair()]) as opened:
         opened.run()
-        expected = opened.processor.state_dict()["forgetter"]["monitor"]
+        expected = opened.processor.state_dict()["forgetting"]["monitor"]
     for stop in range(3, 24, 4):
         folder = tmp_path / f"killed-{stop}"
         with drifting(folder, methods=[Repair()]) as opened:
             next(each for each in opened.processor.run() if each.offset >= 4 * stop)
         with drifting(folder, methods=[Repair()]) as opened:
             opened.run()
-            assert opened.processor.state_dict()["forgetter"]["monitor"] == expected
+            assert opened.processor.state_dict()["forgetting"]["monitor"] == expected
         assert events(folder, "relapse") == events(tmp_path / "whole", "relapse")
         assert [c["request"] for _, c in read_chain(folder)] == [
             c["request"] for _, c in read_chain(tmp_path / "whole")

@@ -221,7 +221,7 @@ def states_of(run: Any) -> dict[str, Any]:
     """The state of each part that has one."""
     return {
         "learner": run.learner.state_dict(),
-        "detector": run.processor.detector.state_dict(),
+        "detector": run.processor.parts.detector.state_dict(),
         "scores": run.scores.state_dict(),
     }
 

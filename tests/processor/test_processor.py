@@ -5,7 +5,7 @@ import random
 import signal
 
 import pytest
-from loop_runs import OPENED, ScriptedDetector, build, lines
+from loop_runs import ScriptedDetector, build, lines
 
 from streamcl.errors import NotFinite
 from streamcl.events import Batch, HoldoutPart
@@ -23,17 +23,10 @@ from streamcl.testing import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _close_what_was_opened():
-    yield
-    while OPENED:
-        OPENED.pop().close()
-
-
 def decided(processor):
     """The state without what the clock and file lengths decide."""
     return state_hash(
-        {name: part for name, part in processor.state_dict().items() if name not in {"sinks", "pace"}}
+        {name: part for name, part in processor.state_dict().items() if name not in {"sinks", "meter"}}
     )
 
 
@@ -50,8 +43,8 @@ def test_shifts_and_plateaus_are_acted_on_and_logged(tmp_path):
     learner = FakeLearner()
     processor = build(tmp_path, ScriptedSource([4] * 10), learner=learner)
     list(processor.run())
-    assert processor.progress.shifts == [16, 36]
-    assert processor.progress.consolidations == [24]
+    assert processor.shift_handler.shifts == [16, 36]
+    assert processor.shift_handler.consolidations == [24]
     assert learner.consolidated == [24]
     kinds = [event["kind"] for event in lines(tmp_path, "events")]
     assert kinds == ["start", "new_class", "shift", "consolidation", "shift", "end"]
@@ -63,7 +56,7 @@ def test_refused_records_keep_their_offsets_and_go_to_quarantine(tmp_path):
     offsets = [p.offset for p in processor.run()]
     assert offsets == [0, 1, 2, 3, 6, 7, 8, 9]
     assert [line["offset"] for line in lines(tmp_path, "quarantine")] == [4, 5]
-    assert processor.progress.quarantined == 2
+    assert processor.quarantine.quarantined == 2
 
 
 def test_unlabelled_batches_reach_neither_learner_nor_detector(tmp_path):
@@ -71,7 +64,7 @@ def test_unlabelled_batches_reach_neither_learner_nor_detector(tmp_path):
     processor = build(tmp_path, ScriptedSource([2, [None, None], 2]), detector=detector)
     assert len(list(processor.run())) == 6
     assert len(detector.losses) == 2
-    assert processor.scores.samples == 4
+    assert processor.parts.scores.samples == 4
 
 
 def test_holdout_is_examined_on_time_and_at_the_end(tmp_path):
@@ -82,7 +75,7 @@ def test_holdout_is_examined_on_time_and_at_the_end(tmp_path):
     list(processor.run())
     offsets = [line["offset"] for line in lines(tmp_path, "metrics") if line["kind"] == "holdout"]
     assert offsets == [12, 20, 40, 48]
-    assert processor.history.A_Last == pytest.approx(0.5)
+    assert processor.parts.history.A_Last == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +84,7 @@ def test_holdout_is_examined_on_time_and_at_the_end(tmp_path):
 )
 def test_losses_of_small_batches_reach_the_detector_together(tmp_path, batches, updates):
     detector = ScriptedDetector()
-    processor = build(tmp_path, ScriptedSource(batches), detector=detector, gather=4)
+    processor = build(tmp_path, ScriptedSource(batches), detector=detector, min_samples=4)
     list(processor.run())
     assert len(detector.losses) == updates
 
@@ -99,7 +92,7 @@ def test_losses_of_small_batches_reach_the_detector_together(tmp_path, batches, 
 def test_losses_that_wait_for_others_survive_a_stop(tmp_path):
     def begun(folder):
         learner = FakeLearner(loss=lambda batch: 1.0 + batch.offset)
-        return build(folder, ScriptedSource([3] * 10), learner=learner, commit_every=None, gather=7)
+        return build(folder, ScriptedSource([3] * 10), learner=learner, commit_every=None, min_samples=7)
 
     whole = begun(tmp_path / "whole")
     list(whole.run())
@@ -107,10 +100,10 @@ def test_losses_that_wait_for_others_survive_a_stop(tmp_path):
     for prediction in first.run():
         if prediction.offset == 14:
             first.stop()
-    assert len(first.progress.pending_losses) == 6
+    assert len(first.shift_handler.pending_losses) == 6
     second = begun(tmp_path / "halves")
     list(second.run())
-    assert second.detector.losses == whole.detector.losses
+    assert second.parts.detector.losses == whole.parts.detector.losses
 
 
 def test_losses_that_are_not_finite_never_reach_the_detector(tmp_path):
@@ -119,7 +112,7 @@ def test_losses_that_are_not_finite_never_reach_the_detector(tmp_path):
     learner = FakeLearner(loss=lambda batch: math.nan if batch.offset in bad else 1.0)
     processor = build(tmp_path, ScriptedSource([4] * 6), learner=learner, detector=detector)
     list(processor.run())
-    assert processor.progress.skipped == 2
+    assert processor.guard.skipped == 2
     assert len(detector.losses) == 4
     each_exactly_once(learner.consumed, [record_id(k) for k in range(24) if not 8 <= k < 16])
 
@@ -212,5 +205,5 @@ def test_a_plateau_at_which_nothing_was_consolidated_is_not_called_a_consolidati
     learner.consolidate = dict
     processor = build(tmp_path, ScriptedSource([4] * 10), learner=learner)
     list(processor.run())
-    assert processor.progress.consolidations == []
+    assert processor.shift_handler.consolidations == []
     assert "plateau" in [event["kind"] for event in lines(tmp_path, "events")]

@@ -170,11 +170,11 @@ def test_a_run_forgets_what_its_detector_knew_of_features(tmp_path):
     }
     with open_run(settings) as run:
         list(run)
-        known = run.processor.detector.state_dict()["novelty"]
+        known = run.processor.parts.detector.state_dict()["novelty"]
         assert len(known["means"]) > 1
         run.forget(label=run.learner.classes[0], guarantee="exact")
         run.processor.forget()
-        assert knows_nothing(run.processor.detector)
+        assert knows_nothing(run.processor.parts.detector)
     receipt = json.loads(next((tmp_path / "run" / "receipts").glob("*.json")).read_text())
     place = next(each for each in receipt["places"] if each["name"] == "shift detector")
     assert "begin anew" in json.dumps(place)

@@ -154,7 +154,7 @@ def left(run: Path) -> Left:
     state = verify_checkpoint(newest).state
     summary = json.loads((run / "summary.json").read_text())
     return Left(
-        state_hash({name: part for name, part in state.items() if name not in {"sinks", "pace"}}),
+        state_hash({name: part for name, part in state.items() if name not in {"sinks", "meter"}}),
         (run / "predictions.jsonl").read_bytes(),
         {name: value for name, value in summary.items() if name not in {"timing", "run"}},
         lines(run, "events"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from loop_runs import StoppedClock
 
 from streamcl.errors import ForgettingError
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
-from streamcl.evaluation.throughput import Throughput
 from streamcl.events import HoldoutPart
 from streamcl.forgetting.checkpoint_purge import CheckpointPurger
 from streamcl.forgetting.ledger import LEDGER, Ledger
@@ -22,7 +22,7 @@ from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import RunMetrics
+from streamcl.processor.ports import LoopParts, LoopPolicy
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.thumbnails import Thumbnails
@@ -120,16 +120,6 @@ class TellingLearner(ForgettingLearner):
         self.gram = state["gram"].copy()
 
 
-class Clock:
-    def __init__(self):
-        self.throughput = Throughput(clock=lambda: 0.0)
-        self.state_dict = self.throughput.state_dict
-        self.load_state_dict = self.throughput.load_state_dict
-
-    def read(self, images):
-        return RunMetrics(None, 0.0, 0.0)
-
-
 class Detector:
     """Shifts at the first update of every four, consolidates at the third."""
 
@@ -200,16 +190,18 @@ class Opened:
         self.processor = StreamProcessor(
             source,
             self.learner,
-            Detector(),
-            scores=scores,
-            history=HoldoutHistory(),
-            examiner=HoldoutEvaluator([]),
-            pace=Clock(),
-            sink=self.sink,
-            gallery=gallery,
-            vault=vault,
-            forgetter=self.forgetter,
-            commit_every=commit_every,
+            LoopParts(
+                detector=Detector(),
+                scores=scores,
+                history=HoldoutHistory(),
+                evaluator=HoldoutEvaluator([]),
+                meter=StoppedClock(),
+                sink=self.sink,
+                thumbnails=gallery,
+                checkpoints=vault,
+                forgetting=self.forgetter,
+            ),
+            LoopPolicy(commit_every=commit_every),
         )
         vault.sweep()
         found = vault.latest()

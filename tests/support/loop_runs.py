@@ -1,9 +1,8 @@
-"""A stream processor made of shipped fakes, with a detector that fires where a script says."""
-
-from __future__ import annotations
+"""A loop over a fake learner with all its parts, in a folder: made anew or where its last commit left it."""
 
 import json
 import math
+import weakref
 from pathlib import Path
 
 from streamcl.evaluation.holdout import HoldoutEvaluator
@@ -11,19 +10,17 @@ from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import RunMetrics
+from streamcl.processor.ports import LoopParts, LoopPolicy, RunMetrics
 from streamcl.sinks.fanout import Fanout
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.thumbnails import Thumbnails
-from streamcl.testing import (
-    FakeLearner,
-)
-
-OPENED = []
+from streamcl.testing import FakeLearner
 
 
-class Clock:
+class StoppedClock:
+    """Measures no time."""
+
     def __init__(self):
         self.throughput = Throughput(clock=lambda: 0.0)
         self.state_dict = self.throughput.state_dict
@@ -59,30 +56,41 @@ class ScriptedDetector:
 
 
 def build(
-    folder: Path, source, *, learner=None, detector=None, holdout=(), commit_every=16, beside=None, **options
+    folder: Path,
+    source,
+    *,
+    learner=None,
+    detector=None,
+    holdout=(),
+    checkpoints=None,
+    beside=None,
+    **policy,
 ):
-    vault = Checkpoints(folder / "checkpoints", fingerprint={})
+    """A processor whose sink is closed once nobody holds the processor any more."""
     folder.mkdir(exist_ok=True)
-    OPENED.append(JsonlSink(folder))
+    sink = JsonlSink(folder)
+    found = Checkpoints(folder / "checkpoints", fingerprint={})
     processor = StreamProcessor(
         source,
         learner or FakeLearner(),
-        detector or ScriptedDetector(shifts={4, 9}, plateaus={6}),
-        scores=Prequential(),
-        history=HoldoutHistory(),
-        examiner=HoldoutEvaluator(holdout, every=20),
-        pace=Clock(),
-        sink=OPENED[-1] if beside is None else Fanout({"jsonl": OPENED[-1], "beside": beside}),
-        gallery=Thumbnails(folder / "samples", 2),
-        vault=vault,
-        commit_every=commit_every,
-        **options,
+        LoopParts(
+            detector=detector or ScriptedDetector(shifts={4, 9}, plateaus={6}),
+            scores=Prequential(),
+            history=HoldoutHistory(),
+            evaluator=HoldoutEvaluator(holdout, every=20),
+            meter=StoppedClock(),
+            sink=sink if beside is None else Fanout({"jsonl": sink, "beside": beside}),
+            thumbnails=Thumbnails(folder / "samples", 2),
+            checkpoints=checkpoints or found,
+        ),
+        LoopPolicy(**{"commit_every": 16, **policy}),
     )
-    found = vault.latest()
-    if found is None:
+    weakref.finalize(processor, sink.close)
+    newest = found.latest()
+    if newest is None:
         processor.begin()
     else:
-        processor.restore(found.state)
+        processor.restore(newest.state)
     return processor
 
 

@@ -1,0 +1,140 @@
+"""Observers of the loop: each is given every batch after its learning step, in the loop's order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from streamcl.errors import NotFinite
+from streamcl.evaluation.holdout import HoldoutEvaluator
+from streamcl.events import BatchRecord
+from streamcl.processor.event_log import EventLog
+from streamcl.processor.ports import AccuracyHistory, PrequentialScores, RunMeter
+from streamcl.processor.progress import Counters, Progress
+from streamcl.processor.shift_handler import ShiftHandler
+from streamcl.protocols import Learner
+
+
+class PredictionLog(Counters):
+    """Writes the predictions of each batch, and an event for classes seen for the first time.
+
+    classes: how many of the learner's classes have been announced.
+    """
+
+    COUNTERS = ("classes",)
+
+    def __init__(self, log: EventLog, progress: Progress, learner: Learner) -> None:
+        self.classes = 0
+        self._log, self._progress, self._learner = log, progress, learner
+
+    def after_batch(self, record: BatchRecord) -> None:
+        """Write the batch's predictions; announce the classes that it brought."""
+        for prediction in record.predictions:
+            self._log.write("predictions", {"step": self._progress.step, **asdict(prediction)})
+        if new := self._learner.classes[self.classes :]:
+            self.classes += len(new)
+            self._log.log("new_class", f"{len(new)} classes seen for the first time", classes=list(new))
+
+    def recount(self) -> None:
+        """Take the learner's classes as announced: an erasure may have removed some."""
+        self.classes = len(self._learner.classes)
+
+
+class StepLog:
+    """Writes the figures of each step to the topic "metrics"."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        learner: Learner,
+        shift_handler: ShiftHandler,
+        scores: PrequentialScores,
+        meter: RunMeter,
+    ) -> None:
+        self._log, self._learner, self._shift_handler = log, learner, shift_handler
+        self._scores, self._meter = scores, meter
+
+    def after_batch(self, record: BatchRecord) -> None:
+        """Write the figures of the step."""
+        figures = {
+            "loss": record.loss,
+            "accuracy": self._scores.accuracy,
+            "window_accuracy": self._scores.window_accuracy,
+            "classes": len(self._learner.classes),
+            "segment": self._shift_handler.segment,
+            **asdict(self._meter.read(record.batch.end)),
+        }
+        self._log.write_metrics("step", figures)
+
+
+class NonFiniteGuard(Counters):
+    """Counts steps that were not finite, and ends the run when there are too many in a row.
+
+    skipped: batches with a step that was not finite. skipped_in_a_row: of the latest ones those of which
+    nothing was learned. limit: as many in a row raise NotFinite.
+    """
+
+    COUNTERS = ("skipped", "skipped_in_a_row")
+
+    def __init__(self, log: EventLog, progress: Progress, limit: int) -> None:
+        self.skipped = self.skipped_in_a_row = 0
+        self._log, self._progress, self._limit = log, progress, limit
+
+    def after_batch(self, record: BatchRecord) -> None:
+        """Count and log a batch with a step that was not finite."""
+        learned = len(record.result.learned)
+        if record.not_finite:
+            self._skip(learned, len(record.batch.labelled))
+        if learned or not record.not_finite:
+            self.skipped_in_a_row = 0
+        elif self.skipped_in_a_row >= self._limit:
+            self._give_up()
+
+    def _skip(self, learned: int, labelled: int) -> None:
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        self._log.log(
+            "skipped",
+            f"losses or gradients were not finite; {learned} of {labelled} samples were learned, "
+            f"{labelled - learned} were not",
+        )
+
+    def _give_up(self) -> None:
+        count, committed = self.skipped_in_a_row, self._progress.committed
+        self._log.log("rollback", f"{count} steps in a row were not finite", to=committed)
+        raise NotFinite(
+            f"{count} steps in a row were not finite, up to offset {self._progress.offset}",
+            hint="lower the learning rate or set precision: 32-true; "
+            f"the same command then goes on from offset {committed}",
+        )
+
+
+class HoldoutEvaluation(Counters):
+    """Evaluates the learner when an evaluation is due; the accuracies go to the history and the log.
+
+    last_evaluated: the offset of the last evaluation; -1 before the first.
+    """
+
+    COUNTERS = ("last_evaluated",)
+
+    def __init__(
+        self, evaluator: HoldoutEvaluator, history: AccuracyHistory, learner: Learner, log: EventLog
+    ) -> None:
+        self.last_evaluated = -1
+        self._evaluator, self._history, self._learner, self._log = evaluator, history, learner, log
+
+    def after_batch(self, record: BatchRecord) -> None:
+        """Evaluate where an evaluation falls into the batch."""
+        if self._evaluator.due(record.batch.offset, record.batch.end):
+            self._evaluate(record.batch.end)
+
+    def finish(self, offset: int) -> None:
+        """Evaluate at the end of the stream, where that is asked for and was not just done."""
+        if self._evaluator.final and self.last_evaluated < offset:
+            self._evaluate(offset)
+
+    def _evaluate(self, offset: int) -> None:
+        found = self._evaluator.evaluate(self._learner)
+        self.last_evaluated = offset
+        finished = self._evaluator.finished_parts(offset)
+        self._history.record(offset, found.parts, found.sizes, finished, found.accuracy)
+        self._log.write_metrics("holdout", {"accuracy": found.accuracy, "parts": found.parts})
