@@ -85,7 +85,8 @@ def _run(opened: Run, *, quiet: bool) -> int:
 
 def _ranks(timeout: float) -> ProcessGroup:
     """This process, or those that torchrun has started beside it."""
-    from streamcl.distributed.process_group import SINGLE_PROCESS, TorchProcessGroup, launched
+    from streamcl.distributed.process_group import SINGLE_PROCESS, launched
+    from streamcl.distributed.torch_process_group import TorchProcessGroup
 
     return TorchProcessGroup(timeout) if launched() else SINGLE_PROCESS
 

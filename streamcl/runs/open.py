@@ -35,7 +35,7 @@ def open_run(
 
     fresh: move an earlier run of the same name aside first. strict: a damaged checkpoint is an error rather
     than a reason to use the one before it. vit: makes the backbone, or lends one that several runs share.
-    ranks: the processes that run it together (see `TorchProcessGroup`), each of which calls this.
+    group: the processes that run it together (see `TorchProcessGroup`), each of which calls this.
     Raises RunBusy where another process holds the directory, ConfigError where the run in it was made with a
     configuration that this one cannot continue.
     """

@@ -8,10 +8,11 @@ import json
 import os
 import socket
 import time
-import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+
+from filelock import FileLock, Timeout
 
 from streamcl.errors import ConfigError, RunBusy
 
@@ -33,42 +34,41 @@ class LockHolder:
 
 
 class RunLock:
-    """Holds a run directory for this process, by `flock`: the system lets go when the process dies, however.
+    """Holds a run directory for this process by filelock's `flock`, which the system releases when it dies.
 
     So a lock that a crash left is no obstacle, and nobody has to guess whether a process id is still the
-    same process. A child that was forked (a loader's worker) does not hold it.
+    same process. A child that was forked (a loader's worker) does not hold it: filelock sees to that.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / LOCK
-        self._descriptor: int | None = None
+        # A tenth of a second, since `holder_of` in another process takes the lock for a moment.
+        self._lock = FileLock(
+            self._path,
+            timeout=0.1,
+            poll_interval=0.025,
+            thread_local=False,
+            preserve_lock_file=True,
+            on_acquired=self._sign,
+        )
 
     def acquire(self) -> None:
-        """Raises RunBusy, naming the holder, where another process has it, ConfigError where it cannot be."""
-        if self._descriptor is not None:
+        """Take the lock. Raise RunBusy, naming the holder, or ConfigError where no file can be locked."""
+        if self._lock.is_locked:
             return
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            self._path.parent.stat()  # filelock would make a folder that is missing
+            self._lock.acquire()
+        except Timeout:
+            raise _busy(self._path) from None
         except OSError as error:
             raise ConfigError(f"{self._path} cannot be locked: {error.strerror}") from error
-        if not _locked(descriptor):
-            os.close(descriptor)
-            raise _busy(self._path)
-        self._descriptor = descriptor
-        self._sign()
-        _let_go_after_fork(self)
 
     def release(self) -> None:
         """Let the next process in. Releasing twice is harmless."""
-        if self._descriptor is not None:
+        if self._lock.is_locked:
             os.ftruncate(self._descriptor, 0)
-            self.close()
-
-    def close(self) -> None:
-        """Close this process's copy of the lock, which leaves it to those who share it."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+            self._lock.release()
 
     def __enter__(self) -> RunLock:
         self.acquire()
@@ -79,17 +79,17 @@ class RunLock:
     ) -> None:
         self.release()
 
-    def _sign(self) -> None:
-        assert self._descriptor is not None
+    def _sign(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         holder = LockHolder(os.getpid(), socket.gethostname(), time.time())
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(asdict(holder)).encode(), 0)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
 
 
 def holder_of(run_dir: Path) -> LockHolder | None:
-    """Who holds the run directory now; None where nobody does. Changes nothing and never waits.
+    """Return the holder of the run directory, None where nobody holds it. Changes nothing, never waits.
 
-    Where somebody holds it whose signature cannot be read, the pid is 0.
+    The pid is 0 where the holder's signature cannot be read.
     """
     path = run_dir / LOCK
     try:
@@ -104,34 +104,6 @@ def holder_of(run_dir: Path) -> LockHolder | None:
         return None
     finally:
         os.close(descriptor)
-
-
-_HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
-_ONCE: list[bool] = []
-
-
-def _let_go_after_fork(lock: RunLock) -> None:
-    """A flock belongs to every process that shares the open file, so a worker would outlive its parent's."""
-    _HELD.add(lock)
-    if not _ONCE:
-        _ONCE.append(True)
-        os.register_at_fork(after_in_child=_close_all)
-
-
-def _close_all() -> None:
-    for lock in list(_HELD):
-        lock.close()
-
-
-def _locked(descriptor: int) -> bool:
-    """Tries for a tenth of a second, since `holder_of` in another process takes the lock for a moment."""
-    for attempt in range(5):
-        if attempt:
-            time.sleep(0.025)
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    return False
 
 
 def _busy(path: Path) -> RunBusy:
