@@ -47,7 +47,8 @@ from streamcl.shift.build import build_detector
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.thumbnails import Thumbnails
-from streams.prefetch import OffsetChecked, Prefetcher
+from streams.offsets import OffsetChecked
+from streams.prefetch import Prefetcher
 
 ALLOWED = {  # how far each fitted line may rise over the second half
     "memory_mb": 2.0,

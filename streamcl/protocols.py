@@ -1,8 +1,8 @@
-"""The extension points, each a Protocol of a few methods; there is nothing to inherit."""
+"""The extension points, each a Protocol of a few methods, and the base class of sources that wrap another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
@@ -31,9 +31,11 @@ class Source(Protocol):
     """A stream of events with offsets that never fall.
 
     Iterating yields the events from the present position on. `state_dict` is the position after the last
-    event yielded, and is asked for after every event, so it must be cheap. `replayable` says whether a new
-    process that loads that state will be given the very same remainder; a source for which that is False
-    still runs, and its run says that it cannot be resumed.
+    event yielded; it is called after every event, so it must be cheap. `replayable` is whether a new process
+    that loads that state yields the same remaining events; a source for which it is False still runs, and
+    its run reports that it cannot be resumed.
+
+    Optional powers have Protocols of their own: `Fetching`, `Peekable`, `Sliceable`, `Shardable`.
     """
 
     @property
@@ -49,12 +51,106 @@ class Source(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class Fetching(Protocol):
-    """A source that can bring back samples by their ids, for erasures that must re-derive features."""
+Fetch: TypeAlias = Callable[[Sequence[str]], Mapping[str, Sample]]
+"""Returns the samples with these ids that still exist; an id that is gone is absent from the mapping."""
 
-    def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
-        """The samples that still exist; an id that is gone is absent from the mapping."""
+
+@runtime_checkable
+class Fetching(Protocol):
+    """A source that returns samples by their ids, for erasures that must compute their features again."""
+
+    @property
+    def fetch(self) -> Fetch | None:
+        """A method, or None where the source cannot fetch (a stream that is read once)."""
         ...
+
+
+def fetch_of(source: Source) -> Fetch | None:
+    """Return the source's `fetch`, or None where it has none."""
+    return source.fetch if isinstance(source, Fetching) else None
+
+
+@runtime_checkable
+class Peekable(Protocol):
+    """A source that shows the next events before they are handed out."""
+
+    def peek(self, records: int) -> Sequence[Event]:
+        """Return the next events, of at least `records` records or to the end; the position stays."""
+        ...
+
+
+@runtime_checkable
+class Sliceable(Protocol):
+    """A source that decodes a slice of the records when several ranks read the same stream."""
+
+    def read_slice(self, rank: int, world: int) -> None:
+        """From here on decode only records at offsets `rank` modulo `world`; the others have no pixels."""
+        ...
+
+
+@runtime_checkable
+class Shardable(Protocol):
+    """A source that is divided into shards, of which every rank reads its own."""
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether `shard` can be called."""
+        ...
+
+    def shard(self, rank: int, world: int, batch_size: int) -> Source:
+        """Return the source of shard `rank` of `world`."""
+        ...
+
+
+class SourceWrapper:
+    """Base of sources that wrap another: everything is forwarded, and a subclass overrides what it changes.
+
+    `rng_state`, `interrupt` and `close` reach the innermost wrapper; the source of a run is a wrapper that
+    reads ahead in a thread (see streams.prefetch.Prefetcher).
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @property
+    def info(self) -> StreamInfo:
+        """The wrapped source's info."""
+        return self._source.info
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the wrapped source is replayable."""
+        return self._source.replayable
+
+    @property
+    def fetch(self) -> Fetch | None:
+        """The wrapped source's `fetch`, or None."""
+        return fetch_of(self._source)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._source)
+
+    def state_dict(self) -> State:
+        """Return the wrapped source's position."""
+        return self._source.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a position that `state_dict` returned."""
+        self._source.load_state_dict(state)
+
+    def rng_state(self) -> State:
+        """Return the random generators' state after the last event handed out; empty where none is kept."""
+        return self._source.rng_state() if isinstance(self._source, SourceWrapper) else {}
+
+    def interrupt(self) -> None:
+        """Wait for no further event. Safe in a signal handler."""
+        if isinstance(self._source, SourceWrapper):
+            self._source.interrupt()
+
+    def close(self) -> None:
+        """Stop reading."""
+        if isinstance(self._source, SourceWrapper):
+            self._source.close()
 
 
 class Collective(Protocol):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 from streamcl.audit.scope import placed
-from streamcl.events import Batch, Event, ForgetRequest, StreamInfo
-from streamcl.protocols import Source, State
+from streamcl.events import Batch, Event, ForgetRequest
+from streamcl.protocols import Source, SourceWrapper
 
 
-class Retold:
+class Retold(SourceWrapper):
     """A source whose samples are labelled anew, with one request to forget at its place, or none.
 
     label: what the sample at an offset is learned as; None where it is not to be learned, though the learner
@@ -27,18 +26,9 @@ class Retold:
         request: ForgetRequest | None = None,
         on_request: Callable[[], None] = lambda: None,
     ) -> None:
-        self._source, self._label, self._end, self._request = source, label, end, request
+        super().__init__(source)
+        self._label, self._end, self._request = label, end, request
         self._on_request = on_request
-
-    @property
-    def info(self) -> StreamInfo:
-        """What the source says of itself."""
-        return self._source.info
-
-    @property
-    def replayable(self) -> bool:
-        """What the source promises."""
-        return self._source.replayable
 
     def __iter__(self) -> Iterator[Event]:
         waiting = self._request
@@ -56,14 +46,3 @@ class Retold:
         if waiting is not None:
             self._on_request()
             yield waiting
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
-
-    def state_dict(self) -> State:
-        """The source's position."""
-        return self._source.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position of the source."""
-        self._source.load_state_dict(state)

@@ -30,10 +30,10 @@ from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, Sample
 from streamcl.factory.backbone import SharedBackbones
 from streamcl.factory.compute import build_compute
-from streamcl.factory.source import OpenSource, build_source
+from streamcl.factory.source import build_source
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.nn.backbone import Backbone
-from streamcl.protocols import Learner, Source
+from streamcl.protocols import Learner, Source, SourceWrapper, fetch_of
 from streamcl.runs.load import load_learner
 from streamcl.storage.plain_state import state_hash
 
@@ -88,7 +88,7 @@ class _Case:
     plan: Plan
 
     @contextmanager
-    def stream(self) -> Iterator[tuple[OpenSource, Scope]]:
+    def stream(self) -> Iterator[tuple[SourceWrapper, Scope]]:
         """The run's stream from its beginning, and what of it was forgotten."""
         with closing(build_source(self.config)) as source, Ledger(self.folder / LEDGER) as ledger:
             if not source.replayable:
@@ -125,7 +125,7 @@ def _by_reruns(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport
         held = held_out(source, 2 * most)
         mixup = most_confused(learner, held, kept, plan.seed)
         noted = {} if mixup is None else mixup.wrong
-        carried = not hasattr(source, "fetch")  # then the request must bring all of its samples
+        carried = fetch_of(source) is None  # then the request must bring all of its samples
         every = 1 if carried else max(1, -(-int(case.receipt["scope"]["learned"]) // most))
         found = sort_stream(
             *(source, kept, scope), held=held, noted=noted, every=every, most=most, seed=plan.seed

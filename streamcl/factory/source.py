@@ -1,83 +1,70 @@
-"""Makes the stream of a run: a registered source or the user's own, ordered, limited and read ahead."""
+"""Builds the source of a run: a registered one or the user's own, checked, limited and read ahead."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from streamcl.protocols import Source, State
+from streamcl.protocols import Shardable, Sliceable, Source, SourceWrapper
 from streamcl.registry import bind_arguments
 from streamcl.storage.rng_state import capture_generators
 from streams.build import Scenario, named_source
 from streams.distributed.replicated import Replicated
-from streams.distributed.sharded import Sharded, can_be_sharded, shard_size
-from streams.prefetch import OffsetChecked, Prefetcher, Take
+from streams.distributed.sharded import Sharded, shard_size
+from streams.offsets import OffsetChecked
+from streams.prefetch import Prefetcher
+from streams.take import Take
 from streams.user.records import RecordPolicy
 from streams.user.scenario_dataset import scenario_dataset
 from streams.user.source import IterableSource
 
 
-class OpenSource(Source, Protocol):
-    """A source that is read ahead (see streams.prefetch.Prefetcher)."""
-
-    def rng_state(self) -> State:
-        """The process-wide random generators after the last event handed out."""
-        ...
-
-    def interrupt(self) -> None:
-        """Wait for no further event. Safe in a signal handler."""
-        ...
-
-    def close(self) -> None:
-        """Stop reading."""
-        ...
-
-
 class MakeSource(Protocol):
     """Makes a run's source."""
 
-    def __call__(self, config: RunConfig, group: ProcessGroup, on_stop: Callable[[], None]) -> OpenSource:
-        """As `build_source` does."""
+    def __call__(self, config: RunConfig, group: ProcessGroup, on_stop: Callable[[], None]) -> SourceWrapper:
+        """Do as `build_source` does."""
         ...
 
 
 def build_source(
     config: RunConfig, group: ProcessGroup = SINGLE_PROCESS, on_stop: Callable[[], None] = lambda: None
-) -> OpenSource:
-    """The stream: ordered, limited, and read ahead under a watchdog.
+) -> SourceWrapper:
+    """Return the run's stream: offsets checked, limited, and read ahead with a stall timeout.
 
-    Where several `ranks` read it, `on_stop` is called on each of them when one has been asked to stop.
+    Where several ranks read it, `on_stop` is called on each of them once one has been interrupted.
     """
     limit = sys.maxsize if config.limit is None else config.limit  # a limit may come and go between processes
-    plain: Any = _plain_source(config)
+    plain = _plain_source(config)
     if group.world_size == 1:
-        return _read_ahead(config, Take(OffsetChecked(plain), limit))
-    if _in_parts(config, plain):
-        part = plain.shard(group.rank, group.world_size, shard_size(config.batch_size, group))
-        shared: Source = Sharded(_read_ahead(config, OffsetChecked(part)), plain, group, on_stop)
-    else:
-        if hasattr(plain, "read_slice"):  # else each rank decodes everything
-            plain.read_slice(group.rank, group.world_size)
-        shared = Replicated(_read_ahead(config, OffsetChecked(plain)), group, on_stop)
-    return cast(OpenSource, Take(shared, limit))
+        return _prefetcher(config, Take(OffsetChecked(plain), limit))
+    if (whole := _shardable(config, plain)) is not None:
+        shard = whole.shard(group.rank, group.world_size, shard_size(config.batch_size, group))
+        return Take(Sharded(_prefetcher(config, OffsetChecked(shard)), plain, group, on_stop), limit)
+    if isinstance(plain, Sliceable):  # otherwise each rank decodes everything
+        plain.read_slice(group.rank, group.world_size)
+    return Take(Replicated(_prefetcher(config, OffsetChecked(plain)), group, on_stop), limit)
 
 
-def _read_ahead(config: RunConfig, source: Source) -> Prefetcher:
+def _prefetcher(config: RunConfig, source: Source) -> Prefetcher:
     # A source of the user's own may draw from the process-wide generators; those here have their own.
-    note = capture_generators if config.source.class_ else dict
-    return Prefetcher(source, config.source.prefetch, config.source.policy.stall_timeout, note=note)
+    rng_state = capture_generators if config.source.class_ else dict
+    return Prefetcher(
+        source, config.source.prefetch, config.source.policy.stall_timeout, capture_rng=rng_state
+    )
 
 
-def _in_parts(config: RunConfig, plain: Any) -> bool:
-    """Whether each rank reads a part of its own: where that is said, or a user's own source has parts."""
+def _shardable(config: RunConfig, plain: Source) -> Shardable | None:
+    """Return the source where each rank reads a shard: as configured, or a user's own that has shards."""
+    whole = plain if isinstance(plain, Shardable) and plain.has_shards else None
     if config.ranks.read == "auto":
-        return config.source.class_ is not None and can_be_sharded(plain)
-    if config.ranks.read == "shards" and not can_be_sharded(plain):
+        return whole if config.source.class_ is not None else None
+    if config.ranks.read == "shards" and whole is None:
         raise config.refuse("ranks.read", "this source has no shard(rank, world) by which parts are read")
-    return config.ranks.read == "shards"
+    return whole if config.ranks.read == "shards" else None
 
 
 def _plain_source(config: RunConfig) -> Source:
@@ -107,7 +94,6 @@ def _plain_source(config: RunConfig) -> Source:
 
 
 def _own_source(config: RunConfig) -> IterableSource:
-    """The user's own stream."""
     options, policy = config.source, config.source.policy
     return IterableSource.of(
         str(options.class_),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from streamcl.events import Batch, Event, Sample
 from streamcl.forgetting.methods.protocol import LineageRow
 from streamcl.forgetting.retrieval import labelled
+from streamcl.protocols import Fetch, Peekable, Source, fetch_of
 
 
 class LearnedRows(Protocol):
@@ -19,7 +20,7 @@ class LearnedRows(Protocol):
 
 
 def retain_source(
-    source: Any, learned: LearnedRows, admit: Callable[[Batch], Batch]
+    source: Source, learned: LearnedRows, admit: Callable[[Batch], Batch]
 ) -> Callable[[int], Sequence[Sample]] | None:
     """Gives at most so many samples; None where the source can neither fetch nor look ahead.
 
@@ -28,15 +29,14 @@ def retain_source(
     and what has a tombstone is left out. Either way nothing is stored, and the same samples come again when
     a crash makes the erasure begin anew.
     """
-    fetch, peek = getattr(source, "fetch", None), getattr(source, "peek", None)
-    if fetch is not None:
+    if (fetch := fetch_of(source)) is not None:
         return lambda limit: _fetched(fetch, learned.subsample(limit))
-    if peek is not None:
-        return lambda limit: _coming(peek(limit), admit)[:limit]
+    if isinstance(source, Peekable):
+        return lambda limit: _coming(source.peek(limit), admit)[:limit]
     return None
 
 
-def _fetched(fetch: Any, traces: Sequence[LineageRow]) -> list[Sample]:
+def _fetched(fetch: Fetch, traces: Sequence[LineageRow]) -> list[Sample]:
     """Those that still exist, with the labels they were learned with."""
     found = fetch([trace.id for trace in traces])
     return [labelled(found[trace.id], trace.label) for trace in traces if trace.id in found]

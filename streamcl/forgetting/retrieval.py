@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Pixels, Sample
 from streamcl.forgetting.methods.protocol import LineageRow
-
-Fetch = Callable[[Sequence[str]], Mapping[str, Sample]]
+from streamcl.protocols import Source, fetch_of
 
 
 class Retrieval:
@@ -18,9 +16,9 @@ class Retrieval:
     content: the lineage's salted hash of an image.
     """
 
-    def __init__(self, request: ForgetRequest, source: Any, content: Callable[[Pixels], bytes]) -> None:
+    def __init__(self, request: ForgetRequest, source: Source, content: Callable[[Pixels], bytes]) -> None:
         self._carried = {sample.id: sample for sample in request.samples}
-        self._fetch: Fetch | None = getattr(source, "fetch", None)
+        self._fetch = fetch_of(source)
         self._content = content
 
     @property

@@ -1,28 +1,26 @@
-"""What ranks that read one stream tell one another before each event, and how they come to the same end."""
+"""The messages that ranks reading one stream exchange before each event, so that all end the same way."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, RemoteSample, Sample
-from streamcl.protocols import Collective, Source
-
-Record: TypeAlias = Sample | RejectedRecord
-Kind: TypeAlias = Literal["batch", "request", "end", "error"]
+from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, RemoteSample
+from streamcl.protocols import Collective
+from streams.offsets import Record
 
 
 @dataclass(frozen=True, slots=True)
 class RankMessage:
-    """What one rank has next, less its pixels.
+    """The next event of one rank, without its pixels.
 
-    content: of a batch its records, of a request itself, of an error the error. position: of the source after
-    it, where the others are to keep that. stop: whether this rank was asked to stop.
+    content: the records of a batch, the request, or the error. position: the source's state after the event,
+    or whatever else the ranks compare. stop: whether this rank was interrupted.
     """
 
-    kind: Kind
+    kind: Literal["batch", "request", "end", "error"]
     offset: int = 0
     content: Any = ()
     position: Any = None
@@ -30,45 +28,38 @@ class RankMessage:
 
 
 class MessageExchange:
-    """Gathers the words of all ranks; errors of one are raised by all, a stop asked of one is done by all."""
+    """Gathers the messages of all ranks; an error on one is raised on all, an interrupt of one stops all."""
 
     def __init__(self, group: Collective, on_stop: Callable[[], None]) -> None:
         self._group = group
         self._on_stop = on_stop
-        self._asked = False
+        self._interrupted = False
 
-    def interrupt(self, source: Source) -> None:
-        """Have all ranks stop at the next exchange, and the source wait for nothing.
+    def interrupt(self) -> None:
+        """Have all ranks stop at the next exchange. Safe in a signal handler."""
+        self._interrupted = True
 
-        Safe in a signal handler.
-        """
-        self._asked = True
-        if (interrupt := getattr(source, "interrupt", None)) is not None:
-            interrupt()
-
-    def messages(self, word: RankMessage) -> list[RankMessage] | None:
-        """One word a rank, in their order; None where all are to stop, and what they had is put back."""
-        words = self._group.all_gather_object(
-            RankMessage(word.kind, word.offset, word.content, word.position, stop=self._asked)
-        )
-        for rank, each in enumerate(words):
+    def gather(self, message: RankMessage) -> list[RankMessage] | None:
+        """Return one message a rank, in the order of ranks; None where all are to stop before the event."""
+        messages = self._group.all_gather_object(replace(message, stop=self._interrupted))
+        for rank, each in enumerate(messages):
             if each.kind == "error" and rank != self._group.rank:
                 raise each.content
-        if word.kind == "error":
-            raise word.content
-        if any(each.stop for each in words):
+        if message.kind == "error":
+            raise message.content
+        if any(each.stop for each in messages):
             self._on_stop()
             return None
-        return words
+        return messages
 
 
 def next_event(events: Iterator[Event]) -> Event | StreamclError | None:
-    """The next event, None at the end, or the error in its place, so that the others can be told of it."""
+    """Return the next event, None at the end, or the error, so that the other ranks can be sent it."""
     try:
         return next(events, None)
     except StreamclError as error:
         return error
-    except Exception as error:  # a source may raise anything; every rank must hear of it
+    except Exception as error:  # a source may raise anything; every rank must raise it
         failed = SourceError(f"the source failed: {type(error).__name__}: {error}")
         failed.__cause__ = error
         return failed
@@ -77,26 +68,17 @@ def next_event(events: Iterator[Event]) -> Event | StreamclError | None:
 def to_message(
     event: Event | StreamclError | None, records: Callable[[Batch], Sequence[Record]]
 ) -> RankMessage:
-    """The word for an event; `records` says which of a batch's records to tell of."""
+    """Return the message for an event; `records` selects the records of a batch that are sent."""
     match event:
         case None:
             return RankMessage("end")
         case Batch():
-            return RankMessage(
-                "batch", event.offset, tuple(without_pixels(record) for record in records(event))
-            )
+            return RankMessage("batch", event.offset, tuple(_without_pixels(each) for each in records(event)))
         case ForgetRequest():
             return RankMessage("request", event.offset, event)
         case _:
             return RankMessage("error", content=event)
 
 
-def without_pixels(record: Record) -> Record:
-    """The record without pixels."""
+def _without_pixels(record: Record) -> Record:
     return record if isinstance(record, RejectedRecord) else RemoteSample.of(record, 0)
-
-
-def batch_from_messages(offset: int, records: Sequence[Record]) -> Batch:
-    """The records as the batch that begins at `offset`."""
-    samples = tuple(record for record in records if isinstance(record, Sample))
-    return Batch(offset, samples, tuple(record for record in records if isinstance(record, RejectedRecord)))

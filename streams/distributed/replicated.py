@@ -1,122 +1,102 @@
-"""One stream that every rank reads whole, each decoding the slice of every batch that is its own."""
+"""One stream that every rank reads whole, each decoding its own slice of every batch."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch, Event, RemoteSample, Sample, StreamInfo
-from streamcl.protocols import Collective, Source, State
-from streams.distributed.messages import (
-    MessageExchange,
-    RankMessage,
-    Record,
-    batch_from_messages,
-    next_event,
-    to_message,
-)
-from streams.offsets import passed_on, with_offsets
+from streamcl.events import Batch, Event, RemoteSample, Sample
+from streamcl.protocols import Collective, Source, SourceWrapper, State
+from streams.distributed.messages import MessageExchange, RankMessage, next_event, to_message
+from streams.offsets import Record, batch_of, records_of
 
 
-class Replicated:
-    """Gives each rank the same batches, with the pixels of the records at the offsets rank modulo world.
+class Replicated(SourceWrapper):
+    """Yields the same batches on each rank, with pixels for the offsets that are `rank` modulo world size.
 
-    The others' records are `RemoteSample`. Which batches there are is that of one process, so a run on
-    several ranks can be continued by any number of them: the state is that of the source inside. Before each
-    event the ranks tell one another what they could not decode. Raises SourceError where they do not read the
-    same records.
+    Other ranks' records are `RemoteSample`. The batches are those of a single process and so is the state:
+    a run on several ranks can be continued by any number of them. Before each event the ranks exchange which
+    records they could not decode. Raise SourceError where they do not read the same records.
     """
 
     def __init__(self, source: Source, group: Collective, on_stop: Callable[[], None]) -> None:
-        self._source = source
+        super().__init__(source)
         self._group = group
         self._exchange = MessageExchange(group, on_stop)
         self._position: State | None = None  # after the last event handed out
 
-    @property
-    def info(self) -> StreamInfo:
-        """What the source inside says of itself."""
-        return self._source.info
-
-    @property
-    def replayable(self) -> bool:
-        """What the source inside promises."""
-        return self._source.replayable
-
     def __iter__(self) -> Iterator[Event]:
         events = iter(self._source)
-        self._position = self._here()
+        self._position = self.state_dict()
         while True:
             event = next_event(events)
-            words = self._exchange.messages(_digested(to_message(event, self._own), event))
-            if words is None:
+            messages = self._exchange.gather(_with_digest(to_message(event, self._own_rejected), event))
+            if messages is None:
                 return
-            self._compare(words)
+            _check_agreement(messages)
             if event is None:
                 return
             assert not isinstance(event, Exception)  # it has been raised
             self._position = self._source.state_dict()
-            yield self._completed(event, words) if isinstance(event, Batch) else event
-
-    def __getattr__(self, name: str) -> Any:
-        return passed_on(self, name)
+            yield self._merged(event, messages) if isinstance(event, Batch) else event
 
     def interrupt(self) -> None:
-        """Have all ranks stop before their next event, and wait for none. Safe in a signal handler."""
-        self._exchange.interrupt(self._source)
+        """Have all ranks stop before their next event, without waiting for it. Safe in a signal handler."""
+        self._exchange.interrupt()
+        super().interrupt()
 
     def state_dict(self) -> State:
-        """The position after the last event handed out."""
-        return self._here()
+        """Return the position after the last event handed out."""
+        return self._source.state_dict() if self._position is None else self._position
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a position that any number of ranks left."""
         self._source.load_state_dict(state)
         self._position = None
 
-    def _here(self) -> State:
-        return self._source.state_dict() if self._position is None else self._position
+    def _own_rejected(self, batch: Batch) -> Sequence[Record]:
+        """Return the rejected records of this rank's slice: of others every rank knows all but the pixels."""
+        return [refused for refused in batch.refused if self._owner(refused.offset) == self._group.rank]
 
-    def _own(self, batch: Batch) -> Sequence[Record]:
-        """Only the refused ones: of the others every rank knows all but the pixels."""
-        return [refused for refused in batch.refused if self._holder(refused.offset) == self._group.rank]
-
-    def _holder(self, offset: int) -> int:
+    def _owner(self, offset: int) -> int:
         return offset % self._group.world_size
 
-    def _compare(self, words: Sequence[RankMessage]) -> None:
-        first = words[0]
-        for rank, word in enumerate(words):
-            if (word.kind, word.offset, word.position) != (first.kind, first.offset, first.position):
-                raise SourceError(
-                    f"rank 0 reads another stream than rank {rank}: {_told(first)} and {_told(word)}",
-                    hint="every rank must be given the same records in the same order; "
-                    "a source that each reads a part of needs a shard(rank, world)",
-                )
-
-    def _completed(self, batch: Batch, words: Sequence[RankMessage]) -> Batch:
-        refused = {record.offset: record for word in words for record in word.content}
+    def _merged(self, batch: Batch, messages: Sequence[RankMessage]) -> Batch:
+        """Return the batch without the records that their owners rejected."""
+        refused = {record.offset: record for message in messages for record in message.content}
         records = []
-        for offset, record in enumerate(with_offsets(batch), start=batch.offset):
-            holder = self._holder(offset)
+        for offset, record in enumerate(records_of(batch), start=batch.offset):
+            owner = self._owner(offset)
             if offset in refused:
                 records.append(refused[offset])
             elif not isinstance(record, Sample):
-                raise SourceError(f"rank {holder} could read the record at {offset}, this rank could not")
+                raise SourceError(f"rank {owner} could read the record at {offset}, this rank could not")
             else:
-                records.append(record if holder == self._group.rank else RemoteSample.of(record, holder))
-        return batch_from_messages(batch.offset, records)
+                records.append(record if owner == self._group.rank else RemoteSample.of(record, owner))
+        return batch_of(batch.offset, records)
 
 
-def _digested(word: RankMessage, event: Any) -> RankMessage:
-    """With a digest of the ids, which must be the same on every rank, in the place of a position."""
+def _with_digest(message: RankMessage, event: Any) -> RankMessage:
+    """Return the message with a digest of the ids, which must agree among ranks, as its position."""
     if not isinstance(event, Batch):
-        return RankMessage(word.kind, word.offset, word.content, event.id if word.kind == "request" else None)
-    ids = "\0".join(record.id for record in with_offsets(event)).encode(errors="surrogatepass")
-    return RankMessage(word.kind, word.offset, word.content, (event.end, hashlib.sha256(ids).hexdigest()))
+        return replace(message, position=event.id if message.kind == "request" else None)
+    ids = "\0".join(record.id for record in records_of(event)).encode(errors="surrogatepass")
+    return replace(message, position=(event.end, hashlib.sha256(ids).hexdigest()))
 
 
-def _told(word: RankMessage) -> str:
-    return "no more" if word.kind == "end" else f"the {word.kind} at offset {word.offset}"
+def _check_agreement(messages: Sequence[RankMessage]) -> None:
+    first = messages[0]
+    for rank, other in enumerate(messages):
+        if (other.kind, other.offset, other.position) != (first.kind, first.offset, first.position):
+            raise SourceError(
+                f"rank 0 reads another stream than rank {rank}: {_summary(first)} and {_summary(other)}",
+                hint="every rank must be given the same records in the same order; "
+                "a source that each reads a part of needs a shard(rank, world)",
+            )
+
+
+def _summary(message: RankMessage) -> str:
+    return "no more" if message.kind == "end" else f"the {message.kind} at offset {message.offset}"

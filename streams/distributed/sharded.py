@@ -1,4 +1,4 @@
-"""A stream of which every rank reads a part of its own: files, shards, or the partitions of a broker."""
+"""A stream of which every rank reads its own shard: files, tar shards, or the partitions of a broker."""
 
 from __future__ import annotations
 
@@ -8,125 +8,117 @@ from typing import Any
 
 from streamcl.errors import SourceError, StreamclError
 from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, RemoteSample, StreamInfo
-from streamcl.protocols import Collective, Source, State
-from streams.distributed.messages import (
-    MessageExchange,
-    RankMessage,
-    Record,
-    batch_from_messages,
-    next_event,
-    to_message,
-)
-from streams.offsets import passed_on, with_offsets
+from streamcl.protocols import Collective, Fetch, Source, SourceWrapper, State, fetch_of
+from streams.distributed.messages import MessageExchange, RankMessage, next_event, to_message
+from streams.offsets import Record, batch_of, records_of
 
 
-class Sharded:
-    """Puts the batches of all parts end to end, in the order of ranks, and counts their records anew.
+class Sharded(SourceWrapper):
+    """Concatenates the batches of all shards in the order of ranks, and numbers their records anew.
 
-    A part that has come to its end adds nothing; the stream ends with the last. A request in one part comes
-    before the records that the others have in hand. The state holds the position of every part, so it is one
-    for the same number of ranks only. whole: the undivided source, which can bring samples back by their ids.
+    A shard that has ended adds nothing; the stream ends with the last. A request in one shard comes before
+    the batches that the other ranks have read. The state holds the position of every shard, so it can be
+    loaded by the same number of ranks only.
+
+    Args:
+        shard: the source that this rank reads.
+        whole: the undivided source, which fetches samples by their ids.
+        group: the ranks.
+        on_stop: called on every rank once one has been interrupted.
     """
 
-    def __init__(self, part: Source, whole: Source, group: Collective, on_stop: Callable[[], None]) -> None:
-        self._source = part
+    def __init__(self, shard: Source, whole: Source, group: Collective, on_stop: Callable[[], None]) -> None:
+        super().__init__(shard)
         self._whole = whole
         self._group = group
         self._exchange = MessageExchange(group, on_stop)
-        told = group.all_gather_object((part.state_dict(), part.info.length, part.replayable))
-        self._positions = [position for position, _, _ in told]
-        lengths = [length for _, length, _ in told]
+        gathered = group.all_gather_object((shard.state_dict(), shard.info.length, shard.replayable))
+        self._positions = [position for position, _, _ in gathered]
+        lengths = [length for _, length, _ in gathered]
         self._length = None if None in lengths else sum(each or 0 for each in lengths)
-        self._replayable = all(replayable for _, _, replayable in told)
+        self._replayable = all(replayable for _, _, replayable in gathered)
         self._offset = 0
 
     @property
     def info(self) -> StreamInfo:
-        """What this part says of itself, with the length of all; where parts shift is not known."""
+        """This shard's info with the length of all shards; where they shift is not known."""
         return replace(self._source.info, name=self._whole.info.name, length=self._length, shifts=())
 
     @property
     def replayable(self) -> bool:
-        """Whether every part is."""
+        """Whether every shard is replayable."""
         return self._replayable
+
+    @property
+    def fetch(self) -> Fetch | None:
+        """The undivided source's `fetch`, or None."""
+        return fetch_of(self._whole)
 
     def __iter__(self) -> Iterator[Event]:
         events = iter(self._source)
-        held: Event | StreamclError | None = None
-        wanting = True
+        own: Event | StreamclError | None = None
+        used = True  # whether the event that this rank read last has been handed out
         while True:
-            if wanting:
-                held = next_event(events)
-            word = to_message(held, lambda batch: list(with_offsets(batch)))
-            words = self._exchange.messages(replace(word, position=self._source.state_dict()))
-            if words is None or all(each.kind == "end" for each in words):
+            if used:
+                own = next_event(events)
+            message = to_message(own, lambda batch: list(records_of(batch)))
+            messages = self._exchange.gather(replace(message, position=self._source.state_dict()))
+            if messages is None or all(each.kind == "end" for each in messages):
                 return
-            taken = "request" if any(each.kind == "request" for each in words) else "batch"
-            wanting = word.kind == taken
-            for rank, each in enumerate(words):
-                if each.kind == taken:
+            kind = "request" if any(each.kind == "request" for each in messages) else "batch"
+            used = message.kind == kind
+            for rank, each in enumerate(messages):
+                if each.kind == kind:
                     self._positions[rank] = each.position
-            yield from self._events(taken, words, held)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "fetch" and "_whole" in self.__dict__:
-            return self._whole.fetch  # type: ignore[attr-defined]
-        return passed_on(self, name)
+            yield from self._events(kind, messages, own)
 
     def interrupt(self) -> None:
-        """Have all ranks stop before their next event, and wait for none. Safe in a signal handler."""
-        self._exchange.interrupt(self._source)
+        """Have all ranks stop before their next event, without waiting for it. Safe in a signal handler."""
+        self._exchange.interrupt()
+        super().interrupt()
 
     def state_dict(self) -> State:
-        """The next offset, and where every part is."""
+        """Return the next offset and the position of every shard."""
         return {"offset": self._offset, "parts": list(self._positions)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from there. Raises SourceError where another number of ranks left it."""
-        parts = state.get("parts")
-        if not isinstance(parts, list) or len(parts) != self._group.world_size:
-            left = len(parts) if isinstance(parts, list) else 1
+        """Continue from that position. Raise SourceError where another number of ranks left it."""
+        positions = state.get("parts")
+        if not isinstance(positions, list) or len(positions) != self._group.world_size:
+            left = len(positions) if isinstance(positions, list) else 1
             raise SourceError(
                 f"the saved position is that of {left} parts; {self._group.world_size} ranks read it now",
                 hint=f"go on with {left} ranks, or start over with --fresh",
             )
-        self._positions = list(parts)
-        self._source.load_state_dict(parts[self._group.rank])
+        self._positions = list(positions)
+        self._source.load_state_dict(positions[self._group.rank])
         self._offset = state["offset"]
 
-    def _events(self, taken: str, words: Sequence[RankMessage], held: Any) -> Iterator[Event]:
-        if taken == "request":
-            requests: list[ForgetRequest] = [each.content for each in words if each.kind == "request"]
+    def _events(self, kind: str, messages: Sequence[RankMessage], own: Any) -> Iterator[Event]:
+        if kind == "request":
+            requests: list[ForgetRequest] = [each.content for each in messages if each.kind == "request"]
             for request in requests:
                 yield replace(request, offset=self._offset)
             return
-        batch = batch_from_messages(self._offset, self._records(words, held))
+        batch = batch_of(self._offset, self._records(messages, own))
         self._offset = batch.end
         yield batch
 
-    def _records(self, words: Sequence[RankMessage], held: Any) -> list[Record]:
+    def _records(self, messages: Sequence[RankMessage], own: Any) -> list[Record]:
+        """Return the records of all ranks with their offsets in the whole stream; own ones keep pixels."""
         records: list[Record] = []
-        for rank, word in enumerate(words):
-            if word.kind != "batch":
+        for rank, message in enumerate(messages):
+            if message.kind != "batch":
                 continue
-            own = isinstance(held, Batch) and rank == self._group.rank
-            for record in with_offsets(held) if own else word.content:
-                records.append(_at(record, self._offset + len(records), None if own else rank))
+            is_own = isinstance(own, Batch) and rank == self._group.rank
+            for record in records_of(own) if is_own else message.content:
+                if isinstance(record, RejectedRecord):
+                    records.append(replace(record, offset=self._offset + len(records)))
+                else:
+                    records.append(record if is_own else RemoteSample.of(record, rank))
         return records
 
 
-def _at(record: Record, offset: int, holder: int | None) -> Record:
-    """The record in its place of the whole stream, where another rank holds it if one is named."""
-    if isinstance(record, RejectedRecord):
-        return replace(record, offset=offset)
-    return record if holder is None else RemoteSample.of(record, holder)
-
-
 def shard_size(batch_size: int, group: Collective) -> int:
-    """How many records of a batch this rank reads: as many as the others, or one more."""
+    """Return how many records of a batch this rank reads: as many as the others, or one more."""
     return max(1, len(range(group.rank, batch_size, group.world_size)))
-
-
-def can_be_sharded(source: Source) -> bool:
-    """Whether the source can be read in parts."""
-    return bool(getattr(source, "has_shards", hasattr(source, "shard")))

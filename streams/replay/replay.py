@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch, HoldoutPart, RejectedRecord, Sample, StreamInfo
 from streamcl.protocols import State
-from streams.replay.batching import batches
+from streams.offsets import Record, batch_of
 from streams.replay.collection import Collection, View
 from streams.replay.scenarios import Order, ScenarioPart
 
@@ -70,7 +71,9 @@ class ReplaySource:
         return True
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in batches(self._records(), self._batch_size, self._offset):
+        records = self._records()
+        while taken := tuple(islice(records, self._batch_size)):
+            batch = batch_of(self._offset, taken)
             self._offset = batch.end
             yield batch
 
@@ -98,7 +101,7 @@ class ReplaySource:
             raise SourceError(f"the saved offset is {offset}, the stream has {len(self._indices)} records")
         self._offset = offset
 
-    def _records(self) -> Iterator[Sample | RejectedRecord]:
+    def _records(self) -> Iterator[Record]:
         rank, world = self._slice
         for offset in range(self._offset, len(self._indices)):
             index = int(self._indices[offset])

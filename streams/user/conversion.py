@@ -8,10 +8,9 @@ from typing import Any, TypeAlias
 
 from streamcl.errors import BadRecord
 from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, Sample
-from streams.offsets import in_order, with_offsets
+from streams.offsets import Record, batch_of, in_order, records_of
 from streams.user.records import RecordPolicy, reason_of, to_samples
 
-Record: TypeAlias = Sample | RejectedRecord
 Unit: TypeAlias = Record | Event
 
 
@@ -50,7 +49,7 @@ class Conversion:
         kept = in_order(event, self.offset)
         if not isinstance(kept, Batch):
             return () if kept is None else (kept,)
-        parts = [part for record in with_offsets(kept) for part in self._checked(record)]
+        parts = [part for record in records_of(kept) for part in self._checked(record)]
         return (batch_of(kept.offset, parts),)
 
     def _checked(self, record: Record) -> Sequence[Record]:
@@ -96,10 +95,3 @@ class Conversion:
         if self._policy.on_bad_record == "fail":
             raise bad
         return RejectedRecord(self.offset, record.id, reason_of(bad))
-
-
-def batch_of(offset: int, records: Iterable[Record]) -> Batch:
-    """The records as the batch that begins at `offset`."""
-    records = tuple(records)
-    samples = tuple(record for record in records if isinstance(record, Sample))
-    return Batch(offset, samples, tuple(record for record in records if isinstance(record, RejectedRecord)))

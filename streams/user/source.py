@@ -12,9 +12,10 @@ from typing import Any
 
 from streamcl.errors import SourceError, StreamclError
 from streamcl.events import Batch, Event, ForgetRequest, Sample, StreamInfo
-from streamcl.protocols import State
+from streamcl.protocols import Fetch, State
 from streamcl.registry import bind_arguments, import_callable
-from streams.user.conversion import Conversion, Record, Unit, batch_of
+from streams.offsets import Record, batch_of
+from streams.user.conversion import Conversion, Unit
 from streams.user.metadata import info_of, label_names
 from streams.user.readers import ENDED, RecordReader, as_items, length_of, open_reader
 from streams.user.records import RecordPolicy
@@ -143,16 +144,11 @@ class IterableSource:
         }
 
     @property
-    def fetch(self) -> Callable[[Sequence[str]], Mapping[str, Sample]]:
-        """Brings samples back by their ids, reading the user's object again from its beginning.
+    def fetch(self) -> Fetch | None:
+        """Returns samples by their ids, reading the user's object again; None where it is read once."""
+        return self._fetch if self.replayable else None
 
-        There only where the source is replayable, so that who asks for it knows.
-        """
-        if not self.replayable:
-            raise AttributeError("a source that is read once cannot bring samples back")
-        return self._found_again
-
-    def _found_again(self, ids: Sequence[str]) -> Mapping[str, Sample]:
+    def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
         wanted, found = set(ids), dict[str, Sample]()
         again = IterableSource(
             self._make,

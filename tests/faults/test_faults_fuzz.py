@@ -19,7 +19,7 @@ from PIL import Image
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch
 from streamcl.testing import FakeLearner
-from streams.prefetch import OffsetChecked
+from streams.offsets import OffsetChecked
 from streams.user.images import ImageLimits, decode
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource

@@ -22,7 +22,8 @@ from PIL import Image
 from streamcl.config.load import load_config
 from streamcl.errors import BadRecord, ConfigError, StreamclError
 from streamcl.events import Batch
-from streams.prefetch import OffsetChecked, Prefetcher
+from streams.offsets import OffsetChecked
+from streams.prefetch import Prefetcher
 from streams.user.images import ImageLimits, decode
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource

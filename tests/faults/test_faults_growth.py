@@ -17,7 +17,8 @@ from streamcl.processor.shift_handler import REMEMBERED
 from streamcl.runs.summary import summarise
 from streamcl.shift import river
 from streamcl.shift.build import build_detector
-from streams.prefetch import OffsetChecked, Prefetcher
+from streams.offsets import OffsetChecked
+from streams.prefetch import Prefetcher
 from streams.user.source import IterableSource
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
