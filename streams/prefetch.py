@@ -107,7 +107,7 @@ class Prefetcher(SourceWrapper):
         return self._current()[0]
 
     def rng_state(self) -> State:
-        """Return `capture_rng()` as it was after the last event handed out; before the first, as it is now."""
+        """Return `capture_rng()` after the last event handed out; before the first, its value now."""
         return self._current()[1]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

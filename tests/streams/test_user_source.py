@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
+from streamcl.registry import import_callable
 from streams.user.records import RecordPolicy
-from streams.user.source import IterableSource, import_callable
+from streams.user.source import IterableSource
 from streams.user.state_codec import from_plain, to_plain
 
 

@@ -1,0 +1,120 @@
+"""Reads a user's iterable item by item, and makes it anew where it raises."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from streamcl.errors import SourceError, StreamclError
+from streams.user.readers import ENDED, RecordReader, as_items, length_of, open_reader
+
+
+@contextmanager
+def user_code(what_failed: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into a SourceError that begins with `what_failed`."""
+    try:
+        yield
+    except StreamclError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise SourceError(f"{what_failed}: {type(error).__name__}: {error}") from error
+
+
+class RetryingReader:
+    """Items of what `make` returns, from an item where reading can start again; see `IterableSource`.
+
+    items: the number of items read so far.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        name: str,
+        *,
+        deterministic: bool = False,
+        retries: int = 3,
+        backoff: float = 0.5,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._make, self._name, self._deterministic = make, name, deterministic
+        self._retries, self._backoff, self._sleep = retries, backoff, sleep
+        self._reader: RecordReader | None = None
+        self._length: int | None = None
+        with user_code(f"{name} could not be made"):
+            self.made = as_items(make())
+        self._unread = True  # whether `made` has not been read from
+        self.restart(0, None)
+
+    def restart(self, items: int, inner: Any) -> None:
+        """Continue after the first `items` items, where the user's state was `inner`."""
+        self._reader = None
+        self.items = items
+        self._start = items, inner
+
+    def mark(self) -> Any:
+        """Open later readers at the present item; return the user's own state there, as plain data."""
+        inner = self._reader.state() if self._reader is not None else None
+        self._start = self.items, inner
+        return inner
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the object can be read by index, keeps its own state, or is deterministic."""
+        if self._reader is None:
+            with user_code(f"{self._name} cannot say what it is"):
+                self._reader = self._open()
+        return self._reader.replayable
+
+    @property
+    def can_mark(self) -> bool:
+        """Whether there is an open reader that could be opened again at the present item."""
+        return self._reader is not None and self._reader.replayable
+
+    def pull(self, offset: int) -> Any:
+        """Return the next item, or ENDED; `offset` is that of the next record, for messages.
+
+        Where the user's code raises and the object is replayable, it is made anew up to `retries` times.
+        """
+        attempt = 0
+        while True:
+            try:
+                if self._reader is None:
+                    self._reader = self._open()
+                item = self._reader.pull()
+                if item is ENDED:
+                    self._check_end(offset)
+            except StreamclError:
+                raise
+            except Exception as error:  # the user's code may raise anything
+                can_return = self._reader is None or self._reader.replayable
+                self._reader = None
+                if not can_return or attempt >= self._retries:
+                    tried = f", {attempt + 1} times" if attempt else ""
+                    raise SourceError(
+                        f"{self._name} failed at offset {offset}{tried}: {type(error).__name__}: {error}"
+                    ) from error
+                self._sleep(self._backoff * 2**attempt)
+                attempt += 1
+            else:
+                self.items += item is not ENDED
+                return item
+
+    def _open(self) -> RecordReader:
+        """Open a reader after the item read last, by way of the latest resume point."""
+        made = self.made if self._unread else as_items(self._make())
+        self._unread = False
+        self._length = length_of(made)
+        start, inner = self._start
+        reader = open_reader(made, start, inner, deterministic=self._deterministic)
+        for _ in range(self.items - start):
+            if reader.pull() is ENDED:
+                raise SourceError(f"{self._name} replays shorter: it ends before item {self.items}")
+        return reader
+
+    def _check_end(self, offset: int) -> None:
+        """Raise where the end comes early: a length counts items or records, and both are fewer."""
+        most = max(self.items, offset)
+        if self._length is not None and most < self._length:
+            raise SourceError(f"{self._name} ended early, after {most} of {self._length}")
