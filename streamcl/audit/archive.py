@@ -1,4 +1,4 @@
-"""Audits in a run directory: a chain of files, each bound to its receipt, and shown on the receipt's page."""
+"""Saves audits in a run directory: a hash chain of files, each bound to its receipt and shown on its page."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from streamcl.audit.report import AuditReport
-from streamcl.audit.section import html_section
+from streamcl.audit.report import AuditReport, html_section
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.receipts.page import write_page
 from streamcl.forgetting.receipts.receipt import (
@@ -21,14 +20,19 @@ from streamcl.forgetting.receipts.receipt import (
 )
 from streamcl.storage import files, hash_chain
 
-ENDLESS = 1e300
-"""Stands for infinity, which JSON cannot say."""
+INFINITY = 1e300
+"""Written in place of infinity, for which JSON has no number."""
 
 
 def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] = time.time) -> Path:
-    """Write the audit whole, chained to the one before and bound to its receipt; its path.
+    """Write the audit atomically, chained to the one before and bound to its receipt; return its path.
 
-    A second one of the same request gets a file of its own. The receipt's page shows the newest.
+    A second audit of the same request gets a file of its own. The receipt's page shows the newest.
+
+    Args:
+        folder: of the run.
+        report: of the audit.
+        clock: seconds since 1970.
     """
     request = report.request or "audit"
     audits, receipt = read_audits(folder), newest_receipt(folder, request)
@@ -47,7 +51,11 @@ def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] 
 
 
 def read_audit(folder: Path, request: str) -> AuditReport | None:
-    """The newest saved audit of a request; None where there is none. A damaged one is a ForgettingError."""
+    """Return the newest saved audit of a request; None where there is none.
+
+    Raises:
+        ForgettingError: the audit is damaged.
+    """
     found = [content for _, content in read_audits(folder) if content.get("request") == request]
     if not found:
         return None
@@ -73,5 +81,5 @@ def _finite(value: Any) -> Any:
         case float() if math.isnan(value):
             return None
         case float():
-            return max(-ENDLESS, min(ENDLESS, value))
+            return max(-INFINITY, min(INFINITY, value))
     return value

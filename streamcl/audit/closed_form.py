@@ -1,100 +1,167 @@
-"""The models of one audit, each asked once: references, models that never forgot, and the audited ones."""
+"""Audits the erasure of a closed-form head beside models solved from statistics without the data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.answers import Group, Groups, Probes
-from streamcl.audit.closed_form_models import Form, combined, leave_outs, leaving_out
-from streamcl.audit.data import Audited, Examples, Flags, Material, Scorer, Sums, drawn
+from streamcl.audit.closed_form_models import (
+    ModelFactory,
+    add_statistics,
+    draw_left_out,
+    model_factory,
+    relative_error,
+    statistics_without,
+)
+from streamcl.audit.comparison import compare_group, make_report
+from streamcl.audit.data import (
+    MIN_MODELS,
+    AuditConfig,
+    AuditData,
+    AuditedModel,
+    Flags,
+    ModelGroup,
+    ModelGroups,
+    ModelStatistics,
+    ProbeSet,
+    Scorer,
+)
+from streamcl.audit.label_swap import CONFUSION_PAPER, swap_features
+from streamcl.audit.relearning import REGAINED, RELEARN_PAPER, accuracy_after, relearn_times
+from streamcl.audit.report import AuditReport
+from streamcl.audit.significance import MeasureResult, compare_with_references
 
-FEW = 8
-"""Models of a kind where each costs several solves, and under which a group is no distribution."""
+
+def audit(
+    data: AuditData,
+    audited: AuditedModel,
+    *,
+    relative_lambda: float,
+    shrinkage: float | None = None,
+    margin: float | None = None,
+    widths: Sequence[int] = (),
+    config: AuditConfig | None = None,
+) -> AuditReport:
+    """Judge an erasure from a closed form beside models retrained without the data.
+
+    Args:
+        data: features of what was retained, erased and held out.
+        audited: the model under audit.
+        relative_lambda, shrinkage, margin: the head's; of two heads, margin is the frozen one's.
+        widths: features of a frozen and of an adapted head, side by side in the data, where the learner
+            blends two.
+        config: settings of the audit.
+
+    Raises:
+        ForgettingError: the audited statistics cannot be solved.
+    """
+    began = time.perf_counter()
+    config = config or AuditConfig()
+    factory = model_factory(data, widths, relative_lambda=relative_lambda, shrinkage=shrinkage, margin=margin)
+    models = ReferenceModels(data, config, factory)
+    groups = models.groups(audited)
+    known = audited.statistics
+    return make_report(
+        groups,
+        compare_group(groups, groups.audited, config.permutations),
+        [] if known is None else [*_confusion(models, known), *_relearn_time(models, known)],
+        config,
+        began=began,
+        counts=data.counts,
+        models={name: len(getattr(groups, name)) for name in ("audited", "references", "unforgotten")},
+        statistics_error=None if known is None else relative_error(known, models.retained),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How thorough an audit is.
+class ReferenceModels:
+    """Makes the models of an audit and evaluates them, on at most `config.max_samples` samples of each kind.
 
-    references: models retrained without the data; reruns: the same where each is another run of the stream.
-    left_out: the share of the retained samples that each of them goes without, another one each time; it
-    makes their spread. rate: the chance of failing a retrained model, over all measures together.
-    looked_at: samples of each kind on which models are asked.
-    deals: random ways to deal models to two groups, by which group measures are judged; too few for `rate`
-    cannot fail anything. sharpness: the learner's factor from scores to logits.
+    Attributes:
+        retained: statistics of all retained samples.
+        unforgotten: those and the erased samples'.
     """
 
-    references: int = 64
-    reruns: int = 8
-    left_out: float = 0.1
-    rate: float = 0.01
-    looked_at: int = 1000
-    deals: int = 1999
-    sharpness: float = 10.0
-    seed: int = 0
+    def __init__(self, data: AuditData, config: AuditConfig, factory: ModelFactory) -> None:
+        self.data, self.config, self.factory = data, config, factory
+        self.retained = factory.measure(data.retain)
+        if data.base is not None:
+            self.retained = add_statistics(self.retained, data.base)
+        self.unforgotten = add_statistics(self.retained, factory.measure(data.forget))
+        self._rng = np.random.default_rng(config.seed)
+        kinds = (data.forget, data.retain, data.test)
+        forget, retain, test = (each.sample(config.max_samples, config.seed) for each in kinds)
+        self._probes = ProbeSet(forget[0], retain[0], test[0], data.erased_class, config.logit_scale)
+        self._rows = retain[1]  # of the retained samples in the probe set
 
-    def __post_init__(self) -> None:
-        if (fewest := min(self.references, self.reruns)) < FEW:
-            raise ValueError(f"{fewest} references are too few, expected at least {FEW}")
-
-
-class Bench:
-    """Makes the models of an audit and asks them, on at most `looked_at` samples of each kind."""
-
-    def __init__(self, material: Material, plan: Plan, form: Form) -> None:
-        self.material, self.plan, self.form = material, plan, form
-        self.retained = self.form.measure(material.retain)
-        if material.base is not None:
-            self.retained = combined(self.retained, material.base)
-        self.unforgotten_sums = combined(self.retained, self.form.measure(material.forget))
-        self._rng = np.random.default_rng(plan.seed)
-        kinds = (material.forget, material.retain, material.test)
-        forget, retain, test = (drawn(each, plan.looked_at, plan.seed) for each in kinds)
-        self._probes = Probes(forget[0], retain[0], test[0], material.gone, plan.sharpness)
-        self._looked_at = retain[1]
-
-    def groups(self, audited: Audited) -> Groups:
-        """Make and ask them all: as many references as planned, half as many that never forgot."""
-        count = self.plan.references
-        references = self._ask(self.retained, count)
-        unforgotten = self._ask(self.unforgotten_sums, max(FEW, count // 2), mask=True)
-        everything: Flags = np.ones((1, len(self._looked_at)), dtype=bool)
-        retrained = self._probes.ask([self.form.solve(self.retained)], everything)
+    def groups(self, audited: AuditedModel) -> ModelGroups:
+        """Make and evaluate as many references as configured, and half as many that never forgot."""
+        count = self.config.references
+        references = self._evaluate(self.retained, count)
+        unforgotten = self._evaluate(self.unforgotten, max(MIN_MODELS, count // 2), mask=True)
+        everything: Flags = np.ones((1, len(self._rows)), dtype=bool)
+        retrained = self._probes.evaluate([self.factory.solve(self.retained)], everything)
         if audited.statistics is not None:
-            group = self._ask(audited.statistics, count)
+            group = self._evaluate(audited.statistics, count)
         else:
             assert audited.scorer is not None
-            group = self._probes.ask([audited.scorer], everything)
-        return Groups(group, references, unforgotten, retrained, self.material.gone)
+            group = self._probes.evaluate([audited.scorer], everything)
+        return ModelGroups(group, references, unforgotten, retrained, self.data.erased_class)
 
-    def few(self, sums: Sums, without: Tensor) -> Iterator[Sums]:
-        """A few models' sums, each without these rows of the retained samples and a share of the others."""
-        left_out = self._draw(FEW)
-        left_out[:, without] = True
-        return leaving_out(self.form, sums, self.material.retain, left_out)
+    def few_without(self, known: ModelStatistics, rows: Tensor) -> Iterator[ModelStatistics]:
+        """Yield statistics of a few models, each without these retained rows and a share of the others."""
+        left_out = self._draw(MIN_MODELS)
+        left_out[:, rows] = True
+        return statistics_without(self.factory, known, self.data.retain, left_out)
 
-    def _ask(self, sums: Sums, count: int, *, mask: bool = False) -> Group:
-        """Models of these sums without a share of the retained samples each.
+    def _evaluate(self, known: ModelStatistics, count: int, *, mask: bool = False) -> ModelGroup:
+        """Outputs of models without a share of the retained samples each.
 
-        mask: without the name of a forgotten class, which the sums may still hold.
+        mask: unable to predict the erased class, whose samples the statistics may still hold.
         """
         left_out = self._draw(count)
-        member: Flags = ~left_out[:, self._looked_at].numpy()
-        return self._probes.ask(self._models(sums, left_out, mask=mask), member)
+        member: Flags = ~left_out[:, self._rows].numpy()
+        return self._probes.evaluate(self._models(known, left_out, mask=mask), member)
 
-    def _models(self, sums: Sums, left_out: Tensor, *, mask: bool) -> Iterator[Scorer]:
-        for each in leaving_out(self.form, sums, self.material.retain, left_out):
-            yield self.form.solve(each).without(self.material.gone if mask else None)
+    def _models(self, known: ModelStatistics, left_out: Tensor, *, mask: bool) -> Iterator[Scorer]:
+        for each in statistics_without(self.factory, known, self.data.retain, left_out):
+            yield self.factory.solve(each).without(self.data.erased_class if mask else None)
 
     def _draw(self, count: int) -> Tensor:
-        return leave_outs(count, len(self.material.retain), self.plan.left_out, self._rng)
+        return draw_left_out(count, len(self.data.retain), self.config.left_out, self._rng)
 
 
-def shuffled(examples: Examples, seed: int) -> Examples:
-    """The same examples in a seeded order."""
-    return examples.at(torch.from_numpy(np.random.default_rng(seed).permutation(len(examples))))
+def _confusion(models: ReferenceModels, known: ModelStatistics) -> list[MeasureResult]:
+    data, factory = models.data, models.factory
+    swap = swap_features(factory.solve(models.retained), data.retain, data.test, models.config.seed)
+    if swap is None:
+        return []
+    before, after = swap.confusion_after_erasure(factory, models.few_without(known, swap.rows))
+    references = np.array(
+        [swap.confusion(factory.solve(each)) for each in models.few_without(models.retained, swap.rows)]
+    )
+    return [
+        compare_with_references(
+            *("interclass confusion", after, references, before),
+            step=1 / len(swap.check),
+            paper=CONFUSION_PAPER,
+        )
+    ]
+
+
+def _relearn_time(models: ReferenceModels, known: ModelStatistics) -> list[MeasureResult]:
+    data, factory = models.data, models.factory
+    check = data.forget if data.erased_test is None else data.erased_test
+    if not len(check):
+        return []
+    lessons = data.forget.shuffled(models.config.seed)
+    target = REGAINED * accuracy_after(factory, models.retained, lessons, check)
+    none = torch.zeros(0, dtype=torch.int64)
+    times = (
+        relearn_times(factory, models.few_without(each, none), lessons, check, target)
+        for each in (known, models.retained, models.unforgotten)
+    )
+    return [compare_with_references("relearn time, log2 samples", *times, step=1.0, paper=RELEARN_PAPER)]

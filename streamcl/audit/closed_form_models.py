@@ -1,4 +1,4 @@
-"""Closed-form models by the dozen: each solved from sums without another share of the retained samples."""
+"""Closed-form reference models, each solved from statistics without another share of the retained samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.data import Examples, Material, Sums
+from streamcl.audit.data import AuditData, Examples, ModelStatistics
 from streamcl.errors import ForgettingError
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.solving import scored
@@ -20,19 +20,19 @@ from streamcl.learners.adapted_branch import adapted_share
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Weights:
-    """One model: scores = h W + b, minus infinity where not alive. W [D, C], b [C], alive bool [C]."""
+class LinearModel:
+    """A model with scores h W + b, minus infinity where not alive: W [D, C], b [C], alive bool [C]."""
 
     W: Tensor
     b: Tensor
     alive: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Scores, float64 [N, C], of features [N, D]."""
+        """Return scores, float64 [N, C], of features [N, D]."""
         return scored(features, self.W, self.b, self.alive)
 
-    def without(self, column: int | None) -> Weights:
-        """The same weights, unable to name one class (a logit mask)."""
+    def without(self, column: int | None) -> LinearModel:
+        """Return the same model with the logit of one class masked."""
         if column is None:
             return self
         alive = self.alive.clone()
@@ -40,24 +40,36 @@ class Weights:
         return replace(self, alive=alive)
 
 
-class Form(Protocol):
-    """Makes models from sums, and sums from examples whose features are already mapped."""
+class ModelFactory(Protocol):
+    """Solves models from statistics, and computes statistics of examples whose features are mapped."""
 
-    def measure(self, examples: Examples) -> Sums:
-        """The sums of these examples."""
+    def measure(self, examples: Examples) -> ModelStatistics:
+        """Return the statistics of these examples."""
         ...
 
-    def solve(self, sums: Sums) -> Weights:
-        """The model of these sums. Raises ForgettingError where they cannot be solved."""
+    def solve(self, statistics: ModelStatistics) -> LinearModel:
+        """Return the model of these statistics.
+
+        Raises:
+            ForgettingError: they cannot be solved.
+        """
         ...
 
-    def there_and_back(self, sums: Sums, examples: Examples) -> tuple[Weights, Weights]:
-        """The models once the examples were learned on top, and once they were forgotten again."""
+    def learn_then_unlearn(
+        self, statistics: ModelStatistics, examples: Examples
+    ) -> tuple[LinearModel, LinearModel]:
+        """Return the model after learning the examples, and the model after erasing them again."""
         ...
 
 
-class ClosedForm:
-    """Makes ridge models as `RidgeHead` does, from sums over features that are already mapped, float64."""
+class RidgeFactory:
+    """Solves ridge models as `RidgeHead` does, from float64 statistics of features that are mapped.
+
+    Args:
+        width: number of features D.
+        columns: number of classes C.
+        relative_lambda, shrinkage, margin: the head's.
+    """
 
     def __init__(
         self,
@@ -72,7 +84,7 @@ class ClosedForm:
         self._relative_lambda, self._shrinkage, self._margin = relative_lambda, shrinkage, margin
 
     def head(self) -> RidgeHead:
-        """A head that knows nothing, with all columns."""
+        """Return an empty head with all columns."""
         head = RidgeHead(
             self.width,
             relative_lambda=self._relative_lambda,
@@ -83,110 +95,125 @@ class ClosedForm:
         return head
 
     def measure(self, examples: Examples) -> Statistics:
-        """The sums of these examples."""
+        """Return the statistics of these examples."""
         return self.head().measure(examples.features, examples.labels)
 
-    def solve(self, sums: Sums) -> Weights:
-        """The model of these sums. Raises ForgettingError where they are sums of no samples."""
-        assert isinstance(sums, Statistics)
+    def solve(self, statistics: ModelStatistics) -> LinearModel:
+        """Return the model of these statistics.
+
+        Raises:
+            ForgettingError: they cannot be solved.
+        """
+        assert isinstance(statistics, Statistics)
         head = self.head()
-        head.merge(sums)
+        head.merge(statistics)
         try:
             W, b = head.exact_weights()
         except RuntimeError as error:
             raise ForgettingError(
-                "the audited statistics cannot be solved: more was taken out of them than was in them"
+                "the audited statistics cannot be solved: more was subtracted from them than was in them"
             ) from error
-        return Weights(W, b, sums.counts > 0)
+        return LinearModel(W, b, statistics.counts > 0)
 
-    def there_and_back(self, sums: Sums, examples: Examples) -> tuple[Weights, Weights]:
-        """By the head's own way of learning and forgetting; what it refuses to forget stays, and shows."""
-        assert isinstance(sums, Statistics)
+    def learn_then_unlearn(
+        self, statistics: ModelStatistics, examples: Examples
+    ) -> tuple[LinearModel, LinearModel]:
+        """Learn and erase by the head's own methods; what the head refuses to erase stays, and shows."""
+        assert isinstance(statistics, Statistics)
         head = self.head()
-        head.merge(sums)
+        head.merge(statistics)
         head.update(examples.features, examples.labels)
-        taught = _weights(head)
+        learned = _model_of(head)
         with contextlib.suppress(ForgettingError):
             head.downdate(examples.features, examples.labels)
-        return taught, _weights(head)
+        return learned, _model_of(head)
 
 
-class TwoHeads:
-    """Models of a frozen and an adapted head, each on its own stretch of the features, joined class by class.
+class BlendedFactory:
+    """Solves a frozen and an adapted head, each on its own columns of the features, blended class by class.
 
-    stale: int64 [C], samples of each class that the adapted head learned while its features still moved; it
-    has the less say on a class, the larger their part (see streamcl.learners.adapted_branch.join).
+    Args:
+        factories: of the frozen and of the adapted head.
+        stale: int64 [C], samples of each class that the adapted head learned while its features still moved;
+            the larger their part, the smaller its weight (see `streamcl.learners.adapted_branch`).
     """
 
-    def __init__(self, forms: tuple[ClosedForm, ClosedForm], stale: Tensor) -> None:
-        self._forms, self._stale = forms, stale
+    def __init__(self, factories: tuple[RidgeFactory, RidgeFactory], stale: Tensor) -> None:
+        self._factories, self._stale = factories, stale
 
-    def measure(self, examples: Examples) -> Sums:
-        """The sums for each head."""
-        pairs = zip(self._forms, self._stretches(examples), strict=True)
-        return tuple(form.measure(part) for form, part in pairs)
+    def measure(self, examples: Examples) -> ModelStatistics:
+        """Return the statistics for each head."""
+        pairs = zip(self._factories, self._per_head(examples), strict=True)
+        return tuple(factory.measure(part) for factory, part in pairs)
 
-    def solve(self, sums: Sums) -> Weights:
-        """One model of both heads."""
-        assert isinstance(sums, tuple)
-        return self._joined([form.solve(each) for form, each in zip(self._forms, sums, strict=True)], sums[1])
+    def solve(self, statistics: ModelStatistics) -> LinearModel:
+        """Return one model of both heads."""
+        assert isinstance(statistics, tuple)
+        models = [factory.solve(each) for factory, each in zip(self._factories, statistics, strict=True)]
+        return self._blended(models, statistics[1])
 
-    def there_and_back(self, sums: Sums, examples: Examples) -> tuple[Weights, Weights]:
-        """Learned and forgotten again in both heads."""
-        assert isinstance(sums, tuple)
-        parts = zip(self._forms, sums, self._stretches(examples), strict=True)
-        taught, erased = zip(*(form.there_and_back(each, part) for form, each, part in parts), strict=True)
-        more = self.measure(examples)
-        known = combined(sums, more)
+    def learn_then_unlearn(
+        self, statistics: ModelStatistics, examples: Examples
+    ) -> tuple[LinearModel, LinearModel]:
+        """Learn and erase the examples in both heads."""
+        assert isinstance(statistics, tuple)
+        parts = zip(self._factories, statistics, self._per_head(examples), strict=True)
+        learned, erased = zip(
+            *(factory.learn_then_unlearn(each, part) for factory, each, part in parts), strict=True
+        )
+        known = add_statistics(statistics, self.measure(examples))
         assert isinstance(known, tuple)
-        return self._joined(taught, known[1]), self._joined(erased, sums[1])
+        return self._blended(learned, known[1]), self._blended(erased, statistics[1])
 
-    def _joined(self, models: Sequence[Weights], adapted: Statistics) -> Weights:
-        """frozen + share * (adapted - frozen), which is one model on both stretches."""
+    def _blended(self, models: Sequence[LinearModel], adapted: Statistics) -> LinearModel:
+        """frozen + share * (adapted - frozen), which is one model on all columns."""
         frozen, moved = models
         share = torch.where(moved.alive, adapted_share(self._stale, adapted.counts), 0.0)
         W = torch.cat([(1 - share) * frozen.W, share * moved.W])
-        return Weights(W, (1 - share) * frozen.b + share * moved.b, frozen.alive)
+        return LinearModel(W, (1 - share) * frozen.b + share * moved.b, frozen.alive)
 
-    def _stretches(self, examples: Examples) -> Iterator[Examples]:
+    def _per_head(self, examples: Examples) -> Iterator[Examples]:
         start = 0
-        for form in self._forms:
-            yield Examples(examples.features[:, start : start + form.width], examples.labels)
-            start += form.width
+        for factory in self._factories:
+            yield Examples(examples.features[:, start : start + factory.width], examples.labels)
+            start += factory.width
 
 
-def form_of(
-    material: Material,
+def model_factory(
+    data: AuditData,
     widths: Sequence[int],
     *,
     relative_lambda: float,
     shrinkage: float | None = None,
     margin: float | None = None,
-) -> Form:
-    """One head, or a frozen and an adapted one where there are two widths, which features then add up to."""
-    forms = [
-        ClosedForm(
+) -> ModelFactory:
+    """Return the factory of one head, or of a frozen and an adapted one where there are two widths.
+
+    Args:
+        data: of the audit.
+        widths: features of each head, side by side in the data; empty for one head.
+        relative_lambda, shrinkage: of every head.
+        margin: of the first head.
+    """
+    factories = [
+        RidgeFactory(
             width,
-            material.columns,
+            data.columns,
             relative_lambda=relative_lambda,
             shrinkage=shrinkage,
-            margin=None if place else margin,
+            margin=None if number else margin,
         )
-        for place, width in enumerate(widths or (material.width,))
+        for number, width in enumerate(widths or (data.width,))
     ]
-    if len(forms) == 1:
-        return forms[0]
-    frozen, adapted = forms
-    stale = torch.zeros(material.columns, dtype=torch.int64)
-    return TwoHeads((frozen, adapted), material.base[1].counts if isinstance(material.base, tuple) else stale)
+    if len(factories) == 1:
+        return factories[0]
+    frozen, adapted = factories
+    none = torch.zeros(data.columns, dtype=torch.int64)
+    return BlendedFactory((frozen, adapted), data.base[1].counts if isinstance(data.base, tuple) else none)
 
 
-def _weights(head: RidgeHead) -> Weights:
-    return Weights(*head.exact_weights(), torch.tensor(head.counts) > 0)
-
-
-def combined(one: Sums, other: Sums, sign: int = 1) -> Sums:
-    """one + sign * other, as fresh sums."""
+def add_statistics(one: ModelStatistics, other: ModelStatistics, sign: int = 1) -> ModelStatistics:
+    """Return one + sign * other as a copy."""
     if isinstance(one, tuple) and isinstance(other, tuple):
         return tuple(a + b if sign > 0 else a - b for a, b in zip(one, other, strict=True))
     assert isinstance(one, Statistics)
@@ -194,8 +221,8 @@ def combined(one: Sums, other: Sums, sign: int = 1) -> Sums:
     return one + other if sign > 0 else one - other
 
 
-def leave_outs(count: int, samples: int, share: float, rng: np.random.Generator) -> Tensor:
-    """bool [count, samples]: in each row another random `share` of the samples is True, that is left out."""
+def draw_left_out(count: int, samples: int, share: float, rng: np.random.Generator) -> Tensor:
+    """Return bool [count, samples], True for another random `share` of the samples in each row."""
     size = max(1, round(share * samples))
     rows = np.zeros((count, samples), dtype=bool)
     for row in rows:
@@ -203,18 +230,22 @@ def leave_outs(count: int, samples: int, share: float, rng: np.random.Generator)
     return torch.from_numpy(rows)
 
 
-def leaving_out(form: Form, sums: Sums, retain: Examples, left_out: Tensor) -> Iterator[Sums]:
-    """The sums without the retained examples of each row of left_out, bool [M, N], one after the other."""
+def statistics_without(
+    factory: ModelFactory, known: ModelStatistics, retain: Examples, left_out: Tensor
+) -> Iterator[ModelStatistics]:
+    """Yield the statistics without the retained examples of each row of left_out, bool [M, N]."""
     for row in left_out:
-        yield combined(sums, form.measure(retain.at(row)), -1)
+        yield add_statistics(known, factory.measure(retain.at(row)), -1)
 
 
-def disagreement(one: Sums, other: Sums) -> float:
-    """The largest difference of two models' sums, relative to the largest sum."""
+def relative_error(one: ModelStatistics, other: ModelStatistics) -> float:
+    """Return the largest difference between two models' statistics, relative to the second's."""
     if isinstance(one, tuple) and isinstance(other, tuple):
-        return max(disagreement(a, b) for a, b in zip(one, other, strict=True))
+        return max(relative_error(a, b) for a, b in zip(one, other, strict=True))
     assert isinstance(one, Statistics)
     assert isinstance(other, Statistics)
-    gram = (one - other).gram.largest / max(other.gram.largest, 1e-300)
-    Q = float((one.Q - other.Q).abs().max() / other.Q.abs().max().clamp_min(1e-300))
-    return max(gram, Q)
+    return other.relative_error(one)
+
+
+def _model_of(head: RidgeHead) -> LinearModel:
+    return LinearModel(*head.exact_weights(), torch.tensor(head.counts) > 0)

@@ -1,27 +1,32 @@
-"""All measures that need nothing but models' answers: models of any kind can be compared with references."""
+"""Compares groups of models by all measures that need only their outputs, and makes the report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from streamcl.audit import accuracy, neighbour, rmia, tug_of_war
-from streamcl.audit import divergence as klom
-from streamcl.audit import membership as attacks
-from streamcl.audit.answers import Answers, Group, Groups
-from streamcl.audit.data import Flags, Floats, Ints
-from streamcl.audit.significance import Finding, Side, beside, relabelled
+from streamcl.audit import accuracy, divergence, membership
+from streamcl.audit.data import AuditConfig, Flags, Floats, Ints, ModelGroup, ModelGroups, ModelOutputs
+from streamcl.audit.report import AuditReport
+from streamcl.audit.significance import (
+    MeasureResult,
+    Side,
+    compare_with_permutations,
+    compare_with_references,
+    with_outcomes,
+)
 
-Measure: TypeAlias = Callable[[Group], Floats]
-Statistic: TypeAlias = Callable[[Floats, Flags], Floats]
+Measure: TypeAlias = Callable[[ModelGroup], Floats]
+GroupStatistic: TypeAlias = Callable[[Floats, Flags], Floats]
 
 
 @dataclass(frozen=True, slots=True)
-class Single:
-    """A measure that one model alone has; the side on which it is bad; the smallest step it can take."""
+class ScalarMeasure:
+    """A measure of single models [M]; the side on which it is bad; the smallest step it can take."""
 
     name: str
     measure: Measure
@@ -29,10 +34,10 @@ class Single:
     step: float = 0.0
     paper: str = ""
 
-    def beside(self, group: Group, groups: Groups) -> Finding:
-        """The group's mean beside the references; one model alone is beside the retrained one."""
+    def compare(self, group: ModelGroup, groups: ModelGroups) -> MeasureResult:
+        """Judge the group's mean beside the references; a single model beside the retrained one."""
         alone = len(group) == 1
-        return beside(
+        return compare_with_references(
             self.name,
             *(self.measure(each) for each in (group, groups.references, groups.unforgotten)),
             side=self.side,
@@ -42,104 +47,147 @@ class Single:
         )
 
 
-def findings(groups: Groups, group: Group, deals: int) -> list[Finding]:
-    """Every measure of one of the groups; those of distributions where it has more than one model.
+def compare_group(groups: ModelGroups, group: ModelGroup, permutations: int) -> list[MeasureResult]:
+    """Return every measure of one of the groups; those of distributions where it has more than one model.
 
-    deals: in how many random ways the models are dealt to two groups; no p is below 1 / (deals + 1).
+    Args:
+        groups: of the audit.
+        group: the one to judge.
+        permutations: random assignments to two groups; no p-value is below 1 / (permutations + 1).
     """
-    single = [each.beside(group, groups) for each in singles(groups)]
-    if len(group) < 2:
-        return single
-    return [*single, *of_distributions(groups, group, deals)]
+    results = [each.compare(group, groups) for each in scalar_measures(groups)]
+    return results if len(group) < 2 else [*results, *compare_distributions(groups, group, permutations)]
 
 
-def singles(groups: Groups) -> list[Single]:
-    """The measures that one model alone has."""
+def scalar_measures(groups: ModelGroups) -> list[ScalarMeasure]:
+    """Return the measures that a single model has."""
     references, unforgotten = groups.references, groups.unforgotten
-    forgotten, held = (1 / part.margin.shape[1] for part in (references.forget, references.test))
-    kept = 1 / max(1, int(references.member.sum(axis=1).min()))
+    forgotten, held_out = (1 / part.margin.shape[1] for part in (references.forget, references.test))
+    retained = 1 / max(1, int(references.member.sum(axis=1).min()))
     found = [
-        Single("forget accuracy", accuracy.forget_accuracy, step=forgotten),
-        Single("retain accuracy", accuracy.retain_accuracy, step=kept),
-        Single("test accuracy", accuracy.test_accuracy, step=held),
-        Single("forget loss", accuracy.forget_loss),
-        Single(
-            *("Tug-of-War", lambda group: tug_of_war.tug_of_war(group, references)),
+        ScalarMeasure("forget accuracy", accuracy.forget_accuracy, step=forgotten),
+        ScalarMeasure("retain accuracy", accuracy.retain_accuracy, step=retained),
+        ScalarMeasure("test accuracy", accuracy.test_accuracy, step=held_out),
+        ScalarMeasure("forget loss", accuracy.forget_loss),
+        ScalarMeasure(
+            *("Tug-of-War", lambda group: divergence.tug_of_war(group, references)),
             side="low",
-            step=max(forgotten, kept, held),
-            paper=tug_of_war.PAPER,
+            step=max(forgotten, retained, held_out),
+            paper=divergence.TUG_OF_WAR_PAPER,
         ),
-        Single(
-            *("LiRA", lambda group: attacks.lira(group, references, unforgotten).mean(axis=1)),
+        ScalarMeasure(
+            *("LiRA", lambda group: membership.lira(group, references, unforgotten).mean(axis=1)),
             step=forgotten,
-            paper=attacks.LIRA,
+            paper=membership.LIRA_PAPER,
         ),
     ]
-    if groups.gone is None:
-        return [*found, Single("RMIA", lambda group: rmia.rmia(group, references), paper=rmia.PAPER)]
-    column = neighbour.nearest_class(references)
+    if groups.erased_class is None:
+        rmia = lambda group: membership.rmia(group, references)  # noqa: E731
+        return [*found, ScalarMeasure("RMIA", rmia, paper=membership.RMIA_PAPER)]
+    column = accuracy.neighbour_class(references)
     if column is None:
         return found
-    return [
-        *found,
-        Single(
-            *("neighbour class", lambda group: neighbour.told_from_neighbour(group, column)),
-            paper=neighbour.PAPER,
-        ),
-    ]
+    separability = lambda group: accuracy.neighbour_separability(group, column)  # noqa: E731
+    return [*found, ScalarMeasure("neighbour class", separability, paper=accuracy.NEIGHBOUR_PAPER)]
 
 
-def failing(groups: Groups, group: Group, rate: float) -> float:
-    """The share of the group's models that fail, each alone; a reference is judged beside the others."""
+def failure_rate(groups: ModelGroups, group: ModelGroup, false_alarm_rate: float) -> float:
+    """Return the share of the group's models that fail, each alone; a reference is judged by the others."""
     failed = np.zeros(len(group), dtype=bool)
-    measures = singles(groups)
+    measures = scalar_measures(groups)
     for each in measures:
         known, values = each.measure(groups.references), each.measure(group)
         for i, value in enumerate(values):
             others = np.delete(known, i) if group is groups.references else known
-            finding = beside(each.name, np.array([value]), others, side=each.side, step=each.step)
-            failed[i] |= finding.p < rate / len(measures)
+            result = compare_with_references(
+                each.name, np.array([value]), others, side=each.side, step=each.step
+            )
+            failed[i] |= result.p_value < false_alarm_rate / len(measures)
     return float(failed.mean())
 
 
-def by_memorisation(groups: Groups) -> tuple[Finding, ...]:
-    """LiRA on the quarters of the forgotten samples that learning moves least and most.
+def compare_by_memorisation(groups: ModelGroups) -> tuple[MeasureResult, ...]:
+    """Return LiRA on the quarters of the forgotten samples that learning moves least and most.
 
     The first is a negative control: where learning leaves no trace an attack has nothing to find.
     """
-    references, unforgotten = groups.references, groups.unforgotten
-    order = np.argsort(attacks.memorisation(references, unforgotten))
+    order = np.argsort(membership.memorisation(groups.references, groups.unforgotten))
     quarter = max(1, len(order) // 4)
     parts = {"LiRA, least memorised": order[:quarter], "LiRA, most memorised": order[-quarter:]}
     return tuple(
-        Single(name, _votes_on(rows, references, unforgotten), step=1 / quarter, paper=attacks.LIRA).beside(
+        ScalarMeasure(name, _lira_on(rows, groups), step=1 / quarter, paper=membership.LIRA_PAPER).compare(
             groups.audited, groups
         )
         for name, rows in parts.items()
     )
 
 
-def _votes_on(rows: Ints, references: Group, unforgotten: Group) -> Measure:
-    return lambda group: attacks.lira(group, references, unforgotten)[:, rows].mean(axis=1)
-
-
-def of_distributions(groups: Groups, group: Group, deals: int) -> list[Finding]:
-    """Measures of many erased models, the group's, against many retrained ones."""
-    known = groups.references
-    statistics: list[tuple[str, Statistic, str, str]] = [
-        ("U-LiRA", attacks.u_lira, "forget", attacks.U_LIRA),
-        *((f"KLoM, {name}", klom.klom, name, klom.PAPER) for name in ("forget", "retain", "test")),
+def compare_distributions(groups: ModelGroups, group: ModelGroup, permutations: int) -> list[MeasureResult]:
+    """Return the measures of many erased models, the group's, against many retrained ones."""
+    statistics: list[tuple[str, GroupStatistic, str, str]] = [
+        ("U-LiRA", membership.u_lira, "forget", membership.U_LIRA_PAPER),
+        *(
+            (f"KLoM, {part}", divergence.klom, part, divergence.KLOM_PAPER)
+            for part in ("forget", "retain", "test")
+        ),
     ]
-    return [
-        relabelled(name, *_dealt(statistic, getattr(group, part), getattr(known, part), deals), paper=paper)
-        for name, statistic, part, paper in statistics
-    ]
+    results = []
+    for name, statistic, part, paper in statistics:
+        outputs = getattr(group, part), getattr(groups.references, part)
+        value, null = _permuted(statistic, *outputs, permutations)
+        results.append(compare_with_permutations(name, value, null, paper=paper))
+    return results
 
 
-def _dealt(statistic: Statistic, erased: Answers, retrained: Answers, deals: int) -> tuple[float, Floats]:
-    """The statistic of two groups, and its values when their models are dealt to the groups at random."""
+def make_report(
+    groups: ModelGroups,
+    by_outputs: Sequence[MeasureResult],
+    by_learning: Sequence[MeasureResult],
+    config: AuditConfig,
+    *,
+    began: float,
+    **fields: Any,
+) -> AuditReport:
+    """Judge all results together, and report beside them those of models that never forgot.
+
+    Args:
+        groups: of the audit.
+        by_outputs: measures of outputs.
+        by_learning: measures for which models learned something first; they hold the value of models that
+            never forgot already.
+        config: of the audit.
+        began: `time.perf_counter()` at its start.
+        fields: the report's other fields.
+    """
+    control = with_outcomes(
+        compare_group(groups, groups.unforgotten, config.permutations), config.false_alarm_rate
+    )
+    shown = {each.measure: each.value for each in control}
+    results = [replace(each, unforgotten=shown[each.measure]) for each in by_outputs]
+    return AuditReport(
+        kind="samples" if groups.erased_class is None else "class",
+        left_out=config.left_out,
+        false_alarm_rate=config.false_alarm_rate,
+        references_failing=failure_rate(groups, groups.references, config.false_alarm_rate),
+        unforgotten_failing=failure_rate(groups, groups.unforgotten, config.false_alarm_rate),
+        unforgotten_detected=not all(each.passed for each in control),
+        results=with_outcomes([*results, *by_learning], config.false_alarm_rate),
+        by_memorisation=compare_by_memorisation(groups),
+        seconds=time.perf_counter() - began,
+        **fields,
+    )
+
+
+def _lira_on(rows: Ints, groups: ModelGroups) -> Measure:
+    return lambda group: membership.lira(group, groups.references, groups.unforgotten)[:, rows].mean(axis=1)
+
+
+def _permuted(
+    statistic: GroupStatistic, erased: ModelOutputs, retrained: ModelOutputs, permutations: int
+) -> tuple[float, Floats]:
+    """The statistic of two groups, and its values [B] for random assignments of models to the groups."""
     margins = np.concatenate([erased.margin, retrained.margin])
     true = np.arange(len(margins)) < len(erased.margin)
     rng = np.random.default_rng(0)
-    values = statistic(margins, np.array([true, *(rng.permutation(true) for _ in range(deals))]))
+    values = statistic(margins, np.array([true, *(rng.permutation(true) for _ in range(permutations))]))
     return float(values[0]), values[1:]

@@ -1,36 +1,62 @@
-"""The interclass-confusion test: swapped labels are learned and forgotten; does the mix-up stay?
+"""The interclass-confusion test: labels of two classes are swapped, learned and erased; does confusion stay?
 
-Goel et al., "Towards adversarial evaluations for inexact machine unlearning" (arXiv 2201.06640).
+Goel et al., "Towards adversarial evaluations for inexact machine unlearning" (arXiv 2201.06640). On features
+with closed-form heads, and on samples of the stream with any learner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.closed_form_models import Form, Weights
-from streamcl.audit.data import Examples, Floats, Scorer, Sums
+from streamcl.audit.closed_form_models import LinearModel, ModelFactory
+from streamcl.audit.data import Examples, Floats, Ints, ModelStatistics, Scorer
+from streamcl.audit.stream_split import in_portions
+from streamcl.events import Sample
+from streamcl.protocols import Learner
 
-PAPER = "arXiv 2201.06640"
-MOST = 50  # samples a class whose labels are swapped
+CONFUSION_PAPER = "arXiv 2201.06640"
+MAX_SWAPPED = 50
+"""Samples of a class whose labels are swapped: enough to confuse the pair, few beside what is retained."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Swap:
-    """Two classes, the rows of retained samples whose labels are swapped, and those samples so labelled."""
+class FeatureLabelSwap:
+    """Two class columns, the rows of retained samples with swapped labels, and these samples so labelled."""
 
     pair: tuple[int, int]
     rows: Tensor
     wrong: Examples
     check: Examples
 
+    def confusion(self, model: LinearModel) -> float:
+        """Return the share of both classes' held-out samples that are predicted as the other class."""
+        a, b = self.pair
+        named = model(self.check.features).argmax(dim=1)
+        other = torch.where(self.check.labels == a, b, a)
+        return float((named == other).double().mean())
 
-def most_confused(model: Scorer, retain: Examples, test: Examples, seed: int) -> Swap | None:
-    """The two classes of the test samples that the model confuses most; None where it confuses none."""
+    def confusion_after_erasure(
+        self, factory: ModelFactory, models: Iterable[ModelStatistics]
+    ) -> tuple[Floats, Floats]:
+        """Return confusion [M] after the swapped samples are learned, and after they are erased again.
+
+        Args:
+            factory: solves the models.
+            models: statistics with the swapped samples neither by their right nor by their wrong labels.
+        """
+        both = [factory.learn_then_unlearn(known, self.wrong) for known in models]
+        before, after = zip(*both, strict=True)
+        return np.array([*map(self.confusion, before)]), np.array([*map(self.confusion, after)])
+
+
+def swap_features(model: Scorer, retain: Examples, test: Examples, seed: int) -> FeatureLabelSwap | None:
+    """Return a swap of the two classes that the model confuses most on `test`; None without confusion."""
     named = model(test.features).argmax(dim=1)
     columns = int(torch.maximum(named.max(), test.labels.max())) + 1
     counts = torch.zeros(columns, columns, dtype=torch.int64)
@@ -39,37 +65,66 @@ def most_confused(model: Scorer, retain: Examples, test: Examples, seed: int) ->
     if int(both.max()) == 0:
         return None
     a, b = divmod(int(both.argmax()), columns)
-    rows = _drawn_from(retain.labels, (a, b), seed)
+    rng = np.random.default_rng(seed)
+    found = [torch.nonzero(retain.labels == column)[:, 0].numpy() for column in (a, b)]
+    rows = torch.from_numpy(np.concatenate([_drawn(each, rng) for each in found]))
     right = retain.at(rows)
     wrong = Examples(right.features, torch.where(right.labels == a, b, a))
-    return Swap((a, b), rows, wrong, test.at((test.labels == a) | (test.labels == b)))
+    return FeatureLabelSwap((a, b), rows, wrong, test.at((test.labels == a) | (test.labels == b)))
 
 
-def confusion(model: Weights, swap: Swap) -> float:
-    """The share of both classes' held-out samples that is given the other one's name."""
-    a, b = swap.pair
-    named = model(swap.check.features).argmax(dim=1)
-    other = torch.where(swap.check.labels == a, b, a)
-    return float((named == other).double().mean())
+@dataclass(frozen=True, slots=True)
+class LabelSwap:
+    """Two classes, the swapped labels by offset of retained samples, and held-out samples of both."""
+
+    pair: tuple[str, str]
+    wrong: Mapping[int, str]
+    check: Sequence[Sample]
+
+    def confusion(self, learner: Learner) -> float:
+        """Return the share of both classes' held-out samples that are predicted as the other class."""
+        one, two = self.pair
+        other = {one: two, two: one}
+        guesses = [guess for each in in_portions(self.check) for guess in learner.predict(each)]
+        pairs = zip(guesses, self.check, strict=True)
+        return float(np.mean([guess.label == other[str(sample.label)] for guess, sample in pairs]))
 
 
-def after_forgetting(form: Form, models: Iterable[Sums], swap: Swap) -> tuple[Floats, Floats]:
-    """Confusion [M] before and after the swapped samples are forgotten again, by the head's own way.
+def swap_labels(
+    learner: Learner, held_out: Sequence[Sample], retained: Mapping[int, str], seed: int
+) -> LabelSwap | None:
+    """Return a swap of the two classes that the learner confuses most on held-out samples.
 
-    models: sums that hold the swapped samples neither with their right nor with their wrong labels.
+    Where it confuses none, of the two classes with most held-out samples: swapping will confuse them. None
+    where there are not two classes.
+
+    Args:
+        learner: the audited one.
+        held_out: labelled samples.
+        retained: labels by offset.
+        seed: of the draw.
     """
-    before, after = [], []
-    for sums in models:
-        taught, erased = form.there_and_back(sums, swap.wrong)
-        before.append(confusion(taught, swap))
-        after.append(confusion(erased, swap))
-    return np.array(before), np.array(after)
-
-
-def _drawn_from(labels: Tensor, pair: tuple[int, int], seed: int) -> Tensor:
-    """Rows of up to MOST samples, and at most half, of each of the two classes."""
-    rng = np.random.default_rng(seed)
-    found = [torch.nonzero(labels == column)[:, 0].numpy() for column in pair]
-    return torch.from_numpy(
-        np.concatenate([rng.choice(rows, min(MOST, len(rows) // 2), replace=False) for rows in found])
+    guesses = [guess for each in in_portions(held_out) for guess in learner.predict(each)]
+    names = set(retained.values())
+    confused = Counter(
+        frozenset((str(sample.label), str(guess.label)))
+        for sample, guess in zip(held_out, guesses, strict=True)
+        if sample.label != guess.label and {sample.label, guess.label} <= names
     )
+    counts = Counter(str(sample.label) for sample in held_out if sample.label in names)
+    if len(counts) < 2:
+        return None
+    most = max(confused.values(), default=0)
+    pairs = [sorted(pair) for pair, count in confused.items() if count == most]
+    one, two = min(pairs) if pairs else sorted(sorted(counts, key=lambda name: (-counts[name], name))[:2])
+    rng = np.random.default_rng(seed)
+    wrong: dict[int, str] = {}
+    for name, other in ((one, two), (two, one)):
+        offsets = np.array(sorted(offset for offset, label in retained.items() if label == name))
+        wrong |= dict.fromkeys(_drawn(offsets, rng).tolist(), other)
+    return LabelSwap((one, two), wrong, [sample for sample in held_out if sample.label in {one, two}])
+
+
+def _drawn(rows: Ints, rng: np.random.Generator) -> Ints:
+    """At most MAX_SWAPPED of a class's samples, and at most half of them."""
+    return rng.choice(rows, min(MAX_SWAPPED, len(rows) // 2), replace=False)

@@ -1,4 +1,4 @@
-"""The closed-form part of a learner: its heads, the features that each sums, and how they came about."""
+"""The closed-form heads of a learner: their features, their statistics, and a replay of its warm-up."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.data import Floats, Sums
-from streamcl.audit.scope import placed
+from streamcl.audit.data import Floats, ModelStatistics
+from streamcl.audit.stream_split import with_offsets
 from streamcl.config.options.run import RunConfig
 from streamcl.events import Batch, Sample
 from streamcl.factory.learner import build_learner
@@ -22,12 +22,8 @@ from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import Learner
 
 
-class ClosedForms:
-    """The ridge heads whose scores a learner joins, with their features side by side.
-
-    moved_until: the stream offset up to which an adapted head's features still moved; its share of what came
-    before cannot be derived from samples one by one, only by learning the beginning again.
-    """
+class ClosedFormHeads:
+    """The ridge heads whose scores a learner blends, with their features side by side."""
 
     def __init__(self, exact: RidgeLearner, hybrid: RidgeLoRALearner | None = None) -> None:
         self.exact = exact
@@ -35,22 +31,25 @@ class ClosedForms:
 
     @property
     def heads(self) -> tuple[RidgeHead, ...]:
-        """The exact one first."""
+        """The exact head, then the adapted one where there is one."""
         adapted = None if self.hybrid is None else self.hybrid.adapted
         return (self.exact.head,) if adapted is None else (self.exact.head, adapted.head)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of the features of each head."""
+        """Number of features of each head."""
         return tuple(head.statistics.gram.width for head in self.heads)
 
     @property
-    def moved_until(self) -> int:
-        """0 where all features were always the same."""
+    def warm_up_end(self) -> int:
+        """Stream offset up to which the adapted head's features still moved; 0 where none ever did.
+
+        Statistics from before it cannot be derived sample by sample, only by learning the warm-up again.
+        """
         return 0 if self.hybrid is None else self.hybrid.adapted_until
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
-        """phi as the heads sum it, float32 [N, sum of widths] on the CPU; float32 loses nothing."""
+        """Return mapped features of N samples, float32 [N, sum of widths] on the CPU."""
         if self.hybrid is None:
             return self.exact.head.features(self.exact.features(samples)).float().cpu()
         reading = self.hybrid.read(samples)
@@ -58,17 +57,18 @@ class ClosedForms:
         both = zip(self.heads, (reading.features, reading.adapted), strict=True)
         return torch.cat([head.features(features).float() for head, features in both], dim=1).cpu()
 
-    def sums(self, columns: Mapping[str, int]) -> Sums:
-        """What the heads know, as copies on the CPU with the columns that are asked for."""
-        return _of_one(tuple(_aligned(head.statistics, self.exact.classes, columns) for head in self.heads))
+    def statistics(self, columns: Mapping[str, int]) -> ModelStatistics:
+        """Return copies of the heads' statistics on the CPU, with the column of each class in `columns`."""
+        found = tuple(_aligned(head.statistics, self.exact.classes, columns) for head in self.heads)
+        return found if len(found) > 1 else found[0]
 
 
-class Beginning:
-    """Learns the beginning of a stream again, up to where a hybrid's adapters held still.
+class WarmUpReplay:
+    """Learns the beginning of a stream again, up to the offset where a hybrid's adapters were frozen.
 
-    The adapted head's sums of that time belong to features that moved from batch to batch. A run is bit-equal
-    to its repetition (on a CPU, with the same threads), so the repetition has those sums, of these samples
-    and no others: they are what a model that never saw the forgotten ones has.
+    The adapted head's statistics of that time belong to features that moved from batch to batch. A run is
+    bit-equal to its repetition (on a CPU, with the same threads), so the repetition without the forgotten
+    samples gives the statistics of a model that never saw them.
     """
 
     def __init__(self, hybrid: RidgeLoRALearner, config: RunConfig) -> None:
@@ -77,34 +77,39 @@ class Beginning:
         self._run, self._again = hybrid, again
 
     def learn(self, batch: Batch, kept: Mapping[int, str]) -> None:
-        """A batch of the beginning: what was learned of it and not forgotten, and what has no label."""
+        """Learn the retained and the unlabelled samples of one batch.
+
+        Args:
+            batch: of the warm-up.
+            kept: labels of the retained samples by offset.
+        """
         samples = [
             replace(sample, label=kept.get(offset))
-            for offset, sample in placed(batch)
+            for offset, sample in with_offsets(batch)
             if offset in kept or sample.label is None
         ]
         self._again.learn(Batch(batch.offset, tuple(samples)))
 
-    def sums(self, columns: Mapping[str, int]) -> Sums:
-        """Of both heads, once everything up to where the adapters held still was learned."""
+    def statistics(self, columns: Mapping[str, int]) -> ModelStatistics:
+        """Freeze the adapters; return both heads' statistics as `ClosedFormHeads.statistics` does."""
         self._again.consolidate()
-        return ClosedForms(self._again.exact, self._again).sums(columns)
+        return ClosedFormHeads(self._again.exact, self._again).statistics(columns)
 
     def difference(self) -> float:
-        """How far the adapters learned again are from the run's own, relatively; 0 is bit-equal."""
+        """Return the relative difference between the replayed and the run's adapters; 0 is bit-equal."""
         one, two = self._run.adapted, self._again.adapted
         assert one is not None
         assert two is not None
         pairs = zip(_arrays(one.adapters.export_state()), _arrays(two.adapters.export_state()), strict=True)
-        return max(_apart(old, new) for old, new in pairs)
+        return max(_relative_difference(old, new) for old, new in pairs)
 
 
-def closed_forms(learner: Learner) -> ClosedForms | None:
-    """The learner's; None where not all that it knows is in sums."""
+def closed_form_heads(learner: Learner) -> ClosedFormHeads | None:
+    """Return the learner's heads; None where the learner holds more than their statistics."""
     if isinstance(learner, RidgeLoRALearner) and _is_ridge(learner.exact):
-        return ClosedForms(learner.exact, learner)
+        return ClosedFormHeads(learner.exact, learner)
     if isinstance(learner, RidgeLearner) and _is_ridge(learner):
-        return ClosedForms(learner)
+        return ClosedFormHeads(learner)
     return None
 
 
@@ -112,12 +117,8 @@ def _is_ridge(learner: RidgeLearner) -> bool:
     return type(learner.head) is RidgeHead
 
 
-def _of_one(sums: tuple[Statistics, ...]) -> Sums:
-    return sums[0] if len(sums) == 1 else sums
-
-
 def _aligned(statistics: Statistics, names: Sequence[str], columns: Mapping[str, int]) -> Statistics:
-    """A copy on the CPU, its columns where they are asked for; nothing is known of the others."""
+    """A copy on the CPU with its columns in another order; columns of unknown classes are zero."""
     copy = Statistics.from_state(statistics.state_dict(), statistics.gram.width, "cpu")
     own = {columns[name]: column for column, name in enumerate(names)}
     return copy.select([own.get(place, -1) for place in range(len(columns))])
@@ -131,6 +132,6 @@ def _arrays(state: Mapping[str, Any]) -> Iterator[Floats]:
             yield np.asarray(value, dtype=float)
 
 
-def _apart(one: Floats, other: Floats) -> float:
+def _relative_difference(one: Floats, other: Floats) -> float:
     size = float(np.abs(one).max(initial=0.0))
     return float(np.abs(one - other).max(initial=0.0)) / (size or 1.0)

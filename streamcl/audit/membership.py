@@ -1,59 +1,114 @@
-"""Likelihood-ratio membership attacks, sample by sample, on the margins of the forgotten samples.
-
-LiRA (Carlini et al., arXiv 2112.03570) asks whether a model looks more like models that learned the sample
-or more like models that did not. U-LiRA (Hayes et al., arXiv 2403.01218) asks the same of models from which
-the sample was erased, which is the attack that counts here.
-"""
+"""Membership inference on forgotten samples: LiRA, U-LiRA and RMIA by margins and likelihoods."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from streamcl.audit.answers import Group
-from streamcl.audit.data import Flags, Floats, Ints
-from streamcl.audit.leave_one_out import floored, moments_beside
+from streamcl.audit.data import Flags, Floats, Ints, ModelGroup, ModelOutputs
 
-LIRA, U_LIRA = "arXiv 2112.03570", "arXiv 2403.01218"
-MOST = 100  # forgotten samples that U-LiRA looks at
+LIRA_PAPER = "arXiv 2112.03570"
+"""Carlini et al.: does a model look more like models that learned the sample or like those that did not?"""
+U_LIRA_PAPER = "arXiv 2403.01218"
+"""Hayes et al.: the same question about models from which the sample was erased."""
+U_LIRA_SAMPLES = 100
+"""Forgotten samples in U-LiRA: its cost is their number times models times permutations."""
+RMIA_PAPER = "arXiv 2312.03262"
+"""Zarifzadeh et al., equations 2 to 4, with the offline estimate of p(x) of their section 3.3."""
+RMIA_GAMMA, RMIA_A = 1.0, 0.3  # the paper's values for offline attacks
 
 
-def lira(group: Group, references: Group, unforgotten: Group) -> Flags:
-    """[M, N]: for which of the forgotten samples a model looks as if it had learned them.
+def leave_one_out_mean(pool: Floats, *, inside: bool) -> Floats:
+    """Return the mean over K models of pool [K, ...].
 
-    Normal densities per sample; a model that is in a pool is left out of it.
+    Args:
+        pool: a value for each model.
+        inside: the mean is for the models of the pool themselves, [K, ...]: each over the others.
+    """
+    if not inside:
+        return np.asarray(pool.mean(axis=0, keepdims=pool.ndim > 1))
+    return np.asarray((pool.sum(axis=0, keepdims=True) - pool) / (len(pool) - 1))
+
+
+def variance_floor(pool: Floats) -> float:
+    """Return a millionth of the mean variance over pool [K, N], so that no sample outweighs all others."""
+    return 1e-6 * float(pool.var(axis=0).mean()) + 1e-24
+
+
+def lira(group: ModelGroup, references: ModelGroup, unforgotten: ModelGroup) -> Flags:
+    """Return [M, N], for which forgotten samples a model looks as if it had learned them.
+
+    Normal densities for each sample; a model that is in a pool is left out of it.
     """
     margin = group.forget.margin
-    out = moments_beside(references.forget.margin, inside=group is references)
-    learned = moments_beside(unforgotten.forget.margin, inside=group is unforgotten)
-    votes = _log_density(margin, *learned) > _log_density(margin, *out)
-    return np.asarray(votes)
+    out = _leave_one_out_moments(references.forget.margin, inside=group is references)
+    learned = _leave_one_out_moments(unforgotten.forget.margin, inside=group is unforgotten)
+    return np.asarray(_log_density(margin, *learned) > _log_density(margin, *out))
 
 
-def u_lira(margins: Floats, first: Flags) -> Floats:
-    """[B]: how often an attacker tells erased from retrained, 0.5 is chance.
+def u_lira(margins: Floats, erased: Flags) -> Floats:
+    """Return [B], the accuracy of an attacker who separates erased from retrained models; 0.5 is chance.
 
-    margins [P, N] of all models on the forgotten samples; first bool [B, P]: which of them are the erased
-    ones, in each of B ways to deal. Every model is left out of the densities that judge it; the mean
-    over samples and over both kinds.
+    Every model is left out of the densities that judge it; the mean over samples and over both kinds.
+
+    Args:
+        margins: [P, N], of all models on the forgotten samples.
+        erased: bool [B, P], which of them are the erased ones, in each of B assignments.
     """
-    looked_at = margins[:, :: -(-margins.shape[1] // MOST)]
-    centred = looked_at - looked_at.mean(axis=0)
+    some = margins[:, :: -(-margins.shape[1] // U_LIRA_SAMPLES)]
+    centred = some - some.mean(axis=0)
     powers = np.stack([centred, centred**2])  # [2, P, N]
-    return np.array([_told_apart(powers, row) for row in first])
+    return np.array([_attack_accuracy(powers, row) for row in erased])
 
 
-def _told_apart(powers: Floats, first: Flags) -> float:
+def memorisation(references: ModelGroup, unforgotten: ModelGroup) -> Floats:
+    """Return [N], by how many deviations learning a forgotten sample moves its margin.
+
+    After Feldman (arXiv 1906.05271), by margins.
+    """
+    out, learned = references.forget.margin, unforgotten.forget.margin
+    spread = np.sqrt(np.maximum(out.var(axis=0), variance_floor(out)))
+    return np.asarray((learned.mean(axis=0) - out.mean(axis=0)) / spread)
+
+
+def rmia(group: ModelGroup, references: ModelGroup) -> Floats:
+    """Return [M], how often p(x | model) / p(x) beats p(z | model) / p(z), x forgotten and z held out."""
+    inside = group is references
+    forgotten = _likelihood_ratios(group.forget, references.forget, inside=inside)
+    population = np.sort(_likelihood_ratios(group.test, references.test, inside=inside), axis=1)
+    beaten = [
+        np.searchsorted(z, x / RMIA_GAMMA, side="right") for z, x in zip(population, forgotten, strict=True)
+    ]
+    return np.array([found.mean() / population.shape[1] for found in beaten])
+
+
+def _likelihood_ratios(outputs: ModelOutputs, references: ModelOutputs, *, inside: bool) -> Floats:
+    """p(x | model) / p(x), [M, N]."""
+    unlearned = leave_one_out_mean(np.exp(-references.loss), inside=inside)
+    ratios: Floats = np.exp(-outputs.loss) / (0.5 * ((1 + RMIA_A) * unlearned + (1 - RMIA_A)))
+    return ratios
+
+
+def _leave_one_out_moments(pool: Floats, *, inside: bool) -> tuple[Floats, Floats]:
+    """Mean and variance over the models of pool [K, N]: [1, N], or inside for each model over the others."""
+    mean = leave_one_out_mean(pool, inside=inside)
+    square = leave_one_out_mean(pool**2, inside=inside)
+    count = len(pool) - int(inside)
+    return mean, np.maximum((square - mean**2) * count / (count - 1), variance_floor(pool))
+
+
+def _attack_accuracy(powers: Floats, erased: Flags) -> float:
+    """Share of models [P] on the right side, by x and x^2 [2, P, N]."""
     x, total = powers[0], powers.sum(axis=1)  # [P, N], [2, N]
-    erased = powers[:, first].sum(axis=1)
-    rows = first[:, None]
-    own = np.where(rows, erased[:, None], (total - erased)[:, None]) - powers  # [2, P, N]
+    of_erased = powers[:, erased].sum(axis=1)
+    rows = erased[:, None]
+    own = np.where(rows, of_erased[:, None], (total - of_erased)[:, None]) - powers  # [2, P, N]
     other = total[:, None] - own - powers
-    sizes = np.where(rows, first.sum(), (~first).sum())  # [P, 1]
+    sizes = np.where(rows, erased.sum(), (~erased).sum())  # [P, 1]
     floor = 1e-6 * float(powers[1].mean()) + 1e-24
-    told = _log_density(x, *_normal(own, sizes - 1, floor)) > _log_density(
-        x, *_normal(other, len(first) - sizes, floor)
+    right = _log_density(x, *_normal(own, sizes - 1, floor)) > _log_density(
+        x, *_normal(other, len(erased) - sizes, floor)
     )
-    return float((told[first].mean() + told[~first].mean()) / 2)
+    return float((right[erased].mean() + right[~erased].mean()) / 2)
 
 
 def _normal(sums: Floats, count: Ints, floor: float) -> tuple[Floats, Floats]:
@@ -62,13 +117,7 @@ def _normal(sums: Floats, count: Ints, floor: float) -> tuple[Floats, Floats]:
     return mean, np.maximum((sums[1] / count - mean**2) * count / (count - 1), floor)
 
 
-def memorisation(references: Group, unforgotten: Group) -> Floats:
-    """[N]: how many spreads learning a forgotten sample moves its margin (arXiv 1906.05271, by margins)."""
-    out, learned = references.forget.margin, unforgotten.forget.margin
-    spread = np.sqrt(floored(out.var(axis=0), out))
-    return np.asarray((learned.mean(axis=0) - out.mean(axis=0)) / spread)
-
-
 def _log_density(x: Floats, mean: Floats, variance: Floats) -> Floats:
+    """Log density of a normal distribution, without its constant."""
     density: Floats = -0.5 * ((x - mean) ** 2 / variance + np.log(variance))
     return density

@@ -1,56 +1,62 @@
-"""The request of a receipt once more, for a run of the same stream, which has the names that it lacks."""
+"""Reconstructs a request from its receipt for a further run of the stream; a receipt holds no names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from streamcl.audit.stream_split import SortedStream
+from streamcl.audit.stream_split import StreamSplit
 from streamcl.config.options.hybrid import CohortOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.requests import build_request
 
-ID = "audit"
 
-
-def asked_again(
-    receipt: Mapping[str, Any], found: SortedStream, config: RunConfig, *, carried: bool
+def reconstruct_request(
+    receipt: Mapping[str, Any], split: StreamSplit, config: RunConfig, *, with_samples: bool
 ) -> ForgetRequest:
-    """The request at the same offset, to the same method.
+    """Return the request at the same offset, to the same method.
 
-    What it names follows from the samples that were forgotten: their class, the subject or all users, the
-    domain or the stretch where that is a cohort, else their ids. carried: it brings the samples.
+    Its selector follows from the forgotten samples: their class, the subject or all users, the domain or the
+    range of offsets where that is a cohort, else their ids.
+
+    Args:
+        receipt: of the erasure.
+        split: of the stream.
+        config: of the run.
+        with_samples: the request carries the samples, for a source that cannot fetch them.
     """
     return build_request(
-        id=ID,
+        id="audit",
         offset=int(receipt["offset"]),
         method=receipt["method"],
-        samples=found.forgotten if carried else (),
-        **_named(receipt["kind"], found, config),
+        samples=split.forgotten if with_samples else (),
+        **_selector(receipt["kind"], split, config),
     )
 
 
-def noted_again(receipt: Mapping[str, Any], found: SortedStream, end: int, *, carried: bool) -> ForgetRequest:
-    """A request at the stream's end, to the same method, for samples that were kept and noted."""
+def request_for_swapped(
+    receipt: Mapping[str, Any], split: StreamSplit, end: int, *, with_samples: bool
+) -> ForgetRequest:
+    """Return a request at offset `end`, to the same method, for the samples whose labels are swapped."""
     return build_request(
-        id=ID,
+        id="audit",
         offset=end,
         method=receipt["method"],
-        samples=found.noted if carried else (),
-        ids=[sample.id for sample in found.noted],
+        samples=split.swapped if with_samples else (),
+        ids=[sample.id for sample in split.swapped],
     )
 
 
-def _named(kind: str, found: SortedStream, config: RunConfig) -> dict[str, Any]:
+def _selector(kind: str, split: StreamSplit, config: RunConfig) -> dict[str, Any]:
     if kind == "class":
-        return {"label": next(iter(found.gone.values()))}
+        return {"label": next(iter(split.gone.values()))}
     if kind == "subject":
-        subject = next(iter(found.subjects)) if len(found.subjects) == 1 else None
+        subject = next(iter(split.subjects)) if len(split.subjects) == 1 else None
         return {"all_users": True} if subject is None else {"subject": subject}
     if isinstance(config.learner, CohortOptions):
-        if config.learner.by == "domain" and len(found.domains) == 1:
-            return {"domain": next(iter(found.domains))}
+        if config.learner.by == "domain" and len(split.domains) == 1:
+            return {"domain": next(iter(split.domains))}
         if config.learner.by == "stretch":
-            return {"offsets": (min(found.gone), max(found.gone) + 1)}
-    return {"ids": found.ids}
+            return {"offsets": (min(split.gone), max(split.gone) + 1)}
+    return {"ids": split.ids}

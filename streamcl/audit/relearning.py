@@ -1,9 +1,8 @@
-"""Relearn time: how many forgotten samples bring back what was forgotten, against models that never knew it.
-
-For a class that shows on samples of it that no model has learned, for single samples on these samples.
+"""Relearn time: how many forgotten samples restore what was forgotten, beside models that never learned it.
 
 Anamnesis and relearn time (Chundawat et al., arXiv 2205.08096; Golatkar et al., arXiv 1911.04933), counted in
-samples, as a closed-form head has no epochs.
+samples, as a closed-form head has no epochs. For a class it is measured on held-out samples of the class, for
+single samples on these samples.
 """
 
 from __future__ import annotations
@@ -13,42 +12,57 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from streamcl.audit.closed_form_models import Form, combined
-from streamcl.audit.data import Examples, Floats, Sums
+from streamcl.audit.closed_form_models import ModelFactory, add_statistics
+from streamcl.audit.data import Examples, Floats, ModelStatistics
 
-PAPER = "arXiv 2205.08096"
-REGAINED = 0.9  # of the accuracy that all of the forgotten samples give
+RELEARN_PAPER = "arXiv 2205.08096"
+REGAINED = 0.9
+"""Share, of the accuracy after all forgotten samples, at which they count as relearned: the anamnesis index
+takes a margin of the original model's accuracy, here 10 %."""
 
 
 def relearn_times(
-    form: Form, models: Iterable[Sums], lessons: Examples, check: Examples, target: float
+    factory: ModelFactory,
+    models: Iterable[ModelStatistics],
+    lessons: Examples,
+    check: Examples,
+    target: float,
 ) -> Floats:
-    """[M]: log2 of the samples of `lessons` after which a model's accuracy on `check` reaches `target`.
+    """Return [M], log2 of the samples after which a model's accuracy on `check` reaches `target`.
 
-    Looked at after 1, 2, 4, ... samples, in their order.
+    Args:
+        factory: solves the models.
+        models: statistics of M models.
+        lessons: the samples to learn, in their order; accuracy is computed after 1, 2, 4, ... of them.
+        check: the samples on which accuracy is measured.
+        target: a share in [0, 1].
     """
-    return np.array([_doublings(form, each, lessons, check, target) for each in models])
+    return np.array([_relearn_time(factory, each, lessons, check, target) for each in models])
 
 
-def accuracy_after(form: Form, sums: Sums, lessons: Examples, check: Examples) -> float:
-    """Accuracy on `check` once `lessons` are learned on top of the sums."""
-    model = form.solve(combined(sums, form.measure(lessons)))
+def accuracy_after(
+    factory: ModelFactory, known: ModelStatistics, lessons: Examples, check: Examples
+) -> float:
+    """Return the accuracy on `check` after `lessons` are added to the statistics."""
+    model = factory.solve(add_statistics(known, factory.measure(lessons)))
     return float((model(check.features).argmax(dim=1) == check.labels).double().mean())
 
 
-def doublings_until(accuracies: Floats, target: float) -> float:
-    """log2 of the samples after which the target is reached, of accuracies after 1, 2, 4, ... of them.
+def log2_samples_until(accuracies: Floats, target: float) -> float:
+    """Return log2 of the samples at which `target` is reached, of accuracies after 1, 2, 4, ... samples.
 
-    The whole number of doublings, where the target is never reached or only by the last accuracy.
+    The number of doublings where the target is never reached or only by the last accuracy.
     """
     reached = np.flatnonzero(accuracies >= target)
     return float(reached[0] if len(reached) else len(accuracies) - 1)
 
 
-def _doublings(form: Form, sums: Sums, lessons: Examples, check: Examples, target: float) -> float:
+def _relearn_time(
+    factory: ModelFactory, known: ModelStatistics, lessons: Examples, check: Examples, target: float
+) -> float:
     count = 1
     while count < len(lessons):
-        if accuracy_after(form, sums, lessons.at(torch.arange(count)), check) >= target:
+        if accuracy_after(factory, known, lessons.at(torch.arange(count)), check) >= target:
             break
         count *= 2
     return float(np.log2(min(count, len(lessons))))

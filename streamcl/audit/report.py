@@ -1,4 +1,4 @@
-"""What an audit found, in plain values: for JSON, for the terminal, for the report's page."""
+"""The report of an audit: as JSON, as text for the terminal, and as a section of an HTML page."""
 
 from __future__ import annotations
 
@@ -6,37 +6,49 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from streamcl.audit.significance import Finding
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from streamcl.audit.significance import MeasureResult
 
 Verdict: TypeAlias = Literal["pass", "fail", "cannot tell"]
 
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """One audit; no ids, no names, no labels.
+    """The results of one audit, without ids, names or labels.
 
-    counts: samples retained, forgotten, tested. models: how many were audited, retrained without the data
-    (references), and never made to forget. left_out: the share of retained samples that each goes without.
-    rate: the stated chance that a retrained model fails. references_failing: the share of the references
-    that fail when each is pushed through the audit of the others, by the measures of single models.
-    unforgotten_failing: the share of the models that never forgot which fail so. findings: judged; they
-    make the verdict. by_memorisation: membership attacks on the quarter of forgotten samples that learning
-    moves least (a negative control) and most; they do not. sums: the largest relative difference between the
-    audited sums and those of retraining, where there are sums. reruns: how often the stream was run again
-    for the models, where there are none. learner: the audited learner's hash.
+    Attributes:
+        kind: of the request; a subject's is "samples".
+        counts: samples retained, forgotten and held out, as "retain", "forget", "test".
+        models: models audited, retrained without the data ("references"), and never made to forget.
+        left_out: share of the retained samples that each of them goes without.
+        false_alarm_rate: stated chance that a retrained model fails.
+        references_failing: share of the references that fail when each is audited alone beside the others.
+        unforgotten_failing: share of the models that never forgot which fail so.
+        unforgotten_detected: whether the models that never forgot fail as a group.
+        results: the measures that make the verdict.
+        by_memorisation: LiRA on the quarter of forgotten samples that learning moves least (a negative
+            control) and most; no part of the verdict.
+        statistics_error: largest relative difference between the audited statistics and those of retraining;
+            None for learners without statistics.
+        reruns: further runs of the stream that made the models, 0 for closed forms.
+        seconds: duration of the audit.
+        request: id of the erasure.
+        learner: hash of the audited learner's state.
     """
 
     kind: Literal["samples", "class"]
     counts: dict[str, int]
     models: dict[str, int]
     left_out: float
-    rate: float
+    false_alarm_rate: float
     references_failing: float
     unforgotten_failing: float
-    unforgotten_seen: bool
-    findings: tuple[Finding, ...]
-    by_memorisation: tuple[Finding, ...] = ()
-    sums: float | None = None
+    unforgotten_detected: bool
+    results: tuple[MeasureResult, ...]
+    by_memorisation: tuple[MeasureResult, ...] = ()
+    statistics_error: float | None = None
     reruns: int = 0
     seconds: float = 0.0
     request: str | None = None
@@ -44,74 +56,92 @@ class AuditReport:
 
     @property
     def verdict(self) -> Verdict:
-        """fail: a measure is out of the references' range.
+        """Return "fail" where a measure is outside the references' range.
 
-        cannot tell: none is, but none would be out of it for models that never forgot either.
+        "cannot tell" where none is, and none would be for models that never forgot either.
         """
-        if not all(finding.good for finding in self.findings):
+        if not all(result.passed for result in self.results):
             return "fail"
-        return "pass" if self.unforgotten_seen else "cannot tell"
+        return "pass" if self.unforgotten_detected else "cannot tell"
 
     def sentence(self) -> str:
-        """The verdict in plain words."""
-        bad = [finding for finding in self.findings if not finding.good]
-        if bad:
-            told = ", ".join(f"{finding.measure} {finding.outcome}" for finding in bad)
-            return f"The audited model is not like models retrained without the data: {told}."
+        """Return the verdict in words."""
+        failed = ", ".join(f"{each.measure} {each.outcome}" for each in self.results if not each.passed)
+        if failed:
+            return f"The audited model is not like models retrained without the data: {failed}."
         like = "The audited model is like models retrained without the data"
-        if self.unforgotten_seen:
-            return f"{like}; one that never forgot is not."
-        return f"{like}, but so is one that never forgot: what was erased left too little trace to see."
+        if self.unforgotten_detected:
+            return f"{like}; a model that never forgot is not."
+        return (
+            f"{like}, but so is a model that never forgot: the erased data left too little trace to detect."
+        )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AuditReport:
-        """The report that gave these values."""
+        """Return the report whose `to_json` gave these values."""
         fields = {name: value for name, value in values.items() if name not in {"verdict", "sentence"}}
-        for name in ("findings", "by_memorisation"):
-            fields[name] = tuple(Finding(**each) for each in fields[name])
+        for name in ("results", "by_memorisation"):
+            fields[name] = tuple(MeasureResult(**each) for each in fields[name])
         return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `verdict` and `sentence` are among them."""
+        """Return plain values, `verdict` and `sentence` among them."""
         return {"verdict": self.verdict, "sentence": self.sentence(), **asdict(self)}
 
 
 def text_table(report: AuditReport) -> str:
-    """The report as text, its figures aligned in columns."""
+    """Return the report as text with aligned columns."""
     head = ("measure", "audited", "references", "unforgotten", "p", "")
-    rows = [head, *map(_row, report.findings)]
+    rows = [head, *map(_row, report.results)]
     rows += [(*_row(each)[:5], "control") for each in report.by_memorisation]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["  ".join(_set(row[i], widths[i], i) for i in range(len(head))).rstrip() for row in rows]
+    lines = ["  ".join(_aligned(row[i], widths[i], i) for i in range(len(head))).rstrip() for row in rows]
     verdict = f"{report.verdict.upper()}: {report.sentence()}"
     return "\n".join([verdict, "", *lines, "", *notes(report)])
 
 
-def _row(finding: Finding) -> tuple[str, str, str, str, str, str]:
-    shown = "" if finding.unforgotten is None else f"{finding.unforgotten:.3f}"
-    spread = f"{finding.mean:.3f} ± {finding.spread:.3f}"
-    return finding.measure, f"{finding.value:.3f}", spread, shown, f"{finding.p:.3f}", finding.outcome
+def html_section(report: AuditReport) -> Markup:
+    """Return the report as one `<section class="audit">`; the row of a failed measure has class "bad".
 
-
-def _set(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if 0 < column < 5 else cell.ljust(width)
+    The section loads nothing and has no style of its own.
+    """
+    environment = Environment(
+        loader=PackageLoader("streamcl", "audit"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return Markup(environment.get_template("section.html.j2").render(report=report, notes=notes(report)))
 
 
 def notes(report: AuditReport) -> list[str]:
-    """What the figures stand on, a sentence each."""
+    """Return the number of samples and models behind the figures, a sentence each."""
     models, counts = report.models, report.counts
-    said = [
+    lines = [
         f"{counts['forget']} samples forgotten, {counts['retain']} retained, {counts['test']} held out; "
         f"{models['references']} references, each without {report.left_out:.0%} of the retained samples.",
-        f"A retrained model fails at most {report.rate:.0%} of the time. Failing alone: "
+        f"A retrained model fails at most {report.false_alarm_rate:.0%} of the time. Failing alone: "
         f"{report.references_failing:.1%} of the references, "
         f"{report.unforgotten_failing:.1%} of the models that never forgot.",
     ]
-    if report.sums is not None:
-        said.append(f"The sums differ from those of retraining by {report.sums:.1e} (relative).")
+    if report.statistics_error is not None:
+        lines.append(
+            f"The statistics differ from those of retraining by {report.statistics_error:.1e} (relative)."
+        )
     if report.reruns:
-        said.append(
-            f"The stream was run again {report.reruns} times; U-LiRA and KLoM are of "
+        lines.append(
+            f"The stream was run again {report.reruns} times; U-LiRA and KLoM compare "
             f"{models['forgotten again']} runs that carried out the request again."
         )
-    return [*said, f"{report.seconds:.1f} seconds."]
+    return [*lines, f"{report.seconds:.1f} seconds."]
+
+
+def _row(result: MeasureResult) -> tuple[str, str, str, str, str, str]:
+    shown = "" if result.unforgotten is None else f"{result.unforgotten:.3f}"
+    references = f"{result.reference_mean:.3f} ± {result.reference_std:.3f}"
+    return result.measure, f"{result.value:.3f}", references, shown, f"{result.p_value:.3f}", result.outcome
+
+
+def _aligned(cell: str, width: int, column: int) -> str:
+    return cell.rjust(width) if 0 < column < 5 else cell.ljust(width)

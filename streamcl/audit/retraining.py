@@ -1,41 +1,91 @@
-"""Models of a run's stream, made by running it again: the references of learners that keep no sums."""
+"""Retrains models by further runs of the stream, without some samples or with other labels."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from streamcl.audit.retold import Retold
+import numpy as np
+
+from streamcl.audit.closed_form_models import draw_left_out
+from streamcl.audit.data import AuditConfig
+from streamcl.audit.label_swap import LabelSwap
+from streamcl.audit.stream_split import StreamSplit, with_offsets
 from streamcl.config.options.outputs import EvaluateOptions, ReportOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS
-from streamcl.events import ForgetRequest
+from streamcl.events import Batch, Event, ForgetRequest
 from streamcl.factory.source import build_source
 from streamcl.forgetting.receipts.receipt import read_chain
 from streamcl.nn.backbone import Backbone
-from streamcl.protocols import Learner
+from streamcl.protocols import Learner, Source, SourceWrapper
 from streamcl.runs.assemble import assemble
 from streamcl.runs.resume import begin_or_restore
 from streamcl.storage.files import TEMPORARY, discard
 
-Model = TypeVar("Model")
-MARK = f"{TEMPORARY}audit-"
-SILENT = EvaluateOptions(every=None, at_parts=False, max_per_part=None, final=False)
+logger = logging.getLogger(__name__)
+
+Output = TypeVar("Output")
+Result = TypeVar("Result")
+FOLDER_PREFIX = f"{TEMPORARY}audit-"
+NO_EVALUATION = EvaluateOptions(every=None, at_parts=False, max_per_part=None, final=False)
+
+
+class RelabelledSource(SourceWrapper):
+    """Replays a source with other labels, and with one request to forget, or none, in place of its own.
+
+    Args:
+        source: the run's.
+        label: of the sample at an offset; None where it is not to be learned: the learner then sees it as
+            any image without a label.
+        end: offset at which the stream ends.
+        request: yielded before the batch at its offset, or at the end.
+        on_request: called before the request is yielded.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        label: Callable[[int], str | None],
+        end: int,
+        request: ForgetRequest | None = None,
+        on_request: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(source)
+        self._label, self._end, self._request = label, end, request
+        self._on_request = on_request
+
+    def __iter__(self) -> Iterator[Event]:
+        waiting = self._request
+        for event in self._source:
+            if not isinstance(event, Batch):
+                continue
+            if waiting is not None and event.offset >= waiting.offset:
+                self._on_request()
+                yield waiting
+                waiting = None
+            if event.offset >= self._end:
+                break
+            samples = [replace(each, label=self._label(offset)) for offset, each in with_offsets(event)]
+            yield replace(event, samples=tuple(samples))
+        if waiting is not None:
+            self._on_request()
+            yield waiting
 
 
 @dataclass(frozen=True, slots=True)
-class Reruns:
-    """Runs a stream again with the run's own configuration, seed included, in a folder that is removed.
+class Retraining:
+    """Runs a stream again up to offset `end`, with the run's configuration, in a temporary folder.
 
-    The seed stays the run's, so that references differ from it by what they have learned alone, and an
-    erasure is judged beside the closest models that there are. The folder is a temporary of the run's
-    directory: what a crash leaves of it goes when the run is next opened or audited.
-    end: the offset where the stream is left.
+    The seed is the run's, so that references differ from it only by what they have learned, and an erasure is
+    judged beside the closest models there are. A folder that a crash leaves behind is removed when the run is
+    next opened or audited.
     """
 
     config: RunConfig
@@ -43,19 +93,22 @@ class Reruns:
     backbone: Backbone
     end: int
 
-    def model(
+    def run(
         self,
         label: Callable[[int], str | None],
-        then: Callable[[Learner], Model],
+        then: Callable[[Learner], Result],
         request: ForgetRequest | None = None,
         before: Callable[[Learner], None] | None = None,
-    ) -> Model | None:
-        """What `then` makes of the learner of one more run, in which samples are learned as `label` says.
+    ) -> Result | None:
+        """Run the stream once and return `then(learner)`; None where the request was not carried out.
 
-        request: carried out at its offset, and `before` called just before. None where that ended in anything
-        but an erasure.
+        Args:
+            label: of the sample at an offset, None where it is not to be learned.
+            then: called with the learner at the end.
+            request: to carry out at its offset.
+            before: called with the learner just before the request.
         """
-        folder = Path(mkdtemp(prefix=f"{MARK}{os.getpid()}-", dir=self.folder))
+        folder = Path(mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=self.folder))
         with ExitStack() as stack:
             stack.callback(discard, folder)
 
@@ -69,7 +122,9 @@ class Reruns:
                 stack,
                 vit=lambda *_: self.backbone,
                 group=SINGLE_PROCESS,
-                stream=lambda *asked: Retold(build_source(*asked), label, self.end, request, on_request),
+                stream=lambda *asked: RelabelledSource(
+                    build_source(*asked), label, self.end, request, on_request
+                ),
             )
             begin_or_restore(run, None)
             for _ in run:
@@ -83,7 +138,7 @@ class Reruns:
             "run_dir": str(folder),
             "checkpoint": None,
             "statistics": None,
-            "evaluate": SILENT,
+            "evaluate": NO_EVALUATION,
             "report": ReportOptions(samples=0, title=None),
             "forget": [],
             "sinks": [],
@@ -91,10 +146,106 @@ class Reruns:
         return self.config.model_copy(update=changed)
 
 
-def sweep_killed(folder: Path) -> None:
-    """Remove what audits that were killed have left in a run's directory; those under way keep theirs."""
-    for path in folder.glob(f"{MARK}*"):
-        owner = path.name.removeprefix(MARK).partition("-")[0]
+class RetrainedModels(Generic[Output]):
+    """Makes the models of an audit one by one, and evaluates each at the end of its run.
+
+    Args:
+        split: of the stream.
+        retraining: runs the stream.
+        evaluate: returns what is compared of a learner.
+        config: of the audit.
+        most: number of runs at most, for the log.
+    """
+
+    def __init__(
+        self,
+        split: StreamSplit,
+        retraining: Retraining,
+        evaluate: Callable[[Learner], Output],
+        config: AuditConfig,
+        *,
+        most: int,
+    ) -> None:
+        self.runs, self._most = 0, most
+        self._split, self._retraining, self._evaluate = split, retraining, evaluate
+        self._offsets = np.array(sorted(split.kept))
+        self._config, self._rng = config, np.random.default_rng(config.seed)
+
+    def retrained(self) -> Output:
+        """Return the output of the model of all retained samples."""
+        label = self._split.labels(frozenset(), forgotten=False)
+        output = self._run("retrained on all retained samples", label, self._evaluate)
+        assert output is not None
+        return output
+
+    def group(
+        self, name: str, *, forgotten: bool, request: ForgetRequest | None = None
+    ) -> tuple[list[Output], list[frozenset[int]]]:
+        """Return the outputs of the configured number of models, and the offsets that each goes without.
+
+        Each goes without another share of the retained samples. There are fewer where a request was not
+        carried out.
+        """
+        outputs, left_out = list[Output](), list[frozenset[int]]()
+        for number, without in self._shares():
+            label = self._split.labels(without, forgotten=forgotten)
+            output = self._run(f"{name}, {number}", label, self._evaluate, request)
+            if output is not None:
+                outputs.append(output)
+                left_out.append(without)
+        return outputs, left_out
+
+    def confusions(
+        self, swap: LabelSwap, request: ForgetRequest
+    ) -> tuple[list[float], list[float], list[float]]:
+        """Return the confusion of models that never saw the swapped samples, learned them, and erased them.
+
+        Empty where the method cannot erase these samples.
+        """
+        never, before, after = [], list[float](), []
+        for number, without in self._shares():
+            labels = self._split.labels(without - swap.wrong.keys(), forgotten=False, relabelled=swap.wrong)
+            seen = len(before)
+            output = self._run(
+                f"made to forget swapped labels, {number}",
+                labels,
+                swap.confusion,
+                request,
+                lambda learner: before.append(swap.confusion(learner)),
+            )
+            if output is None:
+                del before[seen:]
+                break  # the method refused or failed, and would again
+            after.append(output)
+        for number, without in self._shares() if after else ():
+            labels = self._split.labels(without | swap.wrong.keys(), forgotten=False)
+            confusion = self._run(f"without the swapped samples, {number}", labels, swap.confusion)
+            assert confusion is not None
+            never.append(confusion)
+        return never, before, after
+
+    def _shares(self) -> list[tuple[str, frozenset[int]]]:
+        count = self._config.reruns
+        rows = draw_left_out(count, len(self._offsets), self._config.left_out, self._rng).numpy()
+        return [(f"{i} of {count}", frozenset(self._offsets[row].tolist())) for i, row in enumerate(rows, 1)]
+
+    def _run(
+        self,
+        name: str,
+        label: Callable[[int], str | None],
+        then: Callable[[Learner], Result],
+        request: ForgetRequest | None = None,
+        before: Callable[[Learner], None] | None = None,
+    ) -> Result | None:
+        self.runs += 1
+        logger.info("run %d of at most %d: %s", self.runs, self._most, name)
+        return self._retraining.run(label, then, request, before)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the folders that killed audits left in a run directory; those of running audits stay."""
+    for path in folder.glob(f"{FOLDER_PREFIX}*"):
+        owner = path.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         if not (owner.isdigit() and _is_alive(int(owner))):
             discard(path)
 
@@ -105,7 +256,7 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's
+        return True  # a process of another user
     return True
 
 

@@ -1,126 +1,218 @@
-"""The audit of a learner that keeps no sums: its references are runs of the same stream without the data."""
+"""Audits any learner beside models that further runs of the same stream retrain without the data."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit import label_swap as interclass
-from streamcl.audit import relearning as relearn
-from streamcl.audit.answers import Group, Groups
-from streamcl.audit.closed_form import FEW, Plan
-from streamcl.audit.comparison import findings, of_distributions
-from streamcl.audit.conclude import conclude
-from streamcl.audit.mixup import Mixup
-from streamcl.audit.questions import Answer, Questions
+from streamcl.audit.comparison import compare_distributions, compare_group, make_report
+from streamcl.audit.data import MIN_MODELS, AuditConfig, Examples, Floats, ModelGroup, ModelGroups, ProbeSet
+from streamcl.audit.label_swap import CONFUSION_PAPER, LabelSwap
+from streamcl.audit.relearning import REGAINED, RELEARN_PAPER, log2_samples_until
 from streamcl.audit.report import AuditReport
-from streamcl.audit.retraining import Reruns
-from streamcl.audit.significance import Finding, beside
-from streamcl.audit.stream_split import SortedStream
-from streamcl.audit.trials import Trials
-from streamcl.events import ForgetRequest
-from streamcl.protocols import Learner
+from streamcl.audit.retraining import RetrainedModels, Retraining
+from streamcl.audit.significance import MeasureResult, compare_with_references
+from streamcl.audit.stream_split import StreamSplit, in_portions
+from streamcl.errors import ForgettingError
+from streamcl.events import Batch, ForgetRequest, Kind
+from streamcl.protocols import Learner, ProbabilisticLearner
+
+MAX_LESSONS = 128
+"""Forgotten samples to relearn, which bounds the time that each model takes."""
 
 logger = logging.getLogger(__name__)
 
 
-def audit_by_reruns(
+@dataclass(frozen=True, slots=True)
+class LearnerOutput:
+    """Logits [N, C] of one learner on all probe samples, and its accuracies after relearning 1, 2, 4, ..."""
+
+    logits: Tensor
+    relearned: Floats
+
+
+class LearnerProbes:
+    """Evaluates learners on samples of each kind, in the columns of all classes.
+
+    Raises:
+        ForgettingError: there are no held-out samples of the retained classes.
+    """
+
+    def __init__(self, split: StreamSplit, classes: Sequence[str], kind: Kind, seed: int) -> None:
+        labels = [*split.kept.values(), *split.gone.values()]
+        self._columns = {name: i for i, name in enumerate(dict.fromkeys([*classes, *labels]))}
+        erased = next(iter(split.gone.values())) if kind == "class" else None
+        known = set(split.kept.values()) - {erased}
+        test = [sample for sample in split.held_out if sample.label in known]
+        if not test:
+            raise ForgettingError("there are no held-out samples to audit with")
+        self._parts = (split.forgotten, split.retained, test)
+        self._samples = [sample for part in self._parts for sample in part]
+        unseen = [sample for sample in split.held_out if sample.label == erased]
+        self._check = split.forgotten if erased is None else unseen
+        order = np.random.default_rng(seed).permutation(len(split.forgotten))
+        self._lessons = [split.forgotten[i] for i in order[:MAX_LESSONS]]
+        self._after = max([*split.kept, *split.gone]) + 1
+        self.erased_class = None if erased is None else self._columns[erased]
+        self.held_out = len(test)
+
+    @property
+    def can_relearn(self) -> bool:
+        """Whether there are samples on which relearning can be measured."""
+        return bool(self._check)
+
+    def evaluate(self, learner: Learner) -> LearnerOutput:
+        """Return the learner's output; afterwards the learner has learned the forgotten samples again."""
+        return LearnerOutput(self._logits(learner), self._relearn(learner))
+
+    def probe_set(self) -> ProbeSet:
+        """Return the samples as rows of `LearnerOutput.logits`."""
+        starts = np.cumsum([0, *map(len, self._parts)])
+        forget, retain, test = (
+            Examples(
+                torch.arange(int(start), int(start) + len(part))[:, None],
+                torch.tensor([self._columns[str(sample.label)] for sample in part]),
+            )
+            for start, part in zip(starts, self._parts, strict=False)
+        )
+        return ProbeSet(forget, retain, test, self.erased_class, logit_scale=1.0)
+
+    def _logits(self, learner: Learner) -> Tensor:
+        """[N, C] on the CPU, minus infinity for classes that the learner does not know."""
+        assert isinstance(learner, ProbabilisticLearner)
+        found = torch.cat([learner.logits(each).double().cpu() for each in in_portions(self._samples)])
+        logits = torch.full((len(found), len(self._columns)), -torch.inf, dtype=torch.float64)
+        logits[:, [self._columns[name] for name in learner.classes]] = found
+        return logits
+
+    def _relearn(self, learner: Learner) -> Floats:
+        """Accuracy after 1, 2, 4, ... of the lessons, and after the last."""
+        accuracies, learned = [], 0
+        while self._check and learned < len(self._lessons):
+            until = min(max(1, 2 * learned), len(self._lessons))
+            learner.learn(Batch(self._after + learned, tuple(self._lessons[learned:until])))
+            learned = until
+            guesses = [guess for each in in_portions(self._check) for guess in learner.predict(each)]
+            pairs = zip(guesses, self._check, strict=True)
+            accuracies.append(float(np.mean([guess.label == sample.label for guess, sample in pairs])))
+        return np.array(accuracies)
+
+
+def audit_by_retraining(
     learner: Learner,
-    stream: SortedStream,
-    reruns: Reruns,
+    split: StreamSplit,
+    retraining: Retraining,
     request: ForgetRequest,
     *,
-    mixup: tuple[Mixup, ForgetRequest] | None,
-    plan: Plan,
+    swap: tuple[LabelSwap, ForgetRequest] | None,
+    config: AuditConfig,
 ) -> AuditReport:
     """Judge an erasure from any learner beside models of runs that never saw the data.
 
-    Membership of distributions (U-LiRA, KLoM) is judged on models that learned the data and were made to
-    forget it as the run was, in the same place of the stream; every other measure on the run's own model.
-    mixup: what interclass confusion is tested with, and the request that forgets it.
+    U-LiRA and KLoM are judged on models that learned the data and were made to forget it as the run was, at
+    the same offset of the stream; every other measure on the run's own model.
+
+    Args:
+        learner: the audited one.
+        split: of the stream.
+        retraining: runs the stream.
+        request: of the erasure.
+        swap: for the interclass-confusion test, with the request that erases the swapped samples.
+        config: of the audit.
     """
     began = time.perf_counter()
-    questions = Questions(stream, learner.classes, request.kind, plan.seed)
-    most = 1 + (3 if mixup is None else 5) * plan.reruns
-    trials = Trials(stream, reruns, questions, plan, most=most)
-    probes = questions.probes()
+    probes = LearnerProbes(split, learner.classes, request.kind, config.seed)
+    most = 1 + (3 if swap is None else 5) * config.reruns
+    models = RetrainedModels(split, retraining, probes.evaluate, config, most=most)
+    probe_set = probes.probe_set()
 
-    def group(found: Sequence[Answer], left_out: Sequence[frozenset[int]], *, mask: bool = False) -> Group:
-        member = np.stack([stream.members(each) for each in left_out])
-        hidden = probes.gone if mask else None
-        return probes.ask((_scorer(answer.logits, hidden) for answer in found), member)
+    def group(
+        outputs: Sequence[LearnerOutput], left_out: Sequence[frozenset[int]], *, mask: bool = False
+    ) -> ModelGroup:
+        member = np.stack([split.members(each) for each in left_out])
+        hidden = probes.erased_class if mask else None
+        return probe_set.evaluate((_scorer(each.logits, hidden) for each in outputs), member)
 
-    retrained = trials.retrained()
-    known, known_without = trials.group("without the data", forgotten=False)
-    kept, kept_without = trials.group("with the data", forgotten=True)
-    again, again_without = trials.group("made to forget it", forgotten=True, request=request)
-    own = questions.ask(learner)
-    everything = [frozenset[int]()]
-    groups = Groups(
-        group([own], everything),
-        group(known, known_without),
-        group(kept, kept_without, mask=True),
-        group([retrained], everything),
-        probes.gone,
+    retrained = models.retrained()
+    references = models.group("without the data", forgotten=False)
+    unforgotten = models.group("with the data", forgotten=True)
+    erased = models.group("made to forget it", forgotten=True, request=request)
+    own = probes.evaluate(learner)
+    groups = ModelGroups(
+        group([own], [frozenset()]),
+        group(*references),
+        group(*unforgotten, mask=True),
+        group([retrained], [frozenset()]),
+        probes.erased_class,
     )
-    answered = findings(groups, groups.audited, plan.deals)
-    if len(again) >= FEW // 2:
-        answered += of_distributions(groups, group(again, again_without), plan.deals)
+    by_outputs = compare_group(groups, groups.audited, config.permutations)
+    if len(erased[0]) >= MIN_MODELS // 2:
+        by_outputs += compare_distributions(groups, group(*erased), config.permutations)
     else:
         logger.warning(
-            "only %d of %d runs forgot as this one did: no U-LiRA, no KLoM", len(again), plan.reruns
+            "only %d of %d runs forgot as this one did: no U-LiRA, no KLoM", len(erased[0]), config.reruns
         )
-    taught = [_relearned(own, known, kept, retrained)] if questions.relearned else []
-    if mixup is not None:
-        taught += _confused(trials, *mixup)
-    return conclude(
+    by_learning = []
+    if probes.can_relearn:
+        by_learning += [_relearn_time(own, references[0], unforgotten[0], retrained)]
+    if swap is not None:
+        by_learning += _confusion(models, *swap)
+    return make_report(
         groups,
-        answered,
-        taught,
-        plan,
+        by_outputs,
+        by_learning,
+        config,
         began=began,
-        counts={"retain": len(stream.kept), "forget": len(stream.gone), "test": questions.test},
+        counts={"retain": len(split.kept), "forget": len(split.gone), "test": probes.held_out},
         models={
             "audited": 1,
-            "references": len(known),
-            "unforgotten": len(kept),
-            "forgotten again": len(again),
+            "references": len(references[0]),
+            "unforgotten": len(unforgotten[0]),
+            "forgotten again": len(erased[0]),
         },
-        reruns=trials.made,
+        reruns=models.runs,
     )
 
 
 def _scorer(logits: Tensor, hidden: int | None) -> Callable[[Tensor], Tensor]:
     if hidden is not None:
         logits = logits.index_fill(1, torch.tensor([hidden]), -torch.inf)
-    return lambda places: logits[places[:, 0]]
+    return lambda rows: logits[rows[:, 0]]
 
 
-def _relearned(own: Answer, known: Sequence[Answer], kept: Sequence[Answer], retrained: Answer) -> Finding:
-    target = relearn.REGAINED * float(retrained.regained[-1])
+def _relearn_time(
+    own: LearnerOutput,
+    references: Sequence[LearnerOutput],
+    unforgotten: Sequence[LearnerOutput],
+    retrained: LearnerOutput,
+) -> MeasureResult:
+    target = REGAINED * float(retrained.relearned[-1])
     times = (
-        np.array([relearn.doublings_until(answer.regained, target) for answer in group])
-        for group in ([own], known, kept)
+        np.array([log2_samples_until(each.relearned, target) for each in outputs])
+        for outputs in ([own], references, unforgotten)
     )
-    audited, references, unforgotten = times
-    centre = relearn.doublings_until(retrained.regained, target)
-    return beside(
-        *("relearn time, log2 samples", audited, references, unforgotten),
+    return compare_with_references(
+        "relearn time, log2 samples",
+        *times,
         step=1.0,
-        centre=centre,
-        paper=relearn.PAPER,
+        centre=log2_samples_until(retrained.relearned, target),
+        paper=RELEARN_PAPER,
     )
 
 
-def _confused(trials: Trials, mixup: Mixup, request: ForgetRequest) -> list[Finding]:
-    never, before, after = map(np.array, trials.mixed_up(mixup, request))
+def _confusion(
+    models: RetrainedModels[LearnerOutput], swap: LabelSwap, request: ForgetRequest
+) -> list[MeasureResult]:
+    never, before, after = map(np.array, models.confusions(swap, request))
     if len(after) < 2:
         logger.warning("the method does not forget single samples: no interclass confusion")
         return []
-    step = 1 / len(mixup.check)
-    return [beside("interclass confusion", after, never, before, step=step, paper=interclass.PAPER)]
+    step = 1 / len(swap.check)
+    name = "interclass confusion"
+    return [compare_with_references(name, after, never, before, step=step, paper=CONFUSION_PAPER)]

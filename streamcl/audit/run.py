@@ -1,4 +1,4 @@
-"""From a run directory to an audit's material: its stream is read again, each sample put where it belongs."""
+"""Audits an erasure of a run directory: its stream is read again and split into retained and forgotten."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamcl.audit.audit import audit
-from streamcl.audit.closed_form import Plan
-from streamcl.audit.data import Audited, Examples, Material, Sums
-from streamcl.audit.learner_heads import Beginning, ClosedForms, closed_forms
-from streamcl.audit.mixup import most_confused
-from streamcl.audit.reconstruct_request import asked_again, noted_again
+from streamcl.audit.closed_form import audit
+from streamcl.audit.data import AuditConfig, AuditData, AuditedModel, Examples, ModelStatistics
+from streamcl.audit.label_swap import swap_labels
+from streamcl.audit.learner_heads import ClosedFormHeads, WarmUpReplay, closed_form_heads
+from streamcl.audit.reconstruct_request import reconstruct_request, request_for_swapped
 from streamcl.audit.report import AuditReport
-from streamcl.audit.retraining import Reruns, sweep_killed
-from streamcl.audit.retraining_audit import audit_by_reruns
-from streamcl.audit.scope import Scope, kept_by, placed, portions, receipt_of
-from streamcl.audit.stream_split import held_out, sort_stream
+from streamcl.audit.retraining import Retraining, remove_leftovers
+from streamcl.audit.retraining_audit import audit_by_retraining
+from streamcl.audit.stream_split import (
+    ReceiptScope,
+    find_receipt,
+    in_portions,
+    labelled_held_out,
+    retained_labels,
+    split_stream,
+    with_offsets,
+)
 from streamcl.config.options.closed_form import RidgeOptions
 from streamcl.config.options.hybrid import Hybrid
 from streamcl.config.options.run import RunConfig
@@ -39,37 +45,46 @@ from streamcl.storage.plain_state import state_hash
 
 logger = logging.getLogger(__name__)
 
-ASKED_ABOUT = 200
-"""Samples of each kind about which models are asked that are runs of the stream."""
+MAX_RETRAINING_SAMPLES = 200
+"""Samples of each kind on which retrained models are evaluated: each needs a pass through the backbone."""
 
 
 def audit_run(
     folder: Path,
     *,
     request: str | None = None,
-    plan: Plan | None = None,
-    rerun: bool = False,
+    config: AuditConfig | None = None,
+    retrain: bool = False,
 ) -> AuditReport:
-    """Audit one erasure of a run, the last one where none is named.
+    """Audit one erasure of a run.
 
     The forgotten samples are found by the receipt's salted hashes in the stream, which is read again from
-    its beginning; nothing of it stays written. A learner with a closed-form head is audited by its sums:
-    where a hybrid kept its adapted branch, both heads as one, with references that share the settled
-    adapters, for which the beginning, in which these moved, is learned again. Any other learner, or any at
-    all with `rerun`, is audited beside further runs of the stream. Raises ForgettingError where there is no
-    such receipt, SourceError where the stream cannot be read.
+    its beginning; nothing of it is written. A learner with closed-form heads is audited by their statistics:
+    for a hybrid with its adapted branch both heads as one, beside references that share the frozen adapters,
+    for which the warm-up is learned again. Any other learner is audited beside further runs of the stream.
+
+    Args:
+        folder: of the run.
+        request: id of the erasure; the last one by default.
+        config: settings of the audit.
+        retrain: run the stream again for a learner with closed-form heads, too.
+
+    Raises:
+        ForgettingError: the run has no such receipt.
+        SourceError: the stream cannot be read.
     """
-    plan = plan or Plan()
-    receipt = receipt_of(folder, request)
+    config = config or AuditConfig()
+    receipt = find_receipt(folder, request)
     shared = SharedBackbones()
-    learner, config = load_learner(folder, vit=shared.backbone)
-    forms = None if rerun else closed_forms(learner)
+    learner, run_config = load_learner(folder, vit=shared.backbone)
+    heads = None if retrain else closed_form_heads(learner)
     before = state_hash(learner.state_dict())
-    case = _Case(folder, receipt, config, plan)
-    if forms is not None:
-        report = _by_sums(case, forms)
+    case = _Case(folder, receipt, run_config, config)
+    if heads is not None:
+        report = _by_statistics(case, heads)
     else:
-        report = _by_reruns(case, learner, shared.backbone(config, build_compute(config)))
+        backbone = shared.backbone(run_config, build_compute(run_config))
+        report = _by_retraining(case, learner, backbone)
     expected = receipt["scope"]["learned"]
     if report.counts["forget"] != expected:
         logger.warning(
@@ -80,77 +95,86 @@ def audit_run(
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What one audit is of."""
+    """The subject and the settings of one audit."""
 
     folder: Path
     receipt: Mapping[str, Any]
-    config: RunConfig
-    plan: Plan
+    run_config: RunConfig
+    config: AuditConfig
 
     @contextmanager
-    def stream(self) -> Iterator[tuple[SourceWrapper, Scope]]:
-        """The run's stream from its beginning, and what of it was forgotten."""
-        with closing(build_source(self.config)) as source, Ledger(self.folder / LEDGER) as ledger:
+    def stream(self) -> Iterator[tuple[SourceWrapper, ReceiptScope]]:
+        """The run's stream at its beginning, and which of its samples were forgotten."""
+        with closing(build_source(self.run_config)) as source, Ledger(self.folder / LEDGER) as ledger:
             if not source.replayable:
                 raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
-            yield source, Scope(self.receipt, ledger.fingerprint)
+            yield source, ReceiptScope(self.receipt, ledger.fingerprint)
 
 
-def _by_sums(case: _Case, forms: ClosedForms) -> AuditReport:
-    options = _ridge_options(case.config)
-    beginning = None if forms.hybrid is None else Beginning(forms.hybrid, case.config)
+def _by_statistics(case: _Case, heads: ClosedFormHeads) -> AuditReport:
+    options = _ridge_options(case.run_config)
+    replay = None if heads.hybrid is None else WarmUpReplay(heads.hybrid, case.run_config)
     with case.stream() as (source, scope):
-        retained, forgotten = _sort_out(source, forms, kept_by(case.folder), scope, beginning)
-        held = _labelled([sample for part in source.info.holdout for sample in part.samples], forms)
-    columns = _columns(forms.exact.classes, retained, forgotten)
-    base = None if beginning is None else beginning.sums(columns)
-    if beginning is not None and (apart := beginning.difference()):
-        logger.warning("the beginning learned again gives adapters that differ by %.0e from the run's", apart)
+        retained, forgotten = _read_features(source, heads, retained_labels(case.folder), scope, replay)
+        held_out = _FeatureList()
+        labelled = [
+            sample for part in source.info.holdout for sample in part.samples if sample.label is not None
+        ]
+        held_out.add(heads, [(sample, str(sample.label)) for sample in labelled])
+    columns = _columns(heads.exact.classes, retained, forgotten)
+    base = None if replay is None else replay.statistics(columns)
+    if replay is not None and (difference := replay.difference()):
+        logger.warning("adapters after the replayed warm-up differ by %.0e from the run's", difference)
     return audit(
-        _material((retained, forgotten, held), columns, case.receipt["kind"], base),
-        Audited(statistics=forms.sums(columns)),
-        widths=forms.widths,
+        _audit_data((retained, forgotten, held_out), columns, case.receipt["kind"], base),
+        AuditedModel(statistics=heads.statistics(columns)),
+        widths=heads.widths,
         relative_lambda=options.relative_lambda,
         shrinkage=options.shrinkage,
         margin=options.margin,
-        plan=case.plan,
+        config=case.config,
     )
 
 
-def _by_reruns(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport:
-    sweep_killed(case.folder)
-    kept, plan = kept_by(case.folder), case.plan
-    most = min(plan.looked_at, ASKED_ABOUT)
+def _by_retraining(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport:
+    remove_leftovers(case.folder)
+    kept, receipt, seed = retained_labels(case.folder), case.receipt, case.config.seed
+    most = min(case.config.max_samples, MAX_RETRAINING_SAMPLES)
     with case.stream() as (source, scope):
-        held = held_out(source, 2 * most)
-        mixup = most_confused(learner, held, kept, plan.seed)
-        noted = {} if mixup is None else mixup.wrong
-        carried = fetch_of(source) is None  # then the request must bring all of its samples
-        every = 1 if carried else max(1, -(-int(case.receipt["scope"]["learned"]) // most))
-        found = sort_stream(
-            *(source, kept, scope), held=held, noted=noted, every=every, most=most, seed=plan.seed
+        held_out = labelled_held_out(source, 2 * most)
+        swap = swap_labels(learner, held_out, kept, seed)
+        with_samples = fetch_of(source) is None  # then the request must bring all of its samples
+        split = split_stream(
+            *(source, kept, scope),
+            held_out=held_out,
+            swapped={} if swap is None else swap.wrong,
+            every=1 if with_samples else max(1, -(-int(receipt["scope"]["learned"]) // most)),
+            most=most,
+            seed=seed,
         )
-    request = asked_again(case.receipt, found, case.config, carried=carried)
-    runs = Reruns(case.config, case.folder, backbone, max([*kept, scope.end - 1]) + 1)
-    swapped = None
-    if mixup is not None:
-        swapped = mixup, noted_again(case.receipt, found, runs.end, carried=carried)
-    return audit_by_reruns(learner, found, runs, request, mixup=swapped, plan=plan)
+    retraining = Retraining(case.run_config, case.folder, backbone, max([*kept, scope.end - 1]) + 1)
+    with_request = None
+    if swap is not None:
+        with_request = swap, request_for_swapped(receipt, split, retraining.end, with_samples=with_samples)
+    request = reconstruct_request(receipt, split, case.run_config, with_samples=with_samples)
+    return audit_by_retraining(learner, split, retraining, request, swap=with_request, config=case.config)
 
 
 @dataclass(slots=True)
-class _Found:
-    """Features and labels, a few samples at a time."""
+class _FeatureList:
+    """Features and labels, collected a portion at a time."""
 
     features: list[Tensor] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
-    def add(self, features: Tensor, labels: Sequence[str]) -> None:
-        self.features.append(features.cpu())
-        self.labels += labels
+    def add(self, heads: ClosedFormHeads, samples: Sequence[tuple[Sample, str]]) -> None:
+        """Append samples with the label that each was learned with."""
+        for portion in in_portions(samples):
+            self.features.append(heads.features([sample for sample, _ in portion]))
+            self.labels += [label for _, label in portion]
 
     def where(self, wanted: Callable[[str], bool], columns: Mapping[str, int]) -> Examples:
-        """Those whose label is wanted."""
+        """Return the examples whose label is wanted."""
         rows = [i for i, label in enumerate(self.labels) if wanted(label)]
         every = torch.cat(self.features) if self.features else torch.zeros(0, 1)
         return Examples(every[rows], torch.tensor([columns[self.labels[i]] for i in rows]).long())
@@ -163,76 +187,62 @@ def _ridge_options(config: RunConfig) -> RidgeOptions:
     return options
 
 
-def _sort_out(
+def _read_features(
     source: Source,
-    forms: ClosedForms,
+    heads: ClosedFormHeads,
     kept: Mapping[int, str],
-    scope: Scope,
-    beginning: Beginning | None,
-) -> tuple[_Found, _Found]:
-    """What was retained and what was forgotten, from the stream's beginning to where either ends.
-
-    What a beginning is needed for goes there, and is in neither.
-    """
-    retained, forgotten = _Found(), _Found()
+    scope: ReceiptScope,
+    replay: WarmUpReplay | None,
+) -> tuple[_FeatureList, _FeatureList]:
+    """The retained and the forgotten samples up to the last; a warm-up goes to its replay instead."""
+    retained, forgotten = _FeatureList(), _FeatureList()
     end = max([*kept, scope.end - 1])
     for batch in source:
         if not isinstance(batch, Batch):
             continue
-        if beginning is not None and batch.offset < forms.moved_until:
-            beginning.learn(batch, kept)
+        if replay is not None and batch.offset < heads.warm_up_end:
+            replay.learn(batch, kept)
         else:
-            _sort(batch, forms, kept, scope, (retained, forgotten))
+            for pairs in in_portions(list(with_offsets(batch))):
+                retained.add(heads, [(sample, kept[offset]) for offset, sample in pairs if offset in kept])
+                forgotten.add(
+                    heads,
+                    [
+                        (sample, str(sample.label))
+                        for offset, sample in pairs
+                        if offset not in kept and scope.contains(offset, sample)
+                    ],
+                )
         if batch.end > end:
             break
     return retained, forgotten
 
 
-def _sort(
-    batch: Batch, forms: ClosedForms, kept: Mapping[int, str], scope: Scope, into: tuple[_Found, _Found]
-) -> None:
-    for pairs in portions(list(placed(batch))):
-        stays = [(sample, kept[offset]) for offset, sample in pairs if offset in kept]
-        goes = [
-            (sample, str(sample.label))
-            for offset, sample in pairs
-            if offset not in kept and scope.holds(offset, sample)
-        ]
-        for found, chosen in zip(into, (stays, goes), strict=True):
-            if chosen:
-                features = forms.features([sample for sample, _ in chosen])
-                found.add(features, [label for _, label in chosen])
-
-
-def _labelled(samples: Sequence[Sample], forms: ClosedForms) -> _Found:
-    found = _Found()
-    for portion in portions([sample for sample in samples if sample.label is not None]):
-        found.add(forms.features(portion), [str(sample.label) for sample in portion])
-    return found
-
-
-def _columns(classes: Sequence[str], *parts: _Found) -> dict[str, int]:
-    """The learner's columns, then those of classes that are gone."""
+def _columns(classes: Sequence[str], *parts: _FeatureList) -> dict[str, int]:
+    """The learner's class columns, followed by those of erased classes."""
     names = dict.fromkeys([*classes, *(label for part in parts for label in part.labels)])
     return {name: i for i, name in enumerate(names)}
 
 
-def _material(
-    found: tuple[_Found, _Found, _Found], columns: Mapping[str, int], kind: str, base: Sums | None
-) -> Material:
-    retained, forgotten, held = found
+def _audit_data(
+    found: tuple[_FeatureList, _FeatureList, _FeatureList],
+    columns: Mapping[str, int],
+    kind: str,
+    base: ModelStatistics | None,
+) -> AuditData:
+    retained, forgotten, held_out = found
     if not forgotten.labels:
         raise ForgettingError("none of the forgotten samples is in the stream any more")
-    gone = forgotten.labels[0] if kind == "class" else None
-    below = base[0] if isinstance(base, tuple) else base
-    in_base = [] if below is None else [name for name, i in columns.items() if below.counts[i]]
-    known = {*retained.labels, *in_base} - {gone}
-    return Material(
+    erased = forgotten.labels[0] if kind == "class" else None
+    first = base[0] if isinstance(base, tuple) else base
+    in_base = [] if first is None else [name for name, i in columns.items() if first.counts[i]]
+    known = {*retained.labels, *in_base} - {erased}
+    return AuditData(
         retained.where(lambda _: True, columns),
         forgotten.where(lambda _: True, columns),
-        held.where(lambda label: label in known, columns),
+        held_out.where(lambda label: label in known, columns),
         len(columns),
-        gone=None if gone is None else columns[gone],
-        unseen=None if gone is None else held.where(lambda label: label == gone, columns),
+        erased_class=None if erased is None else columns[erased],
+        erased_test=None if erased is None else held_out.where(lambda label: label == erased, columns),
         base=base,
     )

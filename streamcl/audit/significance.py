@@ -1,4 +1,4 @@
-"""How a value is judged: beside what references show, with a stated rate of false alarms."""
+"""Significance of a measured value against the references, at a stated false-alarm rate."""
 
 from __future__ import annotations
 
@@ -7,41 +7,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-import numpy as np
+from scipy import stats
 
 from streamcl.audit.data import Floats
 
 Side: TypeAlias = Literal["both", "high", "low"]
 Outcome: TypeAlias = Literal["within", "too high", "too low"]
 
-_SAME = 1e-9  # relative; differences below it are rounding
+ROUNDING = 1e-9
+"""Relative difference below which two values count as equal: sums of float64 differ by less."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One measure: its value, the references' mean and spread, and how likely a reference is so far out.
+class MeasureResult:
+    """One measure of the audited model beside the references.
 
-    unforgotten: what models that never forgot come to, so that one sees whether the measure can tell.
-    p: the chance that one more reference would be at least as far from the others. outcome: "within" unless
-    p is below the audit's false-alarm rate divided by the number of its measures (Bonferroni).
+    Attributes:
+        measure: its name.
+        value: of the audited model, a mean where it is several.
+        reference_mean, reference_std: over the references.
+        p_value: chance that one more reference would be at least as far from the others.
+        unforgotten: value of models that never forgot, which shows whether the measure can detect anything.
+        paper: where the measure is from.
+        outcome: "within" unless p_value is below the false-alarm rate divided by the number of measures
+            (Bonferroni).
     """
 
     measure: str
     value: float
-    mean: float
-    spread: float
-    p: float
+    reference_mean: float
+    reference_std: float
+    p_value: float
     unforgotten: float | None
     paper: str
     outcome: Outcome = "within"
 
     @property
-    def good(self) -> bool:
-        """Whether the value is one that a retrained model could have."""
+    def passed(self) -> bool:
+        """Whether a retrained model could have this value."""
         return self.outcome == "within"
 
 
-def beside(
+def compare_with_references(
     measure: str,
     values: Floats,
     references: Floats,
@@ -51,55 +58,57 @@ def beside(
     step: float = 0.0,
     centre: float | None = None,
     paper: str = "",
-) -> Finding:
-    """The mean of `values` [M] as if it were that of one more reference beside `references` [K].
+) -> MeasureResult:
+    """Judge the mean of M values as if it were the value of one more reference.
 
-    Student's t for a new observation: spread * sqrt(1 + 1/K). Averaging over M > 1 makes a false alarm
-    rarer than stated, never more frequent. step: the smallest difference that the measure can show (1/N for
-    a share of N samples), under which no spread is taken. centre: where the value should be; the references'
-    mean where it is not known better.
+    Student's t for a new observation, with standard error std * sqrt(1 + 1/K). Averaging over M > 1 makes a
+    false alarm rarer than stated, never more frequent.
+
+    Args:
+        measure: its name.
+        values: [M], of the audited models.
+        references: [K].
+        unforgotten: of models that never forgot, to report.
+        side: on which side of the references a value is bad.
+        step: smallest difference that the measure can show (1/N for a share of N samples); the standard
+            deviation is taken to be no smaller.
+        centre: expected value; the references' mean where it is not known better.
+        paper: where the measure is from.
     """
     value, mean = float(values.mean()), float(references.mean()) if centre is None else centre
     spread = float(references.std(ddof=1)) if len(references) > 1 else 0.0
     shown = None if unforgotten is None else float(unforgotten.mean())
-    p = _p_of(value - mean, max(spread, step), len(references), side, tiny=_SAME * (1 + abs(mean)))
-    return Finding(measure, value, mean, spread, p, shown, paper)
+    rounding = ROUNDING * (1 + abs(mean))
+    p = _p_value(value - mean, max(spread, step), len(references), side, rounding)
+    return MeasureResult(measure, value, mean, spread, p, shown, paper)
 
 
-def relabelled(measure: str, value: float, null: Floats, *, paper: str = "") -> Finding:
-    """A value of two groups of models, beside its values [B] when models are dealt to them at random."""
-    p = (1 + int((null >= value - _SAME * (1 + abs(value))).sum())) / (1 + len(null))
-    return Finding(measure, value, float(null.mean()), float(null.std(ddof=1)), p, None, paper)
+def compare_with_permutations(measure: str, value: float, null: Floats, *, paper: str = "") -> MeasureResult:
+    """Judge a value of two groups of models beside null [B], its values when the groups are random."""
+    p = (1 + int((null >= value - ROUNDING * (1 + abs(value))).sum())) / (1 + len(null))
+    return MeasureResult(measure, value, float(null.mean()), float(null.std(ddof=1)), p, None, paper)
 
 
-def judged(findings: Sequence[Finding], rate: float) -> tuple[Finding, ...]:
-    """The findings with their outcomes; a model like the references fails any of them at most at `rate`."""
-    level = rate / max(1, len(findings))
-    return tuple(replace(each, outcome=_outcome(each, level)) for each in findings)
+def with_outcomes(results: Sequence[MeasureResult], false_alarm_rate: float) -> tuple[MeasureResult, ...]:
+    """Return the results with outcomes; a retrained model fails any of them at most at the given rate."""
+    level = false_alarm_rate / max(1, len(results))
+    return tuple(replace(each, outcome=_outcome(each, level)) for each in results)
 
 
-def _outcome(finding: Finding, level: float) -> Outcome:
-    if finding.p >= level:
+def _outcome(result: MeasureResult, level: float) -> Outcome:
+    if result.p_value >= level:
         return "within"
-    return "too high" if finding.value > finding.mean else "too low"
+    return "too high" if result.value > result.reference_mean else "too low"
 
 
-def _p_of(difference: float, spread: float, count: int, side: Side, *, tiny: float) -> float:
+def _p_value(difference: float, spread: float, count: int, side: Side, rounding: float) -> float:
     if side == "high":
         difference = max(difference, 0.0)
     if side == "low":
         difference = min(difference, 0.0)
-    if abs(difference) <= tiny:
+    if abs(difference) <= rounding:
         return 1.0
-    if spread <= tiny or count < 2:
+    if spread <= rounding or count < 2:
         return 0.0
-    tail = student_tail(abs(difference) / (spread * math.sqrt(1 + 1 / count)), count - 1)
+    tail = float(stats.t.sf(abs(difference) / (spread * math.sqrt(1 + 1 / count)), count - 1))
     return tail * (2 if side == "both" else 1)
-
-
-def student_tail(t: float, freedom: int) -> float:
-    """P(T > t), t >= 0, of Student's t, by the substitution T = sqrt(n) tan(a), integrated in 2000 steps."""
-    start = math.atan(t / math.sqrt(freedom))
-    angles = np.linspace(start, math.pi / 2, 2001)
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    return float(scale * np.trapezoid(np.cos(angles) ** (freedom - 1), angles))

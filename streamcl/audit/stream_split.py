@@ -1,29 +1,98 @@
-"""A run's stream sorted by what became of its samples, with some of each kind to ask models about."""
+"""Splits a run's stream into retained and forgotten samples, and draws some of each to evaluate models on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from streamcl.audit.data import Flags
-from streamcl.audit.scope import Scope, placed
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, Sample
+from streamcl.events import Batch, ForgetRequest, Sample, Selector
+from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.monitoring.held_out import spread_over, within
+from streamcl.forgetting.receipts.receipt import read_chain
 from streamcl.protocols import Source
 
-MOST_BYTES = 512 << 20
-"""Images of one kind that are held in memory at most."""
+Item = TypeVar("Item")
+PORTION = 64
+"""Samples that go through the backbone together, which bounds the memory of their activations."""
+MAX_BYTES = 512 << 20
+"""Images of one kind that are held in memory, in bytes."""
+
+
+class ReceiptScope:
+    """The samples that a receipt names as erased: salted hashes of their ids, up to offset `end`."""
+
+    def __init__(self, receipt: Mapping[str, Any], fingerprint: Callable[[str, str], str]) -> None:
+        self.end = int(receipt["offset"])
+        self._ids = frozenset(receipt["scope"]["ids"])
+        self._fingerprint = fingerprint
+
+    def contains(self, offset: int, sample: Sample) -> bool:
+        """Return whether the sample was erased; one without a label was never learned."""
+        learned = offset < self.end and sample.label is not None
+        return learned and self._fingerprint("sample", sample.id) in self._ids
+
+
+def find_receipt(folder: Path, request: str | None) -> dict[str, Any]:
+    """Return the newest receipt of an erasure, or of this request's.
+
+    Raises:
+        ForgettingError: there is none.
+    """
+    done = [content for _, content in read_chain(folder) if content["outcome"] == "done"]
+    chosen = [content for content in done if request in {None, content["request"]}]
+    if not chosen:
+        known = ", ".join(content["request"] for content in done[-5:])
+        of = f" by the request {request!r:.100}" if request else ""
+        raise ForgettingError(
+            f"{folder} has no receipt of an erasure{of}",
+            hint=f"carried out: {known}" if known else "nothing has been forgotten in this run",
+        )
+    return chosen[-1]
+
+
+def retained_labels(folder: Path) -> dict[int, str]:
+    """Return the label by offset of every sample that the run has learned and not erased.
+
+    Raises:
+        ForgettingError: the run has no lineage.
+    """
+    if not (folder / LINEAGE).exists():
+        raise ForgettingError(f"{folder} has no {LINEAGE}, so what it has learned is not known")
+    everything = ForgetRequest("audit", "samples", 0, selector=Selector(offsets=(0, 2**62)))
+    with closing(Lineage(folder / LINEAGE)) as lineage:
+        chunks = lineage.chunks(everything, learned=True)
+        return {row.offset: str(row.label) for chunk in chunks for row in chunk}
+
+
+def with_offsets(batch: Batch) -> Iterator[tuple[int, Sample]]:
+    """Yield the samples of a batch with their offsets."""
+    return zip(batch.offsets, batch.samples, strict=True)
+
+
+def in_portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Yield the items, PORTION at a time."""
+    for start in range(0, len(items), PORTION):
+        yield items[start : start + PORTION]
 
 
 @dataclass(slots=True)
-class SortedStream:
-    """What was kept and what was forgotten, by offset, with the label that each was learned with.
+class StreamSplit:
+    """The retained and the forgotten samples of a stream.
 
-    forgotten, retained, held: samples to ask about, drawn from all of their kind. places: the offsets of
-    `retained`. noted: kept samples that were wanted. ids, subjects, domains: of every forgotten sample.
+    Attributes:
+        kept: labels of the retained samples by offset.
+        gone: labels of the forgotten samples by offset.
+        ids, subjects, domains: of the forgotten samples.
+        forgotten, retained, held_out: samples to evaluate models on.
+        retained_offsets: of `retained`.
+        swapped: retained samples for the interclass-confusion test.
     """
 
     kept: Mapping[int, str]
@@ -33,84 +102,96 @@ class SortedStream:
     domains: set[str | None] = field(default_factory=set)
     forgotten: list[Sample] = field(default_factory=list)
     retained: list[Sample] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    held: Sequence[Sample] = ()
-    noted: list[Sample] = field(default_factory=list)
+    retained_offsets: list[int] = field(default_factory=list)
+    held_out: Sequence[Sample] = ()
+    swapped: list[Sample] = field(default_factory=list)
 
     def labels(
-        self, left_out: frozenset[int], *, forgotten: bool, instead: Mapping[int, str] | None = None
+        self, left_out: frozenset[int], *, forgotten: bool, relabelled: Mapping[int, str] | None = None
     ) -> Callable[[int], str | None]:
-        """What a model learns each sample as: without those left out, with or without the forgotten ones.
+        """Return the label by offset that a model learns, None for samples that it goes without.
 
-        instead: other labels than the samples had.
+        Args:
+            left_out: offsets that it goes without.
+            forgotten: whether it learns the forgotten samples.
+            relabelled: labels in place of the samples' own.
         """
-        taught = {**self.kept, **(self.gone if forgotten else {}), **(instead or {})}
+        labels = {**self.kept, **(self.gone if forgotten else {}), **(relabelled or {})}
         for offset in left_out:
-            del taught[offset]
-        return taught.get
+            del labels[offset]
+        return labels.get
 
     def members(self, left_out: frozenset[int]) -> Flags:
-        """bool [N]: which of the retained samples asked about such a model has learned."""
-        return np.array([offset not in left_out for offset in self.places])
+        """Return bool [N], which of the samples in `retained` such a model has learned."""
+        return np.array([offset not in left_out for offset in self.retained_offsets])
 
 
-def sort_stream(
+def split_stream(
     source: Source,
     kept: Mapping[int, str],
-    scope: Scope,
+    scope: ReceiptScope,
     *,
-    held: Sequence[Sample],
-    noted: Collection[int],
+    held_out: Sequence[Sample],
+    swapped: Collection[int],
     every: int,
     most: int,
     seed: int,
-) -> SortedStream:
-    """Read the stream once, to where either kind ends.
+) -> StreamSplit:
+    """Read the stream once, up to the last retained or forgotten sample.
 
-    held: held-out samples. noted: offsets of kept samples that are wanted. every: one in so many forgotten
-    samples is asked about. most: retained samples that are. Raises ForgettingError where the stream has no
-    sample of a kind.
+    Args:
+        source: of the run, at its beginning.
+        kept: labels of the retained samples by offset.
+        scope: the forgotten samples.
+        held_out: samples to take over.
+        swapped: offsets of retained samples to return in `swapped`.
+        every: one in so many forgotten samples is returned.
+        most: retained samples to return at most, drawn at random.
+        seed: of the draw.
+
+    Raises:
+        ForgettingError: the stream has no retained or no forgotten samples.
     """
-    found = SortedStream(kept, held=held)
+    split = StreamSplit(kept, held_out=held_out)
     rng = np.random.default_rng(seed)
     drawn = set(rng.choice(sorted(kept), min(most, len(kept)), replace=False).tolist()) if kept else set()
     end = max([*kept, scope.end - 1])
     for batch in source:
         if isinstance(batch, Batch):
-            for offset, sample in placed(batch):
+            for offset, sample in with_offsets(batch):
                 if offset in kept:
-                    _keep(found, offset, sample, asked=offset in drawn)
-                    if offset in noted:
-                        found.noted.append(replace(sample, label=kept[offset]))
-                elif scope.holds(offset, sample):
-                    _forget(found, offset, sample, asked=len(found.gone) % every == 0)
+                    _add_retained(split, offset, sample, drawn=offset in drawn, swapped=offset in swapped)
+                elif scope.contains(offset, sample):
+                    _add_forgotten(split, offset, sample, drawn=len(split.gone) % every == 0)
             if batch.end > end:
                 break
-    found.forgotten = within(found.forgotten, MOST_BYTES)
-    found.retained = within(found.retained, MOST_BYTES)
-    found.places = found.places[: len(found.retained)]
-    for name, samples in (("forgotten", found.forgotten), ("retained", found.retained)):
+    split.forgotten = within(split.forgotten, MAX_BYTES)
+    split.retained = within(split.retained, MAX_BYTES)
+    split.retained_offsets = split.retained_offsets[: len(split.retained)]
+    for name, samples in (("forgotten", split.forgotten), ("retained", split.retained)):
         if not samples:
             raise ForgettingError(f"no {name} samples are in the stream, so there is nothing to audit with")
-    return found
+    return split
 
 
-def held_out(source: Source, most: int) -> list[Sample]:
-    """At most so many of the source's labelled held-out samples, evenly over its parts."""
+def labelled_held_out(source: Source, most: int) -> list[Sample]:
+    """Return at most `most` of the source's labelled held-out samples, evenly over its parts."""
     labelled = [sample for sample in spread_over(source.info.holdout, most) if sample.label is not None]
-    return within(labelled, MOST_BYTES)
+    return within(labelled, MAX_BYTES)
 
 
-def _keep(found: SortedStream, offset: int, sample: Sample, *, asked: bool) -> None:
-    if asked:
-        found.retained.append(replace(sample, label=found.kept[offset]))
-        found.places.append(offset)
+def _add_retained(split: StreamSplit, offset: int, sample: Sample, *, drawn: bool, swapped: bool) -> None:
+    if drawn:
+        split.retained.append(replace(sample, label=split.kept[offset]))
+        split.retained_offsets.append(offset)
+    if swapped:
+        split.swapped.append(replace(sample, label=split.kept[offset]))
 
 
-def _forget(found: SortedStream, offset: int, sample: Sample, *, asked: bool) -> None:
-    found.gone[offset] = str(sample.label)
-    found.ids.append(sample.id)
-    found.subjects.add(sample.subject)
-    found.domains.add(sample.domain)
-    if asked:
-        found.forgotten.append(sample)
+def _add_forgotten(split: StreamSplit, offset: int, sample: Sample, *, drawn: bool) -> None:
+    split.gone[offset] = str(sample.label)
+    split.ids.append(sample.id)
+    split.subjects.add(sample.subject)
+    split.domains.add(sample.domain)
+    if drawn:
+        split.forgotten.append(sample)

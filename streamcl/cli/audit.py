@@ -26,10 +26,14 @@ FAILED = 6
     help="Retrained models: 64 by default, 8 where each is a run of the stream.",
 )
 @click.option(
-    "--rerun", is_flag=True, help="Make models by running the stream again where sums would do it as well."
+    "--rerun", is_flag=True, help="Retrain by running the stream again even where statistics would do."
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Which samples the references go without."
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed for the samples that the references go without.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def audit(
@@ -37,20 +41,22 @@ def audit(
 ) -> int:
     """Compare RUN's model with models retrained without what a request erased.
 
-    Reads the stream again from its beginning; for a learner that keeps no sums the stream is learned again,
-    up to 41 times by default. The result is also written to RUN/audits. Exit code 6 where the model is not
-    like the retrained ones.
+    Reads the stream again from its beginning; a learner without closed-form heads learns it again, up to 41
+    times by default. The result is also written to RUN/audits. Exit code 6 where the model is not like the
+    retrained ones.
     """
-    from streamcl.audit import Plan, text_table
     from streamcl.audit.archive import save_audit
+    from streamcl.audit.data import AuditConfig
+    from streamcl.audit.report import text_table
     from streamcl.audit.run import audit_run
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is temporary goes first
-    plan = Plan(seed=seed)
+    # an exit by an exception removes temporary folders
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    config = AuditConfig(seed=seed)
     if references is not None:
-        plan = replace(plan, references=references, reruns=references)
+        config = replace(config, references=references, reruns=references)
     with show_messages():
-        report = audit_run(run, request=request, plan=plan, rerun=rerun)
+        report = audit_run(run, request=request, config=config, retrain=rerun)
     path = save_audit(run, report)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))

@@ -3,6 +3,7 @@
 The device is pretended (see pretend_gpu), so this shows where tensors lie, not what a GPU computes.
 """
 
+import functools
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from pictures import TINY_VIT
 from pretend_gpu import Far, pretended_gpu
 
-from streamcl.audit import Plan
+from streamcl.audit.data import AuditConfig
 from streamcl.audit.run import audit_run
 from streamcl.runs.open import open_run
 
@@ -135,12 +136,18 @@ def test_kept_sums_are_subtracted_on_a_gpu(gpu, images, name):
     ("name", "rerun"),
     [("ridge", False), ("hybrid", False), pytest.param("online_lora", True, marks=pytest.mark.slow)],
 )
-def test_an_audit_asks_models_on_a_gpu(gpu, images, name, rerun):
-    forget = [{"at": LATE, "class": "a"}]
-    carried_through(configuration(images, LEARNERS[name], forget=forget, scenario="iid"))
-    plan = Plan(references=8, reruns=8)
-    report = audit_run(images.parent / "run", plan=plan, rerun=rerun)
-    assert report.verdict in {"pass", "fail", "cannot tell"}
+def test_an_audit_finds_on_a_gpu_what_it_finds_on_a_cpu(images, monkeypatch, tmp_path, name, rerun):
+    config = configuration(images, LEARNERS[name], forget=[{"at": LATE, "class": "a"}], scenario="iid")
+    audit = functools.partial(audit_run, config=AuditConfig(references=8, reruns=8), retrain=rerun)
+    carried_through(on_cpu(config, tmp_path / "cpu"))
+    there = audit(tmp_path / "cpu")
+    with pretended_gpu(monkeypatch):
+        carried_through(config)
+        here = audit(tmp_path / "run")
+    assert (here.verdict, here.counts, here.models) == (there.verdict, there.counts, there.models)
+    assert {each.measure: each.value for each in here.results} == {
+        each.measure: pytest.approx(each.value, abs=1e-3) for each in there.results
+    }
 
 
 def test_the_pretended_gpu_refuses_what_a_gpu_refuses(gpu):

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from streamcl.audit import Examples, Material
-from streamcl.audit.closed_form_models import ClosedForm
+from streamcl.audit.closed_form_models import RidgeFactory
+from streamcl.audit.data import AuditData, Examples
 from streamcl.heads.statistics import Statistics
 
 LAMBDA = 1e-2
@@ -20,39 +20,39 @@ def draw(generator: torch.Generator, means: torch.Tensor, count: int, noise: flo
     return Examples(features, torch.where(wrong, other, labels))
 
 
-def noisy(seed: int, *, retain=200, forget=30, test=200, width=120, classes=5, noise=0.3) -> Material:
+def noisy(seed: int, *, retain=200, forget=30, test=200, width=120, classes=5, noise=0.3) -> AuditData:
     """A request of kind samples."""
     generator = torch.Generator().manual_seed(seed)
     means = 0.25 * torch.randn(classes, width, generator=generator)
     parts = [draw(generator, means, count, noise) for count in (retain, forget)]
-    return Material(*parts, draw(generator, means, test, 0.0), classes)
+    return AuditData(*parts, draw(generator, means, test, 0.0), classes)
 
 
-def one_class(seed: int, **sizes) -> Material:
+def one_class(seed: int, **sizes) -> AuditData:
     """A request for class 0."""
     whole = noisy(seed, **{"noise": 0.0, **sizes})
     gone, held = whole.retain.labels == 0, whole.test.labels == 0
-    return Material(
+    return AuditData(
         whole.retain.at(~gone),
         whole.retain.at(gone),
         whole.test.at(~held),
         whole.columns,
-        gone=0,
-        unseen=whole.test.at(held),
+        erased_class=0,
+        erased_test=whole.test.at(held),
     )
 
 
-def form(material: Material) -> ClosedForm:
-    return ClosedForm(material.width, material.columns, relative_lambda=LAMBDA)
+def factory(material: AuditData) -> RidgeFactory:
+    return RidgeFactory(material.width, material.columns, relative_lambda=LAMBDA)
 
 
-def retrained(material: Material) -> Statistics:
-    return form(material).measure(material.retain)
+def retrained(material: AuditData) -> Statistics:
+    return factory(material).measure(material.retain)
 
 
-def with_share(material: Material, share: float) -> Statistics:
+def with_share(material: AuditData, share: float) -> Statistics:
     """The sums with this share of the forgotten samples still, or doubly taken out where it is negative."""
-    kept = form(material).measure(material.forget)
+    kept = factory(material).measure(material.forget)
     gram = kept.gram.copy()
     gram.add_sum(kept.gram, share - 1.0)
     counts = kept.counts if share > 0 else 0 * kept.counts
