@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.events import Prediction
+from streamcl.nn.fast_paths import norms
 
 
 def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ...]:
@@ -38,5 +39,5 @@ def all_finite(*values: Tensor) -> bool:
     """
     if not values:
         return True
-    norms = torch.stack([norm.double() for norm in torch._foreach_norm(list(values))])
-    return bool(norms.isfinite().all()) or all(bool(torch.isfinite(value).all()) for value in values)
+    sizes = torch.stack([norm.double() for norm in norms(values)])
+    return bool(sizes.isfinite().all()) or all(bool(torch.isfinite(value).all()) for value in values)

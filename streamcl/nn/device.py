@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from streamcl.errors import ConfigError
+from streamcl.nn.fast_paths import cpu_multiplies_bf16
 
 Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
 
@@ -73,8 +74,7 @@ def _filled_up(batch_size: int) -> int:
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported and supported())
+    return cpu_multiplies_bf16()
 
 
 @functools.cache

@@ -2,13 +2,11 @@
 
 import copy
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from streamcl.nn import frozen_linear
 from streamcl.nn.frozen_linear import FrozenLinear, cast_once, freeze_linears
 
 
@@ -44,16 +42,6 @@ def test_without_gradients_it_is_the_same_product(bias, shape):
         one, other = plain(x), frozen(x)
     assert one.dtype == other.dtype == torch.bfloat16
     torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("lacks", ["_is_mkldnn_bf16_supported", "_linear_pointwise"])
-def test_where_no_product_adds_a_bias_by_itself_a_plain_one_is_made(monkeypatch, lacks):
-    ops = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: True, _linear_pointwise=None)
-    delattr(ops, lacks)
-    monkeypatch.setattr(torch.ops, "mkldnn", ops, raising=False)
-    monkeypatch.setattr(frozen_linear, "_one_pass", frozen_linear._one_pass.__wrapped__)
-    assert frozen_linear._one_pass() is None
-    test_without_gradients_it_is_the_same_product(bias=True, shape=(5, 48))
 
 
 def test_a_weight_is_cast_once_until_it_is_written_to():
