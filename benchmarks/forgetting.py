@@ -231,7 +231,7 @@ class Eye:
 
 def erase(method: ForgettingMethod, learner: Any, data: Data, label: str, number: int) -> tuple[float, str]:
     """Carry one request for a class out; the seconds, and what is to be said of it."""
-    request = ForgetRequest(f"r{number}", "class", 0, label=label)
+    request = ForgetRequest(id=f"r{number}", label=label)
     return carried_out(method, request, context_of(learner, data, label, request))
 
 
@@ -316,7 +316,7 @@ def in_parts(
     print(f"  retrained without all: retained {accuracy(retrained, kept):.3f}", flush=True)
     for number, label in enumerate(labels):
         what = {"label": label} if kind == "class" else {"subject": label}
-        request = ForgetRequest(f"r{number}", kind, 0, **what)
+        request = ForgetRequest(id=f"r{number}", **what)
         context = context_of(learner, data, label, request)
         method = next((m for m in methods if m.unsupported_reason(request, context) is None), methods[-1])
         seconds, note = carried_out(method, request, context)

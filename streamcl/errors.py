@@ -15,6 +15,13 @@ StreamclError              1
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class StreamclError(Exception):
     """What was found, what was expected, and (`hint`) what to do about it."""
@@ -84,3 +91,17 @@ class DistributedError(StreamclError):
     """Ranks that learn one stream together have lost one another, or are not where they should be."""
 
     exit_code = 7
+
+
+def malformed_request(error: ValidationError, fields: Iterable[str]) -> ForgettingError:
+    """Return the first thing that is wrong with a request to forget, in one line. fields: those it has."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place, fields, 1)
+        hint = f"did you mean {near[0]}?" if near else None
+        return ForgettingError(f"a request has no field {place!r:.50}", hint=hint)
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    if not place:
+        return ForgettingError(f"the request is not valid: {message}")
+    return ForgettingError(f"a request's {place!r:.50} is not valid: {message}, found {first['input']!r:.50}")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from streamcl.errors import ForgettingError, malformed_request
 
 Privacy: TypeAlias = Literal["core", "user"]
 Kind: TypeAlias = Literal["samples", "subject", "class"]
@@ -37,8 +44,26 @@ class Sample:
     privacy: Privacy = "core"
 
 
-NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)
-"""The image of a record whose pixels were not asked for."""
+def pack_sample(sample: Sample) -> dict[str, Any]:
+    """Return a sample as JSON: its pixels in base64, with their shape."""
+    pixels = base64.b64encode(np.ascontiguousarray(sample.image).tobytes()).decode()
+    names = {name: getattr(sample, name) for name in ("id", "label", "subject", "domain", "privacy")}
+    return {"image": pixels, "shape": list(sample.image.shape), **names}
+
+
+def unpack_sample(packed: Sample | Mapping[str, Any]) -> Sample:
+    """Return the sample in what `pack_sample` gave. Raise ForgettingError where it holds none."""
+    if isinstance(packed, Sample):
+        return packed
+    try:
+        fields = dict(packed)
+        raw = np.frombuffer(base64.b64decode(fields.pop("image"), validate=True), np.uint8)
+        return Sample(image=raw.reshape(fields.pop("shape")), **fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ForgettingError(f"a sample that the request carries cannot be read: {error}") from error
+
+
+NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)  # the image of a record whose pixels were not asked for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,69 +123,106 @@ class Batch:
     @property
     def labelled_offsets(self) -> tuple[int, ...]:
         """The offset of each of those."""
-        pairs = zip(self.offsets, self.samples, strict=True)
-        return tuple(offset for offset, sample in pairs if sample.label is not None)
+        return tuple(o for o, s in zip(self.offsets, self.samples, strict=True) if s.label is not None)
 
     def halves(self) -> tuple[Batch, Batch]:
         """Two batches of half the samples each, cut at an offset: refused records stay in their places."""
         half = len(self.samples) // 2
         cut = self.offsets[half]
-        refused = [record for record in self.refused if record.offset < cut]
-        later = [record for record in self.refused if record.offset >= cut]
-        return (
-            Batch(self.offset, self.samples[:half], tuple(refused)),
-            Batch(cut, self.samples[half:], tuple(later)),
-        )
+        early = tuple(record for record in self.refused if record.offset < cut)
+        late = tuple(record for record in self.refused if record.offset >= cut)
+        return Batch(self.offset, self.samples[:half], early), Batch(cut, self.samples[half:], late)
 
     def __len__(self) -> int:
         return len(self.samples)
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """Which samples a request of kind "samples" names: by id, or by what all of them share.
+_digits = pydantic.BeforeValidator(lambda value: str(value) if type(value) is int else value)
+Name: TypeAlias = Annotated[
+    str, pydantic.StringConstraints(min_length=1, max_length=1000, pattern=r"^[^\x00]+$"), _digits,
+    pydantic.WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]}),
+]  # fmt: skip
+"""Of a class, subject, domain or sample; an integer is the name of its digits, as in a label."""
 
-    Fields that are given are joined by "and"; `offsets` is a half-open range of stream offsets, and
-    `id_pattern` what an id looks like: * stands for any letters, ? for one.
+Id: TypeAlias = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=200)]
+Offset: TypeAlias = Annotated[int, Field(ge=0, le=2**62)]
+Span: TypeAlias = tuple[Offset, Offset]
+CarriedSample: TypeAlias = Annotated[Sample, PlainValidator(unpack_sample), PlainSerializer(pack_sample)]
+SELECTING = ("label", "subject", "all_users", "ids", "id_pattern", "domain", "offsets")
+
+
+class RequestTerms(BaseModel):
+    """Which samples a request reaches, and how, in YAML, CLI and Python; fields are joined by "and"."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    offset: Offset = Field(0, description="Carried out before the first batch at or past it.")
+    label: Name | None = Field(None, description="A class, all of it.")
+    subject: Name | None = Field(None, description="Everything of a subject.")
+    all_users: bool = Field(False, description="Every sample whose privacy is user.")
+    ids: tuple[Name, ...] = Field((), strict=False, description="Samples by their ids.")
+    id_pattern: Name | None = Field(None, description="Samples by their ids: * is any letters, ? is one.")
+    domain: Name | None = Field(None, description="Samples of a domain.")
+    offsets: Span | None = Field(None, strict=False, description="Samples from one offset to another.")
+    guarantee: Guarantee | None = Field(None, description="The weakest that will do; null: the strongest.")
+    method: Id = Field("auto", description="auto, or a method by name.")
+    relearn: Relearn = Field("deny", description="When it comes again: drop it, or learn it anew.")
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it names a class, a subject whole, or a selection of samples."""
+        given = set(self.selection) - {"subject", "all_users"}
+        return "class" if given == {"label"} else "samples" if given else "subject"
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The fields that select samples, as far as they are given."""
+        return {name: each for name in SELECTING if (each := getattr(self, name)) not in (None, False, ())}
+
+    @model_validator(mode="after")
+    def _one_selection(self) -> Self:
+        given = self.selection.keys()
+        if len(given) > 1 and given & {"label", "all_users"}:
+            raise PydanticCustomError("selection", "a class stands alone, and so does 'all_users'")
+        if not given:
+            raise PydanticCustomError("selection", "needs a class, or one of " + ", ".join(SELECTING[1:]))
+        if self.offsets is not None and self.offsets[0] >= self.offsets[1]:
+            raise PydanticCustomError("offsets", "'offsets' must be two offsets, the first before the second")
+        return self
+
+
+class ForgetRequest(RequestTerms):
+    """A request to forget, taking effect between two batches. Raise ForgettingError where it is not valid.
+
+    Of kind "samples" and "subject" it asks for the model retrained without them, of kind "class" that the
+    concept be gone. `samples` carries samples that the source cannot bring back, which it also names unless
+    it selects otherwise. `id` names the receipt, so it should name nobody; the same `key` again is the same
+    request. `deadline`: seconds since the epoch.
     """
 
-    ids: tuple[str, ...] = ()
-    id_pattern: str | None = None
-    subject: str | None = None
-    domain: str | None = None
-    offsets: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetRequest:
-    """A request to forget, taking effect between two batches at `offset`.
-
-    kind "samples" and "subject" ask for the model retrained without them; kind "class" asks that the
-    concept be gone. `key` makes the request idempotent: a second one with the same key is the same request.
-    `samples` may carry the samples themselves where the source cannot bring them back.
-    `deadline` is a wall-clock instant in seconds since the epoch, for the receipt only. `relearn` says what
-    happens when the stream brings back what was erased: "deny" drops it, "allow" learns it anew.
-    `all_users`, of kind "subject", names no subject but every sample whose privacy is "user".
-    """
-
-    id: str
-    kind: Kind
-    offset: int
-    label: str | None = None
-    subject: str | None = None
-    all_users: bool = False
-    selector: Selector = field(default_factory=Selector)
-    samples: tuple[Sample, ...] = ()
-    key: str | None = None
+    id: Id = Field(default_factory=lambda: f"request-{secrets.token_hex(8)}")
+    key: Id | None = None
     deadline: float | None = None
-    guarantee: Guarantee | None = None
-    method: str = "auto"
-    relearn: Relearn = "deny"
+    samples: tuple[CarriedSample, ...] = Field((), strict=False)
 
     @property
     def end(self) -> int:
         """A request takes no offset of its own."""
         return self.offset
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(cls, data: Any, handler: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
+        """Read the carried samples and take their ids; report the first fault in one line."""
+        if isinstance(data, dict) and data.get("samples"):
+            carried = [unpack_sample(each) for each in data["samples"]]
+            data = {**data, "samples": carried}
+            if not any(data.get(name) for name in SELECTING if name != "ids"):
+                data["ids"] = tuple(dict.fromkeys([*data.get("ids", ()), *(each.id for each in carried)]))
+        try:
+            return handler(data)
+        except pydantic.ValidationError as error:
+            raise malformed_request(error, cls.model_fields) from None
 
 
 Event: TypeAlias = Batch | ForgetRequest
@@ -210,32 +272,10 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchRecord:
-    """One batch after its learning step, as the parts that follow the loop are given it.
-
-    batch: without the samples that were forgotten before it came.
-    predictions: one per sample, made before the step.
-    result: what the learner returned; where the batch was split, of all its steps together.
-    loss: mean of `result.losses`, in nats; None where there are none, or where nothing was learned because
-        numbers were not finite. It may be NaN or infinity.
-    not_finite: labelled samples that were not learned because losses or gradients of their step were not
-        finite; the others that were not learned did not fit into memory.
-    segment: detected shifts before this batch.
-    """
-
-    batch: Batch
-    predictions: tuple[PredictionRecord, ...]
-    result: StepResult
-    loss: float | None
-    not_finite: int
-    segment: int
-
-
-@dataclass(frozen=True, slots=True)
 class HoldoutPart:
     """Held-out samples that belong together: the classes of one part of the stream, or one domain.
 
-    taught_at: the stream offset at which the last sample of this part's classes (or domain) has passed;
+    end_offset: the stream offset at which the last sample of this part's classes (or domain) has passed;
         None where that is not known. Columns of the accuracy matrix, in order.
     """
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 
-from streamcl.events import Batch, Event, Prediction, Sample, StepResult, StreamInfo
+from streamcl.events import Batch, Event, Prediction, PredictionRecord, Sample, StepResult, StreamInfo
 
 State: TypeAlias = dict[str, Any]
 """Everything that decides an object's future: nested dicts with string keys whose leaves are numpy arrays,
@@ -295,3 +296,25 @@ class CheckpointStore(Protocol):
     def save(self, offset: int, step: int, state: State) -> Any:
         """Make the state durable, now or soon; returns size and time of one that is, or None."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One batch after its learning step, as the parts that follow the loop are given it.
+
+    batch: without the samples that were forgotten before it came.
+    predictions: one per sample, made before the step.
+    result: what the learner returned; where the batch was split, of all its steps together.
+    loss: mean of `result.losses`, in nats; None where there are none, or where nothing was learned because
+        numbers were not finite. It may be NaN or infinity.
+    not_finite: labelled samples that were not learned because losses or gradients of their step were not
+        finite; the others that were not learned did not fit into memory.
+    segment: detected shifts before this batch.
+    """
+
+    batch: Batch
+    predictions: tuple[PredictionRecord, ...]
+    result: StepResult
+    loss: float | None
+    not_finite: int
+    segment: int

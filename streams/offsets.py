@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 from streamcl.errors import SourceError
@@ -32,7 +31,7 @@ def in_order(event: Event, expected: int) -> Event | None:
             hint="records are missing in between; offsets count every record, rejected ones too",
         )
     if isinstance(event, ForgetRequest):
-        return event if event.offset == expected else replace(event, offset=expected)
+        return event if event.offset == expected else event.model_copy(update={"offset": expected})
     return cut(event, expected, event.end) if event.end > expected else None
 
 

@@ -9,7 +9,6 @@ from streamcl.audit.stream_split import StreamSplit
 from streamcl.config.options.hybrid import CohortOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.requests import build_request
 
 
 def reconstruct_request(
@@ -26,7 +25,7 @@ def reconstruct_request(
         config: of the run.
         with_samples: the request carries the samples, for a source that cannot fetch them.
     """
-    return build_request(
+    return ForgetRequest(
         id="audit",
         offset=int(receipt["offset"]),
         method=receipt["method"],
@@ -39,7 +38,7 @@ def request_for_swapped(
     receipt: Mapping[str, Any], split: StreamSplit, end: int, *, with_samples: bool
 ) -> ForgetRequest:
     """Return a request at offset `end`, to the same method, for the samples whose labels are swapped."""
-    return build_request(
+    return ForgetRequest(
         id="audit",
         offset=end,
         method=receipt["method"],

@@ -12,7 +12,7 @@ import numpy as np
 
 from streamcl.audit.data import Flags
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Sample, Selector
+from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.monitoring.held_out import spread_over, within
 from streamcl.forgetting.receipts.receipt import read_chain
@@ -65,7 +65,7 @@ def retained_labels(folder: Path) -> dict[int, str]:
     """
     if not (folder / LINEAGE).exists():
         raise ForgettingError(f"{folder} has no {LINEAGE}, so what it has learned is not known")
-    everything = ForgetRequest("audit", "samples", 0, selector=Selector(offsets=(0, 2**62)))
+    everything = ForgetRequest(offsets=(0, 2**62))
     with closing(Lineage(folder / LINEAGE)) as lineage:
         chunks = lineage.chunks(everything, learned=True)
         return {row.offset: str(row.label) for chunk in chunks for row in chunk}

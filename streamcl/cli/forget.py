@@ -78,7 +78,8 @@ def verify(receipts: tuple[Path, ...]) -> None:
 
 
 def _submitted(run: Path, ids_file: Path | None, options: dict[str, Any]) -> str:
-    from streamcl.forgetting.asking import ask, ask_again
+    from streamcl.events import ForgetRequest
+    from streamcl.forgetting import requests
     from streamcl.forgetting.ledger import LEDGER, Ledger
 
     what = {name: value for name, value in options.items() if value not in (None, False)}
@@ -93,7 +94,9 @@ def _submitted(run: Path, ids_file: Path | None, options: dict[str, Any]) -> str
     if "deadline" in what:
         what["deadline"] = _instant(what["deadline"])
     with Ledger(run / LEDGER) as ledger:
-        return ask(ledger, **what) if retry is None else ask_again(ledger, retry)
+        if retry is not None:
+            return requests.retry(ledger, retry).id
+        return requests.submit(ledger, ForgetRequest(**what)).id
 
 
 def _span(text: str) -> tuple[int, int]:

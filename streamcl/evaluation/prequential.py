@@ -8,8 +8,8 @@ from typing import Any
 from river import metrics as river_metrics
 from river.utils import Rolling
 
-from streamcl.events import BatchRecord, PredictionRecord
-from streamcl.protocols import State
+from streamcl.events import PredictionRecord
+from streamcl.protocols import BatchRecord, State
 
 OTHER_DOMAINS = "(other domains)"
 

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
-from streamcl.errors import ForgettingError
 from streamcl.evaluation.prequential import Prequential
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.distributed import FirstForgetter, FollowingForgetter
@@ -16,7 +15,6 @@ from streamcl.forgetting.methods.protocol import ForgettingMethod, ObservableSta
 from streamcl.forgetting.monitoring.held_out import HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import Relapse
 from streamcl.forgetting.monitoring.utility import Utility
-from streamcl.forgetting.requests import build_request
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
@@ -32,31 +30,10 @@ def build_methods() -> list[ForgettingMethod]:
 
 def build_schedule(config: RunConfig) -> list[ForgetRequest]:
     """The requests that the configuration schedules, each with an id that says nothing."""
-    return [_order(config, number) for number in range(len(config.forget))]
-
-
-def _order(config: RunConfig, number: int) -> ForgetRequest:
-    options = config.forget[number]
-    label, subject, domain = (
-        None if name is None else str(name) for name in (options.class_, options.subject, options.domain)
-    )
-    try:
-        return build_request(
-            id=f"scheduled-{options.at}-{number}",
-            offset=options.at,
-            ids=[str(each) for each in options.ids or ()],
-            id_pattern=options.id_pattern,
-            offsets=options.offsets,
-            guarantee=options.guarantee,
-            method=options.method,
-            relearn=options.relearn,
-            all_users=options.all_users,
-            label=label,
-            subject=subject,
-            domain=domain,
-        )
-    except ForgettingError as error:
-        raise config.refuse(f"forget.{number}", str(error)) from error
+    return [
+        ForgetRequest(id=f"scheduled-{options.offset}-{number}", **options.model_dump())
+        for number, options in enumerate(config.forget)
+    ]
 
 
 def build_forgetter(settings: RunConfig, belongings: RunResources, stack: ExitStack) -> ForgettingService:

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamcl.distributed.process_group import ProcessGroup
-from streamcl.events import Batch, BatchRecord, ForgetRequest, RemoteSample
+from streamcl.events import Batch, ForgetRequest, RemoteSample
 from streamcl.forgetting.lineage import content_of
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.tombstones import drop_samples, dropped_from
-from streamcl.protocols import State, Stateful
+from streamcl.protocols import BatchRecord, State, Stateful
 
 
 class FirstForgetter:

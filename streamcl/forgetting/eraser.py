@@ -111,7 +111,7 @@ class Eraser:
 def redaction_target(request: ForgetRequest, lineage: Lineage) -> redaction.RedactionTarget:
     """What of a request must not be in any file that a run keeps."""
     traces = [t for chunk in lineage.chunks(request, learned=False) for t in chunk]
-    ids = {trace.id for trace in traces} | set(request.selector.ids)
+    ids = {trace.id for trace in traces} | set(request.ids)
     label = request.label if request.kind == "class" else None
     return redaction.RedactionTarget({trace.offset for trace in traces}, ids, label)
 

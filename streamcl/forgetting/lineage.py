@@ -186,19 +186,18 @@ class Lineage:
             return f"learned & {PRIVATE}", ()
         if request.kind == "subject":
             return "subject = ?", (self._digest("subject", request.subject),)
-        chosen = request.selector
         parts: list[tuple[str, tuple[Any, ...]]] = []
-        if chosen.ids:
-            self._choose(chosen.ids)
+        if request.ids:
+            self._choose(request.ids)
             parts.append(("id IN (SELECT id FROM temp.chosen)", ()))
-        if chosen.id_pattern is not None:  # to SQLite a bracket opens a set of letters, here it is one
-            parts.append(("id GLOB ?", (chosen.id_pattern.replace("[", "[[]"),)))
-        if chosen.subject is not None:
-            parts.append(("subject = ?", (self._digest("subject", chosen.subject),)))
-        if chosen.domain is not None:
-            parts.append(("domain = ?", (self._digest("domain", chosen.domain),)))
-        if chosen.offsets is not None:
-            parts.append(("offset >= ? AND offset < ?", chosen.offsets))
+        if request.id_pattern is not None:  # to SQLite a bracket opens a set of letters, here it is one
+            parts.append(("id GLOB ?", (request.id_pattern.replace("[", "[[]"),)))
+        if request.subject is not None:
+            parts.append(("subject = ?", (self._digest("subject", request.subject),)))
+        if request.domain is not None:
+            parts.append(("domain = ?", (self._digest("domain", request.domain),)))
+        if request.offsets is not None:
+            parts.append(("offset >= ? AND offset < ?", request.offsets))
         wheres, values = zip(*parts, strict=True)
         return " AND ".join(wheres), tuple(value for each in values for value in each)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, BatchRecord, ForgetRequest
-from streamcl.forgetting import asking, redaction
+from streamcl.events import Batch, ForgetRequest
+from streamcl.forgetting import redaction, requests
 from streamcl.forgetting.eraser import Eraser, redaction_target
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
@@ -16,10 +16,9 @@ from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.receipts import locations
 from streamcl.forgetting.receipts.claims import log_entry, receipt_header, scope_hashes
 from streamcl.forgetting.receipts.receipt import attempts, receipt_path, write_receipt
-from streamcl.forgetting.requests import check_request, request_from_body, request_to_body
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.tombstones import Tombstones
-from streamcl.protocols import State
+from streamcl.protocols import BatchRecord, State
 
 
 class ForgettingService:
@@ -58,25 +57,16 @@ class ForgettingService:
         }
 
     def submit(self, request: ForgetRequest) -> None:
-        """Take in a request that came with the stream; one that is malformed is refused, with its reason."""
-        try:
-            body = request_to_body(check_request(request))
-        except ForgettingError as error:
-            self._refuse_unread(request.id, error)
-        else:
-            self._ledger.submit(body)
+        """Put a request that came with the stream into the ledger."""
+        requests.submit_from_stream(self._ledger, request)
 
-    def take_in(self, request: ForgetRequest) -> str:
-        """Take in a request from elsewhere; it is durable when this returns its id."""
-        return self._ledger.submit(request_to_body(request)).id
-
-    def ask(self, **what: Any) -> str:
-        """Take in a request from Python (see streamcl.forgetting.asking.ask)."""
-        return asking.ask(self._ledger, **what)
+    def ask(self, request: ForgetRequest) -> str:
+        """Put a request from elsewhere into the ledger (see `requests.submit`) and return its id."""
+        return requests.submit(self._ledger, request).id
 
     def ask_again(self, name: str) -> str:
         """Let a request that has failed be carried out before the next batch, named by its id or its key."""
-        return asking.ask_again(self._ledger, name)
+        return requests.retry(self._ledger, name).id
 
     def overdue(self) -> list[Mapping[str, Any]]:
         """The requests whose deadline has passed before they were carried out, each told once."""
@@ -92,7 +82,7 @@ class ForgettingService:
     def pending(self, offset: int) -> list[ForgetRequest]:
         """What is to be carried out before the batch at `offset`, in the order of arrival."""
         while self._schedule and self._schedule[0].offset <= offset:
-            self._ledger.submit(request_to_body(self._schedule.pop(0)))
+            self._ledger.submit(self._schedule.pop(0).model_dump(mode="json"))
         orders = (self._read(entry) for entry in self._ledger.pending())
         return [each for each in orders if each is not None and each.offset <= offset]
 
@@ -140,7 +130,7 @@ class ForgettingService:
         figures, found = monitor.retest(self._run.learner, offset) if monitor is not None else ({}, ())
         for relapse in found:
             if relapse.again is not None:
-                self.take_in(relapse.again)
+                requests.submit_from_stream(self._ledger, relapse.again)
         return [("retest", figures)] * bool(figures) + [("relapse", each.figures) for each in found]
 
     def seal(self, request: ForgetRequest) -> None:
@@ -229,7 +219,7 @@ class ForgettingService:
         """The request of a pending entry; one that cannot be read is refused here."""
         if entry.id not in self._orders:
             try:
-                self._orders[entry.id] = request_from_body(entry.body or {})
+                self._orders[entry.id] = requests.read(entry)
             except ForgettingError as error:
                 self._ledger.refuse(entry.id, str(error))
                 return None
@@ -239,13 +229,6 @@ class ForgettingService:
         """Whether this failure has its receipt already: then what is pending is another attempt."""
         path = receipt_path(self._run.folder, name, outcome.get("attempt", 1))
         return outcome["outcome"] != "done" and path.exists()
-
-    def _refuse_unread(self, name: str, error: ForgettingError) -> None:
-        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 200:
-            raise error
-        if all(entry.id != name for entry in self._ledger.entries()):  # the stream may bring it again
-            self._ledger.submit({"id": name})
-            self._ledger.refuse(name, str(error))
 
     def _scrub(self) -> None:
         """Overwrite what finished requests said; where another process is reading, at the next commit."""

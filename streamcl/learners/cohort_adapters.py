@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Prediction, Sample, Selector, StepResult
+from streamcl.events import Batch, ForgetRequest, Prediction, Sample, StepResult
 from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.solving import is_due, scored
 from streamcl.heads.statistics import zero_padded
@@ -50,14 +50,14 @@ class CohortRule:
 
     def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
         """The cohorts that a request names whole; none where it names anything else."""
-        chosen = request.selector
+        chosen = request.selection.keys()
         match self.by:
-            case "subject":
-                return () if request.subject is None else (_hash(request.subject),)
-            case "domain" if chosen.domain is not None and chosen == Selector(domain=chosen.domain):
-                return (_hash(chosen.domain),)
-            case "stretch" if chosen.offsets is not None and chosen == Selector(offsets=chosen.offsets):
-                first, end = chosen.offsets[0] // self.stretch, -(-chosen.offsets[1] // self.stretch)
+            case "subject" if request.subject is not None and chosen == {"subject"}:
+                return (_hash(request.subject),)
+            case "domain" if request.domain is not None and chosen == {"domain"}:
+                return (_hash(request.domain),)
+            case "stretch" if request.offsets is not None and chosen == {"offsets"}:
+                first, end = request.offsets[0] // self.stretch, -(-request.offsets[1] // self.stretch)
                 return tuple(str(number) for number in range(first, min(end, first + 100_000)))
         return ()
 

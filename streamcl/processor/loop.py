@@ -7,14 +7,14 @@ from types import MappingProxyType
 from typing import Any
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, BatchRecord, Event, ForgetRequest, PredictionRecord, StepResult
+from streamcl.events import Batch, Event, ForgetRequest, PredictionRecord, StepResult
 from streamcl.processor.event_log import EventLog, Quarantine
 from streamcl.processor.observers import HoldoutEvaluation, NonFiniteGuard, PredictionLog, StepLog
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy
 from streamcl.processor.progress import Progress
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.processor.step import StepRunner
-from streamcl.protocols import Learner, Source, State, Stateful
+from streamcl.protocols import BatchRecord, Learner, Source, State, Stateful
 from streamcl.storage.rng_state import capture_generators, restore_generators
 
 

@@ -6,12 +6,11 @@ from dataclasses import asdict
 
 from streamcl.errors import NotFinite
 from streamcl.evaluation.holdout import HoldoutEvaluator
-from streamcl.events import BatchRecord
 from streamcl.processor.event_log import EventLog
 from streamcl.processor.ports import AccuracyHistory, PrequentialScores, RunMeter
 from streamcl.processor.progress import Counters, Progress
 from streamcl.processor.shift_handler import ShiftHandler
-from streamcl.protocols import Learner
+from streamcl.protocols import BatchRecord, Learner
 
 
 class PredictionLog(Counters):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from streamcl.evaluation.holdout import HoldoutEvaluator
-from streamcl.events import Batch, BatchRecord, ForgetRequest, PredictionRecord, Sample
-from streamcl.protocols import CheckpointStore, ShiftDetector, Sink, Stateful
+from streamcl.events import Batch, ForgetRequest, PredictionRecord, Sample
+from streamcl.protocols import BatchRecord, CheckpointStore, ShiftDetector, Sink, Stateful
 
 
 class BatchObserver(Protocol):

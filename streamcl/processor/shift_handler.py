@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from streamcl.events import BatchRecord
 from streamcl.processor.event_log import EventLog
 from streamcl.processor.ports import Forgetting, ThumbnailStore
 from streamcl.processor.progress import Counters, Progress
-from streamcl.protocols import FeatureShiftDetector, Learner, ShiftDetector
+from streamcl.protocols import BatchRecord, FeatureShiftDetector, Learner, ShiftDetector
 
 REMEMBERED = 1000
 """Offsets of shifts, and of consolidations, that a run's state holds: some 10 kB; events.jsonl has all."""

@@ -16,7 +16,7 @@ from streamcl.errors import ForgettingError
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
-from streamcl.events import PredictionRecord
+from streamcl.events import ForgetRequest, PredictionRecord
 from streamcl.forgetting.service import ForgettingService
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -106,11 +106,10 @@ class Run:
     def forget(self, **what: Any) -> str:
         """Take in a request to forget; it is durable on return, and carried out before the next batch.
 
-        what: as for `streamcl.forgetting.requests.order`: `label` (a class), `subject`, `ids`, `id_pattern`,
-        `domain`, `offsets`, `samples`, `guarantee`, `method`, `relearn`, `deadline`, `key`, `id`. Returns the
-        request's id, which is its receipt's name. Raises ForgettingError where the request makes no sense.
+        what: the fields of `streamcl.ForgetRequest`. Return the request's id, which is its receipt's name.
+        Raise ForgettingError where the request is not valid.
         """
-        return self._asked.ask(**what)
+        return self._asked.ask(ForgetRequest(**what))
 
     def forget_again(self, name: str) -> str:
         """Let a request that has failed be carried out before the next batch, named by its id or its key.

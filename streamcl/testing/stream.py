@@ -143,8 +143,10 @@ class ScriptedSource:
                 time.sleep(seconds)
             case Jump(records):
                 self._offset += records
-            case Batch() | ForgetRequest():
+            case Batch():
                 return replace(item, offset=self._offset)
+            case ForgetRequest():
+                return item.model_copy(update={"offset": self._offset})
             case Bad(records, reason):
                 numbers = range(self._offset, self._offset + records)
                 return Batch(

@@ -98,7 +98,7 @@ class Sharded(SourceWrapper):
         if kind == "request":
             requests: list[ForgetRequest] = [each.content for each in messages if each.kind == "request"]
             for request in requests:
-                yield replace(request, offset=self._offset)
+                yield request.model_copy(update={"offset": self._offset})
             return
         batch = batch_of(self._offset, self._records(messages, own))
         self._offset = batch.end

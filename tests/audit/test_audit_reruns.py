@@ -59,8 +59,8 @@ def temporaries(folder):
 
 
 def test_a_relabelled_stream_lacks_labels_and_requests_but_no_record():
-    source = ScriptedSource([8, ForgetRequest("own", "samples", 8), 8, 8])
-    asked = ForgetRequest("asked", "samples", 8)
+    source = ScriptedSource([8, ForgetRequest(id="own", offset=8, ids=("nobody",)), 8, 8])
+    asked = ForgetRequest(id="asked", offset=8, ids=("nobody",))
     events = list(RelabelledSource(source, {0: "a", 9: "b", 20: "c"}.get, 16, asked))
     assert [type(event) for event in events] == [Batch, ForgetRequest, Batch]
     assert events[1] is asked
@@ -69,7 +69,7 @@ def test_a_relabelled_stream_lacks_labels_and_requests_but_no_record():
 
 
 def test_a_request_past_the_last_batch_comes_at_the_end():
-    asked = ForgetRequest("asked", "samples", 16)
+    asked = ForgetRequest(id="asked", offset=16, ids=("nobody",))
     events = list(RelabelledSource(ScriptedSource([8, 8]), {}.get, 16, asked))
     assert events[-1] is asked
 
@@ -129,7 +129,7 @@ def failing():
 
 def test_a_run_that_could_not_forget_again_gives_no_model(whole):
     runs, _ = again(whole)
-    nobody = ForgetRequest("audit", "class", 64, label="1", guarantee="exact")
+    nobody = ForgetRequest(id="audit", offset=64, label="1", guarantee="exact")
     assert runs.run(retained_labels(whole).get, lambda model: model, nobody) is None
 
 

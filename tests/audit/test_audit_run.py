@@ -15,7 +15,7 @@ from streamcl.audit.data import AuditConfig
 from streamcl.audit.report import text_table
 from streamcl.cli import cli
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch
+from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.receipts.receipt import write_receipt
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.report.page import write_report
@@ -46,11 +46,10 @@ def finished(tmp_path_factory):
 def forgotten(finished):
     """The same run after two requests: 30 samples, then a class."""
     from streamcl.forgetting.ledger import LEDGER, Ledger
-    from streamcl.forgetting.requests import build_request, request_to_body
 
     with Ledger(finished / LEDGER) as ledger:
-        ledger.submit(request_to_body(build_request(offsets=(10, 40), id="thirty")))
-        ledger.submit(request_to_body(build_request(label="2", id="class")))
+        ledger.submit(ForgetRequest(offsets=(10, 40), id="thirty").model_dump(mode="json"))
+        ledger.submit(ForgetRequest(label="2", id="class").model_dump(mode="json"))
     execute_pending(finished)
     return finished
 

@@ -21,8 +21,7 @@ from memory_faults import BLOCKS, baseline, hybrid, online_lora
 from pictures import picture
 from tiny_learners import cohorts, mixed
 
-from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample, Selector, StepResult
-from streamcl.forgetting.requests import build_request
+from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample, StepResult
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.baselines.replay import ExperienceReplay
 from streamcl.learners.block_features import concat_width
@@ -152,7 +151,7 @@ def receipt(folder, name):
 
 def test_the_half_that_was_learned_can_be_forgotten(tmp_path):
     learner = FaultyLearner(Faults(room=2, spoilt=[record_id(3)]))
-    request = build_request(ids=[record_id(0)], offset=4, id="r1", guarantee="exact")
+    request = ForgetRequest(ids=[record_id(0)], offset=4, id="r1", guarantee="exact")
     with Opened(tmp_path, ScriptedSource([4, 2]), learner=learner, schedule=[request]) as run:
         run.run()
     assert receipt(tmp_path, "r1")["method"] == "closed_form"
@@ -161,7 +160,7 @@ def test_the_half_that_was_learned_can_be_forgotten(tmp_path):
 
 def test_a_sample_that_was_left_out_is_never_subtracted(tmp_path, tiny_backbone, fp32):
     learner = faulty_ridge(Faults(unfit=[record_id(1)]), tiny_backbone, fp32)
-    request = build_request(ids=[record_id(1)], offset=8, id="r1", guarantee="exact")
+    request = ForgetRequest(ids=[record_id(1)], offset=8, id="r1", guarantee="exact")
     with Opened(tmp_path, ScriptedSource([8]), learner=learner, schedule=[request]) as run:
         run.run()
     assert receipt(tmp_path, "r1")["method"] == "nothing"
@@ -229,7 +228,7 @@ def test_halves_are_cut_at_an_offset():
 
 # -- whatever the faults -----------------------------------------------------------------------------------
 
-EVERYTHING = ForgetRequest("all", "samples", 0, selector=Selector(offsets=(0, 2**62)))
+EVERYTHING = ForgetRequest(id="all", offsets=(0, 2**62))
 MANY = settings(max_examples=100, derandomize=True, database=None)
 FEW = settings(MANY, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
@@ -273,7 +272,7 @@ class Case:
     @property
     def schedule(self):
         return [
-            build_request(ids=ids, offset=at, id=r, guarantee="exact") for r, (at, ids) in self.asked.items()
+            ForgetRequest(ids=ids, offset=at, id=r, guarantee="exact") for r, (at, ids) in self.asked.items()
         ]
 
 

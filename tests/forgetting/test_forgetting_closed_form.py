@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pictures import picture
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Sample, Selector
+from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, LineageRow, RequestScope
 from streamcl.heads.ncm import NCMHead
@@ -49,7 +49,8 @@ def context(model, request, chosen, size=16):
 
 
 def forget(model, kind, chosen, *, label=None, size=16):
-    request = ForgetRequest("r", kind, 0, label=label, selector=Selector(ids=tuple(s.id for s in chosen)))
+    what = {"label": label} if kind == "class" else {"ids": [s.id for s in chosen]}
+    request = ForgetRequest(id="r", **what)
     found = context(model, request, chosen, size)
     assert ClosedFormRemoval().unsupported_reason(request, found) is None
     return ClosedFormRemoval().erase(request, found)

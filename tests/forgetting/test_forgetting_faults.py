@@ -8,12 +8,12 @@ from forgetting_fakes import Opened, holds
 from tiny_runs import untimed
 
 from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest
 from streamcl.forgetting import service as module
 from streamcl.forgetting.ledger import Ledger
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.receipts.receipt import read_chain
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.forgetting.requests import build_request
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
@@ -30,7 +30,7 @@ WISHES = {
 
 
 def run_once(folder, wish, disk=None):
-    schedule = [build_request(**WISHES[wish], offset=12, id="r1")]
+    schedule = [ForgetRequest(**WISHES[wish], offset=12, id="r1")]
     with Opened(folder, ScriptedSource([4] * 6), schedule=schedule, disk=disk, commit_every=16) as run:
         run.run()
 
@@ -135,7 +135,7 @@ def test_without_it_the_samples_would_be_subtracted_twice(tmp_path, monkeypatch)
 def test_without_purging_the_older_checkpoints_would_hold_the_samples(tmp_path, monkeypatch):
     """The guard seen failing."""
     monkeypatch.setattr(Checkpoints, "purge_before", lambda self, path: [])
-    schedule = [build_request(ids=GONE, offset=20, id="r1")]
+    schedule = [ForgetRequest(ids=GONE, offset=20, id="r1")]
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=schedule, commit_every=8, keep=5) as run:
         run.run()
     assert holds(tmp_path / "checkpoints", *GONE) != {}
@@ -159,7 +159,7 @@ def test_a_ledger_from_a_backup_is_noticed(tmp_path):
 
 
 def test_a_request_while_a_consolidation_is_due_comes_after_it(tmp_path):
-    schedule = [build_request(ids=GONE[:2], offset=offset, id=f"r{offset}") for offset in (8, 12, 16)]
+    schedule = [ForgetRequest(ids=GONE[:2], offset=offset, id=f"r{offset}") for offset in (8, 12, 16)]
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=schedule) as run:
         run.run()
         assert run.learner.consolidated  # after the third batch, between two requests

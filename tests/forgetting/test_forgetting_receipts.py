@@ -8,9 +8,9 @@ import pytest
 from forgetting_fakes import Opened
 
 from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.receipts.receipt import read_chain, receipt_path, write_receipt
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.forgetting.requests import build_request
 from streamcl.storage.canonical_json import canonical_json
 from streamcl.testing import ScriptedSource, record_id
 
@@ -37,8 +37,8 @@ SMALL = {
 @pytest.fixture
 def run(tmp_path):
     schedule = [
-        build_request(subject="subject-1", offset=8, id="r1", deadline=5000.0, key="letter 17"),
-        build_request(ids=[record_id(2)], offset=12, id="r2"),
+        ForgetRequest(subject="subject-1", offset=8, id="r1", deadline=5000.0, key="letter 17"),
+        ForgetRequest(ids=[record_id(2)], offset=12, id="r2"),
     ]
     with Opened(tmp_path, ScriptedSource([4] * 6, classes=("zebra", "ibex")), schedule=schedule) as opened:
         opened.run()

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from forgetting_fakes import ForgettingLearner, Opened, holds
+from pictures import make_batch
 
 from streamcl.errors import BadRecord, ForgettingError
-from streamcl.events import ForgetRequest, Selector
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.receipts.receipt import read_chain
-from streamcl.forgetting.requests import build_request, request_to_body
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, record_id
@@ -32,7 +33,7 @@ def receipt(folder: Path, name: str):
 
 
 def test_a_request_in_the_source_takes_effect_in_its_place(tmp_path):
-    request = ForgetRequest("r1", "samples", 0, selector=Selector(ids=("000001", "000005")))
+    request = ForgetRequest(id="r1", ids=("000001", "000005"))
     with Opened(tmp_path, source(4, 4, request, 4)) as run:
         run.run()
         assert run.learner.consumed == ids(k for k in range(12) if k not in {1, 5})
@@ -44,7 +45,7 @@ def test_a_request_in_the_source_takes_effect_in_its_place(tmp_path):
 
 
 def test_a_scheduled_request_waits_for_its_offset(tmp_path):
-    with Opened(tmp_path, source(), schedule=[build_request(subject="subject-1", offset=18, id="r1")]) as run:
+    with Opened(tmp_path, source(), schedule=[ForgetRequest(subject="subject-1", offset=18, id="r1")]) as run:
         run.run()
         left = run.learner.consumed
     assert receipt(tmp_path, "r1")["offset"] == 20
@@ -59,7 +60,7 @@ def test_a_request_through_the_ledger_is_seen_before_the_next_batch(tmp_path):
         for prediction in run.processor.run():
             if prediction.offset == 9:
                 with Ledger(tmp_path / LEDGER) as other:
-                    other.submit(request_to_body(build_request(label="odd", id="r1")))
+                    other.submit(ForgetRequest(label="odd", id="r1").model_dump(mode="json"))
         assert run.learner.classes == ("even",)
         assert run.learner.consumed == ids(range(0, 40, 2))
     assert receipt(tmp_path, "r1")["offset"] == 12
@@ -67,7 +68,7 @@ def test_a_request_through_the_ledger_is_seen_before_the_next_batch(tmp_path):
 
 def test_afterwards_nothing_in_the_run_directory_holds_the_samples(tmp_path):
     gone = ids([2, 3, 17])
-    with Opened(tmp_path, source(), schedule=[build_request(ids=gone, offset=20, id="r1")]) as run:
+    with Opened(tmp_path, source(), schedule=[ForgetRequest(ids=gone, offset=20, id="r1")]) as run:
         run.run()
         assert holds(tmp_path, *gone) == {}
         assert lines(tmp_path, "predictions")[2] == {"step": 1, "offset": 2, "erased": True}
@@ -78,7 +79,7 @@ def test_afterwards_nothing_in_the_run_directory_holds_the_samples(tmp_path):
 
 def test_afterwards_nothing_in_the_run_directory_names_the_class(tmp_path):
     names = ScriptedSource([4] * 10, classes=("zebra", "ibex"))
-    with Opened(tmp_path, names, schedule=[build_request(label="ibex", offset=20, id="r1")]) as run:
+    with Opened(tmp_path, names, schedule=[ForgetRequest(label="ibex", offset=20, id="r1")]) as run:
         predictions = run.run()
         assert run.processor.parts.scores.per_class.keys() == {"zebra", "(forgotten)"}
     assert holds(tmp_path, "ibex") == {}
@@ -90,7 +91,7 @@ def test_afterwards_nothing_in_the_run_directory_names_the_class(tmp_path):
 def test_what_comes_again_is_not_learned_again_unless_allowed(tmp_path, what):
     script = [4, 4, 4, *source()._script]
     for relearn in ("deny", "allow"):
-        schedule = [build_request(**what, offset=8, id="r1", relearn=relearn)]
+        schedule = [ForgetRequest(**what, offset=8, id="r1", relearn=relearn)]
         with Opened(tmp_path / relearn, source(*script), schedule=schedule) as run:
             run.run()
             after = [name for name in run.learner.consumed if int(name) >= 8]
@@ -99,7 +100,7 @@ def test_what_comes_again_is_not_learned_again_unless_allowed(tmp_path, what):
 
 
 def test_the_same_request_twice_is_one(tmp_path):
-    first = ForgetRequest("r1", "class", 0, label="odd", key="k")
+    first = ForgetRequest(id="r1", label="odd", key="k")
     with Opened(tmp_path, source(4, first, 4, first, 4)) as run:
         run.run()
         assert len(run.ledger.entries()) == 1
@@ -107,7 +108,7 @@ def test_the_same_request_twice_is_one(tmp_path):
 
 
 def test_the_same_wish_under_another_name_reaches_nothing_more(tmp_path):
-    schedule = [build_request(label="odd", offset=8, id="r1"), build_request(label="odd", offset=16, id="r2")]
+    schedule = [ForgetRequest(label="odd", offset=8, id="r1"), ForgetRequest(label="odd", offset=16, id="r2")]
     with Opened(tmp_path, source(), schedule=schedule) as run:
         run.run()
     assert receipt(tmp_path, "r2")["method"] == "nothing"
@@ -116,8 +117,8 @@ def test_the_same_wish_under_another_name_reaches_nothing_more(tmp_path):
 
 def test_an_unknown_subject_is_kept_out_in_advance_and_an_unknown_class_is_refused(tmp_path):
     schedule = [
-        build_request(subject="subject-9", offset=8, id="r1"),
-        build_request(label="od", offset=8, id="r2"),
+        ForgetRequest(subject="subject-9", offset=8, id="r1"),
+        ForgetRequest(label="od", offset=8, id="r2"),
     ]
     with Opened(tmp_path, source(), schedule=schedule) as run:
         run.run()
@@ -127,9 +128,9 @@ def test_an_unknown_subject_is_kept_out_in_advance_and_an_unknown_class_is_refus
     assert receipt(tmp_path, "r1")["method"] == "nothing"
 
 
-def test_a_malformed_request_is_refused_and_the_stream_goes_on(tmp_path):
-    broken = ForgetRequest("r1", "class", 0)
-    with Opened(tmp_path, source(4, broken, 4)) as run:
+def test_a_malformed_request_in_the_ledger_is_refused_and_the_stream_goes_on(tmp_path):
+    with Opened(tmp_path, source(4, 4)) as run:
+        run.ledger.submit({"id": "r1", "kind": "class"})
         run.run()
         assert len(run.learner.consumed) == 8
         assert run.ledger.entry("r1").progress == "refused"
@@ -138,30 +139,53 @@ def test_a_malformed_request_is_refused_and_the_stream_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({}, "names ids, an id_pattern, a subject, a domain or offsets"),
-        ({"label": "a", "subject": "b"}, "names a class and nothing else"),
-        ({"ids": [3]}, "'ids' must be a list of ids"),
-        ({"label": ""}, "'label' must be"),
-        ({"id_pattern": ""}, "'id_pattern' must be"),
-        ({"id_pattern": "a*", "label": "b"}, "names a class and nothing else"),
-        ({"offsets": (-1, 5)}, "'offsets' must be"),
-        ({"subject": "a", "offset": -1}, "'offset' must be"),
+        ({}, "needs a class, or one of subject"),
+        ({"label": "a", "subject": "b"}, "a class stands alone"),
+        ({"ids": [3.5]}, "'ids.0' is not valid"),
+        ({"label": ""}, "'label' is not valid"),
+        ({"id_pattern": ""}, "'id_pattern' is not valid"),
+        ({"id_pattern": "a*", "label": "b"}, "a class stands alone"),
+        ({"offsets": (-1, 5)}, "'offsets.0' is not valid"),
+        ({"subject": "a", "offset": -1}, "'offset' is not valid"),
         ({"offsets": (5, 5)}, "'offsets' must be"),
-        ({"subject": "a", "guarantee": "perfect"}, "'guarantee' must be one of exact"),
-        ({"subject": "a", "relearn": "maybe"}, "'relearn' must be"),
-        ({"subject": "a", "deadline": float("nan")}, "'deadline' must be"),
+        ({"subject": "a", "guarantee": "perfect"}, "'guarantee' is not valid: input should be 'exact'"),
+        ({"subject": "a", "relearn": "maybe"}, "'relearn' is not valid"),
+        ({"lable": "a"}, "has no field 'lable'"),
+        ({"samples": [{"id": "a"}]}, "carries cannot be read"),
+        ({"subject": "a", "deadline": float("nan")}, "'deadline' is not valid"),
     ],
 )
 def test_the_reason_of_a_refusal_names_the_field(wrong, reason):
     with pytest.raises(ForgettingError, match=reason):
-        build_request(**wrong)
+        ForgetRequest(**wrong)
+
+
+def test_carried_samples_are_those_that_a_request_names_unless_it_selects_otherwise():
+    (sample, *_) = make_batch(0, ["odd"]).samples
+    request = ForgetRequest(ids=["a"], samples=[sample])
+    assert (request.kind, request.ids) == ("samples", ("a", sample.id))
+    assert ForgetRequest(label="odd", samples=[sample]).ids == ()
+    body = request.model_dump_json()
+    again = ForgetRequest.model_validate_json(body)
+    assert again.model_dump_json() == body
+    assert np.array_equal(again.samples[0].image, sample.image)
+
+
+def test_a_request_without_id_that_a_source_yields_again_is_the_same(tmp_path):
+    first, second = ForgetRequest(label="odd"), ForgetRequest(label="odd")
+    assert first.id != second.id
+    with Opened(tmp_path, source()) as run:
+        run.forgetter.submit(first)
+        run.forgetter.submit(second)
+        run.forgetter.submit(ForgetRequest(label="odd", offset=4))
+        assert len(run.ledger.entries()) == 2
 
 
 def test_a_method_that_cannot_keep_the_guarantee_is_not_taken(tmp_path):
     schedule = [
-        build_request(subject="subject-1", guarantee="exact", offset=8, id="r1"),
-        build_request(subject="subject-1", method="magic", offset=8, id="r2"),
-        build_request(subject="subject-1", offset=8, id="r3"),
+        ForgetRequest(subject="subject-1", guarantee="exact", offset=8, id="r1"),
+        ForgetRequest(subject="subject-1", method="magic", offset=8, id="r2"),
+        ForgetRequest(subject="subject-1", offset=8, id="r3"),
     ]
     with Opened(tmp_path, source(), learner=FakeLearner(), schedule=schedule) as run:
         before = state_hash(run.learner.state_dict())
@@ -183,7 +207,7 @@ class Halfway(ForgettingLearner):
 
 def test_a_failed_erasure_leaves_the_learner_as_it_was(tmp_path):
     with Opened(
-        tmp_path, source(), learner=Halfway(), schedule=[build_request(label="odd", offset=8, id="r1")]
+        tmp_path, source(), learner=Halfway(), schedule=[ForgetRequest(label="odd", offset=8, id="r1")]
     ) as run:
         run.run()
         assert len(run.learner.consumed) == 40
@@ -199,7 +223,7 @@ def test_samples_whose_pixels_changed_are_not_subtracted(tmp_path):
                 sample.image[0, 0] = 255
             return found
 
-    with Opened(tmp_path, Altered([4] * 5), schedule=[build_request(ids=ids([1]), offset=8, id="r1")]) as run:
+    with Opened(tmp_path, Altered([4] * 5), schedule=[ForgetRequest(ids=ids([1]), offset=8, id="r1")]) as run:
         run.run()
         assert len(run.learner.consumed) == 20
     assert "their pixels differ" in receipt(tmp_path, "r1")["reason"]
@@ -210,7 +234,7 @@ def test_a_source_that_fails_while_it_fetches_does_not_end_the_run(tmp_path):
         def fetch(self, wanted):
             raise BadRecord(f"{wanted[0]} is torn")
 
-    with Opened(tmp_path, Broken([4] * 5), schedule=[build_request(ids=ids([1]), offset=8, id="r1")]) as run:
+    with Opened(tmp_path, Broken([4] * 5), schedule=[ForgetRequest(ids=ids([1]), offset=8, id="r1")]) as run:
         run.run()
         assert len(run.learner.consumed) == 20
         assert run.ledger.entry("r1").progress == "failed"
@@ -220,7 +244,7 @@ def test_a_source_that_fails_while_it_fetches_does_not_end_the_run(tmp_path):
 
 def test_older_checkpoints_go_with_the_samples(tmp_path):
     with Opened(
-        tmp_path, source(), keep=5, schedule=[build_request(ids=ids([1]), offset=36, id="r1")]
+        tmp_path, source(), keep=5, schedule=[ForgetRequest(ids=ids([1]), offset=36, id="r1")]
     ) as run:
         run.run()
     for path in Checkpoints(tmp_path / "checkpoints", fingerprint={}).paths():

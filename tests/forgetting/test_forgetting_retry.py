@@ -9,11 +9,11 @@ from forgetting_fakes import Opened
 from tiny_runs import call, configuration
 
 from streamcl.errors import BadRecord, ForgettingError
+from streamcl.events import ForgetRequest
 from streamcl.forgetting import service as module
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import read_chain
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.forgetting.requests import build_request
 from streamcl.runs.doctor import examine
 from streamcl.runs.open import open_run
 from streamcl.storage.checkpoint import Checkpoints
@@ -44,7 +44,7 @@ def failed(folder, **options):
     """A run that stopped after a request had failed."""
     source = Broken([4] * 6)
     with Opened(
-        folder, source, schedule=[build_request(ids=[record_id(1)], offset=8, id="r1", **options)]
+        folder, source, schedule=[ForgetRequest(ids=[record_id(1)], offset=8, id="r1", **options)]
     ) as run:
         for prediction in run.processor.run():
             if prediction.offset == 13:
@@ -89,8 +89,8 @@ def test_it_may_fail_again_and_again(tmp_path):
 
 def test_what_is_over_is_not_tried_again(tmp_path):
     schedule = [
-        build_request(ids=[record_id(1)], offset=4, id="r1"),
-        build_request(label="none", offset=4, id="r2"),
+        ForgetRequest(ids=[record_id(1)], offset=4, id="r1"),
+        ForgetRequest(label="none", offset=4, id="r2"),
     ]
     with Opened(tmp_path, ScriptedSource([4] * 4), schedule=schedule) as run:
         run.run()
@@ -155,11 +155,11 @@ def test_an_attempt_after_a_crash_is_not_taken_for_the_failure_before_it(tmp_pat
 def test_a_deadline_that_passes_is_an_event_once(tmp_path):
     """The clock of these runs stands at 2000."""
     schedule = [
-        build_request(subject="subject-1", offset=16, id="late", deadline=1500.0),
-        build_request(ids=[record_id(0)], offset=8, id="early", deadline=2500.0),
+        ForgetRequest(subject="subject-1", offset=16, id="late", deadline=1500.0),
+        ForgetRequest(ids=[record_id(0)], offset=8, id="early", deadline=2500.0),
     ]
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=[schedule[1]]) as run:
-        run.forgetter.take_in(schedule[0])
+        run.forgetter.ask(schedule[0])
         run.run()
     (event,) = events(tmp_path, "overdue")
     assert (event["request"], event["deadline"], event["offset"]) == ("late", 1500.0, 0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pictures import picture
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Sample, Selector
+from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, RequestScope
@@ -118,10 +118,10 @@ class Bench:
 def request(kind, name):
     match kind:
         case "class":
-            return ForgetRequest("r", "class", 0, label=name)
+            return ForgetRequest(id="r", label=name)
         case "subject":
-            return ForgetRequest("r", "subject", 0, subject=name)
-    return ForgetRequest("r", "samples", 0, selector=Selector(ids=tuple(name)))
+            return ForgetRequest(id="r", subject=name)
+    return ForgetRequest(id="r", ids=tuple(name))
 
 
 def statistics(learner):

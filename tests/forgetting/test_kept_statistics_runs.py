@@ -12,9 +12,8 @@ from tiny_runs import call, configuration, untimed
 
 from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError, ForgettingError
-from streamcl.events import Batch
+from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.forgetting.requests import build_request
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.block import StatisticsBlock
 from streamcl.forgetting.statistics.block_file import BlockFile
@@ -38,8 +37,8 @@ WISHES = {"class": {"label": "odd"}, "subject": {"subject": "subject-1"}}
 
 def run_once(folder, by="class", disk=None):
     schedule = [
-        build_request(**WISHES[by], offset=12, id="r1"),
-        build_request(**WISHES[by], offset=20, id="r2"),
+        ForgetRequest(**WISHES[by], offset=12, id="r1"),
+        ForgetRequest(**WISHES[by], offset=20, id="r2"),
     ]
     source = Unfetched([4] * 8)
     with Opened(
@@ -89,7 +88,7 @@ def test_a_cohort_is_forgotten_without_its_samples(tmp_path, by):
 
 
 def test_without_them_it_is_refused(tmp_path):
-    schedule = [build_request(label="odd", offset=12, id="r1")]
+    schedule = [ForgetRequest(label="odd", offset=12, id="r1")]
     with Opened(tmp_path, Unfetched([4] * 8), learner=TellingLearner(), schedule=schedule) as run:
         run.run()
     assert "carries no samples" in json.loads((tmp_path / "receipts" / "r1.json").read_text())["reason"]
@@ -102,7 +101,7 @@ def test_a_request_across_cohorts_leaves_the_rest_right(tmp_path, by, other):
     what = {"samples": {"offsets": (3, 11)}, **WISHES}[other]
     whole = {"class": {"label": "even"}, "subject": {"subject": "subject-2"}}[by]
     source = ScriptedSource([4] * 8)
-    schedule = [build_request(**what, offset=12, id="r1"), build_request(**whole, offset=24, id="r2")]
+    schedule = [ForgetRequest(**what, offset=12, id="r1"), ForgetRequest(**whole, offset=24, id="r2")]
     with Opened(tmp_path, source, learner=TellingLearner(), schedule=schedule, by=by) as run:
         for prediction in run.processor.run():
             if prediction.offset == 23:

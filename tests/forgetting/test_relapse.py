@@ -15,7 +15,6 @@ from streamcl.forgetting.monitoring.held_out import MOST, HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import REPEATS, Relapse
 from streamcl.forgetting.monitoring.separability import features_of, shown_by
 from streamcl.forgetting.receipts.receipt import read_chain
-from streamcl.forgetting.requests import build_request
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.online_lora import OnlineLoRALearner
@@ -29,7 +28,7 @@ BY = {
     **{("class", f"{k:02d}"): f"c{k}" for k in range(40)},
 }
 HELD = make_batch(0, ["cat", "dog", "ant"] * 30).samples
-CLASS = ForgetRequest("r1", "class", 0, label=ERASED)
+CLASS = ForgetRequest(id="r1", label=ERASED)
 
 
 class Adapted:
@@ -84,7 +83,7 @@ def test_shared_weights_that_tell_an_erased_class_apart_again_are_a_relapse_and_
 
 def test_an_erased_subject_is_tested_by_its_held_out_samples():
     faces = [Sample(f"s{k}", HELD[0].image, "face", subject=[ERASED, "dog"][k % 2]) for k in range(60)]
-    request = ForgetRequest("r2", "subject", 0, subject=ERASED)
+    request = ForgetRequest(id="r2", subject=ERASED)
     monitor = watched(relapse(faces), Adapted(0.0), request)
     _, (found,) = monitor.retest(Adapted(4.0), 50)
     again = found.again
@@ -150,7 +149,7 @@ def test_of_exact_erasures_it_is_said_that_nothing_can_come_back(tiny_backbone, 
         ([], Adapted(0.0), CLASS),
         (HELD[:9], Adapted(0.0), CLASS),
         (HELD, Hidden(), CLASS),
-        (HELD, Adapted(0.0), ForgetRequest("r3", "samples", 0)),
+        (HELD, Adapted(0.0), ForgetRequest(id="r3", ids=("nobody",))),
     ],
     ids=["no held-out samples", "too few", "no features to see", "single samples"],
 )
@@ -162,7 +161,7 @@ def test_what_cannot_be_tested_is_said_to_be_so(samples, learner, request_):
 
 def test_asking_again_for_what_is_gone_changes_no_measure():
     monitor = watched(relapse(), Adapted(0.0))
-    watched(monitor, Adapted(4.0), ForgetRequest("r9", "class", 0, label=ERASED), "nothing", "exact")
+    watched(monitor, Adapted(4.0), ForgetRequest(id="r9", label=ERASED), "nothing", "exact")
     assert monitor.retest(Adapted(4.0), 50)[0]["risen"] == 1
 
 
@@ -187,9 +186,7 @@ def test_many_erasures_take_turns():
     samples = make_batch(0, [*names, "dog"] * 12).samples
     monitor = relapse(samples)
     for name in names:
-        monitor.watch(
-            ForgetRequest(f"c{name}", "class", 0, label=name), "gs_lora", "approximate", Adapted(0.0)
-        )
+        monitor.watch(ForgetRequest(id=f"c{name}", label=name), "gs_lora", "approximate", Adapted(0.0))
     told = [monitor.retest(Adapted(0.0), k)[0]["tested"] for k in range(3)]
     assert all(0 < count <= 16 for count in told)
     assert monitor.state_dict()["next"] == sum(told)
@@ -249,7 +246,7 @@ class Repair:
 
 def drifting(folder, **options):
     source = ScriptedSource([4] * 24, classes=("cat", "dog", "ant"))
-    schedule = [build_request(label=ERASED, offset=12, id="r1", method="repair")]
+    schedule = [ForgetRequest(label=ERASED, offset=12, id="r1", method="repair")]
     return Opened(folder, source, learner=Drifting(), schedule=schedule, held_out=HELD, **options)
 
 

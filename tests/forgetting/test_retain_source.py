@@ -55,7 +55,7 @@ def test_a_source_that_cannot_fetch_is_looked_ahead_in_and_what_has_a_tombstone_
 
     def peek(records):
         asked.append(records)
-        return [ForgetRequest("r", "class", 0, label="ant"), batch]
+        return [ForgetRequest(id="r", label="ant"), batch]
 
     found = retain_source(SimpleNamespace(peek=peek), None, lambda b: Batch(b.offset, b.samples[1:]))(9)
     assert [s.id for s in found] == [s.id for s in batch.samples[1:10]]

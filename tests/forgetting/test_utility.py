@@ -33,7 +33,7 @@ def taught(name, backbone, compute):
 def test_accuracy_before_and_after_is_what_predictions_give(name, tiny_backbone, fp32):
     learner = taught(name, tiny_backbone, fp32)
     held = samples(30, 500)
-    useful = Utility([HoldoutPart("all", held)])(learner, ForgetRequest("r", "class", 0, label="cat"))
+    useful = Utility([HoldoutPart("all", held)])(learner, ForgetRequest(id="r", label="cat"))
     assert [sample.label for sample in useful.seen.samples] == ["ant", "bee"] * 10
     left = [sample for sample in held if sample.label != "cat"]
     before = [guess.label == sample.label for guess, sample in pairs(learner, left)]
@@ -54,7 +54,7 @@ def pairs(learner, held):
 
 def test_samples_are_looked_at_once_where_no_erasure_changes_their_features(tiny_backbone, fp32, monkeypatch):
     learner = taught({"name": "ridge", "blocks": [0, 1]}, tiny_backbone, fp32)
-    useful = Utility([HoldoutPart("all", samples(30, 500))])(learner, ForgetRequest("r", "samples", 0))
+    useful = Utility([HoldoutPart("all", samples(30, 500))])(learner, ForgetRequest(id="r", ids=("nobody",)))
     monkeypatch.setattr(type(learner), "features", lambda *_: pytest.fail("looked at again"))
     assert useful.beside(learner)["samples"] == 30
 
@@ -63,7 +63,7 @@ def test_samples_are_looked_at_once_where_no_erasure_changes_their_features(tiny
     "name", [{"name": "ridge", "blocks": [0, 1]}, {"name": "hybrid", "lora": {"adapt": 48}}]
 )
 def test_what_was_prepared_before_anything_was_learned_tells_the_same(name, tiny_backbone, fp32):
-    parts, request = [HoldoutPart("all", samples(30, 500))], ForgetRequest("r", "class", 0, label="cat")
+    parts, request = [HoldoutPart("all", samples(30, 500))], ForgetRequest(id="r", label="cat")
     config = config_from_dict({"source": "demo_digits", "learner": name, "seed": 3})
     learner, early = build_learner(config, tiny_backbone, fp32), Utility(parts)
     early.prepare(learner)
@@ -85,9 +85,9 @@ def test_features_of_a_subject_who_is_erased_are_not_kept(tiny_backbone, fp32):
     held = [replace(sample, subject=f"s{n % 5}") for n, sample in enumerate(samples(30, 500))]
     utility = Utility([HoldoutPart("all", held)])
     utility.prepare(learner)
-    assert len(utility(learner, ForgetRequest("r", "subject", 0, subject="other")).seen.samples) == 30
+    assert len(utility(learner, ForgetRequest(id="r", subject="other")).seen.samples) == 30
     assert len(utility._seen.samples) == 30
-    assert len(utility(learner, ForgetRequest("r", "subject", 0, subject="s3")).seen.samples) == 24
+    assert len(utility(learner, ForgetRequest(id="r", subject="s3")).seen.samples) == 24
     assert utility._seen is None
 
 
@@ -100,12 +100,12 @@ def test_held_out_samples_that_cannot_be_read_are_told_of_at_the_request(tiny_ba
     utility = Utility([HoldoutPart("all", Broken(samples(3)))])
     utility.prepare(learner)
     with pytest.raises(SourceError, match="no disk"):
-        utility(learner, ForgetRequest("r", "samples", 0))
+        utility(learner, ForgetRequest(id="r", ids=("nobody",)))
 
 
 def test_classes_that_went_with_the_erasure_are_not_held_against_it(tiny_backbone, fp32):
     learner = taught("online_lora", tiny_backbone, fp32)
-    useful = Utility([HoldoutPart("all", samples(30, 500))])(learner, ForgetRequest("r", "samples", 0))
+    useful = Utility([HoldoutPart("all", samples(30, 500))])(learner, ForgetRequest(id="r", ids=("nobody",)))
     learner.drop_class("bee")
     assert useful.beside(learner)["samples"] == 20
     for name in ("ant", "cat"):
@@ -115,4 +115,4 @@ def test_classes_that_went_with_the_erasure_are_not_held_against_it(tiny_backbon
 
 def test_without_held_out_samples_nothing_is_said(tiny_backbone, fp32):
     learner = taught("online_lora", tiny_backbone, fp32)
-    assert Utility([])(learner, ForgetRequest("r", "samples", 0)).beside(learner) is None
+    assert Utility([])(learner, ForgetRequest(id="r", ids=("nobody",))).beside(learner) is None

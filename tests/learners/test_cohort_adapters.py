@@ -10,7 +10,7 @@ from tiny_learners import cohorts
 from tiny_runs import configuration
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample, Selector
+from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.forgetting.methods.drop_cohort import DropCohort, DropCohortApproximate
 from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.protocol import Context, RequestScope
@@ -80,7 +80,7 @@ def context(learner, learned):
 
 
 def domain(name):
-    return ForgetRequest("r", "samples", 0, selector=Selector(domain=name))
+    return ForgetRequest(id="r", domain=name)
 
 
 @pytest.mark.parametrize("gone", TENANTS)
@@ -151,12 +151,12 @@ def test_predictions_use_the_own_branch_or_the_mean_of_all(tiny_backbone, fp32):
         (lambda: domain("acme"), 23, "23 of its samples were learned, 24 by"),
         (lambda: domain("nobody"), 0, "no whole cohort"),
         (
-            lambda: ForgetRequest("r", "samples", 0, selector=Selector(domain="acme", offsets=(0, 24))),
+            lambda: ForgetRequest(id="r", domain="acme", offsets=(0, 24)),
             8,
             "no whole cohort",
         ),
-        (lambda: ForgetRequest("r", "subject", 0, subject="acme"), 24, "no whole cohort"),
-        (lambda: ForgetRequest("r", "class", 0, label="ant"), 24, "no whole cohort"),
+        (lambda: ForgetRequest(id="r", subject="acme"), 24, "no whole cohort"),
+        (lambda: ForgetRequest(id="r", label="ant"), 24, "no whole cohort"),
     ],
 )
 def test_what_is_not_a_whole_cohort_is_refused(tiny_backbone, fp32, request_of, learned, reason):
@@ -191,10 +191,10 @@ def test_cohorts_past_the_limit_have_no_adapter_and_are_not_dropped(tiny_backbon
 def test_stretches_of_the_stream_can_be_cohorts(tiny_backbone, fp32):
     learner = teach(cohorts(tiny_backbone, fp32, by="stretch", stretch=24), batches())
     assert sorted(learner.cohorts) == ["0", "1", "2"]
-    request = ForgetRequest("r", "samples", 0, selector=Selector(offsets=(24, 48)))
+    request = ForgetRequest(id="r", offsets=(24, 48))
     assert learner.selected_cohorts(request) == ("1",)
     assert DropCohort().unsupported_reason(request, context(learner, 24)(request)) is None
-    half = ForgetRequest("r", "samples", 0, selector=Selector(offsets=(24, 36)))
+    half = ForgetRequest(id="r", offsets=(24, 36))
     assert "12 of its samples were learned, 24" in DropCohort().unsupported_reason(
         half, context(learner, 12)(half)
     )

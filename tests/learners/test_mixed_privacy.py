@@ -20,7 +20,6 @@ from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.mixed_privacy import AllUsers, MixedPrivacy
 from streamcl.forgetting.methods.protocol import Context, LineageRow, RequestScope
 from streamcl.forgetting.methods.select import select_method
-from streamcl.forgetting.requests import build_request
 from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.user_weights import UserWeights
 from streamcl.runs.open import open_run
@@ -62,7 +61,7 @@ def teach(learner, made):
 
 
 def context(learner, made, *, subject=None, all_users=False, available=True):
-    request = ForgetRequest("r", "subject", 0, subject=subject, all_users=all_users)
+    request = ForgetRequest(id="r", subject=subject or (None if all_users else "nobody"), all_users=all_users)
     private = [s for b in made for s in b.samples if s.privacy == "user"]
     chosen = [s for s in private if all_users or s.subject == subject]
     offset = {s.id: b.offset for b in made for s in b.samples}
@@ -411,10 +410,10 @@ def test_the_command_line_forgets_all_users(tmp_path):
 
 
 def test_a_request_for_all_users_names_nothing_else():
-    assert build_request(all_users=True).kind == "subject"
+    assert ForgetRequest(all_users=True).kind == "subject"
     for more in ({"subject": "ann"}, {"ids": ["a"]}, {"label": "cat"}):
         with pytest.raises(ForgettingError):
-            build_request(all_users=True, **more)
+            ForgetRequest(all_users=True, **more)
     with pytest.raises(ConfigError, match="stands alone"):
         config_from_dict({"source": "demo_digits", "forget": [{"all_users": True, "class": "cat"}]})
 

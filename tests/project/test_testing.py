@@ -46,7 +46,7 @@ def ids(events):
 
 
 def test_a_script_of_everything_is_a_source_like_any_other():
-    request = ForgetRequest("r1", "class", 0, label="odd")
+    request = ForgetRequest(id="r1", label="odd")
     script = [4, ["even", None], request, Bad(2), Stall(0), Crash("exception"), Raise(ValueError()), 3]
 
     def make():

@@ -28,7 +28,7 @@ def batch(offset, size, refused=()):
 EVENTS = (
     batch(0, 4),
     batch(4, 3, refused=(5,)),
-    ForgetRequest("r", "class", 7, label="1"),
+    ForgetRequest(id="r", offset=7, label="1"),
     batch(7, 5, refused=(7, 8)),
     batch(12, 2),
     batch(14, 6),
@@ -288,7 +288,7 @@ def test_a_gap_is_an_error_and_a_duplicate_is_dropped():
 
 
 def test_a_request_is_never_dropped():
-    late = ForgetRequest("late", "class", 1, label="1")
+    late = ForgetRequest(id="late", offset=1, label="1")
     (_, request) = take(OffsetChecked(Scripted((batch(0, 4), late))))
     assert (request.id, request.offset) == ("late", 4)
 

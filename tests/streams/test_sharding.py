@@ -189,7 +189,7 @@ class Part:
             Sample(f"{rank}-{i}", np.zeros((4, 4, 3), np.uint8), "c") for i in range(self.lengths[rank])
         ]
         if (at := self.requests.get(rank)) is not None:
-            items.insert(at, ForgetRequest(f"of-{rank}", "class", at, label="c"))
+            items.insert(at, ForgetRequest(id=f"of-{rank}", offset=at, label="c"))
         return items
 
     def __iter__(self) -> Iterator[Any]:

@@ -48,7 +48,7 @@ class Counting:
         place = self.place
         self.place += 1
         if place in self.requests:
-            return ForgetRequest(f"r{place}", "class", 0, label="1")
+            return ForgetRequest(id=f"r{place}", label="1")
         size = self.sizes[place]
         if size == 0:
             return picture(place), place % 3
@@ -197,7 +197,7 @@ def test_records_become_batches_with_default_ids():
 
 
 def test_a_request_flushes_what_is_pending_and_takes_its_place():
-    request = ForgetRequest("r", "class", 0, label="1")
+    request = ForgetRequest(id="r", label="1")
     events = take(source([*pairs(7), request, *pairs(2)]))
     assert [(event.offset, event.end) for event in events] == [(0, 5), (5, 7), (7, 7), (7, 9)]
     assert isinstance(events[2], ForgetRequest)

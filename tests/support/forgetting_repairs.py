@@ -33,7 +33,8 @@ def taught(backbone, compute, *, passes=6, **options):
 
 
 def request_of(label=None, *, kind="class", subject=None, samples=()):
-    return ForgetRequest("r1", kind, 0, label=label, subject=subject, samples=tuple(samples))
+    named = {} if kind != "samples" or samples else {"ids": ["nobody"]}
+    return ForgetRequest(id="r1", label=label, subject=subject, samples=tuple(samples), **named)
 
 
 def context_of(learner, request, unavailable=None):

@@ -159,7 +159,7 @@ def prints(events: Iterable[Event]) -> list[tuple[Any, ...]]:
 def event_print(event: Event) -> tuple[Any, ...]:
     if isinstance(event, ForgetRequest):
         carried = tuple(sample_print(sample) for sample in event.samples)
-        facts = (event.id, event.kind, event.label, event.subject, event.selector)
+        facts = (event.id, event.kind, event.selection)
         return ("forget", event.offset, *facts, carried)
     return ("batch", event.offset, tuple(sample_print(sample) for sample in event.samples), event.refused)
 

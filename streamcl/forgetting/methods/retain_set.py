@@ -112,5 +112,5 @@ def _held(request: ForgetRequest, context: Context) -> list[Sample]:
 
 def _others(request: ForgetRequest, sample: Sample) -> bool:
     of_class = request.kind == "class" and sample.label == request.label
-    of_subject = request.subject is not None and sample.subject == request.subject
+    of_subject = request.kind == "subject" and not request.all_users and sample.subject == request.subject
     return not of_class and not of_subject

@@ -171,7 +171,6 @@ class Relapse:
         samples = [] if named else within(self._held_out.of(kind, name), CARRIED)
         return ForgetRequest(
             id=f"{request}{AGAIN}{offset}",
-            kind=kind,
             offset=offset,
             label=name if kind == "class" else None,
             subject=name if kind == "subject" else None,
@@ -191,7 +190,7 @@ def _named(request: ForgetRequest) -> Pair | None:
     """The class or the subject that the request is for, if it is for one."""
     if request.label is not None:
         return "class", request.label
-    return None if request.subject is None else ("subject", request.subject)
+    return ("subject", request.subject) if request.kind == "subject" and request.subject else None
 
 
 def _said(figures: Mapping[str, int]) -> str:

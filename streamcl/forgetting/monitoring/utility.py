@@ -61,7 +61,8 @@ class Utility:
     def __call__(self, learner: Learner, request: ForgetRequest) -> UtilityBefore:
         """What the learner gets right of what stays, by the weights in use; changes nothing."""
         seen = self._look(learner)
-        if request.subject is not None and any(each.subject == request.subject for each in seen.samples):
+        subject = request.subject if request.kind == "subject" else None
+        if subject is not None and any(each.subject == subject for each in seen.samples):
             self._seen = None
         seen = seen.without(request)
         return UtilityBefore(seen, seen.right(learner))
@@ -92,7 +93,7 @@ class _Seen:
             row
             for row, sample in enumerate(self.samples)
             if sample.label != request.label
-            and (request.subject is None or sample.subject != request.subject)
+            and (request.kind != "subject" or request.all_users or sample.subject != request.subject)
         ]
         return _Seen(
             [self.samples[row] for row in rows], None if self.reading is None else self.reading[rows]
