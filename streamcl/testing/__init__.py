@@ -19,10 +19,12 @@ for every N:
         assert content() in (old, new)
 
 With "drop_unsynced" the disk raises PowerLoss, after taking back what no sync made durable; with "kill" the
-process dies, so run it by `in_child`. `check_sink(make, read)` shows that a sink can be cut back.
+process dies, so run it by `in_child`. `check_learner(make)` and `check_sink(make, read)` demand the contracts
+of `streamcl.protocols`.
 """
 
 from streamcl.testing.disk import Fault, FaultyDisk, PowerLoss
+from streamcl.testing.learner_checks import check_learner
 from streamcl.testing.oracles import check_sink, durable_calls, each_exactly_once, in_child, until_done
 from streamcl.testing.stream import (
     Bad,
@@ -48,6 +50,7 @@ __all__ = [
     "ScriptedCrash",
     "ScriptedSource",
     "Stall",
+    "check_learner",
     "check_sink",
     "durable_calls",
     "each_exactly_once",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from memory_faults import Memory, baseline, check_every_failure, hybrid, online_lora, ridge
+from memory_faults import baseline, check_every_failure, hybrid, online_lora, ridge
 from pictures import make_batch
 
 from streamcl.heads.gram import Gram
@@ -16,6 +16,7 @@ from streamcl.learners.baselines.ewc import EWCPlusPlus
 from streamcl.learners.baselines.finetune import FinetuneLearner
 from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
 from streamcl.storage.plain_state import state_hash
+from streamcl.testing.torch_faults import OutOfMemory
 
 pytestmark = pytest.mark.faults
 
@@ -58,7 +59,7 @@ def test_rows_that_a_sum_has_taken_in_half_way_are_taken_in_once(monkeypatch):
         gram.add(rows)
         gram.add(rows.roll(1, 1))
     for fails_at in (1, 2, 3, 2, 3):  # a block has a few operations
-        with pytest.raises(torch.OutOfMemoryError), Memory(3 * fails_at):
+        with pytest.raises(torch.OutOfMemoryError), OutOfMemory(3 * fails_at):
             broken.full()
     assert torch.equal(broken.full(), whole.full())
 

@@ -19,6 +19,7 @@ from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.cohort_adapters import SHARED_COHORT, CohortAdaptersLearner
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
+from streamcl.testing import check_learner
 
 TENANTS = ("acme", "bolt", "crow")
 CLASSES = {"acme": ("ant", "bee"), "bolt": ("bee", "cat", "dog"), "crow": ("ant", "dog")}
@@ -110,6 +111,10 @@ def test_after_a_drop_the_learner_is_the_one_that_never_had_the_cohort(tiny_back
     assert [state_hash(c.state_dict()) for c in learner.cohorts.values()] == [
         state_hash(c.state_dict()) for c in never.cohorts.values()
     ]
+
+
+def test_the_learner_keeps_the_contract(tiny_backbone, fp32):
+    check_learner(lambda: cohorts(tiny_backbone, fp32))
 
 
 def test_only_a_cohorts_own_samples_train_its_adapter(tiny_backbone, fp32):

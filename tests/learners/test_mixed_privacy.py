@@ -24,6 +24,7 @@ from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.user_weights import UserWeights
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
+from streamcl.testing import check_learner
 
 LABELS = ("ant", "bee", "cat", "dog")
 METHODS = [AllUsers(), ClosedFormRemoval(), MixedPrivacy()]
@@ -81,6 +82,10 @@ def close(one, other, tolerance=1e-9):
 def minimiser(learner, names):
     order = [learner.classes.index(name) for name in names]
     return learner.users._quadratic().minimiser()[:, order]
+
+
+def test_the_learner_keeps_the_contract(tiny_backbone, fp32):
+    check_learner(lambda: mixed(tiny_backbone, fp32))
 
 
 def test_tangent_features_are_the_slopes_of_the_reading_in_lora(tiny_backbone, fp32):

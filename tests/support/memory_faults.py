@@ -6,7 +6,6 @@ import functools
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapted_branch import AdaptedBranch
@@ -17,22 +16,9 @@ from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.storage.plain_state import state_hash
+from streamcl.testing.torch_faults import OutOfMemory
 
 BLOCKS = [0, 1]
-
-
-class Memory(TorchDispatchMode):
-    """Runs out at one operation of torch; counts them all."""
-
-    def __init__(self, fails_at=None):
-        super().__init__()
-        self.fails_at, self.count = fails_at, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += 1
-        if self.count == self.fails_at:
-            raise torch.OutOfMemoryError(f"no memory for {func}")
-        return func(*args, **(kwargs or {}))
 
 
 def operations(make, prepare, step):
@@ -40,7 +26,7 @@ def operations(make, prepare, step):
     thing = make()
     prepare(thing)
     thing.state_dict()
-    with Memory() as memory:
+    with OutOfMemory() as memory:
         step(thing)
     return memory.count, state_hash(thing.state_dict())
 
@@ -54,7 +40,7 @@ def check_every_failure(make, prepare, step, stride=1):
     before = state_hash(thing.state_dict())
     assert before != after
     for fails_at in range(1, count + 1, stride):
-        with pytest.raises(torch.OutOfMemoryError), Memory(fails_at):
+        with pytest.raises(torch.OutOfMemoryError), OutOfMemory(fails_at):
             step(thing)
         assert state_hash(thing.state_dict()) == before, f"operation {fails_at} of {count}"
     step(thing)
