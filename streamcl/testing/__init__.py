@@ -19,13 +19,15 @@ for every N:
         assert content() in (old, new)
 
 With "drop_unsynced" the disk raises PowerLoss, after taking back what no sync made durable; with "kill" the
-process dies, so run it by `in_child`. `check_learner(make)` and `check_sink(make, read)` demand the contracts
-of `streamcl.protocols`.
+process dies, so run it by `in_child`. `check_source`, `check_learner`, `check_detector` and `check_sink`
+demand the contracts of `streamcl.protocols`.
 """
 
+from streamcl.testing.detector_checks import check_detector
 from streamcl.testing.disk import Fault, FaultyDisk, PowerLoss
 from streamcl.testing.learner_checks import check_learner
 from streamcl.testing.oracles import check_sink, durable_calls, each_exactly_once, in_child, until_done
+from streamcl.testing.source_checks import check_source
 from streamcl.testing.stream import (
     Bad,
     Crash,
@@ -50,8 +52,10 @@ __all__ = [
     "ScriptedCrash",
     "ScriptedSource",
     "Stall",
+    "check_detector",
     "check_learner",
     "check_sink",
+    "check_source",
     "durable_calls",
     "each_exactly_once",
     "in_child",

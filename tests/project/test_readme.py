@@ -85,7 +85,7 @@ def test_the_readme_has_what_these_tests_run() -> None:
     names = ("my_stream", "my_datasets", "my_source")
     pairs = {f"{name}.{ending}" for name in names for ending in ("py", "yaml")}
     assert set(FILES) == pairs | {"my_camera.py", "cifar.yaml"}
-    assert (len(SCRIPTS), len(blocks(TESTING, "python"))) == (3, 4)
+    assert (len(SCRIPTS), len(blocks(TESTING, "python"))) == (3, 6)
     assert len(FILES["my_stream.py"].splitlines()) <= 15
 
 
@@ -154,7 +154,10 @@ class FakeCV2(ModuleType):
         pass
 
 
-@pytest.mark.parametrize("script", blocks(TESTING, "python"), ids=["kills", "disk", "sink", "learner"])
+PARTS = ["kills", "disk", "source", "detector", "sink", "learner"]
+
+
+@pytest.mark.parametrize("script", blocks(TESTING, "python"), ids=PARTS)
 def test_the_fault_tools_work_as_shown(script: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False

@@ -6,7 +6,6 @@ import signal
 import sys
 
 import pytest
-from source_checks import check_source
 
 from streamcl.events import Batch, ForgetRequest
 from streamcl.protocols import Learner, Source
@@ -32,6 +31,7 @@ from streamcl.testing import (
     record_id,
     until_done,
 )
+from streamcl.testing.source_checks import check_source
 
 pytestmark = pytest.mark.faults
 

@@ -1,7 +1,6 @@
 """Every detector fires where the script says and once a segment, refuses NaN, and resumes bit by bit."""
 
 import json
-import math
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +14,8 @@ from streamcl.shift.build import build_detector
 from streamcl.shift.plateau import PlateauDetector
 from streamcl.shift.relative import RelativeDetector
 from streamcl.shift.river import RiverDetector
+from streamcl.testing import check_detector
+from streamcl.testing.detector_checks import loss_stream
 
 MAKERS = {
     "relative": RelativeDetector,
@@ -28,12 +29,9 @@ MAKERS = {
 every_detector = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
 
 
-def stream(seed=0, segments=(40, 50, 40), jump=3.0, noise=0.15):
-    """Segments that fall by the jump and jump back up; and where they begin."""
-    rng = np.random.default_rng(seed)
-    parts = [1 + (jump - 1) * np.exp(-np.arange(n) / 6) for n in segments]
-    clean = np.concatenate(parts)
-    return clean * np.exp(noise * rng.standard_normal(len(clean))), np.cumsum(segments)[:-1].tolist()
+def stream(seed=0, segments=(40, 50, 40)):
+    """Segments that fall and jump back up; and where they begin."""
+    return np.array(loss_stream(seed, segments)), np.cumsum(segments)[:-1].tolist()
 
 
 def watch(detector, losses):
@@ -60,48 +58,8 @@ def plain(state):
 
 
 @every_detector
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_refused_and_changes_nothing(make, bad):
-    detector = make()
-    watch(detector, stream()[0][:45])
-    before, said = plain(detector.state_dict()), (detector.shift, detector.plateau)
-    with pytest.raises(ValueError, match="finite"):
-        detector.update(bad)
-    assert plain(detector.state_dict()) == before
-    assert (detector.shift, detector.plateau) == said
-
-
-@every_detector
-def test_restored_at_every_step_it_says_what_the_uninterrupted_one_says(make):
-    losses, _ = stream()
-    whole = watch(make(), losses)
-    detector = make()
-    for i, loss in enumerate(losses):
-        twin = make()
-        twin.load_state_dict(json_round_trip(detector.state_dict()))
-        detector = twin
-        detector.update(float(loss))
-        assert (detector.shift, detector.plateau) == whole[i]
-        restored = make()
-        restored.load_state_dict(detector.state_dict())
-        assert (restored.shift, restored.plateau) == whole[i]
-
-
-def json_round_trip(state):
-    if isinstance(state, dict):
-        return {key: json_round_trip(value) for key, value in state.items()}
-    return state.copy() if isinstance(state, np.ndarray) else json.loads(json.dumps(state))
-
-
-@every_detector
-def test_the_state_is_a_copy(make):
-    detector = make()
-    losses = stream()[0]
-    watch(detector, losses[:10])
-    state = detector.state_dict()
-    before = plain(state)
-    watch(detector, losses[10:])
-    assert plain(state) == before
+def test_every_detector_keeps_its_promises(make):
+    check_detector(make)
 
 
 STORMS = {

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from dataset_files import write_cifar100_meta, write_cifar100_side
-from source_checks import check_source
 from streams_data import dev_pack
 
 from streamcl.errors import SourceError
+from streamcl.testing.source_checks import check_source
 from streams.datasets.cifar100 import cifar100, read_pickle
 from streams.replay.replay import ReplaySource
 from streams.replay.scenarios import disjoint

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from dataset_files import write_core50
 from PIL import Image
-from source_checks import check_source
 from streams_data import dev_pack
 
 from streamcl.errors import SourceError
+from streamcl.testing.source_checks import check_source
 from streams.datasets.core50 import CATEGORIES, OBJECTS, TEST_SESSIONS, core50
 from streams.replay.collection import Collection
 from streams.replay.replay import ReplaySource, holdout_parts

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from dataset_files import write_cub200
-from source_checks import check_source
 from streams_data import dev_pack, png
 
 from streamcl.errors import SourceError
+from streamcl.testing.source_checks import check_source
 from streams.datasets.cub200 import cub200
 from streams.replay.replay import ReplaySource
 from streams.replay.scenarios import disjoint

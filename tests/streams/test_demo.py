@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from source_checks import check_source
 
 from streamcl.errors import ConfigError, SourceError
+from streamcl.testing.source_checks import check_source
 from streams.datasets.demo import demo_digits, demo_icons
 from streams.datasets.digits import DIGIT_FILES, digits
 from streams.datasets.icons import CONCEPTS, FILLED, ICON_FILES, STYLES, concept_of, draw, icons

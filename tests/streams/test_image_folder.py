@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from source_checks import check_source
 from streams_data import write_picture
 
 from streamcl.errors import ConfigError, SourceError
+from streamcl.testing.source_checks import check_source
 from streams.datasets.image_folder import image_folder, imagenet_r, imagenet_sketch
 from streams.replay.replay import ReplaySource
 from streams.replay.scenarios import disjoint

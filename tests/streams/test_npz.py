@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from source_checks import check_source
 from streams_data import dev_path, picture, png
 
 from streamcl.errors import SourceError
+from streamcl.testing.source_checks import check_source
 from streams.datasets.npz import npz
 from streams.replay.replay import ReplaySource
 from streams.replay.scenarios import as_is, disjoint
@@ -106,4 +106,4 @@ def test_files_that_are_no_archives(tmp_path: Path) -> None:
 def test_development_packs(name: str, sizes: tuple[int, int]) -> None:
     train, test = npz(dev_path(name))
     assert (len(train), len(test)) == sizes
-    check_source(lambda: ReplaySource(train, as_is(train), 32, test), most=2)
+    check_source(lambda: ReplaySource(train, as_is(train), 32, test), limit=2)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from source_checks import check_source
 from streams_data import collection, picture
 
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch, RejectedRecord
+from streamcl.testing.source_checks import check_source
 from streams.replay.replay import ReplaySource, holdout_parts
 from streams.replay.scenarios import Order, ScenarioPart, as_is, disjoint, domain_incremental, iid, si_blurry
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from source_checks import check_source
 
 from streamcl.errors import ConfigError
+from streamcl.testing.source_checks import check_source
 from streams.user.scenario_dataset import scenario_dataset
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from source_checks import check_source
 from streams_data import collection, picture, png
 
 from streamcl import registry
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.events import Batch
 from streamcl.registry import SOURCES
+from streamcl.testing.source_checks import check_source
 from streams.build import named_source
 from streams.replay.replay import ReplaySource, Stream
 from streams.replay.scenarios import as_is

@@ -9,12 +9,13 @@ import river.stream
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_checks import check_plain, check_source, prints, samples_of, take
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.registry import import_callable
+from streamcl.storage.plain_state import state_hash
+from streamcl.testing.source_checks import check_source, fingerprints, first_events, samples_of
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
 from streams.user.state_codec import from_plain, to_plain
@@ -104,7 +105,7 @@ def test_every_kind_of_iterable_is_a_source(make):
     st.integers(1, 6),
 )
 def test_any_mix_of_items_can_be_resumed_anywhere(sizes, requests, batch_size):
-    check_source(lambda: IterableSource(lambda: Counting(sizes, requests), batch_size=batch_size), most=None)
+    check_source(lambda: IterableSource(lambda: Counting(sizes, requests), batch_size=batch_size), limit=None)
 
 
 def test_what_can_be_resumed_says_so():
@@ -186,11 +187,11 @@ def test_the_users_state_is_asked_for_once_a_batch_at_most():
 def test_one_whole_batch_may_be_the_source():
     images = np.stack([picture(i) for i in range(7)])
     for made in ((images, list("abcabca")), {"image": images, "label": list("abcabca")}):
-        assert [sample.label for sample in samples_of(take(source(made)))] == list("abcabca")
+        assert [sample.label for sample in samples_of(first_events(source(made)))] == list("abcabca")
 
 
 def test_records_become_batches_with_default_ids():
-    events = take(source(pairs(12)))
+    events = first_events(source(pairs(12)))
     assert [(event.offset, len(event)) for event in events] == [(0, 5), (5, 5), (10, 2)]
     assert [sample.id for sample in samples_of(events)] == [f"s-{i}" for i in range(12)]
     assert [sample.label for sample in samples_of(events)] == [str(i % 4) for i in range(12)]
@@ -198,7 +199,7 @@ def test_records_become_batches_with_default_ids():
 
 def test_a_request_flushes_what_is_pending_and_takes_its_place():
     request = ForgetRequest(id="r", label="1")
-    events = take(source([*pairs(7), request, *pairs(2)]))
+    events = first_events(source([*pairs(7), request, *pairs(2)]))
     assert [(event.offset, event.end) for event in events] == [(0, 5), (5, 7), (7, 7), (7, 9)]
     assert isinstance(events[2], ForgetRequest)
 
@@ -209,12 +210,12 @@ def batch(offset, count, first=None):
 
 
 def test_batches_of_the_users_own_pass_as_they_are():
-    events = take(source([batch(0, 3), batch(3, 8), *pairs(2), batch(13, 1)]))
+    events = first_events(source([batch(0, 3), batch(3, 8), *pairs(2), batch(13, 1)]))
     assert [(event.offset, len(event)) for event in events] == [(0, 3), (3, 8), (11, 2), (13, 1)]
 
 
 def test_duplicates_are_dropped_and_overlaps_cut():
-    events = take(source([batch(0, 4), batch(0, 4), batch(2, 5), batch(7, 1), batch(3, 2)]))
+    events = first_events(source([batch(0, 4), batch(0, 4), batch(2, 5), batch(7, 1), batch(3, 2)]))
     assert [sample.id for sample in samples_of(events)] == [f"b{i}" for i in range(8)]
     assert [(event.offset, event.end) for event in events] == [(0, 4), (4, 7), (7, 8)]
 
@@ -229,35 +230,35 @@ def test_a_gap_is_an_error():
 def test_samples_of_the_users_own_batches_are_checked():
     bad = Sample("b1", np.zeros((4, 4, 3), np.float64) * np.nan, "x")
     refused = RejectedRecord(2, "b2", "blurred")
-    (event,) = take(source([Batch(0, (batch(0, 1).samples[0], bad), (refused,))]))
+    (event,) = first_events(source([Batch(0, (batch(0, 1).samples[0], bad), (refused,))]))
     assert [sample.id for sample in event.samples] == ["b0"]
     assert [(one.offset, one.id) for one in event.refused] == [(1, "b1"), (2, "b2")]
 
 
 def test_bad_records_are_quarantined_or_end_the_stream():
     records = [(picture(0), 1), (np.full((4, 4, 3), np.inf), 1), (picture(2), 1)]
-    (event,) = take(source(records))
+    (event,) = first_events(source(records))
     assert [sample.id for sample in event.samples] == ["s-0", "s-2"]
     assert [(one.offset, one.id) for one in event.refused] == [(1, "s-1")]
     with pytest.raises(BadRecord, match="infinite"):
-        take(source(records, policy=RecordPolicy(on_bad_record="fail")))
+        first_events(source(records, policy=RecordPolicy(on_bad_record="fail")))
 
 
 def test_a_class_over_the_limit_is_refused_also_after_a_restart():
     records = [(picture(i), label) for i, label in enumerate("aabcabcdb")]
     policy = RecordPolicy(max_classes=2)
-    events = take(source(records, policy=policy, batch_size=2))
+    events = first_events(source(records, policy=policy, batch_size=2))
     assert "".join(sample.label for sample in samples_of(events)) == "aababb"
     assert all("max_classes" in one.reason for event in events for one in event.refused)
     check_source(lambda: source(records, policy=policy, batch_size=2))
     with pytest.raises(BadRecord, match="one class more"):
-        take(source(records, policy=RecordPolicy(max_classes=2, on_bad_record="fail")))
+        first_events(source(records, policy=RecordPolicy(max_classes=2, on_bad_record="fail")))
 
 
 def test_the_position_has_no_class_name_in_it():
     """A forgotten class would stay in checkpoints by the list that counts against the limit."""
     made = source([(picture(i), label) for i, label in enumerate(["peregrine", "owl"] * 4)], batch_size=4)
-    take(made)
+    first_events(made)
     state = made.state_dict()
     assert len(state["seen"]) == 2
     assert "peregrine" not in repr(state)
@@ -270,7 +271,7 @@ def test_a_data_set_may_refuse_a_record_itself():
                 raise BadRecord("out of focus")
             return super().__getitem__(index)
 
-    events = take(source(Picky()))
+    events = first_events(source(Picky()))
     assert [one.offset for one in events[0].refused] == [3]
     assert events[0].refused[0].reason == "out of focus"
 
@@ -321,7 +322,7 @@ def test_labels_of_hugging_face_have_names():
             }
 
     columns = {"label": "fine_label"}
-    events = take(source(Table(), columns=columns))
+    events = first_events(source(Table(), columns=columns))
     assert [sample.label for sample in samples_of(events)] == ["ant", "bee", "ant", "bee"]
     assert source(Table(), columns=columns).info.classes == ("ant", "bee")
     check_source(lambda: source(Table(), columns=columns))
@@ -330,15 +331,15 @@ def test_labels_of_hugging_face_have_names():
 def test_integers_as_classes_are_labels_not_places():
     made = _with(Endless(), classes=[5, 7])
     assert source(made).info.classes == ("5", "7")
-    assert samples_of(take(source(made)))[0].label == "0"
+    assert samples_of(first_events(source(made)))[0].label == "0"
 
 
 def test_river_pairs_go_in_and_its_features_are_refused_with_a_word():
     features = source(river.stream.iter_array(np.ones((2, 3)), [0, 1]))
-    (event,) = take(features)
+    (event,) = first_events(features)
     assert len(event.refused) == 2
     assert "learns from images" in event.refused[0].reason
-    (event,) = take(source(iter(pairs(2))))
+    (event,) = first_events(source(iter(pairs(2))))
     assert len(event) == 2
 
 
@@ -363,7 +364,7 @@ def test_a_replayable_source_that_raises_is_tried_again():
     stream = IterableSource(
         lambda: Flaky(failures), name="s", batch_size=5, retries=2, backoff=0.5, sleep=pauses.append
     )
-    assert [sample.label for sample in samples_of(take(stream))] == [str(i) for i in range(14)]
+    assert [sample.label for sample in samples_of(first_events(stream))] == [str(i) for i in range(14)]
     assert pauses == [0.5, 1.0] * 3
 
 
@@ -377,12 +378,12 @@ def test_a_stateful_iterator_is_restored_and_brought_forward():
                 raise ValueError("broken pipe")
             return super().__next__()
 
-    steady = take(IterableSource(lambda: Counting([3] * 12), name="s", batch_size=5))
-    flaky = take(
+    steady = first_events(IterableSource(lambda: Counting([3] * 12), name="s", batch_size=5))
+    flaky = first_events(
         IterableSource(lambda: Failing([3] * 12), name="s", batch_size=5, sleep=lambda seconds: None)
     )
     assert failures == list(range(13))
-    assert prints(flaky) == prints(steady)
+    assert fingerprints(flaky) == fingerprints(steady)
 
 
 def test_after_the_last_try_the_error_names_the_offset_and_the_cause():
@@ -397,7 +398,7 @@ def test_after_the_last_try_the_error_names_the_offset_and_the_cause():
     with pytest.raises(
         SourceError, match=r"s failed at offset 7, 4 times: OSError: the disk is gone"
     ) as caught:
-        take(stream)
+        first_events(stream)
     assert isinstance(caught.value.__cause__, OSError)
     assert pauses == [1.0, 2.0, 4.0]
 
@@ -408,7 +409,7 @@ def test_a_generator_that_raises_is_not_tried_again():
         raise KeyError("key")
 
     with pytest.raises(SourceError, match="s failed at offset 1: KeyError"):
-        take(IterableSource(broken, name="s", sleep=lambda seconds: pytest.fail("tried again")))
+        first_events(IterableSource(broken, name="s", sleep=lambda seconds: pytest.fail("tried again")))
 
 
 def test_shorter_on_replay_is_an_error():
@@ -419,13 +420,13 @@ def test_shorter_on_replay_is_an_error():
         if not isinstance(made, Counting):
             short.load_state_dict(states[-1])
             with pytest.raises(SourceError, match="shorter"):
-                take(short)
+                first_events(short)
     whole = source(Counting([8] * 3))
     last = [whole.state_dict() for _ in whole][-2]
     short = source(Counting([8] * 2))
     short.load_state_dict(last)
     with pytest.raises(SourceError, match="shorter"):
-        take(short)
+        first_events(short)
 
 
 def test_an_end_before_the_promised_length_is_an_error():
@@ -437,7 +438,7 @@ def test_an_end_before_the_promised_length_is_an_error():
             return iter(pairs(5))
 
     with pytest.raises(SourceError, match="ended early, after 5 of 9"):
-        take(source(Loader()))
+        first_events(source(Loader()))
 
 
 def test_a_stream_read_once_cannot_be_resumed():
@@ -448,13 +449,13 @@ def test_a_stream_read_once_cannot_be_resumed():
         source(iter(pairs())).load_state_dict(state)
     fresh = source(iter(pairs()))
     fresh.load_state_dict(source(iter(pairs())).state_dict())
-    assert len(samples_of(take(fresh))) == 23
+    assert len(samples_of(first_events(fresh))) == 23
 
 
 @pytest.mark.parametrize("made", [5, "text", object(), None])
 def test_what_is_no_stream_is_an_error(made):
     with pytest.raises(SourceError, match="no stream of records"):
-        take(source(made))
+        first_events(source(made))
 
 
 def test_an_asynchronous_iterator_is_refused_with_a_word():
@@ -462,7 +463,7 @@ def test_an_asynchronous_iterator_is_refused_with_a_word():
         yield picture(0), 1
 
     with pytest.raises(SourceError) as caught:
-        take(source(records()))
+        first_events(source(records()))
     assert "asynchronous" in caught.value.hint
 
 
@@ -493,7 +494,7 @@ def test_a_file_beside_the_yaml_is_found(folder):
         "number = 5\n"
     )
     stream = IterableSource.of("my_stream:pictures", {"count": 3, "label": "dog"}, batch_size=2)
-    assert [sample.id for sample in samples_of(take(stream))] == [f"pictures-{i}" for i in range(3)]
+    assert [sample.id for sample in samples_of(first_events(stream))] == [f"pictures-{i}" for i in range(3)]
     with pytest.raises(ConfigError, match=r"pictures\(count, label='cat'\) does not take"):
         IterableSource.of("my_stream:pictures", {"counts": 3})
     with pytest.raises(SourceError, match="returned None"):
@@ -533,7 +534,7 @@ def test_states_of_any_plain_shape_come_back():
         "array": np.arange(3),
     }
     plain = to_plain(state)
-    check_plain(plain)
+    state_hash(plain)
     back = from_plain(plain)
     assert back["python"] == state["python"]
     assert back["numpy"] == state["numpy"]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from dataset_files import write_tar
 from PIL import Image
-from source_checks import check_source, samples_of, take
 
 from streamcl.errors import ConfigError, SourceError
+from streamcl.testing.source_checks import check_source, first_events, samples_of
 from streams.datasets.webdataset import expand_braces, split_name, webdataset
 from streams.user.records import RecordPolicy
 
@@ -35,9 +35,9 @@ def shards(tmp_path):
 
 
 def test_shards_are_a_source(shards):
-    check_source(lambda: webdataset(f"{shards}/part-{{000..002}}.tar", batch_size=4), most=None)
+    check_source(lambda: webdataset(f"{shards}/part-{{000..002}}.tar", batch_size=4), limit=None)
     source = webdataset(f"{shards}/part-*.tar", class_names=["a", "b", "c"], batch_size=4)
-    samples = samples_of(take(source))
+    samples = samples_of(first_events(source))
     assert [sample.id for sample in samples] == [f"train/{i:04}" for i in range(15)]
     assert [sample.label for sample in samples] == ["abc"[i % 3] for i in range(15)]
     assert all(np.array_equal(sample.image, picture(i)) for i, sample in enumerate(samples))
@@ -51,7 +51,7 @@ def test_it_reads_what_webdataset_writes(tmp_path):
     with wds.TarWriter(str(tmp_path / "a.tar")) as sink:
         for i in range(4):
             sink.write({"__key__": f"k{i}", "png": picture(i), "json": {"label": f"l{i}", "domain": "d"}})
-    samples = samples_of(take(webdataset(str(tmp_path / "a.tar"))))
+    samples = samples_of(first_events(webdataset(str(tmp_path / "a.tar"))))
     assert [(sample.id, sample.label, sample.domain) for sample in samples] == [
         (f"k{i}", f"l{i}", "d") for i in range(4)
     ]
@@ -71,7 +71,7 @@ def test_labels_in_every_member_that_may_hold_one(tmp_path):
     ]
     write_tar(tmp_path / "a.tar.gz", members, "w:gz")
     source = webdataset(str(tmp_path / "a.tar.gz"), batch_size=2)
-    samples = samples_of(take(source))
+    samples = samples_of(first_events(source))
     assert [sample.label for sample in samples] == ["7", "cat", "from json", None, "5", "3", "dog"]
     assert [sample.id for sample in samples] == ["a", "b", "own", "d", "e", "f", "g"]
     assert (samples[2].subject, samples[2].privacy) == ("s", "user")
@@ -98,7 +98,7 @@ def test_bad_samples_keep_their_places(tmp_path):
     make = lambda: webdataset(  # noqa: E731
         str(tmp_path / "a.tar"), policy=RecordPolicy(max_file_bytes=4000), name="w"
     )
-    (event,) = take(make())
+    (event,) = first_events(make())
     assert [sample.id for sample in event.samples] == ["good0", "good1"]
     reasons = [one.reason for one in event.refused]
     words = [
@@ -122,13 +122,13 @@ def test_a_damaged_shard_is_an_error_that_names_it(shards):
     path.write_bytes(path.read_bytes()[:3300])
     source = webdataset(f"{shards}/part-*.tar", batch_size=2, policy=RecordPolicy())
     with pytest.raises(SourceError, match=r"'part-001\.tar' is damaged at member"):
-        take(source)
+        first_events(source)
     path.write_bytes(b"no tar at all")
     with pytest.raises(SourceError, match=r"part-001\.tar"):
-        take(webdataset(f"{shards}/part-*.tar"))
+        first_events(webdataset(f"{shards}/part-*.tar"))
     path.write_bytes(b"")
     with pytest.raises(SourceError, match=r"part-001\.tar"):
-        take(webdataset(f"{shards}/part-*.tar"))
+        first_events(webdataset(f"{shards}/part-*.tar"))
 
 
 def test_shards_that_vanish_are_tried_again_then_an_error(shards):

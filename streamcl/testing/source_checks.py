@@ -1,0 +1,185 @@
+"""Checks that a source keeps what `streamcl.protocols.Source` promises; no torch."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable
+from itertools import islice, pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from streamcl.events import Batch, Event, ForgetRequest, Sample, StreamInfo
+from streamcl.protocols import Source, fetch_of
+from streamcl.testing.state_checks import plain_hash, require
+
+MakeSource: TypeAlias = Callable[[], Source]
+
+
+def check_source(make_source: MakeSource, *, limit: int | None = 200) -> None:
+    """Check a source over its first events: info, offsets, samples, states, resuming and fetching.
+
+    The same arguments must make the same stream, and a new source that loads the state after event k must
+    yield exactly the events after k (not asked of a source that is not replayable).
+
+    Args:
+        make_source: makes the source anew, with the same arguments each time.
+        limit: events to read; None reads to the end.
+
+    Raises:
+        AssertionError: says which promise is broken, and where.
+    """
+    _check_info(make_source, limit)
+    _check_events(first_events(make_source(), limit))
+    _check_states(make_source, limit)
+    again = fingerprints(first_events(make_source(), limit))
+    expected = fingerprints(first_events(make_source(), limit))
+    require(again == expected, "the same arguments made another stream")
+    _check_fetch(make_source, limit)
+    if make_source().replayable:
+        _check_resuming(make_source, limit)
+        _check_iterating_again(make_source, expected)
+
+
+def first_events(source: Source, limit: int | None = None) -> list[Event]:
+    """Return the next `limit` events, or all of them."""
+    return list(islice(source, limit))
+
+
+def samples_of(events: Iterable[Event]) -> list[Sample]:
+    """Return the samples of all batches among the events."""
+    return [sample for event in events if isinstance(event, Batch) for sample in event.samples]
+
+
+def fingerprints(events: Iterable[Event]) -> list[tuple[Any, ...]]:
+    """Return everything of the events that a learner could see, comparable with ==."""
+    return [fingerprint(event) for event in events]
+
+
+def fingerprint(event: Event) -> tuple[Any, ...]:
+    """Return everything of one event, its pixels by their hash, comparable with ==."""
+    if isinstance(event, ForgetRequest):
+        carried = tuple(_sample_fingerprint(sample) for sample in event.samples)
+        facts = (event.id, event.kind, event.selection)
+        return ("forget", event.offset, *facts, carried)
+    return ("batch", event.offset, tuple(_sample_fingerprint(each) for each in event.samples), event.refused)
+
+
+def _sample_fingerprint(sample: Sample) -> tuple[Any, ...]:
+    digest = hashlib.sha256(np.ascontiguousarray(sample.image).tobytes()).hexdigest()
+    facts = (sample.id, sample.label, sample.subject, sample.domain, sample.privacy)
+    return (*facts, sample.image.shape, digest)
+
+
+def _check_info(make_source: MakeSource, limit: int | None) -> None:
+    """Require that info is there before the stream runs, does not change while it runs, and is true."""
+    source = make_source()
+    require(isinstance(source, Source), f"{type(source).__name__} lacks methods of streamcl.protocols.Source")
+    info = source.info
+    require(isinstance(info, StreamInfo) and bool(info.name), "info is no StreamInfo with a name")
+    require(all(isinstance(name, str) for name in info.classes), f"classes are no strings: {info.classes}")
+    require(len(set(info.classes)) == len(info.classes), f"a class comes twice in info: {info.classes}")
+    require(list(info.shifts) == sorted(set(info.shifts)), f"shifts do not ascend: {info.shifts}")
+    events = first_events(source, limit)
+    facts = (info.name, info.length, info.classes, info.shifts)
+    later = source.info
+    require(
+        (later.name, later.length, later.classes, later.shifts) == facts, "info changed during the stream"
+    )
+    if info.length is not None:
+        require(all(0 < shift < info.length for shift in info.shifts), f"shifts out of range: {info.shifts}")
+        end = max((event.end for event in events), default=0)
+        ended = limit is None or len(events) < limit
+        as_said = end == info.length if ended else end <= info.length
+        require(as_said, f"the length is {info.length}, the stream came to offset {end}")
+    unknown = {sample.label for sample in samples_of(events) if sample.label} - set(info.classes)
+    require(
+        not info.classes or not unknown, f"labels that are not among the classes: {sorted(map(str, unknown))}"
+    )
+    for part in info.holdout:
+        require(bool(part.name), "a held-out part has no name")
+        for index in {0, len(part.samples) - 1} if len(part.samples) else set():
+            _check_sample(part.samples[index])
+
+
+def _check_events(events: list[Event]) -> None:
+    """Require dense offsets, rejected records in their places, well-formed samples, and unique ids."""
+    require(bool(events), "the source yields no event, so nothing can be checked")
+    require(events[0].offset == 0, f"the first event is at offset {events[0].offset}, expected 0")
+    for before, after in pairwise(events):
+        require(
+            after.offset == before.end,
+            f"an event at offset {after.offset} follows one that ends at {before.end}",
+        )
+    for event in events:
+        if isinstance(event, Batch):
+            require(event.end > event.offset, f"the batch at offset {event.offset} is empty")
+            for refused in event.refused:
+                inside = event.offset <= refused.offset < event.end
+                require(inside, f"a rejected record at {refused.offset} lies outside of its batch")
+                require(bool(refused.id and refused.reason), "a rejected record lacks its id or reason")
+    ids = set[str]()
+    for sample in samples_of(events):
+        _check_sample(sample)
+        require(sample.id not in ids, f"the id {sample.id!r} comes twice")
+        ids.add(sample.id)
+
+
+def _check_sample(sample: Sample) -> None:
+    require(isinstance(sample.id, str) and bool(sample.id), f"the id {sample.id!r} is no string")
+    labelled = isinstance(sample.label, str) and bool(sample.label)
+    require(sample.label is None or labelled, f"the label {sample.label!r} of {sample.id!r} is no string")
+    require(sample.privacy in {"core", "user"}, f"privacy of {sample.id!r} is {sample.privacy!r}")
+    image = sample.image
+    rgb = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and min(image.shape) >= 1
+    require(rgb, f"the image of {sample.id!r} is {image.dtype} {list(image.shape)}, expected uint8 [H, W, 3]")
+
+
+def _check_states(make_source: MakeSource, limit: int | None) -> None:
+    """Require that states are plain data, and copies that later events do not change."""
+    source = make_source()
+    states = [source.state_dict()]
+    hashes = [plain_hash(states[0])]
+    for _ in islice(source, limit):
+        states.append(source.state_dict())
+        hashes.append(plain_hash(states[-1]))
+    require([plain_hash(state) for state in states] == hashes, "a state changed after it was returned")
+
+
+def _check_fetch(make_source: MakeSource, limit: int | None) -> None:
+    """Require that `fetch`, where there is one, returns only samples asked for, under their ids."""
+    source = make_source()
+    if (fetch := fetch_of(source)) is None:
+        return
+    ids = [sample.id for sample in samples_of(first_events(source, limit))][:3]
+    for name, sample in fetch([*ids, "no such id"]).items():
+        require(name in ids and sample.id == name, f"fetch returned {sample.id!r} as {name!r}")
+
+
+def _check_resuming(make_source: MakeSource, limit: int | None) -> None:
+    source = make_source()
+    states = [copy.deepcopy(source.state_dict())]
+    events: list[Event] = []
+    for event in islice(source, limit):
+        events.append(event)
+        states.append(copy.deepcopy(source.state_dict()))
+    expected, ended = fingerprints(events), limit is None or len(events) < limit
+    for index, state in enumerate(states):
+        restored = make_source()
+        restored.load_state_dict(state)
+        same = plain_hash(restored.state_dict()) == plain_hash(state)
+        require(same, f"the state after event {index} changed when it was loaded")
+        rest = first_events(
+            restored, len(events) - index + ended
+        )  # one more than there may be, to see the end
+        require(fingerprints(rest) == expected[index:], f"resumed after event {index}, other events follow")
+
+
+def _check_iterating_again(make_source: MakeSource, expected: list[tuple[Any, ...]]) -> None:
+    """Require that a second loop over the same object continues where the first one stopped."""
+    source, half = make_source(), len(expected) // 2
+    found = fingerprints(first_events(source, half)) + fingerprints(
+        first_events(source, len(expected) - half)
+    )
+    require(found == expected, "iterating again does not continue where the first loop stopped")
