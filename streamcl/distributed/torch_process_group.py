@@ -24,6 +24,7 @@ from torch import Tensor
 from streamcl.distributed.process_group import TIMEOUT, ProcessGroup
 from streamcl.errors import DistributedError
 from streamcl.events import RemoteSample, Sample
+from streamcl.nn.process_settings import configure_process
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class TorchProcessGroup(ProcessGroup):
         self._dist: Any = dist
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
         if gpus:
-            _choose_repeatable_kernels()
+            configure_process(deterministic=True)
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         self._translated(self._join, backend, timedelta(seconds=timeout))
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -154,12 +155,6 @@ class TorchProcessGroup(ProcessGroup):
                 hint="what went wrong is said by the rank that failed first; "
                 "the same command goes on from the last checkpoint, as torchrun --max-restarts does",
             ) from error
-
-
-def _choose_repeatable_kernels() -> None:
-    """Use deterministic kernels only: every rank repeats the same computation and must get the same bits."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from streamcl.nn.backbone import Backbone
 from streamcl.nn.build import build_backbone
 from streamcl.nn.compile import compile_blocks
 from streamcl.nn.device import Compute
-from streamcl.nn.weights.convert import convert_onnx
+from streamcl.nn.weights.load import convert_onnx
 from streams.download import fetch
 from streams.download.pip_assets import cache_dir
 

@@ -7,17 +7,15 @@ import torch
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup, local_rank
 from streamcl.nn.device import Compute, resolve_compute
-from streamcl.nn.malloc import keep_freed_memory
+from streamcl.nn.process_settings import configure_process
 
 
 def build_compute(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> Compute:
-    """The device and precision; torch's number of threads and what becomes of freed memory are the process's.
+    """Return the device and precision of a run, and make the settings of the process (`configure_process`).
 
     Each of several ranks on a machine takes a GPU of its own, where there are any.
     """
-    keep_freed_memory()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    configure_process(threads=config.threads)
     if group.world_size == 1:
         return resolve_compute(config.device, config.precision, config.batch_size)
     if config.device.startswith("cuda:"):

@@ -12,11 +12,14 @@ import torch
 from torch import nn
 
 from streamcl.errors import ConfigError, WeightsError
-from streamcl.nn import torchvision_ops
 from streamcl.nn.backbone import Backbone
-from streamcl.nn.timm_compat import refuse_unfit, refuse_unknown, truncate_blocks
-from streamcl.nn.weights.fit import fitting, refuse_other_patches
-from streamcl.nn.weights.formats import read_weights
+from streamcl.nn.timm_compat import (
+    declare_torchvision_operators,
+    refuse_unfit,
+    refuse_unknown,
+    truncate_blocks,
+)
+from streamcl.nn.weights.load import fitting, read_weights, refuse_other_patches
 
 _HUB = ("hf-hub:", "local-dir:")  # timm's own words for a model and its weights together
 
@@ -70,7 +73,7 @@ def _refuse_unusable(backbone: Backbone) -> None:
 
 
 def _timm() -> ModuleType:
-    torchvision_ops.declare()
+    declare_torchvision_operators()
     import timm
     import timm.data
 

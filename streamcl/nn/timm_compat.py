@@ -1,11 +1,17 @@
-"""Where a timm transformer keeps its blocks, and whether it is one that can be run block by block."""
+"""Where a timm transformer keeps its blocks, which models fit, and how timm is imported at all.
+
+timm itself is imported by `build` alone, after `declare_torchvision_operators`.
+"""
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from streamcl.errors import ConfigError
@@ -16,6 +22,11 @@ _FAMILIES = {  # whose stem, blocks and head `Backbone` knows how to run one by 
     "timm.models.swin_transformer.SwinTransformer",
     "timm.models.swin_transformer_v2.SwinTransformerV2",
 }
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_libraries: list[torch.library.Library] = []  # a Library takes its schemas with it when it is collected
 
 
 def block_paths(model: Any) -> tuple[tuple[str, ...], dict[int, str]]:
@@ -84,3 +95,41 @@ def truncate_blocks(name: str, model: Any, depth: int | None) -> None:
         raise ConfigError(f"{name} has {blocks} blocks: depth lies in {first + 1}..{blocks}, not at {depth}")
     last = model.layers[-1] if downsample else model
     last.blocks = last.blocks[: depth - first]
+
+
+def declare_torchvision_operators() -> None:
+    """Declare the operators whose absence makes `import torchvision` fail; call before timm is imported.
+
+    timm needs torchvision's transforms only, never these operators, so a schema without a kernel is
+    enough. Nothing happens where torchvision is absent, where its operators load, or the second time.
+    """
+    if _libraries or not _torchvision_is_installed() or _operators_load():
+        return
+    library = torch.library.Library("torchvision", "DEF")
+    for schema in _SCHEMAS:
+        library.define(schema)
+    _libraries.append(library)
+
+
+def _torchvision_is_installed() -> bool:
+    return importlib.util.find_spec("torchvision") is not None
+
+
+def _operators_load() -> bool:
+    if hasattr(torch.ops.torchvision, "nms"):
+        return True
+    try:
+        torch.ops.load_library(str(_extension()))
+    except (OSError, ImportError):
+        return False
+    return hasattr(torch.ops.torchvision, "nms")
+
+
+def _extension() -> Path:
+    """torchvision's operators on disk; importing it to ask would leave half of it behind."""
+    spec = importlib.util.find_spec("torchvision")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    found = [path for folder in folders for path in sorted(Path(folder).glob("_C*.*"))]
+    if not found:
+        raise ImportError("torchvision has no _C extension")
+    return found[0]

@@ -187,11 +187,11 @@ def test_a_hub_without_a_network_is_refused_with_a_hint(monkeypatch, tmp_path):
 
 _BROKEN_EXTENSION = """
 import importlib.util, sys, torch
-from streamcl.nn import torchvision_ops
+from streamcl.nn.timm_compat import declare_torchvision_operators
 if importlib.util.find_spec("torchvision") is None:
     sys.exit("torchvision is absent")
-torchvision_ops.declare()
-torchvision_ops.declare()
+declare_torchvision_operators()
+declare_torchvision_operators()
 import torchvision.transforms, timm
 print(hasattr(torch.ops.torchvision, "nms"))
 """

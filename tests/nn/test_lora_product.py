@@ -5,8 +5,7 @@ import torch
 from tiny_backbones import images, shared
 
 from streamcl.nn.adapted_blocks import Adapters
-from streamcl.nn.lora import LoRALinear
-from streamcl.nn.lora_product import AdaptedProduct
+from streamcl.nn.lora import AdaptedProduct, LoRALinear
 
 BF16 = torch.bfloat16
 

@@ -9,8 +9,7 @@ from tiny_backbones import FAMILIES, PLAIN, build, images, timm
 
 from streamcl.errors import MissingExtra, WeightsError
 from streamcl.nn.build import build_backbone
-from streamcl.nn.weights.convert import convert_onnx
-from streamcl.nn.weights.formats import read_weights
+from streamcl.nn.weights.load import convert_onnx, read_weights
 
 VIT, DINOV2 = "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"
 

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     **dict.fromkeys(NOUNS, NOUNS),
     "config": NOUNS | {"storage"},
     "storage": NOUNS,
-    "distributed": NOUNS | {"config", "storage"},
+    "distributed": NOUNS | {"config", "storage", "nn"},
     "nn": NOUNS | {"storage"},
     "memory": NOUNS,
     "heads": NOUNS,

@@ -5,11 +5,11 @@ import functools
 import numpy as np
 import torch
 
-from streamcl.nn import torchvision_ops
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.build import build_backbone
+from streamcl.nn.timm_compat import declare_torchvision_operators
 
-torchvision_ops.declare()
+declare_torchvision_operators()
 import timm  # noqa: E402, F401 - the tests' timm, imported after the declaration
 
 PLAIN = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}

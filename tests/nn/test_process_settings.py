@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, unless the environment says how to allocate."""
+"""Settings of the whole process: memory that is kept, threads, deterministic kernels."""
 
 import ctypes
 import os
@@ -7,13 +7,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from streamcl.nn.malloc import keep_freed_memory
+from streamcl.nn.process_settings import configure_process
 
 SCRIPT = """
 import resource
 import numpy as np
-from streamcl.nn.malloc import keep_freed_memory
+from streamcl.nn.process_settings import configure_process
 
 def pages_of_three_batches():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,7 +24,7 @@ def pages_of_three_batches():
 
 pages_of_three_batches()
 given_back = pages_of_three_batches()
-keep_freed_memory()
+configure_process()
 pages_of_three_batches()
 print(given_back, pages_of_three_batches())
 """
@@ -47,17 +48,28 @@ def test_a_batchs_pages_are_there_for_the_next_one():
 
 
 def test_trimming_and_mapping_are_set(options):
-    keep_freed_memory()
+    configure_process()
     assert options == [(-1, 1 << 30), (-3, 32 << 20)]
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
 def test_an_environment_that_says_how_is_left_to_it(options, monkeypatch, name):
     monkeypatch.setitem(os.environ, name, "glibc.malloc.trim_threshold=1")
-    keep_freed_memory()
+    configure_process()
     assert options == []
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    keep_freed_memory()
+    configure_process()
+
+
+def test_threads_and_deterministic_kernels_are_set_where_they_are_asked_for(options, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *a, **k: asked.append((a, k)))
+    configure_process()
+    assert asked == []
+    configure_process(threads=2, deterministic=True)
+    assert asked == [2, ((True,), {"warn_only": True})]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -1,9 +1,11 @@
-"""Lets freed memory stay with the process, so that the next batch finds its pages in place."""
+"""The settings that streamcl changes for a whole process; no other module changes any."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 _KEPT = 1 << 30
@@ -13,7 +15,24 @@ _APART = 32 << 20
 each might leave a hole that is too small, by a few bytes, for the next one of its size."""
 
 
-def keep_freed_memory() -> None:
+def configure_process(*, threads: int | None = None, deterministic: bool = False) -> None:
+    """Change what holds for everything in this process, for the rest of its time.
+
+    - glibc keeps freed memory with the process (`_keep_freed_memory`).
+    - threads: torch's threads for one operation; None leaves the number as it is.
+    - deterministic: torch takes deterministic kernels and warns where it has none, and the environment gets
+      CUBLAS_WORKSPACE_CONFIG, which cuBLAS reads at its first product. Ranks on GPUs ask for it: each repeats
+      the same computation on gathered numbers and must get the same bits.
+    """
+    _keep_freed_memory()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _keep_freed_memory() -> None:
     """Have the C library keep what is freed, up to 1 GiB at the heap's end, for the rest of the process.
 
     By itself glibc gives a batch's memory back to the system and gets the next one's as new pages, which the
