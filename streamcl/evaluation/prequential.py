@@ -12,6 +12,8 @@ from streamcl.events import PredictionRecord
 from streamcl.protocols import BatchRecord, State
 
 OTHER_DOMAINS = "(other domains)"
+FORGOTTEN = "(forgotten)"
+"""Stands for the name of a forgotten class where its counts stay."""
 
 
 class Prequential:
@@ -110,6 +112,15 @@ class Prequential:
             "per_domain": self.per_domain,
             "domain_support": {name: int(seen.cm.total_weight) for name, seen in self._domains.items()},
         }
+
+    def forget_class(self, label: str) -> None:
+        """Name a class no more: its counts are kept under FORGOTTEN, and the figures stay as they are."""
+        state = self.state_dict()
+        merged: dict[tuple[str, str | None], int] = {}
+        for row, column, count in state["confusion"]:
+            pair = (FORGOTTEN if row == label else row, FORGOTTEN if column == label else column)
+            merged[pair] = merged.get(pair, 0) + count
+        self.load_state_dict({**state, "confusion": [[*pair, count] for pair, count in merged.items()]})
 
     def state_dict(self) -> State:
         """Plain JSON values; the confusion matrix as [label, predicted, count] triples."""

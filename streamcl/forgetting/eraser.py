@@ -8,7 +8,6 @@ from typing import Any
 
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import Batch, ForgetRequest
-from streamcl.forgetting import redaction
 from streamcl.forgetting.ledger import Ledger
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import (
@@ -26,6 +25,7 @@ from streamcl.forgetting.retrieval import Retrieval
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.statistics.selection import StatisticsSelection
 from streamcl.protocols import Learner, State
+from streamcl.sinks.redaction import RedactionTarget
 from streamcl.storage.plain_state import state_hash
 
 
@@ -101,19 +101,19 @@ class Eraser:
         run = self._run
         label = request.label if request.kind == "class" else None
         if label is not None:
-            run.scores.load_state_dict(redaction.scores_without(run.scores.state_dict(), label))
+            run.scores.forget_class(label)
         if run.gallery is not None:
             run.gallery.purge(sorted(redaction_target(request, self._lineage).ids))
             if label is not None:
-                run.gallery.load_state_dict(redaction.gallery_without(run.gallery.state_dict(), label))
+                run.gallery.forget_class(label)
 
 
-def redaction_target(request: ForgetRequest, lineage: Lineage) -> redaction.RedactionTarget:
+def redaction_target(request: ForgetRequest, lineage: Lineage) -> RedactionTarget:
     """What of a request must not be in any file that a run keeps."""
     traces = [t for chunk in lineage.chunks(request, learned=False) for t in chunk]
     ids = {trace.id for trace in traces} | set(request.ids)
     label = request.label if request.kind == "class" else None
-    return redaction.RedactionTarget({trace.offset for trace in traces}, ids, label)
+    return RedactionTarget({trace.offset for trace in traces}, ids, label)
 
 
 def _counts(scope: RequestScope) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.statistics.store import StatisticsStore
 from streamcl.protocols import Learner, Source, Stateful
+from streamcl.sinks.redaction import RedactableSink
 from streamcl.storage import files
 from streamcl.storage.files import Disk
 
@@ -22,8 +23,20 @@ class PurgeableCheckpoints(Protocol):
         ...
 
 
-class PurgeableThumbnails(Stateful, Protocol):
-    """Thumbnails that can be deleted by sample id (see streamcl.storage.thumbnails)."""
+class RedactableScores(Protocol):
+    """Metrics by class (see streamcl.evaluation.prequential)."""
+
+    def forget_class(self, label: str) -> None:
+        """Name the class no more."""
+        ...
+
+
+class PurgeableThumbnails(Protocol):
+    """Thumbnails that can be deleted by sample id or class (see streamcl.storage.thumbnails)."""
+
+    def forget_class(self, label: str) -> None:
+        """Delete the thumbnails of the class, and name it no more."""
+        ...
 
     def purge(self, ids: Sequence[str]) -> int:
         """Delete the thumbnails of these samples."""
@@ -79,7 +92,8 @@ class RunResources:
     folder: Path
     learner: Learner
     source: Source
-    scores: Stateful
+    scores: RedactableScores
+    sink: RedactableSink
     gallery: PurgeableThumbnails | None = None
     vault: PurgeableCheckpoints | None = None
     monitor: RelapseMonitor | None = None

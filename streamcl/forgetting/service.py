@@ -204,7 +204,7 @@ class ForgettingService:
         run, target = self._run, redaction_target(request, self._lineage)
         self._tombstones.add_tombstones(request, target.ids)
         receipt["checkpoint"] = dict(run.vault.seal()) if run.vault is not None else None
-        changed = redaction.rewrite_logs(run.folder, target, disk=run.disk)
+        changed = run.sink.redact(target)
         derived = redaction.remove_derived(run.folder, disk=run.disk)
         if run.kept is not None:
             run.kept.seal()

@@ -145,7 +145,6 @@ class StreamProcessor:
             self._predictions.recount()
             self.commit()
             forgetting.seal(request)
-            self.parts.sink.load_state_dict(self.parts.sink.state_dict())  # the logs were written anew
 
     def stop(self) -> None:
         """Ask `run` to end after the event in hand, with a commit. Safe to call from a signal handler."""

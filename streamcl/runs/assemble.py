@@ -63,7 +63,7 @@ def assemble(
     gallery = Thumbnails(folder / "samples", shown) if shown else None
     sealing = CheckpointPurger(vault, saver) if keeping else None
     belongings = RunResources(
-        folder, learner, source, scores, gallery, sealing, fingerprint=fingerprint(settings)
+        folder, learner, source, scores, sink, gallery, sealing, fingerprint=fingerprint(settings)
     )
     forgetter = build_forgetter(settings, belongings, stack) if group.is_main else None
     keeper = ReplicatedCheckpointStore(saver if group.is_main else None, learner, group) if several else saver

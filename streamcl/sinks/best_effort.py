@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from streamcl.protocols import Sink, State
+from streamcl.sinks.redaction import RedactableSink, RedactionTarget
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +21,9 @@ WARNING_INTERVAL = 60.0
 class BestEffortSink:
     """Hands records to `sink` from a thread of its own; what does not fit or work is dropped and counted.
 
-    No method raises for the sink's sake and none but `close` waits for it. `flush` asks the sink to flush and
-    does not wait: this is for copies of the run's record, never for the record itself. `close` waits at
-    most `patience` seconds. Memory is bounded by `size` records.
+    No method raises for the sink's sake, and none but `close` and `redact` waits for it, at most `patience`
+    seconds. `flush` asks the sink to flush and does not wait: this is for copies of the run's record, never
+    for the record itself. Memory is bounded by `size` records.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class BestEffortSink:
         self.failed = 0
         self._sink, self._name, self._patience, self._clock = sink, name, patience, clock
         self._warn_after = float("-inf")
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(size)
+        self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(size)
         self._thread = threading.Thread(target=self._work, name=f"sink-{name}", daemon=True)
         self._thread.start()
 
@@ -63,6 +64,16 @@ class BestEffortSink:
         if self._thread.is_alive():
             self._warn("did not finish in time; what it had not written is lost")
 
+    def redact(self, target: RedactionTarget) -> int:
+        """Ask the sink to redact once it has caught up, where it can; what it changes is not counted.
+
+        Wait up to `patience` seconds for a place in the queue: dropping this would keep what was erased.
+        """
+        sink = self._sink
+        if isinstance(sink, RedactableSink):
+            self._ask(lambda: sink.redact(target), patience=self._patience)
+        return 0
+
     def state_dict(self) -> State:
         """The sink's own position, or nothing where it cannot say."""
         try:
@@ -75,9 +86,9 @@ class BestEffortSink:
         """Bring the sink back to its position, once it has caught up."""
         self._ask(lambda: self._sink.load_state_dict(state))
 
-    def _ask(self, call: Callable[[], None]) -> None:
+    def _ask(self, call: Callable[[], object], patience: float = 0.0) -> None:
         try:
-            self._queue.put_nowait(call)
+            self._queue.put(call, block=patience > 0, timeout=patience)
         except queue.Full:
             self.dropped += 1
             self._warn("is too slow")
@@ -87,7 +98,7 @@ class BestEffortSink:
             self._try(call)
         self._try(self._sink.close)
 
-    def _try(self, call: Callable[[], None]) -> None:
+    def _try(self, call: Callable[[], object]) -> None:
         try:
             call()
         except Exception as error:  # see state_dict

@@ -11,6 +11,7 @@ from streamcl.protocols import Sink, State
 from streamcl.registry import SINKS, call_with
 from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.sinks.jsonl import JsonlSink
+from streamcl.sinks.redaction import RedactableSink, RedactionTarget
 
 
 class Fanout:
@@ -39,6 +40,10 @@ class Fanout:
                 errors.append(error)
         if errors:
             raise errors[0]
+
+    def redact(self, target: RedactionTarget) -> int:
+        """Redact in each sink that can; return how many records changed."""
+        return sum(sink.redact(target) for sink in self.sinks.values() if isinstance(sink, RedactableSink))
 
     def state_dict(self) -> State:
         """Each sink's position, by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ import numpy as np
 
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
+from streamcl.sinks.redaction import RedactionTarget
 from streamcl.storage import files
 
 TOPICS = ("predictions", "metrics", "events", "quarantine")
 PORTION = 1 << 16
 """Bytes kept in memory for a topic before they are handed to the system."""
+REWRITTEN = 1 << 20
+"""Bytes of a redacted file that are written at a time."""
 
 
 class JsonlSink:
@@ -82,6 +85,17 @@ class JsonlSink:
                 files.truncate(self._paths[topic], position, disk=self._disk)
         self._flushed = positions
 
+    def redact(self, target: RedactionTarget) -> int:
+        """Take a target out of every file, also out of those of an earlier process; how many lines changed.
+
+        A changed line keeps its length (spaces fill it), so that positions in checkpoints stay right. A crash
+        leaves each file with its old content or its new.
+        """
+        self.flush()
+        self._let_go()
+        paths = [path for path in self._paths.values() if path.exists()]
+        return sum(_rewrite(path, target, disk=self._disk) for path in paths)
+
     def _let_go(self) -> None:
         for handle in self._handles.values():
             handle.close()
@@ -100,6 +114,61 @@ class JsonlSink:
     def _size(self, topic: str) -> int:
         path = self._paths[topic]
         return path.stat().st_size if path.exists() else 0
+
+
+def logged_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
+    """Yield every sample id in the JSON Lines of a folder, with its offset."""
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open("rb") as log:
+            for each in log:
+                record = _parsed(each) or {}
+                if isinstance(name := record.get("id"), str):
+                    yield record.get("offset"), name
+
+
+def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:
+    """Redact one file, whole or not at all; how many lines changed. Nothing is written where none does."""
+    changed = sum(old != new for old, new in _redacted(path, target))
+    if not changed:
+        return 0
+    temporary = files.temporary_beside(path)
+    with disk.create(temporary) as handle:
+        waiting = bytearray()
+        for _, new in _redacted(path, target):
+            waiting += new
+            if len(waiting) >= REWRITTEN:
+                files.write_all(handle, bytes(waiting), disk=disk)
+                waiting = bytearray()
+        files.write_all(handle, bytes(waiting), disk=disk)
+        disk.fsync(handle)
+    disk.replace(temporary, path)
+    disk.fsync_folder(path.parent)
+    return changed
+
+
+def _redacted(path: Path, target: RedactionTarget) -> Iterator[tuple[bytes, bytes]]:
+    """Yield every line of a file as it is and as it becomes; one that cannot be read stays."""
+    with path.open("rb") as log:
+        for old in log:
+            record = _parsed(old)
+            new = None if record is None else target.redact(record)
+            yield old, old if new is None else _fitted(new, len(old))
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _fitted(record: Mapping[str, Any], length: int) -> bytes:
+    """Return the record as a line of exactly that many bytes; what does not fit is left out."""
+    candidates: Sequence[Mapping[str, Any]] = (record, {"erased": True}, {})
+    texts = (json.dumps(each, separators=(",", ":"), ensure_ascii=False).encode() for each in candidates)
+    text = next(text for text in texts if len(text) < length)
+    return text.ljust(length - 1) + b"\n"
 
 
 def line(record: Mapping[str, Any]) -> bytes:

@@ -77,6 +77,19 @@ class Thumbnails:
         self._delete(found)
         return len(found)
 
+    def forget_class(self, label: str) -> None:
+        """Delete the thumbnails of a class, and name it no more as the prediction for others."""
+        left = [
+            {**entry, "predicted": None if entry["predicted"] == label else entry["predicted"]}
+            for entry in self._entries
+            if entry["label"] != label
+        ]
+        if left != self._entries:
+            gone = {entry["file"] for entry in self._entries} - {entry["file"] for entry in left}
+            self._entries = left
+            self._write_index()
+            self._delete([name for name in sorted(gone) if (self._folder / name).exists()])
+
     def state_dict(self) -> State:
         """What the index holds; the thumbnails themselves stay where they are."""
         return {"entries": [dict(entry) for entry in self._entries]}

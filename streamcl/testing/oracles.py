@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from streamcl.protocols import Sink
+from streamcl.sinks.redaction import RedactableSink, RedactionTarget
 from streamcl.storage.files import Disk
 from streamcl.testing.disk import FaultyDisk
 
@@ -64,10 +65,17 @@ def durable_calls(operation: Callable[[Disk], object]) -> list[str]:
 
 
 def check_sink(make: Callable[[], Sink], read: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
-    """Show that a sink keeps its promise: what is flushed stays, what came after the position is given up.
+    """Check the contract of a sink: what is flushed stays, what came after the position is given up.
 
-    make: opens the sink anew on the same place, as a resumed process does; the place is empty at first.
-    read: the records that are there now, in order. Raises AssertionError.
+    A sink that can redact is asked to, in the midst of writing: it then names nothing of what was erased, and
+    goes on where it was.
+
+    Args:
+        make: opens the sink anew on the same place, as a resumed process does; the place is empty at first.
+        read: returns the records that are there now, in order.
+
+    Raises:
+        AssertionError: the sink breaks the contract.
     """
     records = [{"step": step, "value": step * 0.5} for step in range(6)]
     with closing(make()) as sink:
@@ -84,6 +92,28 @@ def check_sink(make: Callable[[], Sink], read: Callable[[], Sequence[Mapping[str
                 resumed.write("metrics", record)
             resumed.flush()
             _demand(read(), records, "after resuming at the position of a checkpoint")
+            if isinstance(resumed, RedactableSink):
+                _check_redaction(resumed, read, records)
+
+
+def _check_redaction(
+    sink: RedactableSink, read: Callable[[], Sequence[Mapping[str, Any]]], before: list[dict[str, Any]]
+) -> None:
+    """Check that an erased sample and class are named no more, and that writing goes on after it."""
+    other = {"step": 7, "offset": 8, "id": "other", "label": "kept", "predicted": "gone"}
+    sink.write("metrics", {"step": 6, "offset": 7, "id": "erased", "label": "gone", "predicted": None})
+    sink.write("metrics", other)
+    sink.flush()
+    position = sink.state_dict()
+    if not sink.redact(RedactionTarget({7}, {"erased"}, "gone")):
+        raise AssertionError("redact says that no record changed, and one named an erased sample")
+    sink.write("metrics", {**other, "id": "later", "predicted": "kept"})
+    sink.flush()
+    erased = {"step": 6, "offset": 7, "erased": True}
+    redacted = [*before, erased, {**other, "predicted": None}]
+    _demand(read(), [*redacted, {**other, "id": "later", "predicted": "kept"}], "after redacting")
+    sink.load_state_dict(position)
+    _demand(read(), redacted, "after redacting, at the position of an earlier checkpoint")
 
 
 def _demand(found: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]], when: str) -> None:

@@ -62,6 +62,16 @@ class TestPrequential:
         assert resumed.summary() == straight.summary()
         assert resumed.state_dict() == straight.state_dict()
 
+    @given(outcomes)
+    def test_a_forgotten_class_is_named_no_more_and_every_figure_stays(self, pairs):
+        metric, whole = fed(pairs), fed(pairs)
+        metric.forget_class("cat")
+        assert "cat" not in json.dumps(metric.state_dict())
+        stays = ("accuracy", "window_accuracy", "samples", "per_domain")
+        assert [metric.summary()[name] for name in stays] == [whole.summary()[name] for name in stays]
+        assert metric.support.get("(forgotten)") == whole.support.get("cat")
+        assert metric.per_class.get("(forgotten)") == whole.per_class.get("cat")
+
     def test_unlabelled_is_not_counted_and_no_guess_is_wrong(self):
         metric = fed([(None, "cat", None), ("cat", None, None)])
         assert (metric.samples, metric.accuracy) == (1, 0.0)

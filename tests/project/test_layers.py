@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "evaluation": NOUNS,
     "sinks": NOUNS | {"storage"},
     "learners": NOUNS | {"distributed", "nn", "memory", "heads"},
-    "forgetting": NOUNS | {"storage", "distributed", "nn", "memory", "heads"},
+    "forgetting": NOUNS | {"storage", "distributed", "nn", "memory", "heads", "sinks"},
     "processor": NOUNS | {"storage", "evaluation"},
     "factory": NOUNS
     | {"config", "storage", "distributed", "nn", "heads", "shift", "evaluation", "sinks"}
@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "benchmark": NOUNS
     | {"config", "storage", "heads", "evaluation", "learners", "factory", "runs", "report"},
     "integrations": NOUNS | {"config", "factory"},
-    "testing": NOUNS | {"storage"},
+    "testing": NOUNS | {"sinks", "storage"},
     "cli": NOUNS | {"config", "distributed", "forgetting", "factory", "runs", "audit", "benchmark", "report"},
     "__init__": NOUNS | {"config", "nn", "shift", "learners", "processor", "runs", "report", "integrations"},
     "__main__": {"cli"},

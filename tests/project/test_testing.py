@@ -200,6 +200,13 @@ class Forgetful(JsonlSink):
         pass
 
 
+class Shameless(JsonlSink):
+    """A sink that says it has redacted."""
+
+    def redact(self, target):
+        return 2
+
+
 def lines(folder):
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -209,6 +216,8 @@ def test_the_sink_check_tells_a_good_one_from_a_bad_one(tmp_path):
     check_sink(lambda: JsonlSink(tmp_path / "good"), lambda: lines(tmp_path / "good"))
     with pytest.raises(AssertionError, match="after resuming"):
         check_sink(lambda: Forgetful(tmp_path / "bad"), lambda: lines(tmp_path / "bad"))
+    with pytest.raises(AssertionError, match="after redacting"):
+        check_sink(lambda: Shameless(tmp_path / "worse"), lambda: lines(tmp_path / "worse"))
 
 
 # -- the learner and the disk ------------------------------------------------------------------------------

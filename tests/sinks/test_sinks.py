@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import threading
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,10 +25,12 @@ from streamcl.sinks import mlflow as mlflow_sink
 from streamcl.sinks import tensorboard as tensorboard_sink
 from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.sinks.fanout import Fanout, build_sinks
-from streamcl.sinks.jsonl import TOPICS, JsonlSink
+from streamcl.sinks.jsonl import TOPICS, JsonlSink, logged_ids
 from streamcl.sinks.mlflow import MLflowSink
+from streamcl.sinks.redaction import RedactionTarget
 from streamcl.sinks.tensorboard import TensorBoardSink
 from streamcl.storage.files import Disk
+from streamcl.testing import FaultyDisk
 
 STEP = {"kind": "step", "step": 3, "offset": 192, "loss": 0.5, "classes": 4, "accuracy": None}
 
@@ -39,7 +42,8 @@ OPENED: list[JsonlSink] = []
 def _no_file_stays_open():
     yield
     while OPENED:
-        OPENED.pop()._let_go()
+        with suppress(OSError):
+            OPENED.pop().close()
 
 
 def jsonl(*arguments, **named) -> JsonlSink:
@@ -169,6 +173,48 @@ class TestJsonl:
                 return
         pytest.fail("the faults never ran out")
 
+    def test_redacting_takes_out_what_is_erased_and_writing_goes_on(self, tmp_path):
+        sink = jsonl(tmp_path)
+        sink.write("predictions", {"offset": 0, "id": "a", "label": "cat", "predicted": "dog"})
+        sink.write("events", {"kind": "new_class", "classes": ["cat", "dog"]})
+        sink.flush()
+        position = sink.state_dict()
+        sink.write("metrics", STEP)  # not flushed yet
+        assert sink.redact(RedactionTarget({0}, {"a"}, "dog")) == 2
+        assert sink.state_dict() | {"metrics": 0} == position
+        sink.write("predictions", {"offset": 1, "id": "b"})
+        sink.close()
+        assert lines(tmp_path / "predictions.jsonl") == [
+            {"offset": 0, "erased": True},
+            {"offset": 1, "id": "b"},
+        ]
+        assert lines(tmp_path / "events.jsonl") == [{"kind": "new_class", "classes": ["cat"]}]
+        assert lines(tmp_path / "metrics.jsonl") == [STEP]
+        assert set(logged_ids(tmp_path)) == {(1, "b")}
+
+    def test_redacting_survives_a_fault_at_any_durable_call(self, tmp_path):
+        def redact(folder, disk):
+            sink = jsonl(folder, disk=disk)
+            sink.redact(RedactionTarget({0}, set()))
+
+        def written(folder):
+            with closing(JsonlSink(folder)) as sink:
+                for topic in ("predictions", "quarantine"):
+                    sink.write(topic, {"offset": 0, "id": "a long name"})
+            return folder
+
+        disk = FaultyDisk()
+        redact(written(tmp_path / "whole"), disk)
+        sizes = [path.stat().st_size for path in sorted((tmp_path / "whole").glob("*.jsonl"))]
+        for number in range(1, len(disk.calls) + 1):
+            folder = written(tmp_path / str(number))
+            with pytest.raises(OSError, match="Input/output error"):
+                redact(folder, FaultyDisk(number, "eio"))
+            assert [path.stat().st_size for path in sorted(folder.glob("*.jsonl"))] == sizes
+            redact(folder, Disk())
+            assert list(logged_ids(folder)) == []
+        assert len(disk.calls) > 8
+
     def test_closing_lets_files_go_even_where_it_fails(self, tmp_path):
         sink = jsonl(tmp_path, disk=FailingDisk(1))
         sink.write("metrics", STEP)
@@ -270,6 +316,16 @@ class TestLossy:
             sink.close()
             assert "did not finish in time" in caplog.text
         gate.set()
+
+    def test_redacting_waits_for_a_place_in_the_queue(self, tmp_path):
+        inner = jsonl(tmp_path)
+        sink = BestEffortSink(inner, "copy", size=1)
+        for number in range(50):
+            sink.write("predictions", {"offset": number, "id": "a"})
+        sink.redact(RedactionTarget(range(50), set()))
+        sink.close()
+        assert sink.dropped + len(lines(tmp_path / "predictions.jsonl")) == 50
+        assert list(logged_ids(tmp_path)) == []
 
     def test_a_failing_sink_is_counted_and_survived(self, caplog):
         sink = BestEffortSink(Kept(error=ConnectionError("refused")), "down")

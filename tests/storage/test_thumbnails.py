@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,16 @@ def test_purged_samples_leave_no_trace(tmp_path):
     assert "class 3" not in (tmp_path / "index.json").read_text()
     assert pictures(tmp_path) == {entry["file"] for entry in gallery.entries}
     assert gallery.purge(["id-3"]) == 0
+
+
+def test_a_forgotten_class_has_no_thumbnails_and_is_named_nowhere(tmp_path):
+    gallery = Thumbnails(tmp_path, per_shift=4)
+    samples, predictions = batch(0)
+    gallery.keep(1, samples, [replace(each, predicted="class 1") for each in predictions])
+    gallery.forget_class("class 1")
+    assert [entry["label"] for entry in gallery.entries] == ["class 0", "class 2", "class 3"]
+    assert "class 1" not in (tmp_path / "index.json").read_text()
+    assert pictures(tmp_path) == {entry["file"] for entry in gallery.entries}
 
 
 def test_purging_finds_what_a_crash_left(tmp_path):

@@ -171,7 +171,14 @@ class Opened:
         vault = Checkpoints(folder / "checkpoints", fingerprint={}, keep=keep, disk=disk)
         scores, gallery = Prequential(), Thumbnails(folder / "samples", 3, disk=disk)
         belongings = RunResources(
-            folder, self.learner, source, scores, gallery=gallery, vault=CheckpointPurger(vault), disk=disk
+            folder,
+            self.learner,
+            source,
+            scores,
+            self.sink,
+            gallery=gallery,
+            vault=CheckpointPurger(vault),
+            disk=disk,
         )
         if held_out:
             belongings.monitor = monitor_of(self.ledger, held_out)

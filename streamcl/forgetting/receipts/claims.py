@@ -7,7 +7,7 @@ from typing import Any
 
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.ledger import Ledger
-from streamcl.forgetting.redaction import RedactionTarget
+from streamcl.sinks.redaction import RedactionTarget
 
 
 def receipt_header(request: ForgetRequest, ledger: Ledger, now: float, config: str) -> dict[str, Any]:

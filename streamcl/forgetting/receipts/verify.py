@@ -13,9 +13,9 @@ from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.receipts import locations
 from streamcl.forgetting.receipts.receipt import read_audits, read_chain, read_receipt
-from streamcl.forgetting.redaction import logged_ids
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
+from streamcl.sinks.jsonl import logged_ids
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import MANIFEST, CorruptCheckpoint, verify_checkpoint
 from streamcl.storage.hash_chain import sha256_of
