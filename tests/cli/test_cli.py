@@ -14,6 +14,9 @@ import pytest
 from pictures import TINY_VIT, picture
 from PIL import Image
 
+from streamcl.events import Sample
+from streamcl.runs.load import load_learner
+
 LABELS = ["ant", "bee", "cat", "dog"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
@@ -110,8 +113,10 @@ def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder)
     assert streamcl("report", finished, folder=folder).out.strip().endswith("report.html")
     Image.fromarray(picture("bee", 900)).save(folder / "bee.png")
     line = json.loads(streamcl("predict", finished, "bee.png", "--json", folder=folder).out)
-    assert line["class"] in {"0", "1", "2", "3"}
-    assert 0 < line["confidence"] <= 1
+    learner, _ = load_learner(finished)
+    (expected,) = learner.predict([Sample("bee", picture("bee", 900))])
+    assert line["class"] == expected.label
+    assert line["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
     assert "merged.safetensors" in streamcl("export", finished, "--to", "out", folder=folder).out
     assert (folder / "out" / "adapter_config.json").exists()
     streamcl("doctor", finished, folder=folder)

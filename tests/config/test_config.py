@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from streamcl.config.compatibility import differences, fingerprint
 from streamcl.config.load import config_from_dict, dump_config, load_config, schema
-from streamcl.config.yaml import read_yaml
 from streamcl.errors import ConfigError
 
 MINIMAL = "source: {name: demo}\n"
@@ -549,10 +548,3 @@ def test_a_bad_file_is_refused_quickly_in_little_memory_and_without_torch(tmp_pa
     seconds, megabytes = min(tuple(map(float, run.split())) for run in runs)
     assert seconds < 1.0
     assert megabytes < 200
-
-
-def test_shipped_configs_load_and_fit_the_schema() -> None:
-    validator = pytest.importorskip("jsonschema").Draft202012Validator(SCHEMA)
-    for path in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")):
-        load_config(path)
-        validator.validate(read_yaml(path, {}).data)

@@ -171,7 +171,6 @@ def test_the_clock_may_jump(tmp_path):
     steps = [record for record in lines(tmp_path / "jumping", "metrics") if record["kind"] == "step"]
     seconds = [record["seconds"] for record in steps]
     assert seconds == sorted(seconds)
-    assert seconds[0] >= 0
-    assert seconds[-1] < 60
+    assert 0 < seconds[0] < seconds[-1] < 3600  # the clock on the wall goes back an hour, forward a year
     assert [record["offset"] for record in steps] == sorted(record["offset"] for record in steps)
     assert left(tmp_path / "jumping") == left(tmp_path / "whole")

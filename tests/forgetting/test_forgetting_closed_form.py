@@ -1,7 +1,5 @@
 """Exact erasure: after any interleaving the statistics are those of a stream without what was forgotten."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -189,16 +187,15 @@ def test_features_that_differ_the_second_time_are_not_called_exact(tiny_backbone
 
 
 @pytest.mark.slow
-def test_a_class_of_500_samples_is_forgotten_in_a_second():
-    """Besides deriving features again, with 2,048 of them."""
+def test_a_class_of_500_samples_is_taken_out_of_2048_features_as_if_it_had_never_come():
     torch.manual_seed(0)
-    head = RidgeHead(2048, relative_lambda=1e-3)
-    head.grow(100)
     features, targets = torch.randn(5000, 2048), torch.arange(5000) % 10
-    head.update(features, targets)
     chosen = targets == 3
-    began = time.perf_counter()
+    head, other = (RidgeHead(2048, relative_lambda=1e-3) for _ in range(2))
+    head.grow(100)
+    head.update(features, targets)
     head.remove(head.measure(features[chosen], targets[chosen]))
     head.drop_class(3)
-    head.exact_weights()
-    assert time.perf_counter() - began < 4.0  # one second on two free cores; test machines are busy
+    other.grow(99)
+    other.update(features[~chosen], targets[~chosen] - (targets[~chosen] > 3).long())
+    assert torch.allclose(head.scores_refit(features[:50]), other.scores_refit(features[:50]), atol=1e-9)

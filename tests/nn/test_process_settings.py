@@ -59,9 +59,16 @@ def test_an_environment_that_says_how_is_left_to_it(options, monkeypatch, name):
     assert options == []
 
 
-def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+def test_another_c_library_is_left_alone(options, monkeypatch):
+    class WithoutMallopt:
+        def __getattr__(self, name):
+            looked_for.append(name)
+            raise AttributeError(name)
+
+    looked_for = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: WithoutMallopt())
     configure_process()
+    assert looked_for == ["mallopt"]
 
 
 def test_threads_and_deterministic_kernels_are_set_where_they_are_asked_for(options, monkeypatch):
