@@ -1,4 +1,4 @@
-"""The named data sets and demonstration streams, and how one of them becomes a source."""
+"""The named data sets and demonstration streams, and how a source is built from one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def named_source(
     on_bad_record: OnBadRecord = "quarantine",
     policy: RecordPolicy | None = None,
 ) -> Source:
-    """The named data set as a source.
+    """Return the named data set as a source.
 
     A data set's callable takes `args`, and of seed, batch_size and policy those that it has a parameter for
     and that args do not give. It returns a Stream (its order made), a pair (train, test), one Collection, or

@@ -9,18 +9,21 @@ from typing import Any, Literal
 import numpy as np
 
 from streamcl.errors import SourceError
-from streams.datasets.layout import find_root, refuse_layout
+from streams.datasets.layout import FolderLayout
 from streams.replay.collection import Collection
 
-EXPECTED = "cifar-100-python/{train, test, meta}"
-GET = "`streamcl fetch cifar100` downloads it (161 MB); give the folder that it names as root"
+_LAYOUT = FolderLayout(
+    "cifar-100-python/{train, test, meta}",
+    "`streamcl fetch cifar100` downloads it (161 MB); give the folder that it names as root",
+    ("cifar-100-python",),
+)
 
 
 def cifar100(root: str | Path, level: Literal["fine", "coarse"] = "fine") -> tuple[Collection, Collection]:
-    """50,000 train and 10,000 test images of 32 x 32, with the 100 fine or the 20 coarse classes."""
-    base = find_root(root, ("cifar-100-python",), EXPECTED, GET)
+    """Read the 50,000 train and 10,000 test images of 32 x 32, in 100 fine or 20 coarse classes."""
+    base = _LAYOUT.find_root(root)
     if not all((base / name).is_file() for name in ("train", "test", "meta")):
-        raise refuse_layout(base, EXPECTED, GET)
+        raise _LAYOUT.refuse(base)
     names = _field(base / "meta", f"{level}_label_names", list)
     classes = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
     return _side(base, "train", level, classes), _side(base, "test", level, classes)
@@ -46,26 +49,26 @@ def _field(path: Path, key: str, kind: type[Any]) -> Any:
     table = read_pickle(path)
     value = table.get(key.encode(), table.get(key)) if isinstance(table, dict) else None
     if not isinstance(value, kind):
-        raise SourceError(f"{path} has no {key!r}; expected {EXPECTED}", hint=GET)
+        raise SourceError(f"{path} has no {key!r}; expected {_LAYOUT.expected}", hint=_LAYOUT.hint)
     return value
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle of plain values, bytes and numpy arrays holds. Anything else is refused, not run.
+    """Read a pickle of plain values, bytes and numpy arrays; run nothing that it names.
 
-    Raises SourceError where the pickle is damaged or names any other global.
+    Raise SourceError where the pickle is damaged or names any other global.
     """
     try:
         with path.open("rb") as file:
             return _Plain(file, encoding="bytes").load()
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error}", hint=GET) from error
+        raise SourceError(f"{path} cannot be read: {error}", hint=_LAYOUT.hint) from error
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise SourceError(f"{path} is not a pickle of plain arrays: {error}", hint=GET) from error
+        raise SourceError(f"{path} is not a pickle of plain arrays: {error}", hint=_LAYOUT.hint) from error
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """What pickle protocol 2 writes bytes with; no other codec is admitted."""
+    """Encode text as pickle protocol 2 writes bytes; no other codec is admitted."""
     if encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError(f"the codec {encoding!r} is not admitted")
     return text.encode("latin1")

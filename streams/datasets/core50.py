@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from streams.datasets.layout import find_root, folders, image_files, refuse_layout
+from streams.datasets.layout import FolderLayout, folders, image_files
 from streams.replay.collection import Collection, groups_of
 
 CATEGORIES = (
@@ -19,12 +19,15 @@ CATEGORIES = (
 OBJECTS = tuple(f"{category}{number}" for category in CATEGORIES for number in range(1, 6))
 SESSIONS = tuple(f"s{number}" for number in range(1, 12))
 TEST_SESSIONS = frozenset({3, 7, 10})  # the authors' split; the other eight are for training
-EXPECTED = "CORe50's core50_128x128/s1..s11/o1..o50/C_ss_oo_fff.png"
-GET = "`streamcl fetch core50` downloads it (4 GB); give the folder that it names as root"
+_LAYOUT = FolderLayout(
+    "CORe50's core50_128x128/s1..s11/o1..o50/C_ss_oo_fff.png",
+    "`streamcl fetch core50` downloads it (4 GB); give the folder that it names as root",
+    ("core50_128x128",),
+)
 
 
 class Frame(NamedTuple):
-    """Where one frame belongs; sorts by session, object, time."""
+    """One frame's place in the data set; sorts by session, object, time."""
 
     session: int
     object: int
@@ -35,16 +38,16 @@ class Frame(NamedTuple):
 def core50(
     root: str | Path, level: Literal["object", "category"] = "object"
 ) -> tuple[Collection, Collection]:
-    """Train (sessions 1, 2, 4, 5, 6, 8, 9, 11) and test (3, 7, 10), by session, object, then time.
+    """Read train (sessions 1, 2, 4, 5, 6, 8, 9, 11) and test (3, 7, 10), by session, object, then time.
 
     Classes are the 50 objects in their numeric order, or the 10 categories; sessions are the domains and
     objects ("o1" .. "o50") the subjects. So the order as_is is the film as it was shot, domain_incremental
     is NI, disjoint is NC and new_instances_and_classes is NIC.
     """
-    base = find_root(root, ("core50_128x128",), EXPECTED, GET)
+    base = _LAYOUT.find_root(root)
     frames = sorted(_frames(base))
     if not frames:
-        raise refuse_layout(base, EXPECTED, GET)
+        raise _LAYOUT.refuse(base)
     train = [frame for frame in frames if frame.session not in TEST_SESSIONS]
     test = [frame for frame in frames if frame.session in TEST_SESSIONS]
     return _collection(base, train, level), _collection(base, test, level)

@@ -19,7 +19,7 @@ def demo_digits(
     domains: Sequence[str] = ("mnist", "uci"),
     seed: int = 0,
 ) -> Stream:
-    """Each group of digits in each domain in turn: mnist 0-4, uci 0-4, mnist 5-9, uci 5-9.
+    """Stream each group of digits in each domain in turn: mnist 0-4, uci 0-4, mnist 5-9, uci 5-9.
 
     Three abrupt shifts, the second of which brings new classes. A segment has at most `length` samples (UCI
     has about 720 a group): 3,438 in all as shipped. Held out: the test digits of each segment.
@@ -40,7 +40,7 @@ def demo_icons(
     styles: Sequence[Sequence[str]] = (FILLED, OUTLINED),
     seed: int = 0,
 ) -> Stream:
-    """Concepts in `groups` seeded groups, each in every set of styles in turn: filled, then outlined.
+    """Stream concepts in `groups` seeded groups, each in every set of styles in turn: filled, then outlined.
 
     Three abrupt shifts as shipped, the second of which brings 14 new concepts. Held out: the test drawings
     of each segment, none of which was learned in another style.

@@ -30,7 +30,7 @@ DOMAINS = ("mnist", "uci")
 
 
 def digits(test_percent: float = 20, seed: int = 0) -> tuple[Collection, Collection]:
-    """Train and test, split by class and domain, seeded.
+    """Read train and test, split by class and domain, seeded.
 
     MNIST scans are 28 x 28 with 256 grey levels (white on black), UCI digits 8 x 8 with 17, stretched to
     0..255 and left at their own size: the low resolution is what makes them another domain.
@@ -51,7 +51,7 @@ def digits(test_percent: float = 20, seed: int = 0) -> tuple[Collection, Collect
 
 
 def _table(path: Path, side: int) -> tuple[npt.NDArray[np.float64], Indices]:
-    """Rows of side * side grey levels and a label -> images [N, side, side], labels [N]."""
+    """Read rows of side * side grey levels and a label -> images [N, side, side], labels [N]."""
     with gzip.open(path, "rt", encoding="ascii") as lines:
         rows = np.loadtxt(lines, delimiter=",")
     return rows[:, :-1].reshape(-1, side, side), rows[:, -1].astype(np.int64)

@@ -17,8 +17,8 @@ from streams.datasets.layout import split_by_group
 from streams.download.pip_assets import QTAWESOME, Member, fetch_members
 from streams.replay.collection import Collection, Indices, groups_of
 
-# Each concept has drawings in all seven styles. An icon is of the concept whose word its name begins with:
-# "cloud-lock" is a cloud, and "archive-lock" is nothing.
+# Each concept has drawings in all seven styles. The first word of an icon's name decides its concept:
+# "cloud-lock" is a cloud, and "archive-lock" has none.
 CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "arrow": ("arrow", "arrows"),
     "battery": ("battery",),
@@ -134,7 +134,7 @@ class Icon:
 
 
 def icons(most: int = 40, test_percent: float = 25, seed: int = 0) -> tuple[Collection, Collection]:
-    """Train and test, at most `most` drawings of a concept per font family, drawn black on white, 64 x 64.
+    """Draw train and test, at most `most` drawings of a concept per font family, black on white, 64 x 64.
 
     Variants of one drawing (filled and outlined) are on the same side, so that no test drawing has been
     learned in another style. Domains are the seven styles.
@@ -151,8 +151,8 @@ def icons(most: int = 40, test_percent: float = 25, seed: int = 0) -> tuple[Coll
     return train, held
 
 
-def draw(font: Path, character: str) -> Pixels | None:
-    """The glyph in black on white, uint8 [64, 64], centred, 52 pixels long; None where it is blank."""
+def draw_glyph(font: Path, character: str) -> Pixels | None:
+    """Draw the glyph in black on white, uint8 [64, 64], centred, 52 pixels long; None where it is blank."""
     page = Image.new("L", (4 * PIXELS, 4 * PIXELS), 0)
     middle = (2 * PIXELS, 2 * PIXELS)
     ImageDraw.Draw(page).text(middle, character, fill=255, font=_font(font, 2 * PIXELS), anchor="mm")
@@ -169,7 +169,11 @@ def draw(font: Path, character: str) -> Pixels | None:
 
 
 def concept_of(name: str) -> str | None:
-    """The concept that an icon's name begins with, shapes left out ("circle-user" is a person), or None."""
+    """Return the concept that an icon's name begins with, or None; shapes are skipped.
+
+    >>> concept_of("circle-user"), concept_of("archive-lock")
+    ('person', None)
+    """
     words = (word for word in name.split("-") if word not in ("circle", "square"))
     return _CONCEPT.get(next(words, ""))
 
@@ -183,7 +187,7 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _listed(font: Font, charmap: Path) -> Iterator[Icon]:
-    """The font's icons that show a concept, by name; a glyph with several names counts once a style."""
+    """Yield the font's icons that show a concept, by name; a glyph with several names counts once a style."""
     seen: set[str] = set()
     for name, code in sorted(json.loads(charmap.read_text(encoding="utf-8")).items()):
         stem, _, end = name.rpartition("-")
@@ -198,14 +202,14 @@ def _listed(font: Font, charmap: Path) -> Iterator[Icon]:
 
 
 def _at_most(owner: Indices, most: int, seed: int) -> Indices:
-    """Positions (ascending) of at most `most` of each owner, seeded."""
+    """Return the positions (ascending) of at most `most` of each owner, seeded."""
     rng = np.random.default_rng(seed)
     chosen = [rng.permutation(np.flatnonzero(owner == code))[:most] for code in np.unique(owner)]
     return np.sort(np.concatenate(chosen))
 
 
 def _collection(listed: Sequence[Icon], fonts: Mapping[str, Path]) -> Collection:
-    pictures = [draw(fonts[icon.family], icon.character) for icon in listed]
+    pictures = [draw_glyph(fonts[icon.family], icon.character) for icon in listed]
     shown = [icon for icon, picture in zip(listed, pictures, strict=True) if picture is not None]
     labels = groups_of([icon.concept for icon in shown], tuple(CONCEPTS))
     return Collection(

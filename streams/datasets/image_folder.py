@@ -8,61 +8,62 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from streamcl.errors import SourceError
-from streams.datasets.layout import find_root, folders, image_files, others, refuse_layout, split_by_group
+from streams.datasets.layout import FolderLayout, folders, image_files, others, split_by_group
 from streams.replay.collection import Collection, groups_of
 
 Layout: TypeAlias = Literal["classes", "domains"]
 Found: TypeAlias = list[tuple[Path, str, str]]  # path, class, domain ("" without domains)
 
-EXPECTED = {
-    "classes": "<class>/*.jpg, or train/<class>/*.jpg and test/<class>/*.jpg",
-    "domains": "<domain>/<class>/*.jpg, or train/<domain>/<class>/*.jpg and test/<domain>/<class>/*.jpg",
+_WORDNET = "folders named by WordNet id, such as n01443537/*.jpg"
+_HINT = "point root at such a folder; layout: domains expects one level more than layout: classes"
+_LAYOUTS: dict[Layout, FolderLayout] = {
+    "classes": FolderLayout("<class>/*.jpg, or train/<class>/*.jpg and test/<class>/*.jpg", _HINT),
+    "domains": FolderLayout(
+        "<domain>/<class>/*.jpg, or train/<domain>/<class>/*.jpg and test/<domain>/<class>/*.jpg", _HINT
+    ),
 }
 
 
 def image_folder(
     root: str | Path, layout: Layout = "classes", test_percent: float = 20, seed: int = 0
 ) -> tuple[Collection, Collection]:
-    """Any folder of `<class>/*` or, with layout "domains", of `<domain>/<class>/*`.
+    """Read any folder of `<class>/*` or, with layout "domains", of `<domain>/<class>/*`.
 
     Where `root` holds a folder train and one named test or val these are the sides; otherwise
     `test_percent` of each class (of each domain) is held out, seeded, and no file is moved.
     Ids are paths relative to `root`.
     """
-    get = "point root at such a folder; layout: domains expects one level more than layout: classes"
-    base = find_root(root, (), EXPECTED[layout], get)
+    expected = _LAYOUTS[layout]
+    base = expected.find_root(root)
     test_side = next((base / name for name in ("test", "val") if (base / name).is_dir()), None)
     if test_side is None or not (base / "train").is_dir():
-        return _split(base, base.name, _walk(base, layout), test_percent, seed, get=get, layout=layout)
+        return _split(base, _walk(base, layout), test_percent, seed, expected, name=base.name)
     train, test = _walk(base / "train", layout), _walk(test_side, layout)
     if not train:
-        raise refuse_layout(base / "train", EXPECTED[layout], get)
+        raise expected.refuse(base / "train")
     both = _collection(base, base.name, train + test)
     numbers = np.arange(len(both))
     return both.take(numbers[: len(train)]), both.take(numbers[len(train) :])
 
 
 def imagenet_r(root: str | Path, seed: int = 0) -> tuple[Collection, Collection]:
-    """ImageNet-R (arXiv 2006.16241): 30,000 renditions of 200 classes; 80 % of each class for training."""
-    get = "`streamcl fetch imagenet-r` downloads it (2 GB); give the folder that it names as root"
-    return _wordnet(root, "imagenet-r", ("imagenet-r",), seed, get)
+    """Read ImageNet-R (arXiv 2006.16241): 30,000 renditions of 200 classes; 80 % for training."""
+    hint = "`streamcl fetch imagenet-r` downloads it (2 GB); give the folder that it names as root"
+    return _wordnet(root, "imagenet-r", FolderLayout(_WORDNET, hint, ("imagenet-r",)), seed)
 
 
 def imagenet_sketch(root: str | Path, seed: int = 0) -> tuple[Collection, Collection]:
-    """ImageNet-Sketch (arXiv 1905.13549): 50,889 sketches of 1,000 classes; 80 % of each for training."""
-    get = "`streamcl fetch imagenet-sketch` says where to get it by hand; unpack it and give its folder"
-    return _wordnet(root, "imagenet-sketch", ("sketch", "imagenet-sketch"), seed, get)
+    """Read ImageNet-Sketch (arXiv 1905.13549): 50,889 sketches of 1,000 classes; 80 % for training."""
+    hint = "`streamcl fetch imagenet-sketch` says where to get it by hand; unpack it and give its folder"
+    return _wordnet(
+        root, "imagenet-sketch", FolderLayout(_WORDNET, hint, ("sketch", "imagenet-sketch")), seed
+    )
 
 
-def _wordnet(
-    root: str | Path, name: str, inside: tuple[str, ...], seed: int, get: str
-) -> tuple[Collection, Collection]:
-    expected = "folders named by WordNet id, such as n01443537/*.jpg"
-    base = find_root(root, inside, expected, get)
+def _wordnet(root: str | Path, name: str, expected: FolderLayout, seed: int) -> tuple[Collection, Collection]:
+    base = expected.find_root(root)
     found = [item for item in _walk(base, "classes") if item[1][:1] == "n" and item[1][1:].isdigit()]
-    if not found:
-        raise refuse_layout(base, expected, get)
-    return _split(base, name, found, 20, seed, get=get, layout="classes")
+    return _split(base, found, 20, seed, expected, name=name)
 
 
 def _walk(root: Path, layout: Layout) -> Found:
@@ -77,10 +78,10 @@ def _walk(root: Path, layout: Layout) -> Found:
 
 
 def _split(
-    base: Path, name: str, found: Found, percent: float, seed: int, *, get: str, layout: Layout
+    base: Path, found: Found, percent: float, seed: int, expected: FolderLayout, *, name: str
 ) -> tuple[Collection, Collection]:
     if not found:
-        raise refuse_layout(base, EXPECTED[layout], get)
+        raise expected.refuse(base)
     both = _collection(base, name, found)
     cells = groups_of([f"{domain}/{label}" if domain else label for _, label, domain in found])
     test = split_by_group(cells.index, cells.names, percent, seed)

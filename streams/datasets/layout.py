@@ -1,9 +1,10 @@
-"""What readers of folders share: finding the root, listing images, splitting without moving a file."""
+"""Shared by readers of folders: find the root, list images, split without moving a file."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,32 +18,43 @@ SUFFIXES = frozenset(
 )
 
 
-def find_root(root: str | Path, inside: Sequence[str], expected: str, get: str) -> Path:
-    """`root`, or the first of the folders `inside` it that is there.
+@dataclass(frozen=True, slots=True)
+class FolderLayout:
+    """The layout in which a data set is unpacked.
 
-    Raises SourceError naming the expected layout and how to `get` the data where `root` is no folder.
+    expected: the layout in words. hint: how to get the data. inside: names of folders, any of which may hold
+    the data inside the folder that the user names.
     """
-    path = Path(root).expanduser()
-    if not path.is_dir():
-        what = "is not a folder" if path.exists() else "does not exist"
-        raise SourceError(f"{path} {what}; expected {expected}", hint=get)
-    return next((path / name for name in inside if (path / name).is_dir()), path)
 
+    expected: str
+    hint: str
+    inside: tuple[str, ...] = ()
 
-def refuse_layout(root: Path, expected: str, get: str) -> SourceError:
-    """The error for a folder that is there and holds something else; names what was found."""
-    found = sorted(entry.name for entry in root.iterdir())[:5]
-    listed = f"found {', '.join(found)}" if found else "it is empty"
-    return SourceError(f"{root} does not hold {expected}; {listed}", hint=get)
+    def find_root(self, root: str | Path) -> Path:
+        """Return `root`, or the first of the folders `inside` it that exists.
+
+        Raise SourceError, with the expected layout and the hint, where `root` is no folder.
+        """
+        path = Path(root).expanduser()
+        if not path.is_dir():
+            what = "is not a folder" if path.exists() else "does not exist"
+            raise SourceError(f"{path} {what}; expected {self.expected}", hint=self.hint)
+        return next((path / name for name in self.inside if (path / name).is_dir()), path)
+
+    def refuse(self, folder: Path) -> SourceError:
+        """Return the error for a folder that holds something else; it names what was found."""
+        found = sorted(entry.name for entry in folder.iterdir())[:5]
+        listed = f"found {', '.join(found)}" if found else "it is empty"
+        return SourceError(f"{folder} does not hold {self.expected}; {listed}", hint=self.hint)
 
 
 def folders(root: Path) -> list[Path]:
-    """The folders directly inside, by name; hidden ones left out."""
+    """Return the folders directly inside, by name, without hidden ones."""
     return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files directly inside, by name; hidden ones left out."""
+    """Return the image files directly inside, by name, without hidden ones."""
     return sorted(
         entry
         for entry in folder.iterdir()
@@ -51,7 +63,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def split_by_group(groups: npt.NDArray[np.int64], names: Sequence[str], percent: float, seed: int) -> Indices:
-    """Positions (ascending) of the test side: `percent` of each group, seeded by the group's name.
+    """Return the positions (ascending) of the test side: `percent` of each group, seeded by its name.
 
     groups: int64 [N], an index into names. A group's split does not depend on which others there are. A
     group of two or more has an image on either side when 0 < percent < 100.
@@ -67,7 +79,11 @@ def split_by_group(groups: npt.NDArray[np.int64], names: Sequence[str], percent:
 
 
 def others(length: int, positions: Indices) -> Indices:
-    """Positions from 0 to length - 1 that are not among the given ones, ascending."""
+    """Return the positions from 0 to length - 1 that are not among the given ones, ascending.
+
+    >>> others(5, np.array([1, 3])).tolist()
+    [0, 2, 4]
+    """
     kept = np.ones(length, bool)
     kept[positions] = False
     return np.flatnonzero(kept).astype(np.int64)

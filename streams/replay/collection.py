@@ -1,4 +1,4 @@
-"""Labelled images that can be indexed, and that are decoded only when one of them is asked for."""
+"""Labelled images, indexed, and decoded at each access."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Stored: TypeAlias = npt.NDArray[Any] | bytes | Path
 
 
 class Images(Protocol):
-    """Where the images lie: pixels (anything `from_array` takes), the bytes of an image file, or its path."""
+    """Stored images: arrays (anything `from_array` takes), the bytes of image files, or paths."""
 
     def __len__(self) -> int: ...
 
@@ -29,23 +29,27 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grouping:
-    """Which of the named groups (domains, subjects) each image belongs to; -1 is none of them."""
+    """The group (domain, subject) of each image: index, int64 [N], into names; -1 is none."""
 
     names: tuple[str, ...]
     index: Indices
 
     def name(self, position: int) -> str | None:
-        """The group's name of the image at `position`."""
+        """Return the name of the group of the image at `position`, or None."""
         code = int(self.index[position])
         return self.names[code] if code >= 0 else None
 
     def take(self, positions: Indices) -> Grouping:
-        """The same names over some of the images."""
+        """Return the groups of some of the images, with the same names."""
         return Grouping(self.names, self.index[positions])
 
 
 def groups_of(values: Sequence[str], names: Sequence[str] | None = None) -> Grouping:
-    """Groups from one name per image; `names` fixes their order, otherwise it is that of first appearance."""
+    """Return the groups of images by one name each; `names` fixes their order, else first appearance.
+
+    >>> groups_of(["b", "a", "b"]).index.tolist()
+    [0, 1, 0]
+    """
     known = tuple(names) if names is not None else tuple(dict.fromkeys(values))
     code = {name: index for index, name in enumerate(known)}
     return Grouping(known, np.array([code[value] for value in values], np.int64))
@@ -84,11 +88,11 @@ class Collection:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
-        """The decoded sample. Raises BadRecord where the image is none."""
+        """Return the decoded sample. Raise BadRecord where the image cannot be decoded."""
         return self._sample(index, _pixels(self.images[index], self.limits))
 
-    def described(self, index: int) -> Sample:
-        """All of the sample but its pixels; the image is not touched."""
+    def without_pixels(self, index: int) -> Sample:
+        """Return the sample without pixels; the image is not read."""
         return self._sample(index, NO_PIXELS)
 
     def _sample(self, index: int, image: Pixels) -> Sample:
@@ -102,7 +106,7 @@ class Collection:
         )
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
-        """The samples with these ids; an id that is not here, or whose image is bad, is absent."""
+        """Return the samples with these ids; an id that is unknown, or whose image is bad, is absent."""
         found: dict[str, Sample] = {}
         for name in ids:
             position = self._positions.get(name)
@@ -110,16 +114,16 @@ class Collection:
                 continue
             try:
                 found[name] = self[position]
-            except BadRecord:  # absent from the answer, which is what the caller is told to expect
+            except BadRecord:  # absent, as documented
                 continue
         return found
 
     def take(self, positions: npt.ArrayLike) -> Collection:
-        """A collection of the images at these positions, in this order; shares the images."""
+        """Return the images at these positions (int [M]), in this order; pixels are shared."""
         where = np.asarray(positions, np.int64)
         return Collection(
             name=self.name,
-            images=_Picked(self.images, where),
+            images=_Subset(self.images, where),
             labels=self.labels[where],
             classes=self.classes,
             ids=tuple(self.ids[index] for index in where),
@@ -129,7 +133,7 @@ class Collection:
         )
 
     def where(self, classes: Sequence[str] = (), domains: Sequence[str] = ()) -> Indices:
-        """Positions (int64, ascending) of images of these classes in these domains; () stands for all."""
+        """Return the positions, int64 ascending, of images of these classes in these domains; () is all."""
         chosen = np.ones(len(self), bool)
         if classes:
             chosen &= np.isin(self.labels, [self.classes.index(name) for name in classes])
@@ -149,7 +153,7 @@ class View(Sequence[Sample]):
     """Some samples of a collection, decoded at each access and never kept.
 
     Iterating and slicing leave out images that cannot be decoded, so that one damaged test image does not
-    end a run; `view[i]` raises BadRecord for such a one, and `len` counts it.
+    end a run; `view[i]` raises BadRecord for it, and `len` counts it.
     """
 
     def __init__(self, collection: Collection, positions: Indices) -> None:
@@ -177,8 +181,8 @@ class View(Sequence[Sample]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Picked:
-    """Images at some positions of others."""
+class _Subset:
+    """The images at some positions of others."""
 
     images: Images
     positions: Indices

@@ -22,7 +22,7 @@ OnBadRecord: TypeAlias = Literal["quarantine", "fail"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """A collection with the order it streams by: all that a ReplaySource needs but the size of batches."""
+    """A collection with its order: the arguments of a ReplaySource without the batch size."""
 
     train: Collection
     order: Order
@@ -30,9 +30,9 @@ class Stream:
 
 
 class ReplaySource:
-    """Emits the collection's samples as batches, in order.
+    """Yields the collection's samples as batches, in a given order.
 
-    An image that cannot be decoded becomes a Refused that keeps its offset ("quarantine"), or ends the
+    An image that cannot be decoded becomes a RejectedRecord that keeps its offset ("quarantine"), or ends the
     stream with BadRecord ("fail"). The state is the offset, with a digest of the ids in their order: a state
     of another order or another data set is refused with SourceError.
     """
@@ -62,12 +62,12 @@ class ReplaySource:
 
     @property
     def info(self) -> StreamInfo:
-        """Everything about the stream is known before it runs."""
+        """Name, length, classes, shifts and held-out parts, known before the stream runs."""
         return self._info
 
     @property
     def replayable(self) -> bool:
-        """Always: the data lies still."""
+        """True: the data does not change."""
         return True
 
     def __iter__(self) -> Iterator[Batch]:
@@ -78,19 +78,19 @@ class ReplaySource:
             yield batch
 
     def read_slice(self, rank: int, world: int) -> None:
-        """From here on decode only the records at the offsets `rank` modulo `world`; others lack pixels."""
+        """From here on decode only records at offsets `rank` modulo `world`; the others have no pixels."""
         self._slice = (rank, world)
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
-        """The train samples that have these ids."""
+        """Return the train samples with these ids."""
         return self._train.fetch(ids)
 
     def state_dict(self) -> State:
-        """The offset of the next record, and what it is an offset into."""
+        """Return the offset of the next record and a digest of the order."""
         return {"offset": self._offset, "order": self._digest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to the saved offset. Raises SourceError where the data or its order are not the same."""
+        """Go to the saved offset. Raise SourceError where the data or its order differs."""
         if state.get("order") != self._digest:
             raise SourceError(
                 f"{self._train.name}: the saved position belongs to other data or to another order of them",
@@ -106,7 +106,7 @@ class ReplaySource:
         for offset in range(self._offset, len(self._indices)):
             index = int(self._indices[offset])
             if offset % world != rank:
-                yield self._train.described(index)
+                yield self._train.without_pixels(index)
                 continue
             try:
                 yield self._train[index]
@@ -117,17 +117,17 @@ class ReplaySource:
 
 
 def holdout_parts(order: Order, train: Collection, test: Collection) -> tuple[HoldoutPart, ...]:
-    """The test samples of each part of the order; without parts those of each domain, or all in one.
+    """Return the test samples of each part of the order; without parts, of each domain, or all in one.
 
     A part without test samples is left out. Test domains that no part names (CORe50 tests on sessions that
-    are never trained) become parts of their own, taught at no known offset.
+    are never trained) become parts of their own, without an end offset.
     """
     parts = [part for part in order.parts if part.classes or part.domains] or _parts_by_domain(test)
     named = {name for part in parts for name in part.domains}
     if named:
         parts += [ScenarioPart(name, domains=(name,)) for name in _domains_present(test) if name not in named]
     return tuple(
-        HoldoutPart(part.name, View(test, positions), _taught_at(part, order, train))
+        HoldoutPart(part.name, View(test, positions), _end_offset(part, order, train))
         for part in parts
         if len(positions := test.where(part.classes, part.domains))
     )
@@ -148,9 +148,9 @@ def _domains_present(test: Collection) -> list[str]:
     return [test.domains.names[code] for code in np.unique(test.domains.index) if code >= 0]
 
 
-def _taught_at(part: ScenarioPart, order: Order, train: Collection) -> int | None:
-    taught = np.isin(order.indices, train.where(part.classes, part.domains))
-    return int(np.flatnonzero(taught)[-1]) + 1 if taught.any() else None
+def _end_offset(part: ScenarioPart, order: Order, train: Collection) -> int | None:
+    learned = np.isin(order.indices, train.where(part.classes, part.domains))
+    return int(np.flatnonzero(learned)[-1]) + 1 if learned.any() else None
 
 
 def _digest(train: Collection, order: Order) -> str:

@@ -1,4 +1,4 @@
-"""Orders in which a labelled collection may stream by: as it lies, shuffled, by classes, by domains."""
+"""Orders in which a labelled collection is streamed: as stored, shuffled, by classes, by domains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streams.replay.collection import Collection, Indices
 
 @dataclass(frozen=True, slots=True)
 class ScenarioPart:
-    """What one part of a stream teaches: some classes (() is all) in some domains (() is all)."""
+    """The content of one part of a stream: some classes (() is all) in some domains (() is all)."""
 
     name: str
     classes: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Order:
     """The order of a stream.
 
     indices: int64, positions in the train collection. shifts: offsets at which the classes or the domain
-    change. parts: what each stretch taught, for held-out evaluation; () where the stream has no parts.
+    change. parts: the content of each stretch, for held-out evaluation; () where the stream has no parts.
     """
 
     indices: Indices
@@ -38,17 +38,17 @@ class Order:
 
 
 def as_is(train: Collection) -> Order:
-    """The collection's own order; it shifts where one whole domain ends and the next begins."""
+    """Return the collection's own order; it shifts where one whole domain ends and the next begins."""
     return Order(np.arange(len(train), dtype=np.int64), _domain_changes(train))
 
 
 def iid(train: Collection, seed: int = 0) -> Order:
-    """Everything shuffled: a stationary stream, which never shifts."""
+    """Return a seeded shuffle: a stationary stream, without shifts."""
     return Order(np.random.default_rng(seed).permutation(len(train)).astype(np.int64))
 
 
 def disjoint(train: Collection, parts: int = 5, seed: int = 0) -> Order:
-    """The classes, permuted, in `parts` equal groups, one after the other, each shuffled.
+    """Return the classes, permuted, in `parts` equal groups, one after the other, each shuffled.
 
     Where the classes do not divide evenly the first groups have one more. Unlabelled images are left out.
     """
@@ -56,7 +56,9 @@ def disjoint(train: Collection, parts: int = 5, seed: int = 0) -> Order:
     present = _classes_present(train, parts)
     groups = np.array_split(rng.permutation(present), parts)
     pieces = [rng.permutation(np.flatnonzero(np.isin(train.labels, group))) for group in groups]
-    return _joined(pieces, [_class_part(train, number, group) for number, group in enumerate(groups, 1)])
+    return _concatenated(
+        pieces, [_class_part(train, number, group) for number, group in enumerate(groups, 1)]
+    )
 
 
 def si_blurry(
@@ -66,7 +68,7 @@ def si_blurry(
     blurry_percent: float = 10,
     seed: int = 0,
 ) -> Order:
-    """Stochastic incremental blurry boundaries (arXiv 2308.09303, section 3.1).
+    """Return an order with stochastic incremental blurry boundaries (arXiv 2308.09303, section 3.1).
 
     `disjoint_percent` (N) of the permuted classes belong to one part only, the others are blurry; both are
     cut into parts at random points, so parts differ in size and may be empty. `blurry_percent` (M) of the
@@ -86,13 +88,15 @@ def si_blurry(
         for group, images in zip(own, blurred, strict=True)
     ]
     taught = [np.concatenate(pair) for pair in zip(own, blurry, strict=True)]
-    return _joined(pieces, [_class_part(train, number, group) for number, group in enumerate(taught, 1)])
+    return _concatenated(
+        pieces, [_class_part(train, number, group) for number, group in enumerate(taught, 1)]
+    )
 
 
 def domain_incremental(
     train: Collection, order: Sequence[str] | None = None, seed: int | None = None
 ) -> Order:
-    """One domain after the other, in `order` or in the collection's.
+    """Return one domain after the other, in `order` or in the collection's.
 
     With a seed each domain is shuffled; without one its images keep their order (frames of a film).
     """
@@ -101,11 +105,11 @@ def domain_incremental(
     if seed is not None:
         rng = np.random.default_rng(seed)
         pieces = [rng.permutation(piece) for piece in pieces]
-    return _joined(pieces, [ScenarioPart(name, domains=(name,)) for name in names])
+    return _concatenated(pieces, [ScenarioPart(name, domains=(name,)) for name in names])
 
 
 def new_instances_and_classes(train: Collection, parts: int = 10, seed: int = 0) -> Order:
-    """CORe50's NIC (arXiv 1705.03550): every part is one class group in one domain, in a random order.
+    """Return CORe50's NIC (arXiv 1705.03550): parts are one class group in one domain, in random order.
 
     `parts` is the number of class groups. Images within a part keep their order.
     """
@@ -118,19 +122,19 @@ def new_instances_and_classes(train: Collection, parts: int = 10, seed: int = 0)
     taught = [
         ScenarioPart(f"{number} {name}", classes, (name,)) for number, (name, classes) in enumerate(cells, 1)
     ]
-    return _joined(pieces, taught)
+    return _concatenated(pieces, taught)
 
 
 def segments(
     train: Collection, parts: Sequence[ScenarioPart], seed: int = 0, length: int | None = None
 ) -> Order:
-    """The given parts one after the other, each shuffled and, with `length`, cut to so many images."""
+    """Return the given parts one after the other, each shuffled and, with `length`, cut to so many images."""
     rng = np.random.default_rng(seed)
     pieces = [rng.permutation(train.where(part.classes, part.domains))[:length] for part in parts]
     for part, piece in zip(parts, pieces, strict=True):
         if not len(piece):
             raise ConfigError(f"{train.name}: the part {part.name!r} has no image")
-    return _joined(pieces, parts)
+    return _concatenated(pieces, parts)
 
 
 SCENARIOS: dict[str, Callable[..., Order]] = {
@@ -144,9 +148,9 @@ SCENARIOS: dict[str, Callable[..., Order]] = {
 
 
 def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = None, seed: int = 0) -> Order:
-    """The order that the named scenario gives; `seed` is used where the scenario takes one and args do not.
+    """Return the order of the named scenario; `seed` is used where it takes one that args do not give.
 
-    Raises ConfigError for an unknown scenario or argument, with the nearest name, and for impossible values.
+    Raise ConfigError for an unknown scenario or argument, with the nearest name, and for impossible values.
     """
     if name not in SCENARIOS:
         near = get_close_matches(name, SCENARIOS, 1)
@@ -172,15 +176,15 @@ def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = Non
         ) from error
 
 
-def _joined(pieces: Sequence[Indices], parts: Sequence[ScenarioPart]) -> Order:
-    """Pieces end to end; the stream shifts at the beginning of each but the first, empty ones left out."""
+def _concatenated(pieces: Sequence[Indices], parts: Sequence[ScenarioPart]) -> Order:
+    """Concatenate the pieces; the stream shifts where each but the first begins, empty ones left out."""
     filled = [piece for piece in pieces if len(piece)]
     indices = np.concatenate([*filled, np.zeros(0, np.int64)]).astype(np.int64)
     return Order(indices, tuple(accumulate(len(piece) for piece in filled))[:-1], tuple(parts))
 
 
 def _classes_present(train: Collection, parts: int) -> Indices:
-    """Codes of the classes that have images, ascending; refuses fewer of them than parts."""
+    """Return the codes of the classes that have images, ascending; refuses fewer of them than parts."""
     present = np.unique(train.labels[train.labels >= 0])
     if not isinstance(parts, int) or not 1 <= parts <= len(present):
         raise ConfigError(
@@ -200,13 +204,13 @@ def _images_of(rng: np.random.Generator, train: Collection, codes: Indices) -> I
 
 
 def _cut(rng: np.random.Generator, items: Indices, parts: int) -> list[Indices]:
-    """Items in `parts` consecutive pieces, cut at random sorted points; pieces may be empty."""
+    """Return items in `parts` consecutive pieces, cut at random sorted points; pieces may be empty."""
     points = np.sort(rng.integers(0, max(len(items), 1), parts - 1))
     return np.split(items, points)
 
 
 def _blur(pieces: Sequence[Indices], percent: float, rng: np.random.Generator) -> list[Indices]:
-    """The pieces after `percent` of all their images went round: pooled, shuffled, handed back."""
+    """Pool `percent` of all images from the pieces, shuffle them, and give each piece as many back."""
     total = int(sum(map(len, pieces)) * percent / 100)
     asked = [len(piece) for piece in _cut(rng, np.arange(total), len(pieces))]
     amounts = _within(asked, [len(piece) for piece in pieces])
@@ -219,7 +223,11 @@ def _blur(pieces: Sequence[Indices], percent: float, rng: np.random.Generator) -
 
 
 def _within(asked: Sequence[int], room: Sequence[int]) -> list[int]:
-    """Amounts with the same sum as `asked` and none above its room; what does not fit goes to the next."""
+    """Return amounts with the sum of `asked`, none above its room; the excess goes to the next.
+
+    >>> _within([5, 1, 0], [3, 9, 9])
+    [3, 3, 0]
+    """
     amounts = [min(want, most) for want, most in zip(asked, room, strict=True)]
     rest = sum(asked) - sum(amounts)
     for index, most in enumerate(room):
@@ -243,7 +251,7 @@ def _domain_names(train: Collection, order: Sequence[str] | None) -> tuple[str, 
 
 
 def _domain_changes(train: Collection) -> tuple[int, ...]:
-    """Where a domain ends for good; () where domains are interleaved, since nothing shifts then."""
+    """Return where a domain ends for good; () where domains are interleaved, without a shift."""
     if train.domains is None or not len(train):
         return ()
     changes = np.flatnonzero(np.diff(train.domains.index)) + 1

@@ -1,4 +1,4 @@
-"""Turns the items of a user's iterable into the records and events of a stream, counting as it goes."""
+"""Converts the items of a user's iterable to the records and events of a stream, with their offsets."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class Conversion:
         self.seen = dict.fromkeys(seen)
 
     def units_of(self, item: Any) -> Sequence[Unit]:
-        """The records that the item holds, or the event that it is (none, where it is a duplicate)."""
+        """Return the item's records, or the event that it is (nothing, where it is a duplicate)."""
         if issubclass(type(item), Batch | ForgetRequest):  # isinstance would ask the user's object
             return self._event(item)
         return self._records(item)
 
     def _event(self, event: Event) -> Sequence[Unit]:
-        kept = in_order(event, self.offset)
-        if not isinstance(kept, Batch):
-            return () if kept is None else (kept,)
-        parts = [part for record in records_of(kept) for part in self._checked(record)]
-        return (batch_of(kept.offset, parts),)
+        checked = in_order(event, self.offset)
+        if not isinstance(checked, Batch):
+            return () if checked is None else (checked,)
+        parts = [part for record in records_of(checked) for part in self._checked(record)]
+        return (batch_of(checked.offset, parts),)
 
     def _checked(self, record: Record) -> Sequence[Record]:
         if isinstance(record, Sample):
@@ -75,7 +75,7 @@ class Conversion:
         return records
 
     def digest(self, label: str) -> str:
-        """A hash of a class's name, salted with the stream's; the same in every process."""
+        """Return a hash of a class's name, salted with the stream's; the same in every process."""
         name = label.encode(errors="surrogatepass")
         return hashlib.blake2b(name, key=self._salt, digest_size=12).hexdigest()
 

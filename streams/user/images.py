@@ -1,4 +1,4 @@
-"""Turns bytes, a file, a PIL image or an array that holds a picture into uint8 RGB pixels, within limits."""
+"""Converts bytes, a file, a PIL image or an array to uint8 RGB pixels, within limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROUNDING = 1e-3  # how far resizing in floating point may leave [0, 1]
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a picture may cost, checked on its header before a pixel is decoded.
+    """The largest images accepted, checked on the header before a pixel is decoded.
 
     max_pixels: width x height; 50 million are 150 MB as RGB, a phone's largest photograph.
     max_side: of either side, in pixels; refuses strips of 1 x 100,000.
@@ -57,10 +57,10 @@ class ImageLimits:
 
 
 def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
-    """The picture as uint8 RGB, [H, W, 3], turned upright by its EXIF orientation.
+    """Decode an image to uint8 RGB, [H, W, 3], turned upright by its EXIF orientation.
 
     Transparency is laid over white, 16-bit grey keeps its upper eight bits (rounded), of an animation the
-    first frame is taken. Raises BadRecord with the reason for everything else.
+    first frame is taken. Raise BadRecord with the reason for everything else.
     """
     _quiet_pillow()
     if isinstance(source, Image.Image):
@@ -82,11 +82,11 @@ def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
 
 
 def from_array(array: npt.NDArray[Any], limits: ImageLimits, *, channels_first: bool = False) -> Pixels:
-    """A copy of the array as uint8 RGB, [H, W, 3].
+    """Return a copy of the array as uint8 RGB, [H, W, 3].
 
     Takes uint8 in 0..255 and floating point in [0, 1], shaped [H, W], [H, W, C] or [C, H, W] with C of 1
     (grey), 3 (RGB) or 4 (RGBA, laid over white). Where both outer axes could be the channels,
-    `channels_first` decides: False for numpy arrays, True for tensors. Raises BadRecord for everything else.
+    `channels_first` decides: False for numpy arrays, True for tensors. Raise BadRecord for everything else.
     """
     hwc = _channels_last(array, channels_first)
     limits.check(hwc.shape[1], hwc.shape[0])
@@ -131,7 +131,7 @@ def _to_bytes(values: npt.NDArray[Any]) -> Pixels:
 
 @cache
 def _formats() -> list[str]:
-    """Those of FORMATS that this Pillow was built with."""
+    """Return those of FORMATS that this Pillow can open."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
@@ -199,7 +199,7 @@ def _brief(error: BaseException) -> str:
 
 
 def _quiet_pillow() -> None:
-    """Let Pillow be silent about damaged metadata and large files; `ImageLimits` and BadRecord speak instead.
+    """Silence Pillow's warnings of damaged metadata and large files; BadRecord reports them.
 
     The filter stays installed for Pillow's own modules: `warnings.catch_warnings` around each picture is not
     safe in threads, and makes Python repeat every other warning of the process once a picture.

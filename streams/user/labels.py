@@ -1,4 +1,4 @@
-"""Turns what users write as labels, ids and other short texts into the strings that samples carry."""
+"""Converts users' labels, ids and other short texts to the strings that samples carry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from streamcl.errors import BadRecord, SourceError
 
 LONGEST = 1024  # characters of a label, id, subject or domain
-WIDEST = 2**63  # labels are what 64 bits hold
+WIDEST = 2**63  # integer labels have 64 bits
 
 
 def to_label(
@@ -21,10 +21,14 @@ def to_label(
     negative: Literal["quarantine", "fail", "class"],
     class_names: Sequence[str] = (),
 ) -> str | None:
-    """The class's name: of an integer k its name in `class_names` where there are any, otherwise str(k).
+    """Return the class's name: of an integer k `class_names[k]` where there are any, else str(k).
 
-    None is a missing label. Raises BadRecord for what is no label (bool, float, nested, too long), and
+    None is a missing label. Raise BadRecord for anything else (bool, float, nested, too long), and
     SourceError where the policy says "fail".
+
+    >>> policy = {"missing": "unlabelled", "negative": "class"}
+    >>> to_label(1, class_names=["cat", "dog"], **policy), to_label(-1, **policy), to_label(None, **policy)
+    ('dog', '-1', None)
     """
     value = scalar(value)
     if value is None:
@@ -67,7 +71,11 @@ def _from_integer(label: int, negative: str, class_names: Sequence[str]) -> str:
 
 
 def to_text(value: Any, what: str) -> str | None:
-    """An optional short text: a string, or an integer written out. Raises BadRecord for anything else."""
+    """Return an optional short text: a string, or an integer in digits. Raise BadRecord for anything else.
+
+    >>> to_text(7, "id")
+    '7'
+    """
     value = scalar(value)
     if value is None:
         return None
@@ -81,7 +89,7 @@ def to_text(value: Any, what: str) -> str | None:
 
 
 def text(value: str, what: str) -> str:
-    """The string itself, if it can be kept: not blank, not too long, and valid Unicode."""
+    """Return the string. Raise BadRecord where it is blank, too long, or no valid Unicode."""
     if not value.strip():
         raise BadRecord(f"{what} is an empty string", hint="a missing one is None")
     if len(value) > LONGEST:
@@ -94,14 +102,22 @@ def text(value: str, what: str) -> str:
 
 
 def scalar(value: Any) -> Any:
-    """What a 0-d array or tensor holds; anything else as it is."""
+    """Return the element of a 0-d array or tensor; anything else as it is.
+
+    >>> scalar(np.array(3))
+    3
+    """
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         return value.item()
     return value
 
 
 def brief(value: Any) -> str:
-    """A short text of anything, for messages; never an error of its own."""
+    """Return a short text of anything, for messages; raise nothing.
+
+    >>> brief([1, 2]), brief("x" * 99)[-5:]
+    ('<list>', 'xx...')
+    """
     try:
         shown = ascii(value) if isinstance(value, str | int | float | bytes) else f"<{type(value).__name__}>"
     except ValueError:  # an integer with more digits than Python writes

@@ -1,4 +1,4 @@
-"""Reads what a user's object says of its stream: class names, length, shifts, held-out records."""
+"""Reads the metadata of a user's object: class names, length, shifts, held-out records."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from streams.user.records import RecordPolicy, to_sample
 
 
 def info_of(made: Any, name: str, policy: RecordPolicy, columns: Mapping[str, str] | None) -> StreamInfo:
-    """The object's `classes`, `length`, `shifts` and `holdout`, where it has them and they make sense.
+    """Return the object's `classes`, `length`, `shifts` and `holdout`, where it has valid ones.
 
     The length of a data set read by index is its own, if its items are single records. `holdout` is a
-    sequence of records, one batch of them, or a mapping from names to either. Raises SourceError for shifts
+    sequence of records, one batch of them, or a mapping from names to either. Raise SourceError for shifts
     that are no offsets and for a holdout that is neither.
     """
     return StreamInfo(
@@ -30,7 +30,7 @@ def info_of(made: Any, name: str, policy: RecordPolicy, columns: Mapping[str, st
 
 
 def label_names(made: Any, columns: Mapping[str, str] | None) -> tuple[str, ...]:
-    """Names for integer labels: `classes` where they are strings, or those of a Hugging Face label column."""
+    """Return names for integer labels: `classes` if strings, or those of a Hugging Face label column."""
     given = getattr(made, "classes", None)
     if given is None:
         key = (columns or {}).get("label")
@@ -69,7 +69,7 @@ def _length(made: Any) -> int | None:
     try:
         items = made if isinstance(made, list | tuple) else [made[index] for index in range(min(size, 1))]
         return size if all(_is_one_record(item) for item in items) else None
-    except Exception:  # the user's code may raise anything; reading the stream will tell of it
+    except Exception:  # the user's code may raise anything; reading the stream reports it
         return None
 
 
@@ -110,7 +110,7 @@ def _is_batch_record(given: Mapping[Any, Any]) -> bool:
 
 
 def _rows(records: Any, part: Any, columns: Mapping[str, str]) -> Any:
-    """A sequence of single records; one batch of them, (X, Y), is taken apart without copying pixels."""
+    """Return a sequence of single records; a batch, (X, Y), is split without copying pixels."""
     if isinstance(records, Mapping) or (
         isinstance(records, tuple) and len(records) in {2, 3} and is_batch(RawRecord.of(records))
     ):
@@ -124,7 +124,7 @@ def _rows(records: Any, part: Any, columns: Mapping[str, str]) -> Any:
 
 
 class HoldoutView(Sequence[Sample]):
-    """Held-out records as samples, each made when it is asked for, so that a large test set stays on disk."""
+    """Held-out records as samples, each read at access, so that a large test set stays on disk."""
 
     def __init__(
         self,
@@ -147,14 +147,14 @@ class HoldoutView(Sequence[Sample]):
     def __getitem__(self, index: slice) -> tuple[Sample, ...]: ...
 
     def __getitem__(self, index: int | slice) -> Sample | tuple[Sample, ...]:
-        """The sample; raises SourceError, naming it, where the record is bad: there is no quarantine here."""
+        """Return the sample. Raise SourceError, with its name, where the record is bad."""
         if isinstance(index, slice):
             return tuple(self[place] for place in range(*index.indices(len(self))))
         place = range(len(self))[index]
         name = f"{self._name}-{place}"
         try:
             record = self._records[place]
-            single = record if isinstance(record, RawRecord) else RawRecord.of(record, self._columns)
-            return to_sample(single, default_id=name, policy=self._policy, class_names=self._class_names)
+            raw = record if isinstance(record, RawRecord) else RawRecord.of(record, self._columns)
+            return to_sample(raw, default_id=name, policy=self._policy, class_names=self._class_names)
         except Exception as error:  # the user's code may raise anything
             raise SourceError(f"held-out record {name} cannot be used: {error}") from error

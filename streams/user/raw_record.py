@@ -1,4 +1,4 @@
-"""Tells a batch of records from a single one and takes it apart, without touching a pixel."""
+"""Distinguishes a batch of records from a single one, and splits it without reading a pixel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMS = "a record is (x, y), (x, y, id) or a mapping with image and label"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawRecord:
-    """One record's parts under their own names, as the user gave them."""
+    """The parts of one record under standard names, as the user gave them."""
 
     image: Any
     label: Any = None
@@ -33,7 +33,7 @@ class RawRecord:
 
     @classmethod
     def of(cls, record: Any, columns: Mapping[str, str] | None = None) -> RawRecord:
-        """The parts of one record. Raises BadRecord where it has none of the forms."""
+        """Return the parts of one record. Raise BadRecord where it has none of the forms."""
         if isinstance(record, Sample):
             facts = (record.label, record.id, record.subject, record.domain, record.privacy)
             return cls(record.image, *facts)
@@ -46,11 +46,11 @@ class RawRecord:
 
 
 def raw_records(record: Any, columns: Mapping[str, str]) -> Iterator[RawRecord]:
-    """The records in `record`: one, or those of a batch.
+    """Yield the records in `record`: one, or those of a batch.
 
-    A batch is told by its labels being a sequence (a list, tuple, array or tensor with an axis), or by its
-    images being one: a list, a tuple, or an array or tensor of four axes. A list of mappings or samples is a
-    batch too. Raises BadRecord where the columns of a batch differ in length.
+    A batch is a record whose labels are a sequence (a list, tuple, array or tensor with an axis), or whose
+    images are one: a list, a tuple, or an array or tensor of four axes. A list of mappings or samples is a
+    batch too. Raise BadRecord where the columns of a batch differ in length.
     """
     if isinstance(record, BadRecord):  # one that the source has refused itself
         raise record
@@ -66,13 +66,17 @@ def raw_records(record: Any, columns: Mapping[str, str]) -> Iterator[RawRecord]:
         yield RawRecord(**{name: _at(getattr(whole, name), name, index, size) for name in ALIASES})
 
 
-def is_batch(single: RawRecord) -> bool:
-    """Whether the parts are columns of a batch."""
-    return _is_column(single.label) or _is_column(single.image, axes=4)
+def is_batch(raw: RawRecord) -> bool:
+    """Return whether the parts are columns of a batch.
+
+    >>> is_batch(RawRecord(image="a.png", label=3)), is_batch(RawRecord(["a.png", "b.png"], [3, 4]))
+    (False, True)
+    """
+    return _is_column(raw.label) or _is_column(raw.image, axes=4)
 
 
 def _is_list_of_records(record: Any) -> bool:
-    """Not so ({...}, {...}), a pair of mappings without images: one record, and a wrong one."""
+    """Return False for a pair of mappings without images: it is one record, and a wrong one."""
     if not isinstance(record, list | tuple) or not record:
         return False
     if not all(isinstance(item, Sample | Mapping) for item in record):
@@ -119,7 +123,7 @@ def _length(value: Any) -> int:
 
 
 def _size(batch: RawRecord) -> int:
-    """How many records the columns of a batch hold; all of them must agree."""
+    """Return the number of records in the columns of a batch; raise BadRecord where they differ."""
     sizes = {"image": _length(batch.image)} if _is_column(batch.image) else {}
     sizes |= {
         name: _length(getattr(batch, name))

@@ -1,4 +1,4 @@
-"""Pulls items out of whatever a user hands over, and comes back to a place in it where that can be done."""
+"""Reads items from any iterable of a user, and returns to a position in it where that is possible."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from streams.user.raw_record import ALIASES, RawRecord, is_batch
 from streams.user.state_codec import from_plain, to_plain
 
 ENDED = object()
-"""What `pull` returns after the last item."""
+"""Returned by `pull` after the last item."""
 
 
 class RecordReader(Protocol):
-    """Items one after another, from a place that was asked for when it was opened."""
+    """Items one after another, from the position at which the reader was opened."""
 
     replayable: bool
 
     def pull(self) -> Any:
-        """The next item, or ENDED."""
+        """Return the next item, or ENDED."""
         ...
 
     def state(self) -> Any:
-        """What opens a reader at the next item, as plain data; None where the count of items is enough."""
+        """Return the state that opens a reader at the next item; None where the count of items is enough."""
         ...
 
 
 def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> RecordReader:
-    """A reader of the object `made`, from after its first `items` items.
+    """Return a reader of the object `made` after its first `items` items.
 
     Something with `__len__` and `__getitem__` is read by index. Something with `state_dict` and
     `load_state_dict`, itself or its iterator, is brought to `state`. Anything else can only be read once,
-    unless it is said to be `deterministic`: then items are pulled and dropped up to the place.
-    Raises SourceError where the object is not iterable or shorter than `items`.
+    unless it is `deterministic`: then items are pulled and dropped up to the position.
+    Raise SourceError where the object is not iterable or shorter than `items`.
     """
     if is_map_style(made):
         return IndexedReader(made, items)
@@ -68,7 +68,7 @@ class IndexedReader:
             )
 
     def pull(self) -> Any:
-        """The item at the next index; a BadRecord that the data set raises is that item, refused."""
+        """Return the item at the next index; a BadRecord that the data set raises is returned as the item."""
         if self._index >= self._length:
             return ENDED
         try:
@@ -79,25 +79,25 @@ class IndexedReader:
         return item
 
     def state(self) -> None:
-        """The count of items says it all."""
+        """Return None: the count of items is enough."""
 
 
 class StatefulReader:
-    """An iterator of which something (itself or what made it) tells and restores the position."""
+    """An iterator with a state of its own, or of an iterable that has one."""
 
     replayable = True
 
-    def __init__(self, iterator: Iterator[Any], keeper: Any) -> None:
+    def __init__(self, iterator: Iterator[Any], stateful: Any) -> None:
         self._iterator = iterator
-        self._keeper = keeper
+        self._stateful = stateful
 
     def pull(self) -> Any:
-        """The next item, or ENDED."""
+        """Return the next item, or ENDED."""
         return next(self._iterator, ENDED)
 
     def state(self) -> Any:
-        """A plain copy of the user's own state."""
-        return to_plain(self._keeper.state_dict())
+        """Return a plain copy of the user's own state."""
+        return to_plain(self._stateful.state_dict())
 
 
 class OneShotReader:
@@ -108,34 +108,34 @@ class OneShotReader:
         self.replayable = replayable
 
     def pull(self) -> Any:
-        """The next item, or ENDED."""
+        """Return the next item, or ENDED."""
         return next(self._iterator, ENDED)
 
     def state(self) -> None:
-        """The count of items is all there is."""
+        """Return None: only the count of items is known."""
 
 
 def is_map_style(made: Any) -> bool:
-    """Whether items are had by index. PyTorch's iterable data sets inherit a `__getitem__` that they lack."""
+    """Return whether items are read by index; PyTorch's iterable sets inherit a useless `__getitem__`."""
     kinds = {base.__name__ for base in type(made).__mro__}
     indexed = hasattr(type(made), "__len__") and hasattr(type(made), "__getitem__")
     return indexed and "IterableDataset" not in kinds and not isinstance(made, Mapping | str | bytes)
 
 
 def as_items(made: Any) -> Any:
-    """The object itself; where it is one batch, (X, Y) or a mapping of columns, a list of that batch."""
+    """Return the object; where it is one batch, (X, Y) or a mapping of columns, a list of that batch."""
     pair = isinstance(made, tuple) and len(made) in {2, 3}
     columns = isinstance(made, Mapping) and any(key in made for key in ALIASES["image"])
     return [made] if (pair or columns) and is_batch(RawRecord.of(made)) else made
 
 
 def is_stateful(thing: Any) -> bool:
-    """Whether the thing tells its position and can be brought back to it."""
+    """Return whether the object has `state_dict` and `load_state_dict`."""
     return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
 def iterator_of(made: Any) -> Iterator[Any]:
-    """`iter(made)`, or a SourceError that says what was expected."""
+    """Return `iter(made)`. Raise SourceError, with what was expected, where it is not iterable."""
     if isinstance(made, str | bytes | Mapping) or not hasattr(type(made), "__iter__"):
         hint = "return an iterable of records, (x, y) or mappings, or a data set with __len__ and __getitem__"
         if hasattr(made, "__aiter__"):
@@ -145,7 +145,7 @@ def iterator_of(made: Any) -> Iterator[Any]:
 
 
 def length_of(made: Any) -> int | None:
-    """`len(made)`, where it has one."""
+    """Return `len(made)`, or None where it has none."""
     try:
         return len(made)
     except TypeError:  # also PyTorch's loaders of data sets without a length

@@ -1,4 +1,4 @@
-"""Turns the records that users' iterators yield, single or in batches, into samples; refuses what is none."""
+"""Converts the records that users' iterators yield, single or in batches, to samples, or rejects them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from streams.user.labels import brief, to_label, to_text
 from streams.user.raw_record import RawRecord, raw_records
 
 Read: TypeAlias = Callable[[Any, ImageLimits], Pixels]
-LONGEST_REASON = 500  # characters kept of a refusal
+LONGEST_REASON = 500  # characters of a rejection that are logged
 
 
 @dataclass(frozen=True, slots=True)
 class RecordPolicy:
-    """What becomes of records that are not as they should be, and what a record may cost.
+    """How bad records are treated, and the limits of a record.
 
     on_bad_record: "quarantine" keeps its place in the stream as a `RejectedRecord`; "fail" ends the run.
     missing_label: None as a label is an unlabelled sample (predicted, never learned), refused, or the end.
@@ -47,24 +47,24 @@ class RecordPolicy:
 
     @property
     def limits(self) -> ImageLimits:
-        """The part of the policy that decoding needs."""
+        """The limits of images."""
         return ImageLimits(self.max_pixels, self.max_side, self.max_file_bytes)
 
 
 def to_sample(
     record: Any, *, default_id: str, policy: RecordPolicy | None = None, class_names: Sequence[str] = ()
 ) -> Sample:
-    """The sample that one record is.
+    """Convert one record to a sample.
 
     A record is `(x, y)`, `(x, y, id)`, a mapping with `image` and, as far as known, `label`, `id`,
     `subject`, `domain`, `privacy`, or a `Sample`. x is a uint8 or float array or tensor ([H, W], [H, W, C],
     [C, H, W]; see `from_array`), a PIL image, a file's path, its bytes, or a mapping of `bytes` and `path` as
-    Hugging Face's data sets give. y is an integer, a string, or None. Raises BadRecord with the reason, and
+    Hugging Face's data sets give. y is an integer, a string, or None. Raise BadRecord with the reason, and
     SourceError where the policy says that the run must end.
     """
     try:
-        single = record if isinstance(record, RawRecord) else RawRecord.of(record)
-        return _sample(single, default_id, policy or RecordPolicy(), class_names, to_pixels)
+        raw = record if isinstance(record, RawRecord) else RawRecord.of(record)
+        return _sample(raw, default_id, policy or RecordPolicy(), class_names, to_pixels)
     except SourceError:
         raise
     except Exception as error:  # a user's object may raise anything from any attribute
@@ -81,7 +81,7 @@ def to_samples(
     columns: Mapping[str, str] | None = None,
     wanted: tuple[int, int] = (0, 1),
 ) -> Iterator[Sample | RejectedRecord]:
-    """The samples of one record, or of a whole batch of them, in order; `offset` is the first one's.
+    """Yield the samples of one record, or of a batch of them, in order; `offset` is the first one's.
 
     A batch is `(X, Y)`, `(X, Y, ids)` or a mapping of columns, in which X is an array or tensor with one more
     axis than an image, or a list or tuple of images, and Y a sequence of as many labels; what is given once
@@ -92,27 +92,27 @@ def to_samples(
     """
     policy = policy or RecordPolicy()
     rank, world = wanted
-    for place, single in enumerate(_singles(record, columns), start=offset):
+    for place, raw in enumerate(_raw_records(record, columns), start=offset):
         default_id = f"{name}-{place}"
         try:
-            if isinstance(single, BadRecord):
-                raise single
+            if isinstance(raw, BadRecord):
+                raise raw
             read = to_pixels if place % world == rank else _unread
-            yield _sample_or_bad(single, default_id, policy, class_names, read)
+            yield _sample_or_bad(raw, default_id, policy, class_names, read)
         except BadRecord as bad:
             if policy.on_bad_record == "fail":
                 raise
-            yield RejectedRecord(place, _id_of(single, default_id), reason_of(bad))
+            yield RejectedRecord(place, _id_of(raw, default_id), reason_of(bad))
 
 
 def reason_of(bad: SourceError) -> str:
-    """The message and its hint, short enough to be kept, and the same in every run."""
+    """Return the message and its hint, shortened, and the same in every run."""
     reason = f"{bad}; {bad.hint}" if bad.hint else str(bad)
     reason = re.sub(r" at 0x[0-9a-fA-F]+", "", reason)  # addresses differ from run to run, offsets do not
     return reason.encode(errors="replace").decode()[:LONGEST_REASON]
 
 
-def _singles(record: Any, columns: Mapping[str, str] | None) -> Iterator[RawRecord | BadRecord]:
+def _raw_records(record: Any, columns: Mapping[str, str] | None) -> Iterator[RawRecord | BadRecord]:
     try:
         yield from raw_records(record, columns or {})
     except BadRecord as bad:
@@ -122,10 +122,10 @@ def _singles(record: Any, columns: Mapping[str, str] | None) -> Iterator[RawReco
 
 
 def _sample_or_bad(
-    single: RawRecord, default_id: str, policy: RecordPolicy, names: Sequence[str], read: Read
+    raw: RawRecord, default_id: str, policy: RecordPolicy, names: Sequence[str], read: Read
 ) -> Sample:
     try:
-        return _sample(single, default_id, policy, names, read)
+        return _sample(raw, default_id, policy, names, read)
     except SourceError:
         raise
     except Exception as error:  # as in to_sample
@@ -133,21 +133,21 @@ def _sample_or_bad(
 
 
 def _sample(
-    single: RawRecord, default_id: str, policy: RecordPolicy, class_names: Sequence[str], read: Read
+    raw: RawRecord, default_id: str, policy: RecordPolicy, class_names: Sequence[str], read: Read
 ) -> Sample:
     label = to_label(
-        single.label,
+        raw.label,
         missing=policy.missing_label,
         negative=policy.negative_label,
         class_names=class_names,
     )
     return Sample(
-        id=to_text(single.id, "id") or default_id,
-        image=read(single.image, policy.limits),
+        id=to_text(raw.id, "id") or default_id,
+        image=read(raw.image, policy.limits),
         label=label,
-        subject=to_text(single.subject, "subject"),
-        domain=to_text(single.domain, "domain"),
-        privacy=_privacy(single.privacy),
+        subject=to_text(raw.subject, "subject"),
+        domain=to_text(raw.domain, "domain"),
+        privacy=_privacy(raw.privacy),
     )
 
 
@@ -156,7 +156,7 @@ def _unread(x: Any, limits: ImageLimits) -> Pixels:  # noqa: ARG001 - as `to_pix
 
 
 def to_pixels(x: Any, limits: ImageLimits) -> Pixels:
-    """The image that x holds as uint8 RGB, [H, W, 3]; see `to_sample` for what x may be."""
+    """Convert x (see `to_sample`) to an image, uint8 RGB [H, W, 3]."""
     if isinstance(x, Mapping):
         x = _encoded(x)
     if isinstance(x, Image.Image | Path):
@@ -174,7 +174,7 @@ def to_pixels(x: Any, limits: ImageLimits) -> Pixels:
 
 
 def _encoded(x: Mapping[Any, Any]) -> Any:
-    """Hugging Face's undecoded image: {"bytes": ..., "path": ...}, either of them None."""
+    """Return the content of Hugging Face's encoded image {"bytes": ..., "path": ...}, one of them None."""
     if x.get("bytes") is not None:
         return x["bytes"]
     if x.get("path") is not None:
@@ -186,7 +186,7 @@ def _encoded(x: Mapping[Any, Any]) -> Any:
 
 
 def is_tensor(x: Any) -> bool:
-    """Whether x is a tensor of torch, told by its methods so that torch is not imported."""
+    """Return whether x is a tensor of torch, by its methods: torch is not imported."""
     return not isinstance(x, type) and all(
         callable(getattr(x, name, None)) for name in ("detach", "cpu", "numpy")
     )
@@ -207,9 +207,9 @@ def _privacy(value: Any) -> Privacy:
     raise BadRecord(f"privacy is {brief(value)}; expected core or user")
 
 
-def _id_of(single: RawRecord | BadRecord, default_id: str) -> str:
+def _id_of(raw: RawRecord | BadRecord, default_id: str) -> str:
     try:
-        return (to_text(single.id, "id") if isinstance(single, RawRecord) else None) or default_id
+        return (to_text(raw.id, "id") if isinstance(raw, RawRecord) else None) or default_id
     except Exception:  # the id is what is bad; the record keeps its place under the default one
         return default_id
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from streamcl.errors import BadRecord, ConfigError
-from streamcl.events import Pixels, Sample
+from streamcl.events import NO_PIXELS, Pixels, Sample
 from streamcl.protocols import Source
 from streams.replay.collection import Collection, Grouping, groups_of
 from streams.replay.replay import ReplaySource
@@ -28,24 +28,24 @@ def scenario_dataset(
     policy: RecordPolicy | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Source:
-    """The data set that `make` returns, ordered by `scenario`, (name, arguments); replayable.
+    """Return a replayable source of the data set that `make` returns, ordered by `scenario`.
 
-    Its labels, domains and subjects are read once, at the start, and each image again when it is due. A
-    `holdout` of the same kind is held out in the scenario's parts. Raises ConfigError for what is not read
-    by index (`__len__` and `__getitem__`): an iterator brings its own order.
+    `scenario` is (name, arguments). Labels, domains and subjects are read once, at the start; each image is
+    read again when it is streamed. A `holdout` of the same kind is held out in the scenario's parts. Raise
+    ConfigError for what is not read by index (`__len__` and `__getitem__`): an iterator has its own order.
     """
     rules = policy or RecordPolicy()
     made = make()
-    train = _collected(made, name, rules, columns, {})
+    train = _collection(made, name, rules, columns, {})
     held = getattr(made, "holdout", None)
     known = {label: code for code, label in enumerate(train.classes)}
-    test = None if held is None else _collected(held, f"{name}-holdout", rules, columns, known)
+    test = None if held is None else _collection(held, f"{name}-holdout", rules, columns, known)
     order = order_for(scenario[0], train, scenario[1], seed)
     return ReplaySource(train, order, batch_size, test, rules.on_bad_record)
 
 
 class _Images:
-    """Reads the image of one record of a data set when it is asked for."""
+    """The images of a data set, read at access."""
 
     def __init__(self, read: Callable[[int], Sample], length: int) -> None:
         self._read = read
@@ -58,7 +58,7 @@ class _Images:
         return self._read(index).image
 
 
-def _collected(
+def _collection(
     made: Any,
     name: str,
     policy: RecordPolicy,
@@ -83,7 +83,7 @@ def _collected(
             raise BadRecord(f"record {index}: {reason}")
         return found[0]
 
-    samples = [_told(read, index) for index in range(len(made))]
+    samples = [_described(read, index) for index in range(len(made))]
     for sample in samples:
         if sample.label is not None:
             classes.setdefault(sample.label, len(classes))
@@ -102,11 +102,10 @@ def _groups(values: list[str | None]) -> Grouping | None:
     return groups_of([value or "" for value in values]) if any(values) else None
 
 
-def _told(read: Callable[[int], Sample], index: int) -> Sample:
-    """What a record says of itself, less its image; a bad one is unlabelled, and refused when it is due."""
-    nothing = np.zeros((1, 1, 3), np.uint8)
+def _described(read: Callable[[int], Sample], index: int) -> Sample:
+    """Return the sample without its image; a bad record is unlabelled, and rejected when it is streamed."""
     try:
         found = read(index)
     except BadRecord:
-        return Sample(f"record-{index}", nothing)
-    return Sample(found.id, nothing, found.label, found.subject, found.domain, found.privacy)
+        return Sample(f"record-{index}", NO_PIXELS)
+    return Sample(found.id, NO_PIXELS, found.label, found.subject, found.domain, found.privacy)

@@ -1,4 +1,4 @@
-"""Writes users' own states as the plain data that checkpoints hold, and reads them back as they were."""
+"""Encodes users' own states as the plain data that checkpoints hold, and decodes them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ TAG = "__type__"
 
 
 def to_plain(value: Any, path: str = "state_dict()") -> Any:
-    """A copy made of dicts with string keys, lists, numpy arrays, str, int, float, bool and None.
+    """Return a copy made of dicts with string keys, lists, numpy arrays, str, int, float, bool and None.
 
     Tuples, bytes and dicts with other keys are tagged, so that `from_plain` brings them back; numpy scalars
-    become Python numbers. Raises SourceError, naming the place, for what cannot be kept.
+    become Python numbers. Raise SourceError, naming the place, for anything else.
+
+    >>> from_plain(to_plain({1: (2, b"x")}))
+    {1: (2, b'x')}
     """
     if isinstance(value, dict):
         return _plain_dict(value, path)
@@ -44,7 +47,7 @@ def _plain_dict(value: dict[Any, Any], path: str) -> dict[str, Any]:
 
 
 def from_plain(value: Any) -> Any:
-    """What `to_plain` was given, as a copy of its own."""
+    """Return a copy of the value that `to_plain` encoded."""
     if isinstance(value, dict):
         return _from_plain_dict(value)
     if isinstance(value, list):

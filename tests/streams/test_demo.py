@@ -9,7 +9,7 @@ from streamcl.errors import ConfigError, SourceError
 from streamcl.testing.source_checks import check_source
 from streams.datasets.demo import demo_digits, demo_icons
 from streams.datasets.digits import DIGIT_FILES, digits
-from streams.datasets.icons import CONCEPTS, FILLED, ICON_FILES, STYLES, concept_of, draw, icons
+from streams.datasets.icons import CONCEPTS, FILLED, ICON_FILES, STYLES, concept_of, draw_glyph, icons
 from streams.download.pip_assets import fetch_members
 from streams.replay.replay import ReplaySource, Stream
 
@@ -124,7 +124,7 @@ def test_icons_are_black_on_white_and_centred() -> None:
 
 
 def test_a_glyph_that_draws_nothing_is_none() -> None:
-    assert draw(fetch_members([ICON_FILES[2]])[0], " ") is None
+    assert draw_glyph(fetch_members([ICON_FILES[2]])[0], " ") is None
 
 
 def test_concepts_come_from_the_beginning_of_names() -> None:

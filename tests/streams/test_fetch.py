@@ -97,7 +97,7 @@ def test_what_has_come_is_kept_for_the_next_run(server: Server, cache: Path) -> 
     server.cuts, server.patience = 3, 1000
     with pytest.raises(SourceError, match="the connection ended after 3000 of") as caught:
         fetch("cifar100")
-    assert "go on where it stopped" in str(caught.value.hint)
+    assert "fetch again to resume" in str(caught.value.hint)
     assert not (cache / "data" / "cifar100").exists()
     fetch("cifar100")
     assert server.ranges[-1] == "bytes=3000-"
