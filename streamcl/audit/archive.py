@@ -10,14 +10,14 @@ from typing import Any
 
 from streamcl.audit.report import AuditReport, html_section
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.receipts.page import write_page
-from streamcl.forgetting.receipts.receipt import (
+from streamcl.forgetting.receipts.archive import (
     AUDITS,
     file_name,
     newest_receipt,
     read_audits,
     read_receipt,
 )
+from streamcl.forgetting.receipts.page import write_page
 from streamcl.storage import files, hash_chain
 
 INFINITY = 1e300
@@ -35,7 +35,7 @@ def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] 
         clock: seconds since 1970.
     """
     request = report.request or "audit"
-    audits, receipt = read_audits(folder), newest_receipt(folder, request)
+    receipt = newest_receipt(folder, request)
     files.make_folder(folder / AUDITS)
     path = _free(folder, file_name(request))
     content = {
@@ -44,7 +44,7 @@ def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] 
         "made": clock(),
         "audit": _finite(report.to_json()),
     }
-    hash_chain.write(path, hash_chain.seal(content, audits))
+    hash_chain.write(path, hash_chain.ChainHead(folder / AUDITS, "audit").seal(content))
     if receipt.exists():
         write_page(receipt, read_receipt(receipt), audit=html_section(report))
     return path

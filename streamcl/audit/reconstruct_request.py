@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from streamcl.audit.stream_split import StreamSplit
 from streamcl.config.options.hybrid import CohortOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.events import ForgetRequest
+from streamcl.forgetting.receipts.receipt import Receipt
 
 
 def reconstruct_request(
-    receipt: Mapping[str, Any], split: StreamSplit, config: RunConfig, *, with_samples: bool
+    receipt: Receipt, split: StreamSplit, config: RunConfig, *, with_samples: bool
 ) -> ForgetRequest:
     """Return the request at the same offset, to the same method.
 
@@ -27,21 +27,21 @@ def reconstruct_request(
     """
     return ForgetRequest(
         id="audit",
-        offset=int(receipt["offset"]),
-        method=receipt["method"],
+        offset=receipt.offset,
+        method=receipt.method or "auto",
         samples=split.forgotten if with_samples else (),
-        **_selector(receipt["kind"], split, config),
+        **_selector(receipt.kind, split, config),
     )
 
 
 def request_for_swapped(
-    receipt: Mapping[str, Any], split: StreamSplit, end: int, *, with_samples: bool
+    receipt: Receipt, split: StreamSplit, end: int, *, with_samples: bool
 ) -> ForgetRequest:
     """Return a request at offset `end`, to the same method, for the samples whose labels are swapped."""
     return ForgetRequest(
         id="audit",
         offset=end,
-        method=receipt["method"],
+        method=receipt.method or "auto",
         samples=split.swapped if with_samples else (),
         ids=[sample.id for sample in split.swapped],
     )

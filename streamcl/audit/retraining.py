@@ -22,7 +22,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS
 from streamcl.events import Batch, Event, ForgetRequest
 from streamcl.factory.source import build_source
-from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, SourceWrapper
 from streamcl.runs.assemble import assemble
@@ -261,5 +261,5 @@ def _is_alive(process: int) -> bool:
 
 
 def _was_erased(folder: Path, request: ForgetRequest) -> bool:
-    ended = {content["request"]: content["outcome"] for _, content in read_chain(folder)}
+    ended = {receipt.request: receipt.outcome for _, receipt in read_receipts(folder)}
     return ended.get(request.id) == "done"

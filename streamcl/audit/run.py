@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +37,7 @@ from streamcl.factory.backbone import SharedBackbones
 from streamcl.factory.compute import build_compute
 from streamcl.factory.source import build_source
 from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, SourceWrapper, fetch_of
 from streamcl.runs.load import load_learner
@@ -85,12 +85,12 @@ def audit_run(
     else:
         backbone = shared.backbone(run_config, build_compute(run_config))
         report = _by_retraining(case, learner, backbone)
-    expected = receipt["scope"]["learned"]
+    expected = receipt.scope.learned
     if report.counts["forget"] != expected:
         logger.warning(
             "%d of %d forgotten samples were found in the stream", report.counts["forget"], expected
         )
-    return replace(report, request=receipt["request"], learner=before)
+    return replace(report, request=receipt.request, learner=before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class _Case:
     """The subject and the settings of one audit."""
 
     folder: Path
-    receipt: Mapping[str, Any]
+    receipt: Receipt
     run_config: RunConfig
     config: AuditConfig
 
@@ -126,7 +126,7 @@ def _by_statistics(case: _Case, heads: ClosedFormHeads) -> AuditReport:
     if replay is not None and (difference := replay.difference()):
         logger.warning("adapters after the replayed warm-up differ by %.0e from the run's", difference)
     return audit(
-        _audit_data((retained, forgotten, held_out), columns, case.receipt["kind"], base),
+        _audit_data((retained, forgotten, held_out), columns, case.receipt.kind, base),
         AuditedModel(statistics=heads.statistics(columns)),
         widths=heads.widths,
         relative_lambda=options.relative_lambda,
@@ -148,7 +148,7 @@ def _by_retraining(case: _Case, learner: Learner, backbone: Backbone) -> AuditRe
             *(source, kept, scope),
             held_out=held_out,
             swapped={} if swap is None else swap.wrong,
-            every=1 if with_samples else max(1, -(-int(receipt["scope"]["learned"]) // most)),
+            every=1 if with_samples else max(1, -(-(receipt.scope.learned or 0) // most)),
             most=most,
             seed=seed,
         )

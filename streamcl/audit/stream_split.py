@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.monitoring.held_out import spread_over, within
-from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.receipts.archive import read_receipts
+from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.protocols import Source
 
 Item = TypeVar("Item")
@@ -28,9 +29,9 @@ MAX_BYTES = 512 << 20
 class ReceiptScope:
     """The samples that a receipt names as erased: salted hashes of their ids, up to offset `end`."""
 
-    def __init__(self, receipt: Mapping[str, Any], fingerprint: Callable[[str, str], str]) -> None:
-        self.end = int(receipt["offset"])
-        self._ids = frozenset(receipt["scope"]["ids"])
+    def __init__(self, receipt: Receipt, fingerprint: Callable[[str, str], str]) -> None:
+        self.end = receipt.offset
+        self._ids = frozenset(receipt.scope.ids)
         self._fingerprint = fingerprint
 
     def contains(self, offset: int, sample: Sample) -> bool:
@@ -39,16 +40,16 @@ class ReceiptScope:
         return learned and self._fingerprint("sample", sample.id) in self._ids
 
 
-def find_receipt(folder: Path, request: str | None) -> dict[str, Any]:
+def find_receipt(folder: Path, request: str | None) -> Receipt:
     """Return the newest receipt of an erasure, or of this request's.
 
     Raises:
         ForgettingError: there is none.
     """
-    done = [content for _, content in read_chain(folder) if content["outcome"] == "done"]
-    chosen = [content for content in done if request in {None, content["request"]}]
+    done = [receipt for _, receipt in read_receipts(folder) if receipt.outcome == "done"]
+    chosen = [receipt for receipt in done if request in {None, receipt.request}]
     if not chosen:
-        known = ", ".join(content["request"] for content in done[-5:])
+        known = ", ".join(receipt.request for receipt in done[-5:])
         of = f" by the request {request!r:.100}" if request else ""
         raise ForgettingError(
             f"{folder} has no receipt of an erasure{of}",

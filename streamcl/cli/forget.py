@@ -118,7 +118,7 @@ def _instant(text: str) -> float:
 def _report(run: Path, request: str, wait: float) -> None:
     """Say what came of the request. Raises ForgettingError where it was refused or has failed."""
     from streamcl.forgetting.ledger import LEDGER, Ledger
-    from streamcl.forgetting.receipts.receipt import attempts, read_receipt, receipt_path
+    from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt
 
     until = time.monotonic() + wait
     with Ledger(run / LEDGER) as ledger:
@@ -130,8 +130,8 @@ def _report(run: Path, request: str, wait: float) -> None:
     if entry.progress in {"received", "started"}:
         click.echo(f"{entry.progress}, not carried out yet")
         return
-    path = receipt_path(run, request, attempts(run, request))
+    path = newest_receipt(run, request)
     receipt = read_receipt(path)
     if entry.progress != "done":
-        raise ForgettingError(f"{entry.progress}: {receipt['reason']}")
-    click.echo(f"done: {receipt['guarantee']}, by {receipt['method']}; {path}")
+        raise ForgettingError(f"{entry.progress}: {receipt.reason}")
+    click.echo(f"done: {receipt.guarantee}, by {receipt.method}; {path}")

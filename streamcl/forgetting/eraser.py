@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from typing import Any
 
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import Batch, ForgetRequest
@@ -13,18 +11,18 @@ from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import (
     Context,
     DataLocation,
-    ErasureResult,
     ForgettingMethod,
     ObservableStatistics,
     RequestScope,
 )
 from streamcl.forgetting.methods.select import select_method
 from streamcl.forgetting.receipts import locations
+from streamcl.forgetting.receipts.receipt import ErasureOutcome, ScopeSummary, UtilityFigures
 from streamcl.forgetting.retain_source import retain_source
 from streamcl.forgetting.retrieval import Retrieval
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.statistics.selection import StatisticsSelection
-from streamcl.protocols import Learner, State
+from streamcl.protocols import Learner
 from streamcl.sinks.redaction import RedactionTarget
 from streamcl.storage.plain_state import state_hash
 
@@ -49,17 +47,17 @@ class Eraser:
         self._run, self._ledger, self._lineage = belongings, ledger, lineage
         self._methods, self._admit, self._clock = tuple(methods), admit, clock
 
-    def carry_out(self, request: ForgetRequest, offset: int) -> dict[str, Any]:
-        """What the receipt will say of it. Refused or failed, it has changed nothing."""
+    def carry_out(self, request: ForgetRequest, offset: int) -> ErasureOutcome:
+        """Erase in memory and return what came of it. Where it is refused or fails, nothing has changed."""
         learner = self._run.learner
         before = learner.state_dict()
-        result: dict[str, Any] = {"offset": offset, "began": self._clock()}
+        started = self._clock()
         kept = self._kept(request)
         context = self._context(request, kept)
         try:
             method, why = select_method(self._methods, request, context)
         except ForgettingError as error:
-            return {**result, "outcome": "refused", "reason": str(error)}
+            return ErasureOutcome(outcome="refused", offset=offset, started=started, reason=str(error))
         useful = None if self._run.gauge is None else self._run.gauge(learner, request)
         try:
             evidence = method.erase(request, context)
@@ -68,17 +66,33 @@ class Eraser:
             learner.load_state_dict(before)
             if kept is not None:
                 kept.undo()
-            return {**result, "outcome": "failed", "reason": f"{method.name}: {_cause(error)}"}
+            reason = f"{method.name}: {_cause(error)}"
+            return ErasureOutcome(outcome="failed", offset=offset, started=started, reason=reason)
         self._erase_figures(request)
         if self._run.monitor is not None and request.relearn == "deny":
             self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
         if kept is not None:
             kept.finish(len(learner.widths) if isinstance(learner, ObservableStatistics) else 0)
-        result |= {"learner_before": state_hash(before), "learner_after": state_hash(learner.state_dict())}
-        told = _told(replace(evidence, places=(*evidence.places, _kept_place(kept))), before)
         utility = None if useful is None else useful.beside(learner)
-        scope = _counts(context.scope) | {"cohorts": [] if kept is None else kept.gone}
-        return {**result, **told, "outcome": "done", "why": why, "scope": scope, "utility": utility}
+        return ErasureOutcome(
+            outcome="done",
+            offset=offset,
+            started=started,
+            method=evidence.method,
+            method_reason=why,
+            guarantee=evidence.guarantee,
+            residual=evidence.residual,
+            scope=ScopeSummary(
+                learned=context.scope.learned,
+                passed=context.scope.passed,
+                cohorts=() if kept is None else tuple(kept.gone),
+            ),
+            figures=dict(evidence.figures),
+            utility=None if utility is None else UtilityFigures(**utility),
+            learner_before=state_hash(before),
+            learner_after=state_hash(learner.state_dict()),
+            locations=locations.in_learner(before, (*evidence.locations, _kept_place(kept))),
+        )
 
     def _kept(self, request: ForgetRequest) -> StatisticsSelection | None:
         kept = self._run.kept
@@ -116,10 +130,6 @@ def redaction_target(request: ForgetRequest, lineage: Lineage) -> RedactionTarge
     return RedactionTarget({trace.offset for trace in traces}, ids, label)
 
 
-def _counts(scope: RequestScope) -> dict[str, Any]:
-    return {"learned": scope.learned, "passed": scope.passed}
-
-
 def _kept_place(kept: StatisticsSelection | None) -> DataLocation:
     name = "kept statistics"
     if kept is None:
@@ -141,11 +151,3 @@ def _cause(error: Exception) -> str:
     """Why it failed, without names: what a source says of a record may hold its id."""
     known = isinstance(error, ForgettingError)
     return str(error) if known else f"{type(error).__name__} while the samples were brought back or measured"
-
-
-def _told(evidence: ErasureResult, before: State) -> dict[str, Any]:
-    return {
-        **asdict(replace(evidence, figures={}, places=())),
-        "figures": dict(evidence.figures),
-        "places": locations.also_in_learner(before, evidence.places),
-    }

@@ -14,8 +14,14 @@ from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.receipts import locations
-from streamcl.forgetting.receipts.claims import log_entry, receipt_header, scope_hashes
-from streamcl.forgetting.receipts.receipt import attempts, receipt_path, write_receipt
+from streamcl.forgetting.receipts.archive import ReceiptArchive, attempts, receipt_path
+from streamcl.forgetting.receipts.receipt import (
+    ErasureOutcome,
+    PurgedCheckpoint,
+    Receipt,
+    build_receipt,
+    log_entry,
+)
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.protocols import BatchRecord, State
@@ -48,7 +54,8 @@ class ForgettingService:
         self._erasure = Eraser(belongings, ledger, lineage, methods, admit=self.admit, clock=clock)
         self._schedule = sorted(schedule, key=lambda each: each.offset)
         self._orders: dict[str, ForgetRequest] = {}
-        self._applied: dict[str, dict[str, Any]] = {}
+        self._applied: dict[str, ErasureOutcome] = {}
+        self._archive = ReceiptArchive(belongings.folder, disk=belongings.disk)
         self._offset = 0
         self._late: set[str] = set()
         self._failed = [entry for entry in ledger.entries() if entry.progress == "failed"]
@@ -120,8 +127,8 @@ class ForgettingService:
             return None
         self._ledger.start(request.id)
         number = attempts(self._run.folder, request.id) + 1
-        again = {} if number == 1 else {"attempt": number}
-        self._applied[request.id] = {**again, **self._erasure.carry_out(request, offset)}
+        outcome = self._erasure.carry_out(request, offset)
+        self._applied[request.id] = outcome.model_copy(update={"attempt": number})
         return log_entry(request, self._applied[request.id])
 
     def retest(self, offset: int) -> list[tuple[str, Mapping[str, Any]]]:
@@ -136,13 +143,15 @@ class ForgettingService:
     def seal(self, request: ForgetRequest) -> None:
         """After the commit: tombstones, older checkpoints, logs, receipt, lineage; then it is done."""
         outcome = self._applied[request.id]
-        receipt = {**receipt_header(request, self._ledger, self._clock(), self._run.fingerprint), **outcome}
-        if outcome["outcome"] == "done":
+        receipt = build_receipt(
+            request, outcome, self._ledger, completed=self._clock(), config=self._run.fingerprint
+        )
+        if outcome.outcome == "done":
             self._seal_erased(request, receipt)
         else:
-            write_receipt(self._run.folder, request.id, receipt, disk=self._run.disk)
-            end = self._ledger.refuse if outcome["outcome"] == "refused" else self._ledger.fail
-            end(request.id, outcome["reason"])
+            self._archive.write(receipt)
+            end = self._ledger.refuse if outcome.outcome == "refused" else self._ledger.fail
+            end(request.id, str(outcome.reason))
         self._late.discard(request.id)
         self._failed = [entry for entry in self._ledger.entries() if entry.progress == "failed"]
         del self._applied[request.id]
@@ -161,7 +170,7 @@ class ForgettingService:
         monitor = self._run.monitor
         kept = {} if self._run.kept is None else {"kept": self._run.kept.state_dict()}
         return {
-            "applied": {name: dict(each) for name, each in self._applied.items()},
+            "applied": {name: each.to_json() for name, each in self._applied.items()},
             "late": sorted(self._late),
             "ledger": self._ledger.position,
             "monitor": None if monitor is None else monitor.state_dict(),
@@ -178,10 +187,11 @@ class ForgettingService:
         if self._run.monitor is not None and state.get("monitor") is not None:
             self._run.monitor.load_state_dict(state["monitor"])
         unfinished = {entry.id for entry in self._ledger.pending()}
+        applied = {name: ErasureOutcome.from_json(each) for name, each in state["applied"].items()}
         self._applied = {
-            name: dict(each)
-            for name, each in state["applied"].items()
-            if name in unfinished and not self._is_told(name, each)
+            name: each
+            for name, each in applied.items()
+            if name in unfinished and not self._is_reported(name, each)
         }
         self._late = set(state["late"])
         if self._run.kept is not None:
@@ -199,19 +209,26 @@ class ForgettingService:
         if self._run.kept is not None:
             self._run.kept.close()
 
-    def _seal_erased(self, request: ForgetRequest, receipt: dict[str, Any]) -> None:
+    def _seal_erased(self, request: ForgetRequest, receipt: Receipt) -> None:
         """Leave nothing older than the erasure; each step may be made again after a crash."""
         run, target = self._run, redaction_target(request, self._lineage)
         self._tombstones.add_tombstones(request, target.ids)
-        receipt["checkpoint"] = dict(run.vault.seal()) if run.vault is not None else None
+        checkpoint = None if run.vault is None else PurgedCheckpoint.from_json(run.vault.seal())
         changed = run.sink.redact(target)
         derived = redaction.remove_derived(run.folder, disk=run.disk)
         if run.kept is not None:
             run.kept.seal()
-        on_disk = locations.on_disk(receipt, changed, derived, len(target.offsets))
-        receipt["places"] = [*receipt["places"], *on_disk]
-        receipt["scope"] |= scope_hashes(target, self._ledger)
-        write_receipt(run.folder, request.id, receipt, disk=run.disk)
+        on_disk = locations.on_disk(request.kind, checkpoint, changed, derived, len(target.offsets))
+        hashes = {
+            "ids": tuple(sorted(self._ledger.fingerprint("sample", name) for name in target.ids)),
+            "label": None if target.label is None else self._ledger.fingerprint("class", target.label),
+        }
+        update = {
+            "checkpoint": checkpoint,
+            "locations": (*receipt.locations, *on_disk),
+            "scope": receipt.scope.model_copy(update=hashes),
+        }
+        self._archive.write(receipt.model_copy(update=update))
         self._lineage.erase(sorted(target.offsets))
         self._ledger.finish(request.id)
 
@@ -225,10 +242,10 @@ class ForgettingService:
                 return None
         return self._orders[entry.id]
 
-    def _is_told(self, name: str, outcome: Mapping[str, Any]) -> bool:
+    def _is_reported(self, name: str, outcome: ErasureOutcome) -> bool:
         """Whether this failure has its receipt already: then what is pending is another attempt."""
-        path = receipt_path(self._run.folder, name, outcome.get("attempt", 1))
-        return outcome["outcome"] != "done" and path.exists()
+        path = receipt_path(self._run.folder, name, outcome.attempt)
+        return outcome.outcome != "done" and path.exists()
 
     def _scrub(self) -> None:
         """Overwrite what finished requests said; where another process is reading, at the next commit."""

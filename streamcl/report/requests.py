@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.receipts.receipt import read_audits, read_chain
+from streamcl.forgetting.receipts.archive import read_audits, read_receipts
+from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.report.reading import RunLog
-from streamcl.report.series import whole_number
 
 MOST = 200
 KINDS = {"samples": "samples", "subject": "a subject", "class": "a class"}
@@ -40,25 +39,25 @@ class RequestRow:
 def request_rows(folder: Path, run: RunLog) -> list[RequestRow]:
     """Every request by its receipt, in their order; damaged receipts are named in the run's notes."""
     try:
-        receipts, audits = read_chain(folder), read_audits(folder)
+        receipts, audits = read_receipts(folder), read_audits(folder)
     except ForgettingError as error:
         run.notes.append(f"Receipts cannot be shown: {error}.")
         return []
     verdicts = {content["request"]: content["audit"]["verdict"] for _, content in audits}
-    return [_row(path, content, verdicts) for path, content in receipts]
+    return [_row(path, receipt, verdicts) for path, receipt in receipts]
 
 
-def _row(path: Path, content: Mapping[str, Any], verdicts: Mapping[str, str]) -> RequestRow:
+def _row(path: Path, receipt: Receipt, verdicts: Mapping[str, str]) -> RequestRow:
     return RequestRow(
-        offset=whole_number(content.get("offset")),
-        request=str(content["request"]),
-        kind=KINDS.get(str(content.get("kind")), ""),
-        samples=whole_number((content.get("scope") or {}).get("learned")),
-        outcome=str(content.get("outcome")),
-        guarantee=str(content.get("guarantee") or ""),
-        method=str(content.get("method") or content.get("reason") or ""),
+        offset=receipt.offset,
+        request=receipt.request,
+        kind=KINDS[receipt.kind],
+        samples=receipt.scope.learned,
+        outcome=receipt.outcome,
+        guarantee=receipt.guarantee or "",
+        method=receipt.method or receipt.reason or "",
         page=f"receipts/{quote(path.with_suffix('.html').name)}",
-        audit=verdicts.get(str(content["request"]), ""),
+        audit=verdicts.get(receipt.request, ""),
     )
 
 

@@ -19,12 +19,6 @@ FORMAT = 1
 LIMIT = 64 << 20  # bytes; a receipt with every hash of ten thousand ids has under one
 
 
-def seal(content: Mapping[str, Any], chain: Chain) -> dict[str, Any]:
-    """The content as the next link of a chain; all but its own hash."""
-    previous = sha256_of(chain[-1][0]) if chain else None
-    return {**content, "format": FORMAT, "number": len(chain) + 1, "previous": previous}
-
-
 def write(path: Path, body: Mapping[str, Any], *, disk: Disk = files.DISK) -> None:
     """Write a sealed link whole."""
     files.atomic_write(path, _line({**body, "sha256": _digest(body)}), disk=disk)
@@ -42,24 +36,47 @@ def read(path: Path, noun: str) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ForgettingError(f"{path} is no {noun}: {error!r:.200}") from error
     if not whole:
-        raise ForgettingError(f"{path} has been changed: it has not the sha256 {str(claimed)[:12]}")
+        raise ForgettingError(f"{path} has been changed: its sha256 is not {str(claimed)[:12]}")
     if content.get("format") != FORMAT:
         raise ForgettingError(f"{path} has format {content.get('format')!r}, this streamcl reads {FORMAT}")
     return dict(content)
 
 
+class ChainHead:
+    """The newest link of the chain in a folder; each link is read once."""
+
+    def __init__(self, folder: Path, noun: str) -> None:
+        self._folder, self._noun = folder, noun
+        self._seen: set[str] = set()
+        self.number = 0
+        self.sha256: str | None = None
+
+    def advance(self) -> Chain:
+        """Read the links that are new since the last call; return them in order.
+
+        Raise ForgettingError at a link that is damaged, missing or not chained to the one before.
+        """
+        paths = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
+        new = [(path, read(path, self._noun)) for path in paths if path.name not in self._seen]
+        new.sort(key=lambda each: each[1]["number"])
+        for path, content in new:
+            if content["number"] != self.number + 1:
+                raise ForgettingError(f"{self._noun} number {self.number + 1} is missing before {path.name}")
+            if content["previous"] != self.sha256:
+                raise ForgettingError(f"{path.name} is not chained to the {self._noun} before it")
+            self._seen.add(path.name)
+            self.number, self.sha256 = content["number"], sha256_of(path)
+        return new
+
+    def seal(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the content as the next link, without its own hash. Raise as `advance` does."""
+        self.advance()
+        return {**content, "format": FORMAT, "number": self.number + 1, "previous": self.sha256}
+
+
 def read_all(folder: Path, noun: str) -> Chain:
-    """Every link of a folder in the order of the chain. Raises ForgettingError at a broken one."""
-    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    chain = sorted(((path, read(path, noun)) for path in paths), key=lambda each: each[1]["number"])
-    previous = None
-    for number, (path, content) in enumerate(chain, start=1):
-        if content["number"] != number:
-            raise ForgettingError(f"{noun} number {number} is missing before {path.name}")
-        if content["previous"] != previous:
-            raise ForgettingError(f"{path.name} is not chained to the {noun} before it")
-        previous = sha256_of(path)
-    return chain
+    """Return every link of a folder in the order of the chain. Raise ForgettingError at a broken one."""
+    return ChainHead(folder, noun).advance()
 
 
 def sha256_of(path: Path) -> str:

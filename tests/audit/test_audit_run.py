@@ -16,7 +16,8 @@ from streamcl.audit.report import text_table
 from streamcl.cli import cli
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
-from streamcl.forgetting.receipts.receipt import write_receipt
+from streamcl.forgetting.receipts.archive import ReceiptArchive
+from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.report.page import write_report
 from streamcl.runs.open import execute_pending, open_run
@@ -168,7 +169,7 @@ def test_an_audit_taken_away_is_missed_by_the_next_receipt(hybrid):
         path.unlink()
     report = audit_module.audit_run(hybrid, config=replace(QUICK, references=8))
     path = save_audit(hybrid, report)
-    write_receipt(hybrid, "later", {"request": "later", "outcome": "done", **REFUSED})
+    ReceiptArchive(hybrid).write(Receipt(request="later", outcome="done", **REFUSED))
     path.unlink()
     with pytest.raises(ForgettingError, match=r"an audit that later\.json refers to is missing"):
         verify_receipt(hybrid / "receipts" / "thirty.json")

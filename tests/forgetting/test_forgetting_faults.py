@@ -12,7 +12,7 @@ from streamcl.events import ForgetRequest
 from streamcl.forgetting import service as module
 from streamcl.forgetting.ledger import Ledger
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.storage.checkpoint import Checkpoints
@@ -65,7 +65,7 @@ def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish, str
         landed += died
         assert until_done(lambda: run_once(folder, wish)) == 0
         assert outcome(folder) == expected, f"killed at call {number}: {disk.calls[number - 1]}"
-        assert len(read_chain(folder)) == 1
+        assert len(read_receipts(folder)) == 1
         assert wish != "samples" or holds(folder, *GONE) == {}
         verify_receipt(folder / "receipts" / "r1.json")
         shutil.rmtree(folder)

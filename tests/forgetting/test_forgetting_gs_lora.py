@@ -166,7 +166,7 @@ def test_what_is_not_forgotten_is_kept(erased):
 
 def test_every_place_is_named_moments_are_new_and_held_samples_gone(erased):
     learner, _, _, _, evidence = erased
-    done = {place.name: place.status for place in evidence.places}
+    done = {place.name: place.status for place in evidence.locations}
     assert done["head statistics"] == "erased"
     assert done["adapters"] == "remains"
     assert done["optimizer moments"] == "erased"

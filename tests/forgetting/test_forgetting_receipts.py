@@ -9,8 +9,10 @@ from forgetting_fakes import Opened
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.receipts.receipt import read_chain, receipt_path, write_receipt
+from streamcl.forgetting.receipts.archive import ReceiptArchive, read_receipts, receipt_path
+from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.storage import hash_chain
 from streamcl.storage.canonical_json import canonical_json
 from streamcl.testing import ScriptedSource, record_id
 
@@ -28,10 +30,10 @@ PLACES = {
     *("checkpoints", "ledger", "lineage", "metrics services", "source data"),
 }
 
-SMALL = {
+SMALL = Receipt(
     **{"request": "r1", "kind": "class", "outcome": "refused", "offset": 0, "relearn": "deny"},
     **{"received": 1.0, "completed": 2.0, "deadline": None, "reason": "<no>"},
-}
+)
 
 
 @pytest.fixture
@@ -51,8 +53,8 @@ def read(path):
 
 def test_a_receipt_covers_every_place_by_name(run):
     receipt = read(run / "receipts" / "r1.json")
-    assert {place["name"] for place in receipt["places"]} == PLACES
-    assert all(place["what"] for place in receipt["places"])
+    assert {place["name"] for place in receipt["locations"]} == PLACES
+    assert all(place["explanation"] for place in receipt["locations"])
     assert receipt["residual"].endswith(".")
     assert receipt["learner_before"] != receipt["learner_after"]
     assert (receipt["received"], receipt["completed"], receipt["deadline"]) == (1000.0, 2000.0, 5000.0)
@@ -68,9 +70,9 @@ def test_a_receipt_names_nobody(run):
 
 
 def test_receipts_verify_and_form_a_chain(run):
-    chain = read_chain(run)
-    assert [content["number"] for _, content in chain] == [1, 2]
-    assert chain[1][1]["previous"] == hashlib.sha256(chain[0][0].read_bytes()).hexdigest()
+    chain = read_receipts(run)
+    assert [receipt.number for _, receipt in chain] == [1, 2]
+    assert chain[1][1].previous == hashlib.sha256(chain[0][0].read_bytes()).hexdigest()
     for path, _ in chain:
         assert any("one of the" in line for line in verify_receipt(path))
 
@@ -125,9 +127,9 @@ def test_an_id_never_leads_out_of_the_folder(tmp_path, name):
 
 
 def test_a_second_receipt_for_a_request_is_not_written(tmp_path):
-    path = write_receipt(tmp_path, "r1", SMALL)
+    path = ReceiptArchive(tmp_path).write(SMALL)
     before = path.read_bytes()
-    assert write_receipt(tmp_path, "r1", {**SMALL, "offset": 9}) == path
+    assert ReceiptArchive(tmp_path).write(SMALL.model_copy(update={"offset": 9})) == path
     assert path.read_bytes() == before
 
 
@@ -141,5 +143,17 @@ def test_a_page_says_what_the_receipt_says_and_no_more(run, tmp_path):
 
 
 def test_a_page_escapes_what_it_shows(tmp_path):
-    path = write_receipt(tmp_path, "r1", SMALL)
+    path = ReceiptArchive(tmp_path).write(SMALL)
     assert "&lt;no&gt;" in path.with_suffix(".html").read_text()
+
+
+def test_a_receipt_is_written_without_reading_the_earlier_ones_again(tmp_path, monkeypatch):
+    archive, read_paths = ReceiptArchive(tmp_path), []
+    read = hash_chain.read
+    monkeypatch.setattr(
+        hash_chain, "read", lambda path, noun: read_paths.append(path.name) or read(path, noun)
+    )
+    for number in range(5):
+        archive.write(SMALL.model_copy(update={"request": f"r{number}"}))
+    assert read_paths == [f"r{number}.json" for number in range(4)]
+    assert [receipt.number for _, receipt in read_receipts(tmp_path)] == [1, 2, 3, 4, 5]

@@ -10,7 +10,7 @@ from pictures import make_batch
 
 from streamcl.errors import BadRecord, ForgettingError
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, record_id
@@ -104,7 +104,7 @@ def test_the_same_request_twice_is_one(tmp_path):
     with Opened(tmp_path, source(4, first, 4, first, 4)) as run:
         run.run()
         assert len(run.ledger.entries()) == 1
-    assert len(read_chain(tmp_path)) == 1
+    assert len(read_receipts(tmp_path)) == 1
 
 
 def test_the_same_wish_under_another_name_reaches_nothing_more(tmp_path):
@@ -196,7 +196,7 @@ def test_a_method_that_cannot_keep_the_guarantee_is_not_taken(tmp_path):
     assert "not a sum" in receipt(tmp_path, "r1")["reason"]
     assert "not known here" in receipt(tmp_path, "r2")["reason"]
     assert receipt(tmp_path, "r3")["guarantee"] == "approximate"
-    assert "not a sum" in receipt(tmp_path, "r3")["why"]
+    assert "not a sum" in receipt(tmp_path, "r3")["method_reason"]
 
 
 class Halfway(ForgettingLearner):

@@ -12,7 +12,7 @@ from streamcl.errors import BadRecord, ForgettingError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting import service as module
 from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.runs.doctor import examine
 from streamcl.runs.open import open_run
@@ -32,7 +32,7 @@ class Broken(ScriptedSource):
 
 
 def receipts(folder, name="r1"):
-    return [content for _, content in read_chain(folder) if content["request"] == name]
+    return [each.to_json() for _, each in read_receipts(folder) if each.request == name]
 
 
 def events(folder, kind):
@@ -69,8 +69,8 @@ def test_a_failed_request_is_tried_again_by_id_or_key(tmp_path, name):
     first = tmp_path / "receipts" / "r1.json"
     assert "it has been asked again" in " ".join(verify_receipt(first))
     assert record_id(1) not in go_on(tmp_path)
-    assert [(each["outcome"], each.get("attempt")) for each in receipts(tmp_path)] == [
-        ("failed", None),
+    assert [(each["outcome"], each["attempt"]) for each in receipts(tmp_path)] == [
+        ("failed", 1),
         ("done", 2),
     ]
     assert "tried again" in " ".join(verify_receipt(first))

@@ -75,7 +75,7 @@ def test_a_cohort_is_forgotten_without_its_samples(tmp_path, by):
     receipt = json.loads((tmp_path / "receipts" / "r1.json").read_text())
     assert (receipt["outcome"], receipt["guarantee"], receipt["method"]) == ("done", "exact", "closed_form")
     assert receipt["figures"]["from_kept_statistics"] == receipt["scope"]["learned"]
-    rows = {place["name"]: place["status"] for place in receipt["places"]}
+    rows = {place["name"]: place["status"] for place in receipt["locations"]}
     assert rows["kept statistics"] == "erased"
     assert len(receipt["scope"]["cohorts"]) == 1
     with closing(BlockFile(tmp_path / STATISTICS)) as file:

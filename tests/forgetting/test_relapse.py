@@ -14,7 +14,7 @@ from streamcl.forgetting.methods.protocol import ErasureResult
 from streamcl.forgetting.monitoring.held_out import MOST, HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import REPEATS, Relapse
 from streamcl.forgetting.monitoring.separability import features_of, shown_by
-from streamcl.forgetting.receipts.receipt import read_chain
+from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.online_lora import OnlineLoRALearner
@@ -262,7 +262,7 @@ def test_a_learner_that_relapses_in_a_run_is_made_to_forget_again_with_a_receipt
     later = [event["offset"] for event in events(tmp_path, "shift") if event["offset"] > 12]
     assert [event["offset"] for event in tested] == [*later, 96]  # and once more at the end
     assert relapses
-    chain = [content for _, content in read_chain(tmp_path)]
+    chain = [each.to_json() for _, each in read_receipts(tmp_path)]
     assert [content["request"] for content in chain] == ["r1", *(e["again"] for e in relapses[:REPEATS])]
     assert chain[1]["figures"]["shown"] == 30
     assert chain[1]["offset"] == relapses[0]["offset"]
@@ -282,6 +282,6 @@ def test_a_run_killed_at_any_batch_tests_and_repeats_the_same(tmp_path):
             opened.run()
             assert opened.processor.state_dict()["forgetting"]["monitor"] == expected
         assert events(folder, "relapse") == events(tmp_path / "whole", "relapse")
-        assert [c["request"] for _, c in read_chain(folder)] == [
-            c["request"] for _, c in read_chain(tmp_path / "whole")
+        assert [c.request for _, c in read_receipts(folder)] == [
+            c.request for _, c in read_receipts(tmp_path / "whole")
         ]

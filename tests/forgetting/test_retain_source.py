@@ -75,5 +75,5 @@ def test_a_run_repairs_shared_weights_with_what_its_source_gives(tmp_path):
         assert receipt["outcome"] == "done", receipt["reason"]
         assert (receipt["method"], receipt["guarantee"]) == (method, "approximate")
         assert receipt["figures"]["retain_samples"] >= 32
-        rows = {place["name"]: place["status"] for place in receipt["places"]}
+        rows = {place["name"]: place["status"] for place in receipt["locations"]}
         assert (rows["adapters"], rows["head statistics"]) == ("remains", "erased")

@@ -167,7 +167,7 @@ def test_a_subject_comes_out_as_if_it_had_never_been(tiny_backbone, fp32):
     assert figures["bound_nats"] < 1e-9 < figures["nats_without_the_step"]
     assert figures["user_samples_left"] == never.users.users.total
     assert "nats" in evidence.residual
-    assert {place.name for place in evidence.places} >= {"user weights", "adapters", "head statistics"}
+    assert {place.name for place in evidence.locations} >= {"user weights", "adapters", "head statistics"}
     state = learner.state_dict()
     assert learner.cohort("bob") not in state["users"]["cohorts"]
     with pytest.raises(ForgettingError, match="no sums"):

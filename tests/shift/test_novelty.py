@@ -176,5 +176,5 @@ def test_a_run_forgets_what_its_detector_knew_of_features(tmp_path):
         run.processor.forget()
         assert knows_nothing(run.processor.parts.detector)
     receipt = json.loads(next((tmp_path / "run" / "receipts").glob("*.json")).read_text())
-    place = next(each for each in receipt["places"] if each["name"] == "shift detector")
+    place = next(each for each in receipt["locations"] if each["name"] == "shift detector")
     assert "begin anew" in json.dumps(place)

@@ -59,6 +59,6 @@ class DropBranch:
             DataLocation(place.name, "erased", gone)
             if place.name in {"adapters", "optimizer moments"}
             else place
-            for place in evidence.places
+            for place in evidence.locations
         )
-        return replace(evidence, method=self.name, guarantee=self.guarantee, places=places)
+        return replace(evidence, method=self.name, guarantee=self.guarantee, locations=places)

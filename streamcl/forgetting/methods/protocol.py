@@ -110,7 +110,7 @@ class DataLocation:
 
     name: str
     status: LocationStatus
-    what: str
+    explanation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class ErasureResult:
     method: str
     guarantee: Guarantee
     residual: str
-    places: tuple[DataLocation, ...]
+    locations: tuple[DataLocation, ...]
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
+from streamcl.events import Kind
 from streamcl.forgetting.methods.protocol import DataLocation
+from streamcl.forgetting.receipts.receipt import PurgedCheckpoint
 
 IN_LEARNER = (
     *("head statistics", "adapters", "optimizer moments", "importance", "hard buffer"),
@@ -20,15 +21,15 @@ NAMES = frozenset({*IN_LEARNER, *ON_DISK, "kept statistics"})
 """What every receipt of an erasure must say something of; methods and runs may have more."""
 
 
-def also_in_learner(state: Mapping[str, Any], told: Sequence[DataLocation]) -> list[dict[str, Any]]:
-    """What a method said of the learner, and what no method has to know of. state: the learner's before."""
+def in_learner(state: Mapping[str, Any], reported: Sequence[DataLocation]) -> tuple[DataLocation, ...]:
+    """Return what a method reported, and what no method knows of. state: the learner's before."""
     kept = "calibration" in state or any("calibration" in part for part in _parts(state))
     what = "running losses of six factors; no sample can be told from them" if kept else "there is none"
     calibration = DataLocation("calibration", "remains" if kept else "not affected", what)
     beside = "none are kept beside the head's statistics, which class means are part of"
     prototypes = DataLocation("prototypes", "not affected", beside)
-    named = {place.name for place in told}
-    return [asdict(row) for row in (*told, prototypes, calibration) if row in told or row.name not in named]
+    named = {location.name for location in reported}
+    return (*reported, *(each for each in (prototypes, calibration) if each.name not in named))
 
 
 def _parts(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -36,12 +37,10 @@ def _parts(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def on_disk(
-    receipt: Mapping[str, Any], changed: int, derived: Sequence[str], traces: int
-) -> list[dict[str, Any]]:
-    """One row a place. changed: records edited in the logs; derived: files removed; traces: lineage rows."""
-    of_class = receipt["kind"] == "class"
-    checkpoint = receipt["checkpoint"]
-    rows = [
+    kind: Kind, checkpoint: PurgedCheckpoint | None, changed: int, derived: Sequence[str], rows: int
+) -> tuple[DataLocation, ...]:
+    """Return one entry a location. changed: log records edited; derived: files removed; rows: lineage."""
+    return (
         DataLocation(
             "shift detector",
             "not affected",
@@ -50,7 +49,7 @@ def on_disk(
         DataLocation(
             "metrics", "erased", "the class's name; its counts stay under another name, aggregates are kept"
         )
-        if of_class
+        if kind == "class"
         else DataLocation(
             "metrics", "remains", "aggregate counts include the samples' predictions; no ids, no pixels"
         ),
@@ -65,25 +64,24 @@ def on_disk(
         DataLocation(
             "caches", "not affected", "the run keeps no features and no images on disk beside the gallery"
         ),
-        DataLocation("checkpoints", "erased", f"older ones removed: {checkpoint['removed']}")
+        DataLocation("checkpoints", "erased", f"older ones removed: {checkpoint.removed}")
         if checkpoint
         else DataLocation("checkpoints", "not affected", "this run keeps none"),
         DataLocation(
             "ledger", "erased", "what the request said is overwritten; salted hashes and times stay"
         ),
-        DataLocation("lineage", "erased", f"{traces} rows"),
+        DataLocation("lineage", "erased", f"{rows} rows"),
         DataLocation(
             "metrics services",
             "not reachable",
             "figures sent to TensorBoard or MLflow hold no ids; they stay",
         ),
         DataLocation("source data", "not reachable", "the stream's own files are not streamcl's to change"),
-    ]
-    return [asdict(row) for row in rows]
+    )
 
 
-def _removed(place: str, derived: Sequence[str], names: Sequence[str], more: str = "") -> DataLocation:
+def _removed(location: str, derived: Sequence[str], names: Sequence[str], more: str = "") -> DataLocation:
     found = [name for name in names if name in derived]
     if not found:
-        return DataLocation(place, "not affected", f"there were none{more}")
-    return DataLocation(place, "erased", f"{', '.join(found)} removed{more}")
+        return DataLocation(location, "not affected", f"there were none{more}")
+    return DataLocation(location, "erased", f"{', '.join(found)} removed{more}")

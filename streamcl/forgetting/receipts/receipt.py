@@ -1,94 +1,156 @@
-"""Receipts: what was done about a request, place by place; canonical JSON, each chained to the one before."""
+"""The receipt of a request to forget: what was done about it, location by location, without names."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streamcl import __version__
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.receipts.page import write_page
-from streamcl.storage import files, hash_chain
-from streamcl.storage.files import Disk
+from streamcl.events import ForgetRequest, Guarantee, Kind, Relearn
+from streamcl.forgetting.ledger import Ledger
+from streamcl.forgetting.methods.protocol import DataLocation
 
-RECEIPTS, AUDITS = "receipts", "audits"
-"""The folders' names in a run directory."""
-
-PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+Ending: TypeAlias = Literal["done", "refused", "failed"]
 
 
-def receipt_path(folder: Path, request: str, attempt: int = 1) -> Path:
-    """Where a request's receipt is. An id that is no plain file name is replaced by its sha256.
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
 
-    A request that failed and was tried again has one for each attempt, <id>~2.json for the second.
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Return the object of which `to_json` gave this. Raise ForgettingError where a field is wrong."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ForgettingError(f"this is no receipt: {place}: {first['msg']}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return self.model_dump(mode="json")
+
+
+class ScopeSummary(_Part):
+    """How many samples the request reached, and which, by salted hashes.
+
+    learned, passed: samples that were learned, and that passed whether learned or not. ids, label: what
+    `verify` looks for in what the run keeps. cohorts: classes or subjects that were taken whole.
     """
-    name = file_name(request)
-    return folder / RECEIPTS / (f"{name}.json" if attempt == 1 else f"{name}~{attempt}.json")
+
+    learned: int | None = None
+    passed: int | None = None
+    ids: tuple[str, ...] = ()
+    label: str | None = None
+    cohorts: tuple[str, ...] = ()
 
 
-def newest_receipt(folder: Path, request: str) -> Path:
-    """That of a request's last attempt, where there is any."""
-    return receipt_path(folder, request, max(1, attempts(folder, request)))
+class UtilityFigures(_Part):
+    """Accuracy on held-out samples of what stays, before and after."""
+
+    samples: int
+    before: float
+    after: float
 
 
-def file_name(request: str) -> str:
-    """The name of a request's files, without an ending."""
-    if PLAIN.fullmatch(request):
-        return request
-    return hashlib.sha256(request.encode(errors="surrogatepass")).hexdigest()
+class PurgedCheckpoint(_Part):
+    """The checkpoint that the erasure made, and how many older ones were removed."""
+
+    name: str
+    manifest_sha256: str
+    removed: int
 
 
-def attempts(folder: Path, request: str) -> int:
-    """How many receipts a request has: of all its attempts but the last each says that it failed."""
-    number = 0
-    while receipt_path(folder, request, number + 1).exists():
-        number += 1
-    return number
+class ErasureOutcome(_Part):
+    """What came of a request in memory; a checkpoint keeps it until the receipt is written.
 
-
-def write_receipt(folder: Path, request: str, content: Mapping[str, Any], *, disk: Disk = files.DISK) -> Path:
-    """Chain a receipt to the newest one and write it whole, its page first; one that is there stays.
-
-    It names the newest audit there is, so that audits cannot be taken away unseen.
+    offset: the record before which it took effect. attempt: counts attempts of the same request. reason: why
+    it was refused or failed. method_reason: why this method and none stronger. residual: the remaining risk.
+    figures: evidence, by name. learner_before, learner_after: hashes of the learner's state.
     """
-    path = receipt_path(folder, request, content.get("attempt", 1))
-    if path.exists():
-        return path
-    files.make_folder(path.parent, disk=disk)
-    content = {
-        **content,
-        "streamcl": __version__,
-        "verify": f"streamcl verify {RECEIPTS}/{path.name}",
-        "audits": _newest_audit(folder),
+
+    outcome: Ending
+    offset: int
+    started: float | None = None
+    attempt: int = 1
+    reason: str | None = None
+    method: str | None = None
+    method_reason: str | None = None
+    guarantee: Guarantee | None = None
+    residual: str | None = None
+    scope: ScopeSummary = ScopeSummary()
+    figures: dict[str, Any] = {}
+    utility: UtilityFigures | None = None
+    learner_before: str | None = None
+    learner_after: str | None = None
+    locations: tuple[DataLocation, ...] = ()
+
+
+class Receipt(ErasureOutcome):
+    """The whole receipt. Times are in seconds since the epoch; names appear as salted hashes only.
+
+    requested_guarantee: the weakest that the request accepted. config: the fingerprint of the configuration.
+    checkpoint: None where the run keeps none. audits: hash of the newest audit then. number, previous: place
+    in the chain and hash of the receipt before.
+    """
+
+    request: str
+    key: str | None = None
+    kind: Kind
+    requested_guarantee: Guarantee | None = None
+    relearn: Relearn
+    received: float
+    completed: float
+    deadline: float | None = None
+    late_by: float | None = None
+    config: str = ""
+    checkpoint: PurgedCheckpoint | None = None
+    streamcl: str = __version__
+    verify: str | None = None
+    audits: str | None = None
+    format: int | None = None
+    number: int | None = None
+    previous: str | None = None
+
+
+def build_receipt(
+    request: ForgetRequest, outcome: ErasureOutcome, ledger: Ledger, *, completed: float, config: str
+) -> Receipt:
+    """Return the receipt of a request as far as it does not depend on what is removed from disk.
+
+    Args:
+        request: the request.
+        outcome: what came of it in memory.
+        ledger: gives the time of arrival and the salt of the hashes.
+        completed: when the request is over, in seconds since the epoch.
+        config: the fingerprint of the run's configuration.
+    """
+    return Receipt(
+        **dict(outcome),
+        request=request.id,
+        key=None if request.key is None else ledger.fingerprint("key", request.key),
+        kind=request.kind,
+        requested_guarantee=request.guarantee,
+        relearn=request.relearn,
+        received=ledger.entry(request.id).received,
+        completed=completed,
+        deadline=request.deadline,
+        late_by=None if request.deadline is None else max(0.0, completed - request.deadline),
+        config=config,
+    )
+
+
+def log_entry(request: ForgetRequest, outcome: ErasureOutcome) -> dict[str, Any]:
+    """Return what events.jsonl says of the request."""
+    done = {"method": outcome.method, "guarantee": outcome.guarantee}
+    return {
+        "reason": outcome.method_reason or outcome.reason,
+        "request": request.id,
+        "request_kind": request.kind,
+        "samples": outcome.scope.learned or 0,
+        "outcome": outcome.outcome,
+        **{name: value for name, value in done.items() if value is not None},
     }
-    body = hash_chain.seal(content, read_chain(folder))
-    write_page(path, body, disk=disk)
-    hash_chain.write(path, body, disk=disk)
-    return path
-
-
-def _newest_audit(folder: Path) -> str | None:
-    """Its hash; damaged audits are said to be so and keep no receipt from being written."""
-    try:
-        audits = read_audits(folder)
-    except ForgettingError:
-        return "damaged"
-    return hash_chain.sha256_of(audits[-1][0]) if audits else None
-
-
-def read_receipt(path: Path) -> dict[str, Any]:
-    """A receipt whose every byte is as it was written. Raises ForgettingError, saying what is wrong."""
-    return hash_chain.read(path, "receipt")
-
-
-def read_chain(folder: Path) -> hash_chain.Chain:
-    """Every receipt of a run in the order of the chain. Raises ForgettingError at a broken link."""
-    return hash_chain.read_all(folder / RECEIPTS, "receipt")
-
-
-def read_audits(folder: Path) -> hash_chain.Chain:
-    """Every saved audit of a run in the order of its chain. Raises ForgettingError at a broken link."""
-    return hash_chain.read_all(folder / AUDITS, "audit")

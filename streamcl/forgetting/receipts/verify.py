@@ -12,7 +12,8 @@ from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.receipts import locations
-from streamcl.forgetting.receipts.receipt import read_audits, read_chain, read_receipt
+from streamcl.forgetting.receipts.archive import read_audits, read_receipt, read_receipts
+from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
 from streamcl.sinks.jsonl import logged_ids
@@ -33,60 +34,60 @@ def verify_receipt(path: Path) -> list[str]:
     folder = path.resolve().parent.parent
     if not (folder / LEDGER).is_file():
         return [*found, "it lies outside its run, so nothing else can be checked"]
-    chain = read_chain(folder)
-    found.append(f"it is number {receipt['number']} of an unbroken chain of {len(chain)}")
+    chain = read_receipts(folder)
+    found.append(f"it is number {receipt.number} of an unbroken chain of {len(chain)}")
     with Ledger(folder / LEDGER) as ledger:
-        found.append(_agrees(receipt, chain, ledger.entry(receipt["request"]).progress))
-        if receipt["outcome"] == "done":
-            found.append(_every_place(receipt))
+        found.append(_agrees(receipt, chain, ledger.entry(receipt.request).progress))
+        if receipt.outcome == "done":
+            found.append(_every_location(receipt))
             found += _nothing_kept(folder, receipt, ledger)
     return [*found, *_audits(folder, path, chain)]
 
 
-def _every_place(receipt: Mapping[str, Any]) -> str:
-    """The receipt accounts for every place where the data could be."""
-    named = {place["name"] for place in receipt["places"]}
+def _every_location(receipt: Receipt) -> str:
+    """Check that the receipt accounts for every location where the data could be."""
+    named = {location.name for location in receipt.locations}
     if missing := sorted(locations.NAMES - named):
         raise ForgettingError(f"it says nothing of the {missing[0]}")
-    return f"it accounts for {len(named)} places by name"
+    return f"it accounts for {len(named)} locations by name"
 
 
-def _audits(folder: Path, path: Path, receipts: Sequence[tuple[Path, Mapping[str, Any]]]) -> Iterator[str]:
+def _audits(folder: Path, path: Path, receipts: Sequence[tuple[Path, Receipt]]) -> Iterator[str]:
     """Audits are chained, each belongs to its receipt, and none that a receipt names is missing."""
     audits = read_audits(folder)
     known = {sha256_of(each) for each, _ in audits}
-    for name, content in receipts:
-        if content.get("audits") not in {None, *known}:
+    for name, earlier in receipts:
+        if earlier.audits not in {None, *known}:
             raise ForgettingError(f"an audit that {name.name} refers to is missing, or has been changed")
     own, digest = read_receipt(path), sha256_of(path)
     for each, content in audits:
-        if content["request"] == own["request"] and own["outcome"] == "done":
+        if content["request"] == own.request and own.outcome == "done":
             if content["receipt"] != digest:
                 raise ForgettingError(f"{each.name} is the audit of another receipt")
-            yield f"an audit belongs to it, number {content['number']} of {len(audits)}: {_told(content)}"
+            yield f"an audit belongs to it, number {content['number']} of {len(audits)}: {_verdict(content)}"
 
 
-def _told(content: Mapping[str, Any]) -> str:
+def _verdict(content: Mapping[str, Any]) -> str:
     audit = content["audit"]
     return f"{audit['verdict']}, beside {audit['models']['references']} retrained models"
 
 
-def _agrees(receipt: Mapping[str, Any], chain: Sequence[tuple[Path, Any]], progress: str) -> str:
+def _agrees(receipt: Receipt, chain: Sequence[tuple[Path, Receipt]], progress: str) -> str:
     """The ledger says what the receipt says, unless a request that had failed was asked again."""
-    later = [each["number"] for _, each in chain if each["request"] == receipt["request"]]
-    if receipt["outcome"] == "failed":
-        if later[-1] != receipt["number"]:
+    later = [each.number for _, each in chain if each.request == receipt.request]
+    if receipt.outcome == "failed":
+        if later[-1] != receipt.number:
             return f"it was tried again: the receipt of the last attempt is number {later[-1]}"
         if progress in {"received", "started"}:
             return "it has been asked again, and is not carried out yet"
-    if progress != receipt["outcome"]:
-        raise ForgettingError(f"the ledger says {progress}, the receipt says {receipt['outcome']}")
+    if progress != receipt.outcome:
+        raise ForgettingError(f"the ledger says {progress}, the receipt says {receipt.outcome}")
     return f"the ledger says {progress} too"
 
 
-def _nothing_kept(folder: Path, receipt: Mapping[str, Any], ledger: Ledger) -> Iterator[str]:
-    erased = frozenset(receipt["scope"]["ids"])
-    late = receipt["offset"] if receipt["relearn"] == "allow" else None
+def _nothing_kept(folder: Path, receipt: Receipt, ledger: Ledger) -> Iterator[str]:
+    erased = frozenset(receipt.scope.ids)
+    late = receipt.offset if receipt.relearn == "allow" else None
     for place, ids in (("the logs", logged_ids(folder)), ("the lineage", _traced_ids(folder))):
         count = 0
         for offset, name in ids:
@@ -100,11 +101,11 @@ def _nothing_kept(folder: Path, receipt: Mapping[str, Any], ledger: Ledger) -> I
     yield _newest_only(folder, receipt)
 
 
-def _no_sums(folder: Path, receipt: Mapping[str, Any]) -> str:
+def _no_sums(folder: Path, receipt: Receipt) -> str:
     """No kept sum of a class or subject that was erased whole, unless it may have come again."""
     with closing(BlockFile(folder / STATISTICS)) as file:
         cohorts = {cohort.hex() for cohort in file.cohorts()}
-    if receipt["relearn"] == "deny" and cohorts & set(receipt["scope"]["cohorts"]):
+    if receipt.relearn == "deny" and cohorts & set(receipt.scope.cohorts):
         raise ForgettingError("the kept statistics still hold sums of what was erased")
     return f"none of the {len(cohorts)} kept statistics is of what was erased"
 
@@ -119,32 +120,32 @@ def _traced_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
         lineage.close()
 
 
-def _newest_only(folder: Path, receipt: Mapping[str, Any]) -> str:
+def _newest_only(folder: Path, receipt: Receipt) -> str:
     """No checkpoint from before the erasure, and the one made then unchanged where it is still there."""
-    sealed = receipt["checkpoint"]
-    if sealed is None:
+    made = receipt.checkpoint
+    if made is None:
         return "the run keeps no checkpoints"
     paths = list_checkpoints(folder / "checkpoints")
-    if older := [path.name for path in paths if path.name < sealed["name"]]:
+    if older := [path.name for path in paths if path.name < made.name]:
         raise ForgettingError(f"{older[0]} is from before the erasure")
     for path in paths:
-        if path.name == sealed["name"]:
+        if path.name == made.name:
             digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
-            if digest != sealed["manifest_sha256"]:
+            if digest != made.manifest_sha256:
                 raise ForgettingError(f"{path.name} is not the checkpoint that the erasure made")
             _same_learner(path, receipt)
             return (
                 f"{path.name} is the checkpoint that the erasure made, and the oldest there is; "
                 "its model has the hash that the receipt names"
             )
-    return f"no checkpoint is older than {sealed['name']}"
+    return f"no checkpoint is older than {made.name}"
 
 
-def _same_learner(path: Path, receipt: Mapping[str, Any]) -> None:
+def _same_learner(path: Path, receipt: Receipt) -> None:
     """The model in the checkpoint is the one that the erasure left."""
     try:
         learner = verify_checkpoint(path).state["learner"]
     except (CorruptCheckpoint, CheckpointError) as error:
         raise ForgettingError(f"{path.name} cannot be read: {error}") from error
-    if state_hash(learner) != receipt["learner_after"]:
+    if state_hash(learner) != receipt.learner_after:
         raise ForgettingError(f"the model in {path.name} is not the one that the receipt names")
