@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable
 from itertools import islice, pairwise
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,8 @@ from streamcl.events import Batch, Event, ForgetRequest, Sample, StreamInfo
 from streamcl.protocols import Source, fetch_of
 from streamcl.testing.state_checks import plain_hash, require
 
-MakeSource: TypeAlias = Callable[[], Source]
 
-
-def check_source(make_source: MakeSource, *, limit: int | None = 200) -> None:
+def check_source(make_source: Callable[[], Source], *, limit: int | None = 200) -> None:
     """Check a source over its first events: info, offsets, samples, states, resuming and fetching.
 
     The same arguments must make the same stream, and a new source that loads the state after event k must
@@ -54,10 +52,10 @@ def samples_of(events: Iterable[Event]) -> list[Sample]:
 
 def fingerprints(events: Iterable[Event]) -> list[tuple[Any, ...]]:
     """Return everything of the events that a learner could see, comparable with ==."""
-    return [fingerprint(event) for event in events]
+    return [event_fingerprint(event) for event in events]
 
 
-def fingerprint(event: Event) -> tuple[Any, ...]:
+def event_fingerprint(event: Event) -> tuple[Any, ...]:
     """Return everything of one event, its pixels by their hash, comparable with ==."""
     if isinstance(event, ForgetRequest):
         carried = tuple(_sample_fingerprint(sample) for sample in event.samples)
@@ -72,7 +70,7 @@ def _sample_fingerprint(sample: Sample) -> tuple[Any, ...]:
     return (*facts, sample.image.shape, digest)
 
 
-def _check_info(make_source: MakeSource, limit: int | None) -> None:
+def _check_info(make_source: Callable[[], Source], limit: int | None) -> None:
     """Require that info is there before the stream runs, does not change while it runs, and is true."""
     source = make_source()
     require(isinstance(source, Source), f"{type(source).__name__} lacks methods of streamcl.protocols.Source")
@@ -136,7 +134,7 @@ def _check_sample(sample: Sample) -> None:
     require(rgb, f"the image of {sample.id!r} is {image.dtype} {list(image.shape)}, expected uint8 [H, W, 3]")
 
 
-def _check_states(make_source: MakeSource, limit: int | None) -> None:
+def _check_states(make_source: Callable[[], Source], limit: int | None) -> None:
     """Require that states are plain data, and copies that later events do not change."""
     source = make_source()
     states = [source.state_dict()]
@@ -147,7 +145,7 @@ def _check_states(make_source: MakeSource, limit: int | None) -> None:
     require([plain_hash(state) for state in states] == hashes, "a state changed after it was returned")
 
 
-def _check_fetch(make_source: MakeSource, limit: int | None) -> None:
+def _check_fetch(make_source: Callable[[], Source], limit: int | None) -> None:
     """Require that `fetch`, where there is one, returns only samples asked for, under their ids."""
     source = make_source()
     if (fetch := fetch_of(source)) is None:
@@ -157,7 +155,7 @@ def _check_fetch(make_source: MakeSource, limit: int | None) -> None:
         require(name in ids and sample.id == name, f"fetch returned {sample.id!r} as {name!r}")
 
 
-def _check_resuming(make_source: MakeSource, limit: int | None) -> None:
+def _check_resuming(make_source: Callable[[], Source], limit: int | None) -> None:
     source = make_source()
     states = [copy.deepcopy(source.state_dict())]
     events: list[Event] = []
@@ -176,7 +174,7 @@ def _check_resuming(make_source: MakeSource, limit: int | None) -> None:
         require(fingerprints(rest) == expected[index:], f"resumed after event {index}, other events follow")
 
 
-def _check_iterating_again(make_source: MakeSource, expected: list[tuple[Any, ...]]) -> None:
+def _check_iterating_again(make_source: Callable[[], Source], expected: list[tuple[Any, ...]]) -> None:
     """Require that a second loop over the same object continues where the first one stopped."""
     source, half = make_source(), len(expected) // 2
     found = fingerprints(first_events(source, half)) + fingerprints(

@@ -1,6 +1,6 @@
-"""A source that follows a script, crashes included, and a learner that keeps what it was given. No torch."""
+"""A source that follows a script, crashes included, and a learner that records consumed ids. No torch."""
 
-# ruff: noqa: D102 - what each method promises is said in Source and Learner
+# ruff: noqa: D102 - Source and Learner document the methods
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class Crash:
 
 
 class ScriptedCrash(BaseException):
-    """What Crash("exception") raises. Not an Exception, so that no retry or policy swallows it."""
+    """Raised by Crash("exception"). Not an Exception, so that no retry or policy swallows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """The source is silent for so many seconds, every time it is read here."""
+    """The source waits `seconds` here, every time it is read."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Raise:
-    """The source raises `error`: the first `times` times that it is read here."""
+    """The source raises `error` the first `times` times that it is read here."""
 
     error: Exception
     times: int = 1
@@ -58,20 +58,22 @@ class Raise:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """The source breaks its promise: it leaves `records` out, or gives the last -`records` again."""
+    """The source breaks its contract: it skips `records`, or yields the last -`records` again."""
 
     records: int
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A batch whose records are all refused."""
+    """A batch whose records are all rejected."""
 
     records: int = 1
     reason: str = "scripted"
 
 
-Item: TypeAlias = int | Sequence[str | None] | Batch | ForgetRequest | Crash | Stall | Raise | Jump | Bad
+ScriptItem: TypeAlias = (
+    int | Sequence[str | None] | Batch | ForgetRequest | Crash | Stall | Raise | Jump | Bad
+)
 
 
 class ScriptedSource:
@@ -88,7 +90,7 @@ class ScriptedSource:
 
     def __init__(
         self,
-        script: Sequence[Item],
+        script: Sequence[ScriptItem],
         *,
         classes: Sequence[str] = ("even", "odd"),
         size: int = 4,
@@ -130,7 +132,7 @@ class ScriptedSource:
         self._item, self._offset = int(state["item"]), int(state["offset"])
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
-        """The samples by their ids; those of batches given by number only, with the label they had."""
+        """Return samples by their ids, with the labels of batches that are given by number."""
         return {name: self._sample(int(name), self._label(int(name))) for name in ids if name.isdigit()}
 
     def _play(self, index: int) -> Event | None:
@@ -159,7 +161,7 @@ class ScriptedSource:
         return None
 
     def _happens(self, index: int, times: int) -> bool:
-        """Whether item `index` has still to happen; from now on it has happened once more."""
+        """Return whether item `index` happens now, and count it."""
         if self._memory is not None and self._memory.exists():
             lines = self._memory.read_text().split()
             self._happened = {number: lines.count(str(number)) for number in map(int, lines)}
@@ -187,7 +189,7 @@ class ScriptedSource:
 class FakeLearner:
     """A learner whose state is the ids it consumed, in order; it predicts the class it has seen most.
 
-    loss: what a batch costs, in nats a sample; NaN or infinity refuses the batch, as a real learner must.
+    loss: of a batch, in nats a sample; with NaN or infinity nothing is learned, as in a real learner.
     """
 
     def __init__(self, loss: Callable[[Batch], float] = lambda _: 1.0) -> None:
@@ -235,11 +237,15 @@ class FakeLearner:
 
 
 def record_id(offset: int) -> str:
-    """The id of the record at an offset of a scripted stream."""
+    """Return the id of the record at an offset of a scripted stream.
+
+    >>> record_id(7)
+    '000007'
+    """
     return f"{offset:06d}"
 
 
-def _records(item: Item) -> int:
+def _records(item: ScriptItem) -> int:
     match item:
         case int():
             return item

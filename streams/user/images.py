@@ -26,7 +26,7 @@ MAX_SIDE = 20_000
 MAX_FILE_BYTES = 64 * 2**20
 CHANNELS = (1, 3, 4)
 _SILENCE = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as Python keeps the filter set below
-ROUNDING = 1e-3  # how far resizing in floating point may leave [0, 1]
+RANGE_MARGIN = 1e-3  # how far resizing in floating point may leave [0, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _to_bytes(values: npt.NDArray[Any]) -> Pixels:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low) or not np.isfinite(high):
         raise BadRecord("image has NaN or infinite pixels")
-    if low < -ROUNDING or high > 1 + ROUNDING:
+    if low < -RANGE_MARGIN or high > 1 + RANGE_MARGIN:
         raise BadRecord(
             f"floating-point image with values from {low:.4g} to {high:.4g}; expected [0, 1]",
             hint="divide by 255, or leave out the normalisation: the backbone brings its own",

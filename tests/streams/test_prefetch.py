@@ -9,7 +9,13 @@ import pytest
 from streamcl.errors import SourceError
 from streamcl.events import Batch, ForgetRequest, HoldoutPart, RejectedRecord, Sample, StreamInfo
 from streamcl.protocols import fetch_of
-from streamcl.testing.source_checks import check_source, fingerprint, fingerprints, first_events, samples_of
+from streamcl.testing.source_checks import (
+    check_source,
+    event_fingerprint,
+    fingerprints,
+    first_events,
+    samples_of,
+)
 from streams.offsets import OffsetChecked
 from streams.prefetch import Prefetcher
 from streams.take import Take
@@ -170,7 +176,7 @@ def test_without_a_thread_there_is_nothing_to_look_ahead_with():
 def test_errors_come_after_the_events_before_them_and_stay():
     source = Prefetcher(Scripted((*EVENTS[:2], OSError("gone"))), 5)
     events = iter(source)
-    assert [fingerprint(next(events)) for _ in range(2)] == fingerprints(EVENTS[:2])
+    assert [event_fingerprint(next(events)) for _ in range(2)] == fingerprints(EVENTS[:2])
     for _ in range(2):
         with pytest.raises(SourceError, match="after offset 7: OSError: gone") as caught:
             next(iter(source))

@@ -1,4 +1,4 @@
-"""One stream for several ranks, in slices and in parts; here each rank is a thread."""
+"""One stream for several ranks, replicated and sharded; here each rank is a thread."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from streams.user.source import IterableSource
 
 
 class Threads:
-    """A company whose ranks are threads."""
+    """A process group whose ranks are threads."""
 
     def __init__(self, world: int) -> None:
         self.world = world
         self._barrier = threading.Barrier(world, timeout=10)
-        self._told: list[Any] = [None] * world
+        self._values: list[Any] = [None] * world
         self.members = [Member(self, rank) for rank in range(world)]
 
     def exchange(self, rank: int, value: Any) -> list[Any]:
-        self._told[rank] = value
+        self._values[rank] = value
         self._barrier.wait()
-        told = list(self._told)
+        values = list(self._values)
         self._barrier.wait()
-        return told
+        return values
 
     def each(self, work: Callable[[Any], Any]) -> list[Any]:
         """What the work of each rank returned, or raised."""
@@ -42,8 +42,8 @@ class Threads:
 
 
 class Member:
-    def __init__(self, company: Threads, rank: int) -> None:
-        self._group, self.rank, self.world_size = company, rank, company.world
+    def __init__(self, group: Threads, rank: int) -> None:
+        self._group, self.rank, self.world_size = group, rank, group.world
 
     def all_gather_object(self, value: Any) -> list[Any]:
         return self._group.exchange(self.rank, value)
@@ -86,7 +86,7 @@ def described(batch: Batch) -> Any:
     return batch.offset, samples, [(r.offset, r.id, r.reason) for r in batch.refused]
 
 
-def sliced(member: Any, records: Records) -> Replicated:
+def replicated(member: Any, records: Records) -> Replicated:
     source = iterated(records)
     source.read_slice(member.rank, member.world_size)
     return Replicated(source, member, lambda: None)
@@ -94,9 +94,9 @@ def sliced(member: Any, records: Records) -> Replicated:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_slices_together_are_the_stream_and_each_rank_decodes_its_own(world):
-    company = Threads(world)
+    group = Threads(world)
     all_records = [Records(bad=(3, 4)) for _ in range(world)]
-    read = company.each(lambda m: list(sliced(m, all_records[m.rank])))
+    read = group.each(lambda m: list(replicated(m, all_records[m.rank])))
     expected = [described(batch) for batch in iterated(Records(bad=(3, 4)))]
     for rank, batches in enumerate(read):
         assert [described(batch) for batch in batches] == expected
@@ -112,15 +112,15 @@ def test_a_slice_continues_where_one_process_stopped_and_the_other_way_round():
     single = iterated(Records())
     events = iter(single)
     next(events)
-    company, state = Threads(2), single.state_dict()
+    group, state = Threads(2), single.state_dict()
 
     def rest(member: Any) -> Any:
-        source = sliced(member, Records())
+        source = replicated(member, Records())
         source.load_state_dict(state)
         found = iter(source)
         return described(next(found)), source.state_dict()
 
-    (first, there), (second, also) = company.each(rest)
+    (first, there), (second, also) = group.each(rest)
     assert first == second == described(next(events))
     assert there == also == single.state_dict()
 
@@ -134,10 +134,10 @@ def test_index_based_sources_leave_images_of_others_alone(tmp_path):
     assert [sample.image.size > 0 for sample in batch.samples] == [i % 2 == 1 for i in range(len(batch))]
 
 
-def test_ranks_with_different_records_are_told_so():
-    company = Threads(2)
-    told = company.each(lambda m: list(sliced(m, Records(22 - 7 * m.rank))))
-    assert all(isinstance(each, SourceError) and "reads another stream" in str(each) for each in told)
+def test_ranks_with_different_records_raise():
+    group = Threads(2)
+    found = group.each(lambda m: list(replicated(m, Records(22 - 7 * m.rank))))
+    assert all(isinstance(each, SourceError) and "reads another stream" in str(each) for each in found)
 
 
 def test_what_one_rank_raises_all_raise():
@@ -147,21 +147,21 @@ def test_what_one_rank_raises_all_raise():
                 raise OSError("torn")
             return super().__getitem__(index)
 
-    company = Threads(2)
+    group = Threads(2)
     kinds = [Records, Torn]
 
     def read(member: Any) -> list[Any]:
         source = IterableSource(kinds[member.rank], batch_size=8, retries=0)
         return list(Replicated(source, member, lambda: None))
 
-    told = company.each(read)
-    assert [type(each) for each in told] == [SourceError, SourceError]
-    assert str(told[0]) == str(told[1])
-    assert "torn" in str(told[0])
+    found = group.each(read)
+    assert [type(each) for each in found] == [SourceError, SourceError]
+    assert str(found[0]) == str(found[1])
+    assert "torn" in str(found[0])
 
 
 def test_a_stop_asked_of_one_rank_stops_all_and_loses_nothing():
-    company = Threads(2)
+    group = Threads(2)
 
     def read(member: Any) -> Any:
         stopped: list[bool] = []
@@ -173,7 +173,7 @@ def test_a_stop_asked_of_one_rank_stops_all_and_loses_nothing():
             shared.interrupt()
         return described(first), list(events), shared.state_dict()["offset"], stopped
 
-    for first, rest, offset, stopped in company.each(read):
+    for first, rest, offset, stopped in group.each(read):
         assert first[0] == 0
         assert (rest, offset, stopped) == ([], 8, [True])
 
@@ -196,15 +196,15 @@ class Part:
         return iter(())
 
 
-def parted(member: Any, made: Part, size: int = 5) -> Sharded:
+def sharded(member: Any, made: Part, size: int = 5) -> Sharded:
     whole = IterableSource(lambda: made, batch_size=size, deterministic=True)
     part = whole.shard(member.rank, member.world_size, shard_size(size, member))
     return Sharded(part, whole, member, lambda: None)
 
 
 def test_parts_end_to_end_in_the_order_of_ranks():
-    company = Threads(2)
-    read = company.each(lambda m: list(parted(m, Part((8, 3)))))
+    group = Threads(2)
+    read = group.each(lambda m: list(sharded(m, Part((8, 3)))))
     ids = [[sample.id for sample in batch.samples] for batch in read[0]]
     assert ids == [["0-0", "0-1", "0-2", "1-0", "1-1"], ["0-3", "0-4", "0-5", "1-2"], ["0-6", "0-7"]]
     assert [batch.offset for batch in read[0]] == [0, 5, 9]
@@ -215,8 +215,8 @@ def test_parts_end_to_end_in_the_order_of_ranks():
 
 
 def test_a_request_in_one_part_is_every_ranks_and_comes_first():
-    company = Threads(2)
-    for events in company.each(lambda m: list(parted(m, Part((5, 5), {1: 2})))):
+    group = Threads(2)
+    for events in group.each(lambda m: list(sharded(m, Part((5, 5), {1: 2})))):
         kinds = [e.id if isinstance(e, ForgetRequest) else len(e) for e in events]
         assert kinds == [5, "of-1", 4, 1]
         assert [e.offset for e in events] == [0, 5, 5, 9]
@@ -226,11 +226,11 @@ def test_a_request_in_one_part_is_every_ranks_and_comes_first():
 def test_parts_continue_from_every_event(stop):
     made = Part((9, 6), {0: 4})
     whole = Threads(2).each(
-        lambda m: [repr(e.id if isinstance(e, ForgetRequest) else described(e)) for e in parted(m, made)]
+        lambda m: [repr(e.id if isinstance(e, ForgetRequest) else described(e)) for e in sharded(m, made)]
     )
 
     def begun(member: Any) -> Any:
-        source = parted(member, made)
+        source = sharded(member, made)
         events = iter(source)
         for _ in range(stop):
             next(events)
@@ -240,7 +240,7 @@ def test_parts_continue_from_every_event(stop):
     assert states[0] == states[1]
 
     def rest(member: Any) -> Any:
-        source = parted(member, made)
+        source = sharded(member, made)
         source.load_state_dict(states[0])
         return [repr(e.id if isinstance(e, ForgetRequest) else described(e)) for e in source]
 
@@ -248,10 +248,10 @@ def test_parts_continue_from_every_event(stop):
 
 
 def test_parts_are_for_as_many_ranks_as_left_them():
-    (state, _) = Threads(2).each(lambda m: parted(m, Part((2, 2))).state_dict())
+    (state, _) = Threads(2).each(lambda m: sharded(m, Part((2, 2))).state_dict())
 
     def loaded(member: Any) -> None:
-        parted(member, Part((2, 2, 2))).load_state_dict(state)
+        sharded(member, Part((2, 2, 2))).load_state_dict(state)
 
     assert all("that of 2 parts" in str(each) for each in Threads(3).each(loaded))
 
