@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from streamcl.benchmark.feature_cache import Remembered
+from streamcl.benchmark.feature_cache import CachedReader
 from streamcl.config.load import config_from_dict
 from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.factory.backbone import build_vit
@@ -152,7 +152,7 @@ def record(out: Path, packs: list[str], name: str, limit: int | None) -> None:
                 continue
             learner = build_learner(config, backbone, compute)
             if isinstance(learner, RidgeLearner):
-                learner.reader = Remembered(learner.reader, kept)
+                learner.reader = CachedReader(learner.reader, kept)
             losses, features = lessons_of(learner, ReplaySource(train, order, batch), limit)
             shifts = [shift for shift in order.shifts if shift < len(losses) * batch]
             trace = Trace(pack, order_name, batch, shifts, losses)

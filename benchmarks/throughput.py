@@ -33,7 +33,7 @@ import torch
 from contestants import CLASSES, Bare, Forward, Reference
 from machine import machine
 
-from streamcl.benchmark.cell import Shared
+from streamcl.benchmark.cell import SharedResources
 from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import StreamclError
@@ -164,7 +164,7 @@ def measure(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     data = images(args, folder)
     settings = configuration("online_lora", data, folder, args)
     compute = build_compute(settings)
-    shared = Shared()
+    shared = SharedResources()
     try:
         backbone = shared.backbone(settings, compute)
     except StreamclError as error:

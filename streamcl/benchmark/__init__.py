@@ -1,1 +1,1 @@
-"""Accuracy suites: learners x protocols x seeds over named sources, resumable cell by cell."""
+"""Benchmark suites: learners x protocols x seeds over named sources, resumable cell by cell."""

@@ -1,4 +1,4 @@
-"""Runs one cell of a suite in a directory of its own; finished cells stay, interrupted ones go on."""
+"""Runs one cell of a suite in its own directory; an interrupted cell continues from its checkpoint."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from streamcl.storage import files
 SUMMARY = "summary.json"
 
 
-class Shared(SharedBackbones):
-    """What the cells of a process share: frozen backbones, each loaded once, and features read with them."""
+class SharedResources(SharedBackbones):
+    """Frozen backbones and their features, which all cells of a process share."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = FeatureCache()
+        self.feature_cache = FeatureCache()
 
 
-def finished(cell: Cell) -> dict[str, Any] | None:
-    """The summary of a cell that has been run; None where it has not, or not to its end.
+def read_summary(cell: Cell) -> dict[str, Any] | None:
+    """Return the summary of a finished cell, else None.
 
-    Raises ConfigError where the cell's directory holds a run of another configuration.
+    Raises:
+        ConfigError: the cell's directory holds a run of another configuration.
     """
     folder = _folder(cell)
     if (folder / CONFIG).exists():
         changed = [
             each
             for each in differences(load_config(folder / CONFIG), cell.config)
-            if each.path not in {"run_dir", "name"} and each.new != "auto"  # a run keeps what auto came to
+            if each.path not in {"run_dir", "name"} and each.new != "auto"  # a run keeps what auto was
         ]
         if changed:
             raise ConfigError(
@@ -53,10 +54,10 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     return summary
 
 
-def run_cell(cell: Cell, shared: Shared) -> dict[str, Any]:
-    """Run the cell to its end, from where it stopped, and write its summary.
+def run_cell(cell: Cell, shared: SharedResources) -> dict[str, Any]:
+    """Run the cell to its end, from its last checkpoint, and write and return its summary.
 
-    Checkpoints are removed once the summary is written: a closed form's is large and nothing needs it.
+    Checkpoints are removed once the summary is written: those of closed forms are large.
     """
     folder = _folder(cell)
     if cell.joint is not None:
@@ -65,7 +66,7 @@ def run_cell(cell: Cell, shared: Shared) -> dict[str, Any]:
         summary = joint_summary(cell.config, cell.joint, shared.backbone)
     else:
         with open_run(cell.config, vit=shared.backbone) as run:
-            shared.memory.lend(run.learner, cell.config)
+            shared.feature_cache.attach(run.learner, cell.config)
             for _ in run:
                 pass
             summary = run.summary()

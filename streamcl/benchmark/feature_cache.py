@@ -1,4 +1,4 @@
-"""Frozen features kept by image, so that cells of one process compute each image's once."""
+"""Caches frozen features by image, so that cells of one process compute them once."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.protocols import Learner
 
 CachedFeatures = tuple[Tensor, ...]
-"""Of one sample: its features [F] and, where a branch begins on the way, each view's tokens there [N, d]."""
+"""Of one sample: its features [F] and, for a branch, the tokens [N, d] of each view at its first block."""
 
 
-class Remembered:
-    """A reader that asks the one inside only for samples it has not read yet. `kept` is shared by cells."""
+class CachedReader:
+    """Wraps a feature reader and calls it only for samples that are not in the cache, which cells share."""
 
-    def __init__(self, reader: FeatureReader, kept: dict[str, CachedFeatures]) -> None:
+    def __init__(self, reader: FeatureReader, cache: dict[str, CachedFeatures]) -> None:
         self._reader = reader
-        self._kept = kept
+        self._cache = cache
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        """float32 [B, F] of B samples."""
+        """Return features, float32 [B, F], of B samples."""
         rows = self._rows(samples, lambda fresh: [self._reader(fresh)])
         return torch.stack([row[0] for row in rows])
 
     def _rows(
         self, samples: Sequence[Sample], read: Callable[[list[Sample]], list[Tensor]]
     ) -> list[CachedFeatures]:
-        """What is kept of each sample, in order, once the new ones have been read."""
+        """The cached features of each sample, in order, after reading the new ones."""
         keys = [_key(sample) for sample in samples]
-        fresh = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in self._kept}
+        fresh = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in self._cache}
         if fresh:
             columns = read(list(fresh.values()))
             for number, key in enumerate(fresh):
-                self._kept[key] = tuple(column[number].clone() for column in columns)
-        return [self._kept[key] for key in keys]
+                self._cache[key] = tuple(column[number].clone() for column in columns)
+        return [self._cache[key] for key in keys]
 
 
-class RememberedPrefix(Remembered):
-    """One for a learner with a branch that begins at block `cut`: the tokens there are kept as well."""
+class CachedPrefixReader(CachedReader):
+    """Also caches the tokens at block `cut`, where a learner's branch begins."""
 
     _reader: PrefixReader
 
     def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
-        """The features [B, F], and the tokens that block `cut` is given, for each view."""
+        """Return features [B, F] and, for each view, the input tokens [B, N, d] of block `cut`."""
 
         def inside(fresh: Sequence[Sample]) -> list[Tensor]:
             features, views = self._reader.read(fresh, cut)
@@ -62,38 +62,38 @@ class RememberedPrefix(Remembered):
         return torch.stack(features), [torch.stack(view) for view in views]
 
 
-class RememberedBranch:
-    """A branch's features, computed once for each image from when its adapters hold still.
+class CachedBranch:
+    """Caches a branch's features by image as soon as its adapters are frozen.
 
-    Bit-equal to computing them again, since no row depends on its neighbours.
+    Bit-equal to computing them again, since no row depends on the others of its batch.
     """
 
     def __init__(self, branch: AdaptedBranch) -> None:
-        self._branch, self._inside = branch, branch.features
-        self._kept: dict[bytes, Tensor] = {}
+        self._branch, self._compute = branch, branch.features
+        self._cache: dict[bytes, Tensor] = {}
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """float32 [B, F] of tokens [B, N, d]."""
+        """Return features, float32 [B, F], of tokens [B, N, d]."""
         if not self._branch.frozen:
-            return self._inside(tokens)
+            return self._compute(tokens)
         rows = tokens.detach().contiguous().view(len(tokens), -1).view(torch.uint8).cpu().numpy()
         keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
-        fresh = {key: number for number, key in enumerate(keys) if key not in self._kept}
+        fresh = {key: number for number, key in enumerate(keys) if key not in self._cache}
         if fresh:
-            features = self._inside(tokens[list(fresh.values())])
-            self._kept |= {key: row.clone() for key, row in zip(fresh, features, strict=True)}
-        return torch.stack([self._kept[key] for key in keys])
+            features = self._compute(tokens[list(fresh.values())])
+            self._cache |= {key: row.clone() for key, row in zip(fresh, features, strict=True)}
+        return torch.stack([self._cache[key] for key in keys])
 
 
 class FeatureCache:
-    """What cells share: features by everything that decides them. One data set's are held at a time."""
+    """Features by backbone, blocks, views and precision; of one data set at a time, to bound memory."""
 
     def __init__(self) -> None:
         self._source = ""
-        self._kept: dict[str, dict[str, CachedFeatures]] = {}
+        self._cache: dict[str, dict[str, CachedFeatures]] = {}
 
-    def lend(self, learner: Learner, config: RunConfig) -> None:
-        """Have a learner with a frozen reader read through the memory; others stay as they are."""
+    def attach(self, learner: Learner, config: RunConfig) -> None:
+        """Route a learner's frozen reader through the cache; learners without one are left unchanged."""
         branch = learner.adapted if isinstance(learner, RidgeLoRALearner) else None
         holder: Any = learner.exact if isinstance(learner, RidgeLoRALearner) else learner
         reader = getattr(holder, "reader", None)
@@ -101,18 +101,18 @@ class FeatureCache:
             return
         source = config.source.model_dump_json()
         if source != self._source:
-            self._source, self._kept = source, {}
+            self._source, self._cache = source, {}
         first = None if branch is None else branch.adapters.first_block
         key = f"{reader.backbone.fingerprint} {reader.blocks} {reader.views} {reader.compute} {first}"
-        kept = self._kept.setdefault(key, {})
+        cache = self._cache.setdefault(key, {})
         if branch is None:
-            holder.reader = Remembered(reader, kept)
+            holder.reader = CachedReader(reader, cache)
             return
-        holder.reader = RememberedPrefix(reader, kept)
-        lent: Any = branch
-        lent.features = RememberedBranch(branch)
+        holder.reader = CachedPrefixReader(reader, cache)
+        patched: Any = branch
+        patched.features = CachedBranch(branch)
 
 
 def _key(sample: Sample) -> str:
-    """Tells an image from all others of a source, one drawn for another seed under the same id among them."""
+    """A key of the image: its id and checksum, as another seed may draw another image under the same id."""
     return f"{sample.id} {crc32(sample.image.tobytes())}"

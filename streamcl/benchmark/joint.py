@@ -1,4 +1,4 @@
-"""The joint upper bound: LoRA over all images of a stream, shuffled, several times, then a ridge head."""
+"""The joint upper bound: LoRA trained for several epochs on all images of a stream, then a ridge head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamcl.benchmark.suite import Joint
+from streamcl.benchmark.suite import JointOptions
 from streamcl.config.options.baselines import NaiveLora
 from streamcl.config.options.run import RunConfig
 from streamcl.evaluation.holdout import HoldoutEvaluator
@@ -31,14 +31,14 @@ from streamcl.storage.rng_state import seed_generators
 
 
 class AdaptedReader:
-    """Reads the fused tokens of adapted blocks; the adapters must not change any more."""
+    """Reads concatenated tokens of adapted blocks, whose adapters must not change any more."""
 
     def __init__(self, model: AdapterModel, blocks: Sequence[int]) -> None:
         self._model = model
         self._blocks = tuple(sorted(blocks))
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        """float32 [B, F] of B samples."""
+        """Return features, float32 [B, F], of B samples."""
         backbone, adapters = self._model.backbone, self._model.adapters
         assert adapters is not None
         with torch.no_grad(), self._model.compute.autocast():
@@ -48,13 +48,20 @@ class AdaptedReader:
 
 def joint_summary(
     config: RunConfig,
-    joint: Joint,
+    joint: JointOptions,
     vit: BackboneFactory,
 ) -> dict[str, Any]:
-    """Train on everything that the configured stream brings and examine both heads once, at the end.
+    """Train on all samples of the configured stream and evaluate both heads at the end.
 
-    The summary has the shape of a run's; "holdout" is the ridge head's, "holdout_linear" the linear head's.
-    An interrupted training starts over: it holds all images and has no checkpoint.
+    An interrupted training starts over: it holds all images in memory and has no checkpoint.
+
+    Args:
+        config: of the run.
+        joint: options of the upper bound.
+        vit: makes or shares the backbone.
+
+    Returns:
+        A summary like a run's: "holdout" is the ridge head's, "holdout_linear" the linear head's.
     """
     began = monotonic()
     seed_generators(config.seed)
@@ -90,7 +97,7 @@ def joint_summary(
 
 
 def train(model: AdapterModel, samples: Sequence[Sample], epochs: int, batch_size: int) -> None:
-    """`epochs` passes over the samples, each in an order of its own; the loss is over all classes."""
+    """Train `epochs` passes over the samples, each in a new random order; the loss is over all classes."""
     model.grow(samples)
     for _ in range(epochs):
         order = torch.randperm(len(samples), generator=model.generator).tolist()
@@ -98,8 +105,10 @@ def train(model: AdapterModel, samples: Sequence[Sample], epochs: int, batch_siz
             model.step(F.cross_entropy(model.head(model.features(chunk)), model.targets(chunk)))
 
 
-def refit(model: AdapterModel, samples: Sequence[Sample], joint: Joint, batch_size: int) -> RidgeLearner:
-    """A ridge head over the adapted features of all samples."""
+def refit(
+    model: AdapterModel, samples: Sequence[Sample], joint: JointOptions, batch_size: int
+) -> RidgeLearner:
+    """Return a ridge head fitted on the adapted features of all samples."""
     depth = model.backbone.depth
     blocks = joint.blocks or spread_blocks(depth)
     head = RidgeHead(

@@ -1,4 +1,4 @@
-"""What the cells of a suite came to: rows, their mean and spread, as CSV and Markdown."""
+"""Results of a suite: figures by cell, their mean and standard deviation, as CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("source", "protocol", "learner", "seed", *FIGURES, *SHIFTS, "samples"
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CellResult:
     """The figures of one cell. Accuracies are shares in [0, 1]; None where a figure does not exist."""
 
     source: str
@@ -33,16 +33,16 @@ class Result:
         return f"{self.source}/{self.protocol}"
 
 
-def results_of(cell: Cell, summary: Mapping[str, Any]) -> list[Result]:
-    """One result a cell; two of the joint bound, whose heads are told apart."""
+def results_of(cell: Cell, summary: Mapping[str, Any]) -> list[CellResult]:
+    """Return one result for a cell; two for the joint bound, one for each head."""
     made = [_result(cell, cell.learner, summary, summary["holdout"])]
     if "holdout_linear" in summary:
         made.append(_result(cell, f"{cell.learner}, linear head", summary, summary["holdout_linear"]))
     return made
 
 
-def as_csv(results: Sequence[Result]) -> str:
-    """A row a result, an empty field where a figure does not exist."""
+def as_csv(results: Sequence[CellResult]) -> str:
+    """Return a row for each result, with an empty field for a missing figure."""
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -53,10 +53,13 @@ def as_csv(results: Sequence[Result]) -> str:
     return page.getvalue()
 
 
-def as_markdown(suite: Suite, results: Sequence[Result], open_cells: Mapping[str, str]) -> str:
-    """An overview of final accuracy, a table a stream, and what is missing and why.
+def as_markdown(suite: Suite, results: Sequence[CellResult], open_cells: Mapping[str, str]) -> str:
+    """Return an overview of final accuracy, a table for each stream, and the cells without a result.
 
-    open_cells: the reason why a cell has no result, by its id.
+    Args:
+        suite: for its title and description.
+        results: of finished cells.
+        open_cells: by cell id, the reason why it has no result.
     """
     lines = [f"# {suite.title}", "", *([suite.about.strip(), ""] if suite.about else [])]
     lines += [
@@ -75,15 +78,15 @@ def as_markdown(suite: Suite, results: Sequence[Result], open_cells: Mapping[str
     return "\n".join(lines) + "\n"
 
 
-def spread(values: Iterable[float | None], scale: float = 100.0) -> str:
-    """ "53.1 ± 0.4" of shares, "53.1" of a single one, "-" of none."""
+def mean_and_deviation(values: Iterable[float | None], scale: float = 100.0) -> str:
+    """Return "53.1 ± 0.4" for shares in [0, 1], "53.1" for a single one, "-" for none."""
     known = [scale * value for value in values if value is not None]
     if not known:
         return "-"
     return f"{fmean(known):.1f} ± {stdev(known):.1f}" if len(known) > 1 else f"{known[0]:.1f}"
 
 
-def _result(cell: Cell, learner: str, summary: Mapping[str, Any], holdout: Mapping[str, Any]) -> Result:
+def _result(cell: Cell, learner: str, summary: Mapping[str, Any], holdout: Mapping[str, Any]) -> CellResult:
     shifts, timing = summary.get("shifts", {}), summary["timing"]
     figures = {name: holdout.get(name) for name in FIGURES}
     figures["prequential"] = summary.get("prequential", {}).get("accuracy")
@@ -95,25 +98,27 @@ def _result(cell: Cell, learner: str, summary: Mapping[str, Any], holdout: Mappi
         "seconds": timing["seconds"],
         "images_per_s": timing["images_per_s"],
     }
-    return Result(cell.source, cell.protocol, learner, cell.seed, figures)
+    return CellResult(cell.source, cell.protocol, learner, cell.seed, figures)
 
 
-def _overview(results: Sequence[Result]) -> list[str]:
+def _overview(results: Sequence[CellResult]) -> list[str]:
     """Final accuracy over classes seen, learners x streams."""
     streams = _distinct(each.stream for each in results)
     lines = ["## A_Last", "", *_head("learner", streams)]
     for learner in _distinct(each.learner for each in results):
         own = [each for each in results if each.learner == learner]
-        cells = [spread(r.figures["A_Last"] for r in own if r.stream == stream) for stream in streams]
+        cells = [
+            mean_and_deviation(r.figures["A_Last"] for r in own if r.stream == stream) for stream in streams
+        ]
         lines.append(f"| {learner} | {' | '.join(cells)} |")
     return lines
 
 
-def _table(results: Sequence[Result]) -> list[str]:
+def _table(results: Sequence[CellResult]) -> list[str]:
     lines = _head("learner", [*HEADINGS, "shifts found", "false alarms", "images/s", "seeds"])
     for learner in _distinct(each.learner for each in results):
         own = [each.figures for each in results if each.learner == learner]
-        cells = [spread(figures[name] for figures in own) for name in FIGURES]
+        cells = [mean_and_deviation(figures[name] for figures in own) for name in FIGURES]
         cells += [_shifts(own), _plain(own, "false_alarms", 1), _plain(own, "images_per_s", 0), str(len(own))]
         lines.append(f"| {learner} | {' | '.join(cells)} |")
     return lines

@@ -1,4 +1,4 @@
-"""What a suite says: sources, protocols, learners and seeds; and the cells that come of it."""
+"""The options of a suite (sources, protocols, learners, seeds) and the cells that they define."""
 
 from __future__ import annotations
 
@@ -21,31 +21,33 @@ from streamcl.config.yaml import read_yaml
 from streamcl.errors import ConfigError
 
 SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
-"""Where suites lie that are called by name."""
+"""Folder of the suites that are known by name."""
 
-Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]
-Seeds: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
+EntryName: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)
+]
+SeedCount: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 
 
 class SuiteSource(Options):
-    """One data set, and what of a run's configuration belongs to it."""
+    """One data set, and its part of a run's configuration."""
 
-    needs: list[str] = Field([], description="Files without which this source is skipped, with a word.")
-    protocols: list[Name] = Field(min_length=1, description="Which protocols it is streamed by.")
+    needs: list[str] = Field([], description="Files without which this source is skipped.")
+    protocols: list[EntryName] = Field(min_length=1, description="Which protocols it is streamed by.")
     run: Args = Field(description="The part of a run's configuration that this source decides.")
 
 
 class SuiteProtocol(Options):
-    """One order of a stream, and how it is measured."""
+    """One order of a stream, and its evaluation."""
 
     run: Args = Field({}, description="The part of a run's configuration that this protocol decides.")
 
 
-class Joint(Options):
-    """Joint LoRA, the upper bound: keeps every image and passes over all of them, shuffled, many times.
+class JointOptions(Options):
+    """Joint LoRA, the upper bound: several epochs over all images of the stream.
 
-    It breaks the rule of a single pass, so it exists in suites only. Its figures are those of a ridge head
-    refitted on the adapted features at the end; the linear head's own stand beside them.
+    It is no stream learner, so it exists in suites only. Its figures are those of a ridge head fitted on the
+    adapted features at the end, and those of its linear head.
     """
 
     epochs: int = Field(3, ge=1, le=1000, description="Passes over everything.")
@@ -56,51 +58,55 @@ class Joint(Options):
 
 
 class SuiteLearner(Options):
-    """One learner, and which of the cells it takes part in."""
+    """One learner, and the cells that it takes part in."""
 
     run: Args = Field({}, description="The part of a run's configuration that this learner decides.")
-    joint: Joint | None = Field(None, description="Not a learner of a stream but the joint upper bound.")
+    joint: JointOptions | None = Field(None, description="The joint upper bound in place of a learner.")
     only: list[str] = Field(["*"], description="Patterns of source/protocol that it is measured on.")
-    seeds: Seeds | None = Field(None, description="Fewer seeds than the suite's; null: as many.")
+    seeds: SeedCount | None = Field(None, description="Fewer seeds than the suite's; null: as many.")
 
 
 class Suite(Options):
-    """A table to be filled."""
+    """All cells of a benchmark."""
 
     title: str = Field(description="The heading of the results.")
     about: str = Field("", description="What stands below the heading.")
-    seeds: Seeds = Field(3, description="Seeds 0, 1, ... of order and learner.")
+    seeds: SeedCount = Field(3, description="Seeds 0, 1, ... of order and learner.")
     run: Args = Field({}, description="What the configuration of every cell begins with.")
-    protocols: dict[Name, SuiteProtocol] = Field(min_length=1, description="Orders by name.")
-    sources: dict[Name, SuiteSource] = Field(min_length=1, description="Data sets by name.")
-    learners: dict[Name, SuiteLearner] = Field(min_length=1, description="Learners by name.")
+    protocols: dict[EntryName, SuiteProtocol] = Field(min_length=1, description="Orders by name.")
+    sources: dict[EntryName, SuiteSource] = Field(min_length=1, description="Data sets by name.")
+    learners: dict[EntryName, SuiteLearner] = Field(min_length=1, description="Learners by name.")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run of the table. missing: a file that it needs and that is not there, else None."""
+    """One run of the suite; missing: a file that it needs and that does not exist, else None."""
 
     source: str
     protocol: str
     learner: str
     seed: int
     config: RunConfig
-    joint: Joint | None
+    joint: JointOptions | None
     missing: str | None
 
     @property
     def stream(self) -> str:
-        """source/protocol, the row of tables that it belongs to."""
+        """source/protocol."""
         return f"{self.source}/{self.protocol}"
 
     @property
     def id(self) -> str:
-        """source/protocol/learner/seed-N, also its place below the output folder."""
+        """source/protocol/learner/seed-N, also its path below the output folder."""
         return f"{self.stream}/{self.learner}/seed-{self.seed}"
 
 
 def load_suite(name: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> Suite:
-    """The suite in a YAML file, or a shipped one by its name. Raises ConfigError with every fault."""
+    """Return the suite of a YAML file, or a shipped one by its name.
+
+    Raises:
+        ConfigError: with every fault of the file.
+    """
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         path = SUITES / f"{name}.yaml"
@@ -120,9 +126,16 @@ def load_suite(name: str | os.PathLike[str], environment: Mapping[str, str] | No
 
 
 def cells(suite: Suite, out: Path, *, seeds: int | None = None, only: str = "*") -> list[Cell]:
-    """Every cell whose id fits the pattern, in the order of the suite; all configurations are checked.
+    """Return every cell whose id matches the pattern, in the order of the suite.
 
-    seeds: in place of the suite's number. Raises ConfigError with every fault of every cell.
+    Args:
+        suite: the options.
+        out: output folder.
+        seeds: number of seeds in place of the suite's.
+        only: pattern of cell ids.
+
+    Raises:
+        ConfigError: with every fault of every cell's configuration.
     """
     found: list[Cell] = []
     problems: dict[str, None] = {}
@@ -173,7 +186,7 @@ def _cell(suite: Suite, out: Path, row: tuple[str, str, str], seed: int) -> Cell
 
 
 def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings laid over one another, the later one's values on top, inside blocks too."""
+    """Merge mappings recursively; later values replace earlier ones."""
     result: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():

@@ -1,4 +1,4 @@
-"""Fills the table of a suite cell by cell, and writes what there is after each of them."""
+"""Runs the cells of a suite and writes the table of results after each of them."""
 
 from __future__ import annotations
 
@@ -8,42 +8,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamcl.benchmark.cell import finished
-from streamcl.benchmark.results import Result, as_csv, as_markdown, results_of
+from streamcl.benchmark.cell import read_summary
+from streamcl.benchmark.results import CellResult, as_csv, as_markdown, results_of
 from streamcl.benchmark.suite import Cell, Suite
-from streamcl.benchmark.workers import attempts
+from streamcl.benchmark.workers import run_cells
 from streamcl.errors import StreamclError
-from streamcl.report.comparison import Comparison, write_comparison
+from streamcl.report.comparison import LearnerFigure, write_comparison
 from streamcl.storage import files
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Table:
-    """What a suite has come to: results, why cells have none, and the first error of a cell that failed."""
+class ResultsTable:
+    """Results of a suite, the reasons why cells have none, and the first error of a failed cell."""
 
-    results: list[Result] = field(default_factory=list)
+    results: list[CellResult] = field(default_factory=list)
     open_cells: dict[str, str] = field(default_factory=dict)
     failure: StreamclError | None = None
 
 
-def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, *, jobs: int = 1) -> Table:
+def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, *, jobs: int = 1) -> ResultsTable:
     """Run every cell that has no summary yet; write results.md and results.csv into `out`, plots at the end.
 
-    A cell that lacks its data, or that another process is running, is passed over with a word; one that fails
-    is named in the results, and the others go on. jobs: how many run at a time, each in a process of its own.
+    A cell without its data, or one that another process is running, is skipped; one that fails is named in
+    the results, and the others go on.
+
+    Args:
+        suite: the options.
+        cells: to run.
+        out: output folder.
+        jobs: worker processes.
     """
     files.make_folder(out)
-    table = Table(open_cells={cell.id: "not run yet" for cell in cells})
-    done = {cell.id: summary for cell in cells if (summary := finished(cell)) is not None}
+    table = ResultsTable(open_cells={cell.id: "not run yet" for cell in cells})
+    done = {cell.id: summary for cell in cells if (summary := read_summary(cell)) is not None}
     found = {cell.id: results_of(cell, done[cell.id]) for cell in cells if cell.id in done}
     waiting = [cell for cell in cells if cell.id not in done]
     for name, summary in done.items():
         del table.open_cells[name]
         logger.info("%s: %s, as before", name, _in_short(summary))
     table.results = _in_order(cells, found)
-    for number, (cell, came) in enumerate(attempts(waiting, jobs), len(done) + 1):
+    for number, (cell, came) in enumerate(run_cells(waiting, jobs), len(done) + 1):
         place = f"[{number}/{len(cells)}] {cell.id}"
         table.failure = table.failure or came.failure
         if came.summary is None:
@@ -60,20 +66,20 @@ def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, *, jobs: int = 1)
     return table
 
 
-def write_tables(suite: Suite, table: Table, out: Path) -> None:
-    """results.csv and results.md."""
+def write_tables(suite: Suite, table: ResultsTable, out: Path) -> None:
+    """Write results.csv and results.md."""
     files.atomic_write(out / "results.csv", as_csv(table.results).encode())
     files.atomic_write(out / "results.md", as_markdown(suite, table.results, table.open_cells).encode())
 
 
-def write_plots(table: Table, out: Path) -> None:
-    """Final accuracies as results.svg and results.png."""
+def write_plots(table: ResultsTable, out: Path) -> None:
+    """Plot final accuracies as results.svg and results.png."""
     if table.results:
-        shown = [Comparison(r.stream, r.learner, r.figures["A_Last"]) for r in table.results]
+        shown = [LearnerFigure(r.stream, r.learner, r.figures["A_Last"]) for r in table.results]
         write_comparison(shown, "accuracy at the end of the stream, classes seen", out / "results")
 
 
-def _in_order(cells: Sequence[Cell], found: Mapping[str, Sequence[Result]]) -> list[Result]:
+def _in_order(cells: Sequence[Cell], found: Mapping[str, Sequence[CellResult]]) -> list[CellResult]:
     return [result for cell in cells for result in found.get(cell.id, ())]
 
 

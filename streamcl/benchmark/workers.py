@@ -1,4 +1,4 @@
-"""Attempts the cells of a suite one after the other, or side by side in processes of their own."""
+"""Runs the cells of a suite one after the other, or in parallel worker processes."""
 
 from __future__ import annotations
 
@@ -13,92 +13,95 @@ from typing import Any
 
 import torch
 
-from streamcl.benchmark.cell import Shared, finished, run_cell
+from streamcl.benchmark.cell import SharedResources, read_summary, run_cell
 from streamcl.benchmark.suite import Cell
 from streamcl.errors import ConfigError, RunBusy, StreamclError
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """What came of a cell: its summary, or the reason why there is none, and the error where it failed."""
+class CellOutcome:
+    """The summary of a cell, or the reason why there is none, with the error where it failed."""
 
     summary: dict[str, Any] | None
     reason: str = ""
     failure: StreamclError | None = None
 
 
-def attempts(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Attempt]]:
-    """Every cell with what came of it: in order, or with more than one job as they come to their ends.
+def run_cells(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, CellOutcome]]:
+    """Yield every cell with its outcome: in order, or with several jobs as cells end.
 
-    Each job is a process with its share of the cores. It stays with a data set while there are cells of it,
-    whose images it reads once for all of them. Raises ConfigError where a cell cannot run as it is asked to.
+    Each job is a process with its share of the cores, which ends with this one. It stays with a data set
+    while there are cells of it, so that features of an image are computed once.
+
+    Raises:
+        ConfigError: a cell's directory holds a run of another configuration.
     """
     if jobs > 1:
-        yield from _side_by_side(list(cells), jobs)
+        yield from _in_parallel(list(cells), jobs)
         return
-    shared = Shared()
+    shared = SharedResources()
     for cell in cells:
-        yield cell, attempt(cell, shared)
+        yield cell, run_or_skip(cell, shared)
 
 
-def attempt(cell: Cell, shared: Shared) -> Attempt:
-    """Run a cell to its end, unless its data is missing, or another process is at it or has done it."""
-    if (summary := finished(cell)) is not None:
-        return Attempt(summary)
+def run_or_skip(cell: Cell, shared: SharedResources) -> CellOutcome:
+    """Run a cell unless its data is missing or another process is running or has finished it."""
+    if (summary := read_summary(cell)) is not None:
+        return CellOutcome(summary)
     if cell.missing is not None:
-        return Attempt(None, f"skipped: {cell.missing} is not here")
+        return CellOutcome(None, f"skipped: {cell.missing} is not here")
     try:
-        return Attempt(run_cell(cell, shared))
+        return CellOutcome(run_cell(cell, shared))
     except RunBusy:
-        return Attempt(None, "another process is running it")
+        return CellOutcome(None, "another process is running it")
     except ConfigError:
         raise
     except StreamclError as error:
-        return Attempt(None, f"failed: {error}", error)
+        return CellOutcome(None, f"failed: {error}", error)
 
 
-def choose_workers(waiting: Sequence[Cell], own: str | None, others: Sequence[str | None]) -> Cell:
-    """The next cell for a job: of its own data set, else of one that no other job is at, else the first."""
+def next_cell(waiting: Sequence[Cell], own: str | None, others: Sequence[str | None]) -> Cell:
+    """Return the next cell for a job: of its data set, else of one that no other job has, else the first."""
     for fits in (lambda cell: cell.source == own, lambda cell: cell.source not in others):
         if found := next(filter(fits, waiting), None):
             return found
     return waiting[0]
 
 
-class _Jobs:
-    """Processes that attempt one cell each at a time."""
+class _Workers:
+    """Worker processes that run one cell each at a time."""
 
     def __init__(self, waiting: list[Cell], count: int) -> None:
         self._waiting = waiting
         self._threads = max(1, (os.cpu_count() or 1) // count)
         self._pools = [self._pool() for _ in range(count)]
         self._at: list[str | None] = [None] * count
-        self.running: dict[Future[Attempt], tuple[int, Cell]] = {}
+        self.running: dict[Future[CellOutcome], tuple[int, Cell]] = {}
 
-    def give(self, job: int) -> None:
-        """Hand a job its next cell, if there is one."""
+    def submit(self, job: int) -> None:
+        """Submit a job's next cell, if there is one."""
         if not self._waiting:
             return
         others = [source for number, source in enumerate(self._at) if number != job]
-        cell = choose_workers(self._waiting, self._at[job], others)
+        cell = next_cell(self._waiting, self._at[job], others)
         self._waiting.remove(cell)
         self._at[job] = cell.source
-        self.running[self._pools[job].submit(_attempt_here, cell)] = job, cell
+        self.running[self._pools[job].submit(_run_in_worker, cell)] = job, cell
 
-    def take(self, future: Future[Attempt]) -> tuple[Cell, Attempt]:
-        """What came of a cell; its job goes on with another one, in a new process where the old one died."""
+    def collect(self, future: Future[CellOutcome]) -> tuple[Cell, CellOutcome]:
+        """Return the outcome of a cell and submit the next one, in a new process where the old one died."""
         job, cell = self.running.pop(future)
         try:
-            came = future.result()
+            outcome = future.result()
         except BrokenExecutor:
             error = StreamclError("its process was killed", hint="run the command again; it goes on there")
-            came = Attempt(None, f"failed: {error}", error)
+            outcome = CellOutcome(None, f"failed: {error}", error)
             self._pools[job] = self._pool()
-        self.give(job)
-        return cell, came
+        self.submit(job)
+        return cell, outcome
 
     def close(self) -> None:
-        """Wait for what is running; begin nothing more."""
+        """Wait for running cells and cancel the rest."""
         for pool in self._pools:
             pool.shutdown(cancel_futures=True)
 
@@ -108,22 +111,22 @@ class _Jobs:
         return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._threads, level))
 
 
-def _side_by_side(waiting: list[Cell], count: int) -> Iterator[tuple[Cell, Attempt]]:
+def _in_parallel(waiting: list[Cell], count: int) -> Iterator[tuple[Cell, CellOutcome]]:
     count = min(count, len(waiting))
-    jobs = _Jobs(waiting, count)
+    jobs = _Workers(waiting, count)
     try:
         for number in range(count):
-            jobs.give(number)
+            jobs.submit(number)
         while jobs.running:
             ended, _ = wait(jobs.running, return_when=FIRST_COMPLETED)
             for future in ended:
-                yield jobs.take(future)
+                yield jobs.collect(future)
     finally:
         jobs.close()
 
 
-_shared: list[Shared] = []
-"""Of a job's own process: one, once it has attempted a cell."""
+_shared: list[SharedResources] = []
+"""In a worker process: its one `SharedResources`, after its first cell."""
 
 
 def _begin(threads: int, level: int) -> None:
@@ -135,13 +138,13 @@ def _begin(threads: int, level: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A job outlives nobody who could use what it does; its cell goes on where it stopped."""
+    """End this worker with its parent; a later run continues its cell from the last checkpoint."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
 
-def _attempt_here(cell: Cell) -> Attempt:
+def _run_in_worker(cell: Cell) -> CellOutcome:
     if not _shared:
-        _shared.append(Shared())
-    return attempt(cell, _shared[0])
+        _shared.append(SharedResources())
+    return run_or_skip(cell, _shared[0])

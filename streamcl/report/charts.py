@@ -29,7 +29,7 @@ COLOURS = {
     "settled": "#010108",
     "paper": "#010109",
 }
-STYLE = {
+CHART_STYLE = {
     "svg.fonttype": "none",  # text stays text: the page's font, selectable, read aloud
     "svg.hashsalt": "streamcl",  # the same run gives the same bytes
     "font.size": 9.5,
@@ -48,7 +48,7 @@ STYLE = {
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What happened where, in offsets."""
+    """Offsets of shifts, detections, consolidations and requests."""
 
     true: Sequence[int] = ()
     found: Sequence[int] = ()
@@ -59,7 +59,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A value over the stream, with what else is drawn: held-out points and what happened where."""
+    """A value over the stream, with held-out points and marks."""
 
     name: str
     points: Sequence[Point]
@@ -70,8 +70,8 @@ class Curve:
 
 
 def draw(curve: Curve) -> str:
-    """The curve as an <svg> element, 10.4 : 3.3, without text from the run."""
-    with mpl.rc_context(STYLE):
+    """Return the curve as an <svg> element with aspect ratio 10.4 : 3.3, without text from the run."""
+    with mpl.rc_context(CHART_STYLE):
         figure = Figure(figsize=(10.4, 3.3))
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0.055, 0.145, 0.915, 0.70))
@@ -84,7 +84,7 @@ def draw(curve: Curve) -> str:
 
 
 def _top(points: Sequence[Point]) -> float:
-    """High enough for all but the rarest peaks, which would flatten everything else."""
+    """The 99.5 % quantile of the highs, as rare peaks would flatten everything else."""
     highs = [point.high for point in points]
     return 1.08 * float(np.quantile(highs, 0.995)) or 1.0 if highs else 1.0
 

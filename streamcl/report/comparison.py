@@ -1,4 +1,4 @@
-"""Draws learners side by side: the mean over seeds as a dot, the spread as a line, a panel a stream."""
+"""Plots learners side by side, a panel for each stream: mean over seeds as a dot, range as a line."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ from matplotlib.figure import Figure
 
 from streamcl.storage import files
 
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "streamcl", "font.size": 9.0, "text.parse_math": False}
+COMPARISON_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "streamcl",
+    "font.size": 9.0,
+    "text.parse_math": False,
+}
 INK, QUIET, GRID = "#1f4e79", "#666666", "#dddddd"
 
 
-class Comparison(NamedTuple):
-    """One value of one learner on one stream: a share in [0, 1], or None, which is left out."""
+class LearnerFigure(NamedTuple):
+    """One value of one learner on one stream: a share in [0, 1]; None is left out."""
 
     stream: str
     learner: str
     value: float | None
 
 
-def write_comparison(shown: Sequence[Comparison], title: str, path: Path) -> None:
-    """The panels as `path` with the endings .svg and .png; the same values give the same bytes of SVG."""
-    with mpl.rc_context(STYLE):
+def write_comparison(shown: Sequence[LearnerFigure], title: str, path: Path) -> None:
+    """Write the panels to `path` with suffixes .svg and .png; the same values give the same SVG bytes."""
+    with mpl.rc_context(COMPARISON_STYLE):
         figure = _figure([each for each in shown if each.value is not None], title)
         for ending, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 150})):
             page = io.BytesIO()
@@ -35,7 +40,7 @@ def write_comparison(shown: Sequence[Comparison], title: str, path: Path) -> Non
             files.atomic_write(path.with_suffix(ending), page.getvalue())
 
 
-def _figure(shown: Sequence[Comparison], title: str) -> Figure:
+def _figure(shown: Sequence[LearnerFigure], title: str) -> Figure:
     streams = _distinct(each.stream for each in shown)
     learners = _distinct(each.learner for each in shown)
     columns = min(3, max(1, len(streams)))
@@ -53,7 +58,7 @@ def _figure(shown: Sequence[Comparison], title: str) -> Figure:
     return figure
 
 
-def _panel(axes: Any, shown: Sequence[Comparison], learners: Sequence[str], stream: str) -> None:
+def _panel(axes: Any, shown: Sequence[LearnerFigure], learners: Sequence[str], stream: str) -> None:
     axes.set_title(stream, fontsize=9, loc="left")
     axes.set_xlim(0, 100)
     axes.set_ylim(len(learners) - 0.5, -0.5)

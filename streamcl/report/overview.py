@@ -1,4 +1,4 @@
-"""The run in figures and in one sentence, from its summary or, without one, from its records."""
+"""Key figures and a summary sentence of a run, from its summary or else from its records."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from typing import Any
 
 from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.report.reading import RunLog, read_run
-from streamcl.report.series import number, whole_number
-from streamcl.report.wording import NONE, count, decimal, duration, memory, percent, plural, points
+from streamcl.report.series import as_float, as_int, submapping
+from streamcl.report.wording import (
+    NONE,
+    count,
+    decimal,
+    duration,
+    memory,
+    percent,
+    plural,
+    points,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One key figure: its name, its value, and a few words beside it."""
+class KeyFigure:
+    """One key figure: its name, its value as text, and a short note."""
 
     name: str
     value: str
@@ -25,92 +34,90 @@ class Figure:
 
 
 def summary_of(run_dir: Path) -> dict[str, Any]:
-    """The figures of the run in that directory, finished or not. FileNotFoundError where there is none."""
-    return completed(read_run(run_dir))
+    """Return the summary of the run in a directory, finished or not.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+    """
+    return complete_summary(read_run(run_dir))
 
 
-def completed(run: RunLog) -> dict[str, Any]:
-    """The run's summary; of what it lacks, what can be computed from the records."""
+def complete_summary(run: RunLog) -> dict[str, Any]:
+    """Return the run's summary, with missing entries computed from its records."""
     summary = dict(run.summary)
     last = run.steps.last
     summary.setdefault("run", run.name)
-    summary.setdefault("samples", run.guesses.samples)
-    summary.setdefault("steps", whole_number(last.get("step")) or 0)
-    summary.setdefault("classes", whole_number(last.get("classes")) or len(run.guesses.support))
+    summary.setdefault("samples", run.predictions.samples)
+    summary.setdefault("steps", as_int(last.get("step")) or 0)
+    summary.setdefault("classes", as_int(last.get("classes")) or len(run.predictions.support))
     summary.setdefault("consolidations", run.offsets("consolidation"))
     summary.setdefault("consolidated", len(summary["consolidations"]))
     summary.setdefault("quarantined", run.quarantined)
     summary.setdefault("skipped_steps", len(run.events.get("skipped", [])))
     summary["prequential"] = _prequential(run)
-    summary["holdout"] = inner(summary, "holdout") or _holdout(run)
+    summary["holdout"] = submapping(summary, "holdout") or _holdout(run)
     summary["shifts"] = _shifts(run)
     summary["requests"] = _requests(run)
     summary["timing"] = {
         "seconds": last.get("seconds"),
         "images_per_s": last.get("images_per_s"),
         "peak_memory_mb": run.steps.peak_memory_mb,
-        **inner(summary, "timing"),
+        **submapping(summary, "timing"),
     }
     return summary
 
 
-def inner(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The mapping under `key`, or an empty one."""
-    value = mapping.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
 def _prequential(run: RunLog) -> dict[str, Any]:
-    last, curve = run.steps.last, run.guesses.curve.points
+    last, curve = run.steps.last, run.predictions.curve.points
     return {
-        "accuracy": number(last.get("accuracy")) if last else run.guesses.accuracy,
+        "accuracy": as_float(last.get("accuracy")) if last else run.predictions.accuracy,
         "window_accuracy": last.get("window_accuracy") if last else (curve[-1].mean if curve else None),
-        "window": run.guesses.window,
-        "per_class": run.guesses.per_class,
-        "support": dict(run.guesses.support),
-        **inner(run.summary, "prequential"),
+        "window": run.predictions.window,
+        "per_class": run.predictions.per_class,
+        "support": dict(run.predictions.support),
+        **submapping(run.summary, "prequential"),
     }
 
 
 def _holdout(run: RunLog) -> dict[str, Any]:
-    """What can be told without knowing which parts were taught when."""
+    """Held-out figures that need no knowledge of which part was learned when."""
     rows = [run.holdout[offset] for offset in sorted(run.holdout)]
-    known = [accuracy for row in rows if (accuracy := number(row.get("accuracy"))) is not None]
-    parts = list(dict.fromkeys(part for row in rows for part in inner(row, "parts")))
+    known = [accuracy for row in rows if (accuracy := as_float(row.get("accuracy"))) is not None]
+    parts = list(dict.fromkeys(part for row in rows for part in submapping(row, "parts")))
     return {
         "A_AUC": fmean(known) if known else None,
         "A_Last": known[-1] if known else None,
         "matrix": {
             "offsets": sorted(run.holdout),
             "parts": parts,
-            "accuracy": [[inner(row, "parts").get(part) for part in parts] for row in rows],
+            "accuracy": [[submapping(row, "parts").get(part) for part in parts] for row in rows],
         },
     }
 
 
 def _shifts(run: RunLog) -> dict[str, Any]:
-    """True and detected shifts, matched; by the summary where it has done that."""
-    shifts = dict(inner(run.summary, "shifts"))
+    """True and detected shifts, matched as in the summary where it has matches."""
+    shifts = dict(submapping(run.summary, "shifts"))
     if "true" not in shifts:
         start = run.events.get("start", [{}])[0]
         true = start.get("shifts")
         shifts["true"] = [offset for offset in true if offset <= run.end] if isinstance(true, list) else []
     shifts.setdefault("detected", run.offsets("shift"))
     if "matches" not in shifts:
-        tolerance = whole_number(shifts.get("tolerance"))
+        tolerance = as_int(shifts.get("tolerance"))
         score = match_shifts(shifts["true"], shifts["detected"], run.end if tolerance is None else tolerance)
         shifts = {**score.summary(), **shifts}
     return shifts
 
 
 def _requests(run: RunLog) -> dict[str, int]:
-    """How many requests to forget came to each outcome, by the last attempt at each."""
+    """Number of requests to forget by the outcome of their last attempt."""
     outcomes = {event.get("request"): str(event.get("outcome")) for event in run.events.get("forget", [])}
     return dict(Counter(outcomes.values()))
 
 
-def key_figures(summary: Mapping[str, Any]) -> list[Figure]:
-    """The figures that stand at the top, in order; a dash where one is not known."""
+def key_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
+    """Return the key figures in order; the value of an unknown one is a dash."""
     return [
         *_accuracy_figures(summary),
         *_shift_figures(summary),
@@ -119,109 +126,119 @@ def key_figures(summary: Mapping[str, Any]) -> list[Figure]:
     ]
 
 
-def _accuracy_figures(summary: Mapping[str, Any]) -> list[Figure]:
-    stream, held = inner(summary, "prequential"), inner(summary, "holdout")
+def _accuracy_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
+    stream, held = submapping(summary, "prequential"), submapping(summary, "holdout")
     window = f"last {count(stream.get('window'))}: {percent(stream.get('window_accuracy'))}"
-    missing = "" if number(held.get("A_Last")) is not None else "no held-out figures"
+    missing = "" if as_float(held.get("A_Last")) is not None else "no held-out figures"
     auc = f"A_AUC {percent(held.get('A_AUC'))}"
     transfer = f"backward transfer {points(held.get('backward_transfer'))}"
     return [
-        Figure("Prequential accuracy", percent(stream.get("accuracy")), window),
-        Figure("Held-out A_Last", percent(held.get("A_Last")), missing or auc),
-        Figure("Held-out A_T", percent(held.get("A_T")), missing or "mean over parts"),
-        Figure("Forgetting measure", points(held.get("forgetting_measure"), sign=""), missing or transfer),
+        KeyFigure("Prequential accuracy", percent(stream.get("accuracy")), window),
+        KeyFigure("Held-out A_Last", percent(held.get("A_Last")), missing or auc),
+        KeyFigure("Held-out A_T", percent(held.get("A_T")), missing or "mean over parts"),
+        KeyFigure("Forgetting measure", points(held.get("forgetting_measure"), sign=""), missing or transfer),
     ]
 
 
-def _shift_figures(summary: Mapping[str, Any]) -> list[Figure]:
-    shifts = inner(summary, "shifts")
-    delays = [delay for delay in shifts.get("delays") or [] if number(delay) is not None]
+def _shift_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
+    shifts = submapping(summary, "shifts")
+    delays = [delay for delay in shifts.get("delays") or [] if as_float(delay) is not None]
     late = f"median delay {count(median(delays))}" if delays else ""
-    consolidations = Figure(
+    consolidations = KeyFigure(
         "Consolidations", count(_total(summary, "consolidated", "consolidations")), "of the adapters"
     )
     if not shifts.get("true"):
-        detected = Figure(
+        detected = KeyFigure(
             "Shifts detected", count(_total(shifts, "total", "detected")), "the source names none"
         )
-        classes = Figure("Classes", count(summary.get("classes")), "at the end")
-        batches = Figure("Batches", count(summary.get("steps")), f"{count(summary.get('samples'))} images")
+        classes = KeyFigure("Classes", count(summary.get("classes")), "at the end")
+        batches = KeyFigure("Batches", count(summary.get("steps")), f"{count(summary.get('samples'))} images")
         return [detected, consolidations, classes, batches]
     return [
-        Figure("Shifts found", f"{count(shifts.get('found'))} of {count(len(shifts['true']))}", late),
-        Figure("Shifts missed", count(shifts.get("missed")), "not detected in time"),
-        Figure("False alarms", count(shifts.get("false_alarms")), "detected, none there"),
+        KeyFigure(
+            "Shifts found",
+            f"{count(shifts.get('found'))} of {count(len(shifts['true']))}",
+            late,
+        ),
+        KeyFigure("Shifts missed", count(shifts.get("missed")), "not detected in time"),
+        KeyFigure("False alarms", count(shifts.get("false_alarms")), "detected, none there"),
         consolidations,
     ]
 
 
-def _request_figures(summary: Mapping[str, Any]) -> list[Figure]:
-    """Of requests to forget; nothing where there were none."""
-    outcomes = inner(summary, "requests")
+def _request_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
+    """Figures of requests to forget; empty where there were none."""
+    outcomes = submapping(summary, "requests")
     if not outcomes:
         return []
     others = [f"{count(outcomes[name])} {name}" for name in ("failed", "refused") if name in outcomes]
     done = f"{count(outcomes.get('done', 0))} of {count(sum(outcomes.values()))}"
-    return [Figure("Requests forgotten", done, ", ".join(others) or "see the receipts")]
+    return [KeyFigure("Requests forgotten", done, ", ".join(others) or "see the receipts")]
 
 
 def _total(counts: Mapping[str, Any], name: str, listed: str) -> int:
-    """The count of that name; where there is none, of what is listed, which is at most that."""
-    known = whole_number(counts.get(name))
+    """The entry `name`; where it is missing, the length of the list `listed`, which may be cut."""
+    known = as_int(counts.get(name))
     return len(counts.get(listed) or []) if known is None else known
 
 
-def _cost_figures(summary: Mapping[str, Any]) -> list[Figure]:
-    timing = inner(summary, "timing")
-    device = timing.get("device") or summary.get("device") or inner(timing, "environment").get("device")
-    machine = Figure("Device", str(device or NONE), str(timing.get("precision") or ""))
-    full = bool(inner(summary, "requests"))  # then there is no place for it in the last row of four
+def _cost_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
+    timing = submapping(summary, "timing")
+    device = timing.get("device") or summary.get("device") or submapping(timing, "environment").get("device")
+    machine = KeyFigure("Device", str(device or NONE), str(timing.get("precision") or ""))
+    full = bool(submapping(summary, "requests"))  # then the last row of four has no place for it
     loop = f"whole loop, {machine.value} {machine.note}".rstrip() if full else "whole loop"
     figures = [
-        Figure("Images per second", decimal(timing.get("images_per_s")), loop),
-        Figure("Duration", duration(timing.get("seconds")), f"{count(summary.get('steps'))} batches"),
-        Figure("Peak memory", memory(timing.get("peak_memory_mb")), "of the process"),
+        KeyFigure("Images per second", decimal(timing.get("images_per_s")), loop),
+        KeyFigure(
+            "Duration",
+            duration(timing.get("seconds")),
+            f"{count(summary.get('steps'))} batches",
+        ),
+        KeyFigure("Peak memory", memory(timing.get("peak_memory_mb")), "of the process"),
     ]
     return figures if full else [*figures, machine]
 
 
-def sentence(summary: Mapping[str, Any]) -> str:
-    """What happened, in words."""
-    if not number(summary.get("samples")):
+def run_sentence(summary: Mapping[str, Any]) -> str:
+    """Return a description of the run in one to three sentences."""
+    if not as_float(summary.get("samples")):
         return "No image has passed through this run yet."
     return " ".join(part for part in (_learned(summary), _remembered(summary), _noticed(summary)) if part)
 
 
 def _learned(summary: Mapping[str, Any]) -> str:
-    accuracy = number(inner(summary, "prequential").get("accuracy"))
+    accuracy = as_float(submapping(summary, "prequential").get("accuracy"))
     learner = str(summary.get("learner") or "the learner")
-    told = f"In one pass over {plural(summary.get('samples'), 'image')}, {learner} met "
-    told += plural(summary.get("classes"), "class")
-    return told + ("." if accuracy is None else f" and named {percent(accuracy)} right before learning them.")
+    text = f"In one pass over {plural(summary.get('samples'), 'image')}, {learner} saw "
+    text += plural(summary.get("classes"), "class")
+    return text + (
+        "." if accuracy is None else f" and predicted {percent(accuracy)} correctly before learning them."
+    )
 
 
 def _remembered(summary: Mapping[str, Any]) -> str:
-    held = inner(summary, "holdout")
-    last, forgotten = number(held.get("A_Last")), number(held.get("forgetting_measure"))
+    held = submapping(summary, "holdout")
+    last, forgotten = as_float(held.get("A_Last")), as_float(held.get("forgetting_measure"))
     if last is None:
         return ""
-    told = f"On held-out images of everything taught it ended at {percent(last)}"
+    text = f"On held-out images of all parts learned its final accuracy is {percent(last)}"
     if forgotten is None:
-        return told + "."
+        return text + "."
     change = "below" if forgotten >= 0 else "above"
-    return f"{told}, its earlier parts {abs(100 * forgotten):.1f} points {change} their best."
+    return f"{text}, its earlier parts {abs(100 * forgotten):.1f} points {change} their best."
 
 
 def _noticed(summary: Mapping[str, Any]) -> str:
-    shifts, consolidated = inner(summary, "shifts"), _total(summary, "consolidated", "consolidations")
+    shifts, consolidated = submapping(summary, "shifts"), _total(summary, "consolidated", "consolidations")
     true = shifts.get("true") or []
     if not true:
-        told = [f"noticed {plural(_total(shifts, 'total', 'detected'), 'shift')}"]
+        done = [f"detected {plural(_total(shifts, 'total', 'detected'), 'shift')}"]
     else:
-        told = [
+        done = [
             f"found {count(shifts.get('found'))} of {plural(len(true), 'shift')}",
             f"raised {plural(shifts.get('false_alarms'), 'false alarm')}",
         ]
-    told += [f"consolidated its adapters {plural(consolidated, 'time')}"] if consolidated else []
-    *first, last = told
+    done += [f"consolidated its adapters {plural(consolidated, 'time')}"] if consolidated else []
+    *first, last = done
     return f"It {', '.join(first)} and {last}." if first else f"It {last}."

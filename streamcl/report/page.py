@@ -1,4 +1,4 @@
-"""Writes report.html: one self-contained file, made from the run directory alone."""
+"""Writes report.html, one self-contained file, from a run directory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from markupsafe import Markup
 
 from streamcl.report import tables, wording
 from streamcl.report.charts import Curve, Marks, draw
-from streamcl.report.overview import completed, inner, key_figures, sentence
+from streamcl.report.overview import complete_summary, key_figures, run_sentence
 from streamcl.report.reading import RunLog, read_run
-from streamcl.report.requests import MOST, request_rows, tests_told
-from streamcl.report.series import number, whole_number
+from streamcl.report.requests import MAX_REQUESTS, relapse_sentence, request_rows
+from streamcl.report.series import as_float, as_int, submapping
 from streamcl.storage.files import atomic_write
 
 
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into the run directory and return its path.
 
-    Works on a whole, an interrupted, an empty or a damaged run, and says what is missing. The page loads
-    nothing from anywhere. Raises OSError where files cannot be opened or written, FileNotFoundError where
-    there is no such directory.
+    The run may be complete, interrupted, empty or damaged; the page names missing files. It loads nothing.
+
+    Raises:
+        OSError: files cannot be opened or written.
+        FileNotFoundError: there is no such directory.
     """
     if not run_dir.is_dir():
         raise FileNotFoundError(f"there is no run directory {run_dir}")
@@ -33,7 +35,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def render(run: RunLog) -> str:
-    """The page as a string; the same run gives the same page."""
+    """Return the page as HTML; the same run gives the same page."""
     environment = Environment(
         loader=PackageLoader("streamcl", "report"),
         autoescape=True,
@@ -48,41 +50,41 @@ def render(run: RunLog) -> str:
 
 
 def _content(run: RunLog) -> dict[str, Any]:
-    summary = completed(run)
-    stream, shifts = inner(summary, "prequential"), inner(summary, "shifts")
-    matrix = tables.accuracy_matrix(inner(inner(summary, "holdout"), "matrix"))
+    summary = complete_summary(run)
+    stream, shifts = submapping(summary, "prequential"), submapping(summary, "shifts")
+    matrix = tables.accuracy_matrix(submapping(submapping(summary, "holdout"), "matrix"))
     shift_rows = tables.shift_rows(run, shifts)
     requests = request_rows(run.folder, run) if run.folder is not None else []
     return {
         "run": run,
         "summary": summary,
-        "sentence": sentence(summary),
+        "sentence": run_sentence(summary),
         "figures": key_figures(summary),
         "charts": _charts(run, summary),
-        "shift_rows": shift_rows[: tables.MOST_SHIFTS],
-        "shifts_left_out": max(0, len(shift_rows) - tables.MOST_SHIFTS),
-        "requests": requests[-MOST:],
-        "requests_left_out": max(0, len(requests) - MOST),
-        "tests": tests_told(run),
+        "shift_rows": shift_rows[: tables.MAX_SHIFTS],
+        "shifts_left_out": max(0, len(shift_rows) - tables.MAX_SHIFTS),
+        "requests": requests[-MAX_REQUESTS:],
+        "requests_left_out": max(0, len(requests) - MAX_REQUESTS),
+        "tests": relapse_sentence(run),
         "judged": bool(shifts.get("true")),
         "matrix": matrix,
         "classes": tables.bars(
-            inner(stream, "per_class"),
-            inner(stream, "support") or run.guesses.support,
+            submapping(stream, "per_class"),
+            submapping(stream, "support") or run.predictions.support,
             tables.latest_per_class(run),
         ),
-        "class_count": len(inner(stream, "per_class")),
-        "domains": tables.bars(inner(stream, "per_domain"), inner(stream, "domain_support"), {}),
-        "confusion": tables.confusion(run.guesses),
-        "confused": tables.most_confused(run.guesses),
-        "galleries": tables.galleries(run),
+        "class_count": len(submapping(stream, "per_class")),
+        "domains": tables.bars(submapping(stream, "per_domain"), submapping(stream, "domain_support"), {}),
+        "confusion": tables.confusion_matrix(run.predictions),
+        "confused": tables.largest_confusions(run.predictions),
+        "galleries": tables.thumbnail_groups(run),
         "environment": _environment(run, summary),
     }
 
 
 def _charts(run: RunLog, summary: Mapping[str, Any]) -> dict[str, Markup]:
-    """The curves as SVG that holds no text of the run's; an empty string for one without points."""
-    shifts = inner(summary, "shifts")
+    """The curves as SVG without text from the run; an empty string for one without points."""
+    shifts = submapping(summary, "shifts")
     judged = bool(shifts.get("true"))
     marks = Marks(
         true=_offsets(shifts.get("true")),
@@ -94,9 +96,9 @@ def _charts(run: RunLog, summary: Mapping[str, Any]) -> dict[str, Markup]:
     held = [
         (offset, accuracy)
         for offset, row in sorted(run.holdout.items())
-        if (accuracy := number(row.get("accuracy"))) is not None
+        if (accuracy := as_float(row.get("accuracy"))) is not None
     ]
-    window = run.steps.accuracy.points or run.guesses.curve.points
+    window = run.steps.accuracy.points or run.predictions.curve.points
     rising = Curve("prequential accuracy, windowed", window, True, held, run.end, marks)
     falling = Curve("loss before learning", run.steps.loss.points, False, (), run.end, marks)
     curves = {"accuracy": rising, "loss": falling}
@@ -105,15 +107,19 @@ def _charts(run: RunLog, summary: Mapping[str, Any]) -> dict[str, Markup]:
 
 
 def _offsets(values: Any) -> tuple[int, ...]:
-    found = (whole_number(value) for value in values or ())
+    found = (as_int(value) for value in values or ())
     return tuple(sorted({offset for offset in found if offset is not None}))
 
 
 def _environment(run: RunLog, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Where and on what the run was made: plain values of the summary's timing and of the start event."""
+    """Environment of the run: plain values of the summary's timing and of the start event."""
     start = run.events.get("start", [{}])[-1]
-    known = {"streamcl": summary.get("streamcl"), **inner(start, "environment"), **inner(summary, "timing")}
-    known |= {**inner(known, "environment"), **inner(summary, "environment")}
+    known = {
+        "streamcl": summary.get("streamcl"),
+        **submapping(start, "environment"),
+        **submapping(summary, "timing"),
+    }
+    known |= {**submapping(known, "environment"), **submapping(summary, "environment")}
     plain = {name: value for name, value in known.items() if isinstance(value, str | int | float)}
     return [(name.replace("_", " "), _shown(value)) for name, value in plain.items()]
 

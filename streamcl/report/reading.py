@@ -1,4 +1,4 @@
-"""Turns a run directory, whole, interrupted or damaged, into what the report shows."""
+"""Reads a complete, interrupted or damaged run directory for the report."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamcl.report.series import Lines, PredictionSeries, Series, number, whole_number
+from streamcl.report.series import Lines, PredictionSeries, Series, as_float, as_int, submapping
 
 LIMIT_EVENTS = 5000
-"""Events kept of each kind; a stream that shifts at every step has no use for more on paper."""
+"""Events of each kind that are read, so that memory stays bounded when a stream shifts at every step."""
 
 
 @dataclass(slots=True)
-class Steps:
-    """What the step records say: curves over the stream and the last and largest values."""
+class StepLog:
+    """Step records: curves over the stream, the last record, and the peak memory in MiB."""
 
     accuracy: Series = field(default_factory=Series)
     loss: Series = field(default_factory=Series)
@@ -25,55 +25,59 @@ class Steps:
     step: int = -1
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take one step record. A step that has passed is a repeat after a crash, and left out."""
-        step, offset = whole_number(record.get("step")), whole_number(record.get("offset"))
+        """Add one step record; one that is not after `step` repeats after a crash and is skipped."""
+        step, offset = as_int(record.get("step")), as_int(record.get("offset"))
         if step is None or offset is None or step <= self.step:
             return
         self.step = step
         self.last = dict(record)
         for series, name in ((self.accuracy, "window_accuracy"), (self.loss, "loss")):
-            if (value := number(record.get(name))) is not None:
+            if (value := as_float(record.get(name))) is not None:
                 series.add(offset, value)
-        memory = number(record.get("memory_mb"))
+        memory = as_float(record.get("memory_mb"))
         if memory is not None:
             self.peak_memory_mb = max(memory, self.peak_memory_mb or 0.0)
 
 
 @dataclass(slots=True)
 class RunLog:
-    """A run as its directory tells it. `notes` are sentences about what is missing or unreadable."""
+    """The contents of a run directory; notes: sentences about files that are missing or unreadable."""
 
     name: str
     summary: dict[str, Any] = field(default_factory=dict)
     finished: bool = False
-    steps: Steps = field(default_factory=Steps)
+    steps: StepLog = field(default_factory=StepLog)
     holdout: dict[int, dict[str, Any]] = field(default_factory=dict)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    guesses: PredictionSeries = field(default_factory=PredictionSeries)
+    predictions: PredictionSeries = field(default_factory=PredictionSeries)
     quarantined: int = 0
-    gallery: list[dict[str, Any]] = field(default_factory=list)
+    thumbnails: list[dict[str, Any]] = field(default_factory=list)
     config: str = ""
     folder: Path | None = None
     notes: list[str] = field(default_factory=list)
 
     def offsets(self, kind: str) -> list[int]:
-        """Where the events of one kind lie, in order."""
-        found = (whole_number(event.get("offset")) for event in self.events.get(kind, []))
+        """Return the offsets of the events of one kind in ascending order."""
+        found = (as_int(event.get("offset")) for event in self.events.get(kind, []))
         return sorted({offset for offset in found if offset is not None})
 
     @property
     def end(self) -> int:
-        """How many records had passed when the last one was written."""
-        return max(self.guesses.end, whole_number(self.steps.last.get("offset")) or 0, *self.holdout, 0)
+        """Offset after the last record of the stream that the directory mentions."""
+        return max(self.predictions.end, as_int(self.steps.last.get("offset")) or 0, *self.holdout, 0)
 
 
 def read_run(folder: Path) -> RunLog:
-    """Read what is there; of what is not there `notes` tells. Raises OSError where files cannot be opened."""
+    """Read a run directory; missing files are named in `notes`.
+
+    Raises:
+        OSError: files cannot be opened.
+    """
     run = RunLog(folder.resolve().name, folder=folder)
     run.summary = _read_object(folder / "summary.json", run.notes)
     _read_lines(folder, run)
     run.finished = bool(run.summary) or "end" in run.events
-    run.gallery = _read_gallery(folder / "samples")
+    run.thumbnails = _read_gallery(folder / "samples")
     config = folder / "config.yaml"
     run.config = config.read_text("utf-8", errors="replace") if config.is_file() else ""
     if not run.finished:
@@ -96,7 +100,7 @@ def _read_lines(folder: Path, run: RunLog) -> None:
         for topic in ("metrics", "events", "predictions", "quarantine")
     }
     for record in files["metrics"]:
-        offset = whole_number(record.get("offset"))
+        offset = as_int(record.get("offset"))
         if record.get("kind") == "holdout" and offset is not None:
             run.holdout[offset] = record
         elif record.get("kind") == "step":
@@ -105,22 +109,16 @@ def _read_lines(folder: Path, run: RunLog) -> None:
         kept = run.events.setdefault(str(record.get("kind")), [])
         if len(kept) < LIMIT_EVENTS:
             kept.append(record)
-    window = whole_number(_inner(run.summary, "prequential").get("window"))
-    run.guesses = PredictionSeries(window=window or 1000)
+    window = as_int(submapping(run.summary, "prequential").get("window"))
+    run.predictions = PredictionSeries(window=window or 1000)
     for record in files["predictions"]:
-        run.guesses.add(record)
+        run.predictions.add(record)
     run.quarantined = sum(1 for _ in files["quarantine"])
     for topic, lines in files.items():
         if not lines.path.is_file() and topic != "quarantine":
-            run.notes.append(f"{topic}.jsonl is missing; what it would show is left out.")
+            run.notes.append(f"{topic}.jsonl is missing; figures from it are left out.")
         if lines.unreadable:
             run.notes.append(f"{topic}.jsonl has {lines.unreadable} unreadable line(s), which are left out.")
-
-
-def _inner(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The mapping under `key`, or an empty one where there is none."""
-    value = mapping.get(key)
-    return value if isinstance(value, Mapping) else {}
 
 
 def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
@@ -137,14 +135,14 @@ def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _read_gallery(folder: Path) -> list[dict[str, Any]]:
-    """The index's entries whose thumbnails are there, each with its PNG under "png"."""
+    """The entries of the index whose thumbnails exist, each with its PNG under "png"."""
     try:
         found = json.loads((folder / "index.json").read_bytes())
     except (OSError, ValueError):
         return []
     entries = [dict(entry) for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
     for entry in entries:
-        path = folder / Path(str(entry.get("file"))).name  # its last part only: never outside the folder
+        path = folder / Path(str(entry.get("file"))).name  # its last part only: none outside the folder
         small = path.is_file() and path.stat().st_size < 200_000
         entry["png"] = path.read_bytes() if small else b""
     return [entry for entry in entries if entry["png"].startswith(b"\x89PNG")]

@@ -1,4 +1,4 @@
-"""The report's rows about requests to forget: what came of each, its receipt, its audit, and later tests."""
+"""The rows of the report's table of requests to forget, with their receipts, audits and relapse tests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from streamcl.forgetting.receipts.archive import read_audits, read_receipts
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.report.reading import RunLog
 
-MOST = 200
+MAX_REQUESTS = 200
 KINDS = {"samples": "samples", "subject": "a subject", "class": "a class"}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestRow:
-    """One request. page: its receipt's page beside the report. audit: the newest verdict, if there is one."""
+    """One request; page: the receipt's page relative to the report, audit: the newest verdict or ""."""
 
     offset: int | None
     request: str
@@ -32,12 +32,12 @@ class RequestRow:
 
     @property
     def good(self) -> bool:
-        """Whether it was carried out, and no audit says otherwise."""
+        """Whether it was carried out and no audit failed."""
         return self.outcome == "done" and self.audit != "fail"
 
 
 def request_rows(folder: Path, run: RunLog) -> list[RequestRow]:
-    """Every request by its receipt, in their order; damaged receipts are named in the run's notes."""
+    """Return a row for each receipt in order; damaged receipts are named in the run's notes."""
     try:
         receipts, audits = read_receipts(folder), read_audits(folder)
     except ForgettingError as error:
@@ -61,14 +61,14 @@ def _row(path: Path, receipt: Receipt, verdicts: Mapping[str, str]) -> RequestRo
     )
 
 
-def tests_told(run: RunLog) -> str:
-    """What the tests after shifts have found, in one sentence; empty where there were none."""
+def relapse_sentence(run: RunLog) -> str:
+    """Return the results of the relapse tests in one sentence; empty where there were none."""
     tests, relapses = run.events.get("retest", []), run.events.get("relapse", [])
     if not tests:
         return ""
     times = "once" if len(tests) == 1 else f"{len(tests):,} times"
-    told = f"What was erased has been tested again {times}, after shifts and at the end"
+    text = f"Erased data were tested for relapse {times}, after shifts and at the end"
     if not relapses:
-        return f"{told}; nothing had come back."
+        return f"{text}; none was found."
     again = sum(1 for event in relapses if event.get("again"))
-    return f"{told}; {len(relapses):,} had come back, {again:,} of which were erased again."
+    return f"{text}; {len(relapses):,} relapses were found, {again:,} of which were erased again."

@@ -1,4 +1,4 @@
-"""Reads records one at a time and keeps what a page can show of them, in memory that does not grow."""
+"""Reads JSON Lines one record at a time and keeps series of bounded length of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Lines:
-    """The records of a JSON Lines file, one at a time; `unreadable` counts the lines that are none."""
+    """Yields the records of a JSON Lines file; `unreadable` counts the lines that are no JSON object."""
 
     path: Path
     unreadable: int = 0
@@ -38,22 +38,28 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def number(value: Any) -> float | None:
-    """The value where it is a finite number, else None."""
+def as_float(value: Any) -> float | None:
+    """Return the value as a float where it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
 
 
-def whole_number(value: Any) -> int | None:
-    """The value where it is a finite number, as an int, else None."""
-    found = number(value)
+def as_int(value: Any) -> int | None:
+    """Return the value as an int where it is a finite number, else None."""
+    found = as_float(value)
     return None if found is None else int(found)
+
+
+def submapping(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the mapping under `key`, or an empty one where there is none."""
+    value = mapping.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 @dataclass(slots=True)
 class Point:
-    """Neighbouring values drawn as one: where the last one lies, their mean, and their extremes."""
+    """The mean and the extremes of `count` neighbouring values; offset: of the last one."""
 
     offset: int
     mean: float
@@ -62,7 +68,7 @@ class Point:
     count: int = 1
 
     def merged(self, later: Point) -> Point:
-        """This point and the next one as one."""
+        """Return one point for this one and a later one."""
         count = self.count + later.count
         mean = (self.mean * self.count + later.mean * later.count) / count
         return Point(later.offset, mean, min(self.low, later.low), max(self.high, later.high), count)
@@ -92,7 +98,7 @@ class Series:
 
 @dataclass(slots=True)
 class PredictionSeries:
-    """What predictions.jsonl says in sum: who was taken for whom, and accuracy over a sliding window."""
+    """Confusion counts of predictions.jsonl, and accuracy over a sliding window of samples."""
 
     window: int = 1000
     max_pairs: int = 200_000
@@ -106,9 +112,9 @@ class PredictionSeries:
     _recent_right: int = 0
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Count one record. One at an offset that has passed is a repeat after a crash, and not counted."""
+        """Count one record; one at an offset before `end` repeats after a crash and is skipped."""
         offset, label, guess = (
-            whole_number(record.get("offset")),
+            as_int(record.get("offset")),
             record.get("label"),
             record.get("predicted"),
         )
@@ -132,11 +138,11 @@ class PredictionSeries:
 
     @property
     def accuracy(self) -> float | None:
-        """The share of the labelled samples that were predicted right."""
+        """Accuracy on the labelled samples; None without any."""
         labelled = self.support.total()
         return self.right.total() / labelled if labelled else None
 
     @property
     def per_class(self) -> dict[str, float]:
-        """The share of each class's samples that were predicted right, in the order of their appearance."""
+        """Accuracy on the samples of each class, in the order of their first appearance."""
         return {label: self.right[label] / count for label, count in self.support.items()}

@@ -1,4 +1,4 @@
-"""The few lines that a run leaves in the terminal."""
+"""The summary of a run as text for the terminal."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from streamcl.report.overview import key_figures, sentence
+from streamcl.report.overview import key_figures, run_sentence
 from streamcl.report.wording import THIN, plural
 
 WIDTH = 88
 
 
 def text_summary(summary: Mapping[str, Any], report: Path | None = None) -> str:
-    """The run's figures, aligned, for a terminal of 88 columns; it ends with where the report lies.
+    """Return the run's figures in aligned columns for a terminal of 88 columns.
 
-    summary: what summary.json holds; what is missing shows as a dash.
+    Args:
+        summary: the contents of summary.json; missing figures are shown as a dash.
+        report: path of the report, for the last line.
     """
     figures = key_figures(summary)
     left, right = max(len(f.name) for f in figures), max(len(f.value) for f in figures)
     rows = [f"  {f.name:<{left}}  {f.value:>{right}}  {f.note}".rstrip() for f in figures]
-    lines = [*textwrap.wrap(sentence(summary), WIDTH), "", *rows]
+    lines = [*textwrap.wrap(run_sentence(summary), WIDTH), "", *rows]
     lines += ["", *trouble] if (trouble := _trouble(summary)) else []
     lines += ["", f"Report: {report}"] if report is not None else []
     return "\n".join(lines).replace(THIN, " ")

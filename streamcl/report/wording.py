@@ -1,30 +1,30 @@
-"""Numbers and sentences as a person reads them."""
+"""Formats numbers with units for the report and the terminal."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from streamcl.report.series import number
+from streamcl.report.series import as_float
 
 NONE = "–"
 THIN = "\u202f"  # the narrow space between a number and its unit, which never breaks
 
 
 def count(value: Any) -> str:
-    """12,345, or a dash."""
-    found = number(value)
+    """Return the value as 12,345, or a dash."""
+    found = as_float(value)
     return NONE if found is None else f"{found:,.0f}"
 
 
 def percent(value: Any) -> str:
-    """A share in [0, 1] as 81.3 %, or a dash."""
-    found = number(value)
+    """Return a share in [0, 1] as 81.3 %, or a dash."""
+    found = as_float(value)
     return NONE if found is None else f"{100 * found:.1f}{THIN}%"
 
 
 def points(value: Any, sign: str = "+") -> str:
-    """A difference of two shares as +1.2 pts, or a dash; `sign` stands before what is above zero."""
-    found = number(value)
+    """Return a difference of two shares as +1.2 pts, or a dash; sign: in front of positive values."""
+    found = as_float(value)
     if found is None:
         return NONE
     tenths = round(1000 * found)
@@ -33,14 +33,14 @@ def points(value: Any, sign: str = "+") -> str:
 
 
 def decimal(value: Any, digits: int = 1) -> str:
-    """1,234.5, or a dash."""
-    found = number(value)
+    """Return the value as 1,234.5, or a dash."""
+    found = as_float(value)
     return NONE if found is None else f"{found:,.{digits}f}"
 
 
 def duration(value: Any) -> str:
-    """Seconds as 48 s, 3 min 20 s or 2 h 05 min, or a dash."""
-    found = number(value)
+    """Return seconds as 48 s, 3 min 20 s or 2 h 05 min, or a dash."""
+    found = as_float(value)
     if found is None or found < 0:
         return NONE
     seconds = round(found)
@@ -55,20 +55,20 @@ def duration(value: Any) -> str:
 
 
 def memory(value: Any) -> str:
-    """MiB as 812 MiB or 3.4 GiB, or a dash."""
-    found = number(value)
+    """Return MiB as 812 MiB or 3.4 GiB, or a dash."""
+    found = as_float(value)
     if found is None:
         return NONE
     return f"{found:,.0f}{THIN}MiB" if found < 1024 else f"{found / 1024:,.1f}{THIN}GiB"
 
 
 def plural(amount: Any, noun: str) -> str:
-    """1 shift, 2 shifts, 3 classes."""
-    found = number(amount) or 0.0
+    """Return the amount and the noun: 1 shift, 2 shifts, 3 classes."""
+    found = as_float(amount) or 0.0
     ending = "" if found == 1 else "es" if noun.endswith("s") else "s"
     return f"{count(found)} {noun}{ending}"
 
 
 def visible(name: str) -> str:
-    """The name, or words for one that shows nothing."""
+    """Return the name, or "(blank)" for one of white space."""
     return name if name.strip() else "(blank)"

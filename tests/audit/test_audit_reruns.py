@@ -17,7 +17,7 @@ from streamcl.audit.data import AuditConfig
 from streamcl.audit.report import text_table
 from streamcl.audit.retraining import FOLDER_PREFIX, RelabelledSource, Retraining, remove_leftovers
 from streamcl.audit.stream_split import retained_labels
-from streamcl.benchmark.cell import Shared
+from streamcl.benchmark.cell import SharedResources
 from streamcl.cli import cli
 from streamcl.events import Batch, ForgetRequest
 from streamcl.factory.compute import build_compute
@@ -49,7 +49,7 @@ def finished(folder, learner, **request):
 
 def again(folder):
     """Further runs of the run's stream, and its own learner."""
-    shared = Shared()
+    shared = SharedResources()
     learner, config = load_learner(folder, vit=shared.backbone)
     return Retraining(config, folder, shared.backbone(config, build_compute(config)), END), learner
 

@@ -15,13 +15,13 @@ import pytest
 from log_messages import logged
 
 from streamcl.benchmark import workers
-from streamcl.benchmark.cell import Shared, finished, run_cell
-from streamcl.benchmark.results import FIGURES, Result, as_csv, as_markdown, spread
+from streamcl.benchmark.cell import SharedResources, read_summary, run_cell
+from streamcl.benchmark.results import FIGURES, CellResult, as_csv, as_markdown, mean_and_deviation
 from streamcl.benchmark.suite import SUITES, Suite, cells, load_suite
 from streamcl.benchmark.table import fill_table
 from streamcl.errors import ConfigError, NotFinite, RunBusy
 from streamcl.learners.block_features import FrozenReader
-from streamcl.report.comparison import Comparison, write_comparison
+from streamcl.report.comparison import LearnerFigure, write_comparison
 from streamcl.runs.open import open_run
 from streams.replay.scenarios import Order
 
@@ -143,9 +143,9 @@ def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
 
 def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(images, tmp_path):
     waiting = cells(suite(images), tmp_path / "out", seeds=2, only="*/ridge/*")
-    attempted = workers.attempts(waiting, 1)
+    attempted = workers.run_cells(waiting, 1)
     next(attempted)
-    theirs = run_cell(waiting[1], Shared())
+    theirs = run_cell(waiting[1], SharedResources())
     assert next(attempted)[1].summary == json.loads(json.dumps(theirs))
 
 
@@ -153,23 +153,23 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(images, tmp_path):
     chosen = suite(images)
     straight = cells(chosen, tmp_path / "one", only="*/ridge/*")[0]
     broken = cells(chosen, tmp_path / "two", only="*/ridge/*")[0]
-    shared = Shared()
+    shared = SharedResources()
     with open_run(broken.config, vit=shared.backbone) as run:
         for number, _ in enumerate(run):
             if number == 20:
                 run.processor.stop()
-    assert finished(broken) is None
+    assert read_summary(broken) is None
     with logged() as said:
         resumed, whole = (run_cell(cell, shared) for cell in (broken, straight))
     assert any("going on from offset" in message for message in said)
     for summary in (resumed, whole):
         del summary["timing"]
     assert resumed == whole
-    assert finished(broken)["holdout"] == whole["holdout"]
+    assert read_summary(broken)["holdout"] == whole["holdout"]
 
 
 def test_cells_share_one_backbone(images, tmp_path):
-    shared = Shared()
+    shared = SharedResources()
     made = [shared.backbone(cell.config, open_compute()) for cell in cells(suite(images), tmp_path, seeds=2)]
     assert made[0] is made[2]
     assert made[0] is not made[1]  # random weights belong to their seed
@@ -177,7 +177,7 @@ def test_cells_share_one_backbone(images, tmp_path):
 
 def test_an_image_is_read_once_by_all_cells(images, tmp_path, monkeypatch):
     two = {name: {"run": {"learner": {"name": name, "blocks": [1]}}} for name in ("ridge", "ncm")}
-    shared, read = Shared(), []
+    shared, read = SharedResources(), []
     own = FrozenReader.__call__
     monkeypatch.setattr(
         FrozenReader,
@@ -187,7 +187,7 @@ def test_an_image_is_read_once_by_all_cells(images, tmp_path, monkeypatch):
     chosen = cells(suite(images, learners=two), tmp_path)
     figures = [run_cell(cell, shared)["holdout"]["A_Last"] for cell in chosen]
     assert len(read) == len(set(read)) == 80
-    alone = run_cell(replace(chosen[0], config=elsewhere(chosen[0], tmp_path)), Shared())
+    alone = run_cell(replace(chosen[0], config=elsewhere(chosen[0], tmp_path)), SharedResources())
     assert alone["holdout"]["A_Last"] == figures[0]
 
 
@@ -199,7 +199,7 @@ def test_an_image_is_read_once_by_all_hybrids(images, tmp_path, monkeypatch):
         }
         for steps in (1, 2)
     }
-    shared, read = Shared(), []
+    shared, read = SharedResources(), []
     own = FrozenReader.read
     monkeypatch.setattr(
         FrozenReader,
@@ -209,7 +209,7 @@ def test_an_image_is_read_once_by_all_hybrids(images, tmp_path, monkeypatch):
     chosen = cells(suite(images, learners=two), tmp_path)
     figures = [run_cell(cell, shared)["holdout"]["A_Last"] for cell in chosen]
     assert len(read) == len(set(read)) == 80
-    alone = run_cell(replace(chosen[1], config=elsewhere(chosen[1], tmp_path)), Shared())
+    alone = run_cell(replace(chosen[1], config=elsewhere(chosen[1], tmp_path)), SharedResources())
     assert alone["holdout"]["A_Last"] == figures[1]
 
 
@@ -257,9 +257,9 @@ def test_a_job_stays_with_its_data_set_while_it_can(images, tmp_path):
     chosen = suite(images)
     more = dict.fromkeys(("one", "two"), chosen.sources["pack"])
     waiting = cells(chosen.model_copy(update={"sources": more}), tmp_path)
-    assert workers.choose_workers(waiting, "two", ["one"]).source == "two"
-    assert workers.choose_workers(waiting, None, ["one"]).source == "two"
-    assert workers.choose_workers(waiting, "gone", ["one", "two"]) is waiting[0]
+    assert workers.next_cell(waiting, "two", ["one"]).source == "two"
+    assert workers.next_cell(waiting, None, ["one"]).source == "two"
+    assert workers.next_cell(waiting, "gone", ["one", "two"]) is waiting[0]
 
 
 LETHAL = """
@@ -291,34 +291,43 @@ def test_jobs_fill_the_table_that_one_process_fills_and_outlive_one_that_dies(im
     assert sum(message.startswith("[2/2]") for message in said) == 1
 
 
-ORPHANING = """
-import time
-from streamcl.benchmark.workers import _Jobs
+BLOCKING = """
+import os, time
+from pathlib import Path
 
-if __name__ == "__main__":
-    (pool,) = _Jobs([], 1)._pools
-    pool.submit(time.sleep, 60)
-    print(next(iter(pool._processes)), flush=True)
-    time.sleep(60)
+def stream():
+    Path("worker.tmp").write_text(str(os.getpid()))
+    Path("worker.tmp").replace("worker.pid")
+    time.sleep(600)
+    yield
 """
 
 
-def test_a_job_ends_with_the_process_that_asked_for_it(tmp_path):
-    (tmp_path / "parent.py").write_text(ORPHANING)
-    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
-    with parent.stdout as said:
-        job = int(said.readline())
-    time.sleep(0.5)
+def test_a_worker_ends_when_the_command_that_started_it_is_killed(images, tmp_path):
+    (tmp_path / "blocking.py").write_text(BLOCKING)
+    blocks = {"protocols": ["plain"], "run": {"source": {"class": "blocking:stream"}}}
+    chosen = suite(images, sources={"blocks": blocks}, protocols={"plain": {}})
+    (tmp_path / "mine.yaml").write_text(json.dumps(chosen.model_dump(mode="json")))
+    command = [sys.executable, "-m", "streamcl", "bench", "accuracy", "--suite", "mine.yaml", "--out", "out"]
+    parent = subprocess.Popen([*command, "--only", "*/ridge/*", "--jobs", "2"], cwd=tmp_path)
+    pid = tmp_path / "worker.pid"
+    assert within(120, pid.exists)
+    worker = int(pid.read_text())
     parent.kill()
     parent.wait()
-    until = time.monotonic() + 20
-    while is_running(job) and time.monotonic() < until:
+    assert within(30, lambda: not is_running(worker))
+
+
+def within(seconds, condition):
+    """Whether the condition holds before so many seconds have passed."""
+    until = time.monotonic() + seconds
+    while not (held := condition()) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not is_running(job)
+    return held
 
 
 def is_running(process):
-    """Whether it is there; one that has ended and that nobody has asked for is not."""
+    """Whether the process exists and is no zombie."""
     try:
         return " Z " not in Path(f"/proc/{process}/stat").read_text()
     except FileNotFoundError:
@@ -335,13 +344,13 @@ def without_time(result):
 
 def result(learner="ridge", seed=0, **figures):
     none = dict.fromkeys(FIGURES) | dict.fromkeys(("true_shifts", "found", "false_alarms", "images_per_s"))
-    return Result("pack", "iid", learner, seed, none | {"samples": 8, "seconds": 1.0} | figures)
+    return CellResult("pack", "iid", learner, seed, none | {"samples": 8, "seconds": 1.0} | figures)
 
 
 def test_mean_and_spread():
-    assert spread([0.5, 0.6, None]) == "55.0 ± 7.1"
-    assert spread([0.5]) == "50.0"
-    assert spread([None]) == "-"
+    assert mean_and_deviation([0.5, 0.6, None]) == "55.0 ± 7.1"
+    assert mean_and_deviation([0.5]) == "50.0"
+    assert mean_and_deviation([None]) == "-"
 
 
 def test_results_as_csv_and_markdown(images):
@@ -354,7 +363,7 @@ def test_results_as_csv_and_markdown(images):
 
 
 def test_the_plot_is_the_same_for_the_same_values(tmp_path):
-    shown = [Comparison("pack/iid", "ridge", 0.5), Comparison("pack/iid", "ncm", None)]
+    shown = [LearnerFigure("pack/iid", "ridge", 0.5), LearnerFigure("pack/iid", "ncm", None)]
     for name in ("a", "b"):
         write_comparison(shown, "accuracy", tmp_path / name)
     one, other = ((tmp_path / name).with_suffix(".svg").read_bytes() for name in ("a", "b"))

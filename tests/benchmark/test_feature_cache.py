@@ -31,7 +31,7 @@ def come_to(config, memory):
     compute = build_compute(config)
     learner = build_learner(config, build_vit(config, compute), compute)
     if memory is not None:
-        memory.lend(learner, config)
+        memory.attach(learner, config)
     held, answers = make_batch(1000, ["ant", "bee", "cat"] * 7).samples, []
     for number in range(8):
         learner.learn(make_batch(8 * number, ["ant", "bee", "cat", "dog"] * 2))

@@ -390,7 +390,7 @@ class TestLargeRuns:
         page = Page(write_report(run))
         assert "of 50 parts" in page.shown
         assert "the 30 with the lowest" in page.shown
-        assert "too many classes to show them all" in page.shown
+        assert "too many classes for the whole matrix" in page.shown
         assert len(page.text) < 3_000_000
 
     def test_a_shift_at_every_step(self, tmp_path):
@@ -436,7 +436,7 @@ class TestTerminal:
         text = text_summary(summary, whole / "report.html")
         *lines, last = text.splitlines()
         assert last == f"Report: {whole / 'report.html'}"
-        assert text.startswith("In one pass over 9,600 images, hybrid met 10 classes")
+        assert text.startswith("In one pass over 9,600 images, hybrid saw 10 classes")
         assert "Shifts found" in text
         assert "2 records quarantined" in text
         assert max(map(len, lines)) <= 88
@@ -448,8 +448,8 @@ class TestTerminal:
         text = text_summary(
             {"samples": 1, "classes": 1, "shifts": {"detected": [3]}, "consolidations": [1, 2]}
         )
-        assert "1 image, the learner met 1 class." in text
-        assert "It noticed 1 shift and consolidated its adapters 2 times." in " ".join(text.split())
+        assert "1 image, the learner saw 1 class." in text
+        assert "It detected 1 shift and consolidated its adapters 2 times." in " ".join(text.split())
         assert "the source names none" in text
 
 
