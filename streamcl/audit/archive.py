@@ -44,7 +44,7 @@ def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] 
         "made": clock(),
         "audit": _finite(report.to_json()),
     }
-    hash_chain.write(path, hash_chain.ChainHead(folder / AUDITS, "audit").seal(content))
+    hash_chain.write_link(path, hash_chain.ChainHead(folder / AUDITS, "audit").next_link(content))
     if receipt.exists():
         write_page(receipt, read_receipt(receipt), audit=html_section(report))
     return path

@@ -1,4 +1,4 @@
-"""What keeps the ranks of one run alike: what they agree on before it, at each batch and at each commit."""
+"""Keeps the ranks of one run in agreement: on its configuration, on each step, and on each commit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DECIDED = (
 
 
 def check_agreement(settings: RunConfig, group: ProcessGroup) -> None:
-    """Raise ConfigError where the ranks cannot run this, or were not all given the same configuration."""
+    """Raise ConfigError where several ranks cannot run this configuration or were given different ones."""
     if group.world_size == 1:
         return
     name = settings.learner.name
@@ -45,9 +45,9 @@ def check_agreement(settings: RunConfig, group: ProcessGroup) -> None:
 
 
 def check_same_everywhere(what: str, value: Any, group: ProcessGroup) -> None:
-    """Raise ConfigError where one rank has another value than the first."""
-    told = group.all_gather_object(value)
-    other = [rank for rank, each in enumerate(told) if each != told[0]]
+    """Raise ConfigError, naming `what`, where a rank's value differs from rank 0's."""
+    values = group.all_gather_object(value)
+    other = [rank for rank, each in enumerate(values) if each != values[0]]
     if other:
         raise ConfigError(
             f"rank {other[0]} has another {what} than rank 0",
@@ -56,10 +56,10 @@ def check_same_everywhere(what: str, value: Any, group: ProcessGroup) -> None:
 
 
 class ReplicatedLearner:
-    """A learner whose lessons are the first rank's, so that whatever follows from one is the same everywhere.
+    """A learner whose every rank takes rank 0's step result, so that all that follows from it is the same.
 
-    A step for which one rank's memory is too short ends the run on all of them: the others are in the midst
-    of the batch and cannot halve it.
+    A step that fails on one rank, for want of memory say, ends the run on all of them: the others are in the
+    middle of the batch and cannot halve it.
     """
 
     def __init__(self, learner: Learner, group: ProcessGroup) -> None:
@@ -67,31 +67,31 @@ class ReplicatedLearner:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes known."""
+        """The classes known, in the order of their columns."""
         return self._learner.classes
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """One guess per sample, made by this rank alone."""
+        """Return one prediction per sample, computed by this rank alone."""
         return self._learner.predict(samples)
 
     def learn(self, batch: Batch) -> StepResult:
-        """Learn the batch together with the other ranks."""
+        """Learn the batch together with the other ranks; return rank 0's result."""
         try:
-            lesson = self._learner.learn(batch)
+            result = self._learner.learn(batch)
         except (MemoryError, RuntimeError) as error:
             raise DistributedError(
                 f"rank {self._group.rank} could not learn the batch at offset {batch.offset}: {error}",
                 hint="where memory is short, a smaller batch_size or more ranks help; "
                 "the same command goes on from the last checkpoint",
             ) from error
-        return self._group.broadcast_object(lesson)
+        return self._group.broadcast_object(result)
 
     def consolidate(self) -> Mapping[str, Any]:
-        """On every rank alike, since all were given the same losses."""
+        """Consolidate; all ranks do so at the same step, since their detectors saw the same losses."""
         return self._learner.consolidate()
 
     def state_dict(self) -> State:
-        """That of the learner."""
+        """Return the learner's state."""
         return self._learner.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -100,25 +100,20 @@ class ReplicatedLearner:
 
 
 class ReplicatedCheckpointStore:
-    """The checkpoints of a run on several ranks: the first writes them, all confirm that they are alike.
+    """The checkpoints of a run on several ranks: rank 0 writes them, after all have compared their states.
 
-    vault: None on the other ranks. Where kernels of a GPU have left a rank's learner with other last bits,
-    it takes over the first's, which is the one that a checkpoint holds; where ranks have come to other
-    decisions, RanksError is raised and nothing is written.
+    store: None on all ranks but the first. Where kernels of a GPU have left a rank's learner with other last
+    bits, it takes over rank 0's, which the checkpoint holds; where ranks have come to different decisions,
+    DistributedError is raised and nothing is written.
     """
 
-    def __init__(
-        self,
-        vault: CheckpointStore | None,
-        learner: Stateful,
-        group: ProcessGroup,
-    ) -> None:
-        self._vault, self._learner, self._group = vault, learner, group
+    def __init__(self, store: CheckpointStore | None, learner: Stateful, group: ProcessGroup) -> None:
+        self._store, self._learner, self._group = store, learner, group
 
     def save(self, offset: int, step: int, state: State) -> Any:
-        """Commit, on all ranks at once; what the vault says."""
-        told = self._group.all_gather_object((state_hash(state["learner"]), state_hash(_decided(state))))
-        decisions = [decided for _, decided in told]
+        """Commit, on all ranks at once; return what the store returns, None on all ranks but the first."""
+        hashes = self._group.all_gather_object((state_hash(state["learner"]), state_hash(_decided(state))))
+        decisions = [decided for _, decided in hashes]
         if len(set(decisions)) > 1:
             rank = next(i for i, each in enumerate(decisions) if each != decisions[0])
             raise DistributedError(
@@ -126,7 +121,7 @@ class ReplicatedCheckpointStore:
                 hint="ranks need the same software and the same kind of processor; "
                 "the same command goes on from the last checkpoint",
             )
-        if len({learned for learned, _ in told}) > 1:
+        if len({learned for learned, _ in hashes}) > 1:
             first: State = self._group.broadcast_object(state["learner"] if self._group.is_main else {})
             if self._group.is_main:
                 logger.warning(
@@ -134,11 +129,11 @@ class ReplicatedCheckpointStore:
                 )
             else:
                 self._learner.load_state_dict(first)
-        if self._vault is None:
+        if self._store is None:
             return None
-        return self._vault.save(offset, step, {**state, "ranks": self._group.world_size})
+        return self._store.save(offset, step, {**state, "ranks": self._group.world_size})
 
 
 def _decided(state: State) -> State:
-    """What was decided, of the learner its classes; not what only the first rank keeps, or the clock."""
+    """Return the parts of a state that ranks decide on; not those of rank 0 alone, nor the clock's."""
     return {name: state[name] for name in DECIDED}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from streamcl.events import Sample
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 TIMEOUT = 1800.0
 """Seconds that a rank waits for the others: more than a source may stall, or an erasure take."""
@@ -79,11 +79,11 @@ class ProcessGroup:
         """Return the samples `kept` with their pixels; `among` are the batch's, each held by one rank."""
         return kept
 
-    def all_gather_object(self, value: T) -> list[T]:
+    def all_gather_object(self, value: _T) -> list[_T]:
         """Return what each rank passed, in the order of ranks."""
         return [value]
 
-    def broadcast_object(self, value: T) -> T:
+    def broadcast_object(self, value: _T) -> _T:
         """Return what rank 0 passed."""
         return value
 

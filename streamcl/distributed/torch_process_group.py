@@ -26,7 +26,7 @@ from streamcl.errors import DistributedError
 from streamcl.events import RemoteSample, Sample
 from streamcl.nn.process_settings import configure_process
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 BLANK = Sample("", np.zeros((8, 8, 3), np.uint8))
 """Computed by a rank without a sample of a batch, so that its tensors have a shape; the rows are dropped."""
@@ -111,13 +111,13 @@ class TorchProcessGroup(ProcessGroup):
         found = {name: sample for part in self.all_gather_object(mine) for name, sample in part.items()}
         return [found[each.id] if isinstance(each, RemoteSample) else each for each in kept]
 
-    def all_gather_object(self, value: T) -> list[T]:
+    def all_gather_object(self, value: _T) -> list[_T]:
         """Return what each rank passed, in the order of ranks; pickled, since ranks trust one another."""
         parts: list[Any] = [None] * self.world_size
         self._translated(self._dist.all_gather_object, parts, value)
         return parts
 
-    def broadcast_object(self, value: T) -> T:
+    def broadcast_object(self, value: _T) -> _T:
         """Return what rank 0 passed; the other ranks' `value` is not read."""
         content = [value if self.is_main else None]
         self._translated(self._dist.broadcast_object_list, content, 0)

@@ -49,7 +49,7 @@ class SharedBackbones:
         self._made: dict[str, Backbone] = {}
 
     def backbone(self, config: RunConfig, compute: Compute) -> Backbone:
-        """The backbone that the configuration names; random weights are shared within a seed only."""
+        """Return the backbone that the configuration names; random weights are shared within a seed only."""
         random = config.seed if config.backbone.weights == "none" else None
         key = f"{config.backbone.model_dump_json()} {compute.device} {random}"
         if key not in self._made:
@@ -58,7 +58,7 @@ class SharedBackbones:
 
 
 def fetched_weights(name: str) -> Path:
-    """The path of fetched weights as safetensors; fetched and converted once, then taken from the cache."""
+    """Return the path of weights as safetensors; they are fetched and converted once, then cached."""
     target = cache_dir() / "weights" / f"{name}.safetensors"
     if not target.exists():
         logger.info("fetching the weights %s, once", name)

@@ -1,4 +1,4 @@
-"""What a configuration can name."""
+"""Lists of the names that a configuration can use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streams.download import fetch
 
 
 def known_names(kind: str) -> Iterable[tuple[str, str]]:
-    """Names that a configuration can use for something of that kind, each with a note."""
+    """Return the names that a configuration can use for a kind, each with a note."""
     match kind:
         case "sources":
             return [(name, "") for name in SOURCES.names()]

@@ -15,7 +15,7 @@ from streamcl.nn.low_pass_backprop import LowPass, low_pass_linears
 from streamcl.protocols import State
 
 
-class Adaptable(Protocol):
+class BlockBackbone(Protocol):
     """What the adapters need of a backbone."""
 
     model: Any
@@ -69,7 +69,7 @@ class Adapters(nn.Module):
 
     def __init__(
         self,
-        backbone: Adaptable,
+        backbone: BlockBackbone,
         *,
         rank: int,
         first_block: int,
@@ -101,7 +101,7 @@ class Adapters(nn.Module):
         return super().train(mode=False)
 
     @property
-    def backbone(self) -> Adaptable:
+    def backbone(self) -> BlockBackbone:
         """The backbone whose blocks are adapted; never changed."""
         return self._backbone[0]
 
@@ -116,10 +116,10 @@ class Adapters(nn.Module):
         return self.backbone.forward_head(tokens, self.first_block, list(self.blocks))
 
     def _choose_attention(self, tokens: Tensor) -> None:
-        """timm's attention reads `fused_attn` at each call; see `_by_hand` for when it is off."""
-        by_hand = _by_hand(tokens, len(self.blocks), self._attentions[0].num_heads)
+        """timm's attention reads `fused_attn` at each call; see `_unfused` for when it is off."""
+        unfused = _unfused(tokens, len(self.blocks), self._attentions[0].num_heads)
         for block, fused in zip(self._attentions, self._fused, strict=True):
-            block.fused_attn = fused and not by_hand
+            block.fused_attn = fused and not unfused
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """lora_A and lora_B of every layer, by timm's path of the layer, as `blocks.3.attn.qkv.lora_A`."""
@@ -138,7 +138,7 @@ class Adapters(nn.Module):
     def bypass_lora(self) -> None:
         """Leave the live pairs, which add nothing while fresh, out where no gradient is wanted."""
         for layer in self.layers:
-            layer.resting = True
+            layer.bypassed = True
 
     def linear(self, path: str) -> nn.Linear:
         """An adapted block's own linear layer by timm's path, as `blocks.3.mlp.fc1`; KeyError for no such."""
@@ -156,12 +156,12 @@ class Adapters(nn.Module):
         except KeyError:
             return False
 
-    def original(self, path: str) -> Tensor:
+    def frozen_weight(self, path: str) -> Tensor:
         """The backbone's own weight of a linear layer."""
         weight: Tensor = self._originals.get(path, self.linear(path).weight)
         return weight
 
-    def edit(self, path: str, weight: Tensor) -> None:
+    def set_weight(self, path: str, weight: Tensor) -> None:
         """Have this weight, copied, in that linear layer from now on; the backbone keeps its own."""
         layer = self.linear(path)
         if weight.shape != layer.weight.shape:
@@ -170,17 +170,17 @@ class Adapters(nn.Module):
         layer.weight = nn.Parameter(weight.detach().to(layer.weight, copy=True), requires_grad=False)
 
     @property
-    def edits(self) -> dict[str, Tensor]:
+    def replaced_weights(self) -> dict[str, Tensor]:
         """The weights that were given to linear layers, by path."""
         return {path: self.linear(path).weight.detach() for path in self._originals}
 
     @property
-    def gains(self) -> dict[str, Tensor]:
+    def weight_changes(self) -> dict[str, Tensor]:
         """float64, by path: what the weights given to linear layers have over the backbone's."""
-        edits = self.edits
+        edits = self.replaced_weights
         return {path: edits[path].double() - old.double() for path, old in self._originals.items()}
 
-    def revert(self) -> None:
+    def restore_weights(self) -> None:
         """Go back to the backbone's own weight in every linear layer that was given another."""
         for path, weight in self._originals.items():
             self.linear(path).weight = weight
@@ -192,8 +192,8 @@ class Adapters(nn.Module):
         Float32 arrays, copied.
         """
         pairs = {name: each.export_state() for name, each in zip(self.names, self.layers, strict=True)}
-        edits = {path: {"weight": weight.cpu().numpy().copy()} for path, weight in self.edits.items()}
-        return pairs | edits
+        replaced = self.replaced_weights.items()
+        return pairs | {path: {"weight": weight.cpu().numpy().copy()} for path, weight in replaced}
 
     def import_state(self, state: Mapping[str, Any]) -> None:
         """Become the adapters that exported `state`. Raises CheckpointError where it is of others."""
@@ -202,9 +202,9 @@ class Adapters(nn.Module):
             raise CheckpointError(f"adapters of {sorted(state)} were expected to be of {sorted(missing)} too")
         for name, layer in zip(self.names, self.layers, strict=True):
             layer.import_state(name, state[name])
-        self.revert()
+        self.restore_weights()
         for path, weight in edits.items():
-            self.edit(path, weight)
+            self.set_weight(path, weight)
 
 
 def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
@@ -220,7 +220,7 @@ def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
 _ROOM = 2**30  # bytes that kept attention maps may take
 
 
-def _by_hand(tokens: Tensor, blocks: int, heads: int) -> bool:
+def _unfused(tokens: Tensor, blocks: int, heads: int) -> bool:
     """Whether attention is to be made of plain products, which keep the attention maps for the way back.
 
     On a CPU torch's fused attention with its backward pass takes 3 to 5 times as long in bf16 (64 images of a

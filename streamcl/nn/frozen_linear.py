@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from streamcl.nn.fast_paths import fused_bias_linear, write_count
 
 
-class Affine(Protocol):
+class LinearMap(Protocol):
     """A layer x W^T + b, or x W^T."""
 
     @property
@@ -39,7 +39,7 @@ def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:
     return kept[1]
 
 
-def cast_layer(layer: Affine, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+def cast_layer(layer: LinearMap, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Return W [o, d] and b [o] or None of a layer in `dtype`, each cast once."""
     return cast_once(layer.weight, dtype), None if layer.bias is None else cast_once(layer.bias, dtype)
 

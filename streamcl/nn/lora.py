@@ -38,7 +38,7 @@ class LoRALinear(nn.Module):
         device = frozen.weight.device
         self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
-        self.resting = False  # whether the live pair, which adds nothing then, is left out without gradients
+        self.bypassed = False  # whether the live pair, which adds nothing then, is left out without gradients
         self.reset_lora(generator)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class LoRALinear(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         weight, bias = cast_layer(self, dtype)
         with torch.autocast(kind, enabled=False):
-            if self.resting and not torch.is_grad_enabled():
+            if self.bypassed and not torch.is_grad_enabled():
                 return affine(x.to(dtype), weight, bias)
             A, R = self.lora_A.to(dtype), self._rows().to(dtype)
             rows = x.to(dtype).reshape(-1, self.in_features)
@@ -129,7 +129,7 @@ class LoRALinear(nn.Module):
             raise CheckpointError(
                 f"{name}: {sorted({*wrong, *missing})} is missing, unknown or of another shape"
             )
-        self.resting = False
+        self.bypassed = False
         with torch.no_grad():
             self.lora_A.copy_(torch.from_numpy(state["lora_A"]))
             self.lora_B.copy_(torch.from_numpy(state["lora_B"]))

@@ -45,7 +45,7 @@ def export_adapter(  # noqa: PLR0917 - the two parts of a head, then where and u
     None and None leave the head out, for one that reads other features. Raises ConfigError for other shapes.
     The q and the v adapter of a layer become one adapter of its qkv. What was folded is exported with
     what is live, factored to its numerical rank; ranks are evened out by zero rows, and the scale is 1.
-    What other linear layers have gained (see `Adapters.edit`) is an adapter of theirs in the same way.
+    A linear layer whose weight was replaced (`Adapters.set_weight`) gets an adapter in the same way.
     Blocks of eva and swin v2 read qkv's weight past PEFT's layer: call `merge_and_unload` there.
     The three files are each written whole or not at all, the configuration last.
     """
@@ -83,12 +83,12 @@ def load_adapter(adapters: Adapters, folder: str | Path) -> ExportedHead | None:
     deltas = [
         _read_delta(name, layer, tensors) for name, layer in zip(adapters.names, adapters.layers, strict=True)
     ]
-    gains = {path: _gain(path, tensors, adapters.original(path)) for path in edited}
+    gains = {path: _gain(path, tensors, adapters.frozen_weight(path)) for path in edited}
     for layer, delta in zip(adapters.layers, deltas, strict=True):
         _settle(layer, delta)
-    adapters.revert()
+    adapters.restore_weights()
     for path, gain in gains.items():
-        adapters.edit(path, adapters.original(path).double() + gain)
+        adapters.set_weight(path, adapters.frozen_weight(path).double() + gain)
     if not with_head:
         return None
     path = adapters.backbone.classifier[0]
@@ -104,7 +104,7 @@ def export_merged(adapters: Adapters, path: str | Path) -> None:
         merged = layer.adapted_rows().double() + layer.delta()
         triple[0], triple[2] = merged.to(weight)
         state[f"{name}.weight"] = weight
-    state |= {f"{path}.weight": weight for path, weight in adapters.edits.items()}
+    state |= {f"{path}.weight": weight for path, weight in adapters.replaced_weights.items()}
     files.atomic_write(Path(path), save(_plain(state), metadata={"format": "pt"}))
 
 
@@ -138,8 +138,8 @@ def _edit_factors(adapters: Adapters) -> dict[str, tuple[Tensor, Tensor]]:
     """A and B, by path, of what other linear layers than qkv have gained."""
     eps = torch.finfo(torch.float32).eps
     return {
-        path: _above(gain, eps * torch.linalg.matrix_norm(adapters.edits[path].double(), 2))
-        for path, gain in adapters.gains.items()
+        path: _above(gain, eps * torch.linalg.matrix_norm(adapters.replaced_weights[path].double(), 2))
+        for path, gain in adapters.weight_changes.items()
     }
 
 

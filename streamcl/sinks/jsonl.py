@@ -131,7 +131,7 @@ def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:
     changed = sum(old != new for old, new in _redacted(path, target))
     if not changed:
         return 0
-    temporary = files.temporary_beside(path)
+    temporary = files.temporary_path(path)
     with disk.create(temporary) as handle:
         waiting = bytearray()
         for _, new in _redacted(path, target):

@@ -1,8 +1,8 @@
 """Checkpoints: all that decides a run's future, in one folder that is verified before any of it is used.
 
-A checkpoint is a folder `checkpoint-<serial>-step-<step>`; what is in it, `checkpoint_files` says. It appears
-by one rename of a folder whose content is already synced, and disappears by one rename too, so a crash
-leaves whole checkpoints and temporaries, never a part of a checkpoint.
+A checkpoint is a folder `checkpoint-<serial>-step-<step>`; `checkpoint_format` describes its files. It
+appears by one rename of a folder whose content is already synced, and disappears by one rename too, so a
+crash leaves whole checkpoints and temporaries, never a part of a checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAME = re.compile(r"checkpoint-(\d{8,})-step-(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A checkpoint that is durable: where, its size in bytes, and how long writing it took in seconds."""
+    """A durable checkpoint: its path, its size in bytes, and the seconds that writing it took."""
 
     path: Path
     bytes: int
@@ -84,11 +84,11 @@ class Checkpoints:
         return SavedCheckpoint(path, size, time.monotonic() - began)
 
     def latest(self, *, strict: bool = False) -> LoadedCheckpoint | None:
-        """The newest good checkpoint; None where there has never been one.
+        """Return the newest good checkpoint; None where there has never been one.
 
-        Each damaged one is logged, with the file and the reason, and the one before it is tried.
-        Raises CheckpointError where none can be used, where the newest good one belongs to another
-        configuration or backbone or to a newer streamcl, and, with `strict`, at the first damage.
+        Each damaged one is logged, with the file and the reason, and the one before it is tried. Raise
+        CheckpointError where none can be used, where the newest good one belongs to another configuration or
+        backbone or to a newer streamcl, and, with `strict`, at the first damage.
         """
         found = self.paths()
         for path in reversed(found):
@@ -109,7 +109,7 @@ class Checkpoints:
         return None
 
     def purge_before(self, path: Path) -> list[Path]:
-        """Remove every checkpoint older than `path`, and temporaries, after an erasure; returns what went.
+        """Remove every checkpoint older than `path`, and temporaries, after an erasure; return their paths.
 
         Newer ones stay. No save may be running. Raises CheckpointError where `path` is not a good checkpoint,
         before removing any, or where the disk refuses a removal: then purge again.
@@ -147,7 +147,7 @@ class Checkpoints:
             files.write_new(folder / name, data, disk=self._disk)
 
     def _prune(self, newest: Path) -> None:
-        """Known damaged ones go first: they are no use as a reserve."""
+        """Remove all but the newest `keep` good ones; those known to be damaged are no reserve."""
         good = [path for path in self.paths() if path not in self._damaged]
         keep = {newest, *good[-self._keep :]}
         for path in self.paths():
@@ -174,13 +174,13 @@ class BackgroundSaver:
         self._running: Future[SavedCheckpoint] | None = None
 
     def save(self, offset: int, step: int, state: State) -> SavedCheckpoint | None:
-        """Begin to write `state`, a copy that nobody changes any more; returns the save before, if any."""
+        """Begin to write `state`, which nobody may change any more; return the save before, if any."""
         before = self.wait()
         self._running = self._worker.submit(self._checkpoints.save, offset, step, state)
         return before
 
     def wait(self) -> SavedCheckpoint | None:
-        """On return the checkpoint begun last is durable; returns it once."""
+        """Wait until the checkpoint begun last is durable; return it, once."""
         running, self._running = self._running, None
         return None if running is None else running.result()
 
@@ -193,7 +193,7 @@ class BackgroundSaver:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Everything in the folder that has a checkpoint's name, oldest first.
+    """Return every path in the folder that has a checkpoint's name, oldest first.
 
     Raises CheckpointError where the folder cannot be read.
     """

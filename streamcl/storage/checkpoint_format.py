@@ -25,11 +25,11 @@ from streamcl.protocols import State
 from streamcl.storage.canonical_json import canonical_json, sha256_of_json
 from streamcl.storage.plain_state import pack, unpack
 
-FORMAT = 1
-"""The layout above. A manifest's own sha256 is computed alike in every format: damage is told from age."""
+CHECKPOINT_FORMAT = 1
+"""The layout above. Every format computes the manifest's sha256 alike, so that damage differs from age."""
 
 MANIFEST, TREE, ARRAYS = "manifest.json", "state.json", "arrays.safetensors"
-MANIFEST_LIMIT = 1 << 20  # bytes; a manifest has under a thousand, more is not one of ours
+MANIFEST_LIMIT = 1 << 20  # bytes; a manifest has under a thousand
 
 
 class CorruptCheckpoint(Exception):
@@ -37,7 +37,7 @@ class CorruptCheckpoint(Exception):
 
 
 class VerifiedCheckpoint(NamedTuple):
-    """What a good checkpoint holds."""
+    """The content of a good checkpoint."""
 
     manifest: dict[str, Any]
     state: State
@@ -70,21 +70,21 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise CorruptCheckpoint(f"{MANIFEST} cannot be read: {error!r}") from error
     if not whole:
         raise CorruptCheckpoint(
-            f"{MANIFEST} (format {manifest.get('format')}) has not the sha256 {str(claimed)[:12]}"
+            f"{MANIFEST} (format {manifest.get('format')}) does not match its sha256 {str(claimed)[:12]}"
         )
-    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+    if isinstance(manifest.get("format"), int) and manifest["format"] > CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"{path.name} has format {manifest['format']}, written by streamcl {manifest.get('streamcl')}; "
-            f"streamcl {__version__} reads up to {FORMAT}",
+            f"streamcl {__version__} reads up to {CHECKPOINT_FORMAT}",
             hint="run it with the newer streamcl",
         )
     if not _is_sound(manifest):
-        raise CorruptCheckpoint(f"{MANIFEST} does not say what a manifest of format {FORMAT} says")
+        raise CorruptCheckpoint(f"{MANIFEST} lacks fields of a manifest of format {CHECKPOINT_FORMAT} says")
     return dict(manifest)
 
 
 def _is_sound(manifest: Mapping[str, Any]) -> bool:
-    """Whether the manifest has the shape that this format gives it; one that was forged may not."""
+    """Return whether the manifest has the fields of this format; a forged one may not."""
     match manifest:
         case {
             "format": int(),
@@ -120,7 +120,7 @@ def _read_member(path: Path, facts: Mapping[str, Any]) -> bytes:
 
 
 def _read_regular(path: Path, *, limit: int) -> bytes:
-    """The bytes of a plain file: never through a link, never from a pipe, never more than `limit`."""
+    """Return the bytes of a plain file, `limit` at most; refuse links, pipes and devices."""
     try:
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode):
@@ -135,7 +135,7 @@ def _read_regular(path: Path, *, limit: int) -> bytes:
 
 
 def members_of(offset: int, step: int, state: State, fingerprint: Mapping[str, str]) -> dict[str, bytes]:
-    """The files of a checkpoint; the manifest comes last, made from the others."""
+    """Return the files of a checkpoint by name; the manifest comes last, with the hashes of the others."""
     tree, arrays = pack(state)
     members = {
         ARRAYS: safetensors.save(arrays),
@@ -143,7 +143,7 @@ def members_of(offset: int, step: int, state: State, fingerprint: Mapping[str, s
         TREE: json.dumps(tree, separators=(",", ":"), allow_nan=False).encode("ascii"),
     }
     manifest = {
-        "format": FORMAT,
+        "format": CHECKPOINT_FORMAT,
         "streamcl": __version__,
         "offset": offset,
         "step": step,

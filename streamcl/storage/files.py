@@ -1,4 +1,4 @@
-"""The only door to durable storage: files and folders appear whole or not at all, logs can be cut back."""
+"""All writes to durable storage: files and folders appear whole or not at all, logs can be truncated."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Disk:
         return handle
 
     def write(self, handle: io.FileIO, data: bytes | memoryview) -> int:
-        """Hand bytes to the system; returns how many it took, which may be fewer than given."""
+        """Hand bytes to the system; return how many it took, which may be fewer than given."""
         return handle.write(data) or 0
 
     def fsync(self, handle: io.FileIO) -> None:
-        """On return what was written through the handle survives a power loss."""
+        """Sync the file: what was written through the handle survives a power loss."""
         os.fsync(handle.fileno())
 
     def truncate(self, handle: io.FileIO, size: int) -> None:
@@ -65,7 +65,7 @@ class Disk:
         folder.rmdir()
 
     def fsync_folder(self, folder: Path) -> None:
-        """On return the names that are in the folder survive a power loss."""
+        """Sync the folder: the names in it survive a power loss."""
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -74,7 +74,7 @@ class Disk:
 
 
 DISK = Disk()
-"""The real one."""
+"""The disk of the system, which every caller uses but a test."""
 
 
 def atomic_write(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
@@ -83,7 +83,7 @@ def atomic_write(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
     Raises OSError. An error before the rename leaves the old content; an error of the last step, the sync of
     the folder, leaves the new one in place without the promise that it survives a power loss.
     """
-    temporary = temporary_beside(path)
+    temporary = temporary_path(path)
     try:
         write_new(temporary, data, disk=disk)
         disk.replace(temporary, path)
@@ -114,7 +114,7 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, disk: Disk = DISK
     `fill` syncs the files that it writes (`write_new`). Where anything fails, the last sync included, the
     folder is taken back as far as the disk allows and the error is raised.
     """
-    temporary = temporary_beside(path)
+    temporary = temporary_path(path)
     try:
         disk.mkdir(temporary)
         fill(temporary)
@@ -140,7 +140,7 @@ def remove(path: Path, *, disk: Disk = DISK) -> None:
     if not is_folder(path):
         disk.unlink(path)
     else:
-        temporary = temporary_beside(path)
+        temporary = temporary_path(path)
         disk.replace(path, temporary)
         disk.fsync_folder(path.parent)  # the name is gone before any of the content is
         _remove_tree(temporary, disk)
@@ -148,10 +148,10 @@ def remove(path: Path, *, disk: Disk = DISK) -> None:
 
 
 def discard(path: Path, *, disk: Disk = DISK) -> None:
-    """Remove what a failed write left, as far as the disk still works; `sweep` tries again later."""
+    """Remove the remains of a failed write as far as the disk still works; `sweep` tries again later."""
     with contextlib.suppress(OSError):
         if is_folder(path):
-            temporary = path if is_temporary(path) else temporary_beside(path)
+            temporary = path if is_temporary(path) else temporary_path(path)
             if temporary != path:
                 disk.replace(path, temporary)
             _remove_tree(temporary, disk)
@@ -160,7 +160,7 @@ def discard(path: Path, *, disk: Disk = DISK) -> None:
 
 
 def sweep(folder: Path, *, disk: Disk = DISK) -> list[Path]:
-    """Remove the temporaries that crashes left in the folder; only for the holder of the run's lock."""
+    """Remove the temporaries that crashes left in the folder, and return them; only for the lock's holder."""
     if not folder.is_dir():
         return []
     strays = sorted(path for path in folder.iterdir() if is_temporary(path))
@@ -181,13 +181,13 @@ def make_folder(folder: Path, *, disk: Disk = DISK) -> None:
 
 
 def ensure_writable(folder: Path, *, disk: Disk = DISK) -> None:
-    """Make the folder, and a probe in it that is removed: a wrong place fails before anything runs.
+    """Make the folder, and write and remove a probe in it, so that an unusable one fails before a run.
 
     Raises ConfigError with the system's reason (read-only, full, not a folder, no permission).
     """
     try:
         make_folder(folder, disk=disk)
-        probe = temporary_beside(folder / "probe")
+        probe = temporary_path(folder / "probe")
         write_new(probe, b"streamcl", disk=disk)
         disk.unlink(probe)
         disk.fsync_folder(folder)
@@ -208,7 +208,7 @@ def open_append(path: Path, *, disk: Disk = DISK) -> io.FileIO:
 
 
 def sync(handle: io.FileIO, *, disk: Disk = DISK) -> None:
-    """On return everything written through the handle survives a crash and a power loss."""
+    """Sync the log: everything written through the handle survives a crash and a power loss."""
     disk.fsync(handle)
 
 
@@ -223,23 +223,23 @@ def truncate(path: Path, size: int, *, disk: Disk = DISK) -> None:
             disk.fsync(handle)
 
 
-def temporary_beside(path: Path) -> Path:
-    """A fresh temporary name in the same folder, thus on the same file system, that says what it is for."""
+def temporary_path(path: Path) -> Path:
+    """Return a fresh temporary name in the same folder, thus on the same file system, made of the path's."""
     return path.with_name(f"{TEMPORARY}{path.name[:40]}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether the name is one that `sweep` removes."""
+    """Return whether the name is one that `sweep` removes."""
     return path.name.startswith(TEMPORARY)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the path is a folder itself; a symlink to one is not, so that removal never leaves the run."""
+    """Return whether the path is a folder and no symlink, so that removal never leaves the run."""
     return path.is_dir() and not path.is_symlink()
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that this user can still write on the folder's file system."""
+    """Return the bytes that this user can still write on the folder's file system."""
     return shutil.disk_usage(folder).free
 
 

@@ -1,4 +1,4 @@
-"""Chains of JSON files that show a changed byte: canonical, each with the hash of the one before."""
+"""Chains of canonical JSON files, each with its own hash and that of the file before it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from streamcl.storage.files import Disk
 
 Chain: TypeAlias = list[tuple[Path, dict[str, Any]]]
 
-FORMAT = 1
-LIMIT = 64 << 20  # bytes; a receipt with every hash of ten thousand ids has under one
+LINK_FORMAT = 1
+LINK_SIZE_LIMIT = 64 << 20  # bytes; a receipt with every hash of ten thousand ids has under one
 
 
-def write(path: Path, body: Mapping[str, Any], *, disk: Disk = files.DISK) -> None:
-    """Write a sealed link whole."""
+def write_link(path: Path, body: Mapping[str, Any], *, disk: Disk = files.DISK) -> None:
+    """Write the body of a link with its hash, atomically."""
     files.atomic_write(path, _line({**body, "sha256": _digest(body)}), disk=disk)
 
 
-def read(path: Path, noun: str) -> dict[str, Any]:
-    """A link whose every byte is as it was written. Raises ForgettingError, saying what is wrong."""
+def read_link(path: Path, noun: str) -> dict[str, Any]:
+    """Return the body of a link, verified byte by byte. Raise ForgettingError, which names the fault."""
     try:
-        data = path.read_bytes() if path.stat().st_size <= LIMIT else b""
+        data = path.read_bytes() if path.stat().st_size <= LINK_SIZE_LIMIT else b""
         content = json.loads(data)
         claimed = content.pop("sha256")
         whole = data == _line({**content, "sha256": claimed}) and claimed == _digest(content)
@@ -37,8 +37,8 @@ def read(path: Path, noun: str) -> dict[str, Any]:
         raise ForgettingError(f"{path} is no {noun}: {error!r:.200}") from error
     if not whole:
         raise ForgettingError(f"{path} has been changed: its sha256 is not {str(claimed)[:12]}")
-    if content.get("format") != FORMAT:
-        raise ForgettingError(f"{path} has format {content.get('format')!r}, this streamcl reads {FORMAT}")
+    if (found := content.get("format")) != LINK_FORMAT:
+        raise ForgettingError(f"{path} has format {found!r}, this streamcl reads {LINK_FORMAT}")
     return dict(content)
 
 
@@ -57,7 +57,7 @@ class ChainHead:
         Raise ForgettingError at a link that is damaged, missing or not chained to the one before.
         """
         paths = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
-        new = [(path, read(path, self._noun)) for path in paths if path.name not in self._seen]
+        new = [(path, read_link(path, self._noun)) for path in paths if path.name not in self._seen]
         new.sort(key=lambda each: each[1]["number"])
         for path, content in new:
             if content["number"] != self.number + 1:
@@ -68,19 +68,19 @@ class ChainHead:
             self.number, self.sha256 = content["number"], sha256_of(path)
         return new
 
-    def seal(self, content: Mapping[str, Any]) -> dict[str, Any]:
+    def next_link(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Return the content as the next link, without its own hash. Raise as `advance` does."""
         self.advance()
-        return {**content, "format": FORMAT, "number": self.number + 1, "previous": self.sha256}
+        return {**content, "format": LINK_FORMAT, "number": self.number + 1, "previous": self.sha256}
 
 
-def read_all(folder: Path, noun: str) -> Chain:
+def read_links(folder: Path, noun: str) -> Chain:
     """Return every link of a folder in the order of the chain. Raise ForgettingError at a broken one."""
     return ChainHead(folder, noun).advance()
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
+    """Return the sha256 of a file's bytes, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -16,15 +16,18 @@ from streamcl.storage.canonical_json import sha256_of_json
 Array: TypeAlias = npt.NDArray[Any]
 
 WIDTHS = {"b": "1", "i": "1248", "u": "1248", "f": "248"}
-"""Kinds of arrays that a state may hold, and their item sizes in bytes: what safetensors and NumPy share."""
+"""Kinds of arrays that a state may hold, with their item sizes in bytes: those of safetensors and NumPy."""
 
 
 def pack(state: State) -> tuple[Any, dict[str, Array]]:
-    """A tree for JSON, and the arrays it refers to by number.
+    """Return a tree for JSON, and the arrays that it refers to by number.
 
-    What JSON cannot hold becomes an object with one key that starts with "$": {"$array": number},
-    {"$int": hex} past 64 bits, {"$float": "nan"}, {"$tuple": [...]}. Raises TypeError, naming the place, for
+    Values that JSON cannot hold become an object with one key that starts with "$": {"$array": number},
+    {"$int": hex} past 64 bits, {"$float": "nan"}, {"$tuple": [...]}. Raise TypeError, naming the place, for
     anything else.
+
+    >>> pack({"classes": ("cat", 2**70), "loss": float("nan")})
+    ({'classes': {'$tuple': ['cat', {'$int': '0x400000000000000000'}]}, 'loss': {'$float': 'nan'}}, {})
     """
     arrays: dict[str, Array] = {}
 
@@ -37,7 +40,7 @@ def pack(state: State) -> tuple[Any, dict[str, Array]]:
 
 
 def unpack(tree: Any, arrays: Mapping[str, Array]) -> Any:
-    """What was packed: the same types, values, bits and order of keys."""
+    """Return the state that was packed: the same types, values, bits and order of keys."""
     if isinstance(tree, list):
         return [unpack(item, arrays) for item in tree]
     if not isinstance(tree, dict):
@@ -50,7 +53,10 @@ def unpack(tree: Any, arrays: Mapping[str, Array]) -> Any:
 
 
 def state_hash(state: State) -> str:
-    """sha256 of a state, the same on every machine, in any order of keys; arrays by dtype, shape, bytes."""
+    """Return the sha256 of a state, the same on every machine and in any order of keys.
+
+    Arrays count by dtype, shape and bytes.
+    """
     return sha256_of_json(_pack(state, "", _digest))
 
 

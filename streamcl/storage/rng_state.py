@@ -21,7 +21,7 @@ def seed_generators(seed: int) -> None:
 
 
 def capture_generators() -> State:
-    """A copy of their state; torch's only where torch is loaded."""
+    """Return a copy of their state; of torch's only where torch is loaded."""
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
     state: State = {
@@ -40,7 +40,7 @@ def capture_generators() -> State:
 
 
 def restore_generators(state: Mapping[str, Any]) -> None:
-    """Put them back as `capture_generators` found them."""
+    """Restore the state that `capture_generators` returned."""
     python, legacy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
     np.random.set_state(

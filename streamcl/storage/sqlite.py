@@ -1,4 +1,4 @@
-"""The SQLite file under ledger and lineage: opened safely, inspected, and with its errors in our words."""
+"""The SQLite files of ledger, lineage and statistics: opened safely, inspected, errors translated."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from streamcl.storage.files import DISK
 
 Execute: TypeAlias = Callable[..., sqlite3.Cursor]
 
-FORMAT = 1
+SQLITE_FORMAT = 1
+"""The `user_version` of a file; another one is refused."""
 
-SCHEMA = (
+LEDGER_SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     """CREATE TABLE requests (
         position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -38,15 +39,15 @@ SCHEMA = (
 
 
 class SqliteFile:
-    """One connection. WAL and full synchronisation: a transaction that has ended survives a loss of power.
+    """One connection with a write-ahead log and full synchronisation: what is committed survives power loss.
 
     Every method raises ForgettingError where the file is damaged, busy for too long, or cannot be written.
     """
 
-    def __init__(self, path: Path, patience: float, schema: Sequence[str] = SCHEMA) -> None:
+    def __init__(self, path: Path, patience: float, schema: Sequence[str] = LEDGER_SCHEMA) -> None:
         self.path = path
         self._schema = schema
-        with self._plainly():
+        with self._translated_errors():
             self._make_readable()
             self._connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
             try:
@@ -56,14 +57,14 @@ class SqliteFile:
                 raise
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """The rows of a question."""
-        with self._plainly():
+        """Return the rows that a query gives."""
+        with self._translated_errors():
             return self._connection.execute(sql, values).fetchall()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Execute]:
-        """Everything inside is durable at its end, or nothing of it is done."""
-        with self._plainly():
+        """Run a block in one transaction: all of it is durable at the end, or nothing of it is done."""
+        with self._translated_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection.execute
@@ -78,26 +79,26 @@ class SqliteFile:
         return not self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
 
     def version(self) -> int:
-        """A number that changes when another connection has written."""
+        """Return a number that changes when another connection has written."""
         return int(self.query("PRAGMA data_version")[0][0])
 
     def digest(self, kind: str, value: str) -> bytes:
-        """A hash salted by this ledger, 16 bytes."""
+        """Return a hash of the value, salted by this file's own salt, 16 bytes."""
         return salted(self.salt, kind, value)
 
     def damage(self, what: object) -> ForgettingError:
-        """The error to raise where the content is not what was written."""
+        """Return the error to raise where the content is not what was written."""
         return ForgettingError(
             f"{self.path} is damaged: {what}",
             hint="restore it from a backup; without it what was forgotten may be learned again",
         )
 
     def close(self) -> None:
-        """Close the file; harmless twice."""
+        """Close the file. Closing twice is harmless."""
         self._connection.close()
 
     def _make_readable(self) -> None:
-        """SQLite would make the file too, but under an odd umask not one that it can read again."""
+        """Create the file with its owner's rights; under an odd umask SQLite could not read its own again."""
         if not self.path.exists():
             with contextlib.suppress(FileExistsError):
                 DISK.create(self.path).close()
@@ -110,8 +111,8 @@ class SqliteFile:
             if run("PRAGMA user_version").fetchone()[0] == 0:
                 _create(run, self._schema)
         found = self.query("PRAGMA user_version")[0][0]
-        if found != FORMAT:
-            raise ForgettingError(f"{self.path} has format {found}, this streamcl reads {FORMAT}")
+        if found != SQLITE_FORMAT:
+            raise ForgettingError(f"{self.path} has format {found}, this streamcl reads {SQLITE_FORMAT}")
         if (damage := self.query("PRAGMA quick_check(1)")[0][0]) != "ok":
             raise self.damage(damage)
         salt = self.query("SELECT value FROM facts WHERE name = 'salt'")
@@ -120,8 +121,8 @@ class SqliteFile:
         return bytes(salt[0][0])
 
     @contextlib.contextmanager
-    def _plainly(self) -> Iterator[None]:
-        """What SQLite and the system say, as an error of ours."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Raise ForgettingError for the errors of SQLite and of the system."""
         try:
             yield
         except OSError as error:
@@ -136,7 +137,7 @@ class SqliteFile:
 
 
 def salted(salt: bytes, kind: str, value: str) -> bytes:
-    """The salted hash of a value of that kind, 16 bytes."""
+    """Return the salted BLAKE2b hash of a value of that kind, 16 bytes."""
     text = f"{kind}:{value}".encode(errors="surrogatepass")
     return hashlib.blake2b(text, key=salt, digest_size=16).digest()
 
@@ -145,4 +146,4 @@ def _create(run: Execute, schema: Sequence[str]) -> None:
     for statement in schema:
         run(statement)
     run("INSERT INTO facts (name, value) VALUES ('salt', ?)", (secrets.token_bytes(32),))
-    run(f"PRAGMA user_version = {FORMAT}")
+    run(f"PRAGMA user_version = {SQLITE_FORMAT}")

@@ -118,7 +118,7 @@ def test_folding_keeps_the_outputs_and_blocks_at_zero_stay_the_backbones_own(tin
         assert (live - adapters.backbone.run(tokens)[-1]).abs().max() > 1e-3
     assert fold(adapters, blocks) == 1
     assert torch.allclose(adapters.run(tokens)[-1], live, atol=1e-5)
-    assert sorted(adapters.edits) == ["blocks.0.mlp.fc1", "blocks.0.mlp.fc2"]
+    assert sorted(adapters.replaced_weights) == ["blocks.0.mlp.fc1", "blocks.0.mlp.fc2"]
     assert all(torch.equal(p, frozen[name]) for name, p in tiny_backbone.named_parameters())
 
 
@@ -184,7 +184,7 @@ def test_after_a_restart_the_learner_goes_on_bit_by_bit(erased, tiny_backbone, f
     learner = erased[0]
     twin = learner_of(tiny_backbone, fp32)
     twin.load_state_dict(learner.state_dict())
-    assert twin.model.adapters.edits
+    assert twin.model.adapters.replaced_weights
     for start in (8000, 8016):
         batch = make_batch(start, OTHERS * 4)
         assert twin.predict(batch.samples) == learner.predict(batch.samples)
@@ -209,7 +209,7 @@ def test_strong_sparsity_leaves_groups_at_zero_and_counts_them(tiny_backbone, fp
     learner = taught(tiny_backbone, fp32, first_block=0)
     request = request_of("cat")
     evidence = method_of(blocks=3, sparsity=0.1, length=3.0).erase(request, context_of(learner, request))
-    changed = {path.split(".mlp")[0] for path in learner.model.adapters.edits}
+    changed = {path.split(".mlp")[0] for path in learner.model.adapters.replaced_weights}
     assert evidence.figures["groups_at_zero"] == 3 - len(changed) >= 1
 
 

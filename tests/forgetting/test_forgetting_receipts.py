@@ -149,9 +149,9 @@ def test_a_page_escapes_what_it_shows(tmp_path):
 
 def test_a_receipt_is_written_without_reading_the_earlier_ones_again(tmp_path, monkeypatch):
     archive, read_paths = ReceiptArchive(tmp_path), []
-    read = hash_chain.read
+    read = hash_chain.read_link
     monkeypatch.setattr(
-        hash_chain, "read", lambda path, noun: read_paths.append(path.name) or read(path, noun)
+        hash_chain, "read_link", lambda path, noun: read_paths.append(path.name) or read(path, noun)
     )
     for number in range(5):
         archive.write(SMALL.model_copy(update={"request": f"r{number}"}))

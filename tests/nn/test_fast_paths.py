@@ -36,7 +36,7 @@ def results():
     torch.manual_seed(0)
     layer = nn.Linear(48, 96)
     adapted = LoRALinear(copy.deepcopy(layer), 4, torch.Generator().manual_seed(0))
-    adapted.resting = True
+    adapted.bypassed = True
     frozen = nn.Sequential(layer)
     freeze_linears(frozen)
     x = torch.randn(5, 48)

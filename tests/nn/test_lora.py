@@ -262,7 +262,7 @@ def test_per_sample_gradients_by_torch_func_sum_to_the_batchs():
 def edited(adapters, path="blocks.2.mlp.fc1", seed=3):
     weight = adapters.linear(path).weight
     generator = torch.Generator().manual_seed(seed)
-    adapters.edit(path, weight + 0.1 * torch.randn(weight.shape, generator=generator))
+    adapters.set_weight(path, weight + 0.1 * torch.randn(weight.shape, generator=generator))
     return adapters
 
 
@@ -276,9 +276,9 @@ def test_an_edited_layer_is_the_learners_own_and_the_backbone_stays():
     assert (changed - plain).abs().max() > 1e-3
     assert torch.equal(backbone.blocks[2].mlp.fc1.weight, before)
     assert torch.equal(adapters_of(backbone).run(tokens)[-1], plain)
-    edited(adapters, seed=4).revert()
+    edited(adapters, seed=4).restore_weights()
     assert torch.equal(adapters.run(tokens)[-1], plain)
-    assert adapters.edits == {}
+    assert adapters.replaced_weights == {}
 
 
 def test_edits_are_in_the_exported_state_bit_by_bit():
@@ -287,7 +287,7 @@ def test_edits_are_in_the_exported_state_bit_by_bit():
     twin = edited(adapters_of(shared("vit"), seed=9), "blocks.1.mlp.fc2")
     twin.import_state(adapters.export_state())
     assert torch.equal(twin.run(tokens)[-1], adapters.run(tokens)[-1])
-    assert list(twin.edits) == ["blocks.2.mlp.fc1"]
+    assert list(twin.replaced_weights) == ["blocks.2.mlp.fc1"]
 
 
 @pytest.mark.parametrize(
@@ -299,4 +299,4 @@ def test_an_edit_of_another_place_or_shape_is_refused(path, shape):
     state = adapters.export_state() | {path: {"weight": np.zeros(shape, np.float32)}}
     with pytest.raises(CheckpointError, match=path):
         adapters.import_state(state)
-    assert adapters.edits == {}
+    assert adapters.replaced_weights == {}

@@ -202,7 +202,7 @@ def with_edits(adapters):
         weight = adapters.linear(path).weight
         out, width = weight.shape
         gain = torch.randn(out, 2, generator=generator) @ torch.randn(2, width, generator=generator)
-        adapters.edit(path, weight + 0.05 * gain)
+        adapters.set_weight(path, weight + 0.05 * gain)
     return adapters
 
 

@@ -92,7 +92,7 @@ def fold(adapters: Adapters, blocks: Sequence[FFNBlock]) -> int:
     changed = [block for block in blocks if block.norm > 0]
     for block in changed:
         for path, layer in block.layers.items():
-            adapters.edit(path, layer.folded())
+            adapters.set_weight(path, layer.folded())
     return len(changed)
 
 

@@ -37,9 +37,9 @@ class ReceiptArchive:
         files.make_folder(path.parent, disk=self._disk)
         verify = f"streamcl verify {RECEIPTS}/{path.name}"
         receipt = receipt.model_copy(update={"verify": verify, "audits": self._newest_audit()})
-        body = self._receipts.seal(receipt.to_json())
+        body = self._receipts.next_link(receipt.to_json())
         write_page(path, Receipt.from_json(body), disk=self._disk)
-        hash_chain.write(path, body, disk=self._disk)
+        hash_chain.write_link(path, body, disk=self._disk)
         return path
 
     def _newest_audit(self) -> str | None:
@@ -82,15 +82,15 @@ def attempts(folder: Path, request: str) -> int:
 
 def read_receipt(path: Path) -> Receipt:
     """Return a receipt whose every byte is as it was written. Raise ForgettingError with what is wrong."""
-    return Receipt.from_json(hash_chain.read(path, "receipt"))
+    return Receipt.from_json(hash_chain.read_link(path, "receipt"))
 
 
 def read_receipts(folder: Path) -> list[tuple[Path, Receipt]]:
     """Return every receipt of a run in the order of the chain. Raise ForgettingError at a broken link."""
-    chain = hash_chain.read_all(folder / RECEIPTS, "receipt")
+    chain = hash_chain.read_links(folder / RECEIPTS, "receipt")
     return [(path, Receipt.from_json(content)) for path, content in chain]
 
 
 def read_audits(folder: Path) -> hash_chain.Chain:
     """Return every saved audit of a run in the order of its chain. Raise ForgettingError at a broken link."""
-    return hash_chain.read_all(folder / AUDITS, "audit")
+    return hash_chain.read_links(folder / AUDITS, "audit")

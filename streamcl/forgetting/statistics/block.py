@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.statistics.gram_factor import Array, packed, root, unpacked, without
+from streamcl.forgetting.statistics.gram_factor import packed, root, unpacked, without
+from streamcl.storage.plain_state import Array
 
 CohortRow: TypeAlias = tuple[Any, ...]
 """cohort, head, samples, ranks, width, seal, labels, sums, root."""

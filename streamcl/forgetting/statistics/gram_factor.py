@@ -6,14 +6,10 @@ of the rows, takes n * D numbers less n * (n - 1) / 2, and never more than the s
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import numpy as np
-import numpy.typing as npt
 
 from streamcl.errors import ForgettingError
-
-Array: TypeAlias = npt.NDArray[Any]
+from streamcl.storage.plain_state import Array
 
 TOLERANCE = 1e-9
 """What rows may lie outside a sum that they are taken out of, relative to their size."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.methods.protocol import LineageRow, StatisticsPart
 from streamcl.forgetting.statistics.block_file import BlockFile
-from streamcl.forgetting.statistics.gram_factor import Array
+from streamcl.storage.plain_state import Array
 
 
 class CohortFile(Protocol):

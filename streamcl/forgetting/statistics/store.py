@@ -16,9 +16,9 @@ from streamcl.events import Sample
 from streamcl.forgetting.methods.protocol import LineageRow
 from streamcl.forgetting.statistics.block import StatisticsBlock
 from streamcl.forgetting.statistics.block_file import BlockFile, end, insert
-from streamcl.forgetting.statistics.gram_factor import Array
 from streamcl.forgetting.statistics.selection import StatisticsSelection
 from streamcl.protocols import State
+from streamcl.storage.plain_state import Array
 from streamcl.storage.sqlite import Execute
 
 STATISTICS = "statistics.sqlite"
