@@ -9,8 +9,8 @@ so the same row beside its own stands for it. Retained: accuracy on held-out ima
 stay, and its difference in points to dropping the rows alone (logit mask). Seconds are those of the processor
 on one thread, with everything that a request does; times faster than training anew without the classes of the
 requests so far, at the seconds a sample that learning took in the same process.
-`mixed` and `cohorts` are asked for a subject at a time: each class belongs to a person of its own, and the
-persons who ask are users to `mixed`, where the others' samples are core.
+`mixed_privacy` and `cohort_adapters` are asked for a subject at a time: each class belongs to a person of its
+own, and the persons who ask are users to `mixed_privacy`, where the others' samples are core.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import concat_width
-from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.build import build_backbone
 from streamcl.nn.device import Compute, resolve_compute
@@ -57,9 +57,9 @@ BLOCKS = (6, 7, 8, 9, 10)
 BY_GRADIENT: tuple[ForgettingMethod, ...] = (HeadOnly(), GSLoRA(), FastNTK())
 IN_PARTS: dict[str, tuple[list[ForgettingMethod], Literal["class", "subject"]]] = {
     "ridge": ([ClosedFormRemoval()], "class"),
-    "hybrid": ([ClosedFormRemoval(), DropBranch()], "class"),
-    "mixed": ([MixedPrivacy()], "subject"),
-    "cohorts": ([DropCohort()], "subject"),
+    "ridge_lora": ([ClosedFormRemoval(), DropBranch()], "class"),
+    "mixed_privacy": ([MixedPrivacy()], "subject"),
+    "cohort_adapters": ([DropCohort()], "subject"),
 }
 CHANGED = 2  # the last blocks, which alone the repairs change
 
@@ -125,23 +125,23 @@ class Makers:
             first_block=5,
             learning_rate=2e-3,
             regularisation=0.0,
-            buffer=4,
+            hard_buffer_size=4,
         )
 
     def ridge(self) -> RidgeLearner:
         head = RidgeHead(concat_width(self._backbone, BLOCKS))
         return RidgeLearner(self._backbone, self._compute, head, blocks=BLOCKS)
 
-    def hybrid(self) -> RidgeLoRALearner:
+    def ridge_lora(self) -> RidgeLoRALearner:
         head = RidgeHead(concat_width(self._backbone, BLOCKS))
         adapted = AdaptedBranch(self._backbone, self._compute, head, blocks=BLOCKS, first_block=5)
         return RidgeLoRALearner(self.ridge(), adapted)
 
-    def mixed(self) -> Any:
-        return self._configured({"name": "mixed"})
+    def mixed_privacy(self) -> Any:
+        return self._configured({"name": "mixed_privacy"})
 
-    def cohorts(self) -> Any:
-        return self._configured({"name": "cohorts", "by": "subject", "limit": 10})
+    def cohort_adapters(self) -> Any:
+        return self._configured({"name": "cohort_adapters", "cohort_by": "subject", "max_adapters": 10})
 
     def _configured(self, learner: dict[str, Any]) -> Any:
         backbone = {"name": self._backbone.name}

@@ -1,6 +1,6 @@
 """How long a stream stands still for an exact request, and what the time goes into.
 
-python benchmarks/forgetting_pause.py OUT [--statistics per_class] [--learner hybrid] [--samples 1500]
+python benchmarks/forgetting_pause.py OUT [--statistics per_class] [--learner ridge_lora] [--samples 1500]
 
 The demo's digits pass once (98 px, ViT-S by pip), then classes are forgotten one after the other. With
 `--statistics` no sample is fetched; without, each class is derived again. Seconds of wall clock and of
@@ -93,12 +93,11 @@ def _configuration(arguments: argparse.Namespace) -> dict[str, Any]:
         "run_dir": str(arguments.out),
         "source": "demo_digits",
         "scenario": "iid",
-        "limit": arguments.samples,
+        "max_samples": arguments.samples,
         "backbone": vit,
         "learner": arguments.learner,
-        "statistics": arguments.statistics,
-        "evaluate": {"every": None, "final": False, "at_parts": False},
-        "on_relapse": "ignore",
+        "forgetting": {"keep_statistics": arguments.statistics, "on_relapse": "ignore"},
+        "evaluate": {"every_samples": None, "at_stream_end": False, "at_part_end": False},
         "threads": 2,
     }
 
@@ -107,7 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--statistics", choices=["per_class", "per_subject"])
-    parser.add_argument("--learner", choices=["hybrid", "ridge"], default="hybrid")
+    parser.add_argument("--learner", choices=["ridge_lora", "ridge"], default="ridge_lora")
     parser.add_argument("--samples", type=int, default=1500)
     return parser.parse_args()
 

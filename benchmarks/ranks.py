@@ -1,6 +1,6 @@
 """Two ranks of one thread each against one process of two threads: images a second of the whole loop.
 
-    python benchmarks/ranks.py [--learners online_lora hybrid] [--repeats 5] [--batches 40] [--size 70]
+    python benchmarks/ranks.py [--learners online_lora ridge_lora] [--repeats 5] [--batches 40] [--size 70]
 
 Random images go through a ViT-S/14 of 11 blocks with random weights, in batches of 64. The two take turns;
 each figure is that of the batches after the first ten, by the clock of the run itself. Printed are minimum,
@@ -52,7 +52,7 @@ def config(learner: str, batches: int, size: int, precision: str) -> dict[str, A
         "learner": learner,
         "precision": precision,
         "device": "cpu",
-        "evaluate": {"final": False, "at_parts": False, "every": None},
+        "evaluate": {"at_stream_end": False, "at_part_end": False, "every_samples": None},
     }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--learners", nargs="+", default=["online_lora", "hybrid", "ridge"])
+    parser.add_argument("--learners", nargs="+", default=["online_lora", "ridge_lora", "ridge"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--size", type=int, default=70)

@@ -7,7 +7,7 @@ classes: a step of the linear and of the ridge head. resolution, batch, backbone
 ViT with random weights. width: an update and a solve of the ridge head. requests: an exact request of so many
 samples in a whole run, and what share of an hour so many of them take. stream: a run of 10,000 batches and
 50 consolidations on a tiny model, batches of its end side by side with such of its start, and its memory.
-pauses: a hybrid's run, the share of its time in commits, and a folder of JPEG images, the share of it that
+pauses: a ridge_lora run, the share of its time in commits, and a folder of JPEG images, the share of it that
 waits for decoding.
 Within an axis the points take turns; a point's time is the median of its repeats.
 """
@@ -82,7 +82,10 @@ def stream(count: int, side: int, classes: int = 10) -> Iterator[Sample]:
 
 
 def configuration(**options: Any) -> RunConfig:
-    quiet = {"evaluate": {"every": None, "at_parts": False, "final": False}, "report": {"samples": 0}}
+    quiet = {
+        "evaluate": {"every_samples": None, "at_part_end": False, "at_stream_end": False},
+        "report": {"samples": 0},
+    }
     return config_from_dict({"source": "x", "shift": "none", "precision": "32-true", **quiet, **options})
 
 
@@ -120,7 +123,7 @@ def classes(quick: bool) -> dict[str, Points]:
 
 def ridge_step(width: int, count: int) -> Step:
     """An update by a batch, scores, and the solve that they need: every batch, which is the worst case."""
-    head, x, y = RidgeHead(width, refresh=0.0), torch.randn(64, width), torch.randint(count, (64,))
+    head, x, y = RidgeHead(width, refit_fraction=0.0), torch.randn(64, width), torch.randint(count, (64,))
     head.grow(count)
 
     def step() -> None:
@@ -254,10 +257,10 @@ def batch_times(
 
 
 def pauses(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Shares of the time of a hybrid's run that go to commits, and to waiting for pictures to be decoded."""
+    """Shares of the time of a ridge_lora run that go to commits, and to waiting for decoded pictures."""
     count = 2048 if args.quick else 8192
     small = {"backbone": vit("vit_small_patch14_dinov2", 70, depth=11), "precision": "auto", "threads": None}
-    config = own_run("commits", folder, count, 32, **small, learner="hybrid", batch_size=64)
+    config = own_run("commits", folder, count, 32, **small, learner="ridge_lora", batch_size=64)
     with open_run(config) as run:
         spent, whole = shares(run, "commit", run.processor)
     jpeg = pictures(folder / "jpeg", 512 if args.quick else 2048)

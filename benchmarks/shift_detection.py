@@ -4,7 +4,8 @@
 
 A shift is found when the first alarm after it comes within ten batches; every other alarm is a false one.
 As in a run, the losses of batches under 16 samples are gathered until there are so many, and "batches" are
-then those. The constants of `relative` were chosen on the tuning half only, the 16 on "batch of 8" as well.
+then those. The constants of `relative_rise` were chosen on the tuning half only, the 16 on
+"batch of 8" as well.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from streamcl.protocols import ShiftDetector
 from streamcl.shift.build import build_detector
 
 WITHIN = 10  # batches
-GATHER = 16  # samples: the default of `shift.gather`
+GATHER = 16  # samples: the default of `shift.min_samples`
 
 Losses = npt.NDArray[np.float64]
 
@@ -210,7 +211,7 @@ REPORT: dict[str, Family] = {
     "recurring": recurring,
 }
 DETECTORS: dict[str, Callable[[], ShiftDetector]] = {
-    "relative": lambda: build_detector("relative"),
+    "relative_rise": lambda: build_detector("relative_rise"),
     "paper": lambda: build_detector("plateau", mean_threshold=2.6, variance_threshold=0.03),
     "ADWIN": lambda: build_detector("river", name="ADWIN"),
     "PageHinkley": lambda: build_detector("river", name="PageHinkley"),

@@ -7,8 +7,8 @@
 (STREAMCL_DEV_DATA, else ../shared/data) and writes its loss a batch once, with the true shifts and what it
 shows of its features; what is there already is kept. `compare` shows the very same to every detector. The
 plateau rule has its published thresholds (arXiv 2411.05663, CIFAR-100), River's detectors their defaults. Of
-`relative` the rule for losses was fitted on synthetic ones; which features it looks at, and their threshold,
-was chosen among a dozen settings on these very packs, whose results were close together.
+`relative_rise` the rule for losses was fitted on synthetic ones; which features it looks at, and their
+threshold, was chosen among a dozen settings on these very packs, whose results were close together.
 A shift is found when the first alarm after it comes within ten batches; every other alarm is a false one.
 """
 
@@ -61,8 +61,8 @@ BACKBONE = {
     "depth": 11,
 }
 DETECTORS: dict[str, Callable[[], ShiftDetector]] = {
-    "relative": partial(build_detector, "relative"),
-    "relative, losses alone": partial(build_detector, "relative", novelty=None),
+    "relative_rise": partial(build_detector, "relative_rise"),
+    "relative_rise, losses alone": partial(build_detector, "relative_rise", feature_threshold=None),
     "paper": partial(build_detector, "plateau", mean_threshold=2.6, variance_threshold=0.03),
     "ADWIN": partial(build_detector, "river", name="ADWIN"),
     "PageHinkley": partial(build_detector, "river", name="PageHinkley"),

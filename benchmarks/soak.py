@@ -186,7 +186,7 @@ class Setting:
                 stream,
                 self.learner(),
                 LoopParts(
-                    detector=build_detector("relative"),
+                    detector=build_detector("relative_rise"),
                     scores=Prequential(),
                     history=HoldoutHistory(),
                     evaluator=HoldoutEvaluator(()),

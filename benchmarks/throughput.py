@@ -1,14 +1,14 @@
 """Prints images per second of streamcl's whole loop beside the floor: a bare LoRA step on the same backbone.
 
     python benchmarks/throughput.py [--precision bf16-mixed|32-true|auto] [--batch 64] [--size 70]
-        [--repeats 5] [--device auto|cpu|cuda] [--images cifar100_dev|random] [--only online_lora,hybrid]
+        [--repeats 5] [--device auto|cpu|cuda] [--images cifar100_dev|random] [--only online_lora,ridge_lora]
         [--clock wall|cpu] [--out FOLDER]
 
 forward: the frozen backbone alone. floor: LoRA forward + backward + Adam on pixels that are ready. reference:
 the published code's step, re-enacted. The others are whole runs: source, predict, learn, detector, metrics,
 sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is counted); last_4_blocks and
-lbp_wht are online_lora with these options, hybrid_compiled and ridge_compiled have `backbone.compile`; what
-compiling takes is not counted. All take turns in one process, round after round, in an order
+lbp_wht are online_lora with these options, ridge_lora_compiled and ridge_compiled have `backbone.compile`;
+what compiling takes is not counted. All take turns in one process, round after round, in an order
 that rotates; a round's ratio is to the floor of the same round. `--clock cpu` counts this process's processor
 time, threads added up, for a machine that is not quiet.
 Pretrained ViT-S (fetch:vit-s-focus in STREAMCL_CACHE) and CIFAR-100 images (STREAMCL_DEV_DATA); where one is
@@ -47,9 +47,9 @@ LEARNERS: dict[str, Any] = {
     "online_lora": "online_lora",
     "last_4_blocks": {"name": "online_lora", "last_blocks": 4},
     "lbp_wht": {"name": "online_lora", "backprop": {"lbp_wht": {"order": 3}}},
-    "hybrid": "hybrid",
+    "ridge_lora": "ridge_lora",
     "ridge": "ridge",
-    "hybrid_compiled": "hybrid",
+    "ridge_lora_compiled": "ridge_lora",
     "ridge_compiled": "ridge",
 }
 COMPILED = "_compiled"
@@ -96,7 +96,7 @@ def bare(kind: str, backbone: Backbone, compute: Compute, args: argparse.Namespa
 
 
 def whole(run: Run, compute: Compute, args: argparse.Namespace) -> tuple[Timed, float]:
-    """The run as something timed, past its beginning (where a hybrid adapts); and the pace of that."""
+    """The run as something timed, past its beginning (where ridge_lora adapts); and the pace of that."""
     predictions: Iterator[Any] = iter(run)
     saver: Any = run.processor.parts.checkpoints
 
@@ -124,7 +124,7 @@ def configuration(name: str, data: Path, folder: Path, args: argparse.Namespace)
             "learner": LEARNERS[name],
             "precision": args.precision,
             "device": args.device,
-            "evaluate": {"every": None, "at_parts": False, "final": False},
+            "evaluate": {"every_samples": None, "at_part_end": False, "at_stream_end": False},
             "report": {"samples": 0},
         }
     )

@@ -19,7 +19,7 @@ from streamcl.errors import ForgettingError, malformed_request
 Privacy: TypeAlias = Literal["core", "user"]
 Kind: TypeAlias = Literal["samples", "subject", "class"]
 Guarantee: TypeAlias = Literal["exact", "bounded", "approximate"]
-Relearn: TypeAlias = Literal["deny", "allow"]
+OnReturn: TypeAlias = Literal["drop", "learn"]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
@@ -166,7 +166,9 @@ class RequestTerms(BaseModel):
     offsets: Span | None = Field(None, strict=False, description="Samples from one offset to another.")
     guarantee: Guarantee | None = Field(None, description="The weakest that will do; null: the strongest.")
     method: Id = Field("auto", description="auto, or a method by name.")
-    relearn: Relearn = Field("deny", description="When it comes again: drop it, or learn it anew.")
+    on_return: OnReturn = Field(
+        "drop", description="Samples of it that the stream brings again: drop or learn them."
+    )
 
     @property
     def kind(self) -> Kind:

@@ -20,10 +20,10 @@ FORM = 'write "package.module:callable"'
 def nearest(word: str, known: Iterable[str], listed: str = "known") -> str:
     """Return a hint for a name that is not known: the closest known one, or the list of all.
 
-    >>> nearest("relativ", ["relative", "plateau"])
-    "did you mean 'relative'?"
-    >>> nearest("x", ["relative", "plateau"])
-    'known: relative, plateau'
+    >>> nearest("plateu", ["relative_rise", "plateau"])
+    "did you mean 'plateau'?"
+    >>> nearest("x", ["relative_rise", "plateau"])
+    'known: relative_rise, plateau'
     """
     names = list(known)
     close = get_close_matches(word, names, 1)
@@ -104,7 +104,7 @@ DETECTORS = Registry(
     "detector",
     "streamcl.detectors",
     {
-        "relative": "streamcl.shift.relative:RelativeDetector",
+        "relative_rise": "streamcl.shift.relative_rise:RelativeRiseDetector",
         "plateau": "streamcl.shift.plateau:PlateauDetector",
         "river": "streamcl.shift.river:RiverDetector",
         "none": "streamcl.shift.none:SilentDetector",

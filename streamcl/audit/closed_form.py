@@ -40,9 +40,9 @@ def audit(
     data: AuditData,
     audited: AuditedModel,
     *,
-    relative_lambda: float,
-    shrinkage: float | None = None,
-    margin: float | None = None,
+    trace_ridge: float,
+    variance_ridge: float | None = None,
+    gcv_margin: float | None = None,
     widths: Sequence[int] = (),
     config: AuditConfig | None = None,
 ) -> AuditReport:
@@ -51,7 +51,7 @@ def audit(
     Args:
         data: features of what was retained, erased and held out.
         audited: the model under audit.
-        relative_lambda, shrinkage, margin: the head's; of two heads, margin is the frozen one's.
+        trace_ridge, variance_ridge, gcv_margin: the head's; of two heads, gcv_margin is the frozen one's.
         widths: features of a frozen and of an adapted head, side by side in the data, where the learner
             blends two.
         config: settings of the audit.
@@ -61,7 +61,9 @@ def audit(
     """
     began = time.perf_counter()
     config = config or AuditConfig()
-    factory = model_factory(data, widths, relative_lambda=relative_lambda, shrinkage=shrinkage, margin=margin)
+    factory = model_factory(
+        data, widths, trace_ridge=trace_ridge, variance_ridge=variance_ridge, gcv_margin=gcv_margin
+    )
     models = ReferenceModels(data, config, factory)
     groups = models.groups(audited)
     known = audited.statistics

@@ -68,7 +68,7 @@ class RidgeFactory:
     Args:
         width: number of features D.
         columns: number of classes C.
-        relative_lambda, shrinkage, margin: the head's.
+        trace_ridge, variance_ridge, gcv_margin: the head's.
     """
 
     def __init__(
@@ -76,20 +76,20 @@ class RidgeFactory:
         width: int,
         columns: int,
         *,
-        relative_lambda: float,
-        shrinkage: float | None = None,
-        margin: float | None = None,
+        trace_ridge: float,
+        variance_ridge: float | None = None,
+        gcv_margin: float | None = None,
     ) -> None:
         self.width, self.columns = width, columns
-        self._relative_lambda, self._shrinkage, self._margin = relative_lambda, shrinkage, margin
+        self._trace_ridge, self._variance_ridge, self._gcv_margin = trace_ridge, variance_ridge, gcv_margin
 
     def head(self) -> RidgeHead:
         """Return an empty head with all columns."""
         head = RidgeHead(
             self.width,
-            relative_lambda=self._relative_lambda,
-            shrinkage=self._shrinkage,
-            margin=self._margin,
+            trace_ridge=self._trace_ridge,
+            variance_ridge=self._variance_ridge,
+            gcv_margin=self._gcv_margin,
         )
         head.grow(self.columns)
         return head
@@ -183,25 +183,25 @@ def model_factory(
     data: AuditData,
     widths: Sequence[int],
     *,
-    relative_lambda: float,
-    shrinkage: float | None = None,
-    margin: float | None = None,
+    trace_ridge: float,
+    variance_ridge: float | None = None,
+    gcv_margin: float | None = None,
 ) -> ModelFactory:
     """Return the factory of one head, or of a frozen and an adapted one where there are two widths.
 
     Args:
         data: of the audit.
         widths: features of each head, side by side in the data; empty for one head.
-        relative_lambda, shrinkage: of every head.
-        margin: of the first head.
+        trace_ridge, variance_ridge: of every head.
+        gcv_margin: of the first head.
     """
     factories = [
         RidgeFactory(
             width,
             data.columns,
-            relative_lambda=relative_lambda,
-            shrinkage=shrinkage,
-            margin=None if number else margin,
+            trace_ridge=trace_ridge,
+            variance_ridge=variance_ridge,
+            gcv_margin=None if number else gcv_margin,
         )
         for number, width in enumerate(widths or (data.width,))
     ]

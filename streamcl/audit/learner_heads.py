@@ -17,22 +17,22 @@ from streamcl.events import Batch, Sample
 from streamcl.factory.learner import build_learner
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics
-from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.protocols import Learner
 
 
 class ClosedFormHeads:
     """The ridge heads whose scores a learner blends, with their features side by side."""
 
-    def __init__(self, exact: RidgeLearner, hybrid: RidgeLoRALearner | None = None) -> None:
+    def __init__(self, exact: RidgeLearner, ridge_lora: RidgeLoRALearner | None = None) -> None:
         self.exact = exact
-        self.hybrid = hybrid if hybrid is not None and hybrid.adapted is not None else None
+        self.ridge_lora = ridge_lora if ridge_lora is not None and ridge_lora.adapted is not None else None
 
     @property
     def heads(self) -> tuple[RidgeHead, ...]:
         """The exact head, then the adapted one where there is one."""
-        adapted = None if self.hybrid is None else self.hybrid.adapted
+        adapted = None if self.ridge_lora is None else self.ridge_lora.adapted
         return (self.exact.head,) if adapted is None else (self.exact.head, adapted.head)
 
     @property
@@ -46,13 +46,13 @@ class ClosedFormHeads:
 
         Statistics from before it cannot be derived sample by sample, only by learning the warm-up again.
         """
-        return 0 if self.hybrid is None else self.hybrid.adapted_until
+        return 0 if self.ridge_lora is None else self.ridge_lora.adapted_until
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return mapped features of N samples, float32 [N, sum of widths] on the CPU."""
-        if self.hybrid is None:
+        if self.ridge_lora is None:
             return self.exact.head.features(self.exact.features(samples)).float().cpu()
-        reading = self.hybrid.read(samples)
+        reading = self.ridge_lora.read(samples)
         assert reading.adapted is not None
         both = zip(self.heads, (reading.features, reading.adapted), strict=True)
         return torch.cat([head.features(features).float() for head, features in both], dim=1).cpu()
@@ -64,17 +64,17 @@ class ClosedFormHeads:
 
 
 class WarmUpReplay:
-    """Learns the beginning of a stream again, up to the offset where a hybrid's adapters were frozen.
+    """Learns the beginning of a stream again, up to the offset where the adapters of ridge_lora were frozen.
 
     The adapted head's statistics of that time belong to features that moved from batch to batch. A run is
     bit-equal to its repetition (on a CPU, with the same threads), so the repetition without the forgotten
     samples gives the statistics of a model that never saw them.
     """
 
-    def __init__(self, hybrid: RidgeLoRALearner, config: RunConfig) -> None:
-        again = build_learner(config, hybrid.backbone, hybrid.exact.compute)
+    def __init__(self, ridge_lora: RidgeLoRALearner, config: RunConfig) -> None:
+        again = build_learner(config, ridge_lora.backbone, ridge_lora.exact.compute)
         assert isinstance(again, RidgeLoRALearner)
-        self._run, self._again = hybrid, again
+        self._run, self._again = ridge_lora, again
 
     def learn(self, batch: Batch, kept: Mapping[int, str]) -> None:
         """Learn the retained and the unlabelled samples of one batch.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from streamcl.audit.stream_split import StreamSplit
-from streamcl.config.options.hybrid import CohortOptions
+from streamcl.config.options.ridge_lora import CohortAdaptersOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.receipts.receipt import Receipt
@@ -53,9 +53,9 @@ def _selector(kind: str, split: StreamSplit, config: RunConfig) -> dict[str, Any
     if kind == "subject":
         subject = next(iter(split.subjects)) if len(split.subjects) == 1 else None
         return {"all_users": True} if subject is None else {"subject": subject}
-    if isinstance(config.learner, CohortOptions):
-        if config.learner.by == "domain" and len(split.domains) == 1:
+    if isinstance(config.learner, CohortAdaptersOptions):
+        if config.learner.cohort_by == "domain" and len(split.domains) == 1:
             return {"domain": next(iter(split.domains))}
-        if config.learner.by == "stretch":
+        if config.learner.cohort_by == "offset_range":
             return {"offsets": (min(split.gone), max(split.gone) + 1)}
     return {"ids": split.ids}

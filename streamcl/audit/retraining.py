@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Output = TypeVar("Output")
 Result = TypeVar("Result")
 FOLDER_PREFIX = f"{TEMPORARY}audit-"
-NO_EVALUATION = EvaluateOptions(every=None, at_parts=False, max_per_part=None, final=False)
+NO_EVALUATION = EvaluateOptions(every_samples=None, at_part_end=False, max_per_part=None, at_stream_end=False)
 
 
 class RelabelledSource(SourceWrapper):
@@ -134,13 +134,13 @@ class Retraining:
             return then(run.learner)
 
     def _settings(self, folder: Path) -> RunConfig:
+        quiet = self.config.forgetting.model_copy(update={"requests": [], "keep_statistics": None})
         changed: Mapping[str, Any] = {
             "run_dir": str(folder),
             "checkpoint": None,
-            "statistics": None,
             "evaluate": NO_EVALUATION,
             "report": ReportOptions(samples=0, title=None),
-            "forget": [],
+            "forgetting": quiet,
             "sinks": [],
         }
         return self.config.model_copy(update=changed)

@@ -29,7 +29,7 @@ from streamcl.audit.stream_split import (
     with_offsets,
 )
 from streamcl.config.options.closed_form import RidgeOptions
-from streamcl.config.options.hybrid import Hybrid
+from streamcl.config.options.ridge_lora import RidgeLoRAOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, Sample
@@ -60,7 +60,7 @@ def audit_run(
 
     The forgotten samples are found by the receipt's salted hashes in the stream, which is read again from
     its beginning; nothing of it is written. A learner with closed-form heads is audited by their statistics:
-    for a hybrid with its adapted branch both heads as one, beside references that share the frozen adapters,
+    for ridge_lora with its adapted branch both heads as one, beside references that share the adapters,
     for which the warm-up is learned again. Any other learner is audited beside further runs of the stream.
 
     Args:
@@ -113,7 +113,7 @@ class _Case:
 
 def _by_statistics(case: _Case, heads: ClosedFormHeads) -> AuditReport:
     options = _ridge_options(case.run_config)
-    replay = None if heads.hybrid is None else WarmUpReplay(heads.hybrid, case.run_config)
+    replay = None if heads.ridge_lora is None else WarmUpReplay(heads.ridge_lora, case.run_config)
     with case.stream() as (source, scope):
         retained, forgotten = _read_features(source, heads, retained_labels(case.folder), scope, replay)
         held_out = _FeatureList()
@@ -129,9 +129,9 @@ def _by_statistics(case: _Case, heads: ClosedFormHeads) -> AuditReport:
         _audit_data((retained, forgotten, held_out), columns, case.receipt.kind, base),
         AuditedModel(statistics=heads.statistics(columns)),
         widths=heads.widths,
-        relative_lambda=options.relative_lambda,
-        shrinkage=options.shrinkage,
-        margin=options.margin,
+        trace_ridge=options.trace_ridge,
+        variance_ridge=options.variance_ridge,
+        gcv_margin=options.gcv_margin,
         config=case.config,
     )
 
@@ -181,7 +181,7 @@ class _FeatureList:
 
 
 def _ridge_options(config: RunConfig) -> RidgeOptions:
-    options = config.learner.ridge if isinstance(config.learner, Hybrid) else config.learner
+    options = config.learner.ridge if isinstance(config.learner, RidgeLoRAOptions) else config.learner
     if not isinstance(options, RidgeOptions):
         raise ConfigError(f"learner {config.learner.name} has no closed-form head")
     return options

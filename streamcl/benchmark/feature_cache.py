@@ -14,7 +14,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.events import Sample
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import FeatureReader, FrozenReader, PrefixReader
-from streamcl.learners.hybrid import RidgeLoRALearner
+from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.protocols import Learner
 
 CachedFeatures = tuple[Tensor, ...]
@@ -103,7 +103,7 @@ class FeatureCache:
         if source != self._source:
             self._source, self._cache = source, {}
         first = None if branch is None else branch.adapters.first_block
-        key = f"{reader.backbone.fingerprint} {reader.blocks} {reader.views} {reader.compute} {first}"
+        key = f"{reader.backbone.fingerprint} {reader.blocks} {reader.tta_views} {reader.compute} {first}"
         cache = self._cache.setdefault(key, {})
         if branch is None:
             holder.reader = CachedReader(reader, cache)

@@ -76,7 +76,7 @@ def joint_summary(
     train(model, samples, joint.epochs, config.batch_size)
     refitted = refit(model, samples, joint, config.batch_size)
     examiner = HoldoutEvaluator(
-        source.info.holdout, limit=config.evaluate.max_per_part, batch_size=config.batch_size
+        source.info.holdout, max_per_part=config.evaluate.max_per_part, batch_size=config.batch_size
     )
     seconds = monotonic() - began
     return {
@@ -113,8 +113,8 @@ def refit(
     blocks = joint.blocks or spread_blocks(depth)
     head = RidgeHead(
         concat_width(model.backbone, blocks),
-        relative_lambda=joint.relative_lambda,
-        refresh=1.0,  # one solve at the end
+        trace_ridge=joint.trace_ridge,
+        refit_fraction=1.0,  # one solve at the end
         device=model.backbone.device,
     )
     learner = RidgeLearner(model.backbone, model.compute, head, blocks=blocks)

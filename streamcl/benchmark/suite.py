@@ -54,7 +54,7 @@ class JointOptions(Options):
     learning_rate: float = Field(3e-3, gt=0, le=10, description="Adam's step size.")
     rank: int = Field(4, ge=1, le=1024, description="Rank of the adapters.")
     blocks: list[Block] | None = Field(None, description="Blocks of the refitted head; null: the last five.")
-    relative_lambda: float = Field(1e-3, gt=0, description="Ridge of the refitted head.")
+    trace_ridge: float = Field(1e-3, gt=0, description="Ridge of the refitted head.")
 
 
 class SuiteLearner(Options):
@@ -125,14 +125,14 @@ def load_suite(name: str | os.PathLike[str], environment: Mapping[str, str] | No
     return suite
 
 
-def cells(suite: Suite, out: Path, *, seeds: int | None = None, only: str = "*") -> list[Cell]:
+def cells(suite: Suite, out: Path, *, seeds: int | None = None, pattern: str = "*") -> list[Cell]:
     """Return every cell whose id matches the pattern, in the order of the suite.
 
     Args:
         suite: the options.
         out: output folder.
         seeds: number of seeds in place of the suite's.
-        only: pattern of cell ids.
+        pattern: of cell ids.
 
     Raises:
         ConfigError: with every fault of every cell's configuration.
@@ -142,7 +142,7 @@ def cells(suite: Suite, out: Path, *, seeds: int | None = None, only: str = "*")
     for source, protocol, learner in _rows(suite):
         for seed in range(_seeds(suite, learner, seeds)):
             place = f"{source}/{protocol}/{learner}"
-            if not fnmatch(f"{place}/seed-{seed}", only):
+            if not fnmatch(f"{place}/seed-{seed}", pattern):
                 continue
             try:
                 found.append(_cell(suite, out, (source, protocol, learner), seed))
@@ -151,7 +151,7 @@ def cells(suite: Suite, out: Path, *, seeds: int | None = None, only: str = "*")
     if problems:
         raise ConfigError("the suite has cells that cannot run", problems=tuple(problems))
     if not found:
-        raise ConfigError(f"no cell of the suite fits {only!r}")
+        raise ConfigError(f"no cell of the suite fits {pattern!r}")
     return found
 
 

@@ -1,4 +1,5 @@
-"""The command line: streamcl run, validate, schema, fetch, list, inspect, report, predict, export, doctor."""
+"""The command line: streamcl run, validate, schema, fetch, list, status, report, predict, export, doctor,
+forget, retry, verify, audit, bench."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import click
 from streamcl import __version__
 from streamcl.cli.audit import audit
 from streamcl.cli.bench import bench
-from streamcl.cli.forget import forget, verify
-from streamcl.cli.inspect_commands import doctor, inspect, list_names, report, schema, validate
+from streamcl.cli.forget import forget, retry_request, verify
+from streamcl.cli.inspect_commands import doctor, list_names, report, schema, status, validate
 from streamcl.cli.messages import silence_messages
 from streamcl.cli.model_commands import export, fetch, predict
 from streamcl.cli.run import run
@@ -30,8 +31,8 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` reads it
 
 
 COMMANDS = (
-    *(run, validate, schema, fetch, list_names, inspect, report, predict, export, doctor),
-    *(forget, verify, audit, bench),
+    *(run, validate, schema, fetch, list_names, status, report, predict, export, doctor),
+    *(forget, retry_request, verify, audit, bench),
 )
 for command in COMMANDS:
     cli.add_command(command)

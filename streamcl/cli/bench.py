@@ -19,11 +19,15 @@ def bench() -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Where cells and results go.")
 @click.option("--seeds", type=click.IntRange(1, 1000), help="Seeds in place of the suite's number.")
 @click.option(
-    "--only", default="*", metavar="PATTERN", help="Cells whose source/protocol/learner/seed-N fits."
+    "--filter",
+    "pattern",
+    default="*",
+    metavar="PATTERN",
+    help="Cells whose source/protocol/learner/seed-N fits.",
 )
 @click.option("--jobs", default=1, type=click.IntRange(1, 256), help="Cells at a time, a process each.")
 @click.option("--list", "just_list", is_flag=True, help="Name the cells and run none.")
-def accuracy(*, name: str, out: Path, seeds: int | None, only: str, jobs: int, just_list: bool) -> int:
+def accuracy(*, name: str, out: Path, seeds: int | None, pattern: str, jobs: int, just_list: bool) -> int:
     """Fill a table of learners x protocols x seeds; the same command goes on where it was interrupted.
 
     Writes results.md and results.csv after every cell, plots at the end. On a CPU as many jobs as cores take
@@ -32,7 +36,7 @@ def accuracy(*, name: str, out: Path, seeds: int | None, only: str, jobs: int, j
     from streamcl.benchmark.suite import cells, load_suite
 
     suite = load_suite(name)
-    chosen = cells(suite, out, seeds=seeds, only=only)
+    chosen = cells(suite, out, seeds=seeds, pattern=pattern)
     if just_list:
         for cell in chosen:
             click.echo(f"{cell.id}{f'  (needs {cell.missing})' if cell.missing else ''}")

@@ -1,17 +1,27 @@
-"""streamcl forget and verify: a request for a running or a stopped run, and what its receipt is worth."""
+"""streamcl forget, retry and verify: requests to a running or stopped run, and checks of their receipts."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streamcl.cli.inspect_commands import RUN
 from streamcl.cli.messages import show_messages
 from streamcl.errors import ConfigError, ForgettingError
+
+if TYPE_CHECKING:
+    from streamcl.forgetting.ledger import Ledger
+
+EXECUTE = click.option(
+    "--execute", is_flag=True, help="Carry it out at once, in a run that no process works on."
+)
+WAIT = click.option(
+    "--wait", type=click.FloatRange(0), metavar="SECONDS", help="Wait for a running process to do it."
+)
 
 
 @click.command()
@@ -34,34 +44,42 @@ from streamcl.errors import ConfigError, ForgettingError
     help="Refuse unless at least this strong.",
 )
 @click.option("--method", default="auto", show_default=True, help="A method by name.")
-@click.option("--relearn", type=click.Choice(["deny", "allow"]), default="deny", show_default=True)
+@click.option(
+    "--on-return",
+    type=click.Choice(["drop", "learn"]),
+    default="drop",
+    show_default=True,
+    help="What to do with samples of it that the stream brings again.",
+)
 @click.option("--deadline", metavar="ISO", help="When it has to be done; goes into the receipt.")
 @click.option("--key", help="The same key again is the same request.")
-@click.option(
-    "--retry", metavar="ID", help="Ask again what has failed, by its id or its key; nothing else is given."
-)
-@click.option("--now", is_flag=True, help="Carry it out at once, in a run that no process works on.")
-@click.option(
-    "--wait", type=click.FloatRange(0), metavar="SECONDS", help="Wait for a running process to do it."
-)
-def forget(run: Path, ids_file: Path | None, now: bool, wait: float | None, **options: Any) -> None:
+@EXECUTE
+@WAIT
+def forget(run: Path, ids_file: Path | None, execute: bool, wait: float | None, **options: Any) -> None:
     """Ask RUN to forget; the request is durable before its id is printed.
 
-    A running process carries it out before its next batch, a stopped run when it goes on, or --now.
+    A running process carries it out before its next batch, a stopped run when it goes on, or --execute.
     """
-    from streamcl.runs.directory import CONFIG
+    from streamcl.events import ForgetRequest
+    from streamcl.forgetting.requests import submit
 
-    if not (run / CONFIG).exists():
-        raise ConfigError(f"{run} holds no run: there is no {CONFIG} in it")
-    request = _submitted(run, ids_file, options)
-    click.echo(request)
-    if now:
-        from streamcl.runs.open import execute_pending
+    with _ledger(run) as ledger:
+        entry = submit(ledger, ForgetRequest(**_fields(ids_file, options)))
+    _follow(run, entry.id, execute=execute, wait=wait)
 
-        with show_messages():
-            execute_pending(run)
-    if now or wait is not None:
-        _report(run, request, wait or 0.0)
+
+@click.command("retry")
+@click.argument("run", type=RUN)
+@click.argument("request", metavar="ID")
+@EXECUTE
+@WAIT
+def retry_request(run: Path, request: str, execute: bool, wait: float | None) -> None:
+    """Ask RUN again for a request that has failed, by its id or its key."""
+    from streamcl.forgetting.requests import retry
+
+    with _ledger(run) as ledger:
+        entry = retry(ledger, request)
+    _follow(run, entry.id, execute=execute, wait=wait)
 
 
 @click.command()
@@ -77,26 +95,39 @@ def verify(receipts: tuple[Path, ...]) -> None:
             click.echo(f"{path.name}: {line}")
 
 
-def _submitted(run: Path, ids_file: Path | None, options: dict[str, Any]) -> str:
-    from streamcl.events import ForgetRequest
-    from streamcl.forgetting import requests
+def _ledger(run: Path) -> Ledger:
+    """Return the open ledger of `run`. Raise ConfigError where the directory holds no run."""
     from streamcl.forgetting.ledger import LEDGER, Ledger
+    from streamcl.runs.directory import CONFIG
 
-    what = {name: value for name, value in options.items() if value not in (None, False)}
+    if not (run / CONFIG).exists():
+        raise ConfigError(f"{run} holds no run: there is no {CONFIG} in it")
+    return Ledger(run / LEDGER)
+
+
+def _fields(ids_file: Path | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request from the options of the command line."""
+    fields = {name: value for name, value in options.items() if value not in (None, False)}
     if ids_file is not None:
         with click.open_file(str(ids_file), encoding="utf-8") as lines:
-            what["ids"] = [line.strip() for line in lines if line.strip()]
-    retry = what.pop("retry", None)
-    if retry is not None and what.keys() - {"method", "relearn"}:
-        raise ForgettingError("--retry asks again what was asked before, so nothing else can be given")
-    if "offsets" in what:
-        what["offsets"] = _span(what["offsets"])
-    if "deadline" in what:
-        what["deadline"] = _instant(what["deadline"])
-    with Ledger(run / LEDGER) as ledger:
-        if retry is not None:
-            return requests.retry(ledger, retry).id
-        return requests.submit(ledger, ForgetRequest(**what)).id
+            fields["ids"] = [line.strip() for line in lines if line.strip()]
+    if "offsets" in fields:
+        fields["offsets"] = _span(fields["offsets"])
+    if "deadline" in fields:
+        fields["deadline"] = _instant(fields["deadline"])
+    return fields
+
+
+def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> None:
+    """Print the id of the request, then its outcome where it is executed here or waited for."""
+    click.echo(request)
+    if execute:
+        from streamcl.runs.open import execute_pending
+
+        with show_messages():
+            execute_pending(run)
+    if execute or wait is not None:
+        _report(run, request, wait or 0.0)
 
 
 def _span(text: str) -> tuple[int, int]:

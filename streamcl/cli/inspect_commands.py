@@ -1,4 +1,4 @@
-"""Commands that only look: validate, schema, list, inspect, report, doctor."""
+"""Commands that only look: validate, schema, list, status, report, doctor."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def list_names(what: str, pattern: str) -> None:
 
 @click.command()
 @click.argument("run", type=RUN)
-def inspect(run: Path) -> None:
+def status(run: Path) -> None:
     """Show how far RUN has come, and its figures."""
     from streamcl.report.overview import summary_of
     from streamcl.report.terminal import text_summary

@@ -69,7 +69,7 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
 @click.command()
 @click.argument("run", type=RUN)
 @click.option(
-    "--to", "folder", type=click.Path(path_type=Path), help="Where to write; RUN/adapter by default."
+    "--out", "folder", type=click.Path(path_type=Path), help="Where to write; RUN/adapter by default."
 )
 def export(run: Path, folder: Path | None) -> None:
     """Write RUN's adapters and head as a PEFT folder, and the merged backbone for timm."""

@@ -55,7 +55,7 @@ def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, qui
     from streamcl.runs.open import open_run  # imports torch: only for a configuration that stands
 
     with (
-        _ranks(settings.ranks.timeout) as ranks,
+        _ranks(settings.distributed.timeout) as ranks,
         show_messages() if ranks.is_main else nullcontext(),
         _disk_errors(),
     ):

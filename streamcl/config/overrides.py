@@ -35,7 +35,7 @@ def _assign(document: Document, keys: Sequence[str], value: Any, place: SourceLo
         path.append(_key(holder, key))
         inner = holder[path[-1]] if _holds(holder, path[-1]) else None
         if not isinstance(inner, dict | list):
-            # A bare name stands for its block: "learner: ridge" takes "learner.relative_lambda=1" as well.
+            # A bare name stands for its block: "learner: ridge" takes "learner.trace_ridge=1" as well.
             inner = {} if inner is None else {"name": inner}
             _put(holder, path[-1], inner)
             document.move(tuple(path), place)

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 DISTRIBUTED_LEARNERS = frozenset(
     {
-        *("hybrid", "ridge", "ncm", "slda", "online_lora"),
+        *("ridge_lora", "ridge", "ncm", "slda", "online_lora"),
         *("frozen_linear", "naive_lora", "er", "der_pp", "ewc_pp"),
     }
 )

@@ -25,10 +25,10 @@ class HoldoutResult:
 
 
 class HoldoutEvaluator:
-    """Examines a learner on held-out parts every `every` records.
+    """Evaluates a learner on held-out parts every `every_samples` records.
 
-    at_parts: whether also where a part has been taught. final: whether also at the end.
-    limit: samples per part, evenly spread; None takes all.
+    at_part_end: also where a part has been taught. at_stream_end: also at the end of the stream.
+    max_per_part: samples per part, evenly spread; None takes all.
     company: ranks that examine together, each its share of the samples; None: this process examines alone.
     """
 
@@ -36,20 +36,20 @@ class HoldoutEvaluator:
         self,
         parts: Sequence[HoldoutPart],
         *,
-        every: int | None = None,
-        at_parts: bool = True,
-        final: bool = True,
-        limit: int | None = None,
+        every_samples: int | None = None,
+        at_part_end: bool = True,
+        at_stream_end: bool = True,
+        max_per_part: int | None = None,
         batch_size: int = 64,
         group: Collective | None = None,
     ) -> None:
         self.parts = tuple(parts)
-        self._every = every
+        self._every = every_samples
         self._marks = (
-            frozenset(p.end_offset for p in parts if p.end_offset is not None) if at_parts else frozenset()
+            frozenset(p.end_offset for p in parts if p.end_offset is not None) if at_part_end else frozenset()
         )
-        self.final = final and bool(self.parts)
-        self._limit = limit
+        self.at_stream_end = at_stream_end and bool(self.parts)
+        self._limit = max_per_part
         self._batch_size = batch_size
         self._group = group
 

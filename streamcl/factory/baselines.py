@@ -36,9 +36,9 @@ def build_baseline(
     model = trained_model(options, backbone, compute, seed, group)
     match options:
         case ExperienceReplayOptions():
-            return ExperienceReplay(model, buffer=options.buffer)
+            return ExperienceReplay(model, replay_size=options.replay_size)
         case DarkReplayOptions():
-            return DERPlusPlus(model, buffer=options.buffer, alpha=options.alpha, beta=options.beta)
+            return DERPlusPlus(model, replay_size=options.replay_size, alpha=options.alpha, beta=options.beta)
         case ElasticConsolidation():
             return EWCPlusPlus(model, strength=options.strength, decay=options.decay)
         case _:

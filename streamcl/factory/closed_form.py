@@ -20,7 +20,7 @@ RIDGE_SHARPNESS = 10.0
 
 def build_closed_form(
     config: RunConfig,
-    options: RidgeOptions | NearestMean,
+    options: RidgeOptions | StreamingLda | NearestMean,
     backbone: Backbone,
     compute: Compute,
     group: ProcessGroup,
@@ -31,20 +31,19 @@ def build_closed_form(
     if isinstance(options, NearestMean):
         nearest: Any = NCMHead(width, metric=options.metric, device=compute.device)
         return RidgeLearner(backbone, compute, nearest, blocks=blocks, group=group)
-    discriminant = isinstance(options, StreamingLda)
-    head = (SLDAHead if discriminant else RidgeHead)(
-        width,
-        projection=options.projection,
-        seed=config.seed,
-        relative_lambda=options.relative_lambda,
-        shrinkage=options.shrinkage,
-        margin=options.margin,
-        refresh=options.refresh,
-        device=compute.device,
-    )
-    sharpness = 1.0 if discriminant else RIDGE_SHARPNESS  # discriminants are log-likelihood ratios already
+    shared: Any = {
+        **options.model_dump(include={"projection", "refit_fraction"}),
+        "seed": config.seed,
+        "device": compute.device,
+    }
+    if isinstance(options, StreamingLda):
+        head: RidgeHead = SLDAHead(width, shrinkage=options.shrinkage, **shared)
+        sharpness = 1.0  # discriminants are log-likelihood ratios already
+    else:
+        ridge = options.model_dump(include={"variance_ridge", "gcv_margin", "trace_ridge"})
+        head, sharpness = RidgeHead(width, **ridge, **shared), RIDGE_SHARPNESS
     return RidgeLearner(
-        backbone, compute, head, blocks=blocks, views=options.views, sharpness=sharpness, group=group
+        backbone, compute, head, blocks=blocks, tta_views=options.tta_views, sharpness=sharpness, group=group
     )
 
 

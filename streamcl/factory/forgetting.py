@@ -32,7 +32,7 @@ def build_schedule(config: RunConfig) -> list[ForgetRequest]:
     """The requests that the configuration schedules, each with an id that says nothing."""
     return [
         ForgetRequest(id=f"scheduled-{options.offset}-{number}", **options.model_dump())
-        for number, options in enumerate(config.forget)
+        for number, options in enumerate(config.forgetting.requests)
     ]
 
 
@@ -44,9 +44,9 @@ def build_forgetter(settings: RunConfig, belongings: RunResources, stack: ExitSt
     stack.callback(lineage.close)
     parts = belongings.source.info.holdout
     belongings.gauge = utility = Utility(parts)
-    if settings.on_relapse != "ignore":
+    if settings.forgetting.on_relapse != "ignore":
         held_out = HeldOutSamples(parts)
-        belongings.monitor = Relapse(ledger.erased_by, held_out, settings.on_relapse)
+        belongings.monitor = Relapse(ledger.erased_by, held_out, settings.forgetting.on_relapse)
     belongings.kept = _kept(settings, belongings, lineage, stack)
     if belongings.kept is not None:  # which is there for requests to be short
         utility.prepare(belongings.learner)
@@ -58,11 +58,11 @@ def _kept(
 ) -> StatisticsStore | None:
     """The statistics by class or subject, told of all that the learner adds; None where not asked for."""
     learner = belongings.learner
-    if settings.statistics is None or not isinstance(learner, ObservableStatistics):
+    if settings.forgetting.keep_statistics is None or not isinstance(learner, ObservableStatistics):
         return None
     kept = StatisticsStore(
         belongings.folder / STATISTICS,
-        "class" if settings.statistics == "per_class" else "subject",
+        "class" if settings.forgetting.keep_statistics == "per_class" else "subject",
         digest=lineage.digest,
         keep=settings.checkpoint.keep if settings.checkpoint else 0,
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from streamcl.config.options.closed_form import NearestMean, RidgeOptions
-from streamcl.config.options.hybrid import CohortOptions, Hybrid, Mixed
+from streamcl.config.options.closed_form import NearestMean, RidgeOptions, StreamingLda
 from streamcl.config.options.online_lora import OnlineLora
+from streamcl.config.options.ridge_lora import CohortAdaptersOptions, MixedPrivacyOptions, RidgeLoRAOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.factory.baselines import build_baseline
 from streamcl.factory.closed_form import build_closed_form
-from streamcl.factory.hybrid import build_cohorts, build_hybrid, build_mixed
+from streamcl.factory.ridge_lora import build_cohort_adapters, build_mixed_privacy, build_ridge_lora
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -31,20 +31,20 @@ def build_learner(
             low_pass=_low_pass(config, options, backbone),
             learning_rate=options.learning_rate,
             regularisation=options.regularisation,
-            buffer=options.buffer,
+            hard_buffer_size=options.hard_buffer_size,
             buffer_weight=options.buffer_weight,
             mask_absent=options.mask_absent,
             seed=config.seed,
             group=group,
         )
-    if isinstance(options, RidgeOptions | NearestMean):
+    if isinstance(options, RidgeOptions | StreamingLda | NearestMean):
         return build_closed_form(config, options, backbone, compute, group)
-    if isinstance(options, Hybrid):
-        return build_hybrid(config, options, backbone, compute, group)
-    if isinstance(options, Mixed):
-        return build_mixed(config, options, backbone, compute)
-    if isinstance(options, CohortOptions):
-        return build_cohorts(config, options, backbone, compute)
+    if isinstance(options, RidgeLoRAOptions):
+        return build_ridge_lora(config, options, backbone, compute, group)
+    if isinstance(options, MixedPrivacyOptions):
+        return build_mixed_privacy(config, options, backbone, compute)
+    if isinstance(options, CohortAdaptersOptions):
+        return build_cohort_adapters(config, options, backbone, compute)
     return build_baseline(options, backbone, compute, config.seed, group)
 
 

@@ -21,11 +21,11 @@ def known_names(kind: str) -> Iterable[tuple[str, str]]:
             return [(name, "") for name in SINKS.names()]
         case "learners":
             return [
-                ("hybrid", "the default"),
+                ("ridge_lora", "the default: a ridge head and LoRA adapters"),
                 ("online_lora", "the paper's"),
                 ("ridge", "closed form, no gradients"),
-                ("mixed", "mixed privacy: core samples train all, users a linear part"),
-                ("cohorts", "an adapter for each tenant, subject or stretch, dropped whole"),
+                ("mixed_privacy", "core samples train all, users a linear part"),
+                ("cohort_adapters", "an adapter for each tenant, subject or range of offsets, dropped whole"),
                 ("ncm", "closed form: nearest class mean"),
                 ("slda", "closed form: streaming discriminant analysis"),
                 ("frozen_linear", "baseline: linear head by SGD"),

@@ -20,7 +20,7 @@ def build_shift(config: RunConfig) -> ShiftDetector:
         return made
     if isinstance(options, ByPlugin):
         return build_detector(options.plugin, **options.args)
-    arguments = options.model_dump(exclude={"name", "gather"})
+    arguments = options.model_dump(exclude={"name", "min_samples"})
     if options.name == "river":
         return build_detector("river", name=arguments["detector"], args=arguments["args"])
     return build_detector(options.name, **arguments)

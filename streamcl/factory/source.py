@@ -37,7 +37,9 @@ def build_source(
 
     Where several ranks read it, `on_stop` is called on each of them once one has been interrupted.
     """
-    limit = sys.maxsize if config.limit is None else config.limit  # a limit may come and go between processes
+    limit = (
+        sys.maxsize if config.max_samples is None else config.max_samples
+    )  # a limit may come and go between processes
     plain = _plain_source(config)
     if group.world_size == 1:
         return _prefetcher(config, Take(OffsetChecked(plain), limit))
@@ -60,11 +62,13 @@ def _prefetcher(config: RunConfig, source: Source) -> Prefetcher:
 def _shardable(config: RunConfig, plain: Source) -> Shardable | None:
     """Return the source where each rank reads a shard: as configured, or a user's own that has shards."""
     whole = plain if isinstance(plain, Shardable) and plain.has_shards else None
-    if config.ranks.read == "auto":
+    if config.distributed.data == "auto":
         return whole if config.source.class_ is not None else None
-    if config.ranks.read == "shards" and whole is None:
-        raise config.refuse("ranks.read", "this source has no shard(rank, world) by which parts are read")
-    return whole if config.ranks.read == "shards" else None
+    if config.distributed.data == "sharded" and whole is None:
+        raise config.refuse(
+            "distributed.data", "this source has no shard(rank, world) by which parts are read"
+        )
+    return whole if config.distributed.data == "sharded" else None
 
 
 def _plain_source(config: RunConfig) -> Source:

@@ -69,7 +69,7 @@ class Eraser:
             reason = f"{method.name}: {_cause(error)}"
             return ErasureOutcome(outcome="failed", offset=offset, started=started, reason=reason)
         self._erase_figures(request)
-        if self._run.monitor is not None and request.relearn == "deny":
+        if self._run.monitor is not None and request.on_return == "drop":
             self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
         if kept is not None:
             kept.finish(len(learner.widths) if isinstance(learner, ObservableStatistics) else 0)

@@ -30,7 +30,7 @@ class Tombstones:
 
     def add_tombstones(self, request: ForgetRequest, ids: Iterable[str]) -> None:
         """Set the tombstones of a request: its class, or its samples and subject. Again is harmless."""
-        if request.relearn == "allow":
+        if request.on_return == "learn":
             return
         match request.kind:
             case "class":

@@ -29,33 +29,33 @@ ridge or a third of it; 512 ask for twice as much."""
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveRidge:
-    """A shrinkage, what it grows from, and how many samples there were when it was found; margin None: never.
+    """A variance ridge, its least value, and the number of samples when it was found.
 
-    What it is depends on the sums alone, and on how often they have doubled since it was found.
+    Its value depends on the sums alone, and on how often they have doubled since. gcv_margin None: fixed.
     """
 
     value: float | None
     least: float | None
-    margin: float | None
+    gcv_margin: float | None
     found_at: int = 0
 
     @classmethod
-    def of(cls, least: float | None, margin: float | None) -> AdaptiveRidge:
+    def of(cls, least: float | None, gcv_margin: float | None) -> AdaptiveRidge:
         """The least itself, never looked at. Raises ValueError for what is not above zero."""
-        for name, value in (("shrinkage", least), ("margin", margin)):
+        for name, value in (("variance_ridge", least), ("gcv_margin", gcv_margin)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}, expected a positive number")
-        return cls(least, least, None if least is None else margin)
+        return cls(least, least, None if least is None else gcv_margin)
 
     def outgrown(self, sums: Statistics) -> bool:
         """Whether the samples have doubled since it was found."""
-        return self.margin is not None and sums.total >= 2 * self.found_at
+        return self.gcv_margin is not None and sums.total >= 2 * self.found_at
 
     def found(self, sums: Statistics) -> AdaptiveRidge:
         """What it is for these sums, which have only grown since then; itself where it never changes."""
-        if self.margin is None or self.least is None or self.found_at == sums.total:
+        if self.gcv_margin is None or self.least is None or self.found_at == sums.total:
             return self
-        return replace(self, value=strengthened(sums, self.least, self.margin), found_at=sums.total)
+        return replace(self, value=strengthened(sums, self.least, self.gcv_margin), found_at=sums.total)
 
     def stale(self) -> AdaptiveRidge:
         """The least, to be found anew: samples were taken out."""
@@ -63,24 +63,24 @@ class AdaptiveRidge:
 
     def state_dict(self) -> State:
         """What was found; nothing where it never changes."""
-        return {} if self.margin is None else {"strength": self.value, "found_at": self.found_at}
+        return {} if self.gcv_margin is None else {"strength": self.value, "found_at": self.found_at}
 
     def restored(self, state: Mapping[str, Any]) -> AdaptiveRidge:
         """The one that returned `state`."""
-        value = self.least if self.margin is None else state.get("strength", self.least)
+        value = self.least if self.gcv_margin is None else state.get("strength", self.least)
         return replace(self, value=value, found_at=int(state.get("found_at", 0)))
 
 
-def strengthened(statistics: Statistics, shrinkage: float, margin: float) -> float:
-    """The geometric mean of `shrinkage` and what the error asks for over `margin`, where that is more.
+def strengthened(statistics: Statistics, variance_ridge: float, gcv_margin: float) -> float:
+    """The geometric mean of `variance_ridge` and the error's minimiser over `gcv_margin`, where that is more.
 
     The error asks for more than accuracy does, most where classes are many: on CIFAR-100 six times what is
-    best. So it is believed by half, in the logarithm, and within the margin not at all.
+    best. So it is believed by half, in the logarithm, and within gcv_margin not at all.
     """
-    tried = [margin * shrinkage * step for step in STEPS]
+    tried = [gcv_margin * variance_ridge * step for step in STEPS]
     fits = explained(statistics, tried)
     best = int(fits.argmax())
-    return shrinkage * math.sqrt(STEPS[best])
+    return variance_ridge * math.sqrt(STEPS[best])
 
 
 def explained(statistics: Statistics, ridges: list[float]) -> Tensor:

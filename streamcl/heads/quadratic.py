@@ -13,13 +13,13 @@ DEAD = 1e-6
 
 
 class Quadratic:
-    """L(W) of sums: its Hessian H = A + shrinkage diag(var), A = sum of centred z^T z, and H W - B its slope.
+    """L(W) of sums: Hessian H = A + variance_ridge diag(var), A = sum of centred z^T z; gradient H W - B.
 
     A feature whose variance is nothing has its weights held at zero. variance, unit: [D], of each feature,
     and 1 / its standard deviation (0 where held). present: float64 [C], 1 where a class has samples.
     """
 
-    def __init__(self, sums: Statistics, shrinkage: float) -> None:
+    def __init__(self, sums: Statistics, variance_ridge: float) -> None:
         total, counts = max(sums.total, 1), sums.counts.double()
         self.present = (counts > 0).double()
         self._mean = sums.Q.sum(1) / total  # [D]: every sample has one class
@@ -29,7 +29,7 @@ class Quadratic:
         self.variance = torch.where(alive, variance, 0.0)
         self.unit = torch.where(alive, variance, 1.0).rsqrt() * alive
         A *= alive[:, None] * alive
-        A.diagonal().add_(torch.where(alive, shrinkage * variance, 1.0))
+        A.diagonal().add_(torch.where(alive, variance_ridge * variance, 1.0))
         self.H = A
         self._frequency = self.present / self.present.sum().clamp(min=1.0)
         self.B = (sums.Q - torch.outer(self._mean, counts)) * rarity(counts, total) * alive[:, None]  # [D, C]

@@ -39,21 +39,22 @@ class RidgeHead:
     """Scores [N, C] = features W + b with W = (G + lambda I)^-1 Q over everything learned and not forgotten.
 
     width: d of the features. projection: D of seeded random ReLU features phi = ReLU(f P), P ~ N(0, 1), or
-    None for phi = f. relative_lambda: lambda as a share of the mean eigenvalue of what is inverted, so it
+    None for phi = f. trace_ridge: lambda as a share of the mean eigenvalue of what is inverted, so it
     depends on nothing but the data that remains. G and Q are centred by the mean feature and the class
     frequencies when they are solved (an intercept that costs no statistic of its own: the sum of all
     features is the row sum of Q).
 
-    shrinkage: replaces lambda I by a ridge for each feature, its variance times so many samples, which makes
-    the solution blind to the features' scales, and strong while samples are few (None: lambda I).
+    variance_ridge: replaces lambda I by a ridge for each feature, its variance times so many samples, which
+    makes the solution blind to the features' scales, and strong while samples are few (None: lambda I).
 
-    margin: has the shrinkage grow where the error on samples left out is least at more than so many times
-    as much, as with wrong labels it is (see `validation`; None: never). What it is then depends on the sums
-    alone: it is found anew whenever they have doubled, after an erasure, and for `exact_scores`.
+    gcv_margin: has variance_ridge grow where the error on samples left out is least at more than so many
+    times as much, as with wrong labels it is (see `cross_validation`; None: never). Its value
+    depends on the sums alone: it is found anew whenever they have doubled, after an erasure, and for
+    `scores_refit`.
 
     The weights in use belong to a solve, which `update` falls due when samples since the last one exceed
-    `refresh` of all (0 solves at every update), when a class is new, or when one has twice the samples and
-    D / APART have come since; erasing always does.
+    `refit_fraction` of all (0 solves at every update), when a class is new, or when one has twice the samples
+    and D / APART have come since; erasing always does.
     Which solve that is never depends on when scores were asked for.
     """
 
@@ -63,20 +64,20 @@ class RidgeHead:
         *,
         projection: int | None = None,
         seed: int = 0,
-        relative_lambda: float = 1e-2,
-        shrinkage: float | None = None,
-        margin: float | None = None,
-        refresh: float = 0.05,
+        trace_ridge: float = 1e-2,
+        variance_ridge: float | None = None,
+        gcv_margin: float | None = None,
+        refit_fraction: float = 0.05,
         device: torch.device | str = "cpu",
     ) -> None:
-        if relative_lambda <= 0:
-            raise ValueError(f"relative_lambda is {relative_lambda}, expected a positive number")
+        if trace_ridge <= 0:
+            raise ValueError(f"trace_ridge is {trace_ridge}, expected a positive number")
         self.width = width
-        self._relative_lambda = relative_lambda
-        self._strength = AdaptiveRidge.of(shrinkage, margin)  # of the solve in use
+        self._trace_ridge = trace_ridge
+        self._strength = AdaptiveRidge.of(variance_ridge, gcv_margin)  # of the solve in use
         self._fresh: tuple[Tensor, Tensor] | None = None  # of all that is known; only spares a second solve
         self._smallest: float | None = None  # the same of the smallest eigenvalue, known after an erasure
-        self._refresh = refresh
+        self._refit_fraction = refit_fraction
         self._P = None if projection is None else _projection(width, projection, seed).to(device)
         self._sums = Statistics.empty(projection or width, device)  # its Gram alone is added to in place
         self._W = self._sums.Q.clone()
@@ -273,7 +274,7 @@ class RidgeHead:
     def _falls_due(self, counts: Tensor) -> bool:
         """Whether these new counts make a solve due; an owed one is made first unless they do."""
         grown = counts > self._sums.counts
-        if is_due(counts, self._solved, grown, self._refresh, apart=self.summed // APART):
+        if is_due(counts, self._solved, grown, self._refit_fraction, apart=self.summed // APART):
             if self._strength.outgrown(self._sums):  # or it would matter whether scores were asked for
                 self._solve_if_due()
             return True
@@ -307,20 +308,20 @@ class RidgeHead:
         self._W, self._b = self._laid_out(strength.value)
         self._strength, self._solved, self._due = strength, self._sums.counts, False
 
-    def _laid_out(self, shrinkage: float | None) -> tuple[Tensor, Tensor]:
+    def _laid_out(self, variance_ridge: float | None) -> tuple[Tensor, Tensor]:
         """`_weights` in the order of memory that a state restores: a product's last bits depend on it."""
-        W, b = self._weights(shrinkage)
+        W, b = self._weights(variance_ridge)
         return W.contiguous(), b.contiguous()
 
-    def _weights(self, shrinkage: float | None) -> tuple[Tensor, Tensor]:
+    def _weights(self, variance_ridge: float | None) -> tuple[Tensor, Tensor]:
         """W [D, C] and b [C] of all that is known now; what another closed form on these sums replaces."""
-        return solved(self._sums, self._relative_lambda, shrinkage)
+        return solved(self._sums, self._trace_ridge, variance_ridge)
 
     def _ridge(self, statistics: Statistics) -> Tensor:
         """[D]: the ridge beside the uncentred G, which tells possible sums from impossible ones."""
         if self._strength.least is None:
             mean_eigenvalue = statistics.gram.trace / statistics.gram.width
-            return torch.full_like(statistics.gram.diagonal(), self._relative_lambda * mean_eigenvalue)
+            return torch.full_like(statistics.gram.diagonal(), self._trace_ridge * mean_eigenvalue)
         return self._strength.least * variance(statistics)
 
     def _smallest_of(self, left: Statistics) -> float:

@@ -14,13 +14,30 @@ class SLDAHead(RidgeHead):
     With Sigma = (G - sum_c n_c mu_c mu_c^T) / n, m the mean of everything and
     Lambda = [(1 - eps) Sigma + eps tr(Sigma) / D I]^-1, the score of class c is
     (x - m)^T Lambda (mu_c - m) - (mu_c - m)^T Lambda (mu_c - m) / 2; classes have equal priors, as published.
-    `relative_lambda` is eps. The paper updates Sigma with the distance to the class mean of the moment, which
+    `shrinkage` is eps. The paper updates Sigma with the distance to the class mean of the moment, which
     makes it depend on the order; here Sigma is derived from the sums of the ridge head, G, Q and the counts,
     so it depends on no order, and samples are forgotten exactly, in the same way and with the same refusals.
     """
 
-    def _weights(self, shrinkage: float | None) -> tuple[Tensor, Tensor]:
-        del shrinkage  # not of this rule
+    def __init__(
+        self,
+        width: int,
+        *,
+        shrinkage: float = 1e-2,
+        projection: int | None = None,
+        seed: int = 0,
+        refit_fraction: float = 0.05,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not 0 < shrinkage < 1:
+            raise ValueError(f"shrinkage is {shrinkage}, expected a number between 0 and 1")
+        super().__init__(
+            width, projection=projection, seed=seed, refit_fraction=refit_fraction, device=device
+        )
+        self._shrinkage = shrinkage
+
+    def _weights(self, variance_ridge: float | None) -> tuple[Tensor, Tensor]:
+        del variance_ridge  # not of this rule
         statistics = self.statistics
         Q, counts, total = statistics.Q, statistics.counts, statistics.total
         if total == 0:
@@ -29,10 +46,10 @@ class SLDAHead(RidgeHead):
         means = Q / counts.clamp(min=1)  # [D, C]; a class without samples is masked in the scores
         within = (means * counts.double().sqrt()).T  # [C, D]; G less its outer products is n Sigma
         trace, width = statistics.gram.trace, statistics.gram.width
-        share = (1 - self._relative_lambda) / total
+        share = (1 - self._shrinkage) / total
         spread = (trace - float(within.square().sum())) / total / width
         floor = 1e-9 * trace / total / width  # every sample at its class mean: no variance
-        ridge = mean.new_full((width,), (max(self._relative_lambda * spread, floor) or 1.0) / share)
+        ridge = mean.new_full((width,), (max(self._shrinkage * spread, floor) or 1.0) / share)
         apart = means - mean[:, None]
         W = statistics.gram.regular(ridge, less=within).solve(apart) / share
         return W, -(mean @ W) - (apart * W).sum(dim=0) / 2

@@ -19,7 +19,7 @@ def scored(h: Tensor, W: Tensor, b: Tensor, known: Tensor) -> Tensor:
 
 
 def solved(
-    statistics: Statistics, relative_lambda: float, shrinkage: float | None = None
+    statistics: Statistics, trace_ridge: float, variance_ridge: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """W [D, C] and b [C]; float64 throughout. See RidgeHead for what the ridge is.
 
@@ -32,31 +32,31 @@ def solved(
     mean = Q.sum(dim=1) / total  # [D], as every sample has one class
     frequency = counts.double() / total  # [C]
     centre = mean[None] * math.sqrt(total)  # G less its outer product is of centred features
-    if shrinkage is None:
+    if variance_ridge is None:
         trace = gram.trace - float(centre.square().sum())
-        ridge = mean.new_full((gram.width,), relative_lambda * max(trace, 1e-9 * gram.trace) / gram.width)
+        ridge = mean.new_full((gram.width,), trace_ridge * max(trace, 1e-9 * gram.trace) / gram.width)
     else:
-        ridge = shrinkage * variance(statistics)
+        ridge = variance_ridge * variance(statistics)
     ridge = torch.where(ridge > 0, ridge, 1.0)  # no variance at all: any ridge gives W = 0
     W = gram.regular(ridge, less=centre).solve(Q - torch.outer(mean, counts.double()))
-    if shrinkage is not None:  # else few samples are outvoted
+    if variance_ridge is not None:  # else few samples are outvoted
         W = W * rarity(counts, total)
         frequency = torch.where(counts > 0, 1.0 / int((counts > 0).sum()), 0.0).double()
     return W, frequency - mean @ W
 
 
-def is_due(counts: Tensor, solved: Tensor, grown: Tensor, refresh: float, *, apart: int = 0) -> bool:
+def is_due(counts: Tensor, solved: Tensor, grown: Tensor, refit_fraction: float, *, apart: int = 0) -> bool:
     """Whether weights that were solved for `solved` [C] are to be solved anew for `counts` [C].
 
-    So it is where a share `refresh` of all samples is new, where a class that has `grown` (bool [C]) is new,
-    as without weights it would score 0, which may be the best, or has doubled, `apart` samples since the
-    last solve at least.
+    So it is where a share `refit_fraction` of all samples is new, where a class that has `grown` (bool [C])
+    is new, as without weights it would score 0, which may be the best, or has doubled, `apart` samples
+    since the last solve at least.
     """
     total = int(counts.sum())
     waiting = total - int(solved.sum())
     fresh = bool((solved == 0)[grown].any())
     doubled = waiting >= apart and bool((counts >= 2 * solved)[grown].any())
-    return fresh or doubled or waiting > refresh * total
+    return fresh or doubled or waiting > refit_fraction * total
 
 
 def rarity(counts: Tensor, total: int) -> Tensor:

@@ -24,28 +24,28 @@ from streamcl.protocols import State
 class UserWeights:
     """What users add to the scores, [N, C] = z V + b, on features z [N, D] that never move.
 
-    With L(W) = 1/2 sum |y - z W|^2 + 1/2 sum_j shrinkage var_j |W_j|^2 over centred features and one-hot
+    With L(W) = 1/2 sum |y - z W|^2 + 1/2 sum_j variance_ridge var_j |W_j|^2 over centred features and one-hot
     targets, W is the minimiser over the core's and the users' samples, W_c that over the core's alone, and
     V = W - W_c + noise: no user, no V. Targets are scaled by the rarity of their class, as in RidgeHead.
     The noise is N(0, noise^2) for each weight in units of 1 / its feature's standard deviation; its seed is
     a hash of the users' sums, so the same sums give the same noise, and nobody without them can tell it.
 
     cohorts: subjects whose sums are kept apart, 8 D (D / 2 + C) bytes each; later ones only add to the total.
-    refresh: share of new samples at which `settle` solves anew, as it does when a class has doubled.
+    refit_fraction: share of new samples at which `settle` solves anew, as it does when a class has doubled.
     """
 
     def __init__(
         self,
         width: int,
         *,
-        shrinkage: float = 300.0,
+        variance_ridge: float = 300.0,
         noise: float = 1e-3,
-        refresh: float = 0.1,
-        cohorts: int = 64,
+        refit_fraction: float = 0.1,
+        max_tracked_subjects: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
         self.width, self.noise = width, noise
-        self._shrinkage, self._refresh, self._limit = shrinkage, refresh, cohorts
+        self._shrinkage, self._refresh, self._limit = variance_ridge, refit_fraction, max_tracked_subjects
         self._device = torch.device(device)
         self.core, self.users = self._nothing(), self._nothing()
         self.cohorts: dict[str, Statistics] = {}

@@ -51,7 +51,7 @@ class AdaptedBranch:
         rank: int = 4,
         learning_rate: float = 3e-3,
         steps: int = 3,
-        adapt: int = 832,
+        warmup_samples: int = 832,
         seed: int = 0,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
@@ -65,7 +65,7 @@ class AdaptedBranch:
         self.probe = LinearHead(2 * backbone.width, device=backbone.device)
         self._optimizer = torch.optim.Adam(self._parameters().values(), lr=learning_rate, fused=True)
         self._steps = steps
-        self._left = adapt
+        self._left = warmup_samples
         self._stale: tuple[int, ...] = ()  # per class column, samples learned while the features moved
 
     @property

@@ -93,12 +93,12 @@ class FrozenReader:
     """Reads the fused tokens of a frozen backbone's blocks; over two views it gives their mean."""
 
     def __init__(
-        self, backbone: Backbone, compute: Compute, blocks: Sequence[int], *, views: int = 1
+        self, backbone: Backbone, compute: Compute, blocks: Sequence[int], *, tta_views: int = 1
     ) -> None:
         self.backbone = backbone
         self.compute = compute
         self.blocks = tuple(sorted(blocks))
-        self.views = views
+        self.tta_views = tta_views
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, F] of B samples, one or more, whichever come together."""
@@ -114,7 +114,7 @@ class FrozenReader:
 
     def _read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad(), self.compute.autocast():
-            views = tta_views(self.backbone.prepare([sample.image for sample in samples]), self.views)
+            views = tta_views(self.backbone.prepare([sample.image for sample in samples]), self.tta_views)
             tokens = self.backbone.stem(torch.cat(views))  # [V * B, N, d]
             outputs = self.backbone.run(tokens, 0, self.blocks[-1] + 1)
             fused = (

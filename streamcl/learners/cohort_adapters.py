@@ -32,32 +32,35 @@ SHARED_COHORT = ""
 
 @dataclass(frozen=True, slots=True)
 class CohortRule:
-    """How samples fall into cohorts: by domain (a tenant), by subject, or by stretches of so many records.
+    """How samples fall into cohorts: by domain (a tenant), by subject, or by ranges of so many offsets.
 
-    limit: cohorts that get an adapter; those that come later go to the pool.
+    max_adapters: cohorts that get an adapter; those that come later go to the pool.
     """
 
-    by: Literal["domain", "subject", "stretch"]
-    stretch: int = 1000
-    limit: int = 8
+    cohort_by: Literal["domain", "subject", "offset_range"]
+    records_per_cohort: int = 1000
+    max_adapters: int = 8
 
     def name(self, sample: Sample, offset: int | None) -> str:
         """The cohort's name: a hash, so that no state names a tenant or a subject; POOL for none."""
-        if self.by == "stretch":
-            return SHARED_COHORT if offset is None else str(offset // self.stretch)
-        value = sample.domain if self.by == "domain" else sample.subject
+        if self.cohort_by == "offset_range":
+            return SHARED_COHORT if offset is None else str(offset // self.records_per_cohort)
+        value = sample.domain if self.cohort_by == "domain" else sample.subject
         return SHARED_COHORT if value is None else _hash(value)
 
     def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
         """The cohorts that a request names whole; none where it names anything else."""
         chosen = request.selection.keys()
-        match self.by:
+        match self.cohort_by:
             case "subject" if request.subject is not None and chosen == {"subject"}:
                 return (_hash(request.subject),)
             case "domain" if request.domain is not None and chosen == {"domain"}:
                 return (_hash(request.domain),)
-            case "stretch" if request.offsets is not None and chosen == {"offsets"}:
-                first, end = request.offsets[0] // self.stretch, -(-request.offsets[1] // self.stretch)
+            case "offset_range" if request.offsets is not None and chosen == {"offsets"}:
+                first, end = (
+                    request.offsets[0] // self.records_per_cohort,
+                    -(-request.offsets[1] // self.records_per_cohort),
+                )
                 return tuple(str(number) for number in range(first, min(end, first + 100_000)))
         return ()
 
@@ -80,8 +83,8 @@ class CohortAdaptersLearner:
         *,
         width: int,
         cut: int,
-        shrinkage: float = 300.0,
-        refresh: float = 0.1,
+        variance_ridge: float = 300.0,
+        refit_fraction: float = 0.1,
         sharpness: float = 10.0,
     ) -> None:
         self.reader = reader
@@ -89,7 +92,7 @@ class CohortAdaptersLearner:
         self.cohorts: dict[str, Cohort] = {}
         self.over_capacity = False  # whether a cohort has come past the limit
         self._branch, self._cut = branch, cut
-        self._width, self._shrinkage, self._refresh = width, shrinkage, refresh
+        self._width, self._variance_ridge, self._refit_fraction = width, variance_ridge, refit_fraction
         self._sharpness = sharpness
         self._index = ClassIndex()
         self._used = self._unsolved()
@@ -216,7 +219,7 @@ class CohortAdaptersLearner:
     def _cohort_for(self, name: str) -> str:
         """The cohort of that name, made where there is room for one; else the pool."""
         taken = sum(each != SHARED_COHORT for each in self.cohorts)
-        if name not in self.cohorts and name != SHARED_COHORT and taken >= self.division.limit:
+        if name not in self.cohorts and name != SHARED_COHORT and taken >= self.division.max_adapters:
             self.over_capacity, name = True, SHARED_COHORT
         if name not in self.cohorts:
             self._new(name)
@@ -245,7 +248,7 @@ class CohortAdaptersLearner:
         self._fresh = None
         total = reduce(torch.add, [cohort.sums(self._index).counts for cohort in self.cohorts.values()])
         solved = zero_padded(self._used.counts, len(total) - len(self._used.counts))
-        if is_due(total, solved, total > solved, self._refresh):
+        if is_due(total, solved, total > solved, self._refit_fraction):
             self._used = self._solved()
         else:
             self._used = self._used.widened(len(total))
@@ -255,7 +258,7 @@ class CohortAdaptersLearner:
         if not self.cohorts:
             return self._unsolved()
         sums = reduce(operator.add, [cohort.sums(self._index) for cohort in self.cohorts.values()])
-        problem = Quadratic(sums, self._shrinkage)
+        problem = Quadratic(sums, self._variance_ridge)
         W = problem.minimiser()
         return _Solution(W, problem.intercept(W), sums.counts)
 

@@ -14,9 +14,9 @@ from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.heads.statistics import Statistics
 from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.hybrid import HybridFeatures, RidgeLoRALearner
 from streamcl.learners.mixed_statistics import MixedStatistics
 from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
+from streamcl.learners.ridge_lora import RidgeLoRAFeatures, RidgeLoRALearner
 from streamcl.learners.rollback import Rollback, Transaction
 from streamcl.learners.tangent_features import TangentReader
 from streamcl.protocols import State
@@ -25,7 +25,7 @@ USER_STATISTICS = "user statistics of unsettled adapters"
 
 
 class MixedPrivacyLearner:
-    """f(x) = f_c(x) + z(x) V (arXiv 2012.13431): a hybrid taught by core samples, and the users' linear part.
+    """f(x) = f_c(x) + z(x) V (arXiv 2012.13431): RidgeLoRALearner for core samples, linear part for users.
 
     z is 1 or 0 for whether the adapters hold still, the last block's frozen tokens and, once they hold still,
     tangent features of their LoRA; until then those are 0, so earlier samples of users reach the weights of
@@ -201,7 +201,7 @@ class MixedPrivacyLearner:
 
         return undo
 
-    def _taught(self, side: _Side, reading: HybridFeatures) -> bool:
+    def _taught(self, side: _Side, reading: RidgeLoRAFeatures) -> bool:
         """Teach the core, if these are its samples; False where it has not learned them."""
         if side.privacy == "user":
             return True
@@ -212,7 +212,7 @@ class MixedPrivacyLearner:
     def _moving(self) -> bool:
         return self.tangents is not None and not self.tangents.fixed
 
-    def _z(self, reading: HybridFeatures) -> Tensor:
+    def _z(self, reading: RidgeLoRAFeatures) -> Tensor:
         """float32 [B, 1 + frozen + tangents]."""
         features = reading.features[:, -self._frozen :].float()
         still = features.new_full((len(features), 1), float(not self._moving))
@@ -224,7 +224,7 @@ class MixedPrivacyLearner:
             tangents = self.tangents(reading.views[0])
         return torch.cat([still, features, tangents], dim=1)
 
-    def _scores(self, batch: Batch, seen: Sequence[tuple[_Side, HybridFeatures, Tensor]]) -> Tensor:
+    def _scores(self, batch: Batch, seen: Sequence[tuple[_Side, RidgeLoRAFeatures, Tensor]]) -> Tensor:
         """float64 [B, C] by the weights in use; each side is read apart, so neither rounds by the other."""
         parts = [self._total(self.core.scores(reading), self.users.scores(z)) for _, reading, z in seen]
         scores = parts[0].new_empty(len(batch), len(self.classes))

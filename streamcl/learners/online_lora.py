@@ -42,7 +42,7 @@ class OnlineLoRALearner:
     the whole buffer, and the buffer holds samples, not batches.
 
     rank: of the q and of the v adapter. first_block: the blocks before it stay without adapters.
-    regularisation: lambda. buffer: samples in the hard buffer.
+    regularisation: lambda. hard_buffer_size: samples in the hard buffer.
     buffer_weight: "sample" makes a held sample count as a fresh one, w = held / fresh; "batch" is w = 1.
     mask_absent: leave classes that are not in the step's samples out of its cross-entropy.
     low_pass: takes gradients through frozen weights on low-pass bases; None passes them whole.
@@ -57,7 +57,7 @@ class OnlineLoRALearner:
         first_block: int = 0,
         learning_rate: float = 5e-4,
         regularisation: float = 2000.0,
-        buffer: int = 4,
+        hard_buffer_size: int = 4,
         buffer_weight: Literal["sample", "batch"] = "sample",
         mask_absent: bool = True,
         low_pass: LowPass | None = None,
@@ -81,7 +81,7 @@ class OnlineLoRALearner:
         self.head = self.model.head
         shapes = {name: tuple(parameter.shape) for name, parameter in self.adapters.trainable().items()}
         self.importance = Importance(shapes, device=backbone.device)
-        self.buffer = HardBuffer(buffer)
+        self.buffer = HardBuffer(hard_buffer_size)
         self._regularisation = regularisation
         self._mask_absent = mask_absent
         self._alike = buffer_weight == "sample"

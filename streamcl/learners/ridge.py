@@ -29,10 +29,10 @@ class RidgeLearner:
     """Ridge regression to one-hot targets on tokens of several frozen blocks (RanPAC, arXiv 2307.02251).
 
     Each block gives its class token and its central patch token, layer-normalised; all of them side by side
-    are the features, and `views` of 2 averages them over the image and its mirrored inner part. What `learn`
-    guesses comes from weights that are a little older than its statistics (see the head's `refresh`);
-    `predict` uses weights of all that is known. `sharpness` multiplies the regression scores before the
-    softmax that makes confidences of them.
+    are the features, and `tta_views` of 2 averages them over the image and its mirrored inner part. What
+    `learn` guesses comes from weights that are a little older than its statistics (see `refit_fraction` of
+    the head); `predict` uses weights of all that is known. `sharpness` multiplies the regression scores
+    before the softmax that makes confidences of them.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RidgeLearner:
         head: RidgeHead,
         *,
         blocks: Sequence[int],
-        views: int = 1,
+        tta_views: int = 1,
         sharpness: float = 10.0,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
@@ -50,7 +50,7 @@ class RidgeLearner:
         self.backbone = backbone
         self.compute = compute
         self.head = head
-        self.reader: FeatureReader = FrozenReader(backbone, compute, blocks, views=views)
+        self.reader: FeatureReader = FrozenReader(backbone, compute, blocks, tta_views=tta_views)
         self._sharpness = sharpness
         self._index = ClassIndex()
         self._listener: Listener | None = None

@@ -26,11 +26,13 @@ class TangentReader:
     sample is mapped to depends on nothing but the sample and the settled branch.
     """
 
-    def __init__(self, branch: AdaptedBranch, *, width: int, blocks: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, branch: AdaptedBranch, *, width: int, linearised_blocks: int = 1, seed: int = 0
+    ) -> None:
         self.branch = branch
         self.width = width
         adapters, backbone = branch.adapters, branch.backbone
-        self._count = min(blocks, len(adapters.layers))
+        self._count = min(linearised_blocks, len(adapters.layers))
         self._layers = adapters.layers[-self._count :]
         generator = torch.Generator().manual_seed(seed)
         self._reading = _gaussian(2 * backbone.width, 1, generator).to(backbone.device)

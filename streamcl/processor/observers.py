@@ -128,7 +128,7 @@ class HoldoutEvaluation(Counters):
 
     def finish(self, offset: int) -> None:
         """Evaluate at the end of the stream, where that is asked for and was not just done."""
-        if self._evaluator.final and self.last_evaluated < offset:
+        if self._evaluator.at_stream_end and self.last_evaluated < offset:
             self._evaluate(offset)
 
     def _evaluate(self, offset: int) -> None:

@@ -48,7 +48,7 @@ def assemble(
     compute = build_compute(settings, group)
     source = stream(settings, group, lambda: processor.stop())  # noqa: PLW0108 - made below
     stack.callback(source.close)
-    _check_guarantee(settings, source)
+    _check_delivery(settings, source)
     backbone = vit(settings, compute)
     check_same_everywhere("backbone", backbone.fingerprint, group)
     learner = build_learner(settings, backbone, compute, group)
@@ -107,8 +107,8 @@ def assemble(
 
 def _policy(settings: RunConfig) -> LoopPolicy:
     return LoopPolicy(
-        commit_every=settings.checkpoint.every if settings.checkpoint else None,
-        min_samples=getattr(settings.shift, "gather", 1),
+        commit_every=settings.checkpoint.every_samples if settings.checkpoint else None,
+        min_samples=getattr(settings.shift, "min_samples", 1),
         max_skipped=settings.max_skipped,
         max_quarantined=settings.source.policy.max_quarantined,
     )
@@ -118,21 +118,21 @@ def _evaluator(settings: RunConfig, source: Source, group: ProcessGroup) -> Hold
     plan = settings.evaluate
     return HoldoutEvaluator(
         source.info.holdout,
-        every=plan.every,
-        at_parts=plan.at_parts,
-        final=plan.final,
-        limit=plan.max_per_part,
+        every_samples=plan.every_samples,
+        at_part_end=plan.at_part_end,
+        at_stream_end=plan.at_stream_end,
+        max_per_part=plan.max_per_part,
         batch_size=settings.batch_size,
         group=group if group.world_size > 1 else None,
     )
 
 
-def _check_guarantee(settings: RunConfig, source: Source) -> None:
+def _check_delivery(settings: RunConfig, source: Source) -> None:
     """Refuse a run that is to learn each record once, whatever happens, of a source that cannot go back."""
-    wanted = settings.checkpoint.guarantee if settings.checkpoint else "best_effort"
+    wanted = settings.checkpoint.delivery if settings.checkpoint else "best_effort"
     if wanted == "exactly_once" and not source.replayable:
         raise settings.refuse(
-            "checkpoint.guarantee",
+            "checkpoint.delivery",
             f"{source.info.name} cannot be replayed, so no crash could be made good; give it state_dict and "
             "load_state_dict, or __len__ and __getitem__, or say source.deterministic: true where it gives "
             "the same records each time; best_effort runs it once",

@@ -33,8 +33,7 @@ def saved_config(folder: Path) -> RunConfig | None:
 
 def keep_config(settings: RunConfig, folder: Path) -> None:
     """Save the effective configuration, less the requests: they name what is to be forgotten."""
-    plain = settings.model_copy(update={"forget": []})
-    files.atomic_write(folder / CONFIG, dump_config(plain).encode())
+    files.atomic_write(folder / CONFIG, dump_config(settings.without_requests()).encode())
 
 
 def checkpoints(settings: RunConfig, folder: Path, *, backbone: str) -> Checkpoints:

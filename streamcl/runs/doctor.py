@@ -191,7 +191,7 @@ def _ledger(run_dir: Path) -> Iterator[DoctorFinding]:
                 "warning", LEDGER, f"request {entry.id!r} is {entry.progress}", "the next run carries it out"
             )
         elif entry.progress == "failed":
-            hint = f"streamcl forget RUN --retry {entry.id} asks again"
+            hint = f"streamcl retry RUN {entry.id} asks again"
             yield DoctorFinding("error", LEDGER, f"request {entry.id!r} failed: {entry.reason}", hint)
         elif entry.body is not None and entry.progress == "done":
             yield DoctorFinding(

@@ -9,9 +9,9 @@ from streamcl.errors import CheckpointError
 from streamcl.factory.backbone import BackboneFactory, build_vit
 from streamcl.factory.compute import build_compute
 from streamcl.factory.learner import build_learner
-from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.mixed_privacy import MixedPrivacyLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
+from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.nn.peft_export import export_adapter, export_merged
 from streamcl.protocols import Learner
 from streamcl.runs.directory import checkpoints, config_of

@@ -23,7 +23,7 @@ def resume(run: Run, vault: Checkpoints, *, strict: bool) -> None:
     if not replayable and found is None:
         logger.warning(
             "the source cannot be replayed: if this run is interrupted, it cannot go on where it stopped "
-            "(checkpoint.guarantee: exactly_once would refuse it)"
+            "(checkpoint.delivery: exactly_once would refuse it)"
         )
     if found is None:
         _refuse_old_logs(run.folder, resumable=run.config.checkpoint is not None)
@@ -60,8 +60,10 @@ def begin_or_restore(run: Run, found: State | None) -> None:
 
 def reopen(run: Run, earlier: RunConfig | None) -> None:
     """A run that ended at its limit goes on under a higher one."""
-    progress, limit = run.processor.progress, run.config.limit
-    ended_there = earlier is not None and earlier.limit is not None and progress.offset >= earlier.limit
+    progress, limit = run.processor.progress, run.config.max_samples
+    ended_there = (
+        earlier is not None and earlier.max_samples is not None and progress.offset >= earlier.max_samples
+    )
     if progress.finished and ended_there and (limit is None or limit > progress.offset):
         run.processor.reopen()
 

@@ -40,7 +40,7 @@ def agree_with_earlier(settings: RunConfig, earlier: RunConfig | None, folder: P
 
     earlier: what the directory holds. Returns it where anything was learned under it.
     """
-    settings = settings.model_copy(update={"forget": []})  # names what is to be forgotten: not kept here
+    settings = settings.without_requests()  # as `earlier` is
     if earlier is None or not (list_checkpoints(folder / CHECKPOINTS) or (folder / LOG).exists()):
         return None  # nothing was learned under it
     changed = differences(earlier, settings)

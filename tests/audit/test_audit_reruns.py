@@ -28,14 +28,19 @@ from streamcl.storage.plain_state import state_hash
 from streamcl.testing import ScriptedSource
 
 LORA = {"name": "online_lora", "rank": 2}
-COHORTS = {"name": "cohorts", "by": "stretch", "stretch": 50, "lora": {"adapt": 16}}
+COHORTS = {
+    "name": "cohort_adapters",
+    "cohort_by": "offset_range",
+    "records_per_cohort": 50,
+    "lora": {"warmup_samples": 16},
+}
 END = 140
 CONFIG = AuditConfig(reruns=8, false_alarm_rate=0.05, permutations=299, max_samples=40)
 
 
 def finished(folder, learner, **request):
     """A run over pictures, asked for one thing at its end, or for nothing."""
-    with open_run({**configuration(folder, learner), "limit": END}) as run:
+    with open_run({**configuration(folder, learner), "max_samples": END}) as run:
         for _ in run:
             pass
         if request:
@@ -172,7 +177,7 @@ def test_a_cohort_that_was_never_dropped_fails(dropped, monkeypatch):
 
 
 def test_sums_can_be_audited_beside_further_runs_too(tmp_path):
-    folder = finished(tmp_path, {"name": "ridge", "relative_lambda": 0.001}, offsets=(10, 40))
+    folder = finished(tmp_path, {"name": "ridge", "trace_ridge": 0.001}, offsets=(10, 40))
     with logged() as messages:
         report = audit_module.audit_run(folder, config=CONFIG, retrain=True)
     assert report.verdict != "fail", text_table(report)

@@ -28,7 +28,7 @@ REFUSED = {
     "completed": 2.0,
     "deadline": None,
     "offset": 0,
-    "relearn": "deny",
+    "on_return": "drop",
 }
 QUICK = AuditConfig(references=16, false_alarm_rate=0.05, permutations=299, max_samples=200)
 
@@ -36,7 +36,7 @@ QUICK = AuditConfig(references=16, false_alarm_rate=0.05, permutations=299, max_
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited")
-    with open_run(configuration(folder, {"name": "ridge", "relative_lambda": 0.001})) as run:
+    with open_run(configuration(folder, {"name": "ridge", "trace_ridge": 0.001})) as run:
         for _ in run:
             pass
         run.finish()
@@ -111,7 +111,7 @@ def test_an_unknown_request_names_those_that_are_known(forgotten):
 def hybrid(tmp_path_factory):
     """The default learner over the pictures: adapted on the first 48, then asked to forget 30 later ones."""
     folder = tmp_path_factory.mktemp("hybrid")
-    config = configuration(folder, {"name": "hybrid", "lora": {"adapt": 48}})
+    config = configuration(folder, {"name": "ridge_lora", "lora": {"warmup_samples": 48}})
     with open_run(config) as run:
         for _ in run:
             pass

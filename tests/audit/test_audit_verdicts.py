@@ -21,7 +21,7 @@ WIDTHS = (120, 60)
 
 def examined(material, audited, seed=0, *, widths=(), **plan):
     plan = AuditConfig(**{"references": 32, "seed": seed} | plan)
-    return audit(material, audited, relative_lambda=LAMBDA, widths=widths, config=plan)
+    return audit(material, audited, trace_ridge=LAMBDA, widths=widths, config=plan)
 
 
 def wrong(report):
@@ -168,10 +168,10 @@ def two_heads(seed: int):
         for a, b in ((one.retain, two.retain), (one.forget, two.forget), (one.test, two.test))
     ]
     early = torch.arange(200) < 20
-    shape = model_factory(replace(one, retain=both[0]), WIDTHS, relative_lambda=LAMBDA)
+    shape = model_factory(replace(one, retain=both[0]), WIDTHS, trace_ridge=LAMBDA)
     base = shape.measure(both[0].at(early))
     material = replace(one, retain=both[0].at(~early), forget=both[1], test=both[2], base=base)
-    return material, model_factory(material, WIDTHS, relative_lambda=LAMBDA)
+    return material, model_factory(material, WIDTHS, trace_ridge=LAMBDA)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -192,9 +192,9 @@ def test_two_heads_are_audited_as_the_one_model_that_they_are(seed):
 def test_two_heads_are_joined_as_the_learner_joins_them(tiny_backbone, fp32):
     material, shape = two_heads(0)
     sums = add_statistics(shape.measure(material.retain), material.base)
-    parts = [RidgeFactory(w, 5, relative_lambda=LAMBDA).solve(s) for w, s in zip(WIDTHS, sums, strict=True)]
+    parts = [RidgeFactory(w, 5, trace_ridge=LAMBDA).solve(s) for w, s in zip(WIDTHS, sums, strict=True)]
     h = material.test.features
-    head = RidgeFactory(60, 5, relative_lambda=LAMBDA).head()
+    head = RidgeFactory(60, 5, trace_ridge=LAMBDA).head()
     head.merge(material.base[1])
     branch = AdaptedBranch(tiny_backbone, fp32, head, blocks=(2,), first_block=1)
     branch.freeze()

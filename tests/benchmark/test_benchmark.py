@@ -85,7 +85,7 @@ def test_every_shipped_suite_has_cells_that_could_run(path, tmp_path):
 def test_parts_are_laid_over_one_another(images, tmp_path):
     chosen = suite(images, run={"backbone": {**TINY, "depth": 1}, "batch_size": 4})
     chosen.sources["pack"].run["backbone"] = {"depth": 2}
-    cell = cells(chosen, tmp_path, only="*/ridge/*")[0]
+    cell = cells(chosen, tmp_path, pattern="*/ridge/*")[0]
     assert (cell.config.backbone.depth, cell.config.backbone.image_size) == (2, 16)
     assert (cell.config.batch_size, cell.config.seed, cell.id) == (4, 0, "pack/disjoint/ridge/seed-0")
 
@@ -93,17 +93,20 @@ def test_parts_are_laid_over_one_another(images, tmp_path):
 def test_seeds_and_patterns_choose_cells(images, tmp_path):
     chosen = suite(images)
     assert len(cells(chosen, tmp_path, seeds=3)) == 6
-    assert {cell.learner for cell in cells(chosen, tmp_path, only="*/joint/*")} == {"joint"}
+    assert {cell.learner for cell in cells(chosen, tmp_path, pattern="*/joint/*")} == {"joint"}
     limited = suite(images, learners={"ridge": {"run": {"learner": "ridge"}, "seeds": 1}})
     assert len(cells(limited, tmp_path, seeds=3)) == 1
     elsewhere = {"ridge": {"only": ["other/*"]}, "ncm": {"run": {"learner": "ncm"}}}
     assert {cell.learner for cell in cells(suite(images, learners=elsewhere), tmp_path)} == {"ncm"}
     with pytest.raises(ConfigError, match="no cell"):
-        cells(chosen, tmp_path, only="nothing")
+        cells(chosen, tmp_path, pattern="nothing")
 
 
 def test_all_faulty_cells_are_told_before_one_runs(images, tmp_path):
-    wrong = {"ridge": {"run": {"learner": "rigde"}}, "er": {"run": {"learner": {"name": "er", "buffer": 0}}}}
+    wrong = {
+        "ridge": {"run": {"learner": "rigde"}},
+        "er": {"run": {"learner": {"name": "er", "replay_size": 0}}},
+    }
     with pytest.raises(ConfigError) as caught:
         cells(suite(images, learners=wrong), tmp_path)
     assert len(caught.value.problems) == 2
@@ -142,7 +145,7 @@ def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
 
 
 def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(images, tmp_path):
-    waiting = cells(suite(images), tmp_path / "out", seeds=2, only="*/ridge/*")
+    waiting = cells(suite(images), tmp_path / "out", seeds=2, pattern="*/ridge/*")
     attempted = workers.run_cells(waiting, 1)
     next(attempted)
     theirs = run_cell(waiting[1], SharedResources())
@@ -151,8 +154,8 @@ def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(ima
 
 def test_an_interrupted_cell_goes_on_where_it_stopped(images, tmp_path):
     chosen = suite(images)
-    straight = cells(chosen, tmp_path / "one", only="*/ridge/*")[0]
-    broken = cells(chosen, tmp_path / "two", only="*/ridge/*")[0]
+    straight = cells(chosen, tmp_path / "one", pattern="*/ridge/*")[0]
+    broken = cells(chosen, tmp_path / "two", pattern="*/ridge/*")[0]
     shared = SharedResources()
     with open_run(broken.config, vit=shared.backbone) as run:
         for number, _ in enumerate(run):
@@ -192,10 +195,12 @@ def test_an_image_is_read_once_by_all_cells(images, tmp_path, monkeypatch):
 
 
 def test_an_image_is_read_once_by_all_hybrids(images, tmp_path, monkeypatch):
-    lora = {"adapt": 24, "first_block": 0}
+    lora = {"warmup_samples": 24, "first_block": 0}
     two = {
         f"steps_{steps}": {
-            "run": {"learner": {"name": "hybrid", "lora": {**lora, "steps": steps}, "ridge": {"blocks": [1]}}}
+            "run": {
+                "learner": {"name": "ridge_lora", "lora": {**lora, "steps": steps}, "ridge": {"blocks": [1]}}
+            }
         }
         for steps in (1, 2)
     }
@@ -281,8 +286,8 @@ def test_jobs_fill_the_table_that_one_process_fills_and_outlive_one_that_dies(im
     both = suite(images, sources=plain["sources"] | {"dies": dies}, protocols=protocols)
     out = tmp_path / "two"
     with logged() as said:
-        side_by_side = fill_table(both, cells(both, out, only="*/ridge/*"), out, jobs=2)
-    alone = fill_table(chosen, cells(chosen, tmp_path / "one", only="*/ridge/*"), tmp_path / "one")
+        side_by_side = fill_table(both, cells(both, out, pattern="*/ridge/*"), out, jobs=2)
+    alone = fill_table(chosen, cells(chosen, tmp_path / "one", pattern="*/ridge/*"), tmp_path / "one")
     assert [without_time(each) for each in side_by_side.results] == [
         without_time(each) for each in alone.results
     ]
@@ -309,7 +314,7 @@ def test_a_worker_ends_when_the_command_that_started_it_is_killed(images, tmp_pa
     chosen = suite(images, sources={"blocks": blocks}, protocols={"plain": {}})
     (tmp_path / "mine.yaml").write_text(json.dumps(chosen.model_dump(mode="json")))
     command = [sys.executable, "-m", "streamcl", "bench", "accuracy", "--suite", "mine.yaml", "--out", "out"]
-    parent = subprocess.Popen([*command, "--only", "*/ridge/*", "--jobs", "2"], cwd=tmp_path)
+    parent = subprocess.Popen([*command, "--filter", "*/ridge/*", "--jobs", "2"], cwd=tmp_path)
     pid = tmp_path / "worker.pid"
     assert within(120, pid.exists)
     worker = int(pid.read_text())
@@ -422,7 +427,10 @@ def test_the_command_lists_and_fills(images, tmp_path, monkeypatch):
     plain = suite(images).model_dump(mode="json")
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(plain))  # JSON is YAML
-    runner, arguments = CliRunner(), ["accuracy", "--suite", str(path), "--out", "out", "--only", "*/ridge/*"]
+    runner, arguments = (
+        CliRunner(),
+        ["accuracy", "--suite", str(path), "--out", "out", "--filter", "*/ridge/*"],
+    )
     listed = runner.invoke(bench, [*arguments, "--list"], standalone_mode=False)
     assert listed.output.split() == ["pack/disjoint/ridge/seed-0"]
     assert not os.path.exists("out")  # noqa: PTH110

@@ -11,7 +11,7 @@ from streamcl.factory.learner import build_learner
 from streamcl.storage.plain_state import state_hash
 
 BACKBONE = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT}
-HYBRID = {"name": "hybrid", "lora": {"adapt": 32, "rank": 2}}
+HYBRID = {"name": "ridge_lora", "lora": {"warmup_samples": 32, "rank": 2}}
 
 
 def configured(learner, precision="32-true"):

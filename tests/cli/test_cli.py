@@ -53,8 +53,8 @@ def write_config(folder: Path, name="stream.yaml", **changes):
         "batch_size": 8,
         "backbone": backbone,
         "learner": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
-        "evaluate": {"every": 48},
-        "checkpoint": {"every": 24},
+        "evaluate": {"every_samples": 48},
+        "checkpoint": {"every_samples": 24},
         "precision": "32-true",
     } | changes
     path = folder / name
@@ -108,7 +108,7 @@ def test_the_effective_configuration_is_saved_and_runs_again(finished, folder):
 
 
 def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder):
-    assert "Prequential accuracy" in streamcl("inspect", finished, folder=folder).out
+    assert "Prequential accuracy" in streamcl("status", finished, folder=folder).out
     (finished / "report.html").unlink()
     assert streamcl("report", finished, folder=folder).out.strip().endswith("report.html")
     Image.fromarray(picture("bee", 900)).save(folder / "bee.png")
@@ -117,7 +117,7 @@ def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder)
     (expected,) = learner.predict([Sample("bee", picture("bee", 900))])
     assert line["class"] == expected.label
     assert line["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
-    assert "merged.safetensors" in streamcl("export", finished, "--to", "out", folder=folder).out
+    assert "merged.safetensors" in streamcl("export", finished, "--out", "out", folder=folder).out
     assert (folder / "out" / "adapter_config.json").exists()
     streamcl("doctor", finished, folder=folder)
 
@@ -203,7 +203,7 @@ def test_a_source_that_fails_is_exit_3(folder):
 
 
 def test_a_damaged_checkpoint_is_exit_4_when_strict(folder):
-    streamcl("run", "stream.yaml", "--set", "run_dir=runs/torn", "--set", "limit=48", folder=folder)
+    streamcl("run", "stream.yaml", "--set", "run_dir=runs/torn", "--set", "max_samples=48", folder=folder)
     newest = sorted((folder / "runs/torn/checkpoints").iterdir())[-1]
     with (newest / "state.json").open("r+b") as handle:
         handle.write(b"\0")
@@ -242,7 +242,7 @@ def test_a_slip_in_the_arguments_can_be_mended_in_place(folder):
     """Nothing was learned under the first file, so it binds nobody."""
     write_config(folder, "slip.yaml", source={"name": "npz", "args": {"path": "absent.npz"}})
     streamcl("run", "slip.yaml", folder=folder, check=3)
-    write_config(folder, "slip.yaml", limit=16)
+    write_config(folder, "slip.yaml", max_samples=16)
     streamcl("run", "slip.yaml", folder=folder)
 
 
@@ -264,7 +264,7 @@ def test_own_sinks_and_detectors_are_found_by_their_paths(folder):
     )
     own = {"class": "parts:Counting", "args": {"name": "count.txt"}}
     shift = {"class": "parts:quiet", "args": {"word": "hush"}}
-    write_config(folder, "own.yaml", sinks=[own], shift=shift, limit=16)
+    write_config(folder, "own.yaml", sinks=[own], shift=shift, max_samples=16)
     streamcl("run", "own.yaml", folder=folder)
     assert int((folder / "runs/own/count.txt").read_text()) > 16
     write_config(folder, "own.yaml", shift={"class": "parts:quiet", "args": {"wrong": 1}})
@@ -301,11 +301,11 @@ def test_the_default_learner_forgets_a_class_of_a_generator_that_repeats_itself(
         "        yield rng.integers(0, 60, (16, 16, 3), np.uint8) + np.uint8(60 * (i % 3)), 'xyz'[i % 3]\n"
     )
     source = {"class": "parts_line:stream", "deterministic": True}
-    write_config(folder, "line.yaml", source=source, scenario=None, learner={"name": "hybrid"})
+    write_config(folder, "line.yaml", source=source, scenario=None, learner={"name": "ridge_lora"})
     streamcl("run", "line.yaml", folder=folder)
     exported = {path.name for path in (folder / "runs/line/adapter").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "merged.safetensors"} <= exported
-    streamcl("forget", "runs/line", "--class", "y", "--now", folder=folder)
+    streamcl("forget", "runs/line", "--class", "y", "--execute", folder=folder)
     receipt = next((folder / "runs/line/receipts").glob("*.json"))
     assert json.loads(receipt.read_text())["guarantee"] == "exact"
     streamcl("verify", receipt, folder=folder)

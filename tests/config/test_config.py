@@ -39,14 +39,14 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
 def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL, "my stream.yaml"))
     assert config.name == "my-stream"
-    assert (config.seed, config.batch_size, config.limit, config.run_dir) == (0, 64, None, None)
+    assert (config.seed, config.batch_size, config.max_samples, config.run_dir) == (0, 64, None, None)
     assert config.source.name == "demo"
     assert config.source.policy.max_file_bytes == 64 * 2**20
-    assert config.learner.name == "hybrid"
+    assert config.learner.name == "ridge_lora"
     assert config.learner.lora.learning_rate == 3e-3
-    assert config.shift.name == "relative"
+    assert config.shift.name == "relative_rise"
     assert config.checkpoint is not None
-    assert config.checkpoint.every == 2000
+    assert config.checkpoint.every_samples == 2000
 
 
 def test_a_bare_name_stands_for_its_block(tmp_path: Path) -> None:
@@ -59,9 +59,13 @@ def test_a_bare_name_stands_for_its_block(tmp_path: Path) -> None:
 
 
 def test_a_block_without_a_name_is_the_default_one() -> None:
-    data = {"source": "demo", "learner": {"lora": {"rank": 8}}, "shift": {"threshold": 7.0}}
+    data = {"source": "demo", "learner": {"lora": {"rank": 8}}, "shift": {"loss_threshold": 7.0}}
     config = config_from_dict(data)
-    assert (config.learner.name, config.learner.lora.rank, config.shift.threshold) == ("hybrid", 8, 7.0)
+    assert (config.learner.name, config.learner.lora.rank, config.shift.loss_threshold) == (
+        "ridge_lora",
+        8,
+        7.0,
+    )
 
 
 def test_parts_of_ones_own() -> None:
@@ -84,7 +88,7 @@ source:
   policy: {on_bad_record: quarantin, max_side: "3"}
 batch_size: 0
 learner:
-  name: hybird
+  name: ridge_lroa
 shift: {name: plateau, window: 1, mean_treshold: 3}
 backbone: {weights: pretraind, depth: 3}
 sinks:
@@ -103,7 +107,7 @@ def test_all_faults_at_once_with_exact_places_and_nearest_names(tmp_path: Path) 
         "did you mean 'quarantine'?",
         "stream.yaml:5:38: source.policy.max_side: must be a valid integer; found the text '3'",
         "stream.yaml:6:1: batch_size: must be greater than or equal to 1; found 0",
-        "stream.yaml:8:3: learner.name: unknown name 'hybird'; did you mean 'hybrid'?",
+        "stream.yaml:8:3: learner.name: unknown name 'ridge_lroa'; did you mean 'ridge_lora'?",
         "stream.yaml:9:24: shift.window: must be greater than or equal to 2; found 1",
         "stream.yaml:9:35: unknown key 'mean_treshold' in shift; did you mean 'mean_threshold'?",
         "stream.yaml:10:12: backbone.weights: unknown value; found the text 'pretraind'; "
@@ -135,17 +139,17 @@ def test_all_faults_at_once_with_exact_places_and_nearest_names(tmp_path: Path) 
         ("batch_size: 0", "2:1", "must be greater than or equal to 1"),
         ("batch_size: on", "2:1", "must be a valid integer; found the text 'on'"),
         ("shift: {name: plateau, window: 1}", "2:24", "must be greater than or equal to 2"),
-        ("evaluate: {final: yes}", "2:12", "must be true or false; found the text 'yes'"),
+        ("evaluate: {at_stream_end: yes}", "2:12", "must be true or false; found the text 'yes'"),
         ("evaluate: []", "2:1", "must be a mapping; found a list"),
         ("seed: -1", "2:1", "must be greater than or equal to 0"),
         ("name: ../x", "2:1", "unknown value; found the text '../x'"),
         ("on: 1", "2:1", "unknown key 'on'"),
-        ("checkpoint: {every: 1e3}", "2:14", "must be a valid integer"),
+        ("checkpoint: {every_samples: 1e3}", "2:14", "must be a valid integer"),
         ("scenario: {name: domain_incremental, order: [a, 3]}", "2:49", "must be a valid string; found 3"),
         ("scenario: {parts: 3}", "2:1", "must be a mapping with a 'name'"),
         ("backbone: {args: {x: {y: [1, .inf]}}}", "2:30", "must be a finite number"),
         ("sinks: tensorboard", "2:1", "must be a valid list"),
-        ("learner: {name: hybrid, ridge: {relative_lamda: 1}}", "2:33", "did you mean 'relative_lambda'?"),
+        ("learner: {name: ridge_lora, ridge: {trace_rigde: 1}}", "2:37", "did you mean 'trace_ridge'?"),
         ("backbone: {depth: 3}\nlearner: {ridge: {blocks: [1, 5]}}", "3:31", "block 5 does not exist"),
         ("backbone: {depth: 3}\nlearner: {lora: {first_block: 3}}", "3:18", "keeps blocks 0 to 2"),
     ],
@@ -212,7 +216,7 @@ def test_overrides(tmp_path: Path) -> None:
             "sinks.2={class: 'a.b:c'}",
             "backbone.args.img={size: [1, 2]}",
             "checkpoint=null",
-            "limit=${N}",
+            "max_samples=${N}",
             "report.title=a=b",
         ],
         environment={"N": "7"},
@@ -225,7 +229,7 @@ def test_overrides(tmp_path: Path) -> None:
     assert config.sinks[1].uri == "file:/x"
     assert config.sinks[2].class_ == "a.b:c"
     assert config.backbone.args == {"img": {"size": [1, 2]}}
-    assert (config.checkpoint, config.limit, config.report.title) == (None, 7, "a=b")
+    assert (config.checkpoint, config.max_samples, config.report.title) == (None, 7, "a=b")
 
 
 def test_override_faults_name_the_override(tmp_path: Path) -> None:
@@ -234,7 +238,7 @@ def test_override_faults_name_the_override(tmp_path: Path) -> None:
         "source: demo\nseed: x\nbatch_size: x\n",
         "learner.lora.rnk=3",
         "seed=y",
-        "limit=[",
+        "max_samples=[",
         "x",
         "a..b=1",
         "sinks=[1]",
@@ -246,7 +250,7 @@ def test_override_faults_name_the_override(tmp_path: Path) -> None:
     assert [line.split(": ", 1)[0] for line in found[1:]] == [
         "--set learner.lora.rnk=3",
         "--set seed=y",
-        "--set limit=[",
+        "--set max_samples=[",
         "--set x",
         "--set a..b=1",
         "--set sinks=[1]",
@@ -260,10 +264,10 @@ def test_override_faults_name_the_override(tmp_path: Path) -> None:
 def test_dicts_are_as_strict_as_files() -> None:
     with pytest.raises(ConfigError) as caught:
         config_from_dict(
-            {"source": "demo", "sed": 1, "seed": True, "limit": 3.0, "report": {"title": object()}}
+            {"source": "demo", "sed": 1, "seed": True, "max_samples": 3.0, "report": {"title": object()}}
         )
     assert caught.value.problems == (
-        "limit: must be a valid integer; found 3",
+        "max_samples: must be a valid integer; found 3",
         "report.title: must be a valid string; found a object",
         "seed: must be a valid integer; found true",
         "unknown key 'sed'; did you mean 'seed'?",
@@ -293,7 +297,7 @@ def test_later_stages_can_refuse_with_a_place(tmp_path: Path) -> None:
 SCHEMA = schema()
 EXAMPLES: list[dict[str, Any]] = [
     {"source": "demo"},
-    {"source": {"name": "npz", "args": {"path": "${HOME}"}}, "scenario": "si_blurry", "limit": None},
+    {"source": {"name": "npz", "args": {"path": "${HOME}"}}, "scenario": "si_blurry", "max_samples": None},
     {"source": {"class": "a.b:c", "name": None}, "scenario": {"name": "disjoint", "parts": 3, "seed": 1}},
     {"source": "demo", "learner": {"name": "online_lora", "rank": 2, "learning_rate": 1}, "shift": "plateau"},
     {"source": "demo", "learner": {"name": "ridge", "blocks": [1, 2], "projection": 100}, "checkpoint": None},
@@ -341,14 +345,14 @@ EVERYTHING = st.fixed_dictionaries(
     },
     optional={
         "seed": st.integers(0, 2**63 - 1),
-        "limit": st.none() | st.integers(1, 10**15),
-        "checkpoint": st.none() | st.fixed_dictionaries({"every": st.integers(1, 10**6)}),
-        "learner": st.sampled_from(["hybrid", "ridge", "online_lora"])
+        "max_samples": st.none() | st.integers(1, 10**15),
+        "checkpoint": st.none() | st.fixed_dictionaries({"every_samples": st.integers(1, 10**6)}),
+        "learner": st.sampled_from(["ridge_lora", "ridge", "online_lora"])
         | st.fixed_dictionaries(
             {"name": st.just("online_lora"), "learning_rate": st.floats(0, 10, exclude_min=True)},
             optional={"mask_absent": st.booleans(), "rank": st.integers(1, 1024)},
         ),
-        "shift": st.sampled_from(["plateau", "relative", "none"]),
+        "shift": st.sampled_from(["plateau", "relative_rise", "none"]),
         "report": st.fixed_dictionaries({"title": st.none() | st.text(max_size=20)}),
         "sinks": st.lists(st.sampled_from(["tensorboard", "mlflow", {"class": "a:b"}]), max_size=2),
         "threads": st.none() | st.integers(1, 1024),
@@ -379,7 +383,7 @@ WORDS = st.sampled_from(
         "demo",
         "learner",
         "name",
-        "hybrid",
+        "ridge_lora",
         "ridge",
         "blocks",
         "sinks",
@@ -453,7 +457,7 @@ def test_the_schema_accepts_variables_and_refuses_faults() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA)
     assert validator.is_valid(
-        {"source": "demo", "seed": "${SEED}", "precision": "${P:-auto}", "limit": "${N}"}
+        {"source": "demo", "seed": "${SEED}", "precision": "${P:-auto}", "max_samples": "${N}"}
     )
     for bad in (
         {},
@@ -461,7 +465,7 @@ def test_the_schema_accepts_variables_and_refuses_faults() -> None:
         {"source": "demo", "seed": -1},
         {"source": "demo", "seed": "x"},
         {"source": {"name": "demo", "class": "a:b"}},
-        {"source": "demo", "learner": {"name": "hybird"}},
+        {"source": "demo", "learner": {"name": "ridge_lroa"}},
         {"source": "demo", "learner": {"name": "ridge", "rank": 3}},
     ):
         assert not validator.is_valid(bad), bad
@@ -480,11 +484,11 @@ def test_differences_are_classed_for_a_resume() -> None:
     old = {"source": {"name": "demo", "policy": {"retries": 1}}, "learner": {"lora": {"rank": 4}}}
     new = {
         "source": {"name": "demo", "prefetch": 0, "policy": {"retries": 2, "max_side": 10}},
-        "limit": 5,
+        "max_samples": 5,
         "checkpoint": None,
         "sinks": ["tensorboard"],
         "report": {"samples": 1},
-        "evaluate": {"every": 5},
+        "evaluate": {"every_samples": 5},
         "learner": {"lora": {"rank": 8, "learning_rate": 1e-3}},
         "shift": "plateau",
         "scenario": "iid",
@@ -503,16 +507,16 @@ def test_differences_are_classed_for_a_resume() -> None:
     assert {path for path, severity in found.items() if severity == "warn"} == {
         "source.policy.max_side",
         "learner.lora.learning_rate",
-        "shift.threshold",
-        "shift.novelty",
+        "shift.loss_threshold",
+        "shift.feature_threshold",
         "shift.mean_threshold",
         "shift.variance_threshold",
     }
     assert {
         "source.prefetch",
         "source.policy.retries",
-        "limit",
-        "checkpoint.every",
+        "max_samples",
+        "checkpoint.every_samples",
         "sinks",
         "report.samples",
     } <= {path for path, severity in found.items() if severity == "safe"}

@@ -34,7 +34,7 @@ TINY = (
     f"backbone.args={json.dumps(TINY_VIT)}",
     "precision=32-true",
     "batch_size=4",
-    "limit=8",
+    "max_samples=8",
     "evaluate.max_per_part=1",
 )
 

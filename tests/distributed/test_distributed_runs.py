@@ -80,8 +80,8 @@ def test_three_ranks_and_batches_smaller_than_their_number(tmp_path, learner):
 
 
 def test_what_is_forgotten_is_forgotten_everywhere_at_the_same_step(tmp_path):
-    forget = [{"at": 40, "class": "ant"}, {"at": 64, "ids": ["000051", "000053"]}]
-    write_config(tmp_path, "ridge", forget=forget)
+    forget = [{"offset": 40, "class": "ant"}, {"offset": 64, "ids": ["000051", "000053"]}]
+    write_config(tmp_path, "ridge", forgetting={"requests": forget})
     one, two = one_process(tmp_path), tmp_path / "two"
     ranks(tmp_path)
     assert [e for e in told(two) if e[0] == "forget"] == [("forget", 40, None), ("forget", 64, None)]
@@ -165,7 +165,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_batch(tmp_path, asked):
 def test_another_number_of_ranks_goes_on_where_the_first_stopped(tmp_path):
     write_config(tmp_path, "ridge")
     one = one_process(tmp_path)
-    streamcl_ranks(2, *RUN, "run_dir=mixed", "--set", "limit=40", folder=tmp_path)
+    streamcl_ranks(2, *RUN, "run_dir=mixed", "--set", "max_samples=40", folder=tmp_path)
     done = streamcl(*RUN, "run_dir=mixed", folder=tmp_path)
     assert done.code == 0, done.err
     assert "2 ranks came so far, 1 go on" in done.err
@@ -240,6 +240,6 @@ def test_each_rank_reads_a_part_of_its_own(tmp_path):
     streamcl_ranks(2, *RUN, "run_dir=killed", folder=tmp_path, hooks={1: kill})
     ranks(tmp_path, "killed")
     assert left(tmp_path / "killed") == left(tmp_path / "whole")
-    ranks(tmp_path, "some", world=2, settings=("limit=24",))
+    ranks(tmp_path, "some", world=2, settings=("max_samples=24",))
     refused = streamcl_ranks(3, *RUN, "run_dir=some", folder=tmp_path)
     assert any("that of 2 parts" in each.err for each in refused), [each.err for each in refused]

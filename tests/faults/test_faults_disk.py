@@ -106,8 +106,8 @@ def test_two_processes_one_directory_and_the_lock_of_a_dead_one(tmp_path):
 
 def test_a_run_that_ended_at_its_limit_goes_on_under_a_higher_one(tmp_path):
     write_config(tmp_path)
-    run(tmp_path, "parts", "--set", "limit=44")
-    run(tmp_path, "parts", "--set", "limit=64")
+    run(tmp_path, "parts", "--set", "max_samples=44")
+    run(tmp_path, "parts", "--set", "max_samples=64")
     run(tmp_path, "parts")
     run(tmp_path, "parts")
     offsets = [record["offset"] for record in lines(tmp_path / "parts", "predictions")]
@@ -116,9 +116,9 @@ def test_a_run_that_ended_at_its_limit_goes_on_under_a_higher_one(tmp_path):
 
 def test_differences_of_a_changed_configuration_are_printed_with_their_class(tmp_path):
     write_config(tmp_path)
-    run(tmp_path, "run", "--set", "limit=32")
-    done = run(tmp_path, "run", "--set", "limit=48", "--set", "learner.learning_rate=0.02")
-    assert "limit: 32 -> 48 (safe)" in done.err
+    run(tmp_path, "run", "--set", "max_samples=32")
+    done = run(tmp_path, "run", "--set", "max_samples=48", "--set", "learner.learning_rate=0.02")
+    assert "max_samples: 32 -> 48 (safe)" in done.err
     assert "learner.learning_rate: 0.01 -> 0.02 (warn)" in done.err
     before = left(tmp_path / "run")
     done = run(tmp_path, "run", "--set", "learner.rank=2", "--set", "seed=1", code=2)
@@ -134,7 +134,7 @@ def test_spaces_unicode_and_links_in_every_path(tmp_path):
     write_config(place, "strøm 1.yaml")
     done = streamcl("run", "link/strøm 1.yaml", "--set", "run_dir=link/ru n ü", folder=tmp_path)
     assert done.code == 0, done.err
-    for command in ("inspect", "report", "doctor"):
+    for command in ("status", "report", "doctor"):
         assert streamcl(command, "link/ru n ü", folder=tmp_path).code == 0
     assert (place / "ru n ü" / "report.html").exists()
 

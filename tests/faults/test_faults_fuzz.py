@@ -34,7 +34,7 @@ pytestmark = pytest.mark.faults
 def stopped(tmp_path_factory) -> Path:
     """A folder with a YAML file and a run that was stopped half-way, and has a report."""
     folder = tmp_path_factory.mktemp("stopped")
-    write_config(folder, learner="ridge", checkpoint={"every": 16, "keep": 2})
+    write_config(folder, learner="ridge", checkpoint={"every_samples": 16, "keep": 2})
     learn = "streamcl.learners.ridge:RidgeLearner.learn"
     hook = ("fault_runs:signal_at", {"point": learn, "times": 1})
     for _ in range(3):
@@ -52,7 +52,7 @@ def damaged_run_is_survived(stopped: Path, damages) -> None:
     for which, kind, where, byte in damages:
         files = sorted(path for path in run.rglob("*") if path.is_file())
         damage(files[int(which * len(files))], kind, where, byte)
-    for command in ("doctor", "inspect", "report"):
+    for command in ("doctor", "status", "report"):
         sound(streamcl(command, "runs/stream", folder=folder), {0, 1, 2, 4, 6})
     sound(streamcl("run", "stream.yaml", folder=folder), {0, 2, 4, 6})
     sound(streamcl("run", "stream.yaml", "--fresh", folder=folder), {0, 2})

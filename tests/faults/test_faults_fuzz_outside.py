@@ -39,8 +39,10 @@ MANY = {"phases": [Phase.generate], **(QUIET | {"derandomize": False})}
 def finished(tmp_path_factory) -> Path:
     """A folder with a YAML file and a finished run in which a class was forgotten, with its receipt."""
     folder = tmp_path_factory.mktemp("finished")
-    forget = [{"at": 40, "class": "ant"}]
-    write_config(folder, learner="ridge", checkpoint={"every": 16, "keep": 2}, forget=forget)
+    forget = [{"offset": 40, "class": "ant"}]
+    write_config(
+        folder, learner="ridge", checkpoint={"every_samples": 16, "keep": 2}, forgetting={"requests": forget}
+    )
     assert streamcl("run", "stream.yaml", folder=folder).code == 0
     assert list((folder / "runs/stream/receipts").iterdir())
     return folder
@@ -58,7 +60,7 @@ def survives(finished: Path, damages) -> None:
     run = folder / "runs" / "stream"
     for which, kind, where, byte in damages:
         damage(files_of(run)[which], kind, where, byte)
-    for command in ("doctor", "inspect", "report", "forget"):
+    for command in ("doctor", "status", "report", "forget"):
         more = ("--class", "bee") if command == "forget" else ()
         sound(streamcl(command, "runs/stream", *more, folder=folder), {0, 1, 2, 4, 6})
     sound(streamcl("run", "stream.yaml", folder=folder), {0, 2, 4, 6})
@@ -110,13 +112,17 @@ BASE = {
     "source": {"class": "fault_sources:Pictures", "args": {"records": 32}, "prefetch": 2},
     "scenario": None,
     "batch_size": 8,
-    "limit": 16,
+    "max_samples": 16,
     "backbone": TINY,
-    "learner": {"name": "hybrid", "ridge": {"blocks": [1, 2]}, "lora": {"rank": 2, "adapt": 8, "steps": 1}},
-    "shift": {"name": "relative", "threshold": 2.8},
-    "evaluate": {"every": 8, "max_per_part": 2},
-    "checkpoint": {"every": 8, "keep": 1},
-    "forget": [{"at": 8, "class": "ant"}],
+    "learner": {
+        "name": "ridge_lora",
+        "ridge": {"blocks": [1, 2]},
+        "lora": {"rank": 2, "warmup_samples": 8, "steps": 1},
+    },
+    "shift": {"name": "relative_rise", "loss_threshold": 2.8},
+    "evaluate": {"every_samples": 8, "max_per_part": 2},
+    "checkpoint": {"every_samples": 8, "keep": 1},
+    "forgetting": {"requests": [{"offset": 8, "class": "ant"}]},
     "max_skipped": 2,
     "report": {"samples": 1},
     "device": "cpu",

@@ -170,17 +170,17 @@ def test_a_stream_that_cannot_be_replayed_says_so_and_is_not_resumed(tmp_path):
 
 
 def test_a_guarantee_that_a_source_cannot_carry_is_refused_before_anything_runs(tmp_path):
-    demanded = {"every": 16, "guarantee": "exactly_once"}
+    demanded = {"every_samples": 16, "delivery": "exactly_once"}
     run, done = go(tmp_path, {"of": "once"}, 2, checkpoint=demanded)
     assert "stream.yaml:1:" in done.err
-    assert "checkpoint.guarantee: once cannot be replayed" in done.err
+    assert "checkpoint.delivery: once cannot be replayed" in done.err
     assert not [path.name for path in run.glob("*") if path.name not in {"lock", ".lock"}]
 
 
 @pytest.mark.parametrize("source", [{"of": "Pictures"}, {"of": "shrinks", "deterministic": True}])
 def test_a_source_that_can_be_replayed_carries_it(tmp_path, source):
     code = 143 if source["of"] == "shrinks" else 0  # it stops itself the first time
-    go(tmp_path, source, code, checkpoint={"every": 16, "guarantee": "exactly_once"})
+    go(tmp_path, source, code, checkpoint={"every_samples": 16, "delivery": "exactly_once"})
 
 
 @pytest.mark.parametrize("about", ["holdout", pytest.param("classes", marks=pytest.mark.slow)])

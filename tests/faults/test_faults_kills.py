@@ -30,7 +30,7 @@ CLASS = {"online_lora": "OnlineLoRALearner", "ridge": "RidgeLearner"}
 
 def config(folder: Path, learner: str, **changes) -> None:
     source = {"class": "fault_sources:Pictures", "args": {"records": RECORDS}}
-    write_config(folder, learner=learner, source=source, evaluate={"every": 64}, **changes)
+    write_config(folder, learner=learner, source=source, evaluate={"every_samples": 64}, **changes)
 
 
 def uninterrupted(folder: Path) -> Left:
@@ -67,7 +67,7 @@ def test_killed_in_every_phase_it_ends_as_if_it_had_not_been(tmp_path, learner):
 
 @pytest.mark.slow
 def test_two_hundred_kills_at_random_calls(tmp_path):
-    config(tmp_path, "online_lora", checkpoint={"every": 8})
+    config(tmp_path, "online_lora", checkpoint={"every_samples": 8})
     whole = uninterrupted(tmp_path)
     rng, killed, ends = random.Random(0), [], 0
     while len(killed) < 200:
@@ -90,7 +90,9 @@ def test_two_hundred_kills_at_random_calls(tmp_path):
 def test_bit_identity_in_every_precision_with_and_without_read_ahead(tmp_path, learner, precision, prefetch):
     """Killed by the clock, from outside, some ten times."""
     source = {"class": "fault_sources:Shaken", "args": {"records": RECORDS}, "prefetch": prefetch}
-    write_config(tmp_path, learner=learner, source=source, precision=precision, evaluate={"every": 64})
+    write_config(
+        tmp_path, learner=learner, source=source, precision=precision, evaluate={"every_samples": 64}
+    )
     whole = uninterrupted(tmp_path)
     rng, kills = random.Random(1), 0
     while True:

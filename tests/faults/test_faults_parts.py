@@ -97,7 +97,7 @@ def with_faults(learner, faults):
 
 
 def faulty_ridge(faults, backbone, compute):
-    head = RidgeHead(concat_width(backbone, BLOCKS), relative_lambda=1.0)
+    head = RidgeHead(concat_width(backbone, BLOCKS), trace_ridge=1.0)
     learner = RidgeLearner(backbone, compute, head, blocks=BLOCKS)
     learner.reader = FaultyReader(learner.reader, faults)
     return with_faults(learner, faults)
@@ -380,7 +380,7 @@ def in_buffer(learner, found, samples):
 
 
 def make_cohorts(faults, backbone, compute):
-    learner = cohorts(backbone, compute, by="stretch", stretch=3, adapt=4)
+    learner = cohorts(backbone, compute, by="offset_range", stretch=3, adapt=4)
     learner.reader = FaultyReader(learner.reader, faults)
     return learner
 

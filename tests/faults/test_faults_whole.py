@@ -20,7 +20,7 @@ from streamcl.testing.torch_faults import OutOfMemory
 
 pytestmark = pytest.mark.faults
 
-HEADS = [RidgeHead, SLDAHead, NCMHead, lambda width: RidgeHead(width, projection=600, shrinkage=32.0)]
+HEADS = [RidgeHead, SLDAHead, NCMHead, lambda width: RidgeHead(width, projection=600, variance_ridge=32.0)]
 
 
 def features(rows, seed):

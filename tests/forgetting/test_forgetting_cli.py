@@ -41,7 +41,7 @@ backbone:
   args: {patch_size: 8, embed_dim: 32, depth: 3, num_heads: 2}
 learner: LEARNER
 batch_size: 8
-checkpoint: {every: 64}
+checkpoint: {every_samples: 64}
 threads: 1
 precision: 32-true
 """
@@ -52,7 +52,7 @@ class User:
 
     def __init__(self, folder: Path, learner: str, statistics: str | None, pause: float):
         self.folder, self.run = folder, folder / "runs" / "visitors"
-        kept = f"statistics: {statistics}\n" if statistics else ""
+        kept = f"forgetting: {{keep_statistics: {statistics}}}\n" if statistics else ""
         (folder / "visitors.py").write_text(SOURCE)
         config = CONFIG.replace("LEARNER", learner).replace("PAUSE", str(pause))
         (folder / "visitors.yaml").write_text(config + kept)
@@ -94,7 +94,11 @@ class User:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("learner", "statistics"),
-    [("ridge", None), ("ridge", "per_class"), ("{name: hybrid, lora: {adapt: 64, rank: 2}}", "per_subject")],
+    [
+        ("ridge", None),
+        ("ridge", "per_class"),
+        ("{name: ridge_lora, lora: {warmup_samples: 64, rank: 2}}", "per_subject"),
+    ],
 )
 def test_a_stream_is_asked_while_it_runs_then_killed_resumed_and_verified(tmp_path, learner, statistics):
     user = User(tmp_path, learner, statistics, pause=0.03)

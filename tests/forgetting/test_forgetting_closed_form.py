@@ -29,7 +29,8 @@ SAMPLES = [sample(number) for number in range(120)]
 
 
 def learner(backbone, compute, head=RidgeHead, **options):
-    options = {"relative_lambda": 1e-3, "refresh": 0.0} | options if head is not NCMHead else {}
+    ridge = "shrinkage" if head is SLDAHead else "trace_ridge"
+    options = {ridge: 1e-3, "refit_fraction": 0.0} | options if head is not NCMHead else {}
     return RidgeLearner(backbone, compute, head(WIDTH, **options), blocks=(0, 1, 2))
 
 
@@ -191,7 +192,7 @@ def test_a_class_of_500_samples_is_taken_out_of_2048_features_as_if_it_had_never
     torch.manual_seed(0)
     features, targets = torch.randn(5000, 2048), torch.arange(5000) % 10
     chosen = targets == 3
-    head, other = (RidgeHead(2048, relative_lambda=1e-3) for _ in range(2))
+    head, other = (RidgeHead(2048, trace_ridge=1e-3) for _ in range(2))
     head.grow(100)
     head.update(features, targets)
     head.remove(head.measure(features[chosen], targets[chosen]))

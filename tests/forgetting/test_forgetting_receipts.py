@@ -31,7 +31,7 @@ PLACES = {
 }
 
 SMALL = Receipt(
-    **{"request": "r1", "kind": "class", "outcome": "refused", "offset": 0, "relearn": "deny"},
+    **{"request": "r1", "kind": "class", "outcome": "refused", "offset": 0, "on_return": "drop"},
     **{"received": 1.0, "completed": 2.0, "deadline": None, "reason": "<no>"},
 )
 

@@ -90,13 +90,13 @@ def test_afterwards_nothing_in_the_run_directory_names_the_class(tmp_path):
 @pytest.mark.parametrize("what", [{"label": "odd"}, {"subject": "subject-2"}, {"ids": ids([1, 30])}])
 def test_what_comes_again_is_not_learned_again_unless_allowed(tmp_path, what):
     script = [4, 4, 4, *source()._script]
-    for relearn in ("deny", "allow"):
-        schedule = [ForgetRequest(**what, offset=8, id="r1", relearn=relearn)]
-        with Opened(tmp_path / relearn, source(*script), schedule=schedule) as run:
+    for on_return in ("drop", "learn"):
+        schedule = [ForgetRequest(**what, offset=8, id="r1", on_return=on_return)]
+        with Opened(tmp_path / on_return, source(*script), schedule=schedule) as run:
             run.run()
             after = [name for name in run.learner.consumed if int(name) >= 8]
         allowed = 52 - 8
-        assert (len(after) == allowed) is (relearn == "allow")
+        assert (len(after) == allowed) is (on_return == "learn")
 
 
 def test_the_same_request_twice_is_one(tmp_path):
@@ -149,7 +149,7 @@ def test_a_malformed_request_in_the_ledger_is_refused_and_the_stream_goes_on(tmp
         ({"subject": "a", "offset": -1}, "'offset' is not valid"),
         ({"offsets": (5, 5)}, "'offsets' must be"),
         ({"subject": "a", "guarantee": "perfect"}, "'guarantee' is not valid: input should be 'exact'"),
-        ({"subject": "a", "relearn": "maybe"}, "'relearn' is not valid"),
+        ({"subject": "a", "on_return": "maybe"}, "'on_return' is not valid"),
         ({"lable": "a"}, "has no field 'lable'"),
         ({"samples": [{"id": "a"}]}, "carries cannot be read"),
         ({"subject": "a", "deadline": float("nan")}, "'deadline' is not valid"),

@@ -174,7 +174,7 @@ def test_a_failed_request_past_its_deadline_is_told_though_it_is_not_pending(tmp
     go_on(tmp_path, broken=True)
     assert len(events(tmp_path, "overdue")) >= 1
     (finding,) = [each for each in examine(tmp_path) if each.text.startswith("request 'r1' failed")]
-    assert "--retry r1" in finding.hint
+    assert "retry RUN r1" in finding.hint
 
 
 def test_the_command_line_and_python_ask_again(tmp_path, monkeypatch):
@@ -196,10 +196,9 @@ def test_the_command_line_and_python_ask_again(tmp_path, monkeypatch):
         run.processor.forget()
     assert [each["outcome"] for each in receipts(run.folder, name)] == ["failed"] * 3
     monkeypatch.setattr(RidgeLearner, "subtract", subtract)
-    assert call("forget", run.folder, "--retry", name, "--class", "4")[0] == 6
-    assert call("forget", run.folder, "--retry", "nobody")[0] == 6
-    code, text = call("forget", run.folder, "--retry", "letter", "--now")
+    assert call("retry", run.folder, "nobody")[0] == 6
+    code, text = call("retry", run.folder, "letter", "--execute")
     assert (code, name in text, "done: exact" in text) == (0, True, True)
     for path in sorted((run.folder / "receipts").glob("*.json")):
         assert call("verify", path)[0] == 0
-    assert call("forget", run.folder, "--retry", name)[0] == 6  # it is done
+    assert call("retry", run.folder, name)[0] == 6  # it is done

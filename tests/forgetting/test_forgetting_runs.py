@@ -35,7 +35,7 @@ def test_a_stopped_run_carries_a_request_out_at_once(stopped):
     gone = seen(stopped)["4"][:3]
     (stopped / "ids.txt").write_text("\n".join(gone))
     code, text = call(
-        "forget", stopped / "run", "--ids", stopped / "ids.txt", "--guarantee", "exact", "--now"
+        "forget", stopped / "run", "--ids", stopped / "ids.txt", "--guarantee", "exact", "--execute"
     )
     assert code == 0, text
     assert "done: exact, by closed_form" in text
@@ -72,7 +72,7 @@ def test_the_result_is_that_of_the_run_without_the_samples(tmp_path):
         run.processor.forget()
         rest = [p.id for p in predictions if p.label != "4"]
         forgotten = run.learner.head.statistics
-        with open_run(configuration(tmp_path / "b", limit=1)) as other:
+        with open_run(configuration(tmp_path / "b", max_samples=1)) as other:
             fresh = other.learner
             samples = list(run.source.fetch(rest).values())
             from streamcl.events import Batch
@@ -85,7 +85,7 @@ def test_the_result_is_that_of_the_run_without_the_samples(tmp_path):
 
 
 def test_what_cannot_be_is_refused_with_the_reason(stopped):
-    code, text = call("forget", stopped / "run", "--class", "cta", "--now")
+    code, text = call("forget", stopped / "run", "--class", "cta", "--execute")
     assert code == 6
     assert "no class of that name" in text
     assert call("forget", stopped / "run")[0] == 6
@@ -102,16 +102,16 @@ def test_a_running_process_holds_the_run_and_the_request_waits_for_it(tmp_path):
                 asked = True
                 code, text = call("forget", run.folder, "--class", "4")
                 assert code == 0, text
-                assert call("forget", run.folder, "--class", "1", "--now")[0] == 2  # it is held
+                assert call("forget", run.folder, "--class", "1", "--execute")[0] == 2  # it is held
         assert not {"4", "1"} & set(run.learner.classes)
 
 
 def test_scheduled_requests_are_not_kept_in_the_configuration(tmp_path):
-    forget = [{"at": 32, "subject": "Ada Lovelace"}, {"at": 64, "class": 4}]
-    with open_run(configuration(tmp_path, forget=forget)) as run:
+    forget = [{"offset": 32, "subject": "Ada Lovelace"}, {"offset": 64, "class": 4}]
+    with open_run(configuration(tmp_path, forgetting={"requests": forget})) as run:
         list(run)
     assert holds(tmp_path, "Ada Lovelace") == {}
-    with open_run(configuration(tmp_path, forget=forget)) as again:
+    with open_run(configuration(tmp_path, forgetting={"requests": forget})) as again:
         assert again.processor.progress.finished
 
 
@@ -147,7 +147,7 @@ def test_shared_lora_is_never_called_exact(tmp_path):
 
 
 def test_dropping_a_class_leaves_the_other_rows_as_they_were(tmp_path):
-    with open_run(configuration(tmp_path, learner="online_lora", limit=64)) as run:
+    with open_run(configuration(tmp_path, learner="online_lora", max_samples=64)) as run:
         list(run)
         learner = run.learner
         keep = [i for i, name in enumerate(learner.classes) if name != learner.classes[0]]

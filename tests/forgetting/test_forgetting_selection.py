@@ -57,7 +57,7 @@ def test_a_predicate_selects_what_all_of_it_says(tmp_path, what, chosen):
 def as_event(folder, what):
     """The request as a source would yield it."""
     chosen = {k: v for k, v in what.items() if k in {"id_pattern", "domain", "offsets"}}
-    return ForgetRequest(id="r1", **chosen, relearn=what.get("relearn", "deny"))
+    return ForgetRequest(id="r1", **chosen, on_return=what.get("on_return", "drop"))
 
 
 def by_event(folder, what):
@@ -66,7 +66,7 @@ def by_event(folder, what):
 
 def by_yaml(folder, what):
     options = {name: list(v) if isinstance(v, tuple) else v for name, v in what.items()}
-    config = configuration(folder, forget=[{"at": 40, **options}])
+    config = configuration(folder, forgetting={"requests": [{"offset": 40, **options}]})
     return ScriptedSource([*batches(), 4, *again()]), build_schedule(config)
 
 
@@ -98,32 +98,32 @@ def by_python(folder, what):
 WAYS = [by_event, by_yaml, by_command, by_python]
 
 
-@pytest.mark.parametrize("relearn", ["deny", "allow"])
+@pytest.mark.parametrize("on_return", ["drop", "learn"])
 @pytest.mark.parametrize("way", WAYS)
-def test_each_way_of_asking_selects_alike_and_says_whether_it_may_be_learned_again(tmp_path, way, relearn):
-    what = {"id_pattern": "00001?", "domain": "north", "offsets": (0, 18), "relearn": relearn}
+def test_each_way_of_asking_selects_alike_and_says_whether_it_may_be_learned_again(tmp_path, way, on_return):
+    what = {"id_pattern": "00001?", "domain": "north", "offsets": (0, 18), "on_return": on_return}
     source, schedule = way(tmp_path, what)
     gone = [record_id(k) for k in (10, 11, 16, 17)]
     with Opened(tmp_path / "run", source, schedule=schedule) as run:
         run.run()
         times = {name: run.learner.consumed.count(name) for name in gone}
-        assert set(times.values()) == ({1} if relearn == "allow" else {0})
+        assert set(times.values()) == ({1} if on_return == "learn" else {0})
         assert run.learner.consumed.count(record_id(12)) == 2
         buried = [run.ledger.is_tombstoned("sample", name) for name in gone]
-        assert buried == [relearn == "deny"] * 4
+        assert buried == [on_return == "drop"] * 4
     (receipt,) = (tmp_path / "run" / "receipts").glob("*.json")
     content = json.loads(receipt.read_text())
-    assert (content["relearn"], content["scope"]["learned"]) == (relearn, 4)
+    assert (content["on_return"], content["scope"]["learned"]) == (on_return, 4)
 
 
 def test_whether_it_may_be_learned_again_is_in_the_ledger(tmp_path):
-    for relearn in ("deny", "allow"):
-        asked = ForgetRequest(id=f"r-{relearn}", subject="ann", relearn=relearn)
-        assert asked.model_dump(mode="json")["relearn"] == relearn
+    for on_return in ("drop", "learn"):
+        asked = ForgetRequest(id=f"r-{on_return}", subject="ann", on_return=on_return)
+        assert asked.model_dump(mode="json")["on_return"] == on_return
         with Ledger(tmp_path / LEDGER) as ledger:
             ledger.submit(asked.model_dump(mode="json"))
     with Ledger(tmp_path / LEDGER) as ledger:
-        assert [entry.body["relearn"] for entry in ledger.pending()] == ["deny", "allow"]
+        assert [entry.body["on_return"] for entry in ledger.pending()] == ["drop", "learn"]
 
 
 @pytest.mark.parametrize(
@@ -132,16 +132,16 @@ def test_whether_it_may_be_learned_again_is_in_the_ledger(tmp_path):
         ({"id_pattern": ""}, "id_pattern"),
         ({"id_pattern": "a*", "class": "b"}, "stands alone"),
         ({"offsets": [5]}, "offsets"),
-        ({"relearn": "maybe", "class": "b"}, "relearn"),
+        ({"on_return": "maybe", "class": "b"}, "on_return"),
     ],
 )
 def test_a_wrong_predicate_in_the_configuration_is_refused_with_its_place(tmp_path, wrong, place):
     with pytest.raises(ConfigError) as refused:
-        configuration(tmp_path, forget=[{"at": 3, **wrong}])
+        configuration(tmp_path, forgetting={"requests": [{"offset": 3, **wrong}]})
     assert place in str(refused.value) + str(refused.value.problems)
 
 
 def test_a_span_that_ends_before_it_begins_is_refused(tmp_path):
     with pytest.raises(ConfigError) as refused:
-        configuration(tmp_path, forget=[{"at": 3, "offsets": [9, 4]}])
+        configuration(tmp_path, forgetting={"requests": [{"offset": 3, "offsets": [9, 4]}]})
     assert "'offsets' must be two offsets" in str(refused.value) + str(refused.value.problems)

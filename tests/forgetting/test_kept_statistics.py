@@ -69,7 +69,7 @@ class Bench:
     """A learner with lineage and kept sums, without a loop around them."""
 
     def __init__(self, folder, backbone, compute, by, **options):
-        head = RidgeHead(WIDTH, relative_lambda=1e-3, refresh=0.0)
+        head = RidgeHead(WIDTH, trace_ridge=1e-3, refit_fraction=0.0)
         self.learner = RidgeLearner(backbone, compute, head, blocks=(0, 1, 2))
         folder.mkdir(parents=True, exist_ok=True)
         self.lineage = Lineage(folder / "lineage.sqlite")
@@ -178,7 +178,7 @@ def test_any_interleaving_equals_the_stream_without_the_forgotten(
         assert not asked or kind != by
         alive = [s for s in alive if s.id not in chosen]
     fresh = RidgeLearner(
-        tiny_backbone, fp32, RidgeHead(WIDTH, relative_lambda=1e-3, refresh=0.0), blocks=(0, 1, 2)
+        tiny_backbone, fp32, RidgeHead(WIDTH, trace_ridge=1e-3, refit_fraction=0.0), blocks=(0, 1, 2)
     )
     for name in sorted(set(bench.learner.classes) - {s.label for s in alive}):
         bench.learner.drop_class(name)

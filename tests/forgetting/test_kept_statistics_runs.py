@@ -251,7 +251,7 @@ def test_the_doctor_looks_at_them(tmp_path):
 @pytest.mark.parametrize("learner", ["ncm", "online_lora", "er"])
 def test_learners_without_such_sums_are_refused(tmp_path, learner):
     with pytest.raises(ConfigError, match="no sums of squares to keep"):
-        configuration(tmp_path, learner=learner, statistics="per_class")
+        configuration(tmp_path, learner=learner, forgetting={"keep_statistics": "per_class"})
 
 
 def stream(count=160):
@@ -268,7 +268,7 @@ def real(folder, learner, **more):
     return config_from_dict({**plain, "source": {"class": "test_kept_statistics_runs:stream"}})
 
 
-HYBRID = {"name": "hybrid", "lora": {"adapt": 32, "rank": 2}}
+HYBRID = {"name": "ridge_lora", "lora": {"warmup_samples": 32, "rank": 2}}
 WHOLE = {"per_class": {"label": "cat"}, "per_subject": {"subject": "person 1"}}
 
 
@@ -295,7 +295,7 @@ def test_real_learners_forget_a_cohort_exactly_though_nothing_can_be_fetched(
     tmp_path, learner, method, statistics
 ):
     what = WHOLE[statistics]
-    with open_run(real(tmp_path / "a", learner, statistics=statistics)) as run:
+    with open_run(real(tmp_path / "a", learner, forgetting={"keep_statistics": statistics})) as run:
         list(run)
         name = run.forget(**what, guarantee="exact")
         run.processor.forget()
@@ -323,7 +323,7 @@ def test_real_learners_forget_a_cohort_exactly_though_nothing_can_be_fetched(
 
 
 def test_what_a_dropped_branch_kept_goes_with_it(tmp_path):
-    with open_run(real(tmp_path, HYBRID, statistics="per_class")) as run:
+    with open_run(real(tmp_path, HYBRID, forgetting={"keep_statistics": "per_class"})) as run:
         list(run)
         assert set(run.forgetter._run.kept.file.cohorts_by_head()) == {0, 1}
         run.forget(label="cat")
@@ -335,11 +335,11 @@ def test_what_a_dropped_branch_kept_goes_with_it(tmp_path):
 
 
 def test_the_command_line_verifies_the_receipt(tmp_path):
-    with open_run(real(tmp_path, "ridge", statistics="per_class")) as run:
+    with open_run(real(tmp_path, "ridge", forgetting={"keep_statistics": "per_class"})) as run:
         list(run)
     code, text = call("forget", run.folder, "--class", "cat", "--guarantee", "exact")
     assert code == 0, text
-    with open_run(real(tmp_path, "ridge", statistics="per_class")) as run:
+    with open_run(real(tmp_path, "ridge", forgetting={"keep_statistics": "per_class"})) as run:
         run.processor.forget()
     (receipt,) = run.folder.glob("receipts/*.json")
     assert call("verify", receipt)[0] == 0

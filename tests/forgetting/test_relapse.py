@@ -16,9 +16,9 @@ from streamcl.forgetting.monitoring.relapse import REPEATS, Relapse
 from streamcl.forgetting.monitoring.separability import features_of, shown_by
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.testing import ScriptedSource
 
 ERASED = "cat"

@@ -28,7 +28,12 @@ def taught(name, backbone, compute):
 
 
 @pytest.mark.parametrize(
-    "name", [{"name": "ridge", "blocks": [0, 1]}, {"name": "hybrid", "lora": {"adapt": 48}}, "online_lora"]
+    "name",
+    [
+        {"name": "ridge", "blocks": [0, 1]},
+        {"name": "ridge_lora", "lora": {"warmup_samples": 48}},
+        "online_lora",
+    ],
 )
 def test_accuracy_before_and_after_is_what_predictions_give(name, tiny_backbone, fp32):
     learner = taught(name, tiny_backbone, fp32)
@@ -60,7 +65,7 @@ def test_samples_are_looked_at_once_where_no_erasure_changes_their_features(tiny
 
 
 @pytest.mark.parametrize(
-    "name", [{"name": "ridge", "blocks": [0, 1]}, {"name": "hybrid", "lora": {"adapt": 48}}]
+    "name", [{"name": "ridge", "blocks": [0, 1]}, {"name": "ridge_lora", "lora": {"warmup_samples": 48}}]
 )
 def test_what_was_prepared_before_anything_was_learned_tells_the_same(name, tiny_backbone, fp32):
     parts, request = [HoldoutPart("all", samples(30, 500))], ForgetRequest(id="r", label="cat")

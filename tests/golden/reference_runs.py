@@ -68,28 +68,33 @@ _STRONG = {  # learns enough in a few steps that there is something to forget
     "learning_rate": 1e-2,
     "regularisation": 0.0,
     "mask_absent": False,
-    "buffer": 16,
+    "hard_buffer_size": 16,
     "buffer_weight": "batch",
 }
-_BRANCH = {"first_block": 1, "adapt": 48}
+_BRANCH = {"first_block": 1, "warmup_samples": 48}
 
 LEARNERS: dict[str, dict[str, Any]] = {
     "ridge": {"name": "ridge", "blocks": [1, 2]},
-    "ridge_plain": {"name": "ridge", "blocks": [1], "views": 2, "shrinkage": None, "projection": 64},
-    "hybrid": {"name": "hybrid", "ridge": {"blocks": [1, 2]}, "lora": _BRANCH},
+    "ridge_plain": {"name": "ridge", "blocks": [1], "tta_views": 2, "variance_ridge": None, "projection": 64},
+    "hybrid": {"name": "ridge_lora", "ridge": {"blocks": [1, 2]}, "lora": _BRANCH},
     "mixed": {
-        "name": "mixed",
+        "name": "mixed_privacy",
         "ridge": {"blocks": [1, 2]},
         "lora": _BRANCH,
         "users": {"tangents": 24, "noise": 1e-3},
     },
-    "cohorts": {"name": "cohorts", "by": "domain", "ridge": {"blocks": [1, 2]}, "lora": _BRANCH},
-    "cohorts_crowded": {
-        "name": "cohorts",
-        "by": "subject",
-        "limit": 2,
+    "cohorts": {
+        "name": "cohort_adapters",
+        "cohort_by": "domain",
         "ridge": {"blocks": [1, 2]},
-        "lora": {"first_block": 1, "adapt": 16},
+        "lora": _BRANCH,
+    },
+    "cohorts_crowded": {
+        "name": "cohort_adapters",
+        "cohort_by": "subject",
+        "max_adapters": 2,
+        "ridge": {"blocks": [1, 2]},
+        "lora": {"first_block": 1, "warmup_samples": 16},
     },
     "online_lora": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
     "online_lora_strong": _STRONG,
@@ -103,19 +108,19 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "slda": {"name": "slda", "blocks": [1, 2]},
     "frozen_linear": {"name": "frozen_linear"},
     "naive_lora": {"name": "naive_lora", "first_block": 1, "learning_rate": 5e-3},
-    "er": {"name": "er", "buffer": 12, "first_block": 1, "learning_rate": 5e-3},
-    "der_pp": {"name": "der_pp", "buffer": 12, "first_block": 1, "learning_rate": 5e-3},
+    "er": {"name": "er", "replay_size": 12, "first_block": 1, "learning_rate": 5e-3},
+    "der_pp": {"name": "der_pp", "replay_size": 12, "first_block": 1, "learning_rate": 5e-3},
     "ewc_pp": {"name": "ewc_pp", "first_block": 1, "learning_rate": 5e-3},
 }
 
 DETECTORS: dict[str, Any] = {
-    "relative": {"name": "relative", "gather": 8},
+    "relative": {"name": "relative_rise", "min_samples": 8},
     "often": {
         "name": "plateau",
         "window": 3,
         "mean_threshold": 20.0,
         "variance_threshold": 100.0,
-        "gather": 8,
+        "min_samples": 8,
     },
     "plateau": {"name": "plateau", "window": 4, "mean_threshold": 2.5, "variance_threshold": 0.5},
     "river": {"name": "river", "detector": "PageHinkley", "args": {"min_instances": 4, "threshold": 1.0}},
@@ -135,6 +140,8 @@ METHODS = {
     "mixed privacy": "mixed_privacy",
     "nothing": "nothing",
 }
+
+ON_RETURN = {"allow": "learn", "deny": "drop"}
 
 
 def configuration(
@@ -160,10 +167,16 @@ def configuration(
         "backbone": BACKBONE,
         "learner": LEARNERS[learner],
         "shift": DETECTORS[detector],
-        "checkpoint": {"every": checkpoint},
-        "evaluate": {"every": 64 if examine else None, "at_parts": examine, "final": examine},
-        "forget": list(forget),
-        **({"statistics": KEPT_SUMS[sums]} if sums else {}),
+        "checkpoint": {"every_samples": checkpoint},
+        "evaluate": {
+            "every_samples": 64 if examine else None,
+            "at_part_end": examine,
+            "at_stream_end": examine,
+        },
+        "forgetting": {
+            "requests": list(forget),
+            **({"keep_statistics": KEPT_SUMS[sums]} if sums else {}),
+        },
         "precision": "32-true",
         "device": "cpu",
         "threads": 1,
@@ -180,19 +193,20 @@ _WISHES = {  # what a request names: in a configuration, in a call of `forget`, 
     "offsets": ("offsets", "offsets", "--offsets"),
     "all users": ("all_users", "all_users", "--all-users"),
     "method": ("method", "method", "--method"),
-    "relearn": ("relearn", "relearn", "--relearn"),
+    "relearn": ("on_return", "on_return", "--on-return"),
     "guarantee": ("guarantee", "guarantee", "--guarantee"),
 }
 
 
 def _wish(what: Mapping[str, Any], place: int) -> dict[str, Any]:
-    told = {name: METHODS[value] if name == "method" else value for name, value in what.items()}
+    words = {"method": METHODS, "relearn": ON_RETURN}
+    told = {name: words[name][value] if name in words else value for name, value in what.items()}
     return {_WISHES[name.replace("_", " ")][place]: value for name, value in told.items()}
 
 
 def scheduled(at: int, what: Mapping[str, Any]) -> dict[str, Any]:
     """A request in a configuration."""
-    return {"at": at, **_wish(what, 0)}
+    return {"offset": at, **_wish(what, 0)}
 
 
 def ask(run: Any, name: str, what: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ def data(count, *, wrong=0.0, seed=0, width=WIDTH):
 
 
 def head(margin: float | None = 2.0, **options):
-    made = RidgeHead(WIDTH, shrinkage=5.0, margin=margin, refresh=0.1, **options)
+    made = RidgeHead(WIDTH, variance_ridge=5.0, gcv_margin=margin, refit_fraction=0.1, **options)
     made.grow(CLASSES)
     return made
 
@@ -68,7 +68,7 @@ def test_it_is_near_what_truly_leaving_each_sample_out_gives():
         scores = []
         for i in range(len(x)):
             rest = [j for j in range(len(x)) if j != i]
-            one = RidgeHead(WIDTH, shrinkage=ridge)
+            one = RidgeHead(WIDTH, variance_ridge=ridge)
             one.grow(CLASSES)
             one.update(x[rest], y[rest])
             W, _ = one.exact_weights()
@@ -209,5 +209,5 @@ def test_a_wide_head_looks_at_features_evenly_spaced(monkeypatch):
 
 
 def test_a_margin_that_is_no_number_above_zero_is_refused():
-    with pytest.raises(ValueError, match="margin"):
-        RidgeHead(WIDTH, shrinkage=5.0, margin=0.0)
+    with pytest.raises(ValueError, match="gcv_margin"):
+        RidgeHead(WIDTH, variance_ridge=5.0, gcv_margin=0.0)

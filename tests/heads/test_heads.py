@@ -144,7 +144,7 @@ def bits(state, prefix=""):
 
 def test_it_solves_ridge_regression_with_an_unpenalised_intercept():
     x, y = data(60)
-    W, b = learned(x, y, relative_lambda=0.1).exact_weights()
+    W, b = learned(x, y, trace_ridge=0.1).exact_weights()
     h = x.double() - x.double().mean(0)
     Y = F.one_hot(y, CLASSES).double()
     ridge_ = 0.1 * h.square().sum() / WIDTH
@@ -308,7 +308,7 @@ def test_asking_changes_no_state_and_a_restored_head_goes_on_bit_by_bit():
 
 
 def test_a_wide_head_waits_before_it_solves_for_a_class_that_doubled():
-    head, random = RidgeHead(480, refresh=0.5), np.random.default_rng(0)
+    head, random = RidgeHead(480, refit_fraction=0.5), np.random.default_rng(0)
 
     def learn(label, count):
         before = head._solved
@@ -331,7 +331,7 @@ def test_weights_are_solved_anew_only_when_it_is_due(monkeypatch):
 
     solve = module.solved
     monkeypatch.setattr(module, "solved", lambda *a: solves.append(1) or solve(*a))
-    head = ridge(refresh=0.1)
+    head = ridge(refit_fraction=0.1)
     for i in range(0, 2000, 10):
         head.scores(x[:1])
         head.update(x[i : i + 10], y[i : i + 10])
@@ -366,8 +366,8 @@ def test_refused_input_changes_nothing(x, y, said):
 def test_a_state_of_another_width_is_refused():
     with pytest.raises(ValueError, match="expected"):
         RidgeHead(WIDTH + 1).load_state_dict(learned(*data(9)).state_dict())
-    with pytest.raises(ValueError, match="relative_lambda"):
-        RidgeHead(WIDTH, relative_lambda=0)
+    with pytest.raises(ValueError, match="trace_ridge"):
+        RidgeHead(WIDTH, trace_ridge=0)
 
 
 def test_a_width_of_several_blocks():
@@ -381,7 +381,7 @@ def test_a_width_of_several_blocks():
 
 def test_a_head_that_becomes_another_keeps_no_weights_of_its_own():
     def learned(sizes, seed):
-        head = RidgeHead(6, refresh=0.9)
+        head = RidgeHead(6, refit_fraction=0.9)
         head.grow(2)
         draw = torch.Generator().manual_seed(seed)
         for size in sizes:
@@ -398,7 +398,7 @@ def test_a_head_that_becomes_another_keeps_no_weights_of_its_own():
 
 
 def test_the_smallest_eigenvalue_is_near_that_of_a_full_decomposition():
-    head = RidgeHead(6, relative_lambda=0.5)
+    head = RidgeHead(6, trace_ridge=0.5)
     head.grow(2)
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
     head.update(features, torch.arange(40) % 2)

@@ -17,7 +17,7 @@ WIDTH, CLASSES = 6, 3
 HEADS = {
     "ncm-cosine": functools.partial(NCMHead, WIDTH, metric="cosine"),
     "ncm-euclid": functools.partial(NCMHead, WIDTH, metric="euclid"),
-    "slda": functools.partial(SLDAHead, WIDTH, relative_lambda=1e-2, refresh=0.0),
+    "slda": functools.partial(SLDAHead, WIDTH, shrinkage=1e-2, refit_fraction=0.0),
 }
 
 
@@ -162,7 +162,7 @@ def test_euclid_is_the_nearest_mean():
 
 def test_slda_scores_are_gaussian_log_ratios_under_the_shared_covariance():
     x, y = data(60)
-    head = learned(functools.partial(SLDAHead, WIDTH, relative_lambda=1e-12), x, y)
+    head = learned(functools.partial(SLDAHead, WIDTH, shrinkage=1e-12), x, y)
     x = x.double()
     means = torch.stack([x[y == c].mean(dim=0) for c in range(CLASSES)])
     within = (x - means[y]).T @ (x - means[y]) / len(x)
@@ -178,7 +178,9 @@ def test_slda_of_single_samples_has_no_variance_and_stays_finite():
     assert torch.equal(head.scores(x).argmax(dim=1), y)
 
 
-@pytest.mark.parametrize("make", [RidgeHead, functools.partial(RidgeHead, shrinkage=32.0), SLDAHead, NCMHead])
+@pytest.mark.parametrize(
+    "make", [RidgeHead, functools.partial(RidgeHead, variance_ridge=32.0), SLDAHead, NCMHead]
+)
 def test_a_head_that_was_restored_scores_the_same_to_the_last_bit(make):
     """At sizes where a product's last bits depend on the order in which the weights lie in memory."""
     generator = torch.Generator().manual_seed(0)

@@ -194,7 +194,7 @@ def test_cohorts_past_the_limit_have_no_adapter_and_are_not_dropped(tiny_backbon
 
 
 def test_stretches_of_the_stream_can_be_cohorts(tiny_backbone, fp32):
-    learner = teach(cohorts(tiny_backbone, fp32, by="stretch", stretch=24), batches())
+    learner = teach(cohorts(tiny_backbone, fp32, by="offset_range", stretch=24), batches())
     assert sorted(learner.cohorts) == ["0", "1", "2"]
     request = ForgetRequest(id="r", offsets=(24, 48))
     assert learner.selected_cohorts(request) == ("1",)
@@ -238,11 +238,11 @@ def stream():
 def test_a_run_forgets_a_tenant_whole(tmp_path):
     config = configuration(
         tmp_path,
-        {"name": "cohorts", "limit": 3, "lora": {"adapt": 8}},
+        {"name": "cohort_adapters", "max_adapters": 3, "lora": {"warmup_samples": 8}},
         source={"class": "test_cohort_adapters:stream", "deterministic": True},
         batch_size=12,
-        checkpoint={"every": 48},
-        forget=[{"at": 60, "domain": "bolt"}],
+        checkpoint={"every_samples": 48},
+        forgetting={"requests": [{"offset": 60, "domain": "bolt"}]},
     )
     with open_run(config) as run:
         for prediction in run:

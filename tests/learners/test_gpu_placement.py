@@ -17,17 +17,17 @@ from streamcl.audit.run import audit_run
 from streamcl.runs.open import open_run
 
 COUNT, STOP, LATE = 120, 32, 72  # the last is when what is learned in either part is asked back
-ADAPT = {"adapt": 24, "first_block": 1}
+ADAPT = {"warmup_samples": 24, "first_block": 1}
 LEARNERS = {
     "online_lora": {"name": "online_lora"},
     "low_pass": {"name": "online_lora", "backprop": {"lbp_wht": {"order": 1}}},
-    "hybrid": {"name": "hybrid", "lora": ADAPT, "ridge": {"blocks": [0, 1]}},
+    "hybrid": {"name": "ridge_lora", "lora": ADAPT, "ridge": {"blocks": [0, 1]}},
     "ridge": {"name": "ridge", "blocks": [1]},
     "projected": {"name": "ridge", "blocks": [1], "projection": 32},
     "slda": {"name": "slda", "blocks": [1]},
     "ncm": {"name": "ncm", "blocks": [1]},
-    "cohorts": {"name": "cohorts", "by": "domain", "lora": ADAPT, "ridge": {"blocks": [1]}},
-    "mixed": {"name": "mixed"},
+    "cohorts": {"name": "cohort_adapters", "cohort_by": "domain", "lora": ADAPT, "ridge": {"blocks": [1]}},
+    "mixed": {"name": "mixed_privacy"},
     **{name: {"name": name} for name in ("er", "der_pp", "naive_lora", "frozen_linear", "ewc_pp")},
 }
 
@@ -67,7 +67,7 @@ def configuration(images, learner, **more):
         "device": "cuda",
         "precision": "32-true",
         "report": {"samples": 0},
-        "checkpoint": {"every": 16},
+        "checkpoint": {"every_samples": 16},
         "learner": learner,
         **more,
     }
@@ -94,7 +94,9 @@ def carried_through(config, stop=STOP):
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_run_on_a_gpu_learns_stops_forgets_and_goes_on_as_on_a_cpu(images, monkeypatch, tmp_path, name):
-    config = configuration(images, LEARNERS[name], forget=[{"at": STOP + 16, "class": "a"}])
+    config = configuration(
+        images, LEARNERS[name], forgetting={"requests": [{"offset": STOP + 16, "class": "a"}]}
+    )
     plain, there = carried_through(on_cpu(config, tmp_path / "cpu"))
     with pretended_gpu(monkeypatch):
         seen, here = carried_through(config)
@@ -107,8 +109,8 @@ def test_a_run_on_a_gpu_learns_stops_forgets_and_goes_on_as_on_a_cpu(images, mon
 @pytest.mark.parametrize("method", ["gs_lora", "fast_ntk"])
 def test_a_repair_of_shared_weights_ends_on_a_gpu_as_on_a_cpu(images, monkeypatch, tmp_path, method):
     learner = {"name": "online_lora", "learning_rate": 1e-2}
-    forget = [{"at": LATE, "class": "a", "method": method}]
-    config = configuration(images, learner, forget=forget, scenario="iid")
+    forget = [{"offset": LATE, "class": "a", "method": method}]
+    config = configuration(images, learner, forgetting={"requests": forget}, scenario="iid")
     carried_through(on_cpu(config, tmp_path / "cpu"))
     with pretended_gpu(monkeypatch):
         carried_through(config)
@@ -125,8 +127,10 @@ def receipt_in(folder):
 
 @pytest.mark.parametrize("name", ["ridge", "hybrid"])
 def test_kept_sums_are_subtracted_on_a_gpu(gpu, images, name):
-    forget = [{"at": LATE, "class": "a"}]
-    carried_through(configuration(images, LEARNERS[name], forget=forget, statistics="per_class"))
+    forget = [{"offset": LATE, "class": "a"}]
+    carried_through(
+        configuration(images, LEARNERS[name], forgetting={"requests": forget, "keep_statistics": "per_class"})
+    )
     receipt = receipt_in(images.parent / "run")
     assert (receipt["outcome"], receipt["guarantee"]) == ("done", "exact")
     assert receipt["figures"]["from_kept_statistics"] > 0
@@ -137,7 +141,9 @@ def test_kept_sums_are_subtracted_on_a_gpu(gpu, images, name):
     [("ridge", False), ("hybrid", False), pytest.param("online_lora", True, marks=pytest.mark.slow)],
 )
 def test_an_audit_finds_on_a_gpu_what_it_finds_on_a_cpu(images, monkeypatch, tmp_path, name, rerun):
-    config = configuration(images, LEARNERS[name], forget=[{"at": LATE, "class": "a"}], scenario="iid")
+    config = configuration(
+        images, LEARNERS[name], forgetting={"requests": [{"offset": LATE, "class": "a"}]}, scenario="iid"
+    )
     audit = functools.partial(audit_run, config=AuditConfig(references=8, reruns=8), retrain=rerun)
     carried_through(on_cpu(config, tmp_path / "cpu"))
     there = audit(tmp_path / "cpu")

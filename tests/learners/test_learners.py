@@ -12,8 +12,8 @@ from streamcl.errors import ForgettingError
 from streamcl.events import Batch
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.nn.build import build_backbone
 from streamcl.nn.device import resolve_compute
 from streamcl.storage.plain_state import state_hash
@@ -203,9 +203,9 @@ def test_while_its_branch_adapts_a_hybrid_guesses_by_the_frozen_one_alone(tiny_b
 def test_features_are_the_same_to_the_last_bit_whichever_images_come_together(precision, views):
     compute = resolve_compute("cpu", precision)
     vit = build_backbone("vit_small_patch14_dinov2", weights="none", image_size=70, depth=3)
-    learner = RidgeLearner(vit, compute, RidgeHead(4 * 384), blocks=(1, 2), views=views)
+    learner = RidgeLearner(vit, compute, RidgeHead(4 * 384), blocks=(1, 2), tta_views=views)
     head = RidgeHead(2 * 384)
-    branch = AdaptedBranch(vit, compute, head, blocks=(2,), first_block=1, adapt=0)
+    branch = AdaptedBranch(vit, compute, head, blocks=(2,), first_block=1, warmup_samples=0)
     branch.freeze()
     both = RidgeLoRALearner(learner, branch)
     samples = make_batch(0, LABELS * 16).samples
@@ -218,7 +218,9 @@ def test_features_are_the_same_to_the_last_bit_whichever_images_come_together(pr
 
 def test_without_its_branch_a_hybrid_is_a_ridge_learner(tiny_backbone, fp32):
     mixed = hybrid(tiny_backbone, fp32)
-    plain = RidgeLearner(tiny_backbone, fp32, RidgeHead(3 * 64, shrinkage=3.0), blocks=(0, 1, 2), views=2)
+    plain = RidgeLearner(
+        tiny_backbone, fp32, RidgeHead(3 * 64, variance_ridge=3.0), blocks=(0, 1, 2), tta_views=2
+    )
     for number in range(5):
         batch = make_batch(8 * number, LABELS * 2)
         mixed.learn(batch)

@@ -252,7 +252,7 @@ def linear(seed=0):
 
 
 def filled(z, targets, parts):
-    weights = UserWeights(12, shrinkage=5.0, noise=0.01)
+    weights = UserWeights(12, variance_ridge=5.0, noise=0.01)
     weights.grow(3)
     for name, rows in parts.items():
         share = weights.measure(z[rows], targets[rows])
@@ -376,9 +376,9 @@ def stream():
 
 
 def configuration(folder, **more):
-    learner = {"name": "mixed", "lora": {"adapt": 16}, "users": {"tangents": 16}}
+    learner = {"name": "mixed_privacy", "lora": {"warmup_samples": 16}, "users": {"tangents": 16}}
     source = {"class": "test_mixed_privacy:stream", "deterministic": True}
-    return tiny_run(folder, learner, source=source, batch_size=8, checkpoint={"every": 32}, **more)
+    return tiny_run(folder, learner, source=source, batch_size=8, checkpoint={"every_samples": 32}, **more)
 
 
 def test_a_run_forgets_a_subject_with_a_bound_and_then_all_users(tmp_path):
@@ -407,7 +407,7 @@ def test_the_command_line_forgets_all_users(tmp_path):
     with open_run(configuration(tmp_path)) as run:
         list(run)
         assert run.learner.users.users.total
-    result = CliRunner().invoke(cli, ["forget", str(run.folder), "--all-users", "--now"])
+    result = CliRunner().invoke(cli, ["forget", str(run.folder), "--all-users", "--execute"])
     assert result.exit_code == 0, result.output
     assert "done: exact, by all_users" in result.output
     with open_run(configuration(tmp_path)) as run:
@@ -420,25 +420,27 @@ def test_a_request_for_all_users_names_nothing_else():
         with pytest.raises(ForgettingError):
             ForgetRequest(all_users=True, **more)
     with pytest.raises(ConfigError, match="stands alone"):
-        config_from_dict({"source": "demo_digits", "forget": [{"all_users": True, "class": "cat"}]})
+        config_from_dict(
+            {"source": "demo_digits", "forgetting": {"requests": [{"all_users": True, "class": "cat"}]}}
+        )
 
 
 def test_no_user_is_learned_again_after_all_were_forgotten(tmp_path):
-    forget = [{"at": 32, "all_users": True}]
-    with open_run(configuration(tmp_path, forget=forget)) as run:
+    forget = [{"offset": 32, "all_users": True}]
+    with open_run(configuration(tmp_path, forgetting={"requests": forget})) as run:
         offsets = [prediction.offset for prediction in run]
         assert run.learner.users.users.total == 0
     assert {offset for offset in offsets if offset >= 32 and offset % 4 == 3} == set()
 
 
 def test_a_run_that_stopped_goes_on_bit_equal(tmp_path):
-    forget = [{"at": 64, "subject": "Ann Other"}]
-    with open_run(configuration(tmp_path / "a", forget=forget)) as run:
+    forget = [{"offset": 64, "subject": "Ann Other"}]
+    with open_run(configuration(tmp_path / "a", forgetting={"requests": forget})) as run:
         whole = list(run)
         expected = state_hash(run.learner.state_dict())
-    with open_run(configuration(tmp_path / "b", forget=forget)) as run:
+    with open_run(configuration(tmp_path / "b", forgetting={"requests": forget})) as run:
         first = [p for p in run if p.offset < 72 or run.processor.stop()]
-    with open_run(configuration(tmp_path / "b", forget=forget)) as run:
+    with open_run(configuration(tmp_path / "b", forgetting={"requests": forget})) as run:
         rest = list(run)
         assert state_hash(run.learner.state_dict()) == expected
     assert first + rest == [p for p in whole if p in {*first, *rest}]

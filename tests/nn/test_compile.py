@@ -34,7 +34,7 @@ def compiled():
 
 
 def features(backbone, samples, views):
-    return FrozenReader(backbone, COMPUTE, [0, 2], views=views)(samples)
+    return FrozenReader(backbone, COMPUTE, [0, 2], tta_views=views)(samples)
 
 
 @pytest.mark.slow

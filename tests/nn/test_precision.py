@@ -16,11 +16,11 @@ def settings(tmp_path, **options):
         "name": "p",
         "run_dir": str(tmp_path / "run"),
         "source": {"name": "demo_digits"},
-        "limit": 32,
+        "max_samples": 32,
         "batch_size": 16,
         "backbone": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT},
         "learner": {"name": "ridge", "blocks": [0]},
-        "evaluate": {"every": None, "final": False},
+        "evaluate": {"every_samples": None, "at_stream_end": False},
         "device": "cpu",
         **options,
     }
@@ -65,7 +65,7 @@ def test_a_run_keeps_the_precision_that_it_began_with(tmp_path, timed, first, pr
 
 def test_a_precision_that_is_asked_for_is_taken_and_told(tmp_path, timed):
     timed(True)
-    with open_run(settings(tmp_path, limit=16)) as run:
+    with open_run(settings(tmp_path, max_samples=16)) as run:
         list(run)
     with logged() as said, open_run(settings(tmp_path, precision="32-true")) as run:
         assert run.compute.precision == "32-true"

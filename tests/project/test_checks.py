@@ -1,9 +1,9 @@
 """The shipped checks of sources and detectors: that each promise, broken, is found."""
 
 import pytest
+from streamcl.shift.relative import RelativeDetector
 
 from streamcl.events import Batch
-from streamcl.shift.relative import RelativeDetector
 from streamcl.testing import Jump, ScriptedSource, check_detector, check_source
 
 

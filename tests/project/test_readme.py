@@ -28,7 +28,7 @@ SMALLER = (
     f"backbone={json.dumps(TINY)}",
     "precision=32-true",
     "batch_size=4",
-    "limit=8",
+    "max_samples=8",
     "evaluate.max_per_part=1",
 )
 DOWNLOADED = re.compile(r'^vit = \{[^}]*"fetch:vit-s-focus"[^}]*\}', re.MULTILINE)

@@ -28,7 +28,7 @@ ANIMALS = ("heron", "otter", "lynx", "badger", "falcon", "newt", "hare", "stoat"
 CONFIG = """# yaml-language-server: $schema=../schema.json
 source: {class: "streams.datasets.demo:digits", args: {seed: 3}}
 backbone: {model: vit_small_patch14_dinov2, depth: 11, image_size: 70}
-learner: {name: hybrid, rank: 4, lr: 5.0e-4}
+learner: {name: ridge_lora, rank: 4, lr: 5.0e-4}
 detector: {name: relative_plateau, window: 5}
 batch_size: 64
 """
@@ -157,7 +157,7 @@ class Fake:
         return {
             "run": self.folder.name,
             "streamcl": "0.1.0",
-            "learner": "hybrid",
+            "learner": "ridge_lora",
             "samples": self.batches * self.batch,
             "steps": self.batches,
             "classes": len(self.classes),
@@ -436,7 +436,7 @@ class TestTerminal:
         text = text_summary(summary, whole / "report.html")
         *lines, last = text.splitlines()
         assert last == f"Report: {whole / 'report.html'}"
-        assert text.startswith("In one pass over 9,600 images, hybrid saw 10 classes")
+        assert text.startswith("In one pass over 9,600 images, ridge_lora saw 10 classes")
         assert "Shifts found" in text
         assert "2 records quarantined" in text
         assert max(map(len, lines)) <= 88

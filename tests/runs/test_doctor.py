@@ -20,7 +20,7 @@ def run_dir(tmp_path):
     checkpoints = Checkpoints(folder / "checkpoints", fingerprint={})
     for step in (1, 2):
         checkpoints.save(step * 8, step, {"step": step})
-    (folder / "config.yaml").write_text("learner: hybrid\n")
+    (folder / "config.yaml").write_text("learner: ridge_lora\n")
     (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     (folder / "samples").mkdir()
     with Ledger(folder / LEDGER) as ledger:

@@ -10,7 +10,7 @@ from streamcl.protocols import FeatureShiftDetector
 from streamcl.runs.open import open_run
 from streamcl.shift.novelty import Novelty
 from streamcl.shift.plateau import PlateauDetector
-from streamcl.shift.relative import RelativeDetector
+from streamcl.shift.relative_rise import RelativeRiseDetector
 
 
 def batches(count, size, width=40, *, moved=0.0, alike=0.0, seed=0):
@@ -78,14 +78,14 @@ def test_what_never_varies_says_nothing():
 @pytest.mark.parametrize("alike", [0.0, 1.0])
 def test_a_shift_that_the_loss_does_not_feel_is_found(alike):
     features = [*batches(40, 16, alike=alike), *batches(40, 16, moved=2.0, alike=alike, seed=0)]
-    found = told(RelativeDetector(), features, steady(80))
+    found = told(RelativeRiseDetector(), features, steady(80))
     assert len(found) == 1
     assert 40 < found[0] <= 48
-    assert told(RelativeDetector(novelty=None), features, steady(80)) == []
+    assert told(RelativeRiseDetector(feature_threshold=None), features, steady(80)) == []
 
 
 def test_the_reason_speaks_of_features_and_a_new_segment_may_settle():
-    detector = RelativeDetector()
+    detector = RelativeRiseDetector()
     features = [*batches(40, 16), *batches(30, 16, moved=2.0)]
     reasons, plateaus = [], []
     for number, (rows, loss) in enumerate(zip(features, steady(70), strict=True)):
@@ -102,27 +102,34 @@ def test_the_reason_speaks_of_features_and_a_new_segment_may_settle():
 @pytest.mark.parametrize("alike", [0.0, 1.0])
 def test_false_alarms_are_rare(alike):
     alarms = sum(
-        len(told(RelativeDetector(), list(batches(300, 16, 64, alike=alike, seed=seed)), steady(300, seed)))
+        len(
+            told(
+                RelativeRiseDetector(), list(batches(300, 16, 64, alike=alike, seed=seed)), steady(300, seed)
+            )
+        )
         for seed in range(4)
     )
-    alone = sum(len(told(RelativeDetector(novelty=None), [()] * 300, steady(300, seed))) for seed in range(4))
+    alone = sum(
+        len(told(RelativeRiseDetector(feature_threshold=None), [()] * 300, steady(300, seed)))
+        for seed in range(4)
+    )
     assert alarms <= alone + 1  # of 1,200 batches
 
 
 def test_a_rise_of_both_is_one_shift():
     features = [*batches(40, 16), *batches(40, 16, moved=2.0)]
     losses = [*steady(40), *[3 * loss for loss in steady(40, 1)]]
-    assert len(told(RelativeDetector(), features, losses)) == 1
+    assert len(told(RelativeRiseDetector(), features, losses)) == 1
 
 
 def test_restored_at_every_step_it_goes_on_the_same():
     features, losses = [*batches(30, 16), *batches(20, 16, moved=2.0)], steady(50)
-    whole, other = RelativeDetector(), RelativeDetector()
+    whole, other = RelativeRiseDetector(), RelativeRiseDetector()
     said, again = [], []
     for rows, loss in zip(features, losses, strict=True):
         for detector in (whole, other):
             detector.look(rows[:5])
-        twin = RelativeDetector()
+        twin = RelativeRiseDetector()
         twin.load_state_dict(other.state_dict())  # between looking and updating
         other = twin
         for detector, list_ in ((whole, said), (other, again)):
@@ -134,16 +141,16 @@ def test_restored_at_every_step_it_goes_on_the_same():
 
 
 def test_a_state_from_before_there_was_novelty_is_taken():
-    old = RelativeDetector(novelty=None)
+    old = RelativeRiseDetector(feature_threshold=None)
     for loss in steady(20):
         old.update(loss)
-    detector = RelativeDetector()
+    detector = RelativeRiseDetector()
     detector.load_state_dict(old.state_dict())
     assert detector.state_dict()["values"].tolist() == old.state_dict()["values"].tolist()
 
 
 def test_nothing_of_any_features_is_left_once_they_are_dropped():
-    detector = RelativeDetector()
+    detector = RelativeRiseDetector()
     told(detector, list(batches(20, 16)), steady(20))
     detector.look(next(iter(batches(1, 16))))
     detector.drop_features()
@@ -152,10 +159,10 @@ def test_nothing_of_any_features_is_left_once_they_are_dropped():
 
 
 def test_detectors_that_only_take_losses_are_not_shown_features():
-    assert isinstance(RelativeDetector(), FeatureShiftDetector)
+    assert isinstance(RelativeRiseDetector(), FeatureShiftDetector)
     assert not isinstance(PlateauDetector(2.6, 0.03), FeatureShiftDetector)
-    with pytest.raises(ValueError, match="novelty is 0"):
-        RelativeDetector(novelty=0)
+    with pytest.raises(ValueError, match="feature_threshold is 0"):
+        RelativeRiseDetector(feature_threshold=0)
 
 
 def test_a_run_forgets_what_its_detector_knew_of_features(tmp_path):
@@ -163,10 +170,10 @@ def test_a_run_forgets_what_its_detector_knew_of_features(tmp_path):
         "run_dir": str(tmp_path / "run"),
         "source": "demo_digits",
         "scenario": "iid",
-        "limit": 192,
+        "max_samples": 192,
         "backbone": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT},
         "learner": {"name": "ridge", "blocks": [0, 1]},
-        "evaluate": {"every": None, "final": False, "at_parts": False},
+        "evaluate": {"every_samples": None, "at_stream_end": False, "at_part_end": False},
     }
     with open_run(settings) as run:
         list(run)

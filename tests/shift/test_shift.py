@@ -12,13 +12,13 @@ from streamcl.errors import ConfigError
 from streamcl.registry import DETECTORS
 from streamcl.shift.build import build_detector
 from streamcl.shift.plateau import PlateauDetector
-from streamcl.shift.relative import RelativeDetector
+from streamcl.shift.relative_rise import RelativeRiseDetector
 from streamcl.shift.river import RiverDetector
 from streamcl.testing import check_detector
 from streamcl.testing.detector_checks import loss_stream
 
 MAKERS = {
-    "relative": RelativeDetector,
+    "relative_rise": RelativeRiseDetector,
     "plateau": lambda: PlateauDetector(2.6, 0.03),
     "none": lambda: build_detector("none"),
     "ADWIN": lambda: RiverDetector("ADWIN", {"min_window_length": 3, "clock": 4}),
@@ -75,7 +75,7 @@ STORMS = {
 
 @pytest.mark.parametrize("storm", STORMS.values(), ids=STORMS.keys())
 def test_no_storm_of_consolidations(storm):
-    said = watch(RelativeDetector(), storm(np.random.default_rng(0), 400))
+    said = watch(RelativeRiseDetector(), storm(np.random.default_rng(0), 400))
     assert len(plateaus(said)) <= 1 + len(shifts(said))
     assert min(np.diff([-10, *plateaus(said)]), default=10) >= 10
     assert min(np.diff(shifts(said)), default=8) >= 8
@@ -88,7 +88,7 @@ def test_no_storm_of_consolidations(storm):
 @pytest.mark.parametrize("scale", [0.1, 1.0, 50.0])
 def test_relative_fires_at_the_shifts_once_a_segment_at_any_scale(seed, scale):
     losses, true = stream(seed)
-    said = watch(RelativeDetector(), losses * scale)
+    said = watch(RelativeRiseDetector(), losses * scale)
     found = shifts(said)
     assert len(found) == len(true)
     assert all(t < f <= t + 5 for t, f in zip(true, found, strict=True))
@@ -105,28 +105,28 @@ def test_one_bad_batch_is_no_shift_and_three_in_a_row_are(at, factor):
     one, three = quiet.copy(), quiet.copy()
     one[at] *= factor
     three[at : at + 3] *= factor
-    assert shifts(watch(RelativeDetector(), one)) == []
-    assert shifts(watch(RelativeDetector(), three))[0] in (at + 1, at + 2)
+    assert shifts(watch(RelativeRiseDetector(), one)) == []
+    assert shifts(watch(RelativeRiseDetector(), three))[0] in (at + 1, at + 2)
 
 
 def test_a_slow_rise_and_a_falling_loss_are_no_shift():
     alarms = 0
     for seed in range(4):
         noise = np.exp(0.1 * np.random.default_rng(seed).standard_normal(500))
-        alarms += len(shifts(watch(RelativeDetector(), np.linspace(1, 1.3, 500) * noise)))
-        alarms += len(shifts(watch(RelativeDetector(), 3 / np.sqrt(1 + np.arange(500)) * noise)))
+        alarms += len(shifts(watch(RelativeRiseDetector(), np.linspace(1, 1.3, 500) * noise)))
+        alarms += len(shifts(watch(RelativeRiseDetector(), 3 / np.sqrt(1 + np.arange(500)) * noise)))
     assert alarms <= 4  # in 256,000 samples at batches of 64: a sixth of the one per 10,000 that is allowed
 
 
 def test_no_plateau_while_the_loss_falls():
     steep = 5 * 0.9 ** np.arange(40)
-    assert plateaus(watch(RelativeDetector(), steep)) == []
-    assert plateaus(watch(RelativeDetector(), [*steep, *[steep[-1]] * 10])) != []
+    assert plateaus(watch(RelativeRiseDetector(), steep)) == []
+    assert plateaus(watch(RelativeRiseDetector(), [*steep, *[steep[-1]] * 10])) != []
 
 
 def test_relative_says_why():
     losses, true = stream()
-    said = watch(RelativeDetector(), losses)
+    said = watch(RelativeRiseDetector(), losses)
     assert "standard errors" in said[shifts(said)[0]][0]
     assert "no more of a fall" in said[plateaus(said)[0]][1]
     assert true
@@ -159,7 +159,7 @@ def test_a_window_of_one_is_refused():
     with pytest.raises(ValueError, match="no variance"):
         PlateauDetector(1.0, 0.1, window=1)
     with pytest.raises(ValueError, match="positive"):
-        RelativeDetector(threshold=0)
+        RelativeRiseDetector(loss_threshold=0)
 
 
 # --- River ----------------------------------------------------------------------------------------
@@ -210,19 +210,19 @@ def test_a_wrong_river_detector_is_refused_with_the_nearest_name(name, args, sai
 
 
 def test_detectors_are_built_by_name():
-    assert isinstance(build_detector("relative", threshold=5.0), RelativeDetector)
+    assert isinstance(build_detector("relative_rise", loss_threshold=5.0), RelativeRiseDetector)
     assert isinstance(build_detector("plateau", mean_threshold=2.6, variance_threshold=0.03), PlateauDetector)
     assert isinstance(build_detector("river", name="ADWIN", args={"delta": 0.1}), RiverDetector)
-    assert DETECTORS.names()[:4] == ("relative", "plateau", "river", "none")
+    assert DETECTORS.names()[:4] == ("relative_rise", "plateau", "river", "none")
 
 
 @pytest.mark.parametrize(
     ("name", "args", "said", "hint"),
     [
-        ("relativ", {}, "no detector 'relativ'", "relative"),
-        ("relative", {"treshold": 3}, "no argument 'treshold'", "threshold"),
+        ("relative_ris", {}, "no detector 'relative_ris'", "relative_rise"),
+        ("relative_rise", {"loss_treshold": 3}, "no argument 'loss_treshold'", "loss_threshold"),
         ("plateau", {}, "needs the argument 'mean_threshold'", None),
-        ("relative", {"threshold": -1}, "cannot be made", None),
+        ("relative_rise", {"loss_threshold": -1}, "cannot be made", None),
         ("none", {"window": 3}, "no argument", "it takes: none"),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_wrong_detector_is_refused_with_the_nearest_name(name, args, said, hin
 def test_a_plugins_detector_is_found_by_its_entry_point(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    point = EntryPoint("mine", "streamcl.shift.relative:RelativeDetector", "streamcl.detectors")
+    point = EntryPoint("mine", "streamcl.shift.relative_rise:RelativeRiseDetector", "streamcl.detectors")
     monkeypatch.setattr("streamcl.registry.entry_points", lambda group: [point])
-    assert isinstance(build_detector("mine"), RelativeDetector)
+    assert isinstance(build_detector("mine"), RelativeRiseDetector)
     assert DETECTORS.names()[-1] == "mine"

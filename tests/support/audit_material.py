@@ -43,7 +43,7 @@ def one_class(seed: int, **sizes) -> AuditData:
 
 
 def factory(material: AuditData) -> RidgeFactory:
-    return RidgeFactory(material.width, material.columns, relative_lambda=LAMBDA)
+    return RidgeFactory(material.width, material.columns, trace_ridge=LAMBDA)
 
 
 def retrained(material: AuditData) -> Statistics:

@@ -28,6 +28,6 @@ def configuration(folder, learner):
         "learner": learner,
         "shift": "none",
         "threads": 1,
-        "checkpoint": {"every": 96},
+        "checkpoint": {"every_samples": 96},
         "precision": "32-true",
     }

@@ -28,10 +28,14 @@ TINY = {
 }
 LEARNERS: dict[str, dict[str, Any]] = {
     "ridge": {"name": "ridge", "blocks": [1, 2]},
-    "hybrid": {"name": "hybrid", "ridge": {"blocks": [1, 2]}, "lora": {"first_block": 1, "adapt": 40}},
+    "hybrid": {
+        "name": "ridge_lora",
+        "ridge": {"blocks": [1, 2]},
+        "lora": {"first_block": 1, "warmup_samples": 40},
+    },
     "online_lora": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
-    "er": {"name": "er", "buffer": 12, "first_block": 1},
-    "der_pp": {"name": "der_pp", "buffer": 12, "first_block": 1},
+    "er": {"name": "er", "replay_size": 12, "first_block": 1},
+    "der_pp": {"name": "der_pp", "replay_size": 12, "first_block": 1},
     "ewc_pp": {"name": "ewc_pp", "first_block": 1},
     "frozen_linear": {"name": "frozen_linear"},
     "slda": {"name": "slda", "blocks": [1, 2]},
@@ -127,7 +131,7 @@ def write_config(
         "backbone": TINY,
         "learner": LEARNERS[learner],
         "shift": {"class": "fault_sources:EveryFew", "args": {}},
-        "checkpoint": {"every": 16},
+        "checkpoint": {"every_samples": 16},
         "precision": "32-true",
         "device": "cpu",
         "threads": 1,

@@ -77,7 +77,7 @@ def build(
             detector=detector or ScriptedDetector(shifts={4, 9}, plateaus={6}),
             scores=Prequential(),
             history=HoldoutHistory(),
-            evaluator=HoldoutEvaluator(holdout, every=20),
+            evaluator=HoldoutEvaluator(holdout, every_samples=20),
             meter=StoppedClock(),
             sink=sink if beside is None else Fanout({"jsonl": sink, "beside": beside}),
             thumbnails=Thumbnails(folder / "samples", 2),

@@ -11,9 +11,9 @@ from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.adapter_model import AdapterModel
 from streamcl.learners.block_features import concat_width
-from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing.torch_faults import OutOfMemory
@@ -55,7 +55,7 @@ def hybrid(adapt):
     def make(backbone, compute):
         head = RidgeHead(concat_width(backbone, BLOCKS[1:]))
         branch = AdaptedBranch(
-            backbone, compute, head, blocks=BLOCKS[1:], first_block=1, steps=2, adapt=adapt
+            backbone, compute, head, blocks=BLOCKS[1:], first_block=1, steps=2, warmup_samples=adapt
         )
         return RidgeLoRALearner(ridge(backbone, compute), branch)
 
@@ -63,7 +63,7 @@ def hybrid(adapt):
 
 
 def online_lora(backbone, compute):
-    return OnlineLoRALearner(backbone, compute, rank=2, buffer=3)
+    return OnlineLoRALearner(backbone, compute, rank=2, hard_buffer_size=3)
 
 
 def baseline(make, **options):

@@ -19,7 +19,7 @@ from streamcl.errors import SourceError
 
 def write_config(folder: Path, learner: str, **changes: Any) -> Path:
     """stream.yaml: a short run on a tiny ViT that also evaluates."""
-    return fault_runs.write_config(folder, learner=learner, **{"evaluate": {"every": 32}, **changes})
+    return fault_runs.write_config(folder, learner=learner, **{"evaluate": {"every_samples": 32}, **changes})
 
 
 def start_ranks(world: int, *arguments: object, folder: Path, hooks: Any = None) -> list[Process]:

@@ -17,10 +17,10 @@ from streamcl.learners.baselines.finetune import FinetuneLearner
 from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
 from streamcl.learners.block_features import FrozenReader
 from streamcl.learners.cohort_adapters import CohortAdaptersLearner, CohortRule
-from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.mixed_privacy import MixedPrivacyLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.learners.tangent_features import TangentReader
 from streamcl.nn.adapted_blocks import Adapters
 
@@ -34,14 +34,14 @@ def online_lora(backbone, compute, **options):
 
 
 def ridge(backbone, compute):
-    return RidgeLearner(backbone, compute, RidgeHead(3 * 64, relative_lambda=1e-3), blocks=(0, 1, 2))
+    return RidgeLearner(backbone, compute, RidgeHead(3 * 64, trace_ridge=1e-3), blocks=(0, 1, 2))
 
 
 def hybrid(backbone, compute, *, adapt=20, blocks=(0, 1, 2)):
-    exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, shrinkage=3.0), blocks=blocks, views=2)
-    head = RidgeHead(2 * 64, shrinkage=3.0)
+    exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, variance_ridge=3.0), blocks=blocks, tta_views=2)
+    head = RidgeHead(2 * 64, variance_ridge=3.0)
     return RidgeLoRALearner(
-        exact, AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt)
+        exact, AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, warmup_samples=adapt)
     )
 
 
@@ -70,11 +70,11 @@ def frozen_linear(backbone, compute):
 
 
 def er(backbone, compute):
-    return ExperienceReplay(trained(backbone, compute), buffer=20)
+    return ExperienceReplay(trained(backbone, compute), replay_size=20)
 
 
 def der_pp(backbone, compute):
-    return DERPlusPlus(trained(backbone, compute), buffer=20)
+    return DERPlusPlus(trained(backbone, compute), replay_size=20)
 
 
 def ewc_pp(backbone, compute):
@@ -100,23 +100,23 @@ def cohorts(backbone, compute, *, by="domain", limit=8, stretch=24, adapt=10):
     blocks = (0, 1, 2)
 
     def branch(name):
-        head = RidgeHead(2 * 64, shrinkage=3.0)
+        head = RidgeHead(2 * 64, variance_ridge=3.0)
         seed = sum(name.encode())
         return AdaptedBranch(
-            backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt, seed=seed, steps=2
+            backbone, compute, head, blocks=blocks, first_block=1, warmup_samples=adapt, seed=seed, steps=2
         )
 
-    reader = FrozenReader(backbone, compute, blocks, views=2)
+    reader = FrozenReader(backbone, compute, blocks, tta_views=2)
     return CohortAdaptersLearner(
-        reader, CohortRule(by, stretch, limit), branch, width=3 * 64, cut=1, shrinkage=3.0
+        reader, CohortRule(by, stretch, limit), branch, width=3 * 64, cut=1, variance_ridge=3.0
     )
 
 
 def mixed(backbone, compute, *, adapt=16, noise=1e-3, cohorts=8):
     blocks = (0, 1, 2)
-    exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, shrinkage=3.0), blocks=blocks, views=2)
-    head = RidgeHead(2 * 64, shrinkage=3.0)
-    branch = AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, adapt=adapt)
-    tangents = TangentReader(branch, width=24, blocks=2, seed=3)
-    users = UserWeights(1 + 64 + 24, shrinkage=3.0, noise=noise, cohorts=cohorts)
+    exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, variance_ridge=3.0), blocks=blocks, tta_views=2)
+    head = RidgeHead(2 * 64, variance_ridge=3.0)
+    branch = AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, warmup_samples=adapt)
+    tangents = TangentReader(branch, width=24, linearised_blocks=2, seed=3)
+    users = UserWeights(1 + 64 + 24, variance_ridge=3.0, noise=noise, max_tracked_subjects=cohorts)
     return MixedPrivacyLearner(RidgeLoRALearner(exact, branch), users, tangents, frozen=64)

@@ -16,15 +16,15 @@ def configuration(folder, learner="ridge", **more):
             "name": "tiny",
             "run_dir": str(folder / "run"),
             "source": {"name": "demo_digits"},
-            "limit": 160,
+            "max_samples": 160,
             "batch_size": 16,
             "threads": 1,
             "precision": "32-true",
             "backbone": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY},
             "learner": learner,
             "shift": "none",
-            "checkpoint": {"every": 64},
-            "evaluate": {"every": None, "final": False, "at_parts": False},
+            "checkpoint": {"every_samples": 64},
+            "evaluate": {"every_samples": None, "at_stream_end": False, "at_part_end": False},
             **more,
         }
     )

@@ -39,14 +39,14 @@ class ExperienceReplayOptions(AdaptedBaselineOptions):
     """Experience replay with a reservoir of raw images (arXiv 1902.10486)."""
 
     name: Literal["er"] = Field("er", description="LoRA with rehearsal.")
-    buffer: int = Field(500, ge=1, le=10**6, description="Images held.")
+    replay_size: int = Field(500, ge=1, le=10**6, description="Images held.")
 
 
 class DarkReplayOptions(AdaptedBaselineOptions):
     """DER++: rehearsal of images and of the logits that they had (arXiv 2004.07211)."""
 
     name: Literal["der_pp"] = Field("der_pp", description="LoRA with rehearsal of logits.")
-    buffer: int = Field(500, ge=1, le=10**6, description="Images held.")
+    replay_size: int = Field(500, ge=1, le=10**6, description="Images held.")
     alpha: float = Field(0.1, ge=0, le=1e6, description="Weight of old logits.", json_schema_extra=WARN)
     beta: float = Field(0.5, ge=0, le=1e6, description="Weight of old labels.", json_schema_extra=WARN)
 

@@ -9,39 +9,17 @@ from pydantic import Field
 from streamcl.config.options.base import WARN, Blocks, Options
 
 
-class RidgeOptions(Options):
-    """A closed-form ridge head on frozen features (RanPAC, arXiv 2307.02251)."""
+class ClosedFormOptions(Options):
+    """The features of a closed-form head, and when its weights are solved anew."""
 
     blocks: Blocks | None = Field(
         None,
         description="Blocks whose tokens are the features, from 0; null: every second of the last eight.",
     )
-    views: Literal[1, 2] = Field(
+    tta_views: Literal[1, 2] = Field(
         1, description="2: the mean over an image and its mirrored inner part; twice the cost."
     )
-    shrinkage: float | None = Field(
-        300.0,
-        gt=0,
-        le=1e9,
-        description="Ridge of each feature: its variance times so many samples; null: relative_lambda.",
-        json_schema_extra=WARN,
-    )
-    margin: float | None = Field(
-        2.0,
-        gt=0,
-        le=1e9,
-        description="Where leaving samples out asks for more than so many times the shrinkage, as with wrong "
-        "labels, it grows; null: never.",
-        json_schema_extra=WARN,
-    )
-    relative_lambda: float = Field(
-        1e-3,
-        gt=0,
-        le=1e6,
-        description="Where shrinkage is null: ridge as a share of the mean of the Gram matrix's diagonal.",
-        json_schema_extra=WARN,
-    )
-    refresh: float = Field(
+    refit_fraction: float = Field(
         0.1,
         ge=0,
         le=1,
@@ -50,6 +28,33 @@ class RidgeOptions(Options):
     )
     projection: int | None = Field(
         None, ge=1, le=65_536, description="Random ReLU features on top; null: the features as they are."
+    )
+
+
+class RidgeOptions(ClosedFormOptions):
+    """A closed-form ridge head on frozen features (RanPAC, arXiv 2307.02251)."""
+
+    variance_ridge: float | None = Field(
+        300.0,
+        gt=0,
+        le=1e9,
+        description="Ridge of each feature: its variance times so many samples; null: trace_ridge.",
+        json_schema_extra=WARN,
+    )
+    gcv_margin: float | None = Field(
+        2.0,
+        gt=0,
+        le=1e9,
+        description="variance_ridge grows where generalised cross-validation asks for more than so many "
+        "times its value, as with wrong labels; null: never.",
+        json_schema_extra=WARN,
+    )
+    trace_ridge: float = Field(
+        1e-3,
+        gt=0,
+        le=1e6,
+        description="Ridge where variance_ridge is null: a share of the mean of the Gram matrix's diagonal.",
+        json_schema_extra=WARN,
     )
 
 
@@ -69,13 +74,11 @@ class NearestMean(Options):
     metric: Literal["cosine", "euclid"] = Field("cosine", description="How nearness is measured.")
 
 
-class StreamingLda(RidgeOptions):
+class StreamingLda(ClosedFormOptions):
     """Streaming linear discriminant analysis on frozen features (arXiv 1909.01520): no gradients."""
 
     name: Literal["slda"] = Field("slda", description="Class means under one shared covariance.")
-    shrinkage: None = Field(None, description="Not for this learner.")
-    margin: None = Field(None, description="Not for this learner.")
-    relative_lambda: float = Field(
+    shrinkage: float = Field(
         1e-2,
         gt=0,
         lt=1,

@@ -16,16 +16,16 @@ from streamcl.config.options.baselines import (
     NaiveLora,
 )
 from streamcl.config.options.closed_form import NearestMean, Ridge, StreamingLda
-from streamcl.config.options.hybrid import CohortOptions, Hybrid, Mixed
 from streamcl.config.options.online_lora import OnlineLora
+from streamcl.config.options.ridge_lora import CohortAdaptersOptions, MixedPrivacyOptions, RidgeLoRAOptions
 from streamcl.config.options.variants import by_name, variant
 
 LearnerOptions: TypeAlias = Annotated[
     Annotated[OnlineLora, Tag("online_lora")]
     | Annotated[Ridge, Tag("ridge")]
-    | Annotated[Hybrid, Tag("hybrid")]
-    | Annotated[Mixed, Tag("mixed")]
-    | Annotated[CohortOptions, Tag("cohorts")]
+    | Annotated[RidgeLoRAOptions, Tag("ridge_lora")]
+    | Annotated[MixedPrivacyOptions, Tag("mixed_privacy")]
+    | Annotated[CohortAdaptersOptions, Tag("cohort_adapters")]
     | Annotated[NearestMean, Tag("ncm")]
     | Annotated[StreamingLda, Tag("slda")]
     | Annotated[FrozenLinear, Tag("frozen_linear")]
@@ -34,25 +34,25 @@ LearnerOptions: TypeAlias = Annotated[
     | Annotated[DarkReplayOptions, Tag("der_pp")]
     | Annotated[ElasticConsolidation, Tag("ewc_pp")],
     Discriminator(variant),
-    by_name("hybrid"),
+    by_name("ridge_lora"),
 ]
 
 
 def beyond_depth(learner: Any, depth: int) -> list[InitErrorDetails]:
-    """A fault for each block that a learner's options name and a backbone of that depth has not."""
+    """Return a fault for each block that a learner's options name and a backbone of that depth lacks."""
+    kept = f"backbone.depth keeps blocks 0 to {depth - 1}"
     return [
-        InitErrorDetails(
-            type=PydanticCustomError(
-                "conflict",
-                "{why}",
-                {"why": f"block {block} does not exist; backbone.depth keeps blocks 0 to {depth - 1}"},
-            ),
-            loc=path,
-            input=block,
-        )
+        conflict(f"block {block} does not exist; {kept}", path, block)
         for path, block in _named_blocks(learner)
         if block >= depth
     ]
+
+
+def conflict(why: str, path: tuple[str | int, ...], value: Any) -> InitErrorDetails:
+    """Return pydantic's form of a fault at `path`, where two options do not go together."""
+    return InitErrorDetails(
+        type=PydanticCustomError("conflict", "{why}", {"why": why}), loc=path, input=value
+    )
 
 
 def _named_blocks(learner: Any) -> Iterator[tuple[tuple[str | int, ...], int]]:

@@ -41,7 +41,7 @@ class OnlineLora(Options):
         description="Lambda: weight of the importance penalty (arXiv 2411.05663).",
         json_schema_extra=WARN,
     )
-    buffer: int = Field(
+    hard_buffer_size: int = Field(
         4,
         ge=0,
         le=65_536,

@@ -13,20 +13,22 @@ from streamcl.config.options.variants import ByClass, ByPlugin, by_name, variant
 class EvaluateOptions(Options):
     """When to measure accuracy on the source's held-out samples."""
 
-    every: int | None = Field(1000, ge=1, le=10**12, description="Samples between measurements; null: never.")
-    at_parts: bool = Field(True, description="Also at the end of each known part of the stream.")
+    every_samples: int | None = Field(
+        1000, ge=1, le=10**12, description="Samples between measurements; null: never."
+    )
+    at_part_end: bool = Field(True, description="Also at the end of each known part of the stream.")
     max_per_part: int | None = Field(
         None, ge=1, le=10**9, description="Held-out samples used a part; null: all."
     )
-    final: bool = Field(True, description="Also at the end of the stream.")
+    at_stream_end: bool = Field(True, description="Also at the end of the stream.")
 
 
 class CheckpointOptions(Options):
     """How often the run can be resumed from."""
 
-    every: int = Field(2000, ge=1, le=10**12, description="Samples between checkpoints.")
+    every_samples: int = Field(2000, ge=1, le=10**12, description="Samples between checkpoints.")
     keep: int = Field(2, ge=1, le=1000, description="Newest checkpoints that are kept.")
-    guarantee: Literal["best_effort", "exactly_once"] = Field(
+    delivery: Literal["best_effort", "exactly_once"] = Field(
         "best_effort",
         description="exactly_once: refuse at the start a source that cannot be replayed after a crash.",
     )

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
 from streamcl.config.document import Document, Problem, refusal
 from streamcl.config.options.backbone import BackboneOptions
 from streamcl.config.options.base import SAFE, WARN, Options, Seed
-from streamcl.config.options.closed_form import RidgeOptions
-from streamcl.config.options.forget import ForgetOptions
-from streamcl.config.options.hybrid import Hybrid
-from streamcl.config.options.learner import LearnerOptions, beyond_depth
+from streamcl.config.options.closed_form import RidgeOptions, StreamingLda
+from streamcl.config.options.forget import ForgettingOptions
+from streamcl.config.options.learner import LearnerOptions, beyond_depth, conflict
 from streamcl.config.options.outputs import CheckpointOptions, EvaluateOptions, ReportOptions, SinkOptions
+from streamcl.config.options.ridge_lora import RidgeLoRAOptions
 from streamcl.config.options.scenario import ScenarioOptions
-from streamcl.config.options.shift import Relative, ShiftOptions
+from streamcl.config.options.shift import RelativeRise, ShiftOptions
 from streamcl.config.options.source import SourceOptions
 from streamcl.config.options.variants import by_name
 from streamcl.errors import ConfigError
@@ -24,14 +23,14 @@ from streamcl.errors import ConfigError
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 
 
-class RanksOptions(Options):
+class DistributedOptions(Options):
     """Several processes that run it together (torchrun); a single one heeds none of this."""
 
-    read: Literal["auto", "slices", "shards"] = Field(
+    data: Literal["auto", "replicated", "sharded"] = Field(
         "auto",
-        description="slices: each rank reads the whole stream and decodes its slice of every batch, so the "
-        "result is that of one process; shards: each reads a part of its own; auto: shards where a class of "
-        "yours has shard(rank, world), else slices.",
+        description="replicated: each rank reads the whole stream and decodes its share of every batch, so "
+        "the result is that of one process; sharded: each reads a part of its own; auto: sharded for a class "
+        "of yours with shard(rank, world), else replicated.",
         json_schema_extra=WARN,
     )
     timeout: float = Field(
@@ -57,7 +56,7 @@ class RunConfig(Options):
     source: Annotated[SourceOptions, by_name()] = Field(description="Where the stream comes from.")
     scenario: ScenarioOptions | None = Field(None, description="How the source is ordered; null: as it is.")
     batch_size: int = Field(64, ge=1, le=65_536, description="Records a batch.")
-    limit: int | None = Field(
+    max_samples: int | None = Field(
         None,
         ge=1,
         le=10**15,
@@ -67,8 +66,8 @@ class RunConfig(Options):
     backbone: Annotated[BackboneOptions, by_name()] = Field(
         BackboneOptions(), description="The frozen vision transformer."
     )
-    learner: LearnerOptions = Field(Hybrid(), description="What learns.")
-    shift: ShiftOptions = Field(Relative(), description="How shifts of the stream are found.")
+    learner: LearnerOptions = Field(RidgeLoRAOptions(), description="What learns.")
+    shift: ShiftOptions = Field(RelativeRise(), description="How shifts of the stream are found.")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         "auto",
         description="Arithmetic; auto: bf16 where it is timed to be faster when a run begins.",
@@ -92,25 +91,11 @@ class RunConfig(Options):
         description="Resumption; null: the run cannot be resumed.",
         json_schema_extra=SAFE,
     )
-    forget: list[ForgetOptions] = Field(
-        [],
-        max_length=10_000,
-        description="Requests to forget at offsets of the stream.",
-        json_schema_extra=SAFE,
+    forgetting: ForgettingOptions = Field(
+        ForgettingOptions(), description="Requests to forget, statistics for them, and tests after shifts."
     )
-    on_relapse: Literal["repeat", "report", "ignore"] = Field(
-        "repeat",
-        description="Where a test after a shift shows that something erased has come back: erase it again, "
-        "only report it, or do not test.",
-        json_schema_extra=SAFE,
-    )
-    statistics: Literal["per_class", "per_subject"] | None = Field(
-        None,
-        description="Sums kept on disk for each class or each subject, which can then be forgotten exactly "
-        "without their samples; null: none. For ridge, slda and hybrid.",
-    )
-    ranks: RanksOptions = Field(
-        RanksOptions(), description="Several processes on one run.", json_schema_extra=SAFE
+    distributed: DistributedOptions = Field(
+        DistributedOptions(), description="Several processes on one run.", json_schema_extra=SAFE
     )
     max_skipped: int = Field(
         10,
@@ -136,17 +121,22 @@ class RunConfig(Options):
             raise ValidationError.from_exception_data("RunConfig", faults)
         return learner
 
-    @field_validator("statistics")
+    @field_validator("forgetting")
     @classmethod
-    def _sums_to_keep(cls, statistics: str | None, info: ValidationInfo) -> str | None:
-        learner = info.data.get("learner")
-        if statistics is not None and not isinstance(learner, RidgeOptions | Hybrid | None):
-            raise PydanticCustomError(
-                "conflict",
-                "{learner} has no sums of squares to keep; take ridge, slda or hybrid, or leave it out",
-                {"learner": str(getattr(learner, "name", "it"))},
-            )
-        return statistics
+    def _has_sums(cls, forgetting: ForgettingOptions, info: ValidationInfo) -> ForgettingOptions:
+        learner, wanted = info.data.get("learner"), forgetting.keep_statistics
+        if wanted is not None and not isinstance(
+            learner, RidgeOptions | StreamingLda | RidgeLoRAOptions | None
+        ):
+            why = f"{learner.name} has no sums of squares to keep; take ridge, slda or ridge_lora"
+            fault = conflict(why, ("keep_statistics",), wanted)
+            raise ValidationError.from_exception_data("RunConfig", [fault])
+        return forgetting
+
+    def without_requests(self) -> RunConfig:
+        """Return a copy for the run directory: requests name what is to be forgotten, so none is kept."""
+        forgetting = self.forgetting.model_copy(update={"requests": []})
+        return self.model_copy(update={"forgetting": forgetting})
 
     def refuse(self, path: str, message: str) -> ConfigError:
         """An error (to be raised) about the option at `path`, such as "learner.rank", with its place.

@@ -13,7 +13,7 @@ from streamcl.config.options.variants import ByClass, ByPlugin, by_name, variant
 class DetectorOptions(Options):
     """What all detectors of losses share."""
 
-    gather: int = Field(
+    min_samples: int = Field(
         16,
         ge=1,
         le=100_000,
@@ -39,18 +39,18 @@ class Plateau(DetectorOptions):
     )
 
 
-class Relative(DetectorOptions):
+class RelativeRise(DetectorOptions):
     """A scale-free rule that needs no tuning per data set."""
 
-    name: Literal["relative"] = Field("relative", description="Scale-free; the default.")
-    threshold: float = Field(
+    name: Literal["relative_rise"] = Field("relative_rise", description="Scale-free; the default.")
+    loss_threshold: float = Field(
         2.8,
         gt=0,
         le=100,
         description="Standard errors that the loss must rise by before a shift is reported.",
         json_schema_extra=WARN,
     )
-    novelty: float | None = Field(
+    feature_threshold: float | None = Field(
         3.5,
         gt=0,
         le=100,
@@ -79,11 +79,11 @@ class NoShift(Options):
 
 ShiftOptions: TypeAlias = Annotated[
     Annotated[Plateau, Tag("plateau")]
-    | Annotated[Relative, Tag("relative")]
+    | Annotated[RelativeRise, Tag("relative_rise")]
     | Annotated[River, Tag("river")]
     | Annotated[NoShift, Tag("none")]
     | Annotated[ByClass, Tag("class")]
     | Annotated[ByPlugin, Tag("plugin")],
     Discriminator(variant),
-    by_name("relative"),
+    by_name("relative_rise"),
 ]

@@ -27,7 +27,7 @@ MEANINGS = {
     "refused": "Not erased: the request was refused, and nothing was changed.",
     "failed": "Not erased: the erasure failed, and nothing was changed.",
 }
-ON_RETURN = {"deny": "it is not learned", "allow": "it may be learned"}
+ON_RETURN = {"drop": "it is not learned", "learn": "it may be learned"}
 
 
 def write_page(path: Path, receipt: Receipt, *, audit: str = "", disk: Disk = files.DISK) -> Path:
@@ -81,7 +81,7 @@ def _facts(receipt: Receipt) -> list[tuple[str, str | None]]:
         ("Deadline", _deadline(receipt)),
         ("Samples", counted),
         ("Position in the stream", f"before record {receipt.offset}"),
-        ("If it comes again", ON_RETURN[receipt.relearn] if done else None),
+        ("If it comes again", ON_RETURN[receipt.on_return] if done else None),
         ("Method", method),
         ("Why this method", receipt.method_reason),
         ("Use of the model", _utility(receipt)),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streamcl import __version__
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Guarantee, Kind, Relearn
+from streamcl.events import ForgetRequest, Guarantee, Kind, OnReturn
 from streamcl.forgetting.ledger import Ledger
 from streamcl.forgetting.methods.protocol import DataLocation
 
@@ -101,7 +101,7 @@ class Receipt(ErasureOutcome):
     key: str | None = None
     kind: Kind
     requested_guarantee: Guarantee | None = None
-    relearn: Relearn
+    on_return: OnReturn
     received: float
     completed: float
     deadline: float | None = None
@@ -134,7 +134,7 @@ def build_receipt(
         key=None if request.key is None else ledger.fingerprint("key", request.key),
         kind=request.kind,
         requested_guarantee=request.guarantee,
-        relearn=request.relearn,
+        on_return=request.on_return,
         received=ledger.entry(request.id).received,
         completed=completed,
         deadline=request.deadline,

@@ -87,7 +87,7 @@ def _agrees(receipt: Receipt, chain: Sequence[tuple[Path, Receipt]], progress: s
 
 def _nothing_kept(folder: Path, receipt: Receipt, ledger: Ledger) -> Iterator[str]:
     erased = frozenset(receipt.scope.ids)
-    late = receipt.offset if receipt.relearn == "allow" else None
+    late = receipt.offset if receipt.on_return == "learn" else None
     for place, ids in (("the logs", logged_ids(folder)), ("the lineage", _traced_ids(folder))):
         count = 0
         for offset, name in ids:
@@ -105,7 +105,7 @@ def _no_sums(folder: Path, receipt: Receipt) -> str:
     """No kept sum of a class or subject that was erased whole, unless it may have come again."""
     with closing(BlockFile(folder / STATISTICS)) as file:
         cohorts = {cohort.hex() for cohort in file.cohorts()}
-    if receipt.relearn == "deny" and cohorts & set(receipt.scope.cohorts):
+    if receipt.on_return == "drop" and cohorts & set(receipt.scope.cohorts):
         raise ForgettingError("the kept statistics still hold sums of what was erased")
     return f"none of the {len(cohorts)} kept statistics is of what was erased"
 

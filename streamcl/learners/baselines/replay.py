@@ -20,13 +20,13 @@ from streamcl.protocols import State
 class ExperienceReplay(FinetuneLearner):
     """ER with a reservoir: the mean cross-entropy over the batch and as many images drawn from the reservoir.
 
-    buffer: raw images held. Which images are in it is part of the state, and they can be purged; what
+    replay_size: raw images held. Which images are in it is part of the state, and they can be purged; what
     rehearsing them has taught the weights cannot.
     """
 
-    def __init__(self, model: AdapterModel, *, buffer: int = 500) -> None:
+    def __init__(self, model: AdapterModel, *, replay_size: int = 500) -> None:
         super().__init__(model)
-        self.buffer = Reservoir(buffer, model.generator)
+        self.buffer = Reservoir(replay_size, model.generator)
 
     def purge(self, predicate: Callable[[Sample], bool]) -> int:
         """Let go of every kept sample for which the predicate is true; how many there were."""
@@ -64,9 +64,9 @@ class DERPlusPlus(ExperienceReplay):
     """
 
     def __init__(
-        self, model: AdapterModel, *, buffer: int = 500, alpha: float = 0.1, beta: float = 0.5
+        self, model: AdapterModel, *, replay_size: int = 500, alpha: float = 0.1, beta: float = 0.5
     ) -> None:
-        super().__init__(model, buffer=buffer)
+        super().__init__(model, replay_size=replay_size)
         self._alpha = alpha
         self._beta = beta
         self._matched: list[ReservoirItem] = []  # the first draw of the step in hand

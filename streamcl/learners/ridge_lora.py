@@ -22,8 +22,8 @@ from streamcl.protocols import State
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HybridFeatures:
-    """What a hybrid reads of B samples.
+class RidgeLoRAFeatures:
+    """What the learner reads of B samples.
 
     features: float32 [B, D], of the frozen blocks. views: each view's tokens [B, N, d] where the adapted
     branch begins. adapted: float32 [B, E], None without a branch that has settled.
@@ -33,10 +33,10 @@ class HybridFeatures:
     views: Sequence[Tensor]
     adapted: Tensor | None
 
-    def __getitem__(self, rows: Sequence[int]) -> HybridFeatures:
+    def __getitem__(self, rows: Sequence[int]) -> RidgeLoRAFeatures:
         """What was read of some of them."""
         adapted = None if self.adapted is None else self.adapted[rows]
-        return HybridFeatures(self.features[rows], [view[rows] for view in self.views], adapted)
+        return RidgeLoRAFeatures(self.features[rows], [view[rows] for view in self.views], adapted)
 
 
 class RidgeLoRALearner:
@@ -93,33 +93,33 @@ class RidgeLoRALearner:
             return StepResult((), (), learned=())
         return self.learn_from(batch, self.read_together(batch.samples))
 
-    def read(self, samples: Sequence[Sample]) -> HybridFeatures:
+    def read(self, samples: Sequence[Sample]) -> RidgeLoRAFeatures:
         """What `scores` and `learn_from` need of samples, one or more."""
         features, views = self._read(samples)  # [B, D]
         if self.adapted is None or not self.adapted.frozen:
-            return HybridFeatures(features, views, None)
-        return HybridFeatures(features, views, self.adapted.features(views[0]))
+            return RidgeLoRAFeatures(features, views, None)
+        return RidgeLoRAFeatures(features, views, self.adapted.features(views[0]))
 
-    def refresh_features(self, reading: HybridFeatures) -> HybridFeatures:
+    def refresh_features(self, reading: RidgeLoRAFeatures) -> RidgeLoRAFeatures:
         """An older reading with what it lacks of `scores`: the adapters may have settled since."""
         if self.adapted is None or not self.adapted.frozen or reading.adapted is not None:
             return reading
         return replace(reading, views=(), adapted=self.adapted.features(reading.views[0]))
 
-    def read_together(self, samples: Sequence[Sample]) -> HybridFeatures:
+    def read_together(self, samples: Sequence[Sample]) -> RidgeLoRAFeatures:
         """`read` by all ranks, each its share, of which alone the views are."""
         mine = self.read(self.group.local_samples(samples))
         adapted = None if mine.adapted is None else self.group.all_gather_rows(mine.adapted, samples)
-        return HybridFeatures(self.group.all_gather_rows(mine.features, samples), mine.views, adapted)
+        return RidgeLoRAFeatures(self.group.all_gather_rows(mine.features, samples), mine.views, adapted)
 
-    def scores(self, reading: HybridFeatures) -> Tensor:
+    def scores(self, reading: RidgeLoRAFeatures) -> Tensor:
         """float64 [B, C] by the weights in use while learning."""
         scores = self.exact.head.scores(reading.features)
         if self.adapted is None or reading.adapted is None:
             return scores
         return self.adapted.blend_scores(scores, self.adapted.head.scores(reading.adapted))
 
-    def scores_refit(self, reading: HybridFeatures) -> Tensor:
+    def scores_refit(self, reading: RidgeLoRAFeatures) -> Tensor:
         """float64 [B, C] by weights of all that is known."""
         scores = self.exact.head.scores_refit(reading.features)
         if self.adapted is None or reading.adapted is None:
@@ -130,7 +130,7 @@ class RidgeLoRALearner:
         """What scores [B, C] say, as sure as they have deserved of late."""
         return to_predictions(self._calibration.sharpness * scores, self.classes)
 
-    def learn_from(self, batch: Batch, reading: HybridFeatures) -> StepResult:
+    def learn_from(self, batch: Batch, reading: RidgeLoRAFeatures) -> StepResult:
         """`learn`, given what was read of the batch's samples."""
         features, views, adapted = reading.features, reading.views, reading.adapted
         scores = self.scores(reading)  # [B, C]

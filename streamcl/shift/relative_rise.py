@@ -35,10 +35,10 @@ _LEAST_SEGMENT = 8  # batches between two shifts
 _HALF = 5  # batches; a plateau compares the last five with the five before
 
 
-class RelativeDetector:
+class RelativeRiseDetector:
     """Works on y = (loss + 0.05)^(1/3), in which noise in proportion to the loss is nearly normal.
 
-    shift: for some w of 2 to 12, the mean of the last w values of y lies more than `threshold` standard
+    shift: for some w of 2 to 12, the mean of the last w values of y lies more than `loss_threshold` standard
     errors, and at least ten per cent of loss, above the level of the segment before them. That level is the
     mean of up to 32 values, or of the last quarter of them where they fall. The noise is a share of the
     level, from quantiles of the differences of neighbours over the last 64 values, whatever their segment.
@@ -49,17 +49,19 @@ class RelativeDetector:
     So shifts are at least eight updates apart, and consolidations ten, whatever the losses are.
 
     Where the learner shows features that do not move (see `look`), their novelty is a second series under the
-    same rule, with a threshold of its own, `novelty` (None: the loss alone). It sees a change of domain that
-    the learner takes in its stride.
+    same rule, with a threshold of its own, `feature_threshold` (None: the loss alone). It sees a change of
+    domain that the learner takes in its stride.
     """
 
-    def __init__(self, threshold: float = _THRESHOLD, novelty: float | None = _NOVELTY) -> None:
-        for name, value in (("threshold", threshold), ("novelty", novelty)):
+    def __init__(
+        self, loss_threshold: float = _THRESHOLD, feature_threshold: float | None = _NOVELTY
+    ) -> None:
+        for name, value in (("loss_threshold", loss_threshold), ("feature_threshold", feature_threshold)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}, expected a positive number of standard errors")
-        self._threshold = threshold
+        self._threshold = loss_threshold
         self._novelty = Novelty()
-        self._strange = None if novelty is None else RelativeDetector(novelty, None)
+        self._strange = None if feature_threshold is None else RelativeRiseDetector(feature_threshold, None)
         self._values: list[float] = []
         self._segment = 0  # how many of the last values belong to the present segment
         self._since = 0  # updates since the last shift

@@ -1,10 +1,10 @@
-"""Makes the learners that join a closed form and adapters: hybrid, mixed privacy and cohorts."""
+"""Makes the learners that join a closed form and adapters: ridge_lora, mixed_privacy and cohort_adapters."""
 
 from __future__ import annotations
 
 import hashlib
 
-from streamcl.config.options.hybrid import CohortOptions, Hybrid, Mixed
+from streamcl.config.options.ridge_lora import CohortAdaptersOptions, MixedPrivacyOptions, RidgeLoRAOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.factory.closed_form import RIDGE_SHARPNESS, build_closed_form, read_blocks
@@ -13,54 +13,60 @@ from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import FrozenReader, concat_width
 from streamcl.learners.cohort_adapters import CohortAdaptersLearner, CohortRule
-from streamcl.learners.hybrid import RidgeLoRALearner
 from streamcl.learners.mixed_privacy import MixedPrivacyLearner
+from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.learners.tangent_features import TangentReader
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 
 ADAPTED_BLOCKS = 3
-"""Last of the blocks that the exact branch reads, which the adapted branch of a hybrid reads too."""
+"""Last of the blocks that the exact branch reads, which the adapted branch of ridge_lora reads too."""
 
 
-def build_hybrid(
-    config: RunConfig, options: Hybrid | Mixed, backbone: Backbone, compute: Compute, group: ProcessGroup
+def build_ridge_lora(
+    config: RunConfig,
+    options: RidgeLoRAOptions | MixedPrivacyOptions,
+    backbone: Backbone,
+    compute: Compute,
+    group: ProcessGroup,
 ) -> RidgeLoRALearner:
     """The closed form with an adapted branch beside it, where its options leave room for one."""
     exact = build_closed_form(config, options.ridge, backbone, compute, group)
-    if options.lora.adapt == 0:
+    if options.lora.warmup_samples == 0:
         return RidgeLoRALearner(exact, None)
     return RidgeLoRALearner(exact, _branch(config, options, backbone, compute, config.seed, group=group))
 
 
-def build_mixed(
-    config: RunConfig, options: Mixed, backbone: Backbone, compute: Compute
+def build_mixed_privacy(
+    config: RunConfig, options: MixedPrivacyOptions, backbone: Backbone, compute: Compute
 ) -> MixedPrivacyLearner:
-    """A hybrid that core samples train, with a part for users on top."""
-    core, users = build_hybrid(config, options, backbone, compute, SINGLE_PROCESS), options.users
+    """A ridge_lora learner that core samples train, with a part for users on top."""
+    core, users = build_ridge_lora(config, options, backbone, compute, SINGLE_PROCESS), options.users
     tangents = None
     if core.adapted is not None and users.tangents:
-        tangents = TangentReader(core.adapted, width=users.tangents, blocks=users.blocks, seed=config.seed)
+        tangents = TangentReader(
+            core.adapted, width=users.tangents, linearised_blocks=users.linearised_blocks, seed=config.seed
+        )
     frozen = concat_width(backbone, [max(read_blocks(config, options.ridge.blocks, backbone))])
     weights = UserWeights(
         1 + frozen + (0 if tangents is None else tangents.width),
-        shrinkage=users.shrinkage,
+        variance_ridge=users.variance_ridge,
         noise=users.noise,
-        refresh=options.ridge.refresh,
-        cohorts=users.cohorts,
+        refit_fraction=options.ridge.refit_fraction,
+        max_tracked_subjects=users.max_tracked_subjects,
         device=compute.device,
     )
     return MixedPrivacyLearner(core, weights, tangents, frozen=frozen)
 
 
-def build_cohorts(
-    config: RunConfig, options: CohortOptions, backbone: Backbone, compute: Compute
+def build_cohort_adapters(
+    config: RunConfig, options: CohortAdaptersOptions, backbone: Backbone, compute: Compute
 ) -> CohortAdaptersLearner:
     """A shared closed form, and a maker of adapters, one for each cohort."""
     ridge, lora = options.ridge, options.lora
     blocks = read_blocks(config, ridge.blocks, backbone)
-    if ridge.shrinkage is None or ridge.projection is not None:
-        raise config.refuse("learner.ridge", "cohorts need a shrinkage, and no projection")
+    if ridge.variance_ridge is None or ridge.projection is not None:
+        raise config.refuse("learner.ridge", "cohort adapters need a variance_ridge, and no projection")
 
     def branch(cohort: str) -> AdaptedBranch:
         digest = hashlib.sha256(f"{config.seed} {cohort}".encode()).digest()
@@ -68,20 +74,20 @@ def build_cohorts(
 
     branch("")  # what is wrong with the options shows now
     return CohortAdaptersLearner(
-        FrozenReader(backbone, compute, blocks, views=ridge.views),
-        CohortRule(options.by, options.stretch, options.limit),
+        FrozenReader(backbone, compute, blocks, tta_views=ridge.tta_views),
+        CohortRule(options.cohort_by, options.records_per_cohort, options.max_adapters),
         branch,
         width=concat_width(backbone, blocks),
         cut=backbone.depth // 3 if lora.first_block is None else lora.first_block,
-        shrinkage=ridge.shrinkage,
-        refresh=ridge.refresh,
+        variance_ridge=ridge.variance_ridge,
+        refit_fraction=ridge.refit_fraction,
         sharpness=RIDGE_SHARPNESS,
     )
 
 
 def _branch(
     config: RunConfig,
-    options: Hybrid | Mixed | CohortOptions,
+    options: RidgeLoRAOptions | MixedPrivacyOptions | CohortAdaptersOptions,
     backbone: Backbone,
     compute: Compute,
     seed: int,
@@ -97,9 +103,9 @@ def _branch(
         raise config.refuse("learner.lora.first_block", f"no block of the ridge's comes at or after {first}")
     head = RidgeHead(
         concat_width(backbone, blocks),
-        relative_lambda=ridge.relative_lambda,
-        shrinkage=ridge.shrinkage,
-        refresh=ridge.refresh,
+        trace_ridge=ridge.trace_ridge,
+        variance_ridge=ridge.variance_ridge,
+        refit_fraction=ridge.refit_fraction,
         device=compute.device,
     )
     return AdaptedBranch(
@@ -111,7 +117,7 @@ def _branch(
         rank=lora.rank,
         learning_rate=lora.learning_rate,
         steps=lora.steps,
-        adapt=lora.adapt,
+        warmup_samples=lora.warmup_samples,
         seed=seed,
         group=group,
     )
