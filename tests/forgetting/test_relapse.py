@@ -11,7 +11,7 @@ from pictures import make_batch
 from streamcl.errors import BadRecord
 from streamcl.events import ForgetRequest, HoldoutPart, Sample
 from streamcl.forgetting.methods.protocol import ErasureResult
-from streamcl.forgetting.monitoring.held_out import MOST, HeldOutSamples
+from streamcl.forgetting.monitoring.held_out import MAX_PER_NAME, HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import REPEATS, Relapse
 from streamcl.forgetting.monitoring.separability import features_of, shown_by
 from streamcl.forgetting.receipts.archive import read_receipts
@@ -201,7 +201,7 @@ def test_held_out_samples_are_bounded_and_broken_ones_left_out():
 
     samples = make_batch(0, ["cat"] * 500 + ["dog"] * 20).samples
     held = held_out(Broken(samples))
-    assert len(held.of("class", "cat")) == MOST
+    assert len(held.of("class", "cat")) == MAX_PER_NAME
     assert len(held.others(lambda kind, name: name == "cat")) == 20
     assert held.names("class") == ["cat", "dog"]
 

@@ -1,4 +1,4 @@
-"""A source's held-out samples by class and subject: erasures can be tested, and nobody's data is kept."""
+"""A source's held-out samples by class and subject, to test erasures without keeping data."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from streamcl.errors import BadRecord
 from streamcl.events import HoldoutPart, Sample
 from streamcl.forgetting.methods.subsample import subsample
 
-MOST = 48
-"""Samples of one class or subject that a test looks at."""
-OTHERS = 96
-"""Samples that they are told from."""
+MAX_PER_NAME = 48
+"""Samples of one class or subject in a test, so that it takes no longer than a batch."""
+MAX_OTHERS = 96
+"""Samples of the others, twice as many: a smaller standard error at little cost."""
 
 Named: TypeAlias = Literal["class", "subject"]
 Place: TypeAlias = tuple[int, int]
 
 
 class HeldOutSamples:
-    """Finds held-out samples again; only their places are remembered, the source gives the pixels anew.
+    """Indexes held-out samples by class and subject; pixels are read from the source at each call.
 
-    All of them are read once, when the first is asked for.
+    The index reads all of them once, at the first call.
     """
 
     def __init__(self, parts: Sequence[HoldoutPart]) -> None:
@@ -31,15 +31,15 @@ class HeldOutSamples:
         self._all: list[tuple[Place, str | None, str | None]] = []
 
     def of(self, kind: Named, name: str) -> list[Sample]:
-        """At most MOST samples of the class or subject, spread evenly over those there are."""
-        return list(self._read(subsample(self._index().get((kind, name), []), MOST)))
+        """Return at most MAX_PER_NAME samples of the class or subject, spread evenly."""
+        return list(self._read(subsample(self._index().get((kind, name), []), MAX_PER_NAME)))
 
     def names(self, kind: Named) -> list[str]:
-        """The classes or subjects of which there are held-out samples."""
+        """Return the classes or subjects with held-out samples."""
         return [name for each, name in self._index() if each == kind]
 
     def others(self, is_erased: Callable[[Named, str], bool]) -> list[Sample]:
-        """At most OTHERS samples of classes and subjects that were not erased."""
+        """Return at most MAX_OTHERS samples of classes and subjects that were not erased."""
         self._index()
         gone = {key for key in self._index() if is_erased(*key)}
         kept = [
@@ -47,7 +47,7 @@ class HeldOutSamples:
             for place, label, subject in self._all
             if ("class", label) not in gone and ("subject", subject) not in gone
         ]
-        return list(self._read(subsample(kept, OTHERS)))
+        return list(self._read(subsample(kept, MAX_OTHERS)))
 
     def _index(self) -> dict[tuple[Named, str], list[Place]]:
         if self._places is not None:
@@ -72,7 +72,7 @@ class HeldOutSamples:
 
 
 def spread_over(parts: Sequence[HoldoutPart], most: int) -> Iterator[Sample]:
-    """At most so many samples, evenly over all parts; no others are read."""
+    """Yield at most `most` samples, evenly over all parts; no others are read."""
     places = [(number, i) for number, part in enumerate(parts) for i in range(len(part.samples))]
     for part, i in subsample(places, most):
         try:
@@ -82,6 +82,6 @@ def spread_over(parts: Sequence[HoldoutPart], most: int) -> Iterator[Sample]:
 
 
 def within(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    """The first samples whose images are no more than so many bytes."""
+    """Return the first samples whose images have at most `limit` bytes together."""
     sizes = accumulate(sample.image.nbytes for sample in samples)
     return [sample for sample, size in zip(samples, sizes, strict=True) if size <= limit]

@@ -55,4 +55,7 @@ def standard_error(area: float, one: int, other: int) -> float:
 
 
 def _area(high: Floats, low: Floats) -> float:
-    return float((high[:, None] > low).mean() + (high[:, None] == low).mean() / 2)
+    """P(high > low) with ties counted half, the area under the ROC curve."""
+    from scipy.stats import mannwhitneyu  # takes most of a second, and only relapse tests need it
+
+    return float(mannwhitneyu(high, low, method="asymptotic").statistic) / (len(high) * len(low))
