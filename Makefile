@@ -35,8 +35,8 @@ install-test: install
 install-lint: install-test
 	$(call install,lint)
 
-test: install-test  ## install what the tests need and run them
-	"$(BIN)/python" -m pytest -m "not slow" -n auto --dist loadfile
+test: install-test  ## install what the tests need, run them, and see that they cover the code
+	"$(BIN)/python" -m pytest -m "not slow" -n auto --dist loadfile --cov --cov-fail-under=92
 
 test-slow: install-test  ## the tests that take longer
 	"$(BIN)/python" -m pytest -m slow

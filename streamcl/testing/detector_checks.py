@@ -12,7 +12,7 @@ from streamcl.protocols import ShiftDetector
 from streamcl.testing.state_checks import plain_hash, require
 
 Report: TypeAlias = tuple[str | None, str | None]
-"""What a detector reports after an update: shift and plateau."""
+"""The shift and the plateau that a detector reports after an update."""
 
 
 def loss_stream(seed: int = 0, segments: Sequence[int] = (40, 50, 40)) -> list[float]:

@@ -174,7 +174,7 @@ class _Name:
 
 
 class _Pending:
-    """What a loss of power would take: names in the order of their change, bytes past what was synced."""
+    """The changes that a loss of power takes: names in the order of change, bytes past the last sync."""
 
     def __init__(self) -> None:
         self._names: list[_Name] = []

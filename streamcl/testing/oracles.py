@@ -1,4 +1,4 @@
-"""What must hold after faults: each record consumed once, progress made, sinks that can be cut back."""
+"""Checks after faults: each record consumed once, progress made, sinks that can be cut back."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def until_done(run: Callable[[], object], *, limit: int = 1000) -> int:
 
 
 def durable_calls(operation: Callable[[Disk], object]) -> list[str]:
-    """What the operation asks of the disk when nothing fails: one entry for each place a fault can be."""
+    """Return the calls of the disk that an operation makes when nothing fails: at each a fault can be."""
     disk = FaultyDisk()
     operation(disk)
     return disk.calls
