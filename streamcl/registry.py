@@ -158,33 +158,52 @@ def call_with(
         ConfigError: an argument is unknown (the nearest is in the hint), missing, or refused by the function
             with a TypeError or a ValueError.
     """
+    given = _checked(function, label, args, len(context), offered or {})
     try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-ins have no signature
-        return _called(function, label, context, args)
-    parameters = signature.parameters.values()
-    named = [p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}][
-        len(context) :
-    ]
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    if unknown := [] if open_ended else [key for key in args if key not in named]:
-        raise ConfigError(
-            f"the {label} has no argument {unknown[0]!r}", hint=nearest(unknown[0], named, "it takes")
-        )
-    given = {key: value for key, value in (offered or {}).items() if key in named} | dict(args)
-    required = {p.name for p in parameters if p.default is p.empty}
-    if missing := [key for key in named if key in required and key not in given]:
-        raise ConfigError(f"the {label} needs the argument {missing[0]!r}")
-    return _called(function, label, context, given)
-
-
-def _called(
-    function: Callable[..., Any], label: str, context: tuple[Any, ...], args: Mapping[str, Any]
-) -> Any:
-    try:
-        return function(*context, **args)
+        return function(*context, **given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the {label} cannot be made: {error}") from error
+
+
+def bind_arguments(path: str, args: Mapping[str, Any]) -> Callable[[], Any]:
+    """Return a function of no arguments that calls the callable at `path` with `args`.
+
+    Raises:
+        ConfigError: the callable does not take these arguments.
+        SourceError: raised by the returned function where the callable returns None.
+    """
+    function = import_callable(path)
+    _checked(function, f"callable {path}", args, 0, {})
+
+    def make() -> Any:
+        made = function(**args)
+        if made is None:
+            raise SourceError(f"{path} returned None", hint="return an iterable of records, or yield them")
+        return made
+
+    return make
+
+
+def _checked(
+    function: Callable[..., Any], label: str, args: Mapping[str, Any], before: int, offered: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the keyword arguments to call with, after `before` positional ones."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some built-ins have no signature
+        return dict(args)
+    by_name = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    named = [each for each in parameters if each.kind in by_name][before:]
+    names = [each.name for each in named]
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    if unknown := [] if open_ended else [key for key in args if key not in names]:
+        raise ConfigError(
+            f"the {label} has no argument {unknown[0]!r}", hint=nearest(unknown[0], names, "it takes")
+        )
+    given = {key: value for key, value in offered.items() if key in names} | dict(args)
+    if missing := [each.name for each in named if each.default is each.empty and each.name not in given]:
+        raise ConfigError(f"the {label} needs the argument {missing[0]!r}")
+    return given
 
 
 def import_callable(path: str) -> Callable[..., Any]:
@@ -205,25 +224,6 @@ def import_callable(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError(f"{path} is a {type(found).__name__}, which cannot be called", hint=FORM)
     return found  # type: ignore[no-any-return]
-
-
-def bind_arguments(path: str, args: Mapping[str, Any]) -> Callable[[], Any]:
-    """Return a function of no arguments that calls the callable at `path` with `args`.
-
-    Raises:
-        ConfigError: the callable does not take these arguments.
-        SourceError: raised by the returned function where the callable returns None.
-    """
-    function = import_callable(path)
-    _check_arguments(function, path, args)
-
-    def make() -> Any:
-        made = function(**args)
-        if made is None:
-            raise SourceError(f"{path} returned None", hint="return an iterable of records, or yield them")
-        return made
-
-    return make
 
 
 def _module(name: str) -> Any:
@@ -249,14 +249,3 @@ def _attribute(owner: Any, name: str, path: str) -> Any:
         near = get_close_matches(name, dir(owner), 1)
         hint = f"did you mean {near[0]!r}?" if near else None
         raise ConfigError(f"{path}: {owner.__name__} has no {name!r}", hint=hint) from error
-
-
-def _check_arguments(function: Callable[..., Any], path: str, args: Mapping[str, Any]) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-ins have no signature
-        return
-    try:
-        signature.bind(**args)
-    except TypeError as error:
-        raise ConfigError(f"{path}{signature} does not take these args: {error}") from error
