@@ -1,9 +1,9 @@
 """The shipped checks of sources and detectors: that each promise, broken, is found."""
 
 import pytest
-from streamcl.shift.relative import RelativeDetector
 
 from streamcl.events import Batch
+from streamcl.shift.relative_rise import RelativeRiseDetector
 from streamcl.testing import Jump, ScriptedSource, check_detector, check_source
 
 
@@ -104,12 +104,12 @@ def test_a_broken_source_is_found(source, complaint):
         check_source(source)
 
 
-class TakesAnything(RelativeDetector):
+class TakesAnything(RelativeRiseDetector):
     def update(self, loss):
         super().update(min(max(loss, 0.0), 9.0))
 
 
-class NotesRefusals(RelativeDetector):
+class NotesRefusals(RelativeRiseDetector):
     refused = 0
 
     def update(self, loss):
@@ -120,16 +120,16 @@ class NotesRefusals(RelativeDetector):
         return super().state_dict() | {"refused": self.refused}
 
 
-class Forgetful(RelativeDetector):
+class Forgetful(RelativeRiseDetector):
     def load_state_dict(self, state):
         pass
 
 
-class AlwaysSettled(RelativeDetector):
+class AlwaysSettled(RelativeRiseDetector):
     plateau = "settled"
 
 
-class Leaking(RelativeDetector):
+class Leaking(RelativeRiseDetector):
     seen: list[float] = []  # noqa: RUF012 - shared on purpose
 
     def update(self, loss):
@@ -151,6 +151,6 @@ class Leaking(RelativeDetector):
     ],
 )
 def test_a_broken_detector_is_found(detector, complaint):
-    check_detector(RelativeDetector)
+    check_detector(RelativeRiseDetector)
     with pytest.raises(AssertionError, match=complaint):
         check_detector(detector)
