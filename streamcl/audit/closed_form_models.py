@@ -96,7 +96,7 @@ class RidgeFactory:
 
     def measure(self, examples: Examples) -> Statistics:
         """Return the statistics of these examples."""
-        return self.head().measure(examples.features, examples.labels)
+        return self.head().statistics_of(examples.features, examples.labels)
 
     def solve(self, statistics: ModelStatistics) -> LinearModel:
         """Return the model of these statistics.

@@ -15,6 +15,7 @@ from streamcl.audit.stream_split import with_offsets
 from streamcl.config.options.run import RunConfig
 from streamcl.events import Batch, Sample
 from streamcl.factory.learner import build_learner
+from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics
 from streamcl.learners.ridge import RidgeLearner
@@ -25,15 +26,14 @@ from streamcl.protocols import Learner
 class ClosedFormHeads:
     """The ridge heads whose scores a learner blends, with their features side by side."""
 
-    def __init__(self, exact: RidgeLearner, ridge_lora: RidgeLoRALearner | None = None) -> None:
+    def __init__(self, exact: RidgeLearner[Statistics], ridge_lora: RidgeLoRALearner | None = None) -> None:
         self.exact = exact
         self.ridge_lora = ridge_lora if ridge_lora is not None and ridge_lora.adapted is not None else None
 
     @property
-    def heads(self) -> tuple[RidgeHead, ...]:
+    def heads(self) -> tuple[ClosedFormHead[Statistics], ...]:
         """The exact head, then the adapted one where there is one."""
-        adapted = None if self.ridge_lora is None else self.ridge_lora.adapted
-        return (self.exact.head,) if adapted is None else (self.exact.head, adapted.head)
+        return (self.exact if self.ridge_lora is None else self.ridge_lora).statistics.heads
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -51,11 +51,11 @@ class ClosedFormHeads:
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return mapped features of N samples, float32 [N, sum of widths] on the CPU."""
         if self.ridge_lora is None:
-            return self.exact.head.features(self.exact.features(samples)).float().cpu()
+            return self.exact.head.statistic_rows(self.exact.features(samples)).float().cpu()
         reading = self.ridge_lora.read(samples)
         assert reading.adapted is not None
         both = zip(self.heads, (reading.features, reading.adapted), strict=True)
-        return torch.cat([head.features(features).float() for head, features in both], dim=1).cpu()
+        return torch.cat([head.statistic_rows(features).float() for head, features in both], dim=1).cpu()
 
     def statistics(self, columns: Mapping[str, int]) -> ModelStatistics:
         """Return copies of the heads' statistics on the CPU, with the column of each class in `columns`."""
@@ -113,7 +113,7 @@ def closed_form_heads(learner: Learner) -> ClosedFormHeads | None:
     return None
 
 
-def _is_ridge(learner: RidgeLearner) -> bool:
+def _is_ridge(learner: RidgeLearner[Any]) -> bool:
     return type(learner.head) is RidgeHead
 
 

@@ -105,9 +105,7 @@ def train(model: AdapterModel, samples: Sequence[Sample], epochs: int, batch_siz
             model.step(F.cross_entropy(model.head(model.features(chunk)), model.targets(chunk)))
 
 
-def refit(
-    model: AdapterModel, samples: Sequence[Sample], joint: JointOptions, batch_size: int
-) -> RidgeLearner:
+def refit(model: AdapterModel, samples: Sequence[Sample], joint: JointOptions, batch_size: int) -> Learner:
     """Return a ridge head fitted on the adapted features of all samples."""
     depth = model.backbone.depth
     blocks = joint.blocks or spread_blocks(depth)

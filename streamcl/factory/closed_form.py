@@ -24,12 +24,12 @@ def build_closed_form(
     backbone: Backbone,
     compute: Compute,
     group: ProcessGroup,
-) -> RidgeLearner:
+) -> RidgeLearner[Any]:
     """A head on frozen features, knowing nothing yet."""
     blocks = read_blocks(config, options.blocks, backbone)
     width = concat_width(backbone, blocks)
     if isinstance(options, NearestMean):
-        nearest: Any = NCMHead(width, metric=options.metric, device=compute.device)
+        nearest = NCMHead(width, metric=options.metric, device=compute.device)
         return RidgeLearner(backbone, compute, nearest, blocks=blocks, group=group)
     shared: Any = {
         **options.model_dump(include={"projection", "refit_fraction"}),

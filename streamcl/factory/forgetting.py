@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from streamcl.capabilities.declaration import capabilities_of
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.evaluation.prequential import Prequential
@@ -11,7 +12,7 @@ from streamcl.events import ForgetRequest
 from streamcl.forgetting.distributed import FirstForgetter, FollowingForgetter
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.methods.protocol import ForgettingMethod, ObservableStatistics
+from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.monitoring.held_out import HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import Relapse
 from streamcl.forgetting.monitoring.utility import Utility
@@ -57,8 +58,9 @@ def _kept(
     settings: RunConfig, belongings: RunResources, lineage: Lineage, stack: ExitStack
 ) -> StatisticsStore | None:
     """The statistics by class or subject, told of all that the learner adds; None where not asked for."""
-    learner = belongings.learner
-    if settings.forgetting.keep_statistics is None or not isinstance(learner, ObservableStatistics):
+    statistics = capabilities_of(belongings.learner).statistics
+    rows = None if statistics is None else statistics.by_rows
+    if settings.forgetting.keep_statistics is None or rows is None:
         return None
     kept = StatisticsStore(
         belongings.folder / STATISTICS,
@@ -67,7 +69,7 @@ def _kept(
         keep=settings.checkpoint.keep if settings.checkpoint else 0,
     )
     stack.callback(kept.close)
-    learner.listen(kept.add)
+    rows.on_learned(kept.add)
     return kept
 
 

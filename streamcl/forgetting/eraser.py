@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.ledger import Ledger
@@ -12,7 +13,6 @@ from streamcl.forgetting.methods.protocol import (
     Context,
     DataLocation,
     ForgettingMethod,
-    ObservableStatistics,
     RequestScope,
 )
 from streamcl.forgetting.methods.select import select_method
@@ -72,7 +72,9 @@ class Eraser:
         if self._run.monitor is not None and request.on_return == "drop":
             self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
         if kept is not None:
-            kept.finish(len(learner.widths) if isinstance(learner, ObservableStatistics) else 0)
+            statistics = capabilities_of(learner).statistics
+            rows = None if statistics is None else statistics.by_rows
+            kept.finish(0 if rows is None else len(rows.widths))
         utility = None if useful is None else useful.beside(learner)
         return ErasureOutcome(
             outcome="done",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
-from streamcl.heads.statistics import confirm_counts, confirm_fit, largest, ratio
+from streamcl.heads.statistics import PartsOfHead, confirm_counts, confirm_fit, largest, ratio
 from streamcl.protocols import State
 
 Metric: TypeAlias = Literal["cosine", "euclid"]
@@ -84,29 +84,29 @@ class NCMHead:
         more = max(0, classes - self.classes)
         self._S, self._counts = _padded(self._S, more), _padded(self._counts, more)
 
-    def features(self, features: Tensor) -> Tensor:
+    def statistic_rows(self, features: Tensor) -> Tensor:
         """What is summed, float64 [N, d], of features [N, d]."""
         if features.ndim != 2 or features.shape[1] != self.width:
             raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
         x = features.detach().to(self._S.device).double()
         return F.normalize(x, dim=1) if self._metric == "cosine" else x
 
-    def measure(self, features: Tensor, targets: Tensor) -> ClassSums:
+    def statistics_of(self, features: Tensor, targets: Tensor) -> ClassSums:
         """The sums of these samples alone, to be kept per subject or class, merged or removed later.
 
         Raises ValueError for other shapes, columns that do not exist and values not finite.
         """
-        x, targets = self.features(features), targets.to(self._S.device)
+        x, targets = self.statistic_rows(features), targets.to(self._S.device)
         confirm_fit(x, targets, self.classes)
         sums = x.new_zeros(self.classes, self.width).index_add_(0, targets, x)
         return ClassSums(sums, targets.bincount(minlength=self.classes))
 
     @property
-    def summed(self) -> int:
+    def statistic_width(self) -> int:
         """d: how many columns the rows have that are summed."""
         return self.width
 
-    def gathered(self, parts: Iterable[tuple[Any, Mapping[int, tuple[int, Any]]]]) -> ClassSums:
+    def statistics_from_parts(self, parts: PartsOfHead) -> ClassSums:
         """Sums from parts: rows, which are not needed here; by column a count and a sum of rows [d]."""
         S, counts = torch.zeros_like(self._S), torch.zeros_like(self._counts)
         for _, sums in parts:
@@ -117,7 +117,7 @@ class NCMHead:
 
     def update(self, features: Tensor, targets: Tensor) -> None:
         """Learn samples: features [N, d], targets int64 [N]; raises as `measure` does, changing nothing."""
-        self.merge(self.measure(features, targets))
+        self.merge(self.statistics_of(features, targets))
 
     def savepoint(self) -> Callable[[], None]:
         """What takes back every change that comes next, bit for bit. Nothing is copied."""
@@ -136,7 +136,7 @@ class NCMHead:
 
     def downdate(self, features: Tensor, targets: Tensor) -> None:
         """Forget samples that were learned: exact, up to rounding in float64. Raises as `remove` does."""
-        self.remove(self.measure(features, targets))
+        self.remove(self.statistics_of(features, targets))
 
     def remove(self, other: ClassSums) -> None:
         """Forget by sums that were kept (see `measure`).
@@ -155,6 +155,10 @@ class NCMHead:
             )
         S[gone] = 0.0
         self._S, self._counts = S, counts
+
+    def removal_figures(self) -> Mapping[str, Any]:
+        """Return the number of samples left."""
+        return {"samples_left": self.statistics.total}
 
     def drop_class(self, column: int) -> None:
         """Remove the column of a class whose samples are all forgotten; later columns move up by one.
@@ -177,7 +181,7 @@ class NCMHead:
 
     def scores(self, features: Tensor) -> Tensor:
         """Scores, float64 [N, C], of features [N, d]; -inf for a class without samples. Changes no state."""
-        x = self.features(features)
+        x = self.statistic_rows(features)
         means = self._S / self._counts.clamp(min=1)[:, None]  # [C, d]
         if self._metric == "cosine":
             scores = x @ F.normalize(means, dim=1).T

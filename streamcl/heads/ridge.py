@@ -6,7 +6,7 @@ ACU (arXiv 2505.12239).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.solving import is_due, scored, solved, variance
 from streamcl.heads.statistics import (
+    PartsOfHead,
     Statistics,
     confirm_fit,
     smallest_eigenvalue,
@@ -96,7 +97,7 @@ class RidgeHead:
         return tuple(self._sums.counts.tolist())
 
     @property
-    def summed(self) -> int:
+    def statistic_width(self) -> int:
         """D: how many columns the rows have that are summed."""
         return self._sums.gram.width
 
@@ -116,7 +117,7 @@ class RidgeHead:
             zero_padded(values, more) for values in (self._solved, self._W, self._b)
         )
 
-    def features(self, features: Tensor) -> Tensor:
+    def statistic_rows(self, features: Tensor) -> Tensor:
         """phi, float64 [N, D], of features [N, d]."""
         if features.ndim != 2 or features.shape[1] != self.width:
             raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
@@ -127,14 +128,14 @@ class RidgeHead:
         rows = F.pad(features.float(), (0, 0, 0, missing))
         return (rows @ self._P).relu().double()[: len(features)]
 
-    def measure(self, features: Tensor, targets: Tensor) -> Statistics:
+    def statistics_of(self, features: Tensor, targets: Tensor) -> Statistics:
         """The statistics of these samples alone, to be kept per subject or class, merged or removed later."""
         h, targets = self._checked(features, targets)
         return Statistics.of(h, targets, self.classes)
 
-    def gathered(self, parts: Iterable[tuple[Any, Mapping[int, tuple[int, Any]]]]) -> Statistics:
+    def statistics_from_parts(self, parts: PartsOfHead) -> Statistics:
         """Statistics from parts: rows [r, D] to sum the outer products of; by column a count and a Q [D]."""
-        total = Statistics.empty(self.summed, self._sums.Q.device, self.classes)
+        total = Statistics.empty(self.statistic_width, self._sums.Q.device, self.classes)
         for rows, sums in parts:
             total.gram.add(torch.as_tensor(rows, device=total.Q.device))
             for column, (count, Q) in sums.items():
@@ -156,7 +157,7 @@ class RidgeHead:
         self._take_over(learned, due=due)
 
     def savepoint(self) -> Callable[[], None]:
-        """What takes back one `grow` and one `update` that come next, bit for bit. Nothing is copied."""
+        """Return a callable that restores the state after one `grow` and one `update` or `remove`."""
         gram = self._sums.gram.savepoint()
         before = {name: getattr(self, name) for name in _PARTS}
 
@@ -211,13 +212,13 @@ class RidgeHead:
 
     def scores(self, features: Tensor) -> Tensor:
         """Scores, float64 [N, C], of features [N, d]; -inf for a class without samples. Changes no state."""
-        h = self.features(features)
+        h = self.statistic_rows(features)
         self._solve_if_due()
         return scored(h, self._W, self._b, self._sums.counts > 0)
 
     def scores_refit(self, features: Tensor) -> Tensor:
         """`scores` by weights of all that is known now, whichever solve is in use; changes no state."""
-        h = self.features(features)
+        h = self.statistic_rows(features)
         self._solve_if_due()
         if self._fresh is None:
             strength = self._strength.found(self._sums)
@@ -232,12 +233,17 @@ class RidgeHead:
         return self._W, self._b
 
     def smallest_eigenvalue(self) -> float:
-        """The smallest eigenvalue of G + lambda I as a share of lambda: 1 or a little more.
+        """Return the smallest eigenvalue of G + lambda I as a share of lambda: 1 or a little more.
 
         Under 1/2 something was subtracted that had not been added. 0: nothing known. After an erasure it is
         known from the check that the erasure passed.
         """
         return self._smallest_of(self._sums) if self._smallest is None else self._smallest
+
+    def removal_figures(self) -> Mapping[str, Any]:
+        """Return the number of samples left and the smallest eigenvalue."""
+        eigenvalue = self.smallest_eigenvalue()
+        return {"samples_left": self._sums.total, "smallest_eigenvalue_over_lambda": eigenvalue}
 
     def state_dict(self) -> State:
         """The statistics and the weights in use with the solve that they belong to."""
@@ -249,7 +255,7 @@ class RidgeHead:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the head that returned `state`, made with the same arguments."""
         device = self._sums.Q.device
-        self._sums = Statistics.from_state(state, self.summed, device)
+        self._sums = Statistics.from_state(state, self.statistic_width, device)
         self._W, self._b, self._solved = (
             torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
         )
@@ -258,23 +264,23 @@ class RidgeHead:
         self._fresh = self._smallest = None
 
     def _checked(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.features(features)
+        h = self.statistic_rows(features)
         targets = targets.to(h.device)
         confirm_fit(h, targets, self.classes)
         return h, targets
 
     def _aligned(self, other: Statistics) -> Statistics:
-        if other.gram.width != self.summed or other.classes > self.classes:
+        if other.gram.width != self.statistic_width or other.classes > self.classes:
             raise ValueError(
                 f"statistics of width {other.gram.width} with {other.classes} classes do not fit "
-                f"a head of width {self.summed} with {self.classes}"
+                f"a head of width {self.statistic_width} with {self.classes}"
             )
         return other.widened(self.classes)
 
     def _falls_due(self, counts: Tensor) -> bool:
         """Whether these new counts make a solve due; an owed one is made first unless they do."""
         grown = counts > self._sums.counts
-        if is_due(counts, self._solved, grown, self._refit_fraction, apart=self.summed // APART):
+        if is_due(counts, self._solved, grown, self._refit_fraction, apart=self.statistic_width // APART):
             if self._strength.outgrown(self._sums):  # or it would matter whether scores were asked for
                 self._solve_if_due()
             return True

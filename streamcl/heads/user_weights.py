@@ -72,7 +72,7 @@ class UserWeights:
         self._used = self._used.select([*range(classes - more), *[-1] * more])
         self._fresh = None
 
-    def measure(self, z: Tensor, targets: Tensor) -> Statistics:
+    def statistics_of(self, z: Tensor, targets: Tensor) -> Statistics:
         """The sums of these samples alone: z [N, D], targets int64 [N], columns that exist."""
         return Statistics.of(z, targets, self.classes)
 

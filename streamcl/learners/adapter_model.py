@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Prediction, Sample
 from streamcl.heads.linear import LinearHead
 from streamcl.learners.class_index import ClassIndex
@@ -131,10 +130,9 @@ class AdapterModel:
 
     def drop_class(self, name: str) -> None:
         """Lose a class: its row of the head and its moments go, later classes move up by one."""
-        if name not in self.index:
-            raise ForgettingError("there is no such class to drop")
+        left = self.index.without(name)
         self.head.drop(self.classes.index(name), self.optimizer)
-        self.index = ClassIndex(each for each in self.classes if each != name)
+        self.index = left
 
     def targets(self, samples: Sequence[Sample]) -> Tensor:
         """int64 [N]: the columns of the samples' classes."""

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from streamcl.errors import ForgettingError
+from streamcl.events import Sample
+
 
 class ClassIndex:
     """Class names in the order in which they were first learned; a name's place is its column everywhere."""
@@ -35,3 +38,24 @@ class ClassIndex:
         """int64 [len(names)]: the column of each name, -1 for None and for names not known."""
         known = [-1 if name is None else self._columns.get(name, -1) for name in names]
         return torch.tensor(known, dtype=torch.int64, device=device)
+
+    def known_columns(self, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Tensor:
+        """Return int64 [B]: the columns of labelled samples.
+
+        Raises:
+            ForgettingError: a sample's class was never learned.
+        """
+        columns = self.columns([sample.label for sample in samples], device)
+        if bool((columns < 0).any()):
+            raise ForgettingError("a sample's class is not among those learned, so it cannot be in the sums")
+        return columns
+
+    def without(self, name: str) -> ClassIndex:
+        """Return the index without a class; later ones move up by one column.
+
+        Raises:
+            ForgettingError: the class is not known.
+        """
+        if name not in self:
+            raise ForgettingError("there is no such class to drop")
+        return ClassIndex(each for each in self.names if each != name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamcl.capabilities.declaration import Capabilities
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Prediction, Sample, StepResult
 from streamcl.heads.quadratic import Quadratic
@@ -22,8 +22,10 @@ from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import FrozenReader
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.cohort import Cohort
-from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
+from streamcl.learners.predictions import all_finite, to_predictions
+from streamcl.learners.pseudonym import pseudonym
 from streamcl.learners.rollback import Rollback, Transaction
+from streamcl.learners.step import prepare_step
 from streamcl.protocols import State
 
 SHARED_COHORT = ""
@@ -46,16 +48,16 @@ class CohortRule:
         if self.cohort_by == "offset_range":
             return SHARED_COHORT if offset is None else str(offset // self.records_per_cohort)
         value = sample.domain if self.cohort_by == "domain" else sample.subject
-        return SHARED_COHORT if value is None else _hash(value)
+        return SHARED_COHORT if value is None else pseudonym(value)
 
     def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
         """The cohorts that a request names whole; none where it names anything else."""
         chosen = request.selection.keys()
         match self.cohort_by:
             case "subject" if request.subject is not None and chosen == {"subject"}:
-                return (_hash(request.subject),)
+                return (pseudonym(request.subject),)
             case "domain" if request.domain is not None and chosen == {"domain"}:
-                return (_hash(request.domain),)
+                return (pseudonym(request.domain),)
             case "offset_range" if request.offsets is not None and chosen == {"offsets"}:
                 first, end = (
                     request.offsets[0] // self.records_per_cohort,
@@ -127,32 +129,31 @@ class CohortAdaptersLearner:
         features, views = self._read(batch.samples)
         names = self._names(batch)
         scores = self._scores(self._used.scores(features), views[0], names, exact=False)
-        predicted = to_predictions(self._sharpness * scores, self.classes)
-        rows = [row for row, sample in enumerate(batch.samples) if sample.label is not None]
-        labels = {row: str(batch.samples[row].label) for row in rows}
-        index = ClassIndex([*self.classes, *labels.values()])
-        targets = index.columns(list(labels.values()), features.device)
-        losses = tuple(open_set_nll(self._sharpness * scores[rows], targets).tolist())
-        if not rows or not all_finite(features):
-            return StepResult(predicted, losses, learned=())
-        with Transaction(self._savepoint()) as step:
-            self._index = index
-            cohort_names = {row: self._cohort_for(names[row]) for row in rows}
+        step = prepare_step(batch, self._sharpness * scores, self._index)
+        if not step.rows or not all_finite(features):
+            return step.refused()
+        with Transaction(self._savepoint()) as transaction:
+            self._index = step.index
+            cohort_names = {row: self._cohort_for(names[row]) for row in step.rows}
             for name in dict.fromkeys(cohort_names.values()):
-                own = [row for row in rows if cohort_names[row] == name]
+                own = [row for row in step.rows if cohort_names[row] == name]
                 cohort = self.cohorts[name]
-                step.cover(cohort.savepoint())
-                tokens = [view[own] for view in views]
-                if not cohort.learn(features[own], tokens, [labels[row] for row in own]):
-                    step.refuse()
-                    break
-            else:
-                self._refit_if_due()
-        return StepResult(predicted, losses, learned=batch.labelled_offsets if step.accepted else ())
+                transaction.cover(cohort.savepoint())
+                labels = [str(batch.samples[row].label) for row in own]
+                if not cohort.learn(features[own], [view[own] for view in views], labels):
+                    transaction.refuse()
+                    return step.refused()
+            self._refit_if_due()
+        return step.learned()
 
     def consolidate(self) -> Mapping[str, Any]:
         """Nothing: a plateau of the whole stream says nothing that one cohort may depend on."""
         return {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Adapters of one cohort each, which are dropped whole."""
+        return Capabilities(cohorts=self, shared_weights=self.weights_trained_on)
 
     def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
         """The cohorts with adapters that a request names."""
@@ -173,9 +174,9 @@ class CohortAdaptersLearner:
         self._used, self._fresh = self._solved(), None
         return {"cohorts_dropped": len(names), "cohorts_left": len(self.cohorts)}
 
-    def weights_trained_on(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+    def weights_trained_on(self, samples: Iterator[Sequence[object]]) -> tuple[str, ...]:
         """Adapters are a cohort's own, and cannot be freed of some of its samples."""
-        touched = any(chunk for chunk in traces) and any(each.branch for each in self.cohorts.values())
+        touched = any(chunk for chunk in samples) and any(each.branch for each in self.cohorts.values())
         return ("cohort adapters",) if touched else ()
 
     def state_dict(self) -> State:
@@ -283,7 +284,3 @@ class _Solution:
         """With columns for so many classes."""
         more = classes - len(self.counts)
         return _Solution(*(zero_padded(each, more) for each in (self.W, self.b, self.counts)))
-
-
-def _hash(name: str) -> str:
-    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from streamcl.errors import ForgettingError
+from streamcl.capabilities.declaration import Capabilities
+from streamcl.capabilities.interfaces import LearnedSample
 from streamcl.events import Batch, Prediction, Sample, StepResult
-from streamcl.heads.statistics import Statistics
 from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.mixed_statistics import MixedStatistics
+from streamcl.learners.mixed_statistics import MixedPrivacyStatistics, subject_cohort
 from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
 from streamcl.learners.ridge_lora import RidgeLoRAFeatures, RidgeLoRALearner
 from streamcl.learners.rollback import Rollback, Transaction
@@ -97,55 +96,34 @@ class MixedPrivacyLearner:
         """At the first plateau of the core's loss the adapters settle."""
         return self.core.consolidate()
 
-    def measure(self, samples: Sequence[Sample]) -> MixedStatistics:
-        """What these samples added once the adapters had settled; nothing is learned of them."""
-        core = [sample for sample in samples if sample.privacy == "core"]
-        users: dict[str, list[Sample]] = {}
-        for sample in samples:
-            if sample.privacy == "user":
-                users.setdefault(self.cohort(sample.subject), []).append(sample)
-        return MixedStatistics(
-            self.core.measure(core) if core else None,
-            self._measured(core) if core else None,
-            {name: self._measured(each) for name, each in users.items()},
+    @property
+    def statistics(self) -> MixedPrivacyStatistics:
+        """The removable statistics, of core samples and of users."""
+        return MixedPrivacyStatistics(
+            self.core, self.users, lambda samples: self._z(self.core.read(samples)), self._index
         )
 
-    def combine(self, one: MixedStatistics, other: MixedStatistics) -> MixedStatistics:
-        """Both shares as one."""
-        return one.joined(other, self.core.combine)
-
-    def difference(self, one: MixedStatistics, other: MixedStatistics) -> float:
-        """The largest relative difference of any of the sums."""
-        pairs = [(one.core, other.core), *((each, other.users[name]) for name, each in one.users.items())]
-        found = [self.core.exact.difference(a, b) for a, b in pairs if a is not None]
-        branches = 0.0 if one.branches is None else self.core.difference(one.branches, other.branches)
-        return max([branches, *found])
-
-    def subtract(self, sums: MixedStatistics) -> Mapping[str, Any]:
-        """Forget by what `measure` gave, everywhere or, where that is refused, nowhere."""
-        before = self.users.state_dict()
-        kept = {name: each for name, each in sums.users.items() if name in self.users.cohorts}
-        figures = self.users.remove(sums.core, kept, sums.of_users)
-        if sums.branches is None:
-            return figures
-        try:
-            return {**figures, **self.core.subtract(sums.branches)}
-        except ForgettingError:
-            self.users.load_state_dict(before)
-            raise
+    @property
+    def capabilities(self) -> Capabilities:
+        """Statistics that samples are subtracted from, and weights of users alone."""
+        return Capabilities(
+            statistics=self.statistics,
+            drop_class=self.drop_class,
+            shared_weights=self.weights_trained_on,
+            users=self,
+        )
 
     def drop_class(self, name: str) -> None:
         """Lose a class whose samples are all forgotten; later classes move up by one column."""
-        if name not in self._index:
-            raise ForgettingError("there is no such class to drop")
+        left = self._index.without(name)
         self.users.select([i for i, each in enumerate(self.classes) if each != name])
         if name in self.core.classes:
             self.core.drop_class(name)
-        self._index = ClassIndex(each for each in self.classes if each != name)
+        self._index = left
 
-    def weights_trained_on(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+    def weights_trained_on(self, samples: Iterator[Sequence[LearnedSample]]) -> tuple[str, ...]:
         """What came while the adapters moved: core samples trained them, users' cannot be derived again."""
-        early = {trace.private for chunk in traces for trace in chunk if trace.offset < self._moved_until}
+        early = {each.private for chunk in samples for each in chunk if each.offset < self._moved_until}
         found = ("adapters", "adapted statistics") if False in early else ()
         return (*found, USER_STATISTICS) if True in early else found
 
@@ -154,18 +132,14 @@ class MixedPrivacyLearner:
         """Standard deviation of the noise on the users' weights, in units of 1 / a feature's own."""
         return self.users.noise
 
-    def cohort(self, subject: str | None) -> str:
-        """What a subject's sums are kept under: a hash, so that no state holds its name."""
-        return "" if subject is None else hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
-
     def user_sample_count(self, subject: str) -> int:
         """How many samples are in the sums that are kept of a subject."""
-        sums = self.users.cohorts.get(self.cohort(subject))
+        sums = self.users.cohorts.get(subject_cohort(subject))
         return 0 if sums is None else sums.total
 
     def forget_subject(self, subject: str) -> Mapping[str, Any]:
         """Take a subject's own sums out; classes that only it had go too. Figures, with the bound."""
-        figures = self.users.forget_cohort(self.cohort(subject))
+        figures = self.users.forget_cohort(subject_cohort(subject))
         counts = dict(zip(self.classes, self.users.counts.tolist(), strict=True))
         self._keep([name for name in self.classes if counts[name] or name in self.core.classes])
         return {**figures, "linear_since": self._moved_until}
@@ -257,21 +231,15 @@ class MixedPrivacyLearner:
         cohorts: dict[str | None, list[int]] = {}
         for row, sample in enumerate(side.samples):
             if sample.label is not None:
-                name = None if side.privacy == "core" else self.cohort(sample.subject)
+                name = None if side.privacy == "core" else subject_cohort(sample.subject)
                 cohorts.setdefault(name, []).append(row)
         for name, rows in cohorts.items():
             targets = self._index.columns([side.samples[row].label for row in rows], z.device)
-            share = self.users.measure(z[rows], targets)
+            share = self.users.statistics_of(z[rows], targets)
             if name is None:
                 self.users.add_core(share)
             else:
                 self.users.add_users(share, name or None)
-
-    def _measured(self, samples: Sequence[Sample]) -> Statistics:
-        targets = self._index.columns([sample.label for sample in samples], self.backbone.device)
-        if bool((targets < 0).any()):
-            raise ForgettingError("a sample's class is not among those learned, so it cannot be in the sums")
-        return self.users.measure(self._z(self.core.read(samples)), targets)
 
     def _keep(self, names: Sequence[str]) -> None:
         """Have these classes, in this order."""

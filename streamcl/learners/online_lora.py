@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from streamcl.capabilities.declaration import Capabilities
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.heads.linear import masked_cross_entropy
@@ -127,15 +128,21 @@ class OnlineLoRALearner:
         """Lose a class: its row of the head goes, what it taught the adapters stays."""
         self.model.drop_class(name)
 
-    def purge(self, predicate: Callable[[Sample], bool]) -> int:
-        """Let go of the held samples for which the predicate is true; how many there were."""
-        before = len(self.buffer)
-        self.buffer.purge(predicate)
-        return before - len(self.buffer)
+    @property
+    def capabilities(self) -> Capabilities:
+        """A model that a repair trains further, its importance weights and the hard buffer."""
+        return Capabilities(
+            drop_class=self.drop_class,
+            replay_buffer=self.buffer,
+            shared_weights=self.weights_trained_on,
+            gradient_model=self.model,
+            importance=self.importance,
+            features=self.model.features,
+        )
 
-    def weights_trained_on(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+    def weights_trained_on(self, samples: Iterator[Sequence[object]]) -> tuple[str, ...]:
         """Every sample learned has moved the adapters and the whole head, and may have set the importance."""
-        return ("adapters", "head", "importance") if any(traces) else ()
+        return ("adapters", "head", "importance") if any(samples) else ()
 
     def state_dict(self) -> State:
         """Everything that decides what comes next; the backbone's own weights are not in it."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from streamcl.capabilities.declaration import Capabilities
+from streamcl.capabilities.interfaces import LearnedListener, LearnedSample
 from streamcl.distributed.process_group import ProcessGroup
-from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Prediction, Sample, StepResult
+from streamcl.heads.statistics import Statistics
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import PrefixReader, detector_features
+from streamcl.learners.block_features import PrefixReader
 from streamcl.learners.calibration import Calibration
-from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
-from streamcl.learners.ridge import Listener, RidgeLearner, by_column
+from streamcl.learners.predictions import all_finite, to_predictions
+from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.rollback import Transaction
+from streamcl.learners.statistics import ClosedFormStatistics
+from streamcl.learners.step import labelled_rows, prepare_step
 from streamcl.protocols import State
 
 
@@ -47,11 +50,11 @@ class RidgeLoRALearner:
     adapted: shares the frozen prefix; None once it has been dropped, which leaves the exact branch alone.
     """
 
-    def __init__(self, exact: RidgeLearner, adapted: AdaptedBranch | None) -> None:
+    def __init__(self, exact: RidgeLearner[Statistics], adapted: AdaptedBranch | None) -> None:
         self.exact = exact
         self.adapted = adapted
         self._calibration = Calibration()
-        self._listener: Listener | None = None
+        self._listeners: list[LearnedListener] = []
         self._adapted_until = 0  # the stream offset up to which samples have trained the adapters
 
     @property
@@ -85,7 +88,7 @@ class RidgeLoRALearner:
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
-        return self._calibration.sharpness * self.scores_refit(self.read(samples))
+        return self.sharpness * self.scores_refit(self.read(samples))
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, adapt while that is still on, and add its labelled samples to both heads."""
@@ -126,40 +129,32 @@ class RidgeLoRALearner:
             return scores
         return self.adapted.blend_scores(scores, self.adapted.head.scores_refit(reading.adapted))
 
-    def guesses(self, scores: Tensor) -> tuple[Prediction, ...]:
-        """What scores [B, C] say, as sure as they have deserved of late."""
-        return to_predictions(self._calibration.sharpness * scores, self.classes)
-
     def learn_from(self, batch: Batch, reading: RidgeLoRAFeatures) -> StepResult:
         """`learn`, given what was read of the batch's samples."""
         features, views, adapted = reading.features, reading.views, reading.adapted
         scores = self.scores(reading)  # [B, C]
-        predicted = self.guesses(scores)
-        learnable = batch.labelled
-        if not learnable:
-            return StepResult(predicted, (), learned=())
-        rows = _labelled_rows(batch.samples)
-        names = [sample.label for sample in learnable]
-        index = ClassIndex([*self.classes, *(str(name) for name in names)])
-        targets = index.columns(names, features.device)
-        shown = tuple(open_set_nll(self._calibration.sharpness * scores[rows], targets).tolist())
-        if not all_finite(features) or (adapted is not None and not all_finite(adapted)):
-            return StepResult(predicted, shown, learned=())
-        told = StepResult(predicted, shown, batch.labelled_offsets, detector_features(features))
+        step = prepare_step(batch, self.sharpness * scores, self.exact.index)
+        rows, targets = step.rows, step.targets
+        if not rows or not all_finite(features, *([] if adapted is None else [adapted])):
+            return step.refused()
+        learned = step.learned(features)
         adapting = self.adapted is not None and not self.adapted.frozen
-        with Transaction(self.exact.savepoint(), self._calibration.savepoint()) as step:
+        with Transaction(self.exact.savepoint(), self._calibration.savepoint()) as transaction:
             if self.adapted is not None:
-                step.cover(self.adapted.savepoint())
-            if not self._learn_adapted(views, adapted, batch, targets, len(index)):
-                step.refuse()
-                return StepResult(predicted, shown, learned=())
-            self.exact.add(features[rows], targets, index)
+                transaction.cover(self.adapted.savepoint())
+            if not self._learn_adapted(views, adapted, batch, targets, len(step.index)):
+                transaction.refuse()
+                return step.refused()
+            self.exact.add(features[rows], targets, step.index)
             known = targets < scores.shape[1]
             self._calibration.update(scores[rows][known], targets[known])
-            self._tell(learnable, features[rows], None if adapted is None or adapting else adapted[rows])
+            subtractable: list[Tensor | None] = [features[rows]]
+            if self.adapted is not None:
+                subtractable.append(None if adapted is None or adapting else adapted[rows])
+            self.statistics.notify(batch.labelled, subtractable)
         if adapting:
             self._adapted_until = batch.end
-        return told
+        return learned
 
     def consolidate(self) -> Mapping[str, Any]:
         """At the first plateau the adapted branch settles; later there is nothing to consolidate."""
@@ -168,66 +163,26 @@ class RidgeLoRALearner:
         self.adapted.freeze()
         return {"settled": True}
 
-    def measure(self, samples: Sequence[Sample]) -> Any:
-        """The share of these samples in the sums of each head, the adapted one's by the settled adapters."""
-        (features, views), targets = self._read(samples), self.exact.columns(samples)
-        share = self.exact.head.measure(features, targets)
-        if self.adapted is None:
-            return share, None
-        adapted = self.adapted.features(views[0])
-        return share, self.adapted.head.measure(adapted, targets)
-
     @property
-    def widths(self) -> tuple[int, ...]:
-        """D of the exact head, and of the adapted one where there is one."""
-        more = () if self.adapted is None else (self.adapted.head.summed,)
-        return (*self.exact.widths, *more)
+    def statistics(self) -> ClosedFormStatistics[Statistics]:
+        """The removable statistics of both heads.
 
-    def listen(self, listener: Listener) -> None:
-        """From now on tell samples that were learned, and their rows [B, D] in each head.
-
-        Those of samples that trained the adapters are not told of the adapted head: nothing of them can be
+        Rows of samples that trained the adapters are not reported for the adapted head: they cannot be
         subtracted there.
         """
-        self._listener = listener
+        heads = [self.exact.head, *([] if self.adapted is None else [self.adapted.head])]
+        return ClosedFormStatistics(tuple(heads), self._features, self.exact.index, self._listeners)
 
-    def rows(self, samples: Sequence[Sample]) -> tuple[Any, ...]:
-        """The rows [B, D] of samples in each head, by the settled adapters, as NumPy arrays."""
-        features, views = self._read(samples)
-        exact = self.exact.summed(features)
-        if self.adapted is None:
-            return (exact,)
-        adapted = self.adapted.features(views[0])
-        return exact, self.adapted.head.features(adapted).cpu().numpy()
-
-    def gathered(self, parts: Sequence[Iterable[Any]]) -> Any:
-        """What `measure` gives, from the parts of each head: rows, and by class a count and a sum of rows."""
-        exact = self.exact.gathered(parts[:1])
-        if self.adapted is None:
-            return exact, None
-        return exact, self.adapted.head.gathered(by_column(parts[1], self.classes))
-
-    def combine(self, one: Any, other: Any) -> Any:
-        """Both shares as one."""
-        return tuple(None if a is None else self.exact.combine(a, b) for a, b in zip(one, other, strict=True))
-
-    def difference(self, one: Any, other: Any) -> float:
-        """The largest relative difference of either head's shares."""
-        pairs = zip(one, other, strict=True)
-        return max(self.exact.difference(a, b) for a, b in pairs if a is not None)
-
-    def subtract(self, sums: Any) -> Mapping[str, Any]:
-        """Forget by what `measure` gave, in both heads or, where that is refused, in neither."""
-        exact, adapted = sums
-        if self.adapted is None or adapted is None:
-            return self.exact.subtract(exact)
-        before = self.adapted.head.state_dict()
-        self.adapted.head.remove(adapted)
-        try:
-            return self.exact.subtract(exact)
-        except ForgettingError:
-            self.adapted.head.load_state_dict(before)
-            raise
+    @property
+    def capabilities(self) -> Capabilities:
+        """Statistics that samples are subtracted from, and a branch of shared weights that can be dropped."""
+        return Capabilities(
+            statistics=self.statistics,
+            drop_class=self.drop_class,
+            shared_weights=self.weights_trained_on,
+            drop_adapted_branch=self.drop_adapted,
+            cached_features=self,
+        )
 
     def drop_class(self, name: str) -> None:
         """Lose a class whose samples are all forgotten; later classes move up by one column."""
@@ -236,11 +191,11 @@ class RidgeLoRALearner:
         if self.adapted is not None:
             self.adapted.drop_class(column)
 
-    def weights_trained_on(self, traces: Iterator[Sequence[Any]]) -> tuple[str, ...]:
+    def weights_trained_on(self, samples: Iterator[Sequence[LearnedSample]]) -> tuple[str, ...]:
         """What came before the adapters settled trained them, and its statistics cannot be derived again."""
         if self.adapted is None or not self._adapted_until:
             return ()
-        touched = any(trace.offset < self._adapted_until for chunk in traces for trace in chunk)
+        touched = any(each.offset < self._adapted_until for chunk in samples for each in chunk)
         return ("adapters", "adapted statistics") if touched else ()
 
     def drop_adapted(self) -> Callable[[], None]:
@@ -279,13 +234,10 @@ class RidgeLoRALearner:
             return self.exact.features(samples), []
         return reader.read(samples, self.adapted.adapters.first_block)
 
-    def _tell(self, samples: Sequence[Sample], exact: Tensor, adapted: Tensor | None) -> None:
-        if self._listener is None:
-            return
-        more: list[Any] = [] if self.adapted is None else [None]
-        if self.adapted is not None and adapted is not None:
-            more = [self.adapted.head.features(adapted).cpu().numpy()]
-        self._listener(samples, [self.exact.summed(exact), *more])
+    def _features(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """The features [B, d] of samples for each head, the adapted one's by the frozen adapters."""
+        features, views = self._read(samples)
+        return [features, *([] if self.adapted is None else [self.adapted.features(views[0])])]
 
     def _learn_adapted(
         self, views: Sequence[Tensor], features: Tensor | None, batch: Batch, targets: Tensor, classes: int
@@ -294,7 +246,7 @@ class RidgeLoRALearner:
         if self.adapted is None:
             return True
         if features is None:
-            mine = _labelled_rows(self.group.local_samples(batch.samples)) or [
+            mine = labelled_rows(self.group.local_samples(batch.samples)) or [
                 0
             ]  # a row too many counts nowhere
             if not self.adapted.adapt([view[mine] for view in views], targets, classes, batch.labelled):
@@ -303,9 +255,5 @@ class RidgeLoRALearner:
             if not all_finite(features):
                 return False
         self.adapted.head.grow(classes)
-        self.adapted.head.update(features[_labelled_rows(batch.samples)], targets)
+        self.adapted.head.update(features[labelled_rows(batch.samples)], targets)
         return True
-
-
-def _labelled_rows(samples: Sequence[Sample]) -> list[int]:
-    return [i for i, sample in enumerate(samples) if sample.label is not None]

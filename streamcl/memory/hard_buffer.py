@@ -80,9 +80,11 @@ class HardBuffer:
 
         return undo
 
-    def purge(self, predicate: Callable[[Sample], bool]) -> None:
-        """Drop every held sample for which the predicate is true."""
+    def purge(self, predicate: Callable[[Sample], bool]) -> int:
+        """Remove every held sample for which the predicate is true; return their number."""
+        before = len(self._held)
         self._held = [held for held in self._held if not predicate(held.sample)]
+        return before - len(self._held)
 
     def state_dict(self) -> State:
         """Samples with their pixels (one flat uint8 array), losses and ages."""

@@ -66,6 +66,12 @@ class Importance:
         terms = [(omega * parameters[name] ** 2).sum() for name, omega in self._omega.items()]
         return strength / 2 * torch.stack(terms).sum() if terms else torch.zeros(())
 
+    def clear(self) -> None:
+        """Set Omega to zero, as before the first consolidation."""
+        self._consolidations = 0
+        for omega in self._omega.values():
+            omega.zero_()
+
     def state_dict(self) -> State:
         """Omega by name, and over how many consolidations."""
         return {

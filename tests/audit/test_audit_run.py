@@ -134,7 +134,7 @@ def test_a_hybrid_that_forgot_in_its_exact_head_alone_is_seen(hybrid, monkeypatc
     learner, config = audit_module.load_learner(hybrid)
     with closing(audit_module.build_source(config)) as source:
         samples = [sample for batch in source for sample in batch.samples][100:130]
-    _, kept = learner.measure(samples)
+    _, kept = learner.statistics.of(samples).heads
     learner.adapted.head.merge(kept)
     monkeypatch.setattr(audit_module, "load_learner", lambda *_, **__: (learner, config))
     report = audit_module.audit_run(hybrid, config=QUICK)

@@ -167,9 +167,9 @@ def test_features_do_not_depend_on_the_company_of_a_sample(tiny_backbone, precis
 def test_projected_features_do_not_either():
     head = RidgeHead(WIDTH, projection=256)
     features = torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(0))
-    whole = head.features(features)
+    whole = head.statistic_rows(features)
     for size in (1, 2, 3, 9, 33):
-        assert torch.equal(head.features(features[:size]), whole[:size])
+        assert torch.equal(head.statistic_rows(features[:size]), whole[:size])
 
 
 def test_features_that_differ_the_second_time_are_not_called_exact(tiny_backbone, fp32, monkeypatch):
@@ -195,7 +195,7 @@ def test_a_class_of_500_samples_is_taken_out_of_2048_features_as_if_it_had_never
     head, other = (RidgeHead(2048, trace_ridge=1e-3) for _ in range(2))
     head.grow(100)
     head.update(features, targets)
-    head.remove(head.measure(features[chosen], targets[chosen]))
+    head.remove(head.statistics_of(features[chosen], targets[chosen]))
     head.drop_class(3)
     other.grow(99)
     other.update(features[~chosen], targets[~chosen] - (targets[~chosen] > 3).long())

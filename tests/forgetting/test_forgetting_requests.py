@@ -200,8 +200,8 @@ def test_a_method_that_cannot_keep_the_guarantee_is_not_taken(tmp_path):
 
 
 class Halfway(ForgettingLearner):
-    def subtract(self, sums):
-        super().subtract(sums)
+    def subtract(self, value):
+        super().subtract(value)
         raise ForgettingError("the second half failed")
 
 

@@ -178,16 +178,16 @@ def test_a_failed_request_past_its_deadline_is_told_though_it_is_not_pending(tmp
 
 
 def test_the_command_line_and_python_ask_again(tmp_path, monkeypatch):
-    from streamcl.learners.ridge import RidgeLearner
+    from streamcl.learners.statistics import ClosedFormStatistics
 
-    subtract = RidgeLearner.subtract
+    subtract = ClosedFormStatistics.subtract
 
-    def fails(self, sums):
+    def fails(self, value):
         raise ForgettingError("not today")
 
     with open_run(configuration(tmp_path)) as run:
         list(run)
-        monkeypatch.setattr(RidgeLearner, "subtract", fails)
+        monkeypatch.setattr(ClosedFormStatistics, "subtract", fails)
         name = run.forget(label="4", key="letter")
         run.processor.forget()
         assert run.forget(label="4", key="letter") == name  # the same key asks again
@@ -195,7 +195,7 @@ def test_the_command_line_and_python_ask_again(tmp_path, monkeypatch):
         run.forget_again("letter")
         run.processor.forget()
     assert [each["outcome"] for each in receipts(run.folder, name)] == ["failed"] * 3
-    monkeypatch.setattr(RidgeLearner, "subtract", subtract)
+    monkeypatch.setattr(ClosedFormStatistics, "subtract", subtract)
     assert call("retry", run.folder, "nobody")[0] == 6
     code, text = call("retry", run.folder, "letter", "--execute")
     assert (code, name in text, "done: exact" in text) == (0, True, True)

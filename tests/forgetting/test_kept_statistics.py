@@ -74,7 +74,7 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         self.lineage = Lineage(folder / "lineage.sqlite")
         self.kept = StatisticsStore(folder / "statistics.sqlite", by, digest=self.lineage.digest, **options)
-        self.learner.listen(self.kept.add)
+        self.learner.statistics.on_learned(self.kept.add)
         self.samples = {s.id: s for s in SAMPLES}
 
     def learn(self, offset, samples):
@@ -196,11 +196,11 @@ def test_a_second_deletion_is_refused_and_changes_nothing(tmp_path, tiny_backbon
     bench = Bench(tmp_path, tiny_backbone, fp32, "class")
     bench.learn(0, SAMPLES)
     scope = bench.kept.scope(bench.lineage.cohorts(request("class", "cat"), "class"))
-    sums = bench.learner.gathered([list(scope.parts(0, bench.learner.classes))])
-    bench.learner.subtract(sums)
+    sums = bench.learner.statistics.from_parts([list(scope.parts(0, bench.learner.classes))])
+    bench.learner.statistics.subtract(sums)
     before = statistics(bench.learner)
     with pytest.raises(ForgettingError, match="more samples of a class"):
-        bench.learner.subtract(sums)
+        bench.learner.statistics.subtract(sums)
     assert all(bool((a == b).all()) for a, b in zip(before, statistics(bench.learner), strict=True))
 
 

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from forgetting_fakes import Opened, TellingLearner
+from forgetting_fakes import Opened, RowsLearner
 from tiny_runs import call, configuration, untimed
 
 from streamcl.config.load import config_from_dict
@@ -42,7 +42,7 @@ def run_once(folder, by="class", disk=None):
     ]
     source = Unfetched([4] * 8)
     with Opened(
-        folder, source, learner=TellingLearner(), schedule=schedule, disk=disk, commit_every=8, by=by
+        folder, source, learner=RowsLearner(), schedule=schedule, disk=disk, commit_every=8, by=by
     ) as run:
         run.run()
 
@@ -89,7 +89,7 @@ def test_a_cohort_is_forgotten_without_its_samples(tmp_path, by):
 
 def test_without_them_it_is_refused(tmp_path):
     schedule = [ForgetRequest(label="odd", offset=12, id="r1")]
-    with Opened(tmp_path, Unfetched([4] * 8), learner=TellingLearner(), schedule=schedule) as run:
+    with Opened(tmp_path, Unfetched([4] * 8), learner=RowsLearner(), schedule=schedule) as run:
         run.run()
     assert "carries no samples" in json.loads((tmp_path / "receipts" / "r1.json").read_text())["reason"]
 
@@ -102,7 +102,7 @@ def test_a_request_across_cohorts_leaves_the_rest_right(tmp_path, by, other):
     whole = {"class": {"label": "even"}, "subject": {"subject": "subject-2"}}[by]
     source = ScriptedSource([4] * 8)
     schedule = [ForgetRequest(**what, offset=12, id="r1"), ForgetRequest(**whole, offset=24, id="r2")]
-    with Opened(tmp_path, source, learner=TellingLearner(), schedule=schedule, by=by) as run:
+    with Opened(tmp_path, source, learner=RowsLearner(), schedule=schedule, by=by) as run:
         for prediction in run.processor.run():
             if prediction.offset == 23:
                 source.fetch = None  # from here on nothing can be brought back
@@ -172,7 +172,7 @@ def test_without_going_back_what_is_kept_would_hold_samples_twice(tmp_path, monk
     """The guard seen failing: killed after some batches that no checkpoint has."""
 
     def dying():
-        with Opened(tmp_path, Unfetched([4] * 8), learner=TellingLearner(), by="class") as run:
+        with Opened(tmp_path, Unfetched([4] * 8), learner=RowsLearner(), by="class") as run:
             for prediction in run.processor.run():
                 if prediction.offset == 19:
                     run.kept._write()
@@ -188,7 +188,7 @@ def test_without_going_back_what_is_kept_would_hold_samples_twice(tmp_path, monk
 def test_an_older_checkpoint_finds_its_own_sums(tmp_path):
     """The newest checkpoint is damaged: what is kept goes back as well."""
     run_once(tmp_path / "whole")
-    with Opened(tmp_path / "x", Unfetched([4] * 8), learner=TellingLearner(), by="class") as run:
+    with Opened(tmp_path / "x", Unfetched([4] * 8), learner=RowsLearner(), by="class") as run:
         for prediction in run.processor.run():
             if prediction.offset == 11:
                 run.processor.stop()
@@ -229,7 +229,7 @@ def test_a_failed_erasure_leaves_the_sums_as_they_were(tmp_path, monkeypatch):
     def fails(self, sums):
         raise ForgettingError("no")
 
-    monkeypatch.setattr(TellingLearner, "subtract", fails)
+    monkeypatch.setattr(RowsLearner, "subtract", fails)
     run_once(tmp_path / "a")
     monkeypatch.setattr(ForgettingService, "pending", lambda self, offset: [])
     run_once(tmp_path / "b")

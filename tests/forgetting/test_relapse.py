@@ -1,6 +1,7 @@
 """Erasures are tested after shifts, by names and held-out samples, and repeated where they do not hold."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 from forgetting_fakes import ForgettingLearner, Opened, holds
 from pictures import make_batch
 
+from streamcl.capabilities.declaration import Capabilities
 from streamcl.errors import BadRecord
 from streamcl.events import ForgetRequest, HoldoutPart, Sample
 from streamcl.forgetting.methods.protocol import ErasureResult
 from streamcl.forgetting.monitoring.held_out import MAX_PER_NAME, HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import REPEATS, Relapse
-from streamcl.forgetting.monitoring.separability import features_of, shown_by
+from streamcl.forgetting.monitoring.separability import features_of
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.online_lora import OnlineLoRALearner
@@ -36,6 +38,7 @@ class Adapted:
 
     def __init__(self, distance, classes=("dog", "ant")):
         self.distance, self.classes = distance, classes
+        self.capabilities = Capabilities(features=self.features)
 
     def features(self, samples):
         rng = np.random.default_rng(len(samples))
@@ -128,7 +131,7 @@ def test_a_learner_that_names_an_erased_class_has_relapsed_whatever_the_guarante
 
 
 def test_learners_by_gradient_show_their_features(tiny_backbone, fp32):
-    shown = shown_by(OnlineLoRALearner(tiny_backbone, fp32))
+    shown = OnlineLoRALearner(tiny_backbone, fp32).capabilities.features
     features = features_of(shown, HELD[:20])
     assert features.shape == (20, tiny_backbone.width)
     np.testing.assert_array_equal(features_of(shown, HELD[:16]), features[:16])
@@ -212,6 +215,10 @@ class Drifting(ForgettingLearner):
     def __init__(self):
         super().__init__()
         self.known_since = None
+
+    @property
+    def capabilities(self):
+        return replace(super().capabilities, features=self.features)
 
     def features(self, samples):
         since = 0 if self.known_since is None else len(self.consumed) - self.known_since

@@ -42,10 +42,10 @@ def test_accuracy_before_and_after_is_what_predictions_give(name, tiny_backbone,
     assert [sample.label for sample in useful.seen.samples] == ["ant", "bee"] * 10
     left = [sample for sample in held if sample.label != "cat"]
     before = [guess.label == sample.label for guess, sample in pairs(learner, left)]
-    if hasattr(learner, "drop_adapted"):
-        learner.drop_adapted()
-    if hasattr(learner, "subtract"):
-        learner.subtract(learner.measure([sample for sample in samples(96) if sample.label == "cat"]))
+    if (drop := learner.capabilities.drop_adapted_branch) is not None:
+        drop()
+    if (statistics := learner.capabilities.statistics) is not None:
+        statistics.subtract(statistics.of([sample for sample in samples(96) if sample.label == "cat"]))
     learner.drop_class("cat")
     after = [guess.label == sample.label for guess, sample in pairs(learner, left)]
     told = useful.beside(learner)
@@ -80,7 +80,8 @@ def test_what_was_prepared_before_anything_was_learned_tells_the_same(name, tiny
     if hasattr(learner, "drop_adapted"):
         assert before.seen.reading.adapted is not None
         learner.drop_adapted()
-    learner.subtract(learner.measure([sample for sample in samples(96) if sample.label == "cat"]))
+    cats = [sample for sample in samples(96) if sample.label == "cat"]
+    learner.statistics.subtract(learner.statistics.of(cats))
     learner.drop_class("cat")
     assert before.beside(learner) == fresh.beside(learner)
 

@@ -74,10 +74,10 @@ def test_forgetting_equals_never_having_learned(kind, gone, seed):
 def test_removed_statistics_equal_a_downdate(make):
     x, y = data(30)
     one, other = learned(make, x, y), learned(make, x, y)
-    one.remove(one.measure(x[:7], y[:7]))
+    one.remove(one.statistics_of(x[:7], y[:7]))
     other.downdate(x[:7], y[:7])
     same(one, other, x)
-    one.merge(one.measure(x[:7], y[:7]))
+    one.merge(one.statistics_of(x[:7], y[:7]))
     same(one, learned(make, x, y), x)
 
 

@@ -98,7 +98,7 @@ def test_only_the_stated_number_of_images_is_kept(tiny_backbone, fp32):
         learner = make(tiny_backbone, fp32)
         teach(learner, batches=10)
         assert len(learner.buffer) == 20
-        assert learner.purge(lambda sample: sample.label == "ant") > 0
+        assert learner.buffer.purge(lambda sample: sample.label == "ant") > 0
         assert all(sample.label != "ant" for sample in learner.buffer.samples)
 
 

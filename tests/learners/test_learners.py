@@ -163,12 +163,12 @@ def test_a_hybrid_forgets_late_samples_exactly_and_early_ones_with_its_branch(ti
         "adapters",
         "adapted statistics",
     )
-    learner.subtract(learner.measure(forgotten))
+    learner.statistics.subtract(learner.statistics.of(forgotten))
     for mine, theirs in [(learner.exact.head, other.exact.head), (learner.adapted.head, other.adapted.head)]:
         apart = mine.statistics.gram.full() - theirs.statistics.gram.full()
         assert float(apart.abs().max()) <= 1e-9 * theirs.statistics.gram.largest
     with pytest.raises(ForgettingError):
-        learner.subtract(learner.measure([*forgotten, *late.samples, *early.samples]))
+        learner.statistics.subtract(learner.statistics.of([*forgotten, *late.samples, *early.samples]))
     undo = learner.drop_adapted()
     assert learner.weights_trained_on(iter([[SimpleNamespace(offset=3)]])) == ()
     undo()

@@ -22,6 +22,7 @@ from streamcl.forgetting.methods.protocol import Context, LineageRow, RequestSco
 from streamcl.forgetting.methods.select import select_method
 from streamcl.heads.quadratic import Quadratic
 from streamcl.heads.user_weights import UserWeights
+from streamcl.learners.mixed_statistics import subject_cohort
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_learner
@@ -169,7 +170,7 @@ def test_a_subject_comes_out_as_if_it_had_never_been(tiny_backbone, fp32):
     assert "nats" in evidence.residual
     assert {place.name for place in evidence.locations} >= {"user weights", "adapters", "head statistics"}
     state = learner.state_dict()
-    assert learner.cohort("bob") not in state["users"]["cohorts"]
+    assert subject_cohort("bob") not in state["users"]["cohorts"]
     with pytest.raises(ForgettingError, match="no sums"):
         learner.forget_subject("bob")
 
@@ -184,7 +185,7 @@ def test_samples_that_can_be_had_again_are_subtracted_exactly(tiny_backbone, fp3
     method.erase(request, found)
     never = teach(mixed(tiny_backbone, fp32), batches(subjects=("ann",)))
     assert close(minimiser(learner, never.classes), minimiser(never, never.classes))
-    assert learner.cohort("bob") not in learner.users.cohorts
+    assert subject_cohort("bob") not in learner.users.cohorts
 
 
 @pytest.mark.parametrize(
@@ -236,11 +237,11 @@ def test_a_class_of_users_is_dropped_once_its_samples_are_gone(tiny_backbone, fp
     dogs = [s for b in made[3:] for s in b.samples if s.label == "dog"]
     with pytest.raises(ForgettingError):
         learner.drop_class("dog")
-    learner.subtract(learner.measure(dogs))
+    learner.statistics.subtract(learner.statistics.of(dogs))
     early = [s for b in made[:3] for s in b.samples if s.label == "dog"]
     assert early  # their share, derived again, is not what was learned: it is refused
     with pytest.raises(ForgettingError):
-        learner.subtract(learner.measure(early))
+        learner.statistics.subtract(learner.statistics.of(early))
 
 
 def linear(seed=0):
@@ -255,7 +256,7 @@ def filled(z, targets, parts):
     weights = UserWeights(12, variance_ridge=5.0, noise=0.01)
     weights.grow(3)
     for name, rows in parts.items():
-        share = weights.measure(z[rows], targets[rows])
+        share = weights.statistics_of(z[rows], targets[rows])
         weights.add_core(share) if name == "core" else weights.add_users(share, name)
     weights.refit_if_due()
     return weights
@@ -324,7 +325,7 @@ def test_noise_has_its_size_and_comes_again_with_the_same_sums():
     core = Quadratic(weights.core, 5.0).minimiser()
     noise = (weights._used.V - (weights._used.W - core)) * z.std(0)[:, None]
     assert 0.5 < float(noise.std()) / 0.01 < 1.6
-    weights.add_users(weights.measure(z[:1], targets[:1]), "ann")
+    weights.add_users(weights.statistics_of(z[:1], targets[:1]), "ann")
     assert not torch.equal(weights._noise(weights._quadratic()), other._noise(other._quadratic()))
 
 
@@ -335,13 +336,13 @@ def test_restored_weights_give_the_same_scores_to_the_last_bit():
     targets = torch.arange(400) % 37
     live = UserWeights(130)
     live.grow(37)
-    live.add_core(live.measure(z[:200], targets[:200]))
-    live.add_users(live.measure(z[200:300], targets[200:300]), "ann")
+    live.add_core(live.statistics_of(z[:200], targets[:200]))
+    live.add_users(live.statistics_of(z[200:300], targets[200:300]), "ann")
     live.refit_if_due()
     other = UserWeights(130)
     other.load_state_dict(live.state_dict())
     for each in (live, other):
-        each.add_users(each.measure(z[300:], targets[300:]), "bob")
+        each.add_users(each.statistics_of(z[300:], targets[300:]), "bob")
     assert torch.equal(live.scores(z[:7]), other.scores(z[:7]))
     assert torch.equal(live.scores_refit(z[:7]), other.scores_refit(z[:7]))
     for each in (live, other):
@@ -356,7 +357,7 @@ def test_sums_that_were_never_added_cannot_be_taken_out():
     weights = filled(z, targets, PARTS)
     before = state_hash(weights.state_dict())
     with pytest.raises(ForgettingError):
-        weights.remove(None, {}, weights.measure(10 * z[:50], targets[:50]))
+        weights.remove(None, {}, weights.statistics_of(10 * z[:50], targets[:50]))
     assert state_hash(weights.state_dict()) == before
 
 

@@ -18,14 +18,15 @@ MAY_IMPORT = {
     "nn": NOUNS | {"storage"},
     "memory": NOUNS,
     "heads": NOUNS,
+    "capabilities": NOUNS | {"nn", "heads"},
     "shift": NOUNS,
     "evaluation": NOUNS,
     "sinks": NOUNS | {"storage"},
-    "learners": NOUNS | {"distributed", "nn", "memory", "heads"},
-    "forgetting": NOUNS | {"storage", "distributed", "nn", "memory", "heads", "sinks"},
+    "learners": NOUNS | {"distributed", "nn", "memory", "heads", "capabilities"},
+    "forgetting": NOUNS | {"storage", "distributed", "nn", "heads", "sinks", "capabilities"},
     "processor": NOUNS | {"storage", "evaluation"},
     "factory": NOUNS
-    | {"config", "storage", "distributed", "nn", "heads", "shift", "evaluation", "sinks"}
+    | {"config", "storage", "distributed", "nn", "heads", "capabilities", "shift", "evaluation", "sinks"}
     | {"learners", "forgetting", "processor"},
     "report": NOUNS | {"storage", "evaluation", "forgetting"},
     "runs": NOUNS

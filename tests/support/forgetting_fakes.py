@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from loop_runs import StoppedClock
 
+from streamcl.capabilities.declaration import Capabilities
 from streamcl.errors import ForgettingError
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
@@ -29,29 +31,35 @@ from streamcl.storage.thumbnails import Thumbnails
 from streamcl.testing import FakeLearner, FaultyDisk
 
 
+class Ids(tuple):
+    """Ids and labels of samples as statistics."""
+
+    def __add__(self, other):
+        return Ids((*self, *other))
+
+    def relative_error(self, other):
+        return float(sorted(self) != sorted(other))
+
+
 class ForgettingLearner(FakeLearner):
-    """Its sum is the list of ids it consumed, so what was subtracted can be read off."""
+    """Its statistics are the ids it consumed, so what was subtracted can be read off."""
 
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.subtracted = 0
+    by_rows = None
 
-    def measure(self, samples):
-        return [(sample.id, sample.label) for sample in samples]
+    @property
+    def capabilities(self):
+        return Capabilities(statistics=self, drop_class=self.drop_class)
 
-    def combine(self, one, other):
-        return one + other
+    def of(self, samples):
+        return Ids((sample.id, sample.label) for sample in samples)
 
-    def difference(self, one, other):
-        return float(sorted(one) != sorted(other))
-
-    def subtract(self, sums):
+    def subtract(self, value):
         left = list(self.consumed)
-        for name, _ in sums:
+        for name, _ in value:
             if name not in left:
                 raise ForgettingError("a sample was to be subtracted twice")
             left.remove(name)
-        for _, label in sums:
+        for _, label in value:
             self._counts[label] -= 1
         self.consumed = left
         return {"samples_left": len(left)}
@@ -61,55 +69,65 @@ class ForgettingLearner(FakeLearner):
             raise ForgettingError("it still has samples")
 
 
-class TellingLearner(ForgettingLearner):
-    """Its sums are numbers, and it tells what it adds to them; which samples they were cannot be read off."""
+class Sums(NamedTuple):
+    """A sum of outer products [3, 3], and samples by class."""
+
+    gram: np.ndarray
+    counts: dict[str, int]
+
+    def __add__(self, other):
+        counts = {
+            name: self.counts.get(name, 0) + other.counts.get(name, 0) for name in {**self[1], **other[1]}
+        }
+        return Sums(self.gram + other.gram, counts)
+
+    def relative_error(self, other):
+        return float(np.abs(self.gram - other.gram).max())
+
+
+class RowsLearner(ForgettingLearner):
+    """Its statistics are sums over rows, which it reports; which samples they were cannot be read off."""
 
     widths = (3,)
 
     def __init__(self, **options):
         super().__init__(**options)
         self.gram = np.zeros((3, 3))
-        self.listener = lambda samples, rows: None
+        self.listeners = []
 
-    def listen(self, listener):
-        self.listener = listener
+    @property
+    def by_rows(self):
+        return self
 
-    def rows(self, samples):
+    def on_learned(self, listener):
+        self.listeners.append(listener)
+
+    def rows_of(self, samples):
         return (np.array([[1.0, int(s.id) % 7, int(s.id) % 5] for s in samples]),)
 
     def learn(self, batch):
         lesson = super().learn(batch)
         self.consumed = []
         if lesson.learned:
-            (rows,) = self.rows(batch.labelled)
+            (rows,) = self.rows_of(batch.labelled)
             self.gram += rows.T @ rows
-            self.listener(batch.labelled, [rows])
+            for listener in self.listeners:
+                listener(batch.labelled, [rows])
         return lesson
 
-    def measure(self, samples):
-        labels = [s.label for s in samples]
-        sums = {name: (labels.count(name), np.zeros(3)) for name in dict.fromkeys(labels)}
-        return self.gathered([[(self.rows(samples)[0], sums)]])
-
-    def gathered(self, parts):
+    def from_parts(self, parts):
         gram, counts = np.zeros((3, 3)), {}
         for rows, sums in parts[0]:
             gram += rows.T @ rows
             for name, (count, _) in sums.items():
                 counts[name] = counts.get(name, 0) + count
-        return gram, counts
+        return Sums(gram, counts)
 
-    def combine(self, one, other):
-        return one[0] + other[0], {n: one[1].get(n, 0) + other[1].get(n, 0) for n in one[1] | other[1]}
-
-    def difference(self, one, other):
-        return float(np.abs(one[0] - other[0]).max())
-
-    def subtract(self, sums):
-        if any(self._counts[name] < count for name, count in sums[1].items()):
+    def subtract(self, value):
+        if any(self._counts[name] < count for name, count in value.counts.items()):
             raise ForgettingError("more samples were to be subtracted than learned")
-        self.gram = self.gram - sums[0]
-        self._counts = {name: count - sums[1].get(name, 0) for name, count in self._counts.items()}
+        self.gram = self.gram - value.gram
+        self._counts = {name: count - value.counts.get(name, 0) for name, count in self._counts.items()}
         return {"samples_left": sum(self._counts.values())}
 
     def state_dict(self):
@@ -184,7 +202,7 @@ class Opened:
             belongings.monitor = monitor_of(self.ledger, held_out)
         if by is not None:
             belongings.kept = StatisticsStore(folder / STATISTICS, by, digest=self.lineage.digest, keep=keep)
-            self.learner.listen(belongings.kept.add)
+            self.learner.on_learned(belongings.kept.add)
         self.kept = belongings.kept
         self.forgetter = ForgettingService(
             belongings,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from streamcl.capabilities.interfaces import GradientModel
 from streamcl.events import Sample
-from streamcl.forgetting.methods.repair_protocols import GradientModel
 from streamcl.forgetting.methods.subsample import subsample
 
 BATCHES, SIZE = 2, 32

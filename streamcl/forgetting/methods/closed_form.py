@@ -8,27 +8,35 @@ weights solved from them are those of a model that never saw them, up to roundin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from streamcl.capabilities.interfaces import (
+    Additive,
+    RemovableStatistics,
+    Rows,
+    StatisticRows,
+    StatisticsPart,
+)
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee, Sample
 from streamcl.forgetting.methods.protocol import (
-    BufferPurgeable,
-    ClassRemovable,
+    CANNOT_DROP,
     Context,
     DataLocation,
     ErasureResult,
     LineageRow,
-    ObservableStatistics,
-    RemovableStatistics,
-    Rows,
-    StatisticsPart,
     StatisticsView,
+    drop_class,
     knows,
+    purge,
     shared_weights,
 )
+
+V = TypeVar("V", bound=Additive)
+
+NO_STATISTICS = "this learner's knowledge is not a sum that samples can be taken out of"
 
 SECOND_LOOK = 63
 """Samples whose features are derived twice; an odd number, so that a batch's size would show."""
@@ -41,7 +49,7 @@ TOLERANCE = 1e-9
 
 
 class ClosedFormRemoval:
-    """Subtracts from the sums of a learner that is `RemovableStatistics`; for a class the column goes too.
+    """Subtracts samples from a learner's statistics; for a class the column goes too.
 
     Exact while every sample in scope can be brought back as it was, or its share was kept on disk, and no
     shared weights have seen any.
@@ -53,10 +61,10 @@ class ClosedFormRemoval:
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Sums, samples that can be had again, and no shared weights that saw them."""
-        if not isinstance(context.learner, RemovableStatistics):
-            return "this learner's knowledge is not a sum that samples can be taken out of"
-        if request.kind == "class" and not isinstance(context.learner, ClassRemovable):
-            return "this learner cannot drop a class"
+        if context.capabilities.statistics is None:
+            return NO_STATISTICS
+        if request.kind == "class" and context.capabilities.drop_class is None:
+            return CANNOT_DROP
         if not knows(request, context):
             return "no class of that name was learned"
         if touched := shared_weights(context):
@@ -67,15 +75,13 @@ class ClosedFormRemoval:
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Gather the share of all samples in scope, subtract once, drop the class: all of it or nothing."""
-        learner = context.learner
-        if not isinstance(learner, RemovableStatistics):
-            raise ForgettingError("this learner's knowledge is not a sum that samples can be taken out of")
-        sums, figures = _from_kept(learner, context) or _from_samples(learner, context)
-        if sums is not None:
-            figures |= learner.subtract(sums)
-        if request.kind == "class" and request.label in context.learner.classes:
-            assert isinstance(learner, ClassRemovable)
-            learner.drop_class(str(request.label))
+        statistics = context.capabilities.statistics
+        if statistics is None:
+            raise ForgettingError(NO_STATISTICS)
+        value, figures = _of_scope(statistics, context)
+        if value is not None:
+            figures |= statistics.subtract(value)
+        drop_class(request, context)
         purged = purge(request, context)
         return ErasureResult(
             self.name,
@@ -95,54 +101,55 @@ class ClosedFormRemoval:
 
 
 def kept_whole(context: Context) -> StatisticsView | None:
-    """The sums kept on disk, where they hold all that the request is for, so that no sample is needed."""
-    learner, kept = context.learner, context.kept
-    if kept is None or not isinstance(learner, ObservableStatistics) or not kept.whole(len(learner.widths)):
-        return None
-    return kept
+    """Return the sums kept on disk, where they hold all of the scope, so that no sample is needed."""
+    statistics, kept = context.capabilities.statistics, context.kept
+    rows = None if statistics is None else statistics.by_rows
+    return kept if kept is not None and rows is not None and kept.whole(len(rows.widths)) else None
 
 
-def _from_kept(learner: RemovableStatistics, context: Context) -> tuple[Any, dict[str, Any]] | None:
+def _of_scope(statistics: RemovableStatistics[V], context: Context) -> tuple[V | None, dict[str, Any]]:
+    """The statistics of all samples in scope, None of none, with figures on how they were derived."""
+    rows = statistics.by_rows
+    if rows is None:
+        return _from_samples(statistics, context)
     kept = kept_whole(context)
-    if kept is None or not isinstance(learner, ObservableStatistics) or not context.scope.learned:
-        return None
+    if kept is None or not context.scope.learned:
+        return _from_rows(rows, context)
     names = context.learner.classes
-    sums = learner.gathered([kept.parts(head, names) for head in range(len(learner.widths))])
+    value = rows.from_parts([kept.parts(head, names) for head in range(len(rows.widths))])
     kept.drop()
-    return sums, {"rederived": 0, "from_kept_statistics": context.scope.learned}
+    return value, {"rederived": 0, "from_kept_statistics": context.scope.learned}
 
 
-def _from_samples(learner: RemovableStatistics, context: Context) -> tuple[Any, dict[str, Any]]:
-    """The share of samples that are brought back, some at a time."""
-    if isinstance(learner, ObservableStatistics):
-        return _from_rows(learner, context)
-    sums: Any = None
+def _from_samples(statistics: RemovableStatistics[V], context: Context) -> tuple[V | None, dict[str, Any]]:
+    """By samples that are brought back, some at a time."""
+    total: V | None = None
     figures: dict[str, Any] = {}
     for traces in context.scope.chunks():
         samples = context.samples(traces)
-        share = learner.measure(samples)
-        figures = figures or _derived_again(learner, samples[:SECOND_LOOK])
-        sums = share if sums is None else learner.combine(sums, share)
-    return sums, figures
+        value = statistics.of(samples)
+        figures = figures or _derived_again(statistics, samples[:SECOND_LOOK])
+        total = value if total is None else total + value
+    return total, figures
 
 
-def _from_rows(learner: ObservableStatistics, context: Context) -> tuple[Any, dict[str, Any]]:
+def _from_rows(statistics: StatisticRows[V], context: Context) -> tuple[V | None, dict[str, Any]]:
     """The same by rows, of which many are summed at once; they are taken out of kept sums on the way."""
-    sums: Any = None
+    total: V | None = None
     figures: dict[str, Any] = {}
     for chunks in _together(context.scope.chunks()):
-        parts: list[list[StatisticsPart]] = [[] for _ in learner.widths]
+        parts: list[list[StatisticsPart]] = [[] for _ in statistics.widths]
         for traces in chunks:
             samples = context.samples(traces)
-            rows = learner.rows(samples)
-            figures = figures or _rows_again(learner, samples[:SECOND_LOOK], rows)
+            rows = statistics.rows_of(samples)
+            figures = figures or _rows_again(statistics, samples[:SECOND_LOOK], rows)
             if context.kept is not None:
                 context.kept.take_out(traces, rows)
             for head, part in zip(rows, parts, strict=True):
                 part.append(_by_class(head, samples))
-        share = learner.gathered(parts)
-        sums = share if sums is None else learner.combine(sums, share)
-    return sums, figures
+        value = statistics.from_parts(parts)
+        total = value if total is None else total + value
+    return total, figures
 
 
 def _together(chunks: Iterator[Sequence[LineageRow]]) -> Iterator[list[Sequence[LineageRow]]]:
@@ -167,22 +174,21 @@ def _by_class(rows: Rows, samples: Sequence[Sample]) -> StatisticsPart:
 
 
 def _rows_again(
-    learner: ObservableStatistics, samples: Sequence[Sample], rows: Sequence[Rows]
+    statistics: StatisticRows[V], samples: Sequence[Sample], rows: Sequence[Rows]
 ) -> dict[str, Any]:
     """How well a second derivation of the first rows, in another order, agrees with them; see above."""
-    again = learner.rows(samples[::-1])
+    again = statistics.rows_of(samples[::-1])
     pairs = [(one[: len(samples)], other[::-1]) for one, other in zip(rows, again, strict=True)]
     error = max(float(np.abs(a - b).max()) / max(float(np.abs(a).max()), 1e-300) for a, b in pairs)
     return _sound(error, len(samples))
 
 
-def _derived_again(learner: RemovableStatistics, samples: Sequence[Sample]) -> dict[str, Any]:
+def _derived_again(statistics: RemovableStatistics[V], samples: Sequence[Sample]) -> dict[str, Any]:
     """How well a second derivation, of the same samples in another order, agrees with the first.
 
     Raises ForgettingError where it does not: what cannot be derived twice cannot be subtracted exactly.
     """
-    error = learner.difference(learner.measure(samples), learner.measure(samples[::-1]))
-    return _sound(error, len(samples))
+    return _sound(statistics.of(samples).relative_error(statistics.of(samples[::-1])), len(samples))
 
 
 def _sound(error: float, count: int) -> dict[str, Any]:
@@ -192,13 +198,3 @@ def _sound(error: float, count: int) -> dict[str, Any]:
             hint="set precision: 32-true and threads: 1, or accept another guarantee",
         )
     return {"rederived": count, "rederivation_error": error}
-
-
-def purge(request: ForgetRequest, context: Context) -> int:
-    """Let the learner go of every sample in scope that it keeps; how many there were."""
-    learner = context.learner
-    if not isinstance(learner, BufferPurgeable):
-        return 0
-    ids = {trace.id for traces in context.scope.chunks() for trace in traces}
-    label = request.label if request.kind == "class" else None
-    return learner.purge(lambda sample: sample.id in ids or (label is not None and sample.label == label))

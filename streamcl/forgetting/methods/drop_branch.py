@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
 
-
-@runtime_checkable
-class HasAdaptedBranch(Protocol):
-    """A learner of two branches of which one alone was trained by gradient, and nothing was built on it."""
-
-    def drop_adapted(self) -> Callable[[], None]:
-        """Lose the trained branch; calling what is returned takes that back."""
-        ...
+NO_BRANCH = "this learner has no adapted branch that could be dropped whole"
 
 
 class DropBranch:
@@ -34,10 +25,10 @@ class DropBranch:
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """A branch that can be dropped, and a closed form that can forget once it is gone."""
-        learner = context.learner
-        if not isinstance(learner, HasAdaptedBranch):
-            return "this learner has no adapted branch that could be dropped whole"
-        undo = learner.drop_adapted()
+        drop = context.capabilities.drop_adapted_branch
+        if drop is None:
+            return NO_BRANCH
+        undo = drop()
         try:
             return ClosedFormRemoval().unsupported_reason(request, context)
         finally:
@@ -45,10 +36,10 @@ class DropBranch:
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Drop the branch, then subtract; where the subtraction is refused the branch is put back."""
-        learner = context.learner
-        if not isinstance(learner, HasAdaptedBranch):
-            raise ForgettingError("this learner has no adapted branch that could be dropped whole")
-        undo = learner.drop_adapted()
+        drop = context.capabilities.drop_adapted_branch
+        if drop is None:
+            raise ForgettingError(NO_BRANCH)
+        undo = drop()
         try:
             evidence = ClosedFormRemoval().erase(request, context)
         except ForgettingError:

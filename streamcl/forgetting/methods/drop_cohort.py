@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
-
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
 
 NO_COHORTS = "this learner has no adapters of cohorts"
-
-
-@runtime_checkable
-class CohortPartitioned(Protocol):
-    """A learner of which parts were taught by one cohort each, and nothing was taught on top of a part."""
-
-    @property
-    def over_capacity(self) -> bool:
-        """Whether a cohort has come for which there was no part of its own."""
-        ...
-
-    def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
-        """The cohorts with parts of their own that a request names whole."""
-        ...
-
-    def sample_count(self, names: Sequence[str]) -> int:
-        """How many samples these cohorts' parts have learned."""
-        ...
-
-    def drop_cohorts(self, names: Sequence[str]) -> Mapping[str, Any]:
-        """Lose the parts of these cohorts; figures."""
-        ...
 
 
 class DropCohort:
@@ -51,29 +26,29 @@ class DropCohort:
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Whole cohorts, whose parts have learned what the lineage says was learned, and room for all."""
-        learner = context.learner
-        if isinstance(learner, CohortPartitioned) and learner.over_capacity:
+        cohorts = context.capabilities.cohorts
+        if cohorts is not None and cohorts.over_capacity:
             return "cohorts have come past the limit, and without this one another would have its place"
         return self.whole(request, context)
 
     def whole(self, request: ForgetRequest, context: Context) -> str | None:
         """Why what the request names is not kept apart from all the rest; None where it is."""
-        learner = context.learner
-        if not isinstance(learner, CohortPartitioned):
+        cohorts = context.capabilities.cohorts
+        if cohorts is None:
             return NO_COHORTS
-        if not (names := learner.selected_cohorts(request)):
+        if not (names := cohorts.selected_cohorts(request)):
             return "the request names no whole cohort that has an adapter of its own"
-        held = learner.sample_count(names)
+        held = cohorts.sample_count(names)
         if held != context.scope.learned:
             return f"{context.scope.learned} of its samples were learned, {held} by parts of their own"
         return None
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Drop the parts."""
-        learner = context.learner
-        if not isinstance(learner, CohortPartitioned):
+        cohorts = context.capabilities.cohorts
+        if cohorts is None:
             raise ForgettingError(NO_COHORTS)
-        figures = learner.drop_cohorts(learner.selected_cohorts(request))
+        figures = cohorts.drop_cohorts(cohorts.selected_cohorts(request))
         gone = "dropped whole; only this cohort had trained it, and nothing was trained on it"
         return ErasureResult(
             self.name,

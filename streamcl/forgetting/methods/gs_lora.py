@@ -16,7 +16,6 @@ from streamcl.forgetting.methods.ffn_lora import FFNBlock, attached, fold, refus
 from streamcl.forgetting.methods.objective import BEACON, BEYOND, SHOWN, ForgetObjective
 from streamcl.forgetting.methods.protocol import Context, ErasureResult
 from streamcl.forgetting.methods.proximal import ProximalDescent
-from streamcl.forgetting.methods.repair_protocols import GradientTrained
 from streamcl.forgetting.methods.retain_set import Retain, missing, retained
 from streamcl.forgetting.methods.weight_repair import close, opened, rounded, to_forget, unfit
 
@@ -81,10 +80,8 @@ class GSLoRA:
         """Adapted blocks with plain FFNs, samples of what is to go, and samples to hold on to."""
         if reason := unfit(request, context):
             return reason
-        learner = context.learner
-        assert isinstance(learner, GradientTrained)
-        assert learner.model.adapters is not None
-        return refusal(learner.model.adapters) or missing(self._retain, request, context)
+        blocks = opened(context, self._strength.blocks)
+        return refusal(blocks.adapters) or missing(self._retain, request, context)
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Change the FFNs, fold the change into the learner's own weights, drop the class and what is kept.

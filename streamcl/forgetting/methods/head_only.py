@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.closed_form import purge
-from streamcl.forgetting.methods.drop_cohort import CohortPartitioned
 from streamcl.forgetting.methods.protocol import (
-    ClassRemovable,
+    CANNOT_DROP,
     Context,
     DataLocation,
     ErasureResult,
-    RemovableStatistics,
+    drop_class,
     knows,
+    purge,
     shared_weights,
 )
 
@@ -28,21 +27,19 @@ class HeadOnly:
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """A class needs a learner that can drop it."""
-        if request.kind == "class" and not isinstance(context.learner, ClassRemovable):
-            return "this learner cannot drop a class"
+        able = context.capabilities
+        if request.kind == "class" and able.drop_class is None:
+            return CANNOT_DROP
         if not knows(request, context):
             return "no class of that name was learned"
-        if isinstance(context.learner, RemovableStatistics | CohortPartitioned) and context.scope.learned:
+        if context.scope.learned and (able.statistics is not None or able.cohorts is not None):
             return "its sums hold the samples, and dropping a name would leave them there"
         return None
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Drop the class, purge the kept samples."""
-        learner, touched = context.learner, shared_weights(context)
-        dropped = request.kind == "class" and request.label in learner.classes
-        if dropped:
-            assert isinstance(learner, ClassRemovable)
-            learner.drop_class(str(request.label))
+        touched = shared_weights(context)
+        dropped = drop_class(request, context)
         purged = purge(request, context)
         head = (
             DataLocation("head statistics", "erased", "its row is gone")

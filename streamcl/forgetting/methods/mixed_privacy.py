@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
-
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
 
 NO_USERS = "this learner has no weights of users alone"
-
-
-@runtime_checkable
-class UserPartitioned(Protocol):
-    """A learner in which samples of users reach nothing but weights that are linear around the core's."""
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the noise on the users' weights, in units of 1 / a feature's own."""
-        ...
-
-    def user_sample_count(self, subject: str) -> int:
-        """How many samples are in the sums that are kept of a subject alone."""
-        ...
-
-    def forget_subject(self, subject: str) -> Mapping[str, Any]:
-        """Take a subject's sums out and make the Newton step; figures, with `bound_nats`."""
-        ...
-
-    def forget_users(self) -> None:
-        """Set the users' weights and sums to zero."""
-        ...
 
 
 class AllUsers:
@@ -48,14 +23,14 @@ class AllUsers:
         """A request for all users, and weights that only users have trained."""
         if not request.all_users:
             return "the request is not for every user"
-        return None if isinstance(context.learner, UserPartitioned) else NO_USERS
+        return NO_USERS if context.capabilities.users is None else None
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:  # noqa: ARG002 - the signature is given
         """Zero, in constant time."""
-        learner = context.learner
-        if not isinstance(learner, UserPartitioned):
+        users = context.capabilities.users
+        if users is None:
             raise ForgettingError(NO_USERS)
-        learner.forget_users()
+        users.forget_users()
         return ErasureResult(
             self.name,
             self.guarantee,
@@ -78,23 +53,23 @@ class MixedPrivacy:
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Sums of the subject that hold every sample in scope, and noise: nothing is bounded without."""
-        learner = context.learner
-        if not isinstance(learner, UserPartitioned):
+        users = context.capabilities.users
+        if users is None:
             return NO_USERS
         if request.kind != "subject" or request.subject is None:
             return "sums are kept of subjects, not of single samples or classes"
-        if not (kept := learner.user_sample_count(request.subject)):
+        if not (kept := users.user_sample_count(request.subject)):
             return "no sums of this subject are kept"
         if kept != context.scope.learned:
             return f"{context.scope.learned} of its samples were learned, {kept} of them into sums of its own"
-        return None if learner.noise else "the users' weights have no noise (learner.users.noise is 0)"
+        return None if users.noise else "the users' weights have no noise (learner.users.noise is 0)"
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Subtract, step, and compute how far the weights are from those of what remains."""
-        learner = context.learner
-        if not isinstance(learner, UserPartitioned) or request.subject is None:
+        users = context.capabilities.users
+        if users is None or request.subject is None:
             raise ForgettingError(NO_USERS)
-        figures = learner.forget_subject(request.subject)
+        figures = users.forget_subject(request.subject)
         bound = figures["bound_nats"]
         if bound is None:
             raise ForgettingError("the bound is not finite: the users' weights have no noise")

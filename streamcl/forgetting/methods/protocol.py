@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
-
+from streamcl.capabilities.declaration import Capabilities, capabilities_of
+from streamcl.capabilities.interfaces import Rows, StatisticsPart
+from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee, Sample
 from streamcl.protocols import Learner
 
-Rows: TypeAlias = npt.NDArray[np.float64]
 LocationStatus: TypeAlias = Literal["erased", "remains", "not affected", "not reachable"]
 
 STRENGTH: Mapping[Guarantee, int] = {"exact": 2, "bounded": 1, "approximate": 0}
 """Which guarantee is stronger; a request that asks for one accepts it and those above it."""
+
+CANNOT_DROP = "this learner cannot drop a class"
 
 CHUNK = 256
 """Samples that are brought back and looked at together."""
@@ -57,13 +58,6 @@ class RequestScope:
     chunks: Callable[[], Iterator[Sequence[LineageRow]]]
 
 
-class StatisticsPart(NamedTuple):
-    """What some samples add to the sums of one head: R [r, D] with R^T R = G; by class a count and Q [D]."""
-
-    root: Rows
-    sums: Mapping[str, tuple[int, Rows]]
-
-
 class StatisticsView(Protocol):
     """What was kept of the sums of the classes or subjects that a request touches; changes are staged."""
 
@@ -102,6 +96,11 @@ class Context:
     unavailable: str | None = None
     kept: StatisticsView | None = None
     others: Callable[[int], Sequence[Sample]] | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The learner's, as they are now."""
+        return capabilities_of(self.learner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,87 +161,40 @@ class ForgettingMethod(Protocol):
         ...
 
 
-@runtime_checkable
-class RemovableStatistics(Protocol):
-    """A learner whose knowledge of samples is a sum, so that it can be taken out again."""
-
-    def measure(self, samples: Sequence[Sample]) -> Any:
-        """What these samples add to the sums, derived exactly as when they were learned."""
-        ...
-
-    def combine(self, one: Any, other: Any) -> Any:
-        """Two such sums as one."""
-        ...
-
-    def difference(self, one: Any, other: Any) -> float:
-        """How far two sums of the same samples are apart, relative to their size."""
-        ...
-
-    def subtract(self, sums: Any) -> Mapping[str, Any]:
-        """Take them out, or raise ForgettingError and stay as it was; figures that show that it was sound."""
-        ...
-
-
-@runtime_checkable
-class ObservableStatistics(RemovableStatistics, Protocol):
-    """A learner that tells what it adds to its sums, so that it can be kept and taken out without samples."""
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """D of each of its heads."""
-        ...
-
-    def listen(self, listener: Callable[[Sequence[Sample], Sequence[Rows | None]], None]) -> None:
-        """From now on tell samples that were learned and their rows [n, D] in each head.
-
-        None stands for rows of a head that cannot be subtracted later.
-        """
-        ...
-
-    def rows(self, samples: Sequence[Sample]) -> tuple[Rows, ...]:
-        """The rows [n, D] of samples in each head, derived as when they were learned."""
-        ...
-
-    def gathered(self, parts: Sequence[Iterable[StatisticsPart]]) -> Any:
-        """What `measure` gives, from the parts of each head."""
-        ...
-
-
-@runtime_checkable
-class ClassRemovable(Protocol):
-    """A learner that can lose a class: its column or row goes, and it is not named any more."""
-
-    def drop_class(self, name: str) -> None:
-        """Lose the class; one that is not known is a ForgettingError."""
-        ...
-
-
-@runtime_checkable
-class BufferPurgeable(Protocol):
-    """A learner that keeps samples, and can let go of some."""
-
-    def purge(self, predicate: Callable[[Sample], bool]) -> int:
-        """Let go of every kept sample for which the predicate is true; how many there were."""
-        ...
-
-
-@runtime_checkable
-class ReportsSharedWeights(Protocol):
-    """A learner with weights that gradients of many samples have changed, so none can be taken out alone."""
-
-    def weights_trained_on(self, traces: Iterator[Sequence[LineageRow]]) -> tuple[str, ...]:
-        """The names of the shared weights that these samples have changed; empty where they changed none."""
-        ...
-
-
 def shared_weights(context: Context) -> tuple[str, ...]:
-    """The learner's shared weights that the request's samples have changed."""
-    learner = context.learner
-    return (
-        learner.weights_trained_on(context.scope.chunks())
-        if isinstance(learner, ReportsSharedWeights)
-        else ()
-    )
+    """Return the names of the learner's shared weights that the request's samples have trained."""
+    trained_by = context.capabilities.shared_weights
+    return () if trained_by is None else trained_by(context.scope.chunks())
+
+
+def cannot_drop(request: ForgetRequest, context: Context) -> bool:
+    """Whether the request is for a class that the learner knows and has no means to drop."""
+    return _names_known(request, context) and context.capabilities.drop_class is None
+
+
+def drop_class(request: ForgetRequest, context: Context) -> bool:
+    """Drop the class that the request is for; return whether there was one to drop."""
+    if not _names_known(request, context):
+        return False
+    drop = context.capabilities.drop_class
+    if drop is None:
+        raise ForgettingError(CANNOT_DROP)
+    drop(str(request.label))
+    return True
+
+
+def purge(request: ForgetRequest, context: Context) -> int:
+    """Purge the samples in scope from the learner's buffer; return how many there were."""
+    buffer = context.capabilities.replay_buffer
+    if buffer is None:
+        return 0
+    ids = {trace.id for traces in context.scope.chunks() for trace in traces}
+    label = request.label if request.kind == "class" else None
+    return buffer.purge(lambda sample: sample.id in ids or (label is not None and sample.label == label))
+
+
+def _names_known(request: ForgetRequest, context: Context) -> bool:
+    return request.kind == "class" and request.label in context.learner.classes
 
 
 def knows(request: ForgetRequest, context: Context) -> bool:

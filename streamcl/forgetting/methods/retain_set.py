@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,25 +23,6 @@ are left out by whoever asks.
 FEWEST = 8
 """Samples below which a repair is refused: with none it destroys the model (0.0 % of the forgotten class but
 1.7 % of all others was measured for CLIP)."""
-
-
-class ReplayBuffer(Protocol):
-    """Kept samples."""
-
-    @property
-    def samples(self) -> tuple[Sample, ...]:
-        """The samples."""
-        ...
-
-
-@runtime_checkable
-class HasReplayBuffer(Protocol):
-    """A learner with a hard buffer."""
-
-    @property
-    def buffer(self) -> ReplayBuffer:
-        """What it keeps."""
-        ...
 
 
 def missing(retain: Retain | None, request: ForgetRequest, context: Context) -> str | None:
@@ -102,12 +83,8 @@ def kept_columns(classes: int, forgotten: int | None) -> Tensor:
 
 
 def _held(request: ForgetRequest, context: Context) -> list[Sample]:
-    learner = context.learner
-    return (
-        [s for s in learner.buffer.samples if _others(request, s)]
-        if isinstance(learner, HasReplayBuffer)
-        else []
-    )
+    buffer = context.capabilities.replay_buffer
+    return [] if buffer is None else [s for s in buffer.samples if _others(request, s)]
 
 
 def _others(request: ForgetRequest, sample: Sample) -> bool:

@@ -7,15 +7,24 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from streamcl.capabilities.interfaces import GradientModel, ParameterImportance
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.methods.adam_moments import derive_moments
-from streamcl.forgetting.methods.closed_form import purge
-from streamcl.forgetting.methods.protocol import ClassRemovable, Context, DataLocation, LineageRow
-from streamcl.forgetting.methods.repair_protocols import GradientModel, GradientTrained, HasImportance
+from streamcl.forgetting.methods.protocol import (
+    CANNOT_DROP,
+    Context,
+    DataLocation,
+    LineageRow,
+    cannot_drop,
+    drop_class,
+    purge,
+)
 from streamcl.forgetting.methods.subsample import subsample
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.lora import LoRALinear
+
+NO_BLOCKS = "this learner has no adapted blocks trained by gradient"
 
 
 class RepairableBlocks:
@@ -61,15 +70,11 @@ class RepairableBlocks:
 
 def unfit(request: ForgetRequest, context: Context) -> str | None:
     """Why this learner's shared weights cannot be repaired for the request; None where they can."""
-    learner = context.learner
-    if not isinstance(learner, GradientTrained) or learner.model.adapters is None:
-        return "this learner has no adapted blocks trained by gradient"
-    if (
-        request.kind == "class"
-        and request.label in learner.classes
-        and not isinstance(learner, ClassRemovable)
-    ):
-        return "this learner cannot drop a class"
+    model = context.capabilities.gradient_model
+    if model is None or model.adapters is None:
+        return NO_BLOCKS
+    if cannot_drop(request, context):
+        return CANNOT_DROP
     if context.scope.learned and context.unavailable is not None:
         return context.unavailable
     if not context.scope.learned and not request.samples:
@@ -79,10 +84,10 @@ def unfit(request: ForgetRequest, context: Context) -> str | None:
 
 def opened(context: Context, last: int) -> RepairableBlocks:
     """The learner's last adapted blocks. Raises ForgettingError where it has none."""
-    learner = context.learner
-    if not isinstance(learner, GradientTrained) or learner.model.adapters is None:
-        raise ForgettingError("this learner has no adapted blocks trained by gradient")
-    return RepairableBlocks(learner.model, learner.model.adapters, last)
+    model = context.capabilities.gradient_model
+    if model is None or model.adapters is None:
+        raise ForgettingError(NO_BLOCKS)
+    return RepairableBlocks(model, model.adapters, last)
 
 
 def to_forget(request: ForgetRequest, context: Context, limit: int) -> list[Sample]:
@@ -102,14 +107,11 @@ def close(
 
     adapters: what was done to them. Returns what was done in each place.
     """
-    learner = context.learner
-    assert isinstance(learner, GradientTrained)
-    dropped = request.kind == "class" and request.label in learner.classes
-    if dropped:
-        assert isinstance(learner, ClassRemovable)
-        learner.drop_class(str(request.label))
+    model = context.capabilities.gradient_model
+    assert model is not None
+    dropped = drop_class(request, context)
     purged = purge(request, context)
-    looked_at = derive_moments(learner.model, others)
+    looked_at = derive_moments(model, others)
     head = ("erased", "its row is gone") if dropped else ("remains", "rows that the samples helped to train")
     return (
         DataLocation("head statistics", *head),  # type: ignore[arg-type]
@@ -117,20 +119,17 @@ def close(
         DataLocation(
             "optimizer moments", "erased", f"dropped, and derived again from {looked_at} retained samples"
         ),
-        _importance_gone(learner),
+        _importance_gone(context.capabilities.importance),
         DataLocation("hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"),
     )
 
 
-def _importance_gone(learner: object) -> DataLocation:
-    if not isinstance(learner, HasImportance):
+def _importance_gone(importance: ParameterImportance | None) -> DataLocation:
+    if importance is None:
         return DataLocation("importance", "not affected", "there are no importance weights")
-    importance = learner.importance
     if importance.consolidations == 0:
         return DataLocation("importance", "not affected", "nothing has been consolidated")
-    state = importance.state_dict()
-    omega = {name: 0 * value for name, value in state["omega"].items()}
-    importance.load_state_dict({"consolidations": 0, "omega": omega})
+    importance.clear()
     return DataLocation("importance", "erased", "set to zero; it is estimated anew at the next consolidation")
 
 

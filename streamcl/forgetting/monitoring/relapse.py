@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
+from streamcl.capabilities.declaration import capabilities_of
 from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.monitoring.held_out import HeldOutSamples, Named, within
-from streamcl.forgetting.monitoring.separability import features_of, separability, shown_by, standard_error
+from streamcl.forgetting.monitoring.separability import features_of, separability, standard_error
 from streamcl.protocols import Learner, State
 
 Pair: TypeAlias = tuple[Named, str]
@@ -135,16 +136,16 @@ class Relapse:
 
     def _told(self, learner: Learner, pairs: Sequence[Pair]) -> dict[Pair, SeparabilityScore]:
         """Of each that can be tested: there are held-out samples of it and of others, and features to see."""
-        shown = shown_by(learner)
-        if shown is None or not pairs:
+        extract = capabilities_of(learner).features
+        if extract is None or not pairs:
             return {}
         samples = {pair: held for pair in pairs if len(held := self._held_out.of(*pair)) >= ENOUGH}
         others = self._held_out.others(self._is_erased) if samples else []
         if len(others) < ENOUGH:
             return {}
-        beside = features_of(shown, others)
+        beside = features_of(extract, others)
         return {
-            pair: SeparabilityScore(separability(features_of(shown, held), beside), len(held), len(others))
+            pair: SeparabilityScore(separability(features_of(extract, held), beside), len(held), len(others))
             for pair, held in samples.items()
         }
 

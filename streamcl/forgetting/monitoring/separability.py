@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from streamcl.events import Sample
-from streamcl.protocols import Learner
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 TOGETHER = 16  # samples that go through the backbone together
 
 
-@runtime_checkable
-class FeatureExtractor(Protocol):
-    """Something that shows the features on which it decides, [N, D]."""
-
-    def features(self, samples: Sequence[Sample]) -> Any:
-        """Of these samples, as they are now."""
-        ...
-
-
-def shown_by(learner: Learner) -> FeatureExtractor | None:
-    """The learner, or its trained model, where it shows its features."""
-    parts = (learner, getattr(learner, "model", None))
-    return next((part for part in parts if isinstance(part, FeatureExtractor)), None)
-
-
-def features_of(shown: FeatureExtractor, samples: Sequence[Sample]) -> Floats:
-    """float64 [N, D]."""
+def features_of(extract: Callable[[Sequence[Sample]], Any], samples: Sequence[Sample]) -> Floats:
+    """Return float64 [N, D]: the features that `extract` gives of samples as a tensor, a few at a time."""
     chunks = [samples[start : start + TOGETHER] for start in range(0, len(samples), TOGETHER)]
     with torch.no_grad():
-        return np.concatenate([np.asarray(shown.features(each).cpu(), dtype=float) for each in chunks])
+        return np.concatenate([np.asarray(extract(each).cpu(), dtype=float) for each in chunks])
 
 
 def separability(one: Floats, other: Floats) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import StreamclError
 from streamcl.events import NO_PIXELS, ForgetRequest, HoldoutPart, Sample
 from streamcl.forgetting.monitoring.held_out import spread_over
@@ -18,28 +19,6 @@ from streamcl.protocols import Learner
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
 LOOKED_AT = 48  # samples, so that a request holds the stream up no longer than a batch does
-
-
-@runtime_checkable
-class CachesFeatures(Protocol):
-    """A learner whose features of a sample no erasure changes, so that one look at the pixels will do."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes known."""
-        ...
-
-    def read(self, samples: Sequence[Sample]) -> Any:
-        """All that `scores` needs of samples, one or more; indexed by rows, that of some of them."""
-        ...
-
-    def refresh_features(self, reading: Any) -> Any:
-        """An older reading with what can be read by now; the same object where that is nothing more."""
-        ...
-
-    def scores(self, reading: Any) -> Any:
-        """A tensor [B, C] by the weights in use."""
-        ...
 
 
 class Utility:
@@ -68,15 +47,16 @@ class Utility:
         return UtilityBefore(seen, seen.right(learner))
 
     def _look(self, learner: Learner) -> _Seen:
-        if self._seen is not None and isinstance(learner, CachesFeatures):
-            self._seen = replace(self._seen, reading=learner.refresh_features(self._seen.reading))
+        cached = capabilities_of(learner).cached_features
+        if self._seen is not None and cached is not None:
+            self._seen = replace(self._seen, reading=cached.refresh_features(self._seen.reading))
             return self._seen
         samples = [sample for sample in spread_over(self._parts, LOOKED_AT) if sample.label is not None]
-        if not isinstance(learner, CachesFeatures):
+        if cached is None:
             return _Seen([sample for sample in samples if sample.label in learner.classes], None)
         if samples:
             without_pixels = [replace(sample, image=NO_PIXELS) for sample in samples]
-            self._seen = _Seen(without_pixels, learner.read(samples))
+            self._seen = _Seen(without_pixels, cached.read(samples))
         return self._seen or _Seen((), None)
 
 
@@ -103,8 +83,9 @@ class _Seen:
         """bool [N]: which samples are named right."""
         if not self.samples or not learner.classes:
             return np.zeros(len(self.samples), dtype=bool)
-        if self.reading is not None and isinstance(learner, CachesFeatures):
-            columns = learner.scores(self.reading).argmax(dim=1).tolist()
+        cached = capabilities_of(learner).cached_features
+        if self.reading is not None and cached is not None:
+            columns = cached.scores(self.reading).argmax(dim=1).tolist()
             named: list[str | None] = [learner.classes[column] for column in columns]
         else:
             named = [guess.label for guess in learner.predict(self.samples)]

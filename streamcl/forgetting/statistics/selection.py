@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from streamcl.capabilities.interfaces import StatisticsPart
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.methods.protocol import LineageRow, StatisticsPart
+from streamcl.forgetting.methods.protocol import LineageRow
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.storage.plain_state import Array
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from streamcl.capabilities.declaration import Capabilities
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.learners.adapter_model import AdapterModel, ForwardPass, Gradients
 from streamcl.learners.rollback import Rollback, Transaction
@@ -56,10 +57,17 @@ class FinetuneLearner:
         """Nothing: the weights go on as they are."""
         return {}
 
-    def weights_trained_on(self, traces: Iterator[Sequence[object]]) -> tuple[str, ...]:
+    @property
+    def capabilities(self) -> Capabilities:
+        """A model that a repair trains further; no means to drop a class."""
+        return Capabilities(
+            shared_weights=self.weights_trained_on, gradient_model=self.model, features=self.model.features
+        )
+
+    def weights_trained_on(self, samples: Iterator[Sequence[object]]) -> tuple[str, ...]:
         """What samples that were learned have changed for all: every weight that is trained."""
         kinds = ("adapters", "head") if self.model.adapters else ("head",)
-        return kinds if any(len(each) for each in traces) else ()
+        return kinds if any(len(each) for each in samples) else ()
 
     def state_dict(self) -> State:
         """Everything that decides what comes next; the backbone's own weights are not in it."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from streamcl.capabilities.declaration import Capabilities
 from streamcl.events import Sample
 from streamcl.learners.adapter_model import AdapterModel, ForwardPass
 from streamcl.learners.baselines.finetune import FinetuneLearner
@@ -28,9 +30,10 @@ class ExperienceReplay(FinetuneLearner):
         super().__init__(model)
         self.buffer = Reservoir(replay_size, model.generator)
 
-    def purge(self, predicate: Callable[[Sample], bool]) -> int:
-        """Let go of every kept sample for which the predicate is true; how many there were."""
-        return self.buffer.purge(predicate)
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of fine-tuning, and the reservoir."""
+        return replace(super().capabilities, replay_buffer=self.buffer)
 
     def state_dict(self) -> State:
         """The model's, and the buffer."""

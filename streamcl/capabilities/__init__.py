@@ -1,0 +1,1 @@
+"""Capabilities of a learner beyond learning and predicting, declared by the learner itself."""

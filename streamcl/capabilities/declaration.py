@@ -1,0 +1,74 @@
+"""The declaration of a learner's capabilities: one object for each, None for those that it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from streamcl.capabilities.interfaces import (
+    CachesFeatures,
+    CohortPartitioned,
+    GradientModel,
+    LearnedSample,
+    ParameterImportance,
+    RemovableStatistics,
+    ReplayBuffer,
+    UserPartitioned,
+)
+from streamcl.events import Sample
+
+SharedWeights: TypeAlias = Callable[[Iterator[Sequence[LearnedSample]]], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What others may do with a learner beside having it learn and predict; by default nothing.
+
+    A learner returns it from a property `capabilities`, made anew at each call, since an erasure can change
+    it. Methods of the learner declare nothing by their names.
+
+    Attributes:
+        statistics: knowledge of samples as sums, which can be subtracted.
+        drop_class: removes a class, so that it is not named any more. Raises ForgettingError for one that is
+            not known, or of which samples are left in the statistics.
+        replay_buffer: stored samples.
+        shared_weights: names the weights trained by gradients of many samples, those learned samples among
+            them, so that none can be removed alone; an empty tuple where they trained none. A learner without
+            it has no such weights.
+        drop_adapted_branch: removes the one branch that gradients trained, on which nothing was built; the
+            callable that it returns puts the branch back.
+        cohorts: parts that one cohort each has taught.
+        users: weights that samples of users alone have trained.
+        gradient_model: adapters and a linear head that a repair may train further.
+        importance: importance weights of the parameters.
+        cached_features: scores from features that no erasure changes.
+        features: float [N, D] of N samples, those on which the learner decides at present.
+    """
+
+    statistics: RemovableStatistics[Any] | None = None
+    drop_class: Callable[[str], None] | None = None
+    replay_buffer: ReplayBuffer | None = None
+    shared_weights: SharedWeights | None = None
+    drop_adapted_branch: Callable[[], Callable[[], None]] | None = None
+    cohorts: CohortPartitioned | None = None
+    users: UserPartitioned | None = None
+    gradient_model: GradientModel | None = None
+    importance: ParameterImportance | None = None
+    cached_features: CachesFeatures | None = None
+    features: Callable[[Sequence[Sample]], Any] | None = None
+
+
+def capabilities_of(learner: object) -> Capabilities:
+    """Return the learner's `capabilities`; none of them where it declares nothing.
+
+    Raises:
+        TypeError: the attribute is no Capabilities, a method for example, where a property is expected.
+    """
+    declared = getattr(learner, "capabilities", Capabilities())
+    if not isinstance(declared, Capabilities):
+        raise TypeError(
+            f"{type(learner).__name__}.capabilities is {type(declared).__name__}, expected a property that "
+            "returns streamcl.capabilities.declaration.Capabilities"
+        )
+    return declared
