@@ -8,16 +8,16 @@ weights solved from them are those of a model that never saw them, up to roundin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from streamcl.capabilities.interfaces import (
-    Additive,
     RemovableStatistics,
     Rows,
     StatisticRows,
     StatisticsPart,
+    V,
 )
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee, Sample
@@ -33,8 +33,6 @@ from streamcl.forgetting.methods.protocol import (
     purge,
     shared_weights,
 )
-
-V = TypeVar("V", bound=Additive)
 
 NO_STATISTICS = "this learner's knowledge is not a sum that samples can be taken out of"
 
