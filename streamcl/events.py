@@ -126,7 +126,15 @@ class Batch:
         return tuple(o for o, s in zip(self.offsets, self.samples, strict=True) if s.label is not None)
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches of half the samples each, cut at an offset: refused records stay in their places."""
+        """Return two batches of half the samples each, cut at an offset; refused records keep their places.
+
+        >>> samples = tuple(Sample(f"s{k}", np.zeros((1, 1, 3), np.uint8), "ant") for k in range(4))
+        >>> batch = Batch(10, samples, (RejectedRecord(11, "bad", "not an image"),))
+        >>> batch.end, batch.offsets
+        (15, (10, 12, 13, 14))
+        >>> [(half.offset, half.end) for half in batch.halves()]
+        [(10, 13), (13, 15)]
+        """
         half = len(self.samples) // 2
         cut = self.offsets[half]
         early = tuple(record for record in self.refused if record.offset < cut)

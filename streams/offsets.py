@@ -13,7 +13,11 @@ Record: TypeAlias = Sample | RejectedRecord
 
 
 def batch_of(offset: int, records: Iterable[Record]) -> Batch:
-    """Return the batch of these records that begins at `offset`."""
+    """Return the batch of these records that begins at `offset`.
+
+    >>> batch_of(4, [RejectedRecord(4, "torn.png", "not an image")]).end
+    5
+    """
     records = tuple(records)
     samples = tuple(record for record in records if isinstance(record, Sample))
     return Batch(offset, samples, tuple(record for record in records if isinstance(record, RejectedRecord)))
@@ -24,6 +28,10 @@ def in_order(event: Event, expected: int) -> Event | None:
 
     A batch that was seen before is a duplicate and is dropped, one that overlaps is cut; a request is never
     dropped, since its key makes a repetition harmless. Raise SourceError where records are missing.
+
+    >>> seen = batch_of(0, [RejectedRecord(k, f"{k}.png", "not an image") for k in range(4)])
+    >>> in_order(seen, expected=4), in_order(seen, expected=3).offset
+    (None, 3)
     """
     if event.offset > expected:
         raise SourceError(

@@ -51,7 +51,15 @@ def load_config(
 
 
 def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
-    """The configuration in a nested mapping with the YAML's keys. Raises ConfigError with every fault."""
+    """Return the configuration in a nested mapping with the YAML's keys. Raise ConfigError with every fault.
+
+    >>> config = config_from_dict({"source": "demo_digits", "learner": {"name": "ridge"}})
+    >>> config.source.name, config.learner.name, config.batch_size
+    ('demo_digits', 'ridge', 64)
+    >>> config_from_dict({"source": "demo_digits", "bacth_size": 8})
+    Traceback (most recent call last):
+    streamcl.errors.ConfigError: unknown key 'bacth_size'; did you mean 'batch_size'?
+    """
     return _checked(Document(dict(data)))
 
 

@@ -40,7 +40,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it, never longer than a line."""
+    """Return a value as a message quotes it, never longer than a line.
+
+    >>> shown("cpu"), shown(True), shown({"rank": 4})
+    ("the text 'cpu'", 'true', 'a mapping')
+    """
     if isinstance(value, str):
         return f"the text '{_cut(value)}'"
     if value is None or isinstance(value, bool):

@@ -58,6 +58,10 @@ def match_shifts(true: Sequence[int], detected: Sequence[int], tolerance: int) -
 
     Offsets are samples from the beginning; a detection's is the end of the batch whose loss showed it, so
     that it never lies before the shift that it answers. Every other detection is a false alarm.
+
+    >>> score = match_shifts([100, 500], [60, 120, 130], tolerance=50)
+    >>> score.matches, score.false_offsets, score.delays
+    (((100, 120), (500, None)), (60, 130), (20,))
     """
     shifts, alarms = sorted(set(true)), sorted(detected)
     ends = [min(shift + tolerance + 1, after) for shift, after in pairwise(shifts)]

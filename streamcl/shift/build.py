@@ -13,6 +13,11 @@ def build_detector(name: str, /, **args: Any) -> ShiftDetector:
 
     Raises:
         ConfigError: the name or an argument is unknown; the hint has the nearest valid one.
+
+    >>> detector = build_detector("none")
+    >>> detector.update(2.5)
+    >>> detector.shift, detector.plateau
+    (None, None)
     """
     detector: ShiftDetector = DETECTORS.make(name, args)
     return detector

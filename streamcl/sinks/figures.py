@@ -9,7 +9,11 @@ NOT_FIGURES = ("kind", "step", "offset")
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a metrics record as "kind/name", those of parts and classes one level deeper."""
+    """Return the numbers of a metrics record as "kind/name", those of parts and classes one level deeper.
+
+    >>> figures({"kind": "step", "offset": 64, "loss": 0.5, "classes": {"ant": 1}, "reason": "words"})
+    {'step/loss': 0.5, 'step/classes/ant': 1.0}
+    """
     kind = str(record.get("kind", "metrics"))
     found: dict[str, float] = {}
     for name, value in record.items():
@@ -21,7 +25,11 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def message(record: Mapping[str, Any]) -> str:
-    """An event in words: where it happened and why."""
+    """Return an event in words: where it happened and why.
+
+    >>> message({"kind": "shift", "offset": 640, "reason": "the loss rose"})
+    'shift at offset 640: the loss rose'
+    """
     return (
         f"{record.get('kind')} at offset {record.get('offset')}: {record.get('reason') or 'no reason given'}"
     )

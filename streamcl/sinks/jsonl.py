@@ -172,7 +172,11 @@ def _fitted(record: Mapping[str, Any], length: int) -> bytes:
 
 
 def line(record: Mapping[str, Any]) -> bytes:
-    """One record as a line of strict JSON in UTF-8."""
+    """Return one record as a line of strict JSON in UTF-8; a number that JSON does not have becomes null.
+
+    >>> line({"step": 1, "loss": float("nan")})
+    b'{"step": 1, "loss": null}\\n'
+    """
     try:
         text = json.dumps(record, allow_nan=False, ensure_ascii=False, default=_plain)
         return text.encode() + b"\n"

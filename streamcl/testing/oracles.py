@@ -17,7 +17,12 @@ from streamcl.testing.disk import FaultyDisk
 
 
 def each_exactly_once(consumed: Sequence[str], expected: Sequence[str]) -> None:
-    """The sequence oracle. Raises AssertionError with ids that are lost, doubled, unknown or out of order."""
+    """Raise AssertionError with the ids that were lost, doubled, unknown or out of order.
+
+    >>> each_exactly_once(["a", "c"], ["a", "b", "c"])
+    Traceback (most recent call last):
+    AssertionError: 1 of 3 ids lost: ['b']
+    """
     times = Counter(consumed)
     lost = [name for name in expected if name not in times]
     doubled = [name for name, count in times.items() if count > 1]

@@ -190,6 +190,12 @@ class FakeLearner:
     """A learner whose state is the ids it consumed, in order; it predicts the class it has seen most.
 
     loss: of a batch, in nats a sample; with NaN or infinity nothing is learned, as in a real learner.
+
+    >>> learner = FakeLearner()
+    >>> for batch in ScriptedSource([["ant", "ant"], ["bee"]]):
+    ...     _ = learner.learn(batch)
+    >>> learner.consumed, learner.classes, learner.predict(batch.samples)[0].label
+    (['000000', '000001', '000002'], ('ant', 'bee'), 'ant')
     """
 
     def __init__(self, loss: Callable[[Batch], float] = lambda _: 1.0) -> None:
