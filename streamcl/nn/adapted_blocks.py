@@ -16,7 +16,7 @@ from streamcl.protocols import State
 
 
 class BlockBackbone(Protocol):
-    """What the adapters need of a backbone."""
+    """The part of a backbone that the adapters use."""
 
     model: Any
     width: int
@@ -47,13 +47,13 @@ class BlockBackbone(Protocol):
         stop: int | None = None,
         blocks: Sequence[nn.Module] | None = None,
     ) -> list[Tensor]:
-        """Outputs after the blocks start .. stop - 1, with other blocks in their place where given."""
+        """Return the outputs [B, N, d] after each of the blocks start .. stop - 1, or of `blocks`."""
         ...
 
     def forward_head(
         self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None
     ) -> Tensor:
-        """[B, width]: what the classifier sees of the last block's tokens."""
+        """Return the classifier's input [B, width], given the tokens that enter block `start`."""
         ...
 
 
@@ -61,7 +61,7 @@ class Adapters(nn.Module):
     """Adapted copies of the blocks first_block .. depth - 1, sharing every frozen tensor with the backbone.
 
     The backbone itself stays as it was, so a frozen and an adapted branch can run side by side. Any linear
-    layer of a copy can be given a weight of its own (`edit`); it is part of the exported state, whole.
+    layer of a copy can be given a weight of its own (`set_weight`), which the exported state holds in full.
 
     low_pass: takes the gradient through the frozen weights of the copies on low-pass bases (arXiv
     2309.15275); None passes it whole.
@@ -106,42 +106,47 @@ class Adapters(nn.Module):
         return self._backbone[0]
 
     def run(self, tokens: Tensor) -> list[Tensor]:
-        """Outputs after the blocks first_block .. depth - 1, given the tokens that enter first_block."""
+        """Return the outputs after each block first_block .. depth - 1.
+
+        Args:
+            tokens: [B, N, d], those that enter first_block ([B, H, W, d] in swin).
+        """
         self._choose_attention(tokens)
         return self.backbone.run(tokens, self.first_block, None, list(self.blocks))
 
     def forward_head(self, tokens: Tensor) -> Tensor:
-        """[B, width]: the backbone's final features, given the tokens that enter first_block."""
+        """Return the classifier's input [B, width], given the tokens [B, N, d] that enter first_block."""
         self._choose_attention(tokens)
         return self.backbone.forward_head(tokens, self.first_block, list(self.blocks))
 
     def _choose_attention(self, tokens: Tensor) -> None:
-        """timm's attention reads `fused_attn` at each call; see `_unfused` for when it is off."""
+        """Set `fused_attn`, which timm's attention reads at each call; see `_unfused` for when it is off."""
         unfused = _unfused(tokens, len(self.blocks), self._attentions[0].num_heads)
         for block, fused in zip(self._attentions, self._fused, strict=True):
             block.fused_attn = fused and not unfused
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """lora_A and lora_B of every layer, by timm's path of the layer, as `blocks.3.attn.qkv.lora_A`."""
+        """Return lora_A and lora_B of every layer by timm's path, as `blocks.3.attn.qkv.lora_A`."""
         pairs = zip(self.names, self.layers, strict=True)
         return {f"{name}.{key}": getattr(layer, key) for name, layer in pairs for key in ("lora_A", "lora_B")}
 
     def consolidate(self, generator: torch.Generator) -> None:
-        """Fold every pair into its layer's weights and draw fresh ones; outputs stay as they are.
+        """Merge every pair into its layer's weights and draw fresh ones; outputs stay as they are.
 
-        The fresh pairs are the same parameters with new values: drop an optimizer's moments of them.
+        The fresh pairs are the same parameters with new values: drop an optimizer's moments of them. This is
+        the consolidation of Online-LoRA (arXiv 2411.05663).
         """
         for layer in self.layers:
             layer.merge()
             layer.reset_lora(generator)
 
     def bypass_lora(self) -> None:
-        """Leave the live pairs, which add nothing while fresh, out where no gradient is wanted."""
+        """Skip the live pairs, which add nothing while fresh, in passes without gradients."""
         for layer in self.layers:
             layer.bypassed = True
 
     def linear(self, path: str) -> nn.Linear:
-        """An adapted block's own linear layer by timm's path, as `blocks.3.mlp.fc1`; KeyError for no such."""
+        """Return an adapted block's linear layer by timm's path, as `blocks.3.mlp.fc1`. Raise KeyError."""
         for name, block in zip(self.block_names, self.blocks, strict=True):
             if path.startswith(f"{name}."):
                 found = dict(block.named_modules()).get(path.removeprefix(f"{name}."))
@@ -150,19 +155,22 @@ class Adapters(nn.Module):
         raise KeyError(path)
 
     def has_linear(self, path: str) -> bool:
-        """Whether there is such a linear layer; a qkv projection is none of them."""
+        """Return whether there is such a linear layer; a qkv projection is not one of them."""
         try:
             return path not in self.names and self.linear(path) is not None
         except KeyError:
             return False
 
     def frozen_weight(self, path: str) -> Tensor:
-        """The backbone's own weight of a linear layer."""
+        """Return the backbone's own weight [o, d] of a linear layer."""
         weight: Tensor = self._originals.get(path, self.linear(path).weight)
         return weight
 
     def set_weight(self, path: str, weight: Tensor) -> None:
-        """Have this weight, copied, in that linear layer from now on; the backbone keeps its own."""
+        """Put a copy of `weight` [o, d] into a linear layer of ours; the backbone keeps its own.
+
+        Raise ValueError where it has another shape, KeyError where there is no such layer.
+        """
         layer = self.linear(path)
         if weight.shape != layer.weight.shape:
             raise ValueError(f"{path}: {tuple(weight.shape)} is not the shape {tuple(layer.weight.shape)}")
@@ -171,25 +179,25 @@ class Adapters(nn.Module):
 
     @property
     def replaced_weights(self) -> dict[str, Tensor]:
-        """The weights that were given to linear layers, by path."""
+        """The weights [o, d] that `set_weight` has put into linear layers, by path."""
         return {path: self.linear(path).weight.detach() for path in self._originals}
 
     @property
     def weight_changes(self) -> dict[str, Tensor]:
-        """float64, by path: what the weights given to linear layers have over the backbone's."""
+        """The replaced weights less the backbone's, [o, d] float64 by path."""
         edits = self.replaced_weights
         return {path: edits[path].double() - old.double() for path, old in self._originals.items()}
 
     def restore_weights(self) -> None:
-        """Go back to the backbone's own weight in every linear layer that was given another."""
+        """Put the backbone's own weight back into every linear layer that was given another."""
         for path, weight in self._originals.items():
             self.linear(path).weight = weight
         self._originals.clear()
 
     def export_state(self) -> State:
-        """Per layer lora_A, lora_B and, once folded, the q and v rows of W; per edited layer its weight.
+        """Return float32 copies: of each layer lora_A, lora_B and, once merged, the q and v rows of W.
 
-        Float32 arrays, copied.
+        Of a layer whose weight was replaced, the weight.
         """
         pairs = {name: each.export_state() for name, each in zip(self.names, self.layers, strict=True)}
         replaced = self.replaced_weights.items()
@@ -197,7 +205,7 @@ class Adapters(nn.Module):
 
     def import_state(self, state: Mapping[str, Any]) -> None:
         """Become the adapters that exported `state`. Raises CheckpointError where it is of others."""
-        edits = {path: _edit_of(self, path, state[path]) for path in state if path not in self.names}
+        edits = {path: _exported_weight(self, path, state[path]) for path in state if path not in self.names}
         if missing := set(self.names) - set(state):
             raise CheckpointError(f"adapters of {sorted(state)} were expected to be of {sorted(missing)} too")
         for name, layer in zip(self.names, self.layers, strict=True):
@@ -208,7 +216,7 @@ class Adapters(nn.Module):
 
 
 def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
-    """A copy of the block's modules around the very same tensors, with `layer` for its qkv projection."""
+    """Return a copy of the block that shares its tensors, with `layer` for its qkv projection."""
     shared = {id(tensor): tensor for tensor in [*block.parameters(), *block.buffers()]}
     copied: Any = copy.deepcopy(block, shared)
     copied.attn.qkv = layer
@@ -217,11 +225,11 @@ def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
     return copied  # type: ignore[no-any-return]
 
 
-_ROOM = 2**30  # bytes that kept attention maps may take
+_ROOM = 2**30  # bytes of attention maps kept for the backward pass; past it the fused attention saves memory
 
 
 def _unfused(tokens: Tensor, blocks: int, heads: int) -> bool:
-    """Whether attention is to be made of plain products, which keep the attention maps for the way back.
+    """Return whether attention is made of plain products, which keep the maps for the backward pass.
 
     On a CPU torch's fused attention with its backward pass takes 3 to 5 times as long in bf16 (64 images of a
     ViT-S at 26 tokens: 46 ms and 9; 16 of a ViT-B at 197 tokens: 148 and 51); in float32 they are even. It
@@ -234,8 +242,8 @@ def _unfused(tokens: Tensor, blocks: int, heads: int) -> bool:
     return 12 * maps <= _ROOM  # a float32 softmax and its bf16 copies
 
 
-def _edit_of(adapters: Adapters, path: str, state: Mapping[str, Any]) -> Tensor:
-    """The weight of an edited linear layer; CheckpointError where it is not one of these adapters."""
+def _exported_weight(adapters: Adapters, path: str, state: Mapping[str, Any]) -> Tensor:
+    """Return the exported weight of a linear layer. Raise CheckpointError where it is none of ours."""
     try:
         weight, own = torch.from_numpy(state["weight"]), adapters.linear(path).weight
     except (KeyError, TypeError) as error:

@@ -25,7 +25,7 @@ class Backbone(nn.Module):
     name, image_size (pixels of a side), width (of `final`), depth (blocks kept), fingerprint (sha256 of
     the architecture's name, the image size and the weights). Tokens are [B, N, d], and [B, H, W, d] in
     swin, where d grows from stage to stage. Parameters never require gradients, and the model stays in
-    evaluation mode whatever `train` is told.
+    evaluation mode even after `train()`.
     """
 
     def __init__(self, name: str, model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
 
     @property
     def classifier(self) -> tuple[str, ...]:
-        """Where in the timm model a classifier of `final` goes; a distilled model has two of them."""
+        """Paths in the timm model of the classifiers that read `final`; a distilled model has two."""
         named = self.model.pretrained_cfg.get("classifier") or "head"
         return (named,) if isinstance(named, str) else tuple(named)
 
@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         return super().train(mode=False)
 
     def prepare(self, images: Sequence[Pixels]) -> Tensor:
-        """[B, 3, S, S] float32 on the device, from B uint8 RGB images [H, W, 3] of any sizes.
+        """Return [B, 3, S, S] float32 on the device, of B uint8 RGB images [H, W, 3] of any sizes.
 
         The whole image is resized (bicubic, antialiased; the aspect ratio is not kept) and normalised
         with the model's own mean and standard deviation. Images of equal size travel as one uint8 tensor.
@@ -93,13 +93,16 @@ class Backbone(nn.Module):
         return pixels.sub_(self._mean).mul_(self._scale)
 
     def _sent(self, levels: Tensor) -> Tensor:
-        """On the device; to a GPU from pinned memory, or the copy would wait for all it has yet to do."""
+        """Return `levels` on the device; pinned first, so that the copy need not wait for the GPU's queue."""
         if self.device.type != "cuda":
             return levels.to(self.device)
         return levels.pin_memory().to(self.device, non_blocking=True)
 
     def stem(self, pixels: Tensor) -> Tensor:
-        """The tokens that enter block 0: patches with positions, class and register tokens, norm_pre."""
+        """Return the tokens [B, N, d] that enter block 0, of pixels [B, 3, S, S].
+
+        These are patches with positions, class and register tokens, after norm_pre ([B, H, W, d] in swin).
+        """
         tokens = self.model.patch_embed(pixels)
         if hasattr(self.model, "_pos_embed"):
             placed = self.model._pos_embed(tokens)
@@ -114,10 +117,14 @@ class Backbone(nn.Module):
         stop: int | None = None,
         blocks: Sequence[Callable[..., Tensor]] | None = None,
     ) -> list[Tensor]:
-        """The outputs after each of the blocks start .. stop - 1, given the tokens that enter block `start`.
+        """Return the outputs after each of the blocks start .. stop - 1.
 
-        blocks: stand for the backbone's own from `start` on. Swin's downsampling belongs to the first
-        block of its stage and is always the backbone's.
+        Args:
+            tokens: [B, N, d], those that enter block `start` ([B, H, W, d] in swin).
+            start: the first block to run.
+            stop: the block before which to stop; None runs to the last.
+            blocks: run in place of the backbone's own from `start` on. Swin's downsampling belongs to the
+                first block of its stage and is always the backbone's.
         """
         chosen = self.blocks[start:] if blocks is None else blocks
         outputs = []
@@ -129,7 +136,7 @@ class Backbone(nn.Module):
     def forward_head(
         self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None
     ) -> Tensor:
-        """`final` [B, width] float32, given the tokens that enter block `start`; blocks as in `run`.
+        """Return `final` [B, width] float32, given the tokens that enter block `start`; blocks as in `run`.
 
         Where the classifier reads the class token alone, the others end at the attention of the last block,
         whose MLP would be two thirds of its work: the same result, and a twentieth of a ViT-S less to do.
@@ -141,7 +148,7 @@ class Backbone(nn.Module):
         return self.final([tokens, *self.run(tokens, start, None, chosen)][-1])
 
     def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int]) -> None:
-        """Run these for its own blocks where a number of images in `rows` comes without gradients."""
+        """Run `blocks` for its own in passes without gradients whose number of images is in `rows`."""
         self._compiled = {id(own): quick for own, quick in zip(self.blocks, blocks, strict=True)}
         self._compiled_rows = rows
 
@@ -156,7 +163,7 @@ class Backbone(nn.Module):
         return torch.as_tensor(block(tokens, rope=self._rope[index] if mixed else self._rope))
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """[B, F] float32: class token and mean patch token side by side, each layer-normalised.
+        """Return [B, F] float32: class token and mean patch token side by side, each layer-normalised.
 
         The norm has no affine part. F is twice the tokens' width, or once where the model has no class
         token. Register and distillation tokens are left out.
@@ -169,7 +176,7 @@ class Backbone(nn.Module):
         return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
 
     def class_and_centre_tokens(self, tokens: Tensor) -> Tensor:
-        """[B, 2 d] float32: class token and mean central patch token, each layer-normalised without affine.
+        """Return [B, 2 d] float32: class token and mean central patch token, each normalised without affine.
 
         The centre is the patch grid less a fifth at each side; all patches where the grid is not square.
         Without a class token the mean of all patches stands in its place.
@@ -188,11 +195,11 @@ class Backbone(nn.Module):
         return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
 
     def final(self, tokens: Tensor) -> Tensor:
-        """[B, width] float32: what the model's own classifier would see of the last block's tokens."""
+        """Return the input [B, width] float32 of the model's own classifier, of the last block's tokens."""
         return torch.as_tensor(self.model.forward_head(self.model.norm(tokens), pre_logits=True)).float()
 
     def qkv(self, block: nn.Module) -> nn.Linear:
-        """The fused query-key-value projection of one of `blocks`."""
+        """Return the fused query-key-value projection of one of `blocks`. Raise ConfigError without one."""
         projection = fused_qkv(block)
         if projection is None:
             raise ConfigError(f"{self.name} has a block without a fused qkv projection")
@@ -200,13 +207,13 @@ class Backbone(nn.Module):
 
 
 def _narrowed(block: Any, count: int, tokens: Tensor) -> Tensor:
-    """The first `count` tokens [B, count, d] after one of timm's plain blocks, in evaluation mode."""
+    """Return the first `count` tokens [B, count, d] after one of timm's plain blocks, in evaluation mode."""
     tokens = (tokens + block.ls1(block.attn(block.norm1(tokens))))[:, :count]
     return torch.as_tensor(tokens + block.ls2(block.mlp(block.norm2(tokens))))
 
 
 def _resized(levels: Tensor, side: int) -> Tensor:
-    """Levels 0..255 at [B, 3, side, side], from uint8 [B, 3, H, W]."""
+    """Return levels 0..255 [B, 3, side, side] of uint8 [B, 3, H, W]."""
     if levels.shape[-2:] == (side, side):
         return levels
     if levels.device.type == "cpu":  # torch's uint8 kernel is Pillow's arithmetic, ten times as fast as float
@@ -216,7 +223,7 @@ def _resized(levels: Tensor, side: int) -> Tensor:
 
 
 def _rotary(model: Any, image_size: int) -> Tensor | None:
-    """Eva's rotary embedding of the grid; it depends on the size of the image only."""
+    """Return eva's rotary embedding of the patch grid, which depends on the size of the image only."""
     if getattr(model, "rope", None) is None:
         return None
     with torch.no_grad():

@@ -19,7 +19,7 @@ from streamcl.nn.timm_compat import (
     refuse_unknown,
     truncate_blocks,
 )
-from streamcl.nn.weights.load import fitting, read_weights, refuse_other_patches
+from streamcl.nn.weights.load import read_weights, refuse_other_patches, select_weights
 
 _HUB = ("hf-hub:", "local-dir:")  # timm's own words for a model and its weights together
 
@@ -34,14 +34,22 @@ def build_backbone(
     seed: int = 0,
     args: Mapping[str, Any] = MappingProxyType({}),
 ) -> Backbone:
-    """The timm model `name` with its weights, cut to its first `depth` blocks, for images of `image_size`.
+    """Return the frozen timm model `name` with its weights.
 
-    weights: "pretrained" (timm's hub), "hf-hub:owner/name", "local-dir:PATH", "none" (random, from
-        `seed`; the global generator is left alone), or a file, "file:PATH" or a bare path:
-        .safetensors, .pth, .pt (read with weights_only) or an .onnx export.
-    args: further arguments of the timm model.
-    Raises ConfigError for a model that is unknown or has no fused qkv, WeightsError for weights that
-    cannot be had, are incomplete or do not fit.
+    Args:
+        name: of the timm model.
+        weights: "pretrained" (timm's hub), "hf-hub:owner/name", "local-dir:PATH", "none" (random, from
+            `seed`; the global generator is left alone), or a file, "file:PATH" or a bare path:
+            .safetensors, .pth, .pt (read with weights_only) or an .onnx export.
+        image_size: pixels of a side; the model's own by default.
+        depth: how many blocks are kept, from the first; all by default.
+        device: holds the parameters.
+        seed: of random weights.
+        args: further arguments of the timm model.
+
+    Raises:
+        ConfigError: the model is unknown or has no fused qkv projection.
+        WeightsError: the weights cannot be had, are incomplete or do not fit.
     """
     timm = _timm()
     refuse_unknown(timm, name)
@@ -64,7 +72,7 @@ def build_backbone(
 
 
 def _refuse_unusable(backbone: Backbone) -> None:
-    """timm takes arguments with which a model can be built and nothing else: one image shows it."""
+    """Raise ConfigError for arguments with which timm builds a model that cannot take an image."""
     try:
         with torch.no_grad():
             backbone.run(backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)])))
@@ -93,7 +101,7 @@ def _create(timm: ModuleType, source: str, *, pretrained: bool, args: Mapping[st
 
 
 def _refuse_another(name: str, model: Any, source: str) -> None:
-    """A hub's folder names its own architecture; it must be the one that was asked for."""
+    """Raise WeightsError where a hub's folder holds another architecture than the configuration names."""
     found, wanted = model.pretrained_cfg.get("architecture"), name.partition(".")[0]
     if source != name and found != wanted:
         raise WeightsError(f"{source} holds a {found}, not a {wanted}", hint=f"name the model {found}")
@@ -108,10 +116,10 @@ def _load(model: nn.Module, path: str) -> None:
         state = convert(state, model)
     except Exception as error:  # timm's converters raise whatever an unforeseen layout makes them raise
         raise WeightsError(f"{path}: not the weights of {type(model).__name__}: {error!r}") from error
-    model.load_state_dict(fitting(state, model.state_dict(), path))
+    model.load_state_dict(select_weights(state, model.state_dict(), path))
 
 
 def backbone_names() -> tuple[str, ...]:
-    """Every model that timm knows and whose family can be adapted: those named vit, deit, eva or swin."""
+    """Return the names of timm's models whose family can be adapted: vit, deit, eva and swin."""
     families = ("vit_", "deit", "eva", "swin")
     return tuple(name for name in _timm().list_models() if name.startswith(families))

@@ -13,9 +13,9 @@ from streamcl.nn.device import Compute
 def compile_blocks(backbone: Backbone, compute: Compute) -> None:
     """Have the blocks compiled by torch.compile for chunks of `compute.rows` images, in one view or in two.
 
-    Other numbers of images and passes with gradients go through the blocks as they were, so which of the two
-    it is depends on nothing that came before. The first block is compiled at once, for one view; the others
-    follow when they are needed. Raises ConfigError where the compiler is missing or gives up.
+    Other numbers of images, and passes with gradients, go through the blocks as they were, so the choice
+    depends on the shape alone, not on what came before. The first block is compiled at once, for one view;
+    the others follow when they are needed. Raise ConfigError where the compiler is missing or gives up.
     """
     quick = [torch.compile(block, dynamic=False, fullgraph=True) for block in backbone.blocks]
     backbone.use_compiled(quick, rows=frozenset({compute.rows, 2 * compute.rows}))

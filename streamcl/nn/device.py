@@ -16,8 +16,8 @@ from streamcl.nn.fast_paths import cpu_multiplies_bf16
 
 Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
 
-MAX_ROWS = 64
-"""More at a time gain nothing: on 2 cores with AMX a ViT-S reads 370 images/s by 16, 460 by 32, 510 by 64."""
+MAX_CHUNK_ROWS = 64
+"""More images at a time gain little: on 2 cores with AMX a ViT-S reads 370/s by 16, 460 by 32, 510 by 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +32,31 @@ class Compute:
 
     device: torch.device
     precision: Precision
-    rows: int = MAX_ROWS
+    rows: int = MAX_CHUNK_ROWS
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context in which the backbone and the adapters run."""
+        """Return the context in which the backbone and the adapters run."""
         if self.precision == "32-true":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def resolve_compute(device: str = "auto", precision: str = "auto", batch_size: int = MAX_ROWS) -> Compute:
-    """Pick the GPU where there is one, and bf16 where the processor multiplies it in hardware, and faster.
+def resolve_compute(
+    device: str = "auto", precision: str = "auto", batch_size: int = MAX_CHUNK_ROWS
+) -> Compute:
+    """Return the GPU where there is one, and bf16 where the processor multiplies it in hardware and faster.
 
-    `rows` are those of a batch, filled up to 1, 2, 4, 8 or sixteens on a CPU, where it costs what it is
-    filled up to; MAX_ROWS at most, and on a GPU.
-    Whether it is faster is timed, once a process, so on a machine that is near even the answer may differ
-    from one start to the next: a run keeps the one that it began with. Raises ConfigError for a CUDA device
-    that this machine does not have.
+    Whether bf16 is faster is timed, once a process, so where both are about even the answer may differ from
+    one start to the next: a run keeps the one that it began with.
+
+    Args:
+        device: "auto", or a device of torch, as "cpu" or "cuda:1".
+        precision: "auto", "32-true" or "bf16-mixed".
+        batch_size: images of a batch. `rows` of the result are these, rounded up to 1, 2, 4, 8 or a multiple
+            of 16 on a CPU, which computes them all; MAX_CHUNK_ROWS at most, and always on a GPU.
+
+    Raises:
+        ConfigError: this machine does not have that CUDA device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,15 +68,15 @@ def resolve_compute(device: str = "auto", precision: str = "auto", batch_size: i
         )
     if precision == "auto":
         precision = "bf16-mixed" if _multiplies_bf16(chosen) and _is_faster_in_bf16(chosen) else "32-true"
-    rows = _filled_up(batch_size) if chosen.type == "cpu" else MAX_ROWS
+    rows = _filled_up(batch_size) if chosen.type == "cpu" else MAX_CHUNK_ROWS
     return Compute(chosen, "bf16-mixed" if precision == "bf16-mixed" else "32-true", rows)
 
 
 def _filled_up(batch_size: int) -> int:
-    """One image by itself takes a tenth of the time of sixteen; a held-out set read so, not twice as long."""
+    """Return the rows of a chunk. One image takes a tenth of the time of 16."""
     if batch_size < 16:
         return 1 << (batch_size - 1).bit_length()
-    return min(MAX_ROWS, -(-batch_size // 16) * 16)
+    return min(MAX_CHUNK_ROWS, -(-batch_size // 16) * 16)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
@@ -79,7 +87,7 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
 @functools.cache
 def _is_faster_in_bf16(device: torch.device) -> bool:
-    """Whether a product of a transformer's size takes less than 0.9 of its float32 time; some 0.1 s."""
+    """Return whether a product of a ViT-S takes less than 0.9 of its float32 time; this takes 0.1 s."""
     times = {
         dtype: min(_seconds(device, dtype) for _ in range(5)) for dtype in (torch.float32, torch.bfloat16)
     }
@@ -87,7 +95,7 @@ def _is_faster_in_bf16(device: torch.device) -> bool:
 
 
 def _seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """How long a product of 1,664 rows (64 images of 26 tokens) took in the layer 384 -> 1536 of a ViT-S."""
+    """Return the seconds of a product of 1,664 rows (64 images of 26 tokens) in a ViT-S, 384 -> 1536."""
     rows, weight = (torch.ones(shape, dtype=dtype, device=device) for shape in ((1664, 384), (1536, 384)))
     wait_for(device)
     began = time.perf_counter()
@@ -97,6 +105,6 @@ def _seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until a GPU has done all that it was given; a CPU always has."""
+    """Wait until a GPU has finished its queue; returns at once for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

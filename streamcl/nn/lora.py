@@ -20,7 +20,13 @@ class LoRALinear(nn.Module):
 
     y = x W^T + b, then q += x A_q^T B_q^T and v += x A_v^T B_v^T; k is untouched and nothing is scaled
     by alpha / r. lora_A [2r, d] holds A_q above A_v, so one product serves both; lora_B [2, o, r] holds
-    B_q and B_v, o = d_out / 3. W and b are the frozen layer's own tensors until the first `fold`.
+    B_q and B_v, o = d_out / 3. W and b are the frozen layer's own tensors until the first `merge`.
+
+    Args:
+        frozen: the fused projection W [3o, d] with b [3o] or None.
+        rank: r, from 1 to d.
+        generator: draws lora_A; see `reset_lora`.
+        low_pass: takes the gradient for x through W on low-pass bases (arXiv 2309.15275).
     """
 
     def __init__(
@@ -38,11 +44,11 @@ class LoRALinear(nn.Module):
         device = frozen.weight.device
         self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
-        self.bypassed = False  # whether the live pair, which adds nothing then, is left out without gradients
+        self.bypassed = False  # skip the live pair, which adds nothing, in passes without gradients
         self.reset_lora(generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., d] to [..., 3o]."""
+        """Return [..., 3o] of x [..., d], in autocast's dtype."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         weight, bias = cast_layer(self, dtype)
@@ -55,7 +61,7 @@ class LoRALinear(nn.Module):
         return torch.as_tensor(y).view(*x.shape[:-1], self.out_features)
 
     def _rows(self) -> Tensor:
-        """[3o, 2r]: B_q in the q rows over A_q's columns, B_v in the v rows over A_v's, zero elsewhere."""
+        """Return R [3o, 2r]: B_q in the q rows over A_q's columns, B_v in the v rows over A_v's."""
         query, value = self.lora_B
         none = torch.zeros_like(query)
         return torch.cat(
@@ -69,18 +75,18 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def delta(self) -> Tensor:
-        """[2, o, d] float64: B_q A_q and B_v A_v, what the live pair adds to the q and the v rows."""
+        """Return B_q A_q and B_v A_v, [2, o, d] float64: the live pair's part of the q and v rows."""
         return self.lora_B.double() @ self.lora_A.double().view(2, self.rank, self.in_features)
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the live pair to this layer's own copy of W. The pair is left as it is: `redraw` it next."""
+        """Add the live pair to this layer's own copy of W. The pair itself stays: call `reset_lora` next."""
         rows = (self.adapted_rows().double() + self.delta()).to(self.weight.dtype)
         self.set_adapted_rows(rows)
 
     @torch.no_grad()
     def reset_lora(self, generator: torch.Generator) -> None:
-        """A fresh pair: A ~ kaiming uniform (a = sqrt 5), B = 0. It adds nothing, yet B has a gradient."""
+        """Draw a fresh pair that adds nothing yet can learn: A ~ kaiming uniform (a = sqrt 5), B = 0."""
         bound = 1 / math.sqrt(self.in_features)  # kaiming's bound sqrt(6 / ((1 + a^2) d)) at a = sqrt 5
         drawn = torch.rand(self.lora_A.shape, generator=generator, device=generator.device)
         self.lora_A.copy_((2 * drawn - 1) * bound)
@@ -88,18 +94,18 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged_delta(self) -> Tensor:
-        """[2, o, d] float64: what the q and v rows have gained over the backbone's, folded and live."""
+        """Return the q and v rows less the backbone's, merged and live parts, [2, o, d] float64."""
         frozen = self._frozen[0].view(3, -1, self.in_features)[[0, 2]]
         return self.adapted_rows().double() - frozen.double() + self.delta()
 
     @torch.no_grad()
     def adapted_rows(self) -> Tensor:
-        """[2, o, d]: a copy of W's q and v rows, with all that was folded."""
+        """Return a copy [2, o, d] of W's q and v rows, with all merged pairs."""
         return self.weight.view(3, -1, self.in_features)[[0, 2]]
 
     @torch.no_grad()
     def set_adapted_rows(self, rows: Tensor) -> None:
-        """Have these q and v rows in W, which from now on is this layer's own."""
+        """Write `rows` [2, o, d] into W's q and v rows; W is this layer's own copy from then on."""
         if not self.merged:
             self.weight = nn.Parameter(self.weight.clone(), requires_grad=False)
         triple = self.weight.view(3, -1, self.in_features)  # q, k, v
@@ -107,20 +113,20 @@ class LoRALinear(nn.Module):
             triple[part].copy_(changed)
 
     def unmerge(self) -> None:
-        """Go back to the backbone's own W, as before the first fold."""
+        """Use the backbone's own W again, as before the first `merge`."""
         self.weight = self._frozen[0]
 
     def export_state(self) -> State:
-        """lora_A, lora_B and, once folded, the q and v rows of W; float32 arrays, copied."""
+        """Return float32 copies of lora_A, lora_B and, once merged, the q and v rows of W."""
         tensors: dict[str, Tensor] = {"lora_A": self.lora_A, "lora_B": self.lora_B}
         if self.merged:
             tensors["rows"] = self.adapted_rows()
         return {key: value.detach().cpu().numpy().copy() for key, value in tensors.items()}
 
     def import_state(self, name: str, state: Mapping[str, Any]) -> None:
-        """Become the layer that exported `state`, not at rest.
+        """Become the layer that exported `state`, with the live pair in use.
 
-        Raises CheckpointError, saying `name`, where it is of another layer.
+        Raise CheckpointError, which names the layer `name`, where the state is another layer's.
         """
         own: dict[str, Tensor] = {"lora_A": self.lora_A, "lora_B": self.lora_B, "rows": self.adapted_rows()}
         wrong = [key for key in state if key not in own or state[key].shape != tuple(own[key].shape)]
@@ -159,7 +165,7 @@ class AdaptedProduct(torch.autograd.Function):
         R: Tensor,
         low_pass: LowPass | None,  # noqa: ARG004
     ) -> tuple[Tensor, Tensor]:
-        """y [N, o], and h [N, 2r] for the way back."""
+        """Return y [N, o], and h [N, 2r] for the backward pass."""
         h = x @ A.T
         y = x @ W.T if b is None else torch.addmm(b, x, W.T)
         return torch.addmm(y, h, R.T), h
@@ -173,7 +179,7 @@ class AdaptedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Of y's gradient [N, o]: those of x, A and R."""
+        """Return the gradients of x, A and R, given y's [N, o]."""
         x, h, W, A, R = ctx.saved_tensors
         g = gradients[0]
         down = g @ R  # [N, 2r]
@@ -182,7 +188,7 @@ class AdaptedProduct(torch.autograd.Function):
 
 
 def _through(low_pass: LowPass | None, g: Tensor, W: Tensor) -> Tensor:
-    """[N, d]: g W of a gradient [N, o], low-passed image by image where that is wanted."""
+    """Return g W [N, d] of a gradient g [N, o], low-passed image by image where `low_pass` is given."""
     if low_pass is None:
         return g @ W
     return low_pass.through(g.view(-1, low_pass.tokens, g.shape[1]), W).reshape(len(g), -1)

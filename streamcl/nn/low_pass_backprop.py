@@ -12,11 +12,11 @@ from streamcl.nn.frozen_linear import FrozenLinear, cast_layer
 
 
 def low_pass_basis(height: int, width: int, order: int) -> Tensor:
-    """Q [m, height * width], orthonormal rows: Walsh-Hadamard bases of row + column order below `order`.
+    """Return Q [m, height * width]: the Walsh-Hadamard bases of row + column order below `order`.
 
-    LBP-WHT (arXiv 2309.15275), section 3. A side that is no power of two takes the functions of the next
-    power of two on its first points, made orthonormal in the order of their sign changes; from order
-    height + width - 1 on the basis is complete.
+    Its rows are orthonormal. LBP-WHT (arXiv 2309.15275), section 3. A side that is no power of two takes the
+    functions of the next power of two on its first points, made orthonormal in the order of their sign
+    changes; from order height + width - 1 on the basis is complete.
     """
     rows, columns = _walsh(height), _walsh(width)
     pairs = [(i, j) for i in range(height) for j in range(width) if i + j < order]
@@ -24,7 +24,7 @@ def low_pass_basis(height: int, width: int, order: int) -> Tensor:
 
 
 def _walsh(side: int) -> Tensor:
-    """[side, side] float64, orthonormal rows by rising sequency, made of Walsh functions on `side` points."""
+    """Return [side, side] float64: Walsh functions on `side` points, orthonormal, by rising sequency."""
     functions = torch.ones(1, 1, dtype=torch.float64)
     while len(functions) < side:
         top, bottom = torch.cat([functions, functions], 1), torch.cat([functions, -functions], 1)
@@ -40,7 +40,7 @@ def _walsh(side: int) -> Tensor:
 
 
 class LowPass:
-    """A frozen linear layer's way back over m + p of its N tokens: g_x = Q^T((Q g_y) W).
+    """The backward pass of a frozen linear layer over m + p of its N tokens: g_x = Q^T((Q g_y) W).
 
     Q [m + p, N] passes the p prefix tokens (class, registers) as they are and the patches on their low-pass
     bases, so the product with W is N / (m + p) times as small. Parameters' own gradients are not touched.
@@ -52,11 +52,11 @@ class LowPass:
 
     @property
     def tokens(self) -> int:
-        """N, to which the gradients must belong."""
+        """N, the tokens of an image in the gradients."""
         return self.basis.shape[1]
 
     def through(self, g: Tensor, W: Tensor) -> Tensor:
-        """[B, N, d] of g [B, N, o] and W [o, d]: g W, its patch part low-passed."""
+        """Return g W [B, N, d], its patch part low-passed, of g [B, N, o] and W [o, d]."""
         Q = self._basis_like(g)
         return Q.T @ ((Q @ g) @ W)
 
@@ -84,13 +84,13 @@ class _Product(torch.autograd.Function):
 class LowPassLinear(FrozenLinear):
     """A frozen linear layer whose input's gradient is low-passed; made by `low_pass_linears`.
 
-    It needs no input: what it keeps for the way back is its weight alone.
+    It saves its weight alone for the backward pass, not its input.
     """
 
     low_pass: LowPass
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, N, d] to [B, N, o]; the plain layer where no gradient is wanted or the tokens are others."""
+        """Return [B, N, o] of x [B, N, d]; the plain layer's without gradients or for another N."""
         if not (torch.is_grad_enabled() and x.requires_grad and x.ndim == 3 and self._fits(x)):
             return super().forward(x)
         kind = x.device.type
@@ -105,7 +105,7 @@ class LowPassLinear(FrozenLinear):
 
 
 def low_pass_linears(module: nn.Module, low_pass: LowPass) -> None:
-    """Put a LowPassLinear around the very same tensors in the place of each linear layer in a module."""
+    """Replace each linear layer in a module by a LowPassLinear that shares its tensors."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear) and type(child) in {nn.Linear, FrozenLinear}:
             setattr(module, name, _around(child, low_pass))

@@ -13,7 +13,7 @@ from streamcl.protocols import State
 
 
 def export_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> State:
-    """Host copies of the state of every named parameter that has been stepped."""
+    """Return copies, as arrays, of the optimizer's state of every named parameter that has been stepped."""
     return {
         name: {key: _host(value) for key, value in optimizer.state[parameter].items()}
         for name, parameter in parameters.items()
@@ -32,7 +32,7 @@ def import_moments(
 
 
 def drop_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Forget the moments of parameters whose values start afresh."""
+    """Remove the moments of parameters whose values were drawn anew."""
     for parameter in parameters:
         optimizer.state.pop(parameter, None)
 

@@ -41,16 +41,18 @@ def export_adapter(  # noqa: PLR0917 - the two parts of a head, then where and u
 ) -> None:
     """Write a folder that PEFT loads onto the timm model with C outputs: config, adapters, head, class names.
 
-    head_weight [C, width] and head_bias [C] classify what `Backbone.final` returns, as timm's own head does;
-    None and None leave the head out, for one that reads other features. Raises ConfigError for other shapes.
-    The q and the v adapter of a layer become one adapter of its qkv. What was folded is exported with
-    what is live, factored to its numerical rank; ranks are evened out by zero rows, and the scale is 1.
+    head_weight [C, width] and head_bias [C] classify `Backbone.final`, as timm's own head does; None and None
+    leave the head out, for one that reads other features. Raise ConfigError for other shapes.
+    The q and the v adapter of a layer become one adapter of its qkv. Merged and live parts are exported
+    together, factored to their numerical rank; ranks are evened out by zero rows, and the scale is 1.
     A linear layer whose weight was replaced (`Adapters.set_weight`) gets an adapter in the same way.
     Blocks of eva and swin v2 read qkv's weight past PEFT's layer: call `merge_and_unload` there.
     The three files are each written whole or not at all, the configuration last.
     """
     head = _head_tensors(adapters, head_weight, head_bias, len(classes))
-    factors = dict(zip(adapters.names, map(_factors, adapters.layers), strict=True)) | _edit_factors(adapters)
+    factors = dict(zip(adapters.names, map(_factors, adapters.layers), strict=True)) | _replaced_factors(
+        adapters
+    )
     rank = max(A.shape[0] for A, _ in factors.values())
     tensors = {
         _key(name, part): value
@@ -66,9 +68,9 @@ def export_adapter(  # noqa: PLR0917 - the two parts of a head, then where and u
 
 
 def load_adapter(adapters: Adapters, folder: str | Path) -> ExportedHead | None:
-    """Give the adapters what `export_adapter` wrote, folded; their live pairs add nothing.
+    """Load an exported folder into the adapters, merged; their live pairs add nothing.
 
-    Returns the head, or None where none was exported. Raises CheckpointError, having changed nothing, for
+    Return the head, or None where none was exported. Raise CheckpointError, having changed nothing, for
     a file that is absent or damaged, lacks a weight (PEFT only warns), has one too many or does not fit.
     """
     folder = Path(folder)
@@ -78,14 +80,14 @@ def load_adapter(adapters: Adapters, folder: str | Path) -> ExportedHead | None:
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{folder}: not an exported adapter: {error}") from error
     with_head = any(key.startswith(_PREFIX + adapters.backbone.classifier[0]) for key in tensors)
-    edited = _edited(adapters, tensors)
+    edited = _replaced(adapters, tensors)
     _refuse_other_keys(tensors, _expected_keys(adapters, edited, with_head=with_head), folder)
     deltas = [
         _read_delta(name, layer, tensors) for name, layer in zip(adapters.names, adapters.layers, strict=True)
     ]
     gains = {path: _gain(path, tensors, adapters.frozen_weight(path)) for path in edited}
     for layer, delta in zip(adapters.layers, deltas, strict=True):
-        _settle(layer, delta)
+        _load_merged(layer, delta)
     adapters.restore_weights()
     for path, gain in gains.items():
         adapters.set_weight(path, adapters.frozen_weight(path).double() + gain)
@@ -109,8 +111,8 @@ def export_merged(adapters: Adapters, path: str | Path) -> None:
 
 
 def _factors(layer: LoRALinear) -> tuple[Tensor, Tensor]:
-    """A [r', d] and B [3o, r'] of one adapter of the whole qkv: all that the q and v rows have gained."""
-    (Aq, Bq), (Av, Bv) = _folded_factors(layer) if layer.merged else _live_factors(layer)
+    """Return A [r', d] and B [3o, r'] of one adapter of the whole qkv, merged and live parts."""
+    (Aq, Bq), (Av, Bv) = _merged_factors(layer) if layer.merged else _live_factors(layer)
     B = Bq.new_zeros(layer.out_features, len(Aq) + len(Av))
     third = layer.out_features // 3
     B[:third, : len(Aq)] = Bq
@@ -123,19 +125,19 @@ def _live_factors(layer: LoRALinear) -> list[tuple[Tensor, Tensor]]:
     return list(zip(A, layer.lora_B.detach(), strict=True))
 
 
-def _folded_factors(layer: LoRALinear) -> list[tuple[Tensor, Tensor]]:
-    """Each delta as B A at its numerical rank.
+def _merged_factors(layer: LoRALinear) -> list[tuple[Tensor, Tensor]]:
+    """Return A and B of the q and the v delta [o, d], at their numerical ranks.
 
-    A fold rounds the weight to float32, which leaves noise of full rank in the delta. Its spectral norm
-    grows with the root of the number of folds and passes eps times the weight's after some hundreds of them
+    A merge rounds the weight to float32, which leaves noise of full rank in the delta. Its spectral norm
+    grows with the root of the number of merges and passes eps times the weight's after some hundreds of them
     (width 384); past that the export is larger, not wrong.
     """
     noise = torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(layer.adapted_rows().double(), 2)
     return [_above(delta, floor) for delta, floor in zip(layer.merged_delta(), noise, strict=True)]
 
 
-def _edit_factors(adapters: Adapters) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B, by path, of what other linear layers than qkv have gained."""
+def _replaced_factors(adapters: Adapters) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return A and B, by path, of the changes of linear layers whose weight was replaced."""
     eps = torch.finfo(torch.float32).eps
     return {
         path: _above(gain, eps * torch.linalg.matrix_norm(adapters.replaced_weights[path].double(), 2))
@@ -144,7 +146,7 @@ def _edit_factors(adapters: Adapters) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _above(delta: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """A and B of a delta, without what lies below the floor of rounding."""
+    """Return A [r, d] and B [o, r] of a delta [o, d], without singular values below the rounding floor."""
     U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
     rank = int((floor < S).sum())
     root = S[:rank].sqrt()
@@ -184,8 +186,8 @@ def _config(rank: int, targets: Sequence[str], heads: Sequence[str] | None) -> d
     }
 
 
-def _edited(adapters: Adapters, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Paths of further linear layers of the adapted blocks of which the file holds an adapter."""
+def _replaced(adapters: Adapters, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the paths of linear layers other than qkv of which the file holds an adapter."""
     ending = ".lora_A.weight"
     found = [key[len(_PREFIX) : -len(ending)] for key in sorted(tensors) if key.endswith(ending)]
     return [path for path in found if path not in adapters.names and adapters.has_linear(path)]
@@ -205,7 +207,7 @@ def _refuse_other_keys(tensors: Mapping[str, Tensor], expected: set[str], folder
 
 
 def _gain(name: str, tensors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
-    """[out, in] float64: what the adapter adds to a layer's weight."""
+    """Return B A [out, in] float64, which the adapter adds to a layer's weight."""
     A, B = (tensors[_key(name, f"{part}.weight")].double() for part in ("lora_A", "lora_B"))
     outputs, inputs = weight.shape
     if A.ndim != 2 or B.ndim != 2 or (*B.shape, A.shape[1]) != (outputs, len(A), inputs):
@@ -214,14 +216,14 @@ def _gain(name: str, tensors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
 
 
 def _read_delta(name: str, layer: LoRALinear, tensors: Mapping[str, Tensor]) -> Tensor:
-    """[2, o, d] float64: what the adapter adds to the q and the v rows."""
+    """Return the adapter's part of the q and the v rows, [2, o, d] float64."""
     query, key, value = _gain(name, tensors, layer.weight).view(3, -1, layer.in_features)
     if key.any():
         raise CheckpointError(f"{name}: the adapter changes k rows, which streamcl's adapters cannot")
     return torch.stack([query, value])
 
 
-def _settle(layer: LoRALinear, delta: Tensor) -> None:
+def _load_merged(layer: LoRALinear, delta: Tensor) -> None:
     layer.unmerge()
     layer.set_adapted_rows(layer.adapted_rows().double() + delta.to(layer.weight.device))
     with torch.no_grad():

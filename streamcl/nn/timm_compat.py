@@ -30,7 +30,7 @@ _libraries: list[torch.library.Library] = []  # a Library takes its schemas with
 
 
 def block_paths(model: Any) -> tuple[tuple[str, ...], dict[int, str]]:
-    """Paths of the blocks in order, and by the index of a stage's first block its downsampling (swin)."""
+    """Return the paths of the blocks in order, and by the first block of a stage its downsampling (swin)."""
     if hasattr(model, "blocks"):
         return tuple(f"blocks.{index}" for index in range(len(model.blocks))), {}
     paths: list[str] = []
@@ -42,13 +42,13 @@ def block_paths(model: Any) -> tuple[tuple[str, ...], dict[int, str]]:
 
 
 def fused_qkv(block: nn.Module) -> Any:
-    """The block's fused query-key-value projection, or None where it has none."""
+    """Return the block's fused query-key-value projection, or None where it has none."""
     projection = getattr(getattr(block, "attn", None), "qkv", None)
     return projection if isinstance(projection, nn.Module) and hasattr(projection, "weight") else None
 
 
 def tokens_of_head(model: Any, block: nn.Module) -> int:
-    """How many of a last block's tokens, the first ones, the head reads; 0: all, or it cannot be told."""
+    """Return how many of a last block's tokens, the first ones, the head reads; 0: all, or it is unknown."""
     plain = _name(type(block)) == "timm.models.vision_transformer.Block"
     return int(model.num_prefix_tokens) if plain and getattr(model, "global_pool", None) == "token" else 0
 

@@ -19,7 +19,6 @@ STILL: dict[str, int] = {
     "heads": 8,
     "learners": 23,
     "memory": 3,
-    "nn": 1,
     "processor": 2,
     "protocols": 1,
     "report": 1,

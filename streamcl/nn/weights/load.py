@@ -27,7 +27,7 @@ _OF_A_VIT = re.compile(r"(?:cls_token|reg_token|pos_embed|patch_embed|blocks|nor
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pth, .pt or .onnx file, by name, on the CPU.
+    """Return the tensors of a .safetensors, .pth, .pt or .onnx file, by name, on the CPU.
 
     Nestings (state_dict, model, teacher) are opened and the prefixes `module.`, `backbone.` and `model.`
     taken off; the names of Hugging Face's ViT and DINOv2 become timm's. A pickle is read with
@@ -56,7 +56,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _opened(content: Any) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, out of whatever the trainer wrapped them in."""
+    """Return the tensors of a checkpoint, out of the mappings that trainers put around them."""
     while isinstance(content, Mapping):
         inner = next((key for key in _NESTINGS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
@@ -74,16 +74,16 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def convert_onnx(path: str | Path, target: str | Path) -> None:
     """Write the weights of the ViT in an ONNX export as safetensors under timm's names.
 
-    What else the graph holds (a decoder, a classifier) is left out. `target` appears whole or not at all.
+    Other parts of the graph (a decoder, a classifier) are left out. `target` appears whole or not at all.
     """
     state = {key: value.contiguous() for key, value in read_weights(path).items() if _OF_A_VIT.match(key)}
     files.atomic_write(Path(target), save(state, metadata={"format": "pt"}))
 
 
-def fitting(state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """The part of `state` that fills `model`, both as state dicts of one naming.
+def select_weights(state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+    """Return the part of `state` that fills `model`, both as state dicts of one naming.
 
-    Logs which parts are dropped (a classifier, blocks past the kept depth). Raises WeightsError
+    Log which parts are dropped (a classifier, blocks past the kept depth). Raise WeightsError
     where names are missing or shapes differ.
     """
     missing = [key for key in model if key not in state]
@@ -104,7 +104,7 @@ def fitting(state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str)
 
 
 def _part(key: str) -> str:
-    """The block of a weight, or the first part of its name: what one drops as a whole."""
+    """Return the block of a weight, or the first part of its name, by which dropped weights are counted."""
     block = re.match(r"(?:layers\.\d+\.)?blocks\.\d+", key)
     return block.group() if block else key.partition(".")[0]
 

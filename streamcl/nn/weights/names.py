@@ -28,7 +28,7 @@ _RENAMED = (
 
 
 def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under timm's names; a state dict that is not Hugging Face's is returned as it is."""
+    """Return the tensors under timm's names; a state dict that is not Hugging Face's is returned as it is."""
     if not any(_SIGN.search(key) for key in state):
         return dict(state)
     renamed = {_renamed(key): value for key, value in state.items() if "mask_token" not in key}
@@ -43,7 +43,7 @@ def _renamed(key: str) -> str:
 
 
 def _with_fused_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm keeps the rows of query, key and value, in this order, in one matrix."""
+    """Join query, key and value, whose rows timm keeps in one matrix in this order."""
     for query in [key for key in state if ".attn.query." in key]:
         parts = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
         if all(part in state for part in parts):
@@ -52,7 +52,7 @@ def _with_fused_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_class_position_folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's model with registers has positions for patches only: the class token carries its own."""
+    """Add the class token's position to it: timm's model with registers has those of patches only."""
     if "reg_token" in state:
         positions = state["pos_embed"]
         state["cls_token"] = state["cls_token"] + positions[:, :1]

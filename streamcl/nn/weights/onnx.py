@@ -12,7 +12,7 @@ from streamcl.errors import MissingExtra, WeightsError
 
 
 def read_onnx(path: Path) -> dict[str, Tensor]:
-    """Named tensors of an ONNX graph of a ViT, matrices under the name of the bias added after them.
+    """Return the tensors of an ONNX graph of a ViT, matrices under the name of the bias added after them.
 
     Exporters fold the transposition of a linear layer's weight into an anonymous initialiser
     (`onnx::MatMul_17`); its product is added to `...fc1.bias`, so it is `...fc1.weight`, transposed. The
@@ -47,7 +47,7 @@ def _initialisers(graph: Any) -> dict[str, Tensor]:
 
 
 def _matrices(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights [out, in] of the linear layers: MatMul with an initialiser, then Add of a named bias."""
+    """Return weights [out, in] of the linear layers: MatMul with an initialiser, then Add of a named bias."""
     product = {
         node.output[0]: node.input[1]
         for node in graph.node
@@ -65,7 +65,7 @@ def _matrices(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The class token's position [1, 1, d] and the grid's [1, N, d], split by the exporter, joined again."""
+    """Return the position embedding of class token [1, 1, d] and grid [1, N, d], which exporters split."""
     token = next((key for key in tensors if key.endswith("cls_token")), None)
     if token is None:
         return {}
