@@ -14,7 +14,7 @@ from torch import Tensor
 from streamcl.audit.data import AuditData, Examples, ModelStatistics
 from streamcl.errors import ForgettingError
 from streamcl.heads.ridge import RidgeHead
-from streamcl.heads.solving import scored
+from streamcl.heads.solving import linear_scores
 from streamcl.heads.statistics import Statistics
 from streamcl.learners.adapted_branch import adapted_share
 
@@ -29,7 +29,7 @@ class LinearModel:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return scores, float64 [N, C], of features [N, D]."""
-        return scored(features, self.W, self.b, self.alive)
+        return linear_scores(features, self.W, self.b, self.alive)
 
     def without(self, column: int | None) -> LinearModel:
         """Return the same model with the logit of one class masked."""

@@ -6,6 +6,7 @@ ACU (arXiv 2505.12239).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
 from streamcl.heads.cross_validation import AdaptiveRidge
-from streamcl.heads.solving import is_due, scored, solved, variance
+from streamcl.heads.ridge_solver import RidgeSolver, SolveRule
+from streamcl.heads.solving import linear_scores, solve_ridge, variance
 from streamcl.heads.statistics import (
     PartsOfHead,
     Statistics,
@@ -24,16 +26,8 @@ from streamcl.heads.statistics import (
     smallest_eigenvalue,
     sums_by_class,
     without_residue,
-    zero_padded,
 )
 from streamcl.protocols import State
-
-APART = 48
-"""Solves for a class that doubled are at least D / APART samples apart, 64 at D = 3072: or each small batch
-would solve while classes are new. Twice as far apart costs 1 to 2 points right before learning."""
-
-_PARTS = ("_sums", "_solved", "_W", "_b", "_due", "_fresh", "_smallest", "_strength")
-"""Replaced, never written to."""
 
 
 class RidgeHead:
@@ -53,9 +47,11 @@ class RidgeHead:
     depends on the sums alone: it is found anew whenever they have doubled, after an erasure, and for
     `scores_refit`.
 
+    rule: another closed form on the same statistics, in place of the ridge regression.
+
     The weights in use belong to a solve, which `update` falls due when samples since the last one exceed
     `refit_fraction` of all (0 solves at every update), when a class is new, or when one has twice the samples
-    and D / APART have come since; erasing always does.
+    and D / MIN_SAMPLES_BETWEEN_SOLVES have come since; erasing always does.
     Which solve that is never depends on when scores were asked for.
     """
 
@@ -70,21 +66,21 @@ class RidgeHead:
         gcv_margin: float | None = None,
         refit_fraction: float = 0.05,
         device: torch.device | str = "cpu",
+        rule: SolveRule | None = None,
     ) -> None:
         if trace_ridge <= 0:
             raise ValueError(f"trace_ridge is {trace_ridge}, expected a positive number")
         self.width = width
         self._trace_ridge = trace_ridge
-        self._strength = AdaptiveRidge.of(variance_ridge, gcv_margin)  # of the solve in use
-        self._fresh: tuple[Tensor, Tensor] | None = None  # of all that is known; only spares a second solve
-        self._smallest: float | None = None  # the same of the smallest eigenvalue, known after an erasure
-        self._refit_fraction = refit_fraction
+        self._smallest: float | None = None  # the smallest eigenvalue, known after an erasure
         self._P = None if projection is None else _projection(width, projection, seed).to(device)
         self._sums = Statistics.empty(projection or width, device)  # its Gram alone is added to in place
-        self._W = self._sums.Q.clone()
-        self._b = self._W[0].clone()
-        self._solved = self._sums.counts  # the counts at the solve in use
-        self._due = False
+        self._solver = RidgeSolver(
+            rule or functools.partial(solve_ridge, trace_ridge),
+            self._sums,
+            AdaptiveRidge.of(variance_ridge, gcv_margin),
+            refit_fraction=refit_fraction,
+        )
 
     @property
     def classes(self) -> int:
@@ -111,11 +107,8 @@ class RidgeHead:
         more = classes - self.classes
         if more <= 0:
             return
-        self._fresh = None
         self._sums = self._sums.widened(classes)
-        self._solved, self._W, self._b = (
-            zero_padded(values, more) for values in (self._solved, self._W, self._b)
-        )
+        self._solver.grow(more)
 
     def statistic_rows(self, features: Tensor) -> Tensor:
         """phi, float64 [N, D], of features [N, d]."""
@@ -152,27 +145,27 @@ class RidgeHead:
         h, targets = self._checked(features, targets)
         Q, counts = sums_by_class(h, targets, self.classes)
         learned = Statistics(self._sums.gram, self._sums.Q + Q, self._sums.counts + counts)
-        due = self._falls_due(learned.counts)
+        due = self._solver.falls_due(self._sums, learned.counts)
         learned.gram.add(h)
         self._take_over(learned, due=due)
 
     def savepoint(self) -> Callable[[], None]:
         """Return a callable that restores the state after one `grow` and one `update` or `remove`."""
-        gram = self._sums.gram.savepoint()
-        before = {name: getattr(self, name) for name in _PARTS}
+        gram, solver = self._sums.gram.savepoint(), self._solver.savepoint()
+        before = self._sums, self._smallest
 
-        def undo() -> None:
+        def restore() -> None:
             gram()
-            for name, value in before.items():
-                setattr(self, name, value)
+            solver()
+            self._sums, self._smallest = before
 
-        return undo
+        return restore
 
     def merge(self, other: Statistics) -> None:
         """Learn what other statistics of the same features hold; column i there is column i here."""
         other = self._aligned(other)
         learned = Statistics(self._sums.gram, self._sums.Q + other.Q, self._sums.counts + other.counts)
-        due = self._falls_due(learned.counts)
+        due = self._solver.falls_due(self._sums, learned.counts)
         learned.gram.add_sum(other.gram)
         self._take_over(learned, due=due)
 
@@ -206,31 +199,25 @@ class RidgeHead:
                 hint="forget its samples first: their share of G is not in the column",
             )
         keep = [i for i in range(self.classes) if i != column]
-        self._fresh = None
         self._sums = self._sums.select(keep)
-        self._solved, self._W, self._b = self._solved[keep], self._W[:, keep], self._b[keep]
+        self._solver.select(keep)
 
     def scores(self, features: Tensor) -> Tensor:
         """Scores, float64 [N, C], of features [N, d]; -inf for a class without samples. Changes no state."""
-        h = self.statistic_rows(features)
-        self._solve_if_due()
-        return scored(h, self._W, self._b, self._sums.counts > 0)
+        return linear_scores(self.statistic_rows(features), *self._solver.weights(self._sums), self._known)
 
     def scores_refit(self, features: Tensor) -> Tensor:
-        """`scores` by weights of all that is known now, whichever solve is in use; changes no state."""
+        """Return `scores` by weights refitted on all statistics; `scores` may use an older solve."""
         h = self.statistic_rows(features)
-        self._solve_if_due()
-        if self._fresh is None:
-            strength = self._strength.found(self._sums)
-            same = strength.value == self._strength.value and torch.equal(self._solved, self._sums.counts)
-            self._fresh = (self._W, self._b) if same else self._laid_out(strength.value)
-        return scored(h, *self._fresh, self._sums.counts > 0)
+        return linear_scores(h, *self._solver.refit_weights(self._sums), self._known)
 
     def exact_weights(self) -> tuple[Tensor, Tensor]:
         """Solve for all that is known now, use it from here on, and return W, float64 [D, C], and b [C]."""
-        self._due, self._strength = True, self._strength.stale()
-        self._solve_if_due()
-        return self._W, self._b
+        return self._solver.exact_weights(self._sums)
+
+    @property
+    def _known(self) -> Tensor:
+        return self._sums.counts > 0
 
     def smallest_eigenvalue(self) -> float:
         """Return the smallest eigenvalue of G + lambda I as a share of lambda: 1 or a little more.
@@ -247,21 +234,13 @@ class RidgeHead:
 
     def state_dict(self) -> State:
         """The statistics and the weights in use with the solve that they belong to."""
-        self._solve_if_due()
-        arrays = {"W": self._W, "b": self._b, "solved": self._solved}
-        plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
-        return {**self._sums.state_dict(), **plain, **self._strength.state_dict()}
+        return {**self._sums.state_dict(), **self._solver.state_dict(self._sums)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the head that returned `state`, made with the same arguments."""
-        device = self._sums.Q.device
-        self._sums = Statistics.from_state(state, self.statistic_width, device)
-        self._W, self._b, self._solved = (
-            torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
-        )
-        self._strength = self._strength.restored(state)
-        self._due = False
-        self._fresh = self._smallest = None
+        self._sums = Statistics.from_state(state, self.statistic_width, self._sums.Q.device)
+        self._solver.load_state_dict(state)
+        self._smallest = None
 
     def _checked(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         h = self.statistic_rows(features)
@@ -277,22 +256,10 @@ class RidgeHead:
             )
         return other.widened(self.classes)
 
-    def _falls_due(self, counts: Tensor) -> bool:
-        """Whether these new counts make a solve due; an owed one is made first unless they do."""
-        grown = counts > self._sums.counts
-        if is_due(counts, self._solved, grown, self._refit_fraction, apart=self.statistic_width // APART):
-            if self._strength.outgrown(self._sums):  # or it would matter whether scores were asked for
-                self._solve_if_due()
-            return True
-        self._solve_if_due()
-        return False
-
     def _take_over(self, sums: Statistics, *, due: bool) -> None:
         """Have these sums from here on. Fails in no place, so that all of it happens."""
-        self._fresh = self._smallest = None
-        self._sums = sums
-        if due:
-            self._due, self._solved = True, sums.counts
+        self._sums, self._smallest = sums, None
+        self._solver.learned(sums, due=due)
 
     def _replace(self, left: Statistics) -> None:
         """Take over the statistics that erasing leaves, once they have been shown to be possible."""
@@ -302,33 +269,15 @@ class RidgeHead:
                 "an eigenvalue of what remains would be negative: these samples are not all in it",
                 hint="they were forgotten before, never learned, or their features were derived differently",
             )
-        self._take_over(left, due=True)
-        self._smallest, self._strength = smallest, self._strength.stale()
-
-    def _solve_if_due(self) -> None:
-        if not self._due:
-            return
-        strength = self._strength
-        if strength.outgrown(self._sums):
-            strength = strength.found(self._sums)
-        self._W, self._b = self._laid_out(strength.value)
-        self._strength, self._solved, self._due = strength, self._sums.counts, False
-
-    def _laid_out(self, variance_ridge: float | None) -> tuple[Tensor, Tensor]:
-        """`_weights` in the order of memory that a state restores: a product's last bits depend on it."""
-        W, b = self._weights(variance_ridge)
-        return W.contiguous(), b.contiguous()
-
-    def _weights(self, variance_ridge: float | None) -> tuple[Tensor, Tensor]:
-        """W [D, C] and b [C] of all that is known now; what another closed form on these sums replaces."""
-        return solved(self._sums, self._trace_ridge, variance_ridge)
+        self._sums, self._smallest = left, smallest
+        self._solver.erased(left)
 
     def _ridge(self, statistics: Statistics) -> Tensor:
         """[D]: the ridge beside the uncentred G, which tells possible sums from impossible ones."""
-        if self._strength.least is None:
+        if self._solver.ridge.least is None:
             mean_eigenvalue = statistics.gram.trace / statistics.gram.width
             return torch.full_like(statistics.gram.diagonal(), self._trace_ridge * mean_eigenvalue)
-        return self._strength.least * variance(statistics)
+        return self._solver.ridge.least * variance(statistics)
 
     def _smallest_of(self, left: Statistics) -> float:
         return smallest_eigenvalue(left, self._ridge(left))

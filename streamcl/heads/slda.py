@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.statistics import Statistics
 
 
 class SLDAHead(RidgeHead):
@@ -32,24 +35,31 @@ class SLDAHead(RidgeHead):
         if not 0 < shrinkage < 1:
             raise ValueError(f"shrinkage is {shrinkage}, expected a number between 0 and 1")
         super().__init__(
-            width, projection=projection, seed=seed, refit_fraction=refit_fraction, device=device
+            width,
+            projection=projection,
+            seed=seed,
+            refit_fraction=refit_fraction,
+            device=device,
+            rule=functools.partial(_solve_discriminant, shrinkage),
         )
-        self._shrinkage = shrinkage
 
-    def _weights(self, variance_ridge: float | None) -> tuple[Tensor, Tensor]:
-        del variance_ridge  # not of this rule
-        statistics = self.statistics
-        Q, counts, total = statistics.Q, statistics.counts, statistics.total
-        if total == 0:
-            return torch.zeros_like(Q), torch.zeros_like(Q[0])
-        mean = Q.sum(dim=1) / total  # [D], as every sample has one class
-        means = Q / counts.clamp(min=1)  # [D, C]; a class without samples is masked in the scores
-        within = (means * counts.double().sqrt()).T  # [C, D]; G less its outer products is n Sigma
-        trace, width = statistics.gram.trace, statistics.gram.width
-        share = (1 - self._shrinkage) / total
-        spread = (trace - float(within.square().sum())) / total / width
-        floor = 1e-9 * trace / total / width  # every sample at its class mean: no variance
-        ridge = mean.new_full((width,), (max(self._shrinkage * spread, floor) or 1.0) / share)
-        apart = means - mean[:, None]
-        W = statistics.gram.regular(ridge, less=within).solve(apart) / share
-        return W, -(mean @ W) - (apart * W).sum(dim=0) / 2
+
+def _solve_discriminant(
+    shrinkage: float, statistics: Statistics, variance_ridge: float | None
+) -> tuple[Tensor, Tensor]:
+    """W [D, C] and b [C], float64."""
+    del variance_ridge  # not of this rule
+    Q, counts, total = statistics.Q, statistics.counts, statistics.total
+    if total == 0:
+        return torch.zeros_like(Q), torch.zeros_like(Q[0])
+    mean = Q.sum(dim=1) / total  # [D], as every sample has one class
+    means = Q / counts.clamp(min=1)  # [D, C]; a class without samples is masked in the scores
+    within = (means * counts.double().sqrt()).T  # [C, D]; G less its outer products is n Sigma
+    trace, width = statistics.gram.trace, statistics.gram.width
+    share = (1 - shrinkage) / total
+    spread = (trace - float(within.square().sum())) / total / width
+    floor = 1e-9 * trace / total / width  # every sample at its class mean: no variance
+    ridge = mean.new_full((width,), (max(shrinkage * spread, floor) or 1.0) / share)
+    apart = means - mean[:, None]
+    W = statistics.gram.regular(ridge, less=within).solve(apart) / share
+    return W, -(mean @ W) - (apart * W).sum(dim=0) / 2

@@ -13,15 +13,15 @@ BALANCE = 0.5
 """Power of its rarity by which the column of a class is raised: 0 lets frequent classes lead, 1 none."""
 
 
-def scored(h: Tensor, W: Tensor, b: Tensor, known: Tensor) -> Tensor:
-    """Scores h W + b, float64 [N, C], of h [N, D]; minus infinity for classes not known (bool [C])."""
+def linear_scores(h: Tensor, W: Tensor, b: Tensor, known: Tensor) -> Tensor:
+    """Return h W + b, float64 [N, C], of h [N, D]; minus infinity for classes not known (bool [C])."""
     return (h.double() @ W + b).masked_fill(~known, -math.inf)
 
 
-def solved(
-    statistics: Statistics, trace_ridge: float, variance_ridge: float | None = None
+def solve_ridge(
+    trace_ridge: float, statistics: Statistics, variance_ridge: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """W [D, C] and b [C]; float64 throughout. See RidgeHead for what the ridge is.
+    """Return the weights W [D, C] and b [C], float64, of centred ridge regression (see RidgeHead).
 
     A float32 Cholesky with one or two steps of refinement takes 0.8 to 1 of the time, which buys too little.
     """
@@ -46,7 +46,7 @@ def solved(
 
 
 def is_due(counts: Tensor, solved: Tensor, grown: Tensor, refit_fraction: float, *, apart: int = 0) -> bool:
-    """Whether weights that were solved for `solved` [C] are to be solved anew for `counts` [C].
+    """Return whether weights that were solved for `solved` [C] are to be solved anew for `counts` [C].
 
     So it is where a share `refit_fraction` of all samples is new, where a class that has `grown` (bool [C])
     is new, as without weights it would score 0, which may be the best, or has doubled, `apart` samples

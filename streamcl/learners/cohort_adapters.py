@@ -16,7 +16,7 @@ from streamcl.capabilities.declaration import Capabilities
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Prediction, Sample, StepResult
 from streamcl.heads.quadratic import Quadratic
-from streamcl.heads.solving import is_due, scored
+from streamcl.heads.solving import is_due, linear_scores
 from streamcl.heads.statistics import zero_padded
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import FrozenReader
@@ -278,7 +278,7 @@ class _Solution:
 
     def scores(self, features: Tensor) -> Tensor:
         """float64 [B, C]; a class without samples is never named."""
-        return scored(features, self.W, self.b, self.counts > 0)
+        return linear_scores(features, self.W, self.b, self.counts > 0)
 
     def widened(self, classes: int) -> _Solution:
         """With columns for so many classes."""

@@ -311,10 +311,10 @@ def test_a_wide_head_waits_before_it_solves_for_a_class_that_doubled():
     head, random = RidgeHead(480, refit_fraction=0.5), np.random.default_rng(0)
 
     def learn(label, count):
-        before = head._solved
+        before = head._solver._solved_counts
         head.grow(label + 1)
         head.update(torch.from_numpy(random.normal(size=(count, 480))), torch.full((count,), label))
-        return not torch.equal(head._solved[: len(before)], before) or len(before) <= label
+        return not torch.equal(head._solver._solved_counts[: len(before)], before) or len(before) <= label
 
     assert learn(0, 200)
     assert learn(1, 2)  # a new class is solved for at once: without weights it would score 0
@@ -329,8 +329,8 @@ def test_weights_are_solved_anew_only_when_it_is_due(monkeypatch):
     solves = []
     import streamcl.heads.ridge as module
 
-    solve = module.solved
-    monkeypatch.setattr(module, "solved", lambda *a: solves.append(1) or solve(*a))
+    solve = module.solve_ridge
+    monkeypatch.setattr(module, "solve_ridge", lambda *a: solves.append(1) or solve(*a))
     head = ridge(refit_fraction=0.1)
     for i in range(0, 2000, 10):
         head.scores(x[:1])

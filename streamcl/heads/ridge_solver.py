@@ -1,0 +1,145 @@
+"""The weights that a closed-form head uses, and when they are solved anew from its growing statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamcl.heads.cross_validation import AdaptiveRidge
+from streamcl.heads.solving import is_due
+from streamcl.heads.statistics import Statistics, zero_padded
+from streamcl.protocols import State
+
+Weights: TypeAlias = tuple[Tensor, Tensor]
+"""W float64 [D, C] and b float64 [C]."""
+
+SolveRule: TypeAlias = Callable[[Statistics, float | None], Weights]
+"""Solves statistics with a variance ridge; None where the head has another rule."""
+
+MIN_SAMPLES_BETWEEN_SOLVES = 48
+"""D over this: samples between solves for a class that doubled, at least; 64 at D = 3072. With fewer, each
+small batch would solve while classes are new; twice as many cost 1 to 2 points right before learning."""
+
+_FIELDS = ("_W", "_b", "_solved_counts", "_due", "_refit", "ridge")
+"""Replaced, never written to."""
+
+
+class RidgeSolver:
+    """Weights in use, solved when that falls due and not before somebody asks for them.
+
+    Which statistics a solve is of never depends on when scores were asked for: whatever is owed is solved
+    before the statistics change. The head passes its statistics to every call.
+
+    Attributes:
+        ridge: the variance ridge of the solve in use.
+    """
+
+    def __init__(
+        self, rule: SolveRule, statistics: Statistics, ridge: AdaptiveRidge, *, refit_fraction: float
+    ) -> None:
+        self.ridge = ridge
+        self._rule = rule
+        self._refit_fraction = refit_fraction
+        self._W = statistics.Q.clone()
+        self._b = self._W[0].clone()
+        self._solved_counts = statistics.counts
+        self._due = False
+        self._refit: Weights | None = None  # of all that is known; only spares a second solve
+
+    def grow(self, more: int) -> None:
+        """Have so many more class columns, with zero weights."""
+        self._refit = None
+        self._solved_counts, self._W, self._b = (
+            zero_padded(values, more) for values in (self._solved_counts, self._W, self._b)
+        )
+
+    def select(self, columns: Sequence[int]) -> None:
+        """Keep these class columns, in this order."""
+        keep = list(columns)
+        self._refit = None
+        self._solved_counts, self._W, self._b = self._solved_counts[keep], self._W[:, keep], self._b[keep]
+
+    def weights(self, statistics: Statistics) -> Weights:
+        """Return the weights in use."""
+        self._solve_if_due(statistics)
+        return self._W, self._b
+
+    def refit_weights(self, statistics: Statistics) -> Weights:
+        """Return weights of all that is known now; those in use stay."""
+        self._solve_if_due(statistics)
+        if self._refit is None:
+            ridge = self.ridge.found(statistics)
+            same = ridge.value == self.ridge.value and torch.equal(self._solved_counts, statistics.counts)
+            self._refit = (self._W, self._b) if same else self._solve(statistics, ridge)
+        return self._refit
+
+    def exact_weights(self, statistics: Statistics) -> Weights:
+        """Solve for all that is known now, use the weights from here on, and return them."""
+        self._due, self.ridge = True, self.ridge.stale()
+        return self.weights(statistics)
+
+    def falls_due(self, statistics: Statistics, counts: Tensor) -> bool:
+        """Return whether statistics with new counts, int64 [C], are to be solved; else solve what is owed.
+
+        Called before the statistics change, which `learned` reports.
+        """
+        grown = counts > statistics.counts
+        apart = statistics.gram.width // MIN_SAMPLES_BETWEEN_SOLVES
+        if is_due(counts, self._solved_counts, grown, self._refit_fraction, apart=apart):
+            if self.ridge.outgrown(statistics):  # or it would matter whether scores were asked for
+                self._solve_if_due(statistics)
+            return True
+        self._solve_if_due(statistics)
+        return False
+
+    def learned(self, statistics: Statistics, *, due: bool) -> None:
+        """Go on with statistics that have grown. Cannot fail, so that all of a step happens."""
+        self._refit = None
+        if due:
+            self._due, self._solved_counts = True, statistics.counts
+
+    def erased(self, statistics: Statistics) -> None:
+        """Go on with statistics from which samples were subtracted: a solve is due, the ridge found anew."""
+        self.learned(statistics, due=True)
+        self.ridge = self.ridge.stale()
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a callable that restores the present weights and what is owed."""
+        before = {name: getattr(self, name) for name in _FIELDS}
+
+        def restore() -> None:
+            for name, value in before.items():
+                setattr(self, name, value)
+
+        return restore
+
+    def state_dict(self, statistics: Statistics) -> State:
+        """Return the weights in use, the counts that they were solved for, and the ridge."""
+        self._solve_if_due(statistics)
+        arrays = {"W": self._W, "b": self._b, "solved": self._solved_counts}
+        plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
+        return {**plain, **self.ridge.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the solver that returned `state`."""
+        device = self._W.device
+        self._W, self._b, self._solved_counts = (
+            torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
+        )
+        self.ridge, self._due, self._refit = self.ridge.restored(state), False, None
+
+    def _solve_if_due(self, statistics: Statistics) -> None:
+        if not self._due:
+            return
+        ridge = self.ridge.found(statistics) if self.ridge.outgrown(statistics) else self.ridge
+        self._W, self._b = self._solve(statistics, ridge)
+        self.ridge, self._solved_counts, self._due = ridge, statistics.counts, False
+
+    def _solve(self, statistics: Statistics, ridge: AdaptiveRidge) -> Weights:
+        """Weights in the order of memory that a state restores: a product's last bits depend on it."""
+        W, b = self._rule(statistics, ridge.value)
+        return W.contiguous(), b.contiguous()
