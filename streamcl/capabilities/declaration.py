@@ -23,7 +23,7 @@ SharedWeights: TypeAlias = Callable[[Iterator[Sequence[LearnedSample]]], tuple[s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What others may do with a learner beside having it learn and predict; by default nothing.
+    """The operations that a learner supports besides learning and predicting; by default none.
 
     A learner returns it from a property `capabilities`, made anew at each call, since an erasure can change
     it. Methods of the learner declare nothing by their names.

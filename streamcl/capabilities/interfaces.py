@@ -26,7 +26,7 @@ LearnedListener: TypeAlias = Callable[[Sequence[Sample], Sequence[Rows | None]],
 
 
 class StatisticsPart(NamedTuple):
-    """What some samples add to one head: R [r, D] with R^T R = G; by class a count and a sum of rows [D]."""
+    """Sums of some samples in one head: R [r, D] with R^T R = G; by class a count and a sum of rows [D]."""
 
     root: Rows
     sums: Mapping[str, tuple[int, Rows]]
