@@ -26,7 +26,7 @@ from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, SourceWrapper
 from streamcl.runs.assemble import assemble
-from streamcl.runs.resume import begin_or_restore
+from streamcl.runs.open import begin_or_restore
 from streamcl.storage.files import TEMPORARY, discard
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Retraining:
                 if before is not None:
                     before(run.learner)
 
-            run, _ = assemble(
+            run = assemble(
                 self._settings(folder),
                 folder,
                 stack,

@@ -73,7 +73,8 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
 )
 def export(run: Path, folder: Path | None) -> None:
     """Write RUN's adapters and head as a PEFT folder, and the merged backbone for timm."""
-    from streamcl.runs.load import export_learner, load_learner
+    from streamcl.runs.export import export_learner
+    from streamcl.runs.load import load_learner
 
     learner, config = load_learner(run)
     written = export_learner(learner, config, folder or run / "adapter")

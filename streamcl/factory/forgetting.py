@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.config.options.run import RunConfig
@@ -37,33 +38,34 @@ def build_schedule(config: RunConfig) -> list[ForgetRequest]:
     ]
 
 
-def build_forgetter(settings: RunConfig, belongings: RunResources, stack: ExitStack) -> ForgettingService:
-    """What carries requests out in this run; `stack` closes what it has opened."""
-    ledger = Ledger(belongings.folder / LEDGER)
+def build_forgetter(settings: RunConfig, resources: RunResources, stack: ExitStack) -> ForgettingService:
+    """Return the forgetting service of a run; `stack` closes what this opens."""
+    ledger = Ledger(resources.folder / LEDGER)
     stack.callback(ledger.close)
-    lineage = Lineage(belongings.folder / LINEAGE)
+    lineage = Lineage(resources.folder / LINEAGE)
     stack.callback(lineage.close)
-    parts = belongings.source.info.holdout
-    belongings.gauge = utility = Utility(parts)
+    parts = resources.source.info.holdout
+    utility = Utility(parts)
+    monitor = None
     if settings.forgetting.on_relapse != "ignore":
-        held_out = HeldOutSamples(parts)
-        belongings.monitor = Relapse(ledger.erased_by, held_out, settings.forgetting.on_relapse)
-    belongings.kept = _kept(settings, belongings, lineage, stack)
-    if belongings.kept is not None:  # which is there for requests to be short
-        utility.prepare(belongings.learner)
-    return ForgettingService(belongings, ledger, lineage, build_methods(), schedule=build_schedule(settings))
+        monitor = Relapse(ledger.erased_by, HeldOutSamples(parts), settings.forgetting.on_relapse)
+    statistics = _statistics_store(settings, resources, lineage, stack)
+    if statistics is not None:  # which is there for requests to be short
+        utility.prepare(resources.learner)
+    complete = replace(resources, gauge=utility, monitor=monitor, kept=statistics)
+    return ForgettingService(complete, ledger, lineage, build_methods(), schedule=build_schedule(settings))
 
 
-def _kept(
-    settings: RunConfig, belongings: RunResources, lineage: Lineage, stack: ExitStack
+def _statistics_store(
+    settings: RunConfig, resources: RunResources, lineage: Lineage, stack: ExitStack
 ) -> StatisticsStore | None:
-    """The statistics by class or subject, told of all that the learner adds; None where not asked for."""
-    statistics = capabilities_of(belongings.learner).statistics
+    """Return statistics by class or subject that follow what the learner adds; None where not configured."""
+    statistics = capabilities_of(resources.learner).statistics
     rows = None if statistics is None else statistics.by_rows
     if settings.forgetting.keep_statistics is None or rows is None:
         return None
     kept = StatisticsStore(
-        belongings.folder / STATISTICS,
+        resources.folder / STATISTICS,
         "class" if settings.forgetting.keep_statistics == "per_class" else "subject",
         digest=lineage.digest,
         keep=settings.checkpoint.keep if settings.checkpoint else 0,

@@ -85,9 +85,9 @@ class RelapseReport(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RunResources:
-    """What of a run an erasure must reach."""
+    """The parts of a run that an erasure must reach."""
 
     folder: Path
     learner: Learner

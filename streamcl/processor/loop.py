@@ -9,7 +9,7 @@ from typing import Any
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Event, ForgetRequest, PredictionRecord, StepResult
 from streamcl.processor.event_log import EventLog, Quarantine
-from streamcl.processor.observers import HoldoutEvaluation, NonFiniteGuard, PredictionLog, StepLog
+from streamcl.processor.observers import HoldoutEvaluation, NonFiniteGuard, PredictionLog, StepMetricsLog
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy
 from streamcl.processor.progress import Progress
 from streamcl.processor.shift_handler import ShiftHandler
@@ -48,7 +48,6 @@ class StreamProcessor:
     ) -> None:
         self.source, self.learner, self.parts = source, learner, parts
         self._policy, self._environment, self._generators = policy, environment, generators
-        self._stopping = False
         self._position, self._random = source.state_dict(), generators()
         self.progress = progress = Progress()
         self._log = log = EventLog(parts.sink, progress)
@@ -72,7 +71,7 @@ class StreamProcessor:
             self._predictions,
             self.guard,
             self.shift_handler,
-            StepLog(log, learner, self.shift_handler, parts.scores, parts.meter),
+            StepMetricsLog(log, learner, self.shift_handler, parts.scores, parts.meter),
             self._evaluation,
         )
 
@@ -81,12 +80,12 @@ class StreamProcessor:
         for event in self.source:
             self.forget()
             yield from self.process(event)
-            if self._stopping or self._commit_due():
+            if self.parts.stop.is_set or self._commit_due():
                 self.commit()
-            if self._stopping:
+            if self.parts.stop.is_set:
                 return
         self.forget()
-        if self._stopping:  # the source gave up waiting for an event
+        if self.parts.stop.is_set:  # the source gave up waiting for an event
             self.commit()
             return
         self._finish()
@@ -148,12 +147,12 @@ class StreamProcessor:
 
     def stop(self) -> None:
         """Ask `run` to end after the event in hand, with a commit. Safe to call from a signal handler."""
-        self._stopping = True
+        self.parts.stop.set()
 
     @property
     def stopped(self) -> bool:
         """Whether the stream was left before its end because `stop` was called."""
-        return self._stopping and not self.progress.finished
+        return self.parts.stop.is_set and not self.progress.finished
 
     def reopen(self) -> None:
         """Go on after the end: the stream has become longer."""

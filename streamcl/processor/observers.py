@@ -38,7 +38,7 @@ class PredictionLog(Counters):
         self.classes = len(self._learner.classes)
 
 
-class StepLog:
+class StepMetricsLog:
     """Writes the figures of each step to the topic "metrics"."""
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from streamcl.evaluation.holdout import HoldoutEvaluator
@@ -32,6 +32,10 @@ class PrequentialScores(Stateful, BatchObserver, Protocol):
         """Over the latest samples."""
         ...
 
+    def summary(self) -> Mapping[str, Any]:
+        """Return the figures for summary.json."""
+        ...
+
 
 class AccuracyHistory(Stateful, Protocol):
     """Held-out accuracies over time (see streamcl.evaluation.holdout_history)."""
@@ -45,6 +49,10 @@ class AccuracyHistory(Stateful, Protocol):
         seen: float | None,
     ) -> None:
         """Take one evaluation; `seen` is the accuracy over the classes seen so far."""
+        ...
+
+    def summary(self) -> Mapping[str, Any]:
+        """Return the figures for summary.json."""
         ...
 
 
@@ -117,12 +125,24 @@ class RunMeter(Stateful, Protocol):
         ...
 
 
+class StopSignal:
+    """Asks a loop to end after the event in hand. May be set from a signal handler: it takes no lock."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def set(self) -> None:
+        """Ask."""
+        self.is_set = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopParts:
     """The parts that the loop drives beside source and learner; their states are in its checkpoints.
 
     scores: test-then-train accuracy. evaluator, history: held-out accuracy. meter: speed and memory.
     thumbnails, checkpoints, forgetting: None where the run keeps none, or cannot forget.
+    stop: ends the loop; a source that several processes read may set it too.
     """
 
     detector: ShiftDetector
@@ -134,6 +154,7 @@ class LoopParts:
     thumbnails: ThumbnailStore | None = None
     checkpoints: CheckpointStore | None = None
     forgetting: Forgetting | None = None
+    stop: StopSignal = field(default_factory=StopSignal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

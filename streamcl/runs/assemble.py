@@ -1,8 +1,9 @@
-"""Puts a run together: source, learner and detector, what watches them, and the loop over all."""
+"""Builds a run from its configuration: source, backbone, learner, output, and the loop over all of them."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamcl.config.compatibility import fingerprint
@@ -23,8 +24,8 @@ from streamcl.factory.source import MakeSource, build_source
 from streamcl.forgetting.checkpoint_purge import CheckpointPurger
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import LoopParts, LoopPolicy, RunMetrics
-from streamcl.protocols import Source
+from streamcl.processor.ports import LoopParts, LoopPolicy, RunMetrics, StopSignal
+from streamcl.protocols import CheckpointStore, Learner, Source
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.run import Run
 from streamcl.runs.summary import environment
@@ -42,67 +43,100 @@ def assemble(
     vit: BackboneFactory,
     group: ProcessGroup,
     stream: MakeSource = build_source,
-) -> tuple[Run, Checkpoints]:
-    """The run, knowing nothing yet, and the checkpoints in its folder; `stack` closes what it has opened."""
+) -> Run:
+    """Return the run at the beginning of its stream; `stack` closes what this opens."""
     seed_generators(settings.seed)
+    stop = StopSignal()
     compute = build_compute(settings, group)
-    source = stream(settings, group, lambda: processor.stop())  # noqa: PLW0108 - made below
+    source = stream(settings, group, stop.set)
     stack.callback(source.close)
     _check_delivery(settings, source)
     backbone = vit(settings, compute)
     check_same_everywhere("backbone", backbone.fingerprint, group)
     learner = build_learner(settings, backbone, compute, group)
-    sink = build_fanout(settings, folder) if group.is_main else Fanout({})
-    stack.callback(sink.close)
-    vault = checkpoints(settings, folder, backbone=backbone.fingerprint)
-    saver = BackgroundSaver(vault)
-    stack.callback(saver.close)
-    scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
-    keeping, several = settings.checkpoint, group.world_size > 1
-    shown = settings.report.samples if group.is_main else 0
-    gallery = Thumbnails(folder / "samples", shown) if shown else None
-    sealing = CheckpointPurger(vault, saver) if keeping else None
-    belongings = RunResources(
-        folder, learner, source, scores, sink, gallery, sealing, fingerprint=fingerprint(settings)
-    )
-    forgetter = build_forgetter(settings, belongings, stack) if group.is_main else None
-    keeper = ReplicatedCheckpointStore(saver if group.is_main else None, learner, group) if several else saver
+    output = _open_output(settings, folder, stack, backbone.fingerprint, group)
+    scores, throughput = Prequential(), Throughput()
+    forgetter = None
+    if group.is_main:
+        resources = RunResources(
+            folder,
+            learner,
+            source,
+            scores,
+            output.sink,
+            gallery=output.thumbnails,
+            vault=output.purger if settings.checkpoint else None,
+            fingerprint=fingerprint(settings),
+        )
+        forgetter = build_forgetter(settings, resources, stack)
     parts = LoopParts(
         detector=build_shift(settings),
         scores=scores,
-        history=history,
+        history=HoldoutHistory(),
         evaluator=_evaluator(settings, source, group),
         meter=ThroughputMeter(throughput),
-        sink=sink,
-        thumbnails=gallery,
-        checkpoints=keeper if keeping else None,
+        sink=output.sink,
+        thumbnails=output.thumbnails,
+        checkpoints=_checkpoint_store(output, learner, group) if settings.checkpoint else None,
         forgetting=for_the_loop(forgetter, learner, scores, group),
+        stop=stop,
     )
     processor = StreamProcessor(
         source,
-        ReplicatedLearner(learner, group) if several else learner,
+        learner if group.world_size == 1 else ReplicatedLearner(learner, group),
         parts,
         _policy(settings),
         environment=environment(compute, group.world_size),
         generators=source.rng_state if settings.source.class_ else capture_generators,
     )
-    run = Run(
-        settings,
-        folder,
-        compute,
-        backbone,
-        source,
-        learner,
-        processor,
-        scores,
-        history,
-        throughput,
-        forgetter,
-        group,
-        stack,
-        source.interrupt,
+    return Run(
+        config=settings,
+        folder=folder,
+        compute=compute,
+        source=source,
+        learner=learner,
+        processor=processor,
+        throughput=throughput,
+        forgetter=forgetter,
+        checkpoints=output.checkpoints,
+        group=group,
+        stack=stack,
     )
-    return run, vault
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """Where a run writes: its log, its thumbnails and its checkpoints, which `saver` writes in a thread."""
+
+    sink: Fanout
+    thumbnails: Thumbnails | None
+    checkpoints: Checkpoints
+    saver: BackgroundSaver
+
+    @property
+    def purger(self) -> CheckpointPurger:
+        """Removes checkpoints from before an erasure."""
+        return CheckpointPurger(self.checkpoints, self.saver)
+
+
+def _open_output(
+    settings: RunConfig, folder: Path, stack: ExitStack, backbone: str, group: ProcessGroup
+) -> RunOutput:
+    """Open the files of a run; on ranks other than the first nothing is written."""
+    sink = build_fanout(settings, folder) if group.is_main else Fanout({})
+    stack.callback(sink.close)
+    saved = checkpoints(settings, folder, backbone=backbone)
+    saver = BackgroundSaver(saved)
+    stack.callback(saver.close)
+    samples = settings.report.samples if group.is_main else 0
+    thumbnails = Thumbnails(folder / "samples", samples) if samples else None
+    return RunOutput(sink, thumbnails, saved, saver)
+
+
+def _checkpoint_store(output: RunOutput, learner: Learner, group: ProcessGroup) -> CheckpointStore:
+    if group.world_size == 1:
+        return output.saver
+    return ReplicatedCheckpointStore(output.saver if group.is_main else None, learner, group)
 
 
 def _policy(settings: RunConfig) -> LoopPolicy:

@@ -1,4 +1,4 @@
-"""What a run has learned: the learner of its newest checkpoint, and its export."""
+"""The learner of a run as its newest checkpoint holds it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ from streamcl.errors import CheckpointError
 from streamcl.factory.backbone import BackboneFactory, build_vit
 from streamcl.factory.compute import build_compute
 from streamcl.factory.learner import build_learner
-from streamcl.learners.mixed_privacy import MixedPrivacyLearner
-from streamcl.learners.online_lora import OnlineLoRALearner
-from streamcl.learners.ridge_lora import RidgeLoRALearner
-from streamcl.nn.peft_export import export_adapter, export_merged
 from streamcl.protocols import Learner
 from streamcl.runs.directory import checkpoints, config_of
 
@@ -32,19 +28,3 @@ def load_learner(folder: str | Path, *, vit: BackboneFactory = build_vit) -> tup
         raise CheckpointError(f"{folder} holds no checkpoint")
     learner.load_state_dict(found.state["learner"])
     return learner, config
-
-
-def export_learner(learner: Learner, config: RunConfig, folder: Path) -> list[Path]:
-    """Write adapters and head as PEFT does, and the merged backbone beside them; nothing without adapters."""
-    if isinstance(learner, MixedPrivacyLearner):
-        learner = learner.core  # what users have taught is not exported
-    if isinstance(learner, OnlineLoRALearner):
-        adapters, weight, bias = learner.adapters, learner.head.weight.detach(), learner.head.bias.detach()
-        export_adapter(adapters, weight, bias, learner.classes, folder, config.backbone.name)
-    elif isinstance(learner, RidgeLoRALearner) and learner.adapted is not None:
-        adapters = learner.adapted.adapters  # its heads read several blocks, which no timm head does
-        export_adapter(adapters, None, None, learner.classes, folder, config.backbone.name)
-    else:
-        return []
-    export_merged(adapters, folder / "merged.safetensors")
-    return [folder, folder / "merged.safetensors"]

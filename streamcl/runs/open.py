@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from streamcl.config.compatibility import differences
+from streamcl.config.load import config_from_dict, load_config
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.agreement import check_agreement
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from streamcl.errors import CheckpointError, ConfigError
 from streamcl.factory.backbone import BackboneFactory, build_vit
+from streamcl.factory.compute import build_compute
+from streamcl.protocols import State
 from streamcl.runs.assemble import assemble
-from streamcl.runs.directory import config_of, keep_config, move_aside, saved_config
-from streamcl.runs.load import export_learner, load_learner
-from streamcl.runs.resume import begin_or_restore, reopen, resume
+from streamcl.runs.directory import CHECKPOINTS, LOG, config_of, keep_config, move_aside, saved_config
 from streamcl.runs.run import Run
-from streamcl.runs.settings import agree_with_earlier, read_settings, settled_precision
 from streamcl.storage import files
+from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.lock import RunLock
 
-__all__ = ["Run", "execute_pending", "export_learner", "load_learner", "open_run"]
+logger = logging.getLogger(__name__)
 
 
 def open_run(
@@ -39,7 +43,7 @@ def open_run(
     Raises RunBusy where another process holds the directory, ConfigError where the run in it was made with a
     configuration that this one cannot continue.
     """
-    settings = read_settings(config)
+    settings = _read(config)
     folder = Path(settings.run_dir or Path("runs") / settings.name)
     check_agreement(settings, group)
     if not group.is_main:
@@ -52,12 +56,12 @@ def open_run(
         stack.enter_context(RunLock(folder))
         files.sweep(folder)
         saved = saved_config(folder)
-        settings = settled_precision(settings, saved)
-        earlier = agree_with_earlier(settings, saved, folder)
-        run, vault = assemble(settings, folder, stack, vit=vit, group=group)
+        settings = _with_precision(settings, saved)
+        earlier = _check_earlier(settings, saved, folder)
+        run = assemble(settings, folder, stack, vit=vit, group=group)
         keep_config(settings, folder)
-        resume(run, vault, strict=strict)
-        reopen(run, earlier)
+        _resume(run, strict=strict)
+        _reopen(run, earlier)
         group.broadcast_object(run.processor.progress.finished)
     except BaseException:
         stack.close()
@@ -69,7 +73,7 @@ def _follow(settings: RunConfig, folder: Path, vit: BackboneFactory, group: Proc
     """The run of a rank that does not lead: it goes where the first one goes, and touches no file."""
     stack = ExitStack()
     try:
-        run, _ = assemble(settings, folder, stack, vit=vit, group=group)
+        run = assemble(settings, folder, stack, vit=vit, group=group)
         begin_or_restore(run, None)
         if not group.broadcast_object(False):
             run.processor.reopen()
@@ -89,3 +93,103 @@ def execute_pending(folder: Path) -> None:
         run.processor.forget()
         if run.processor.progress.finished:
             run.finish()
+
+
+def _read(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
+    """The configuration itself, of a mapping, or in a file."""
+    if isinstance(config, RunConfig):
+        return config
+    return load_config(config) if isinstance(config, str | Path) else config_from_dict(config)
+
+
+def _with_precision(settings: RunConfig, earlier: RunConfig | None) -> RunConfig:
+    """With the precision that `auto` came to when the run began: the start-up timing could turn out otherwise
+    now, and what is learned from here on would not be what an uninterrupted run learns."""
+    if settings.precision != "auto":
+        return settings
+    begun = earlier.precision if earlier is not None else "auto"
+    chosen = build_compute(settings).precision if begun == "auto" else begun
+    return settings.model_copy(update={"precision": chosen})
+
+
+def _check_earlier(settings: RunConfig, earlier: RunConfig | None, folder: Path) -> RunConfig | None:
+    """Refuse a changed configuration that the saved state does not fit; log what else has changed.
+
+    earlier: what the directory holds. Returns it where anything was learned under it.
+    """
+    settings = settings.without_requests()  # as `earlier` is
+    if earlier is None or not (list_checkpoints(folder / CHECKPOINTS) or (folder / LOG).exists()):
+        return None  # nothing was learned under it
+    changed = differences(earlier, settings)
+    for difference in changed:
+        if difference.severity != "refuse":
+            logger.warning("changed since the run began: %s", difference)
+    refused = tuple(str(each) for each in changed if each.severity == "refuse")
+    if refused:
+        raise ConfigError(
+            f"the run in {folder} cannot go on with this configuration",
+            hint="take the changes back, choose another run_dir, or start over with --fresh",
+            problems=(f"the run in {folder} cannot go on with this configuration:", *refused),
+        )
+    return earlier
+
+
+def _resume(run: Run, *, strict: bool) -> None:
+    """Go on from the newest good checkpoint; without one, make the first, at offset 0."""
+    run.checkpoints.sweep()
+    found = run.checkpoints.latest(strict=strict)
+    replayable = run.source.replayable
+    if not replayable and found is None:
+        logger.warning(
+            "the source cannot be replayed: if this run is interrupted, it cannot go on where it stopped "
+            "(checkpoint.delivery: exactly_once would refuse it)"
+        )
+    if found is None:
+        _refuse_old_logs(run.folder, resumable=run.config.checkpoint is not None)
+        begin_or_restore(run, None)
+        return
+    finished = found.state["progress"]["finished"]
+    if not replayable and not finished:
+        raise CheckpointError(
+            f"the run in {run.folder} stopped at offset {found.offset}; its source cannot go back there",
+            hint="start over with --fresh, or give the source a state_dict and load_state_dict",
+        )
+    state = found.state if replayable else {**found.state, "source": run.source.state_dict()}
+    if (before := state.get("ranks", 1)) != run.group.world_size:
+        logger.info(
+            "%d ranks came so far, %d go on; sums may differ in their last bits",
+            before,
+            run.group.world_size,
+        )
+    if not finished:
+        logger.info("going on from offset %d (step %d)", found.offset, found.step)
+    begin_or_restore(run, state)
+
+
+def begin_or_restore(run: Run, found: State | None) -> None:
+    """Go where the first rank goes: on from the state that it found, or to the beginning."""
+    state = run.group.broadcast_object(found)
+    if state is None:
+        run.processor.begin()
+        return
+    run.processor.restore(state)
+    if run.processor.progress.finished and run.source.replayable:
+        run.processor.forget()  # no batch will come before which it could be done
+
+
+def _reopen(run: Run, earlier: RunConfig | None) -> None:
+    """A run that ended at its limit goes on under a higher one."""
+    progress, limit = run.processor.progress, run.config.max_samples
+    before = None if earlier is None else earlier.max_samples
+    ended_there = before is not None and progress.offset >= before
+    if progress.finished and ended_there and (limit is None or limit > progress.offset):
+        run.processor.reopen()
+
+
+def _refuse_old_logs(folder: Path, *, resumable: bool) -> None:
+    """Logs without a checkpoint are an interrupted start, or the whole of a run that keeps none."""
+    if not resumable and (folder / LOG).exists():
+        raise ConfigError(
+            f"{folder} holds the records of an earlier run that kept no checkpoint",
+            hint="--fresh moves it aside; or choose another run_dir",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,43 +13,39 @@ from typing import Any
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.errors import ForgettingError
-from streamcl.evaluation.holdout_history import HoldoutHistory
-from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.events import ForgetRequest, PredictionRecord
 from streamcl.forgetting.service import ForgettingService
-from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.processor.loop import StreamProcessor
-from streamcl.protocols import Learner, Source
+from streamcl.protocols import Learner, SourceWrapper
 from streamcl.report.page import write_report
-from streamcl.runs.load import export_learner
+from streamcl.runs.export import export_learner
 from streamcl.runs.summary import summarise, timing
 from streamcl.storage import files
+from streamcl.storage.checkpoint import Checkpoints
 
 
 @dataclass(slots=True)
 class Run:
-    """A run with its directory. Iterate it to run it: one Prediction per sample, made before it is learned.
+    """A run with its directory. Iterate it to run it: it yields a PredictionRecord per sample.
 
     Use it as a context manager: leaving it lets go of the directory's lock and of the files. On several
-    ranks each has one; the first has the directory, and its `forgetter` is the only one.
+    ranks each has one; the first has the directory, and its `forgetter` is the only one. `stack` closes what
+    the run has opened.
     """
 
     config: RunConfig
     folder: Path
     compute: Compute
-    backbone: Backbone
-    source: Source
+    source: SourceWrapper
     learner: Learner
     processor: StreamProcessor
-    scores: Prequential
-    history: HoldoutHistory
     throughput: Throughput
     forgetter: ForgettingService | None
+    checkpoints: Checkpoints
     group: ProcessGroup
-    _stack: ExitStack
-    _interrupt: Callable[[], None]
+    stack: ExitStack
 
     def __iter__(self) -> Iterator[PredictionRecord]:
         return self.processor.run()
@@ -69,11 +65,11 @@ class Run:
         """
         if self.group.world_size == 1:
             self.processor.stop()
-        self._interrupt()
+        self.source.interrupt()
 
     def close(self) -> None:
         """Wait for the checkpoint being written and let go of the directory."""
-        self._stack.close()
+        self.stack.close()
 
     @property
     def length(self) -> int | None:
@@ -82,7 +78,7 @@ class Run:
 
     def figures(self) -> str:
         """Where the run stands, in a few words."""
-        speed, accuracy = self.throughput.images_per_s, self.scores.window_accuracy
+        speed, accuracy = self.throughput.images_per_s, self.processor.parts.scores.window_accuracy
         parts = [
             f"{speed:.0f} images/s" if speed else "",
             f"accuracy {accuracy:.1%}" if accuracy is not None else "",
@@ -95,10 +91,7 @@ class Run:
         return summarise(
             name=self.config.name,
             learner=self.config.learner.name,
-            info=self.source.info,
             processor=self.processor,
-            scores=self.scores,
-            history=self.history,
             batch_size=self.config.batch_size,
             timing=timing(self.throughput, self.compute, self.group.world_size),
         )

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 
 from streamcl import __version__
-from streamcl.evaluation.holdout_history import HoldoutHistory
-from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.evaluation.throughput import Throughput, peak_memory_mb
 from streamcl.events import StreamInfo
@@ -26,15 +24,13 @@ def summarise(
     *,
     name: str,
     learner: str,
-    info: StreamInfo,
     processor: StreamProcessor,
-    scores: Prequential,
-    history: HoldoutHistory,
     batch_size: int,
     timing: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The final figures of a run; all that depends on the clock or the machine is under "timing"."""
     progress, shifts, classes = processor.progress, processor.shift_handler, processor.learner.classes
+    info, parts = processor.source.info, processor.parts
     return {
         "run": name,
         "streamcl": __version__,
@@ -45,8 +41,8 @@ def summarise(
         "steps": progress.step,
         "classes": len(classes),
         "class_names": list(classes),
-        "prequential": scores.summary(),
-        "holdout": history.summary(),
+        "prequential": parts.scores.summary(),
+        "holdout": parts.history.summary(),
         "shifts": _shifts(info, shifts, progress.offset, TOLERANCE * batch_size),
         "consolidations": list(shifts.consolidations),
         "consolidated": shifts.consolidated,

@@ -4,7 +4,7 @@ import logging
 
 from streamcl.cli.messages import show_messages, silence_messages
 
-LIBRARY = logging.getLogger("streamcl.runs.resume")
+LIBRARY = logging.getLogger("streamcl.runs.open")
 
 
 def test_messages_are_written_to_stderr_while_a_command_shows_them(capsys, caplog):

@@ -77,17 +77,14 @@ def test_a_shift_and_a_consolidation_at_every_step_leave_the_newest_and_a_count(
 
 def test_the_summary_tells_the_totals_and_judges_what_it_still_knows(tmp_path):
     steps = REMEMBERED + 500
-    processor = build(
-        tmp_path, soak.Endless(steps), learner=Consolidating(), detector=Always(), commit_every=None
-    )
+    source = soak.Endless(steps)
+    source.info = soak.StreamInfo("soak", steps, shifts=(100, 499, 501, 1000))
+    processor = build(tmp_path, source, learner=Consolidating(), detector=Always(), commit_every=None)
     list(processor.run())
     summary = summarise(
         name="long",
         learner="tiny",
-        info=soak.StreamInfo("soak", steps, shifts=(100, 499, 501, 1000)),
         processor=processor,
-        scores=processor.parts.scores,
-        history=processor.parts.history,
         batch_size=1,
         timing={},
     )

@@ -236,7 +236,7 @@ def states_of(run: Any) -> dict[str, Any]:
     return {
         "learner": run.learner.state_dict(),
         "detector": run.processor.parts.detector.state_dict(),
-        "scores": run.scores.state_dict(),
+        "scores": run.processor.parts.scores.state_dict(),
     }
 
 

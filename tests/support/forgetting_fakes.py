@@ -188,7 +188,11 @@ class Opened:
         self.sink = JsonlSink(folder, disk=disk)
         vault = Checkpoints(folder / "checkpoints", fingerprint={}, keep=keep, disk=disk)
         scores, gallery = Prequential(), Thumbnails(folder / "samples", 3, disk=disk)
-        belongings = RunResources(
+        self.kept = None
+        if by is not None:
+            self.kept = StatisticsStore(folder / STATISTICS, by, digest=self.lineage.digest, keep=keep)
+            self.learner.on_learned(self.kept.add)
+        resources = RunResources(
             folder,
             self.learner,
             source,
@@ -196,16 +200,12 @@ class Opened:
             self.sink,
             gallery=gallery,
             vault=CheckpointPurger(vault),
+            monitor=monitor_of(self.ledger, held_out) if held_out else None,
+            kept=self.kept,
             disk=disk,
         )
-        if held_out:
-            belongings.monitor = monitor_of(self.ledger, held_out)
-        if by is not None:
-            belongings.kept = StatisticsStore(folder / STATISTICS, by, digest=self.lineage.digest, keep=keep)
-            self.learner.on_learned(belongings.kept.add)
-        self.kept = belongings.kept
         self.forgetter = ForgettingService(
-            belongings,
+            resources,
             self.ledger,
             self.lineage,
             [NoOp(), ClosedFormRemoval(), HeadOnly(), *methods],
