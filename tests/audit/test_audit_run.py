@@ -179,7 +179,7 @@ def test_the_model_of_the_receipt_is_that_of_its_checkpoint(forgotten):
     newest = max(forgotten.glob("receipts/*.json"), key=lambda path: json.loads(path.read_text())["number"])
     lines = verify_receipt(newest)
     assert any("its model has the hash that the receipt names" in line for line in lines)
-    assert any("accounts for 20 places" in line for line in lines)
+    assert any("accounts for 20 locations" in line for line in lines)
     assert json.loads(newest.read_text())["utility"]["samples"] > 0
 
 

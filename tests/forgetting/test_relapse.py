@@ -23,13 +23,13 @@ from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.testing import ScriptedSource
 
-ERASED = "cat"
+ERASED = "lynx"
 BY = {
     ("class", ERASED): "r1",
     ("subject", ERASED): "r2",
     **{("class", f"{k:02d}"): f"c{k}" for k in range(40)},
 }
-HELD = make_batch(0, ["cat", "dog", "ant"] * 30).samples
+HELD = make_batch(0, ["lynx", "dog", "ant"] * 30).samples
 CLASS = ForgetRequest(id="r1", label=ERASED)
 
 
@@ -202,11 +202,11 @@ def test_held_out_samples_are_bounded_and_broken_ones_left_out():
                 raise BadRecord("unreadable")
             return super().__getitem__(i)
 
-    samples = make_batch(0, ["cat"] * 500 + ["dog"] * 20).samples
+    samples = make_batch(0, ["lynx"] * 500 + ["dog"] * 20).samples
     held = held_out(Broken(samples))
-    assert len(held.of("class", "cat")) == MAX_PER_NAME
-    assert len(held.others(lambda kind, name: name == "cat")) == 20
-    assert held.names("class") == ["cat", "dog"]
+    assert len(held.of("class", "lynx")) == MAX_PER_NAME
+    assert len(held.others(lambda kind, name: name == "lynx")) == 20
+    assert held.names("class") == ["lynx", "dog"]
 
 
 class Drifting(ForgettingLearner):
@@ -252,7 +252,7 @@ class Repair:
 
 
 def drifting(folder, **options):
-    source = ScriptedSource([4] * 24, classes=("cat", "dog", "ant"))
+    source = ScriptedSource([4] * 24, classes=("lynx", "dog", "ant"))
     schedule = [ForgetRequest(label=ERASED, offset=12, id="r1", method="repair")]
     return Opened(folder, source, learner=Drifting(), schedule=schedule, held_out=HELD, **options)
 
