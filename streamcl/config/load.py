@@ -15,8 +15,7 @@ from streamcl.config.document import Document, Problem, refusal
 from streamcl.config.messages import problems_of
 from streamcl.config.options.run import RunConfig, remember_origin
 from streamcl.config.overrides import override
-from streamcl.config.yaml import read_yaml
-from streamcl.config.yaml_scalars import resolve_scalar
+from streamcl.config.yaml import plain_value, read_yaml
 
 __all__ = ["RunConfig", "config_from_dict", "dump_config", "load_config", "schema"]
 
@@ -125,7 +124,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     try:
-        plain = isinstance(resolve_scalar(text), str) and not _BREAKS & set(text)
+        plain = isinstance(plain_value(text), str) and not _BREAKS & set(text)
     except ValueError:
         plain = False
     escaped = text.replace("${", "$${")

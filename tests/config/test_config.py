@@ -200,7 +200,7 @@ def test_syntax_faults_stop_the_rest(tmp_path: Path) -> None:
 
 
 def test_an_unread_value_is_told_once(tmp_path: Path) -> None:
-    text = "source: demo\nlearner: {name: *x}\nbatch_size: !!python/object:a.b {}\nsed: 1"
+    text = "source: demo\nlearner: {name: !x y}\nbatch_size: !!python/object:a.b {}\nsed: 1"
     found = problems(tmp_path, text)
     assert [line.split(":")[1] for line in found] == ["2", "3", "4"]
 
@@ -243,7 +243,7 @@ def test_override_faults_name_the_override(tmp_path: Path) -> None:
         "a..b=1",
         "sinks=[1]",
         "sinks.5.uri=x",
-        "report.title=&x y",
+        "report.title=!x y",
         "threads=${NONE}",
     )
     assert found[0].startswith("stream.yaml:3:1: batch_size: must be")
@@ -255,7 +255,7 @@ def test_override_faults_name_the_override(tmp_path: Path) -> None:
         "--set a..b=1",
         "--set sinks=[1]",
         "--set sinks.5.uri=x",
-        "--set report.title=&x y",
+        "--set report.title=!x y",
         "--set threads=${NONE}",
     ]
     assert found[1].endswith("unknown key 'rnk' in learner.lora; did you mean 'rank'?")

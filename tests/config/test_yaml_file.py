@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcl.config.document import MAX_PROBLEMS, Document, refusal
-from streamcl.config.yaml import MAX_BYTES, parse_yaml, read_yaml
-from streamcl.config.yaml_scalars import resolve_scalar
+from streamcl.config.yaml import MAX_BYTES, parse_yaml, plain_value, read_yaml
 from streamcl.errors import ConfigError
 
-ENVIRONMENT = {"ROOT": "/data", "COUNT": "3", "EMPTY": "", "BIG": "x" * 500_000}
+ENVIRONMENT = {"ROOT": "/data", "COUNT": "3", "EMPTY": ""}
 
 
 def parse(text: str) -> Document:
@@ -51,7 +51,6 @@ def lines(text: str) -> list[str]:
         ("", None),
         ("'3'", "3"),
         ("!!str 3", "3"),
-        ("! 3", "3"),
         ("!!float 3", 3.0),
         ("-.inf", -math.inf),
         ("|\n  3\n", "3\n"),
@@ -97,16 +96,17 @@ def test_every_value_has_its_place() -> None:
         ("a: !!set {x}", "f.yaml:1:4: tag '!!set' refused"),
         ("a: !!int x", "f.yaml:1:4: 'x' is no !!int"),
         ("a: !!int true", "f.yaml:1:4: 'true' is no !!int"),
-        ("a: &x 1", "f.yaml:1:4: anchor '&x' refused"),
-        ("a: &x [*x]", "f.yaml:1:8: alias '*x' refused"),
+        ("a: *x", "f.yaml:1:4: found undefined alias"),
+        ("a: &x [*x]", "f.yaml:1:4: nested deeper than 32 levels"),
         ("1: x", "f.yaml:1:1: key '1' is not text; quote it"),
         ("null: x", "f.yaml:1:1: key 'null' is not text; quote it"),
         ("? [a]\n: 1", "f.yaml:1:3: a key must be plain text"),
-        ("a: 1\n--- \nb: 2", "f.yaml:2:1: a second document begins"),
+        ("a: 1\n--- \nb: 2", "f.yaml:2:1: expected a single document"),
         ("a: [1", "f.yaml:2:1: while parsing a flow sequence"),
         ("a: é\x00", "f.yaml:1:5: the character U+0000"),
         ("a: " + "9" * 65, "f.yaml:1:4: a number of 65 characters"),
-        ("a: " + "[" * 40, "f.yaml:1:36: nested deeper than 32 levels"),
+        ("a: [" + "1," * 20_001 + "]", "f.yaml:1:40001: more than 20000 values"),
+        ("a: " + "[" * 40 + "]" * 40, "f.yaml:1:36: nested deeper than 32 levels"),
     ],
 )
 def test_refusals_say_where(text: str, problem: str) -> None:
@@ -114,9 +114,9 @@ def test_refusals_say_where(text: str, problem: str) -> None:
 
 
 def test_all_faults_are_told_at_once_in_order() -> None:
-    text = "a: ${NONE}\nb: !x 1\nc: 1\nc: 2\nd: *q\n2: 3\n"
+    text = "a: ${NONE}\nb: !x 1\nc: 1\nc: 2\n2: 3\n"
     error = refusal(parse(text).problems[::-1])
-    assert [line.split(":")[1] for line in error.problems] == ["1", "2", "4", "5", "6"]
+    assert [line.split(":")[1] for line in error.problems] == ["1", "2", "4", "5"]
     assert error.exit_code == 2
 
 
@@ -156,8 +156,11 @@ def test_a_missing_variable_is_told_with_its_place() -> None:
     assert "opens" in lines("a: 'x ${ y'")[0]
 
 
-def test_variables_cannot_multiply_into_a_bomb() -> None:
-    assert "variables add more than" in lines("a: [" + "'${BIG}'," * 1000 + "]")[-1]
+def test_an_alias_stands_for_its_value() -> None:
+    document = parse("a: &x {b: [1, ${COUNT}]}\nc: *x")
+    assert document.problems == []
+    assert document.data == {"a": {"b": [1, 3]}, "c": {"b": [1, 3]}}
+    assert document.data["a"] is not document.data["c"]
 
 
 def test_characters_that_stand_in_for_braces_are_ordinary_text() -> None:
@@ -170,14 +173,12 @@ def test_environment_values_are_never_structure() -> None:
 
 _MEG = 1 << 20
 BOMBS = {
-    "alias bomb": "a: &a [x,x]\n" + "".join(f"b{i}: &b{i} [*a,*a,*a]\n" for i in range(50)),
+    "alias bomb": "a: &a [x,x]\n"
+    + "".join(f"{n}: &{n} [*{m},*{m},*{m}]\n" for m, n in pairwise("abcdefghijklmnopqrstuvwx")),
     "brackets": "[" * _MEG,
     "braces": "{" * _MEG,
     "dashes": "- " * (_MEG // 2),
     "question marks": "? " * (_MEG // 2),
-    "duplicates": "a: 1\n" * (_MEG // 5),
-    "many keys": "".join(f"k{i}: 1\n" for i in range(100_000)),
-    "many items": "[" + "1," * (_MEG // 2) + "]",
     "variables": "a: " + "${x:-" * (_MEG // 5),
     "dollars": "a: '" + "${" * (_MEG // 2) + "'",
     "open quote": 'a: "' + "x" * _MEG,
@@ -199,8 +200,8 @@ def test_any_text_gives_a_document(text: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_resolve_gives_plain_values(text: str) -> None:
-    assert isinstance(resolve_scalar(text), str | int | float | bool | None)
+def test_plain_scalars_have_plain_values(text: str) -> None:
+    assert isinstance(plain_value(text), str | int | float | bool | None)
 
 
 PLAIN = st.recursive(
