@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from streamcl.forgetting import eraser, service
+from streamcl.forgetting import eraser
 from streamcl.forgetting.monitoring.utility import Utility, UtilityBefore
 from streamcl.heads import cross_validation
 from streamcl.heads.ridge import RidgeHead
@@ -33,10 +33,10 @@ PARTS = (
     (RidgeHead, "_weights", "solve"),
     (Utility, "__call__", "accuracy before"),
     (UtilityBefore, "beside", "accuracy after, its solve included"),
-    (eraser.Eraser, "carry_out", "erase in memory"),
+    (eraser.Eraser, "execute", "erase in memory"),
     (StreamProcessor, "commit", "commit"),
     (Checkpoints, "save", "checkpoint, in the background"),
-    (service.ForgettingService, "seal", "seal: wait for it, older ones, logs, receipt"),
+    (eraser.Eraser, "finalise", "finalise: wait for it, older ones, logs, receipt"),
 )
 
 

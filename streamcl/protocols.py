@@ -318,3 +318,16 @@ class BatchRecord:
     loss: float | None
     not_finite: int
     segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgettingEvent:
+    """Something that forgetting did, for the run's log.
+
+    kind: "forget", "overdue", "retest" or "relapse". figures: what to log, without names of samples; empty
+    where it was logged before a crash. to_commit: the state has changed and is to be committed now.
+    """
+
+    kind: str
+    figures: Mapping[str, Any]
+    to_commit: bool = False

@@ -68,7 +68,7 @@ def retained_labels(folder: Path) -> dict[int, str]:
         raise ForgettingError(f"{folder} has no {LINEAGE}, so what it has learned is not known")
     everything = ForgetRequest(offsets=(0, 2**62))
     with closing(Lineage(folder / LINEAGE)) as lineage:
-        chunks = lineage.chunks(everything, learned=True)
+        chunks = lineage.select(everything).chunks(learned=True)
         return {row.offset: str(row.label) for chunk in chunks for row in chunk}
 
 

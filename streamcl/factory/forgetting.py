@@ -10,7 +10,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.evaluation.prequential import Prequential
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.distributed import FirstForgetter, FollowingForgetter
+from streamcl.forgetting.distributed import ReplicatedForgetting
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
@@ -38,47 +38,49 @@ def build_schedule(config: RunConfig) -> list[ForgetRequest]:
     ]
 
 
-def build_forgetter(settings: RunConfig, resources: RunResources, stack: ExitStack) -> ForgettingService:
-    """Return the forgetting service of a run; `stack` closes what this opens."""
+def build_forgetting(settings: RunConfig, resources: RunResources, stack: ExitStack) -> ForgettingService:
+    """Return what carries requests out in this run; `stack` closes what it opens.
+
+    resources: what of the run an erasure reaches, without what is built here: statistics, utility, relapse.
+    """
     ledger = Ledger(resources.folder / LEDGER)
     stack.callback(ledger.close)
     lineage = Lineage(resources.folder / LINEAGE)
     stack.callback(lineage.close)
     parts = resources.source.info.holdout
-    utility = Utility(parts)
-    monitor = None
+    utility, relapse = Utility(parts), None
     if settings.forgetting.on_relapse != "ignore":
-        monitor = Relapse(ledger.erased_by, HeldOutSamples(parts), settings.forgetting.on_relapse)
-    statistics = _statistics_store(settings, resources, lineage, stack)
-    if statistics is not None:  # which is there for requests to be short
+        relapse = Relapse(ledger.erased_by, HeldOutSamples(parts), settings.forgetting.on_relapse)
+    statistics = _statistics(settings, resources, lineage, stack)
+    if statistics is not None:  # their purpose is a short pause at a request, so the samples are read now
         utility.prepare(resources.learner)
-    complete = replace(resources, gauge=utility, monitor=monitor, kept=statistics)
-    return ForgettingService(complete, ledger, lineage, build_methods(), schedule=build_schedule(settings))
+    resources = replace(resources, statistics=statistics, utility=utility, relapse=relapse)
+    return ForgettingService(resources, ledger, lineage, build_methods(), schedule=build_schedule(settings))
 
 
-def _statistics_store(
+def _statistics(
     settings: RunConfig, resources: RunResources, lineage: Lineage, stack: ExitStack
 ) -> StatisticsStore | None:
-    """Return statistics by class or subject that follow what the learner adds; None where not configured."""
-    statistics = capabilities_of(resources.learner).statistics
-    rows = None if statistics is None else statistics.by_rows
+    """Return the statistics by class or subject, which observe the learner; None where not asked for."""
+    observed = capabilities_of(resources.learner).statistics
+    rows = None if observed is None else observed.by_rows
     if settings.forgetting.keep_statistics is None or rows is None:
         return None
-    kept = StatisticsStore(
+    store = StatisticsStore(
         resources.folder / STATISTICS,
         "class" if settings.forgetting.keep_statistics == "per_class" else "subject",
         digest=lineage.digest,
         keep=settings.checkpoint.keep if settings.checkpoint else 0,
     )
-    stack.callback(kept.close)
-    rows.on_learned(kept.add)
-    return kept
+    stack.callback(store.close)
+    rows.on_learned(store.add)
+    return store
 
 
 def for_the_loop(
-    forgetter: ForgettingService | None, learner: Learner, scores: Prequential, group: ProcessGroup
+    service: ForgettingService | None, learner: Learner, scores: Prequential, group: ProcessGroup
 ) -> Forgetting:
-    """What the loop asks: the forgetter itself, or on several ranks one that goes by the first rank's."""
-    if forgetter is None:
-        return FollowingForgetter(learner, scores, group)
-    return forgetter if group.world_size == 1 else FirstForgetter(forgetter, learner, scores, group)
+    """Return what the loop works with: the service itself, or on several ranks one that follows rank 0's."""
+    if service is None or group.world_size > 1:
+        return ReplicatedForgetting(service, learner, scores, group)
+    return service

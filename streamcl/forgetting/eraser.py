@@ -1,14 +1,17 @@
-"""Carries a request out on what a run has in memory: all of it or nothing, and says what came of it."""
+"""The way of one request: planned, executed in memory, and after the commit finalised on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
-from streamcl.events import Batch, ForgetRequest
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.ledger import Ledger
-from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.lineage import Lineage, Selection
 from streamcl.forgetting.methods.protocol import (
     Context,
     DataLocation,
@@ -17,122 +20,179 @@ from streamcl.forgetting.methods.protocol import (
 )
 from streamcl.forgetting.methods.select import select_method
 from streamcl.forgetting.receipts import locations
-from streamcl.forgetting.receipts.receipt import ErasureOutcome, ScopeSummary, UtilityFigures
+from streamcl.forgetting.receipts.archive import ReceiptArchive, attempts
+from streamcl.forgetting.receipts.receipt import (
+    ErasureOutcome,
+    PurgedCheckpoint,
+    Receipt,
+    ScopeSummary,
+    UtilityFigures,
+    build_receipt,
+)
+from streamcl.forgetting.redaction import remove_derived
 from streamcl.forgetting.retain_source import retain_source
 from streamcl.forgetting.retrieval import Retrieval
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.statistics.selection import StatisticsSelection
+from streamcl.forgetting.tombstones import Tombstones
 from streamcl.protocols import Learner
 from streamcl.sinks.redaction import RedactionTarget
 from streamcl.storage.plain_state import state_hash
 
 
-class Eraser:
-    """Erases from the learner, the metrics and the gallery by the method that serves a request best.
+@dataclass(frozen=True, eq=False)
+class ErasurePlan:
+    """A request with the rows that it selects, which the lineage is searched for once."""
 
-    methods: those to choose from, of equal guarantees the one listed first. admit: what of coming batches
-    may be looked at.
+    request: ForgetRequest
+    rows: Selection
+
+    def close(self) -> None:
+        """Drop the selection of rows."""
+        self.rows.close()
+
+    @cached_property
+    def target(self) -> RedactionTarget:
+        """The samples and the class that no file of the run may name afterwards."""
+        rows = [row for chunk in self.rows.chunks(learned=False) for row in chunk]
+        ids = {row.id for row in rows} | set(self.request.ids)
+        return RedactionTarget({row.offset for row in rows}, ids, self.request.label)
+
+
+class Eraser:
+    """Carries a request out: `plan`, `execute` in memory, and `finalise` on disk after the commit.
+
+    methods: those to choose from, of equal guarantees the one listed first. tombstones: of
+    what was erased before.
     """
 
     def __init__(
         self,
-        belongings: RunResources,
+        resources: RunResources,
         ledger: Ledger,
         lineage: Lineage,
         methods: Sequence[ForgettingMethod],
         *,
-        admit: Callable[[Batch], Batch],
+        tombstones: Tombstones,
         clock: Callable[[], float],
     ) -> None:
-        self._run, self._ledger, self._lineage = belongings, ledger, lineage
-        self._methods, self._admit, self._clock = tuple(methods), admit, clock
+        self._run, self._ledger, self._lineage = resources, ledger, lineage
+        self._methods, self._tombstones, self._clock = tuple(methods), tombstones, clock
+        self._archive = ReceiptArchive(resources.folder, disk=resources.disk)
 
-    def carry_out(self, request: ForgetRequest, offset: int) -> ErasureOutcome:
-        """Erase in memory and return what came of it. Where it is refused or fails, nothing has changed."""
-        learner = self._run.learner
-        before = learner.state_dict()
-        started = self._clock()
-        kept = self._kept(request)
-        context = self._context(request, kept)
+    def plan(self, request: ForgetRequest) -> ErasurePlan:
+        """Return what the request reaches. Changes nothing."""
+        return ErasurePlan(request, self._lineage.select(request))
+
+    def execute(self, plan: ErasurePlan, offset: int) -> ErasureOutcome:
+        """Erase from learner, metrics and thumbnails, in memory, and return what came of it.
+
+        Where the request is refused or the erasure fails, nothing has changed.
+        """
+        run, request, started = self._run, plan.request, self._clock()
+        learner, before = run.learner, run.learner.state_dict()
+        kept = None if run.statistics is None else run.statistics.scope(plan.rows.cohorts(run.statistics.by))
+        context = self._context(plan, kept)
+        number = attempts(run.folder, request.id) + 1
+        ended = partial(ErasureOutcome, offset=offset, started=started, attempt=number)
         try:
             method, why = select_method(self._methods, request, context)
         except ForgettingError as error:
-            return ErasureOutcome(outcome="refused", offset=offset, started=started, reason=str(error))
-        useful = None if self._run.gauge is None else self._run.gauge(learner, request)
+            return ended(outcome="refused", reason=str(error))
+        utility_before = None if run.utility is None else run.utility(learner, request)
         try:
-            evidence = method.erase(request, context)
+            result = method.erase(request, context)
             _confirm_gone(request, learner)
         except (StreamclError, ValueError, OSError) as error:
             learner.load_state_dict(before)
             if kept is not None:
                 kept.undo()
-            reason = f"{method.name}: {_cause(error)}"
-            return ErasureOutcome(outcome="failed", offset=offset, started=started, reason=reason)
-        self._erase_figures(request)
-        if self._run.monitor is not None and request.on_return == "drop":
-            self._run.monitor.watch(request, evidence.method, evidence.guarantee, learner)
+            return ended(outcome="failed", reason=f"{method.name}: {_cause(error)}")
+        self._erase_figures(plan)
+        if run.relapse is not None and request.on_return == "drop":
+            run.relapse.watch(request, result.method, result.guarantee, learner)
         if kept is not None:
             statistics = capabilities_of(learner).statistics
-            rows = None if statistics is None else statistics.by_rows
-            kept.finish(0 if rows is None else len(rows.widths))
-        utility = None if useful is None else useful.beside(learner)
-        return ErasureOutcome(
+            by_rows = None if statistics is None else statistics.by_rows
+            kept.finish(0 if by_rows is None else len(by_rows.widths))
+        utility = None if utility_before is None else utility_before.beside(learner)
+        cohorts = () if kept is None else tuple(kept.gone)
+        return ended(
             outcome="done",
-            offset=offset,
-            started=started,
-            method=evidence.method,
+            method=result.method,
             method_reason=why,
-            guarantee=evidence.guarantee,
-            residual=evidence.residual,
-            scope=ScopeSummary(
-                learned=context.scope.learned,
-                passed=context.scope.passed,
-                cohorts=() if kept is None else tuple(kept.gone),
-            ),
-            figures=dict(evidence.figures),
+            guarantee=result.guarantee,
+            residual=result.residual,
+            scope=ScopeSummary(learned=plan.rows.learned, passed=plan.rows.passed, cohorts=cohorts),
+            figures=dict(result.figures),
             utility=None if utility is None else UtilityFigures(**utility),
             learner_before=state_hash(before),
             learner_after=state_hash(learner.state_dict()),
-            locations=locations.in_learner(before, (*evidence.locations, _kept_place(kept))),
+            locations=locations.in_learner(before, (*result.locations, _statistics_location(kept))),
         )
 
-    def _kept(self, request: ForgetRequest) -> StatisticsSelection | None:
-        kept = self._run.kept
-        return None if kept is None else kept.scope(self._lineage.cohorts(request, kept.by))
+    def finalise(self, plan: ErasurePlan, outcome: ErasureOutcome) -> None:
+        """Leave nothing on disk that is older than the erasure, and write the receipt, after the commit.
 
-    def _context(self, request: ForgetRequest, kept: StatisticsSelection | None) -> Context:
-        retrieval = Retrieval(request, self._run.source, self._lineage.content)
+        Each step may be repeated after a crash.
+        """
+        run, request = self._run, plan.request
+        receipt = build_receipt(
+            request, outcome, self._ledger, completed=self._clock(), config=run.fingerprint
+        )
+        if outcome.outcome == "done":
+            self._archive.write(receipt.model_copy(update=self._erase_on_disk(plan, receipt)))
+            self._lineage.erase(sorted(plan.target.offsets))
+            self._ledger.finish(request.id)
+            return
+        self._archive.write(receipt)
+        end = self._ledger.refuse if outcome.outcome == "refused" else self._ledger.fail
+        end(request.id, str(outcome.reason))
+
+    def _erase_on_disk(self, plan: ErasurePlan, receipt: Receipt) -> dict[str, Any]:
+        """Erase from everything that the run keeps but the lineage; return what the receipt says of it."""
+        run, request, target = self._run, plan.request, plan.target
+        self._tombstones.add_tombstones(request, target.ids)
+        checkpoint = None if run.checkpoints is None else PurgedCheckpoint.from_json(run.checkpoints.seal())
+        changed = run.sink.redact(target)
+        derived = remove_derived(run.folder, disk=run.disk)
+        if run.statistics is not None:
+            run.statistics.seal()
+        on_disk = locations.on_disk(request.kind, checkpoint, changed, derived, len(target.offsets))
+        hashes = {
+            "ids": tuple(sorted(self._ledger.fingerprint("sample", name) for name in target.ids)),
+            "label": None if target.label is None else self._ledger.fingerprint("class", target.label),
+        }
+        return {
+            "checkpoint": checkpoint,
+            "locations": (*receipt.locations, *on_disk),
+            "scope": receipt.scope.model_copy(update=hashes),
+        }
+
+    def _context(self, plan: ErasurePlan, kept: StatisticsSelection | None) -> Context:
+        run, request, rows = self._run, plan.request, plan.rows
+        retrieval = Retrieval(request, run.source, self._lineage.content)
         scope = RequestScope(
             request,
-            learned=self._lineage.count(request, learned=True),
-            passed=self._lineage.count(request, learned=False),
-            forgotten_before=request.kind == "class"
-            and self._ledger.is_tombstoned("class", str(request.label)),
-            chunks=lambda: self._lineage.chunks(request, learned=True),
+            learned=rows.learned,
+            passed=rows.passed,
+            forgotten_before=request.label is not None and self._ledger.is_tombstoned("class", request.label),
+            chunks=lambda: rows.chunks(learned=True),
         )
-        others = retain_source(self._run.source, self._lineage, self._admit)
-        return Context(self._run.learner, scope, retrieval.samples, retrieval.unavailable, kept, others)
+        others = retain_source(run.source, self._lineage, self._tombstones.drop_erased)
+        return Context(run.learner, scope, retrieval.samples, retrieval.unavailable, kept, others)
 
-    def _erase_figures(self, request: ForgetRequest) -> None:
-        run = self._run
-        label = request.label if request.kind == "class" else None
+    def _erase_figures(self, plan: ErasurePlan) -> None:
+        run, label = self._run, plan.request.label
         if label is not None:
             run.scores.forget_class(label)
-        if run.gallery is not None:
-            run.gallery.purge(sorted(redaction_target(request, self._lineage).ids))
+        if run.thumbnails is not None:
+            run.thumbnails.purge(sorted(plan.target.ids))
             if label is not None:
-                run.gallery.forget_class(label)
+                run.thumbnails.forget_class(label)
 
 
-def redaction_target(request: ForgetRequest, lineage: Lineage) -> RedactionTarget:
-    """What of a request must not be in any file that a run keeps."""
-    traces = [t for chunk in lineage.chunks(request, learned=False) for t in chunk]
-    ids = {trace.id for trace in traces} | set(request.ids)
-    label = request.label if request.kind == "class" else None
-    return RedactionTarget({trace.offset for trace in traces}, ids, label)
-
-
-def _kept_place(kept: StatisticsSelection | None) -> DataLocation:
+def _statistics_location(kept: StatisticsSelection | None) -> DataLocation:
     name = "kept statistics"
     if kept is None:
         return DataLocation(name, "not affected", "this run keeps none by class or by subject")
@@ -144,12 +204,12 @@ def _kept_place(kept: StatisticsSelection | None) -> DataLocation:
 
 
 def _confirm_gone(request: ForgetRequest, learner: Learner) -> None:
-    """Whatever the method: afterwards a forgotten class is not named any more."""
-    if request.kind == "class" and request.label in learner.classes:
+    """Raise ForgettingError where the learner still names a forgotten class, whatever the method."""
+    if request.label is not None and request.label in learner.classes:
         raise ForgettingError("the method left the class in place")
 
 
 def _cause(error: Exception) -> str:
-    """Why it failed, without names: what a source says of a record may hold its id."""
+    """Return why it failed, without names: what a source says of a record may hold its id."""
     known = isinstance(error, ForgettingError)
     return str(error) if known else f"{type(error).__name__} while the samples were brought back or measured"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -41,11 +42,12 @@ class Lineage:
 
     Ids are kept as they are, so that a source can be asked for the samples again; subjects, domains and
     pixels as hashes salted by this file. A row belongs to the stream up to a commit once `flush` returned
-    before it; `rewind` drops what a crash left after it.
+    before it; `truncate` drops what a crash left after it.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = SqliteFile(path, patience=10.0, schema=SCHEMA)
+        self._file.query("PRAGMA temp_store = MEMORY")  # selections name ids, which no file may keep
         self._waiting: list[tuple[Any, ...]] = []
 
     def record(
@@ -95,20 +97,11 @@ class Lineage:
         with self._file.transaction() as run:
             run("DELETE FROM samples WHERE offset >= ?", (offset,))
 
-    def chunks(
-        self, request: ForgetRequest, *, learned: bool, size: int = CHUNK
-    ) -> Iterator[list[LineageRow]]:
-        """The traces that the request selects, in the order of the stream; `learned`: those learned only."""
+    def select(self, request: ForgetRequest) -> Selection:
+        """Return the rows that the request selects; the file is searched once, here."""
         self.flush()
         where, values = self._condition(request)
-        where += f" AND learned & {LEARNED}" if learned else ""
-        after = -1
-        while rows := self._file.query(
-            f"SELECT {COLUMNS} FROM samples WHERE offset > ? AND {where} ORDER BY offset LIMIT ?",
-            *(after, *values, size),
-        ):
-            after = rows[-1][0]
-            yield [_trace(row) for row in rows]
+        return Selection(self._file, where, values)
 
     def subsample(self, limit: int) -> list[LineageRow]:
         """At most so many traces of learned samples, evenly from the beginning of the stream to its end."""
@@ -119,28 +112,7 @@ class Lineage:
             "WHERE number * ? / total > (number - 1) * ? / total ORDER BY offset",
             *(limit, limit),
         )
-        return [_trace(row) for row in rows[:limit]]
-
-    def count(self, request: ForgetRequest, *, learned: bool) -> int:
-        """How many traces the request selects."""
-        return sum(len(chunk) for chunk in self.chunks(request, learned=learned, size=CHUNK * 16))
-
-    def cohorts(
-        self, request: ForgetRequest, by: Literal["class", "subject"]
-    ) -> dict[bytes | None, tuple[int, int]]:
-        """By class or by subject: how many learned samples the request selects, and how many there are.
-
-        A salted hash names each that it selects any of; None those without a subject.
-        """
-        self.flush()
-        where, values = self._condition(request)
-        column = "label" if by == "class" else "subject"
-        counted = f"SELECT {column}, COUNT(*) FROM samples WHERE learned & {LEARNED}"
-        found = {}
-        for name, count in self._file.query(f"{counted} AND {where} GROUP BY {column}", *values):
-            total = self._file.query(f"{counted} AND {column} IS ?", name)
-            found[self.digest("class", name) if by == "class" else name] = (count, total[0][1])
-        return found
+        return [_row(row) for row in rows[:limit]]
 
     def digest(self, kind: str, value: str) -> bytes:
         """A hash salted by this file."""
@@ -203,7 +175,6 @@ class Lineage:
 
     def _choose(self, ids: Sequence[str]) -> None:
         """Ids may be more than SQLite takes as arguments, so they go to a table in memory."""
-        self._file.query("PRAGMA temp_store = MEMORY")
         self._file.query("CREATE TEMP TABLE IF NOT EXISTS chosen (id TEXT PRIMARY KEY)")
         with self._file.transaction() as run:
             run("DELETE FROM temp.chosen")
@@ -214,7 +185,53 @@ class Lineage:
         return None if value is None else self._file.digest(kind, value)
 
 
-def _trace(row: tuple[Any, ...]) -> LineageRow:
+class Selection:
+    """The rows of one request, by their offsets in a table in memory, some 10 bytes each; `close` drops it.
+
+    learned, passed: how many samples were learned, and how many have passed, learned or not.
+    """
+
+    _count = itertools.count()
+
+    def __init__(self, file: SqliteFile, where: str, values: Sequence[Any]) -> None:
+        self._file, self._table = file, f"temp.selection_{next(self._count)}"
+        file.query(f"CREATE TABLE {self._table} (offset INTEGER PRIMARY KEY)")
+        file.query(f"INSERT INTO {self._table} SELECT offset FROM samples WHERE {where}", *values)
+        self._rows = f"samples JOIN {self._table} USING (offset)"
+        counted = f"SELECT COUNT(*), COALESCE(SUM(learned & {LEARNED}), 0) FROM {self._rows}"
+        self.passed, self.learned = map(int, file.query(counted)[0])
+
+    def chunks(self, *, learned: bool, size: int = CHUNK) -> Iterator[list[LineageRow]]:
+        """Yield the rows in the order of the stream; `learned`: those of samples that were learned only."""
+        only, after = f" AND learned & {LEARNED}" if learned else "", -1
+        while rows := self._file.query(
+            f"SELECT {COLUMNS} FROM {self._rows} WHERE offset > ?{only} ORDER BY offset LIMIT ?", after, size
+        ):
+            after = rows[-1][0]
+            yield [_row(row) for row in rows]
+
+    def cohorts(self, by: Literal["class", "subject"]) -> dict[bytes | None, tuple[int, int]]:
+        """Return, by class or by subject, how many learned samples are selected, and how many there are.
+
+        A salted hash names each that the request selects any of; None those without a subject.
+        """
+        column = "label" if by == "class" else "subject"
+        chosen = f"SELECT {column}, COUNT(*) FROM {self._rows} WHERE learned & {LEARNED} GROUP BY {column}"
+        total = f"SELECT COUNT(*) FROM samples WHERE learned & {LEARNED} AND {column} IS ?"
+        return {
+            self._file.digest("class", name) if by == "class" else name: (
+                count,
+                self._file.query(total, name)[0][0],
+            )
+            for name, count in self._file.query(chosen)
+        }
+
+    def close(self) -> None:
+        """Drop the table."""
+        self._file.query(f"DROP TABLE IF EXISTS {self._table}")
+
+
+def _row(row: tuple[Any, ...]) -> LineageRow:
     offset, name, label, bits, segment, content, subject = row
     return LineageRow(
         offset, name, label, bool(bits & LEARNED), segment, content, bool(bits & PRIVATE), subject

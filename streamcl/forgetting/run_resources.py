@@ -87,17 +87,20 @@ class RelapseReport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunResources:
-    """The parts of a run that an erasure must reach."""
+    """What of a run an erasure must reach.
+
+    fingerprint: of the run's configuration. disk: writes files.
+    """
 
     folder: Path
     learner: Learner
     source: Source
     scores: RedactableScores
     sink: RedactableSink
-    gallery: PurgeableThumbnails | None = None
-    vault: PurgeableCheckpoints | None = None
-    monitor: RelapseMonitor | None = None
-    gauge: UtilityProbe | None = None
+    thumbnails: PurgeableThumbnails | None = None
+    checkpoints: PurgeableCheckpoints | None = None
+    statistics: StatisticsStore | None = None
+    utility: UtilityProbe | None = None
+    relapse: RelapseMonitor | None = None
     fingerprint: str = ""
-    kept: StatisticsStore | None = None
     disk: Disk = field(default_factory=lambda: files.DISK)

@@ -104,7 +104,7 @@ class StreamProcessor:
 
     def _learn(self, batch: Batch) -> tuple[PredictionRecord, ...]:
         if self.parts.forgetting is not None:
-            batch = self.parts.forgetting.admit(batch)
+            batch = self.parts.forgetting.filter(batch)
         self.quarantine.take(batch)
         outcome = self._step.run(batch)
         predictions, segment = _predictions(batch, outcome.result), self.shift_handler.segment
@@ -132,18 +132,15 @@ class StreamProcessor:
 
     def forget(self) -> None:
         """Carry out the requests that are due, each with a commit of its own."""
-        if (forgetting := self.parts.forgetting) is None:
-            return
-        for figures in forgetting.overdue():
-            reason = "the deadline of a request has passed, and it is not carried out"
-            self._log.log("overdue", reason, **figures)
-        for request in forgetting.pending(self.progress.offset):
-            if (done := forgetting.erase(request, self.progress.offset)) is not None:
-                self._log.log("forget", **done)
-                self.shift_handler.after_erasure()
-            self._predictions.recount()
-            self.commit()
-            forgetting.seal(request)
+        forgetting = self.parts.forgetting
+        for event in forgetting.before_batch(self.progress.offset) if forgetting is not None else ():
+            if event.figures:
+                self._log.write_event(event.kind, event.figures)
+            if event.to_commit:
+                if event.figures:
+                    self.shift_handler.after_erasure()
+                self._predictions.recount()
+                self.commit()
 
     def stop(self) -> None:
         """Ask `run` to end after the event in hand, with a commit. Safe to call from a signal handler."""
@@ -162,7 +159,7 @@ class StreamProcessor:
         """Flush the sink, then make the state durable in one piece."""
         self.parts.sink.flush()
         if self.parts.forgetting is not None:
-            self.parts.forgetting.flush()
+            self.parts.forgetting.commit()
         self.progress.committed = self.progress.offset
         if self.parts.checkpoints is not None:
             saved = self.parts.checkpoints.save(self.progress.offset, self.progress.step, self.state_dict())

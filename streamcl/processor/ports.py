@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.events import Batch, ForgetRequest, PredictionRecord, Sample
-from streamcl.protocols import BatchRecord, CheckpointStore, ShiftDetector, Sink, Stateful
+from streamcl.protocols import BatchRecord, CheckpointStore, ForgettingEvent, ShiftDetector, Sink, Stateful
 
 
 class BatchObserver(Protocol):
@@ -68,43 +68,31 @@ class Forgetting(Stateful, BatchObserver, Protocol):
     """Carries requests out between batches (see streamcl.forgetting.service.ForgettingService)."""
 
     def submit(self, request: ForgetRequest) -> None:
-        """Take in a request; it is durable when this returns."""
+        """Take in a request that came with the stream; it is durable when this returns."""
         ...
 
-    def pending(self, offset: int) -> Sequence[ForgetRequest]:
-        """What is to be carried out before the batch at `offset`."""
+    def before_batch(self, offset: int) -> Iterable[ForgettingEvent]:
+        """Carry out what is due before the batch at `offset`; commit after an event that says so."""
         ...
 
-    def overdue(self) -> Sequence[Mapping[str, Any]]:
-        """What to log of requests whose deadline has passed, each once."""
+    def filter(self, batch: Batch) -> Batch:
+        """Return the batch without what was erased; such records keep their offsets and lose their ids."""
         ...
 
-    def erase(self, request: ForgetRequest, offset: int) -> Mapping[str, Any] | None:
-        """Erase in memory, or change nothing; what to log, None where that was done before a crash."""
+    def retest(self, offset: int) -> Iterable[ForgettingEvent]:
+        """Test whether something erased has come back, and request its erasure anew."""
         ...
 
-    def retest(self, offset: int) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Test whether something erased has come back, and ask for its erasure anew; what to log, by kind."""
-        ...
-
-    def seal(self, request: ForgetRequest) -> None:
-        """After the commit: leave nothing older behind, and write the receipt."""
-        ...
-
-    def admit(self, batch: Batch) -> Batch:
-        """The batch without what was forgotten; such records keep their offsets and lose their ids."""
-        ...
-
-    def flush(self) -> None:
-        """Make what was noted durable."""
+    def commit(self) -> None:
+        """Make what was recorded durable, before the checkpoint that counts on it."""
         ...
 
     def begin(self) -> None:
-        """Start with a stream of which nothing has passed."""
+        """Start a stream of which nothing has passed."""
         ...
 
     def truncate(self, offset: int) -> None:
-        """Give up what was noted at or after an offset."""
+        """Drop what was recorded at or after an offset."""
         ...
 
 

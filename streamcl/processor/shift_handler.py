@@ -63,8 +63,8 @@ class ShiftHandler(Counters):
     def retest(self) -> None:
         """Test whether something erased has come back; if so, it is erased again before the next batch."""
         if self._forgetting is not None:
-            for kind, figures in self._forgetting.retest(self._progress.offset):
-                self._log.write_event(kind, figures)
+            for event in self._forgetting.retest(self._progress.offset):
+                self._log.write_event(event.kind, event.figures)
 
     def _update_detector(self, loss: float, record: BatchRecord) -> None:
         offset = self._progress.offset

@@ -16,7 +16,7 @@ from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput, memory_mb
 from streamcl.factory.backbone import BackboneFactory
 from streamcl.factory.compute import build_compute
-from streamcl.factory.forgetting import build_forgetter, for_the_loop
+from streamcl.factory.forgetting import build_forgetting, for_the_loop
 from streamcl.factory.learner import build_learner
 from streamcl.factory.shift import build_shift
 from streamcl.factory.sinks import build_fanout
@@ -56,7 +56,7 @@ def assemble(
     learner = build_learner(settings, backbone, compute, group)
     output = _open_output(settings, folder, stack, backbone.fingerprint, group)
     scores, throughput = Prequential(), Throughput()
-    forgetter = None
+    forgetting = None
     if group.is_main:
         resources = RunResources(
             folder,
@@ -64,11 +64,11 @@ def assemble(
             source,
             scores,
             output.sink,
-            gallery=output.thumbnails,
-            vault=output.purger if settings.checkpoint else None,
+            thumbnails=output.thumbnails,
+            checkpoints=output.purger if settings.checkpoint else None,
             fingerprint=fingerprint(settings),
         )
-        forgetter = build_forgetter(settings, resources, stack)
+        forgetting = build_forgetting(settings, resources, stack)
     parts = LoopParts(
         detector=build_shift(settings),
         scores=scores,
@@ -78,7 +78,7 @@ def assemble(
         sink=output.sink,
         thumbnails=output.thumbnails,
         checkpoints=_checkpoint_store(output, learner, group) if settings.checkpoint else None,
-        forgetting=for_the_loop(forgetter, learner, scores, group),
+        forgetting=for_the_loop(forgetting, learner, scores, group),
         stop=stop,
     )
     processor = StreamProcessor(
@@ -97,7 +97,7 @@ def assemble(
         learner=learner,
         processor=processor,
         throughput=throughput,
-        forgetter=forgetter,
+        forgetting=forgetting,
         checkpoints=output.checkpoints,
         group=group,
         stack=stack,

@@ -31,7 +31,7 @@ class Run:
     """A run with its directory. Iterate it to run it: it yields a PredictionRecord per sample.
 
     Use it as a context manager: leaving it lets go of the directory's lock and of the files. On several
-    ranks each has one; the first has the directory, and its `forgetter` is the only one. `stack` closes what
+    ranks each has one; the first has the directory, and its `forgetting` is the only one. `stack` closes what
     the run has opened.
     """
 
@@ -42,7 +42,7 @@ class Run:
     learner: Learner
     processor: StreamProcessor
     throughput: Throughput
-    forgetter: ForgettingService | None
+    forgetting: ForgettingService | None
     checkpoints: Checkpoints
     group: ProcessGroup
     stack: ExitStack
@@ -113,9 +113,9 @@ class Run:
 
     @property
     def _asked(self) -> ForgettingService:
-        if self.forgetter is None:
+        if self.forgetting is None:
             raise ForgettingError(f"rank {self.group.rank} keeps no ledger", hint="ask the first rank")
-        return self.forgetter
+        return self.forgetting
 
     def finish(self) -> dict[str, Any]:
         """Write summary.json, adapter/ and report.html; returns the summary."""

@@ -288,7 +288,7 @@ def cases(draw):
 
 def traces(lineage):
     """Those of all learned samples, in the order of the stream."""
-    return [trace for chunk in lineage.chunks(EVERYTHING, learned=True) for trace in chunk]
+    return [trace for chunk in lineage.select(EVERYTHING).chunks(learned=True) for trace in chunk]
 
 
 def stages(processor):
@@ -346,7 +346,7 @@ def test_the_sums_of_a_ridge_and_those_kept_are_of_the_learned_samples(tiny_back
         for _ in stages(run.processor):
             learned = [source.samples[trace.id] for trace in traces(run.lineage)]
             check_sums(learner, faulty_ridge(Faults(), tiny_backbone, fp32), learned)
-            assert run.kept.scope(run.lineage.cohorts(EVERYTHING, "subject")).whole(1)
+            assert run.kept.scope(run.lineage.select(EVERYTHING).cohorts("subject")).whole(1)
     shutil.rmtree(folder)
 
 

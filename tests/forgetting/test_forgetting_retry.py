@@ -96,9 +96,9 @@ def test_what_is_over_is_not_tried_again(tmp_path):
         run.run()
         for name, progress in (("r1", "done"), ("r2", "refused")):
             with pytest.raises(ForgettingError, match=f"is {progress}, only one that has failed"):
-                run.forgetter.ask_again(name)
+                run.forgetting.ask_again(name)
         with pytest.raises(ForgettingError, match="there is no request"):
-            run.forgetter.ask_again("r3")
+            run.forgetting.ask_again("r3")
 
 
 @pytest.mark.faults
@@ -116,7 +116,7 @@ def test_killed_in_the_second_attempt_it_is_carried_out_once(tmp_path, moment):
             case "before the commit":
                 module.log_entry = kill
             case "before the receipt":
-                module.ForgettingService.seal = kill
+                module.ForgettingService.finalise = kill
             case "after the receipt":
                 Ledger.finish = kill
             case "sealed":
@@ -159,7 +159,7 @@ def test_a_deadline_that_passes_is_an_event_once(tmp_path):
         ForgetRequest(ids=[record_id(0)], offset=8, id="early", deadline=2500.0),
     ]
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=[schedule[1]]) as run:
-        run.forgetter.ask(schedule[0])
+        run.forgetting.ask(schedule[0])
         run.run()
     (event,) = events(tmp_path, "overdue")
     assert (event["request"], event["deadline"], event["offset"]) == ("late", 1500.0, 0)

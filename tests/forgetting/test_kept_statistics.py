@@ -90,13 +90,14 @@ class Bench:
             asked.extend(traces)
             return [self.samples[trace.id] for trace in traces]
 
-        kept = self.kept.scope(self.lineage.cohorts(request, self.kept.by))
+        rows = self.lineage.select(request)
+        kept = self.kept.scope(rows.cohorts(self.kept.by))
         scope = RequestScope(
             request,
-            learned=self.lineage.count(request, learned=True),
+            learned=rows.learned,
             passed=0,
             forgotten_before=False,
-            chunks=lambda: self.lineage.chunks(request, learned=True, size=16),
+            chunks=lambda: rows.chunks(learned=True, size=16),
         )
         context = Context(self.learner, scope, brought, None if fetch else "there are none", kept)
         if (reason := ClosedFormRemoval().unsupported_reason(request, context)) is not None:
@@ -107,7 +108,9 @@ class Bench:
             kept.undo()
             raise
         kept.finish(1)
-        self.lineage.erase([t.offset for chunk in self.lineage.chunks(request, learned=False) for t in chunk])
+        self.lineage.erase(
+            [t.offset for chunk in self.lineage.select(request).chunks(learned=False) for t in chunk]
+        )
         return evidence, bool(asked)
 
     def close(self):
@@ -195,7 +198,7 @@ def test_any_interleaving_equals_the_stream_without_the_forgotten(
 def test_a_second_deletion_is_refused_and_changes_nothing(tmp_path, tiny_backbone, fp32):
     bench = Bench(tmp_path, tiny_backbone, fp32, "class")
     bench.learn(0, SAMPLES)
-    scope = bench.kept.scope(bench.lineage.cohorts(request("class", "cat"), "class"))
+    scope = bench.kept.scope(bench.lineage.select(request("class", "cat")).cohorts("class"))
     sums = bench.learner.statistics.from_parts([list(scope.parts(0, bench.learner.classes))])
     bench.learner.statistics.subtract(sums)
     before = statistics(bench.learner)

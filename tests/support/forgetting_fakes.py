@@ -198,13 +198,13 @@ class Opened:
             source,
             scores,
             self.sink,
-            gallery=gallery,
-            vault=CheckpointPurger(vault),
-            monitor=monitor_of(self.ledger, held_out) if held_out else None,
-            kept=self.kept,
+            thumbnails=gallery,
+            checkpoints=CheckpointPurger(vault),
+            statistics=self.kept,
+            relapse=monitor_of(self.ledger, held_out) if held_out else None,
             disk=disk,
         )
-        self.forgetter = ForgettingService(
+        self.forgetting = ForgettingService(
             resources,
             self.ledger,
             self.lineage,
@@ -224,7 +224,7 @@ class Opened:
                 sink=self.sink,
                 thumbnails=gallery,
                 checkpoints=vault,
-                forgetting=self.forgetter,
+                forgetting=self.forgetting,
             ),
             LoopPolicy(commit_every=commit_every),
         )
@@ -237,7 +237,7 @@ class Opened:
 
     def close(self):
         self.sink.close()
-        self.forgetter.close()
+        self.forgetting.close()
 
     def __enter__(self):
         return self
