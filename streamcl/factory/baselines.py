@@ -20,6 +20,7 @@ from streamcl.learners.adapter_model import AdapterModel, OptimizerOf
 from streamcl.learners.baselines.ewc import EWCPlusPlus
 from streamcl.learners.baselines.finetune import FinetuneLearner
 from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
+from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -31,7 +32,7 @@ Baseline: TypeAlias = (
 
 def build_baseline(
     options: Baseline, backbone: Backbone, compute: Compute, seed: int, group: ProcessGroup = SINGLE_PROCESS
-) -> FinetuneLearner:
+) -> GradientLearner:
     """The baseline that these options describe, knowing nothing yet; `ranks` learn each batch together."""
     model = trained_model(options, backbone, compute, seed, group)
     match options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from streamcl.events import Batch, Prediction, Sample, StepResult
+from streamcl.events import Sample
 from streamcl.heads.linear import masked_cross_entropy
-from streamcl.learners.adapter_model import AdapterModel
+from streamcl.learners.adapter_model import AdapterModel, ForwardPass
+from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.learners.predictions import open_set_nll
-from streamcl.learners.rollback import Transaction
+from streamcl.learners.rollback import Rollback
 from streamcl.memory.hard_buffer import HardBuffer
 from streamcl.memory.importance import Importance, squared_gradients
 from streamcl.nn.adapted_blocks import Adapters
@@ -26,7 +28,7 @@ from streamcl.nn.optimizer_state import drop_moments
 from streamcl.protocols import State
 
 
-class OnlineLoRALearner:
+class OnlineLoRALearner(GradientLearner):
     """Frozen ViT, LoRA on q and v of its last blocks, a growing linear head; one Adam step a batch.
 
     The loss of a step (section 3 of the paper) is
@@ -65,20 +67,20 @@ class OnlineLoRALearner:
         seed: int = 0,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.backbone = backbone
-        self.compute = compute
-        self.generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         self.adapters = Adapters(
-            backbone, rank=rank, first_block=first_block, generator=self.generator, low_pass=low_pass
+            backbone, rank=rank, first_block=first_block, generator=generator, low_pass=low_pass
         )
-        self.model = AdapterModel(
+        model = AdapterModel(
             backbone,
             compute,
             self.adapters,
             optimizer=functools.partial(torch.optim.Adam, lr=learning_rate, fused=True),
-            generator=self.generator,
+            generator=generator,
             group=group,
         )
+        super().__init__(model)
+        self.backbone, self.compute = backbone, compute
         self.head = self.model.head
         shapes = {name: tuple(parameter.shape) for name, parameter in self.adapters.trainable().items()}
         self.importance = Importance(shapes, device=backbone.device)
@@ -87,32 +89,6 @@ class OnlineLoRALearner:
         self._mask_absent = mask_absent
         self._alike = buffer_weight == "sample"
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes known, by column of the head."""
-        return self.model.classes
-
-    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """One guess per sample; changes nothing."""
-        return self.model.predict(samples)
-
-    def logits(self, samples: Sequence[Sample]) -> Tensor:
-        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
-        return self.model.logits(samples)
-
-    def learn(self, batch: Batch) -> StepResult:
-        """Predict the batch, then take one step on its labelled samples and the hard buffer."""
-        if not batch.labelled:
-            return StepResult(self.model.predict_together(batch.samples), (), learned=())
-        with Transaction(self.model.savepoint(), self.buffer.savepoint()) as step:
-            seen = self.model.forward(batch, self.buffer.samples)
-            losses = self._losses(seen.logits, seen.targets)  # [L + H]
-            if self.model.step(self._objective(losses, len(seen.learnable))):
-                self._remember(seen.learnable, losses.detach())
-            else:
-                step.refuse()
-        return StepResult(seen.guesses, seen.losses, batch.labelled_offsets if step.accepted else ())
-
     def consolidate(self) -> Mapping[str, Any]:
         """Estimate the importance of the present pair on the hard buffer, fold it, start a fresh pair."""
         pair = self.adapters.trainable()
@@ -120,7 +96,7 @@ class OnlineLoRALearner:
         if held:
             self.importance.update(squared_gradients(self._loss_of_held(held), len(held), pair))
         norm = sum(float(parameter.detach().square().sum()) for parameter in pair.values()) ** 0.5
-        self.adapters.consolidate(self.generator)
+        self.adapters.consolidate(self.model.generator)
         drop_moments(self.model.optimizer, self.adapters.trainable().values())
         return {"adapter_norm": norm, "buffer": len(held)}
 
@@ -131,13 +107,11 @@ class OnlineLoRALearner:
     @property
     def capabilities(self) -> Capabilities:
         """A model that a repair trains further, its importance weights and the hard buffer."""
-        return Capabilities(
+        return replace(
+            super().capabilities,
             drop_class=self.drop_class,
             replay_buffer=self.buffer,
-            shared_weights=self.weights_trained_on,
-            gradient_model=self.model,
             importance=self.importance,
-            features=self.model.features,
         )
 
     def weights_trained_on(self, samples: Iterator[Sequence[object]]) -> tuple[str, ...]:
@@ -147,14 +121,14 @@ class OnlineLoRALearner:
     def state_dict(self) -> State:
         """Everything that decides what comes next; the backbone's own weights are not in it."""
         return {
-            **self.model.state_dict(),
+            **super().state_dict(),
             "importance": self.importance.state_dict(),
             "buffer": self.buffer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
-        self.model.load_state_dict(state)
+        super().load_state_dict(state)
         self.importance.load_state_dict(state["importance"])
         self.buffer.load_state_dict(state["buffer"])
 
@@ -173,8 +147,18 @@ class OnlineLoRALearner:
             return loss
         return loss + (held / fresh if self._alike else 1.0) * losses[fresh:].mean()
 
-    def _remember(self, samples: Sequence[Sample], losses: Tensor) -> None:
-        values = losses.tolist()
+    def _savepoints(self) -> Sequence[Rollback]:
+        return (*super()._savepoints(), self.buffer.savepoint())
+
+    def _replay_samples(self, count: int) -> Sequence[Sample]:  # noqa: ARG002 - all that are held
+        return self.buffer.samples
+
+    def _loss(self, seen: ForwardPass) -> Tensor:
+        return self._objective(self._losses(seen.logits, seen.targets), len(seen.learnable))
+
+    def _update_buffer(self, seen: ForwardPass) -> None:
+        samples = seen.learnable
+        values = self._losses(seen.logits.detach(), seen.targets).tolist()  # [L + H]
         self.buffer.refresh(values[len(samples) :])
         self.buffer.update(samples, values[: len(samples)])
         self.buffer.complete(lambda held: self.model.group.fetch_pixels(held, samples))

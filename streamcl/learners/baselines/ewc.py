@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.learners.adapter_model import AdapterModel, Gradients
-from streamcl.learners.baselines.finetune import FinetuneLearner
+from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.learners.rollback import Rollback
 from streamcl.protocols import State
 
 
-class EWCPlusPlus(FinetuneLearner):
+class EWCPlusPlus(GradientLearner):
     """Loss + strength / 2 sum F (theta - anchor)^2 over adapters and head.
 
     F is a running mean of squared gradients of the batch's data loss, F <- decay F + (1 - decay) g^2; at a

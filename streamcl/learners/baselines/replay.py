@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.events import Sample
 from streamcl.learners.adapter_model import AdapterModel, ForwardPass
-from streamcl.learners.baselines.finetune import FinetuneLearner
+from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.learners.rollback import Rollback
 from streamcl.memory.reservoir import Reservoir, ReservoirItem
 from streamcl.protocols import State
 
 
-class ExperienceReplay(FinetuneLearner):
+class ExperienceReplay(GradientLearner):
     """ER with a reservoir: the mean cross-entropy over the batch and as many images drawn from the reservoir.
 
     replay_size: raw images held. Which images are in it is part of the state, and they can be purged; what
@@ -32,7 +32,7 @@ class ExperienceReplay(FinetuneLearner):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of fine-tuning, and the reservoir."""
+        """Those of every gradient learner, and the reservoir."""
         return replace(super().capabilities, replay_buffer=self.buffer)
 
     def state_dict(self) -> State:
