@@ -2,79 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.data import Floats, ModelStatistics
-from streamcl.audit.stream_split import with_offsets
-from streamcl.config.options.run import RunConfig
+from streamcl.audit.data import ModelStatistics
+from streamcl.audit.stream_split import PORTION, with_offsets
+from streamcl.capabilities.declaration import capabilities_of
 from streamcl.events import Batch, Sample
-from streamcl.factory.learner import build_learner
-from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics
-from streamcl.learners.ridge import RidgeLearner
-from streamcl.learners.ridge_lora import RidgeLoRALearner
+from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.protocols import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """An offset of the stream, as a learned sample."""
+
+    offset: int
+    private: bool = False
 
 
 class ClosedFormHeads:
     """The ridge heads whose scores a learner blends, with their features side by side."""
 
-    def __init__(self, exact: RidgeLearner[Statistics], ridge_lora: RidgeLoRALearner | None = None) -> None:
-        self.exact = exact
-        self.ridge_lora = ridge_lora if ridge_lora is not None and ridge_lora.adapted is not None else None
-
-    @property
-    def heads(self) -> tuple[ClosedFormHead[Statistics], ...]:
-        """The exact head, then the adapted one where there is one."""
-        return (self.exact if self.ridge_lora is None else self.ridge_lora).statistics.heads
+    def __init__(self, learner: Learner, known: ClosedFormStatistics[Statistics]) -> None:
+        self.learner, self._known = learner, known
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Number of features of each head."""
-        return tuple(head.statistics.gram.width for head in self.heads)
+        return self._known.widths
 
-    @property
-    def warm_up_end(self) -> int:
-        """Stream offset up to which the adapted head's features still moved; 0 where none ever did.
+    def in_warm_up(self, batch: Batch) -> bool:
+        """Return whether samples at the batch's offset trained features of a head.
 
-        Statistics from before it cannot be derived sample by sample, only by learning the warm-up again.
+        Their statistics cannot be derived sample by sample, only by learning the warm-up again.
         """
-        return 0 if self.ridge_lora is None else self.ridge_lora.adapted_until
+        trained = capabilities_of(self.learner).shared_weights
+        return trained is not None and bool(trained(iter([[_Position(batch.offset)]])))
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return mapped features of N samples, float32 [N, sum of widths] on the CPU."""
-        if self.ridge_lora is None:
-            return self.exact.head.statistic_rows(self.exact.features(samples)).float().cpu()
-        reading = self.ridge_lora.read(samples)
-        assert reading.adapted is not None
-        both = zip(self.heads, (reading.features, reading.adapted), strict=True)
-        return torch.cat([head.statistic_rows(features).float() for head, features in both], dim=1).cpu()
+        rows = np.concatenate(self._known.rows_of(samples), axis=1)
+        return torch.from_numpy(rows).float()
 
     def statistics(self, columns: Mapping[str, int]) -> ModelStatistics:
         """Return copies of the heads' statistics on the CPU, with the column of each class in `columns`."""
-        found = tuple(_aligned(head.statistics, self.exact.classes, columns) for head in self.heads)
+        found = tuple(_aligned(head.statistics, self.learner.classes, columns) for head in self._known.heads)
         return found if len(found) > 1 else found[0]
 
 
 class WarmUpReplay:
-    """Learns the beginning of a stream again, up to the offset where the adapters of ridge_lora were frozen.
+    """Learns the beginning of a stream again, up to the offset where the features of all heads are fixed.
 
-    The adapted head's statistics of that time belong to features that moved from batch to batch. A run is
-    bit-equal to its repetition (on a CPU, with the same threads), so the repetition without the forgotten
-    samples gives the statistics of a model that never saw them.
+    Statistics of that time belong to features that moved from batch to batch. A run is bit-equal to its
+    repetition (on a CPU, with the same threads), so the repetition without the forgotten samples gives the
+    statistics of a model that never saw them.
+
+    Args:
+        heads: of the run's learner.
+        learner: a new one of the same configuration.
     """
 
-    def __init__(self, ridge_lora: RidgeLoRALearner, config: RunConfig) -> None:
-        again = build_learner(config, ridge_lora.backbone, ridge_lora.exact.compute)
-        assert isinstance(again, RidgeLoRALearner)
-        self._run, self._again = ridge_lora, again
+    def __init__(self, heads: ClosedFormHeads, learner: Learner) -> None:
+        self._heads, self._learner = heads, learner
+        self._last: Sequence[Sample] = ()
 
     def learn(self, batch: Batch, kept: Mapping[int, str]) -> None:
         """Learn the retained and the unlabelled samples of one batch.
@@ -88,33 +85,32 @@ class WarmUpReplay:
             for offset, sample in with_offsets(batch)
             if offset in kept or sample.label is None
         ]
-        self._again.learn(Batch(batch.offset, tuple(samples)))
+        self._learner.learn(Batch(batch.offset, tuple(samples)))
+        self._last = samples[:PORTION] or self._last
 
-    def statistics(self, columns: Mapping[str, int]) -> ModelStatistics:
-        """Freeze the adapters; return both heads' statistics as `ClosedFormHeads.statistics` does."""
-        self._again.consolidate()
-        return ClosedFormHeads(self._again.exact, self._again).statistics(columns)
+    def finish(self) -> ClosedFormHeads:
+        """Consolidate, which fixes the features, and return the heads of the learner."""
+        self._learner.consolidate()
+        found = closed_form_heads(self._learner)
+        assert found is not None
+        return found
 
     def difference(self) -> float:
-        """Return the relative difference between the replayed and the run's adapters; 0 is bit-equal."""
-        one, two = self._run.adapted, self._again.adapted
-        assert one is not None
-        assert two is not None
-        pairs = zip(_arrays(one.adapters.export_state()), _arrays(two.adapters.export_state()), strict=True)
-        return max(_relative_difference(old, new) for old, new in pairs)
+        """Return how far features of the finished replay are from the run's, relatively; 0 is bit-equal."""
+        if not self._last:
+            return 0.0
+        one, other = self._heads.features(self._last), self.finish().features(self._last)
+        return float((one - other).abs().max() / one.abs().max().clamp_min(1e-30))
 
 
 def closed_form_heads(learner: Learner) -> ClosedFormHeads | None:
-    """Return the learner's heads; None where the learner holds more than their statistics."""
-    if isinstance(learner, RidgeLoRALearner) and _is_ridge(learner.exact):
-        return ClosedFormHeads(learner.exact, learner)
-    if isinstance(learner, RidgeLearner) and _is_ridge(learner):
-        return ClosedFormHeads(learner)
-    return None
-
-
-def _is_ridge(learner: RidgeLearner[Any]) -> bool:
-    return type(learner.head) is RidgeHead
+    """Return the learner's heads; None where it predicts by anything but at most two ridge heads."""
+    known = capabilities_of(learner).statistics
+    if not isinstance(known, ClosedFormStatistics) or len(known.heads) > 2:
+        return None
+    if any(type(head) is not RidgeHead for head in known.heads):
+        return None
+    return ClosedFormHeads(learner, known)
 
 
 def _aligned(statistics: Statistics, names: Sequence[str], columns: Mapping[str, int]) -> Statistics:
@@ -122,16 +118,3 @@ def _aligned(statistics: Statistics, names: Sequence[str], columns: Mapping[str,
     copy = Statistics.from_state(statistics.state_dict(), statistics.gram.width, "cpu")
     own = {columns[name]: column for column, name in enumerate(names)}
     return copy.select([own.get(place, -1) for place in range(len(columns))])
-
-
-def _arrays(state: Mapping[str, Any]) -> Iterator[Floats]:
-    for _, value in sorted(state.items()):
-        if isinstance(value, Mapping):
-            yield from _arrays(value)
-        else:
-            yield np.asarray(value, dtype=float)
-
-
-def _relative_difference(one: Floats, other: Floats) -> float:
-    size = float(np.abs(one).max(initial=0.0))
-    return float(np.abs(one - other).max(initial=0.0)) / (size or 1.0)

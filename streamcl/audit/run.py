@@ -35,6 +35,7 @@ from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, Sample
 from streamcl.factory.backbone import SharedBackbones
 from streamcl.factory.compute import build_compute
+from streamcl.factory.learner import build_learner
 from streamcl.factory.source import build_source
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
@@ -80,11 +81,13 @@ def audit_run(
     heads = None if retrain else closed_form_heads(learner)
     before = state_hash(learner.state_dict())
     case = _Case(folder, receipt, run_config, config)
-    if heads is not None:
-        report = _by_statistics(case, heads)
-    else:
-        backbone = shared.backbone(run_config, build_compute(run_config))
+    compute = build_compute(run_config)
+    backbone = shared.backbone(run_config, compute)
+    if heads is None:
         report = _by_retraining(case, learner, backbone)
+    else:
+        again = build_learner(run_config, backbone, compute)
+        report = _by_statistics(case, heads, WarmUpReplay(heads, again) if len(heads.widths) > 1 else None)
     expected = receipt.scope.learned
     if report.counts["forget"] != expected:
         logger.warning(
@@ -111,9 +114,8 @@ class _Case:
             yield source, ReceiptScope(self.receipt, ledger.fingerprint)
 
 
-def _by_statistics(case: _Case, heads: ClosedFormHeads) -> AuditReport:
+def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | None) -> AuditReport:
     options = _ridge_options(case.run_config)
-    replay = None if heads.ridge_lora is None else WarmUpReplay(heads.ridge_lora, case.run_config)
     with case.stream() as (source, scope):
         retained, forgotten = _read_features(source, heads, retained_labels(case.folder), scope, replay)
         held_out = _FeatureList()
@@ -121,10 +123,10 @@ def _by_statistics(case: _Case, heads: ClosedFormHeads) -> AuditReport:
             sample for part in source.info.holdout for sample in part.samples if sample.label is not None
         ]
         held_out.add(heads, [(sample, str(sample.label)) for sample in labelled])
-    columns = _columns(heads.exact.classes, retained, forgotten)
-    base = None if replay is None else replay.statistics(columns)
+    columns = _columns(heads.learner.classes, retained, forgotten)
+    base = None if replay is None else replay.finish().statistics(columns)
     if replay is not None and (difference := replay.difference()):
-        logger.warning("adapters after the replayed warm-up differ by %.0e from the run's", difference)
+        logger.warning("features after the replayed warm-up differ by %.0e from the run's", difference)
     return audit(
         _audit_data((retained, forgotten, held_out), columns, case.receipt.kind, base),
         AuditedModel(statistics=heads.statistics(columns)),
@@ -200,7 +202,7 @@ def _read_features(
     for batch in source:
         if not isinstance(batch, Batch):
             continue
-        if replay is not None and batch.offset < heads.warm_up_end:
+        if replay is not None and heads.in_warm_up(batch):
             replay.learn(batch, kept)
         else:
             for pairs in in_portions(list(with_offsets(batch))):

@@ -33,7 +33,8 @@ MAY_IMPORT = {
     | {"config", "storage", "distributed", "nn", "evaluation", "sinks"}
     | {"learners", "forgetting", "processor", "factory", "report"},
     "audit": NOUNS
-    | {"config", "storage", "distributed", "nn", "heads", "learners", "forgetting", "factory", "runs"},
+    | {"config", "storage", "distributed", "nn", "heads", "capabilities", "learners", "forgetting"}
+    | {"factory", "runs"},
     "benchmark": NOUNS
     | {"config", "storage", "heads", "evaluation", "learners", "factory", "runs", "report"},
     "integrations": NOUNS | {"config", "factory"},
