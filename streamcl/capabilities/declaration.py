@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from streamcl.capabilities.interfaces import (
+    AdapterExport,
     CachesFeatures,
     CohortPartitioned,
     GradientModel,
@@ -43,6 +44,7 @@ class Capabilities:
         gradient_model: adapters and a linear head that a repair may train further.
         importance: importance weights of the parameters.
         cached_features: scores from features that no erasure changes.
+        adapter_export: adapters that can be written in the layout of PEFT.
         features: float [N, D] of N samples, those on which the learner decides at present.
     """
 
@@ -56,6 +58,7 @@ class Capabilities:
     gradient_model: GradientModel | None = None
     importance: ParameterImportance | None = None
     cached_features: CachesFeatures | None = None
+    adapter_export: AdapterExport | None = None
     features: Callable[[Sequence[Sample]], Any] | None = None
 
 

@@ -32,6 +32,18 @@ class StatisticsPart(NamedTuple):
     sums: Mapping[str, tuple[int, Rows]]
 
 
+class AdapterExport(NamedTuple):
+    """What of a learner can be written as a PEFT adapter.
+
+    head: classifies the backbone's final features [B, d]; None where the heads read other features, and are
+    not exported. classes: the names of its columns.
+    """
+
+    adapters: Adapters
+    head: LinearHead | None
+    classes: tuple[str, ...]
+
+
 class Additive(Protocol):
     """Statistics of samples as a value."""
 

@@ -111,6 +111,7 @@ class MixedPrivacyLearner:
             drop_class=self.drop_class,
             shared_weights=self.weights_trained_on,
             users=self,
+            adapter_export=self.core.capabilities.adapter_export,  # what users have taught is not exported
         )
 
     def drop_class(self, name: str) -> None:

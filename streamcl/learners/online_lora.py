@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from streamcl.capabilities.declaration import Capabilities
+from streamcl.capabilities.interfaces import AdapterExport
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
 from streamcl.heads.linear import masked_cross_entropy
@@ -112,6 +113,7 @@ class OnlineLoRALearner(GradientLearner):
             drop_class=self.drop_class,
             replay_buffer=self.buffer,
             importance=self.importance,
+            adapter_export=AdapterExport(self.adapters, self.model.head, self.classes),
         )
 
     def weights_trained_on(self, samples: Iterator[Sequence[object]]) -> tuple[str, ...]:

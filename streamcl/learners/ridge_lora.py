@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from streamcl.capabilities.declaration import Capabilities
-from streamcl.capabilities.interfaces import LearnedListener, LearnedSample
+from streamcl.capabilities.interfaces import AdapterExport, LearnedListener, LearnedSample
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.heads.statistics import Statistics
@@ -176,12 +176,14 @@ class RidgeLoRALearner:
     @property
     def capabilities(self) -> Capabilities:
         """Statistics that samples are subtracted from, and a branch of shared weights that can be dropped."""
+        branch = self.adapted
         return Capabilities(
             statistics=self.statistics,
             drop_class=self.drop_class,
             shared_weights=self.weights_trained_on,
             drop_adapted_branch=self.drop_adapted,
             cached_features=self,
+            adapter_export=None if branch is None else AdapterExport(branch.adapters, None, self.classes),
         )
 
     def drop_class(self, name: str) -> None:

@@ -30,8 +30,8 @@ MAY_IMPORT = {
     | {"learners", "forgetting", "processor"},
     "report": NOUNS | {"storage", "evaluation", "forgetting"},
     "runs": NOUNS
-    | {"config", "storage", "distributed", "nn", "evaluation", "sinks"}
-    | {"learners", "forgetting", "processor", "factory", "report"},
+    | {"config", "capabilities", "storage", "distributed", "nn", "evaluation", "sinks"}
+    | {"forgetting", "processor", "factory", "report"},
     "audit": NOUNS
     | {"config", "storage", "distributed", "nn", "heads", "capabilities", "learners", "forgetting"}
     | {"factory", "runs"},
