@@ -30,8 +30,7 @@ from streamcl.forgetting.receipts.receipt import (
     build_receipt,
 )
 from streamcl.forgetting.redaction import remove_derived
-from streamcl.forgetting.retain_source import retain_source
-from streamcl.forgetting.retrieval import Retrieval
+from streamcl.forgetting.retrieval import Retrieval, retain_source
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.statistics.selection import StatisticsSelection
 from streamcl.forgetting.tombstones import Tombstones

@@ -1,17 +1,18 @@
-"""Brings back the samples of a request: those that it carries, those that the source can fetch, no others."""
+"""Retrieves samples for an erasure: those of the request, and learned or coming ones to retain."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Pixels, Sample
+from streamcl.events import Batch, Event, ForgetRequest, Pixels, Sample
 from streamcl.forgetting.methods.protocol import LineageRow
-from streamcl.protocols import Source, fetch_of
+from streamcl.protocols import Fetch, Peekable, Source, fetch_of
 
 
 class Retrieval:
-    """Finds samples by their traces and makes sure that each is the very one that was learned.
+    """Finds samples by their lineage rows, and checks that each has the pixels that were learned.
 
     content: the lineage's salted hash of an image.
     """
@@ -23,15 +24,15 @@ class Retrieval:
 
     @property
     def unavailable(self) -> str | None:
-        """Why nothing can be brought back; None where something may be."""
+        """Return why no sample can be retrieved; None where some may be."""
         if self._carried or self._fetch is not None:
             return None
         return "the request carries no samples and the source cannot fetch them by id"
 
     def samples(self, traces: Sequence[LineageRow]) -> list[Sample]:
-        """The samples of the traces, in order, with the labels they were learned with.
+        """Return the samples of the rows, in order, with the labels they were learned with.
 
-        Raises ForgettingError where one is gone, or has other pixels than those that were learned.
+        Raise ForgettingError where one is gone, or has other pixels than those that were learned.
         """
         missing = [trace.id for trace in traces if trace.id not in self._carried]
         found = dict(self._fetch(missing)) if missing and self._fetch is not None else {}
@@ -52,7 +53,46 @@ class Retrieval:
 
 
 def labelled(sample: Sample, label: str | None) -> Sample:
-    """The source may have corrected a label since; what was learned counts."""
+    """Return the sample with this label: the source may have corrected it since it was learned."""
     if sample.label == label:
         return sample
     return Sample(sample.id, sample.image, label, sample.subject, sample.domain, sample.privacy)
+
+
+class LearnedRows(Protocol):
+    """Lists learned samples (see streamcl.forgetting.lineage)."""
+
+    def subsample(self, limit: int) -> Sequence[LineageRow]:
+        """Return at most `limit` rows of learned samples, spread evenly over the stream."""
+        ...
+
+
+def retain_source(
+    source: Source, learned: LearnedRows, filter_batch: Callable[[Batch], Batch]
+) -> Callable[[int], Sequence[Sample]] | None:
+    """Return what gives a repair at most so many samples to retain; None where the source cannot.
+
+    A source that fetches by id gives learned samples, with the labels they were learned with, spread over the
+    whole stream. Otherwise the next batches are read ahead of learning; their labels are never learned from.
+    Either way nothing is stored, and the same samples come again when the erasure is repeated after a crash.
+
+    Args:
+        source: of the run.
+        learned: the lineage.
+        filter_batch: removes samples that have a tombstone from a batch.
+    """
+    if (fetch := fetch_of(source)) is not None:
+        return lambda limit: _fetched(fetch, learned.subsample(limit))
+    if isinstance(source, Peekable):
+        return lambda limit: _coming(source.peek(limit), filter_batch)[:limit]
+    return None
+
+
+def _fetched(fetch: Fetch, traces: Sequence[LineageRow]) -> list[Sample]:
+    """Return those that still exist, with the labels they were learned with."""
+    found = fetch([trace.id for trace in traces])
+    return [labelled(found[trace.id], trace.label) for trace in traces if trace.id in found]
+
+
+def _coming(events: Sequence[Event], filter_batch: Callable[[Batch], Batch]) -> list[Sample]:
+    return [sample for event in events if isinstance(event, Batch) for sample in filter_batch(event).samples]

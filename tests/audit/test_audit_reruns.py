@@ -117,7 +117,7 @@ def test_what_a_killed_audit_left_goes_and_what_another_needs_stays(whole):
 
 @pytest.mark.slow
 def test_a_terminated_audit_leaves_nothing_behind(tmp_path):
-    folder = finished(tmp_path, LORA, label="1", method="head_rows")
+    folder = finished(tmp_path, LORA, label="1", method="head_only")
     command = [sys.executable, "-m", "streamcl", "audit", str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -188,7 +188,7 @@ def test_sums_can_be_audited_beside_further_runs_too(tmp_path):
 
 
 def test_a_class_whose_row_alone_went_is_audited_from_the_command_line(tmp_path):
-    folder = finished(tmp_path, LORA, label="1", method="head_rows")
+    folder = finished(tmp_path, LORA, label="1", method="head_only")
     shown = CliRunner().invoke(cli, ["audit", str(folder), "--json"])
     report = json.loads(shown.stdout)
     assert shown.exit_code == (6 if report["verdict"] == "fail" else 0), shown.output

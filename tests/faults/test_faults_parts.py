@@ -163,7 +163,7 @@ def test_a_sample_that_was_left_out_is_never_subtracted(tmp_path, tiny_backbone,
     request = ForgetRequest(ids=[record_id(1)], offset=8, id="r1", guarantee="exact")
     with Opened(tmp_path, ScriptedSource([8]), learner=learner, schedule=[request]) as run:
         run.run()
-    assert receipt(tmp_path, "r1")["method"] == "nothing"
+    assert receipt(tmp_path, "r1")["method"] == "no_op"
     assert learner.head.counts == (4, 3)
 
 
@@ -316,7 +316,7 @@ def test_the_lineage_and_a_learner_agree_after_every_event(case):
         found = receipt(folder, name)
         assert (found["outcome"], found["guarantee"]) == ("done", "exact")
         assert found["scope"]["learned"] == len(held)
-        assert found["method"] == ("closed_form" if held else "nothing")
+        assert found["method"] == ("closed_form" if held else "no_op")
     shutil.rmtree(folder)
 
 

@@ -111,7 +111,7 @@ def test_the_same_wish_under_another_name_reaches_nothing_more(tmp_path):
     schedule = [ForgetRequest(label="odd", offset=8, id="r1"), ForgetRequest(label="odd", offset=16, id="r2")]
     with Opened(tmp_path, source(), schedule=schedule) as run:
         run.run()
-    assert receipt(tmp_path, "r2")["method"] == "nothing"
+    assert receipt(tmp_path, "r2")["method"] == "no_op"
     assert receipt(tmp_path, "r2")["scope"]["learned"] == 0
 
 
@@ -125,7 +125,7 @@ def test_an_unknown_subject_is_kept_out_in_advance_and_an_unknown_class_is_refus
         assert run.ledger.entry("r1").progress == "done"
         assert run.ledger.entry("r2").progress == "refused"
     assert "no class of that name has been seen" in receipt(tmp_path, "r2")["reason"]
-    assert receipt(tmp_path, "r1")["method"] == "nothing"
+    assert receipt(tmp_path, "r1")["method"] == "no_op"
 
 
 def test_a_malformed_request_in_the_ledger_is_refused_and_the_stream_goes_on(tmp_path):

@@ -303,7 +303,7 @@ def test_real_learners_forget_a_cohort_exactly_though_nothing_can_be_fetched(
         receipt = json.loads((run.folder / "receipts" / f"{name}.json").read_text())
     assert receipt["outcome"] == "done", receipt
     late = learner is HYBRID and statistics == "per_subject"  # this subject came after the adapters settled
-    assert receipt["method"] == ("closed_form" if method == "closed_form" or late else "dropped_adapter")
+    assert receipt["method"] == ("closed_form" if method == "closed_form" or late else "drop_branch")
     assert receipt["figures"]["rederived"] == 0
     fresh = never(
         real(tmp_path / "b", learner),

@@ -118,7 +118,7 @@ def test_by_policy_a_relapse_is_only_reported():
 
 
 def test_a_method_that_repairs_nothing_is_not_repeated():
-    _, (found,) = watched(relapse(), Adapted(0.0), method="head_rows").retest(Adapted(4.0), 50)
+    _, (found,) = watched(relapse(), Adapted(0.0), method="head_only").retest(Adapted(4.0), 50)
     assert found.again is None
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_tested_is_said_to_be_so(samples, learner, request_):
 
 def test_asking_again_for_what_is_gone_changes_no_measure():
     monitor = watched(relapse(), Adapted(0.0))
-    watched(monitor, Adapted(4.0), ForgetRequest(id="r9", label=ERASED), "nothing", "exact")
+    watched(monitor, Adapted(4.0), ForgetRequest(id="r9", label=ERASED), "no_op", "exact")
     assert monitor.retest(Adapted(4.0), 50)[0]["risen"] == 1
 
 

@@ -8,7 +8,7 @@ from tiny_runs import configuration
 
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.retain_source import retain_source
+from streamcl.forgetting.retrieval import retain_source
 from streamcl.runs.open import open_run
 
 

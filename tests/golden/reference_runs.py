@@ -131,14 +131,14 @@ KEPT_SUMS = {"class": "per_class", "subject": "per_subject"}
 METHODS = {
     "all users": "all_users",
     "closed form": "closed_form",
-    "crowded cohort": "crowded_cohort",
-    "dropped adapter": "dropped_adapter",
-    "dropped cohort": "dropped_cohort",
+    "crowded cohort": "drop_cohort_approximate",
+    "dropped adapter": "drop_branch",
+    "dropped cohort": "drop_cohort",
     "fast NTK": "fast_ntk",
     "GS-LoRA": "gs_lora",
-    "head rows": "head_rows",
+    "head rows": "head_only",
     "mixed privacy": "mixed_privacy",
-    "nothing": "nothing",
+    "nothing": "no_op",
 }
 
 ON_RETURN = {"allow": "learn", "deny": "drop"}

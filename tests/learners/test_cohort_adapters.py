@@ -252,6 +252,6 @@ def test_a_run_forgets_a_tenant_whole(tmp_path):
         assert run.learner.sample_count(bolts) == 12  # what has come since
     (path,) = (run.folder / "receipts").glob("*.json")
     receipt = json.loads(path.read_text())
-    assert (receipt["method"], receipt["guarantee"]) == ("dropped_cohort", "exact")
+    assert (receipt["method"], receipt["guarantee"]) == ("drop_cohort", "exact")
     assert receipt["scope"]["learned"] == 20
     assert any("none of the" in line for line in verify_receipt(path))

@@ -19,7 +19,7 @@ class DropBranch:
     the adapted branch knew of others goes with it; their share in the exact branch stays.
     """
 
-    name = "dropped_adapter"
+    name = "drop_branch"
     guarantee: Guarantee = "exact"
     cost = 30  # the accuracy that the branch has brought goes with it
 

@@ -19,7 +19,7 @@ class DropCohort:
     have had a part of its own (`DropCohortApproximate` is for that).
     """
 
-    name = "dropped_cohort"
+    name = "drop_cohort"
     guarantee: Guarantee = "exact"
     cost = 10
     residual = "None: what the samples taught was kept apart from everything else, and is gone."
@@ -73,7 +73,7 @@ class DropCohortApproximate(DropCohort):
     Approximate, because a stream without the cohort would have given its place to another.
     """
 
-    name = "crowded_cohort"
+    name = "drop_cohort_approximate"
     guarantee: Guarantee = "approximate"
     residual = (
         "None of what the samples taught. That the cohort was there shows: another that came later has no "

@@ -21,7 +21,7 @@ class HeadOnly:
     The weakest of all methods: no claim is made about what gradients left in the shared weights.
     """
 
-    name = "head_rows"
+    name = "head_only"
     guarantee: Guarantee = "approximate"
     cost = 40
 

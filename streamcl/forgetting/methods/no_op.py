@@ -17,7 +17,7 @@ class NoOp:
     it out. A class of which nothing has passed and that was not forgotten before is one (a slip of the pen).
     """
 
-    name = "nothing"
+    name = "no_op"
     guarantee: Guarantee = "exact"
     cost = 0
 

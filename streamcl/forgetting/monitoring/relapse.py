@@ -28,7 +28,7 @@ AT_ONCE = 16  # erasures whose held-out samples are looked at in one test; the n
 CARRIED = 64 << 20  # bytes of held-out images that a repeated request carries at most
 AGAIN = "-again-"  # between a request's id and the offset at which it is repeated
 REPEATS = 3  # times that an erasure is repeated before relapses are only reported
-CLAIMLESS = frozenset({"head_rows"})  # methods that repair nothing, so that repeating them changes nothing
+CLAIMLESS = frozenset({"head_only"})  # methods that repair nothing, so that repeating them changes nothing
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class Relapse:
         pair = _named(request)
         first = (pair and self._erased_by(*pair)) or request.id
         before = self._known.get(first)
-        if before is not None and method == "nothing":
+        if before is not None and method == "no_op":
             return  # asked for again, and nothing was done since
         repeats = before.repeats if before is not None and AGAIN in request.id else 0
         told = self._told(learner, [pair]).get(pair) if pair and guarantee != "exact" else None
