@@ -15,12 +15,15 @@ StreamclError              1
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+_LONGEST_WORD = 60  # characters: the search takes time with their square
+_MOST_LISTED = 30
 
 
 class StreamclError(Exception):
@@ -93,14 +96,30 @@ class DistributedError(StreamclError):
     exit_code = 7
 
 
+def nearest(word: str, known: Iterable[str], listed: str = "known") -> str:
+    """Return a hint for a name that is not known: the closest known one, or a list of them.
+
+    >>> nearest("plateu", ["relative_rise", "plateau"])
+    "did you mean 'plateau'?"
+    >>> nearest("x", ["relative_rise", "plateau"])
+    'known: relative_rise, plateau'
+    """
+    names = list(known)
+    close = get_close_matches(word, names, 1) if len(word) <= _LONGEST_WORD else []
+    more = ", ..." if len(names) > _MOST_LISTED else ""
+    return (
+        f"did you mean {close[0]!r}?"
+        if close
+        else f"{listed}: {', '.join(names[:_MOST_LISTED]) or 'none'}{more}"
+    )
+
+
 def malformed_request(error: ValidationError, fields: Iterable[str]) -> ForgettingError:
     """Return the first thing that is wrong with a request to forget, in one line. fields: those it has."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place, fields, 1)
-        hint = f"did you mean {near[0]}?" if near else None
-        return ForgettingError(f"a request has no field {place!r:.50}", hint=hint)
+        return ForgettingError(f"a request has no field {place!r:.50}", hint=nearest(place, fields, "it has"))
     message = first["msg"][:1].lower() + first["msg"][1:]
     if not place:
         return ForgettingError(f"the request is not valid: {message}")

@@ -5,29 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from streamcl.errors import ConfigError, SourceError, StreamclError
+from streamcl.errors import ConfigError, SourceError, StreamclError, nearest
 
 FORM = 'write "package.module:callable"'
-
-
-def nearest(word: str, known: Iterable[str], listed: str = "known") -> str:
-    """Return a hint for a name that is not known: the closest known one, or the list of all.
-
-    >>> nearest("plateu", ["relative_rise", "plateau"])
-    "did you mean 'plateau'?"
-    >>> nearest("x", ["relative_rise", "plateau"])
-    'known: relative_rise, plateau'
-    """
-    names = list(known)
-    close = get_close_matches(word, names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"{listed}: {', '.join(names) or 'none'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +232,5 @@ def _attribute(owner: Any, name: str, path: str) -> Any:
     try:
         return getattr(owner, name)
     except AttributeError as error:
-        near = get_close_matches(name, dir(owner), 1)
-        hint = f"did you mean {near[0]!r}?" if near else None
+        hint = nearest(name, [each for each in dir(owner) if not each.startswith("_")], "it has")
         raise ConfigError(f"{path}: {owner.__name__} has no {name!r}", hint=hint) from error

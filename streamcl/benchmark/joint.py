@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.benchmark.suite import JointOptions
-from streamcl.config.options.baselines import NaiveLora
+from streamcl.config.options.baselines import NaiveLoRAOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
@@ -71,7 +71,7 @@ def joint_summary(
         samples = [sample for event in source if isinstance(event, Batch) for sample in event.labelled]
     finally:
         source.close()
-    options = NaiveLora(rank=joint.rank, learning_rate=joint.learning_rate)
+    options = NaiveLoRAOptions(rank=joint.rank, learning_rate=joint.learning_rate)
     model = trained_model(options, vit(config, compute), compute, config.seed)
     train(model, samples, joint.epochs, config.batch_size)
     refitted = refit(model, samples, joint, config.batch_size)

@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from streamcl.config.document import refusal
 from streamcl.config.load import config_from_dict
 from streamcl.config.messages import problems_of
-from streamcl.config.options.base import Args, Block, Options
+from streamcl.config.options.base import Args, BlockIndex, Options
 from streamcl.config.options.run import RunConfig
 from streamcl.config.yaml import read_yaml
 from streamcl.errors import ConfigError
@@ -53,7 +53,9 @@ class JointOptions(Options):
     epochs: int = Field(3, ge=1, le=1000, description="Passes over everything.")
     learning_rate: float = Field(3e-3, gt=0, le=10, description="Adam's step size.")
     rank: int = Field(4, ge=1, le=1024, description="Rank of the adapters.")
-    blocks: list[Block] | None = Field(None, description="Blocks of the refitted head; null: the last five.")
+    blocks: list[BlockIndex] | None = Field(
+        None, description="Blocks of the refitted head; null: the last five."
+    )
     trace_ridge: float = Field(1e-3, gt=0, description="Ridge of the refitted head.")
 
 

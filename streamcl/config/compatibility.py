@@ -1,4 +1,4 @@
-"""What differs between two configurations of a run, and what that means where one resumes the other's."""
+"""Differences between two configurations, and whether a run may be resumed with them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Difference:
 
 
 def fingerprint(config: RunConfig) -> str:
-    """sha256 (hex) of all that must not change when a run is resumed.
+    """Return the sha256 (hex) of all options that must not change when a run is resumed.
 
-    Two configurations have the same one exactly when `differences` finds nothing that is to be refused.
+    It is equal for two configurations exactly where `differences` finds nothing to refuse.
     """
     leaves = _leaves(config).items()
     return sha256_of_json(
@@ -44,7 +44,7 @@ def fingerprint(config: RunConfig) -> str:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[Difference]:
-    """What a resumed run would do otherwise than the saved one, in the order of the options."""
+    """Return the options in which a resumed run differs from the saved one, in the order of the options."""
     before, after = _leaves(old), _leaves(new)
     found = []
     for path in {**before, **after}:
@@ -57,7 +57,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[Difference]:
 
 
 def _leaves(config: RunConfig) -> dict[str, tuple[Any, Severity]]:
-    """Every option by its dotted path, in order, with what its change means to a resumed run."""
+    """Return every option by its dotted path, in order, with the severity of a change of it."""
     return {path: (value, severity) for path, value, severity in _walk(config, "", "refuse")}
 
 

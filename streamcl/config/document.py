@@ -1,4 +1,4 @@
-"""What a text of settings says: its data, where each value stands, and the problems found in it."""
+"""A parsed configuration: its data, the location of each value, and the problems found."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, order=True)
 class SourceLocation:
-    """Where a value came from: a line and column of a file (from 1), or an override, which has neither.
+    """The origin of a value: a line and column of a file (from 1), or an override, which has neither.
 
-    Places sort as a reader meets them: the file from the top (number 0), then the overrides in order.
+    Locations are ordered: the file from the top (number 0), then the overrides in their order.
     """
 
     number: int
@@ -30,7 +30,7 @@ class SourceLocation:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One fault and where it is; prints as `file.yaml:LINE:COLUMN: message`."""
+    """One fault and its location; prints as `file.yaml:LINE:COLUMN: message`."""
 
     place: SourceLocation
     message: str
@@ -41,10 +41,10 @@ class Problem:
 
 @dataclass(slots=True)
 class Document:
-    """What a YAML text says.
+    """The contents of a YAML text.
 
-    places: of every value by its path of keys and indices; a mapping's value stands at its key.
-    broken: paths whose value could not be read, each with a problem of its own; their data is None.
+    places: location of every value by its path of keys and indices; that of a mapping's value is its key's.
+    broken: paths of values that could not be read, each with a problem of its own; their data is None.
     """
 
     data: Any = None
@@ -53,20 +53,20 @@ class Document:
     broken: set[KeyPath] = field(default_factory=set)
 
     def place(self, path: KeyPath) -> SourceLocation:
-        """The place of the value at `path`, or of the nearest one around it."""
+        """Return the location of the value at `path`, or of the innermost known value that contains it."""
         for end in range(len(path), -1, -1):
             if path[:end] in self.places:
                 return self.places[path[:end]]
         return SourceLocation(0, 0, 0, "")
 
     def move(self, path: KeyPath, place: SourceLocation) -> None:
-        """Say that the value at `path`, with all that is in it, came from `place`."""
+        """Set the location of the value at `path`, and of everything in it."""
         self.places = {at: old for at, old in self.places.items() if at[: len(path)] != path}
         self.places[path] = place
 
 
 def refusal(problems: list[Problem]) -> ConfigError:
-    """One error that tells all problems, in the order in which a reader meets them, each once."""
+    """Return one error with all problems, ordered by location, each once."""
     ordered = sorted(set(problems))
     lines = [str(problem) for problem in ordered[:MAX_PROBLEMS]]
     if len(ordered) > MAX_PROBLEMS:

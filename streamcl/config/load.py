@@ -1,4 +1,4 @@
-"""Reads, checks and writes a run's configuration; its options are in `streamcl.config_models`."""
+"""Reads, checks and writes a run's configuration; its options are in `streamcl.config.options`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_config(
     *,
     environment: Mapping[str, str] | None = None,
 ) -> RunConfig:
-    """The configuration in a YAML file, with overrides such as "learner.lora.rank=8" on top.
+    """Return the configuration in a YAML file, with overrides such as "learner.lora.rank=8" on top.
 
     `environment` (the process's own by default) fills `${NAME}`. Raises ConfigError whose `problems` tell
     every fault found, as `file.yaml:LINE:COLUMN: message` or `--set a.b=c: message`.
@@ -63,7 +63,7 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The whole configuration, defaults included, as YAML; loading it gives an equal one.
+    """Return the whole configuration, defaults included, as YAML; loading it gives an equal one.
 
     Values that came from the environment are written out as they are.
     """
@@ -72,7 +72,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the YAML file, for editors. It accepts every file that loads."""
+    """Return the JSON Schema (draft 2020-12) of the YAML file. It accepts every file that loads."""
     described = RunConfig.model_json_schema(by_alias=True)
     described = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -99,7 +99,7 @@ def _checked(document: Document) -> RunConfig:
 
 
 def _lenient(node: Any) -> Any:
-    """Let ${NAME} stand where a number, a switch or a choice is asked for, and a bare name for its block."""
+    """Return the schema with ${NAME} allowed for a number, boolean or choice, and a name for its block."""
     if isinstance(node, list):
         return [_lenient(item) for item in node]
     if not isinstance(node, dict):
@@ -116,7 +116,7 @@ def _lenient(node: Any) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text so that this package's reader, which follows YAML 1.2, reads text again."""
+    """Quotes text that a reader of YAML 1.2 would take for something else."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True

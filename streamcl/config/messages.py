@@ -1,8 +1,7 @@
-"""Turns what pydantic found wrong into problems with a place, the value found, and the nearest valid name."""
+"""Converts pydantic's errors to problems with a location, the value found, and the nearest valid name."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
@@ -12,12 +11,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from streamcl.config.document import MAX_PROBLEMS, Document, KeyPath, Problem
+from streamcl.errors import nearest
 
 _MAX_SHOWN = 60
 
 
 def problems_of(error: ValidationError, root: type[BaseModel], document: Document) -> list[Problem]:
-    """A problem for every fault, save those that only follow from values which could not be read at all."""
+    """Return a problem for every error, except those that follow from values which could not be read."""
     found = [_located(details, root, document.data) for details in error.errors(include_url=False)]
     told = [
         (document.place(spot.path), spot)
@@ -30,13 +30,6 @@ def problems_of(error: ValidationError, root: type[BaseModel], document: Documen
         Problem(place, spot.message() if index < MAX_PROBLEMS else spot.brief())
         for index, (place, spot) in enumerate(told)
     ]
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" with the choice closest to `word`, or all of them where none is close."""
-    names = list(choices)
-    close = difflib.get_close_matches(word.lower(), names, 1, 0.6) if len(word) <= _MAX_SHOWN else []
-    return f"; did you mean '{close[0]}'?" if close else f"; expected one of: {', '.join(names)}"
 
 
 def shown(value: Any) -> str:
@@ -58,7 +51,7 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """One of pydantic's faults, its path in the YAML, and the models and choices known there."""
+    """One of pydantic's errors, its path in the YAML, and the models at that path."""
 
     details: ErrorDetails
     path: KeyPath
@@ -66,28 +59,28 @@ class _Spot:
     members: Mapping[str, type[BaseModel]]
 
     def message(self) -> str:
-        """What was found, what was expected, and the nearest valid name."""
+        """Return the message: the value found, the value expected, and the nearest valid name."""
         label = _cut(".".join(map(str, self.path)))
         if self.details["type"] == "extra_forbidden":
             key, where = str(self.path[-1]), ".".join(map(str, self.path[:-1]))
-            return f"unknown key '{_cut(key)}'{where and f' in {where}'}{nearest(key, _keys(self.owner))}"
+            return f"unknown key '{_cut(key)}'{where and f' in {where}'}; {_nearest(key, _keys(self.owner))}"
         if self.details["type"] == "missing":
             return f"'{label}' is missing"
         return f"{label}: {self._fault()}" if label else self._fault()
 
     def brief(self) -> str:
-        """The fault in pydantic's words."""
+        """Return pydantic's message."""
         return f"{'.'.join(map(str, self.path))}: {self.details['msg']}"
 
     def _fault(self) -> str:
         kind, value, message = self.details["type"], self.details["input"], self.details["msg"]
         if kind == "union_tag_invalid":
             tag = str(self.details["ctx"]["tag"])
-            return f"unknown name '{_cut(tag)}'{nearest(tag, self.members)}"
+            return f"unknown name '{_cut(tag)}'; {_nearest(tag, self.members)}"
         if kind == "union_tag_not_found":
-            return f"must be a mapping with a 'name'; found {shown(value)}{nearest('', self.members)}"
+            return f"must be a mapping with a 'name'; found {shown(value)}; {_nearest('', self.members)}"
         if kind in {"literal_error", "string_pattern_mismatch"}:
-            return f"unknown value; found {shown(value)}{nearest(str(value), self._examples())}"
+            return f"unknown value; found {shown(value)}; {_nearest(str(value), self._examples())}"
         if kind in {"model_type", "model_attributes_type", "dict_type"}:
             return f"must be a mapping; found {shown(value)}"
         if kind == "bool_type":
@@ -96,13 +89,13 @@ class _Spot:
         return f"must {rest}; found {shown(value)}" if should else f"{subject[:1].lower()}{subject[1:]}"
 
     def _examples(self) -> list[str]:
-        """What could stand here: a literal's values, or a pattern's examples."""
+        """Return valid values: those of a literal, or the examples of a pattern."""
         field = _field(self.owner, self.path[-1]) if self.path else None
         return _choices(field.annotation) or list(map(str, field.examples or ())) if field else []
 
 
 def _located(details: ErrorDetails, root: type[BaseModel], data: Any) -> _Spot:
-    """Walk pydantic's location beside the models: it also names union members, which are no keys."""
+    """Return the error with its path in the YAML: pydantic's location also names members of unions."""
     path: list[str | int] = []
     members: Mapping[str, type[BaseModel]] = {"": root}
     owner = root
@@ -133,7 +126,7 @@ def _keys(model: type[BaseModel]) -> list[str]:
 
 
 def _members(annotation: Any, tag: str = "") -> dict[str, type[BaseModel]]:
-    """The models inside a type, by their tags."""
+    """Return the models in a type, by their tags."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {tag: annotation}
     inner = get_args(annotation)
@@ -162,9 +155,13 @@ def _holds(data: Any, key: str | int) -> bool:
 
 
 def _related(path: KeyPath, broken: KeyPath) -> bool:
-    """Whether one path lies inside the other: a fault there may be no more than the unread value's shadow."""
+    """Return whether one path contains the other: a fault there may follow from the unread value."""
     shorter = min(len(path), len(broken))
     return path[:shorter] == broken[:shorter]
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str:
+    return nearest(word.lower(), choices, "expected one of")
 
 
 def _cut(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Puts overrides such as "learner.lora.rank=8" on top of what a YAML file holds."""
+"""Applies overrides such as "learner.lora.rank=8" to a parsed YAML file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamcl.config.yaml import parse_yaml
 
 
 def override(document: Document, text: str, environment: Mapping[str, str], number: int) -> None:
-    """Set one "a.b=c" in the document, or note why that is impossible."""
+    """Apply one "a.b=c" to the document, or add a problem to it."""
     place = SourceLocation(number, 0, 0, f"--set {text}")
     dotted, equals, value = text.partition("=")
     keys = dotted.strip().split(".")
@@ -29,7 +29,7 @@ def override(document: Document, text: str, environment: Mapping[str, str], numb
 
 
 def _assign(document: Document, keys: Sequence[str], value: Any, place: SourceLocation) -> KeyPath:
-    """Put `value` at `keys`, making mappings on the way; returns the path. IndexError outside a list."""
+    """Set `value` at `keys`, create missing mappings, return the path. Raise IndexError outside a list."""
     holder, path = document.data, list[str | int]()
     for key in keys[:-1]:
         path.append(_key(holder, key))

@@ -1,4 +1,4 @@
-"""Reads one YAML file strictly: plain data, where each value stands, and every fault found on the way."""
+"""Reads one YAML file strictly: plain data, the location of each value, and all faults at once."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def read_yaml(path: Path, environment: Mapping[str, str]) -> Document:
 
 
 def parse_yaml(text: str, source: str, environment: Mapping[str, str], number: int = 0) -> Document:
-    """Return the one document in `text`, by the rules of YAML 1.2's core schema, and every fault in it.
+    """Return the one document in `text`, by the rules of YAML 1.2's core schema, and all faults in it.
 
-    `1e-4` is a float; `on`, `yes` and dates are text. Refused, each with its place: duplicate keys, keys that
-    are not text, tags beyond the core ones, a second document, more than 32 levels or 20,000 values (those
-    of an alias count each time). `${NAME}` and `${NAME:-default}` in values are replaced from `environment`;
-    a plain value is typed after that; `$${` stands for a literal `${`. Where the text as a whole cannot be
-    parsed, `broken` holds ().
+    `1e-4` is a float; `on`, `yes` and dates are text. Refused, each with its location: duplicate keys, keys
+    that are not text, tags beyond the core ones, a second document, more than 32 levels or 20,000 values
+    (those of an alias count each time). `${NAME}` and `${NAME:-default}` in values are replaced from
+    `environment`; a plain value is typed after that; `$${` stands for a literal `${`. Where the text as a
+    whole cannot be parsed, `broken` holds ().
 
     Args:
         text: YAML.
@@ -108,7 +108,7 @@ def plain_value(text: str) -> str | int | float | bool | None:
 
 
 class _Converter:
-    """Turns the nodes of a text into a document."""
+    """Converts the nodes of a text to a document."""
 
     def __init__(self, source: str, environment: Mapping[str, str], number: int) -> None:
         self.source, self.environment, self.number = source, environment, number

@@ -10,10 +10,10 @@ import torch
 from streamcl.config.options.baselines import (
     AdaptedBaselineOptions,
     DarkReplayOptions,
-    ElasticConsolidation,
-    ExperienceReplayOptions,
-    FrozenLinear,
-    NaiveLora,
+    EWCOptions,
+    FrozenLinearOptions,
+    NaiveLoRAOptions,
+    ReplayOptions,
 )
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.learners.adapter_model import AdapterModel, OptimizerOf
@@ -25,9 +25,7 @@ from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 
-Baseline: TypeAlias = (
-    FrozenLinear | NaiveLora | ExperienceReplayOptions | DarkReplayOptions | ElasticConsolidation
-)
+Baseline: TypeAlias = FrozenLinearOptions | NaiveLoRAOptions | ReplayOptions | DarkReplayOptions | EWCOptions
 
 
 def build_baseline(
@@ -36,18 +34,18 @@ def build_baseline(
     """The baseline that these options describe, knowing nothing yet; `ranks` learn each batch together."""
     model = trained_model(options, backbone, compute, seed, group)
     match options:
-        case ExperienceReplayOptions():
+        case ReplayOptions():
             return ExperienceReplay(model, replay_size=options.replay_size)
         case DarkReplayOptions():
             return DERPlusPlus(model, replay_size=options.replay_size, alpha=options.alpha, beta=options.beta)
-        case ElasticConsolidation():
+        case EWCOptions():
             return EWCPlusPlus(model, strength=options.strength, decay=options.decay)
         case _:
             return FinetuneLearner(model)
 
 
 def trained_model(
-    options: FrozenLinear | AdaptedBaselineOptions,
+    options: FrozenLinearOptions | AdaptedBaselineOptions,
     backbone: Backbone,
     compute: Compute,
     seed: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamcl.config.options.closed_form import NearestMean, RidgeOptions, StreamingLda
+from streamcl.config.options.closed_form import NearestMeanOptions, RidgeOptions, StreamingLDAOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.heads.ncm import NCMHead
@@ -20,7 +20,7 @@ RIDGE_SHARPNESS = 10.0
 
 def build_closed_form(
     config: RunConfig,
-    options: RidgeOptions | StreamingLda | NearestMean,
+    options: RidgeOptions | StreamingLDAOptions | NearestMeanOptions,
     backbone: Backbone,
     compute: Compute,
     group: ProcessGroup,
@@ -28,7 +28,7 @@ def build_closed_form(
     """A head on frozen features, knowing nothing yet."""
     blocks = read_blocks(config, options.blocks, backbone)
     width = concat_width(backbone, blocks)
-    if isinstance(options, NearestMean):
+    if isinstance(options, NearestMeanOptions):
         nearest = NCMHead(width, metric=options.metric, device=compute.device)
         return RidgeLearner(backbone, compute, nearest, blocks=blocks, group=group)
     shared: Any = {
@@ -36,7 +36,7 @@ def build_closed_form(
         "seed": config.seed,
         "device": compute.device,
     }
-    if isinstance(options, StreamingLda):
+    if isinstance(options, StreamingLDAOptions):
         head: RidgeHead = SLDAHead(width, shrinkage=options.shrinkage, **shared)
         sharpness = 1.0  # discriminants are log-likelihood ratios already
     else:

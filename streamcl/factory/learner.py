@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from streamcl.config.options.closed_form import NearestMean, RidgeOptions, StreamingLda
-from streamcl.config.options.online_lora import OnlineLora
+from streamcl.config.options.closed_form import NearestMeanOptions, RidgeOptions, StreamingLDAOptions
+from streamcl.config.options.online_lora import OnlineLoRAOptions
 from streamcl.config.options.ridge_lora import CohortAdaptersOptions, MixedPrivacyOptions, RidgeLoRAOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -22,7 +22,7 @@ def build_learner(
 ) -> Learner:
     """The learner that the configuration names, knowing nothing yet; `ranks` learn each batch together."""
     options = config.learner
-    if isinstance(options, OnlineLora):
+    if isinstance(options, OnlineLoRAOptions):
         return OnlineLoRALearner(
             backbone,
             compute,
@@ -37,7 +37,7 @@ def build_learner(
             seed=config.seed,
             group=group,
         )
-    if isinstance(options, RidgeOptions | StreamingLda | NearestMean):
+    if isinstance(options, RidgeOptions | StreamingLDAOptions | NearestMeanOptions):
         return build_closed_form(config, options, backbone, compute, group)
     if isinstance(options, RidgeLoRAOptions):
         return build_ridge_lora(config, options, backbone, compute, group)
@@ -48,7 +48,7 @@ def build_learner(
     return build_baseline(options, backbone, compute, config.seed, group)
 
 
-def _first_block(config: RunConfig, options: OnlineLora, backbone: Backbone) -> int:
+def _first_block(config: RunConfig, options: OnlineLoRAOptions, backbone: Backbone) -> int:
     if options.last_blocks is None:
         return options.first_block
     if options.last_blocks > backbone.depth:
@@ -56,7 +56,7 @@ def _first_block(config: RunConfig, options: OnlineLora, backbone: Backbone) -> 
     return backbone.depth - options.last_blocks
 
 
-def _low_pass(config: RunConfig, options: OnlineLora, backbone: Backbone) -> LowPass | None:
+def _low_pass(config: RunConfig, options: OnlineLoRAOptions, backbone: Backbone) -> LowPass | None:
     if (wanted := options.backprop.lbp_wht) is None:
         return None
     if backbone.grid is None:

@@ -5,7 +5,6 @@ timm itself is imported by `build` alone, after `declare_torchvision_operators`.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamcl.errors import ConfigError
+from streamcl.errors import ConfigError, nearest
 
 _FAMILIES = {  # whose stem, blocks and head `Backbone` knows how to run one by one
     "timm.models.vision_transformer.VisionTransformer",
@@ -57,8 +56,7 @@ def refuse_unknown(timm: ModuleType, name: str) -> None:
     """Raise ConfigError, with the nearest names, for a model that timm does not have."""
     architecture = name.partition(".")[0]  # what follows the dot names the weights
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"nearest: {', '.join(near)}" if near else "timm.list_models() names all of them"
+        hint = nearest(architecture, timm.list_models(), "timm.list_models() has")
         raise ConfigError(f"timm knows no model {name!r}", hint=hint)
 
 

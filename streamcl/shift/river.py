@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from river import base, drift
 
-from streamcl.errors import ConfigError
+from streamcl.errors import ConfigError, nearest
 from streamcl.protocols import State
 
 _HISTORY = 4096  # losses; replaying them takes 1 ms for ADWIN, 5 ms for PageHinkley, 1.3 s for KSWIN
@@ -95,8 +94,7 @@ def _find(name: str) -> Any:
             f"River's {name} takes errors (0 or 1), not losses",
             hint=f"one of {', '.join(known)} takes losses",
         )
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    raise ConfigError(f"River has no drift detector {name!r}", hint=f"did you mean {nearest}?")
+    raise ConfigError(f"River has no drift detector {name!r}", hint=nearest(name, known, "it has"))
 
 
 def _checked(detector: Any, args: dict[str, Any]) -> dict[str, Any]:
@@ -105,10 +103,8 @@ def _checked(detector: Any, args: dict[str, Any]) -> dict[str, Any]:
         args = {"seed": 0, **args}
     for key in args:
         if key not in parameters:
-            nearest = (difflib.get_close_matches(key, parameters, n=1) or [", ".join(parameters)])[0]
-            raise ConfigError(
-                f"River's {detector.__name__} has no argument {key!r}", hint=f"it has {nearest}"
-            )
+            hint = nearest(key, parameters, "it has")
+            raise ConfigError(f"River's {detector.__name__} has no argument {key!r}", hint=hint)
     try:
         detector(**args)
     except (TypeError, ValueError) as error:

@@ -6,14 +6,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import pooch
 
-from streamcl.errors import ConfigError, SourceError
+from streamcl.errors import ConfigError, SourceError, nearest
 from streams.datasets.digits import DIGIT_FILES
 from streams.datasets.icons import ICON_FILES
 from streams.download.archives import extract
@@ -169,9 +168,7 @@ def _entry(name: str) -> Download:
         if entry.name == name:
             return entry
     names = [entry.name for entry in ENTRIES]
-    near = get_close_matches(name, names, 1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"nothing named {name!r} can be fetched", hint=f"{meant}known: {', '.join(names)}")
+    raise ConfigError(f"nothing named {name!r} can be fetched", hint=nearest(name, names))
 
 
 def _folder(entry: Download) -> Path:

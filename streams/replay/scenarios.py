@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from streamcl.errors import ConfigError
+from streamcl.errors import ConfigError, nearest
 from streams.replay.collection import Collection, Indices
 
 
@@ -153,19 +152,13 @@ def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = Non
     Raise ConfigError for an unknown scenario or argument, with the nearest name, and for impossible values.
     """
     if name not in SCENARIOS:
-        near = get_close_matches(name, SCENARIOS, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"no scenario is named {name!r}", hint=f"{meant}known: {', '.join(SCENARIOS)}")
+        raise ConfigError(f"no scenario is named {name!r}", hint=nearest(name, SCENARIOS))
     given = dict(args or {})
     known = list(inspect.signature(SCENARIOS[name]).parameters)[1:]
     for key in given:
         if key not in known:
-            near = get_close_matches(key, known, 1)
-            meant = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"the scenario {name!r} has no argument {key!r}",
-                hint=f"{meant}it takes: {', '.join(known) or 'none'}",
-            )
+            hint = nearest(key, known, "it takes")
+            raise ConfigError(f"the scenario {name!r} has no argument {key!r}", hint=hint)
     if "seed" in known:
         given.setdefault("seed", seed)
     try:

@@ -379,8 +379,8 @@ def test_no_value_raises_anything_but_bad_record(value):
 
 
 def test_a_policy_has_the_defaults_of_the_configuration():
-    from streamcl.config.options.source import Policy
+    from streamcl.config.options.source import SourcePolicy
 
-    plain, described = RecordPolicy(), Policy()
+    plain, described = RecordPolicy(), SourcePolicy()
     for field in fields(plain):
         assert getattr(plain, field.name) == getattr(described, field.name), field.name

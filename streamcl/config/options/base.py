@@ -1,4 +1,4 @@
-"""What all blocks of options share: how strict they are, the marks of their fields, and the types in them."""
+"""The base class of all blocks of options, the marks of their fields, and types of fields."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
-SAFE: dict[str, JsonValue] = {"x-on-resume": "safe"}
-WARN: dict[str, JsonValue] = {"x-on-resume": "warn"}
+SAFE_ON_RESUME: dict[str, JsonValue] = {"x-on-resume": "safe"}
+WARN_ON_RESUME: dict[str, JsonValue] = {"x-on-resume": "warn"}
 
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
-Block: TypeAlias = Annotated[int, Field(ge=0, lt=512)]
+BlockIndex: TypeAlias = Annotated[int, Field(ge=0, lt=512)]
 Args: TypeAlias = dict[str, JsonValue]
 
-DOTTED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
-"""The dotted path of a callable, package.module:callable."""
+IMPORT_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+"""Pattern of the import path of a callable, package.module:callable."""
 
 
 class Options(BaseModel):
@@ -25,12 +25,12 @@ class Options(BaseModel):
 
 
 def distinct(items: list[Any] | None) -> list[Any] | None:
-    """The items as they are, where none is listed twice."""
+    """Return the items unchanged. Raise an error of pydantic's where one is listed twice."""
     repeated = [item for i, item in enumerate(items or ()) if item in (items or ())[:i]]
     if repeated:
         raise PydanticCustomError("repeated", "{item} is listed twice", {"item": repeated[0]})
     return items
 
 
-Blocks: TypeAlias = Annotated[list[Block], Field(min_length=1), AfterValidator(distinct)]
-"""Blocks of a backbone, at least one, none of them twice."""
+BlockIndices: TypeAlias = Annotated[list[BlockIndex], Field(min_length=1), AfterValidator(distinct)]
+"""Indices of transformer blocks, at least one, none of them twice."""

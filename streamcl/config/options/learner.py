@@ -1,4 +1,4 @@
-"""The options of any learner, and what the backbone's depth allows them."""
+"""The union of all learners' options, and checks of them against the backbone's depth."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from streamcl.config.options.baselines import (
     DarkReplayOptions,
-    ElasticConsolidation,
-    ExperienceReplayOptions,
-    FrozenLinear,
-    NaiveLora,
+    EWCOptions,
+    FrozenLinearOptions,
+    NaiveLoRAOptions,
+    ReplayOptions,
 )
-from streamcl.config.options.closed_form import NearestMean, Ridge, StreamingLda
-from streamcl.config.options.online_lora import OnlineLora
+from streamcl.config.options.closed_form import NearestMeanOptions, RidgeLearnerOptions, StreamingLDAOptions
+from streamcl.config.options.online_lora import OnlineLoRAOptions
 from streamcl.config.options.ridge_lora import CohortAdaptersOptions, MixedPrivacyOptions, RidgeLoRAOptions
 from streamcl.config.options.variants import by_name, variant
 
 LearnerOptions: TypeAlias = Annotated[
-    Annotated[OnlineLora, Tag("online_lora")]
-    | Annotated[Ridge, Tag("ridge")]
+    Annotated[OnlineLoRAOptions, Tag("online_lora")]
+    | Annotated[RidgeLearnerOptions, Tag("ridge")]
     | Annotated[RidgeLoRAOptions, Tag("ridge_lora")]
     | Annotated[MixedPrivacyOptions, Tag("mixed_privacy")]
     | Annotated[CohortAdaptersOptions, Tag("cohort_adapters")]
-    | Annotated[NearestMean, Tag("ncm")]
-    | Annotated[StreamingLda, Tag("slda")]
-    | Annotated[FrozenLinear, Tag("frozen_linear")]
-    | Annotated[NaiveLora, Tag("naive_lora")]
-    | Annotated[ExperienceReplayOptions, Tag("er")]
+    | Annotated[NearestMeanOptions, Tag("ncm")]
+    | Annotated[StreamingLDAOptions, Tag("slda")]
+    | Annotated[FrozenLinearOptions, Tag("frozen_linear")]
+    | Annotated[NaiveLoRAOptions, Tag("naive_lora")]
+    | Annotated[ReplayOptions, Tag("er")]
     | Annotated[DarkReplayOptions, Tag("der_pp")]
-    | Annotated[ElasticConsolidation, Tag("ewc_pp")],
+    | Annotated[EWCOptions, Tag("ewc_pp")],
     Discriminator(variant),
     by_name("ridge_lora"),
 ]
@@ -56,7 +56,7 @@ def conflict(why: str, path: tuple[str | int, ...], value: Any) -> InitErrorDeta
 
 
 def _named_blocks(learner: Any) -> Iterator[tuple[tuple[str | int, ...], int]]:
-    """The backbone blocks that a learner's options name, each with its location as pydantic tells it."""
+    """Yield (location in pydantic's form, index) of each transformer block that a learner's options name."""
     for inner in ((), ("ridge",), ("lora",)):
         options = getattr(learner, inner[0], None) if inner else learner
         for index, block in enumerate(getattr(options, "blocks", None) or ()):

@@ -1,4 +1,4 @@
-"""Options of Online-LoRA: adapters under gradient steps, with the paper's remedies against forgetting."""
+"""Options of Online-LoRA (arXiv 2411.05663)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from streamcl.config.options.base import WARN, Block, Options
+from streamcl.config.options.base import WARN_ON_RESUME, BlockIndex, Options
 
 
 class LowPassOptions(Options):
@@ -22,14 +22,14 @@ class LowPassOptions(Options):
 
 
 class BackpropOptions(Options):
-    """How gradients come back through the frozen weights of adapted blocks."""
+    """Back-propagation through the frozen weights of adapted blocks."""
 
     lbp_wht: LowPassOptions | None = Field(
-        None, description="On low-pass bases of the patch grid (LBP-WHT); null: whole."
+        None, description="On low-pass bases of the patch grid (LBP-WHT); null: in full."
     )
 
 
-class OnlineLora(Options):
+class OnlineLoRAOptions(Options):
     """Online-LoRA with a linear head, as published (arXiv 2411.05663)."""
 
     name: Literal["online_lora"] = Field("online_lora", description="The paper's learner.")
@@ -39,26 +39,26 @@ class OnlineLora(Options):
         ge=0,
         le=1e9,
         description="Lambda: weight of the importance penalty (arXiv 2411.05663).",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
     )
     hard_buffer_size: int = Field(
         4,
         ge=0,
         le=65_536,
-        description="Hard samples kept, rehearsed, and used to estimate importance; 0: none.",
+        description="Hard samples stored, replayed, and used to estimate importance; 0: none.",
     )
     buffer_weight: Literal["sample", "batch"] = Field(
         "sample",
-        description="A kept sample counts in the loss as much as a fresh one (sample), or all of them "
+        description="A stored sample counts in the loss as much as a new one (sample), or all of them "
         "together as much as the mini-batch (batch: the paper's formula).",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
     )
     mask_absent: bool = Field(
         True,
         description="Leave classes that are not in the mini-batch out of the loss.",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
     )
-    first_block: Block = Field(0, description="First block with adapters, from 0.")
+    first_block: BlockIndex = Field(0, description="First block with adapters, from 0.")
     last_blocks: int | None = Field(
         None,
         ge=1,
@@ -67,13 +67,15 @@ class OnlineLora(Options):
         "once, without gradients.",
     )
     backprop: BackpropOptions = Field(
-        BackpropOptions(), description="Shortcuts on the way back.", json_schema_extra=WARN
+        BackpropOptions(), description="Approximations in back-propagation.", json_schema_extra=WARN_ON_RESUME
     )
-    learning_rate: float = Field(5e-4, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN)
+    learning_rate: float = Field(
+        5e-4, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN_ON_RESUME
+    )
     optimizer: Literal["adam"] = Field("adam", description="The optimizer.")
 
     @model_validator(mode="after")
-    def _one_beginning(self) -> OnlineLora:
+    def _one_beginning(self) -> OnlineLoRAOptions:
         if self.first_block and self.last_blocks is not None:
             raise PydanticCustomError("both", "'first_block' and 'last_blocks' say the same: give one")
         return self

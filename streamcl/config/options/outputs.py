@@ -1,4 +1,4 @@
-"""Options of what a run gives besides predictions: accuracies, checkpoints, metrics elsewhere, the report."""
+"""Options of evaluation, checkpoints, metrics sinks and the report."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag
 
 from streamcl.config.options.base import Options
-from streamcl.config.options.variants import ByClass, ByPlugin, by_name, variant
+from streamcl.config.options.variants import ClassOptions, PluginOptions, by_name, variant
 
 
 class EvaluateOptions(Options):
-    """When to measure accuracy on the source's held-out samples."""
+    """When to evaluate on the source's held-out samples."""
 
     every_samples: int | None = Field(
-        1000, ge=1, le=10**12, description="Samples between measurements; null: never."
+        1000, ge=1, le=10**12, description="Samples between evaluations; null: never."
     )
     at_part_end: bool = Field(True, description="Also at the end of each known part of the stream.")
     max_per_part: int | None = Field(
-        None, ge=1, le=10**9, description="Held-out samples used a part; null: all."
+        None, ge=1, le=10**9, description="Held-out samples per part; null: all."
     )
     at_stream_end: bool = Field(True, description="Also at the end of the stream.")
 
 
 class CheckpointOptions(Options):
-    """How often the run can be resumed from."""
+    """When checkpoints are written, and what is promised of them."""
 
     every_samples: int = Field(2000, ge=1, le=10**12, description="Samples between checkpoints.")
-    keep: int = Field(2, ge=1, le=1000, description="Newest checkpoints that are kept.")
+    keep: int = Field(2, ge=1, le=1000, description="Number of newest checkpoints that are kept.")
     delivery: Literal["best_effort", "exactly_once"] = Field(
         "best_effort",
-        description="exactly_once: refuse at the start a source that cannot be replayed after a crash.",
+        description="exactly_once: refuse a source that cannot be replayed after a crash.",
     )
 
 
-class TensorBoard(Options):
+class TensorBoardOptions(Options):
     """Metrics as TensorBoard files in the run directory."""
 
     name: Literal["tensorboard"] = Field("tensorboard", description="Needs the extra 'tensorboard'.")
 
 
-class MLflow(Options):
+class MLflowOptions(Options):
     """Metrics to an MLflow server or folder."""
 
     name: Literal["mlflow"] = Field("mlflow", description="Needs the extra 'mlflow'.")
@@ -49,17 +49,17 @@ class MLflow(Options):
 
 
 SinkOptions: TypeAlias = Annotated[
-    Annotated[TensorBoard, Tag("tensorboard")]
-    | Annotated[MLflow, Tag("mlflow")]
-    | Annotated[ByClass, Tag("class")]
-    | Annotated[ByPlugin, Tag("plugin")],
+    Annotated[TensorBoardOptions, Tag("tensorboard")]
+    | Annotated[MLflowOptions, Tag("mlflow")]
+    | Annotated[ClassOptions, Tag("class")]
+    | Annotated[PluginOptions, Tag("plugin")],
     Discriminator(variant),
     by_name(),
 ]
 
 
 class ReportOptions(Options):
-    """How much report.html shows."""
+    """Contents of report.html."""
 
     samples: int = Field(8, ge=0, le=256, description="Images shown at each shift.")
     title: str | None = Field(None, max_length=500, description="Heading; null: the run's name.")

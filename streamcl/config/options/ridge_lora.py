@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from streamcl.config.options.base import WARN, Block, Options
+from streamcl.config.options.base import WARN_ON_RESUME, BlockIndex, Options
 from streamcl.config.options.closed_form import RidgeOptions
 
 
@@ -14,19 +14,25 @@ class LoRABranchOptions(Options):
     """LoRA on the last blocks, trained at the beginning of the stream and then frozen."""
 
     rank: int = Field(4, ge=1, le=1024, description="Rank of each adapter; at most the backbone's width.")
-    first_block: Block | None = Field(
+    first_block: BlockIndex | None = Field(
         None, description="First block with adapters, from 0; null: after the first third."
     )
-    learning_rate: float = Field(3e-3, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN)
+    learning_rate: float = Field(
+        3e-3, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN_ON_RESUME
+    )
     steps: int = Field(
-        3, ge=1, le=100, description="Optimizer steps a batch while it adapts.", json_schema_extra=WARN
+        3,
+        ge=1,
+        le=100,
+        description="Optimizer steps per batch during warm-up.",
+        json_schema_extra=WARN_ON_RESUME,
     )
     warmup_samples: int = Field(
         832,
         ge=0,
         le=10**9,
         description="Labelled samples after which the adapters freeze, or at a plateau before that; 0: none.",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
     )
 
 
@@ -39,7 +45,7 @@ class RidgeBranchOptions(RidgeOptions):
 
 
 class RidgeLoRAOptions(Options):
-    """The ridge head remembers and forgets exactly; adapters supply what the frozen features lack."""
+    """A ridge head that forgets exactly, and adapters for what the frozen features lack."""
 
     name: Literal["ridge_lora"] = Field(
         "ridge_lora", description="Ridge head and adapters together; the default."
@@ -49,7 +55,7 @@ class RidgeLoRAOptions(Options):
 
 
 class UserOptions(Options):
-    """What samples of users train: weights that are linear around the core's (arXiv 2012.13431)."""
+    """The linear part that samples of users train, around the core's weights (arXiv 2012.13431)."""
 
     tangents: int = Field(
         256, ge=0, le=16_384, description="Width of the sketch of LoRA's tangent features; 0: none of them."
@@ -60,7 +66,7 @@ class UserOptions(Options):
         gt=0,
         le=1e9,
         description="Ridge of each feature: its variance times so many samples.",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
     )
     noise: float = Field(
         1e-3,
@@ -68,14 +74,14 @@ class UserOptions(Options):
         le=1e3,
         description="Standard deviation of the noise on the weights in use, in units of 1 / their feature's; "
         "0: none, and no bound.",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
     )
     max_tracked_subjects: int = Field(
         64,
         ge=0,
         le=100_000,
         description="Subjects with sums of their own; later ones are forgotten by their samples only.",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
     )
 
 
@@ -91,19 +97,19 @@ class MixedPrivacyOptions(Options):
 
 
 class CohortLoRAOptions(LoRABranchOptions):
-    """The adapter that each cohort has."""
+    """The adapter of each cohort."""
 
     warmup_samples: int = Field(
         256,
         ge=1,
         le=10**9,
         description="Labelled samples of a cohort after which its adapter freezes.",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
     )
 
 
 class CohortRidgeOptions(RidgeBranchOptions):
-    """The part that cohorts share."""
+    """The closed-form part that all cohorts share."""
 
     gcv_margin: None = Field(None, description="Not for this learner.")
 

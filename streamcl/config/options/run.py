@@ -1,4 +1,4 @@
-"""The options of a whole run, and where they were read."""
+"""The options of a whole run, and the document that they were read from."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 
 from streamcl.config.document import Document, Problem, refusal
 from streamcl.config.options.backbone import BackboneOptions
-from streamcl.config.options.base import SAFE, WARN, Options, Seed
-from streamcl.config.options.closed_form import RidgeOptions, StreamingLda
+from streamcl.config.options.base import SAFE_ON_RESUME, WARN_ON_RESUME, Options, Seed
+from streamcl.config.options.closed_form import RidgeOptions, StreamingLDAOptions
 from streamcl.config.options.forget import ForgettingOptions
 from streamcl.config.options.learner import LearnerOptions, beyond_depth, conflict
 from streamcl.config.options.outputs import CheckpointOptions, EvaluateOptions, ReportOptions, SinkOptions
 from streamcl.config.options.ridge_lora import RidgeLoRAOptions
 from streamcl.config.options.scenario import ScenarioOptions
-from streamcl.config.options.shift import RelativeRise, ShiftOptions
+from streamcl.config.options.shift import RelativeRiseOptions, ShiftOptions
 from streamcl.config.options.source import SourceOptions
 from streamcl.config.options.variants import by_name
 from streamcl.errors import ConfigError
@@ -24,91 +24,96 @@ _NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 
 
 class DistributedOptions(Options):
-    """Several processes that run it together (torchrun); a single one heeds none of this."""
+    """Several processes of one run (torchrun); a single process ignores these options."""
 
     data: Literal["auto", "replicated", "sharded"] = Field(
         "auto",
         description="replicated: each rank reads the whole stream and decodes its share of every batch, so "
         "the result is that of one process; sharded: each reads a part of its own; auto: sharded for a class "
         "of yours with shard(rank, world), else replicated.",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
     )
-    timeout: float = Field(
-        1800.0, gt=0, le=10**6, description="Seconds that a rank waits for one that does not answer."
-    )
+    timeout: float = Field(1800.0, gt=0, le=10**6, description="Seconds that a rank waits for another one.")
 
 
 class RunConfig(Options):
-    """A run of streamcl: where the stream comes from, what learns from it, and what is kept."""
+    """A run of streamcl: its source, learner, detector and outputs."""
 
     name: str = Field(
         "run",
         pattern=_NAME,
         max_length=100,
-        json_schema_extra=SAFE,
+        json_schema_extra=SAFE_ON_RESUME,
         examples=["my-run_1"],
         description="Letters, digits, '.', '_', '-'; by default the file's name without its ending.",
     )
-    seed: Seed = Field(0, description="Decides every random choice of the run.")
+    seed: Seed = Field(0, description="Seed of all random generators of the run.")
     run_dir: str | None = Field(
-        None, min_length=1, description="Where results go; null: runs/<name>.", json_schema_extra=SAFE
+        None,
+        min_length=1,
+        description="Where results go; null: runs/<name>.",
+        json_schema_extra=SAFE_ON_RESUME,
     )
-    source: Annotated[SourceOptions, by_name()] = Field(description="Where the stream comes from.")
-    scenario: ScenarioOptions | None = Field(None, description="How the source is ordered; null: as it is.")
-    batch_size: int = Field(64, ge=1, le=65_536, description="Records a batch.")
+    source: Annotated[SourceOptions, by_name()] = Field(description="The stream.")
+    scenario: ScenarioOptions | None = Field(None, description="Order of the source; null: its own.")
+    batch_size: int = Field(64, ge=1, le=65_536, description="Records per batch.")
     max_samples: int | None = Field(
         None,
         ge=1,
         le=10**15,
         description="Stop after that many samples; null: at the end.",
-        json_schema_extra=SAFE,
+        json_schema_extra=SAFE_ON_RESUME,
     )
     backbone: Annotated[BackboneOptions, by_name()] = Field(
         BackboneOptions(), description="The frozen vision transformer."
     )
-    learner: LearnerOptions = Field(RidgeLoRAOptions(), description="What learns.")
-    shift: ShiftOptions = Field(RelativeRise(), description="How shifts of the stream are found.")
+    learner: LearnerOptions = Field(RidgeLoRAOptions(), description="The learner.")
+    shift: ShiftOptions = Field(RelativeRiseOptions(), description="The shift detector.")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         "auto",
-        description="Arithmetic; auto: bf16 where it is timed to be faster when a run begins.",
-        json_schema_extra=WARN,
+        description="auto: bf16 where a measurement at the start finds it faster.",
+        json_schema_extra=WARN_ON_RESUME,
     )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$",
-        json_schema_extra=WARN,
+        json_schema_extra=WARN_ON_RESUME,
         examples=["auto", "cpu", "cuda", "cuda:0"],
         description="auto, cpu, cuda, or cuda:N.",
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads; null: torch's choice.", json_schema_extra=WARN
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads; null: torch's choice.",
+        json_schema_extra=WARN_ON_RESUME,
     )
     evaluate: EvaluateOptions = Field(
-        EvaluateOptions(), description="Held-out accuracy over time.", json_schema_extra=SAFE
+        EvaluateOptions(), description="Evaluation on held-out samples.", json_schema_extra=SAFE_ON_RESUME
     )
     checkpoint: CheckpointOptions | None = Field(
         CheckpointOptions(),
-        description="Resumption; null: the run cannot be resumed.",
-        json_schema_extra=SAFE,
+        description="Checkpoints; null: the run cannot be resumed.",
+        json_schema_extra=SAFE_ON_RESUME,
     )
     forgetting: ForgettingOptions = Field(
         ForgettingOptions(), description="Requests to forget, statistics for them, and tests after shifts."
     )
     distributed: DistributedOptions = Field(
-        DistributedOptions(), description="Several processes on one run.", json_schema_extra=SAFE
+        DistributedOptions(), description="Several processes on one run.", json_schema_extra=SAFE_ON_RESUME
     )
     max_skipped: int = Field(
         10,
         ge=1,
         le=10**6,
-        json_schema_extra=SAFE,
-        description="Steps in a row with numbers that are not finite before the run gives up.",
+        json_schema_extra=SAFE_ON_RESUME,
+        description="Consecutive steps with non-finite numbers before the run fails.",
     )
     sinks: list[SinkOptions] = Field(
-        [], max_length=32, description="Where metrics also go.", json_schema_extra=SAFE
+        [], max_length=32, description="Further sinks of metrics.", json_schema_extra=SAFE_ON_RESUME
     )
     report: ReportOptions = Field(
-        ReportOptions(), description="What report.html shows.", json_schema_extra=SAFE
+        ReportOptions(), description="The report.", json_schema_extra=SAFE_ON_RESUME
     )
 
     _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin(Document()))
@@ -126,7 +131,7 @@ class RunConfig(Options):
     def _has_sums(cls, forgetting: ForgettingOptions, info: ValidationInfo) -> ForgettingOptions:
         learner, wanted = info.data.get("learner"), forgetting.keep_statistics
         if wanted is not None and not isinstance(
-            learner, RidgeOptions | StreamingLda | RidgeLoRAOptions | None
+            learner, RidgeOptions | StreamingLDAOptions | RidgeLoRAOptions | None
         ):
             why = f"{learner.name} has no sums of squares to keep; take ridge, slda or ridge_lora"
             fault = conflict(why, ("keep_statistics",), wanted)
@@ -139,16 +144,16 @@ class RunConfig(Options):
         return self.model_copy(update={"forgetting": forgetting})
 
     def refuse(self, path: str, message: str) -> ConfigError:
-        """An error (to be raised) about the option at `path`, such as "learner.rank", with its place.
+        """Return an error about the option at `path`, such as "learner.rank", with its location.
 
-        For faults that only a later stage can see: a rank beyond the backbone's width, an unknown source.
+        For faults that only a later stage finds: a rank beyond the backbone's width, an unknown source.
         """
         keys = tuple(int(key) if key.isdecimal() else key for key in path.split("."))
         return refusal([Problem(self._origin.document.place(keys), f"{path}: {message}")])
 
 
 class _Origin:
-    """Where a configuration was read; two configurations that differ only in this are equal."""
+    """The document of a configuration; two configurations that differ only in this are equal."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -160,5 +165,5 @@ class _Origin:
 
 
 def remember_origin(config: RunConfig, document: Document) -> None:
-    """Let `config.refuse` name places in `document`."""
+    """Let `config.refuse` name locations in `document`."""
     config._origin = _Origin(document)

@@ -1,4 +1,4 @@
-"""Options of the scenario: the order in which a source's records come."""
+"""Options of the scenario: the order of a source's records."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from streamcl.config.options.base import Options, Seed, distinct
 from streamcl.config.options.variants import by_name, variant
 
 
-class AsIs(Options):
+class AsIsOptions(Options):
     """The source's own order."""
 
     name: Literal["as_is"] = Field("as_is", description="Keep the source's own order.")
 
 
-class Iid(Options):
+class IIDOptions(Options):
     """One seeded shuffle of everything."""
 
     name: Literal["iid"] = Field("iid", description="Shuffle the whole stream once.")
     seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
 
 
-class Disjoint(Options):
+class DisjointOptions(Options):
     """The classes in equal parts, one part after the other."""
 
     name: Literal["disjoint"] = Field("disjoint", description="Classes come in parts that share none.")
@@ -31,7 +31,7 @@ class Disjoint(Options):
     seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
 
 
-class SiBlurry(Options):
+class SiBlurryOptions(Options):
     """Stochastic, blurry parts of random size (Si-Blurry, arXiv 2308.09303)."""
 
     name: Literal["si_blurry"] = Field(
@@ -39,15 +39,15 @@ class SiBlurry(Options):
     )
     parts: int = Field(5, ge=1, le=10_000, description="Number of parts.")
     disjoint_percent: int = Field(
-        50, ge=0, le=100, description="Per cent of the classes that stay in one part."
+        50, ge=0, le=100, description="Percentage of the classes that occur in one part only."
     )
     blurry_percent: int = Field(
-        10, ge=0, le=100, description="Per cent of the other classes' samples that change parts."
+        10, ge=0, le=100, description="Percentage of the other classes' samples that move to other parts."
     )
     seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
 
 
-class DomainIncremental(Options):
+class DomainIncrementalOptions(Options):
     """One domain after the other, with all classes in each."""
 
     name: Literal["domain_incremental"] = Field(
@@ -64,7 +64,7 @@ class DomainIncremental(Options):
         return distinct(order)
 
 
-class NewInstancesAndClasses(Options):
+class NewInstancesAndClassesOptions(Options):
     """CORe50's NIC: parts that bring new classes and new views of old ones."""
 
     name: Literal["new_instances_and_classes"] = Field(
@@ -75,12 +75,12 @@ class NewInstancesAndClasses(Options):
 
 
 ScenarioOptions: TypeAlias = Annotated[
-    Annotated[AsIs, Tag("as_is")]
-    | Annotated[Iid, Tag("iid")]
-    | Annotated[Disjoint, Tag("disjoint")]
-    | Annotated[SiBlurry, Tag("si_blurry")]
-    | Annotated[DomainIncremental, Tag("domain_incremental")]
-    | Annotated[NewInstancesAndClasses, Tag("new_instances_and_classes")],
+    Annotated[AsIsOptions, Tag("as_is")]
+    | Annotated[IIDOptions, Tag("iid")]
+    | Annotated[DisjointOptions, Tag("disjoint")]
+    | Annotated[SiBlurryOptions, Tag("si_blurry")]
+    | Annotated[DomainIncrementalOptions, Tag("domain_incremental")]
+    | Annotated[NewInstancesAndClassesOptions, Tag("new_instances_and_classes")],
     Discriminator(variant),
     by_name(),
 ]

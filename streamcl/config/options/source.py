@@ -1,4 +1,4 @@
-"""Options of the source: where records come from, and what is done with those that are no plain images."""
+"""Options of the source, and the policy for malformed records."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from streamcl.config.options.base import DOTTED, SAFE, WARN, Args, Options
+from streamcl.config.options.base import IMPORT_PATH, SAFE_ON_RESUME, WARN_ON_RESUME, Args, Options
 
 
-class Policy(Options):
-    """What to do with records that are not plain labelled images, and the limits on what a source may do."""
+class SourcePolicy(Options):
+    """Handling of malformed records, and limits on the source."""
 
     on_bad_record: Literal["quarantine", "fail"] = Field(
         "quarantine",
-        description="A record that cannot become a sample: set it aside and go on, or stop the run.",
+        description="A malformed record: set it aside and go on, or stop the run.",
     )
     missing_label: Literal["unlabelled", "quarantine", "fail"] = Field(
         "unlabelled",
@@ -33,7 +33,7 @@ class Policy(Options):
     )
     max_side: int = Field(20_000, ge=1, le=2**20, description="Longest side of an image, in pixels.")
     max_file_bytes: int = Field(64 * 2**20, ge=1, le=2**32, description="Largest image file, in bytes.")
-    max_classes: int = Field(100_000, ge=1, le=10**7, description="Most classes that a stream may bring.")
+    max_classes: int = Field(100_000, ge=1, le=10**7, description="Largest number of classes in the stream.")
     max_quarantined: int | None = Field(
         10_000, ge=0, le=10**9, description="Records set aside before the run stops; null: no limit."
     )
@@ -42,17 +42,21 @@ class Policy(Options):
         gt=0,
         le=10**7,
         description="Seconds without a record before the source has failed; null: wait.",
-        json_schema_extra=SAFE,
+        json_schema_extra=SAFE_ON_RESUME,
     )
     retries: int = Field(
-        3, ge=0, le=1000, description="Attempts to go on after the source raised.", json_schema_extra=SAFE
+        3,
+        ge=0,
+        le=1000,
+        description="Retries after the source has raised.",
+        json_schema_extra=SAFE_ON_RESUME,
     )
     retry_delay: float = Field(
         0.5,
         ge=0,
         le=3600,
         description="Seconds before the first retry; doubled for each further one.",
-        json_schema_extra=SAFE,
+        json_schema_extra=SAFE_ON_RESUME,
     )
 
 
@@ -80,7 +84,7 @@ class SourceOptions(Options):
     class_: str | None = Field(
         None,
         alias="class",
-        pattern=DOTTED,
+        pattern=IMPORT_PATH,
         examples=["package.module:callable"],
         description="A callable of yours that returns an iterable of samples or batches.",
     )
@@ -93,12 +97,18 @@ class SourceOptions(Options):
     )
     deterministic: bool = Field(
         False,
-        description="Your word that the class yields the same records each time; then any iterable can be "
+        description="A promise that the class yields the same records each time; then any iterable can be "
         "resumed, by reading again what was read.",
     )
-    policy: Policy = Field(Policy(), description="Bad records, limits, retries.", json_schema_extra=WARN)
+    policy: SourcePolicy = Field(
+        SourcePolicy(), description="Bad records, limits, retries.", json_schema_extra=WARN_ON_RESUME
+    )
     prefetch: int = Field(
-        2, ge=0, le=1024, description="Batches read ahead of learning; 0: none.", json_schema_extra=SAFE
+        2,
+        ge=0,
+        le=1024,
+        description="Batches read ahead of learning; 0: none.",
+        json_schema_extra=SAFE_ON_RESUME,
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Which of several blocks one stands for: by its name, a class of the user's own, or a plugin."""
+"""Unions of options that are told apart by a name, a class of the user's own, or a plugin."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from streamcl.config.options.base import DOTTED, Args, Options
+from streamcl.config.options.base import IMPORT_PATH, Args, Options
 
 
 def variant(value: Any) -> str | None:
-    """Which member of a union a block means: what its `name` says, or "class" or "plugin"."""
+    """Return the tag of the union's member that a block means: its `name`, or "class" or "plugin"."""
     if isinstance(value, BaseModel):
         return str(getattr(value, "name", "class" if "class_" in type(value).model_fields else "plugin"))
     if isinstance(value, Mapping):
@@ -22,7 +22,7 @@ def variant(value: Any) -> str | None:
 
 
 def by_name(default: str | None = None) -> BeforeValidator:
-    """Lets a bare name stand for its block, and a block without a name for the default one."""
+    """Return a validator that expands a name to its block and gives a nameless block the default name."""
 
     def expand(value: Any) -> Any:
         if isinstance(value, str):
@@ -34,19 +34,19 @@ def by_name(default: str | None = None) -> BeforeValidator:
     return BeforeValidator(expand)
 
 
-class ByClass(Options):
-    """A part of your own, by its dotted path."""
+class ClassOptions(Options):
+    """A part of your own, by its import path."""
 
     class_: str = Field(
         alias="class",
-        pattern=DOTTED,
+        pattern=IMPORT_PATH,
         examples=["package.module:callable"],
         description="A callable that makes it.",
     )
     args: Args = Field({}, description="Keyword arguments for the callable.")
 
 
-class ByPlugin(Options):
+class PluginOptions(Options):
     """A part that an installed package registers as an entry point."""
 
     plugin: str = Field(min_length=1, max_length=200, description="The entry point's name.")
