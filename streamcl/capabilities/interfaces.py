@@ -33,7 +33,7 @@ class StatisticsPart(NamedTuple):
 
 
 class AdapterExport(NamedTuple):
-    """What of a learner can be written as a PEFT adapter.
+    """The part of a learner that can be written as a PEFT adapter.
 
     head: classifies the backbone's final features [B, d]; None where the heads read other features, and are
     not exported. classes: the names of its columns.
