@@ -413,7 +413,7 @@ REAL = {
     "mixed_privacy": (make_mixed, in_mixed),
     "cohort_adapters": (make_cohorts, in_cohorts),
     "online_lora": (by_gradient(online_lora), in_buffer),
-    "er": (by_gradient(baseline(ExperienceReplay, buffer=3)), in_buffer),
+    "er": (by_gradient(baseline(ExperienceReplay, replay_size=3)), in_buffer),
 }
 
 

@@ -76,8 +76,8 @@ def test_what_a_sum_has_taken_in_is_not_taken_back():
 STEPS = {
     "online_lora": (online_lora, 29),
     "naive_lora": (baseline(FinetuneLearner), 59),
-    "er": (baseline(ExperienceReplay, buffer=6), 29),
-    "der_pp": (baseline(DERPlusPlus, buffer=6), 59),
+    "er": (baseline(ExperienceReplay, replay_size=6), 29),
+    "der_pp": (baseline(DERPlusPlus, replay_size=6), 59),
     "ewc_pp": (baseline(EWCPlusPlus), 29),
     "ridge": (ridge, 1),
     "hybrid while it adapts": (hybrid(100), 29),

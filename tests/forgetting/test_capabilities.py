@@ -27,7 +27,7 @@ class Homonyms(ForgettingLearner):
 
 def claims(folder, learner):
     """The receipt of a class, as far as it depends on the learner."""
-    schedule = [ForgetRequest(label="odd", offset=12, id="r1", relearn="allow")]
+    schedule = [ForgetRequest(label="odd", offset=12, id="r1", on_return="learn")]
     with Opened(folder, ScriptedSource([4] * 6), learner=learner, schedule=schedule) as run:
         run.run()
     receipt = json.loads((folder / "receipts" / "r1.json").read_text())

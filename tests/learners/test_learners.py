@@ -88,7 +88,7 @@ def test_consolidation_drops_the_moments_of_the_pair_only(tiny_backbone, fp32):
 
 
 def test_the_buffer_holds_samples_not_batches_and_rides_in_the_step(tiny_backbone, fp32):
-    learner = online_lora(tiny_backbone, fp32, buffer=4)
+    learner = online_lora(tiny_backbone, fp32, hard_buffer_size=4)
     teach(learner)
     assert len(learner.buffer.samples) == 4
 
@@ -127,7 +127,7 @@ def test_a_held_sample_counts_as_a_fresh_one_unless_the_paper_is_followed(
 
 def test_absent_classes_are_masked_unless_the_paper_is_followed_to_the_letter(tiny_backbone, fp32):
     for mask, moved in [(True, False), (False, True)]:
-        learner = online_lora(tiny_backbone, fp32, mask_absent=mask, buffer=0)
+        learner = online_lora(tiny_backbone, fp32, mask_absent=mask, hard_buffer_size=0)
         teach(learner, labels=["ant", "bee"])
         before = learner.head.weight.detach().clone()
         learner.model.optimizer.state.clear()
