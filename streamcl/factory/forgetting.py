@@ -1,4 +1,4 @@
-"""Makes what forgets: the forgetter, its methods in order of preference, and the requests of the file."""
+"""Builds the forgetting service of a run, its methods, and the requests that the configuration schedules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build_methods() -> list[ForgettingMethod]:
 
 
 def build_schedule(config: RunConfig) -> list[ForgetRequest]:
-    """The requests that the configuration schedules, each with an id that says nothing."""
+    """Return the requests that the configuration schedules, each with an id that names nobody."""
     return [
         ForgetRequest(id=f"scheduled-{options.offset}-{number}", **options.model_dump())
         for number, options in enumerate(config.forgetting.requests)

@@ -10,7 +10,7 @@ from streamcl.storage.checkpoint_format import MANIFEST
 
 
 class CheckpointPurger:
-    """The checkpoints of a run, with the one who writes them in the background, if anyone does."""
+    """Removes older checkpoints of a run. saver: writes them in the background, where one does."""
 
     def __init__(self, checkpoints: Checkpoints, saver: BackgroundSaver | None = None) -> None:
         self._checkpoints, self._saver = checkpoints, saver
@@ -18,7 +18,7 @@ class CheckpointPurger:
     def seal(self) -> dict[str, Any]:
         """Wait for the commit just made, then remove every older checkpoint; which one is left.
 
-        Raises CheckpointError where the disk refuses: then seal again.
+        Raise CheckpointError where the disk refuses: then seal again.
         """
         if self._saver is not None:
             self._saver.wait()

@@ -52,7 +52,7 @@ class ErasurePlan:
 
     @cached_property
     def target(self) -> RedactionTarget:
-        """The samples and the class that no file of the run may name afterwards."""
+        """Return the samples and the class that no file of the run may name afterwards."""
         rows = [row for chunk in self.rows.chunks(learned=False) for row in chunk]
         ids = {row.id for row in rows} | set(self.request.ids)
         return RedactionTarget({row.offset for row in rows}, ids, self.request.label)

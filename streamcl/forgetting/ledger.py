@@ -69,7 +69,7 @@ class Ledger:
         """Take in a request; it is durable when this returns, so it may be acknowledged then and not before.
 
         fields: a JSON object with "id", and "key" where the sender repeats itself (else the id is the key).
-        The same key again gives back the first entry and changes nothing. Raises ForgettingError where a key
+        The same key again gives back the first entry and changes nothing. Raise ForgettingError where a key
         or an id comes back with other content, or where the fields are not JSON.
         """
         body, request = _canonical(fields), _name(fields, "id")
@@ -108,7 +108,7 @@ class Ledger:
     def retry(self, request: str) -> LedgerEntry:
         """Let a request that has failed be pending again; one that is pending stays so.
 
-        Raises ForgettingError where it is done or refused: that is over.
+        Raise ForgettingError where it is done or refused: that is over.
         """
         entry = self.entry(request)
         if entry.progress in {"done", "refused"}:
@@ -119,7 +119,7 @@ class Ledger:
         return self._advance(request, "received") if entry.progress == "failed" else entry
 
     def find(self, name: str) -> LedgerEntry:
-        """The request of this id or key. Raises ForgettingError where there is none."""
+        """Return the request of this id or key. Raise ForgettingError where there is none."""
         found = self._entries("WHERE id = ? OR key = ?", name, self._file.digest("key", name))
         if not found:
             raise ForgettingError(f"there is no request {name!r} in {self._file.path}")
@@ -132,7 +132,7 @@ class Ledger:
     def scrub(self, request: str) -> None:
         """Overwrite what a finished request said; its id, times, hashes and tombstones stay.
 
-        The bytes are gone from the file and its journal when this returns. Raises ForgettingError where the
+        The bytes are gone from the file and its journal when this returns. Raise ForgettingError where the
         request is not finished, or another process keeps the journal in use: then scrub again.
         """
         entry = self.entry(request)
@@ -149,7 +149,7 @@ class Ledger:
             )
 
     def entry(self, request: str) -> LedgerEntry:
-        """One request. Raises ForgettingError where there is none of that id."""
+        """One request. Raise ForgettingError where there is none of that id."""
         found = self._entries("WHERE id = ?", request)
         if not found:
             raise ForgettingError(f"there is no request {request!r} in {self._file.path}")
@@ -160,7 +160,7 @@ class Ledger:
         return self._entries("")
 
     def pending(self) -> list[LedgerEntry]:
-        """The requests received or started, in the order of arrival. Cheap where nothing has changed.
+        """Return the requests received or started, in the order of arrival. Cheap where nothing has changed.
 
         Sees what other processes wrote, their tombstones included.
         """
@@ -168,7 +168,7 @@ class Ledger:
         return list(self._pending)
 
     def after(self, position: int) -> list[LedgerEntry]:
-        """The requests that a checkpoint at this ledger position does not know of."""
+        """Return the requests that a checkpoint at this ledger position does not know of."""
         return self._entries("WHERE position > ?", position)
 
     @property
@@ -187,14 +187,14 @@ class Ledger:
             self._buried.update(digests)
 
     def is_tombstoned(self, kind: ErasedKind, value: str) -> bool:
-        """Whether the sample id, subject or class was erased; by others, as of the last `refresh`."""
+        """Return whether the sample id, subject or class was erased; by others, as of the last `refresh`."""
         digest = self._file.digest(kind, value)
         if self._buried is not None:
             return digest in self._buried
         return bool(self._file.query("SELECT 1 FROM tombstones WHERE digest = ?", digest))
 
     def erased_by(self, kind: ErasedKind, value: str) -> str | None:
-        """The request that erased the sample id, subject or class first; None where none did."""
+        """Return the request that erased the sample id, subject or class first; None where none did."""
         if not self.is_tombstoned(kind, value):
             return None
         found = self._file.query(
@@ -266,7 +266,7 @@ class Ledger:
 
 
 def _parsed(body: str) -> dict[str, Any]:
-    """The fields of a body; of one that is damaged none, which no digest fits."""
+    """Return the fields of a body; of one that is damaged none, which no digest fits."""
     try:
         fields = json.loads(body)
     except ValueError:

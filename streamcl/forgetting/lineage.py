@@ -1,4 +1,4 @@
-"""Which samples have passed, whose they were and what they touched: on disk, and erased with a request."""
+"""The lineage: a row on disk for every sample that has passed, erased with the request that selects it."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Lineage:
 
     @property
     def salt(self) -> bytes:
-        """What the hashes of this lineage are salted with."""
+        """The salt of this lineage's hashes."""
         return self._file.salt
 
     def close(self) -> None:
@@ -239,6 +239,6 @@ def _row(row: tuple[Any, ...]) -> LineageRow:
 
 
 def content_of(salt: bytes, image: Pixels) -> bytes:
-    """The hash of an image in the lineage that has this salt."""
+    """Return the hash of an image in the lineage that has this salt."""
     key = salted(salt, "content", str(image.shape))
     return hashlib.blake2b(image.tobytes(), key=key, digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""What of a run an erasure must reach, each part by the little that is asked of it."""
+"""The parts of a run that an erasure reaches, each as a Protocol of what is needed of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PurgeableCheckpoints(Protocol):
     """The run's checkpoints (see streamcl.forgetting.checkpoint_purge)."""
 
     def seal(self) -> Mapping[str, Any]:
-        """Make the newest checkpoint durable and the only one; which it is."""
+        """Make the newest checkpoint durable and the only one; return its name and hash."""
         ...
 
 
@@ -51,12 +51,12 @@ class RelapseMonitor(Stateful, Protocol):
         ...
 
     def retest(self, learner: Learner, offset: int) -> tuple[Mapping[str, Any], Sequence[RelapseReport]]:
-        """What to log of the test, empty where there was nothing to test; and what has come back."""
+        """Return figures to log, empty where there was nothing to test, and each relapse found."""
         ...
 
 
 class UtilityProbe(Protocol):
-    """Tells how useful a learner is for what stays (see streamcl.forgetting.monitoring.utility)."""
+    """Measures accuracy on what stays (see streamcl.forgetting.monitoring.utility)."""
 
     def __call__(self, learner: Learner, request: ForgetRequest) -> UtilityBaseline:
         """Look at it before an erasure; changes nothing."""
@@ -67,16 +67,16 @@ class UtilityBaseline(Protocol):
     """How useful a learner was before an erasure."""
 
     def beside(self, learner: Learner) -> Mapping[str, float] | None:
-        """How many samples were looked at, the accuracy `before` and `after`; None where there are none."""
+        """Return `samples`, and the accuracy `before` and `after`; None where there are no samples."""
         ...
 
 
 class RelapseReport(Protocol):
-    """Something erased that has come back."""
+    """Something erased that the learner knows again."""
 
     @property
     def figures(self) -> Mapping[str, Any]:
-        """What to log, without names."""
+        """Figures to log, without names."""
         ...
 
     @property
@@ -87,7 +87,7 @@ class RelapseReport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunResources:
-    """What of a run an erasure must reach.
+    """The parts of a run that an erasure reaches.
 
     fingerprint: of the run's configuration. disk: writes files.
     """

@@ -21,7 +21,7 @@ class Tombstones:
         self._ledger = ledger
 
     def drop_erased(self, batch: Batch) -> Batch:
-        """The batch without what has a tombstone; such a record keeps its offset, its id goes."""
+        """Return the batch without what has a tombstone; such a record keeps its offset, its id goes."""
         if not any(map(self.covers, batch.samples)) and not any(map(self._is_gone, batch.refused)):
             return batch
         dropped = {o for o, s in zip(batch.offsets, batch.samples, strict=True) if self.covers(s)}
@@ -42,7 +42,7 @@ class Tombstones:
             self._ledger.add_tombstones(request.id, "sample", ids)
 
     def covers(self, sample: Sample) -> bool:
-        """Whether the sample, its subject, its class or every user was forgotten."""
+        """Return whether the sample, its subject, its class or every user was forgotten."""
         buried = self._ledger.is_tombstoned
         return (
             buried("sample", sample.id)
@@ -56,7 +56,7 @@ class Tombstones:
 
 
 def drop_samples(batch: Batch, dropped: Collection[int]) -> Batch:
-    """The batch whose records at these offsets are no more than places."""
+    """Return the batch whose records at these offsets are no more than places."""
     kept = tuple(s for offset, s in zip(batch.offsets, batch.samples, strict=True) if offset not in dropped)
     refused = [each for each in batch.refused if each.offset not in dropped]
     refused += [RejectedRecord(offset, "", DROPPED) for offset in dropped]
@@ -64,5 +64,5 @@ def drop_samples(batch: Batch, dropped: Collection[int]) -> Batch:
 
 
 def dropped_from(batch: Batch) -> tuple[int, ...]:
-    """The offsets of a batch's records that a tombstone has left no more than places."""
+    """Return the offsets of a batch's records that a tombstone has left no more than places."""
     return tuple(refused.offset for refused in batch.refused if refused.reason == DROPPED)

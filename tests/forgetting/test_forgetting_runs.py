@@ -142,7 +142,7 @@ def test_shared_lora_is_never_called_exact(tmp_path):
     second = json.loads((run.folder / "receipts" / "r2.json").read_text())
     assert second["guarantee"] == "approximate"
     assert "were not repaired" in second["residual"]
-    rows = {place["name"]: place["status"] for place in second["places"]}
+    rows = {place["name"]: place["status"] for place in second["locations"]}
     assert (rows["adapters"], rows["head statistics"]) == ("remains", "erased")
 
 

@@ -325,10 +325,10 @@ def test_real_learners_forget_a_cohort_exactly_though_nothing_can_be_fetched(
 def test_what_a_dropped_branch_kept_goes_with_it(tmp_path):
     with open_run(real(tmp_path, HYBRID, forgetting={"keep_statistics": "per_class"})) as run:
         list(run)
-        assert set(run.forgetting._run.kept.file.cohorts_by_head()) == {0, 1}
+        assert set(run.forgetting._run.statistics.file.cohorts_by_head()) == {0, 1}
         run.forget(label="cat")
         run.processor.forget()
-        assert set(run.forgetting._run.kept.file.cohorts_by_head()) == {0}
+        assert set(run.forgetting._run.statistics.file.cohorts_by_head()) == {0}
         run.forget(label="bee", guarantee="exact")
         run.processor.forget()
         assert run.learner.classes == ("ant",)

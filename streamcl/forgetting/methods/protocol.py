@@ -154,7 +154,7 @@ class ForgettingMethod(Protocol):
         ...
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
-        """Erase from the learner's state, in memory; what is on disk is the forgetter's part.
+        """Erase from the learner's state, in memory; the eraser erases on disk.
 
         Raises ForgettingError, with the learner as it was, where it turns out that it cannot.
         """

@@ -24,7 +24,7 @@ from streamcl.storage.plain_state import state_hash
 
 
 def verify_receipt(path: Path) -> list[str]:
-    """What was found right, one sentence each. Raises ForgettingError at the first thing that is wrong.
+    """Return what was found right, a sentence each. Raise ForgettingError at the first fault.
 
     The model's hash is derived again from the checkpoint that the erasure made, as long as that is kept. Of a
     receipt that lies outside its run only the bytes are checked.
@@ -73,7 +73,7 @@ def _verdict(content: Mapping[str, Any]) -> str:
 
 
 def _agrees(receipt: Receipt, chain: Sequence[tuple[Path, Receipt]], progress: str) -> str:
-    """The ledger says what the receipt says, unless a request that had failed was asked again."""
+    """Return the ledger says what the receipt says, unless a request that had failed was retried."""
     later = [each.number for _, each in chain if each.request == receipt.request]
     if receipt.outcome == "failed":
         if later[-1] != receipt.number:

@@ -29,7 +29,7 @@ class StatisticsBlock:
 
     @classmethod
     def of(cls, rows: Array, labels: Sequence[bytes]) -> StatisticsBlock:
-        """The block of rows [n, D] with the digests of their classes."""
+        """Return the block of rows [n, D] with the digests of their classes."""
         sums = {
             label: (labels.count(label), rows[[each == label for each in labels]].sum(axis=0))
             for label in dict.fromkeys(labels)
@@ -47,19 +47,19 @@ class StatisticsBlock:
         )
 
     def without(self, other: StatisticsBlock, rows: Array) -> StatisticsBlock:
-        """What is left when `other`, the block of `rows`, is taken out. Raises ForgettingError."""
+        """Return the block without `other`, that of `rows`. Raise ForgettingError where it is no part."""
         left = self.samples - other.samples
         sums = dict(self.sums)
         for label, (count, total) in other.sums.items():
             here, there = sums.pop(label, (0, total))
             if here < count:
-                raise ForgettingError("more samples of a class are to be taken out than were kept")
+                raise ForgettingError("more samples of a class are to be subtracted than the statistics hold")
             if here > count:
                 sums[label] = (here - count, there - total)
         return StatisticsBlock(left, without(self.root, rows, left), sums)
 
     def row(self, cohort: bytes, head: int) -> CohortRow:
-        """What is written of it, sealed as this cohort's in this head."""
+        """Return the columns of its row in the file, with a hash of cohort, head and content."""
         labels = np.array([(label, count) for label, (count, _) in self.sums.items()], LABEL).tobytes()
         sums = b"".join(total.astype("<f8", copy=False).tobytes() for _, total in self.sums.values())
         ranks, width = self.root.shape
@@ -69,7 +69,7 @@ class StatisticsBlock:
 
     @classmethod
     def of_row(cls, row: CohortRow) -> StatisticsBlock | None:
-        """The block that was written so; None where the row is damaged."""
+        """Return the block that was written so; None where the row is damaged."""
         cohort, head, samples, ranks, width, seal, labels, sums, data = row
         if _seal(cohort, head, samples, ranks, width, labels, sums, data) != seal:
             return None

@@ -52,7 +52,7 @@ class BlockFile:
         self.moment = 0
 
     def standing(self, cohort: bytes, head: int) -> list[tuple[int, int]]:
-        """The numbers of a cohort's blocks, and the samples of each, largest and oldest first."""
+        """Return the numbers of a cohort's blocks, and the samples of each, largest and oldest first."""
         return [
             (number, samples)
             for number, samples in self._file.query(
@@ -62,7 +62,7 @@ class BlockFile:
         ]
 
     def load(self, number: int) -> StatisticsBlock:
-        """The block of that number."""
+        """Return the block of that number."""
         (row,) = self._file.query(
             "SELECT cohort, head, samples, ranks, width, seal, labels, sums, root FROM blocks WHERE id = ?",
             number,
@@ -73,7 +73,7 @@ class BlockFile:
         return block
 
     def blocks(self, cohort: bytes, head: int) -> Iterator[StatisticsBlock]:
-        """The sums of a cohort, block by block. Raises ForgettingError for one that is damaged."""
+        """Return the sums of a cohort, block by block. Raise ForgettingError for one that is damaged."""
         for number, _ in self.standing(cohort, head):
             yield self.load(number)
 
@@ -82,14 +82,14 @@ class BlockFile:
         return self._file.transaction()
 
     def count(self, cohort: bytes) -> dict[int, int]:
-        """How many samples of a cohort the sums of each head hold."""
+        """Return how many samples of a cohort the sums of each head hold."""
         rows = self._file.query(
             "SELECT head, SUM(samples) FROM blocks WHERE cohort = ? AND died IS NULL GROUP BY head", cohort
         )
         return {int(head): int(samples) for head, samples in rows}
 
     def commit(self, offset: int, reserve: int) -> None:
-        """What is open belongs to the state committed at `offset` next, `reserve` commits stay reachable."""
+        """Assign open blocks to the commit at `offset`; the last `reserve` commits stay reachable."""
         changed = "SELECT 1 FROM blocks WHERE born = ? OR died = ? LIMIT 1"
         if not self._file.query(changed, OPEN, OPEN):
             return  # the same moment serves this commit too
@@ -104,7 +104,7 @@ class BlockFile:
             run("DELETE FROM commits WHERE moment < ?", (oldest,))
 
     def go_back(self, moment: int) -> None:
-        """Have the blocks of that moment, 0 for none. Raises ForgettingError where it is not reached."""
+        """Have the blocks of that moment, 0 for none. Raise ForgettingError where it is not reached."""
         self.moment = moment
         if moment and not self._file.query("SELECT 1 FROM commits WHERE moment = ?", moment):
             raise ForgettingError(
@@ -139,14 +139,14 @@ class BlockFile:
             run("UPDATE blocks SET died = ? WHERE died IS NULL AND head >= ?", (STAGED, first))
 
     def settle(self) -> None:
-        """What was staged belongs to the next commit."""
+        """Make the staged changes part of the next commit."""
         with self._file.transaction() as run:
             run("DELETE FROM blocks WHERE born = ? AND died = ?", (STAGED, STAGED))
             run("UPDATE blocks SET born = ? WHERE born = ?", (OPEN, STAGED))
             run("UPDATE blocks SET died = ? WHERE died = ?", (OPEN, STAGED))
 
     def undo(self) -> None:
-        """What was staged is as it was before."""
+        """Discard the staged changes."""
         with self._file.transaction() as run:
             run("DELETE FROM blocks WHERE born = ?", (STAGED,))
             run("UPDATE blocks SET died = NULL WHERE died = ?", (STAGED,))
@@ -163,7 +163,7 @@ class BlockFile:
             )
 
     def examine(self) -> tuple[int, int, int]:
-        """How many cohorts, blocks and bytes there are. Raises ForgettingError where one is damaged."""
+        """How many cohorts, blocks and bytes there are. Raise ForgettingError where one is damaged."""
         cohorts, blocks, size = set(), 0, 0
         for number, cohort, length in self._file.query(
             "SELECT id, cohort, LENGTH(root) + LENGTH(sums) FROM blocks WHERE died IS NULL ORDER BY id"
@@ -174,11 +174,11 @@ class BlockFile:
         return len(cohorts), blocks, size
 
     def cohorts(self) -> set[bytes]:
-        """Those of which there are sums, older checkpoints' included."""
+        """Return those of which there are sums, older checkpoints' included."""
         return {bytes(row[0]) for row in self._file.query("SELECT DISTINCT cohort FROM blocks")}
 
     def cohorts_by_head(self) -> dict[int, int]:
-        """How many classes or subjects each head has sums of."""
+        """Return how many classes or subjects each head has sums of."""
         rows = self._file.query(
             "SELECT head, COUNT(DISTINCT cohort) FROM blocks WHERE died IS NULL GROUP BY head"
         )

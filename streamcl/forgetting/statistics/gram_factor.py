@@ -12,7 +12,7 @@ from streamcl.errors import ForgettingError
 from streamcl.storage.plain_state import Array
 
 TOLERANCE = 1e-9
-"""What rows may lie outside a sum that they are taken out of, relative to their size."""
+"""Tolerance for the part of rows outside the span of the sum they are subtracted from, relative to size."""
 
 
 def root(rows: Array) -> Array:
@@ -23,9 +23,9 @@ def root(rows: Array) -> Array:
 
 
 def without(whole: Array, rows: Array, left: int) -> Array:
-    """The root of R^T R - rows^T rows, a sum of `left` samples, by eigenvalues in the span of R alone.
+    """Return the root of R^T R - rows^T rows, a sum of `left` samples, by eigenvalues in the span of R alone.
 
-    Raises ForgettingError where the rows are not among those that R was made of, as far as can be seen.
+    Raise ForgettingError where the rows are not among those that R was made of, as far as can be seen.
     """
     basis, corner = np.linalg.qr(whole.T)  # [D, r], [r, r]
     inside = rows @ basis  # [m, r]
@@ -42,12 +42,12 @@ def without(whole: Array, rows: Array, left: int) -> Array:
 
 
 def packed(whole: Array) -> bytes:
-    """The root without the zeros left of its diagonal."""
+    """Return the root without the zeros left of its diagonal."""
     return b"".join(row[i:].astype("<f8", copy=False).tobytes() for i, row in enumerate(whole))
 
 
 def unpacked(data: bytes, ranks: int, width: int) -> Array:
-    """The root of so many rows and columns."""
+    """Return the root of so many rows and columns."""
     numbers = np.frombuffer(data, "<f8")
     whole, start = np.zeros((ranks, width)), 0
     for i, row in enumerate(whole):

@@ -1,4 +1,4 @@
-"""What one request reaches of the kept sums: whole cohorts to be subtracted, or samples to be taken out."""
+"""The part of the kept statistics that one request reaches: whole cohorts, or samples of some."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class CohortFile(Protocol):
         ...
 
     def cohort_of(self, trace: LineageRow) -> bytes | None:
-        """The cohort of a sample that has passed; None where it has none."""
+        """Return the cohort of a sample that has passed; None where it has none."""
         ...
 
     def digest_of(self, label: str | None) -> bytes:
-        """The digest of a class's name."""
+        """Return the digest of a class's name."""
         ...
 
     def take_out(self, cohort: bytes, head: int, rows: Array, labels: Sequence[bytes]) -> None:
@@ -36,7 +36,7 @@ class CohortFile(Protocol):
 
 @dataclass(slots=True)
 class StatisticsSelection:
-    """What a request reaches of the kept sums (see streamcl.forgetting.methods.protocol.StatisticsView)."""
+    """The kept statistics of a request's cohorts (see methods.protocol.StatisticsView)."""
 
     _kept: CohortFile
     _groups: Mapping[bytes | None, tuple[int, int]]
@@ -61,7 +61,7 @@ class StatisticsSelection:
         )
 
     def parts(self, head: int, names: Sequence[str]) -> Iterator[StatisticsPart]:
-        """The sums of the request's cohorts in a head, part by part. names: of the classes known."""
+        """Return the sums of the request's cohorts in a head, part by part. names: of the classes known."""
         known = {self._kept.digest_of(name): name for name in names}
         for cohort in self._groups:
             for block in self._kept.file.blocks(cohort or b"", head):
@@ -92,12 +92,12 @@ class StatisticsSelection:
                 self._kept.file.drop(cohort)
 
     def finish(self, heads: int) -> None:
-        """The erasure came about: what no method has taken out goes now, and heads that are gone go too."""
+        """Stage the end of an erasure: drop what no method has subtracted, and heads that are gone."""
         if not self.touched and self._groups:
             self.drop()
         self._kept.file.drop_heads(heads)
         self._kept.file.settle()
 
     def undo(self) -> None:
-        """The erasure failed."""
+        """Discard the staged changes: the erasure failed."""
         self._kept.file.undo()

@@ -73,11 +73,11 @@ class StatisticsStore:
         self._count += len(samples)
 
     def cohort_of(self, trace: LineageRow) -> bytes | None:
-        """The cohort of a sample that has passed; None where it has none."""
+        """Return the cohort of a sample that has passed; None where it has none."""
         return self.digest_of(trace.label) if self.by == "class" else trace.subject
 
     def digest_of(self, label: str | None) -> bytes:
-        """The digest of a class's name."""
+        """Return the digest of a class's name."""
         return self._digest("class", str(label))
 
     def flush(self, offset: int) -> None:
@@ -86,11 +86,11 @@ class StatisticsStore:
         self.file.commit(offset, self._keep)
 
     def state_dict(self) -> State:
-        """The moment of the commit that a checkpoint belongs to."""
+        """Return the moment of the commit that a checkpoint belongs to."""
         return {"moment": self.file.moment}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to that moment. Raises ForgettingError where the file does not reach back to it."""
+        """Go back to that moment. Raise ForgettingError where the file does not reach back to it."""
         self.file.go_back(int(state["moment"]))
         self._give_up()
 
@@ -100,7 +100,7 @@ class StatisticsStore:
         self._give_up()
 
     def scope(self, groups: Mapping[bytes | None, tuple[int, int]]) -> StatisticsSelection:
-        """What a request reaches here.
+        """Return the statistics that a request reaches.
 
         groups: by cohort, how many learned samples it selects, and how many were learned at all.
         """
