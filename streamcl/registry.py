@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from streamcl.errors import ConfigError, SourceError, StreamclError, nearest
 
 FORM = 'write "package.module:callable"'
+
+
+@contextmanager
+def lazy_imports() -> Iterator[None]:
+    """Let `from package import module` in the block import each module at its first use.
+
+    Options of learners are declared beside the learners, and reading a configuration must not wait for torch.
+    The block binds stand-ins that import the module when an attribute of it is asked for; imports of other
+    modules that run meanwhile are not affected.
+    """
+    caller, real = sys._getframe(2).f_globals, builtins.__import__
+
+    def lazily(name: str, scope: Any = None, *rest: Any) -> Any:  # rest: locals, names after import, level
+        if scope is not caller:
+            return real(name, scope, *rest)
+        return SimpleNamespace(**{each: _LazyModule(f"{name}.{each}") for each in rest[1]})
+
+    builtins.__import__ = lazily  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        builtins.__import__ = real
+
+
+class _LazyModule:
+    """Stands for a module that is imported at its first use."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +129,24 @@ DETECTORS = Registry(
         "plateau": "streamcl.shift.plateau:PlateauDetector",
         "river": "streamcl.shift.river:RiverDetector",
         "none": "streamcl.shift.none:SilentDetector",
+    },
+)
+LEARNERS = Registry(
+    "learner",
+    "streamcl.learners",
+    {
+        "ridge_lora": "streamcl.learners.ridge_lora:RIDGE_LORA",
+        "ridge": "streamcl.learners.ridge:RIDGE",
+        "online_lora": "streamcl.learners.online_lora:ONLINE_LORA",
+        "mixed_privacy": "streamcl.learners.mixed_privacy:MIXED_PRIVACY",
+        "cohort_adapters": "streamcl.learners.cohort_adapters:COHORT_ADAPTERS",
+        "ncm": "streamcl.learners.ncm:NCM",
+        "slda": "streamcl.learners.slda:SLDA",
+        "frozen_linear": "streamcl.learners.baselines.finetune:FROZEN_LINEAR",
+        "naive_lora": "streamcl.learners.baselines.finetune:NAIVE_LORA",
+        "er": "streamcl.learners.baselines.replay:ER",
+        "der_pp": "streamcl.learners.baselines.replay:DER_PP",
+        "ewc_pp": "streamcl.learners.baselines.ewc:EWC_PP",
     },
 )
 SINKS = Registry(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from streamcl.audit.stream_split import StreamSplit
-from streamcl.config.options.ridge_lora import CohortAdaptersOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.receipts.receipt import Receipt
+from streamcl.learners.cohort_adapters import CohortAdaptersOptions
 
 
 def reconstruct_request(

@@ -28,8 +28,7 @@ from streamcl.audit.stream_split import (
     split_stream,
     with_offsets,
 )
-from streamcl.config.options.closed_form import RidgeOptions
-from streamcl.config.options.ridge_lora import RidgeLoRAOptions
+from streamcl.config.options.learner import learner_name
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, Sample
@@ -39,6 +38,8 @@ from streamcl.factory.learner import build_learner
 from streamcl.factory.source import build_source
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
+from streamcl.learners.ridge import RidgeOptions
+from streamcl.learners.ridge_lora import RidgeLoRAOptions
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, SourceWrapper, fetch_of
 from streamcl.runs.load import load_learner
@@ -185,7 +186,7 @@ class _FeatureList:
 def _ridge_options(config: RunConfig) -> RidgeOptions:
     options = config.learner.ridge if isinstance(config.learner, RidgeLoRAOptions) else config.learner
     if not isinstance(options, RidgeOptions):
-        raise ConfigError(f"learner {config.learner.name} has no closed-form head")
+        raise ConfigError(f"learner {learner_name(config.learner)} has no closed-form head")
     return options
 
 

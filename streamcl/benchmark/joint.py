@@ -11,19 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.benchmark.suite import JointOptions
-from streamcl.config.options.baselines import NaiveLoRAOptions
 from streamcl.config.options.run import RunConfig
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.events import Batch, Sample
 from streamcl.factory.backbone import BackboneFactory
-from streamcl.factory.baselines import trained_model
 from streamcl.factory.compute import build_compute
 from streamcl.factory.source import build_source
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapter_model import AdapterModel
-from streamcl.learners.baselines.finetune import FinetuneLearner
+from streamcl.learners.baselines.finetune import FinetuneLearner, NaiveLoRAOptions, build_model
 from streamcl.learners.block_features import concat_block_tokens, concat_width, spread_blocks
+from streamcl.learners.factory import LearnerContext
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import Learner
 from streamcl.runs.summary import environment
@@ -72,7 +71,7 @@ def joint_summary(
     finally:
         source.close()
     options = NaiveLoRAOptions(rank=joint.rank, learning_rate=joint.learning_rate)
-    model = trained_model(options, vit(config, compute), compute, config.seed)
+    model = build_model(options, LearnerContext(vit(config, compute), compute, config.seed))
     train(model, samples, joint.epochs, config.batch_size)
     refitted = refit(model, samples, joint, config.batch_size)
     examiner = HoldoutEvaluator(

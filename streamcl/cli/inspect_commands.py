@@ -41,7 +41,10 @@ def schema() -> None:
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["sources", "detectors", "sinks", "learners", "backbones", "data"]))
+@click.argument(
+    "what",
+    type=click.Choice(["sources", "detectors", "sinks", "learners", "forgetting", "backbones", "data"]),
+)
 @click.argument("pattern", default="*")
 def list_names(what: str, pattern: str) -> None:
     """List what a configuration can name; PATTERN (with *) narrows it down."""

@@ -7,22 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamcl.config.load import dump_config
+from streamcl.config.options.learner import learner_factory, learner_name
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.errors import ConfigError, DistributedError
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.protocols import CheckpointStore, Learner, State, Stateful
+from streamcl.registry import LEARNERS
 from streamcl.storage.plain_state import state_hash
 
 logger = logging.getLogger(__name__)
-
-DISTRIBUTED_LEARNERS = frozenset(
-    {
-        *("ridge_lora", "ridge", "ncm", "slda", "online_lora"),
-        *("frozen_linear", "naive_lora", "er", "der_pp", "ewc_pp"),
-    }
-)
-"""Learners whose batches several ranks can learn together."""
 
 DECIDED = (
     *("detector", "scores", "history", "progress"),
@@ -35,11 +29,13 @@ def check_agreement(settings: RunConfig, group: ProcessGroup) -> None:
     """Raise ConfigError where several ranks cannot run this configuration or were given different ones."""
     if group.world_size == 1:
         return
-    name = settings.learner.name
-    if name not in DISTRIBUTED_LEARNERS:
+    if not getattr(learner_factory(settings.learner), "distributed", False):
+        able = sorted(
+            name for name in LEARNERS.built_in if getattr(LEARNERS.find(name), "distributed", False)
+        )
         raise ConfigError(
-            f"the learner {name!r} cannot learn on several ranks",
-            hint=f"start it as one process, or choose one of {', '.join(sorted(DISTRIBUTED_LEARNERS))}",
+            f"the learner {learner_name(settings.learner)!r} cannot learn on several ranks",
+            hint=f"start it as one process, or choose one of {', '.join(able)}",
         )
     check_same_everywhere("configuration", dump_config(settings), group)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from torch import Tensor
-
-from streamcl.heads.statistics import HeadStatistics, PartsOfHead
 from streamcl.protocols import State
 
-S = TypeVar("S", bound=HeadStatistics)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.heads.statistics import HeadStatistics, PartsOfHead
+
+S = TypeVar("S", bound="HeadStatistics")
 
 
 class ClosedFormHead(Protocol[S]):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Sample
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class ClassIndex:
@@ -36,6 +38,8 @@ class ClassIndex:
 
     def columns(self, names: Sequence[str | None], device: torch.device | str = "cpu") -> Tensor:
         """int64 [len(names)]: the column of each name, -1 for None and for names not known."""
+        import torch
+
         known = [-1 if name is None else self._columns.get(name, -1) for name in names]
         return torch.tensor(known, dtype=torch.int64, device=device)
 

@@ -2,31 +2,78 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
+from streamcl.config.options.base import WARN_ON_RESUME, Options
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Prediction, Sample, StepResult
-from streamcl.heads.quadratic import Quadratic
-from streamcl.heads.solving import is_due, linear_scores
-from streamcl.heads.statistics import zero_padded
-from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import FrozenReader
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.cohort import Cohort
-from streamcl.learners.predictions import all_finite, to_predictions
+from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.pseudonym import pseudonym
+from streamcl.learners.ridge import RIDGE_SHARPNESS
+from streamcl.learners.ridge_lora import LoRABranchOptions, RidgeBranchOptions, build_branch
 from streamcl.learners.rollback import Rollback, Transaction
 from streamcl.learners.step import prepare_step
 from streamcl.protocols import State
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    from streamcl.heads import quadratic, solving
+    from streamcl.heads import statistics as head_statistics
+    from streamcl.learners import block_features, predictions
+    from streamcl.learners import cohort as cohort_module
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.learners.adapted_branch import AdaptedBranch
+    from streamcl.learners.block_features import FrozenReader
+    from streamcl.learners.cohort import Cohort
+
+
+class CohortLoRAOptions(LoRABranchOptions):
+    """The adapter of each cohort."""
+
+    warmup_samples: int = Field(
+        256,
+        ge=1,
+        le=10**9,
+        description="Labelled samples of a cohort after which its adapter freezes.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+
+
+class CohortRidgeOptions(RidgeBranchOptions):
+    """The closed-form part that all cohorts share."""
+
+    gcv_margin: None = Field(None, description="Not for this learner.")
+
+
+class CohortAdaptersOptions(Options):
+    """Cohorts with adapters of their own, each of which can be forgotten whole and exactly."""
+
+    name: Literal["cohort_adapters"] = Field("cohort_adapters", description="An adapter for each cohort.")
+    cohort_by: Literal["domain", "subject", "offset_range"] = Field(
+        "domain", description="What makes a cohort: a domain (a tenant), a subject, or a range of offsets."
+    )
+    records_per_cohort: int = Field(
+        1000, ge=1, le=10**12, description="Records of a cohort where cohort_by is offset_range."
+    )
+    max_adapters: int = Field(
+        8, ge=1, le=1000, description="Most cohorts with an adapter; later ones have none."
+    )
+    ridge: CohortRidgeOptions = Field(CohortRidgeOptions(), description="The shared closed-form part.")
+    lora: CohortLoRAOptions = Field(CohortLoRAOptions(), description="The adapters.")
+
 
 SHARED_COHORT = ""
 """What samples without a cohort, and those of cohorts past the limit, are learned into: no adapter."""
@@ -112,7 +159,7 @@ class CohortAdaptersLearner:
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample, by its cohort's branch or, where it has none, by the mean of all branches."""
-        return to_predictions(self.logits(samples), self.classes) if samples else ()
+        return predictions.to_predictions(self.logits(samples), self.classes) if samples else ()
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
@@ -130,7 +177,7 @@ class CohortAdaptersLearner:
         names = self._names(batch)
         scores = self._scores(self._used.scores(features), views[0], names, exact=False)
         step = prepare_step(batch, self._sharpness * scores, self._index)
-        if not step.rows or not all_finite(features):
+        if not step.rows or not predictions.all_finite(features):
             return step.refused()
         with Transaction(self._savepoint()) as transaction:
             self._index = step.index
@@ -192,6 +239,8 @@ class CohortAdaptersLearner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
+        import torch
+
         self._index, self.cohorts, self._fresh = ClassIndex(state["classes"]), {}, None
         self.over_capacity = bool(state["crowded"])
         for name, saved in state["cohorts"].items():
@@ -228,11 +277,13 @@ class CohortAdaptersLearner:
 
     def _new(self, name: str) -> Cohort:
         branch = None if name == SHARED_COHORT else self._branch(name)
-        self.cohorts[name] = Cohort(branch, self._width, self.backbone.device)
+        self.cohorts[name] = cohort_module.Cohort(branch, self._width, self.backbone.device)
         return self.cohorts[name]
 
     def _scores(self, shared: Tensor, tokens: Tensor, names: Sequence[str], *, exact: bool) -> Tensor:
         """float64 [B, C]: the shared scores, joined with those of each sample's branch."""
+        import torch
+
         joined = shared.clone()
         for name in dict.fromkeys(names):
             rows = [row for row, each in enumerate(names) if each == name]
@@ -246,10 +297,12 @@ class CohortAdaptersLearner:
 
     def _refit_if_due(self) -> None:
         """Solve the shared part anew where a class has doubled or a share of all samples is new."""
+        import torch
+
         self._fresh = None
         total = reduce(torch.add, [cohort.sums(self._index).counts for cohort in self.cohorts.values()])
-        solved = zero_padded(self._used.counts, len(total) - len(self._used.counts))
-        if is_due(total, solved, total > solved, self._refit_fraction):
+        solved = head_statistics.zero_padded(self._used.counts, len(total) - len(self._used.counts))
+        if solving.is_due(total, solved, total > solved, self._refit_fraction):
             self._used = self._solved()
         else:
             self._used = self._used.widened(len(total))
@@ -259,11 +312,13 @@ class CohortAdaptersLearner:
         if not self.cohorts:
             return self._unsolved()
         sums = reduce(operator.add, [cohort.sums(self._index) for cohort in self.cohorts.values()])
-        problem = Quadratic(sums, self._variance_ridge)
+        problem = quadratic.Quadratic(sums, self._variance_ridge)
         W = problem.minimiser()
         return _Solution(W, problem.intercept(W), sums.counts)
 
     def _unsolved(self) -> _Solution:
+        import torch
+
         W = torch.zeros(self._width, len(self._index), dtype=torch.float64, device=self.backbone.device)
         return _Solution(W, W[0].clone(), W[0].long())
 
@@ -278,9 +333,36 @@ class _Solution:
 
     def scores(self, features: Tensor) -> Tensor:
         """float64 [B, C]; a class without samples is never named."""
-        return linear_scores(features, self.W, self.b, self.counts > 0)
+        return solving.linear_scores(features, self.W, self.b, self.counts > 0)
 
     def widened(self, classes: int) -> _Solution:
         """With columns for so many classes."""
         more = classes - len(self.counts)
-        return _Solution(*(zero_padded(each, more) for each in (self.W, self.b, self.counts)))
+        return _Solution(*(head_statistics.zero_padded(each, more) for each in (self.W, self.b, self.counts)))
+
+
+def build_cohort_adapters(options: CohortAdaptersOptions, context: LearnerContext) -> CohortAdaptersLearner:
+    """Return a shared closed form, and a maker of adapters, one for each cohort."""
+    ridge, lora, backbone = options.ridge, options.lora, context.backbone
+    blocks = context.blocks(ridge.blocks)
+    if ridge.variance_ridge is None or ridge.projection is not None:
+        raise context.refuse("learner.ridge", "cohort adapters need a variance_ridge, and no projection")
+
+    def branch(cohort: str) -> AdaptedBranch:
+        digest = hashlib.sha256(f"{context.seed} {cohort}".encode()).digest()
+        return build_branch(ridge, lora, context, int.from_bytes(digest[:7], "big"))
+
+    branch("")  # an impossible option is refused now, not when the first cohort comes
+    return CohortAdaptersLearner(
+        block_features.FrozenReader(backbone, context.compute, blocks, tta_views=ridge.tta_views),
+        CohortRule(options.cohort_by, options.records_per_cohort, options.max_adapters),
+        branch,
+        width=block_features.concat_width(backbone, blocks),
+        cut=backbone.depth // 3 if lora.first_block is None else lora.first_block,
+        variance_ridge=ridge.variance_ridge,
+        refit_fraction=ridge.refit_fraction,
+        sharpness=RIDGE_SHARPNESS,
+    )
+
+
+COHORT_ADAPTERS = LearnerFactory(CohortAdaptersOptions, build_cohort_adapters)

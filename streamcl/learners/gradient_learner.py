@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Any
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.events import Batch, Prediction, Sample, StepResult
-from streamcl.learners.adapter_model import AdapterModel, ForwardPass, Gradients
 from streamcl.learners.rollback import Rollback, Transaction
 from streamcl.protocols import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.learners.adapter_model import AdapterModel, ForwardPass, Gradients
 
 
 class GradientLearner:
@@ -85,6 +86,8 @@ class GradientLearner:
 
     def _loss(self, seen: ForwardPass) -> Tensor:
         """Return the scalar loss that the step minimises."""
+        from torch.nn import functional as F
+
         return F.cross_entropy(seen.logits, seen.targets)
 
     def _regularise(self, gradients: Gradients) -> Gradients:

@@ -3,22 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import LearnedSample
+from streamcl.config.options.base import WARN_ON_RESUME, Options
 from streamcl.events import Batch, Prediction, Sample, StepResult
-from streamcl.heads.user_weights import UserWeights
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.mixed_statistics import MixedPrivacyStatistics, subject_cohort
-from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
-from streamcl.learners.ridge_lora import RidgeLoRAFeatures, RidgeLoRALearner
+from streamcl.learners.factory import LearnerContext, LearnerFactory
+from streamcl.learners.ridge_lora import (
+    LoRABranchOptions,
+    RidgeBranchOptions,
+    RidgeLoRAFeatures,
+    RidgeLoRALearner,
+    build_ridge_lora,
+)
 from streamcl.learners.rollback import Rollback, Transaction
-from streamcl.learners.tangent_features import TangentReader
 from streamcl.protocols import State
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    from streamcl.heads import user_weights
+    from streamcl.learners import block_features, mixed_statistics, predictions, tangent_features
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.heads.user_weights import UserWeights
+    from streamcl.learners.mixed_statistics import MixedPrivacyStatistics
+    from streamcl.learners.tangent_features import TangentReader
+
+
+class UserOptions(Options):
+    """The linear part that samples of users train, around the core's weights (arXiv 2012.13431)."""
+
+    tangents: int = Field(
+        256, ge=0, le=16_384, description="Width of the sketch of LoRA's tangent features; 0: none of them."
+    )
+    linearised_blocks: int = Field(1, ge=1, le=512, description="Last blocks whose LoRA is linearised.")
+    variance_ridge: float = Field(
+        300.0,
+        gt=0,
+        le=1e9,
+        description="Ridge of each feature: its variance times so many samples.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+    noise: float = Field(
+        1e-3,
+        ge=0,
+        le=1e3,
+        description="Standard deviation of the noise on the weights in use, in units of 1 / their feature's; "
+        "0: none, and no bound.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+    max_tracked_subjects: int = Field(
+        64,
+        ge=0,
+        le=100_000,
+        description="Subjects with sums of their own; later ones are forgotten by their samples only.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+
+
+class MixedPrivacyOptions(Options):
+    """Mixed privacy: a ridge_lora learner that only core samples train, and the users' linear part on top."""
+
+    name: Literal["mixed_privacy"] = Field(
+        "mixed_privacy", description="Core samples train all, users a linear part."
+    )
+    ridge: RidgeBranchOptions = Field(RidgeBranchOptions(), description="The core's closed-form branch.")
+    lora: LoRABranchOptions = Field(LoRABranchOptions(), description="The core's adapted branch.")
+    users: UserOptions = Field(UserOptions(), description="The users' part.")
+
 
 USER_STATISTICS = "user statistics of unsettled adapters"
 
@@ -55,7 +113,7 @@ class MixedPrivacyLearner:
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample; changes nothing that decides the future."""
-        return to_predictions(self.logits(samples), self.classes) if samples else ()
+        return predictions.to_predictions(self.logits(samples), self.classes) if samples else ()
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
@@ -75,9 +133,9 @@ class MixedPrivacyLearner:
             for reading in (self.core.read(side.samples),)
         }
         scores = self._scores(batch, list(seen.values()))
-        predicted = to_predictions(self.core.sharpness * scores, self.classes)
+        predicted = predictions.to_predictions(self.core.sharpness * scores, self.classes)
         losses = self._losses(batch, scores)
-        if not all(all_finite(z) for _, _, z in seen.values()):
+        if not all(predictions.all_finite(z) for _, _, z in seen.values()):
             return StepResult(predicted, losses, learned=())
         moving = self._moving
         with Transaction(self._savepoint()) as step:
@@ -99,7 +157,7 @@ class MixedPrivacyLearner:
     @property
     def statistics(self) -> MixedPrivacyStatistics:
         """The removable statistics, of core samples and of users."""
-        return MixedPrivacyStatistics(
+        return mixed_statistics.MixedPrivacyStatistics(
             self.core, self.users, lambda samples: self._z(self.core.read(samples)), self._index
         )
 
@@ -135,12 +193,12 @@ class MixedPrivacyLearner:
 
     def user_sample_count(self, subject: str) -> int:
         """How many samples are in the sums that are kept of a subject."""
-        sums = self.users.cohorts.get(subject_cohort(subject))
+        sums = self.users.cohorts.get(mixed_statistics.subject_cohort(subject))
         return 0 if sums is None else sums.total
 
     def forget_subject(self, subject: str) -> Mapping[str, Any]:
         """Take a subject's own sums out; classes that only it had go too. Figures, with the bound."""
-        figures = self.users.forget_cohort(subject_cohort(subject))
+        figures = self.users.forget_cohort(mixed_statistics.subject_cohort(subject))
         counts = dict(zip(self.classes, self.users.counts.tolist(), strict=True))
         self._keep([name for name in self.classes if counts[name] or name in self.core.classes])
         return {**figures, "linear_since": self._moved_until}
@@ -189,6 +247,8 @@ class MixedPrivacyLearner:
 
     def _z(self, reading: RidgeLoRAFeatures) -> Tensor:
         """float32 [B, 1 + frozen + tangents]."""
+        import torch
+
         features = reading.features[:, -self._frozen :].float()
         still = features.new_full((len(features), 1), float(not self._moving))
         if self.tangents is None:
@@ -209,6 +269,8 @@ class MixedPrivacyLearner:
 
     def _total(self, core: Tensor, users: Tensor) -> Tensor:
         """[B, C] from the core's [B, c] and the users': a class that the core has not met scores 0 there."""
+        import torch
+
         total = users.clone()
         if self.core.classes:
             total[:, self._index.columns(self.core.classes, users.device)] += core.masked_fill(
@@ -225,14 +287,14 @@ class MixedPrivacyLearner:
         ]
         names = [str(batch.samples[row].label) for row in rows]
         targets = ClassIndex([*self.classes, *names]).columns(names, scores.device)
-        return tuple(open_set_nll(self.core.sharpness * scores[rows], targets).tolist())
+        return tuple(predictions.open_set_nll(self.core.sharpness * scores[rows], targets).tolist())
 
     def _add(self, side: _Side, z: Tensor) -> None:
         """Put labelled samples into the sums: the core's at once, users' cohort by cohort."""
         cohorts: dict[str | None, list[int]] = {}
         for row, sample in enumerate(side.samples):
             if sample.label is not None:
-                name = None if side.privacy == "core" else subject_cohort(sample.subject)
+                name = None if side.privacy == "core" else mixed_statistics.subject_cohort(sample.subject)
                 cohorts.setdefault(name, []).append(row)
         for name, rows in cohorts.items():
             targets = self._index.columns([side.samples[row].label for row in rows], z.device)
@@ -260,3 +322,28 @@ class _Side:
     def batch(self) -> Batch:
         """These samples as a batch of their own; its offset is of no account."""
         return Batch(0, tuple(self.samples))
+
+
+def build_mixed_privacy(options: MixedPrivacyOptions, context: LearnerContext) -> MixedPrivacyLearner:
+    """Return a ridge_lora learner that core samples train, with a part for users on top."""
+    core, users = build_ridge_lora(options.ridge, options.lora, context), options.users
+    tangents = None
+    if core.adapted is not None and users.tangents:
+        tangents = tangent_features.TangentReader(
+            core.adapted,
+            width=users.tangents,
+            linearised_blocks=users.linearised_blocks,
+            seed=context.seed,
+        )
+    last = max(context.blocks(options.ridge.blocks))
+    frozen = block_features.concat_width(context.backbone, [last])
+    weights = user_weights.UserWeights(
+        1 + frozen + (0 if tangents is None else tangents.width),
+        **users.model_dump(include={"variance_ridge", "noise", "max_tracked_subjects"}),
+        refit_fraction=options.ridge.refit_fraction,
+        device=context.compute.device,
+    )
+    return MixedPrivacyLearner(core, weights, tangents, frozen=frozen)
+
+
+MIXED_PRIVACY = LearnerFactory(MixedPrivacyOptions, build_mixed_privacy)

@@ -5,28 +5,107 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import AdapterExport
+from streamcl.config.options.base import WARN_ON_RESUME, BlockIndex, Options
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
-from streamcl.heads.linear import masked_cross_entropy
-from streamcl.learners.adapter_model import AdapterModel, ForwardPass
+from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
-from streamcl.learners.predictions import open_set_nll
 from streamcl.learners.rollback import Rollback
 from streamcl.memory.hard_buffer import HardBuffer
-from streamcl.memory.importance import Importance, squared_gradients
-from streamcl.nn.adapted_blocks import Adapters
-from streamcl.nn.backbone import Backbone
-from streamcl.nn.device import Compute
-from streamcl.nn.low_pass_backprop import LowPass
-from streamcl.nn.optimizer_state import drop_moments
 from streamcl.protocols import State
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    from streamcl.heads import linear as linear_head
+    from streamcl.learners import adapter_model, predictions
+    from streamcl.memory import importance as importance_weights
+    from streamcl.nn import adapted_blocks, low_pass_backprop, optimizer_state
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.learners.adapter_model import ForwardPass
+    from streamcl.nn.backbone import Backbone
+    from streamcl.nn.device import Compute
+    from streamcl.nn.low_pass_backprop import LowPass
+
+
+class LowPassOptions(Options):
+    """LBP-WHT: low-pass back-propagation through frozen weights (arXiv 2309.15275)."""
+
+    order: int = Field(
+        3,
+        ge=1,
+        le=1024,
+        description="Walsh-Hadamard bases of row + column order below this; more is closer and slower.",
+    )
+
+
+class BackpropOptions(Options):
+    """Back-propagation through the frozen weights of adapted blocks."""
+
+    lbp_wht: LowPassOptions | None = Field(
+        None, description="On low-pass bases of the patch grid (LBP-WHT); null: in full."
+    )
+
+
+class OnlineLoRAOptions(Options):
+    """Online-LoRA with a linear head, as published (arXiv 2411.05663)."""
+
+    name: Literal["online_lora"] = Field("online_lora", description="The paper's learner.")
+    rank: int = Field(4, ge=1, le=1024, description="Rank of each adapter; at most the backbone's width.")
+    regularisation: float = Field(
+        2000.0,
+        ge=0,
+        le=1e9,
+        description="Lambda: weight of the importance penalty (arXiv 2411.05663).",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+    hard_buffer_size: int = Field(
+        4,
+        ge=0,
+        le=65_536,
+        description="Hard samples stored, replayed, and used to estimate importance; 0: none.",
+    )
+    buffer_weight: Literal["sample", "batch"] = Field(
+        "sample",
+        description="A stored sample counts in the loss as much as a new one (sample), or all of them "
+        "together as much as the mini-batch (batch: the paper's formula).",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+    mask_absent: bool = Field(
+        True,
+        description="Leave classes that are not in the mini-batch out of the loss.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+    first_block: BlockIndex = Field(0, description="First block with adapters, from 0.")
+    last_blocks: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="Instead of first_block: adapters in so many of the last blocks; those before them run "
+        "once, without gradients.",
+    )
+    backprop: BackpropOptions = Field(
+        BackpropOptions(), description="Approximations in back-propagation.", json_schema_extra=WARN_ON_RESUME
+    )
+    learning_rate: float = Field(
+        5e-4, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN_ON_RESUME
+    )
+    optimizer: Literal["adam"] = Field("adam", description="The optimizer.")
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> OnlineLoRAOptions:
+        if self.first_block and self.last_blocks is not None:
+            raise PydanticCustomError("both", "'first_block' and 'last_blocks' say the same: give one")
+        return self
 
 
 class OnlineLoRALearner(GradientLearner):
@@ -68,11 +147,13 @@ class OnlineLoRALearner(GradientLearner):
         seed: int = 0,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
+        import torch
+
         generator = torch.Generator().manual_seed(seed)
-        self.adapters = Adapters(
+        self.adapters = adapted_blocks.Adapters(
             backbone, rank=rank, first_block=first_block, generator=generator, low_pass=low_pass
         )
-        model = AdapterModel(
+        model = adapter_model.AdapterModel(
             backbone,
             compute,
             self.adapters,
@@ -84,7 +165,7 @@ class OnlineLoRALearner(GradientLearner):
         self.backbone, self.compute = backbone, compute
         self.head = self.model.head
         shapes = {name: tuple(parameter.shape) for name, parameter in self.adapters.trainable().items()}
-        self.importance = Importance(shapes, device=backbone.device)
+        self.importance = importance_weights.Importance(shapes, device=backbone.device)
         self.buffer = HardBuffer(hard_buffer_size)
         self._regularisation = regularisation
         self._mask_absent = mask_absent
@@ -95,10 +176,12 @@ class OnlineLoRALearner(GradientLearner):
         pair = self.adapters.trainable()
         held = self.buffer.samples
         if held:
-            self.importance.update(squared_gradients(self._loss_of_held(held), len(held), pair))
+            self.importance.update(
+                importance_weights.squared_gradients(self._loss_of_held(held), len(held), pair)
+            )
         norm = sum(float(parameter.detach().square().sum()) for parameter in pair.values()) ** 0.5
         self.adapters.consolidate(self.model.generator)
-        drop_moments(self.model.optimizer, self.adapters.trainable().values())
+        optimizer_state.drop_moments(self.model.optimizer, self.adapters.trainable().values())
         return {"adapter_norm": norm, "buffer": len(held)}
 
     def drop_class(self, name: str) -> None:
@@ -135,10 +218,12 @@ class OnlineLoRALearner(GradientLearner):
         self.buffer.load_state_dict(state["buffer"])
 
     def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        import torch
+
         present = (
             targets.unique() if self._mask_absent else torch.arange(logits.shape[1], device=logits.device)
         )
-        return masked_cross_entropy(logits, targets, present)
+        return linear_head.masked_cross_entropy(logits, targets, present)
 
     def _objective(self, losses: Tensor, fresh: int) -> Tensor:
         """What a step goes down, from per-sample losses, the first `fresh` of them the batch's."""
@@ -168,6 +253,40 @@ class OnlineLoRALearner(GradientLearner):
     def _loss_of_held(self, held: Sequence[Sample]) -> Any:
         def loss_of(i: int) -> Tensor:
             logits = self.head(self.model.features([held[i]]))
-            return open_set_nll(logits, self.model.targets([held[i]])).sum()
+            return predictions.open_set_nll(logits, self.model.targets([held[i]])).sum()
 
         return loss_of
+
+
+def build_online_lora(options: OnlineLoRAOptions, context: LearnerContext) -> OnlineLoRALearner:
+    """Return the learner as published, where the options are left at their defaults."""
+    return OnlineLoRALearner(
+        context.backbone,
+        context.compute,
+        **options.model_dump(exclude={"name", "first_block", "last_blocks", "backprop", "optimizer"}),
+        first_block=_first_block(options, context),
+        low_pass=_low_pass(options, context),
+        seed=context.seed,
+        group=context.group,
+    )
+
+
+def _first_block(options: OnlineLoRAOptions, context: LearnerContext) -> int:
+    depth = context.backbone.depth
+    if options.last_blocks is None:
+        return options.first_block
+    if options.last_blocks > depth:
+        raise context.refuse("learner.last_blocks", f"{options.last_blocks} of {depth} blocks")
+    return depth - options.last_blocks
+
+
+def _low_pass(options: OnlineLoRAOptions, context: LearnerContext) -> LowPass | None:
+    if (wanted := options.backprop.lbp_wht) is None:
+        return None
+    backbone = context.backbone
+    if backbone.grid is None:
+        raise context.refuse("learner.backprop.lbp_wht", f"{backbone.name} has no one grid of patches")
+    return low_pass_backprop.LowPass(*backbone.grid, order=wanted.order)
+
+
+ONLINE_LORA = LearnerFactory(OnlineLoRAOptions, build_online_lora, distributed=True)

@@ -3,24 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
-from torch import Tensor
+from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import LearnedListener
+from streamcl.config.options.base import WARN_ON_RESUME, BlockIndices, Options
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.heads.closed_form_head import ClosedFormHead, S
-from streamcl.learners.block_features import FeatureReader, FrozenReader
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.predictions import all_finite, to_predictions
+from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.rollback import Rollback, Transaction
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.learners.step import prepare_step
-from streamcl.nn.backbone import Backbone
-from streamcl.nn.device import Compute
 from streamcl.protocols import State
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    from streamcl.heads import ridge as ridge_head
+    from streamcl.learners import block_features, predictions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.heads.statistics import Statistics
+    from streamcl.learners.block_features import FeatureReader
+    from streamcl.nn.backbone import Backbone
+    from streamcl.nn.device import Compute
+
+RIDGE_SHARPNESS = 10.0
+"""Factor on ridge scores, which lie near 0 and 1, before the softmax that makes confidences of them."""
+
+
+class ClosedFormOptions(Options):
+    """Features of a closed-form head, and when its weights are refitted."""
+
+    blocks: BlockIndices | None = Field(
+        None,
+        description="Blocks whose tokens are the features, from 0; null: every second of the last eight.",
+    )
+    tta_views: Literal[1, 2] = Field(
+        1, description="2: the mean over an image and its mirrored inner part; twice the cost."
+    )
+    refit_fraction: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Refit the weights used while learning once this share of the samples is new.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+    projection: int | None = Field(
+        None, ge=1, le=65_536, description="Random ReLU features on top; null: the features as they are."
+    )
+
+
+class RidgeOptions(ClosedFormOptions):
+    """A closed-form ridge head on frozen features (RanPAC, arXiv 2307.02251)."""
+
+    variance_ridge: float | None = Field(
+        300.0,
+        gt=0,
+        le=1e9,
+        description="Ridge of each feature: its variance times so many samples; null: trace_ridge.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+    gcv_margin: float | None = Field(
+        2.0,
+        gt=0,
+        le=1e9,
+        description="variance_ridge grows where generalised cross-validation asks for more than so many "
+        "times its value, as with wrong labels; null: never.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+    trace_ridge: float = Field(
+        1e-3,
+        gt=0,
+        le=1e6,
+        description="Ridge where variance_ridge is null: a share of the mean of the Gram matrix's diagonal.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+
+
+class RidgeLearnerOptions(RidgeOptions):
+    """The ridge head alone: no gradients, exact forgetting."""
+
+    name: Literal["ridge"] = Field("ridge", description="Closed form on frozen features.")
 
 
 class RidgeLearner(Generic[S]):
@@ -48,7 +117,9 @@ class RidgeLearner(Generic[S]):
         self.backbone = backbone
         self.compute = compute
         self.head = head
-        self.reader: FeatureReader = FrozenReader(backbone, compute, blocks, tta_views=tta_views)
+        self.reader: FeatureReader = block_features.FrozenReader(
+            backbone, compute, blocks, tta_views=tta_views
+        )
         self._sharpness = sharpness
         self.index = ClassIndex()
         self._listeners: list[LearnedListener] = []
@@ -60,7 +131,7 @@ class RidgeLearner(Generic[S]):
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample; changes nothing that decides the future."""
-        return to_predictions(self.logits(samples), self.classes) if samples else ()
+        return predictions.to_predictions(self.logits(samples), self.classes) if samples else ()
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
@@ -73,7 +144,7 @@ class RidgeLearner(Generic[S]):
         mine = self.features(self.group.local_samples(batch.samples))
         features = self.group.all_gather_rows(mine, batch.samples)  # [B, D]
         step = prepare_step(batch, self._sharpness * self.scores(features), self.index)
-        if not step.rows or not all_finite(features):
+        if not step.rows or not predictions.all_finite(features):
             return step.refused()
         learned = step.learned(features)
         with Transaction(self.savepoint()):
@@ -151,3 +222,26 @@ class RidgeLearner(Generic[S]):
         """Become the learner that returned `state`."""
         self.index = ClassIndex(state["classes"])
         self.head.load_state_dict(state["head"])
+
+
+def build_ridge(options: RidgeOptions, context: LearnerContext) -> RidgeLearner[Statistics]:
+    """Return a ridge head on frozen features."""
+    blocks = context.blocks(options.blocks)
+    head = ridge_head.RidgeHead(
+        block_features.concat_width(context.backbone, blocks),
+        **options.model_dump(exclude={"name", "blocks", "tta_views"}),
+        seed=context.seed,
+        device=context.compute.device,
+    )
+    return RidgeLearner(
+        context.backbone,
+        context.compute,
+        head,
+        blocks=blocks,
+        tta_views=options.tta_views,
+        sharpness=RIDGE_SHARPNESS,
+        group=context.group,
+    )
+
+
+RIDGE = LearnerFactory(RidgeLearnerOptions, build_ridge, distributed=True, keeps_statistics=True)

@@ -4,24 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import AdapterExport, LearnedListener, LearnedSample
+from streamcl.config.options.base import WARN_ON_RESUME, BlockIndex, Options
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.events import Batch, Prediction, Sample, StepResult
-from streamcl.heads.statistics import Statistics
-from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import PrefixReader
-from streamcl.learners.calibration import Calibration
-from streamcl.learners.predictions import all_finite, to_predictions
-from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.factory import LearnerContext, LearnerFactory
+from streamcl.learners.ridge import RidgeLearner, RidgeOptions, build_ridge
 from streamcl.learners.rollback import Transaction
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.learners.step import labelled_rows, prepare_step
 from streamcl.protocols import State
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    from streamcl.heads import ridge as ridge_head
+    from streamcl.learners import adapted_branch, block_features, calibration, predictions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.heads.statistics import Statistics
+    from streamcl.learners.adapted_branch import AdaptedBranch
+
+ADAPTED_BLOCKS = 3
+"""Last of the blocks that the exact branch reads, which the adapted branch reads too."""
+
+
+class LoRABranchOptions(Options):
+    """LoRA on the last blocks, trained at the beginning of the stream and then frozen."""
+
+    rank: int = Field(4, ge=1, le=1024, description="Rank of each adapter; at most the backbone's width.")
+    first_block: BlockIndex | None = Field(
+        None, description="First block with adapters, from 0; null: after the first third."
+    )
+    learning_rate: float = Field(
+        3e-3, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN_ON_RESUME
+    )
+    steps: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Optimizer steps per batch during warm-up.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+    warmup_samples: int = Field(
+        832,
+        ge=0,
+        le=10**9,
+        description="Labelled samples after which the adapters freeze, or at a plateau before that; 0: none.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+
+
+class RidgeBranchOptions(RidgeOptions):
+    """A ridge head on the frozen backbone, over two views of each image by default."""
+
+    tta_views: Literal[1, 2] = Field(
+        2, description="2: the mean over an image and its mirrored inner part; twice the cost."
+    )
+
+
+class RidgeLoRAOptions(Options):
+    """A ridge head that forgets exactly, and adapters for what the frozen features lack."""
+
+    name: Literal["ridge_lora"] = Field(
+        "ridge_lora", description="Ridge head and adapters together; the default."
+    )
+    ridge: RidgeBranchOptions = Field(RidgeBranchOptions(), description="The closed-form branch.")
+    lora: LoRABranchOptions = Field(LoRABranchOptions(), description="The adapted branch.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +108,7 @@ class RidgeLoRALearner:
     def __init__(self, exact: RidgeLearner[Statistics], adapted: AdaptedBranch | None) -> None:
         self.exact = exact
         self.adapted = adapted
-        self._calibration = Calibration()
+        self._calibration = calibration.Calibration()
         self._listeners: list[LearnedListener] = []
         self._adapted_until = 0  # the stream offset up to which samples have trained the adapters
 
@@ -84,7 +139,7 @@ class RidgeLoRALearner:
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample; changes nothing that decides the future."""
-        return to_predictions(self.logits(samples), self.classes) if samples else ()
+        return predictions.to_predictions(self.logits(samples), self.classes) if samples else ()
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
@@ -135,7 +190,7 @@ class RidgeLoRALearner:
         scores = self.scores(reading)  # [B, C]
         step = prepare_step(batch, self.sharpness * scores, self.exact.index)
         rows, targets = step.rows, step.targets
-        if not rows or not all_finite(features, *([] if adapted is None else [adapted])):
+        if not rows or not predictions.all_finite(features, *([] if adapted is None else [adapted])):
             return step.refused()
         learned = step.learned(features)
         adapting = self.adapted is not None and not self.adapted.frozen
@@ -232,7 +287,7 @@ class RidgeLoRALearner:
     def _read(self, samples: Sequence[Sample]) -> tuple[Tensor, list[Tensor]]:
         """Frozen features [B, D], and each view's tokens where the adapted branch begins, if there is one."""
         reader = self.exact.reader
-        if self.adapted is None or not isinstance(reader, PrefixReader):
+        if self.adapted is None or not isinstance(reader, block_features.PrefixReader):
             return self.exact.features(samples), []
         return reader.read(samples, self.adapted.adapters.first_block)
 
@@ -254,8 +309,44 @@ class RidgeLoRALearner:
             if not self.adapted.adapt([view[mine] for view in views], targets, classes, batch.labelled):
                 return False
             features = self.group.all_gather_rows(self.adapted.features(views[0]), batch.samples)
-            if not all_finite(features):
+            if not predictions.all_finite(features):
                 return False
         self.adapted.head.grow(classes)
         self.adapted.head.update(features[labelled_rows(batch.samples)], targets)
         return True
+
+
+def build_ridge_lora(
+    ridge: RidgeBranchOptions, lora: LoRABranchOptions, context: LearnerContext
+) -> RidgeLoRALearner:
+    """Return the closed form with an adapted branch beside it, where its options leave room for one."""
+    branch = build_branch(ridge, lora, context, context.seed) if lora.warmup_samples else None
+    return RidgeLoRALearner(build_ridge(ridge, context), branch)
+
+
+def build_branch(
+    ridge: RidgeBranchOptions, lora: LoRABranchOptions, context: LearnerContext, seed: int
+) -> AdaptedBranch:
+    """Return adapters on the last blocks, with a ridge head of their own."""
+    backbone = context.backbone
+    first = backbone.depth // 3 if lora.first_block is None else lora.first_block
+    blocks = [block for block in context.blocks(ridge.blocks) if block >= first][-ADAPTED_BLOCKS:]
+    if not blocks:
+        raise context.refuse("learner.lora.first_block", f"no block of the ridge's comes at or after {first}")
+    head = ridge_head.RidgeHead(
+        block_features.concat_width(backbone, blocks),
+        **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction"}),
+        device=context.compute.device,
+    )
+    options = {**lora.model_dump(), "first_block": first}
+    return adapted_branch.AdaptedBranch(
+        backbone, context.compute, head, blocks=blocks, **options, seed=seed, group=context.group
+    )
+
+
+RIDGE_LORA = LearnerFactory(
+    RidgeLoRAOptions,
+    lambda options, context: build_ridge_lora(options.ridge, options.lora, context),
+    distributed=True,
+    keeps_statistics=True,
+)

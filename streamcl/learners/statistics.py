@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Generic
 
 from streamcl.capabilities.interfaces import LearnedListener, Rows, StatisticsPart
 from streamcl.events import Sample
 from streamcl.heads.closed_form_head import ClosedFormHead, S
-from streamcl.heads.statistics import PartsOfHead
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.rollback import Transaction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.heads.statistics import PartsOfHead
 
 
 @dataclass(frozen=True, slots=True, eq=False)

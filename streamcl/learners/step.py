@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from streamcl.events import Batch, Prediction, Sample, StepResult
-from streamcl.learners.block_features import detector_features
 from streamcl.learners.class_index import ClassIndex
-from streamcl.learners.predictions import open_set_nll, to_predictions
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    from streamcl.learners import block_features, predictions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +46,7 @@ class PreparedStep:
         Args:
             features: [B, F], of which a shift detector is given some; None where they move.
         """
-        shown = None if features is None else detector_features(features)
+        shown = None if features is None else block_features.detector_features(features)
         return StepResult(self.predictions, self.losses, self.batch.labelled_offsets, shown)
 
 
@@ -58,8 +62,8 @@ def prepare_step(batch: Batch, logits: Tensor, known: ClassIndex) -> PreparedSte
     names = [str(batch.samples[row].label) for row in rows]
     index = ClassIndex([*known.names, *names])
     targets = index.columns(names, logits.device)
-    losses = tuple(open_set_nll(logits[rows], targets).tolist()) if rows else ()
-    return PreparedStep(batch, to_predictions(logits, known.names), losses, rows, targets, index)
+    losses = tuple(predictions.open_set_nll(logits[rows], targets).tolist()) if rows else ()
+    return PreparedStep(batch, predictions.to_predictions(logits, known.names), losses, rows, targets, index)
 
 
 def labelled_rows(samples: Sequence[Sample]) -> list[int]:

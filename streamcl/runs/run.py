@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from streamcl.config.options.learner import learner_name
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.errors import ForgettingError
@@ -90,7 +91,7 @@ class Run:
         """The figures so far, as in summary.json."""
         return summarise(
             name=self.config.name,
-            learner=self.config.learner.name,
+            learner=learner_name(self.config.learner),
             processor=self.processor,
             batch_size=self.config.batch_size,
             timing=timing(self.throughput, self.compute, self.group.world_size),

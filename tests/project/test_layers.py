@@ -22,11 +22,11 @@ MAY_IMPORT = {
     "shift": NOUNS,
     "evaluation": NOUNS,
     "sinks": NOUNS | {"storage"},
-    "learners": NOUNS | {"distributed", "nn", "memory", "heads", "capabilities"},
+    "learners": NOUNS | {"config", "distributed", "nn", "memory", "heads", "capabilities"},
     "forgetting": NOUNS | {"storage", "distributed", "nn", "heads", "sinks", "capabilities"},
     "processor": NOUNS | {"storage", "evaluation"},
     "factory": NOUNS
-    | {"config", "storage", "distributed", "nn", "heads", "capabilities", "shift", "evaluation", "sinks"}
+    | {"config", "storage", "distributed", "nn", "capabilities", "shift", "evaluation", "sinks"}
     | {"learners", "forgetting", "processor"},
     "report": NOUNS | {"storage", "evaluation", "forgetting"},
     "runs": NOUNS

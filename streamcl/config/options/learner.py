@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 
 from pydantic import Discriminator, Tag
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from streamcl.config.options.baselines import (
-    DarkReplayOptions,
-    EWCOptions,
-    FrozenLinearOptions,
-    NaiveLoRAOptions,
-    ReplayOptions,
-)
-from streamcl.config.options.closed_form import NearestMeanOptions, RidgeLearnerOptions, StreamingLDAOptions
-from streamcl.config.options.online_lora import OnlineLoRAOptions
-from streamcl.config.options.ridge_lora import CohortAdaptersOptions, MixedPrivacyOptions, RidgeLoRAOptions
-from streamcl.config.options.variants import by_name, variant
+from streamcl.config.options.base import Options
+from streamcl.config.options.variants import ClassOptions, PluginOptions, by_name, variant
+from streamcl.registry import LEARNERS, import_callable
 
-LearnerOptions: TypeAlias = Annotated[
-    Annotated[OnlineLoRAOptions, Tag("online_lora")]
-    | Annotated[RidgeLearnerOptions, Tag("ridge")]
-    | Annotated[RidgeLoRAOptions, Tag("ridge_lora")]
-    | Annotated[MixedPrivacyOptions, Tag("mixed_privacy")]
-    | Annotated[CohortAdaptersOptions, Tag("cohort_adapters")]
-    | Annotated[NearestMeanOptions, Tag("ncm")]
-    | Annotated[StreamingLDAOptions, Tag("slda")]
-    | Annotated[FrozenLinearOptions, Tag("frozen_linear")]
-    | Annotated[NaiveLoRAOptions, Tag("naive_lora")]
-    | Annotated[ReplayOptions, Tag("er")]
-    | Annotated[DarkReplayOptions, Tag("der_pp")]
-    | Annotated[EWCOptions, Tag("ewc_pp")],
-    Discriminator(variant),
-    by_name("ridge_lora"),
-]
+DEFAULT = "ridge_lora"
+
+
+def default_learner() -> Options:
+    """Return the options of the default learner."""
+    made: Options = _options(DEFAULT)()
+    return made
+
+
+def learner_factory(options: Any) -> Any:
+    """Return the callable that makes a learner: built-in, of an installed package, or the user's own."""
+    if isinstance(options, ClassOptions):
+        return import_callable(options.class_)
+    return LEARNERS.find(learner_name(options))
+
+
+def learner_name(options: Any) -> str:
+    """Return what a configuration calls its learner."""
+    match options:
+        case ClassOptions():
+            return options.class_
+        case PluginOptions():
+            return options.plugin
+    return str(options.name)
+
+
+def _options(name: str) -> Any:
+    """Return the class of a built-in learner's options, which lies beside the learner."""
+    return LEARNERS.find(name).options  # type: ignore[attr-defined]
+
+
+if TYPE_CHECKING:
+    LearnerOptions: TypeAlias = Options
+else:
+    _BUILT_IN = [Annotated[_options(name), Tag(name)] for name in LEARNERS.built_in]
+    _OWN = [Annotated[ClassOptions, Tag("class")], Annotated[PluginOptions, Tag("plugin")]]
+    LearnerOptions = Annotated[Union[(*_BUILT_IN, *_OWN)], Discriminator(variant), by_name(DEFAULT)]
 
 
 def beyond_depth(learner: Any, depth: int) -> list[InitErrorDetails]:
@@ -57,9 +70,10 @@ def conflict(why: str, path: tuple[str | int, ...], value: Any) -> InitErrorDeta
 
 def _named_blocks(learner: Any) -> Iterator[tuple[tuple[str | int, ...], int]]:
     """Yield (location in pydantic's form, index) of each transformer block that a learner's options name."""
+    name = str(variant(learner))
     for inner in ((), ("ridge",), ("lora",)):
         options = getattr(learner, inner[0], None) if inner else learner
         for index, block in enumerate(getattr(options, "blocks", None) or ()):
-            yield (learner.name, *inner, "blocks", index), block
+            yield (name, *inner, "blocks", index), block
         if (first := getattr(options, "first_block", None)) is not None:
-            yield (learner.name, *inner, "first_block"), first
+            yield (name, *inner, "first_block"), first

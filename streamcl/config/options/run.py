@@ -9,15 +9,20 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 from streamcl.config.document import Document, Problem, refusal
 from streamcl.config.options.backbone import BackboneOptions
 from streamcl.config.options.base import SAFE_ON_RESUME, WARN_ON_RESUME, Options, Seed
-from streamcl.config.options.closed_form import RidgeOptions, StreamingLDAOptions
 from streamcl.config.options.forget import ForgettingOptions
-from streamcl.config.options.learner import LearnerOptions, beyond_depth, conflict
+from streamcl.config.options.learner import (
+    LearnerOptions,
+    beyond_depth,
+    conflict,
+    default_learner,
+    learner_factory,
+    learner_name,
+)
 from streamcl.config.options.outputs import CheckpointOptions, EvaluateOptions, ReportOptions, SinkOptions
-from streamcl.config.options.ridge_lora import RidgeLoRAOptions
 from streamcl.config.options.scenario import ScenarioOptions
 from streamcl.config.options.shift import RelativeRiseOptions, ShiftOptions
 from streamcl.config.options.source import SourceOptions
-from streamcl.config.options.variants import by_name
+from streamcl.config.options.variants import ClassOptions, PluginOptions, by_name
 from streamcl.errors import ConfigError
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
@@ -67,7 +72,7 @@ class RunConfig(Options):
     backbone: Annotated[BackboneOptions, by_name()] = Field(
         BackboneOptions(), description="The frozen vision transformer."
     )
-    learner: LearnerOptions = Field(RidgeLoRAOptions(), description="The learner.")
+    learner: LearnerOptions = Field(default_learner(), description="The learner.")
     shift: ShiftOptions = Field(RelativeRiseOptions(), description="The shift detector.")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         "auto",
@@ -130,10 +135,10 @@ class RunConfig(Options):
     @classmethod
     def _has_sums(cls, forgetting: ForgettingOptions, info: ValidationInfo) -> ForgettingOptions:
         learner, wanted = info.data.get("learner"), forgetting.keep_statistics
-        if wanted is not None and not isinstance(
-            learner, RidgeOptions | StreamingLDAOptions | RidgeLoRAOptions | None
-        ):
-            why = f"{learner.name} has no sums of squares to keep; take ridge, slda or ridge_lora"
+        if wanted is None or learner is None or isinstance(learner, ClassOptions | PluginOptions):
+            return forgetting  # a learner of the user's own is asked when the run is put together
+        if not learner_factory(learner).keeps_statistics:
+            why = f"{learner_name(learner)} has no sums of squares to keep; take ridge, slda or ridge_lora"
             fault = conflict(why, ("keep_statistics",), wanted)
             raise ValidationError.from_exception_data("RunConfig", [fault])
         return forgetting

@@ -8,7 +8,7 @@ from torch import Tensor
 MARGIN = 2.0
 """Nats by which the probe's score of its class exceeds all others together: a sure answer of 0.88."""
 
-RIDGE = 1e-2
+PROBE_RIDGE = 1e-2
 
 
 class LinearProbe:
@@ -38,7 +38,7 @@ def _fit(features: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     mean = share @ x
     centred = (x - mean) * share.sqrt()[:, None]
     gram = centred @ centred.T  # [N, N]: fewer samples than features
-    gram.diagonal().add_(RIDGE * gram.trace() / len(gram) + 1e-12)
+    gram.diagonal().add_(PROBE_RIDGE * gram.trace() / len(gram) + 1e-12)
     weight = centred.T @ torch.linalg.solve(gram, (y - 0.5) * share.sqrt())
     weight, bias = weight.to(features.dtype), (0.5 - mean @ weight).to(features.dtype)
     return weight, bias

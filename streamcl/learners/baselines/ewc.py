@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from pydantic import Field
 
-from streamcl.learners.adapter_model import AdapterModel, Gradients
+from streamcl.config.options.base import WARN_ON_RESUME
+from streamcl.learners.baselines.finetune import AdaptedBaselineOptions, build_model
+from streamcl.learners.factory import LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.learners.rollback import Rollback
 from streamcl.protocols import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.learners.adapter_model import AdapterModel, Gradients
+
+
+class EWCOptions(AdaptedBaselineOptions):
+    """EWC++ on adapters and head (arXiv 1801.10112)."""
+
+    name: Literal["ewc_pp"] = Field("ewc_pp", description="LoRA with EWC++.")
+    strength: float = Field(
+        100.0, ge=0, le=1e12, description="Lambda: weight of the penalty.", json_schema_extra=WARN_ON_RESUME
+    )
+    decay: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="Decay of the running importance at each step.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
 
 
 class EWCPlusPlus(GradientLearner):
@@ -48,6 +69,8 @@ class EWCPlusPlus(GradientLearner):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
+        import torch
+
         super().load_state_dict(state)
         device = self.model.backbone.device
         self._running, self._importance, self._anchor = (
@@ -77,7 +100,19 @@ class EWCPlusPlus(GradientLearner):
 
 def _like(values: Tensor | None, like: Tensor) -> Tensor:
     """The values with zeros for the rows that have been added since."""
+    import torch
+    from torch.nn import functional as F
+
     if values is None:
         return torch.zeros_like(like)
     more = len(like) - len(values)
     return F.pad(values, (*[0, 0] * (values.ndim - 1), 0, more)) if more else values
+
+
+EWC_PP = LearnerFactory(
+    EWCOptions,
+    lambda options, context: EWCPlusPlus(
+        build_model(options, context), strength=options.strength, decay=options.decay
+    ),
+    distributed=True,
+)

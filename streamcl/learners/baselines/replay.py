@@ -4,19 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
+from streamcl.config.options.base import WARN_ON_RESUME
 from streamcl.events import Sample
-from streamcl.learners.adapter_model import AdapterModel, ForwardPass
+from streamcl.learners.baselines.finetune import AdaptedBaselineOptions, build_model
+from streamcl.learners.factory import LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.learners.rollback import Rollback
-from streamcl.memory.reservoir import Reservoir, ReservoirItem
 from streamcl.protocols import State
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    from streamcl.memory import reservoir
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.learners.adapter_model import AdapterModel, ForwardPass
+    from streamcl.memory.reservoir import ReservoirItem
+
+
+class ReplayOptions(AdaptedBaselineOptions):
+    """Experience replay from a reservoir of raw images (arXiv 1902.10486)."""
+
+    name: Literal["er"] = Field("er", description="LoRA with experience replay.")
+    replay_size: int = Field(500, ge=1, le=10**6, description="Images in the reservoir.")
+
+
+class DarkReplayOptions(AdaptedBaselineOptions):
+    """DER++: replay of images and of the logits predicted when they were stored (arXiv 2004.07211)."""
+
+    name: Literal["der_pp"] = Field("der_pp", description="LoRA with replay of images and logits.")
+    replay_size: int = Field(500, ge=1, le=10**6, description="Images in the reservoir.")
+    alpha: float = Field(
+        0.1, ge=0, le=1e6, description="Weight of old logits.", json_schema_extra=WARN_ON_RESUME
+    )
+    beta: float = Field(
+        0.5, ge=0, le=1e6, description="Weight of old labels.", json_schema_extra=WARN_ON_RESUME
+    )
 
 
 class ExperienceReplay(GradientLearner):
@@ -28,7 +57,7 @@ class ExperienceReplay(GradientLearner):
 
     def __init__(self, model: AdapterModel, *, replay_size: int = 500) -> None:
         super().__init__(model)
-        self.buffer = Reservoir(replay_size, model.generator)
+        self.buffer = reservoir.Reservoir(replay_size, model.generator)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -80,6 +109,8 @@ class DERPlusPlus(ExperienceReplay):
         return [kept.sample for kept in (*self._matched, *named)]
 
     def _loss(self, seen: ForwardPass) -> Tensor:
+        from torch.nn import functional as F
+
         fresh, matched = len(seen.learnable), len(self._matched)
         losses = F.cross_entropy(seen.logits, seen.targets, reduction="none")
         loss = losses[:fresh].mean()
@@ -95,8 +126,27 @@ class DERPlusPlus(ExperienceReplay):
 
 def _distance(now: Tensor, then: Sequence[Tensor]) -> Tensor:
     """Mean squared difference of logits [N, C] and kept ones, each over the columns that it has."""
+    import torch
+
     padded = torch.nn.utils.rnn.pad_sequence(list(then), batch_first=True, padding_value=torch.nan)
     padded = padded.to(now)
     difference = now[:, : padded.shape[1]] - padded.nan_to_num()
     known = ~padded.isnan()
     return difference.square().mul(known).sum() / known.sum().clamp(min=1)
+
+
+ER = LearnerFactory(
+    ReplayOptions,
+    lambda options, context: ExperienceReplay(build_model(options, context), replay_size=options.replay_size),
+    distributed=True,
+)
+DER_PP = LearnerFactory(
+    DarkReplayOptions,
+    lambda options, context: DERPlusPlus(
+        build_model(options, context),
+        replay_size=options.replay_size,
+        alpha=options.alpha,
+        beta=options.beta,
+    ),
+    distributed=True,
+)

@@ -1,0 +1,55 @@
+"""Streaming linear discriminant analysis on frozen features: no gradients, exact forgetting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from streamcl.config.options.base import WARN_ON_RESUME
+from streamcl.learners.factory import LearnerContext, LearnerFactory
+from streamcl.learners.ridge import ClosedFormOptions, RidgeLearner
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    from streamcl.heads import slda as slda_head
+    from streamcl.learners import block_features
+
+if TYPE_CHECKING:
+    from streamcl.heads.statistics import Statistics
+
+
+class StreamingLDAOptions(ClosedFormOptions):
+    """Streaming linear discriminant analysis on frozen features (arXiv 1909.01520): no gradients."""
+
+    name: Literal["slda"] = Field("slda", description="Class means under one shared covariance.")
+    shrinkage: float = Field(
+        1e-2,
+        gt=0,
+        lt=1,
+        description="Shrinkage of the covariance towards a multiple of the identity.",
+        json_schema_extra=WARN_ON_RESUME,
+    )
+
+
+def build_slda(options: StreamingLDAOptions, context: LearnerContext) -> RidgeLearner[Statistics]:
+    """Return a closed-form learner whose scores are discriminants, log-likelihood ratios up to a constant."""
+    blocks = context.blocks(options.blocks)
+    head = slda_head.SLDAHead(
+        block_features.concat_width(context.backbone, blocks),
+        **options.model_dump(exclude={"name", "blocks", "tta_views"}),
+        seed=context.seed,
+        device=context.compute.device,
+    )
+    return RidgeLearner(
+        context.backbone,
+        context.compute,
+        head,
+        blocks=blocks,
+        tta_views=options.tta_views,
+        sharpness=1.0,
+        group=context.group,
+    )
+
+
+SLDA = LearnerFactory(StreamingLDAOptions, build_slda, distributed=True, keeps_statistics=True)
