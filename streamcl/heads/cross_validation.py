@@ -52,7 +52,7 @@ class AdaptiveRidge:
         return self.gcv_margin is not None and sums.total >= 2 * self.found_at
 
     def found(self, sums: Statistics) -> AdaptiveRidge:
-        """What it is for these sums, which have only grown since then; itself where it never changes."""
+        """Return it for sums that have only grown since then; itself where it never changes."""
         if self.gcv_margin is None or self.least is None or self.found_at == sums.total:
             return self
         return replace(self, value=strengthened(sums, self.least, self.gcv_margin), found_at=sums.total)
@@ -62,7 +62,7 @@ class AdaptiveRidge:
         return replace(self, value=self.least, found_at=0)
 
     def state_dict(self) -> State:
-        """What was found; nothing where it never changes."""
+        """Return the value and when it was found; nothing where it never changes."""
         return {} if self.gcv_margin is None else {"strength": self.value, "found_at": self.found_at}
 
     def restored(self, state: Mapping[str, Any]) -> AdaptiveRidge:

@@ -36,7 +36,7 @@ class Gram:
         self._waiting = rows, sign
 
     def savepoint(self) -> Callable[[], None]:
-        """What takes back one `add` that comes next, bit for bit, if nobody looks at the sum in between."""
+        """Return a callable that restores the state after one `add`, if the sum was not read in between."""
         self._take_in()
         rounds = self._rounds
 
@@ -69,7 +69,7 @@ class Gram:
             block.add_(theirs, alpha=sign)
 
     def copy(self) -> Gram:
-        """An independent sum with the same values."""
+        """Return an independent sum with the same values."""
         twin = Gram(0)
         twin.width = self.width
         twin._made = [block.clone() for block in self._blocks]
@@ -90,9 +90,14 @@ class Gram:
         return max((float(block.abs().max()) for block in self._blocks), default=0.0)
 
     def regular(self, ridge: Tensor, *, less: Tensor | None = None) -> Cholesky:
-        """G + diag(ridge [D]) - less^T less, rows less [r, D], taken apart.
+        """Return the Cholesky factor of G + diag(ridge) - less^T less.
 
-        Raises ArithmeticError where that is not positive definite.
+        Args:
+            ridge: float64 [D].
+            less: float64 [r, D], rows whose outer products are subtracted.
+
+        Raises:
+            ArithmeticError: the result is not positive definite.
         """
         blocks = []
         for start, block in self._starts():
@@ -104,7 +109,7 @@ class Gram:
         return Cholesky(blocks)
 
     def every(self, step: int) -> Tensor:
-        """Rows and columns 0, step, 2 step, ... as a fresh matrix; only the lower triangle is to be read."""
+        """Return rows and columns 0, step, 2 step, ... as a new matrix; only its lower triangle is valid."""
         size = len(range(0, self.width, step))
         part = torch.zeros(size, size, dtype=torch.float64, device=self._device)
         for start, block in self._starts():
@@ -114,12 +119,12 @@ class Gram:
         return part
 
     def full(self) -> Tensor:
-        """G itself, [D, D]."""
+        """Return G, float64 [D, D]."""
         lower = self.every(1)
         return lower.tril() + lower.tril(-1).T
 
     def state_dict(self) -> State:
-        """The block columns, by index."""
+        """Return the block columns, by index."""
         return {str(i): block.cpu().numpy().copy() for i, block in enumerate(self._blocks)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -167,7 +172,7 @@ class Cholesky:
             start = stop
 
     def solve(self, right: Tensor) -> Tensor:
-        """A^-1 B, [D, C], of B [D, C]."""
+        """Return A^-1 B, [D, C], for B [D, C]."""
         x = right.clone(memory_format=torch.contiguous_format)
         for start, stop, block in self._parts:
             corner, below = block[: stop - start], block[stop - start :]

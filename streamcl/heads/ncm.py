@@ -85,16 +85,21 @@ class NCMHead:
         self._S, self._counts = _padded(self._S, more), _padded(self._counts, more)
 
     def statistic_rows(self, features: Tensor) -> Tensor:
-        """What is summed, float64 [N, d], of features [N, d]."""
+        """Return the rows that are summed, float64 [N, d], of features [N, d]."""
         if features.ndim != 2 or features.shape[1] != self.width:
             raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
         x = features.detach().to(self._S.device).double()
         return F.normalize(x, dim=1) if self._metric == "cosine" else x
 
     def statistics_of(self, features: Tensor, targets: Tensor) -> ClassSums:
-        """The sums of these samples alone, to be kept per subject or class, merged or removed later.
+        """Return the statistics of samples, to be stored, merged or removed later.
 
-        Raises ValueError for other shapes, columns that do not exist and values not finite.
+        Args:
+            features: [N, d].
+            targets: int64 [N], columns that exist.
+
+        Raises:
+            ValueError: another shape, a column that does not exist, or a value that is not finite.
         """
         x, targets = self.statistic_rows(features), targets.to(self._S.device)
         confirm_fit(x, targets, self.classes)
@@ -107,7 +112,7 @@ class NCMHead:
         return self.width
 
     def statistics_from_parts(self, parts: PartsOfHead) -> ClassSums:
-        """Sums from parts: rows, which are not needed here; by column a count and a sum of rows [d]."""
+        """Return the sum of parts; their rows are not needed here."""
         S, counts = torch.zeros_like(self._S), torch.zeros_like(self._counts)
         for _, sums in parts:
             for column, (count, total) in sums.items():
@@ -120,7 +125,7 @@ class NCMHead:
         self.merge(self.statistics_of(features, targets))
 
     def savepoint(self) -> Callable[[], None]:
-        """What takes back every change that comes next, bit for bit. Nothing is copied."""
+        """Return a callable that restores the present state; copies nothing."""
         before = self._S, self._counts
 
         def undo() -> None:
@@ -176,11 +181,11 @@ class NCMHead:
         self._S, self._counts = self._S[keep], self._counts[keep]
 
     def scores_refit(self, features: Tensor) -> Tensor:
-        """`scores`: means are never behind."""
+        """Return `scores`: means are never behind."""
         return self.scores(features)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Scores, float64 [N, C], of features [N, d]; -inf for a class without samples. Changes no state."""
+        """Return scores float64 [N, C] of features [N, d]; -inf for a class without samples."""
         x = self.statistic_rows(features)
         means = self._S / self._counts.clamp(min=1)[:, None]  # [C, d]
         if self._metric == "cosine":

@@ -84,7 +84,7 @@ class RidgeHead:
 
     @property
     def classes(self) -> int:
-        """How many columns there are, those without samples included."""
+        """The number of class columns, those without samples included."""
         return self._sums.classes
 
     @property
@@ -94,7 +94,7 @@ class RidgeHead:
 
     @property
     def statistic_width(self) -> int:
-        """D: how many columns the rows have that are summed."""
+        """D: the number of columns of the rows that are summed."""
         return self._sums.gram.width
 
     @property
@@ -111,7 +111,7 @@ class RidgeHead:
         self._solver.grow(more)
 
     def statistic_rows(self, features: Tensor) -> Tensor:
-        """phi, float64 [N, D], of features [N, d]."""
+        """Return phi, float64 [N, D], of features [N, d]."""
         if features.ndim != 2 or features.shape[1] != self.width:
             raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
         features = features.detach().to(self._sums.Q.device)
@@ -122,12 +122,12 @@ class RidgeHead:
         return (rows @ self._P).relu().double()[: len(features)]
 
     def statistics_of(self, features: Tensor, targets: Tensor) -> Statistics:
-        """The statistics of these samples alone, to be kept per subject or class, merged or removed later."""
+        """Return the statistics of features [N, d] with targets int64 [N], to store, merge or remove."""
         h, targets = self._checked(features, targets)
         return Statistics.of(h, targets, self.classes)
 
     def statistics_from_parts(self, parts: PartsOfHead) -> Statistics:
-        """Statistics from parts: rows [r, D] to sum the outer products of; by column a count and a Q [D]."""
+        """Return the sum of parts: rows [r, D] with outer products to sum; by column a count and Q [D]."""
         total = Statistics.empty(self.statistic_width, self._sums.Q.device, self.classes)
         for rows, sums in parts:
             total.gram.add(torch.as_tensor(rows, device=total.Q.device))
@@ -203,7 +203,7 @@ class RidgeHead:
         self._solver.select(keep)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Scores, float64 [N, C], of features [N, d]; -inf for a class without samples. Changes no state."""
+        """Return scores float64 [N, C] of features [N, d]; -inf for a class without samples."""
         return linear_scores(self.statistic_rows(features), *self._solver.weights(self._sums), self._known)
 
     def scores_refit(self, features: Tensor) -> Tensor:

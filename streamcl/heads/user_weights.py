@@ -22,7 +22,7 @@ from streamcl.protocols import State
 
 
 class UserWeights:
-    """What users add to the scores, [N, C] = z V + b, on features z [N, D] that never move.
+    """The scores that users add, [N, C] = z V + b, on features z [N, D] that never move.
 
     With L(W) = 1/2 sum |y - z W|^2 + 1/2 sum_j variance_ridge var_j |W_j|^2 over centred features and one-hot
     targets, W is the minimiser over the core's and the users' samples, W_c that over the core's alone, and
@@ -73,7 +73,7 @@ class UserWeights:
         self._fresh = None
 
     def statistics_of(self, z: Tensor, targets: Tensor) -> Statistics:
-        """The sums of these samples alone: z [N, D], targets int64 [N], columns that exist."""
+        """Return the statistics of samples z [N, D] with targets int64 [N], columns that exist."""
         return Statistics.of(z, targets, self.classes)
 
     def add_core(self, share: Statistics) -> None:
@@ -96,11 +96,11 @@ class UserWeights:
             self._used = self._solved()
 
     def scores(self, z: Tensor) -> Tensor:
-        """float64 [N, C] by the weights in use while learning."""
+        """Return float64 [N, C] for z [N, D], by the weights in use while learning."""
         return self._used.scores(z.detach().double())
 
     def scores_refit(self, z: Tensor) -> Tensor:
-        """float64 [N, C] by weights of all that is known; changes no state."""
+        """Return float64 [N, C] for z [N, D], by weights of all that is known; changes no state."""
         if not self.users.total:
             return self.scores(z)
         if self._fresh is None:
@@ -108,7 +108,7 @@ class UserWeights:
         return self._fresh.scores(z.detach().double())
 
     def savepoint(self) -> Callable[[], None]:
-        """What takes back every change that comes next, bit for bit. Nothing is copied."""
+        """Return a callable that restores the present state; copies nothing."""
         before = self.core, self.users, dict(self.cohorts), self._used, self._fresh
 
         def undo() -> None:
@@ -197,7 +197,7 @@ class UserWeights:
         return self._published(problem, problem.minimiser())
 
     def _published(self, problem: Quadratic, W: Tensor) -> _Published:
-        """What is used of W, weights for the problem of all sums.
+        """The published form of W, weights for the problem of all sums.
 
         The core's own minimiser is taken off, noise is put on.
         Laid out in memory as a state restores them: the last bits of products depend on it.

@@ -74,7 +74,7 @@ class AdaptedBranch:
         return self._left <= 0
 
     def features(self, tokens: Tensor) -> Tensor:
-        """float32 [B, F] of the tokens that block `first_block` is given."""
+        """Return float32 [B, F] of tokens [B, N, d], the input of block `first_block`."""
         return map_fixed_batches(self._fused, tokens, self.compute.rows)
 
     def _fused(self, tokens: Tensor) -> Tensor:
@@ -90,9 +90,13 @@ class AdaptedBranch:
         classes: int,
         samples: Sequence[Sample] | None = None,
     ) -> bool:
-        """Learn a batch, given each view's tokens at `first_block` and its targets; False if not finite.
+        """Train the adapters on a batch; return False where a loss or a gradient is not finite.
 
-        samples: the labelled ones of a batch that several ranks learn, where the tokens are this one's share.
+        Args:
+            views: the tokens [L, N, d] at `first_block`, for each view.
+            targets: int64 [L], class columns.
+            classes: the number of class columns.
+            samples: the labelled samples of a batch that several ranks learn, each with its share of tokens.
         """
         self.probe.grow(classes, self._optimizer)
         for step in range(self._steps):
@@ -124,7 +128,7 @@ class AdaptedBranch:
         self._optimizer.state.clear()
 
     def savepoint(self) -> Rollback:
-        """What takes back all that learning one batch changes, bit for bit; copies while it adapts."""
+        """Return a callable that restores the state before a step, bit for bit; copies while it adapts."""
         head = self.head.savepoint()
         if self.frozen:
             return head

@@ -73,7 +73,7 @@ class AdapterModel:
         return self.index.names
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
+        """Return the trained parameters, by name."""
         adapters = self.adapters.trainable() if self.adapters else {}
         return {**adapters, **{f"head.{name}": p for name, p in self.head.named_parameters()}}
 

@@ -24,9 +24,13 @@ BORDER = 0.1
 def concat_block_tokens(
     backbone: Backbone, outputs: Sequence[Tensor], blocks: Sequence[int], first: int = 0
 ) -> Tensor:
-    """float32 [B, F]: class token and central patch token of each block in `blocks`, layer-normalised.
+    """Return float32 [B, F]: class token and central patch token of each block, layer-normalised.
 
-    outputs: what every block from `first` to the last in `blocks` gave, in order.
+    Args:
+        backbone: the frozen transformer.
+        outputs: [B, N, d], of every block from `first` to the last in `blocks`, in order.
+        blocks: numbers of the blocks that are read.
+        first: the number of the block that gave `outputs[0]`.
     """
     return torch.cat(
         [backbone.class_and_centre_tokens(outputs[block - first]).float() for block in blocks], dim=1
@@ -34,7 +38,7 @@ def concat_block_tokens(
 
 
 def concat_width(backbone: Backbone, blocks: Sequence[int]) -> int:
-    """F of `fuse`, read off one black image (it differs between blocks where the backbone has stages)."""
+    """Return F of `concat_block_tokens`, by one black image (blocks differ where a backbone has stages)."""
     with torch.no_grad():
         tokens = backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)]))
         return concat_block_tokens(backbone, backbone.run(tokens, 0, max(blocks) + 1), blocks).shape[1]
@@ -46,7 +50,7 @@ def spread_blocks(depth: int, count: int = 4) -> list[int]:
 
 
 def tta_views(pixels: Tensor, count: int) -> list[Tensor]:
-    """One or two views of pixels [B, 3, S, S]: as they are; and mirrored, without a tenth at each border."""
+    """Return one or two views of pixels [B, 3, S, S]: as is; mirrored, without a tenth at each border."""
     if count == 1:
         return [pixels]
     side = pixels.shape[-1]
@@ -56,7 +60,7 @@ def tta_views(pixels: Tensor, count: int) -> list[Tensor]:
 
 
 def detector_features(features: Tensor) -> npt.NDArray[np.float32]:
-    """[B, d] of features [B, F] for a detector: of the earliest block, which tells domains apart best."""
+    """Return [B, d] of features [B, F], of the earliest block, which separates domains best."""
     return features[:, :GLIMPSE].float().cpu().numpy()
 
 
@@ -67,13 +71,13 @@ def pad_to_batch(samples: Sequence[Sample], rows: int) -> list[list[Sample]]:
 
 
 def map_fixed_batches(run: Callable[[Tensor], Tensor], tokens: Tensor, rows: int) -> Tensor:
-    """`run` of tokens [B, N, d], exactly `rows` of them at a time, the last ones filled up."""
+    """Return `run` of tokens [B, N, d], called with exactly `rows` of them at a time, the last padded."""
     whole = torch.cat([tokens, tokens[-1:].expand(-len(tokens) % rows, *tokens.shape[1:])])
     return torch.cat([run(chunk) for chunk in whole.split(rows)])[: len(tokens)]
 
 
 class FeatureReader(Protocol):
-    """What a closed-form learner reads samples with."""
+    """Maps samples to the features of a closed-form learner."""
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, F], for ever the same for the same sample."""

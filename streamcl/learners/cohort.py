@@ -1,4 +1,4 @@
-"""What one cohort has taught: sums of its own on frozen features, and a branch that it alone adapted."""
+"""The part of a learner that one cohort taught: statistics on frozen features, and a branch of its own."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Cohort:
         return True
 
     def savepoint(self) -> Rollback:
-        """What takes back the `learn` that comes next, bit for bit."""
+        """Return a callable that restores the state after one `learn`."""
         branch = None if self.branch is None else self.branch.savepoint()
         before = self.learned, self._index, self._sums
 

@@ -76,7 +76,7 @@ class CohortAdaptersOptions(Options):
 
 
 SHARED_COHORT = ""
-"""What samples without a cohort, and those of cohorts past the limit, are learned into: no adapter."""
+"""The cohort of samples without one, and of cohorts past the limit: it has no adapter."""
 
 
 @dataclass(frozen=True, slots=True)

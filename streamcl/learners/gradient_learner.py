@@ -64,7 +64,7 @@ class GradientLearner:
         )
 
     def weights_trained_on(self, samples: Iterator[Sequence[object]]) -> tuple[str, ...]:
-        """What samples that were learned have changed for all: every weight that is trained."""
+        """Return the weights that learned samples trained: every one that is trained at all."""
         kinds = ("adapters", "head") if self.model.adapters else ("head",)
         return kinds if any(len(each) for each in samples) else ()
 

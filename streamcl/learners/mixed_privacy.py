@@ -181,7 +181,7 @@ class MixedPrivacyLearner:
         self._index = left
 
     def weights_trained_on(self, samples: Iterator[Sequence[LearnedSample]]) -> tuple[str, ...]:
-        """What came while the adapters moved: core samples trained them, users' cannot be derived again."""
+        """Return weights trained while the adapters moved; their statistics cannot be derived again."""
         early = {each.private for chunk in samples for each in chunk if each.offset < self._moved_until}
         found = ("adapters", "adapted statistics") if False in early else ()
         return (*found, USER_STATISTICS) if True in early else found

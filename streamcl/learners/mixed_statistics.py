@@ -25,7 +25,7 @@ T = TypeVar("T", bound=Additive)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MixedStatistics:
-    """What samples add to a mixed-privacy learner.
+    """The statistics of samples in a mixed-privacy learner.
 
     Attributes:
         branches: to the heads of the core; None without core samples.

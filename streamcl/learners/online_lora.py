@@ -226,7 +226,7 @@ class OnlineLoRALearner(GradientLearner):
         return linear_head.masked_cross_entropy(logits, targets, present)
 
     def _objective(self, losses: Tensor, fresh: int) -> Tensor:
-        """What a step goes down, from per-sample losses, the first `fresh` of them the batch's."""
+        """The loss of a step from losses [L + H], the first `fresh` of them the batch's."""
         penalty = self.importance.penalty(self.adapters.trainable(), self._regularisation)
         loss = losses[:fresh].mean() + self.model.group.count_once(penalty)
         held = len(losses) - fresh

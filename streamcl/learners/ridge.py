@@ -203,7 +203,7 @@ class RidgeLearner(Generic[S]):
         return self.reader(samples)
 
     def read(self, samples: Sequence[Sample]) -> Tensor:
-        """What `scores` needs of samples: their features."""
+        """Return the features of samples, for `scores`."""
         return self.features(samples)
 
     def refresh_features(self, reading: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class RidgeLoRAOptions(Options):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RidgeLoRAFeatures:
-    """What the learner reads of B samples.
+    """The features of B samples.
 
     features: float32 [B, D], of the frozen blocks. views: each view's tokens [B, N, d] where the adapted
     branch begins. adapted: float32 [B, E], None without a branch that has settled.
@@ -92,7 +92,7 @@ class RidgeLoRAFeatures:
     adapted: Tensor | None
 
     def __getitem__(self, rows: Sequence[int]) -> RidgeLoRAFeatures:
-        """What was read of some of them."""
+        """Return those of some rows."""
         adapted = None if self.adapted is None else self.adapted[rows]
         return RidgeLoRAFeatures(self.features[rows], [view[rows] for view in self.views], adapted)
 
@@ -129,7 +129,7 @@ class RidgeLoRALearner:
 
     @property
     def sharpness(self) -> float:
-        """What scores are multiplied by before the softmax."""
+        """The factor on scores before the softmax."""
         return self._calibration.sharpness
 
     @property
@@ -152,7 +152,7 @@ class RidgeLoRALearner:
         return self.learn_from(batch, self.read_together(batch.samples))
 
     def read(self, samples: Sequence[Sample]) -> RidgeLoRAFeatures:
-        """What `scores` and `learn_from` need of samples, one or more."""
+        """Return the features of samples, one or more, for `scores` and `learn_from`."""
         features, views = self._read(samples)  # [B, D]
         if self.adapted is None or not self.adapted.frozen:
             return RidgeLoRAFeatures(features, views, None)
@@ -249,7 +249,7 @@ class RidgeLoRALearner:
             self.adapted.drop_class(column)
 
     def weights_trained_on(self, samples: Iterator[Sequence[LearnedSample]]) -> tuple[str, ...]:
-        """What came before the adapters settled trained them, and its statistics cannot be derived again."""
+        """Return the weights that samples trained before the adapters were frozen; later ones train none."""
         if self.adapted is None or not self._adapted_until:
             return ()
         touched = any(each.offset < self._adapted_until for chunk in samples for each in chunk)

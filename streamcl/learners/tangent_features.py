@@ -72,7 +72,7 @@ class TangentReader:
 
     @contextmanager
     def _watched(self) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
-        """What goes into the layers and what comes out of them meanwhile, in the order of depth."""
+        """Inputs and outputs of the layers meanwhile, in the order of depth."""
         seen: list[tuple[Tensor, Tensor]] = []
         hooks = [
             layer.register_forward_hook(lambda _, given, output: seen.append((given[0], output)))

@@ -1,1 +1,1 @@
-"""What a learner keeps of past samples: hard and reservoir buffers, parameter importance."""
+"""The memory of past samples: hard and reservoir buffers, importance of parameters."""

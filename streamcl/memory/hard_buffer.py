@@ -72,7 +72,7 @@ class HardBuffer:
         self._held = [replace(held, sample=each) for held, each in zip(self._held, samples, strict=True)]
 
     def savepoint(self) -> Callable[[], None]:
-        """What takes back all that is offered and re-evaluated from here on."""
+        """Return a callable that restores the samples and their losses."""
         held, offered = self._held, self._offered
 
         def undo() -> None:

@@ -69,7 +69,7 @@ class Reservoir:
         return [self._kept[place] for place in order[:count].tolist()]
 
     def savepoint(self) -> Callable[[], None]:
-        """What takes back all that is offered from here on, the generator's draws aside."""
+        """Return a callable that restores the samples, the generator's draws aside."""
         kept, offered = list(self._kept), self._offered
 
         def undo() -> None:

@@ -18,7 +18,7 @@ Output: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(features [N, d], logits [N, C], rows [N]) to one number a sample, [N], of its own features alone."""
 
 Seen: TypeAlias = dict[LoRALinear, tuple[Tensor, Tensor]]
-"""What each layer was given and what it gave, in one pass over some samples."""
+"""Inputs and outputs of each layer, in one pass over some samples."""
 
 
 class ParameterSubset:

@@ -1,4 +1,4 @@
-"""What a repair is to forget and to keep, as tokens that enter the blocks it changes."""
+"""The objective of a repair: samples to forget and to retain, as tokens that enter the blocks it changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Figures: TypeAlias = Mapping[str, float]
 
 
 class ForgetObjective:
-    """What is to be forgotten and what kept.
+    """Samples to forget and samples to retain.
 
     A class is judged by the row of the head that it had, which whoever kept a copy may put back; one that
     the stream never taught by a probe row, fitted once. `instead` is how its samples were answered among the
@@ -132,7 +132,7 @@ class ForgetObjective:
         return LinearProbe(features, self.blocks.model.head(features), self.blocks.features(self.retain))
 
     def told(self, before: Figures, after: Figures) -> dict[str, float | int]:
-        """What goes into a receipt; of a class without a row also what a probe fitted anew recognises."""
+        """Return figures for a receipt; of a class without a row also what a probe fitted anew recognises."""
         return {
             **{f"{name}_before": value for name, value in before.items()},
             **{f"{name}_after": value for name, value in after.items()},

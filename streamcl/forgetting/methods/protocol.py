@@ -1,4 +1,4 @@
-"""What a forgetting method is: it says what it can erase and how well, erases, and tells what it did."""
+"""The interface of a forgetting method: what it can erase, with which guarantee, and the result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LineageRow:
 
 @dataclass(frozen=True, slots=True)
 class RequestScope:
-    """What a request reaches.
+    """The samples that a request selects.
 
     learned, passed: how many of its samples were learned, and how many have passed, learned or not.
     forgotten_before: whether a tombstone for it stands already.
@@ -59,7 +59,7 @@ class RequestScope:
 
 
 class StatisticsView(Protocol):
-    """What was kept of the sums of the classes or subjects that a request touches; changes are staged."""
+    """Stored statistics of the classes or subjects that a request touches; changes are staged."""
 
     def whole(self, heads: int) -> bool:
         """Whether the request takes whole cohorts of which nothing is missing in the first `heads` heads."""
@@ -80,7 +80,7 @@ class StatisticsView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a method works with.
+    """The learner, the samples and the stored statistics that a method works with.
 
     samples: brings back the samples of traces, in order; raises ForgettingError where one is gone or is not
         the one that was learned (another image, another label).
@@ -114,7 +114,7 @@ class DataLocation:
 
 @dataclass(frozen=True, slots=True)
 class ErasureResult:
-    """What an erasure came to: plain values, no ids, no names, no labels; it goes into the receipt.
+    """The result of an erasure: plain values, no ids, no names, no labels; it goes into the receipt.
 
     residual: what risk remains, in one plain sentence. figures: what shows the guarantee, by name.
     """
@@ -132,7 +132,7 @@ class ForgettingMethod(Protocol):
 
     @property
     def name(self) -> str:
-        """What a request may call it by."""
+        """The name by which a request selects it."""
         ...
 
     @property

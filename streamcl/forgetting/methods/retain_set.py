@@ -1,4 +1,4 @@
-"""What a repair must leave as it is: samples that are not forgotten, and how the model answered them."""
+"""The retain set of a repair: samples that are not forgotten, and the model's outputs on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a repair of shared weights needs of a request, its blocks, and what it says of each place."""
+"""Repair of shared weights: its preconditions, the blocks that it changes, and its data locations."""
 
 from __future__ import annotations
 

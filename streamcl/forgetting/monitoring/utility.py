@@ -1,4 +1,4 @@
-"""What an erasure costs those who stay: accuracy on held-out samples of what is not erased."""
+"""The utility cost of an erasure: accuracy on held-out samples of what is not erased."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Utility:
             self._look(learner)
 
     def __call__(self, learner: Learner, request: ForgetRequest) -> UtilityBefore:
-        """What the learner gets right of what stays, by the weights in use; changes nothing."""
+        """Return what the learner gets right of what stays, by the weights in use; change nothing."""
         seen = self._look(learner)
         subject = request.subject if request.kind == "subject" else None
         if subject is not None and any(each.subject == subject for each in seen.samples):
@@ -94,7 +94,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UtilityBefore:
-    """What a learner got right, bool [N], of samples held out."""
+    """Which held-out samples a learner named right before an erasure, bool [N]."""
 
     seen: _Seen
     before: Flags
