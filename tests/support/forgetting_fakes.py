@@ -191,7 +191,7 @@ class Opened:
         self.kept = None
         if by is not None:
             self.kept = StatisticsStore(folder / STATISTICS, by, digest=self.lineage.digest, keep=keep)
-            self.learner.on_learned(self.kept.add)
+            self.learner.capabilities.statistics.by_rows.on_learned(self.kept.add)
         resources = RunResources(
             folder,
             self.learner,
