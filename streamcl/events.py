@@ -94,26 +94,26 @@ class RejectedRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """The records at the offsets [offset, end): those that became samples, in order, and those refused.
+    """The records at the offsets [offset, end): those that became samples, in order, and those rejected.
 
-    An offset counts records, samples and refused ones alike, from the beginning of the stream, so
-    end - offset == len(samples) + len(refused).
+    An offset counts records, samples and rejected ones alike, from the beginning of the stream, so
+    end - offset == len(samples) + len(rejected).
     """
 
     offset: int
     samples: tuple[Sample, ...]
-    refused: tuple[RejectedRecord, ...] = ()
+    rejected: tuple[RejectedRecord, ...] = ()
 
     @property
     def end(self) -> int:
         """The offset of the first record after this batch."""
-        return self.offset + len(self.samples) + len(self.refused)
+        return self.offset + len(self.samples) + len(self.rejected)
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """The offset of each sample: those of the batch less the refused ones'."""
-        refused = {record.offset for record in self.refused}
-        return tuple(offset for offset in range(self.offset, self.end) if offset not in refused)
+        """The offset of each sample: those of the batch less the rejected ones'."""
+        rejected = {record.offset for record in self.rejected}
+        return tuple(offset for offset in range(self.offset, self.end) if offset not in rejected)
 
     @property
     def labelled(self) -> tuple[Sample, ...]:
@@ -126,7 +126,7 @@ class Batch:
         return tuple(o for o, s in zip(self.offsets, self.samples, strict=True) if s.label is not None)
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Return two batches of half the samples each, cut at an offset; refused records keep their places.
+        """Return two batches of half the samples each, cut at an offset; rejected records keep their places.
 
         >>> samples = tuple(Sample(f"s{k}", np.zeros((1, 1, 3), np.uint8), "ant") for k in range(4))
         >>> batch = Batch(10, samples, (RejectedRecord(11, "bad", "not an image"),))
@@ -137,8 +137,8 @@ class Batch:
         """
         half = len(self.samples) // 2
         cut = self.offsets[half]
-        early = tuple(record for record in self.refused if record.offset < cut)
-        late = tuple(record for record in self.refused if record.offset >= cut)
+        early = tuple(record for record in self.rejected if record.offset < cut)
+        late = tuple(record for record in self.rejected if record.offset >= cut)
         return Batch(self.offset, self.samples[:half], early), Batch(cut, self.samples[half:], late)
 
     def __len__(self) -> int:

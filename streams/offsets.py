@@ -53,10 +53,10 @@ def cut(batch: Batch, start: int, end: int) -> Batch:
 
 def records_of(batch: Batch) -> Iterator[Record]:
     """Yield the batch's records by ascending offset: rejected ones have theirs, samples fill the rest."""
-    refused = {record.offset: record for record in batch.refused}
+    rejected = {record.offset: record for record in batch.rejected}
     samples = iter(batch.samples)
     for offset in range(batch.offset, batch.end):
-        record = refused.get(offset) or next(samples, None)
+        record = rejected.get(offset) or next(samples, None)
         if record is None:
             raise SourceError(f"a rejected record of the batch at {batch.offset} lies outside of it")
         yield record

@@ -22,10 +22,10 @@ class Tombstones:
 
     def drop_erased(self, batch: Batch) -> Batch:
         """Return the batch without what has a tombstone; such a record keeps its offset, its id goes."""
-        if not any(map(self.covers, batch.samples)) and not any(map(self._is_gone, batch.refused)):
+        if not any(map(self.covers, batch.samples)) and not any(map(self._is_gone, batch.rejected)):
             return batch
         dropped = {o for o, s in zip(batch.offsets, batch.samples, strict=True) if self.covers(s)}
-        dropped |= {refused.offset for refused in batch.refused if self._is_gone(refused)}
+        dropped |= {rejected.offset for rejected in batch.rejected if self._is_gone(rejected)}
         return drop_samples(batch, dropped)
 
     def add_tombstones(self, request: ForgetRequest, ids: Iterable[str]) -> None:
@@ -51,18 +51,18 @@ class Tombstones:
             or (sample.privacy == "user" and buried("subject", EVERY_USER))
         )
 
-    def _is_gone(self, refused: RejectedRecord) -> bool:
-        return self._ledger.is_tombstoned("sample", refused.id)
+    def _is_gone(self, rejected: RejectedRecord) -> bool:
+        return self._ledger.is_tombstoned("sample", rejected.id)
 
 
 def drop_samples(batch: Batch, dropped: Collection[int]) -> Batch:
     """Return the batch whose records at these offsets are no more than places."""
     kept = tuple(s for offset, s in zip(batch.offsets, batch.samples, strict=True) if offset not in dropped)
-    refused = [each for each in batch.refused if each.offset not in dropped]
-    refused += [RejectedRecord(offset, "", DROPPED) for offset in dropped]
-    return Batch(batch.offset, kept, tuple(sorted(refused, key=lambda each: each.offset)))
+    rejected = [each for each in batch.rejected if each.offset not in dropped]
+    rejected += [RejectedRecord(offset, "", DROPPED) for offset in dropped]
+    return Batch(batch.offset, kept, tuple(sorted(rejected, key=lambda each: each.offset)))
 
 
 def dropped_from(batch: Batch) -> tuple[int, ...]:
     """Return the offsets of a batch's records that a tombstone has left no more than places."""
-    return tuple(refused.offset for refused in batch.refused if refused.reason == DROPPED)
+    return tuple(rejected.offset for rejected in batch.rejected if rejected.reason == DROPPED)

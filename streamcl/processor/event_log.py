@@ -1,4 +1,4 @@
-"""Writes the records of a run to its sink: events, metrics, and the records that the source refused."""
+"""Writes the records of a run to its sink: events, metrics, and the records that the source rejected."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class EventLog:
 
 
 class Quarantine(Counters):
-    """Counts the records that the source refused, and writes them to the topic "quarantine".
+    """Counts the records that the source rejected, and writes them to the topic "quarantine".
 
-    quarantined: refused records. dropped: those that stand where something forgotten came again.
+    quarantined: rejected records. dropped: those that stand where something forgotten came again.
     limit: records in the whole run before SourceError is raised; None sets no limit.
     """
 
@@ -50,12 +50,12 @@ class Quarantine(Counters):
         self._log, self._limit = log, limit
 
     def take(self, batch: Batch) -> None:
-        """Count and write the refused records of a batch. Raise SourceError beyond the limit."""
-        named = [refused for refused in batch.refused if refused.id]  # a forgotten record has no id any more
+        """Count and write the rejected records of a batch. Raise SourceError beyond the limit."""
+        named = [each for each in batch.rejected if each.id]  # a forgotten record has no id any more
         self.quarantined += len(named)
-        self.dropped += len(batch.refused) - len(named)
-        for refused in named:
-            self._log.write("quarantine", asdict(refused))
+        self.dropped += len(batch.rejected) - len(named)
+        for each in named:
+            self._log.write("quarantine", asdict(each))
         if self._limit is not None and self.quarantined > self._limit:
             last = f": {named[-1].reason}" if named else ""
             raise SourceError(

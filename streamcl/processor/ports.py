@@ -154,7 +154,7 @@ class LoopPolicy:
     max_skipped: batches in a row of which nothing was learned, because numbers were not finite, after which
         NotFinite is raised. Nothing is committed since the first of them, so that the run goes back to a
         state that is older than whatever spoilt it.
-    max_quarantined: refused records in the whole run before SourceError is raised; None sets no limit.
+    max_quarantined: rejected records in the whole run before SourceError is raised; None sets no limit.
     """
 
     commit_every: int | None = None

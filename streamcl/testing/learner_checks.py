@@ -195,7 +195,7 @@ def _without_labels(batch: Batch, every: int) -> Batch:
             replace(sample, label=None) if number % every == 0 else sample
             for number, sample in enumerate(batch.samples)
         ),
-        batch.refused,
+        batch.rejected,
     )
 
 

@@ -61,7 +61,7 @@ def event_fingerprint(event: Event) -> tuple[Any, ...]:
         carried = tuple(_sample_fingerprint(sample) for sample in event.samples)
         facts = (event.id, event.kind, event.selection)
         return ("forget", event.offset, *facts, carried)
-    return ("batch", event.offset, tuple(_sample_fingerprint(each) for each in event.samples), event.refused)
+    return ("batch", event.offset, tuple(_sample_fingerprint(each) for each in event.samples), event.rejected)
 
 
 def _sample_fingerprint(sample: Sample) -> tuple[Any, ...]:
@@ -113,10 +113,10 @@ def _check_events(events: list[Event]) -> None:
     for event in events:
         if isinstance(event, Batch):
             require(event.end > event.offset, f"the batch at offset {event.offset} is empty")
-            for refused in event.refused:
-                inside = event.offset <= refused.offset < event.end
-                require(inside, f"a rejected record at {refused.offset} lies outside of its batch")
-                require(bool(refused.id and refused.reason), "a rejected record lacks its id or reason")
+            for rejected in event.rejected:
+                inside = event.offset <= rejected.offset < event.end
+                require(inside, f"a rejected record at {rejected.offset} lies outside of its batch")
+                require(bool(rejected.id and rejected.reason), "a rejected record lacks its id or reason")
     ids = set[str]()
     for sample in samples_of(events):
         _check_sample(sample)

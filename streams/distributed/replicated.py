@@ -59,19 +59,19 @@ class Replicated(SourceWrapper):
 
     def _own_rejected(self, batch: Batch) -> Sequence[Record]:
         """Return the rejected records of this rank's slice: of others every rank knows all but the pixels."""
-        return [refused for refused in batch.refused if self._owner(refused.offset) == self._group.rank]
+        return [rejected for rejected in batch.rejected if self._owner(rejected.offset) == self._group.rank]
 
     def _owner(self, offset: int) -> int:
         return offset % self._group.world_size
 
     def _merged(self, batch: Batch, messages: Sequence[RankMessage]) -> Batch:
         """Return the batch without the records that their owners rejected."""
-        refused = {record.offset: record for message in messages for record in message.content}
+        rejected = {record.offset: record for message in messages for record in message.content}
         records = []
         for offset, record in enumerate(records_of(batch), start=batch.offset):
             owner = self._owner(offset)
-            if offset in refused:
-                records.append(refused[offset])
+            if offset in rejected:
+                records.append(rejected[offset])
             elif not isinstance(record, Sample):
                 raise SourceError(f"rank {owner} could read the record at {offset}, this rank could not")
             else:

@@ -79,15 +79,15 @@ class Sharded(SourceWrapper):
 
     def state_dict(self) -> State:
         """Return the next offset and the position of every shard."""
-        return {"offset": self._offset, "parts": list(self._positions)}
+        return {"offset": self._offset, "shards": list(self._positions)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from that position. Raise SourceError where another number of ranks left it."""
-        positions = state.get("parts")
+        positions = state.get("shards")
         if not isinstance(positions, list) or len(positions) != self._group.world_size:
             left = len(positions) if isinstance(positions, list) else 1
             raise SourceError(
-                f"the saved position is that of {left} parts; {self._group.world_size} ranks read it now",
+                f"the saved position is that of {left} shards; {self._group.world_size} ranks read it now",
                 hint=f"go on with {left} ranks, or start over with --fresh",
             )
         self._positions = list(positions)

@@ -117,7 +117,7 @@ class IterableSource:
         user's object has no `shard(rank, world)`.
         """
         if not self.has_shards:
-            raise SourceError(f"{self._name} cannot be read in parts: it has no shard(rank, world)")
+            raise SourceError(f"{self._name} cannot be read in shards: it has no shard(rank, world)")
         return self._copy(
             lambda: self._make().shard(rank, world), name=f"{self._name}.{rank}", batch_size=batch_size
         )

@@ -242,4 +242,4 @@ def test_each_rank_reads_a_part_of_its_own(tmp_path):
     assert left(tmp_path / "killed") == left(tmp_path / "whole")
     ranks(tmp_path, "some", world=2, settings=("max_samples=24",))
     refused = streamcl_ranks(3, *RUN, "run_dir=some", folder=tmp_path)
-    assert any("that of 2 parts" in each.err for each in refused), [each.err for each in refused]
+    assert any("that of 2 shards" in each.err for each in refused), [each.err for each in refused]

@@ -127,19 +127,19 @@ PRIVACY = ("core", "user", "core")
 
 
 def records(offset, labels):
-    """A batch; a record that is None is refused, and one whose label is "" has none."""
+    """A batch; a record that is None is rejected, and one whose label is "" has none."""
     numbers = range(offset, offset + len(labels))
     samples = [
         Sample(record_id(k), picture(label, k), label or None, f"subject-{k % 3}", privacy=PRIVACY[k % 3])
         for k, label in zip(numbers, labels, strict=True)
         if label is not None
     ]
-    refused = [
+    rejected = [
         RejectedRecord(k, record_id(k), "scripted")
         for k, label in zip(numbers, labels, strict=True)
         if label is None
     ]
-    return Batch(offset, tuple(samples), tuple(refused))
+    return Batch(offset, tuple(samples), tuple(rejected))
 
 
 def receipt(folder, name):
@@ -222,7 +222,7 @@ def test_halves_are_cut_at_an_offset():
     assert (first.offset, first.end, second.offset, second.end) == (8, 12, 12, 17)
     assert first.offsets + second.offsets == batch.offsets
     assert first.samples + second.samples == batch.samples
-    assert first.refused + second.refused == batch.refused
+    assert first.rejected + second.rejected == batch.rejected
     assert (first.labelled_offsets, second.labelled_offsets) == ((9,), (12, 15))
 
 
@@ -246,7 +246,7 @@ class Recalled(ScriptedSource):
 
 @dataclass(frozen=True)
 class Case:
-    """Labels of each batch's records ("" none, None refused); which of them meet faults; what is asked."""
+    """Labels of each batch's records ("" none, None rejected); which of them meet faults; what is asked."""
 
     labels: list[list[str | None]]
     room: int

@@ -65,7 +65,7 @@ def test_a_script_of_everything_is_a_source_like_any_other():
     ]
     assert isinstance(make(), Source)
     assert events[1].samples[1].label is None
-    assert [refused.id for refused in events[3].refused] == ["000006", "000007"]
+    assert [rejected.id for rejected in events[3].rejected] == ["000006", "000007"]
 
 
 @pytest.mark.parametrize(

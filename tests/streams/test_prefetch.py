@@ -26,16 +26,17 @@ def sample(number):
     return Sample(f"n{number}", np.full((2, 2, 3), number % 256, np.uint8), str(number % 3))
 
 
-def batch(offset, size, refused=()):
-    left_out = tuple(RejectedRecord(place, f"n{place}", "bad") for place in refused)
-    return Batch(offset, tuple(sample(i) for i in range(offset, offset + size) if i not in refused), left_out)
+def batch(offset, size, rejected=()):
+    left_out = tuple(RejectedRecord(place, f"n{place}", "bad") for place in rejected)
+    places = [place for place in range(offset, offset + size) if place not in rejected]
+    return Batch(offset, tuple(sample(place) for place in places), left_out)
 
 
 EVENTS = (
     batch(0, 4),
-    batch(4, 3, refused=(5,)),
+    batch(4, 3, rejected=(5,)),
     ForgetRequest(id="r", offset=7, label="1"),
-    batch(7, 5, refused=(7, 8)),
+    batch(7, 5, rejected=(7, 8)),
     batch(12, 2),
     batch(14, 6),
 )
@@ -286,7 +287,7 @@ def test_interrupt_close_and_generators_reach_the_prefetcher_inside():
 
 
 def test_a_gap_is_an_error_and_a_duplicate_is_dropped():
-    source = OffsetChecked(Scripted((batch(0, 4), batch(2, 2), batch(3, 3, refused=(4,)), batch(7, 1))))
+    source = OffsetChecked(Scripted((batch(0, 4), batch(2, 2), batch(3, 3, rejected=(4,)), batch(7, 1))))
     events = iter(source)
     assert [(event.offset, event.end) for event in (next(events), next(events))] == [(0, 4), (4, 6)]
     with pytest.raises(SourceError, match="from offset 6 to 7"):
@@ -313,7 +314,7 @@ def test_a_limit_splits_the_batch_that_crosses_it():
     source = Take(Scripted(length=20), 10)
     events = first_events(source)
     assert events[-1].end == 10
-    assert [(one.offset, one.id) for one in events[-1].refused] == [(7, "n7"), (8, "n8")]
+    assert [(one.offset, one.id) for one in events[-1].rejected] == [(7, "n7"), (8, "n8")]
     assert [one.id for one in events[-1].samples] == ["n9"]
     assert (source.info.length, source.info.shifts, source.info.holdout[0].end_offset) == (10, (4,), None)
     assert first_events(source) == []

@@ -163,8 +163,8 @@ def test_what_is_no_label_is_refused_with_a_word(label, word):
 def test_nested_labels_are_refused(label):
     with pytest.raises(BadRecord):
         sample((PIXELS, label))
-    (refused,) = samples((PIXELS, label))
-    assert isinstance(refused, RejectedRecord)
+    (rejected,) = samples((PIXELS, label))
+    assert isinstance(rejected, RejectedRecord)
 
 
 def test_a_label_beyond_the_named_classes_is_refused():
@@ -202,9 +202,9 @@ def test_what_is_no_record_is_refused_with_a_word(record, word):
     with pytest.raises(BadRecord) as caught:
         sample(record)
     assert word in f"{caught.value} {caught.value.hint}"
-    (refused,) = samples(record)
-    assert refused.offset == 10
-    assert word in refused.reason
+    (rejected,) = samples(record)
+    assert rejected.offset == 10
+    assert word in rejected.reason
 
 
 def test_objects_that_raise_are_refused():
@@ -231,8 +231,8 @@ def test_reasons_are_the_same_in_every_run():
         def __array__(self, dtype=None, copy=None):
             raise OSError(f"{object()} is gone")
 
-    (refused,) = samples((Broken(), 1))
-    assert "<object object> is gone" in refused.reason
+    (rejected,) = samples((Broken(), 1))
+    assert "<object object> is gone" in rejected.reason
 
 
 def test_batches_of_every_form():
@@ -289,9 +289,9 @@ def test_a_batch_may_be_of_one_or_of_none():
     ],
 )
 def test_a_batch_that_does_not_fit_together_is_refused_once(batch):
-    (refused,) = samples(batch)
-    assert isinstance(refused, RejectedRecord)
-    assert refused.offset == 10
+    (rejected,) = samples(batch)
+    assert isinstance(rejected, RejectedRecord)
+    assert rejected.offset == 10
 
 
 def test_one_bad_record_of_a_batch_keeps_its_place():

@@ -33,9 +33,9 @@ def test_bad_images_keep_their_offset() -> None:
     first, second = ReplaySource(train, as_is(train), 3)
     assert [sample.id for sample in first.samples] == ["drawn/0000", "drawn/0002"]
     assert first.end == second.offset == 3
-    (refused,) = first.refused
-    assert isinstance(refused, RejectedRecord)
-    assert (refused.offset, refused.id) == (1, "drawn/0001")
+    (rejected,) = first.rejected
+    assert isinstance(rejected, RejectedRecord)
+    assert (rejected.offset, rejected.id) == (1, "drawn/0001")
 
 
 def test_bad_images_end_the_stream_where_the_policy_says_so() -> None:

@@ -53,7 +53,7 @@ def test_it_owes_what_every_source_owes():
 def test_a_bad_record_keeps_its_place_and_is_refused():
     (batch,) = scenario_dataset(lambda: Pictures(10, bad=[3]), ("iid", {}), batch_size=10)
     assert len(batch.samples) == 9
-    assert len(batch.refused) == 1
+    assert len(batch.rejected) == 1
 
 
 def test_an_iterator_brings_its_own_order():

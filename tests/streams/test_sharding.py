@@ -83,7 +83,7 @@ def iterated(records: Any, size: int = 8) -> IterableSource:
 
 def described(batch: Batch) -> Any:
     samples = [(s.id, s.label, s.subject, s.domain, s.privacy) for s in batch.samples]
-    return batch.offset, samples, [(r.offset, r.id, r.reason) for r in batch.refused]
+    return batch.offset, samples, [(r.offset, r.id, r.reason) for r in batch.rejected]
 
 
 def replicated(member: Any, records: Records) -> Replicated:

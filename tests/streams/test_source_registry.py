@@ -117,7 +117,7 @@ def test_the_policy_reaches_images_and_sources() -> None:
     strict = named_source("a_pair", batch_size=4, policy=RecordPolicy(max_side=4))  # the images are 8 x 8
     batch = next(iter(strict))
     assert isinstance(batch, Batch)
-    assert len(batch.refused) == 4
+    assert len(batch.rejected) == 4
     with pytest.raises(BadRecord):
         list(named_source("a_pair", policy=RecordPolicy(max_side=4, on_bad_record="fail")))
 

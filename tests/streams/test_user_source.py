@@ -229,17 +229,17 @@ def test_a_gap_is_an_error():
 
 def test_samples_of_the_users_own_batches_are_checked():
     bad = Sample("b1", np.zeros((4, 4, 3), np.float64) * np.nan, "x")
-    refused = RejectedRecord(2, "b2", "blurred")
-    (event,) = first_events(source([Batch(0, (batch(0, 1).samples[0], bad), (refused,))]))
+    rejected = RejectedRecord(2, "b2", "blurred")
+    (event,) = first_events(source([Batch(0, (batch(0, 1).samples[0], bad), (rejected,))]))
     assert [sample.id for sample in event.samples] == ["b0"]
-    assert [(one.offset, one.id) for one in event.refused] == [(1, "b1"), (2, "b2")]
+    assert [(one.offset, one.id) for one in event.rejected] == [(1, "b1"), (2, "b2")]
 
 
 def test_bad_records_are_quarantined_or_end_the_stream():
     records = [(picture(0), 1), (np.full((4, 4, 3), np.inf), 1), (picture(2), 1)]
     (event,) = first_events(source(records))
     assert [sample.id for sample in event.samples] == ["s-0", "s-2"]
-    assert [(one.offset, one.id) for one in event.refused] == [(1, "s-1")]
+    assert [(one.offset, one.id) for one in event.rejected] == [(1, "s-1")]
     with pytest.raises(BadRecord, match="infinite"):
         first_events(source(records, policy=RecordPolicy(on_bad_record="fail")))
 
@@ -249,7 +249,7 @@ def test_a_class_over_the_limit_is_refused_also_after_a_restart():
     policy = RecordPolicy(max_classes=2)
     events = first_events(source(records, policy=policy, batch_size=2))
     assert "".join(sample.label for sample in samples_of(events)) == "aababb"
-    assert all("max_classes" in one.reason for event in events for one in event.refused)
+    assert all("max_classes" in one.reason for event in events for one in event.rejected)
     check_source(lambda: source(records, policy=policy, batch_size=2))
     with pytest.raises(BadRecord, match="one class more"):
         first_events(source(records, policy=RecordPolicy(max_classes=2, on_bad_record="fail")))
@@ -272,8 +272,8 @@ def test_a_data_set_may_refuse_a_record_itself():
             return super().__getitem__(index)
 
     events = first_events(source(Picky()))
-    assert [one.offset for one in events[0].refused] == [3]
-    assert events[0].refused[0].reason == "out of focus"
+    assert [one.offset for one in events[0].rejected] == [3]
+    assert events[0].rejected[0].reason == "out of focus"
 
 
 def test_what_an_object_says_of_itself_is_the_info():
@@ -337,8 +337,8 @@ def test_integers_as_classes_are_labels_not_places():
 def test_river_pairs_go_in_and_its_features_are_refused_with_a_word():
     features = source(river.stream.iter_array(np.ones((2, 3)), [0, 1]))
     (event,) = first_events(features)
-    assert len(event.refused) == 2
-    assert "learns from images" in event.refused[0].reason
+    assert len(event.rejected) == 2
+    assert "learns from images" in event.rejected[0].reason
     (event,) = first_events(source(iter(pairs(2))))
     assert len(event) == 2
 

@@ -100,7 +100,7 @@ def test_bad_samples_keep_their_places(tmp_path):
     )
     (event,) = first_events(make())
     assert [sample.id for sample in event.samples] == ["good0", "good1"]
-    reasons = [one.reason for one in event.refused]
+    reasons = [one.reason for one in event.rejected]
     words = [
         "outside",
         "outside",
