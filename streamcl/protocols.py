@@ -20,11 +20,9 @@ class Stateful(Protocol):
 
     def state_dict(self) -> State:
         """A copy: later changes of the object do not reach into it."""
-        ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the object that returned `state`; bit-equal from there on."""
-        ...
 
 
 @runtime_checkable
@@ -63,7 +61,6 @@ class Fetching(Protocol):
     @property
     def fetch(self) -> Fetch | None:
         """A method, or None where the source cannot fetch (a stream that is read once)."""
-        ...
 
 
 def fetch_of(source: Source) -> Fetch | None:
@@ -77,7 +74,6 @@ class Peekable(Protocol):
 
     def peek(self, records: int) -> Sequence[Event]:
         """Return the next events, of at least `records` records or to the end; the position stays."""
-        ...
 
 
 @runtime_checkable
@@ -86,7 +82,6 @@ class Sliceable(Protocol):
 
     def read_slice(self, rank: int, world: int) -> None:
         """From here on decode only records at offsets `rank` modulo `world`; the others have no pixels."""
-        ...
 
 
 @runtime_checkable
@@ -96,11 +91,9 @@ class Shardable(Protocol):
     @property
     def has_shards(self) -> bool:
         """Whether `shard` can be called."""
-        ...
 
     def shard(self, rank: int, world: int, batch_size: int) -> Source:
         """Return the source of shard `rank` of `world`."""
-        ...
 
 
 class SourceWrapper:
@@ -160,16 +153,13 @@ class Collective(Protocol):
     @property
     def rank(self) -> int:
         """Which of them this one is, from 0."""
-        ...
 
     @property
     def world_size(self) -> int:
         """How many there are."""
-        ...
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """What each rank passed, in the order of ranks; all of them must call it at the same point."""
-        ...
 
 
 class Learner(Protocol):
@@ -178,11 +168,9 @@ class Learner(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes known, in the order in which they were first learned."""
-        ...
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """One guess per sample. Changes no state."""
-        ...
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then take one learning step on its labelled samples (test-then-train).
@@ -191,14 +179,12 @@ class Learner(Protocol):
         losses or gradients are not finite and nothing is learned. Where memory runs out, raise, and leave the
         state as it was.
         """
-        ...
 
     def consolidate(self) -> Mapping[str, Any]:
         """Settle what the adapters hold and start afresh; outputs stay as they are.
 
         Returns plain figures for the log; empty where the learner has nothing to consolidate.
         """
-        ...
 
     def state_dict(self) -> State: ...
 
@@ -214,7 +200,6 @@ class ProbabilisticLearner(Protocol):
 
         Its softmax gives the probabilities; minus infinity is a class that cannot be named.
         """
-        ...
 
 
 class ShiftDetector(Protocol):
@@ -225,17 +210,14 @@ class ShiftDetector(Protocol):
 
     def update(self, loss: float) -> None:
         """Take the mean data loss (nats) of one batch. Refuses NaN and infinity with ValueError."""
-        ...
 
     @property
     def shift(self) -> str | None:
         """Why the last update shows that the distribution has changed, or None."""
-        ...
 
     @property
     def plateau(self) -> str | None:
         """Why the last update is where the learner should consolidate, or None."""
-        ...
 
     def state_dict(self) -> State: ...
 
@@ -248,11 +230,9 @@ class FeatureShiftDetector(Protocol):
 
     def look(self, features: npt.NDArray[Any]) -> None:
         """Take features [B, d] of samples whose loss comes with the next update."""
-        ...
 
     def drop_features(self) -> None:
         """Keep nothing that was made of any features: a request to forget has been carried out."""
-        ...
 
 
 class Head(Protocol):
@@ -260,7 +240,6 @@ class Head(Protocol):
 
     def grow(self, classes: int) -> None:
         """Have at least `classes` columns; the old ones keep their values."""
-        ...
 
     def state_dict(self) -> State: ...
 
@@ -277,17 +256,14 @@ class Sink(Protocol):
 
     def flush(self) -> None:
         """On return everything written so far survives a crash."""
-        ...
 
     def close(self) -> None: ...
 
     def state_dict(self) -> State:
         """The position after the last flushed record."""
-        ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to that position, so that what a crash left after it is written again, not twice."""
-        ...
 
 
 class CheckpointStore(Protocol):
@@ -295,7 +271,6 @@ class CheckpointStore(Protocol):
 
     def save(self, offset: int, step: int, state: State) -> Any:
         """Make the state durable, now or soon; returns size and time of one that is, or None."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

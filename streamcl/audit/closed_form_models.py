@@ -45,7 +45,6 @@ class ModelFactory(Protocol):
 
     def measure(self, examples: Examples) -> ModelStatistics:
         """Return the statistics of these examples."""
-        ...
 
     def solve(self, statistics: ModelStatistics) -> LinearModel:
         """Return the model of these statistics.
@@ -53,13 +52,11 @@ class ModelFactory(Protocol):
         Raises:
             ForgettingError: they cannot be solved.
         """
-        ...
 
     def learn_then_unlearn(
         self, statistics: ModelStatistics, examples: Examples
     ) -> tuple[LinearModel, LinearModel]:
         """Return the model after learning the examples, and the model after erasing them again."""
-        ...
 
 
 class RidgeFactory:

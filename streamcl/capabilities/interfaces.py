@@ -51,7 +51,6 @@ class Additive(Protocol):
 
     def relative_error(self, other: Self) -> float:
         """Return how far another derivation of the same statistics is from this one, relative to its size."""
-        ...
 
 
 V = TypeVar("V", bound=Additive)
@@ -64,11 +63,9 @@ class RemovableStatistics(Protocol[V]):
     @property
     def by_rows(self) -> StatisticRows[V] | None:
         """The same by rows, which can be stored; None where they are no sums over rows of fixed heads."""
-        ...
 
     def of(self, samples: Sequence[Sample]) -> V:
         """Return what labelled samples add, derived exactly as when they were learned; change nothing."""
-        ...
 
     def subtract(self, value: V) -> Mapping[str, Any]:
         """Subtract and return figures that show that the result is sound.
@@ -76,7 +73,6 @@ class RemovableStatistics(Protocol[V]):
         Raises:
             ForgettingError: the value cannot be part of the statistics; nothing has changed.
         """
-        ...
 
 
 class StatisticRows(Protocol[V_co]):
@@ -85,19 +81,15 @@ class StatisticRows(Protocol[V_co]):
     @property
     def widths(self) -> tuple[int, ...]:
         """D of the rows of each head."""
-        ...
 
     def rows_of(self, samples: Sequence[Sample]) -> tuple[Rows, ...]:
         """Return the rows [n, D] of samples for each head, derived as when they were learned."""
-        ...
 
     def from_parts(self, parts: Sequence[Iterable[StatisticsPart]]) -> V_co:
         """Return the sum of the parts given for each head, of classes that the learner knows."""
-        ...
 
     def on_learned(self, listener: LearnedListener) -> None:
         """Call the listener after each batch, within the step: where it raises, nothing is learned."""
-        ...
 
 
 class ReplayBuffer(Protocol):
@@ -106,11 +98,9 @@ class ReplayBuffer(Protocol):
     @property
     def samples(self) -> tuple[Sample, ...]:
         """The samples."""
-        ...
 
     def purge(self, predicate: Callable[[Sample], bool]) -> int:
         """Remove every sample for which the predicate is true; return their number."""
-        ...
 
 
 class LearnedSample(Protocol):
@@ -119,12 +109,10 @@ class LearnedSample(Protocol):
     @property
     def offset(self) -> int:
         """Its position in the stream."""
-        ...
 
     @property
     def private(self) -> bool:
         """Whether its privacy was "user"."""
-        ...
 
 
 class ParameterImportance(Protocol):
@@ -133,11 +121,9 @@ class ParameterImportance(Protocol):
     @property
     def consolidations(self) -> int:
         """The number of consolidations at which they were estimated."""
-        ...
 
     def clear(self) -> None:
         """Set them to zero, as before the first consolidation."""
-        ...
 
 
 class CohortPartitioned(Protocol):
@@ -146,19 +132,15 @@ class CohortPartitioned(Protocol):
     @property
     def over_capacity(self) -> bool:
         """Whether a cohort has come for which there was no part of its own."""
-        ...
 
     def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
         """Return the cohorts with parts of their own that a request names whole."""
-        ...
 
     def sample_count(self, names: Sequence[str]) -> int:
         """Return the number of samples that these cohorts' parts have learned."""
-        ...
 
     def drop_cohorts(self, names: Sequence[str]) -> Mapping[str, Any]:
         """Remove the parts of these cohorts; return figures."""
-        ...
 
 
 class UserPartitioned(Protocol):
@@ -167,19 +149,15 @@ class UserPartitioned(Protocol):
     @property
     def noise(self) -> float:
         """Standard deviation of the noise on the users' weights, in units of 1 / a feature's own."""
-        ...
 
     def user_sample_count(self, subject: str) -> int:
         """Return the number of samples in the sums that are stored for a subject alone."""
-        ...
 
     def forget_subject(self, subject: str) -> Mapping[str, Any]:
         """Subtract a subject's sums and make the Newton step; return figures, with `bound_nats`."""
-        ...
 
     def forget_users(self) -> None:
         """Set the users' weights and sums to zero."""
-        ...
 
 
 class CachesFeatures(Protocol):
@@ -187,15 +165,12 @@ class CachesFeatures(Protocol):
 
     def read(self, samples: Sequence[Sample]) -> Any:
         """Return all that `scores` needs of samples, one or more; indexed by rows, that of some of them."""
-        ...
 
     def refresh_features(self, reading: Any) -> Any:
         """Return an older reading with what can be read by now; the same object where that is no more."""
-        ...
 
     def scores(self, reading: Any) -> Any:
         """Return a tensor [B, C] by the weights in use."""
-        ...
 
 
 class GradientModel(Protocol):
@@ -204,41 +179,32 @@ class GradientModel(Protocol):
     @property
     def backbone(self) -> Backbone:
         """The frozen backbone."""
-        ...
 
     @property
     def compute(self) -> Compute:
         """Device and precision."""
-        ...
 
     @property
     def adapters(self) -> Adapters | None:
         """The adapted blocks."""
-        ...
 
     @property
     def head(self) -> LinearHead:
         """The classifier."""
-        ...
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimizer, with the moments of all that is trained."""
-        ...
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes known, by column of the head."""
-        ...
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the trained parameters, by name."""
-        ...
 
     def features(self, samples: Sequence[Sample]) -> torch.Tensor:
         """Return the backbone's final features [B, d]; gradients reach the adapters only."""
-        ...
 
     def targets(self, samples: Sequence[Sample]) -> torch.Tensor:
         """Return int64 [N]: the columns of the samples' classes, -1 for those not known."""
-        ...

@@ -27,7 +27,6 @@ class MakeSource(Protocol):
 
     def __call__(self, config: RunConfig, group: ProcessGroup, on_stop: Callable[[], None]) -> SourceWrapper:
         """Do as `build_source` does."""
-        ...
 
 
 def build_source(

@@ -64,7 +64,6 @@ class LearnedRows(Protocol):
 
     def subsample(self, limit: int) -> Sequence[LineageRow]:
         """Return at most `limit` rows of learned samples, spread evenly over the stream."""
-        ...
 
 
 def retain_source(

@@ -20,7 +20,6 @@ class PurgeableCheckpoints(Protocol):
 
     def seal(self) -> Mapping[str, Any]:
         """Make the newest checkpoint durable and the only one; return its name and hash."""
-        ...
 
 
 class RedactableScores(Protocol):
@@ -28,7 +27,6 @@ class RedactableScores(Protocol):
 
     def forget_class(self, label: str) -> None:
         """Name the class no more."""
-        ...
 
 
 class PurgeableThumbnails(Protocol):
@@ -36,11 +34,9 @@ class PurgeableThumbnails(Protocol):
 
     def forget_class(self, label: str) -> None:
         """Delete the thumbnails of the class, and name it no more."""
-        ...
 
     def purge(self, ids: Sequence[str]) -> int:
         """Delete the thumbnails of these samples."""
-        ...
 
 
 class RelapseMonitor(Stateful, Protocol):
@@ -48,11 +44,9 @@ class RelapseMonitor(Stateful, Protocol):
 
     def watch(self, request: ForgetRequest, method: str, guarantee: Guarantee, learner: Learner) -> None:
         """Remember an erasure just made, without names."""
-        ...
 
     def retest(self, learner: Learner, offset: int) -> tuple[Mapping[str, Any], Sequence[RelapseReport]]:
         """Return figures to log, empty where there was nothing to test, and each relapse found."""
-        ...
 
 
 class UtilityProbe(Protocol):
@@ -60,7 +54,6 @@ class UtilityProbe(Protocol):
 
     def __call__(self, learner: Learner, request: ForgetRequest) -> UtilityBaseline:
         """Look at it before an erasure; changes nothing."""
-        ...
 
 
 class UtilityBaseline(Protocol):
@@ -68,7 +61,6 @@ class UtilityBaseline(Protocol):
 
     def beside(self, learner: Learner) -> Mapping[str, float] | None:
         """Return `samples`, and the accuracy `before` and `after`; None where there are no samples."""
-        ...
 
 
 class RelapseReport(Protocol):
@@ -77,12 +69,10 @@ class RelapseReport(Protocol):
     @property
     def figures(self) -> Mapping[str, Any]:
         """Figures to log, without names."""
-        ...
 
     @property
     def again(self) -> ForgetRequest | None:
         """The request that erases it once more; None where it is only reported."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

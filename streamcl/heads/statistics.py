@@ -29,7 +29,6 @@ class HeadStatistics(Protocol):
 
     def relative_error(self, other: Self) -> float:
         """Return the largest difference of an entry, relative to the largest entry of its tensor here."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -81,7 +81,6 @@ class FeatureReader(Protocol):
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, F], for ever the same for the same sample."""
-        ...
 
 
 @runtime_checkable
@@ -90,7 +89,6 @@ class PrefixReader(FeatureReader, Protocol):
 
     def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
         """The features [B, F], and the tokens [B, N, d] that block `cut` is given, for each view."""
-        ...
 
 
 class FrozenReader:

@@ -24,21 +24,17 @@ class BlockBackbone(Protocol):
     @property
     def blocks(self) -> list[nn.Module]:
         """The blocks in the order of depth."""
-        ...
 
     @property
     def block_names(self) -> tuple[str, ...]:
         """Their paths in the model."""
-        ...
 
     @property
     def classifier(self) -> tuple[str, ...]:
         """Paths of the classifiers in the model."""
-        ...
 
     def qkv(self, block: nn.Module) -> nn.Linear:
         """The fused projection of a block."""
-        ...
 
     def run(
         self,
@@ -48,13 +44,11 @@ class BlockBackbone(Protocol):
         blocks: Sequence[nn.Module] | None = None,
     ) -> list[Tensor]:
         """Return the outputs [B, N, d] after each of the blocks start .. stop - 1, or of `blocks`."""
-        ...
 
     def forward_head(
         self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None
     ) -> Tensor:
         """Return the classifier's input [B, width], given the tokens that enter block `start`."""
-        ...
 
 
 class Adapters(nn.Module):

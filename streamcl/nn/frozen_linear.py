@@ -17,12 +17,10 @@ class LinearMap(Protocol):
     @property
     def weight(self) -> Tensor:
         """W [o, d]."""
-        ...
 
     @property
     def bias(self) -> Tensor | None:
         """b [o]."""
-        ...
 
 
 def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,6 @@ class BatchObserver(Protocol):
 
     def after_batch(self, record: BatchRecord) -> None:
         """Take a batch after its learning step."""
-        ...
 
 
 class PrequentialScores(Stateful, BatchObserver, Protocol):
@@ -25,16 +24,13 @@ class PrequentialScores(Stateful, BatchObserver, Protocol):
     @property
     def accuracy(self) -> float | None:
         """Over the whole stream so far."""
-        ...
 
     @property
     def window_accuracy(self) -> float | None:
         """Over the latest samples."""
-        ...
 
     def summary(self) -> Mapping[str, Any]:
         """Return the figures for summary.json."""
-        ...
 
 
 class AccuracyHistory(Stateful, Protocol):
@@ -49,11 +45,9 @@ class AccuracyHistory(Stateful, Protocol):
         seen: float | None,
     ) -> None:
         """Take one evaluation; `seen` is the accuracy over the classes seen so far."""
-        ...
 
     def summary(self) -> Mapping[str, Any]:
         """Return the figures for summary.json."""
-        ...
 
 
 class ThumbnailStore(Stateful, Protocol):
@@ -61,7 +55,6 @@ class ThumbnailStore(Stateful, Protocol):
 
     def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[PredictionRecord]) -> None:
         """Keep some of the samples of the batch that showed a shift."""
-        ...
 
 
 class Forgetting(Stateful, BatchObserver, Protocol):
@@ -69,31 +62,24 @@ class Forgetting(Stateful, BatchObserver, Protocol):
 
     def submit(self, request: ForgetRequest) -> None:
         """Take in a request that came with the stream; it is durable when this returns."""
-        ...
 
     def before_batch(self, offset: int) -> Iterable[ForgettingEvent]:
         """Carry out what is due before the batch at `offset`; commit after an event that says so."""
-        ...
 
     def filter(self, batch: Batch) -> Batch:
         """Return the batch without what was erased; such records keep their offsets and lose their ids."""
-        ...
 
     def retest(self, offset: int) -> Iterable[ForgettingEvent]:
         """Test whether something erased has come back, and request its erasure anew."""
-        ...
 
     def commit(self) -> None:
         """Make what was recorded durable, before the checkpoint that counts on it."""
-        ...
 
     def begin(self) -> None:
         """Start a stream of which nothing has passed."""
-        ...
 
     def truncate(self, offset: int) -> None:
         """Drop what was recorded at or after an offset."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +96,6 @@ class RunMeter(Stateful, Protocol):
 
     def read(self, images: int) -> RunMetrics:
         """Measure once `images` records have passed."""
-        ...
 
 
 class StopSignal:

@@ -48,4 +48,3 @@ class RedactableSink(Sink, Protocol):
 
         After a crash a record is as before or redacted; redacting again is harmless.
         """
-        ...

@@ -20,11 +20,9 @@ class RecordReader(Protocol):
 
     def pull(self) -> Any:
         """Return the next item, or ENDED."""
-        ...
 
     def state(self) -> Any:
         """Return the state that opens a reader at the next item; None where the count of items is enough."""
-        ...
 
 
 def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> RecordReader:

@@ -63,19 +63,15 @@ class StatisticsView(Protocol):
 
     def whole(self, heads: int) -> bool:
         """Whether the request takes whole cohorts of which nothing is missing in the first `heads` heads."""
-        ...
 
     def parts(self, head: int, names: Sequence[str]) -> Iterable[StatisticsPart]:
         """Those sums in a head, where they are whole. names: of the classes known."""
-        ...
 
     def take_out(self, traces: Sequence[LineageRow], rows: Sequence[Rows]) -> None:
         """Take samples out, given their rows [n, D] in each head."""
-        ...
 
     def drop(self) -> None:
         """Give up the sums of every cohort that the request touches."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +129,10 @@ class ForgettingMethod(Protocol):
     @property
     def name(self) -> str:
         """The name by which a request selects it."""
-        ...
 
     @property
     def guarantee(self) -> Guarantee:
         """The guarantee that it gives where it can."""
-        ...
 
     @property
     def cost(self) -> int:
@@ -147,18 +141,15 @@ class ForgettingMethod(Protocol):
         0 does nothing, 10 drops a part that is there, 20 subtracts statistics, 30 gives up something trained,
         40 and more repair weights.
         """
-        ...
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Why it cannot keep its guarantee for this request; None where it can. Changes nothing, is cheap."""
-        ...
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Erase from the learner's state, in memory; the eraser erases on disk.
 
         Raises ForgettingError, with the learner as it was, where it turns out that it cannot.
         """
-        ...
 
 
 def shared_weights(context: Context) -> tuple[str, ...]:

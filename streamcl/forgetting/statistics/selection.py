@@ -19,19 +19,15 @@ class CohortFile(Protocol):
     @property
     def file(self) -> BlockFile:
         """Where they are."""
-        ...
 
     def cohort_of(self, trace: LineageRow) -> bytes | None:
         """Return the cohort of a sample that has passed; None where it has none."""
-        ...
 
     def digest_of(self, label: str | None) -> bytes:
         """Return the digest of a class's name."""
-        ...
 
     def take_out(self, cohort: bytes, head: int, rows: Array, labels: Sequence[bytes]) -> None:
         """Take rows [n, D] out of a cohort's sums, if they are kept; staged."""
-        ...
 
 
 @dataclass(slots=True)
