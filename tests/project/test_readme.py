@@ -210,7 +210,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_each_option_of_the_command_line_is_one() -> None:
     text = README.read_text(encoding="utf-8")
     known = {option for command in cli.commands.values() for p in command.params for option in p.opts}
-    assert set(re.findall(r"`(--[a-z]+)", text)) <= known | {"--debug"}
+    assert set(re.findall(r"`(--[a-z-]+)", text)) <= known | {"--debug"}
 
 
 def test_every_command_is_in_the_table() -> None:
