@@ -53,9 +53,10 @@ types: install-lint  ## mypy, strict
 
 check: lint types test  ## all of the above
 
-generated: install  ## write the JSON Schema and the reference of options anew
+generated: install  ## write the JSON Schema, the reference of options and the map of modules anew
 	"$(BIN)/streamcl" schema > configs/streamcl.schema.json
 	"$(BIN)/python" docs/write_configuration.py
+	"$(BIN)/python" docs/write_module_map.py
 
 clean:  ## remove the virtual environment and caches, never runs
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache
