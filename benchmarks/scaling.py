@@ -39,7 +39,7 @@ from streamcl.heads.linear import LinearHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.runs.open import open_run
 from streamcl.runs.run import Run
-from streamcl.shift.none import SilentDetector
+from streamcl.shift.detector import SilentDetector
 
 Step = Callable[[], Any]
 Points = dict[float, Step]

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamcl.protocols import ShiftDetector
-from streamcl.shift.build import build_detector
+from streamcl.shift.detector import build_detector
 
 WITHIN = 10  # batches
 GATHER = 16  # samples: the default of `shift.min_samples`

@@ -36,7 +36,7 @@ from streamcl.factory.compute import build_compute
 from streamcl.factory.learner import build_learner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import FeatureShiftDetector, Learner, ShiftDetector
-from streamcl.shift.build import build_detector
+from streamcl.shift.detector import build_detector
 from streamcl.storage import files
 from streams.datasets.npz import npz
 from streams.replay.collection import Collection, Indices

@@ -41,9 +41,9 @@ from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput, memory_mb
 from streamcl.events import Batch, Event, Pixels, Prediction, Sample, StepResult, StreamInfo
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import LoopParts, LoopPolicy, RunMetrics
+from streamcl.processor.ports import LoopParts, LoopPolicy
 from streamcl.protocols import Learner, State
-from streamcl.shift.build import build_detector
+from streamcl.shift.detector import build_detector
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.thumbnails import Thumbnails
@@ -128,18 +128,6 @@ class Tiny:
         self._counts, self._steps = dict(state["counts"]), state["steps"]
 
 
-class Clock:
-    """What a run's own clock does."""
-
-    def __init__(self) -> None:
-        self._throughput = Throughput()
-        self.state_dict, self.load_state_dict = self._throughput.state_dict, self._throughput.load_state_dict
-
-    def read(self, images: int) -> RunMetrics:
-        self._throughput.update(images - self._throughput.images)
-        return RunMetrics(self._throughput.images_per_s, self._throughput.seconds, memory_mb())
-
-
 def drawn(offset: int, label: int) -> Pixels:
     """uint8 [32, 32, 3]: a colour of the class, with noise of the offset."""
     look = np.random.default_rng(label).uniform(40, 215, 3)
@@ -190,7 +178,7 @@ class Setting:
                     scores=Prequential(),
                     history=HoldoutHistory(),
                     evaluator=HoldoutEvaluator(()),
-                    meter=Clock(),
+                    meter=Throughput(),
                     sink=sink,
                     thumbnails=Thumbnails(work / "samples", 2),
                     checkpoints=vault,

@@ -28,7 +28,7 @@ _HOMES = {
     "StreamProcessor": "streamcl.processor.loop",
     "StreamclError": "streamcl.errors",
     "build_backbone": "streamcl.nn.build",
-    "build_detector": "streamcl.shift.build",
+    "build_detector": "streamcl.shift.detector",
     "load_config": "streamcl.config.load",
     "load_learner": "streamcl.runs.load",
     "open_run": "streamcl.runs.open",
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from streamcl.runs.load import load_learner
     from streamcl.runs.open import open_run
     from streamcl.runs.run import Run
-    from streamcl.shift.build import build_detector
+    from streamcl.shift.detector import build_detector
 
 __all__ = [
     "Batch",

@@ -128,7 +128,7 @@ DETECTORS = Registry(
         "relative_rise": "streamcl.shift.relative_rise:RelativeRiseDetector",
         "plateau": "streamcl.shift.plateau:PlateauDetector",
         "river": "streamcl.shift.river:RiverDetector",
-        "none": "streamcl.shift.none:SilentDetector",
+        "none": "streamcl.shift.detector:SilentDetector",
     },
 )
 LEARNERS = Registry(

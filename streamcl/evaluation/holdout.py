@@ -1,4 +1,4 @@
-"""When held-out samples are predicted, and what is counted there."""
+"""Evaluates a learner on held-out samples."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class HoldoutResult:
 class HoldoutEvaluator:
     """Evaluates a learner on held-out parts every `every_samples` records.
 
-    at_part_end: also where a part has been taught. at_stream_end: also at the end of the stream.
+    at_part_end: also at the end of a part. at_stream_end: also at the end of the stream.
     max_per_part: samples per part, evenly spread; None takes all.
-    company: ranks that examine together, each its share of the samples; None: this process examines alone.
+    group: ranks that evaluate together, each its share of the samples; None: this process alone.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class HoldoutEvaluator:
         self._group = group
 
     def due(self, before: int, after: int) -> bool:
-        """Whether an examination falls in the offsets (before, after]."""
+        """Return whether an evaluation falls in the offsets (before, after]."""
         if not self.parts:
             return False
         regular = self._every is not None and before // self._every != after // self._every
         return regular or any(before < mark <= after for mark in self._marks)
 
     def finished_parts(self, offset: int) -> tuple[str, ...]:
-        """The parts whose last sample has passed at that offset."""
+        """Return the names of the parts whose last sample has passed at that offset."""
         return tuple(p.name for p in self.parts if p.end_offset is not None and p.end_offset <= offset)
 
     def evaluate(self, learner: Learner) -> HoldoutResult:
@@ -73,16 +73,16 @@ class HoldoutEvaluator:
         for part in self.parts:
             hits = total = 0
             for samples in self._chunks(part.samples):
-                asked = [sample for sample in samples if sample.label in known]
-                answers = learner.predict(asked)
-                hits += sum(a.label == s.label for a, s in zip(answers, asked, strict=True))
-                seen += len(asked)
+                usable = [sample for sample in samples if sample.label in known]
+                predicted = learner.predict(usable)
+                hits += sum(p.label == s.label for p, s in zip(predicted, usable, strict=True))
+                seen += len(usable)
                 total += len(samples)
             correct[part.name], sizes[part.name] = hits, total
         if self._group is not None:
-            told = self._group.all_gather_object((correct, sizes, seen))
-            correct, sizes = (_summed([each[i] for each in told]) for i in (0, 1))
-            seen = sum(each[2] for each in told)
+            counts = self._group.all_gather_object((correct, sizes, seen))
+            correct, sizes = (_summed([each[i] for each in counts]) for i in (0, 1))
+            seen = sum(each[2] for each in counts)
         return HoldoutResult(
             accuracy=sum(correct.values()) / seen if seen else None,
             parts={name: correct[name] / sizes[name] for name in sizes if sizes[name]},

@@ -12,7 +12,7 @@ from streamcl.protocols import State
 
 @dataclass(slots=True)
 class HoldoutRow:
-    """One evaluation: the accuracy of each part at an offset, and whether a part was taught just before."""
+    """One evaluation: the accuracy of each part at an offset, and whether a part had just ended."""
 
     offset: int
     accuracy: dict[str, float]
@@ -23,7 +23,7 @@ class HoldoutHistory:
     """The accuracy matrix of a run (rows: evaluations; columns: parts) and the figures drawn from it.
 
     All accuracies are shares in [0, 1]. The figures are exact for a stream of any length; of the matrix at
-    most `max_rows` rows are kept, those right after a part was taught for longest.
+    most `max_rows` rows are kept, those right after the end of a part for longest.
     """
 
     def __init__(self, max_rows: int = 200) -> None:
@@ -33,9 +33,9 @@ class HoldoutHistory:
         self._rows: list[HoldoutRow] = []
         self._parts: list[str] = []
         self._best: dict[str, float] = {}  # before the latest evaluation
-        self._just_taught: dict[str, float] = {}  # at the first evaluation after it was taught, in that order
-        self._fresh: list[str] = []  # first seen as taught at the latest evaluation
-        self._seen: list[float] = []  # the latest accuracy over what was taught: one value, or none
+        self._initial: dict[str, float] = {}  # at the first evaluation after the part's end, in that order
+        self._fresh: list[str] = []  # parts that ended just before the latest evaluation
+        self._seen: list[float] = []  # the latest accuracy over what was learned: one value, or none
         self._seen_sum, self._seen_count = 0.0, 0
 
     def record(
@@ -43,13 +43,13 @@ class HoldoutHistory:
         offset: int,
         accuracies: Mapping[str, float],
         sizes: Mapping[str, int],
-        taught: Sequence[str],
+        learned: Sequence[str],
         seen: float | None = None,
     ) -> None:
         """Take one evaluation of every part, made when `offset` records had passed.
 
-        taught: the parts whose classes (or domain) have passed, in order. seen: the accuracy over the samples
-        of every class that has passed, where parts are not made of whole classes; None takes the taught
+        learned: the parts whose classes (or domain) have passed, in order. seen: the accuracy over samples
+        of every class that has passed, where parts are not made of whole classes; None takes the learned
         parts, each by its size. A second evaluation at the same offset is not counted again; an earlier
         offset is a ValueError.
         """
@@ -60,9 +60,9 @@ class HoldoutHistory:
             raise ValueError(f"evaluation at offset {offset} after one at {last.offset}")
         for part, accuracy in last.accuracy.items() if last else ():
             self._best[part] = max(accuracy, self._best.get(part, accuracy))
-        known = [part for part in taught if part in accuracies]
-        self._fresh = [part for part in known if part not in self._just_taught]
-        self._just_taught |= {part: float(accuracies[part]) for part in self._fresh}
+        known = [part for part in learned if part in accuracies]
+        self._fresh = [part for part in known if part not in self._initial]
+        self._initial |= {part: float(accuracies[part]) for part in self._fresh}
         self._parts += [part for part in accuracies if part not in self._parts]
         plain = {part: float(accuracy) for part, accuracy in accuracies.items()}
         self._rows.append(HoldoutRow(offset, plain, bool(self._fresh)))
@@ -80,18 +80,18 @@ class HoldoutHistory:
 
     @property
     def A_T(self) -> float | None:  # noqa: N802 - the literature's name
-        """Mean over the parts taught so far of their accuracy now (average accuracy, arXiv 1801.10112)."""
-        taught = [a for part, a in self._now.items() if part in self._just_taught]
-        return fmean(taught) if taught else None
+        """Mean over the parts learned so far of their accuracy now (average accuracy, arXiv 1801.10112)."""
+        learned = [a for part, a in self._now.items() if part in self._initial]
+        return fmean(learned) if learned else None
 
     @property
     def A_AUC(self) -> float | None:  # noqa: N802
-        """Mean over the evaluations of the accuracy over everything taught by then (arXiv 2110.10031)."""
+        """Mean over the evaluations of the accuracy over everything learned by then (arXiv 2110.10031)."""
         return self._seen_sum / self._seen_count if self._seen_count else None
 
     @property
     def A_Last(self) -> float | None:  # noqa: N802
-        """Accuracy now over everything taught so far, each sample counting once (arXiv 2110.10031)."""
+        """Accuracy now over everything learned so far, each sample counting once (arXiv 2110.10031)."""
         return self._seen[0] if self._seen else None
 
     @property
@@ -101,12 +101,12 @@ class HoldoutHistory:
 
     @property
     def backward_transfer(self) -> float | None:
-        """Mean over the parts before the last of now minus just after teaching (arXiv 1706.08840, eq. 3)."""
-        return self._mean_change(self._just_taught, sign=1)
+        """Mean over the parts before the last of now minus just after learning (arXiv 1706.08840, eq. 3)."""
+        return self._mean_change(self._initial, sign=1)
 
     def _mean_change(self, since: Mapping[str, float], sign: int) -> float | None:
-        """None while no part has been evaluated twice since it was taught."""
-        before_last = [part for part in list(self._just_taught)[:-1] if part not in self._fresh]
+        """Return the mean change; None while no part has been evaluated twice since its end."""
+        before_last = [part for part in list(self._initial)[:-1] if part not in self._fresh]
         changes = [sign * (self._now[part] - since[part]) for part in before_last if part in self._now]
         return fmean(changes) if changes else None
 
@@ -124,23 +124,17 @@ class HoldoutHistory:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The "holdout" part of summary.json."""
-        return {
-            "A_T": self.A_T,
-            "A_AUC": self.A_AUC,
-            "A_Last": self.A_Last,
-            "forgetting_measure": self.forgetting_measure,
-            "backward_transfer": self.backward_transfer,
-            "matrix": self.matrix,
-        }
+        """Return the "holdout" part of summary.json."""
+        names = ("A_T", "A_AUC", "A_Last", "forgetting_measure", "backward_transfer", "matrix")
+        return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> State:
-        """Plain JSON values. Pairs, not objects, where the order of the parts matters."""
+        """Return plain JSON values: pairs, not objects, where the order of the parts matters."""
         return {
             "rows": [asdict(row) for row in self._rows],
             "parts": list(self._parts),
             "best": dict(self._best),
-            "just_taught": [list(pair) for pair in self._just_taught.items()],
+            "initial": [list(pair) for pair in self._initial.items()],
             "fresh": list(self._fresh),
             "seen": [*self._seen, self._seen_sum, self._seen_count],
         }
@@ -152,12 +146,12 @@ class HoldoutHistory:
         ]
         self._parts = list(state["parts"])
         self._best = dict(state["best"])
-        self._just_taught = dict(state["just_taught"])
+        self._initial = dict(state["initial"])
         self._fresh = list(state["fresh"])
         *self._seen, self._seen_sum, self._seen_count = state["seen"]
 
 
 def _weighted(accuracies: Mapping[str, float], sizes: Mapping[str, int], parts: Sequence[str]) -> list[float]:
-    """The accuracy over the samples of all the parts; an empty list where there are none."""
+    """Return the accuracy over the samples of all the parts; an empty list where there are none."""
     total = sum(sizes[part] for part in parts)
     return [sum(accuracies[part] * sizes[part] for part in parts) / total] if total else []

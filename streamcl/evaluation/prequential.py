@@ -33,7 +33,7 @@ class Prequential:
     def _clear(self) -> None:
         self._confusion = river_metrics.ConfusionMatrix()
         self._pairs = 0
-        # Told only "right or wrong", so that its matrix has two cells however many classes there are.
+        # Counts only "right or wrong": its matrix has two cells however many classes there are.
         self._window = Rolling(river_metrics.Accuracy, self._window_size)
         self._domains: dict[str, Any] = {}
 
@@ -101,7 +101,7 @@ class Prequential:
         return {name: float(accuracy.get()) for name, accuracy in self._domains.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The "prequential" part of summary.json."""
+        """Return the "prequential" part of summary.json."""
         return {
             "accuracy": self.accuracy,
             "window_accuracy": self.window_accuracy,
@@ -114,7 +114,7 @@ class Prequential:
         }
 
     def forget_class(self, label: str) -> None:
-        """Name a class no more: its counts are kept under FORGOTTEN, and the figures stay as they are."""
+        """Move the counts of a class to FORGOTTEN, so that nothing names it; the figures stay as they are."""
         state = self.state_dict()
         merged: dict[tuple[str, str | None], int] = {}
         for row, column, count in state["confusion"]:
@@ -123,7 +123,7 @@ class Prequential:
         self.load_state_dict({**state, "confusion": [[*pair, count] for pair, count in merged.items()]})
 
     def state_dict(self) -> State:
-        """Plain JSON values; the confusion matrix as [label, predicted, count] triples."""
+        """Return plain JSON values; the confusion matrix as [label, predicted, count] triples."""
         return {
             "window": "".join("1" if right else "0" for (_, right), _ in self._window.window),
             "confusion": [

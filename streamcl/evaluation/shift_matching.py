@@ -10,9 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ShiftScore:
-    """matches: each true shift's offset with that of its detection, or None where it was missed.
+    """True shifts with the detections that answer them.
 
-    false_offsets: detections that answer no true shift. delays: in samples, one for each shift found.
+    matches: each true shift's offset with that of its detection, or None where it was missed.
+    false_offsets: detections that answer no true shift.
     """
 
     matches: tuple[tuple[int, int | None], ...]
@@ -39,7 +40,7 @@ class ShiftScore:
         return len(self.false_offsets)
 
     def summary(self) -> dict[str, Any]:
-        """The "shifts" part of summary.json."""
+        """Return the "shifts" part of summary.json."""
         detected = [offset for _, offset in self.matches if offset is not None]
         return {
             "true": [true for true, _ in self.matches],

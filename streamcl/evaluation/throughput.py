@@ -16,23 +16,24 @@ from streamcl.protocols import State
 class Throughput:
     """Images and seconds, over the whole run (processes before a resume included) and over the last batches.
 
-    clock: seconds that never run backwards. Time starts at construction or at `load_state_dict`.
+    images: since the beginning of the run. clock: seconds that never run backwards; time starts at
+    construction or at `load_state_dict`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, window: int = 50) -> None:
         self._clock, self._start = clock, clock()
-        self._images, self._earlier_seconds = 0, 0.0
+        self.images, self._earlier_seconds = 0, 0.0
         self._recent: deque[tuple[float, int]] = deque([(self._start, 0)], maxlen=window + 1)
 
     def update(self, images: int) -> None:
-        """`images` more have been learned from."""
-        self._images += images
-        self._recent.append((self._clock(), self._images))
+        """Count `images` more that have been learned."""
+        self.images += images
+        self._recent.append((self._clock(), self.images))
 
-    @property
-    def images(self) -> int:
-        """Images since the beginning of the run."""
-        return self._images
+    def read(self, images: int) -> dict[str, float | None]:
+        """Return speed, seconds and memory (MiB) once `images` have passed since the run began."""
+        self.update(images - self.images)
+        return {"images_per_s": self.images_per_s, "seconds": self.seconds, "memory_mb": memory_mb()}
 
     @property
     def seconds(self) -> float:
@@ -49,22 +50,22 @@ class Throughput:
     def mean_images_per_s(self) -> float | None:
         """Over the whole run; None before the clock has moved."""
         seconds = self.seconds
-        return self._images / seconds if seconds > 0 else None
+        return self.images / seconds if seconds > 0 else None
 
     def state_dict(self) -> State:
-        """How much was done, and how long it took."""
-        return {"images": self._images, "seconds": self.seconds}
+        """Return the images and the seconds so far."""
+        return {"images": self.images, "seconds": self.seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting from `state`; the time in between is not counted."""
-        self._images, self._earlier_seconds = int(state["images"]), float(state["seconds"])
+        self.images, self._earlier_seconds = int(state["images"]), float(state["seconds"])
         self._start = self._clock()
         self._recent.clear()
-        self._recent.append((self._start, self._images))
+        self._recent.append((self._start, self.images))
 
 
 def memory_mb() -> float:
-    """Resident memory of this process now, in MiB; its peak where /proc does not exist."""
+    """Return the resident memory of this process, in MiB; its peak where /proc does not exist."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -73,6 +74,6 @@ def memory_mb() -> float:
 
 
 def peak_memory_mb() -> float:
-    """The most resident memory that this process has had, in MiB."""
+    """Return the most resident memory that this process has had, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB on Linux

@@ -6,7 +6,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.config.options.variants import ClassOptions, PluginOptions
 from streamcl.protocols import ShiftDetector
 from streamcl.registry import import_callable
-from streamcl.shift.build import build_detector
+from streamcl.shift.detector import build_detector
 
 
 def build_shift(config: RunConfig) -> ShiftDetector:

@@ -8,10 +8,9 @@ from typing import Any
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Event, ForgetRequest, PredictionRecord, StepResult
-from streamcl.processor.event_log import EventLog, Quarantine
+from streamcl.processor.event_log import EventLog, Progress, Quarantine
 from streamcl.processor.observers import HoldoutEvaluation, NonFiniteGuard, PredictionLog, StepMetricsLog
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy
-from streamcl.processor.progress import Progress
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.processor.step import StepRunner
 from streamcl.protocols import BatchRecord, Learner, Source, State, Stateful
@@ -143,7 +142,7 @@ class StreamProcessor:
                 self.commit()
 
     def stop(self) -> None:
-        """Ask `run` to end after the event in hand, with a commit. Safe to call from a signal handler."""
+        """Ask `run` to end after the current event, with a commit. Safe to call from a signal handler."""
         self.parts.stop.set()
 
     @property

@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 from streamcl.errors import NotFinite
 from streamcl.evaluation.holdout import HoldoutEvaluator
-from streamcl.processor.event_log import EventLog
-from streamcl.processor.ports import AccuracyHistory, PrequentialScores, RunMeter
-from streamcl.processor.progress import Counters, Progress
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.throughput import Throughput
+from streamcl.processor.event_log import Counters, EventLog, Progress
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.protocols import BatchRecord, Learner
 
@@ -46,8 +47,8 @@ class StepMetricsLog:
         log: EventLog,
         learner: Learner,
         shift_handler: ShiftHandler,
-        scores: PrequentialScores,
-        meter: RunMeter,
+        scores: Prequential,
+        meter: Throughput,
     ) -> None:
         self._log, self._learner, self._shift_handler = log, learner, shift_handler
         self._scores, self._meter = scores, meter
@@ -60,7 +61,7 @@ class StepMetricsLog:
             "window_accuracy": self._scores.window_accuracy,
             "classes": len(self._learner.classes),
             "segment": self._shift_handler.segment,
-            **asdict(self._meter.read(record.batch.end)),
+            **self._meter.read(record.batch.end),
         }
         self._log.write_metrics("step", figures)
 
@@ -116,7 +117,7 @@ class HoldoutEvaluation(Counters):
     COUNTERS = ("last_evaluated",)
 
     def __init__(
-        self, evaluator: HoldoutEvaluator, history: AccuracyHistory, learner: Learner, log: EventLog
+        self, evaluator: HoldoutEvaluator, history: HoldoutHistory, learner: Learner, log: EventLog
     ) -> None:
         self.last_evaluated = -1
         self._evaluator, self._history, self._learner, self._log = evaluator, history, learner, log

@@ -1,14 +1,18 @@
-"""The parts that the loop works with, as Protocols; those of source, learner and sink are in `protocols`."""
+"""The parts that the loop drives, and when it commits or gives up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from streamcl.evaluation.holdout import HoldoutEvaluator
-from streamcl.events import Batch, ForgetRequest, PredictionRecord, Sample
+from streamcl.evaluation.holdout_history import HoldoutHistory
+from streamcl.evaluation.prequential import Prequential
+from streamcl.evaluation.throughput import Throughput
+from streamcl.events import Batch, ForgetRequest
 from streamcl.protocols import BatchRecord, CheckpointStore, ForgettingEvent, ShiftDetector, Sink, Stateful
+from streamcl.storage.thumbnails import Thumbnails
 
 
 class BatchObserver(Protocol):
@@ -16,45 +20,6 @@ class BatchObserver(Protocol):
 
     def after_batch(self, record: BatchRecord) -> None:
         """Take a batch after its learning step."""
-
-
-class PrequentialScores(Stateful, BatchObserver, Protocol):
-    """Test-then-train accuracy (see streamcl.evaluation.prequential)."""
-
-    @property
-    def accuracy(self) -> float | None:
-        """Over the whole stream so far."""
-
-    @property
-    def window_accuracy(self) -> float | None:
-        """Over the latest samples."""
-
-    def summary(self) -> Mapping[str, Any]:
-        """Return the figures for summary.json."""
-
-
-class AccuracyHistory(Stateful, Protocol):
-    """Held-out accuracies over time (see streamcl.evaluation.holdout_history)."""
-
-    def record(
-        self,
-        offset: int,
-        accuracies: Mapping[str, float],
-        sizes: Mapping[str, int],
-        taught: Sequence[str],
-        seen: float | None,
-    ) -> None:
-        """Take one evaluation; `seen` is the accuracy over the classes seen so far."""
-
-    def summary(self) -> Mapping[str, Any]:
-        """Return the figures for summary.json."""
-
-
-class ThumbnailStore(Stateful, Protocol):
-    """Keeps thumbnails of samples around shifts (see streamcl.storage.thumbnails)."""
-
-    def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[PredictionRecord]) -> None:
-        """Keep some of the samples of the batch that showed a shift."""
 
 
 class Forgetting(Stateful, BatchObserver, Protocol):
@@ -82,30 +47,14 @@ class Forgetting(Stateful, BatchObserver, Protocol):
         """Drop what was recorded at or after an offset."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunMetrics:
-    """Speed, time and memory of a run so far; part of no state."""
-
-    images_per_s: float | None
-    seconds: float
-    memory_mb: float
-
-
-class RunMeter(Stateful, Protocol):
-    """Measures speed, time and memory; nothing else in a run depends on it."""
-
-    def read(self, images: int) -> RunMetrics:
-        """Measure once `images` records have passed."""
-
-
 class StopSignal:
-    """Asks a loop to end after the event in hand. May be set from a signal handler: it takes no lock."""
+    """Asks a loop to end after the current event. May be set from a signal handler: it takes no lock."""
 
     def __init__(self) -> None:
         self.is_set = False
 
     def set(self) -> None:
-        """Ask."""
+        """Ask the loop to end."""
         self.is_set = True
 
 
@@ -119,12 +68,12 @@ class LoopParts:
     """
 
     detector: ShiftDetector
-    scores: PrequentialScores
-    history: AccuracyHistory
+    scores: Prequential
+    history: HoldoutHistory
     evaluator: HoldoutEvaluator
-    meter: RunMeter
+    meter: Throughput
     sink: Sink
-    thumbnails: ThumbnailStore | None = None
+    thumbnails: Thumbnails | None = None
     checkpoints: CheckpointStore | None = None
     forgetting: Forgetting | None = None
     stop: StopSignal = field(default_factory=StopSignal)

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from streamcl.processor.event_log import EventLog
-from streamcl.processor.ports import Forgetting, ThumbnailStore
-from streamcl.processor.progress import Counters, Progress
+from streamcl.processor.event_log import Counters, EventLog, Progress
+from streamcl.processor.ports import Forgetting
 from streamcl.protocols import BatchRecord, FeatureShiftDetector, Learner, ShiftDetector
+from streamcl.storage.thumbnails import Thumbnails
 
 REMEMBERED = 1000
 """Offsets of shifts, and of consolidations, that a run's state holds: some 10 kB; events.jsonl has all."""
@@ -33,7 +33,7 @@ class ShiftHandler(Counters):
         log: EventLog,
         progress: Progress,
         *,
-        thumbnails: ThumbnailStore | None,
+        thumbnails: Thumbnails | None,
         forgetting: Forgetting | None,
         min_samples: int,
     ) -> None:

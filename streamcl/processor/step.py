@@ -85,7 +85,7 @@ def _joined(first: StepOutcome, second: StepOutcome) -> StepOutcome:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether it is Python's MemoryError, torch's OutOfMemoryError, or its CPU allocator's RuntimeError."""
+    """Return whether it is Python's MemoryError, torch's, or the RuntimeError of its CPU allocator."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)

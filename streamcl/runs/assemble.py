@@ -13,7 +13,7 @@ from streamcl.distributed.process_group import ProcessGroup
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
-from streamcl.evaluation.throughput import Throughput, memory_mb
+from streamcl.evaluation.throughput import Throughput
 from streamcl.factory.backbone import BackboneFactory
 from streamcl.factory.compute import build_compute
 from streamcl.factory.forgetting import build_forgetting, for_the_loop
@@ -24,7 +24,7 @@ from streamcl.factory.source import MakeSource, build_source
 from streamcl.forgetting.checkpoint_purge import CheckpointPurger
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import LoopParts, LoopPolicy, RunMetrics, StopSignal
+from streamcl.processor.ports import LoopParts, LoopPolicy, StopSignal
 from streamcl.protocols import CheckpointStore, Learner, Source
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.run import Run
@@ -74,7 +74,7 @@ def assemble(
         scores=scores,
         history=HoldoutHistory(),
         evaluator=_evaluator(settings, source, group),
-        meter=ThroughputMeter(throughput),
+        meter=throughput,
         sink=output.sink,
         thumbnails=output.thumbnails,
         checkpoints=_checkpoint_store(output, learner, group) if settings.checkpoint else None,
@@ -171,17 +171,3 @@ def _check_delivery(settings: RunConfig, source: Source) -> None:
             "load_state_dict, or __len__ and __getitem__, or say source.deterministic: true where it gives "
             "the same records each time; best_effort runs it once",
         )
-
-
-class ThroughputMeter:
-    """Measures speed, time and memory for the metrics."""
-
-    def __init__(self, throughput: Throughput) -> None:
-        self._throughput = throughput
-        self.state_dict = throughput.state_dict
-        self.load_state_dict = throughput.load_state_dict
-
-    def read(self, images: int) -> RunMetrics:
-        """Measure once `images` have passed."""
-        self._throughput.update(images - self._throughput.images)
-        return RunMetrics(self._throughput.images_per_s, self._throughput.seconds, memory_mb())

@@ -1,4 +1,4 @@
-"""How far a batch lies from those before it, in features that do not move: sees what a loss does not feel."""
+"""How far a batch lies from those before it, in features that do not move: sees what the loss does not."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Novelty:
         self._count += len(values)
 
     def take(self) -> float | None:
-        """How far those that wait lie from those before, of which they then are; None where that is unknown.
+        """Return how far the waiting samples lie from those before, to which they then belong.
 
-        It is for the first ones, for fewer than two, which go on waiting, and where nothing has ever varied.
+        None for the first ones, for fewer than two, which go on waiting, and where nothing has ever varied.
         """
         if self._waiting is None or self._count < 2:
             return None
@@ -70,7 +70,7 @@ class Novelty:
         self._count, self._means, self._shares = 0, [], []
 
     def state_dict(self) -> State:
-        """What waits, and what it will be held against."""
+        """Return the sums that wait, and the means that they will be compared with."""
         return {
             "waiting": None if self._waiting is None else self._waiting.copy(),
             "count": self._count,

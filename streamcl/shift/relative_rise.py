@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streamcl.protocols import State
-from streamcl.shift.novelty import Novelty
-
-Values: TypeAlias = npt.NDArray[np.float64]
+from streamcl.shift.detector import LossDetector
+from streamcl.shift.novelty import Novelty, Values
 
 # The constants were chosen on one half of the synthetic families of benchmarks/shift_detection.py and
 # measured on the other half.
@@ -35,7 +34,7 @@ _LEAST_SEGMENT = 8  # batches between two shifts
 _HALF = 5  # batches; a plateau compares the last five with the five before
 
 
-class RelativeRiseDetector:
+class RelativeRiseDetector(LossDetector):
     """Works on y = (loss + 0.05)^(1/3), in which noise in proportion to the loss is nearly normal.
 
     shift: for some w of 2 to 12, the mean of the last w values of y lies more than `loss_threshold` standard
@@ -65,19 +64,7 @@ class RelativeRiseDetector:
         self._values: list[float] = []
         self._segment = 0  # how many of the last values belong to the present segment
         self._since = 0  # updates since the last shift
-        self._settled = False
-        self._shift: str | None = None
-        self._plateau: str | None = None
-
-    @property
-    def shift(self) -> str | None:
-        """Why the last update shows a rise, or None."""
-        return self._shift
-
-    @property
-    def plateau(self) -> str | None:
-        """Why the last update shows that the segment no longer improves, or None."""
-        return self._plateau
+        self._plateau_seen = False
 
     def look(self, features: npt.NDArray[Any]) -> None:
         """Take features [B, d] of samples whose loss comes with the next update."""
@@ -85,14 +72,10 @@ class RelativeRiseDetector:
             self._novelty.add(features)
 
     def drop_features(self) -> None:
-        """Know nothing of any features looked at; how novel batches were stays known, a figure each."""
+        """Drop the features looked at; how novel each batch was, one figure, stays."""
         self._novelty.drop()
 
-    def update(self, loss: float) -> None:
-        """Take the mean loss of one batch. Refuses NaN and infinity with ValueError and is as before."""
-        if not math.isfinite(loss):
-            raise ValueError(f"a detector takes finite losses, got {loss}")
-        self._shift = self._plateau = None
+    def _update(self, loss: float) -> None:
         self._values = [*self._values, (max(loss, 0.0) + _FLOOR) ** _POWER][-_MEMORY:]
         self._segment = min(self._segment + 1, _MEMORY)
         self._since += 1
@@ -103,9 +86,9 @@ class RelativeRiseDetector:
         segment = np.array(self._values[-self._segment :])
         if self._since >= _LEAST_SEGMENT:
             self._seek_shift(segment, noise)
-            if self._shift is None and strange is not None:
+            if self.shift is None and strange is not None:
                 self._begin(strange, 2)
-        if self._shift is None and not self._settled and self._since >= 2 * _HALF:
+        if self.shift is None and not self._plateau_seen and self._since >= 2 * _HALF:
             self._seek_plateau(segment, noise)
 
     def _seek_shift(self, segment: Values, noise: float) -> None:
@@ -124,11 +107,11 @@ class RelativeRiseDetector:
                 return
 
     def _begin(self, why: str, batches: int) -> None:
-        """A segment of so many batches begins."""
-        self._shift, self._segment, self._since, self._settled = why, batches, 0, False
+        """Begin a segment, of which so many batches have passed."""
+        self.shift, self._segment, self._since, self._plateau_seen = why, batches, 0, False
 
     def _looked(self) -> str | None:
-        """Why the features that were looked at show a shift, or None."""
+        """Return why the features that were looked at show a shift, or None."""
         distance = None if self._strange is None else self._novelty.take()
         if self._strange is None or distance is None:
             return None
@@ -140,37 +123,34 @@ class RelativeRiseDetector:
         older, newer = _bounded(segment[-2 * _HALF :], noise).reshape(2, _HALF).mean(axis=1)
         explained = noise * math.sqrt(2 / _HALF)
         if older - newer < explained * older:
-            self._settled = True
-            self._plateau = (
+            self._plateau_seen = True
+            self.plateau = (
                 f"loss {_loss(newer):.3g} over {_HALF} batches after {_loss(older):.3g}: "
                 f"no more of a fall than {noise / _POWER:.0%} noise explains"
             )
 
     def state_dict(self) -> State:
-        """The remembered values, where the segment began, and what the last update said."""
-        return {
+        """Return the remembered values, where the segment began, and what the last update reported."""
+        state: State = {
             "values": np.array(self._values, np.float64),
             "segment": self._segment,
             "since": self._since,
-            "settled": self._settled,
-            "shift": self._shift,
-            "plateau": self._plateau,
-            **self._state_of_novelty(),
+            "plateau_seen": self._plateau_seen,
+            "shift": self.shift,
+            "plateau": self.plateau,
         }
-
-    def _state_of_novelty(self) -> State:
-        if self._strange is None:
-            return {}
-        return {"novelty": self._novelty.state_dict(), "strange": self._strange.state_dict()}
+        if self._strange is not None:
+            state |= {"novelty": self._novelty.state_dict(), "strange": self._strange.state_dict()}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the detector that returned `state`, made with the same arguments."""
         self._values = [float(value) for value in state["values"]]
         self._segment = int(state["segment"])
         self._since = int(state["since"])
-        self._settled = bool(state["settled"])
-        self._shift = state["shift"]
-        self._plateau = state["plateau"]
+        self._plateau_seen = bool(state["plateau_seen"])
+        self.shift = state["shift"]
+        self.plateau = state["plateau"]
         if self._strange is not None and "strange" in state:
             self._novelty.load_state_dict(state["novelty"])
             self._strange.load_state_dict(state["strange"])
@@ -181,7 +161,7 @@ def _loss(value: float) -> float:
 
 
 def _noise(values: Values) -> float:
-    """Standard deviation of one value, as a share of the level, from the differences of neighbours."""
+    """Return the deviation of one value, as a share of the level, from the differences of neighbours."""
     differences = 2 * np.abs(np.diff(values)) / (values[1:] + values[:-1])
     middle, tail = np.quantile(differences, (0.5, 0.85)) / (0.674 * math.sqrt(2), 1.440 * math.sqrt(2))
     few = 1 + 4 / len(differences)  # quantiles of few differences are often too small
@@ -189,13 +169,13 @@ def _noise(values: Values) -> float:
 
 
 def _bounded(values: Values, noise: float) -> Values:
-    """Outliers drawn in to three deviations from the median."""
+    """Return the values, outliers drawn in to three deviations from the median."""
     middle = np.median(values)
     return np.clip(values, middle * (1 - 3 * noise), middle * (1 + 3 * noise))
 
 
 def _level(reference: Values, noise: float) -> tuple[float, float]:
-    """The mean of the reference, or of its last quarter where it clearly falls; and the relative error."""
+    """Return the mean of the reference, or of its last quarter where it falls, and the relative error."""
     values = _bounded(reference, noise)
     count = len(values)
     steps = np.arange(count) - (count - 1) / 2
@@ -209,5 +189,5 @@ def _level(reference: Values, noise: float) -> tuple[float, float]:
 
 
 def _trimmed(recent: Values, noise: float) -> Values:
-    """Values as multiples of the level, none above the second largest or further above 1 than the clip."""
+    """Limit values, as multiples of the level, to the second largest and to the clip above 1."""
     return np.minimum(recent, min(float(np.sort(recent)[-2]), 1 + _CLIP * noise))

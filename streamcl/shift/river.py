@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from river import base, drift
 
 from streamcl.errors import ConfigError, nearest
 from streamcl.protocols import State
+from streamcl.shift.detector import LossDetector
 
 _HISTORY = 4096  # losses; replaying them takes 1 ms for ADWIN, 5 ms for PageHinkley, 1.3 s for KSWIN
 _RECENT = (
@@ -19,7 +19,7 @@ _RECENT = (
 )
 
 
-class RiverDetector:
+class RiverDetector(LossDetector):
     """Any detector of `river.drift` by name. A drift upwards is a shift, and the plateau is the same moment.
 
     After every drift, up or down, a fresh detector starts. Its state is the list of losses since then, which
@@ -33,27 +33,12 @@ class RiverDetector:
         self._args = _checked(self._class, dict(args or {}))
         self._detector = self._class(**self._args)
         self._history: list[float] = []
-        self._reason: str | None = None
 
-    @property
-    def shift(self) -> str | None:
-        """Why the last update is a drift upwards, or None."""
-        return self._reason
-
-    @property
-    def plateau(self) -> str | None:
-        """The same as `shift`: River's detectors do not tell when the loss has settled."""
-        return self._reason
-
-    def update(self, loss: float) -> None:
-        """Take the mean loss of one batch. Refuses NaN and infinity, which silence River's for ever."""
-        if not math.isfinite(loss):
-            raise ValueError(f"a detector takes finite losses, got {loss}")
-        self._reason = None
-        self._history.append(float(loss))
+    def _update(self, loss: float) -> None:
+        self._history.append(loss)
         self._detector.update(loss)
         if self._detector.drift_detected:
-            self._reason = self._rise()
+            self.shift = self.plateau = self._rise()
             self._replay([])
         elif len(self._history) >= _HISTORY:
             self._replay(self._history[-_HISTORY // 2 :])
@@ -72,13 +57,13 @@ class RiverDetector:
             self._detector.update(loss)
 
     def state_dict(self) -> State:
-        """The losses since the detector was started, and what the last update said."""
-        return {"history": np.array(self._history, np.float64), "reason": self._reason}
+        """Return the losses since the detector was started, and what the last update reported."""
+        return {"history": np.array(self._history, np.float64), "reason": self.shift}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the detector that returned `state`, made with the same arguments."""
         self._replay([float(loss) for loss in state["history"]])
-        self._reason = state["reason"]
+        self.shift = self.plateau = state["reason"]
 
 
 def _find(name: str) -> Any:

@@ -248,7 +248,7 @@ def test_a_slip_in_the_arguments_can_be_mended_in_place(folder):
 
 def test_own_sinks_and_detectors_are_found_by_their_paths(folder):
     (folder / "parts.py").write_text(
-        "from streamcl.shift.none import SilentDetector\n"
+        "from streamcl.shift.detector import SilentDetector\n"
         "def quiet(word):\n"
         "    return SilentDetector()\n"
         "class Counting:\n"

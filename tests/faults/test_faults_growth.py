@@ -16,7 +16,7 @@ from streamcl.errors import BadRecord
 from streamcl.processor.shift_handler import REMEMBERED
 from streamcl.runs.summary import summarise
 from streamcl.shift import river
-from streamcl.shift.build import build_detector
+from streamcl.shift.detector import build_detector
 from streams.offsets import OffsetChecked
 from streams.prefetch import Prefetcher
 from streams.user.source import IterableSource

@@ -11,7 +11,7 @@ from loop_runs import ScriptedDetector, build
 from pictures import make_batch
 
 from streamcl.errors import NotFinite
-from streamcl.shift.build import build_detector
+from streamcl.shift.detector import build_detector
 from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, each_exactly_once, record_id

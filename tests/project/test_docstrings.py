@@ -17,7 +17,6 @@ STILL: dict[str, int] = {
     "protocols": 1,
     "report": 1,
     "runs": 3,
-    "shift": 1,
     "sinks": 1,
     "storage": 1,
 }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamcl.errors import ConfigError
 from streamcl.registry import DETECTORS
-from streamcl.shift.build import build_detector
+from streamcl.shift.detector import build_detector
 from streamcl.shift.plateau import PlateauDetector
 from streamcl.shift.relative_rise import RelativeRiseDetector
 from streamcl.shift.river import RiverDetector
