@@ -10,7 +10,7 @@ StreamclError              1
 ├── NotFinite              5   losses or gradients stayed NaN or infinite
 ├── ForgettingError        6   a request could not be carried out
 ├── RunBusy                2   another process holds the run directory
-└── RanksError             7   another rank of the run failed, was killed, or does not answer
+└── DistributedError       7   another rank of the run failed, was killed, or does not answer
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_LISTED = 30
 
 
 class StreamclError(Exception):
-    """What was found, what was expected, and (`hint`) what to do about it."""
+    """An error whose message says what was found and expected, and whose `hint` says what to do."""
 
     exit_code = 1
 
@@ -51,7 +51,7 @@ class MissingExtra(ConfigError):
 
 
 class SourceError(StreamclError):
-    """The source raised, stalled, ended too early, or its offsets are not those it promised."""
+    """The source raised, stalled, ended too early, or its offsets are not those announced."""
 
     exit_code = 3
 
@@ -91,7 +91,7 @@ class RunBusy(StreamclError):
 
 
 class DistributedError(StreamclError):
-    """Ranks that learn one stream together have lost one another, or are not where they should be."""
+    """Ranks that learn one stream together have lost one another, or their states differ."""
 
     exit_code = 7
 
@@ -107,15 +107,13 @@ def nearest(word: str, known: Iterable[str], listed: str = "known") -> str:
     names = list(known)
     close = get_close_matches(word, names, 1) if len(word) <= _LONGEST_WORD else []
     more = ", ..." if len(names) > _MOST_LISTED else ""
-    return (
-        f"did you mean {close[0]!r}?"
-        if close
-        else f"{listed}: {', '.join(names[:_MOST_LISTED]) or 'none'}{more}"
-    )
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"{listed}: {', '.join(names[:_MOST_LISTED]) or 'none'}{more}"
 
 
 def malformed_request(error: ValidationError, fields: Iterable[str]) -> ForgettingError:
-    """Return the first thing that is wrong with a request to forget, in one line. fields: those it has."""
+    """Return the first fault of a request to forget, in one line. fields: the names a request may have."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":

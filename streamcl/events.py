@@ -1,4 +1,4 @@
-"""What a stream is made of: samples, the batches they come in, and requests to forget. Plain data."""
+"""The events of a stream as plain data: samples, batches of them, and requests to forget."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ class Sample:
     """One labelled image.
 
     image: uint8 RGB, [H, W, 3], any H and W.
-    label: the class's name (an integer label k is the name str(k)); None is an unlabelled sample, which is
-        predicted and never learned.
+    label: the class's name, str(k) for an integer label k; None: unlabelled, predicted and never learned.
     id: stable for the life of the stream: the same record has the same id when it is replayed.
-    subject: whose sample it is; what a request of kind "subject" selects.
-    privacy: "core" samples may train shared weights for ever, "user" samples may be asked back
+    subject: the person whose sample it is; selected by requests of kind "subject".
+    privacy: "core" samples may train shared weights for ever, "user" samples may have to be forgotten
         (mixed-privacy forgetting, arXiv 2012.13431).
     """
 
@@ -52,7 +51,7 @@ def pack_sample(sample: Sample) -> dict[str, Any]:
 
 
 def unpack_sample(packed: Sample | Mapping[str, Any]) -> Sample:
-    """Return the sample in what `pack_sample` gave. Raise ForgettingError where it holds none."""
+    """Return the sample that `pack_sample` packed. Raise ForgettingError where `packed` is none."""
     if isinstance(packed, Sample):
         return packed
     try:
@@ -68,24 +67,20 @@ NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)  # the image of a record whose
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemoteSample(Sample):
-    """A sample whose pixels another rank holds (see `process_group`); all else of it is known.
-
-    rank: whose it is. The image has no pixels.
-    """
+    """A sample whose pixels the process `rank` holds (see `process_group`); its image has none here."""
 
     rank: int = 0
 
     @classmethod
     def of(cls, sample: Sample, rank: int) -> RemoteSample:
-        """The same sample without its pixels."""
-        return cls(
-            sample.id, NO_PIXELS, sample.label, sample.subject, sample.domain, sample.privacy, rank=rank
-        )
+        """Return the same sample without its pixels."""
+        names = (sample.label, sample.subject, sample.domain, sample.privacy)
+        return cls(sample.id, NO_PIXELS, *names, rank=rank)
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedRecord:
-    """A record that could not become a sample. It keeps its place in the stream, so offsets stay dense."""
+    """A record that is not a valid sample. It keeps its place in the stream, so offsets stay dense."""
 
     offset: int
     id: str
@@ -96,8 +91,7 @@ class RejectedRecord:
 class Batch:
     """The records at the offsets [offset, end): those that became samples, in order, and those rejected.
 
-    An offset counts records, samples and rejected ones alike, from the beginning of the stream, so
-    end - offset == len(samples) + len(rejected).
+    Offsets count records of both kinds, so end - offset == len(samples) + len(rejected).
     """
 
     offset: int
@@ -111,18 +105,18 @@ class Batch:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """The offset of each sample: those of the batch less the rejected ones'."""
+        """The offset of each sample."""
         rejected = {record.offset for record in self.rejected}
         return tuple(offset for offset in range(self.offset, self.end) if offset not in rejected)
 
     @property
     def labelled(self) -> tuple[Sample, ...]:
-        """The samples that can be learned from."""
+        """The samples with a label."""
         return tuple(sample for sample in self.samples if sample.label is not None)
 
     @property
     def labelled_offsets(self) -> tuple[int, ...]:
-        """The offset of each of those."""
+        """The offset of each sample in `labelled`."""
         return tuple(o for o, s in zip(self.offsets, self.samples, strict=True) if s.label is not None)
 
     def halves(self) -> tuple[Batch, Batch]:
@@ -180,13 +174,13 @@ class RequestTerms(BaseModel):
 
     @property
     def kind(self) -> Kind:
-        """Whether it names a class, a subject whole, or a selection of samples."""
+        """The kind of the request: "class" or "subject" where it selects one of these alone."""
         given = set(self.selection) - {"subject", "all_users"}
         return "class" if given == {"label"} else "samples" if given else "subject"
 
     @property
     def selection(self) -> dict[str, Any]:
-        """The fields that select samples, as far as they are given."""
+        """The fields that select samples and are set."""
         return {name: each for name in SELECTING if (each := getattr(self, name)) not in (None, False, ())}
 
     @model_validator(mode="after")
@@ -204,10 +198,10 @@ class RequestTerms(BaseModel):
 class ForgetRequest(RequestTerms):
     """A request to forget, taking effect between two batches. Raise ForgettingError where it is not valid.
 
-    Of kind "samples" and "subject" it asks for the model retrained without them, of kind "class" that the
-    concept be gone. `samples` carries samples that the source cannot bring back, which it also names unless
-    it selects otherwise. `id` names the receipt, so it should name nobody; the same `key` again is the same
-    request. `deadline`: seconds since the epoch.
+    Kinds "samples" and "subject" ask for the model retrained without them, kind "class" for the removal of
+    the concept. `samples` carries samples that the source cannot fetch, and selects them where nothing else
+    is selected. `id` names the receipt, so it should name nobody; requests with the same `key` are the same.
+    `deadline`: seconds since the epoch.
     """
 
     id: Id = Field(default_factory=lambda: f"request-{secrets.token_hex(8)}")
@@ -217,7 +211,7 @@ class ForgetRequest(RequestTerms):
 
     @property
     def end(self) -> int:
-        """A request takes no offset of its own."""
+        """Equal to `offset`: a request has no record of its own in the stream."""
         return self.offset
 
     @model_validator(mode="wrap")
@@ -240,10 +234,7 @@ Event: TypeAlias = Batch | ForgetRequest
 
 @dataclass(frozen=True, slots=True)
 class PredictionRecord:
-    """What was predicted for one sample before it was learned.
-
-    predicted is None while no class is known; confidence is a probability in [0, 1].
-    """
+    """A sample's prediction before it was learned; see `Prediction`."""
 
     id: str
     offset: int
@@ -254,7 +245,7 @@ class PredictionRecord:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A learner's answer for one image: the class it names (None while it knows none) and how sure it is."""
+    """A predicted class, None while the learner knows none, and its probability in [0, 1]."""
 
     label: str | None
     confidence: float
@@ -262,17 +253,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What came of learning one batch.
+    """The result of learning one batch.
 
-    guesses: one per sample of the batch, made before anything was learned from it.
-    losses: the data loss of each labelled sample before the step, in nats, regulariser left out. Where some
-        labelled samples were learned and others were not, those of the former alone; where none was learned
-        it may hold NaN or infinity.
-    learned: the offsets of the samples that were learned, none of them without a label: those of
-        `batch.labelled_offsets` where a step was made, () where it was not. Nothing in the learner's state
-        comes from any other sample.
-    features: [B, d]: what weights that never move make of each sample, where the learner has such weights; a
-        detector may look at it. In a batch of which a half was not learned, that half's are missing.
+    predictions: one per sample of the batch, made before anything was learned from it.
+    losses: the data loss of each labelled sample before the step, in nats, without regularisers; of the
+        learned samples alone where only some were learned. May hold NaN or infinity where none was.
+    learned: the offsets of the samples that were learned: `batch.labelled_offsets` after a step, else ().
+        Nothing in the learner's state comes from any other sample.
+    features: [B, d], each sample's features by weights that never change, where the learner has such weights,
+        for the detector. Those of a half of a batch that was not learned are missing.
     """
 
     predictions: tuple[Prediction, ...]
@@ -283,10 +272,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class HoldoutPart:
-    """Held-out samples that belong together: the classes of one part of the stream, or one domain.
+    """Held-out samples of the classes of one part of the stream, or of one domain.
 
-    end_offset: the stream offset at which the last sample of this part's classes (or domain) has passed;
-        None where that is not known. Columns of the accuracy matrix, in order.
+    It is a column of the accuracy matrix. end_offset: the stream offset after the last sample of these
+    classes (or the domain); None where it is not known.
     """
 
     name: str
@@ -296,11 +285,11 @@ class HoldoutPart:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What a source knows about itself before it runs; everything but the name may be unknown.
+    """A source's description before it runs; everything but the name may be unknown.
 
     length: records in the stream. classes: names, in the order of integer labels where those exist.
-    shifts: offsets at which the source itself changes classes or domains: the truth that reports compare
-        detected shifts with, never shown to a learner or a detector.
+    shifts: offsets at which the source changes classes or domains; reports compare detected shifts with
+        them, and no learner or detector sees them.
     """
 
     name: str

@@ -16,23 +16,22 @@ str, int, float, bool, None, or lists of those. Never tensors on a device, never
 
 
 class Stateful(Protocol):
-    """Something whose future is decided by what `state_dict` returns."""
+    """An object whose future is decided by the state that `state_dict` returns."""
 
     def state_dict(self) -> State:
-        """A copy: later changes of the object do not reach into it."""
+        """Return a copy of the state; later changes of the object do not reach into it."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the object that returned `state`; bit-equal from there on."""
+        """Become the object that returned `state`, bit-equal from there on."""
 
 
 @runtime_checkable
-class Source(Protocol):
+class Source(Stateful, Protocol):
     """A stream of events with offsets that never fall.
 
-    Iterating yields the events from the present position on. `state_dict` is the position after the last
+    Iterating yields the events from the present position on. `state_dict` returns the position after the last
     event yielded; it is called after every event, so it must be cheap. `replayable` is whether a new process
-    that loads that state yields the same remaining events; a source for which it is False still runs, and
-    its run reports that it cannot be resumed.
+    that loads that state yields the same remaining events; where it is False, a run cannot be resumed.
 
     Optional powers have Protocols of their own: `Fetching`, `Peekable`, `Sliceable`, `Shardable`.
     """
@@ -44,10 +43,6 @@ class Source(Protocol):
     def replayable(self) -> bool: ...
 
     def __iter__(self) -> Iterator[Event]: ...
-
-    def state_dict(self) -> State: ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 Fetch: TypeAlias = Callable[[Sequence[str]], Mapping[str, Sample]]
@@ -152,17 +147,17 @@ class Collective(Protocol):
 
     @property
     def rank(self) -> int:
-        """Which of them this one is, from 0."""
+        """This process's number, from 0."""
 
     @property
     def world_size(self) -> int:
-        """How many there are."""
+        """The number of ranks."""
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """What each rank passed, in the order of ranks; all of them must call it at the same point."""
+        """Return the `value` that each rank passed, in the order of ranks; all call it at the same point."""
 
 
-class Learner(Protocol):
+class Learner(Stateful, Protocol):
     """A model that learns from a stream one batch at a time. Classes are open: a new label grows it."""
 
     @property
@@ -170,7 +165,7 @@ class Learner(Protocol):
         """The classes known, in the order in which they were first learned."""
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """One guess per sample. Changes no state."""
+        """Return one prediction per sample; change no state."""
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then take one learning step on its labelled samples (test-then-train).
@@ -181,109 +176,85 @@ class Learner(Protocol):
         """
 
     def consolidate(self) -> Mapping[str, Any]:
-        """Settle what the adapters hold and start afresh; outputs stay as they are.
+        """Merge the adapters into the weights and begin new ones; outputs do not change.
 
-        Returns plain figures for the log; empty where the learner has nothing to consolidate.
+        Return figures for the log; none where the learner has nothing to consolidate.
         """
-
-    def state_dict(self) -> State: ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 @runtime_checkable
 class ProbabilisticLearner(Protocol):
-    """A learner that says how likely every class is, not only the best one."""
+    """A learner that computes the probability of every class."""
 
     def logits(self, samples: Sequence[Sample]) -> Any:
-        """A tensor [B, C] for one or more samples, with the columns of `classes`. Changes no state.
+        """Return a tensor [B, C] for B >= 1 samples, with the columns of `classes`; change no state.
 
-        Its softmax gives the probabilities; minus infinity is a class that cannot be named.
+        Its softmax gives the probabilities; minus infinity is a class that cannot be predicted.
         """
 
 
-class ShiftDetector(Protocol):
-    """Watches the loss of the stream, one finite value a batch: when did it shift, when has it settled again.
+class ShiftDetector(Stateful, Protocol):
+    """Finds shifts and plateaus in the loss of the stream, one finite value a batch.
 
     A segment runs from one shift to the next. At most one shift and one plateau are reported a segment.
     """
 
     def update(self, loss: float) -> None:
-        """Take the mean data loss (nats) of one batch. Refuses NaN and infinity with ValueError."""
+        """Take the mean data loss (nats) of one batch. Raise ValueError for NaN and infinity."""
 
     @property
     def shift(self) -> str | None:
-        """Why the last update shows that the distribution has changed, or None."""
+        """The reason why the last update shows a change of the distribution, or None."""
 
     @property
     def plateau(self) -> str | None:
-        """Why the last update is where the learner should consolidate, or None."""
-
-    def state_dict(self) -> State: ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+        """The reason why the learner should consolidate after the last update, or None."""
 
 
 @runtime_checkable
 class FeatureShiftDetector(Protocol):
-    """A detector that looks at features too, where the learner shows some that do not move."""
+    """A detector that also reads features, where the learner returns some of frozen weights."""
 
     def look(self, features: npt.NDArray[Any]) -> None:
         """Take features [B, d] of samples whose loss comes with the next update."""
 
     def drop_features(self) -> None:
-        """Keep nothing that was made of any features: a request to forget has been carried out."""
+        """Delete all that was computed from features, after a request to forget."""
 
 
-class Head(Protocol):
-    """Maps features to class scores; classes are columns, appended as they come."""
+class Sink(Stateful, Protocol):
+    """Stores or sends records. Delivery is at-least-once across a crash, keyed by (run id, step).
 
-    def grow(self, classes: int) -> None:
-        """Have at least `classes` columns; the old ones keep their values."""
-
-    def state_dict(self) -> State: ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-class Sink(Protocol):
-    """Where records go. Delivery is at-least-once across a crash, keyed by (run id, step).
-
-    `topic` is "predictions", "metrics", "events" or "quarantine"; a record is a flat JSON object.
+    `topic` is "predictions", "metrics", "events" or "quarantine"; a record is a flat JSON object. The state
+    is the position after the last flushed record; loading it discards what a crash left after that position.
     """
 
     def write(self, topic: str, record: Mapping[str, Any]) -> None: ...
 
     def flush(self) -> None:
-        """On return everything written so far survives a crash."""
+        """Make everything written so far survive a crash."""
 
     def close(self) -> None: ...
 
-    def state_dict(self) -> State:
-        """The position after the last flushed record."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to that position, so that what a crash left after it is written again, not twice."""
-
 
 class CheckpointStore(Protocol):
-    """Where checkpoints go (see streamcl.storage.checkpoint.Checkpoints)."""
+    """Stores checkpoints (see streamcl.storage.checkpoint.Checkpoints)."""
 
     def save(self, offset: int, step: int, state: State) -> Any:
-        """Make the state durable, now or soon; returns size and time of one that is, or None."""
+        """Make the state durable, now or soon; return a `SavedCheckpoint` that is durable, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """One batch after its learning step, as the parts that follow the loop are given it.
+    """One batch after its learning step, for the observers of the loop.
 
-    batch: without the samples that were forgotten before it came.
+    batch: without the samples that were forgotten before it was read.
     predictions: one per sample, made before the step.
-    result: what the learner returned; where the batch was split, of all its steps together.
-    loss: mean of `result.losses`, in nats; None where there are none, or where nothing was learned because
-        numbers were not finite. It may be NaN or infinity.
-    not_finite: labelled samples that were not learned because losses or gradients of their step were not
-        finite; the others that were not learned did not fit into memory.
+    result: the learner's; where the batch was split, of all its steps together.
+    loss: mean of `result.losses`, in nats, possibly NaN or infinity; None where there are none, or where
+        nothing was learned because numbers were not finite.
+    not_finite: how many labelled samples were not learned because losses or gradients of their step were
+        not finite; others that were not learned did not fit into memory.
     segment: detected shifts before this batch.
     """
 
@@ -297,10 +268,10 @@ class BatchRecord:
 
 @dataclass(frozen=True, slots=True)
 class ForgettingEvent:
-    """Something that forgetting did, for the run's log.
+    """An action of forgetting, for the run's log.
 
-    kind: "forget", "overdue", "retest" or "relapse". figures: what to log, without names of samples; empty
-    where it was logged before a crash. to_commit: the state has changed and is to be committed now.
+    kind: "forget", "overdue", "retest" or "relapse". figures: to log, without names of samples; empty where
+    they were logged before a crash. to_commit: the state has changed and is to be committed now.
     """
 
     kind: str

@@ -9,8 +9,7 @@ from typing import TypeAlias
 
 from streamcl.config.options.run import RunConfig
 from streamcl.nn.backbone import Backbone
-from streamcl.nn.build import build_backbone
-from streamcl.nn.compile import compile_blocks
+from streamcl.nn.build import build_backbone, compile_blocks
 from streamcl.nn.device import Compute
 from streamcl.nn.weights.load import convert_onnx
 from streams.download import fetch

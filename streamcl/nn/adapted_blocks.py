@@ -3,52 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from streamcl.errors import CheckpointError, ConfigError
+from streamcl.nn.backbone import Backbone
 from streamcl.nn.lora import LoRALinear
 from streamcl.nn.low_pass_backprop import LowPass, low_pass_linears
 from streamcl.protocols import State
-
-
-class BlockBackbone(Protocol):
-    """The part of a backbone that the adapters use."""
-
-    model: Any
-    width: int
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """The blocks in the order of depth."""
-
-    @property
-    def block_names(self) -> tuple[str, ...]:
-        """Their paths in the model."""
-
-    @property
-    def classifier(self) -> tuple[str, ...]:
-        """Paths of the classifiers in the model."""
-
-    def qkv(self, block: nn.Module) -> nn.Linear:
-        """The fused projection of a block."""
-
-    def run(
-        self,
-        tokens: Tensor,
-        start: int = 0,
-        stop: int | None = None,
-        blocks: Sequence[nn.Module] | None = None,
-    ) -> list[Tensor]:
-        """Return the outputs [B, N, d] after each of the blocks start .. stop - 1, or of `blocks`."""
-
-    def forward_head(
-        self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None
-    ) -> Tensor:
-        """Return the classifier's input [B, width], given the tokens that enter block `start`."""
 
 
 class Adapters(nn.Module):
@@ -57,13 +22,13 @@ class Adapters(nn.Module):
     The backbone itself stays as it was, so a frozen and an adapted branch can run side by side. Any linear
     layer of a copy can be given a weight of its own (`set_weight`), which the exported state holds in full.
 
-    low_pass: takes the gradient through the frozen weights of the copies on low-pass bases (arXiv
-    2309.15275); None passes it whole.
+    low_pass: computes the gradient through the copies' frozen weights on low-pass bases (arXiv 2309.15275);
+    None computes it in full.
     """
 
     def __init__(
         self,
-        backbone: BlockBackbone,
+        backbone: Backbone,
         *,
         rank: int,
         first_block: int,
@@ -78,13 +43,13 @@ class Adapters(nn.Module):
         self.first_block = first_block
         self.rank = rank
         self._backbone = (backbone,)  # in a tuple, so that it is no submodule: its parameters are not ours
-        self.names = tuple(f"{name}.attn.qkv" for name in backbone.block_names[first_block:])
+        self.block_names = backbone.block_names[first_block:]
+        self.names = tuple(f"{name}.attn.qkv" for name in self.block_names)
         self.layers = [LoRALinear(backbone.qkv(block), rank, generator, low_pass) for block in blocks]
         self.blocks = nn.ModuleList(map(_adapted, blocks, self.layers))
         if low_pass is not None:
             for block in self.blocks:
                 low_pass_linears(block, low_pass)
-        self.block_names = backbone.block_names[first_block:]
         self._attentions: list[Any] = [block.attn for block in self.blocks]
         self._fused = [bool(getattr(attention, "fused_attn", False)) for attention in self._attentions]
         self._originals: dict[str, Any] = {}  # by path: the backbone's weight where ours differs
@@ -95,16 +60,12 @@ class Adapters(nn.Module):
         return super().train(mode=False)
 
     @property
-    def backbone(self) -> BlockBackbone:
+    def backbone(self) -> Backbone:
         """The backbone whose blocks are adapted; never changed."""
         return self._backbone[0]
 
     def run(self, tokens: Tensor) -> list[Tensor]:
-        """Return the outputs after each block first_block .. depth - 1.
-
-        Args:
-            tokens: [B, N, d], those that enter first_block ([B, H, W, d] in swin).
-        """
+        """Return the outputs after each adapted block, given the tokens [B, N, d] that enter first_block."""
         self._choose_attention(tokens)
         return self.backbone.run(tokens, self.first_block, None, list(self.blocks))
 
@@ -125,17 +86,16 @@ class Adapters(nn.Module):
         return {f"{name}.{key}": getattr(layer, key) for name, layer in pairs for key in ("lora_A", "lora_B")}
 
     def consolidate(self, generator: torch.Generator) -> None:
-        """Merge every pair into its layer's weights and draw fresh ones; outputs stay as they are.
+        """Merge every pair into its layer's weights and draw others, as Online-LoRA does (arXiv 2411.05663).
 
-        The fresh pairs are the same parameters with new values: drop an optimizer's moments of them. This is
-        the consolidation of Online-LoRA (arXiv 2411.05663).
+        Outputs do not change. The parameters are the same objects with new values: drop their moments.
         """
         for layer in self.layers:
             layer.merge()
             layer.reset_lora(generator)
 
     def bypass_lora(self) -> None:
-        """Skip the live pairs, which add nothing while fresh, in passes without gradients."""
+        """Skip the live pairs, which add nothing while they are new, in passes without gradients."""
         for layer in self.layers:
             layer.bypassed = True
 
@@ -149,7 +109,7 @@ class Adapters(nn.Module):
         raise KeyError(path)
 
     def has_linear(self, path: str) -> bool:
-        """Return whether there is such a linear layer; a qkv projection is not one of them."""
+        """Return whether `path` names a linear layer of a block other than its qkv projection."""
         try:
             return path not in self.names and self.linear(path) is not None
         except KeyError:
@@ -157,13 +117,12 @@ class Adapters(nn.Module):
 
     def frozen_weight(self, path: str) -> Tensor:
         """Return the backbone's own weight [o, d] of a linear layer."""
-        weight: Tensor = self._originals.get(path, self.linear(path).weight)
-        return weight
+        return torch.as_tensor(self._originals.get(path, self.linear(path).weight))
 
     def set_weight(self, path: str, weight: Tensor) -> None:
-        """Put a copy of `weight` [o, d] into a linear layer of ours; the backbone keeps its own.
+        """Replace the weight of an adapted block's linear layer by a copy of `weight` [o, d].
 
-        Raise ValueError where it has another shape, KeyError where there is no such layer.
+        Raise ValueError for another shape, KeyError where there is no such layer.
         """
         layer = self.linear(path)
         if weight.shape != layer.weight.shape:
@@ -183,22 +142,19 @@ class Adapters(nn.Module):
         return {path: edits[path].double() - old.double() for path, old in self._originals.items()}
 
     def restore_weights(self) -> None:
-        """Put the backbone's own weight back into every linear layer that was given another."""
+        """Give every linear layer whose weight was replaced the backbone's weight again."""
         for path, weight in self._originals.items():
             self.linear(path).weight = weight
         self._originals.clear()
 
     def export_state(self) -> State:
-        """Return float32 copies: of each layer lora_A, lora_B and, once merged, the q and v rows of W.
-
-        Of a layer whose weight was replaced, the weight.
-        """
+        """Return float32 copies by layer: lora_A, lora_B, q and v rows once merged, and replaced weights."""
         pairs = {name: each.export_state() for name, each in zip(self.names, self.layers, strict=True)}
         replaced = self.replaced_weights.items()
         return pairs | {path: {"weight": weight.cpu().numpy().copy()} for path, weight in replaced}
 
     def import_state(self, state: Mapping[str, Any]) -> None:
-        """Become the adapters that exported `state`. Raises CheckpointError where it is of others."""
+        """Become the adapters that exported `state`. Raise CheckpointError where the layers differ."""
         edits = {path: _exported_weight(self, path, state[path]) for path in state if path not in self.names}
         if missing := set(self.names) - set(state):
             raise CheckpointError(f"adapters of {sorted(state)} were expected to be of {sorted(missing)} too")
@@ -223,21 +179,20 @@ _ROOM = 2**30  # bytes of attention maps kept for the backward pass; past it the
 
 
 def _unfused(tokens: Tensor, blocks: int, heads: int) -> bool:
-    """Return whether attention is made of plain products, which keep the maps for the backward pass.
+    """Return whether to compute attention by plain products, which keep the maps for the backward pass.
 
-    On a CPU torch's fused attention with its backward pass takes 3 to 5 times as long in bf16 (64 images of a
-    ViT-S at 26 tokens: 46 ms and 9; 16 of a ViT-B at 197 tokens: 148 and 51); in float32 they are even. It
-    depends on shapes and precision alone, so a resumed run computes as the one before it did.
+    On a CPU torch's fused attention takes 3 to 5 times as long in bf16, forward and backward (64 images of a
+    ViT-S at 26 tokens: 46 ms and 9; 16 of a ViT-B at 197 tokens: 148 and 51); in float32 they are even. The
+    choice depends on shapes and precision alone, so a resumed run computes as before.
     """
     if not (tokens.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
         return False
     batch, count = len(tokens), tokens[0, ..., 0].numel()  # swin's windows are smaller: an upper bound
-    maps = batch * heads * count**2 * blocks
-    return 12 * maps <= _ROOM  # a float32 softmax and its bf16 copies
+    return 12 * batch * heads * count**2 * blocks <= _ROOM  # bytes: a float32 softmax and its bf16 copies
 
 
 def _exported_weight(adapters: Adapters, path: str, state: Mapping[str, Any]) -> Tensor:
-    """Return the exported weight of a linear layer. Raise CheckpointError where it is none of ours."""
+    """Return the exported weight of a linear layer. Raise CheckpointError where the blocks have none such."""
     try:
         weight, own = torch.from_numpy(state["weight"]), adapters.linear(path).weight
     except (KeyError, TypeError) as error:

@@ -22,10 +22,10 @@ from streamcl.nn.timm_compat import block_paths, fused_qkv, tokens_of_head
 class Backbone(nn.Module):
     """A frozen timm transformer whose blocks can be run in part, or replaced by adapted copies.
 
-    name, image_size (pixels of a side), width (of `final`), depth (blocks kept), fingerprint (sha256 of
-    the architecture's name, the image size and the weights). Tokens are [B, N, d], and [B, H, W, d] in
-    swin, where d grows from stage to stage. Parameters never require gradients, and the model stays in
-    evaluation mode even after `train()`.
+    Attributes: name, image_size (pixels of a side), width (of `final`), depth (blocks kept), fingerprint
+    (sha256 of the architecture's name, the image size and the weights). Tokens are [B, N, d], and
+    [B, H, W, d] in swin, where d grows from stage to stage. Parameters never require gradients, and the model
+    stays in evaluation mode even after `train()`.
     """
 
     def __init__(self, name: str, model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -72,7 +72,7 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return self._mean.device
 
     def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002
@@ -83,7 +83,7 @@ class Backbone(nn.Module):
         """Return [B, 3, S, S] float32 on the device, of B uint8 RGB images [H, W, 3] of any sizes.
 
         The whole image is resized (bicubic, antialiased; the aspect ratio is not kept) and normalised
-        with the model's own mean and standard deviation. Images of equal size travel as one uint8 tensor.
+        with the model's own mean and standard deviation. Images of equal size are sent as one uint8 tensor.
         """
         pixels = torch.empty(len(images), 3, self.image_size, self.image_size, device=self.device)
         for shape in sorted({image.shape for image in images}):
@@ -99,10 +99,7 @@ class Backbone(nn.Module):
         return levels.pin_memory().to(self.device, non_blocking=True)
 
     def stem(self, pixels: Tensor) -> Tensor:
-        """Return the tokens [B, N, d] that enter block 0, of pixels [B, 3, S, S].
-
-        These are patches with positions, class and register tokens, after norm_pre ([B, H, W, d] in swin).
-        """
+        """Return the tokens [B, N, d] ([B, H, W, d] in swin) that enter block 0, of pixels [B, 3, S, S]."""
         tokens = self.model.patch_embed(pixels)
         if hasattr(self.model, "_pos_embed"):
             placed = self.model._pos_embed(tokens)
@@ -121,10 +118,9 @@ class Backbone(nn.Module):
 
         Args:
             tokens: [B, N, d], those that enter block `start` ([B, H, W, d] in swin).
-            start: the first block to run.
             stop: the block before which to stop; None runs to the last.
-            blocks: run in place of the backbone's own from `start` on. Swin's downsampling belongs to the
-                first block of its stage and is always the backbone's.
+            blocks: run in place of the backbone's own from `start` on. Swin's downsampling before the first
+                block of a stage is always the backbone's.
         """
         chosen = self.blocks[start:] if blocks is None else blocks
         outputs = []
@@ -138,8 +134,8 @@ class Backbone(nn.Module):
     ) -> Tensor:
         """Return `final` [B, width] float32, given the tokens that enter block `start`; blocks as in `run`.
 
-        Where the classifier reads the class token alone, the others end at the attention of the last block,
-        whose MLP would be two thirds of its work: the same result, and a twentieth of a ViT-S less to do.
+        Where the classifier reads the class token alone, the last block's MLP, two thirds of its work, is run
+        on that token only: the same result for a twentieth less of a ViT-S.
         """
         own = self.blocks[start:] if blocks is None else blocks
         chosen: list[Callable[..., Tensor]] = [*own]
@@ -148,7 +144,7 @@ class Backbone(nn.Module):
         return self.final([tokens, *self.run(tokens, start, None, chosen)][-1])
 
     def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int]) -> None:
-        """Run `blocks` for its own in passes without gradients whose number of images is in `rows`."""
+        """Run `blocks` in place of its own, without gradients, for a number of images in `rows`."""
         self._compiled = {id(own): quick for own, quick in zip(self.blocks, blocks, strict=True)}
         self._compiled_rows = rows
 
@@ -168,12 +164,9 @@ class Backbone(nn.Module):
         The norm has no affine part. F is twice the tokens' width, or once where the model has no class
         token. Register and distillation tokens are left out.
         """
-        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
-        tokens = tokens.flatten(1, -2)  # [B, N, d]
-        parts = [tokens[:, prefix:].mean(1, dtype=torch.float32)]
-        if getattr(self.model, "cls_token", None) is not None:
-            parts.insert(0, tokens[:, 0].float())
-        return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
+        first, patches = self._class_and_patches(tokens)
+        mean = patches.mean(1, dtype=torch.float32)
+        return _normalised(*(mean,) if first is None else (first, mean))
 
     def class_and_centre_tokens(self, tokens: Tensor) -> Tensor:
         """Return [B, 2 d] float32: class token and mean central patch token, each normalised without affine.
@@ -181,18 +174,21 @@ class Backbone(nn.Module):
         The centre is the patch grid less a fifth at each side; all patches where the grid is not square.
         Without a class token the mean of all patches stands in its place.
         """
-        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
-        tokens = tokens.flatten(1, -2)  # [B, N, d]
-        patches = tokens[:, prefix:]
+        first, patches = self._class_and_patches(tokens)
+        if first is None:
+            first = patches.mean(1, dtype=torch.float32)
         side = math.isqrt(patches.shape[1])
         edge = side // 5
         if edge and side * side == patches.shape[1]:
             grid = patches.unflatten(1, (side, side))
             patches = grid[:, edge : side - edge, edge : side - edge].flatten(1, 2)
-        has_class = getattr(self.model, "cls_token", None) is not None
-        first = tokens[:, 0].float() if has_class else tokens[:, prefix:].mean(1, dtype=torch.float32)
-        parts = (first, patches.mean(1, dtype=torch.float32))
-        return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
+        return _normalised(first, patches.mean(1, dtype=torch.float32))
+
+    def _class_and_patches(self, tokens: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the class token [B, d] float32, None where there is none, and the patches [B, N - p, d]."""
+        tokens = tokens.flatten(1, -2)  # [B, N, d]
+        first = None if getattr(self.model, "cls_token", None) is None else tokens[:, 0].float()
+        return first, tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
 
     def final(self, tokens: Tensor) -> Tensor:
         """Return the input [B, width] float32 of the model's own classifier, of the last block's tokens."""
@@ -204,6 +200,11 @@ class Backbone(nn.Module):
         if projection is None:
             raise ConfigError(f"{self.name} has a block without a fused qkv projection")
         return cast(nn.Linear, projection)
+
+
+def _normalised(*parts: Tensor) -> Tensor:
+    """Return the parts [B, d], each layer-normalised without affine, side by side."""
+    return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
 
 
 def _narrowed(block: Any, count: int, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Builds the frozen backbone from timm's models, with weights from its hub or from a file."""
+"""Builds the frozen backbone from timm's models, with weights from its hub or a file, and compiles it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from torch import nn
 
 from streamcl.errors import ConfigError, WeightsError
 from streamcl.nn.backbone import Backbone
-from streamcl.nn.timm_compat import (
-    declare_torchvision_operators,
-    refuse_unfit,
-    refuse_unknown,
-    truncate_blocks,
-)
+from streamcl.nn.device import Compute
+from streamcl.nn.timm_compat import import_timm, refuse_unfit, refuse_unknown, truncate_blocks
 from streamcl.nn.weights.load import read_weights, refuse_other_patches, select_weights
 
 _HUB = ("hf-hub:", "local-dir:")  # timm's own words for a model and its weights together
@@ -37,21 +33,18 @@ def build_backbone(
     """Return the frozen timm model `name` with its weights.
 
     Args:
-        name: of the timm model.
         weights: "pretrained" (timm's hub), "hf-hub:owner/name", "local-dir:PATH", "none" (random, from
             `seed`; the global generator is left alone), or a file, "file:PATH" or a bare path:
             .safetensors, .pth, .pt (read with weights_only) or an .onnx export.
         image_size: pixels of a side; the model's own by default.
         depth: how many blocks are kept, from the first; all by default.
-        device: holds the parameters.
-        seed: of random weights.
         args: further arguments of the timm model.
 
     Raises:
         ConfigError: the model is unknown or has no fused qkv projection.
         WeightsError: the weights cannot be had, are incomplete or do not fit.
     """
-    timm = _timm()
+    timm = import_timm()
     refuse_unknown(timm, name)
     size = {} if image_size is None else {"img_size": image_size}
     hub = weights == "pretrained" or weights.startswith(_HUB)
@@ -78,14 +71,6 @@ def _refuse_unusable(backbone: Backbone) -> None:
             backbone.run(backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)])))
     except Exception as error:  # layers raise what they like
         raise ConfigError(f"{backbone.name} can take no image with these arguments: {error}") from error
-
-
-def _timm() -> ModuleType:
-    declare_torchvision_operators()
-    import timm
-    import timm.data
-
-    return timm  # type: ignore[no-any-return]
 
 
 def _create(timm: ModuleType, source: str, *, pretrained: bool, args: Mapping[str, Any]) -> nn.Module:
@@ -119,7 +104,29 @@ def _load(model: nn.Module, path: str) -> None:
     model.load_state_dict(select_weights(state, model.state_dict(), path))
 
 
+def compile_blocks(backbone: Backbone, compute: Compute) -> None:
+    """Compile the blocks by torch.compile for chunks of `compute.rows` images, in one view or in two.
+
+    Other numbers of images, and passes with gradients, go through the blocks as they were, so the choice
+    depends on the shape alone. The first block is compiled at once, for one view; the others follow when they
+    are needed. Raise ConfigError where the compiler is missing or gives up.
+    """
+    quick = [torch.compile(block, dynamic=False, fullgraph=True) for block in backbone.blocks]
+    backbone.use_compiled(quick, rows=frozenset({compute.rows, 2 * compute.rows}))
+    blank = np.zeros((backbone.image_size, backbone.image_size, 3), np.uint8)
+    try:
+        with torch.no_grad(), compute.autocast():
+            backbone.run(backbone.stem(backbone.prepare([blank] * compute.rows)), 0, 1)
+    except Exception as error:  # the compiler's errors have no common ancestor
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")]
+        cause = lines[0] if lines else type(error).__name__
+        raise ConfigError(
+            f"backbone.compile: torch.compile cannot compile {backbone.name}: {cause}",
+            hint="on a CPU it needs a C++ compiler, and torch at a path without a space",
+        ) from error
+
+
 def backbone_names() -> tuple[str, ...]:
     """Return the names of timm's models whose family can be adapted: vit, deit, eva and swin."""
     families = ("vit_", "deit", "eva", "swin")
-    return tuple(name for name in _timm().list_models() if name.startswith(families))
+    return tuple(name for name in import_timm().list_models() if name.startswith(families))

@@ -1,11 +1,9 @@
-"""Where a timm transformer keeps its blocks, which models fit, and how timm is imported at all.
-
-timm itself is imported by `build` alone, after `declare_torchvision_operators`.
-"""
+"""Imports timm, finds the blocks of its transformers, and refuses models that cannot be adapted."""
 
 from __future__ import annotations
 
 import importlib.util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,13 +93,23 @@ def truncate_blocks(name: str, model: Any, depth: int | None) -> None:
     last.blocks = last.blocks[: depth - first]
 
 
+def import_timm() -> ModuleType:
+    """Return timm, imported after `declare_torchvision_operators`."""
+    declare_torchvision_operators()
+    import timm
+    import timm.data
+
+    return timm  # type: ignore[no-any-return]
+
+
 def declare_torchvision_operators() -> None:
-    """Declare the operators whose absence makes `import torchvision` fail; call before timm is imported.
+    """Declare the operators whose absence makes `import torchvision` fail.
 
     timm needs torchvision's transforms only, never these operators, so a schema without a kernel is
     enough. Nothing happens where torchvision is absent, where its operators load, or the second time.
     """
-    if _libraries or not _torchvision_is_installed() or _operators_load():
+    spec = importlib.util.find_spec("torchvision")
+    if _libraries or spec is None or _operators_load(spec):
         return
     library = torch.library.Library("torchvision", "DEF")
     for schema in _SCHEMAS:
@@ -109,25 +117,13 @@ def declare_torchvision_operators() -> None:
     _libraries.append(library)
 
 
-def _torchvision_is_installed() -> bool:
-    return importlib.util.find_spec("torchvision") is not None
-
-
-def _operators_load() -> bool:
-    if hasattr(torch.ops.torchvision, "nms"):
-        return True
-    try:
-        torch.ops.load_library(str(_extension()))
-    except (OSError, ImportError):
-        return False
+def _operators_load(spec: ModuleSpec) -> bool:
+    """Load torchvision's extension by its path; importing torchvision would leave half of it behind."""
+    if not hasattr(torch.ops.torchvision, "nms"):
+        folders = spec.submodule_search_locations or []
+        found = [path for folder in folders for path in sorted(Path(folder).glob("_C*.*"))]
+        try:
+            torch.ops.load_library(str(found[0]))
+        except (IndexError, OSError, ImportError):
+            return False
     return hasattr(torch.ops.torchvision, "nms")
-
-
-def _extension() -> Path:
-    """torchvision's operators on disk; importing it to ask would leave half of it behind."""
-    spec = importlib.util.find_spec("torchvision")
-    folders = (spec.submodule_search_locations or []) if spec else []
-    found = [path for folder in folders for path in sorted(Path(folder).glob("_C*.*"))]
-    if not found:
-        raise ImportError("torchvision has no _C extension")
-    return found[0]

@@ -91,7 +91,7 @@ class Thumbnails:
             self._delete([name for name in sorted(gone) if (self._folder / name).exists()])
 
     def state_dict(self) -> State:
-        """What the index holds; the thumbnails themselves stay where they are."""
+        """Return the index; the thumbnails themselves stay where they are."""
         return {"entries": [dict(entry) for entry in self._entries]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -10,8 +10,7 @@ from pictures import TINY_VIT, make_batch
 from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError
 from streamcl.learners.block_features import FrozenReader
-from streamcl.nn.build import build_backbone
-from streamcl.nn.compile import compile_blocks
+from streamcl.nn.build import build_backbone, compile_blocks
 from streamcl.nn.device import Compute
 
 COMPUTE = Compute(torch.device("cpu"), "bf16-mixed", rows=16)
