@@ -24,9 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamcl.events import Batch
-from streamcl.factory.backbone import build_vit
-from streamcl.factory.compute import build_compute
-from streamcl.factory.learner import build_learner
+from streamcl.factory.backbone import build_compute, build_vit
+from streamcl.factory.parts import build_learner
 from streamcl.nn.device import Compute, wait_for
 
 

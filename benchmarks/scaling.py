@@ -32,9 +32,8 @@ from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
 from streamcl.evaluation.throughput import memory_mb
 from streamcl.events import Batch, PredictionRecord, Sample
-from streamcl.factory.backbone import build_vit
-from streamcl.factory.compute import build_compute
-from streamcl.factory.learner import build_learner
+from streamcl.factory.backbone import build_compute, build_vit
+from streamcl.factory.parts import build_learner
 from streamcl.heads.linear import LinearHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.runs.open import open_run

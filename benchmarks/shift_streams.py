@@ -31,9 +31,8 @@ from torch import Tensor
 from streamcl.benchmark.feature_cache import CachedReader
 from streamcl.config.load import config_from_dict
 from streamcl.evaluation.shift_matching import match_shifts
-from streamcl.factory.backbone import build_vit
-from streamcl.factory.compute import build_compute
-from streamcl.factory.learner import build_learner
+from streamcl.factory.backbone import build_compute, build_vit
+from streamcl.factory.parts import build_learner
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import FeatureShiftDetector, Learner, ShiftDetector
 from streamcl.shift.detector import build_detector

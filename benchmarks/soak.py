@@ -138,9 +138,11 @@ def drawn(offset: int, label: int) -> Pixels:
 def vit(side: int) -> Learner:
     """The default learner on the first 11 blocks of the pretrained ViT-S, at pictures of that side."""
     from streamcl.config.load import config_from_dict
-    from streamcl.factory.backbone import build_vit  # loads torch
-    from streamcl.factory.compute import build_compute
-    from streamcl.factory.learner import build_learner
+    from streamcl.factory.backbone import (
+        build_compute,
+        build_vit,  # loads torch
+    )
+    from streamcl.factory.parts import build_learner
 
     name, weights = "vit_small_patch14_dinov2", "fetch:vit-s-focus"
     config = config_from_dict(

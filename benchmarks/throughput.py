@@ -37,7 +37,7 @@ from streamcl.benchmark.cell import SharedResources
 from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import StreamclError
-from streamcl.factory.compute import build_compute
+from streamcl.factory.backbone import build_compute
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute, wait_for
 from streamcl.runs.open import open_run

@@ -32,9 +32,8 @@ from streamcl.config.options.learner import learner_name
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, Sample
-from streamcl.factory.backbone import SharedBackbones
-from streamcl.factory.compute import build_compute
-from streamcl.factory.learner import build_learner
+from streamcl.factory.backbone import SharedBackbones, build_compute
+from streamcl.factory.parts import build_learner
 from streamcl.factory.source import build_source
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt

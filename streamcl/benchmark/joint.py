@@ -15,8 +15,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.events import Batch, Sample
-from streamcl.factory.backbone import BackboneFactory
-from streamcl.factory.compute import build_compute
+from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.source import build_source
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapter_model import AdapterModel

@@ -1,4 +1,4 @@
-"""Makes the frozen backbone of a run, with weights that are fetched where they are not there yet."""
+"""Chooses the device of a run and makes its frozen backbone, with weights that are fetched where missing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
+
 from streamcl.config.options.run import RunConfig
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup, local_rank
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.build import build_backbone, compile_blocks
-from streamcl.nn.device import Compute
+from streamcl.nn.device import Compute, resolve_compute
+from streamcl.nn.process_settings import configure_process
 from streamcl.nn.weights.load import convert_onnx
 from streams.download import fetch
 from streams.download.pip_assets import cache_dir
@@ -20,10 +24,27 @@ logger = logging.getLogger(__name__)
 BackboneFactory: TypeAlias = Callable[[RunConfig, Compute], Backbone]
 
 
+def build_compute(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> Compute:
+    """Return the device and precision of a run, after `configure_process`.
+
+    Each of several ranks on a machine takes a GPU of its own, where there are any.
+    """
+    configure_process(threads=config.threads)
+    if group.world_size == 1:
+        return resolve_compute(config.device, config.precision, config.batch_size)
+    if config.device.startswith("cuda:"):
+        raise config.refuse("device", f"{config.device} is one device for {group.world_size} ranks; say cuda")
+    compute = resolve_compute(config.device, config.precision, config.batch_size)
+    if compute.device.type != "cuda":
+        return compute
+    own = resolve_compute(f"cuda:{local_rank()}", config.precision)
+    torch.cuda.set_device(own.device)
+    return own
+
+
 def build_vit(config: RunConfig, compute: Compute) -> Backbone:
     """Return the frozen backbone that the configuration names; fetch its weights where they are missing."""
-    options = config.backbone
-    weights = options.weights
+    options, weights = config.backbone, config.backbone.weights
     if weights.startswith("fetch:"):
         weights = str(fetched_weights(weights.removeprefix("fetch:")))
     backbone = build_backbone(

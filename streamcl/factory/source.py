@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import TypeAlias
 
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.protocols import Shardable, Sliceable, Source, SourceWrapper
 from streamcl.registry import bind_arguments
 from streamcl.storage.rng_state import capture_generators
-from streams.build import Scenario, named_source
+from streams.build import named_source
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, shard_size
 from streams.offsets import OffsetChecked
@@ -21,12 +21,8 @@ from streams.user.records import RecordPolicy
 from streams.user.scenario_dataset import scenario_dataset
 from streams.user.source import IterableSource
 
-
-class MakeSource(Protocol):
-    """Makes a run's source."""
-
-    def __call__(self, config: RunConfig, group: ProcessGroup, on_stop: Callable[[], None]) -> SourceWrapper:
-        """Do as `build_source` does."""
+SourceFactory: TypeAlias = Callable[[RunConfig, ProcessGroup, Callable[[], None]], SourceWrapper]
+"""A function that returns a run's source, as `build_source` does."""
 
 
 def build_source(
@@ -36,9 +32,8 @@ def build_source(
 
     Where several ranks read it, `on_stop` is called on each of them once one has been interrupted.
     """
-    limit = (
-        sys.maxsize if config.max_samples is None else config.max_samples
-    )  # a limit may come and go between processes
+    # Taken in any case, since a limit may be added or removed between two processes of a run.
+    limit = sys.maxsize if config.max_samples is None else config.max_samples
     plain = _plain_source(config)
     if group.world_size == 1:
         return _prefetcher(config, Take(OffsetChecked(plain), limit))
@@ -59,62 +54,53 @@ def _prefetcher(config: RunConfig, source: Source) -> Prefetcher:
 
 
 def _shardable(config: RunConfig, plain: Source) -> Shardable | None:
-    """Return the source where each rank reads a shard: as configured, or a user's own that has shards."""
+    """Return the source where each rank reads a shard, as configured or of a user's own; else None."""
     whole = plain if isinstance(plain, Shardable) and plain.has_shards else None
     if config.distributed.data == "auto":
         return whole if config.source.class_ is not None else None
     if config.distributed.data == "sharded" and whole is None:
         raise config.refuse(
-            "distributed.data", "this source has no shard(rank, world) by which parts are read"
+            "distributed.data", "this source has no shard(rank, world) that returns a part of it"
         )
     return whole if config.distributed.data == "sharded" else None
 
 
 def _plain_source(config: RunConfig) -> Source:
     options, policy = config.source, config.source.policy
+    scenario = None
+    if config.scenario is not None:
+        scenario = config.scenario.name, config.scenario.model_dump(exclude={"name"}, exclude_none=True)
     if options.name is not None:
         return named_source(
             options.name,
             options.args,
-            _scenario(config),
+            scenario,
             batch_size=config.batch_size,
             seed=config.seed,
             on_bad_record=policy.on_bad_record,
             policy=_record_policy(config),
         )
-    scenario = _scenario(config)
+    path = str(options.class_)
     if scenario is None:
-        return _own_source(config)
+        return IterableSource.of(
+            path,
+            options.args,
+            batch_size=config.batch_size,
+            policy=_record_policy(config),
+            columns=options.columns,
+            deterministic=options.deterministic,
+            retries=policy.retries,
+            backoff=policy.retry_delay,
+        )
     return scenario_dataset(
-        bind_arguments(str(options.class_), options.args),
+        bind_arguments(path, options.args),
         scenario,
-        name=str(options.class_).rpartition(":")[2],
+        name=path.rpartition(":")[2],
         batch_size=config.batch_size,
         seed=config.seed,
         policy=_record_policy(config),
         columns=options.columns,
     )
-
-
-def _own_source(config: RunConfig) -> IterableSource:
-    options, policy = config.source, config.source.policy
-    return IterableSource.of(
-        str(options.class_),
-        options.args,
-        batch_size=config.batch_size,
-        policy=_record_policy(config),
-        columns=options.columns,
-        deterministic=options.deterministic,
-        retries=policy.retries,
-        backoff=policy.retry_delay,
-    )
-
-
-def _scenario(config: RunConfig) -> Scenario | None:
-    if config.scenario is None:
-        return None
-    arguments = config.scenario.model_dump(exclude={"name"}, exclude_none=True)
-    return config.scenario.name, arguments
 
 
 def _record_policy(config: RunConfig) -> RecordPolicy:

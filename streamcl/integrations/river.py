@@ -12,9 +12,8 @@ from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import BadRecord
 from streamcl.events import Batch, Pixels, Sample
-from streamcl.factory.backbone import build_vit
-from streamcl.factory.compute import build_compute
-from streamcl.factory.learner import build_learner
+from streamcl.factory.backbone import build_compute, build_vit
+from streamcl.factory.parts import build_learner
 from streamcl.protocols import Learner, ProbabilisticLearner
 
 

@@ -14,13 +14,10 @@ from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
-from streamcl.factory.backbone import BackboneFactory
-from streamcl.factory.compute import build_compute
+from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.forgetting import build_forgetting, for_the_loop
-from streamcl.factory.learner import build_learner
-from streamcl.factory.shift import build_shift
-from streamcl.factory.sinks import build_fanout
-from streamcl.factory.source import MakeSource, build_source
+from streamcl.factory.parts import build_fanout, build_learner, build_shift
+from streamcl.factory.source import SourceFactory, build_source
 from streamcl.forgetting.checkpoint_purge import CheckpointPurger
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.processor.loop import StreamProcessor
@@ -42,7 +39,7 @@ def assemble(
     *,
     vit: BackboneFactory,
     group: ProcessGroup,
-    stream: MakeSource = build_source,
+    stream: SourceFactory = build_source,
 ) -> Run:
     """Return the run at the beginning of its stream; `stack` closes what this opens."""
     seed_generators(settings.seed)

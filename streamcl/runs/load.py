@@ -6,9 +6,8 @@ from pathlib import Path
 
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import CheckpointError
-from streamcl.factory.backbone import BackboneFactory, build_vit
-from streamcl.factory.compute import build_compute
-from streamcl.factory.learner import build_learner
+from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
+from streamcl.factory.parts import build_learner
 from streamcl.protocols import Learner
 from streamcl.runs.directory import checkpoints, config_of
 

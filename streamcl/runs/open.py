@@ -14,8 +14,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.distributed.agreement import check_agreement
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.errors import CheckpointError, ConfigError
-from streamcl.factory.backbone import BackboneFactory, build_vit
-from streamcl.factory.compute import build_compute
+from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
 from streamcl.protocols import State
 from streamcl.runs.assemble import assemble
 from streamcl.runs.directory import CHECKPOINTS, LOG, config_of, keep_config, move_aside, saved_config

@@ -20,7 +20,7 @@ from streamcl.audit.stream_split import retained_labels
 from streamcl.benchmark.cell import SharedResources
 from streamcl.cli import cli
 from streamcl.events import Batch, ForgetRequest
-from streamcl.factory.compute import build_compute
+from streamcl.factory.backbone import build_compute
 from streamcl.runs.load import load_learner
 from streamcl.runs.open import open_run
 from streamcl.storage.files import is_temporary

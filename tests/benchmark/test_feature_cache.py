@@ -5,9 +5,8 @@ from pictures import TINY_VIT, make_batch
 
 from streamcl.benchmark.feature_cache import FeatureCache
 from streamcl.config.load import config_from_dict
-from streamcl.factory.backbone import build_vit
-from streamcl.factory.compute import build_compute
-from streamcl.factory.learner import build_learner
+from streamcl.factory.backbone import build_compute, build_vit
+from streamcl.factory.parts import build_learner
 from streamcl.storage.plain_state import state_hash
 
 BACKBONE = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT}

@@ -9,7 +9,7 @@ from pictures import picture
 from streamcl.config.load import config_from_dict
 from streamcl.errors import SourceError
 from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample
-from streamcl.factory.learner import build_learner
+from streamcl.factory.parts import build_learner
 from streamcl.forgetting.monitoring.utility import Utility
 
 LABELS = ("ant", "bee", "cat")

@@ -9,9 +9,8 @@ from tiny_backbones import images, shared
 
 from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError
-from streamcl.factory.backbone import build_vit
-from streamcl.factory.compute import build_compute
-from streamcl.factory.learner import build_learner
+from streamcl.factory.backbone import build_compute, build_vit
+from streamcl.factory.parts import build_learner
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.low_pass_backprop import LowPass, low_pass_basis
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from streamcl import registry
 from streamcl.config.load import config_from_dict
 from streamcl.errors import CheckpointError, ConfigError, MissingExtra
-from streamcl.factory.sinks import build_fanout
+from streamcl.factory.parts import build_fanout
 from streamcl.sinks import mlflow as mlflow_sink
 from streamcl.sinks import tensorboard as tensorboard_sink
 from streamcl.sinks.best_effort import BestEffortSink

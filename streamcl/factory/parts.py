@@ -1,0 +1,75 @@
+"""Makes the learner, the shift detector and the sinks of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from streamcl.config.options.learner import learner_factory, learner_name
+from streamcl.config.options.run import RunConfig
+from streamcl.config.options.variants import ClassOptions, PluginOptions
+from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from streamcl.errors import ConfigError
+from streamcl.learners.factory import LearnerContext
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
+from streamcl.protocols import Learner, ShiftDetector
+from streamcl.registry import call_with, import_callable
+from streamcl.shift.detector import build_detector
+from streamcl.sinks.fanout import Fanout, build_sinks
+
+
+def build_learner(
+    config: RunConfig, backbone: Backbone, compute: Compute, group: ProcessGroup = SINGLE_PROCESS
+) -> Learner:
+    """Return the learner that the configuration names, before it has learned anything.
+
+    Args:
+        group: the processes that learn each batch together.
+
+    Raises:
+        ConfigError: the options do not fit the backbone or the learner.
+    """
+    options, factory = config.learner, learner_factory(config.learner)
+    context = LearnerContext(backbone, compute, config.seed, group, config.refuse)
+    if not isinstance(options, ClassOptions | PluginOptions):
+        built_in: Learner = factory.build(options, context)
+        return built_in
+    try:
+        own: Learner = call_with(factory, f"learner {learner_name(options)!r}", options.args, context)
+    except ConfigError as error:
+        raise config.refuse("learner.args", str(error)) from error
+    return own
+
+
+def build_shift(config: RunConfig) -> ShiftDetector:
+    """Return the shift detector that the configuration names."""
+    options = config.shift
+    if isinstance(options, ClassOptions):
+        try:
+            made: ShiftDetector = import_callable(options.class_)(**options.args)
+        except TypeError as error:
+            raise config.refuse("shift.args", str(error)) from error
+        return made
+    if isinstance(options, PluginOptions):
+        return build_detector(options.plugin, **options.args)
+    arguments = options.model_dump(exclude={"name", "min_samples"})
+    if options.name == "river":
+        arguments["name"] = arguments.pop("detector")
+    return build_detector(options.name, **arguments)
+
+
+def build_fanout(config: RunConfig, folder: Path) -> Fanout:
+    """Return the logs in the run's folder and the further sinks of the configuration, as one."""
+    arguments: dict[str, dict[str, Any]] = {}
+    own: dict[str, Callable[..., Any]] = {}
+    for sink in config.sinks:
+        if isinstance(sink, ClassOptions):
+            arguments[sink.class_] = dict(sink.args)
+            own[sink.class_] = import_callable(sink.class_)
+        elif isinstance(sink, PluginOptions):
+            arguments[sink.plugin] = dict(sink.args)
+        else:
+            arguments[sink.name] = sink.model_dump(exclude={"name"}, exclude_none=True)
+    return build_sinks(folder, arguments, own)
