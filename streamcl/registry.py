@@ -201,7 +201,8 @@ def call_with(
     try:
         return function(*context, **given)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"the {label} cannot be made: {error}") from error
+        hint = f"its arguments were {dict(args)}"
+        raise ConfigError(f"the {label} cannot be made: {error}", hint=hint) from error
 
 
 def bind_arguments(path: str, args: Mapping[str, Any]) -> Callable[[], Any]:

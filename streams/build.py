@@ -10,7 +10,7 @@ from streamcl.errors import ConfigError
 from streamcl.protocols import Source
 from streamcl.registry import SOURCES
 from streams.replay.collection import Collection
-from streams.replay.replay import OnBadRecord, ReplaySource, Stream
+from streams.replay.replay import ReplaySource, Stream
 from streams.replay.scenarios import as_is, iid, order_for
 from streams.user.records import RecordPolicy
 
@@ -24,7 +24,6 @@ def named_source(
     *,
     batch_size: int = 64,
     seed: int = 0,
-    on_bad_record: OnBadRecord = "quarantine",
     policy: RecordPolicy | None = None,
 ) -> Source:
     """Return the named data set as a source.
@@ -32,17 +31,21 @@ def named_source(
     A data set's callable takes `args`, and of seed, batch_size and policy those that it has a parameter for
     and that args do not give. It returns a Stream (its order made), a pair (train, test), one Collection, or
     a Source of its own. `scenario` is (name, args) and orders the first three; without one a Stream keeps
-    its order, a collection with domains streams as it lies, any other is shuffled. `policy`, where given,
-    says what images may cost and decides about bad records in place of `on_bad_record`. Raises ConfigError
-    for unknown names and arguments, with the nearest.
+    its order, a collection with domains streams as it lies, any other is shuffled. `policy` limits the images
+    and decides about bad records. Raise ConfigError for unknown names and arguments, with the nearest.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
-    rules = policy or RecordPolicy(on_bad_record=on_bad_record)
+    rules = policy or RecordPolicy()
     offered = {"seed": seed, "batch_size": batch_size, "policy": rules}
     made = SOURCES.make(name, args or {}, offered=offered)
-    if not isinstance(made, Stream | Collection | tuple):
-        return _own_source(name, made, scenario)
+    if isinstance(made, Source):
+        if scenario is not None:
+            raise ConfigError(
+                f"the source {name!r} makes its own order, so the scenario {scenario[0]!r} cannot be applied",
+                hint="leave the scenario out, or let the source return collections",
+            )
+        return made
     stream = made if isinstance(made, Stream) else _stream(name, made, scenario, seed)
     order = stream.order if scenario is None else order_for(scenario[0], stream.train, scenario[1], seed)
     train = replace(stream.train, limits=rules.limits)
@@ -53,27 +56,8 @@ def named_source(
 def _stream(name: str, made: Any, scenario: Scenario | None, seed: int) -> Stream:
     train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(train, Collection) or not isinstance(test, Collection | None):
-        raise ConfigError(f"the source {name!r} returned a {_kind(made)}", hint=_EXPECTED)
+        hint = "expected a streams.replay.replay.Stream, a pair (train, test) of Collections, a Collection, "
+        raise ConfigError(f"the source {name!r} returned a {type(made).__name__}", hint=f"{hint}or a Source")
     if scenario is None and train.domains is None:
         return Stream(train, iid(train, seed), test)
     return Stream(train, as_is(train), test)
-
-
-def _own_source(name: str, made: Any, scenario: Scenario | None) -> Source:
-    if not isinstance(made, Source):
-        raise ConfigError(f"the source {name!r} returned a {_kind(made)}", hint=_EXPECTED)
-    if scenario is not None:
-        raise ConfigError(
-            f"the source {name!r} makes its own order; the scenario {scenario[0]!r} cannot be applied to it",
-            hint="leave the scenario out, or let the source return collections",
-        )
-    return made
-
-
-_EXPECTED = (
-    "expected a streams.replay.replay.Stream, a pair (train, test) of Collections, a Collection, or a Source"
-)
-
-
-def _kind(made: Any) -> str:
-    return type(made).__name__

@@ -16,11 +16,11 @@ from streamcl.errors import BadRecord, ConfigError
 @click.argument("names", nargs=-1)
 def fetch(names: tuple[str, ...]) -> None:
     """Download data or weights by NAME; without one, say what there is and what must be had by hand."""
-    from streams.download.fetch import catalogue
+    from streams.download.fetch import CATALOGUE
     from streams.download.fetch import fetch as bring
 
     if not names:
-        for entry in catalogue():
+        for entry in CATALOGUE:
             click.echo(f"{entry.name:16} {entry.kind:9} {entry.note} [{entry.licence}]")
         return
     for name in names:

@@ -21,7 +21,7 @@ def known_names(kind: str) -> Iterable[tuple[str, str]]:
             built_in = {name: _note(name) for name in LEARNERS.built_in}
             return [(name, built_in.get(name, "")) for name in LEARNERS.names()]
         case "data":
-            return [(entry.name, f"{entry.kind}: {entry.note}") for entry in fetch.catalogue()]
+            return [(entry.name, f"{entry.kind}: {entry.note}") for entry in fetch.CATALOGUE]
         case "backbones":
             return [(name, "") for name in backbone_names()]
     raise ConfigError(f"there is no list of {kind!r}")

@@ -14,9 +14,8 @@ from streamcl.storage.rng_state import capture_generators
 from streams.build import named_source
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, shard_size
-from streams.offsets import OffsetChecked
+from streams.offsets import OffsetChecked, Take
 from streams.prefetch import Prefetcher
-from streams.take import Take
 from streams.user.records import RecordPolicy
 from streams.user.scenario_dataset import scenario_dataset
 from streams.user.source import IterableSource
@@ -77,7 +76,6 @@ def _plain_source(config: RunConfig) -> Source:
             scenario,
             batch_size=config.batch_size,
             seed=config.seed,
-            on_bad_record=policy.on_bad_record,
             policy=_record_policy(config),
         )
     path = str(options.class_)

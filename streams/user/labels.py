@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,9 @@ def to_label(
     """
     value = scalar(value)
     if value is None:
-        _check_missing(missing)
+        if missing != "unlabelled":
+            error = SourceError if missing == "fail" else BadRecord
+            raise error("record has no label", hint="missing_label: unlabelled would predict it only")
         return None
     if isinstance(value, str):
         return text(value, "label")
@@ -45,16 +48,9 @@ def to_label(
         hint = "labels are classes, not quantities: use int(label); a missing label is None"
     elif isinstance(value, bytes):
         hint = "decode it first: label.decode()"
-    elif _is_row(value):
+    elif isinstance(value, list | tuple) or getattr(value, "shape", None):
         hint = "one label a sample: of one-hot rows use argmax"
     raise BadRecord(f"label is a {type(value).__name__}: {brief(value)}", hint=hint)
-
-
-def _check_missing(policy: str) -> None:
-    if policy == "fail":
-        raise SourceError("a record has no label", hint="missing_label: unlabelled would predict it only")
-    if policy == "quarantine":
-        raise BadRecord("record has no label", hint="missing_label: unlabelled would predict it only")
 
 
 def _from_integer(label: int, negative: str, class_names: Sequence[str]) -> str:
@@ -89,7 +85,7 @@ def to_text(value: Any, what: str) -> str | None:
 
 
 def text(value: str, what: str) -> str:
-    """Return the string. Raise BadRecord where it is blank, too long, or no valid Unicode."""
+    """Return the string. Raise BadRecord where it is blank, too long, or not valid Unicode."""
     if not value.strip():
         raise BadRecord(f"{what} is an empty string", hint="a missing one is None")
     if len(value) > LONGEST:
@@ -118,12 +114,7 @@ def brief(value: Any) -> str:
     >>> brief([1, 2]), brief("x" * 99)[-5:]
     ('<list>', 'xx...')
     """
-    try:
-        shown = ascii(value) if isinstance(value, str | int | float | bytes) else f"<{type(value).__name__}>"
-    except ValueError:  # an integer with more digits than Python writes
-        shown = f"<{type(value).__name__}>"
+    shown = f"<{type(value).__name__}>"
+    with suppress(ValueError):  # an integer with more digits than Python writes
+        shown = ascii(value) if isinstance(value, str | int | float | bytes) else shown
     return shown if len(shown) <= 80 else shown[:77] + "..."
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, list | tuple) or bool(getattr(value, "shape", None))

@@ -18,7 +18,7 @@ def info_of(made: Any, name: str, policy: RecordPolicy, columns: Mapping[str, st
 
     The length of a data set read by index is its own, if its items are single records. `holdout` is a
     sequence of records, one batch of them, or a mapping from names to either. Raise SourceError for shifts
-    that are no offsets and for a holdout that is neither.
+    that are not offsets and for any other holdout.
     """
     return StreamInfo(
         name=name,
@@ -42,9 +42,8 @@ def label_names(made: Any, columns: Mapping[str, str] | None) -> tuple[str, ...]
 
 def _feature_names(made: Any, keys: Sequence[str]) -> Any:
     features = getattr(made, "features", None)
-    if not isinstance(features, Mapping):
-        return None
-    named = (getattr(features[key], "names", None) for key in keys if key in features)
+    known = features if isinstance(features, Mapping) else {}
+    named = (getattr(known[key], "names", None) for key in keys if key in known)
     return next((names for names in named if names), None)
 
 
@@ -77,7 +76,7 @@ def _is_one_record(item: Any) -> bool:
     if isinstance(item, Batch | ForgetRequest):
         return False
     if isinstance(item, list | tuple) and len(item) not in {2, 3}:
-        return True  # refused, which keeps its place
+        return True  # it is rejected and keeps its place
     return not isinstance(item, list | tuple | Mapping) or not is_batch(RawRecord.of(item))
 
 
@@ -86,7 +85,7 @@ def _shifts(made: Any) -> tuple[int, ...]:
     if given is None:
         return ()
     if not isinstance(given, list | tuple) or not all(_is_integer(shift) and shift > 0 for shift in given):
-        raise SourceError("shifts of the source are no list of offsets", hint="shifts = [1000, 2000]")
+        raise SourceError("shifts of the source are not a list of offsets", hint="shifts = [1000, 2000]")
     return tuple(sorted({int(shift) for shift in given}))
 
 
@@ -96,24 +95,19 @@ def _holdout(
     given = getattr(made, "holdout", None)
     if given is None:
         return ()
-    parts = given if isinstance(given, Mapping) and not _is_batch_record(given) else {"holdout": given}
+    named = isinstance(given, Mapping) and not any(key in given for key in ALIASES["image"])
     return tuple(
         HoldoutPart(
             str(part), HoldoutView(_rows(records, part, columns), f"{name}-{part}", policy, names, columns)
         )
-        for part, records in parts.items()
+        for part, records in (given if named else {"holdout": given}).items()
     )
-
-
-def _is_batch_record(given: Mapping[Any, Any]) -> bool:
-    return any(key in given for key in ALIASES["image"])
 
 
 def _rows(records: Any, part: Any, columns: Mapping[str, str]) -> Any:
     """Return a sequence of single records; a batch, (X, Y), is split without copying pixels."""
-    if isinstance(records, Mapping) or (
-        isinstance(records, tuple) and len(records) in {2, 3} and is_batch(RawRecord.of(records))
-    ):
+    pair = isinstance(records, tuple) and len(records) in {2, 3}
+    if isinstance(records, Mapping) or (pair and is_batch(RawRecord.of(records))):
         return list(raw_records(records, columns))
     if not is_map_style(records):
         raise SourceError(

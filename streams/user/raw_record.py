@@ -35,8 +35,7 @@ class RawRecord:
     def of(cls, record: Any, columns: Mapping[str, str] | None = None) -> RawRecord:
         """Return the parts of one record. Raise BadRecord where it has none of the forms."""
         if isinstance(record, Sample):
-            facts = (record.label, record.id, record.subject, record.domain, record.privacy)
-            return cls(record.image, *facts)
+            return cls(**{name: getattr(record, name) for name in ALIASES})
         if isinstance(record, Mapping):
             return cls(**_by_name(record, columns or {}))
         if isinstance(record, tuple | list) and len(record) in {2, 3}:
@@ -52,7 +51,7 @@ def raw_records(record: Any, columns: Mapping[str, str]) -> Iterator[RawRecord]:
     images are one: a list, a tuple, or an array or tensor of four axes. A list of mappings or samples is a
     batch too. Raise BadRecord where the columns of a batch differ in length.
     """
-    if isinstance(record, BadRecord):  # one that the source has refused itself
+    if isinstance(record, BadRecord):  # one that the source itself has rejected
         raise record
     if _is_list_of_records(record):
         yield from (RawRecord.of(item, columns) for item in record)
@@ -110,35 +109,21 @@ def _check_keys(record: Mapping[Any, Any], parts: Mapping[str, Any], columns: Ma
 
 
 def _is_column(value: Any, axes: int = 1) -> bool:
-    return isinstance(value, list | tuple) or _axes(value) >= axes
-
-
-def _axes(value: Any) -> int:
-    shape = getattr(value, "shape", ())
-    return len(shape) if isinstance(shape, tuple) else 0
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list | tuple) else int(value.shape[0])
+    shape = getattr(value, "shape", None)
+    return isinstance(value, list | tuple) or (isinstance(shape, tuple) and len(shape) >= axes)
 
 
 def _size(batch: RawRecord) -> int:
     """Return the number of records in the columns of a batch; raise BadRecord where they differ."""
-    sizes = {"image": _length(batch.image)} if _is_column(batch.image) else {}
-    sizes |= {
-        name: _length(getattr(batch, name))
-        for name in ALIASES
-        if name != "image" and _is_column(getattr(batch, name))
-    }
+    columns = {name: column for name in ALIASES if _is_column(column := getattr(batch, name))}
+    sizes = {name: len(c) if isinstance(c, list | tuple) else int(c.shape[0]) for name, c in columns.items()}
     if "image" not in sizes or len(set(sizes.values())) > 1:
         found = ", ".join(f"{size} of {name}" for name, size in sizes.items())
-        raise BadRecord(
-            f"batch with unequal columns: {found}", hint="give as many labels (and ids) as images"
-        )
+        hint = "give as many labels (and ids) as images"
+        raise BadRecord(f"batch with unequal columns: {found}", hint=hint)
     if "label" not in sizes and batch.label is not None:
-        raise BadRecord(
-            "batch of images with one label", hint="give one label an image: a list, array or tensor"
-        )
+        hint = "give one label an image: a list, array or tensor"
+        raise BadRecord("batch of images with one label", hint=hint)
     return sizes["image"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from streamcl.errors import BadRecord, SourceError
 from streams.user.raw_record import ALIASES, RawRecord, is_batch
@@ -13,19 +13,7 @@ ENDED = object()
 """Returned by `pull` after the last item."""
 
 
-class RecordReader(Protocol):
-    """Items one after another, from the position at which the reader was opened."""
-
-    replayable: bool
-
-    def pull(self) -> Any:
-        """Return the next item, or ENDED."""
-
-    def state(self) -> Any:
-        """Return the state that opens a reader at the next item; None where the count of items is enough."""
-
-
-def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> RecordReader:
+def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> IndexedReader | IteratorReader:
     """Return a reader of the object `made` after its first `items` items.
 
     Something with `__len__` and `__getitem__` is read by index. Something with `state_dict` and
@@ -35,16 +23,12 @@ def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> Re
     """
     if is_map_style(made):
         return IndexedReader(made, items)
-    if is_stateful(made):
+    owner: Any = made if is_stateful(made) else iterator_of(made)
+    if is_stateful(owner):
         if state is not None:
-            made.load_state_dict(from_plain(state))
-        return StatefulReader(iterator_of(made), made)
-    iterator: Any = iterator_of(made)
-    if is_stateful(iterator):
-        if state is not None:
-            iterator.load_state_dict(from_plain(state))
-        return StatefulReader(iterator, iterator)
-    reader = OneShotReader(iterator, replayable=deterministic)
+            owner.load_state_dict(from_plain(state))
+        return IteratorReader(iterator_of(made) if owner is made else owner, owner)
+    reader = IteratorReader(owner, replayable=deterministic)
     for done in range(items):
         if reader.pull() is ENDED:
             raise SourceError(f"the source replays shorter: it ends after {done} of {items} items")
@@ -52,18 +36,15 @@ def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> Re
 
 
 class IndexedReader:
-    """A sequence or a map-style data set: `made[0]` to `made[len(made) - 1]`."""
+    """The items of a sequence or a map-style data set: `made[0]` to `made[len(made) - 1]`."""
 
     replayable = True
 
     def __init__(self, made: Any, index: int) -> None:
-        self._made = made
-        self._length = len(made)
-        self._index = index
+        self._made, self._length, self._index = made, len(made), index
         if index > self._length:
-            raise SourceError(
-                f"the source replays shorter: it has {self._length} items, {index} were read before"
-            )
+            items = f"{self._length} items, {index} were read before"
+            raise SourceError(f"the source replays shorter: it has {items}")
 
     def pull(self) -> Any:
         """Return the item at the next index; a BadRecord that the data set raises is returned as the item."""
@@ -80,37 +61,20 @@ class IndexedReader:
         """Return None: the count of items is enough."""
 
 
-class StatefulReader:
-    """An iterator with a state of its own, or of an iterable that has one."""
+class IteratorReader:
+    """An iterator that cannot go back; `stateful`, itself or its iterable, has a state to return to."""
 
-    replayable = True
-
-    def __init__(self, iterator: Iterator[Any], stateful: Any) -> None:
-        self._iterator = iterator
-        self._stateful = stateful
-
-    def pull(self) -> Any:
-        """Return the next item, or ENDED."""
-        return next(self._iterator, ENDED)
-
-    def state(self) -> Any:
-        """Return a plain copy of the user's own state."""
-        return to_plain(self._stateful.state_dict())
-
-
-class OneShotReader:
-    """An iterator that cannot go back."""
-
-    def __init__(self, iterator: Iterator[Any], *, replayable: bool) -> None:
-        self._iterator = iterator
+    def __init__(self, iterator: Iterator[Any], stateful: Any = None, *, replayable: bool = True) -> None:
+        self._iterator, self._stateful = iterator, stateful
         self.replayable = replayable
 
     def pull(self) -> Any:
         """Return the next item, or ENDED."""
         return next(self._iterator, ENDED)
 
-    def state(self) -> None:
-        """Return None: only the count of items is known."""
+    def state(self) -> Any:
+        """Return a plain copy of the user's own state; None where only the count of items is known."""
+        return None if self._stateful is None else to_plain(self._stateful.state_dict())
 
 
 def is_map_style(made: Any) -> bool:
@@ -138,13 +102,7 @@ def iterator_of(made: Any) -> Iterator[Any]:
         hint = "return an iterable of records, (x, y) or mappings, or a data set with __len__ and __getitem__"
         if hasattr(made, "__aiter__"):
             hint = "asynchronous iterators are not read: yield the records from a plain generator"
-        raise SourceError(f"the source is a {type(made).__name__}, which is no stream of records", hint=hint)
+        raise SourceError(
+            f"the source is a {type(made).__name__}, which is not a stream of records", hint=hint
+        )
     return iter(made)
-
-
-def length_of(made: Any) -> int | None:
-    """Return `len(made)`, or None where it has none."""
-    try:
-        return len(made)
-    except TypeError:  # also PyTorch's loaders of data sets without a length
-        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -26,9 +27,9 @@ class RecordPolicy:
     """How bad records are treated, and the limits of a record.
 
     on_bad_record: "quarantine" keeps its place in the stream as a `RejectedRecord`; "fail" ends the run.
-    missing_label: None as a label is an unlabelled sample (predicted, never learned), refused, or the end.
-    negative_label: -1, -100 and the like, which often mean "ignore": refused, the end, or a class.
-    max_classes: distinct labels that a stream may bring; records of a class beyond are refused.
+    missing_label: None as a label is an unlabelled sample (predicted, never learned), rejected, or the end.
+    negative_label: -1, -100 and the like, which often mean "ignore": rejected, the end, or a class.
+    max_classes: distinct labels that a stream may bring; records of a class beyond are rejected.
     max_pixels, max_side, max_file_bytes: see `ImageLimits`.
     """
 
@@ -62,13 +63,9 @@ def to_sample(
     Hugging Face's data sets give. y is an integer, a string, or None. Raise BadRecord with the reason, and
     SourceError where the policy says that the run must end.
     """
-    try:
+    with _users_object():
         raw = record if isinstance(record, RawRecord) else RawRecord.of(record)
         return _sample(raw, default_id, policy or RecordPolicy(), class_names, to_pixels)
-    except SourceError:
-        raise
-    except Exception as error:  # a user's object may raise anything from any attribute
-        raise _unreadable(error) from error
 
 
 def to_samples(
@@ -86,7 +83,7 @@ def to_samples(
     A batch is `(X, Y)`, `(X, Y, ids)` or a mapping of columns, in which X is an array or tensor with one more
     axis than an image, or a list or tuple of images, and Y a sequence of as many labels; what is given once
     (a domain, say) holds for all. `columns` renames a mapping's keys, {"label": "fine_label"}. A BadRecord in
-    place of a record is one already refused. Records without an id are called "{name}-{offset}". An empty
+    place of a record is one already rejected. Records without an id are called "{name}-{offset}". An empty
     batch yields nothing. With `on_bad_record: fail` the first BadRecord is raised. `wanted` is (rank, world):
     records at other offsets than `rank` modulo `world` are not decoded and have no pixels.
     """
@@ -97,8 +94,11 @@ def to_samples(
         try:
             if isinstance(raw, BadRecord):
                 raise raw
-            read = to_pixels if place % world == rank else _unread
-            yield _sample_or_bad(raw, default_id, policy, class_names, read)
+            with _users_object():
+                sample = _sample(
+                    raw, default_id, policy, class_names, to_pixels if place % world == rank else None
+                )
+            yield sample
         except BadRecord as bad:
             if policy.on_bad_record == "fail":
                 raise
@@ -114,36 +114,33 @@ def reason_of(bad: SourceError) -> str:
 
 def _raw_records(record: Any, columns: Mapping[str, str] | None) -> Iterator[RawRecord | BadRecord]:
     try:
-        yield from raw_records(record, columns or {})
+        with _users_object():
+            yield from raw_records(record, columns or {})
     except BadRecord as bad:
         yield bad
-    except Exception as error:  # as in to_sample
-        yield _unreadable(error)
 
 
-def _sample_or_bad(
-    raw: RawRecord, default_id: str, policy: RecordPolicy, names: Sequence[str], read: Read
-) -> Sample:
+@contextmanager
+def _users_object() -> Iterator[None]:
+    """Raise BadRecord for whatever a user's object raises: any attribute may raise anything."""
     try:
-        return _sample(raw, default_id, policy, names, read)
+        yield
     except SourceError:
         raise
-    except Exception as error:  # as in to_sample
-        raise _unreadable(error) from error
+    except Exception as error:
+        message = f"record cannot be read: {type(error).__name__}: {error}"
+        raise BadRecord(message[:LONGEST_REASON]) from error
 
 
 def _sample(
-    raw: RawRecord, default_id: str, policy: RecordPolicy, class_names: Sequence[str], read: Read
+    raw: RawRecord, default_id: str, policy: RecordPolicy, class_names: Sequence[str], read: Read | None
 ) -> Sample:
     label = to_label(
-        raw.label,
-        missing=policy.missing_label,
-        negative=policy.negative_label,
-        class_names=class_names,
+        raw.label, missing=policy.missing_label, negative=policy.negative_label, class_names=class_names
     )
     return Sample(
         id=to_text(raw.id, "id") or default_id,
-        image=read(raw.image, policy.limits),
+        image=read(raw.image, policy.limits) if read else NO_PIXELS,
         label=label,
         subject=to_text(raw.subject, "subject"),
         domain=to_text(raw.domain, "domain"),
@@ -151,22 +148,18 @@ def _sample(
     )
 
 
-def _unread(x: Any, limits: ImageLimits) -> Pixels:  # noqa: ARG001 - as `to_pixels` takes them
-    return NO_PIXELS
-
-
 def to_pixels(x: Any, limits: ImageLimits) -> Pixels:
     """Convert x (see `to_sample`) to an image, uint8 RGB [H, W, 3]."""
     if isinstance(x, Mapping):
         x = _encoded(x)
-    if isinstance(x, Image.Image | Path):
-        return decode(x, limits)
+    if isinstance(x, Image.Image | str | Path):
+        return decode(Path(x) if isinstance(x, str) else x, limits)
     if isinstance(x, bytes | bytearray | memoryview):
         return decode(bytes(x), limits)
-    if isinstance(x, str):
-        return decode(Path(x), limits)
     if is_tensor(x):
-        return from_array(_to_numpy(x), limits, channels_first=True)
+        tensor = x.detach().cpu()  # numpy has no bfloat16
+        tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+        return from_array(np.asarray(tensor.numpy()), limits, channels_first=True)
     if isinstance(x, np.ndarray | np.generic) or hasattr(x, "__array__"):
         return from_array(np.asarray(x), limits)
     hint = "x is an array, a tensor, a PIL image, a path or the bytes of a picture"
@@ -175,28 +168,18 @@ def to_pixels(x: Any, limits: ImageLimits) -> Pixels:
 
 def _encoded(x: Mapping[Any, Any]) -> Any:
     """Return the content of Hugging Face's encoded image {"bytes": ..., "path": ...}, one of them None."""
-    if x.get("bytes") is not None:
-        return x["bytes"]
-    if x.get("path") is not None:
-        return x["path"]
+    for key in ("bytes", "path"):
+        if x.get(key) is not None:
+            return x[key]
     keys = ", ".join(brief(key) for key in list(x)[:5])
-    raise BadRecord(
-        f"x is a mapping of features ({keys})", hint="streamcl learns from images: give pixels as x"
-    )
+    hint = "streamcl learns from images: give pixels as x"
+    raise BadRecord(f"x is a mapping of features ({keys})", hint=hint)
 
 
 def is_tensor(x: Any) -> bool:
     """Return whether x is a tensor of torch, by its methods: torch is not imported."""
-    return not isinstance(x, type) and all(
-        callable(getattr(x, name, None)) for name in ("detach", "cpu", "numpy")
-    )
-
-
-def _to_numpy(tensor: Any) -> Any:
-    tensor = tensor.detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":  # numpy has no such type
-        tensor = tensor.float()
-    return np.asarray(tensor.numpy())
+    methods = ("detach", "cpu", "numpy")
+    return not isinstance(x, type) and all(callable(getattr(x, name, None)) for name in methods)
 
 
 def _privacy(value: Any) -> Privacy:
@@ -212,7 +195,3 @@ def _id_of(raw: RawRecord | BadRecord, default_id: str) -> str:
         return (to_text(raw.id, "id") if isinstance(raw, RawRecord) else None) or default_id
     except Exception:  # the id is what is bad; the record keeps its place under the default one
         return default_id
-
-
-def _unreadable(error: Exception) -> BadRecord:
-    return BadRecord(f"record cannot be read: {type(error).__name__}: {error}"[:LONGEST_REASON])

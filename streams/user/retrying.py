@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from streamcl.errors import SourceError, StreamclError
-from streams.user.readers import ENDED, RecordReader, as_items, length_of, open_reader
+from streams.user.readers import ENDED, IndexedReader, IteratorReader, as_items, open_reader
 
 
 @contextmanager
@@ -23,7 +22,7 @@ def user_code(what_failed: str) -> Iterator[None]:
 
 
 class RetryingReader:
-    """Items of what `make` returns, from an item where reading can start again; see `IterableSource`.
+    """Reads what `make` returns, from an item where reading can start again; see `IterableSource`.
 
     items: the number of items read so far.
     """
@@ -33,15 +32,15 @@ class RetryingReader:
         make: Callable[[], Any],
         name: str,
         *,
-        deterministic: bool = False,
-        retries: int = 3,
-        backoff: float = 0.5,
-        sleep: Callable[[float], None] = time.sleep,
+        deterministic: bool,
+        retries: int,
+        backoff: float,
+        sleep: Callable[[float], None],
     ) -> None:
         self._make, self._name, self._deterministic = make, name, deterministic
         self._retries, self._backoff, self._sleep = retries, backoff, sleep
-        self._reader: RecordReader | None = None
-        self._length: int | None = None
+        self._reader: IndexedReader | IteratorReader | None = None
+        self._length = 0  # as the object gives it; 0 where it gives none
         with user_code(f"{name} could not be made"):
             self.made = as_items(make())
         self._unread = True  # whether `made` has not been read from
@@ -63,7 +62,7 @@ class RetryingReader:
     def replayable(self) -> bool:
         """Whether the object can be read by index, keeps its own state, or is deterministic."""
         if self._reader is None:
-            with user_code(f"{self._name} cannot say what it is"):
+            with user_code(f"{self._name} cannot be inspected"):
                 self._reader = self._open()
         return self._reader.replayable
 
@@ -83,8 +82,6 @@ class RetryingReader:
                 if self._reader is None:
                     self._reader = self._open()
                 item = self._reader.pull()
-                if item is ENDED:
-                    self._check_end(offset)
             except StreamclError:
                 raise
             except Exception as error:  # the user's code may raise anything
@@ -98,23 +95,22 @@ class RetryingReader:
                 self._sleep(self._backoff * 2**attempt)
                 attempt += 1
             else:
+                most = max(self.items, offset)  # a length counts items or records
+                if item is ENDED and most < self._length:
+                    raise SourceError(f"{self._name} ended early, after {most} of {self._length}")
                 self.items += item is not ENDED
                 return item
 
-    def _open(self) -> RecordReader:
+    def _open(self) -> IndexedReader | IteratorReader:
         """Open a reader after the item read last, by way of the latest resume point."""
         made = self.made if self._unread else as_items(self._make())
         self._unread = False
-        self._length = length_of(made)
+        self._length = 0
+        with suppress(TypeError):  # also raised by PyTorch's loaders of data sets without a length
+            self._length = len(made)
         start, inner = self._start
         reader = open_reader(made, start, inner, deterministic=self._deterministic)
         for _ in range(self.items - start):
             if reader.pull() is ENDED:
                 raise SourceError(f"{self._name} replays shorter: it ends before item {self.items}")
         return reader
-
-    def _check_end(self, offset: int) -> None:
-        """Raise where the end comes early: a length counts items or records, and both are fewer."""
-        most = max(self.items, offset)
-        if self._length is not None and most < self._length:
-            raise SourceError(f"{self._name} ended early, after {most} of {self._length}")

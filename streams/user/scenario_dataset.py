@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from streamcl.errors import BadRecord, ConfigError
-from streamcl.events import NO_PIXELS, Pixels, Sample
+from streamcl.events import NO_PIXELS, Pixels, RejectedRecord, Sample
 from streamcl.protocols import Source
 from streams.replay.collection import Collection, Grouping, groups_of
 from streams.replay.replay import ReplaySource
@@ -73,15 +73,17 @@ def _collection(
     names = label_names(made, columns)
 
     def read(index: int) -> Sample:
-        found = list(
-            to_samples(
-                made[index], offset=index, name=name, policy=policy, class_names=names, columns=columns
-            )
+        records = to_samples(
+            made[index], offset=index, name=name, policy=policy, class_names=names, columns=columns
         )
-        if len(found) != 1 or not isinstance(found[0], Sample):
-            reason = found[0].reason if found and not isinstance(found[0], Sample) else "it is not one record"
-            raise BadRecord(f"record {index}: {reason}")
-        return found[0]
+        match list(records):
+            case [Sample() as sample]:
+                return sample
+            case [RejectedRecord() as rejected, *_]:
+                reason = rejected.reason
+            case _:
+                reason = "it is not one record"
+        raise BadRecord(f"record {index}: {reason}")
 
     samples = [_described(read, index) for index in range(len(made))]
     for sample in samples:

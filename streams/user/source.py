@@ -118,9 +118,8 @@ class IterableSource:
         """
         if not self.has_shards:
             raise SourceError(f"{self._name} cannot be read in shards: it has no shard(rank, world)")
-        return self._copy(
-            lambda: self._make().shard(rank, world), name=f"{self._name}.{rank}", batch_size=batch_size
-        )
+        name = f"{self._name}.{rank}"
+        return self._copy(lambda: self._make().shard(rank, world), name=name, batch_size=batch_size)
 
     @property
     def fetch(self) -> Fetch | None:
@@ -165,53 +164,43 @@ class IterableSource:
     def _begin(self, point: ResumePoint, *, taken: int, offset: int, seen: list[str]) -> None:
         self._reader.restart(point.items, point.inner)
         self._resume_points = deque([point])
-        self._queue: deque[Unit] = deque()
-        self._pending: list[Record] = []
+        self._queue = deque[Unit]()
         self._pulled = 0  # units read from the user since the resume point
         self._taken, self._offset, self._behind = taken, offset, taken  # handed out
-        self._conversion = Conversion(
-            self._name,
-            self._policy,
-            self._class_names,
-            self._columns,
-            offset=point.offset,
-            seen=seen,
-            wanted=self._slice,
-        )
         self._ended = False
+        self._conversion = Conversion(
+            self._name, self._policy, self._class_names, self._columns, offset=point.offset, seen=seen
+        )
+        self._conversion.wanted = self._slice
 
     def _catch_up(self) -> None:
         """Read again, and drop, the records between the resume point and the position."""
-        if not self._behind:
-            return
         for _ in range(self._behind):
             if self._next_unit() is None:
                 raise SourceError(f"{self._name} replays shorter: it ends before offset {self._offset}")
+        if self._behind:
+            self._add_resume_point()
         self._behind = 0
-        self._add_resume_point()
 
     def _next_event(self) -> Event | None:
         """Return a full batch, a short one before the user's own event or the end, or that event."""
-        while len(self._pending) < self._batch_size:
+        pending: list[Record] = []
+        while len(pending) < self._batch_size:
             unit = self._next_unit()
             if isinstance(unit, Batch | ForgetRequest):
-                if not self._pending:
-                    return self._hand_out(unit, 1)
+                if not pending:
+                    self._taken, self._offset = self._taken + 1, unit.end
+                    return unit
                 self._queue.appendleft(unit)
                 break
             if unit is None:
                 break
-            self._pending.append(unit)
-        if not self._pending:
+            pending.append(unit)
+        if not pending:
             return None
-        batch, units = batch_of(self._offset, self._pending), len(self._pending)
-        self._pending.clear()
-        return self._hand_out(batch, units)
-
-    def _hand_out(self, event: Event, units: int) -> Event:
-        self._taken += units
-        self._offset = event.end
-        return event
+        batch = batch_of(self._offset, pending)
+        self._taken, self._offset = self._taken + len(pending), batch.end
+        return batch
 
     def _next_unit(self) -> Unit | None:
         while not self._queue and not self._ended:
@@ -238,4 +227,4 @@ class IterableSource:
             points.popleft()
 
     def _asked(self) -> AbstractContextManager[None]:
-        return user_code(f"{self._name} cannot say what it is")
+        return user_code(f"{self._name} cannot be inspected")

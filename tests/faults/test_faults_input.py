@@ -186,4 +186,4 @@ def test_a_source_that_can_be_replayed_carries_it(tmp_path, source):
 @pytest.mark.parametrize("about", ["holdout", pytest.param("classes", marks=pytest.mark.slow)])
 def test_a_source_that_raises_when_asked_about_itself_is_exit_3(tmp_path, about):
     _, done = go(tmp_path, {"of": "Mute", "args": {"about": about}}, 3)
-    assert "Mute cannot say what it is" in done.err
+    assert "Mute cannot be inspected" in done.err

@@ -13,7 +13,7 @@ import pytest
 
 from streamcl.errors import ConfigError, SourceError
 from streams.download import fetch as module
-from streams.download.fetch import MEMBERS, catalogue, fetch, fetched_path
+from streams.download.fetch import CATALOGUE, fetch, fetched_path
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +68,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.content, server.ranges = an_archive(), []
         url = f"http://127.0.0.1:{server.server_port}/data.tar"
         md5 = hashlib.md5(server.content).hexdigest()
-        entries = [replace(e, how=url, md5=md5) if e.name == "cifar100" else e for e in catalogue()]
-        monkeypatch.setattr(module, "ENTRIES", entries)
+        entries = [replace(e, how=url, md5=md5) if e.name == "cifar100" else e for e in CATALOGUE]
+        monkeypatch.setattr(module, "CATALOGUE", entries)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -117,8 +117,8 @@ def test_another_file_than_the_known_one_is_not_kept(server: Server, cache: Path
 
 
 def test_an_absent_server_says_what_to_do(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = [replace(e, how="http://127.0.0.1:9/data.tar") for e in catalogue()]
-    monkeypatch.setattr(module, "ENTRIES", entries)
+    entries = [replace(e, how="http://127.0.0.1:9/data.tar") for e in CATALOGUE]
+    monkeypatch.setattr(module, "CATALOGUE", entries)
     with pytest.raises(SourceError, match="could not be read"):
         fetch("cifar100")
 
@@ -146,11 +146,11 @@ def test_unknown_names_come_with_the_nearest() -> None:
 
 
 def test_every_entry_is_complete() -> None:
-    names = [entry.name for entry in catalogue()]
+    names = [entry.name for entry in CATALOGUE]
     assert len(set(names)) == len(names)
-    for entry in catalogue():
+    for entry in CATALOGUE:
         assert entry.size > 0
         assert entry.licence
         assert entry.note
         assert (entry.md5 is not None) == (entry.kind == "download")
-        assert (entry.name in MEMBERS) == (entry.kind == "pip")
+        assert bool(entry.members) == (entry.kind == "pip")

@@ -16,9 +16,8 @@ from streamcl.testing.source_checks import (
     first_events,
     samples_of,
 )
-from streams.offsets import OffsetChecked
+from streams.offsets import OffsetChecked, Take
 from streams.prefetch import Prefetcher
-from streams.take import Take
 from streams.user.source import IterableSource
 
 

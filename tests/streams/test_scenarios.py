@@ -224,7 +224,7 @@ def test_unlabelled_images_are_in_no_class_scenario() -> None:
         (lambda train: order_for("disjont", train), "no scenario is named 'disjont'"),
         (lambda train: order_for("disjoint", train, {"part": 2}), "no argument 'part'"),
         (lambda train: order_for("disjoint", train, {"parts": 1.5}), "1.5 parts"),
-        (lambda train: order_for("iid", train, {"seed": "x"}), "cannot take"),
+        (lambda train: order_for("iid", train, {"seed": "x"}), "cannot be made"),
     ],
 )
 def test_impossible_orders_say_what_was_found(attempt: Callable[[Collection], Order], said: str) -> None:

@@ -253,7 +253,7 @@ def test_parts_are_for_as_many_ranks_as_left_them():
     def loaded(member: Any) -> None:
         sharded(member, Part((2, 2, 2))).load_state_dict(state)
 
-    assert all("that of 2 parts" in str(each) for each in Threads(3).each(loaded))
+    assert all("that of 2 shards" in str(each) for each in Threads(3).each(loaded))
 
 
 def test_a_source_without_parts_says_so():

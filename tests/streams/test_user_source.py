@@ -454,7 +454,7 @@ def test_a_stream_read_once_cannot_be_resumed():
 
 @pytest.mark.parametrize("made", [5, "text", object(), None])
 def test_what_is_no_stream_is_an_error(made):
-    with pytest.raises(SourceError, match="no stream of records"):
+    with pytest.raises(SourceError, match="not a stream of records"):
         first_events(source(made))
 
 
