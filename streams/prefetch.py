@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from streamcl.errors import SourceError, StreamclError
@@ -50,11 +51,9 @@ class Prefetcher(SourceWrapper):
         capture_rng: Callable[[], State] = dict,
     ) -> None:
         super().__init__(source)
-        self._capture_rng = capture_rng
         self._info = source.info  # read before the thread begins
-        self._depth = depth
-        self._stall_timeout = stall_timeout
-        self._clock = clock
+        self._depth, self._stall_timeout = depth, stall_timeout
+        self._clock, self._capture_rng = clock, capture_rng
         self._position: Position | None = None
         self._interrupted = False
         self._worker: _Worker | None = None
@@ -70,10 +69,10 @@ class Prefetcher(SourceWrapper):
             yield from self._source
             return
         while True:
-            event, position, error = self._next_item()
+            event, position, error = self._peeked.popleft() if self._peeked else self._take()
+            if error is not None:
+                raise error
             if event is None:
-                if error is not None:
-                    raise error
                 return
             self._position = position
             yield event
@@ -85,22 +84,18 @@ class Prefetcher(SourceWrapper):
         and the error is raised when its turn comes. Empty with `depth` 0.
         """
         found: list[Event] = []
-        for item in self._peek_items() if self._depth else ():
-            if item[0] is None or sum(_records(event) for event in found) >= records:
+        for event in self._peek_events() if self._depth else ():
+            found.append(event)
+            if sum(len(each) + len(each.rejected) for each in found if isinstance(each, Batch)) >= records:
                 break
-            found.append(item[0])
         return found
 
-    def _peek_items(self) -> Iterator[QueueItem]:
-        yield from tuple(self._peeked)
-        while True:
-            try:
-                item = self._take()
-            except SourceError:
-                return
-            if item[0] is not None:
+    def _peek_events(self) -> Iterator[Event]:
+        yield from [event for event, _, _ in self._peeked if event is not None]
+        with suppress(SourceError):
+            while (item := self._take())[0] is not None:
                 self._peeked.append(item)
-            yield item
+                yield item[0]
 
     def state_dict(self) -> State:
         """Return the position after the last event handed out."""
@@ -112,10 +107,11 @@ class Prefetcher(SourceWrapper):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from that position; events read ahead are dropped."""
-        self._stop()
+        if self._worker is not None and not self._worker.join(self._stall_timeout or 10.0):
+            raise SourceError(f"{self._info.name} does not stop: its thread is still reading")
+        self._worker = self._position = None
         self._peeked.clear()
         self._source.load_state_dict(state)
-        self._position = None
 
     def close(self) -> None:
         """End the thread. Iterating a replayable source again continues after the last event handed out.
@@ -137,9 +133,6 @@ class Prefetcher(SourceWrapper):
     def _current(self) -> Position:
         return self._position or (self._source.state_dict(), self._capture_rng())
 
-    def _next_item(self) -> QueueItem:
-        return self._peeked.popleft() if self._peeked else self._take()
-
     def _take(self) -> QueueItem:
         """Return the next item from the thread, which is started first where there is none."""
         if self._worker is None:
@@ -160,16 +153,6 @@ class Prefetcher(SourceWrapper):
                     hint="raise stall_timeout where the source may be that slow",
                 )
 
-    def _stop(self) -> None:
-        if self._worker is not None and not self._worker.join(self._stall_timeout or 10.0):
-            raise SourceError(f"{self._info.name} does not stop: its thread is still reading")
-        self._worker = None
-
-
-def _records(event: Event) -> int:
-    """Return the number of records in an event; a request has none."""
-    return event.end - event.offset if isinstance(event, Batch) else 0
-
 
 class _Worker:
     """The thread that reads, and the bounded queue that it fills."""
@@ -177,22 +160,22 @@ class _Worker:
     def __init__(self, source: Source, depth: int, capture_rng: Callable[[], State]) -> None:
         self._items: queue.Queue[QueueItem] = queue.Queue(depth)
         self._last: QueueItem | None = None
+        self._source, self._capture_rng = source, capture_rng
         self.stop = threading.Event()
-        args = (source, capture_rng, self._items, self.stop)
-        self._thread = threading.Thread(target=_read, args=args, name="streamcl-read-ahead", daemon=True)
+        self._thread = threading.Thread(target=self._read, name="streamcl-read-ahead", daemon=True)
         self._thread.start()
 
     def take(self, timeout: float) -> QueueItem | None:
         """Return the next item, or None where there is none yet. The last one is returned again and again."""
-        if self._last is not None:
-            return self._last
-        try:
-            item = self._items.get(timeout=timeout)
-        except queue.Empty:
-            return None
-        if item[0] is None:
+        if self._last is None:
+            try:
+                item = self._items.get(timeout=timeout)
+            except queue.Empty:
+                return None
+            if item[0] is not None:
+                return item
             self._last = item
-        return item
+        return self._last
 
     def join(self, timeout: float) -> bool:
         """Stop the thread; return whether it ended within `timeout` seconds."""
@@ -200,35 +183,28 @@ class _Worker:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-
-def _read(
-    source: Source, capture_rng: Callable[[], State], items: queue.Queue[QueueItem], stop: threading.Event
-) -> None:
-    """Put every event with the position after it into the queue, then the end or the error."""
-    offset = 0
-    try:
-        for event in source:
-            offset = event.end
-            if not _put(items, (event, (source.state_dict(), capture_rng()), None), stop):
-                return
-        last: QueueItem = (None, NOWHERE, None)
-    except StreamclError as error:
-        last = (None, NOWHERE, error)
-    except Exception as error:  # a source may raise anything; the reader must raise it
-        failed = SourceError(f"the source failed after offset {offset}: {type(error).__name__}: {error}")
-        failed.__cause__ = error
-        last = (None, NOWHERE, failed)
-    except BaseException as error:  # as above: SystemExit would end this thread in silence
-        last = (None, NOWHERE, error)
-    _put(items, last, stop)
-
-
-def _put(items: queue.Queue[QueueItem], item: QueueItem, stop: threading.Event) -> bool:
-    """Wait for room in the queue; return False where the thread must stop instead."""
-    while not stop.is_set():
+    def _read(self) -> None:
+        """Put every event with the position after it into the queue, then the end or the error."""
+        error: BaseException | None = None
+        offset = 0
         try:
-            items.put(item, timeout=TICK)
-        except queue.Full:
-            continue
-        return True
-    return False
+            for event in self._source:
+                offset = event.end
+                if not self._put((event, (self._source.state_dict(), self._capture_rng()), None)):
+                    return
+        except StreamclError as raised:
+            error = raised
+        except Exception as raised:  # a source may raise anything; the reader must raise it
+            error = SourceError(f"the source failed after offset {offset}: {type(raised).__name__}: {raised}")
+            error.__cause__ = raised
+        except BaseException as raised:  # as above: SystemExit would end this thread in silence
+            error = raised
+        self._put((None, NOWHERE, error))
+
+    def _put(self, item: QueueItem) -> bool:
+        """Wait for room in the queue; return False where the thread must stop instead."""
+        while not self.stop.is_set():
+            with suppress(queue.Full):
+                self._items.put(item, timeout=TICK)
+                return True
+        return False

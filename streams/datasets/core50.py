@@ -48,14 +48,8 @@ def core50(
     frames = sorted(_frames(base))
     if not frames:
         raise _LAYOUT.refuse(base)
-    train = [frame for frame in frames if frame.session not in TEST_SESSIONS]
-    test = [frame for frame in frames if frame.session in TEST_SESSIONS]
-    return _collection(base, train, level), _collection(base, test, level)
-
-
-def _collection(base: Path, frames: list[Frame], level: Literal["object", "category"]) -> Collection:
     objects = np.array([frame.object - 1 for frame in frames], np.int64)
-    return Collection(
+    both = Collection(
         name="core50",
         images=[frame.path for frame in frames],
         labels=objects if level == "object" else objects // 5,
@@ -64,16 +58,14 @@ def _collection(base: Path, frames: list[Frame], level: Literal["object", "categ
         domains=groups_of([f"s{frame.session}" for frame in frames], SESSIONS),
         subjects=groups_of([f"o{frame.object}" for frame in frames], [f"o{n}" for n in range(1, 51)]),
     )
+    return both.split(np.flatnonzero([frame.session in TEST_SESSIONS for frame in frames]))
 
 
 def _frames(base: Path) -> Iterator[Frame]:
     for session in folders(base):
         for thing in folders(session):
-            if not re.fullmatch(r"s([1-9]|1[01])", session.name):
-                continue
-            if not re.fullmatch(r"o([1-9]|[1-4]\d|50)", thing.name):
-                continue
-            for path in image_files(thing):
+            known = re.fullmatch(r"s([1-9]|1[01])/o([1-9]|[1-4]\d|50)", f"{session.name}/{thing.name}")
+            for path in image_files(thing) if known else ():
                 number = re.search(r"(\d+)$", path.stem)
                 if number:
                     yield Frame(int(session.name[1:]), int(thing.name[1:]), int(number[1]), path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_uppercase
 
 import numpy as np
 
 from streamcl.errors import ConfigError
 from streams.datasets.digits import DIGITS, digits
 from streams.datasets.icons import FILLED, OUTLINED, icons
+from streams.replay.collection import Collection
 from streams.replay.replay import Stream
 from streams.replay.scenarios import ScenarioPart, segments
 
@@ -26,12 +28,11 @@ def demo_digits(
     """
     train, test = digits(seed=seed)
     parts = [
-        ScenarioPart(f"{domain} {_span(group)}", tuple(str(digit) for digit in group), (domain,))
+        ScenarioPart(f"{domain} {_span(group)}", tuple(map(str, group)), (domain,))
         for group in groups
         for domain in domains
     ]
-    _check_parts(parts, train.classes, train.domains.names if train.domains else ())
-    return Stream(train, segments(train, parts, seed, length), test)
+    return _stream(train, test, parts, seed, length)
 
 
 def demo_icons(
@@ -49,34 +50,29 @@ def demo_icons(
     if not 1 <= groups <= len(train.classes):
         raise ConfigError(f"groups is {groups}, expected 1 to {len(train.classes)}")
     shuffled = np.random.default_rng(seed).permutation(len(train.classes))
+    letters = ascii_uppercase if groups <= 26 else [str(number + 1) for number in range(groups)]
+    known = {FILLED: "filled", OUTLINED: "outlined"}
     parts = [
         ScenarioPart(
-            f"{_style_name(styles, number)} {letter}",
+            f"{known.get(tuple(some), '+'.join(some))} {letter}",
             tuple(train.classes[code] for code in codes),
             tuple(some),
         )
-        for letter, codes in zip(_letters(groups), np.array_split(shuffled, groups), strict=True)
-        for number, some in enumerate(styles)
+        for letter, codes in zip(letters, np.array_split(shuffled, groups), strict=False)
+        for some in styles
     ]
-    _check_parts(parts, train.classes, train.domains.names if train.domains else ())
-    return Stream(train, segments(train, parts, seed, length), test)
+    return _stream(train, test, parts, seed, length)
 
 
 def _span(group: Sequence[str | int]) -> str:
     return f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0])
 
 
-def _style_name(styles: Sequence[Sequence[str]], number: int) -> str:
-    known = {FILLED: "filled", OUTLINED: "outlined"}
-    some = tuple(styles[number])
-    return known.get(some, "+".join(some))
-
-
-def _letters(count: int) -> list[str]:
-    return [chr(ord("A") + index) if count <= 26 else str(index + 1) for index in range(count)]
-
-
-def _check_parts(parts: Sequence[ScenarioPart], classes: Sequence[str], domains: Sequence[str]) -> None:
+def _stream(
+    train: Collection, test: Collection, parts: Sequence[ScenarioPart], seed: int, length: int | None
+) -> Stream:
+    """Return the parts one after the other. Raise ConfigError for none, and for unknown names in them."""
+    classes, domains = train.classes, train.domains.names if train.domains else ()
     for part in parts:
         strange = [name for name in part.classes if name not in classes]
         strange += [name for name in part.domains if name not in domains]
@@ -85,3 +81,4 @@ def _check_parts(parts: Sequence[ScenarioPart], classes: Sequence[str], domains:
             raise ConfigError(f"the demonstration has no {strange[0]!r}", hint=known)
     if not parts:
         raise ConfigError("the demonstration has no segment", hint="give at least one group and one domain")
+    return Stream(train, segments(train, parts, seed, length), test)

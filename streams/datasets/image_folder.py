@@ -67,10 +67,7 @@ def _walk(root: Path, layout: Layout) -> Found:
     if layout == "classes":
         return [(path, folder.name, "") for folder in folders(root) for path in image_files(folder)]
     return [
-        (path, folder.name, domain.name)
-        for domain in folders(root)
-        for folder in folders(domain)
-        for path in image_files(folder)
+        (path, label, domain.name) for domain in folders(root) for path, label, _ in _walk(domain, "classes")
     ]
 
 

@@ -59,7 +59,7 @@ def shard_paths(patterns: Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for pattern in chain.from_iterable(expand_braces(pattern) for pattern in patterns):
         if "://" in pattern or pattern.startswith("pipe:"):
-            raise ConfigError(f"{pattern!r} is no local file", hint="download the shards first")
+            raise ConfigError(f"{pattern!r} is not a local file", hint="download the shards first")
         found = [Path(pattern)] if Path(pattern).is_file() else [Path(p) for p in sorted(glob.glob(pattern))]  # noqa: PTH207
         if not found:
             raise ConfigError(f"there is no shard {pattern!r}")
@@ -104,8 +104,7 @@ class Shards:
     """An iterator over the samples of tar files; its position is a shard and how many of its members."""
 
     def __init__(self, paths: Sequence[Path], max_file_bytes: int, classes: tuple[str, ...] = ()) -> None:
-        self._paths = paths
-        self._max_file_bytes = max_file_bytes
+        self._paths, self._max_file_bytes = paths, max_file_bytes
         self._shard, self._members = 0, 0
         self._samples: Iterator[tuple[_Members, int]] | None = None
         if classes:
@@ -152,7 +151,10 @@ class Shards:
                     if parts is not None and parts.key != key:
                         yield parts, number
                         parts = None
-                    parts = parts or _Members(key, bad=_refusal(member.name))
+                    path_in = PurePosixPath(member.name)
+                    leaves = path_in.is_absolute() or ".." in path_in.parts or "\\" in member.name
+                    bad = f"member {member.name[:200]!r} points outside of its archive" if leaves else None
+                    parts = parts or _Members(key, bad=bad)
                     self._keep(archive, member, extension, parts)
                 _check_end(archive)
         except (tarfile.TarError, EOFError, zlib.error) as error:
@@ -198,24 +200,16 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{folder}/{base}" if folder else base, extensions.rpartition(".")[2].lower()
 
 
-def _refusal(name: str) -> str | None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
-        return f"member {name[:200]!r} points outside of its archive"
-    return None
-
-
 def _record(parts: _Members) -> dict[str, Any] | BadRecord:
+    label = f"sample {parts.key[:200]!r}"
     if parts.bad:
-        return BadRecord(f"sample {parts.key[:200]!r}: {parts.bad}")
+        return BadRecord(f"{label}: {parts.bad}")
     if parts.image is None:
-        return BadRecord(
-            f"sample {parts.key[:200]!r} has no image member", hint=f"one of .{', .'.join(IMAGES)}"
-        )
+        return BadRecord(f"{label} has no image member", hint=f"one of .{', .'.join(IMAGES)}")
     try:
         return {"image": parts.image, "id": parts.key, "label": None} | _facts(parts.texts)
     except (ValueError, RecursionError) as error:
-        return BadRecord(f"sample {parts.key[:200]!r} has an unreadable label: {error}")
+        return BadRecord(f"{label} has an unreadable label: {error}")
 
 
 def _facts(texts: Mapping[str, bytes]) -> dict[str, Any]:
@@ -228,11 +222,8 @@ def _facts(texts: Mapping[str, bytes]) -> dict[str, Any]:
         else:
             facts = {"label": given}
     if "cls" in texts:
-        facts["label"] = _label(texts["cls"].decode().strip())
+        text = texts["cls"].decode().strip()
+        facts["label"] = int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else text
     elif "txt" in texts and "label" not in facts:
         facts["label"] = texts["txt"].decode().strip()
     return facts
-
-
-def _label(text: str) -> int | str:
-    return int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -26,9 +27,8 @@ def extract(archive: Path, folder: Path) -> Path:
         else:
             _untar(archive, partial)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise SourceError(
-            f"{archive} cannot be unpacked: {error}", hint=f"delete {archive} and fetch again"
-        ) from error
+        hint = f"delete {archive} and fetch again"
+        raise SourceError(f"{archive} cannot be unpacked: {error}", hint=hint) from error
     partial.replace(folder)
     return folder
 
@@ -36,11 +36,9 @@ def extract(archive: Path, folder: Path) -> Path:
 def _unzip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         _check_names(archive, file.namelist())
-        links = [
-            info.filename for info in file.infolist() if (info.external_attr >> 16) & 0o170000 == 0o120000
-        ]
-        if links:
-            raise _refused(archive, links[0], "is a link")
+        for info in file.infolist():
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise _refused(archive, info.filename, "is a link")
         file.extractall(folder)
 
 

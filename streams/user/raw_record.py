@@ -76,12 +76,11 @@ def is_batch(raw: RawRecord) -> bool:
 
 def _is_list_of_records(record: Any) -> bool:
     """Return False for a pair of mappings without images: it is one record, and a wrong one."""
-    if not isinstance(record, list | tuple) or not record:
-        return False
-    if not all(isinstance(item, Sample | Mapping) for item in record):
+    items = record if isinstance(record, list | tuple) else ()
+    if not items or not all(isinstance(item, Sample | Mapping) for item in items):
         return False
     return isinstance(record, list) or all(
-        isinstance(item, Sample) or any(key in item for key in ALIASES["image"]) for item in record
+        isinstance(item, Sample) or any(key in item for key in ALIASES["image"]) for item in items
     )
 
 
@@ -94,11 +93,6 @@ def _by_name(record: Mapping[Any, Any], columns: Mapping[str, str]) -> dict[str,
             raise BadRecord(f"record has more than one {name}: {', '.join(keys)}", hint=hint)
         if keys and keys[0] in record:
             parts[name] = record[keys[0]]
-    _check_keys(record, parts, columns)
-    return parts
-
-
-def _check_keys(record: Mapping[Any, Any], parts: Mapping[str, Any], columns: Mapping[str, str]) -> None:
     shown = ", ".join(str(key)[:40] for key in list(record)[:10])
     if "image" not in parts:
         raise BadRecord(f"record has no image among its keys: {shown}", hint=FORMS)
@@ -106,6 +100,7 @@ def _check_keys(record: Mapping[Any, Any], parts: Mapping[str, Any], columns: Ma
     if "label" not in parts and any(key not in known for key in record):
         hint = "name its key (columns: {label: ...}), or set label to None where a record has none"
         raise BadRecord(f"record has no label among its keys: {shown}", hint=hint)
+    return parts
 
 
 def _is_column(value: Any, axes: int = 1) -> bool:

@@ -1,14 +1,16 @@
-"""Reads items from any iterable of a user, and returns to a position in it where that is possible."""
+"""Reads items from any iterable of a user, and keeps its state as plain data, to return to a position."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from streamcl.errors import BadRecord, SourceError
 from streams.user.raw_record import ALIASES, RawRecord, is_batch
-from streams.user.state_codec import from_plain, to_plain
 
+TAG = "__type__"  # of the dicts that stand for values which are not plain data
 ENDED = object()
 """Returned by `pull` after the last item."""
 
@@ -106,3 +108,50 @@ def iterator_of(made: Any) -> Iterator[Any]:
             f"the source is a {type(made).__name__}, which is not a stream of records", hint=hint
         )
     return iter(made)
+
+
+def to_plain(value: Any, path: str = "state_dict()") -> Any:
+    """Return a copy made of dicts with string keys, lists, numpy arrays, str, int, float, bool and None.
+
+    Tuples, bytes and dicts with other keys are tagged, so that `from_plain` brings them back; numpy scalars
+    become Python numbers. Raise SourceError, naming the place, for anything else.
+
+    >>> from_plain(to_plain({1: (2, b"x")}))
+    {1: (2, b'x')}
+    """
+    if isinstance(value, dict):
+        inner = {key: to_plain(each, f"{path}[{key!r}]") for key, each in value.items()}
+        if all(isinstance(key, str) for key in value) and TAG not in value:
+            return inner
+        return {TAG: "dict", "items": [[to_plain(key, path), each] for key, each in inner.items()]}
+    if isinstance(value, list | tuple):
+        items = [to_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return items if isinstance(value, list) else {TAG: "tuple", "items": items}
+    if isinstance(value, bytes):
+        return {TAG: "bytes", "hex": value.hex()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value.copy()
+    raise SourceError(
+        f"the source's {path} is a {type(value).__name__}, which no checkpoint can hold",
+        hint="keep numbers, strings, bytes, numpy arrays, and lists, tuples and dicts of those",
+    )
+
+
+def from_plain(value: Any) -> Any:
+    """Return a copy of the value that `to_plain` encoded."""
+    match value:
+        case {"__type__": "tuple", "items": items}:
+            return tuple(from_plain(item) for item in items)
+        case {"__type__": "bytes", "hex": digits}:
+            return bytes.fromhex(digits)
+        case {"__type__": "dict", "items": items}:
+            return {from_plain(key): from_plain(inner) for key, inner in items}
+        case dict():
+            return {key: from_plain(inner) for key, inner in value.items()}
+        case list():
+            return [from_plain(item) for item in value]
+    return value.copy() if isinstance(value, np.ndarray) else value

@@ -16,9 +16,9 @@ from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.registry import import_callable
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing.source_checks import check_source, fingerprints, first_events, samples_of
+from streams.user.readers import from_plain, to_plain
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
-from streams.user.state_codec import from_plain, to_plain
 
 
 def picture(number):
