@@ -30,7 +30,7 @@ _HOMES = {
     "build_backbone": "streamcl.nn.build",
     "build_detector": "streamcl.shift.detector",
     "load_config": "streamcl.config.load",
-    "load_learner": "streamcl.runs.load",
+    "load_learner": "streamcl.runs.learner",
     "open_run": "streamcl.runs.open",
     "write_report": "streamcl.report.page",
 }
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from streamcl.nn.build import build_backbone
     from streamcl.processor.loop import StreamProcessor
     from streamcl.report.page import write_report
-    from streamcl.runs.load import load_learner
+    from streamcl.runs.learner import load_learner
     from streamcl.runs.open import open_run
     from streamcl.runs.run import Run
     from streamcl.shift.detector import build_detector

@@ -41,7 +41,7 @@ from streamcl.learners.ridge import RidgeOptions
 from streamcl.learners.ridge_lora import RidgeLoRAOptions
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, SourceWrapper, fetch_of
-from streamcl.runs.load import load_learner
+from streamcl.runs.learner import load_learner
 from streamcl.storage.plain_state import state_hash
 
 logger = logging.getLogger(__name__)

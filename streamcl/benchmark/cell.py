@@ -14,11 +14,9 @@ from streamcl.config.compatibility import differences
 from streamcl.config.load import dump_config, load_config
 from streamcl.errors import ConfigError
 from streamcl.factory.backbone import SharedBackbones
-from streamcl.runs.directory import CHECKPOINTS, CONFIG
+from streamcl.runs.directory import CHECKPOINTS, CONFIG, SUMMARY
 from streamcl.runs.open import open_run
 from streamcl.storage import files
-
-SUMMARY = "summary.json"
 
 
 class SharedResources(SharedBackbones):

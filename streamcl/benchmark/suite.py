@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from streamcl.config.document import refusal
+from streamcl.config.document import config_error
 from streamcl.config.load import config_from_dict
 from streamcl.config.messages import problems_of
 from streamcl.config.options.base import Args, BlockIndex, Options
@@ -121,9 +121,9 @@ def load_suite(name: str | os.PathLike[str], environment: Mapping[str, str] | No
     try:
         suite = Suite.model_validate(document.data)
     except ValidationError as error:
-        raise refusal(document.problems + problems_of(error, Suite, document)) from None
+        raise config_error(document.problems + problems_of(error, Suite, document)) from None
     if document.problems:
-        raise refusal(document.problems)
+        raise config_error(document.problems)
     return suite
 
 

@@ -39,7 +39,7 @@ for command in COMMANDS:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with the code of `streamcl.errors`, 0 where all went well."""
+    """Run the command line and exit with the code of `streamcl.errors`, or 0."""
     debug = DEBUG in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     try:
@@ -55,15 +55,15 @@ def main() -> NoReturn:
     except (OSError, MemoryError) as error:
         _explain(StreamclError(f"{type(error).__name__}: {error}"), debug=debug)
         sys.exit(1)
-    except Exception as error:  # a fault of ours or of a part of the user's own
-        hint = "--debug shows where"
-        _explain(StreamclError(f"{type(error).__name__}: {error}", hint=hint), debug=debug)
+    except Exception as error:  # a fault of streamcl or of a user's part
+        text = f"{type(error).__name__}: {error}"
+        _explain(StreamclError(text, hint="--debug shows where"), debug=debug)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _explain(error: StreamclError, *, debug: bool) -> None:
-    """The cause in one line, the hint in another; a traceback only where it was asked for."""
+    """Print the cause in one line and the hint in another; with `debug` a traceback too."""
     if debug:
         traceback.print_exc()
     problems = error.problems if isinstance(error, ConfigError) else ()

@@ -80,9 +80,9 @@ def report(run: Path) -> None:
 @click.argument("run", type=RUN)
 def doctor(run: Path) -> int:
     """Check RUN's directory and say what is wrong with it."""
-    from streamcl.runs.doctor import examine
+    from streamcl.runs.doctor import check_run
 
-    findings = examine(run)
+    findings = check_run(run)
     for finding in findings:
         hint = f" ({finding.hint})" if finding.hint else ""
         click.echo(f"{finding.level:8} {finding.place}: {finding.text}{hint}")

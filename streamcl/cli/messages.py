@@ -10,7 +10,7 @@ import click
 
 
 class _ToStderr(logging.Handler):
-    """Writes to the stderr of the moment, which a test or a caller may have replaced since."""
+    """Writes to the present stderr, which a test or a caller may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(self.format(record), err=True)
@@ -34,7 +34,7 @@ def show_messages(prefix: str = "streamcl: ") -> Iterator[None]:
 
 
 def silence_messages() -> None:
-    """Without `show_messages` nothing is written: not even warnings, which logging would send to stderr."""
+    """Write nothing outside `show_messages`, not even warnings, which logging would send to stderr."""
     logger = logging.getLogger("streamcl")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())

@@ -15,7 +15,7 @@ from streamcl.errors import BadRecord, ConfigError
 @click.command()
 @click.argument("names", nargs=-1)
 def fetch(names: tuple[str, ...]) -> None:
-    """Download data or weights by NAME; without one, say what there is and what must be had by hand."""
+    """Download data or weights by NAME; without one, list what there is and what must be had by hand."""
     from streams.download.fetch import CATALOGUE
     from streams.download.fetch import fetch as bring
 
@@ -46,7 +46,7 @@ def _progress(name: str, done: int, total: int | None) -> None:
 def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
     """Name the class of each of IMAGES with the model that RUN has learned so far."""
     from streamcl.events import Sample
-    from streamcl.runs.load import load_learner
+    from streamcl.runs.learner import load_learner
     from streams.user.images import ImageLimits, decode
 
     learner, _ = load_learner(run)
@@ -58,11 +58,11 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
         except BadRecord as error:
             click.echo(f"streamcl: {path}: {error}", err=True)
             unread += 1
-    for sample, guess in zip(samples, learner.predict(samples), strict=True):
+    for sample, made in zip(samples, learner.predict(samples), strict=True):
         if as_json:
-            click.echo(json.dumps({"image": sample.id, "class": guess.label, "confidence": guess.confidence}))
+            click.echo(json.dumps({"image": sample.id, "class": made.label, "confidence": made.confidence}))
         else:
-            click.echo(f"{sample.id}\t{guess.label}\t{guess.confidence:.3f}")
+            click.echo(f"{sample.id}\t{made.label}\t{made.confidence:.3f}")
     return BadRecord.exit_code if unread else 0
 
 
@@ -73,8 +73,7 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
 )
 def export(run: Path, folder: Path | None) -> None:
     """Write RUN's adapters and head as a PEFT folder, and the merged backbone for timm."""
-    from streamcl.runs.export import export_learner
-    from streamcl.runs.load import load_learner
+    from streamcl.runs.learner import export_learner, load_learner
 
     learner, config = load_learner(run)
     written = export_learner(learner, config, folder or run / "adapter")

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
-"""What the system says of a disk that is full or fails."""
-CHANGED = {errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM}
-"""What it says of a run directory that somebody else has changed."""
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+"""Error numbers of a disk that is full or fails."""
+FOLDER_ERRORS = {errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM}
+"""Error numbers of a run directory that somebody else has changed."""
 
 STOPPED = 143
 """The exit code after a signal and a clean commit (128 + SIGTERM)."""
@@ -61,19 +61,19 @@ def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, qui
     ):
         again = fresh and restarted()
         if again:
-            logger.warning("torchrun has started the ranks again, so --fresh is not heeded: the run goes on")
+            logger.warning("torchrun has started the ranks again, so --fresh is ignored: the run goes on")
         with open_run(settings, fresh=fresh and not again, strict=strict, group=ranks) as opened:
             return _run(opened, quiet=quiet)
 
 
 def _run(opened: Run, *, quiet: bool) -> int:
-    """Run to the end or the stop; the exit code."""
+    """Run to the end or the stop; return the exit code."""
     leads = opened.group.is_main
     if opened.processor.progress.finished:
         logger.info("%s holds a finished run; --fresh starts over", opened.folder)
     else:
         with _stopping_gently(opened.stop):
-            _watch(opened, show=leads and not quiet and sys.stderr.isatty())
+            _drive(opened, show=leads and not quiet and sys.stderr.isatty())
         if opened.processor.stopped:
             offset = opened.processor.progress.offset
             logger.info("stopped at %d samples; the same command goes on from there", offset)
@@ -84,7 +84,7 @@ def _run(opened: Run, *, quiet: bool) -> int:
 
 
 def _ranks(timeout: float) -> ProcessGroup:
-    """This process, or those that torchrun has started beside it."""
+    """Return this process alone, or the group that torchrun has started."""
     from streamcl.distributed.process_group import SINGLE_PROCESS, launched
     from streamcl.distributed.torch_process_group import TorchProcessGroup
 
@@ -92,7 +92,7 @@ def _ranks(timeout: float) -> ProcessGroup:
 
 
 def _close(opened: Run, *, quiet: bool) -> None:
-    """Summary, report and adapter, and the closing figures."""
+    """Write summary, report and adapter, and print the closing figures."""
     from streamcl.report.terminal import text_summary
 
     summary = opened.finish()
@@ -102,7 +102,7 @@ def _close(opened: Run, *, quiet: bool) -> None:
 
 @contextmanager
 def _stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
-    """The first SIGTERM or SIGINT asks the loop to stop, the second leaves at once."""
+    """At the first SIGTERM or SIGINT ask the loop to stop, at the second leave at once."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is given
         stop()
@@ -119,11 +119,11 @@ def _stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """A disk that is full or fails while the run writes is told as what it is."""
+    """Raise CheckpointError in place of OSError where the disk is full or fails while the run writes."""
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK | CHANGED:
+        if error.errno not in DISK_ERRORS | FOLDER_ERRORS:
             raise
         where = f" ({error.filename2 or error.filename})" if error.filename else ""
         raise CheckpointError(
@@ -132,7 +132,7 @@ def _disk_errors() -> Iterator[None]:
         ) from error
 
 
-def _watch(opened: Run, *, show: bool) -> None:
+def _drive(opened: Run, *, show: bool) -> None:
     """Drive the run to its end or its stop, with a progress bar on a terminal."""
     if not show:
         for _ in opened:

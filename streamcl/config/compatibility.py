@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from streamcl.config.options.run import RunConfig
 from streamcl.storage.canonical_json import sha256_of_json
 
 Severity: TypeAlias = Literal["safe", "warn", "refuse"]
+Leaf: TypeAlias = tuple[Any, Severity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +57,15 @@ def differences(old: RunConfig, new: RunConfig) -> list[Difference]:
     return found
 
 
-def _leaves(config: RunConfig) -> dict[str, tuple[Any, Severity]]:
+def _leaves(model: BaseModel, prefix: str = "", inherited: Severity = "refuse") -> dict[str, Leaf]:
     """Return every option by its dotted path, in order, with the severity of a change of it."""
-    return {path: (value, severity) for path, value, severity in _walk(config, "", "refuse")}
-
-
-def _walk(model: BaseModel, prefix: str, inherited: Severity) -> Iterator[tuple[str, Any, Severity]]:
+    found: dict[str, Leaf] = {}
     for name, field in type(model).model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         severity: Any = extra.get("x-on-resume", inherited)
         value, path = getattr(model, name), prefix + (field.alias or name)
         if isinstance(value, BaseModel):
-            yield from _walk(value, path + ".", severity)
-        elif isinstance(value, list):
-            plain = [
-                item.model_dump(by_alias=True) if isinstance(item, BaseModel) else item for item in value
-            ]
-            yield path, plain, severity
+            found |= _leaves(value, path + ".", severity)
         else:
-            yield path, value, severity
+            found[path] = (to_jsonable_python(value, by_alias=True), severity)
+    return found

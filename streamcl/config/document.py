@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -65,10 +66,17 @@ class Document:
         self.places[path] = place
 
 
-def refusal(problems: list[Problem]) -> ConfigError:
+def config_error(problems: list[Problem]) -> ConfigError:
     """Return one error with all problems, ordered by location, each once."""
     ordered = sorted(set(problems))
     lines = [str(problem) for problem in ordered[:MAX_PROBLEMS]]
     if len(ordered) > MAX_PROBLEMS:
         lines.append(f"{ordered[MAX_PROBLEMS].place}: and {len(ordered) - MAX_PROBLEMS} more problems")
     return ConfigError("\n".join(lines), problems=tuple(lines))
+
+
+def holds(data: Any, key: str | int) -> bool:
+    """Return whether a mapping has the key, or a list the index."""
+    if isinstance(data, Mapping):
+        return key in data
+    return isinstance(data, list) and isinstance(key, int) and 0 <= key < len(data)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from streamcl.config.document import Document, Problem, refusal
+from streamcl.config.document import Document, Problem, config_error
 from streamcl.config.messages import problems_of
 from streamcl.config.options.run import RunConfig, remember_origin
 from streamcl.config.overrides import override
@@ -19,6 +19,7 @@ from streamcl.config.yaml import plain_value, read_yaml
 
 __all__ = ["RunConfig", "config_from_dict", "dump_config", "load_config", "schema"]
 
+_OUTER = ("title", "description", "default", "examples")
 # Only double quotes carry these unharmed.
 _BREAKS = set("\n\r\x85\u2028\u2029\ufeff")
 
@@ -31,17 +32,17 @@ def load_config(
 ) -> RunConfig:
     """Return the configuration in a YAML file, with overrides such as "learner.lora.rank=8" on top.
 
-    `environment` (the process's own by default) fills `${NAME}`. Raises ConfigError whose `problems` tell
+    `environment` (the process's own by default) fills `${NAME}`. Raise ConfigError whose `problems` list
     every fault found, as `file.yaml:LINE:COLUMN: message` or `--set a.b=c: message`.
     """
     file = Path(path)
     variables = os.environ if environment is None else environment
     document = read_yaml(file, variables)
     if () in document.broken:
-        raise refusal(document.problems)
+        raise config_error(document.problems)
     if not isinstance(document.data, dict):
         document.problems.append(Problem(document.place(()), "the file must hold a mapping of options"))
-        raise refusal(document.problems)
+        raise config_error(document.problems)
     for number, text in enumerate(overrides, 1):
         override(document, text, variables, number)
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem)[:100].lstrip(".-")
@@ -73,10 +74,9 @@ def dump_config(config: RunConfig) -> str:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the YAML file. It accepts every file that loads."""
-    described = RunConfig.model_json_schema(by_alias=True)
-    described = {
+    described: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **_lenient(described),
+        **_lenient(RunConfig.model_json_schema(by_alias=True)),
         "title": "streamcl run",
     }
     described["$defs"]["Variable"] = {
@@ -91,9 +91,9 @@ def _checked(document: Document) -> RunConfig:
     try:
         config = RunConfig.model_validate(document.data)
     except ValidationError as error:
-        raise refusal(document.problems + problems_of(error, RunConfig, document)) from None
+        raise config_error(document.problems + problems_of(error, RunConfig, document)) from None
     if document.problems:
-        raise refusal(document.problems)
+        raise config_error(document.problems)
     remember_origin(config, document)
     return config
 
@@ -108,10 +108,8 @@ def _lenient(node: Any) -> Any:
     if "oneOf" in inner and all("$ref" in item for item in inner["oneOf"]):
         inner["anyOf"] = [*inner.pop("oneOf"), {"type": "string"}]
     if str(inner.get("type")) in {"integer", "number", "boolean"} or "enum" in inner or "pattern" in inner:
-        kept = {
-            key: inner.pop(key) for key in ("title", "description", "default", "examples") if key in inner
-        }
-        return {**kept, "anyOf": [inner, {"$ref": "#/$defs/Variable"}]}
+        outer = {key: inner.pop(key) for key in _OUTER if key in inner}
+        return {**outer, "anyOf": [inner, {"$ref": "#/$defs/Variable"}]}
     return inner
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from streamcl.config.document import MAX_PROBLEMS, Document, KeyPath, Problem
+from streamcl.config.document import MAX_PROBLEMS, Document, KeyPath, Problem, holds
 from streamcl.errors import nearest
 
 _MAX_SHOWN = 60
@@ -19,16 +19,16 @@ _MAX_SHOWN = 60
 def problems_of(error: ValidationError, root: type[BaseModel], document: Document) -> list[Problem]:
     """Return a problem for every error, except those that follow from values which could not be read."""
     found = [_located(details, root, document.data) for details in error.errors(include_url=False)]
-    told = [
+    reported = [
         (document.place(spot.path), spot)
         for spot in found
         if not any(_related(spot.path, broken) for broken in document.broken)
     ]
-    told.sort(key=lambda pair: pair[0])
+    reported.sort(key=lambda pair: pair[0])
     # Nearest names are slow to find, and no more than the first problems are ever printed.
     return [
         Problem(place, spot.message() if index < MAX_PROBLEMS else spot.brief())
-        for index, (place, spot) in enumerate(told)
+        for index, (place, spot) in enumerate(reported)
     ]
 
 
@@ -109,9 +109,9 @@ def _located(details: ErrorDetails, root: type[BaseModel], data: Any) -> _Spot:
             path.append(part)
             field = _field(owner, part)
             members = _members(field.annotation) if field else {}
-        elif _holds(_at(data, path), part):
+        elif holds(_at(data, path), part):
             path.append(part)
-    if details["type"] == "union_tag_invalid" and _holds(_at(data, path), "name"):
+    if details["type"] == "union_tag_invalid" and holds(_at(data, path), "name"):
         path.append("name")
     return _Spot(details, tuple(path), owner, members)
 
@@ -142,16 +142,10 @@ def _choices(annotation: Any) -> list[str]:
 
 def _at(data: Any, path: Iterable[str | int]) -> Any:
     for key in path:
-        if not _holds(data, key):
+        if not holds(data, key):
             return None
         data = data[key]
     return data
-
-
-def _holds(data: Any, key: str | int) -> bool:
-    if isinstance(data, Mapping):
-        return key in data
-    return isinstance(data, list) and isinstance(key, int) and 0 <= key < len(data)
 
 
 def _related(path: KeyPath, broken: KeyPath) -> bool:

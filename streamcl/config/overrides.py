@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamcl.config.document import Document, KeyPath, Problem, SourceLocation
+from streamcl.config.document import Document, KeyPath, Problem, SourceLocation, holds
 from streamcl.config.yaml import parse_yaml
 
 
@@ -33,7 +33,7 @@ def _assign(document: Document, keys: Sequence[str], value: Any, place: SourceLo
     holder, path = document.data, list[str | int]()
     for key in keys[:-1]:
         path.append(_key(holder, key))
-        inner = holder[path[-1]] if _holds(holder, path[-1]) else None
+        inner = holder[path[-1]] if holds(holder, path[-1]) else None
         if not isinstance(inner, dict | list):
             # A bare name stands for its block: "learner: ridge" takes "learner.trace_ridge=1" as well.
             inner = {} if inner is None else {"name": inner}
@@ -52,10 +52,6 @@ def _key(holder: dict[str, Any] | list[Any], key: str) -> str | int:
     if key.isascii() and key.isdecimal() and len(key) < 9 and int(key) <= len(holder):
         return int(key)
     raise IndexError(f"'{key}' is no index into a list of {len(holder)}")
-
-
-def _holds(holder: dict[str, Any] | list[Any], key: str | int) -> bool:
-    return key in holder if isinstance(holder, dict) else isinstance(key, int) and key < len(holder)
 
 
 def _put(holder: Any, key: str | int, value: Any) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from streamcl.config.document import Document, KeyPath, Problem, SourceLocation, refusal
+from streamcl.config.document import Document, KeyPath, Problem, SourceLocation, config_error
 
-MAX_BYTES = 1 << 20
+FILE_LIMIT = 1 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 20_000
 MAX_DIGITS = 64
@@ -55,19 +55,21 @@ def read_yaml(path: Path, environment: Mapping[str, str]) -> Document:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise refusal([Problem(start, "not a regular file")])
-        if found.st_size > MAX_BYTES:
-            raise refusal([Problem(start, f"{found.st_size} bytes; a configuration has at most {MAX_BYTES}")])
+            raise config_error([Problem(start, "not a regular file")])
+        if found.st_size > FILE_LIMIT:
+            raise config_error(
+                [Problem(start, f"{found.st_size} bytes; a configuration has at most {FILE_LIMIT}")]
+            )
         raw = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise refusal([Problem(start, f"cannot be read: {reason}")]) from error
+        raise config_error([Problem(start, f"cannot be read: {reason}")]) from error
     try:
         text = raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8")
         message = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        raise refusal([Problem(_at_end_of(before, str(path)), message)]) from error
+        raise config_error([Problem(_at_end_of(before, str(path)), message)]) from error
     return parse_yaml(text, str(path), environment)
 
 

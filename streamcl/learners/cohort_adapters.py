@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
-from streamcl.config.options.base import WARN_ON_RESUME, Options
+from streamcl.config.options.base import Options, Warn
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Prediction, Sample, StepResult
 from streamcl.learners.class_index import ClassIndex
@@ -43,12 +43,8 @@ if TYPE_CHECKING:
 class CohortLoRAOptions(LoRABranchOptions):
     """The adapter of each cohort."""
 
-    warmup_samples: int = Field(
-        256,
-        ge=1,
-        le=10**9,
-        description="Labelled samples of a cohort after which its adapter freezes.",
-        json_schema_extra=WARN_ON_RESUME,
+    warmup_samples: Warn[int] = Field(
+        256, ge=1, le=10**9, description="Labelled samples of a cohort after which its adapter freezes."
     )
 
 

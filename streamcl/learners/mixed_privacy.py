@@ -9,7 +9,7 @@ from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import LearnedSample
-from streamcl.config.options.base import WARN_ON_RESUME, Options
+from streamcl.config.options.base import Options, Warn
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
@@ -43,27 +43,21 @@ class UserOptions(Options):
         256, ge=0, le=16_384, description="Width of the sketch of LoRA's tangent features; 0: none of them."
     )
     linearised_blocks: int = Field(1, ge=1, le=512, description="Last blocks whose LoRA is linearised.")
-    variance_ridge: float = Field(
-        300.0,
-        gt=0,
-        le=1e9,
-        description="Ridge of each feature: its variance times so many samples.",
-        json_schema_extra=WARN_ON_RESUME,
+    variance_ridge: Warn[float] = Field(
+        300.0, gt=0, le=1e9, description="Ridge of each feature: its variance times so many samples."
     )
-    noise: float = Field(
+    noise: Warn[float] = Field(
         1e-3,
         ge=0,
         le=1e3,
         description="Standard deviation of the noise on the weights in use, in units of 1 / their feature's; "
         "0: none, and no bound.",
-        json_schema_extra=WARN_ON_RESUME,
     )
-    max_tracked_subjects: int = Field(
+    max_tracked_subjects: Warn[int] = Field(
         64,
         ge=0,
         le=100_000,
         description="Subjects with sums of their own; later ones are forgotten by their samples only.",
-        json_schema_extra=WARN_ON_RESUME,
     )
 
 

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import AdapterExport
-from streamcl.config.options.base import WARN_ON_RESUME, BlockIndex, Options
+from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
 from streamcl.learners.factory import LearnerContext, LearnerFactory
@@ -61,12 +61,8 @@ class OnlineLoRAOptions(Options):
 
     name: Literal["online_lora"] = Field("online_lora", description="The paper's learner.")
     rank: int = Field(4, ge=1, le=1024, description="Rank of each adapter; at most the backbone's width.")
-    regularisation: float = Field(
-        2000.0,
-        ge=0,
-        le=1e9,
-        description="Lambda: weight of the importance penalty (arXiv 2411.05663).",
-        json_schema_extra=WARN_ON_RESUME,
+    regularisation: Warn[float] = Field(
+        2000.0, ge=0, le=1e9, description="Lambda: weight of the importance penalty (arXiv 2411.05663)."
     )
     hard_buffer_size: int = Field(
         4,
@@ -74,16 +70,13 @@ class OnlineLoRAOptions(Options):
         le=65_536,
         description="Hard samples stored, replayed, and used to estimate importance; 0: none.",
     )
-    buffer_weight: Literal["sample", "batch"] = Field(
+    buffer_weight: Warn[Literal["sample", "batch"]] = Field(
         "sample",
         description="A stored sample counts in the loss as much as a new one (sample), or all of them "
         "together as much as the mini-batch (batch: the paper's formula).",
-        json_schema_extra=WARN_ON_RESUME,
     )
-    mask_absent: bool = Field(
-        True,
-        description="Leave classes that are not in the mini-batch out of the loss.",
-        json_schema_extra=WARN_ON_RESUME,
+    mask_absent: Warn[bool] = Field(
+        True, description="Leave classes that are not in the mini-batch out of the loss."
     )
     first_block: BlockIndex = Field(0, description="First block with adapters, from 0.")
     last_blocks: int | None = Field(
@@ -93,12 +86,10 @@ class OnlineLoRAOptions(Options):
         description="Instead of first_block: adapters in so many of the last blocks; those before them run "
         "once, without gradients.",
     )
-    backprop: BackpropOptions = Field(
-        BackpropOptions(), description="Approximations in back-propagation.", json_schema_extra=WARN_ON_RESUME
+    backprop: Warn[BackpropOptions] = Field(
+        BackpropOptions(), description="Approximations in back-propagation."
     )
-    learning_rate: float = Field(
-        5e-4, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN_ON_RESUME
-    )
+    learning_rate: Warn[float] = Field(5e-4, gt=0, le=10, description="Adam's step size.")
     optimizer: Literal["adam"] = Field("adam", description="The optimizer.")
 
     @model_validator(mode="after")

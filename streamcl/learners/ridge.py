@@ -9,7 +9,7 @@ from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import LearnedListener
-from streamcl.config.options.base import WARN_ON_RESUME, BlockIndices, Options
+from streamcl.config.options.base import BlockIndices, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.heads.closed_form_head import ClosedFormHead, S
@@ -47,12 +47,11 @@ class ClosedFormOptions(Options):
     tta_views: Literal[1, 2] = Field(
         1, description="2: the mean over an image and its mirrored inner part; twice the cost."
     )
-    refit_fraction: float = Field(
+    refit_fraction: Warn[float] = Field(
         0.1,
         ge=0,
         le=1,
         description="Refit the weights used while learning once this share of the samples is new.",
-        json_schema_extra=WARN_ON_RESUME,
     )
     projection: int | None = Field(
         None, ge=1, le=65_536, description="Random ReLU features on top; null: the features as they are."
@@ -62,27 +61,24 @@ class ClosedFormOptions(Options):
 class RidgeOptions(ClosedFormOptions):
     """A closed-form ridge head on frozen features (RanPAC, arXiv 2307.02251)."""
 
-    variance_ridge: float | None = Field(
+    variance_ridge: Warn[float | None] = Field(
         300.0,
         gt=0,
         le=1e9,
         description="Ridge of each feature: its variance times so many samples; null: trace_ridge.",
-        json_schema_extra=WARN_ON_RESUME,
     )
-    gcv_margin: float | None = Field(
+    gcv_margin: Warn[float | None] = Field(
         2.0,
         gt=0,
         le=1e9,
         description="variance_ridge grows where generalised cross-validation asks for more than so many "
         "times its value, as with wrong labels; null: never.",
-        json_schema_extra=WARN_ON_RESUME,
     )
-    trace_ridge: float = Field(
+    trace_ridge: Warn[float] = Field(
         1e-3,
         gt=0,
         le=1e6,
         description="Ridge where variance_ridge is null: a share of the mean of the Gram matrix's diagonal.",
-        json_schema_extra=WARN_ON_RESUME,
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import AdapterExport, LearnedListener, LearnedSample
-from streamcl.config.options.base import WARN_ON_RESUME, BlockIndex, Options
+from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.learners.factory import LearnerContext, LearnerFactory
@@ -42,22 +42,13 @@ class LoRABranchOptions(Options):
     first_block: BlockIndex | None = Field(
         None, description="First block with adapters, from 0; null: after the first third."
     )
-    learning_rate: float = Field(
-        3e-3, gt=0, le=10, description="Adam's step size.", json_schema_extra=WARN_ON_RESUME
-    )
-    steps: int = Field(
-        3,
-        ge=1,
-        le=100,
-        description="Optimizer steps per batch during warm-up.",
-        json_schema_extra=WARN_ON_RESUME,
-    )
-    warmup_samples: int = Field(
+    learning_rate: Warn[float] = Field(3e-3, gt=0, le=10, description="Adam's step size.")
+    steps: Warn[int] = Field(3, ge=1, le=100, description="Optimizer steps per batch during warm-up.")
+    warmup_samples: Warn[int] = Field(
         832,
         ge=0,
         le=10**9,
         description="Labelled samples after which the adapters freeze, or at a plateau before that; 0: none.",
-        json_schema_extra=WARN_ON_RESUME,
     )
 
 

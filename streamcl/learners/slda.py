@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from streamcl.config.options.base import WARN_ON_RESUME
+from streamcl.config.options.base import Warn
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.ridge import ClosedFormOptions, RidgeLearner
 from streamcl.registry import lazy_imports
@@ -23,12 +23,8 @@ class StreamingLDAOptions(ClosedFormOptions):
     """Streaming linear discriminant analysis on frozen features (arXiv 1909.01520): no gradients."""
 
     name: Literal["slda"] = Field("slda", description="Class means under one shared covariance.")
-    shrinkage: float = Field(
-        1e-2,
-        gt=0,
-        lt=1,
-        description="Shrinkage of the covariance towards a multiple of the identity.",
-        json_schema_extra=WARN_ON_RESUME,
+    shrinkage: Warn[float] = Field(
+        1e-2, gt=0, lt=1, description="Shrinkage of the covariance towards a multiple of the identity."
     )
 
 

@@ -1,4 +1,4 @@
-"""Builds a run from its configuration: source, backbone, learner, output, and the loop over all of them."""
+"""Builds a run from its configuration: source, backbone, learner, outputs, and the loop over them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def assemble(
             scores,
             output.sink,
             thumbnails=output.thumbnails,
-            checkpoints=output.purger if settings.checkpoint else None,
+            checkpoints=CheckpointPurger(output.checkpoints, output.saver) if settings.checkpoint else None,
             fingerprint=fingerprint(settings),
         )
         forgetting = build_forgetting(settings, resources, stack)
@@ -78,11 +78,17 @@ def assemble(
         forgetting=for_the_loop(forgetting, learner, scores, group),
         stop=stop,
     )
+    policy = LoopPolicy(
+        commit_every=settings.checkpoint.every_samples if settings.checkpoint else None,
+        min_samples=getattr(settings.shift, "min_samples", 1),
+        max_skipped=settings.max_skipped,
+        max_quarantined=settings.source.policy.max_quarantined,
+    )
     processor = StreamProcessor(
         source,
         learner if group.world_size == 1 else ReplicatedLearner(learner, group),
         parts,
-        _policy(settings),
+        policy,
         environment=environment(compute, group.world_size),
         generators=source.rng_state if settings.source.class_ else capture_generators,
     )
@@ -103,17 +109,12 @@ def assemble(
 
 @dataclass(frozen=True, slots=True)
 class RunOutput:
-    """Where a run writes: its log, its thumbnails and its checkpoints, which `saver` writes in a thread."""
+    """The outputs of a run: its log, its thumbnails and its checkpoints, which `saver` writes in a thread."""
 
     sink: Fanout
     thumbnails: Thumbnails | None
     checkpoints: Checkpoints
     saver: BackgroundSaver
-
-    @property
-    def purger(self) -> CheckpointPurger:
-        """Removes checkpoints from before an erasure."""
-        return CheckpointPurger(self.checkpoints, self.saver)
 
 
 def _open_output(
@@ -136,15 +137,6 @@ def _checkpoint_store(output: RunOutput, learner: Learner, group: ProcessGroup) 
     return ReplicatedCheckpointStore(output.saver if group.is_main else None, learner, group)
 
 
-def _policy(settings: RunConfig) -> LoopPolicy:
-    return LoopPolicy(
-        commit_every=settings.checkpoint.every_samples if settings.checkpoint else None,
-        min_samples=getattr(settings.shift, "min_samples", 1),
-        max_skipped=settings.max_skipped,
-        max_quarantined=settings.source.policy.max_quarantined,
-    )
-
-
 def _evaluator(settings: RunConfig, source: Source, group: ProcessGroup) -> HoldoutEvaluator:
     plan = settings.evaluate
     return HoldoutEvaluator(
@@ -159,7 +151,7 @@ def _evaluator(settings: RunConfig, source: Source, group: ProcessGroup) -> Hold
 
 
 def _check_delivery(settings: RunConfig, source: Source) -> None:
-    """Refuse a run that is to learn each record once, whatever happens, of a source that cannot go back."""
+    """Raise ConfigError where each record is to be learned once and the source cannot go back."""
     wanted = settings.checkpoint.delivery if settings.checkpoint else "best_effort"
     if wanted == "exactly_once" and not source.replayable:
         raise settings.refuse(

@@ -1,4 +1,4 @@
-"""What lies where in a run's directory, and the configuration that is kept there."""
+"""The layout of a run's directory, and the configuration stored in it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from streamcl.storage.lock import RunLock
 
 logger = logging.getLogger(__name__)
 
-CONFIG, CHECKPOINTS, LOG = "config.yaml", "checkpoints", "predictions.jsonl"
+CONFIG, SUMMARY, CHECKPOINTS, LOG = "config.yaml", "summary.json", "checkpoints", "predictions.jsonl"
 
 
 def config_of(folder: Path) -> RunConfig:
-    """The configuration of the run in `folder`. Raises ConfigError where there is none."""
+    """Return the configuration of the run in `folder`. Raise ConfigError where there is none."""
     if (config := saved_config(folder)) is None:
         raise ConfigError(f"{folder} holds no run: there is no {CONFIG} in it")
     return config
 
 
 def saved_config(folder: Path) -> RunConfig | None:
-    """The configuration kept in `folder`, where it holds a run."""
+    """Return the configuration stored in `folder`, or None where it holds no run."""
     path = folder / CONFIG
     return load_config(path) if path.exists() else None
 
 
-def keep_config(settings: RunConfig, folder: Path) -> None:
-    """Save the effective configuration, less the requests: they name what is to be forgotten."""
+def save_config(settings: RunConfig, folder: Path) -> None:
+    """Save the effective configuration without the requests, which name what is to be forgotten."""
     files.atomic_write(folder / CONFIG, dump_config(settings.without_requests()).encode())
 
 
 def checkpoints(settings: RunConfig, folder: Path, *, backbone: str) -> Checkpoints:
-    """The checkpoints in `folder`, of this configuration and the backbone with that fingerprint."""
+    """Return the checkpoints in `folder` of this configuration and the backbone with that fingerprint."""
     keep = settings.checkpoint.keep if settings.checkpoint else 1
     prints = {"backbone": backbone, "config": fingerprint(settings)}
     return Checkpoints(folder / CHECKPOINTS, keep=keep, fingerprint=prints)

@@ -1,4 +1,4 @@
-"""What is wrong in a run directory, said without changing anything in it."""
+"""Checks a run directory for damage and unfinished work, without changing anything in it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Literal, TypeAlias
 
 import yaml
 
-from streamcl.errors import CheckpointError, ForgettingError
+from streamcl.errors import CheckpointError, StreamclError
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
+from streamcl.runs.directory import CHECKPOINTS, CONFIG, SUMMARY
 from streamcl.storage import files
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import CorruptCheckpoint, verify_checkpoint
@@ -27,7 +28,6 @@ CONFIG_LIMIT = 1 << 20  # bytes; a configuration has a few thousand
 SUMMARY_LIMIT = 1 << 28  # bytes; a confusion of some thousand classes has some millions
 LINE_LIMIT = 1 << 22  # bytes; a record is a flat object of some hundred
 LITTLE_SPACE = 512 << 20  # bytes; below it a long run's logs and checkpoints may not fit
-SUMMARY, CHECKPOINTS = "summary.json", "checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,68 +40,69 @@ class DoctorFinding:
     hint: str | None = None
 
 
-def examine(run_dir: Path) -> list[DoctorFinding]:
-    """Everything found in a run directory, in a fixed order; it may belong to a running process.
+Check: TypeAlias = Callable[[Path], Iterator[DoctorFinding]]
+"""Yields the findings about one path; an error that it raises is a finding too."""
+
+
+def check_run(run_dir: Path) -> list[DoctorFinding]:
+    """Return everything found in a run directory, in a fixed order; it may belong to a running process.
 
     An "error" is something that a resume would stumble over, a "warning" something to know. Only the ledger
-    is opened for more than reading: SQLite puts back what a crash left in its journal.
+    is opened for more than reading: SQLite restores what a crash left in its journal.
     """
     if not run_dir.is_dir():
         return [DoctorFinding("error", ".", f"{run_dir} is not a folder", "name the directory of a run")]
-    examinations: tuple[Callable[[Path], Iterator[DoctorFinding]], ...] = (
-        _lock, _config, _checkpoints, _temporaries, _logs, _summary, _ledger, _statistics, _space,
-    )  # fmt: skip
-    return [finding for examination in examinations for finding in examination(run_dir)]
+    checks: list[tuple[str, Check]] = [
+        ("lock", _lock), (CONFIG, _config), (CHECKPOINTS, _checkpoints), (".", _temporaries),
+        *((path.name, _log) for path in sorted(run_dir.glob("*.jsonl"))),
+        (SUMMARY, _summary), (LEDGER, _ledger), (STATISTICS, _statistics), (".", _space),
+    ]  # fmt: skip
+    return [finding for place, check in checks for finding in _findings(place, run_dir / place, check)]
 
 
-def _lock(run_dir: Path) -> Iterator[DoctorFinding]:
-    holder = holder_of(run_dir)
+def _findings(place: str, path: Path, check: Check) -> Iterator[DoctorFinding]:
+    try:
+        yield from check(path)
+    except StreamclError as error:
+        hint = "restore it, with the checkpoints, from a backup" if place == STATISTICS else error.hint
+        yield DoctorFinding("error", place, str(error), hint)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        yield DoctorFinding("error", place, f"cannot be read: {' '.join(str(error).split())[:200]}")
+
+
+def _lock(path: Path) -> Iterator[DoctorFinding]:
+    holder = holder_of(path.parent)
     yield DoctorFinding("ok", "lock", "no process works here" if holder is None else f"in use by {holder}")
 
 
-def _config(run_dir: Path) -> Iterator[DoctorFinding]:
-    path = run_dir / "config.yaml"
-    try:
-        found = yaml.safe_load(_read(path, CONFIG_LIMIT).decode())
-    except FileNotFoundError:
-        yield DoctorFinding(
-            "error", path.name, "is missing", "without it the run cannot be resumed by its directory"
-        )
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        yield DoctorFinding("error", path.name, f"cannot be read: {_line(error)}")
+def _config(path: Path) -> Iterator[DoctorFinding]:
+    if not path.exists():
+        hint = "without it the run cannot be resumed by its directory"
+        yield DoctorFinding("error", path.name, "is missing", hint)
+    elif isinstance(yaml.safe_load(_read(path, CONFIG_LIMIT).decode()), dict):
+        yield DoctorFinding("ok", path.name, "can be read")
     else:
-        if isinstance(found, dict):
-            yield DoctorFinding("ok", path.name, "can be read")
-        else:
-            yield DoctorFinding("error", path.name, "is no configuration: its top is not a mapping")
+        yield DoctorFinding("error", path.name, "is no configuration: its top is not a mapping")
 
 
-def _checkpoints(run_dir: Path) -> Iterator[DoctorFinding]:
-    try:
-        paths = list_checkpoints(run_dir / CHECKPOINTS)
-    except CheckpointError as error:
-        yield DoctorFinding("error", CHECKPOINTS, str(error))
-        return
-    good = 0
+def _checkpoints(folder: Path) -> Iterator[DoctorFinding]:
+    paths, good = list_checkpoints(folder), 0
     for path in reversed(paths):
         place = f"{CHECKPOINTS}/{path.name}"
         try:
             manifest = verify_checkpoint(path).manifest
         except CorruptCheckpoint as damage:
-            if not path.exists():
-                continue  # the process at work here has replaced it in the meantime
-            yield DoctorFinding(
-                "error", place, f"cannot be used: {damage}", "a resume takes the one before it"
-            )
+            if path.exists():  # otherwise the process at work here has replaced it in the meantime
+                hint = "a resume takes the one before it"
+                yield DoctorFinding("error", place, f"cannot be used: {damage}", hint)
         except (CheckpointError, OSError) as error:
             yield DoctorFinding("error", place, str(error), getattr(error, "hint", None))
         else:
             good += 1
             yield DoctorFinding("ok", place, f"good, at offset {manifest['offset']}, step {manifest['step']}")
     if not paths:
-        yield DoctorFinding(
-            "warning", CHECKPOINTS, "there is none", "a resume would start from the beginning"
-        )
+        hint = "a resume would start from the beginning"
+        yield DoctorFinding("warning", CHECKPOINTS, "there is none", hint)
     elif not good:
         hint = "restore one from a backup, or start over with --fresh"
         yield DoctorFinding("error", CHECKPOINTS, "none can be used: the run cannot be resumed", hint)
@@ -116,25 +117,18 @@ def _temporaries(run_dir: Path) -> Iterator[DoctorFinding]:
                 yield DoctorFinding("warning", str(path.relative_to(run_dir)), text, hint)
 
 
-def _logs(run_dir: Path) -> Iterator[DoctorFinding]:
-    for path in sorted(run_dir.glob("*.jsonl")):
-        if not path.is_file():
-            yield DoctorFinding("error", path.name, "is not a plain file")
-            continue
-        try:
-            lines, torn = _count_lines(path)
-        except OSError as error:
-            yield DoctorFinding("error", path.name, f"cannot be read: {error.strerror}")
-            continue
-        yield DoctorFinding("ok", path.name, f"{lines} lines")
-        if torn is not None:
-            level: Level = "warning" if torn > lines else "error"
-            hint = "a resume cuts the log back to its checkpoint"
-            yield DoctorFinding(level, path.name, f"line {torn} is torn: not a whole JSON object", hint)
+def _log(path: Path) -> Iterator[DoctorFinding]:
+    _check_plain(path)
+    lines, torn = _count_lines(path)
+    yield DoctorFinding("ok", path.name, f"{lines} lines")
+    if torn is not None:
+        level: Level = "warning" if torn > lines else "error"
+        hint = "a resume cuts the log back to its checkpoint"
+        yield DoctorFinding(level, path.name, f"line {torn} is torn: not a whole JSON object", hint)
 
 
 def _count_lines(path: Path) -> tuple[int, int | None]:
-    """Whole lines in the log, and the number of the first that is none; one line in memory at a time."""
+    """Return the number of whole lines, and the number of the first that is torn; one line in memory."""
     whole, torn = 0, None
     with path.open("rb") as log:
         for number, line in enumerate(iter(lambda: log.readline(LINE_LIMIT), b""), start=1):
@@ -152,86 +146,59 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _summary(run_dir: Path) -> Iterator[DoctorFinding]:
-    path = run_dir / SUMMARY
+def _summary(path: Path) -> Iterator[DoctorFinding]:
     if not path.exists():
-        yield DoctorFinding(
-            "warning", path.name, "is missing: the run has not ended", "streamcl run continues it"
-        )
-        return
-    try:
-        whole = _is_object(_read(path, SUMMARY_LIMIT))
-    except OSError as error:
-        yield DoctorFinding("error", path.name, f"cannot be read: {_line(error)}")
-        return
-    yield (
-        DoctorFinding("ok", path.name, "the run has ended")
-        if whole
-        else DoctorFinding("error", path.name, "is not a JSON object")
-    )
+        text = "is missing: the run has not ended"
+        yield DoctorFinding("warning", path.name, text, "streamcl run continues it")
+    elif _is_object(_read(path, SUMMARY_LIMIT)):
+        yield DoctorFinding("ok", path.name, "the run has ended")
+    else:
+        yield DoctorFinding("error", path.name, "is not a JSON object")
 
 
-def _ledger(run_dir: Path) -> Iterator[DoctorFinding]:
-    path = run_dir / LEDGER
+def _ledger(path: Path) -> Iterator[DoctorFinding]:
     if not path.exists():
         return
-    if not path.is_file():
-        yield DoctorFinding("error", LEDGER, "is not a plain file")
-        return
-    try:
-        with Ledger(path) as ledger:
-            entries, pending = ledger.entries(), ledger.pending()
-    except ForgettingError as error:
-        yield DoctorFinding("error", LEDGER, str(error), error.hint)
-        return
+    _check_plain(path)
+    with Ledger(path) as ledger:
+        entries, pending = ledger.entries(), ledger.pending()
     yield DoctorFinding("ok", LEDGER, f"{len(entries)} forgetting requests, {len(pending)} pending")
     for entry in entries:
+        request = f"request {entry.id!r}"
         if entry.progress in {"received", "started"}:
-            yield DoctorFinding(
-                "warning", LEDGER, f"request {entry.id!r} is {entry.progress}", "the next run carries it out"
-            )
+            hint = "the next run carries it out"
+            yield DoctorFinding("warning", LEDGER, f"{request} is {entry.progress}", hint)
         elif entry.progress == "failed":
-            hint = f"streamcl retry RUN {entry.id} asks again"
-            yield DoctorFinding("error", LEDGER, f"request {entry.id!r} failed: {entry.reason}", hint)
+            hint = f"streamcl retry RUN {entry.id} requests it again"
+            yield DoctorFinding("error", LEDGER, f"{request} failed: {entry.reason}", hint)
         elif entry.body is not None and entry.progress == "done":
-            yield DoctorFinding(
-                "warning", LEDGER, f"request {entry.id!r} is done but still holds what it said"
-            )
+            yield DoctorFinding("warning", LEDGER, f"{request} is done but its contents are still stored")
 
 
-def _statistics(run_dir: Path) -> Iterator[DoctorFinding]:
-    path = run_dir / STATISTICS
-    if not path.exists():
-        return
-    try:
+def _statistics(path: Path) -> Iterator[DoctorFinding]:
+    if path.exists():
         with closing(BlockFile(path)) as file:
             cohorts, blocks, size = file.examine()
-    except ForgettingError as error:
-        yield DoctorFinding(
-            "error", STATISTICS, str(error), "restore it, with the checkpoints, from a backup"
-        )
-        return
-    yield DoctorFinding(
-        "ok", STATISTICS, f"sums of {cohorts} classes or subjects, {blocks} blocks, {size} bytes"
-    )
+        text = f"sums of {cohorts} classes or subjects, {blocks} blocks, {size} bytes"
+        yield DoctorFinding("ok", STATISTICS, text)
 
 
 def _space(run_dir: Path) -> Iterator[DoctorFinding]:
     free = files.free_bytes(run_dir)
-    level: Level = "ok" if free >= LITTLE_SPACE else "warning"
-    hint = None if level == "ok" else "a full disk ends the run at its next checkpoint"
-    yield DoctorFinding(level, ".", f"{free >> 20} MiB free", hint)
+    enough = free >= LITTLE_SPACE
+    hint = None if enough else "a full disk ends the run at its next checkpoint"
+    yield DoctorFinding("ok" if enough else "warning", ".", f"{free >> 20} MiB free", hint)
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """The bytes of a plain file; never waits for a pipe, never takes in more than a file of its kind has."""
+def _check_plain(path: Path, limit: int | None = None) -> None:
+    """Raise OSError unless it is a plain file (a pipe would make us wait) of at most `limit` bytes."""
     facts = path.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise OSError("not a plain file")
-    if facts.st_size > limit:
+    if limit is not None and facts.st_size > limit:
         raise OSError(f"it has {facts.st_size} bytes, more than any such file")
+
+
+def _read(path: Path, limit: int) -> bytes:
+    _check_plain(path, limit)
     return path.read_bytes()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""Runs on disk: opening one anew or where it stopped, and carrying out what it was asked meanwhile."""
+"""Opens a run on disk, anew or where it stopped, and carries out the requests that are pending for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamcl.errors import CheckpointError, ConfigError
 from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
 from streamcl.protocols import State
 from streamcl.runs.assemble import assemble
-from streamcl.runs.directory import CHECKPOINTS, LOG, config_of, keep_config, move_aside, saved_config
+from streamcl.runs.directory import CHECKPOINTS, LOG, config_of, move_aside, save_config, saved_config
 from streamcl.runs.run import Run
 from streamcl.storage import files
 from streamcl.storage.checkpoint import list_checkpoints
@@ -34,13 +34,18 @@ def open_run(
     vit: BackboneFactory = build_vit,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Run:
-    """The run that a configuration describes: continued where its directory holds one, else begun.
+    """Return the run that a configuration describes: continued where its directory holds one, else begun.
 
-    fresh: move an earlier run of the same name aside first. strict: a damaged checkpoint is an error rather
-    than a reason to use the one before it. vit: makes the backbone, or lends one that several runs share.
-    group: the processes that run it together (see `TorchProcessGroup`), each of which calls this.
-    Raises RunBusy where another process holds the directory, ConfigError where the run in it was made with a
-    configuration that this one cannot continue.
+    Args:
+        config: the configuration, as a mapping, or in a file.
+        fresh: move an earlier run of the same name aside first.
+        strict: a damaged checkpoint is an error rather than a reason to use the one before it.
+        vit: makes the backbone, or lends one that several runs share.
+        group: the processes that run it together (see `TorchProcessGroup`), each of which calls this.
+
+    Raises:
+        RunBusy: another process holds the directory.
+        ConfigError: the run in the directory was made with a configuration that this one cannot continue.
     """
     settings = _read(config)
     folder = Path(settings.run_dir or Path("runs") / settings.name)
@@ -58,7 +63,7 @@ def open_run(
         settings = _with_precision(settings, saved)
         earlier = _check_earlier(settings, saved, folder)
         run = assemble(settings, folder, stack, vit=vit, group=group)
-        keep_config(settings, folder)
+        save_config(settings, folder)
         _resume(run, strict=strict)
         _reopen(run, earlier)
         group.broadcast_object(run.processor.progress.finished)
@@ -69,7 +74,7 @@ def open_run(
 
 
 def _follow(settings: RunConfig, folder: Path, vit: BackboneFactory, group: ProcessGroup) -> Run:
-    """The run of a rank that does not lead: it goes where the first one goes, and touches no file."""
+    """Return the run of a rank that is not the first: it goes where the first one goes, and opens no file."""
     stack = ExitStack()
     try:
         run = assemble(settings, folder, stack, vit=vit, group=group)
@@ -83,9 +88,9 @@ def _follow(settings: RunConfig, folder: Path, vit: BackboneFactory, group: Proc
 
 
 def execute_pending(folder: Path) -> None:
-    """Carry out at once what is pending for a run that no process works on; batches are not processed.
+    """Carry out at once the requests pending for a run that no process works on; no batch is processed.
 
-    Raises RunBusy where one does (it carries them out itself), ConfigError where there is no run.
+    Raise RunBusy where one does (it carries them out itself), ConfigError where there is no run.
     """
     config = config_of(folder)
     with open_run(config.model_copy(update={"run_dir": str(folder)})) as run:
@@ -95,15 +100,17 @@ def execute_pending(folder: Path) -> None:
 
 
 def _read(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
-    """The configuration itself, of a mapping, or in a file."""
+    """Return the configuration, which may be a mapping or in a file."""
     if isinstance(config, RunConfig):
         return config
     return load_config(config) if isinstance(config, str | Path) else config_from_dict(config)
 
 
 def _with_precision(settings: RunConfig, earlier: RunConfig | None) -> RunConfig:
-    """With the precision that `auto` came to when the run began: the start-up timing could turn out otherwise
-    now, and what is learned from here on would not be what an uninterrupted run learns."""
+    """Return the options with the precision that `auto` became when the run began.
+
+    A new timing could choose another, and the run would not learn what an uninterrupted one learns.
+    """
     if settings.precision != "auto":
         return settings
     begun = earlier.precision if earlier is not None else "auto"
@@ -112,13 +119,13 @@ def _with_precision(settings: RunConfig, earlier: RunConfig | None) -> RunConfig
 
 
 def _check_earlier(settings: RunConfig, earlier: RunConfig | None, folder: Path) -> RunConfig | None:
-    """Refuse a changed configuration that the saved state does not fit; log what else has changed.
+    """Raise ConfigError where the saved state does not fit the new configuration; log the other changes.
 
-    earlier: what the directory holds. Returns it where anything was learned under it.
+    earlier: the configuration in the directory. It is returned where anything was learned under it.
     """
     settings = settings.without_requests()  # as `earlier` is
     if earlier is None or not (list_checkpoints(folder / CHECKPOINTS) or (folder / LOG).exists()):
-        return None  # nothing was learned under it
+        return None
     changed = differences(earlier, settings)
     for difference in changed:
         if difference.severity != "refuse":
@@ -134,7 +141,7 @@ def _check_earlier(settings: RunConfig, earlier: RunConfig | None, folder: Path)
 
 
 def _resume(run: Run, *, strict: bool) -> None:
-    """Go on from the newest good checkpoint; without one, make the first, at offset 0."""
+    """Continue from the newest good checkpoint; without one, make the first, at offset 0."""
     run.checkpoints.sweep()
     found = run.checkpoints.latest(strict=strict)
     replayable = run.source.replayable
@@ -166,7 +173,7 @@ def _resume(run: Run, *, strict: bool) -> None:
 
 
 def begin_or_restore(run: Run, found: State | None) -> None:
-    """Go where the first rank goes: on from the state that it found, or to the beginning."""
+    """Restore the state that the first rank found, or begin where it found none."""
     state = run.group.broadcast_object(found)
     if state is None:
         run.processor.begin()
@@ -177,7 +184,7 @@ def begin_or_restore(run: Run, found: State | None) -> None:
 
 
 def _reopen(run: Run, earlier: RunConfig | None) -> None:
-    """A run that ended at its limit goes on under a higher one."""
+    """Let a run that ended at its limit continue under a higher one."""
     progress, limit = run.processor.progress, run.config.max_samples
     before = None if earlier is None else earlier.max_samples
     ended_there = before is not None and progress.offset >= before
@@ -186,7 +193,7 @@ def _reopen(run: Run, earlier: RunConfig | None) -> None:
 
 
 def _refuse_old_logs(folder: Path, *, resumable: bool) -> None:
-    """Logs without a checkpoint are an interrupted start, or the whole of a run that keeps none."""
+    """Raise ConfigError for the logs of an earlier run that kept no checkpoint."""
     if not resumable and (folder / LOG).exists():
         raise ConfigError(
             f"{folder} holds the records of an earlier run that kept no checkpoint",

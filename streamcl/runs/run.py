@@ -1,4 +1,4 @@
-"""A run while it is open: iterating it, asking it to stop or to forget, and its figures."""
+"""An open run: iterate it, stop it, submit requests to it, and read its figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from streamcl.nn.device import Compute
 from streamcl.processor.loop import StreamProcessor
 from streamcl.protocols import Learner, SourceWrapper
 from streamcl.report.page import write_report
-from streamcl.runs.export import export_learner
+from streamcl.runs.directory import SUMMARY
+from streamcl.runs.learner import export_learner
 from streamcl.runs.summary import summarise, timing
 from streamcl.storage import files
 from streamcl.storage.checkpoint import Checkpoints
@@ -31,9 +32,8 @@ from streamcl.storage.checkpoint import Checkpoints
 class Run:
     """A run with its directory. Iterate it to run it: it yields a PredictionRecord per sample.
 
-    Use it as a context manager: leaving it lets go of the directory's lock and of the files. On several
-    ranks each has one; the first has the directory, and its `forgetting` is the only one. `stack` closes what
-    the run has opened.
+    Use it as a context manager: leaving it releases the directory's lock and the files. On several ranks each
+    has one; only the first has the directory, and `forgetting`. `stack` closes what the run has opened.
     """
 
     config: RunConfig
@@ -60,16 +60,16 @@ class Run:
         self.close()
 
     def stop(self) -> None:
-        """Ask the run to end after the event in hand, with a commit. Safe to call from a signal handler.
+        """End the run after the current event, with a commit. Safe to call from a signal handler.
 
-        On several ranks all of them end before the next event, whichever was asked.
+        On several ranks all of them end before the next event, whichever is stopped.
         """
         if self.group.world_size == 1:
             self.processor.stop()
         self.source.interrupt()
 
     def close(self) -> None:
-        """Wait for the checkpoint being written and let go of the directory."""
+        """Wait for the checkpoint being written and release the directory."""
         self.stack.close()
 
     @property
@@ -78,7 +78,7 @@ class Run:
         return self.source.info.length
 
     def figures(self) -> str:
-        """Where the run stands, in a few words."""
+        """Return speed, accuracy and segment in a few words."""
         speed, accuracy = self.throughput.images_per_s, self.processor.parts.scores.window_accuracy
         parts = [
             f"{speed:.0f} images/s" if speed else "",
@@ -88,7 +88,7 @@ class Run:
         return "  ".join(part for part in parts if part)
 
     def summary(self) -> dict[str, Any]:
-        """The figures so far, as in summary.json."""
+        """Return the figures so far, as in summary.json."""
         return summarise(
             name=self.config.name,
             learner=learner_name(self.config.learner),
@@ -97,31 +97,31 @@ class Run:
             timing=timing(self.throughput, self.compute, self.group.world_size),
         )
 
-    def forget(self, **what: Any) -> str:
-        """Take in a request to forget; it is durable on return, and carried out before the next batch.
+    def forget(self, **request: Any) -> str:
+        """Submit a request to forget; it is durable on return, and carried out before the next batch.
 
-        what: the fields of `streamcl.ForgetRequest`. Return the request's id, which is its receipt's name.
+        request: the fields of `streamcl.ForgetRequest`. Return the request's id, which names its receipt.
         Raise ForgettingError where the request is not valid.
         """
-        return self._asked.ask(ForgetRequest(**what))
+        return self._service.ask(ForgetRequest(**request))
 
     def forget_again(self, name: str) -> str:
-        """Let a request that has failed be carried out before the next batch, named by its id or its key.
+        """Have a failed request, named by its id or key, carried out before the next batch; return its id.
 
-        Raises ForgettingError where there is no such request, or where it is over: done, or refused.
+        Raise ForgettingError where there is no such request, or where it is done or refused.
         """
-        return self._asked.ask_again(name)
+        return self._service.ask_again(name)
 
     @property
-    def _asked(self) -> ForgettingService:
+    def _service(self) -> ForgettingService:
         if self.forgetting is None:
             raise ForgettingError(f"rank {self.group.rank} keeps no ledger", hint="ask the first rank")
         return self.forgetting
 
     def finish(self) -> dict[str, Any]:
-        """Write summary.json, adapter/ and report.html; returns the summary."""
+        """Write summary.json, adapter/ and report.html; return the summary."""
         summary = self.summary()
-        files.atomic_write(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
+        files.atomic_write(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         export_learner(self.learner, self.config, self.folder / "adapter")
         write_report(self.folder)
         return summary

@@ -1,4 +1,4 @@
-"""What a run came to, in one JSON object: summary.json."""
+"""The final figures of a run, in one JSON object: summary.json."""
 
 from __future__ import annotations
 
@@ -16,19 +16,14 @@ from streamcl.nn.device import Compute
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.shift_handler import ShiftHandler
 
-TOLERANCE = 10
+SHIFT_TOLERANCE = 10
 """Batches after a true shift within which a detection counts as finding it."""
 
 
 def summarise(
-    *,
-    name: str,
-    learner: str,
-    processor: StreamProcessor,
-    batch_size: int,
-    timing: Mapping[str, Any],
+    *, name: str, learner: str, processor: StreamProcessor, batch_size: int, timing: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The final figures of a run; all that depends on the clock or the machine is under "timing"."""
+    """Return the final figures of a run; all that depends on the clock or the machine is under "timing"."""
     progress, shifts, classes = processor.progress, processor.shift_handler, processor.learner.classes
     info, parts = processor.source.info, processor.parts
     return {
@@ -43,7 +38,7 @@ def summarise(
         "class_names": list(classes),
         "prequential": parts.scores.summary(),
         "holdout": parts.history.summary(),
-        "shifts": _shifts(info, shifts, progress.offset, TOLERANCE * batch_size),
+        "shifts": _shifts(info, shifts, progress.offset, SHIFT_TOLERANCE * batch_size),
         "consolidations": list(shifts.consolidations),
         "consolidated": shifts.consolidated,
         "quarantined": processor.quarantine.quarantined,
@@ -53,7 +48,7 @@ def summarise(
 
 
 def _shifts(info: StreamInfo, handler: ShiftHandler, offset: int, tolerance: int) -> dict[str, Any]:
-    """Detections beside the true shifts, from the oldest detection on that the run still knows."""
+    """Return detections compared with the true shifts, from the oldest detection that the run still knows."""
     since = handler.shifts[0] if handler.segment > len(handler.shifts) else 0
     true = [shift for shift in info.shifts if since <= shift <= offset]
     score = match_shifts(true, handler.shifts, tolerance)
@@ -61,7 +56,7 @@ def _shifts(info: StreamInfo, handler: ShiftHandler, offset: int, tolerance: int
 
 
 def timing(throughput: Throughput, compute: Compute, ranks: int = 1) -> dict[str, Any]:
-    """How fast, how much memory (of the first rank, where there are several), and on what."""
+    """Return speed, memory (of the first rank, where there are several), machine and software."""
     cuda = compute.device.type == "cuda"
     return {
         **environment(compute, ranks),
@@ -73,7 +68,7 @@ def timing(throughput: Throughput, compute: Compute, ranks: int = 1) -> dict[str
 
 
 def environment(compute: Compute, ranks: int = 1) -> dict[str, Any]:
-    """The machine and the software that decide speed and, across machines, last bits."""
+    """Return the machine and the software, which decide speed and, across machines, last bits."""
     cuda = compute.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else str(compute.device),

@@ -1,1 +1,1 @@
-"""Where a run's records go: the run directory's JSON Lines always, services and plug-ins by name."""
+"""The sinks of a run's records: always the run directory's JSON Lines, services and plug-ins by name."""

@@ -1,4 +1,4 @@
-"""Keeps a slow or failing sink from holding up the stream: a bounded queue, a thread, and honest counts."""
+"""Keeps a slow or failing sink from delaying the stream: a bounded queue, a thread, and counts of losses."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class BestEffortSink:
     def write(self, topic: str, record: Mapping[str, Any]) -> None:
         """Queue one record, or drop it where the queue is full."""
         record = dict(record)
-        self._ask(lambda: self._sink.write(topic, record))
+        self._enqueue(lambda: self._sink.write(topic, record))
 
     def flush(self) -> None:
         """Ask the sink to flush once it has caught up."""
-        self._ask(self._sink.flush)
+        self._enqueue(self._sink.flush)
 
     def close(self) -> None:
         """Let the sink catch up and close it, within `patience` seconds."""
@@ -71,11 +71,11 @@ class BestEffortSink:
         """
         sink = self._sink
         if isinstance(sink, RedactableSink):
-            self._ask(lambda: sink.redact(target), patience=self._patience)
+            self._enqueue(lambda: sink.redact(target), patience=self._patience)
         return 0
 
     def state_dict(self) -> State:
-        """The sink's own position, or nothing where it cannot say."""
+        """Return the sink's own position, or nothing where it raises."""
         try:
             return self._sink.state_dict()
         except Exception as error:  # whatever a plug-in raises must not stop the stream
@@ -84,9 +84,9 @@ class BestEffortSink:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Bring the sink back to its position, once it has caught up."""
-        self._ask(lambda: self._sink.load_state_dict(state))
+        self._enqueue(lambda: self._sink.load_state_dict(state))
 
-    def _ask(self, call: Callable[[], object], patience: float = 0.0) -> None:
+    def _enqueue(self, call: Callable[[], object], patience: float = 0.0) -> None:
         try:
             self._queue.put(call, block=patience > 0, timeout=patience)
         except queue.Full:

@@ -46,11 +46,11 @@ class Fanout:
         return sum(sink.redact(target) for sink in self.sinks.values() if isinstance(sink, RedactableSink))
 
     def state_dict(self) -> State:
-        """Each sink's position, by name."""
+        """Return each sink's position, by name."""
         return {name: sink.state_dict() for name, sink in self.sinks.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Bring back each sink that `state` knows."""
+        """Return each sink to its position in `state`, or to its beginning where it has none."""
         for name, sink in self.sinks.items():
             sink.load_state_dict(state.get(name, {}))
 

@@ -1,7 +1,8 @@
-"""What of a record a tracking service is given: its numbers by name, and an event's words."""
+"""The part of a record that a tracking service is given: its numbers by name, and an event's reason."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ NOT_FIGURES = ("kind", "step", "offset")
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a metrics record as "kind/name", those of parts and classes one level deeper.
+    """Return the finite numbers of a metrics record as "kind/name", of parts and classes one level deeper.
 
     >>> figures({"kind": "step", "offset": 64, "loss": 0.5, "classes": {"ant": 1}, "reason": "words"})
     {'step/loss': 0.5, 'step/classes/ant': 1.0}
@@ -19,7 +20,8 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
     for name, value in record.items():
         inner = value if isinstance(value, Mapping) else {None: value}
         for part, number in inner.items():
-            if name not in NOT_FIGURES and isinstance(number, int | float) and not isinstance(number, bool):
+            plain = isinstance(number, int | float) and not isinstance(number, bool)
+            if plain and name not in NOT_FIGURES and math.isfinite(number):
                 found["/".join(str(word) for word in (kind, name, part) if word is not None)] = float(number)
     return found
 

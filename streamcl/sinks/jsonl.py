@@ -17,8 +17,8 @@ from streamcl.sinks.redaction import RedactionTarget
 from streamcl.storage import files
 
 TOPICS = ("predictions", "metrics", "events", "quarantine")
-PORTION = 1 << 16
-"""Bytes kept in memory for a topic before they are handed to the system."""
+BUFFER_BYTES = 1 << 16
+"""Bytes kept in memory for a topic before they are written."""
 REWRITTEN = 1 << 20
 """Bytes of a redacted file that are written at a time."""
 
@@ -42,12 +42,12 @@ class JsonlSink:
         self._flushed = {topic: self._size(topic) for topic in topics}
 
     def write(self, topic: str, record: Mapping[str, Any]) -> None:
-        """Append one record; an unknown topic is a ValueError."""
+        """Append one record. Raise ValueError where the topic is unknown."""
         if topic not in self._paths:
             raise ValueError(f"unknown topic {topic!r}; this sink writes {', '.join(self._paths)}")
         waiting = self._waiting[topic]
         waiting += line(record)
-        if len(waiting) >= PORTION:
+        if len(waiting) >= BUFFER_BYTES:
             self._drain(topic)
 
     def flush(self) -> None:
@@ -60,19 +60,19 @@ class JsonlSink:
                 self._flushed[topic] = size
 
     def close(self) -> None:
-        """Flush, then let the files go; they are let go even where the flush fails."""
+        """Flush and close the files; they are closed even where the flush fails."""
         try:
             self.flush()
         finally:
-            self._let_go()
+            self._close_files()
 
     def state_dict(self) -> State:
-        """The size in bytes of each topic's file after the last flush."""
+        """Return the size in bytes of each topic's file after the last flush."""
         return dict(self._flushed)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut every file back to its size in `state`. Nothing is cut where one of them is too short."""
-        self._let_go()
+        """Cut each file back to its size in `state`. Raise CheckpointError, cutting none, if one is short."""
+        self._close_files()
         positions = {topic: int(state.get(topic, 0)) for topic in self._paths}
         for topic, position in positions.items():
             if self._size(topic) < position:
@@ -86,17 +86,17 @@ class JsonlSink:
         self._flushed = positions
 
     def redact(self, target: RedactionTarget) -> int:
-        """Take a target out of every file, also out of those of an earlier process; how many lines changed.
+        """Take a target out of every file, those of earlier processes too; return how many lines changed.
 
         A changed line keeps its length (spaces fill it), so that positions in checkpoints stay right. A crash
         leaves each file with its old content or its new.
         """
         self.flush()
-        self._let_go()
+        self._close_files()
         paths = [path for path in self._paths.values() if path.exists()]
         return sum(_rewrite(path, target, disk=self._disk) for path in paths)
 
-    def _let_go(self) -> None:
+    def _close_files(self) -> None:
         for handle in self._handles.values():
             handle.close()
         self._handles.clear()
@@ -108,7 +108,7 @@ class JsonlSink:
         if waiting and topic not in self._handles:
             self._handles[topic] = files.open_append(self._paths[topic], disk=self._disk)
         while waiting:
-            taken = self._disk.write(self._handles[topic], bytes(waiting[:PORTION]))
+            taken = self._disk.write(self._handles[topic], bytes(waiting[:BUFFER_BYTES]))
             del waiting[:taken]
 
     def _size(self, topic: str) -> int:
@@ -127,7 +127,7 @@ def logged_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
 
 
 def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:
-    """Redact one file, whole or not at all; how many lines changed. Nothing is written where none does."""
+    """Redact one file atomically; return how many lines changed. Nothing is written where none does."""
     changed = sum(old != new for old, new in _redacted(path, target))
     if not changed:
         return 0
@@ -147,7 +147,7 @@ def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:
 
 
 def _redacted(path: Path, target: RedactionTarget) -> Iterator[tuple[bytes, bytes]]:
-    """Yield every line of a file as it is and as it becomes; one that cannot be read stays."""
+    """Yield each line of a file before and after redaction; one that cannot be parsed stays."""
     with path.open("rb") as log:
         for old in log:
             record = _parsed(old)
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """The same value with null for every number that is not finite."""
+    """Return the same value with None for every number that is not finite."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):

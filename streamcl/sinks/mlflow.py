@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +21,10 @@ def mlflow_sink(folder: Path, uri: str | None = None, experiment: str = "streamc
 
 
 class MLflowSink:
-    """Metrics named kind/figure over the step, events as tags. Images and predictions are never sent.
+    """Sends metrics named kind/figure over the step, and events as tags; never images or predictions.
 
-    The run on the server is made with the first record, so that a server that is down fails there, where it
-    can be survived. tracking_uri: None takes MLFLOW_TRACKING_URI, as MLflow does.
+    The run on the server is made with the first record: there the failure of a server that is down can be
+    survived. tracking_uri: None takes MLFLOW_TRACKING_URI, as MLflow does.
     """
 
     def __init__(
@@ -45,8 +44,7 @@ class MLflowSink:
         step = int(record.get("step", 0))
         if topic == "metrics":
             for name, value in figures(record).items():
-                if math.isfinite(value):
-                    self._client.log_metric(self._run_id(), NOT_ALLOWED.sub("_", name), value, step=step)
+                self._client.log_metric(self._run_id(), NOT_ALLOWED.sub("_", name), value, step=step)
         elif topic == "events":
             self._client.set_tag(self._run_id(), f"event.{step:08d}.{record.get('kind')}", message(record))
 
@@ -59,11 +57,11 @@ class MLflowSink:
             self._client.set_terminated(self._run)
 
     def state_dict(self) -> State:
-        """Which run on the server this is."""
+        """Return the id of the run on the server."""
         return {"run": self._run}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the same run on the server; a figure sent twice for a step is one."""
+        """Continue the same run on the server; a figure sent twice for a step is stored once."""
         self._run = state.get("run")
 
     def _run_id(self) -> str:

@@ -1,4 +1,4 @@
-"""Taking an erased sample or class out of the records that a sink keeps."""
+"""Takes an erased sample or class out of the records that a sink keeps."""
 
 from __future__ import annotations
 

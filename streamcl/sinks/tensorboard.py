@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,9 +18,9 @@ def tensorboard_sink(folder: Path) -> TensorBoardSink:
 
 
 class TensorBoardSink:
-    """Scalars named kind/figure over the step, and events as text. Images and predictions are never sent.
+    """Writes scalars named kind/figure over the step, and events as text; never images or predictions.
 
-    After a resume a session mark tells TensorBoard to discard what a crash left beyond the commit.
+    After a resume a session mark has TensorBoard discard everything that a crash left beyond the commit.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -43,23 +42,23 @@ class TensorBoardSink:
         """Send the finite figures of a metrics record, or an event's reason; anything else is left out."""
         step = int(record.get("step", self._step))
         if topic == "metrics":
-            finite = {name: value for name, value in figures(record).items() if math.isfinite(value)}
-            values = [self._summary.Value(tag=name, simple_value=value) for name, value in finite.items()]
+            found = figures(record).items()
+            values = [self._summary.Value(tag=name, simple_value=value) for name, value in found]
             self._add(step, summary=self._summary(value=values))
         elif topic == "events":
             self._add(step, summary=self._text(f"events/{record.get('kind')}", message(record)))
         self._step = max(self._step, step)
 
     def flush(self) -> None:
-        """Hand everything to the file."""
+        """Write everything to the file."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Flush and let the file go."""
+        """Flush and close the file."""
         self._writer.close()
 
     def state_dict(self) -> State:
-        """The last step written."""
+        """Return the last step written."""
         return {"step": self._step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from streamcl.protocols import ShiftDetector
-from streamcl.testing.state_checks import plain_hash, require
+from streamcl.testing.source_checks import plain_hash, require
 
 Report: TypeAlias = tuple[str | None, str | None]
 """The shift and the plateau that a detector reports after an update."""

@@ -1,6 +1,6 @@
 """A disk that fails on purpose: at its Nth call, by an error, a short write, a kill, or a loss of power."""
 
-# ruff: noqa: D102 - what each call promises is said in Disk
+# ruff: noqa: D102 - Disk documents each call
 
 from __future__ import annotations
 
@@ -141,14 +141,14 @@ class FaultyDisk(Disk):
 
 @dataclass(frozen=True)
 class _Name:
-    """A change of a folder's names that can be undone. `old` is where a rename came from."""
+    """A change of a folder's names that can be reverted. `old` is where a rename came from."""
 
     kind: Literal["create", "mkdir", "unlink", "rmdir", "rename"]
     path: Path
     old: Path | None = None
     backup: bytes | None = None
 
-    def undo(self) -> None:
+    def revert(self) -> None:
         match self.kind:
             case "create":
                 self.path.unlink(missing_ok=True)
@@ -165,7 +165,7 @@ class _Name:
                     self.path.write_bytes(self.backup)
 
     def moved(self, old: Path, new: Path) -> _Name:
-        """The same change after a folder above it was renamed."""
+        """Return the same change after a folder above it was renamed."""
 
         def follow(path: Path) -> Path:
             return new / path.relative_to(old) if old in path.parents else path
@@ -216,16 +216,16 @@ class _Pending:
             change = self._names[index]
             rank = sum(other.path.parent == change.path.parent for other in self._names[:index])
             if rank >= kept_of.get(change.path.parent, 0):
-                self._undo(index)
+                self._revert(index)
         self._names, self._bytes = [], {}
 
     def _survivors(self, folder: Path, chance: random.Random) -> int:
         return chance.randint(0, sum(change.path.parent == folder for change in self._names))
 
-    def _undo(self, index: int) -> None:
+    def _revert(self, index: int) -> None:
         change = self._names[index]
         if change.path.parent.is_dir():
-            change.undo()
+            change.revert()
         if change.kind == "rename" and change.old is not None:
             self._names[:index] = [other.moved(change.path, change.old) for other in self._names[:index]]
 

@@ -92,12 +92,12 @@ def _check_learned_offsets(make_learner: MakeLearner, batches: Sequence[Batch]) 
         assert all(map(math.isfinite, result.losses)), f"losses {result.losses} of a plain batch"
         labels += [str(sample.label) for sample in half.labelled]
         assert learner.classes == tuple(dict.fromkeys(labels)), (
-            "classes come in the order of their first lesson"
+            "classes come in the order in which they were first learned"
         )
 
 
 def _check_unlabelled_samples_are_not_learned(make_learner: MakeLearner, batches: Sequence[Batch]) -> None:
-    learner = _taught(make_learner, batches[:-1])
+    learner = _learned(make_learner, batches[:-1])
     before = state_hash(learner.state_dict())
     for batch in (_without_labels(batches[-1], every=1), Batch(batches[-1].offset, ())):
         result = learner.learn(batch)
@@ -137,7 +137,7 @@ def _check_consolidation_keeps_outputs(
 def _check_not_finite_leaves_the_state(make_learner: MakeLearner, batches: Sequence[Batch]) -> None:
     from streamcl.testing.torch_faults import NotFiniteProducts
 
-    learner, twin = (_taught(make_learner, batches[:-1]) for _ in range(2))
+    learner, twin = (_learned(make_learner, batches[:-1]) for _ in range(2))
     before = state_hash(learner.state_dict())
     with NotFiniteProducts() as products:
         result = learner.learn(batches[-1])
@@ -155,7 +155,7 @@ def _check_out_of_memory_leaves_the_state(
 
     from streamcl.testing.torch_faults import OutOfMemory
 
-    learner, twin = (_taught(make_learner, batches[:-1]) for _ in range(2))
+    learner, twin = (_learned(make_learner, batches[:-1]) for _ in range(2))
     before = state_hash(learner.state_dict())
     assert state_hash(twin.state_dict()) == before  # and work that was put off is done in both
     with OutOfMemory() as counted:
@@ -173,7 +173,7 @@ def _check_out_of_memory_leaves_the_state(
     assert learner.learn(batches[-1]) == expected, "the step after running out of memory differs"
 
 
-def _taught(make_learner: MakeLearner, batches: Sequence[Batch]) -> Learner:
+def _learned(make_learner: MakeLearner, batches: Sequence[Batch]) -> Learner:
     learner = make_learner()
     for batch in batches:
         learner.learn(batch)

@@ -36,7 +36,7 @@ def each_exactly_once(consumed: Sequence[str], expected: Sequence[str]) -> None:
 
 
 def in_child(run: Callable[[], object]) -> int:
-    """Run in a forked process; its exit code, or minus the number of the signal that ended it.
+    """Run in a forked process; return its exit code, or minus the number of the signal that ended it.
 
     A traceback goes to stderr with exit code 1; SystemExit keeps its code. Fork before threads are started.
     """
@@ -49,9 +49,9 @@ def in_child(run: Callable[[], object]) -> int:
 
 
 def until_done(run: Callable[[], object], *, limit: int = 1000) -> int:
-    """Run in child processes, again after each that was killed, until one ends; how many were killed.
+    """Run in child processes, again after each that was killed, until one ends; return how many were killed.
 
-    Raises AssertionError where one fails otherwise, or where none has ended after `limit` (no progress).
+    Raise AssertionError where one fails otherwise, or where none has ended after `limit` (no progress).
     """
     for killed in range(limit):
         code = in_child(run)
@@ -104,7 +104,7 @@ def check_sink(make: Callable[[], Sink], read: Callable[[], Sequence[Mapping[str
 def _check_redaction(
     sink: RedactableSink, read: Callable[[], Sequence[Mapping[str, Any]]], before: list[dict[str, Any]]
 ) -> None:
-    """Check that an erased sample and class are named no more, and that writing goes on after it."""
+    """Check that nothing names an erased sample and class, and that writing goes on after it."""
     other = {"step": 7, "offset": 8, "id": "other", "label": "kept", "predicted": "gone"}
     sink.write("metrics", {"step": 6, "offset": 7, "id": "erased", "label": "gone", "predicted": None})
     sink.write("metrics", other)

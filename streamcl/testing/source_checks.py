@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from streamcl.events import Batch, Event, ForgetRequest, Sample, StreamInfo
-from streamcl.protocols import Source, fetch_of
-from streamcl.testing.state_checks import plain_hash, require
+from streamcl.protocols import Source, State, fetch_of
+from streamcl.storage.plain_state import state_hash
 
 
 def check_source(make_source: Callable[[], Source], *, limit: int | None = 200) -> None:
@@ -181,3 +181,17 @@ def _check_iterating_again(make_source: Callable[[], Source], expected: list[tup
         first_events(source, len(expected) - half)
     )
     require(found == expected, "iterating again does not continue where the first loop stopped")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise AssertionError with the message unless the condition holds, also under `python -O`."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def plain_hash(state: State) -> str:
+    """Return a hash of the state; raise AssertionError where it holds what no checkpoint can."""
+    try:
+        return state_hash(state)
+    except TypeError as error:
+        raise AssertionError(f"the state is no plain data: {error}") from error

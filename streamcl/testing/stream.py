@@ -215,15 +215,15 @@ class FakeLearner:
         return (Prediction(most, share),) * len(samples)
 
     def learn(self, batch: Batch) -> StepResult:
-        guesses, loss = self.predict(batch.samples), self._loss(batch)
+        predictions, loss = self.predict(batch.samples), self._loss(batch)
         losses = (loss,) * len(batch.labelled)
         if not np.isfinite(losses).all():
-            return StepResult(guesses, losses, learned=())
+            return StepResult(predictions, losses, learned=())
         for sample in batch.labelled:
             label = str(sample.label)
             self._counts[label] = self._counts.get(label, 0) + 1
             self.consumed.append(sample.id)
-        return StepResult(guesses, losses, learned=batch.labelled_offsets)
+        return StepResult(predictions, losses, learned=batch.labelled_offsets)
 
     def consolidate(self) -> Mapping[str, Any]:
         self.consolidated.append(len(self.consumed))

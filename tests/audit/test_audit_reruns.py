@@ -21,7 +21,7 @@ from streamcl.benchmark.cell import SharedResources
 from streamcl.cli import cli
 from streamcl.events import Batch, ForgetRequest
 from streamcl.factory.backbone import build_compute
-from streamcl.runs.load import load_learner
+from streamcl.runs.learner import load_learner
 from streamcl.runs.open import open_run
 from streamcl.storage.files import is_temporary
 from streamcl.storage.plain_state import state_hash

@@ -15,7 +15,7 @@ from pictures import TINY_VIT, picture
 from PIL import Image
 
 from streamcl.events import Sample
-from streamcl.runs.load import load_learner
+from streamcl.runs.learner import load_learner
 
 LABELS = ["ant", "bee", "cat", "dog"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
@@ -158,8 +158,10 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(finished, folder
     rng, kills = np.random.default_rng(0), 0
     while kills < 100:
         process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT)
+        while not kills and process.poll() is None and not any(folder.glob("runs/killed/checkpoints/c*")):
+            time.sleep(0.002)  # the first kill comes with the first checkpoint, however fast the machine is
         try:
-            process.wait(timeout=whole * rng.uniform(0.4, 1.2))
+            process.wait(timeout=whole * rng.uniform(0.4, 1.2) if kills else 0)
             break
         except subprocess.TimeoutExpired:
             process.kill()

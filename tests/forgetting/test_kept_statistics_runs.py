@@ -19,7 +19,7 @@ from streamcl.forgetting.statistics.block import StatisticsBlock
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.gram_factor import packed
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
-from streamcl.runs.doctor import examine
+from streamcl.runs.doctor import check_run
 from streamcl.runs.open import open_run
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
@@ -238,13 +238,13 @@ def test_a_failed_erasure_leaves_the_sums_as_they_were(tmp_path, monkeypatch):
 
 def test_the_doctor_looks_at_them(tmp_path):
     run_once(tmp_path)
-    (found,) = [each for each in examine(tmp_path) if each.place == STATISTICS]
+    (found,) = [each for each in check_run(tmp_path) if each.place == STATISTICS]
     assert found.level == "ok"
     assert "sums of 1 classes or subjects" in found.text
     kept = StatisticsStore(tmp_path / STATISTICS, "class", digest=lambda *_: b"")
     kept.file._file.query("UPDATE blocks SET sums = zeroblob(LENGTH(sums))")
     kept.close()
-    (found,) = [each for each in examine(tmp_path) if each.place == STATISTICS]
+    (found,) = [each for each in check_run(tmp_path) if each.place == STATISTICS]
     assert found.level == "error"
 
 

@@ -7,7 +7,7 @@ from pictures import TINY_VIT
 
 from streamcl.config.load import load_config
 from streamcl.nn import device
-from streamcl.runs.load import load_learner
+from streamcl.runs.learner import load_learner
 from streamcl.runs.open import open_run
 
 

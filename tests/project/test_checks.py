@@ -126,7 +126,9 @@ class Forgetful(RelativeRiseDetector):
 
 
 class AlwaysSettled(RelativeRiseDetector):
-    plateau = "settled"
+    def update(self, loss):
+        super().update(loss)
+        self.plateau = "settled"
 
 
 class Leaking(RelativeRiseDetector):

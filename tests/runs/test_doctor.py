@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.runs.doctor import examine
+from streamcl.runs.doctor import check_run
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.lock import RunLock
 
@@ -32,7 +32,7 @@ def run_dir(tmp_path):
 
 
 def worse_than_ok(folder):
-    return [(found.level, found.place) for found in examine(folder) if found.level != "ok"]
+    return [(found.level, found.place) for found in check_run(folder) if found.level != "ok"]
 
 
 SUMMARY = ("warning", "summary.json")
@@ -40,7 +40,7 @@ SUMMARY = ("warning", "summary.json")
 
 def test_a_sound_run_has_nothing_but_its_end_missing(run_dir):
     assert worse_than_ok(run_dir) == [SUMMARY]
-    texts = " ".join(found.text for found in examine(run_dir))
+    texts = " ".join(found.text for found in check_run(run_dir))
     assert "good, at offset 16, step 2" in texts
     assert "1 forgetting requests, 0 pending" in texts
     assert "2 lines" in texts
@@ -54,7 +54,7 @@ def test_it_changes_nothing(run_dir):
 
     (run_dir / "checkpoints" / ".tmp-x").mkdir()
     before = content()
-    examine(run_dir)
+    check_run(run_dir)
     assert content() == before
     assert (run_dir / "checkpoints" / ".tmp-x").is_dir()
 
@@ -128,7 +128,7 @@ def test_none_usable_and_none_at_all_are_told_apart(run_dir):
 
 def test_a_running_process_is_named(run_dir):
     with RunLock(run_dir):
-        assert f"in use by process {os.getpid()} on" in examine(run_dir)[0].text
+        assert f"in use by process {os.getpid()} on" in check_run(run_dir)[0].text
 
 
 def test_a_missing_folder_is_one_finding(tmp_path):
@@ -148,4 +148,4 @@ def test_no_damage_makes_it_stumble(run_dir, tmp_path):
         at = dice.randrange(len(content))
         content[at : at + dice.randrange(9)] = dice.randbytes(dice.randrange(9))
         path.write_bytes(content)
-        assert len(examine(folder)) >= 6
+        assert len(check_run(folder)) >= 6

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
-SAFE_ON_RESUME: dict[str, JsonValue] = {"x-on-resume": "safe"}
-WARN_ON_RESUME: dict[str, JsonValue] = {"x-on-resume": "warn"}
+Value = TypeVar("Value")
+Safe: TypeAlias = Annotated[Value, Field(json_schema_extra={"x-on-resume": "safe"})]
+Warn: TypeAlias = Annotated[Value, Field(json_schema_extra={"x-on-resume": "warn"})]
+"""Types of options that may change when a run is resumed (see `streamcl.config.options`)."""
 
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 BlockIndex: TypeAlias = Annotated[int, Field(ge=0, lt=512)]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from streamcl.config.options.base import SAFE_ON_RESUME, Options
+from streamcl.config.options.base import Options, Safe
 from streamcl.events import Name, Offset, RequestTerms
 
 
@@ -27,15 +27,11 @@ class ForgettingOptions(Options):
         description="Store sums on disk for each class or each subject, which can then be forgotten exactly "
         "without their samples; null: none. For ridge, slda and ridge_lora.",
     )
-    on_relapse: Literal["repeat", "report", "ignore"] = Field(
+    on_relapse: Safe[Literal["repeat", "report", "ignore"]] = Field(
         "repeat",
         description="After a shift, erased classes and subjects are tested for relapse: repeat the erasure, "
         "report it only, or do not test.",
-        json_schema_extra=SAFE_ON_RESUME,
     )
-    requests: list[ForgetRequestOptions] = Field(
-        [],
-        max_length=10_000,
-        description="Requests to forget at offsets of the stream.",
-        json_schema_extra=SAFE_ON_RESUME,
+    requests: Safe[list[ForgetRequestOptions]] = Field(
+        [], max_length=10_000, description="Requests to forget at offsets of the stream."
     )

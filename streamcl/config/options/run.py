@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
-from streamcl.config.document import Document, Problem, refusal
+from streamcl.config.document import Document, Problem, config_error
 from streamcl.config.options.backbone import BackboneOptions
-from streamcl.config.options.base import SAFE_ON_RESUME, WARN_ON_RESUME, Options, Seed
+from streamcl.config.options.base import Options, Safe, Seed, Warn
 from streamcl.config.options.forget import ForgettingOptions
 from streamcl.config.options.learner import (
     LearnerOptions,
@@ -31,12 +31,11 @@ _NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 class DistributedOptions(Options):
     """Several processes of one run (torchrun); a single process ignores these options."""
 
-    data: Literal["auto", "replicated", "sharded"] = Field(
+    data: Warn[Literal["auto", "replicated", "sharded"]] = Field(
         "auto",
         description="replicated: each rank reads the whole stream and decodes its share of every batch, so "
         "the result is that of one process; sharded: each reads a part of its own; auto: sharded for a class "
         "of yours with shard(rank, world), else replicated.",
-        json_schema_extra=WARN_ON_RESUME,
     )
     timeout: float = Field(1800.0, gt=0, le=10**6, description="Seconds that a rank waits for another one.")
 
@@ -44,82 +43,51 @@ class DistributedOptions(Options):
 class RunConfig(Options):
     """A run of streamcl: its source, learner, detector and outputs."""
 
-    name: str = Field(
+    name: Safe[str] = Field(
         "run",
         pattern=_NAME,
         max_length=100,
-        json_schema_extra=SAFE_ON_RESUME,
         examples=["my-run_1"],
         description="Letters, digits, '.', '_', '-'; by default the file's name without its ending.",
     )
     seed: Seed = Field(0, description="Seed of all random generators of the run.")
-    run_dir: str | None = Field(
-        None,
-        min_length=1,
-        description="Where results go; null: runs/<name>.",
-        json_schema_extra=SAFE_ON_RESUME,
-    )
+    run_dir: Safe[str | None] = Field(None, min_length=1, description="Where results go; null: runs/<name>.")
     source: Annotated[SourceOptions, by_name()] = Field(description="The stream.")
     scenario: ScenarioOptions | None = Field(None, description="Order of the source; null: its own.")
     batch_size: int = Field(64, ge=1, le=65_536, description="Records per batch.")
-    max_samples: int | None = Field(
-        None,
-        ge=1,
-        le=10**15,
-        description="Stop after that many samples; null: at the end.",
-        json_schema_extra=SAFE_ON_RESUME,
+    max_samples: Safe[int | None] = Field(
+        None, ge=1, le=10**15, description="Stop after that many samples; null: at the end."
     )
     backbone: Annotated[BackboneOptions, by_name()] = Field(
         BackboneOptions(), description="The frozen vision transformer."
     )
     learner: LearnerOptions = Field(default_learner(), description="The learner.")
     shift: ShiftOptions = Field(RelativeRiseOptions(), description="The shift detector.")
-    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
-        "auto",
-        description="auto: bf16 where a measurement at the start finds it faster.",
-        json_schema_extra=WARN_ON_RESUME,
+    precision: Warn[Literal["auto", "32-true", "bf16-mixed"]] = Field(
+        "auto", description="auto: bf16 where a measurement at the start finds it faster."
     )
-    device: str = Field(
+    device: Warn[str] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$",
-        json_schema_extra=WARN_ON_RESUME,
         examples=["auto", "cpu", "cuda", "cuda:0"],
         description="auto, cpu, cuda, or cuda:N.",
     )
-    threads: int | None = Field(
-        None,
-        ge=1,
-        le=1024,
-        description="CPU threads; null: torch's choice.",
-        json_schema_extra=WARN_ON_RESUME,
-    )
-    evaluate: EvaluateOptions = Field(
-        EvaluateOptions(), description="Evaluation on held-out samples.", json_schema_extra=SAFE_ON_RESUME
-    )
-    checkpoint: CheckpointOptions | None = Field(
-        CheckpointOptions(),
-        description="Checkpoints; null: the run cannot be resumed.",
-        json_schema_extra=SAFE_ON_RESUME,
+    threads: Warn[int | None] = Field(None, ge=1, le=1024, description="CPU threads; null: torch's choice.")
+    evaluate: Safe[EvaluateOptions] = Field(EvaluateOptions(), description="Evaluation on held-out samples.")
+    checkpoint: Safe[CheckpointOptions | None] = Field(
+        CheckpointOptions(), description="Checkpoints; null: the run cannot be resumed."
     )
     forgetting: ForgettingOptions = Field(
         ForgettingOptions(), description="Requests to forget, statistics for them, and tests after shifts."
     )
-    distributed: DistributedOptions = Field(
-        DistributedOptions(), description="Several processes on one run.", json_schema_extra=SAFE_ON_RESUME
+    distributed: Safe[DistributedOptions] = Field(
+        DistributedOptions(), description="Several processes on one run."
     )
-    max_skipped: int = Field(
-        10,
-        ge=1,
-        le=10**6,
-        json_schema_extra=SAFE_ON_RESUME,
-        description="Consecutive steps with non-finite numbers before the run fails.",
+    max_skipped: Safe[int] = Field(
+        10, ge=1, le=10**6, description="Consecutive steps with non-finite numbers before the run fails."
     )
-    sinks: list[SinkOptions] = Field(
-        [], max_length=32, description="Further sinks of metrics.", json_schema_extra=SAFE_ON_RESUME
-    )
-    report: ReportOptions = Field(
-        ReportOptions(), description="The report.", json_schema_extra=SAFE_ON_RESUME
-    )
+    sinks: Safe[list[SinkOptions]] = Field([], max_length=32, description="Further sinks of metrics.")
+    report: Safe[ReportOptions] = Field(ReportOptions(), description="The report.")
 
     _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin(Document()))
 
@@ -154,7 +122,7 @@ class RunConfig(Options):
         For faults that only a later stage finds: a rank beyond the backbone's width, an unknown source.
         """
         keys = tuple(int(key) if key.isdecimal() else key for key in path.split("."))
-        return refusal([Problem(self._origin.document.place(keys), f"{path}: {message}")])
+        return config_error([Problem(self._origin.document.place(keys), f"{path}: {message}")])
 
 
 class _Origin:

@@ -6,19 +6,18 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from streamcl.config.options.base import WARN_ON_RESUME, Args, Options
+from streamcl.config.options.base import Args, Options, Warn
 from streamcl.config.options.variants import ClassOptions, PluginOptions, by_name, variant
 
 
 class DetectorOptions(Options):
     """Options that all detectors of losses share."""
 
-    min_samples: int = Field(
+    min_samples: Warn[int] = Field(
         16,
         ge=1,
         le=100_000,
         description="Least number of samples in a mean loss; smaller batches are joined with the next one.",
-        json_schema_extra=WARN_ON_RESUME,
     )
 
 
@@ -27,19 +26,11 @@ class PlateauOptions(DetectorOptions):
 
     name: Literal["plateau"] = Field("plateau", description="The paper's rule, with absolute thresholds.")
     window: int = Field(5, ge=2, le=10_000, description="Number of batches in the window.")
-    mean_threshold: float = Field(
-        2.6,
-        gt=0,
-        le=1e6,
-        description="Plateau below this mean loss, in nats.",
-        json_schema_extra=WARN_ON_RESUME,
+    mean_threshold: Warn[float] = Field(
+        2.6, gt=0, le=1e6, description="Plateau below this mean loss, in nats."
     )
-    variance_threshold: float = Field(
-        0.03,
-        gt=0,
-        le=1e12,
-        description="Plateau below this variance, in nats squared.",
-        json_schema_extra=WARN_ON_RESUME,
+    variance_threshold: Warn[float] = Field(
+        0.03, gt=0, le=1e12, description="Plateau below this variance, in nats squared."
     )
 
 
@@ -47,19 +38,14 @@ class RelativeRiseOptions(DetectorOptions):
     """A scale-free rule that needs no tuning per data set."""
 
     name: Literal["relative_rise"] = Field("relative_rise", description="Scale-free; the default.")
-    loss_threshold: float = Field(
-        2.8,
-        gt=0,
-        le=100,
-        description="Rise of the loss, in standard errors, that is reported as a shift.",
-        json_schema_extra=WARN_ON_RESUME,
+    loss_threshold: Warn[float] = Field(
+        2.8, gt=0, le=100, description="Rise of the loss, in standard errors, that is reported as a shift."
     )
-    feature_threshold: float | None = Field(
+    feature_threshold: Warn[float | None] = Field(
         3.5,
         gt=0,
         le=100,
         description="The same for the distance of batches in frozen features; null: losses alone.",
-        json_schema_extra=WARN_ON_RESUME,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from streamcl.config.options.base import IMPORT_PATH, SAFE_ON_RESUME, WARN_ON_RESUME, Args, Options
+from streamcl.config.options.base import IMPORT_PATH, Args, Options, Safe, Warn
 
 
 class SourcePolicy(Options):
@@ -37,26 +37,15 @@ class SourcePolicy(Options):
     max_quarantined: int | None = Field(
         10_000, ge=0, le=10**9, description="Records set aside before the run stops; null: no limit."
     )
-    stall_timeout: float | None = Field(
+    stall_timeout: Safe[float | None] = Field(
         300.0,
         gt=0,
         le=10**7,
         description="Seconds without a record before the source has failed; null: wait.",
-        json_schema_extra=SAFE_ON_RESUME,
     )
-    retries: int = Field(
-        3,
-        ge=0,
-        le=1000,
-        description="Retries after the source has raised.",
-        json_schema_extra=SAFE_ON_RESUME,
-    )
-    retry_delay: float = Field(
-        0.5,
-        ge=0,
-        le=3600,
-        description="Seconds before the first retry; doubled for each further one.",
-        json_schema_extra=SAFE_ON_RESUME,
+    retries: Safe[int] = Field(3, ge=0, le=1000, description="Retries after the source has raised.")
+    retry_delay: Safe[float] = Field(
+        0.5, ge=0, le=3600, description="Seconds before the first retry; doubled for each further one."
     )
 
 
@@ -100,16 +89,8 @@ class SourceOptions(Options):
         description="A promise that the class yields the same records each time; then any iterable can be "
         "resumed, by reading again what was read.",
     )
-    policy: SourcePolicy = Field(
-        SourcePolicy(), description="Bad records, limits, retries.", json_schema_extra=WARN_ON_RESUME
-    )
-    prefetch: int = Field(
-        2,
-        ge=0,
-        le=1024,
-        description="Batches read ahead of learning; 0: none.",
-        json_schema_extra=SAFE_ON_RESUME,
-    )
+    policy: Warn[SourcePolicy] = Field(SourcePolicy(), description="Bad records, limits, retries.")
+    prefetch: Safe[int] = Field(2, ge=0, le=1024, description="Batches read ahead of learning; 0: none.")
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceOptions:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from streamcl.config.options.base import WARN_ON_RESUME
+from streamcl.config.options.base import Warn
 from streamcl.learners.baselines.finetune import AdaptedBaselineOptions, build_model
 from streamcl.learners.factory import LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
@@ -24,16 +24,8 @@ class EWCOptions(AdaptedBaselineOptions):
     """EWC++ on adapters and head (arXiv 1801.10112)."""
 
     name: Literal["ewc_pp"] = Field("ewc_pp", description="LoRA with EWC++.")
-    strength: float = Field(
-        100.0, ge=0, le=1e12, description="Lambda: weight of the penalty.", json_schema_extra=WARN_ON_RESUME
-    )
-    decay: float = Field(
-        0.9,
-        ge=0,
-        lt=1,
-        description="Decay of the running importance at each step.",
-        json_schema_extra=WARN_ON_RESUME,
-    )
+    strength: Warn[float] = Field(100.0, ge=0, le=1e12, description="Lambda: weight of the penalty.")
+    decay: Warn[float] = Field(0.9, ge=0, lt=1, description="Decay of the running importance at each step.")
 
 
 class EWCPlusPlus(GradientLearner):

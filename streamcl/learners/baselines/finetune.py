@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from streamcl.config.options.base import WARN_ON_RESUME, BlockIndex, Options
+from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.registry import lazy_imports
@@ -23,18 +23,14 @@ if TYPE_CHECKING:
 class BaselineOptions(Options):
     """Options that all baselines with gradient steps share."""
 
-    learning_rate: float = Field(
-        5e-4, gt=0, le=10, description="Step size.", json_schema_extra=WARN_ON_RESUME
-    )
+    learning_rate: Warn[float] = Field(5e-4, gt=0, le=10, description="Step size.")
 
 
 class FrozenLinearOptions(BaselineOptions):
     """A frozen backbone and a linear head trained by SGD: the baseline without adapters."""
 
     name: Literal["frozen_linear"] = Field("frozen_linear", description="Frozen features, linear head, SGD.")
-    learning_rate: float = Field(
-        1e-2, gt=0, le=10, description="SGD's step size.", json_schema_extra=WARN_ON_RESUME
-    )
+    learning_rate: Warn[float] = Field(1e-2, gt=0, le=10, description="SGD's step size.")
 
 
 class AdaptedBaselineOptions(BaselineOptions):

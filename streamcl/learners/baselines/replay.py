@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
-from streamcl.config.options.base import WARN_ON_RESUME
+from streamcl.config.options.base import Warn
 from streamcl.events import Sample
 from streamcl.learners.baselines.finetune import AdaptedBaselineOptions, build_model
 from streamcl.learners.factory import LearnerFactory
@@ -40,12 +40,8 @@ class DarkReplayOptions(AdaptedBaselineOptions):
 
     name: Literal["der_pp"] = Field("der_pp", description="LoRA with replay of images and logits.")
     replay_size: int = Field(500, ge=1, le=10**6, description="Images in the reservoir.")
-    alpha: float = Field(
-        0.1, ge=0, le=1e6, description="Weight of old logits.", json_schema_extra=WARN_ON_RESUME
-    )
-    beta: float = Field(
-        0.5, ge=0, le=1e6, description="Weight of old labels.", json_schema_extra=WARN_ON_RESUME
-    )
+    alpha: Warn[float] = Field(0.1, ge=0, le=1e6, description="Weight of old logits.")
+    beta: Warn[float] = Field(0.5, ge=0, le=1e6, description="Weight of old labels.")
 
 
 class ExperienceReplay(GradientLearner):

@@ -1,0 +1,46 @@
+"""The learner of a run: loaded from the newest checkpoint, and exported for PEFT and timm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streamcl.capabilities.declaration import capabilities_of
+from streamcl.config.options.run import RunConfig
+from streamcl.errors import CheckpointError
+from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
+from streamcl.factory.parts import build_learner
+from streamcl.nn.peft_export import export_adapter, export_merged
+from streamcl.protocols import Learner
+from streamcl.runs.directory import checkpoints, config_of
+
+
+def load_learner(folder: str | Path, *, vit: BackboneFactory = build_vit) -> tuple[Learner, RunConfig]:
+    """Return a run's learner as its newest good checkpoint holds it, to predict or export, and its options.
+
+    vit: makes the backbone, or lends one. Raise CheckpointError where there is no checkpoint.
+    """
+    folder = Path(folder)
+    config = config_of(folder)
+    compute = build_compute(config)
+    backbone = vit(config, compute)
+    learner = build_learner(config, backbone, compute)
+    found = checkpoints(config, folder, backbone=backbone.fingerprint).latest()
+    if found is None:
+        raise CheckpointError(f"{folder} holds no checkpoint")
+    learner.load_state_dict(found.state["learner"])
+    return learner, config
+
+
+def export_learner(learner: Learner, config: RunConfig, folder: Path) -> list[Path]:
+    """Write adapters and head in the layout of PEFT, and the merged backbone beside them.
+
+    Return the paths written: none where the learner has no adapters to export.
+    """
+    if (export := capabilities_of(learner).adapter_export) is None:
+        return []
+    adapters, head, classes = export
+    weight, bias = (None, None) if head is None else (head.weight.detach(), head.bias.detach())
+    export_adapter(adapters, weight, bias, classes, folder, config.backbone.name)
+    merged = folder / "merged.safetensors"
+    export_merged(adapters, merged)
+    return [folder, merged]
