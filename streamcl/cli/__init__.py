@@ -52,12 +52,9 @@ def main() -> NoReturn:
     except StreamclError as error:
         _explain(error, debug=debug)
         sys.exit(error.exit_code)
-    except (OSError, MemoryError) as error:
-        _explain(StreamclError(f"{type(error).__name__}: {error}"), debug=debug)
-        sys.exit(1)
-    except Exception as error:  # a fault of streamcl or of a user's part
-        text = f"{type(error).__name__}: {error}"
-        _explain(StreamclError(text, hint="--debug shows where"), debug=debug)
+    except Exception as error:  # of the machine, of streamcl, or of a user's part, whose place is of use
+        hint = None if isinstance(error, OSError | MemoryError) else "--debug shows where"
+        _explain(StreamclError(f"{type(error).__name__}: {error}", hint=hint), debug=debug)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -28,7 +28,7 @@ def bench() -> None:
 @click.option("--jobs", default=1, type=click.IntRange(1, 256), help="Cells at a time, a process each.")
 @click.option("--list", "just_list", is_flag=True, help="Name the cells and run none.")
 def accuracy(*, name: str, out: Path, seeds: int | None, pattern: str, jobs: int, just_list: bool) -> int:
-    """Fill a table of learners x protocols x seeds; the same command goes on where it was interrupted.
+    """Fill a table of learners x protocols x seeds; the same command continues an interrupted one.
 
     Writes results.md and results.csv after every cell, plots at the end. On a CPU as many jobs as cores take
     the least time, as each computes on its share of them. Several such commands may fill one table together.

@@ -44,7 +44,7 @@ STOPPED = 143
 )
 @click.option("--quiet", is_flag=True, help="No progress bar and no closing figures.")
 def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, quiet: bool) -> int:
-    """Run CONFIG, a YAML file; an interrupted run goes on where it stopped.
+    """Run CONFIG, a YAML file; an interrupted run is continued where it stopped.
 
     `torchrun --nproc-per-node N -m streamcl run CONFIG` runs it on N ranks, one a GPU or a CPU core.
     """
@@ -61,7 +61,7 @@ def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, qui
     ):
         again = fresh and restarted()
         if again:
-            logger.warning("torchrun has started the ranks again, so --fresh is ignored: the run goes on")
+            logger.warning("torchrun has started the ranks again, so --fresh is ignored: the run continues")
         with open_run(settings, fresh=fresh and not again, strict=strict, group=ranks) as opened:
             return _run(opened, quiet=quiet)
 
@@ -76,7 +76,7 @@ def _run(opened: Run, *, quiet: bool) -> int:
             _drive(opened, show=leads and not quiet and sys.stderr.isatty())
         if opened.processor.stopped:
             offset = opened.processor.progress.offset
-            logger.info("stopped at %d samples; the same command goes on from there", offset)
+            logger.info("stopped at %d samples; the same command continues from there", offset)
             return STOPPED
     if leads:
         _close(opened, quiet=quiet)
@@ -128,7 +128,7 @@ def _disk_errors() -> Iterator[None]:
         where = f" ({error.filename2 or error.filename})" if error.filename else ""
         raise CheckpointError(
             f"the run directory cannot be used any more: {error.strerror}{where}",
-            hint="its checkpoints are good; once it can be written again, the same command goes on from them",
+            hint="its checkpoints are good; once it can be written, the same command continues from them",
         ) from error
 
 

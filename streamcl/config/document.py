@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from streamcl.errors import ConfigError
 
 MAX_PROBLEMS = 100
+MAX_QUOTED = 60
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
@@ -80,3 +81,8 @@ def holds(data: Any, key: str | int) -> bool:
     if isinstance(data, Mapping):
         return key in data
     return isinstance(data, list) and isinstance(key, int) and 0 <= key < len(data)
+
+
+def shortened(text: str) -> str:
+    """Return the text as messages quote it: of at most 60 characters."""
+    return text if len(text) <= MAX_QUOTED else text[: MAX_QUOTED - 3] + "..."

@@ -10,10 +10,8 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from streamcl.config.document import MAX_PROBLEMS, Document, KeyPath, Problem, holds
+from streamcl.config.document import MAX_PROBLEMS, Document, KeyPath, Problem, holds, shortened
 from streamcl.errors import nearest
-
-_MAX_SHOWN = 60
 
 
 def problems_of(error: ValidationError, root: type[BaseModel], document: Document) -> list[Problem]:
@@ -39,7 +37,7 @@ def shown(value: Any) -> str:
     ("the text 'cpu'", 'true', 'a mapping')
     """
     if isinstance(value, str):
-        return f"the text '{_cut(value)}'"
+        return f"the text '{shortened(value)}'"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, int | float):
@@ -60,10 +58,11 @@ class _Spot:
 
     def message(self) -> str:
         """Return the message: the value found, the value expected, and the nearest valid name."""
-        label = _cut(".".join(map(str, self.path)))
+        label = shortened(".".join(map(str, self.path)))
         if self.details["type"] == "extra_forbidden":
             key, where = str(self.path[-1]), ".".join(map(str, self.path[:-1]))
-            return f"unknown key '{_cut(key)}'{where and f' in {where}'}; {_nearest(key, _keys(self.owner))}"
+            found = f"unknown key '{shortened(key)}'{where and f' in {where}'}"
+            return f"{found}; {_nearest(key, _keys(self.owner))}"
         if self.details["type"] == "missing":
             return f"'{label}' is missing"
         return f"{label}: {self._fault()}" if label else self._fault()
@@ -76,7 +75,7 @@ class _Spot:
         kind, value, message = self.details["type"], self.details["input"], self.details["msg"]
         if kind == "union_tag_invalid":
             tag = str(self.details["ctx"]["tag"])
-            return f"unknown name '{_cut(tag)}'; {_nearest(tag, self.members)}"
+            return f"unknown name '{shortened(tag)}'; {_nearest(tag, self.members)}"
         if kind == "union_tag_not_found":
             return f"must be a mapping with a 'name'; found {shown(value)}; {_nearest('', self.members)}"
         if kind in {"literal_error", "string_pattern_mismatch"}:
@@ -156,7 +155,3 @@ def _related(path: KeyPath, broken: KeyPath) -> bool:
 
 def _nearest(word: str, choices: Iterable[str]) -> str:
     return nearest(word.lower(), choices, "expected one of")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

@@ -51,7 +51,7 @@ def _key(holder: dict[str, Any] | list[Any], key: str) -> str | int:
         return key
     if key.isascii() and key.isdecimal() and len(key) < 9 and int(key) <= len(holder):
         return int(key)
-    raise IndexError(f"'{key}' is no index into a list of {len(holder)}")
+    raise IndexError(f"'{key}' is not an index into a list of {len(holder)}")
 
 
 def _put(holder: Any, key: str | int, value: Any) -> None:

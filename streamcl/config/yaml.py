@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from streamcl.config.document import Document, KeyPath, Problem, SourceLocation, config_error
+from streamcl.config.document import Document, KeyPath, Problem, SourceLocation, config_error, shortened
 
 FILE_LIMIT = 1 << 20
 MAX_DEPTH = 32
@@ -164,7 +164,7 @@ class _Converter:
             key = self._key(key_node)
             if key is not None and key in items:
                 first = self.document.places[*path, key].line
-                self._note(self._start(key_node), f"duplicate key {_short(key)}; first on line {first}")
+                self._note(self._start(key_node), f"duplicate key {shortened(key)!r}; first on line {first}")
             elif key is not None:
                 self.document.places[*path, key] = self._start(key_node)
                 items[key] = self._value(value, (*path, key))
@@ -176,7 +176,7 @@ class _Converter:
         if not isinstance(node, yaml.ScalarNode) or node.tag not in {_PLAIN, _CORE + "str"}:
             self._note(self._start(node), "a key must be plain text, without a tag")
         elif node.tag == _PLAIN and not _is_text(text):
-            self._note(self._start(node), f"key {_short(text)} is not text; quote it")
+            self._note(self._start(node), f"key {shortened(text)!r} is not text; quote it")
         else:
             return text.translate(self.shown)
         return None
@@ -196,7 +196,7 @@ class _Converter:
         except ValueError as error:
             return self._break(path, node, str(error))
         if kind != _PLAIN and type(value) not in _TYPES[kind]:
-            return self._break(path, node, f"{_short(text)} is no !!{kind}")
+            return self._break(path, node, f"{shortened(text)!r} is not a !!{kind}")
         return float(value) if kind == "float" and value is not None else value
 
     def _variable(self, found: re.Match[str], path: KeyPath, node: yaml.Node) -> str:
@@ -231,7 +231,7 @@ class _Converter:
 
     def _refuse_tag(self, node: yaml.Node, path: KeyPath) -> None:
         tag = "!!" + node.tag.removeprefix(_CORE) if node.tag.startswith(_CORE) else node.tag
-        self._break(path, node, f"tag {_short(tag)} refused; a configuration is plain data")
+        self._break(path, node, f"tag {shortened(tag)!r} refused; a configuration is plain data")
 
 
 def _at_end_of(text: str, source: str) -> SourceLocation:
@@ -251,7 +251,3 @@ def _is_text(text: str) -> bool:
         return isinstance(plain_value(text), str)
     except ValueError:
         return False
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -80,32 +80,23 @@ class NonFiniteGuard(Counters):
         self._log, self._progress, self._limit = log, progress, limit
 
     def after_batch(self, record: BatchRecord) -> None:
-        """Count and log a batch with a step that was not finite."""
-        learned = len(record.result.learned)
+        """Count and log a batch with a step that was not finite. Raise NotFinite where there are too many."""
+        learned, labelled = len(record.result.learned), len(record.batch.labelled)
         if record.not_finite:
-            self._skip(learned, len(record.batch.labelled))
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            why = f"losses or gradients were not finite; {learned} of {labelled} samples were learned, "
+            self._log.log("skipped", f"{why}{labelled - learned} were not")
         if learned or not record.not_finite:
             self.skipped_in_a_row = 0
         elif self.skipped_in_a_row >= self._limit:
-            self._give_up()
-
-    def _skip(self, learned: int, labelled: int) -> None:
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        self._log.log(
-            "skipped",
-            f"losses or gradients were not finite; {learned} of {labelled} samples were learned, "
-            f"{labelled - learned} were not",
-        )
-
-    def _give_up(self) -> None:
-        count, committed = self.skipped_in_a_row, self._progress.committed
-        self._log.log("rollback", f"{count} steps in a row were not finite", to=committed)
-        raise NotFinite(
-            f"{count} steps in a row were not finite, up to offset {self._progress.offset}",
-            hint="lower the learning rate or set precision: 32-true; "
-            f"the same command then goes on from offset {committed}",
-        )
+            count, committed = self.skipped_in_a_row, self._progress.committed
+            self._log.log("rollback", f"{count} steps in a row were not finite", to=committed)
+            raise NotFinite(
+                f"{count} steps in a row were not finite, up to offset {self._progress.offset}",
+                hint="lower the learning rate or set precision: 32-true; "
+                f"the same command then continues from offset {committed}",
+            )
 
 
 class HoldoutEvaluation(Counters):
@@ -128,7 +119,7 @@ class HoldoutEvaluation(Counters):
             self._evaluate(record.batch.end)
 
     def finish(self, offset: int) -> None:
-        """Evaluate at the end of the stream, where that is asked for and was not just done."""
+        """Evaluate at the end of the stream, where that is configured and was not just done."""
         if self._evaluator.at_stream_end and self.last_evaluated < offset:
             self._evaluate(offset)
 

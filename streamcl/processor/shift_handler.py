@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import fmean
 
 from streamcl.processor.event_log import Counters, EventLog, Progress
@@ -71,7 +70,7 @@ class ShiftHandler(Counters):
         self._detector.update(loss)
         if (reason := self._detector.shift) is not None:
             self.segment += 1
-            self.shifts = _newest(self.shifts, offset)
+            self.shifts = [*self.shifts, offset][-REMEMBERED:]
             self._log.log("shift", reason, loss=loss)
             if self._thumbnails is not None:
                 self._thumbnails.keep(offset, record.batch.samples, record.predictions)
@@ -79,10 +78,5 @@ class ShiftHandler(Counters):
         if (reason := self._detector.plateau) is not None:
             if figures := self._learner.consolidate():
                 self.consolidated += 1
-                self.consolidations = _newest(self.consolidations, offset)
+                self.consolidations = [*self.consolidations, offset][-REMEMBERED:]
             self._log.log("consolidation" if figures else "plateau", reason, loss=loss, **figures)
-
-
-def _newest(offsets: Sequence[int], offset: int) -> list[int]:
-    """Append an offset; the oldest go where there are more than REMEMBERED."""
-    return [*offsets, offset][-REMEMBERED:]

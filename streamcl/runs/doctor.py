@@ -82,7 +82,7 @@ def _config(path: Path) -> Iterator[DoctorFinding]:
     elif isinstance(yaml.safe_load(_read(path, CONFIG_LIMIT).decode()), dict):
         yield DoctorFinding("ok", path.name, "can be read")
     else:
-        yield DoctorFinding("error", path.name, "is no configuration: its top is not a mapping")
+        yield DoctorFinding("error", path.name, "is not a configuration: its top is not a mapping")
 
 
 def _checkpoints(folder: Path) -> Iterator[DoctorFinding]:
@@ -148,7 +148,7 @@ def _is_object(line: bytes) -> bool:
 
 def _summary(path: Path) -> Iterator[DoctorFinding]:
     if not path.exists():
-        text = "is missing: the run has not ended"
+        text = "is missing: the run is unfinished"
         yield DoctorFinding("warning", path.name, text, "streamcl run continues it")
     elif _is_object(_read(path, SUMMARY_LIMIT)):
         yield DoctorFinding("ok", path.name, "the run has ended")

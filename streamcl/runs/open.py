@@ -133,9 +133,9 @@ def _check_earlier(settings: RunConfig, earlier: RunConfig | None, folder: Path)
     refused = tuple(str(each) for each in changed if each.severity == "refuse")
     if refused:
         raise ConfigError(
-            f"the run in {folder} cannot go on with this configuration",
+            f"the run in {folder} cannot be continued with this configuration",
             hint="take the changes back, choose another run_dir, or start over with --fresh",
-            problems=(f"the run in {folder} cannot go on with this configuration:", *refused),
+            problems=(f"the run in {folder} cannot be continued with this configuration:", *refused),
         )
     return earlier
 
@@ -147,7 +147,7 @@ def _resume(run: Run, *, strict: bool) -> None:
     replayable = run.source.replayable
     if not replayable and found is None:
         logger.warning(
-            "the source cannot be replayed: if this run is interrupted, it cannot go on where it stopped "
+            "the source cannot be replayed: if this run is interrupted, it cannot be continued "
             "(checkpoint.delivery: exactly_once would refuse it)"
         )
     if found is None:
@@ -163,7 +163,7 @@ def _resume(run: Run, *, strict: bool) -> None:
     state = found.state if replayable else {**found.state, "source": run.source.state_dict()}
     if (before := state.get("ranks", 1)) != run.group.world_size:
         logger.info(
-            "%d ranks came so far, %d go on; sums may differ in their last bits",
+            "so far %d ranks ran it, now %d; sums may differ in their last bits",
             before,
             run.group.world_size,
         )

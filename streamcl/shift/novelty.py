@@ -42,7 +42,7 @@ class Novelty:
     def take(self) -> float | None:
         """Return how far the waiting samples lie from those before, to which they then belong.
 
-        None for the first ones, for fewer than two, which go on waiting, and where nothing has ever varied.
+        None for the first ones, for fewer than two, which keep waiting, and where nothing has ever varied.
         """
         if self._waiting is None or self._count < 2:
             return None

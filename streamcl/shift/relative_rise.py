@@ -18,7 +18,7 @@ from streamcl.shift.novelty import Novelty, Values
 
 # The constants were chosen on one half of the synthetic families of benchmarks/shift_detection.py and
 # measured on the other half.
-_FLOOR = 0.05  # nats, added to every loss: one mistake in a batch of 64 costs about as much and is no news
+_FLOOR = 0.05  # nats, added to every loss: one mistake in a batch of 64 costs about as much
 _POWER = 1 / 3  # makes means of skewed losses nearly normal (Wilson and Hilferty, 1931) at every batch size
 _MEMORY = 64  # batches that are remembered
 _REFERENCE = 32  # batches of the segment that make its level

@@ -11,6 +11,7 @@ from river import base, drift
 
 from streamcl.errors import ConfigError, nearest
 from streamcl.protocols import State
+from streamcl.registry import call_with
 from streamcl.shift.detector import LossDetector
 
 _HISTORY = 4096  # losses; replaying them takes 1 ms for ADWIN, 5 ms for PageHinkley, 1.3 s for KSWIN
@@ -29,9 +30,8 @@ class RiverDetector(LossDetector):
     """
 
     def __init__(self, name: str, args: Mapping[str, Any] | None = None) -> None:
-        self._class = _find(name)
-        self._args = _checked(self._class, dict(args or {}))
-        self._detector = self._class(**self._args)
+        self._name, self._args, self._class = name, args or {}, _find(name)
+        self._detector = self._made()
         self._history: list[float] = []
 
     def _update(self, loss: float) -> None:
@@ -48,11 +48,13 @@ class RiverDetector(LossDetector):
         older, newer = self._history[:-recent], self._history[-recent:]
         if older and np.mean(newer) <= np.mean(older):
             return None
-        return f"{self._class.__name__}: mean loss {np.mean(newer):.4g} after {np.mean(older or newer):.4g}"
+        return f"{self._name}: mean loss {np.mean(newer):.4g} after {np.mean(older or newer):.4g}"
+
+    def _made(self) -> Any:
+        return call_with(self._class, f"River detector {self._name}", self._args, offered={"seed": 0})
 
     def _replay(self, history: list[float]) -> None:
-        self._detector = self._class(**self._args)
-        self._history = history
+        self._detector, self._history = self._made(), history
         for loss in history:
             self._detector.update(loss)
 
@@ -80,18 +82,3 @@ def _find(name: str) -> Any:
             hint=f"one of {', '.join(known)} takes losses",
         )
     raise ConfigError(f"River has no drift detector {name!r}", hint=nearest(name, known, "it has"))
-
-
-def _checked(detector: Any, args: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(detector).parameters
-    if "seed" in parameters:
-        args = {"seed": 0, **args}
-    for key in args:
-        if key not in parameters:
-            hint = nearest(key, parameters, "it has")
-            raise ConfigError(f"River's {detector.__name__} has no argument {key!r}", hint=hint)
-    try:
-        detector(**args)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"River's {detector.__name__} refuses {args}: {error}") from error
-    return args

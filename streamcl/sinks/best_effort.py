@@ -114,4 +114,4 @@ class BestEffortSink:
             return
         self._warn_after = now + WARNING_INTERVAL
         counts = f"{self.dropped} records dropped, {self.failed} calls failed so far"
-        logger.warning("sink %s %s (%s); learning goes on", self._name, what, counts)
+        logger.warning("sink %s %s (%s); learning continues", self._name, what, counts)

@@ -72,8 +72,8 @@ def durable_calls(operation: Callable[[Disk], object]) -> list[str]:
 def check_sink(make: Callable[[], Sink], read: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
     """Check the contract of a sink: what is flushed stays, what came after the position is given up.
 
-    A sink that can redact is asked to, in the midst of writing: it then names nothing of what was erased, and
-    goes on where it was.
+    A sink that can redact does so in the midst of writing: it then names nothing of what was erased, and
+    continues where it was.
 
     Args:
         make: opens the sink anew on the same place, as a resumed process does; the place is empty at first.
@@ -104,7 +104,7 @@ def check_sink(make: Callable[[], Sink], read: Callable[[], Sequence[Mapping[str
 def _check_redaction(
     sink: RedactableSink, read: Callable[[], Sequence[Mapping[str, Any]]], before: list[dict[str, Any]]
 ) -> None:
-    """Check that nothing names an erased sample and class, and that writing goes on after it."""
+    """Check that nothing names an erased sample and class, and that writing continues after it."""
     other = {"step": 7, "offset": 8, "id": "other", "label": "kept", "predicted": "gone"}
     sink.write("metrics", {"step": 6, "offset": 7, "id": "erased", "label": "gone", "predicted": None})
     sink.write("metrics", other)

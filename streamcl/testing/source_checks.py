@@ -19,7 +19,7 @@ def check_source(make_source: Callable[[], Source], *, limit: int | None = 200) 
     """Check a source over its first events: info, offsets, samples, states, resuming and fetching.
 
     The same arguments must make the same stream, and a new source that loads the state after event k must
-    yield exactly the events after k (not asked of a source that is not replayable).
+    yield exactly the events after k (not required of a source that is not replayable).
 
     Args:
         make_source: makes the source anew, with the same arguments each time.
@@ -75,8 +75,8 @@ def _check_info(make_source: Callable[[], Source], limit: int | None) -> None:
     source = make_source()
     require(isinstance(source, Source), f"{type(source).__name__} lacks methods of streamcl.protocols.Source")
     info = source.info
-    require(isinstance(info, StreamInfo) and bool(info.name), "info is no StreamInfo with a name")
-    require(all(isinstance(name, str) for name in info.classes), f"classes are no strings: {info.classes}")
+    require(isinstance(info, StreamInfo) and bool(info.name), "info is not a StreamInfo with a name")
+    require(all(isinstance(name, str) for name in info.classes), f"classes are not strings: {info.classes}")
     require(len(set(info.classes)) == len(info.classes), f"a class comes twice in info: {info.classes}")
     require(list(info.shifts) == sorted(set(info.shifts)), f"shifts do not ascend: {info.shifts}")
     events = first_events(source, limit)
@@ -125,9 +125,9 @@ def _check_events(events: list[Event]) -> None:
 
 
 def _check_sample(sample: Sample) -> None:
-    require(isinstance(sample.id, str) and bool(sample.id), f"the id {sample.id!r} is no string")
+    require(isinstance(sample.id, str) and bool(sample.id), f"the id {sample.id!r} is not a string")
     labelled = isinstance(sample.label, str) and bool(sample.label)
-    require(sample.label is None or labelled, f"the label {sample.label!r} of {sample.id!r} is no string")
+    require(sample.label is None or labelled, f"the label {sample.label!r} of {sample.id!r} is not a string")
     require(sample.privacy in {"core", "user"}, f"privacy of {sample.id!r} is {sample.privacy!r}")
     image = sample.image
     rgb = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and min(image.shape) >= 1
@@ -146,7 +146,7 @@ def _check_states(make_source: Callable[[], Source], limit: int | None) -> None:
 
 
 def _check_fetch(make_source: Callable[[], Source], limit: int | None) -> None:
-    """Require that `fetch`, where there is one, returns only samples asked for, under their ids."""
+    """Require that `fetch`, where there is one, returns only requested samples, under their ids."""
     source = make_source()
     if (fetch := fetch_of(source)) is None:
         return
@@ -194,4 +194,4 @@ def plain_hash(state: State) -> str:
     try:
         return state_hash(state)
     except TypeError as error:
-        raise AssertionError(f"the state is no plain data: {error}") from error
+        raise AssertionError(f"the state is not plain data: {error}") from error

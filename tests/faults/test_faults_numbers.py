@@ -34,7 +34,7 @@ def test_for_ever_it_goes_back_and_exits_5(tmp_path):
     hook = ("fault_runs:not_finite", {"first": 6, "last": 1000})
     done = run(tmp_path, code=5, hooks=(hook,))
     assert "3 steps in a row were not finite" in done.err
-    assert "goes on from offset 32" in done.err
+    assert "continues from offset 32" in done.err
     events = lines(tmp_path / "run", "events")
     assert [event["kind"] for event in events].count("skipped") == 3
     assert events[-1] | {"kind": "rollback", "to": 32} == events[-1]
@@ -135,8 +135,8 @@ def test_a_run_whose_services_are_down_ends_as_one_without_them(tmp_path):
     write_config(tmp_path, learner="ridge", sinks=sinks)
     done = run(tmp_path, "beside")
     assert left(tmp_path / "beside") == left(tmp_path / "alone")
-    assert "learning goes on" in done.err
-    assert done.err.count("learning goes on") <= 3  # one a minute for each, and one at the end
+    assert "learning continues" in done.err
+    assert done.err.count("learning continues") <= 3  # one a minute for each, and one at the end
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5])

@@ -343,5 +343,5 @@ def test_the_command_line_verifies_the_receipt(tmp_path):
         run.processor.forget()
     (receipt,) = run.folder.glob("receipts/*.json")
     assert call("verify", receipt)[0] == 0
-    with pytest.raises(ConfigError, match="cannot go on with this configuration"):
+    with pytest.raises(ConfigError, match="cannot be continued with this configuration"):
         open_run(real(tmp_path, "ridge"))

@@ -197,7 +197,7 @@ def test_rivers_history_is_bounded_and_resumes_across_the_bound():
         ("ADWINN", {}, "no drift detector 'ADWINN'", "ADWIN"),
         ("DDM", {}, "errors \\(0 or 1\\), not losses", "ADWIN"),
         ("ADWIN", {"dleta": 0.1}, "no argument 'dleta'", "delta"),
-        ("KSWIN", {"alpha": 7}, "refuses", None),
+        ("KSWIN", {"alpha": 7}, "cannot be made", None),
     ],
 )
 def test_a_wrong_river_detector_is_refused_with_the_nearest_name(name, args, said, hint):

@@ -104,7 +104,7 @@ class RunConfig(Options):
     def _has_sums(cls, forgetting: ForgettingOptions, info: ValidationInfo) -> ForgettingOptions:
         learner, wanted = info.data.get("learner"), forgetting.keep_statistics
         if wanted is None or learner is None or isinstance(learner, ClassOptions | PluginOptions):
-            return forgetting  # a learner of the user's own is asked when the run is put together
+            return forgetting  # a user's learner is checked when the run is assembled
         if not learner_factory(learner).keeps_statistics:
             why = f"{learner_name(learner)} has no sums of squares to keep; take ridge, slda or ridge_lora"
             fault = conflict(why, ("keep_statistics",), wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from streamcl.config.options.base import Options, Seed, distinct
 from streamcl.config.options.variants import by_name, variant
@@ -53,15 +53,10 @@ class DomainIncrementalOptions(Options):
     name: Literal["domain_incremental"] = Field(
         "domain_incremental", description="One domain after the other."
     )
-    order: list[str] | None = Field(
+    order: Annotated[list[str] | None, AfterValidator(distinct)] = Field(
         None, min_length=1, description="Domains in order; null: the source's order."
     )
     seed: Seed | None = Field(None, description="Seed of the order inside a domain; null: the run's.")
-
-    @field_validator("order")
-    @classmethod
-    def _each_once(cls, order: list[str] | None) -> list[str] | None:
-        return distinct(order)
 
 
 class NewInstancesAndClassesOptions(Options):

@@ -1,4 +1,4 @@
-"""Unions of options that are told apart by a name, a class of the user's own, or a plugin."""
+"""Unions of options that differ by a name, a class of the user's own, or a plugin."""
 
 from __future__ import annotations
 
