@@ -92,7 +92,7 @@ class WrongFetch(Counted):
         (SameIds, "comes twice"),
         (NeverTheSame, "another stream"),
         (SharedState, "changed after it was returned"),
-        (TupleKeys, "no plain data"),
+        (TupleKeys, "not plain data"),
         (OneBehind, "changed when it was loaded|other events follow"),
         (Restarting, "other events follow"),
         (WrongFetch, "fetch returned '000000' as"),

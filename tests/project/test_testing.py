@@ -45,14 +45,15 @@ def ids(events):
 # -- the scripted source -----------------------------------------------------------------------------------
 
 
-def test_a_script_of_everything_is_a_source_like_any_other():
+def test_a_script_of_everything_is_a_source_like_any_other(tmp_path):
     request = ForgetRequest(id="r1", label="odd")
     script = [4, ["even", None], request, Bad(2), Stall(0), Crash("exception"), Raise(ValueError()), 3]
 
+    passed = tmp_path / "crash and error that have happened"
+    passed.write_text("5\n6\n")
+
     def make():
-        source = ScriptedSource(script)
-        source._happened = {5: 1, 6: 1}
-        return source
+        return ScriptedSource(script, memory=passed)
 
     check_source(make)
     events = list(make())
@@ -232,8 +233,8 @@ def test_the_fake_learner_learns_what_it_is_given():
     refused = learner.learn(second)
     assert not refused.learned
     assert state_hash(learner.state_dict()) == before
-    lesson = learner.learn(third)
-    assert [(guess.label, guess.confidence) for guess in lesson.predictions] == [("a", 1.0), ("a", 1.0)]
+    result = learner.learn(third)
+    assert [(made.label, made.confidence) for made in result.predictions] == [("a", 1.0), ("a", 1.0)]
     assert learner.consumed == ["000000", "000001", "000004"]
     assert learner.classes == ("a", "b")
     assert learner.consolidate() == {"consumed": 3}

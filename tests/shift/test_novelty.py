@@ -22,8 +22,8 @@ def batches(count, size, width=40, *, moved=0.0, alike=0.0, seed=0):
         yield (scale * (random.normal(size=(size, width)) + shared + moved)).astype(np.float32)
 
 
-def told(detector, features, losses):
-    """The numbers of the updates that show a shift."""
+def shifts_found(detector, features, losses):
+    """Return the numbers of the updates that show a shift."""
     found = []
     for number, (rows, loss) in enumerate(zip(features, losses, strict=True)):
         detector.look(rows)
@@ -78,10 +78,10 @@ def test_what_never_varies_says_nothing():
 @pytest.mark.parametrize("alike", [0.0, 1.0])
 def test_a_shift_that_the_loss_does_not_feel_is_found(alike):
     features = [*batches(40, 16, alike=alike), *batches(40, 16, moved=2.0, alike=alike, seed=0)]
-    found = told(RelativeRiseDetector(), features, steady(80))
+    found = shifts_found(RelativeRiseDetector(), features, steady(80))
     assert len(found) == 1
     assert 40 < found[0] <= 48
-    assert told(RelativeRiseDetector(feature_threshold=None), features, steady(80)) == []
+    assert shifts_found(RelativeRiseDetector(feature_threshold=None), features, steady(80)) == []
 
 
 def test_the_reason_speaks_of_features_and_a_new_segment_may_settle():
@@ -103,14 +103,14 @@ def test_the_reason_speaks_of_features_and_a_new_segment_may_settle():
 def test_false_alarms_are_rare(alike):
     alarms = sum(
         len(
-            told(
+            shifts_found(
                 RelativeRiseDetector(), list(batches(300, 16, 64, alike=alike, seed=seed)), steady(300, seed)
             )
         )
         for seed in range(4)
     )
     alone = sum(
-        len(told(RelativeRiseDetector(feature_threshold=None), [()] * 300, steady(300, seed)))
+        len(shifts_found(RelativeRiseDetector(feature_threshold=None), [()] * 300, steady(300, seed)))
         for seed in range(4)
     )
     assert alarms <= alone + 1  # of 1,200 batches
@@ -119,7 +119,7 @@ def test_false_alarms_are_rare(alike):
 def test_a_rise_of_both_is_one_shift():
     features = [*batches(40, 16), *batches(40, 16, moved=2.0)]
     losses = [*steady(40), *[3 * loss for loss in steady(40, 1)]]
-    assert len(told(RelativeRiseDetector(), features, losses)) == 1
+    assert len(shifts_found(RelativeRiseDetector(), features, losses)) == 1
 
 
 def test_restored_at_every_step_it_goes_on_the_same():
@@ -151,11 +151,13 @@ def test_a_state_from_before_there_was_novelty_is_taken():
 
 def test_nothing_of_any_features_is_left_once_they_are_dropped():
     detector = RelativeRiseDetector()
-    told(detector, list(batches(20, 16)), steady(20))
+    shifts_found(detector, list(batches(20, 16)), steady(20))
     detector.look(next(iter(batches(1, 16))))
     detector.drop_features()
     assert knows_nothing(detector)
-    assert told(detector, list(batches(40, 16, moved=5.0)), steady(40)) == []  # held against nothing before
+    assert (
+        shifts_found(detector, list(batches(40, 16, moved=5.0)), steady(40)) == []
+    )  # held against nothing before
 
 
 def test_detectors_that_only_take_losses_are_not_shown_features():

@@ -165,7 +165,7 @@ class TestJsonl:
                     sink.flush()
                 except OSError as error:
                     assert error.errno == errno.ENOSPC  # noqa: PT017
-                    assert sink.state_dict()["events"] <= sink._size("events")
+                    assert sink.state_dict()["events"] <= (folder / "events.jsonl").stat().st_size
             sink.close()
             for topic in ("metrics", "events"):
                 assert lines(folder / f"{topic}.jsonl") == [{"n": 0}, {"n": 1}, {"n": 2}]
@@ -474,16 +474,18 @@ class TestBuild:
         assert hint in caught.value.hint
 
     def test_mlflow_is_named_after_the_run(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(mlflow_sink, "_client", lambda uri: uri)
-        sink = registry.SINKS.find("mlflow")(tmp_path, uri="http://x")
-        assert (sink._client, sink._run_name) == ("http://x", tmp_path.name)
+        made = []
+        monkeypatch.setattr(mlflow_sink, "MLflowSink", lambda **options: made.append(options))
+        registry.SINKS.find("mlflow")(tmp_path, uri="http://x")
+        assert (made[0]["tracking_uri"], made[0]["run_name"]) == ("http://x", tmp_path.name)
 
     def test_mlflow_goes_where_the_configuration_says(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(mlflow_sink, "_client", lambda uri: uri)
+        made = []
+        monkeypatch.setattr(mlflow_sink, "MLflowSink", lambda **options: made.append(options) or Kept())
         named = {"name": "mlflow", "uri": "http://x", "experiment": "icons"}
         config = config_from_dict({"source": "demo", "sinks": [named]})
-        sink = build_fanout(config, tmp_path).sinks["mlflow"]._sink
-        assert (sink._client, sink._experiment) == ("http://x", "icons")
+        build_fanout(config, tmp_path).close()
+        assert (made[0]["tracking_uri"], made[0]["experiment"]) == ("http://x", "icons")
 
     def test_plugins_are_entry_points(self, tmp_path, monkeypatch):
         kept = Kept()
