@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +19,8 @@ from streams_data import write_picture
 from streamcl import open_run
 from streamcl.cli import cli
 from streamcl.config.load import dump_config, load_config
+from streamcl.forgetting.receipts.receipt import Receipt
+from streamcl.registry import DETECTORS, FORGETTING, LEARNERS
 from streams.user.source import IterableSource
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,7 @@ def file_of(block: str) -> str | None:
 README = ROOT / "README.md"
 CUSTOM = ROOT / "docs" / "custom_sources.md"
 TESTING = ROOT / "docs" / "testing.md"
+FORGETTING_PAGE = ROOT / "docs" / "forgetting.md"
 FILES = {
     name: block
     for page in (README, CUSTOM)
@@ -199,6 +202,37 @@ def test_commands_and_targets_exist(page: Path) -> None:
         assert name in cli.commands, f"streamcl {name}"
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    folders = "streamcl|streams|tests|benchmarks|configs|docs"
+    named = re.findall(rf"(?:{folders})/[\w./-]*\w\.(?:py|yaml|md|json)\b|\w+/test_\w+\.py", text)
+    assert [
+        name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "tests"))
+    ] == []
+
+
+def section(page: Path, title: str) -> str:
+    """The text below a heading, up to the next one of any level."""
+    return re.split(r"^#+ ", page.read_text().split(f"## {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+@pytest.mark.parametrize(
+    ("page", "title", "names"),
+    [
+        (README, "Learners", LEARNERS.built_in),
+        (README, "Shift detectors", DETECTORS.built_in),
+        (FORGETTING_PAGE, "Methods", FORGETTING.built_in),
+        (FORGETTING_PAGE, "Reading a receipt", [*Receipt.model_fields, "sha256"]),
+    ],
+    ids=["learners", "detectors", "methods", "receipt"],
+)
+def test_tables_have_every_name_and_no_other(page: Path, title: str, names: Iterable[str]) -> None:
+    rows = re.findall(r"^\| (`[^|]*`) \|", section(page, title), re.MULTILINE)
+    shown = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert shown - {"learner", "shift"} == set(names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
