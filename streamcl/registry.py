@@ -24,8 +24,8 @@ def lazy_imports() -> Iterator[None]:
     """Let `from package import module` in the block import each module at its first use.
 
     Options of learners are declared beside the learners, and reading a configuration must not wait for torch.
-    The block binds stand-ins that import the module when an attribute of it is asked for; imports of other
-    modules that run meanwhile are not affected.
+    The block binds objects that import the module when an attribute of it is read; imports that other modules
+    make meanwhile are not affected.
     """
     caller, real = sys._getframe(2).f_globals, builtins.__import__
 
@@ -58,7 +58,7 @@ class Registry:
     Attributes:
         kind: the noun that messages use, such as "detector".
         group: the entry-point group in which installed packages register theirs.
-        built_in: import paths "package.module:callable" by name; a module is imported when it is asked for.
+        built_in: import paths "package.module:callable" by name; each is imported when `find` needs it.
     """
 
     kind: str
@@ -71,11 +71,10 @@ class Registry:
         return tuple(dict.fromkeys((*self.built_in, *plugins)))
 
     def find(self, name: str) -> Callable[..., Any]:
-        """Return the callable of that name; a built-in one goes before an installed one.
+        """Return the callable of that name, a built-in one before an installed one.
 
-        Raises:
-            ConfigError: no such name exists (the nearest is in the hint), or the plugin cannot be imported
-                or called.
+        Raise ConfigError where no such name exists (the nearest is in the hint), or where the plugin cannot
+        be imported or called.
         """
         if name in self.built_in:
             return import_callable(self.built_in[name])
@@ -187,9 +186,9 @@ def call_with(
     """Call `function(*context, **args)` with the arguments of a configuration.
 
     Args:
-        label: what messages call the function, such as "detector 'plateau'".
+        label: the function's name in messages, such as "detector 'plateau'".
         args: keyword arguments from the configuration.
-        context: positional arguments that go before them.
+        context: positional arguments.
         offered: keyword arguments that are passed where the function has a parameter for them and `args`
             does not give it.
 
@@ -208,9 +207,8 @@ def call_with(
 def bind_arguments(path: str, args: Mapping[str, Any]) -> Callable[[], Any]:
     """Return a function of no arguments that calls the callable at `path` with `args`.
 
-    Raises:
-        ConfigError: the callable does not take these arguments.
-        SourceError: raised by the returned function where the callable returns None.
+    Raise ConfigError where the callable does not take them; the function raises SourceError where the
+    callable returns None.
     """
     function = import_callable(path)
     _checked(function, f"callable {path}", args, 0, {})
@@ -237,9 +235,8 @@ def _checked(
     names = [each.name for each in named]
     open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
     if unknown := [] if open_ended else [key for key in args if key not in names]:
-        raise ConfigError(
-            f"the {label} has no argument {unknown[0]!r}", hint=nearest(unknown[0], names, "it takes")
-        )
+        hint = nearest(unknown[0], names, "it takes")
+        raise ConfigError(f"the {label} has no argument {unknown[0]!r}", hint=hint)
     given = {key: value for key, value in offered.items() if key in names} | dict(args)
     if missing := [each.name for each in named if each.default is each.empty and each.name not in given]:
         raise ConfigError(f"the {label} needs the argument {missing[0]!r}")
@@ -249,18 +246,18 @@ def _checked(
 def import_callable(path: str) -> Callable[..., Any]:
     """Return the callable at an import path "package.module:callable".
 
-    The working directory comes first on the path, so that a file beside the YAML is found.
-
-    Raises:
-        ConfigError: the module or the name does not exist or cannot be called.
-        SourceError: importing the module raises.
+    The working directory comes first on the path, so that a file beside the YAML is found. Raise ConfigError
+    where the module or the name does not exist or cannot be called, SourceError where the import raises.
     """
     module_name, colon, attribute = path.partition(":")
     if not colon or not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
         raise ConfigError(f"{path!r} does not name a callable", hint=FORM)
     found: Any = _module(module_name)
     for part in attribute.split("."):
-        found = _attribute(found, part, path)
+        if not hasattr(found, part):
+            hint = nearest(part, [each for each in dir(found) if not each.startswith("_")], "it has")
+            raise ConfigError(f"{path}: {found.__name__} has no {part!r}", hint=hint)
+        found = getattr(found, part)
     if not callable(found):
         raise ConfigError(f"{path} is a {type(found).__name__}, which cannot be called", hint=FORM)
     return found  # type: ignore[no-any-return]
@@ -280,11 +277,3 @@ def _module(name: str) -> Any:
         raise SourceError(f"importing {name} failed: {error}", hint="install what it imports") from error
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise SourceError(f"importing {name} failed: {type(error).__name__}: {error}") from error
-
-
-def _attribute(owner: Any, name: str, path: str) -> Any:
-    try:
-        return getattr(owner, name)
-    except AttributeError as error:
-        hint = nearest(name, [each for each in dir(owner) if not each.startswith("_")], "it has")
-        raise ConfigError(f"{path}: {owner.__name__} has no {name!r}", hint=hint) from error

@@ -30,31 +30,27 @@ def check_agreement(settings: RunConfig, group: ProcessGroup) -> None:
     if group.world_size == 1:
         return
     if not getattr(learner_factory(settings.learner), "distributed", False):
-        able = sorted(
-            name for name in LEARNERS.built_in if getattr(LEARNERS.find(name), "distributed", False)
-        )
+        able = [name for name in LEARNERS.built_in if getattr(LEARNERS.find(name), "distributed", False)]
         raise ConfigError(
             f"the learner {learner_name(settings.learner)!r} cannot learn on several ranks",
-            hint=f"start it as one process, or choose one of {', '.join(able)}",
+            hint=f"start it as one process, or choose one of {', '.join(sorted(able))}",
         )
     check_same_everywhere("configuration", dump_config(settings), group)
 
 
 def check_same_everywhere(what: str, value: Any, group: ProcessGroup) -> None:
     """Raise ConfigError, naming `what`, where a rank's value differs from rank 0's."""
-    values = group.all_gather_object(value)
-    other = [rank for rank, each in enumerate(values) if each != values[0]]
-    if other:
+    if (other := _first_other(group.all_gather_object(value))) is not None:
         raise ConfigError(
-            f"rank {other[0]} has another {what} than rank 0",
+            f"rank {other} has another {what} than rank 0",
             hint="every rank must be started with the same files, options and versions",
         )
 
 
 class ReplicatedLearner:
-    """A learner whose every rank takes rank 0's step result, so that all that follows from it is the same.
+    """A learner of which every rank uses rank 0's step result, so that all later decisions are the same.
 
-    A step that fails on one rank, for want of memory say, ends the run on all of them: the others are in the
+    A step that fails on one rank, for lack of memory say, ends the run on all of them: the others are in the
     middle of the batch and cannot halve it.
     """
 
@@ -98,8 +94,8 @@ class ReplicatedLearner:
 class ReplicatedCheckpointStore:
     """The checkpoints of a run on several ranks: rank 0 writes them, after all have compared their states.
 
-    store: None on all ranks but the first. Where kernels of a GPU have left a rank's learner with other last
-    bits, it takes over rank 0's, which the checkpoint holds; where ranks have come to different decisions,
+    store: None on all ranks but the first. A learner that differs from rank 0's, in the last bits by a GPU's
+    kernels, is replaced by rank 0's, which the checkpoint holds. Where ranks differ in decisions,
     DistributedError is raised and nothing is written.
     """
 
@@ -107,11 +103,10 @@ class ReplicatedCheckpointStore:
         self._store, self._learner, self._group = store, learner, group
 
     def save(self, offset: int, step: int, state: State) -> Any:
-        """Commit, on all ranks at once; return what the store returns, None on all ranks but the first."""
-        hashes = self._group.all_gather_object((state_hash(state["learner"]), state_hash(_decided(state))))
-        decisions = [decided for _, decided in hashes]
-        if len(set(decisions)) > 1:
-            rank = next(i for i, each in enumerate(decisions) if each != decisions[0])
+        """Commit, on all ranks at once; return the store's result, None on all ranks but the first."""
+        decided = {name: state[name] for name in DECIDED}
+        hashes = self._group.all_gather_object((state_hash(state["learner"]), state_hash(decided)))
+        if (rank := _first_other([decisions for _, decisions in hashes])) is not None:
             raise DistributedError(
                 f"rank {rank} has come to another state than rank 0 at offset {offset}",
                 hint="ranks need the same software and the same kind of processor; "
@@ -120,9 +115,7 @@ class ReplicatedCheckpointStore:
         if len({learned for learned, _ in hashes}) > 1:
             first: State = self._group.broadcast_object(state["learner"] if self._group.is_main else {})
             if self._group.is_main:
-                logger.warning(
-                    "the ranks' learners differ at offset %d; all go on from the first one's", offset
-                )
+                logger.warning("the ranks' learners differ at offset %d; all go on from rank 0's", offset)
             else:
                 self._learner.load_state_dict(first)
         if self._store is None:
@@ -130,6 +123,6 @@ class ReplicatedCheckpointStore:
         return self._store.save(offset, step, {**state, "ranks": self._group.world_size})
 
 
-def _decided(state: State) -> State:
-    """Return the parts of a state that ranks decide on; not those of rank 0 alone, nor the clock's."""
-    return {name: state[name] for name in DECIDED}
+def _first_other(values: Sequence[Any]) -> int | None:
+    """Return the first rank whose value differs from rank 0's, None where all are equal."""
+    return next((rank for rank, each in enumerate(values) if each != values[0]), None)

@@ -42,15 +42,13 @@ class ProcessGroup:
         return samples
 
     def all_gather_rows(self, rows: Tensor, samples: Sequence[Sample]) -> Tensor:
-        """Return the rows of all samples, computed by all ranks.
+        """Return the rows [N, ...] of all N samples, in their order, computed by all ranks.
+
+        Every rank gets the same values; gradients flow back to the rows that it computed itself.
 
         Args:
             rows: [n + surplus, ...], those of this rank's share of n samples first.
             samples: the N samples of the batch.
-
-        Returns:
-            [N, ...] in the order of `samples`; every rank has the same values, and gradients flow back to the
-            rows that it computed itself.
         """
         return rows if len(rows) == len(samples) else rows[: len(samples)]
 
@@ -63,8 +61,8 @@ class ProcessGroup:
 
         Args:
             gradients: by name, of any shape; names and shapes are the same on every rank.
-            replicated: names of parameters behind `all_gather_rows`, of which every rank has the gradient of
-                all samples already: rank 0's is taken.
+            replicated: names whose gradient every rank has for all samples (of parameters after
+                `all_gather_rows`): rank 0's is taken.
         """
         return dict(gradients)
 
@@ -81,11 +79,11 @@ class ProcessGroup:
         return kept
 
     def all_gather_object(self, value: _T) -> list[_T]:
-        """Return what each rank passed, in the order of ranks."""
+        """Return each rank's `value`, in the order of ranks."""
         return [value]
 
     def broadcast_object(self, value: _T) -> _T:
-        """Return what rank 0 passed."""
+        """Return rank 0's `value`."""
         return value
 
     def close(self) -> None:

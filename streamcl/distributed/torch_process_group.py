@@ -35,8 +35,8 @@ BLANK = Sample("", np.zeros((8, 8, 3), np.uint8))
 class TorchProcessGroup(ProcessGroup):
     """Several processes over torch.distributed: gloo for tensors on the CPU, NCCL for those on a GPU.
 
-    Reads the environment that torchrun sets (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). Every collective
-    method raises DistributedError where another rank is gone or does not answer for `timeout` seconds.
+    Made from the environment that torchrun sets (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). Collective
+    methods raise DistributedError where another rank is gone or does not answer for `timeout` seconds.
     """
 
     def __init__(self, timeout: float = TIMEOUT) -> None:
@@ -56,15 +56,13 @@ class TorchProcessGroup(ProcessGroup):
 
     def scatter(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Return the samples, of which sample i keeps its pixels on rank i modulo the number of ranks."""
-        world = self.world_size
-        return [
-            sample if i % world == self.rank else RemoteSample.of(sample, i % world)
-            for i, sample in enumerate(samples)
-        ]
+        ranks = [i % self.world_size for i in range(len(samples))]
+        pairs = zip(samples, ranks, strict=True)
+        return [each if rank == self.rank else RemoteSample.of(each, rank) for each, rank in pairs]
 
     def all_gather_rows(self, rows: Tensor, samples: Sequence[Sample]) -> Tensor:
-        """Return the rows of all samples, as documented there: rows are sent without their graph."""
-        holders = [self._holder(sample) for sample in samples]
+        """Return the rows of all samples; rows are sent without their graph."""
+        holders = [each.rank if isinstance(each, RemoteSample) else self.rank for each in samples]
         counts = [holders.count(rank) for rank in range(self.world_size)]
         own = rows[: counts[self.rank]]
         if not samples:
@@ -86,10 +84,8 @@ class TorchProcessGroup(ProcessGroup):
         """Return the sums, from one gather; every rank adds the same numbers in the same order."""
         if not gradients:
             return {}
-        mine = [
-            torch.zeros_like(gradient) if name in replicated and not self.is_main else gradient
-            for name, gradient in gradients.items()
-        ]
+        skipped = () if self.is_main else replicated
+        mine = [torch.zeros_like(g) if name in skipped else g for name, g in gradients.items()]
         first, *others = self._gathered(torch.cat([each.flatten() for each in mine]))
         summed = first.clone()
         for other in others:
@@ -112,13 +108,13 @@ class TorchProcessGroup(ProcessGroup):
         return [found[each.id] if isinstance(each, RemoteSample) else each for each in kept]
 
     def all_gather_object(self, value: _T) -> list[_T]:
-        """Return what each rank passed, in the order of ranks; pickled, since ranks trust one another."""
+        """Return each rank's `value`, in the order of ranks; pickled, since ranks trust one another."""
         parts: list[Any] = [None] * self.world_size
         self._translated(self._dist.all_gather_object, parts, value)
         return parts
 
     def broadcast_object(self, value: _T) -> _T:
-        """Return what rank 0 passed; the other ranks' `value` is not read."""
+        """Return rank 0's `value`; the other ranks' is not read."""
         content = [value if self.is_main else None]
         self._translated(self._dist.broadcast_object_list, content, 0)
         return content[0]  # type: ignore[return-value]
@@ -135,27 +131,21 @@ class TorchProcessGroup(ProcessGroup):
         store = self._dist.PrefixStore(f"attempt {attempt} of {world}", store)
         self._dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
 
-    def _holder(self, sample: Sample) -> int:
-        return sample.rank if isinstance(sample, RemoteSample) else self.rank
-
     def _gathered(self, mine: Tensor) -> list[Tensor]:
         """Return every rank's tensor, all of the shape of `mine`, in the order of ranks."""
         parts = [torch.empty_like(mine) for _ in range(self.world_size)]
         self._translated(self._dist.all_gather, parts, mine.contiguous())
         return parts
 
-    def _translated(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def _translated(self, operation: Callable[..., Any], *args: Any) -> None:
         """Call `operation`. Raise DistributedError for torch's errors about ranks that are gone."""
         try:
-            operation(*args, **kwargs)
+            operation(*args)
         except (RuntimeError, ValueError) as error:
             who = f"rank {self.rank} of {self.world_size}" if self.world_size > 1 else "this rank"
+            cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise DistributedError(
-                f"{who} has lost the others: one of them failed, was killed or hangs ({_first_line(error)})",
+                f"{who} has lost the others: one of them failed, was killed or hangs ({cause})",
                 hint="what went wrong is said by the rank that failed first; "
                 "the same command goes on from the last checkpoint, as torchrun --max-restarts does",
             ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

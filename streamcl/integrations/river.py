@@ -21,15 +21,18 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
     """`learn_one(x, y)` and `predict_one(x)` of images: uint8 [H, W, 3], or {"image": such an array}.
 
     config: the `backbone`, `learner`, `precision`, `device` and `seed` of a configuration, as a mapping or a
-        RunConfig; what it says of sources is not used.
-    batch_size: samples that are gathered before a learning step. 1 learns at once, as River expects; more
-        is faster and learns the same samples a little later.
+        RunConfig; its sources are not used.
+    batch_size: samples of a learning step. 1 learns at once, as River expects; more is faster and learns the
+        same samples a little later.
     """
 
     def __init__(self, config: Mapping[str, Any] | RunConfig | None = None, batch_size: int = 1) -> None:
         self.config = config
         self.batch_size = batch_size
-        self._learner = _learner(config)
+        if not isinstance(config, RunConfig):
+            config = config_from_dict({"source": {"name": "river"}, **(config or {})})
+        compute = build_compute(config)
+        self._learner = build_learner(config, build_vit(config, compute), compute)
         self._waiting: list[Sample] = []
         self._names: dict[str, Hashable] = {}
         self._seen = 0
@@ -40,11 +43,11 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
 
     @property
     def learner(self) -> Learner:
-        """The learner inside."""
+        """The wrapped learner."""
         return self._learner
 
     def learn_one(self, x: Any, y: Any) -> None:
-        """Take one labelled image; a step is made whenever `batch_size` have come."""
+        """Take one labelled image, uint8 [H, W, 3]; every `batch_size` images make a learning step."""
         self._names[str(y)] = y
         self._waiting.append(Sample(f"river-{self._seen}", _image(x), str(y)))
         self._seen += 1
@@ -53,28 +56,21 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
             self._waiting.clear()
 
     def predict_one(self, x: Any) -> Any:
-        """The class of one image, with the type in which it was learned; None while none is known."""
-        guess = self._learner.predict([Sample("river", _image(x))])[0]
-        return None if guess.label is None else self._names[guess.label]
+        """Return the class of one image, of the type in which it was learned; None while none is known."""
+        predicted = self._learner.predict([Sample("river", _image(x))])[0]
+        return None if predicted.label is None else self._names[predicted.label]
 
     def predict_proba_one(self, x: Any) -> dict[Any, float]:
-        """The probability of each class known, by class."""
+        """Return the probability of each known class, by class."""
         sample = Sample("river", _image(x))
         if not self._learner.classes:
             return {}
         if not isinstance(self._learner, ProbabilisticLearner):
-            guess = self._learner.predict([sample])[0]
-            return {} if guess.label is None else {self._names[guess.label]: guess.confidence}
+            predicted = self._learner.predict([sample])[0]
+            return {} if predicted.label is None else {self._names[predicted.label]: predicted.confidence}
         chances = self._learner.logits([sample])[0].softmax(dim=0).tolist()
         names = [self._names[name] for name in self._learner.classes]
         return dict(zip(names, chances, strict=True))
-
-
-def _learner(config: Mapping[str, Any] | RunConfig | None) -> Learner:
-    if not isinstance(config, RunConfig):
-        config = config_from_dict({"source": {"name": "river"}, **(config or {})})
-    compute = build_compute(config)
-    return build_learner(config, build_vit(config, compute), compute)
 
 
 def _image(x: Any) -> Pixels:

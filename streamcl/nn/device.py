@@ -1,4 +1,4 @@
-"""Where and in which precision the model runs."""
+"""The device, the precision and the chunk size with which a model computes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ MAX_CHUNK_ROWS = 64
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """A device, a precision and a shape of products; all are part of what makes a run repeatable.
+    """A device, a precision and a shape of products, on all of which a run's exact results depend.
 
-    rows: images that go through a frozen model at a time, where an image's result must be the same for ever.
-        Products of other shapes take other kernels, which round differently: in bf16 on a processor with AMX,
-        8 images gave features 3e-3 relative from those of the same images among 64. So every product of a run
-        has this one shape, however many images come.
+    rows: images that go through a frozen model at a time. Products of other shapes take other kernels, which
+        round differently: in bf16 on a processor with AMX, 8 images gave features 3e-3 relative from those of
+        the same images among 64. So every product of a run has this one shape, whatever the batch.
     """
 
     device: torch.device
@@ -46,14 +45,14 @@ def resolve_compute(
 ) -> Compute:
     """Return the GPU where there is one, and bf16 where the processor multiplies it in hardware and faster.
 
-    Whether bf16 is faster is timed, once a process, so where both are about even the answer may differ from
-    one start to the next: a run keeps the one that it began with.
+    That is timed once a process; where both are about even the answer may differ from one start to the next,
+    so a run stores its first one.
 
     Args:
         device: "auto", or a device of torch, as "cpu" or "cuda:1".
         precision: "auto", "32-true" or "bf16-mixed".
-        batch_size: images of a batch. `rows` of the result are these, rounded up to 1, 2, 4, 8 or a multiple
-            of 16 on a CPU, which computes them all; MAX_CHUNK_ROWS at most, and always on a GPU.
+        batch_size: images of a batch. On a CPU, which computes every row, `rows` is this number rounded up
+            to 1, 2, 4, 8 or a multiple of 16, at most MAX_CHUNK_ROWS; on a GPU it is MAX_CHUNK_ROWS.
 
     Raises:
         ConfigError: this machine does not have that CUDA device.
@@ -62,21 +61,15 @@ def resolve_compute(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ConfigError(
-            f"device {device!r} was asked for, but torch sees {found} CUDA devices", hint="device: auto"
-        )
+        message = f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices"
+        raise ConfigError(message, hint="device: auto")
     if precision == "auto":
         precision = "bf16-mixed" if _multiplies_bf16(chosen) and _is_faster_in_bf16(chosen) else "32-true"
-    rows = _filled_up(batch_size) if chosen.type == "cpu" else MAX_CHUNK_ROWS
+    rows = MAX_CHUNK_ROWS
+    if chosen.type == "cpu":  # one image takes a tenth of the time of 16
+        rounded = 1 << (batch_size - 1).bit_length() if batch_size < 16 else -(-batch_size // 16) * 16
+        rows = min(MAX_CHUNK_ROWS, rounded)
     return Compute(chosen, "bf16-mixed" if precision == "bf16-mixed" else "32-true", rows)
-
-
-def _filled_up(batch_size: int) -> int:
-    """Return the rows of a chunk. One image takes a tenth of the time of 16."""
-    if batch_size < 16:
-        return 1 << (batch_size - 1).bit_length()
-    return min(MAX_CHUNK_ROWS, -(-batch_size // 16) * 16)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
@@ -88,10 +81,8 @@ def _multiplies_bf16(device: torch.device) -> bool:
 @functools.cache
 def _is_faster_in_bf16(device: torch.device) -> bool:
     """Return whether a product of a ViT-S takes less than 0.9 of its float32 time; this takes 0.1 s."""
-    times = {
-        dtype: min(_seconds(device, dtype) for _ in range(5)) for dtype in (torch.float32, torch.bfloat16)
-    }
-    return times[torch.bfloat16] < 0.9 * times[torch.float32]
+    full, half = (min(_seconds(device, t) for _ in range(5)) for t in (torch.float32, torch.bfloat16))
+    return half < 0.9 * full
 
 
 def _seconds(device: torch.device, dtype: torch.dtype) -> float:
@@ -105,6 +96,6 @@ def _seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has finished its queue; returns at once for a CPU."""
+    """Wait until a GPU has finished its queue; return at once for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

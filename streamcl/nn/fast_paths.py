@@ -61,7 +61,7 @@ def _fused_bias_linear() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
 def write_count(value: Tensor) -> int | None:
     """Return how often the tensor was written to in place, None where that is not known.
 
-    It tells when a cached cast of a frozen weight is out of date. Casting at every call instead takes a tenth
+    A cached cast of a frozen weight is valid for one such number. Casting at every call instead takes a tenth
     of a ViT-S's time at 16 images on a CPU, a twentieth at 64.
     """
     return getattr(value, "_version", None) if enabled() else None

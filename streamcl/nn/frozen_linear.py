@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcl.nn.fast_paths import fused_bias_linear, write_count
-
-
-class LinearMap(Protocol):
-    """A layer x W^T + b, or x W^T."""
-
-    @property
-    def weight(self) -> Tensor:
-        """W [o, d]."""
-
-    @property
-    def bias(self) -> Tensor | None:
-        """b [o]."""
 
 
 def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -37,9 +23,9 @@ def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:
     return kept[1]
 
 
-def cast_layer(layer: LinearMap, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Return W [o, d] and b [o] or None of a layer in `dtype`, each cast once."""
-    return cast_once(layer.weight, dtype), None if layer.bias is None else cast_once(layer.bias, dtype)
+def cast_linear(W: Tensor, b: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Return W [o, d] and b [o] or None in `dtype`, each cast once."""
+    return cast_once(W, dtype), None if b is None else cast_once(b, dtype)
 
 
 class FrozenLinear(nn.Linear):
@@ -55,7 +41,7 @@ class FrozenLinear(nn.Linear):
             return super().forward(x)
         dtype = torch.get_autocast_dtype(kind)
         with torch.autocast(kind, enabled=False):
-            return affine(x.to(dtype), *cast_layer(self, dtype))
+            return affine(x.to(dtype), *cast_linear(self.weight, self.bias, dtype))
 
 
 def affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
@@ -71,8 +57,8 @@ def affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
 def freeze_linears(module: nn.Module) -> None:
     """Turn every plain linear layer of a module into a FrozenLinear, in place.
 
-    The class of the layer is changed rather than the layer replaced: hooks, names and references that timm's
-    blocks hold to it stay valid, and no tensor is copied. FrozenLinear adds no state, so this is safe.
+    The layer's class is changed, which keeps hooks and timm's references to the layer; FrozenLinear has no
+    state of its own.
     """
     for layer in module.modules():
         if type(layer) is nn.Linear:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from streamcl.errors import CheckpointError, ConfigError
-from streamcl.nn.frozen_linear import affine, cast_layer
+from streamcl.nn.frozen_linear import affine, cast_linear
 from streamcl.nn.low_pass_backprop import LowPass
 from streamcl.protocols import State
 
@@ -51,7 +51,7 @@ class LoRALinear(nn.Module):
         """Return [..., 3o] of x [..., d], in autocast's dtype."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        weight, bias = cast_layer(self, dtype)
+        weight, bias = cast_linear(self.weight, self.bias, dtype)
         with torch.autocast(kind, enabled=False):
             if self.bypassed and not torch.is_grad_enabled():
                 return affine(x.to(dtype), weight, bias)
@@ -64,9 +64,7 @@ class LoRALinear(nn.Module):
         """Return R [3o, 2r]: B_q in the q rows over A_q's columns, B_v in the v rows over A_v's."""
         query, value = self.lora_B
         none = torch.zeros_like(query)
-        return torch.cat(
-            [torch.cat([query, none], 1), torch.cat([none, none], 1), torch.cat([none, value], 1)]
-        )
+        return torch.cat([torch.cat([query, none, none]), torch.cat([none, none, value])], 1)
 
     @property
     def merged(self) -> bool:
@@ -81,8 +79,7 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def merge(self) -> None:
         """Add the live pair to this layer's own copy of W. The pair itself stays: call `reset_lora` next."""
-        rows = (self.adapted_rows().double() + self.delta()).to(self.weight.dtype)
-        self.set_adapted_rows(rows)
+        self.set_adapted_rows((self.adapted_rows().double() + self.delta()).to(self.weight.dtype))
 
     @torch.no_grad()
     def reset_lora(self, generator: torch.Generator) -> None:
@@ -132,9 +129,8 @@ class LoRALinear(nn.Module):
         wrong = [key for key in state if key not in own or state[key].shape != tuple(own[key].shape)]
         missing = {"lora_A", "lora_B"} - set(state)
         if wrong or missing:
-            raise CheckpointError(
-                f"{name}: {sorted({*wrong, *missing})} is missing, unknown or of another shape"
-            )
+            found = sorted({*wrong, *missing})
+            raise CheckpointError(f"{name}: {found} is missing, unknown or of another shape")
         self.bypassed = False
         with torch.no_grad():
             self.lora_A.copy_(torch.from_numpy(state["lora_A"]))
@@ -183,12 +179,8 @@ class AdaptedProduct(torch.autograd.Function):
         x, h, W, A, R = ctx.saved_tensors
         g = gradients[0]
         down = g @ R  # [N, 2r]
-        of_x = torch.addmm(_through(ctx.low_pass, g, W), down, A) if ctx.needs_input_grad[0] else None
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            through = g @ W if ctx.low_pass is None else ctx.low_pass.through_rows(g, W)  # [N, d]
+            of_x = torch.addmm(through, down, A)
         return of_x, None, None, down.T @ x, g.T @ h, None
-
-
-def _through(low_pass: LowPass | None, g: Tensor, W: Tensor) -> Tensor:
-    """Return g W [N, d] of a gradient g [N, o], low-passed image by image where `low_pass` is given."""
-    if low_pass is None:
-        return g @ W
-    return low_pass.through(g.view(-1, low_pass.tokens, g.shape[1]), W).reshape(len(g), -1)

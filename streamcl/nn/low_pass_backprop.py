@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamcl.nn.frozen_linear import FrozenLinear, cast_layer
+from streamcl.nn.frozen_linear import FrozenLinear, cast_linear
 
 
 def low_pass_basis(height: int, width: int, order: int) -> Tensor:
     """Return Q [m, height * width]: the Walsh-Hadamard bases of row + column order below `order`.
 
-    Its rows are orthonormal. LBP-WHT (arXiv 2309.15275), section 3. A side that is no power of two takes the
+    Its rows are orthonormal (LBP-WHT, arXiv 2309.15275, section 3). A side that is not a power of two has the
     functions of the next power of two on its first points, made orthonormal in the order of their sign
     changes; from order height + width - 1 on the basis is complete.
     """
@@ -57,13 +57,12 @@ class LowPass:
 
     def through(self, g: Tensor, W: Tensor) -> Tensor:
         """Return g W [B, N, d], its patch part low-passed, of g [B, N, o] and W [o, d]."""
-        Q = self._basis_like(g)
+        Q = self.basis = self.basis.to(g)
         return Q.T @ ((Q @ g) @ W)
 
-    def _basis_like(self, g: Tensor) -> Tensor:
-        if self.basis.dtype != g.dtype or self.basis.device != g.device:
-            self.basis = self.basis.to(g)
-        return self.basis
+    def through_rows(self, g: Tensor, W: Tensor) -> Tensor:
+        """Return g W [B N, d] likewise, of g [B N, o] whose tokens are in the order of their images."""
+        return self.through(g.view(-1, self.tokens, g.shape[1]), W).reshape(len(g), -1)
 
 
 class _Product(torch.autograd.Function):
@@ -91,17 +90,15 @@ class LowPassLinear(FrozenLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, N, o] of x [B, N, d]; the plain layer's without gradients or for another N."""
-        if not (torch.is_grad_enabled() and x.requires_grad and x.ndim == 3 and self._fits(x)):
+        fits = x.ndim == 3 and x.shape[1] == self.low_pass.tokens
+        if not (fits and x.requires_grad and torch.is_grad_enabled()):
             return super().forward(x)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
-            weight, bias = cast_layer(self, dtype)
+            weight, bias = cast_linear(self.weight, self.bias, dtype)
             y = _Product.apply(x.to(dtype), weight, bias, self.low_pass)  # type: ignore[no-untyped-call]
         return torch.as_tensor(y)
-
-    def _fits(self, x: Tensor) -> bool:
-        return x.shape[1] == self.low_pass.tokens
 
 
 def low_pass_linears(module: nn.Module, low_pass: LowPass) -> None:

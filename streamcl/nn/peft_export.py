@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.nn.adapted_blocks import Adapters
@@ -47,12 +47,11 @@ def export_adapter(  # noqa: PLR0917 - the two parts of a head, then where and u
     together, factored to their numerical rank; ranks are evened out by zero rows, and the scale is 1.
     A linear layer whose weight was replaced (`Adapters.set_weight`) gets an adapter in the same way.
     Blocks of eva and swin v2 read qkv's weight past PEFT's layer: call `merge_and_unload` there.
-    The three files are each written whole or not at all, the configuration last.
+    Each of the three files is written atomically, the configuration last.
     """
     head = _head_tensors(adapters, head_weight, head_bias, len(classes))
-    factors = dict(zip(adapters.names, map(_factors, adapters.layers), strict=True)) | _replaced_factors(
-        adapters
-    )
+    factors = dict(zip(adapters.names, map(_factors, adapters.layers), strict=True))
+    factors |= _replaced_factors(adapters)
     rank = max(A.shape[0] for A, _ in factors.values())
     tensors = {
         _key(name, part): value
@@ -81,13 +80,17 @@ def load_adapter(adapters: Adapters, folder: str | Path) -> ExportedHead | None:
         raise CheckpointError(f"{folder}: not an exported adapter: {error}") from error
     with_head = any(key.startswith(_PREFIX + adapters.backbone.classifier[0]) for key in tensors)
     edited = _replaced(adapters, tensors)
-    _refuse_other_keys(tensors, _expected_keys(adapters, edited, with_head=with_head), folder)
-    deltas = [
-        _read_delta(name, layer, tensors) for name, layer in zip(adapters.names, adapters.layers, strict=True)
-    ]
+    expected = _expected_keys(adapters, edited, with_head=with_head)
+    if expected != set(tensors):
+        missing, extra = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
+        raise CheckpointError(f"{folder}: adapter weights missing: {missing}, unknown: {extra}")
+    layers = zip(adapters.names, adapters.layers, strict=True)
+    deltas = [_read_delta(name, layer, tensors) for name, layer in layers]
     gains = {path: _gain(path, tensors, adapters.frozen_weight(path)) for path in edited}
     for layer, delta in zip(adapters.layers, deltas, strict=True):
-        _load_merged(layer, delta)
+        layer.unmerge()
+        layer.set_adapted_rows(layer.adapted_rows().double() + delta.to(layer.weight.device))
+        nn.init.zeros_(layer.lora_B)
     adapters.restore_weights()
     for path, gain in gains.items():
         adapters.set_weight(path, adapters.frozen_weight(path).double() + gain)
@@ -98,7 +101,7 @@ def load_adapter(adapters: Adapters, folder: str | Path) -> ExportedHead | None:
 
 
 def export_merged(adapters: Adapters, path: str | Path) -> None:
-    """Write the adapted backbone as timm's own state dict without a head: one .safetensors file, or none."""
+    """Write the adapted backbone as timm's own state dict, without a head, to a .safetensors file."""
     state = adapters.backbone.model.state_dict()
     for name, layer in zip(adapters.names, adapters.layers, strict=True):
         weight = layer.weight.detach().clone()
@@ -112,7 +115,10 @@ def export_merged(adapters: Adapters, path: str | Path) -> None:
 
 def _factors(layer: LoRALinear) -> tuple[Tensor, Tensor]:
     """Return A [r', d] and B [3o, r'] of one adapter of the whole qkv, merged and live parts."""
-    (Aq, Bq), (Av, Bv) = _merged_factors(layer) if layer.merged else _live_factors(layer)
+    if layer.merged:
+        (Aq, Bq), (Av, Bv) = _merged_factors(layer)
+    else:
+        (Aq, Av), (Bq, Bv) = layer.lora_A.detach().view(2, layer.rank, -1), layer.lora_B.detach()
     B = Bq.new_zeros(layer.out_features, len(Aq) + len(Av))
     third = layer.out_features // 3
     B[:third, : len(Aq)] = Bq
@@ -120,33 +126,26 @@ def _factors(layer: LoRALinear) -> tuple[Tensor, Tensor]:
     return torch.cat([Aq, Av]), B
 
 
-def _live_factors(layer: LoRALinear) -> list[tuple[Tensor, Tensor]]:
-    A = layer.lora_A.detach().view(2, layer.rank, layer.in_features)
-    return list(zip(A, layer.lora_B.detach(), strict=True))
-
-
 def _merged_factors(layer: LoRALinear) -> list[tuple[Tensor, Tensor]]:
     """Return A and B of the q and the v delta [o, d], at their numerical ranks.
 
     A merge rounds the weight to float32, which leaves noise of full rank in the delta. Its spectral norm
-    grows with the root of the number of merges and passes eps times the weight's after some hundreds of them
-    (width 384); past that the export is larger, not wrong.
+    grows with the root of the number of merges and exceeds eps times the weight's after some hundreds of them
+    (width 384); from then on the export is larger, not wrong.
     """
-    noise = torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(layer.adapted_rows().double(), 2)
-    return [_above(delta, floor) for delta, floor in zip(layer.merged_delta(), noise, strict=True)]
+    pairs = zip(layer.merged_delta(), layer.adapted_rows(), strict=True)
+    return [_above_rounding(delta, weight) for delta, weight in pairs]
 
 
 def _replaced_factors(adapters: Adapters) -> dict[str, tuple[Tensor, Tensor]]:
     """Return A and B, by path, of the changes of linear layers whose weight was replaced."""
-    eps = torch.finfo(torch.float32).eps
-    return {
-        path: _above(gain, eps * torch.linalg.matrix_norm(adapters.replaced_weights[path].double(), 2))
-        for path, gain in adapters.weight_changes.items()
-    }
+    weights = adapters.replaced_weights
+    return {path: _above_rounding(gain, weights[path]) for path, gain in adapters.weight_changes.items()}
 
 
-def _above(delta: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return A [r, d] and B [o, r] of a delta [o, d], without singular values below the rounding floor."""
+def _above_rounding(delta: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A [r, d] and B [o, r] of a delta [o, d], without singular values of rounding's size."""
+    floor = torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(weight.double(), 2)
     U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
     rank = int((floor < S).sum())
     root = S[:rank].sqrt()
@@ -200,12 +199,6 @@ def _expected_keys(adapters: Adapters, edited: Sequence[str], *, with_head: bool
     return pairs | {_key(path, part) for path in paths for part in ("weight", "bias")}
 
 
-def _refuse_other_keys(tensors: Mapping[str, Tensor], expected: set[str], folder: Path) -> None:
-    missing, extra = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
-    if missing or extra:
-        raise CheckpointError(f"{folder}: adapter weights missing: {missing}, unknown: {extra}")
-
-
 def _gain(name: str, tensors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
     """Return B A [out, in] float64, which the adapter adds to a layer's weight."""
     A, B = (tensors[_key(name, f"{part}.weight")].double() for part in ("lora_A", "lora_B"))
@@ -221,13 +214,6 @@ def _read_delta(name: str, layer: LoRALinear, tensors: Mapping[str, Tensor]) -> 
     if key.any():
         raise CheckpointError(f"{name}: the adapter changes k rows, which streamcl's adapters cannot")
     return torch.stack([query, value])
-
-
-def _load_merged(layer: LoRALinear, delta: Tensor) -> None:
-    layer.unmerge()
-    layer.set_adapted_rows(layer.adapted_rows().double() + delta.to(layer.weight.device))
-    with torch.no_grad():
-        layer.lora_B.zero_()
 
 
 def _key(path: str, part: str) -> str:

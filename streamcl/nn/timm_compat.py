@@ -67,18 +67,15 @@ def refuse_unfit(name: str, model: nn.Module) -> None:
         if fused_qkv(model.get_submodule(path)) is None:
             hint = "choose a vit, deit, dino or swin"
             raise ConfigError(f"{name}: {path} has no fused qkv projection", hint=hint)
-    _refuse_cut_patches(name, model.patch_embed)
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__name__}"
-
-
-def _refuse_cut_patches(name: str, embedding: Any) -> None:
+    embedding: Any = model.patch_embed
     (height, width), patch = embedding.img_size, embedding.patch_size[0]
     if height != width or height % patch:
         hint = f"use {height // patch * patch} or {(height // patch + 1) * patch}"
         raise ConfigError(f"{name}: {height}x{width} pixels are no square of patches of {patch}", hint=hint)
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def truncate_blocks(name: str, model: Any, depth: int | None) -> None:

@@ -56,7 +56,7 @@ class JsonlSink:
             self._drain(topic)
         for topic, handle in self._handles.items():
             if (size := self._size(topic)) != self._flushed[topic]:
-                files.sync(handle, disk=self._disk)
+                self._disk.fsync(handle)
                 self._flushed[topic] = size
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ NAME = re.compile(r"checkpoint-(\d{8,})-step-(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A durable checkpoint: its path, its size in bytes, and the seconds that writing it took."""
+    """A durable checkpoint: its path, its size in bytes, and the seconds to write it."""
 
     path: Path
     bytes: int
@@ -61,19 +61,20 @@ class Checkpoints:
         self._damaged: set[Path] = set()
 
     def paths(self) -> list[Path]:
-        """Every checkpoint there is, good or not, oldest first."""
+        """Return every checkpoint, good or damaged, oldest first."""
         return list_checkpoints(self._folder)
 
     def save(self, offset: int, step: int, state: State) -> SavedCheckpoint:
         """Make a checkpoint durable, then remove the older ones beyond `keep`.
 
-        After a crash inside there is the new checkpoint or only the old ones. Raises CheckpointError where
-        the disk refuses; then the new one is void and nothing old was removed, or only a removal failed.
-        Raises TypeError where the state holds something that cannot be kept.
+        A crash leaves the new checkpoint or only the old ones. Raise CheckpointError where the disk fails:
+        then there is no new one and every old one, or only a removal failed. Raise TypeError where the state
+        holds other than plain data.
         """
         began = time.monotonic()
         members = members_of(offset, step, state, self._fingerprint)
-        path = self._folder / f"checkpoint-{self._next_serial():08d}-step-{step}"
+        serial = max(map(_serial, self.paths()), default=0) + 1
+        path = self._folder / f"checkpoint-{serial:08d}-step-{step}"
         try:
             files.make_folder(self._folder, disk=self._disk)
             files.commit_folder(path, lambda folder: self._fill(folder, members), disk=self._disk)
@@ -84,11 +85,11 @@ class Checkpoints:
         return SavedCheckpoint(path, size, time.monotonic() - began)
 
     def latest(self, *, strict: bool = False) -> LoadedCheckpoint | None:
-        """Return the newest good checkpoint; None where there has never been one.
+        """Return the newest good checkpoint; None where the folder has none at all.
 
-        Each damaged one is logged, with the file and the reason, and the one before it is tried. Raise
-        CheckpointError where none can be used, where the newest good one belongs to another configuration or
-        backbone or to a newer streamcl, and, with `strict`, at the first damage.
+        A damaged one is logged, with the file and the reason, and the one before it is tried. Raise
+        CheckpointError where none can be used, where the newest good one belongs to another configuration,
+        backbone or a newer streamcl, and, with `strict`, at the first damage.
         """
         found = self.paths()
         for path in reversed(found):
@@ -111,8 +112,8 @@ class Checkpoints:
     def purge_before(self, path: Path) -> list[Path]:
         """Remove every checkpoint older than `path`, and temporaries, after an erasure; return their paths.
 
-        Newer ones stay. No save may be running. Raises CheckpointError where `path` is not a good checkpoint,
-        before removing any, or where the disk refuses a removal: then purge again.
+        No save may be running. Raise CheckpointError where `path` is not a good checkpoint, before removing
+        any, or where the disk refuses a removal: then purge again.
         """
         try:
             verify_checkpoint(path)
@@ -127,7 +128,7 @@ class Checkpoints:
             self._refuse(f"older checkpoints in {self._folder} could not be removed: {error}", cause=error)
 
     def sweep(self) -> list[Path]:
-        """Remove what crashes left half-written; only for the process that holds the run's lock."""
+        """Remove unfinished files that crashes left; only for the process that holds the run's lock."""
         return files.sweep(self._folder, disk=self._disk)
 
     def _load(self, path: Path) -> LoadedCheckpoint:
@@ -147,15 +148,12 @@ class Checkpoints:
             files.write_new(folder / name, data, disk=self._disk)
 
     def _prune(self, newest: Path) -> None:
-        """Remove all but the newest `keep` good ones; those known to be damaged are no reserve."""
-        good = [path for path in self.paths() if path not in self._damaged]
-        keep = {newest, *good[-self._keep :]}
-        for path in self.paths():
+        """Remove all but the newest `keep` good ones; those known to be damaged do not count."""
+        paths = self.paths()
+        keep = {newest, *[path for path in paths if path not in self._damaged][-self._keep :]}
+        for path in paths:
             if path not in keep:
                 files.remove(path, disk=self._disk)
-
-    def _next_serial(self) -> int:
-        return max((_serial(path) for path in self.paths()), default=0) + 1
 
     @staticmethod
     def _refuse(message: str, *, hint: str | None = None, cause: Exception | None = None) -> NoReturn:
@@ -163,10 +161,7 @@ class Checkpoints:
 
 
 class BackgroundSaver:
-    """Writes checkpoints on one worker thread, at most one at a time.
-
-    A failure is raised by the next call. The stream waits only where the save before is still being written.
-    """
+    """Writes checkpoints on one worker thread, one at a time; a failure is raised by the next call."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
@@ -174,18 +169,18 @@ class BackgroundSaver:
         self._running: Future[SavedCheckpoint] | None = None
 
     def save(self, offset: int, step: int, state: State) -> SavedCheckpoint | None:
-        """Begin to write `state`, which nobody may change any more; return the save before, if any."""
+        """Wait for the save before and return it, if any; begin to write `state`, which must not change."""
         before = self.wait()
         self._running = self._worker.submit(self._checkpoints.save, offset, step, state)
         return before
 
     def wait(self) -> SavedCheckpoint | None:
-        """Wait until the checkpoint begun last is durable; return it, once."""
+        """Wait until the last checkpoint is durable; return it, once."""
         running, self._running = self._running, None
         return None if running is None else running.result()
 
     def close(self) -> SavedCheckpoint | None:
-        """Wait for the last one and end the thread."""
+        """Wait for the last checkpoint and end the thread."""
         try:
             return self.wait()
         finally:
@@ -193,10 +188,7 @@ class BackgroundSaver:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return every path in the folder that has a checkpoint's name, oldest first.
-
-    Raises CheckpointError where the folder cannot be read.
-    """
+    """Return the paths with a checkpoint's name, oldest first. Raise CheckpointError for no access."""
     try:
         if not folder.is_dir():
             return []

@@ -33,7 +33,7 @@ MANIFEST_LIMIT = 1 << 20  # bytes; a manifest has under a thousand
 
 
 class CorruptCheckpoint(Exception):
-    """Why a checkpoint cannot be used; the text names the file."""
+    """A checkpoint cannot be used; the message names the file and the reason."""
 
 
 class VerifiedCheckpoint(NamedTuple):
@@ -44,18 +44,16 @@ class VerifiedCheckpoint(NamedTuple):
 
 
 def verify_checkpoint(path: Path) -> VerifiedCheckpoint:
-    """Read a checkpoint, trusting no byte of it that its manifest does not confirm.
+    """Return a checkpoint's content, every byte of it confirmed by its manifest.
 
-    Raise CorruptCheckpoint, naming the member and the reason, or CheckpointError where it is whole but of a
-    newer format.
+    Raise CorruptCheckpoint, or CheckpointError for an undamaged one of a newer format.
     """
     manifest = _read_manifest(path)
     _confirm_names(path)
     content = {name: _read_member(path / name, facts) for name, facts in manifest["members"].items()}
     try:
-        return VerifiedCheckpoint(
-            manifest, unpack(json.loads(content[TREE]), safetensors.load(content[ARRAYS]))
-        )
+        state = unpack(json.loads(content[TREE]), safetensors.load(content[ARRAYS]))
+        return VerifiedCheckpoint(manifest, state)
     except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise CorruptCheckpoint(f"its members do not make a state: {error!r}") from error
 
@@ -79,23 +77,20 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             hint="run it with the newer streamcl",
         )
     if not _is_sound(manifest):
-        raise CorruptCheckpoint(f"{MANIFEST} lacks fields of a manifest of format {CHECKPOINT_FORMAT} says")
+        raise CorruptCheckpoint(f"{MANIFEST} lacks fields of format {CHECKPOINT_FORMAT}")
     return dict(manifest)
 
 
 def _is_sound(manifest: Mapping[str, Any]) -> bool:
     """Return whether the manifest has the fields of this format; a forged one may not."""
-    match manifest:
-        case {
-            "format": int(),
-            "offset": int(),
-            "step": int(),
-            "fingerprint": dict(),
-            "members": {"state.json": dict(tree), "arrays.safetensors": dict(arrays), **rest},
-        }:
-            facts = [(each.get("bytes"), each.get("sha256")) for each in (tree, arrays)]
-            return not rest and all(isinstance(size, int) and isinstance(sha, str) for size, sha in facts)
-    return False
+    kinds = {"format": int, "offset": int, "step": int, "fingerprint": dict, "members": dict}
+    if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
+        return False
+    facts = manifest["members"]
+    return facts.keys() == {TREE, ARRAYS} and all(
+        isinstance(each, dict) and isinstance(each.get("bytes"), int) and isinstance(each.get("sha256"), str)
+        for each in facts.values()
+    )
 
 
 def _confirm_names(path: Path) -> None:

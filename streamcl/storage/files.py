@@ -1,4 +1,4 @@
-"""All writes to durable storage: files and folders appear whole or not at all, logs can be truncated."""
+"""All writes to durable storage: files and folders appear complete or not at all, logs can be truncated."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ DISK = Disk()
 
 
 def atomic_write(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
-    """Give `path` the content `data`; at every moment, after any crash, it has the old content or the new.
+    """Replace the content of `path` by `data`; after a crash at any point it has the old content or the new.
 
-    Raises OSError. An error before the rename leaves the old content; an error of the last step, the sync of
-    the folder, leaves the new one in place without the promise that it survives a power loss.
+    Raise OSError. An error before the rename leaves the old content. An error of the last step, the sync of
+    the folder, leaves the new one, which may not survive a power loss.
     """
     temporary = temporary_path(path)
     try:
@@ -104,15 +104,14 @@ def write_all(handle: io.FileIO, data: bytes, *, disk: Disk = DISK) -> None:
     """Write every byte; the system may take them in portions (a disk that fills up takes a short one)."""
     rest = memoryview(data)
     while rest:
-        taken = disk.write(handle, rest)
-        rest = rest[taken:]
+        rest = rest[disk.write(handle, rest) :]
 
 
 def commit_folder(path: Path, fill: Callable[[Path], None], *, disk: Disk = DISK) -> None:
-    """Make the folder `path`, which must not exist, with what `fill` writes into it, whole or not at all.
+    """Make the folder `path`, which must not exist, with the files that `fill` writes into it, or nothing.
 
-    `fill` syncs the files that it writes (`write_new`). Where anything fails, the last sync included, the
-    folder is taken back as far as the disk allows and the error is raised.
+    `fill` syncs these files (`write_new`). After an error, of the last sync too, the folder is removed as far
+    as the disk allows and the error is raised.
     """
     temporary = temporary_path(path)
     try:
@@ -133,30 +132,27 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, disk: Disk = DISK
 
 
 def remove(path: Path, *, disk: Disk = DISK) -> None:
-    """Remove a file or a folder for good; after a crash it is there whole or its name is gone.
+    """Remove a file or a folder durably; a crash leaves it complete or no longer under its name.
 
-    A folder is renamed to a temporary first, so that a crash half-way never leaves half of it under its name.
+    To this end a folder is renamed to a temporary first.
     """
-    if not is_folder(path):
-        disk.unlink(path)
-    else:
-        temporary = temporary_path(path)
-        disk.replace(path, temporary)
+    gone = path
+    if is_folder(path):
+        gone = temporary_path(path)
+        disk.replace(path, gone)
         disk.fsync_folder(path.parent)  # the name is gone before any of the content is
-        _remove_tree(temporary, disk)
+    _remove_tree(gone, disk)
     disk.fsync_folder(path.parent)
 
 
 def discard(path: Path, *, disk: Disk = DISK) -> None:
     """Remove the remains of a failed write as far as the disk still works; `sweep` tries again later."""
     with contextlib.suppress(OSError):
-        if is_folder(path):
-            temporary = path if is_temporary(path) else temporary_path(path)
-            if temporary != path:
-                disk.replace(path, temporary)
-            _remove_tree(temporary, disk)
-        else:
-            disk.unlink(path)
+        if is_folder(path) and not is_temporary(path):
+            temporary = temporary_path(path)
+            disk.replace(path, temporary)
+            path = temporary
+        _remove_tree(path, disk)
 
 
 def sweep(folder: Path, *, disk: Disk = DISK) -> list[Path]:
@@ -165,7 +161,7 @@ def sweep(folder: Path, *, disk: Disk = DISK) -> list[Path]:
         return []
     strays = sorted(path for path in folder.iterdir() if is_temporary(path))
     for path in strays:
-        _remove_tree(path, disk) if is_folder(path) else disk.unlink(path)
+        _remove_tree(path, disk)
     if strays:
         disk.fsync_folder(folder)
     return strays
@@ -183,7 +179,7 @@ def make_folder(folder: Path, *, disk: Disk = DISK) -> None:
 def ensure_writable(folder: Path, *, disk: Disk = DISK) -> None:
     """Make the folder, and write and remove a probe in it, so that an unusable one fails before a run.
 
-    Raises ConfigError with the system's reason (read-only, full, not a folder, no permission).
+    Raise ConfigError with the system's reason (read-only, full, not a folder, no permission).
     """
     try:
         make_folder(folder, disk=disk)
@@ -192,10 +188,8 @@ def ensure_writable(folder: Path, *, disk: Disk = DISK) -> None:
         disk.unlink(probe)
         disk.fsync_folder(folder)
     except OSError as error:
-        message = f"{folder} cannot be written to: {error.strerror or error}"
-        raise ConfigError(
-            message, hint="name a run directory on a writable file system with free space"
-        ) from error
+        hint = "name a run directory on a writable file system with free space"
+        raise ConfigError(f"{folder} cannot be written to: {error.strerror or error}", hint=hint) from error
 
 
 def open_append(path: Path, *, disk: Disk = DISK) -> io.FileIO:
@@ -207,13 +201,8 @@ def open_append(path: Path, *, disk: Disk = DISK) -> io.FileIO:
     return handle
 
 
-def sync(handle: io.FileIO, *, disk: Disk = DISK) -> None:
-    """Sync the log: everything written through the handle survives a crash and a power loss."""
-    disk.fsync(handle)
-
-
 def truncate(path: Path, size: int, *, disk: Disk = DISK) -> None:
-    """Cut a log back to `size` bytes, durably. Raises ValueError where it is shorter: it would grow zeros."""
+    """Cut a log back to `size` bytes, durably. Raise ValueError where it is shorter."""
     with io.FileIO(path, "r+b") as handle:
         found = os.fstat(handle.fileno()).st_size
         if found < size:
@@ -249,7 +238,11 @@ def _let_owner_in(path: Path, bits: int) -> None:
         path.chmod(mode | bits)
 
 
-def _remove_tree(folder: Path, disk: Disk) -> None:
-    for path in sorted(folder.iterdir()):
-        _remove_tree(path, disk) if is_folder(path) else disk.unlink(path)
-    disk.rmdir(folder)
+def _remove_tree(path: Path, disk: Disk) -> None:
+    """Remove a file, or a folder with its content."""
+    if not is_folder(path):
+        disk.unlink(path)
+        return
+    for child in sorted(path.iterdir()):
+        _remove_tree(child, disk)
+    disk.rmdir(path)

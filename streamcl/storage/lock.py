@@ -1,4 +1,4 @@
-"""One process at a time in a run directory."""
+"""A lock that lets one process at a time work in a run directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCK = "lock"
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Who holds a run directory; `started` in seconds since the epoch."""
+    """The process that holds a run directory; `started` in seconds since the epoch."""
 
     pid: int
     host: str
@@ -36,8 +36,7 @@ class LockHolder:
 class RunLock:
     """Holds a run directory for this process by filelock's `flock`, which the system releases when it dies.
 
-    So a lock that a crash left is no obstacle, and nobody has to guess whether a process id is still the
-    same process. A child that was forked (a loader's worker) does not hold it: filelock sees to that.
+    So a lock is never left behind by a crash. A forked child (a loader's worker) does not hold it.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -60,12 +59,15 @@ class RunLock:
             self._path.parent.stat()  # filelock would make a folder that is missing
             self._lock.acquire()
         except Timeout:
-            raise _busy(self._path) from None
+            holder = _signature(self._path)
+            hint = f"wait for it, stop it (kill {holder.pid}), or name another run directory"
+            message = f"the run directory {self._path.parent} is in use by {holder}"
+            raise RunBusy(message, hint=hint) from None
         except OSError as error:
             raise ConfigError(f"{self._path} cannot be locked: {error.strerror}") from error
 
     def release(self) -> None:
-        """Let the next process in. Releasing twice is harmless."""
+        """Release the lock. Releasing twice is harmless."""
         if self._lock.is_locked:
             os.ftruncate(self._descriptor, 0)
             self._lock.release()
@@ -87,7 +89,7 @@ class RunLock:
 
 
 def holder_of(run_dir: Path) -> LockHolder | None:
-    """Return the holder of the run directory, None where nobody holds it. Changes nothing, never waits.
+    """Return the holder of the run directory, None where there is none; change nothing, never wait.
 
     The pid is 0 where the holder's signature cannot be read.
     """
@@ -104,14 +106,6 @@ def holder_of(run_dir: Path) -> LockHolder | None:
         return None
     finally:
         os.close(descriptor)
-
-
-def _busy(path: Path) -> RunBusy:
-    holder = _signature(path)
-    return RunBusy(
-        f"the run directory {path.parent} is in use by {holder}",
-        hint=f"wait for it, stop it (kill {holder.pid}), or name another run directory",
-    )
 
 
 def _signature(path: Path) -> LockHolder:

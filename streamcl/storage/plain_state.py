@@ -29,14 +29,13 @@ def pack(state: State) -> tuple[Any, dict[str, Array]]:
     >>> pack({"classes": ("cat", 2**70), "loss": float("nan")})
     ({'classes': {'$tuple': ['cat', {'$int': '0x400000000000000000'}]}, 'loss': {'$float': 'nan'}}, {})
     """
-    arrays: dict[str, Array] = {}
+    arrays: list[Array] = []
 
     def number(array: Array) -> str:
-        name = str(len(arrays))
-        arrays[name] = array
-        return name
+        arrays.append(array)
+        return str(len(arrays) - 1)
 
-    return _pack(state, "", number), arrays
+    return _pack(state, "", number), {str(index): array for index, array in enumerate(arrays)}
 
 
 def unpack(tree: Any, arrays: Mapping[str, Array]) -> Any:
@@ -45,18 +44,13 @@ def unpack(tree: Any, arrays: Mapping[str, Array]) -> Any:
         return [unpack(item, arrays) for item in tree]
     if not isinstance(tree, dict):
         return tree
-    if len(tree) == 1:
-        tag, value = next(iter(tree.items()))
-        if tag in _READERS:
-            return _READERS[tag](value, arrays)
+    if len(tree) == 1 and (tag := next(iter(tree))) in _READERS:
+        return _READERS[tag](tree[tag], arrays)
     return {key.removeprefix("$"): unpack(item, arrays) for key, item in tree.items()}
 
 
 def state_hash(state: State) -> str:
-    """Return the sha256 of a state, the same on every machine and in any order of keys.
-
-    Arrays count by dtype, shape and bytes.
-    """
+    """Return the sha256 of a state, arrays by dtype, shape and bytes; the order of keys does not count."""
     return sha256_of_json(_pack(state, "", _digest))
 
 
@@ -70,12 +64,10 @@ def _pack(value: Any, place: str, leaf: Callable[[Array], Any]) -> Any:
             return _pack_items(value, place, leaf)
         case tuple():
             return {"$tuple": _pack_items(value, place, leaf)}
-        case np.ndarray() | dict():
-            return (
-                _pack_array(value, place, leaf)
-                if isinstance(value, np.ndarray)
-                else _pack_dict(value, place, leaf)
-            )
+        case np.ndarray():
+            return _pack_array(value, place, leaf)
+        case dict():
+            return _pack_dict(value, place, leaf)
     raise _unknown(value, place)
 
 

@@ -57,13 +57,13 @@ class SqliteFile:
                 raise
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Return the rows that a query gives."""
+        """Return the rows of a query."""
         with self._translated_errors():
             return self._connection.execute(sql, values).fetchall()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Execute]:
-        """Run a block in one transaction: all of it is durable at the end, or nothing of it is done."""
+        """Run a block in one transaction: at the end all of it is durable, or nothing was changed."""
         with self._translated_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -75,7 +75,7 @@ class SqliteFile:
                 raise
 
     def empty_journal(self) -> bool:
-        """Move the journal into the file and cut it to nothing; False where another process is reading it."""
+        """Merge the journal into the file and empty it; return False where another process reads it."""
         return not self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
 
     def version(self) -> int:
@@ -109,7 +109,10 @@ class SqliteFile:
             self._connection.execute(f"PRAGMA {pragma}")
         with self.transaction() as run:
             if run("PRAGMA user_version").fetchone()[0] == 0:
-                _create(run, self._schema)
+                for statement in self._schema:
+                    run(statement)
+                run("INSERT INTO facts (name, value) VALUES ('salt', ?)", (secrets.token_bytes(32),))
+                run(f"PRAGMA user_version = {SQLITE_FORMAT}")
         found = self.query("PRAGMA user_version")[0][0]
         if found != SQLITE_FORMAT:
             raise ForgettingError(f"{self.path} has format {found}, this streamcl reads {SQLITE_FORMAT}")
@@ -140,10 +143,3 @@ def salted(salt: bytes, kind: str, value: str) -> bytes:
     """Return the salted BLAKE2b hash of a value of that kind, 16 bytes."""
     text = f"{kind}:{value}".encode(errors="surrogatepass")
     return hashlib.blake2b(text, key=salt, digest_size=16).digest()
-
-
-def _create(run: Execute, schema: Sequence[str]) -> None:
-    for statement in schema:
-        run(statement)
-    run("INSERT INTO facts (name, value) VALUES ('salt', ?)", (secrets.token_bytes(32),))
-    run(f"PRAGMA user_version = {SQLITE_FORMAT}")

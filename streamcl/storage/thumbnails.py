@@ -23,10 +23,10 @@ THUMBNAIL = re.compile(r"[0-9a-f]{64}\.png")
 
 
 class Thumbnails:
-    """Keeps `<folder>/<sha256 of the sample's id>.png` and `<folder>/index.json`, which says what each shows.
+    """Keeps `<folder>/<sha256 of the sample's id>.png` and a description of each in `<folder>/index.json`.
 
-    per_shift: how many samples of each shift are kept. max_shifts: of how many shifts, so that a stream that
-    shifts at every step cannot fill the disk. Neither ids nor subjects are written anywhere.
+    per_shift: samples kept of each shift. max_shifts: shifts of which samples are kept, so that a stream that
+    shifts at every step cannot fill the disk. Neither ids nor subjects are written.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Thumbnails:
 
     @property
     def entries(self) -> tuple[Mapping[str, Any], ...]:
-        """One for each thumbnail, oldest first: offset (of the shift), file, label, predicted, confidence."""
+        """The index, oldest first: offset (of the shift), file, label, predicted, confidence."""
         return tuple(dict(entry) for entry in self._entries)
 
     def keep(self, offset: int, samples: Sequence[Sample], predictions: Sequence[PredictionRecord]) -> None:
-        """Keep samples after the shift at `offset`, with what was predicted for each, until it has enough.
+        """Keep samples after the shift at `offset`, with their predictions, until there are `per_shift`.
 
-        May be called again with the same offset and later samples. Raises OSError where the disk fails.
+        May be called again with the same offset and later samples. Raise OSError where the disk fails.
         """
         shifts = {entry["offset"] for entry in self._entries}
         room = self._per_shift - sum(entry["offset"] == offset for entry in self._entries)
@@ -55,30 +55,22 @@ class Thumbnails:
         for sample, prediction in here[:room]:
             name = thumbnail_name(sample.id)
             files.atomic_write(self._folder / name, thumbnail(sample.image), disk=self._disk)
-            self._entries.append(
-                {
-                    "offset": offset,
-                    "file": name,
-                    "label": sample.label,
-                    "predicted": prediction.predicted,
-                    "confidence": prediction.confidence,
-                }
-            )
+            entry = {"offset": offset, "file": name, "label": sample.label}
+            entry |= {"predicted": prediction.predicted, "confidence": prediction.confidence}
+            self._entries.append(entry)
         self._write_index()
 
     def purge(self, ids: Iterable[str]) -> int:
-        """Delete the thumbnails of these samples, indexed or left by a crash; how many there were."""
+        """Delete the thumbnails of these samples, indexed or left by a crash; return how many."""
         names = {thumbnail_name(sample_id) for sample_id in ids}
         before = len(self._entries)
         self._entries = [entry for entry in self._entries if entry["file"] not in names]
         if len(self._entries) < before:
             self._write_index()
-        found = [name for name in sorted(names) if (self._folder / name).exists()]
-        self._delete(found)
-        return len(found)
+        return self._delete(names)
 
     def forget_class(self, label: str) -> None:
-        """Delete the thumbnails of a class, and name it no more as the prediction for others."""
+        """Delete the thumbnails of a class, and its name as the prediction for others."""
         left = [
             {**entry, "predicted": None if entry["predicted"] == label else entry["predicted"]}
             for entry in self._entries
@@ -88,38 +80,41 @@ class Thumbnails:
             gone = {entry["file"] for entry in self._entries} - {entry["file"] for entry in left}
             self._entries = left
             self._write_index()
-            self._delete([name for name in sorted(gone) if (self._folder / name).exists()])
+            self._delete(gone)
 
     def state_dict(self) -> State:
         """Return the index; the thumbnails themselves stay where they are."""
         return {"entries": [dict(entry) for entry in self._entries]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the gallery that returned `state`; thumbnails that it does not know are deleted."""
+        """Restore the index; delete thumbnails that are not in it."""
         self._entries = [dict(entry) for entry in state["entries"]]
         if not self._folder.is_dir():
             return
         known = {entry["file"] for entry in self._entries}
-        found = sorted(path.name for path in self._folder.iterdir())
+        found = {path.name for path in self._folder.iterdir() if THUMBNAIL.fullmatch(path.name)}
         self._write_index()
-        self._delete([name for name in found if THUMBNAIL.fullmatch(name) and name not in known])
+        self._delete(found - known)
 
     def _write_index(self) -> None:
         text = json.dumps(self._entries, indent=1)
         files.atomic_write(self._folder / INDEX, text.encode(), disk=self._disk)
 
-    def _delete(self, names: Sequence[str]) -> None:
-        for name in names:
-            files.remove(self._folder / name, disk=self._disk)
+    def _delete(self, names: Iterable[str]) -> int:
+        """Delete those of the files that exist; return how many."""
+        found = [path for name in sorted(names) if (path := self._folder / name).exists()]
+        for path in found:
+            files.remove(path, disk=self._disk)
+        return len(found)
 
 
 def thumbnail_name(sample_id: str) -> str:
-    """The file name of a sample's thumbnail: it can be found from the id, and the id not from it."""
+    """Return the file name of a sample's thumbnail, a hash of the id."""
     return hashlib.sha256(sample_id.encode("utf-8", "surrogatepass")).hexdigest() + ".png"
 
 
 def thumbnail(image: Pixels) -> bytes:
-    """A PNG of at most SIDE pixels a side with the proportions of `image`, uint8 RGB [H, W, 3]."""
+    """Return a PNG of at most SIDE pixels a side with the proportions of `image`, uint8 RGB [H, W, 3]."""
     small = Image.fromarray(image)
     small.thumbnail((SIDE, SIDE))
     content = io.BytesIO()

@@ -292,7 +292,7 @@ def test_a_log_is_appended_synced_and_cut_back(tmp_path):
     path, disk = tmp_path / "log", FaultyDisk()
     with files.open_append(path, disk=disk) as log:
         files.write_all(log, b"one\n", disk=disk)
-        files.sync(log, disk=disk)
+        disk.fsync(log)
         files.write_all(log, b"two\n", disk=disk)
         disk.lose_power()
         assert path.read_bytes() == b"one\n"

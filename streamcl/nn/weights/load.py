@@ -30,14 +30,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors, .pth, .pt or .onnx file, by name, on the CPU.
 
     Nestings (state_dict, model, teacher) are opened and the prefixes `module.`, `backbone.` and `model.`
-    taken off; the names of Hugging Face's ViT and DINOv2 become timm's. A pickle is read with
-    weights_only, so no code in it runs. Raises WeightsError for a file that is absent, damaged or of
-    another kind, MissingExtra for .onnx without the onnx package.
+    removed; the names of Hugging Face's ViT and DINOv2 become timm's. A pickle is read with weights_only, so
+    no code in it runs. Raise WeightsError for a file that is absent, damaged or of another kind, MissingExtra
+    for .onnx without the onnx package.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file of weights", hint="see `weights` in the configuration")
-    return timm_names(_bare(_tensors(path)))
+    state = _tensors(path)
+    for prefix in _PREFIXES:
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return timm_names(state)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -65,16 +68,10 @@ def _opened(content: Any) -> dict[str, Tensor]:
     return {}
 
 
-def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
 def convert_onnx(path: str | Path, target: str | Path) -> None:
     """Write the weights of the ViT in an ONNX export as safetensors under timm's names.
 
-    Other parts of the graph (a decoder, a classifier) are left out. `target` appears whole or not at all.
+    Other parts of the graph (a decoder, a classifier) are left out. `target` is written atomically.
     """
     state = {key: value.contiguous() for key, value in read_weights(path).items() if _OF_A_VIT.match(key)}
     files.atomic_write(Path(target), save(state, metadata={"format": "pt"}))

@@ -16,11 +16,11 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
 
     Exporters fold the transposition of a linear layer's weight into an anonymous initialiser
     (`onnx::MatMul_17`); its product is added to `...fc1.bias`, so it is `...fc1.weight`, transposed. The
-    position embedding, anonymous too, is known by its shape beside the class token's.
-    Raises MissingExtra without the onnx package.
+    position embedding, anonymous too, is found by its shape, given the class token's.
+    Raise MissingExtra without the onnx package.
     """
-    graph = _graph(path)
-    tensors = _initialisers(graph)
+    graph, numpy_helper = _graph(path)
+    tensors = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
     named = {key: value for key, value in tensors.items() if not key.startswith("onnx::")}
     named |= _matrices(graph, tensors)
     if not any(key.endswith(("position_embeddings", "pos_embed")) for key in named):
@@ -28,22 +28,18 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
     return named
 
 
-def _graph(path: Path) -> Any:
+def _graph(path: Path) -> tuple[Any, Any]:
+    """Return the file's graph, and onnx.numpy_helper."""
     try:
         import onnx
+        from onnx import numpy_helper
     except ImportError as error:
         hint = "pip install 'streamcl[onnx]', or convert the file where onnx is installed"
         raise MissingExtra(f"{path}: reading ONNX needs the onnx package", hint=hint) from error
     try:
-        return onnx.load(path).graph
+        return onnx.load(path).graph, numpy_helper
     except Exception as error:  # protobuf's DecodeError is not importable from one stable place
         raise WeightsError(f"{path}: not an ONNX file: {error}") from error
-
-
-def _initialisers(graph: Any) -> dict[str, Tensor]:
-    from onnx import numpy_helper
-
-    return {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
 
 
 def _matrices(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -74,8 +70,7 @@ def _positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     fitting = [value for value in anonymous if value.shape[0] == 1 and value.shape[-1] == shape[-1]]
     first = [value for value in fitting if value.shape == shape]
     grid = [value for value in fitting if value.shape[1] > 1]
-    own_name = "position_embeddings" if "embeddings." in token else "pos_embed"
-    name = token.removesuffix("cls_token") + own_name
     if len(grid) != 1 or len(first) > 1:
         return {}
-    return {name: torch.cat([*first, *grid], dim=1)}
+    name = "position_embeddings" if "embeddings." in token else "pos_embed"
+    return {token.removesuffix("cls_token") + name: torch.cat([*first, *grid], dim=1)}
