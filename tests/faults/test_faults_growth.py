@@ -27,7 +27,7 @@ import soak
 pytestmark = pytest.mark.faults
 
 DETECTORS = {
-    "relative": {},
+    "relative_rise": {},
     "plateau": {"mean_threshold": 2.6, "variance_threshold": 0.03},
     **{name: {"name": name} for name in ("ADWIN", "PageHinkley", "KSWIN")},
 }

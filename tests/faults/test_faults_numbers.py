@@ -82,7 +82,7 @@ def test_a_long_row_of_bad_steps_pushes_no_good_checkpoint_out(tmp_path):
 # -- storms (F15) ------------------------------------------------------------------------------------------
 
 DETECTORS = {
-    "relative": {},
+    "relative_rise": {},
     "plateau": {"mean_threshold": 2.6, "variance_threshold": 0.03},
     **{name: {"name": name, "args": {}} for name in ("ADWIN", "PageHinkley", "KSWIN")},
 }

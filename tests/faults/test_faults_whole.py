@@ -10,6 +10,7 @@ from pictures import make_batch
 from streamcl.heads.gram import Gram
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.ridge_solver import RidgeSolver
 from streamcl.heads.slda import SLDAHead
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.baselines.ewc import EWCPlusPlus
@@ -43,7 +44,7 @@ def test_an_update_of_a_head_is_whole_or_not_at_all(make):
 def test_a_solve_that_fails_stays_due(monkeypatch):
     head = RidgeHead(24)
     two_updates(head)
-    monkeypatch.setattr(head, "_weights", lambda _: 1 / 0)
+    monkeypatch.setattr(RidgeSolver, "_solve", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         head.scores(features(1, 3))
     monkeypatch.undo()

@@ -185,15 +185,17 @@ def lines(run: Path, topic: str) -> list[dict[str, Any]]:
 
 _DISK = "create append write fsync truncate mkdir replace unlink rmdir fsync_folder"
 _LEARNER = "learn consolidate state_dict load_state_dict"
-_LOOP = "begin commit restore _announce_classes _finish _examine"
+_LOOP = "begin commit restore process _finish"
 POINTS = {
     "streamcl.storage.files:Disk": _DISK,
     "streamcl.learners.online_lora:OnlineLoRALearner": _LEARNER,
     "streamcl.learners.ridge:RidgeLearner": _LEARNER,
     "streamcl.processor.loop:StreamProcessor": _LOOP,
-    "streamcl.processor.quarantine:Quarantine": "take",
-    "streamcl.processor.shift_handler:ShiftHandler": "_settle",
-    "streamcl.processor.event_log:EventLog": "write_predictions write_step",
+    "streamcl.processor.event_log:Quarantine": "take",
+    "streamcl.processor.observers:PredictionLog": "after_batch",
+    "streamcl.processor.observers:StepMetricsLog": "after_batch",
+    "streamcl.processor.observers:HoldoutEvaluation": "_evaluate",
+    "streamcl.processor.shift_handler:ShiftHandler": "_update_detector",
     "streamcl.storage.checkpoint:Checkpoints": "save _fill _prune latest sweep",
     "streamcl.storage.checkpoint:BackgroundSaver": "save wait close",
     "streamcl.sinks.jsonl:JsonlSink": "flush load_state_dict _drain",
