@@ -48,8 +48,8 @@ def named_source(
         return made
     stream = made if isinstance(made, Stream) else _stream(name, made, scenario, seed)
     order = stream.order if scenario is None else order_for(scenario[0], stream.train, scenario[1], seed)
-    train = replace(stream.train, limits=rules.limits)
-    test = replace(stream.test, limits=rules.limits) if stream.test is not None else None
+    train = replace(stream.train, limits=rules)
+    test = replace(stream.test, limits=rules) if stream.test is not None else None
     return ReplaySource(train, order, batch_size, test, rules.on_bad_record)
 
 

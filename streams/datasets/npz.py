@@ -63,10 +63,8 @@ def _load(file: Path) -> Arrays:
     except FileNotFoundError:
         raise SourceError(f"{file} does not exist", hint=f"expected an .npz file with {_EXPECTED}") from None
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise SourceError(
-            f"{file} cannot be read as .npz: {error}",
-            hint="arrays of Python objects are refused: they are pickles. Save strings as numpy strings",
-        ) from error
+        hint = "arrays of Python objects are refused: they are pickles. Save strings as numpy strings"
+        raise SourceError(f"{file} cannot be read as .npz: {error}", hint=hint) from error
 
 
 def _collection(file: Path, arrays: Arrays) -> Collection:
@@ -74,9 +72,8 @@ def _collection(file: Path, arrays: Arrays) -> Collection:
     meta = _meta(file, arrays)
     labels, classes = _labels(file, arrays, meta)
     if len(labels) != len(images):
-        raise SourceError(
-            f"{file}: {len(images)} images and {len(labels)} labels", hint=f"expected {_EXPECTED}"
-        )
+        found = f"{len(images)} images and {len(labels)} labels"
+        raise SourceError(f"{file}: {found}", hint=f"expected {_EXPECTED}")
     return Collection(
         name=file.stem,
         images=images,

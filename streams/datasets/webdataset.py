@@ -151,10 +151,11 @@ class Shards:
                     if parts is not None and parts.key != key:
                         yield parts, number
                         parts = None
-                    path_in = PurePosixPath(member.name)
-                    leaves = path_in.is_absolute() or ".." in path_in.parts or "\\" in member.name
-                    bad = f"member {member.name[:200]!r} points outside of its archive" if leaves else None
-                    parts = parts or _Members(key, bad=bad)
+                    if parts is None:
+                        name = PurePosixPath(member.name)
+                        leaves = name.is_absolute() or ".." in name.parts or "\\" in member.name
+                        bad = f"member {member.name[:200]!r} points outside of its archive"
+                        parts = _Members(key, bad=bad if leaves else None)
                     self._keep(archive, member, extension, parts)
                 _check_end(archive)
         except (tarfile.TarError, EOFError, zlib.error) as error:

@@ -1,4 +1,4 @@
-"""The messages that ranks reading one stream exchange before each event, so that all end the same way."""
+"""Exchanges messages among ranks that read one stream before each event, so that all end the same way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from streamcl.errors import SourceError, StreamclError
 from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, RemoteSample
-from streamcl.protocols import Collective
+from streamcl.protocols import Collective, Source, SourceWrapper
 from streams.offsets import Record
 
 
@@ -27,19 +27,23 @@ class RankMessage:
     stop: bool = False
 
 
-class MessageExchange:
-    """Gathers the messages of all ranks; an error on one is raised on all, an interrupt of one stops all."""
+class ExchangingSource(SourceWrapper):
+    """Base of sources whose ranks exchange a message before each event.
 
-    def __init__(self, group: Collective, on_stop: Callable[[], None]) -> None:
-        self._group = group
-        self._on_stop = on_stop
+    An error on one rank is raised on all. An interrupt of one stops all, and calls `on_stop` on each of them.
+    """
+
+    def __init__(self, source: Source, group: Collective, on_stop: Callable[[], None]) -> None:
+        super().__init__(source)
+        self._group, self._on_stop = group, on_stop
         self._interrupted = False
 
     def interrupt(self) -> None:
-        """Have all ranks stop at the next exchange. Safe in a signal handler."""
+        """Have all ranks stop before their next event, without waiting for it. Safe in a signal handler."""
         self._interrupted = True
+        super().interrupt()
 
-    def gather(self, message: RankMessage) -> list[RankMessage] | None:
+    def _gather(self, message: RankMessage) -> list[RankMessage] | None:
         """Return one message a rank, in the order of ranks; None where all are to stop before the event."""
         messages = self._group.all_gather_object(replace(message, stop=self._interrupted))
         for rank, each in enumerate(messages):

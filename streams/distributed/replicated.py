@@ -9,12 +9,12 @@ from typing import Any
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch, Event, RemoteSample, Sample
-from streamcl.protocols import Collective, Source, SourceWrapper, State
-from streams.distributed.messages import MessageExchange, RankMessage, next_event, to_message
+from streamcl.protocols import Collective, Source, State
+from streams.distributed.messages import ExchangingSource, RankMessage, next_event, to_message
 from streams.offsets import Record, batch_of, records_of
 
 
-class Replicated(SourceWrapper):
+class Replicated(ExchangingSource):
     """Yields the same batches on each rank, with pixels for the offsets that are `rank` modulo world size.
 
     Other ranks' records are `RemoteSample`. The batches are those of a single process and so is the state:
@@ -23,9 +23,7 @@ class Replicated(SourceWrapper):
     """
 
     def __init__(self, source: Source, group: Collective, on_stop: Callable[[], None]) -> None:
-        super().__init__(source)
-        self._group = group
-        self._exchange = MessageExchange(group, on_stop)
+        super().__init__(source, group, on_stop)
         self._position: State | None = None  # after the last event handed out
 
     def __iter__(self) -> Iterator[Event]:
@@ -33,7 +31,7 @@ class Replicated(SourceWrapper):
         self._position = self.state_dict()
         while True:
             event = next_event(events)
-            messages = self._exchange.gather(_with_digest(to_message(event, self._own_rejected), event))
+            messages = self._gather(_with_digest(to_message(event, self._own_rejected), event))
             if messages is None:
                 return
             _check_agreement(messages)
@@ -42,11 +40,6 @@ class Replicated(SourceWrapper):
             assert not isinstance(event, Exception)  # it has been raised
             self._position = self._source.state_dict()
             yield self._merged(event, messages) if isinstance(event, Batch) else event
-
-    def interrupt(self) -> None:
-        """Have all ranks stop before their next event, without waiting for it. Safe in a signal handler."""
-        self._exchange.interrupt()
-        super().interrupt()
 
     def state_dict(self) -> State:
         """Return the position after the last event handed out."""
@@ -59,17 +52,15 @@ class Replicated(SourceWrapper):
 
     def _own_rejected(self, batch: Batch) -> Sequence[Record]:
         """Return the rejected records of this rank's slice: of others every rank knows all but the pixels."""
-        return [rejected for rejected in batch.rejected if self._owner(rejected.offset) == self._group.rank]
-
-    def _owner(self, offset: int) -> int:
-        return offset % self._group.world_size
+        rank, world = self._group.rank, self._group.world_size
+        return [rejected for rejected in batch.rejected if rejected.offset % world == rank]
 
     def _merged(self, batch: Batch, messages: Sequence[RankMessage]) -> Batch:
         """Return the batch without the records that their owners rejected."""
         rejected = {record.offset: record for message in messages for record in message.content}
         records = []
         for offset, record in enumerate(records_of(batch), start=batch.offset):
-            owner = self._owner(offset)
+            owner = offset % self._group.world_size
             if offset in rejected:
                 records.append(rejected[offset])
             elif not isinstance(record, Sample):

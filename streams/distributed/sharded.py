@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, RemoteSample, StreamInfo
-from streamcl.protocols import Collective, Fetch, Source, SourceWrapper, State, fetch_of
-from streams.distributed.messages import MessageExchange, RankMessage, next_event, to_message
+from streamcl.events import Batch, Event, RejectedRecord, RemoteSample, StreamInfo
+from streamcl.protocols import Collective, Fetch, Source, State, fetch_of
+from streams.distributed.messages import ExchangingSource, RankMessage, next_event, to_message
 from streams.offsets import Record, batch_of, records_of
 
 
-class Sharded(SourceWrapper):
+class Sharded(ExchangingSource):
     """Concatenates the batches of all shards in the order of ranks, and numbers their records anew.
 
     A shard that has ended adds nothing; the stream ends with the last. A request in one shard comes before
@@ -28,15 +28,12 @@ class Sharded(SourceWrapper):
     """
 
     def __init__(self, shard: Source, whole: Source, group: Collective, on_stop: Callable[[], None]) -> None:
-        super().__init__(shard)
+        super().__init__(shard, group, on_stop)
         self._whole = whole
-        self._group = group
-        self._exchange = MessageExchange(group, on_stop)
         gathered = group.all_gather_object((shard.state_dict(), shard.info.length, shard.replayable))
-        self._positions = [position for position, _, _ in gathered]
-        lengths = [length for _, length, _ in gathered]
-        self._length = None if None in lengths else sum(each or 0 for each in lengths)
-        self._replayable = all(replayable for _, _, replayable in gathered)
+        positions, lengths, replayable = zip(*gathered, strict=True)
+        self._positions, self._replayable = list(positions), all(replayable)
+        self._length = None if None in lengths else sum(lengths)
         self._offset = 0
 
     @property
@@ -62,7 +59,7 @@ class Sharded(SourceWrapper):
             if used:
                 own = next_event(events)
             message = to_message(own, lambda batch: list(records_of(batch)))
-            messages = self._exchange.gather(replace(message, position=self._source.state_dict()))
+            messages = self._gather(replace(message, position=self._source.state_dict()))
             if messages is None or all(each.kind == "end" for each in messages):
                 return
             kind = "request" if any(each.kind == "request" for each in messages) else "batch"
@@ -71,11 +68,6 @@ class Sharded(SourceWrapper):
                 if each.kind == kind:
                     self._positions[rank] = each.position
             yield from self._events(kind, messages, own)
-
-    def interrupt(self) -> None:
-        """Have all ranks stop before their next event, without waiting for it. Safe in a signal handler."""
-        self._exchange.interrupt()
-        super().interrupt()
 
     def state_dict(self) -> State:
         """Return the next offset and the position of every shard."""
@@ -96,9 +88,9 @@ class Sharded(SourceWrapper):
 
     def _events(self, kind: str, messages: Sequence[RankMessage], own: Any) -> Iterator[Event]:
         if kind == "request":
-            requests: list[ForgetRequest] = [each.content for each in messages if each.kind == "request"]
-            for request in requests:
-                yield request.model_copy(update={"offset": self._offset})
+            for each in messages:
+                if each.kind == "request":
+                    yield each.content.model_copy(update={"offset": self._offset})
             return
         batch = batch_of(self._offset, self._records(messages, own))
         self._offset = batch.end

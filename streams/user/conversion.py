@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from streamcl.errors import BadRecord
@@ -32,9 +33,9 @@ class Conversion:
         offset: int,
         seen: Iterable[str],
     ) -> None:
-        self._name, self._policy = name, policy
+        self._policy = policy
         self._salt = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
-        self._class_names, self._columns = class_names, columns
+        self._read = partial(to_samples, name=name, policy=policy, class_names=class_names, columns=columns)
         self.wanted = (0, 1)
         self.offset = offset
         self.seen = dict.fromkeys(seen)
@@ -57,16 +58,7 @@ class Conversion:
 
     def _records(self, item: Any) -> list[Record]:
         records = []
-        read = to_samples(
-            item,
-            offset=self.offset,
-            name=self._name,
-            policy=self._policy,
-            class_names=self._class_names,
-            columns=self._columns,
-            wanted=self.wanted,
-        )
-        for record in read:
+        for record in self._read(item, offset=self.offset, wanted=self.wanted):
             records.append(self._within_classes(record))
             self.offset += 1
         return records

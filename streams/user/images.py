@@ -21,9 +21,6 @@ from streamcl.events import Pixels
 # Raster formats only. Pillow can open more, but EPS starts Ghostscript and WMF draws with the system.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 ORIENTATION = 0x0112  # the EXIF tag
-MAX_PIXELS = 50_000_000
-MAX_SIDE = 20_000
-MAX_FILE_BYTES = 64 * 2**20
 CHANNELS = (1, 3, 4)
 _SILENCE = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as Python keeps the filter set below
 RANGE_MARGIN = 1e-3  # how far resizing in floating point may leave [0, 1]
@@ -38,15 +35,15 @@ class ImageLimits:
     max_file_bytes: of the encoded picture.
     """
 
-    max_pixels: int = MAX_PIXELS
-    max_side: int = MAX_SIDE
-    max_file_bytes: int = MAX_FILE_BYTES
+    max_pixels: int = 50_000_000
+    max_side: int = 20_000
+    max_file_bytes: int = 64 * 2**20
 
     def check(self, width: int, height: int) -> None:
         """Raise BadRecord where a picture of this size is empty or too large."""
-        if min(width, height) < 1:
-            raise BadRecord(f"image of {width} x {height} pixels is empty")
         found = f"image of {width} x {height} pixels"
+        if min(width, height) < 1:
+            raise BadRecord(f"{found} is empty")
         if max(width, height) > self.max_side:
             raise BadRecord(f"{found}; a side may have {self.max_side}", hint="raise max_side")
         if width * height > self.max_pixels:
@@ -55,9 +52,8 @@ class ImageLimits:
     def check_file(self, name: str, size: int) -> None:
         """Raise BadRecord where an encoded picture of `size` bytes is too large."""
         if size > self.max_file_bytes:
-            raise BadRecord(
-                f"{name} has {size} bytes; {self.max_file_bytes} allowed", hint="raise max_file_bytes"
-            )
+            allowed = f"{self.max_file_bytes} allowed"
+            raise BadRecord(f"{name} has {size} bytes; {allowed}", hint="raise max_file_bytes")
 
 
 def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
@@ -118,9 +114,8 @@ def _to_bytes(values: npt.NDArray[Any]) -> Pixels:
     if values.dtype == np.uint8:
         return values
     if not np.issubdtype(values.dtype, np.floating):
-        raise BadRecord(
-            f"image has the dtype {values.dtype}", hint="give uint8 in 0..255 or floating point in [0, 1]"
-        )
+        hint = "give uint8 in 0..255 or floating point in [0, 1]"
+        raise BadRecord(f"image has the dtype {values.dtype}", hint=hint)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low) or not np.isfinite(high):
         raise BadRecord("image has NaN or infinite pixels")

@@ -33,18 +33,13 @@ def label_names(made: Any, columns: Mapping[str, str] | None) -> tuple[str, ...]
     """Return names for integer labels: `classes` if strings, or those of a Hugging Face label column."""
     given = getattr(made, "classes", None)
     if given is None:
-        key = (columns or {}).get("label")
-        given = _feature_names(made, (key,) if key else ALIASES["label"])
+        key, features = (columns or {}).get("label"), getattr(made, "features", None)
+        known = features if isinstance(features, Mapping) else {}
+        named = (getattr(known.get(each), "names", None) for each in ((key,) if key else ALIASES["label"]))
+        given = next((names for names in named if names), None)
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
         return ()
     return tuple(given) if len(set(given)) == len(given) else ()
-
-
-def _feature_names(made: Any, keys: Sequence[str]) -> Any:
-    features = getattr(made, "features", None)
-    known = features if isinstance(features, Mapping) else {}
-    named = (getattr(known[key], "names", None) for key in keys if key in known)
-    return next((names for names in named if names), None)
 
 
 def _classes(made: Any, columns: Mapping[str, str] | None) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ FORMS = "a record is (x, y), (x, y, id) or a mapping with image and label"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawRecord:
-    """The parts of one record under standard names, as the user gave them."""
+    """The parts of one record under standard names, as the user's object has them."""
 
     image: Any
     label: Any = None
@@ -75,7 +75,7 @@ def is_batch(raw: RawRecord) -> bool:
 
 
 def _is_list_of_records(record: Any) -> bool:
-    """Return False for a pair of mappings without images: it is one record, and a wrong one."""
+    """Return whether it is a batch of mappings or samples; a pair of mappings without images is not one."""
     items = record if isinstance(record, list | tuple) else ()
     if not items or not all(isinstance(item, Sample | Mapping) for item in items):
         return False

@@ -104,9 +104,7 @@ def iterator_of(made: Any) -> Iterator[Any]:
         hint = "return an iterable of records, (x, y) or mappings, or a data set with __len__ and __getitem__"
         if hasattr(made, "__aiter__"):
             hint = "asynchronous iterators are not read: yield the records from a plain generator"
-        raise SourceError(
-            f"the source is a {type(made).__name__}, which is not a stream of records", hint=hint
-        )
+        raise SourceError(f"the source, a {type(made).__name__}, is not a stream of records", hint=hint)
     return iter(made)
 
 

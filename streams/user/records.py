@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.events import NO_PIXELS, Pixels, Privacy, RejectedRecord, Sample
-from streams.user.images import MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE, ImageLimits, decode, from_array
+from streams.user.images import ImageLimits, decode, from_array
 from streams.user.labels import brief, to_label, to_text
 from streams.user.raw_record import RawRecord, raw_records
 
-Read: TypeAlias = Callable[[Any, ImageLimits], Pixels]
 LONGEST_REASON = 500  # characters of a rejection that are logged
 
 
 @dataclass(frozen=True, slots=True)
-class RecordPolicy:
+class RecordPolicy(ImageLimits):
     """How bad records are treated, and the limits of a record.
 
     on_bad_record: "quarantine" keeps its place in the stream as a `RejectedRecord`; "fail" ends the run.
@@ -37,19 +36,11 @@ class RecordPolicy:
     missing_label: Literal["unlabelled", "quarantine", "fail"] = "unlabelled"
     negative_label: Literal["quarantine", "fail", "class"] = "quarantine"
     max_classes: int = 100_000
-    max_pixels: int = MAX_PIXELS
-    max_side: int = MAX_SIDE
-    max_file_bytes: int = MAX_FILE_BYTES
 
     def __post_init__(self) -> None:
         for name in ("max_classes", "max_pixels", "max_side", "max_file_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-
-    @property
-    def limits(self) -> ImageLimits:
-        """The limits of images."""
-        return ImageLimits(self.max_pixels, self.max_side, self.max_file_bytes)
 
 
 def to_sample(
@@ -65,7 +56,7 @@ def to_sample(
     """
     with _users_object():
         raw = record if isinstance(record, RawRecord) else RawRecord.of(record)
-        return _sample(raw, default_id, policy or RecordPolicy(), class_names, to_pixels)
+        return _sample(raw, default_id, policy or RecordPolicy(), class_names)
 
 
 def to_samples(
@@ -95,9 +86,7 @@ def to_samples(
             if isinstance(raw, BadRecord):
                 raise raw
             with _users_object():
-                sample = _sample(
-                    raw, default_id, policy, class_names, to_pixels if place % world == rank else None
-                )
+                sample = _sample(raw, default_id, policy, class_names, decoded=place % world == rank)
             yield sample
         except BadRecord as bad:
             if policy.on_bad_record == "fail":
@@ -133,14 +122,14 @@ def _users_object() -> Iterator[None]:
 
 
 def _sample(
-    raw: RawRecord, default_id: str, policy: RecordPolicy, class_names: Sequence[str], read: Read | None
+    raw: RawRecord, default_id: str, policy: RecordPolicy, class_names: Sequence[str], *, decoded: bool = True
 ) -> Sample:
     label = to_label(
         raw.label, missing=policy.missing_label, negative=policy.negative_label, class_names=class_names
     )
     return Sample(
         id=to_text(raw.id, "id") or default_id,
-        image=read(raw.image, policy.limits) if read else NO_PIXELS,
+        image=to_pixels(raw.image, policy) if decoded else NO_PIXELS,
         label=label,
         subject=to_text(raw.subject, "subject"),
         domain=to_text(raw.domain, "domain"),
@@ -150,8 +139,13 @@ def _sample(
 
 def to_pixels(x: Any, limits: ImageLimits) -> Pixels:
     """Convert x (see `to_sample`) to an image, uint8 RGB [H, W, 3]."""
-    if isinstance(x, Mapping):
-        x = _encoded(x)
+    if isinstance(x, Mapping):  # Hugging Face's encoded image {"bytes": ..., "path": ...}, one of them None
+        given = [x[key] for key in ("bytes", "path") if x.get(key) is not None]
+        if not given:
+            keys = ", ".join(brief(key) for key in list(x)[:5])
+            hint = "streamcl learns from images: give pixels as x"
+            raise BadRecord(f"x is a mapping of features ({keys})", hint=hint)
+        x = given[0]
     if isinstance(x, Image.Image | str | Path):
         return decode(Path(x) if isinstance(x, str) else x, limits)
     if isinstance(x, bytes | bytearray | memoryview):
@@ -164,16 +158,6 @@ def to_pixels(x: Any, limits: ImageLimits) -> Pixels:
         return from_array(np.asarray(x), limits)
     hint = "x is an array, a tensor, a PIL image, a path or the bytes of a picture"
     raise BadRecord(f"image is a {type(x).__name__}: {brief(x)}", hint=hint)
-
-
-def _encoded(x: Mapping[Any, Any]) -> Any:
-    """Return the content of Hugging Face's encoded image {"bytes": ..., "path": ...}, one of them None."""
-    for key in ("bytes", "path"):
-        if x.get(key) is not None:
-            return x[key]
-    keys = ", ".join(brief(key) for key in list(x)[:5])
-    hint = "streamcl learns from images: give pixels as x"
-    raise BadRecord(f"x is a mapping of features ({keys})", hint=hint)
 
 
 def is_tensor(x: Any) -> bool:

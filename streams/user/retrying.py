@@ -88,10 +88,9 @@ class RetryingReader:
                 can_return = self._reader is None or self._reader.replayable
                 self._reader = None
                 if not can_return or attempt >= self._retries:
-                    tried = f", {attempt + 1} times" if attempt else ""
-                    raise SourceError(
-                        f"{self._name} failed at offset {offset}{tried}: {type(error).__name__}: {error}"
-                    ) from error
+                    place = f"offset {offset}, {attempt + 1} times" if attempt else f"offset {offset}"
+                    cause = f"{type(error).__name__}: {error}"
+                    raise SourceError(f"{self._name} failed at {place}: {cause}") from error
                 self._sleep(self._backoff * 2**attempt)
                 attempt += 1
             else:

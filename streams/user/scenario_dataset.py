@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,26 +45,22 @@ def scenario_dataset(
     return ReplaySource(train, order, batch_size, test, rules.on_bad_record)
 
 
+@dataclass(frozen=True, slots=True)
 class _Images:
     """The images of a data set, read at access."""
 
-    def __init__(self, read: Callable[[int], Sample], length: int) -> None:
-        self._read = read
-        self._length = length
+    read: Callable[[int], Sample]
+    length: int
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __getitem__(self, index: int, /) -> Pixels:
-        return self._read(index).image
+        return self.read(index).image
 
 
 def _collection(
-    made: Any,
-    name: str,
-    policy: RecordPolicy,
-    columns: Mapping[str, str] | None,
-    classes: dict[str, int],
+    made: Any, name: str, policy: RecordPolicy, columns: Mapping[str, str] | None, classes: dict[str, int]
 ) -> Collection:
     if not is_map_style(made):
         raise ConfigError(
@@ -85,7 +82,7 @@ def _collection(
                 reason = "it is not one record"
         raise BadRecord(f"record {index}: {reason}")
 
-    samples = [_described(read, index) for index in range(len(made))]
+    samples = [_without_pixels(read, index) for index in range(len(made))]
     for sample in samples:
         if sample.label is not None:
             classes.setdefault(sample.label, len(classes))
@@ -104,10 +101,9 @@ def _groups(values: list[str | None]) -> Grouping | None:
     return groups_of([value or "" for value in values]) if any(values) else None
 
 
-def _described(read: Callable[[int], Sample], index: int) -> Sample:
+def _without_pixels(read: Callable[[int], Sample], index: int) -> Sample:
     """Return the sample without its image; a bad record is unlabelled, and rejected when it is streamed."""
     try:
-        found = read(index)
+        return replace(read(index), image=NO_PIXELS)
     except BadRecord:
         return Sample(f"record-{index}", NO_PIXELS)
-    return Sample(found.id, NO_PIXELS, found.label, found.subject, found.domain, found.privacy)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -75,7 +74,7 @@ class IterableSource:
         self._reading |= {"backoff": backoff, "sleep": sleep}
         self._reader = RetryingReader(make, name, **self._reading)
         self._slice = (0, 1)
-        with self._asked():
+        with user_code(f"{name} cannot be inspected"):
             self._class_names = label_names(self._reader.made, columns)
         self._begin(ResumePoint(0, 0, 0, None), taken=0, offset=0, seen=[])
 
@@ -87,7 +86,7 @@ class IterableSource:
     @cached_property
     def info(self) -> StreamInfo:
         """The user's `classes`, `shifts` and `holdout`, and the length where it is certain."""
-        with self._asked():
+        with user_code(f"{self._name} cannot be inspected"):
             return info_of(self._reader.made, self._name, self._policy, self._columns)
 
     @property
@@ -164,7 +163,7 @@ class IterableSource:
     def _begin(self, point: ResumePoint, *, taken: int, offset: int, seen: list[str]) -> None:
         self._reader.restart(point.items, point.inner)
         self._resume_points = deque([point])
-        self._queue = deque[Unit]()
+        self._queue, self._pending = deque[Unit](), list[Record]()
         self._pulled = 0  # units read from the user since the resume point
         self._taken, self._offset, self._behind = taken, offset, taken  # handed out
         self._ended = False
@@ -184,7 +183,7 @@ class IterableSource:
 
     def _next_event(self) -> Event | None:
         """Return a full batch, a short one before the user's own event or the end, or that event."""
-        pending: list[Record] = []
+        pending = self._pending
         while len(pending) < self._batch_size:
             unit = self._next_unit()
             if isinstance(unit, Batch | ForgetRequest):
@@ -200,6 +199,7 @@ class IterableSource:
             return None
         batch = batch_of(self._offset, pending)
         self._taken, self._offset = self._taken + len(pending), batch.end
+        self._pending = []
         return batch
 
     def _next_unit(self) -> Unit | None:
@@ -225,6 +225,3 @@ class IterableSource:
             points.append(ResumePoint(self._pulled, self._conversion.offset, reader.items, inner))
         while len(points) > 1 and points[1].units <= self._taken:
             points.popleft()
-
-    def _asked(self) -> AbstractContextManager[None]:
-        return user_code(f"{self._name} cannot be inspected")
