@@ -126,7 +126,7 @@ def _check_earlier(settings: RunConfig, earlier: RunConfig | None, folder: Path)
     settings = settings.without_requests()  # as `earlier` is
     if earlier is None or not (list_checkpoints(folder / CHECKPOINTS) or (folder / LOG).exists()):
         return None
-    changed = differences(earlier, settings)
+    changed = [each for each in differences(earlier, settings) if each.path != "run_dir"]  # it was moved
     for difference in changed:
         if difference.severity != "refuse":
             logger.warning("changed since the run began: %s", difference)
