@@ -31,6 +31,7 @@ from streamcl.config.load import config_from_dict
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.factory.parts import build_learner
+from streamcl.forgetting.lineage import LineageRow
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.drop_branch import DropBranch
 from streamcl.forgetting.methods.drop_cohort import DropCohort
@@ -38,7 +39,7 @@ from streamcl.forgetting.methods.fast_ntk import FastNTK
 from streamcl.forgetting.methods.gs_lora import GSLoRA
 from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.mixed_privacy import MixedPrivacy
-from streamcl.forgetting.methods.protocol import Context, ForgettingMethod, LineageRow, RequestScope
+from streamcl.forgetting.methods.protocol import Context, ForgettingMethod, RequestScope
 from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapted_branch import AdaptedBranch

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from streamcl.forgetting import eraser
-from streamcl.forgetting.monitoring.utility import Utility, UtilityBefore
+from streamcl.forgetting.monitoring.utility import UtilityBaseline, UtilityProbe
 from streamcl.heads import cross_validation
 from streamcl.heads.ridge import RidgeHead
 from streamcl.processor.loop import StreamProcessor
@@ -31,8 +31,8 @@ PARTS = (
     (RidgeHead, "_smallest_of", "check of what remains"),
     (cross_validation, "strengthened", "how strong the ridge is to be"),
     (RidgeHead, "_weights", "solve"),
-    (Utility, "__call__", "accuracy before"),
-    (UtilityBefore, "beside", "accuracy after, its solve included"),
+    (UtilityProbe, "before", "accuracy before"),
+    (UtilityBaseline, "after", "accuracy after, its solve included"),
     (eraser.Eraser, "execute", "erase in memory"),
     (StreamProcessor, "commit", "commit"),
     (Checkpoints, "save", "checkpoint, in the background"),

@@ -205,8 +205,8 @@ class ForgetRequest(RequestTerms):
     """
 
     id: Id = Field(default_factory=lambda: f"request-{secrets.token_hex(8)}")
-    key: Id | None = None
-    deadline: float | None = None
+    key: Id | None = Field(None, description="The same key again is the same request.")
+    deadline: float | None = Field(None, description="When it has to be done; goes into the receipt.")
     samples: tuple[CarriedSample, ...] = Field((), strict=False)
 
     @property

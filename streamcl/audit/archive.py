@@ -16,8 +16,8 @@ from streamcl.forgetting.receipts.archive import (
     newest_receipt,
     read_audits,
     read_receipt,
+    write_page,
 )
-from streamcl.forgetting.receipts.page import write_page
 from streamcl.storage import files, hash_chain
 
 INFINITY = 1e300

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
@@ -14,6 +16,8 @@ from streamcl.cli.messages import show_messages
 from streamcl.errors import ConfigError, ForgettingError
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from streamcl.forgetting.ledger import Ledger
 
 EXECUTE = click.option(
@@ -22,40 +26,76 @@ EXECUTE = click.option(
 WAIT = click.option(
     "--wait", type=click.FloatRange(0), metavar="SECONDS", help="Wait for a running process to do it."
 )
+NO_OPTIONS = {"offset", "id", "samples"}  # fields that only a stream, a configuration or Python gives
 
 
-@click.command()
+def _ids(path: str) -> list[str]:
+    with click.open_file(path, encoding="utf-8") as lines:
+        return [line.strip() for line in lines if line.strip()]
+
+
+def _span(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    try:
+        return int(first), int(last)
+    except ValueError:
+        raise ForgettingError(f"--offsets is {text!r:.50}, expected two numbers like 100:200") from None
+
+
+def _instant(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ForgettingError(f"--deadline is {text!r:.50}, expected a date like 2026-01-31T12:00") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+WRITTEN: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
+    "ids": ("FILE", _ids, " FILE has one a line, - is standard input."),
+    "offsets": ("FROM:TO", _span, ""),
+    "deadline": ("ISO", _instant, ""),
+}
+"""Fields that are not written as they are: the form, its reader, and what the help adds."""
+
+
+def _option(name: str, field: FieldInfo) -> click.Option:
+    """Return the option for a field of a request."""
+    form, reader, more = WRITTEN.get(name, (None, None, ""))
+    choices = [
+        each for each in (field.annotation, *get_args(field.annotation)) if get_origin(each) is Literal
+    ]
+    return click.Option(
+        ["--class" if name == "label" else f"--{name.replace('_', '-')}", name],
+        type=reader or (click.Choice(choices) if choices else None),
+        is_flag=field.annotation is bool,
+        default=field.default or None,
+        show_default=True,
+        metavar=form,
+        help=f"{field.description}{more}",
+    )
+
+
+class RequestCommand(click.Command):
+    """A command with an option for each field of a request, read from the model when it is called."""
+
+    @cached_property
+    def _fields(self) -> list[click.Parameter]:
+        from streamcl.events import ForgetRequest
+
+        fields = ForgetRequest.model_fields
+        return [_option(name, each) for name, each in fields.items() if name not in NO_OPTIONS]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own parameters and those of the request."""
+        own = super().get_params(ctx)
+        return [*own[:1], *self._fields, *own[1:]]
+
+
+@click.command(cls=RequestCommand)
 @click.argument("run", type=RUN)
-@click.option("--class", "label", help="Forget a class: the concept goes, not only the samples.")
-@click.option("--subject", help="Forget everything of a subject.")
-@click.option("--all-users", is_flag=True, help="Forget every sample whose privacy is user.")
-@click.option(
-    "--ids",
-    "ids_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True),
-    help="Forget the samples whose ids are in a file, one a line; - reads standard input.",
-)
-@click.option("--id-pattern", help="Forget samples by their ids: * is any letters, ? is one.")
-@click.option("--domain", help="Forget the samples of a domain.")
-@click.option("--offsets", metavar="FROM:TO", help="Forget the samples at these offsets of the stream.")
-@click.option(
-    "--guarantee",
-    type=click.Choice(["exact", "bounded", "approximate"]),
-    help="Refuse unless at least this strong.",
-)
-@click.option("--method", default="auto", show_default=True, help="A method by name.")
-@click.option(
-    "--on-return",
-    type=click.Choice(["drop", "learn"]),
-    default="drop",
-    show_default=True,
-    help="What to do with samples of it that the stream brings again.",
-)
-@click.option("--deadline", metavar="ISO", help="When it has to be done; goes into the receipt.")
-@click.option("--key", help="The same key again is the same request.")
 @EXECUTE
 @WAIT
-def forget(run: Path, ids_file: Path | None, execute: bool, wait: float | None, **options: Any) -> None:
+def forget(run: Path, execute: bool, wait: float | None, **fields: Any) -> None:
     """Ask RUN to forget; the request is durable before its id is printed.
 
     A running process carries it out before its next batch, a stopped run when it goes on, or --execute.
@@ -63,8 +103,9 @@ def forget(run: Path, ids_file: Path | None, execute: bool, wait: float | None, 
     from streamcl.events import ForgetRequest
     from streamcl.forgetting.requests import submit
 
+    given = {name: value for name, value in fields.items() if value not in (None, False)}
     with _ledger(run) as ledger:
-        entry = submit(ledger, ForgetRequest(**_fields(ids_file, options)))
+        entry = submit(ledger, ForgetRequest(**given))
     _follow(run, entry.id, execute=execute, wait=wait)
 
 
@@ -105,19 +146,6 @@ def _ledger(run: Path) -> Ledger:
     return Ledger(run / LEDGER)
 
 
-def _fields(ids_file: Path | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a request from the options of the command line."""
-    fields = {name: value for name, value in options.items() if value not in (None, False)}
-    if ids_file is not None:
-        with click.open_file(str(ids_file), encoding="utf-8") as lines:
-            fields["ids"] = [line.strip() for line in lines if line.strip()]
-    if "offsets" in fields:
-        fields["offsets"] = _span(fields["offsets"])
-    if "deadline" in fields:
-        fields["deadline"] = _instant(fields["deadline"])
-    return fields
-
-
 def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> None:
     """Print the id of the request, then its outcome where it is executed here or waited for."""
     click.echo(request)
@@ -128,22 +156,6 @@ def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> No
             execute_pending(run)
     if execute or wait is not None:
         _report(run, request, wait or 0.0)
-
-
-def _span(text: str) -> tuple[int, int]:
-    first, _, last = text.partition(":")
-    try:
-        return int(first), int(last)
-    except ValueError:
-        raise ForgettingError(f"--offsets is {text!r:.50}, expected two numbers like 100:200") from None
-
-
-def _instant(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ForgettingError(f"--deadline is {text!r:.50}, expected a date like 2026-01-31T12:00") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _report(run: Path, request: str, wait: float) -> None:

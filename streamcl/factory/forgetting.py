@@ -11,13 +11,13 @@ from streamcl.distributed.process_group import ProcessGroup
 from streamcl.evaluation.prequential import Prequential
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.distributed import ReplicatedForgetting
+from streamcl.forgetting.eraser import RunResources
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.monitoring.held_out import HeldOutSamples
-from streamcl.forgetting.monitoring.relapse import Relapse
-from streamcl.forgetting.monitoring.utility import Utility
-from streamcl.forgetting.run_resources import RunResources
+from streamcl.forgetting.monitoring.relapse import RelapseMonitor
+from streamcl.forgetting.monitoring.utility import UtilityProbe
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.processor.ports import Forgetting
@@ -48,9 +48,9 @@ def build_forgetting(settings: RunConfig, resources: RunResources, stack: ExitSt
     lineage = Lineage(resources.folder / LINEAGE)
     stack.callback(lineage.close)
     parts = resources.source.info.holdout
-    utility, relapse = Utility(parts), None
+    utility, relapse = UtilityProbe(parts), None
     if settings.forgetting.on_relapse != "ignore":
-        relapse = Relapse(ledger.erased_by, HeldOutSamples(parts), settings.forgetting.on_relapse)
+        relapse = RelapseMonitor(ledger.erased_by, HeldOutSamples(parts), settings.forgetting.on_relapse)
     statistics = _statistics(settings, resources, lineage, stack)
     if statistics is not None:  # their purpose is a short pause at a request, so the samples are read now
         utility.prepare(resources.learner)
@@ -72,7 +72,7 @@ def _statistics(
         digest=lineage.digest,
         keep=settings.checkpoint.keep if settings.checkpoint else 0,
     )
-    stack.callback(store.close)
+    stack.callback(store.file.close)
     rows.on_learned(store.add)
     return store
 

@@ -1,25 +1,22 @@
-"""The way of one request: planned, executed in memory, and after the commit finalised on disk."""
+"""One request: planned, executed in memory, and after the commit finalised on disk; and what it reaches."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.ledger import Ledger
 from streamcl.forgetting.lineage import Lineage, Selection
-from streamcl.forgetting.methods.protocol import (
-    Context,
-    DataLocation,
-    ForgettingMethod,
-    RequestScope,
-)
+from streamcl.forgetting.methods.protocol import Context, DataLocation, ForgettingMethod, RequestScope
 from streamcl.forgetting.methods.select import select_method
-from streamcl.forgetting.receipts import locations
+from streamcl.forgetting.receipts import receipt as receipts
 from streamcl.forgetting.receipts.archive import ReceiptArchive, attempts
 from streamcl.forgetting.receipts.receipt import (
     ErasureOutcome,
@@ -27,16 +24,72 @@ from streamcl.forgetting.receipts.receipt import (
     Receipt,
     ScopeSummary,
     UtilityFigures,
-    build_receipt,
 )
-from streamcl.forgetting.redaction import remove_derived
 from streamcl.forgetting.retrieval import Retrieval, retain_source
-from streamcl.forgetting.run_resources import RunResources
-from streamcl.forgetting.statistics.selection import StatisticsSelection
+from streamcl.forgetting.statistics.store import StatisticsSelection, StatisticsStore
 from streamcl.forgetting.tombstones import Tombstones
-from streamcl.protocols import Learner
-from streamcl.sinks.redaction import RedactionTarget
+from streamcl.protocols import Learner, Source
+from streamcl.sinks.redaction import RedactableSink, RedactionTarget
+from streamcl.storage import files
+from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.storage.checkpoint_format import MANIFEST
+from streamcl.storage.files import Disk
 from streamcl.storage.plain_state import state_hash
+from streamcl.storage.thumbnails import Thumbnails
+
+if TYPE_CHECKING:  # they bring torch, which forgetting without their tests does not need
+    from streamcl.forgetting.monitoring.relapse import RelapseMonitor
+    from streamcl.forgetting.monitoring.utility import UtilityProbe
+
+DERIVED = ("summary.json", "report.html", "adapter")
+"""Made from the run when it ends; removed with an erasure, and made anew at the next end."""
+
+
+class CheckpointPurger:
+    """Removes older checkpoints of a run. saver: writes them in the background, where one does."""
+
+    def __init__(self, checkpoints: Checkpoints, saver: BackgroundSaver | None = None) -> None:
+        self._checkpoints, self._saver = checkpoints, saver
+
+    def purge(self) -> PurgedCheckpoint:
+        """Wait for the commit just made, then remove every older checkpoint; return the one that is left.
+
+        Raise CheckpointError where the disk refuses: then purge again.
+        """
+        if self._saver is not None:
+            self._saver.wait()
+        newest = self._checkpoints.paths()[-1]
+        removed = self._checkpoints.purge_before(newest)
+        digest = hashlib.sha256((newest / MANIFEST).read_bytes()).hexdigest()
+        return PurgedCheckpoint(name=newest.name, manifest_sha256=digest, removed=len(removed))
+
+
+class RedactableScores(Protocol):
+    """Metrics by class (see streamcl.evaluation.prequential)."""
+
+    def forget_class(self, label: str) -> None:
+        """Name the class no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResources:
+    """The parts of a run that an erasure reaches.
+
+    fingerprint: of the run's configuration. disk: writes files.
+    """
+
+    folder: Path
+    learner: Learner
+    source: Source
+    scores: RedactableScores
+    sink: RedactableSink
+    thumbnails: Thumbnails | None = None
+    checkpoints: CheckpointPurger | None = None
+    statistics: StatisticsStore | None = None
+    utility: UtilityProbe | None = None
+    relapse: RelapseMonitor | None = None
+    fingerprint: str = ""
+    disk: Disk = field(default_factory=lambda: files.DISK)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +105,7 @@ class ErasurePlan:
 
     @cached_property
     def target(self) -> RedactionTarget:
-        """Return the samples and the class that no file of the run may name afterwards."""
+        """The samples and the class that no file of the run may name afterwards."""
         rows = [row for chunk in self.rows.chunks(learned=False) for row in chunk]
         ids = {row.id for row in rows} | set(self.request.ids)
         return RedactionTarget({row.offset for row in rows}, ids, self.request.label)
@@ -80,7 +133,7 @@ class Eraser:
         self._archive = ReceiptArchive(resources.folder, disk=resources.disk)
 
     def plan(self, request: ForgetRequest) -> ErasurePlan:
-        """Return what the request reaches. Changes nothing."""
+        """Return what the request reaches; change nothing."""
         return ErasurePlan(request, self._lineage.select(request))
 
     def execute(self, plan: ErasurePlan, offset: int) -> ErasureOutcome:
@@ -90,32 +143,35 @@ class Eraser:
         """
         run, request, started = self._run, plan.request, self._clock()
         learner, before = run.learner, run.learner.state_dict()
-        kept = None if run.statistics is None else run.statistics.scope(plan.rows.cohorts(run.statistics.by))
-        context = self._context(plan, kept)
+        stored = (
+            None if run.statistics is None else run.statistics.select(plan.rows.cohorts(run.statistics.by))
+        )
+        context = self._context(plan, stored)
         number = attempts(run.folder, request.id) + 1
         ended = partial(ErasureOutcome, offset=offset, started=started, attempt=number)
         try:
             method, why = select_method(self._methods, request, context)
         except ForgettingError as error:
             return ended(outcome="refused", reason=str(error))
-        utility_before = None if run.utility is None else run.utility(learner, request)
+        baseline = None if run.utility is None else run.utility.before(learner, request)
         try:
             result = method.erase(request, context)
-            _confirm_gone(request, learner)
+            if request.label is not None and request.label in learner.classes:
+                raise ForgettingError("the method left the class in place")
         except (StreamclError, ValueError, OSError) as error:
             learner.load_state_dict(before)
-            if kept is not None:
-                kept.undo()
+            if stored is not None:
+                stored.rollback()
             return ended(outcome="failed", reason=f"{method.name}: {_cause(error)}")
         self._erase_figures(plan)
         if run.relapse is not None and request.on_return == "drop":
-            run.relapse.watch(request, result.method, result.guarantee, learner)
-        if kept is not None:
+            run.relapse.record(request, result.method, result.guarantee, learner)
+        if stored is not None:
             statistics = capabilities_of(learner).statistics
             by_rows = None if statistics is None else statistics.by_rows
-            kept.finish(0 if by_rows is None else len(by_rows.widths))
-        utility = None if utility_before is None else utility_before.beside(learner)
-        cohorts = () if kept is None else tuple(kept.gone)
+            stored.finish(0 if by_rows is None else len(by_rows.widths))
+        utility = None if baseline is None else baseline.after(learner)
+        cohorts = () if stored is None else tuple(stored.complete_cohorts)
         return ended(
             outcome="done",
             method=result.method,
@@ -127,7 +183,7 @@ class Eraser:
             utility=None if utility is None else UtilityFigures(**utility),
             learner_before=state_hash(before),
             learner_after=state_hash(learner.state_dict()),
-            locations=locations.in_learner(before, (*result.locations, _statistics_location(kept))),
+            locations=receipts.in_learner(before, (*result.locations, _statistics_location(stored))),
         )
 
     def finalise(self, plan: ErasurePlan, outcome: ErasureOutcome) -> None:
@@ -136,7 +192,7 @@ class Eraser:
         Each step may be repeated after a crash.
         """
         run, request = self._run, plan.request
-        receipt = build_receipt(
+        receipt = receipts.build_receipt(
             request, outcome, self._ledger, completed=self._clock(), config=run.fingerprint
         )
         if outcome.outcome == "done":
@@ -152,12 +208,14 @@ class Eraser:
         """Erase from everything that the run keeps but the lineage; return what the receipt says of it."""
         run, request, target = self._run, plan.request, plan.target
         self._tombstones.add_tombstones(request, target.ids)
-        checkpoint = None if run.checkpoints is None else PurgedCheckpoint.from_json(run.checkpoints.seal())
+        checkpoint = None if run.checkpoints is None else run.checkpoints.purge()
         changed = run.sink.redact(target)
-        derived = remove_derived(run.folder, disk=run.disk)
+        derived = [name for name in DERIVED if (run.folder / name).exists()]
+        for name in derived:
+            files.remove(run.folder / name, disk=run.disk)
         if run.statistics is not None:
-            run.statistics.seal()
-        on_disk = locations.on_disk(request.kind, checkpoint, changed, derived, len(target.offsets))
+            run.statistics.file.purge()
+        on_disk = receipts.on_disk(request.kind, checkpoint, changed, derived, len(target.offsets))
         hashes = {
             "ids": tuple(sorted(self._ledger.fingerprint("sample", name) for name in target.ids)),
             "label": None if target.label is None else self._ledger.fingerprint("class", target.label),
@@ -168,7 +226,7 @@ class Eraser:
             "scope": receipt.scope.model_copy(update=hashes),
         }
 
-    def _context(self, plan: ErasurePlan, kept: StatisticsSelection | None) -> Context:
+    def _context(self, plan: ErasurePlan, stored: StatisticsSelection | None) -> Context:
         run, request, rows = self._run, plan.request, plan.rows
         retrieval = Retrieval(request, run.source, self._lineage.content)
         scope = RequestScope(
@@ -179,7 +237,7 @@ class Eraser:
             chunks=lambda: rows.chunks(learned=True),
         )
         others = retain_source(run.source, self._lineage, self._tombstones.drop_erased)
-        return Context(run.learner, scope, retrieval.samples, retrieval.unavailable, kept, others)
+        return Context(run.learner, scope, retrieval.samples, retrieval.unavailable, stored, others)
 
     def _erase_figures(self, plan: ErasurePlan) -> None:
         run, label = self._run, plan.request.label
@@ -191,24 +249,18 @@ class Eraser:
                 run.thumbnails.forget_class(label)
 
 
-def _statistics_location(kept: StatisticsSelection | None) -> DataLocation:
-    name = "kept statistics"
-    if kept is None:
-        return DataLocation(name, "not affected", "this run keeps none by class or by subject")
-    if not kept.touched:
+def _statistics_location(stored: StatisticsSelection | None) -> DataLocation:
+    name = "stored statistics"
+    if stored is None:
+        return DataLocation(name, "not affected", "this run stores none by class or by subject")
+    if not stored.changed:
         return DataLocation(name, "not affected", "none of them are of samples in scope")
     return DataLocation(
         name, "erased", "the samples' share is subtracted, and the older sums are overwritten"
     )
 
 
-def _confirm_gone(request: ForgetRequest, learner: Learner) -> None:
-    """Raise ForgettingError where the learner still names a forgotten class, whatever the method."""
-    if request.label is not None and request.label in learner.classes:
-        raise ForgettingError("the method left the class in place")
-
-
 def _cause(error: Exception) -> str:
-    """Return why it failed, without names: what a source says of a record may hold its id."""
+    """Return why it failed, without names: an error of a source may quote the id of a record."""
     known = isinstance(error, ForgettingError)
-    return str(error) if known else f"{type(error).__name__} while the samples were brought back or measured"
+    return str(error) if known else f"{type(error).__name__} while the samples were retrieved or measured"

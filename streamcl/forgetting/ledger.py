@@ -1,10 +1,10 @@
-"""The ledger of forgetting requests: durable before they are acknowledged, applied once, and kept by hash."""
+"""The ledger of forgetting requests: durable before they are acknowledged, executed once, named by hashes."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -47,11 +47,11 @@ class LedgerEntry:
 class Ledger:
     """Forgetting requests in the order of their arrival, and tombstones of what they erased.
 
-    What a method wrote is durable when it returns. Several processes may use one ledger; each waits up to
+    Changes are durable when a method returns. Several processes may use one ledger; each waits up to
     `patience` seconds for the other. A Ledger belongs to the thread that opened it and does not cross a fork.
 
-    Tombstones and keys are kept as hashes salted by the ledger. That keeps names out of the file; whoever
-    holds the file can still try a guess, as `is_tombstoned` must. The request's own id is kept as it is, so
+    Tombstones and keys are stored as hashes salted by the ledger, so that no name is in the file; whoever
+    holds the file can still test a name, as `is_tombstoned` must. The request's own id is stored as it is, so
     it should name nobody.
 
     Every method raises ForgettingError where the file is damaged, busy for too long, or cannot be written.
@@ -62,14 +62,14 @@ class Ledger:
         self._clock = clock
         self._version = -1
         self._pending: list[LedgerEntry] = []
-        self._buried: set[bytes] | None = set()
+        self._tombstones: set[bytes] | None = set()
         self.refresh()
 
     def submit(self, fields: Mapping[str, Any]) -> LedgerEntry:
-        """Take in a request; it is durable when this returns, so it may be acknowledged then and not before.
+        """Add a request; it is durable when this returns, so it may be acknowledged then and not before.
 
         fields: a JSON object with "id", and "key" where the sender repeats itself (else the id is the key).
-        The same key again gives back the first entry and changes nothing. Raise ForgettingError where a key
+        The same key again returns the first entry and changes nothing. Raise ForgettingError where a key
         or an id comes back with other content, or where the fields are not JSON.
         """
         body, request = _canonical(fields), _name(fields, "id")
@@ -94,21 +94,21 @@ class Ledger:
         return self._entries("WHERE position = ?", found[0][0])[0]
 
     def start(self, request: str) -> LedgerEntry:
-        """Note that the erasure begins; again after a crash or a failure is right."""
+        """Record that the erasure begins; again after a crash or a failure is right."""
         return self._advance(request, "started")
 
     def finish(self, request: str) -> LedgerEntry:
-        """Note that the erasure is committed and the older checkpoints are gone."""
+        """Record that the erasure is committed and the older checkpoints are removed."""
         return self._advance(request, "done")
 
     def fail(self, request: str, reason: str) -> LedgerEntry:
-        """Note that the erasure did not come about; it may be started again."""
+        """Record that the erasure failed; it may be started again."""
         return self._advance(request, "failed", reason)
 
     def retry(self, request: str) -> LedgerEntry:
-        """Let a request that has failed be pending again; one that is pending stays so.
+        """Make a request that has failed pending again; one that is pending stays so.
 
-        Raise ForgettingError where it is done or refused: that is over.
+        Raise ForgettingError where it is done or refused.
         """
         entry = self.entry(request)
         if entry.progress in {"done", "refused"}:
@@ -120,17 +120,14 @@ class Ledger:
 
     def find(self, name: str) -> LedgerEntry:
         """Return the request of this id or key. Raise ForgettingError where there is none."""
-        found = self._entries("WHERE id = ? OR key = ?", name, self._file.digest("key", name))
-        if not found:
-            raise ForgettingError(f"there is no request {name!r} in {self._file.path}")
-        return found[0]
+        return self._one(name, self._entries("WHERE id = ? OR key = ?", name, self._file.digest("key", name)))
 
     def refuse(self, request: str, reason: str) -> LedgerEntry:
-        """Note that the request will not be carried out, and why."""
+        """Record that the request will not be executed, and why."""
         return self._advance(request, "refused", reason)
 
     def scrub(self, request: str) -> None:
-        """Overwrite what a finished request said; its id, times, hashes and tombstones stay.
+        """Overwrite the content of a finished request; its id, times, hashes and tombstones stay.
 
         The bytes are gone from the file and its journal when this returns. Raise ForgettingError where the
         request is not finished, or another process keeps the journal in use: then scrub again.
@@ -145,31 +142,24 @@ class Ledger:
         if not self._file.empty_journal():
             raise ForgettingError(
                 f"{self._file.path} is in use, so its journal still holds request {request!r}",
-                hint="scrub again when the other process has let go",
+                hint="scrub again when the other process has closed it",
             )
 
     def entry(self, request: str) -> LedgerEntry:
-        """One request. Raise ForgettingError where there is none of that id."""
-        found = self._entries("WHERE id = ?", request)
-        if not found:
-            raise ForgettingError(f"there is no request {request!r} in {self._file.path}")
-        return found[0]
+        """Return the request of this id. Raise ForgettingError where there is none."""
+        return self._one(request, self._entries("WHERE id = ?", request))
 
     def entries(self) -> list[LedgerEntry]:
-        """Every request there has been, in the order of arrival."""
+        """Return every request, in the order of arrival."""
         return self._entries("")
 
     def pending(self) -> list[LedgerEntry]:
         """Return the requests received or started, in the order of arrival. Cheap where nothing has changed.
 
-        Sees what other processes wrote, their tombstones included.
+        Includes what other processes wrote, their tombstones too.
         """
         self.refresh()
         return list(self._pending)
-
-    def after(self, position: int) -> list[LedgerEntry]:
-        """Return the requests that a checkpoint at this ledger position does not know of."""
-        return self._entries("WHERE position > ?", position)
 
     @property
     def position(self) -> int:
@@ -177,20 +167,20 @@ class Ledger:
         return int(self._file.query("SELECT COALESCE(MAX(position), 0) FROM requests")[0][0])
 
     def add_tombstones(self, request: str, kind: ErasedKind, values: Iterable[str]) -> None:
-        """Set tombstones for what the request erased. Again is harmless."""
+        """Set tombstones for what the request erased; repeating it is harmless."""
         digests = [self._file.digest(kind, value) for value in values]
         position = self.entry(request).position
         with self._file.transaction() as run:
             for digest in digests:
                 run("INSERT OR IGNORE INTO tombstones (digest, position) VALUES (?, ?)", (digest, position))
-        if self._buried is not None:
-            self._buried.update(digests)
+        if self._tombstones is not None:
+            self._tombstones.update(digests)
 
     def is_tombstoned(self, kind: ErasedKind, value: str) -> bool:
         """Return whether the sample id, subject or class was erased; by others, as of the last `refresh`."""
         digest = self._file.digest(kind, value)
-        if self._buried is not None:
-            return digest in self._buried
+        if self._tombstones is not None:
+            return digest in self._tombstones
         return bool(self._file.query("SELECT 1 FROM tombstones WHERE digest = ?", digest))
 
     def erased_by(self, kind: ErasedKind, value: str) -> str | None:
@@ -204,19 +194,19 @@ class Ledger:
         return str(found[0][0]) if found else None
 
     def fingerprint(self, kind: str, value: str) -> str:
-        """A salted hash in hexadecimal, by which a receipt can name something without naming it."""
+        """Return a salted hash in hexadecimal, for receipts, which name nothing."""
         return self._file.digest(kind, value).hex()
 
     def refresh(self) -> None:
-        """Take in what other processes wrote."""
+        """Read what other processes wrote."""
         version = self._file.version()
         if version == self._version:
             return
         count = self._file.query("SELECT COUNT(*) FROM tombstones")[0][0]
         if count > MEMORY_LIMIT:
-            self._buried = None
+            self._tombstones = None
         else:
-            self._buried = {bytes(row[0]) for row in self._file.query("SELECT digest FROM tombstones")}
+            self._tombstones = {bytes(row[0]) for row in self._file.query("SELECT digest FROM tombstones")}
         self._read_pending()
         self._version = version
 
@@ -232,6 +222,11 @@ class Ledger:
     ) -> None:
         self.close()
 
+    def _one(self, name: str, found: Sequence[LedgerEntry]) -> LedgerEntry:
+        if not found:
+            raise ForgettingError(f"there is no request {name!r} in {self._file.path}")
+        return found[0]
+
     def _advance(self, request: str, to: RequestStatus, reason: str | None = None) -> LedgerEntry:
         finished = self._clock() if to in {"done", "failed", "refused"} else None
         with self._file.transaction() as run:
@@ -246,7 +241,7 @@ class Ledger:
         return self.entry(request)
 
     def _digest(self, fields: Mapping[str, Any]) -> bytes:
-        """Of the content without its offset: the stream may bring the same request in more than one place."""
+        """Return the hash of the content without its offset, since a stream may repeat it at others."""
         return self._file.digest("body", _canonical({k: v for k, v in fields.items() if k != "offset"}))
 
     def _read_pending(self) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels
-from streamcl.forgetting.methods.protocol import CHUNK, LineageRow
 from streamcl.storage.sqlite import SqliteFile, salted
 
 LINEAGE = "lineage.sqlite"
 """The file's name in a run directory."""
 
 LEARNED, PRIVATE = 1, 2  # bits of the column `learned`
-WAITING = 4096  # samples kept in memory before they are written
+CHUNK = 256  # samples that are retrieved together
+ROWS_IN_MEMORY = 4096  # before they are written
 SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     """CREATE TABLE samples (
@@ -35,6 +36,25 @@ SCHEMA = (
     "CREATE INDEX by_subject ON samples(subject)",
 )
 COLUMNS = "offset, id, label, learned, segment, content, subject"
+
+
+@dataclass(frozen=True, slots=True)
+class LineageRow:
+    """One sample that has passed, as the lineage remembers it.
+
+    offset: its place in the stream, unlike its id never twice the same. label: that it was learned with.
+    learned: False where it was only predicted. segment: shifts found before it. content: a salted hash of
+    the pixels. private: whether its privacy was "user". subject: a salted hash too.
+    """
+
+    offset: int
+    id: str
+    label: str | None
+    learned: bool
+    segment: int
+    content: bytes
+    private: bool = False
+    subject: bytes | None = None
 
 
 class Lineage:
@@ -79,7 +99,7 @@ class Lineage:
                     content,
                 )
             )
-        if len(self._waiting) >= WAITING:
+        if len(self._waiting) >= ROWS_IN_MEMORY:
             self.flush()
 
     def flush(self) -> None:

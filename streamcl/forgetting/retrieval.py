@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Event, ForgetRequest, Pixels, Sample
-from streamcl.forgetting.methods.protocol import LineageRow
+from streamcl.forgetting.lineage import Lineage, LineageRow
 from streamcl.protocols import Fetch, Peekable, Source, fetch_of
 
 
@@ -29,27 +28,27 @@ class Retrieval:
             return None
         return "the request carries no samples and the source cannot fetch them by id"
 
-    def samples(self, traces: Sequence[LineageRow]) -> list[Sample]:
+    def samples(self, rows: Sequence[LineageRow]) -> list[Sample]:
         """Return the samples of the rows, in order, with the labels they were learned with.
 
         Raise ForgettingError where one is gone, or has other pixels than those that were learned.
         """
-        missing = [trace.id for trace in traces if trace.id not in self._carried]
+        missing = [row.id for row in rows if row.id not in self._carried]
         found = dict(self._fetch(missing)) if missing and self._fetch is not None else {}
         found |= self._carried
-        gone = sum(trace.id not in found for trace in traces)
+        gone = sum(row.id not in found for row in rows)
         if gone:
             raise ForgettingError(
-                f"{gone} of {len(traces)} samples cannot be had again, so their share cannot be derived",
+                f"{gone} of {len(rows)} samples cannot be had again, so their share cannot be derived",
                 hint="let the request carry them",
             )
-        changed = sum(self._content(found[trace.id].image) != trace.content for trace in traces)
+        changed = sum(self._content(found[row.id].image) != row.content for row in rows)
         if changed:
             raise ForgettingError(
-                f"{changed} of {len(traces)} samples are not those that were learned: their pixels differ",
+                f"{changed} of {len(rows)} samples are not those that were learned: their pixels differ",
                 hint="let the request carry them as they were",
             )
-        return [labelled(found[trace.id], trace.label) for trace in traces]
+        return [labelled(found[row.id], row.label) for row in rows]
 
 
 def labelled(sample: Sample, label: str | None) -> Sample:
@@ -59,15 +58,8 @@ def labelled(sample: Sample, label: str | None) -> Sample:
     return Sample(sample.id, sample.image, label, sample.subject, sample.domain, sample.privacy)
 
 
-class LearnedRows(Protocol):
-    """Lists learned samples (see streamcl.forgetting.lineage)."""
-
-    def subsample(self, limit: int) -> Sequence[LineageRow]:
-        """Return at most `limit` rows of learned samples, spread evenly over the stream."""
-
-
 def retain_source(
-    source: Source, learned: LearnedRows, filter_batch: Callable[[Batch], Batch]
+    source: Source, lineage: Lineage, filter_batch: Callable[[Batch], Batch]
 ) -> Callable[[int], Sequence[Sample]] | None:
     """Return what gives a repair at most so many samples to retain; None where the source cannot.
 
@@ -75,22 +67,19 @@ def retain_source(
     whole stream. Otherwise the next batches are read ahead of learning; their labels are never learned from.
     Either way nothing is stored, and the same samples come again when the erasure is repeated after a crash.
 
-    Args:
-        source: of the run.
-        learned: the lineage.
-        filter_batch: removes samples that have a tombstone from a batch.
+    filter_batch: removes samples that have a tombstone from a batch.
     """
     if (fetch := fetch_of(source)) is not None:
-        return lambda limit: _fetched(fetch, learned.subsample(limit))
+        return lambda limit: _fetched(fetch, lineage.subsample(limit))
     if isinstance(source, Peekable):
         return lambda limit: _coming(source.peek(limit), filter_batch)[:limit]
     return None
 
 
-def _fetched(fetch: Fetch, traces: Sequence[LineageRow]) -> list[Sample]:
+def _fetched(fetch: Fetch, rows: Sequence[LineageRow]) -> list[Sample]:
     """Return those that still exist, with the labels they were learned with."""
-    found = fetch([trace.id for trace in traces])
-    return [labelled(found[trace.id], trace.label) for trace in traces if trace.id in found]
+    found = fetch([row.id for row in rows])
+    return [labelled(found[row.id], row.label) for row in rows if row.id in found]
 
 
 def _coming(events: Sequence[Event], filter_batch: Callable[[Batch], Batch]) -> list[Sample]:

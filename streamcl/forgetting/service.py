@@ -1,4 +1,4 @@
-"""Takes requests in, carries each out once between two batches, and keeps out what was erased."""
+"""Accepts requests, executes each once between two batches, and drops erased samples from the stream."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import requests
-from streamcl.forgetting.eraser import Eraser, ErasurePlan
+from streamcl.forgetting.eraser import Eraser, ErasurePlan, RunResources
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.receipts.archive import receipt_path
 from streamcl.forgetting.receipts.receipt import ErasureOutcome, log_entry
-from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.protocols import BatchRecord, ForgettingEvent, State
 
@@ -24,14 +23,13 @@ OVERDUE = "the deadline of a request has passed, and it is not carried out"
 
 
 class ForgettingService:
-    """Carries requests out between two batches, each once, however often the process dies meanwhile.
+    """Executes requests between two batches, each once, however often the process dies meanwhile.
 
-    What an erasure did in memory is in the state that the next commit makes durable. So a request that a
-    crash left unfinished is either erased from a state that never was touched, or only finalised (again),
-    never subtracted twice.
+    The result of an erasure in memory is in the state that the next commit makes durable. So a request that a
+    crash left unfinished is either erased from a state without that erasure, or only finalised (again), never
+    subtracted twice.
 
-    schedule: requests that fall due at their offsets. methods: those to choose from, of equal guarantees the
-    one listed first.
+    schedule: requests that fall due at their offsets. methods: those to choose from.
     """
 
     def __init__(
@@ -55,25 +53,27 @@ class ForgettingService:
         self._late: set[str] = set()
         entries = ledger.entries()
         self._failed = [entry for entry in entries if entry.progress == "failed"]
-        self._unscrubbed = {entry.id for entry in entries if _is_over(entry) and entry.body is not None}
+        self._unscrubbed = {
+            entry.id for entry in entries if entry.progress in {"done", "refused"} and entry.body is not None
+        }
 
     def submit(self, request: ForgetRequest) -> None:
-        """Put a request that came with the stream into the ledger."""
+        """Put a request of the stream into the ledger."""
         requests.submit_from_stream(self._ledger, request)
 
     def ask(self, request: ForgetRequest) -> str:
         """Put a request from elsewhere into the ledger (see `requests.submit`) and return its id."""
         return requests.submit(self._ledger, request).id
 
-    def ask_again(self, name: str) -> str:
-        """Let a request that has failed be carried out before the next batch, named by its id or its key."""
+    def retry(self, name: str) -> str:
+        """Execute a failed request again before the next batch, named by its id or its key; return its id."""
         return requests.retry(self._ledger, name).id
 
     def before_batch(self, offset: int) -> Iterator[ForgettingEvent]:
-        """Carry out the requests that are due before the batch at `offset`, in the order of arrival.
+        """Execute the requests that are due before the batch at `offset`, in the order of arrival.
 
         Yield each as soon as it is executed in memory; the next step finalises it on disk, so the caller
-        commits in between. A request that cannot be carried out changes nothing; its event gives the reason.
+        commits in between. A request that cannot be executed changes nothing; its event gives the reason.
         """
         yield from self._overdue()
         for request in self._due(offset):
@@ -87,7 +87,7 @@ class ForgettingService:
                 self.finalise(plan)
 
     def filter(self, batch: Batch) -> Batch:
-        """Return the batch without what has a tombstone; such a record keeps its offset and loses its id."""
+        """Return the batch without samples that have a tombstone; their records keep their offsets."""
         return self._tombstones.drop_erased(batch)
 
     def after_batch(self, record: BatchRecord, contents: Sequence[bytes] | None = None) -> None:
@@ -111,7 +111,7 @@ class ForgettingService:
         return tested + [ForgettingEvent("relapse", each.figures) for each in found]
 
     def commit(self) -> None:
-        """Make lineage and kept statistics durable, before the checkpoint that counts on them."""
+        """Make lineage and stored statistics durable, before the checkpoint that refers to them."""
         self._lineage.flush()
         if self._run.statistics is not None:
             self._run.statistics.flush(self._offset)
@@ -137,18 +137,18 @@ class ForgettingService:
         """Start a stream of which nothing has passed."""
         self.truncate(0)
         if self._run.statistics is not None:
-            self._run.statistics.begin()
+            self._run.statistics.load_state_dict({"moment": 0})
 
     def state_dict(self) -> State:
         """Return the requests that are executed and not finalised, and the position of the ledger."""
         monitor = self._run.relapse
-        kept = {} if self._run.statistics is None else {"kept": self._run.statistics.state_dict()}
+        stored = self._run.statistics
         return {
             "applied": {name: each.to_json() for name, each in self._applied.items()},
             "late": sorted(self._late),
             "ledger": self._ledger.position,
             "monitor": None if monitor is None else monitor.state_dict(),
-            **kept,
+            "statistics": None if stored is None else stored.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -169,19 +169,12 @@ class ForgettingService:
         }
         self._late = set(state["late"])
         if self._run.statistics is not None:
-            self._run.statistics.load_state_dict(state["kept"])
+            self._run.statistics.load_state_dict(state["statistics"])
 
     def truncate(self, offset: int) -> None:
         """Drop what was recorded at or after an offset: the stream goes on from there."""
         self._lineage.truncate(offset)
         self._offset = offset
-
-    def close(self) -> None:
-        """Close the files."""
-        self._lineage.close()
-        self._ledger.close()
-        if self._run.statistics is not None:
-            self._run.statistics.close()
 
     def _overdue(self) -> Iterator[ForgettingEvent]:
         """Yield each request whose deadline has passed before it was carried out, once."""
@@ -224,7 +217,3 @@ class ForgettingService:
             except ForgettingError:
                 return
             self._unscrubbed.discard(name)
-
-
-def _is_over(entry: LedgerEntry) -> bool:
-    return entry.progress in {"done", "refused"}

@@ -18,8 +18,7 @@ from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.forgetting import build_forgetting, for_the_loop
 from streamcl.factory.parts import build_fanout, build_learner, build_shift
 from streamcl.factory.source import SourceFactory, build_source
-from streamcl.forgetting.checkpoint_purge import CheckpointPurger
-from streamcl.forgetting.run_resources import RunResources
+from streamcl.forgetting.eraser import CheckpointPurger, RunResources
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.ports import LoopParts, LoopPolicy, StopSignal
 from streamcl.protocols import CheckpointStore, Learner, Source

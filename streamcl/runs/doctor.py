@@ -178,7 +178,7 @@ def _ledger(path: Path) -> Iterator[DoctorFinding]:
 def _statistics(path: Path) -> Iterator[DoctorFinding]:
     if path.exists():
         with closing(BlockFile(path)) as file:
-            cohorts, blocks, size = file.examine()
+            cohorts, blocks, size = file.check()
         text = f"sums of {cohorts} classes or subjects, {blocks} blocks, {size} bytes"
         yield DoctorFinding("ok", STATISTICS, text)
 

@@ -110,7 +110,7 @@ class Run:
 
         Raise ForgettingError where there is no such request, or where it is done or refused.
         """
-        return self._service.ask_again(name)
+        return self._service.retry(name)
 
     @property
     def _service(self) -> ForgettingService:

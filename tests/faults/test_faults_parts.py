@@ -346,7 +346,7 @@ def test_the_sums_of_a_ridge_and_those_kept_are_of_the_learned_samples(tiny_back
         for _ in stages(run.processor):
             learned = [source.samples[trace.id] for trace in traces(run.lineage)]
             check_sums(learner, faulty_ridge(Faults(), tiny_backbone, fp32), learned)
-            assert run.kept.scope(run.lineage.select(EVERYTHING).cohorts("subject")).whole(1)
+            assert run.kept.select(run.lineage.select(EVERYTHING).cohorts("subject")).is_complete(1)
     shutil.rmtree(folder)
 
 

@@ -8,7 +8,7 @@ import torch
 from forgetting_repairs import LABELS, learner_of, taught
 from pictures import make_batch
 
-from streamcl.forgetting.methods.adam_moments import derive_moments
+from streamcl.forgetting.methods.weight_repair import derive_moments
 from streamcl.learners.adapter_model import AdapterModel
 
 RETAINED = make_batch(300, LABELS * 10).samples

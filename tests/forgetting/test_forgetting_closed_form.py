@@ -9,8 +9,9 @@ from pictures import picture
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
+from streamcl.forgetting.lineage import LineageRow
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
-from streamcl.forgetting.methods.protocol import Context, LineageRow, RequestScope
+from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.heads.ncm import NCMHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead

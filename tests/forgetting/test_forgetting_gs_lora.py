@@ -11,10 +11,9 @@ from pictures import make_batch
 from torch import nn
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.methods.ffn_lora import attached, fold, refusal
-from streamcl.forgetting.methods.gs_lora import GSLoRA, GSLoRAOptions
+from streamcl.forgetting.methods.ffn_lora import attached, merge, norm, unsupported_ffn
+from streamcl.forgetting.methods.gs_lora import GSLoRA, GSLoRAOptions, ProximalDescent, shrink
 from streamcl.forgetting.methods.protocol import ForgettingMethod
-from streamcl.forgetting.methods.proximal import ProximalDescent, norm, shrink
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.storage.plain_state import state_hash
 
@@ -116,7 +115,7 @@ def test_folding_keeps_the_outputs_and_blocks_at_zero_stay_the_backbones_own(tin
         shrink(blocks[2].group, 1e6)
         live = adapters.run(tokens)[-1]
         assert (live - adapters.backbone.run(tokens)[-1]).abs().max() > 1e-3
-    assert fold(adapters, blocks) == 1
+    assert merge(adapters, blocks) == 1
     assert torch.allclose(adapters.run(tokens)[-1], live, atol=1e-5)
     assert sorted(adapters.replaced_weights) == ["blocks.0.mlp.fc1", "blocks.0.mlp.fc2"]
     assert all(torch.equal(p, frozen[name]) for name, p in tiny_backbone.named_parameters())
@@ -125,8 +124,8 @@ def test_folding_keeps_the_outputs_and_blocks_at_zero_stay_the_backbones_own(tin
 def test_an_ffn_without_the_two_linears_is_refused_by_name(tiny_backbone):
     adapters = Adapters(tiny_backbone, rank=2, first_block=1, generator=generator())
     adapters.blocks[1].mlp.fc1 = nn.Identity()
-    assert refusal(adapters) is not None
-    assert "blocks.2 has no linear layer mlp.fc1" in str(refusal(adapters))
+    assert unsupported_ffn(adapters) is not None
+    assert "blocks.2 has no linear layer mlp.fc1" in str(unsupported_ffn(adapters))
 
 
 # erasing

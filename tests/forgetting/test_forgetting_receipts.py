@@ -17,12 +17,12 @@ from streamcl.storage.canonical_json import canonical_json
 from streamcl.testing import ScriptedSource, record_id
 
 PLACES = {
-    *("kept statistics", "head statistics", "adapters", "optimizer moments", "importance", "hard buffer"),
+    *("stored statistics", "head statistics", "adapters", "optimizer moments", "importance", "hard buffer"),
     *("shift detector", "prototypes", "calibration"),
     *(
         "metrics",
         "prediction log, quarantine and events",
-        "gallery",
+        "thumbnails",
         "report and summary",
         "exports",
         "caches",

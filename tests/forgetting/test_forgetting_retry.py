@@ -67,7 +67,7 @@ def test_a_failed_request_is_tried_again_by_id_or_key(tmp_path, name):
         assert ledger.retry(ledger.find(name).id).progress == "received"
         assert ledger.retry("r1").progress == "received"  # pending already
     first = tmp_path / "receipts" / "r1.json"
-    assert "it has been asked again" in " ".join(verify_receipt(first))
+    assert "it has been requested again" in " ".join(verify_receipt(first))
     assert record_id(1) not in go_on(tmp_path)
     assert [(each["outcome"], each["attempt"]) for each in receipts(tmp_path)] == [
         ("failed", 1),
@@ -96,9 +96,9 @@ def test_what_is_over_is_not_tried_again(tmp_path):
         run.run()
         for name, progress in (("r1", "done"), ("r2", "refused")):
             with pytest.raises(ForgettingError, match=f"is {progress}, only one that has failed"):
-                run.forgetting.ask_again(name)
+                run.forgetting.retry(name)
         with pytest.raises(ForgettingError, match="there is no request"):
-            run.forgetting.ask_again("r3")
+            run.forgetting.retry("r3")
 
 
 @pytest.mark.faults

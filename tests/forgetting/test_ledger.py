@@ -137,12 +137,9 @@ def test_an_unknown_request_is_named(ledger):
         ledger.start("nobody")
 
 
-def test_position_tells_what_a_checkpoint_has_not_seen(ledger):
-    ledger.submit({"id": "a"})
-    position = ledger.position
-    ledger.submit({"id": "b"})
-    assert [entry.id for entry in ledger.after(position)] == ["b"]
-    assert [entry.id for entry in ledger.after(0)] == ["a", "b"]
+def test_position_is_that_of_the_newest_request(ledger):
+    assert ledger.position == 0
+    assert [ledger.submit({"id": name}).position for name in "ab"] == [1, ledger.position]
 
 
 # -- kills -------------------------------------------------------------------------------------------------

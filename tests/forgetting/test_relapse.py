@@ -14,8 +14,7 @@ from streamcl.errors import BadRecord
 from streamcl.events import ForgetRequest, HoldoutPart, Sample
 from streamcl.forgetting.methods.protocol import ErasureResult
 from streamcl.forgetting.monitoring.held_out import MAX_PER_NAME, HeldOutSamples
-from streamcl.forgetting.monitoring.relapse import REPEATS, Relapse
-from streamcl.forgetting.monitoring.separability import features_of
+from streamcl.forgetting.monitoring.relapse import REPEATS, RelapseMonitor, features_of
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.online_lora import OnlineLoRALearner
@@ -55,11 +54,11 @@ def held_out(samples=HELD):
 
 
 def relapse(samples=HELD, policy="repeat"):
-    return Relapse(lambda kind, name: BY.get((kind, name)), held_out(samples), policy)
+    return RelapseMonitor(lambda kind, name: BY.get((kind, name)), held_out(samples), policy)
 
 
 def watched(monitor, learner, request=CLASS, method="gs_lora", guarantee="approximate"):
-    monitor.watch(request, method, guarantee, learner)
+    monitor.record(request, method, guarantee, learner)
     return monitor
 
 
@@ -189,7 +188,7 @@ def test_many_erasures_take_turns():
     samples = make_batch(0, [*names, "dog"] * 12).samples
     monitor = relapse(samples)
     for name in names:
-        monitor.watch(ForgetRequest(id=f"c{name}", label=name), "gs_lora", "approximate", Adapted(0.0))
+        monitor.record(ForgetRequest(id=f"c{name}", label=name), "gs_lora", "approximate", Adapted(0.0))
     told = [monitor.retest(Adapted(0.0), k)[0]["tested"] for k in range(3)]
     assert all(0 < count <= 16 for count in told)
     assert monitor.state_dict()["next"] == sum(told)

@@ -10,13 +10,16 @@ from streamcl.config.load import config_from_dict
 from streamcl.errors import SourceError
 from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample
 from streamcl.factory.parts import build_learner
-from streamcl.forgetting.monitoring.utility import Utility
+from streamcl.forgetting.monitoring.utility import UtilityProbe
 
 LABELS = ("ant", "bee", "cat")
 
 
 def samples(count, start=0):
     return [Sample(f"{n}", picture(LABELS[n % 3], n), LABELS[n % 3]) for n in range(start, start + count)]
+
+
+NOBODY = ForgetRequest(id="r", ids=("nobody",))
 
 
 def taught(name, backbone, compute):
@@ -38,7 +41,7 @@ def taught(name, backbone, compute):
 def test_accuracy_before_and_after_is_what_predictions_give(name, tiny_backbone, fp32):
     learner = taught(name, tiny_backbone, fp32)
     held = samples(30, 500)
-    useful = Utility([HoldoutPart("all", held)])(learner, ForgetRequest(id="r", label="cat"))
+    useful = UtilityProbe([HoldoutPart("all", held)]).before(learner, ForgetRequest(id="r", label="cat"))
     assert [sample.label for sample in useful.seen.samples] == ["ant", "bee"] * 10
     left = [sample for sample in held if sample.label != "cat"]
     before = [guess.label == sample.label for guess, sample in pairs(learner, left)]
@@ -48,7 +51,7 @@ def test_accuracy_before_and_after_is_what_predictions_give(name, tiny_backbone,
         statistics.subtract(statistics.of([sample for sample in samples(96) if sample.label == "cat"]))
     learner.drop_class("cat")
     after = [guess.label == sample.label for guess, sample in pairs(learner, left)]
-    told = useful.beside(learner)
+    told = useful.after(learner)
     assert told == {"samples": 20, "before": np.mean(before), "after": np.mean(after)}
     assert told["after"] > 0.5
 
@@ -59,9 +62,9 @@ def pairs(learner, held):
 
 def test_samples_are_looked_at_once_where_no_erasure_changes_their_features(tiny_backbone, fp32, monkeypatch):
     learner = taught({"name": "ridge", "blocks": [0, 1]}, tiny_backbone, fp32)
-    useful = Utility([HoldoutPart("all", samples(30, 500))])(learner, ForgetRequest(id="r", ids=("nobody",)))
+    useful = UtilityProbe([HoldoutPart("all", samples(30, 500))]).before(learner, NOBODY)
     monkeypatch.setattr(type(learner), "features", lambda *_: pytest.fail("looked at again"))
-    assert useful.beside(learner)["samples"] == 30
+    assert useful.after(learner)["samples"] == 30
 
 
 @pytest.mark.parametrize(
@@ -70,11 +73,11 @@ def test_samples_are_looked_at_once_where_no_erasure_changes_their_features(tiny
 def test_what_was_prepared_before_anything_was_learned_tells_the_same(name, tiny_backbone, fp32):
     parts, request = [HoldoutPart("all", samples(30, 500))], ForgetRequest(id="r", label="cat")
     config = config_from_dict({"source": "demo_digits", "learner": name, "seed": 3})
-    learner, early = build_learner(config, tiny_backbone, fp32), Utility(parts)
+    learner, early = build_learner(config, tiny_backbone, fp32), UtilityProbe(parts)
     early.prepare(learner)
     for start in range(0, 96, 8):
         learner.learn(Batch(start, tuple(samples(8, start))))
-    before, fresh = early(learner, request), Utility(parts)(learner, request)
+    before, fresh = early.before(learner, request), UtilityProbe(parts).before(learner, request)
     assert not any(sample.image.size for sample in before.seen.samples)
     assert (before.before == fresh.before).all()
     if hasattr(learner, "drop_adapted"):
@@ -83,18 +86,18 @@ def test_what_was_prepared_before_anything_was_learned_tells_the_same(name, tiny
     cats = [sample for sample in samples(96) if sample.label == "cat"]
     learner.statistics.subtract(learner.statistics.of(cats))
     learner.drop_class("cat")
-    assert before.beside(learner) == fresh.beside(learner)
+    assert before.after(learner) == fresh.after(learner)
 
 
 def test_features_of_a_subject_who_is_erased_are_not_kept(tiny_backbone, fp32):
     learner = taught({"name": "ridge", "blocks": [0, 1]}, tiny_backbone, fp32)
     held = [replace(sample, subject=f"s{n % 5}") for n, sample in enumerate(samples(30, 500))]
-    utility = Utility([HoldoutPart("all", held)])
+    utility = UtilityProbe([HoldoutPart("all", held)])
     utility.prepare(learner)
-    assert len(utility(learner, ForgetRequest(id="r", subject="other")).seen.samples) == 30
-    assert len(utility._seen.samples) == 30
-    assert len(utility(learner, ForgetRequest(id="r", subject="s3")).seen.samples) == 24
-    assert utility._seen is None
+    assert len(utility.before(learner, ForgetRequest(id="r", subject="other")).seen.samples) == 30
+    assert len(utility._samples.samples) == 30
+    assert len(utility.before(learner, ForgetRequest(id="r", subject="s3")).seen.samples) == 24
+    assert utility._samples is None
 
 
 def test_held_out_samples_that_cannot_be_read_are_told_of_at_the_request(tiny_backbone, fp32):
@@ -103,22 +106,22 @@ def test_held_out_samples_that_cannot_be_read_are_told_of_at_the_request(tiny_ba
             raise SourceError("no disk")
 
     learner = taught({"name": "ridge", "blocks": [0, 1]}, tiny_backbone, fp32)
-    utility = Utility([HoldoutPart("all", Broken(samples(3)))])
+    utility = UtilityProbe([HoldoutPart("all", Broken(samples(3)))])
     utility.prepare(learner)
     with pytest.raises(SourceError, match="no disk"):
-        utility(learner, ForgetRequest(id="r", ids=("nobody",)))
+        utility.before(learner, NOBODY)
 
 
 def test_classes_that_went_with_the_erasure_are_not_held_against_it(tiny_backbone, fp32):
     learner = taught("online_lora", tiny_backbone, fp32)
-    useful = Utility([HoldoutPart("all", samples(30, 500))])(learner, ForgetRequest(id="r", ids=("nobody",)))
+    useful = UtilityProbe([HoldoutPart("all", samples(30, 500))]).before(learner, NOBODY)
     learner.drop_class("bee")
-    assert useful.beside(learner)["samples"] == 20
+    assert useful.after(learner)["samples"] == 20
     for name in ("ant", "cat"):
         learner.drop_class(name)
-    assert useful.beside(learner) is None
+    assert useful.after(learner) is None
 
 
 def test_without_held_out_samples_nothing_is_said(tiny_backbone, fp32):
     learner = taught("online_lora", tiny_backbone, fp32)
-    assert Utility([])(learner, ForgetRequest(id="r", ids=("nobody",))).beside(learner) is None
+    assert UtilityProbe([]).before(learner, NOBODY).after(learner) is None

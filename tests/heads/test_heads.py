@@ -267,7 +267,7 @@ def test_a_class_with_samples_is_not_dropped():
             head.drop_class(column)
 
 
-def test_kept_statistics_can_be_merged_and_removed():
+def test_statistics_store_can_be_merged_and_removed():
     x, y = data(60)
     whole, head = learned(x, y), learned(x[:40], y[:40])
     part = head.statistics_of(x[40:], y[40:])

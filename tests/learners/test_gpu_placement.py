@@ -133,7 +133,7 @@ def test_kept_sums_are_subtracted_on_a_gpu(gpu, images, name):
     )
     receipt = receipt_in(images.parent / "run")
     assert (receipt["outcome"], receipt["guarantee"]) == ("done", "exact")
-    assert receipt["figures"]["from_kept_statistics"] > 0
+    assert receipt["figures"]["from_stored_statistics"] > 0
 
 
 @pytest.mark.parametrize(

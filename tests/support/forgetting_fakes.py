@@ -14,13 +14,12 @@ from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.events import HoldoutPart
-from streamcl.forgetting.checkpoint_purge import CheckpointPurger
+from streamcl.forgetting.eraser import CheckpointPurger, RunResources
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.no_op import NoOp
-from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.processor.loop import StreamProcessor
@@ -237,7 +236,10 @@ class Opened:
 
     def close(self):
         self.sink.close()
-        self.forgetting.close()
+        self.lineage.close()
+        self.ledger.close()
+        if self.kept is not None:
+            self.kept.file.close()
 
     def __enter__(self):
         return self
@@ -249,9 +251,9 @@ class Opened:
 def monitor_of(ledger, held_out):
     """What tests erasures again; it brings torch."""
     from streamcl.forgetting.monitoring.held_out import HeldOutSamples
-    from streamcl.forgetting.monitoring.relapse import Relapse
+    from streamcl.forgetting.monitoring.relapse import RelapseMonitor
 
-    return Relapse(ledger.erased_by, HeldOutSamples([HoldoutPart("held out", held_out)]))
+    return RelapseMonitor(ledger.erased_by, HeldOutSamples([HoldoutPart("held out", held_out)]))
 
 
 def holds(folder: Path, *texts: str) -> dict[str, list[str]]:

@@ -3,7 +3,8 @@
 from pictures import make_batch
 
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.methods.protocol import Context, LineageRow, RequestScope
+from streamcl.forgetting.lineage import LineageRow
+from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.learners.online_lora import OnlineLoRALearner
 
 LABELS = ["ant", "bee", "cat", "dog"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
-from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
+from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult, required
 
 NO_BRANCH = "this learner has no adapted branch that could be dropped whole"
 
@@ -24,32 +24,29 @@ class DropBranch:
     cost = 30  # the accuracy that the branch has brought goes with it
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
-        """A branch that can be dropped, and a closed form that can forget once it is gone."""
+        """Return a reason unless a branch can be dropped and the closed form can forget once it is gone."""
         drop = context.capabilities.drop_adapted_branch
         if drop is None:
             return NO_BRANCH
-        undo = drop()
+        rollback = drop()
         try:
             return ClosedFormRemoval().unsupported_reason(request, context)
         finally:
-            undo()
+            rollback()
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
-        """Drop the branch, then subtract; where the subtraction is refused the branch is put back."""
-        drop = context.capabilities.drop_adapted_branch
-        if drop is None:
-            raise ForgettingError(NO_BRANCH)
-        undo = drop()
+        """Drop the branch, then subtract; where the subtraction is refused the branch stays."""
+        rollback = required(context.capabilities.drop_adapted_branch, NO_BRANCH)()
         try:
-            evidence = ClosedFormRemoval().erase(request, context)
+            result = ClosedFormRemoval().erase(request, context)
         except ForgettingError:
-            undo()
+            rollback()
             raise
         gone = "the adapted branch, which samples in scope had trained, was dropped whole"
-        places = tuple(
-            DataLocation(place.name, "erased", gone)
-            if place.name in {"adapters", "optimizer moments"}
-            else place
-            for place in evidence.locations
+        locations = tuple(
+            DataLocation(each.name, "erased", gone)
+            if each.name in {"adapters", "optimizer moments"}
+            else each
+            for each in result.locations
         )
-        return replace(evidence, method=self.name, guarantee=self.guarantee, locations=places)
+        return replace(result, method=self.name, guarantee=self.guarantee, locations=locations)

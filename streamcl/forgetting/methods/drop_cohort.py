@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
+from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult, not_affected, required
 
 NO_COHORTS = "this learner has no adapters of cohorts"
 
@@ -13,10 +12,10 @@ class DropCohort:
     """Drops what a cohort alone has taught; no sample is needed, and their number makes no difference.
 
     Exact under conditions that are checked here against the lineage, which the learner does not write: the
-    request names whole cohorts, and as many samples were learned of what it names as these cohorts' parts
-    have learned. Was one of them learned elsewhere, in the pool say, or did a part learn of others, then the
-    numbers differ and it is refused. Nor may any cohort have come past the limit: without this one it would
-    have had a part of its own (`DropCohortApproximate` is for that).
+    request names whole cohorts, and as many samples of them were learned as these cohorts' parts hold. Where
+    one was learned elsewhere, in the shared part say, or a part learned of others, the numbers differ and it
+    is refused. Nor may any cohort have come past the limit: without this one it would have had a part
+    of its own (`DropCohortApproximate` is for that).
     """
 
     name = "drop_cohort"
@@ -25,14 +24,14 @@ class DropCohort:
     residual = "None: what the samples taught was kept apart from everything else, and is gone."
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
-        """Whole cohorts, whose parts have learned what the lineage says was learned, and room for all."""
+        """Return a reason unless whole cohorts are named, their counts match the lineage, all had room."""
         cohorts = context.capabilities.cohorts
         if cohorts is not None and cohorts.over_capacity:
             return "cohorts have come past the limit, and without this one another would have its place"
-        return self.whole(request, context)
+        return self.unpartitioned_reason(request, context)
 
-    def whole(self, request: ForgetRequest, context: Context) -> str | None:
-        """Why what the request names is not kept apart from all the rest; None where it is."""
+    def unpartitioned_reason(self, request: ForgetRequest, context: Context) -> str | None:
+        """Return why the samples in scope are not separate from all others; None where they are."""
         cohorts = context.capabilities.cohorts
         if cohorts is None:
             return NO_COHORTS
@@ -44,10 +43,8 @@ class DropCohort:
         return None
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
-        """Drop the parts."""
-        cohorts = context.capabilities.cohorts
-        if cohorts is None:
-            raise ForgettingError(NO_COHORTS)
+        """Drop the cohorts' parts."""
+        cohorts = required(context.capabilities.cohorts, NO_COHORTS)
         figures = cohorts.drop_cohorts(cohorts.selected_cohorts(request))
         gone = "dropped whole; only this cohort had trained it, and nothing was trained on it"
         return ErasureResult(
@@ -60,15 +57,15 @@ class DropCohort:
                 ),
                 DataLocation("adapters", "erased", gone),
                 DataLocation("optimizer moments", "erased", "dropped with the adapter"),
-                DataLocation("importance", "not affected", "there are no importance weights"),
-                DataLocation("hard buffer", "not affected", "this learner keeps no samples"),
+                *not_affected(("importance",), "there are no importance weights"),
+                *not_affected(("hard buffer",), "this learner keeps no samples"),
             ),
             figures,
         )
 
 
 class DropCohortApproximate(DropCohort):
-    """The same where cohorts have come past the limit: nothing of the samples is left, but it shows.
+    """The same where cohorts have come past the limit: nothing of the samples is left, but that shows.
 
     Approximate, because a stream without the cohort would have given its place to another.
     """
@@ -81,5 +78,5 @@ class DropCohortApproximate(DropCohort):
     )
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
-        """Whole cohorts, whose parts have learned what the lineage says was learned."""
-        return self.whole(request, context)
+        """Return a reason unless whole cohorts are named and their counts agree with the lineage."""
+        return self.unpartitioned_reason(request, context)

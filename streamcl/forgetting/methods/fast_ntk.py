@@ -9,17 +9,17 @@ from torch import Tensor
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.jacobian import Output, ParameterSubset
+from streamcl.forgetting.methods.jacobian import ParameterSubset, SampleOutput
 from streamcl.forgetting.methods.objective import BEYOND, ForgetObjective
 from streamcl.forgetting.methods.protocol import Context, ErasureResult
 from streamcl.forgetting.methods.retain_set import Retain, missing, retained
 from streamcl.forgetting.methods.weight_repair import (
     RepairableBlocks,
-    close,
-    opened,
+    finish_repair,
+    repairable_blocks,
     rounded,
-    to_forget,
-    unfit,
+    samples_to_forget,
+    unrepairable_reason,
 )
 
 LIMIT = 1 << 30
@@ -28,27 +28,34 @@ LIMIT = 1 << 30
 SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of a step, tried in turn: past some length the model is not the linear one that the step was made for."""
 
-KEEPING = 0.95
+MIN_AGREEMENT = 0.95
 """Share of retained answers that every step must keep as they were before the first."""
+
+CHANGE = "repaired, not retrained: closed-form steps in the adapters of the last {} blocks"
+
+RESIDUAL = (
+    "The steps are right for a linear model and all retained data; here they are estimates from a few "
+    "samples, so whoever holds the weights may find traces of what was forgotten or relearn it faster."
+)
 
 
 class FastNTK:
     """Steps of -P J_f^T M V in lora_B of the last blocks, the model linearised anew before each.
 
-    V is how far the outputs of what is to be forgotten are above those of what was never learned: for each
-    sample the margin of its class over the others, less the margin at which its loss is the bound (see
-    Task). P keeps the outputs of retained samples, M is the inverse of what P leaves of the forgotten
-    samples' kernel. The paper takes labels less the untrained model's outputs for V, and the head among the
-    weights. On a pretrained vision transformer that step is right and yet forgets nothing: on photos it took
-    0.79 off the own logit (0.72 by the linear model), and the class's own row of the head took all of it;
-    that row is dropped anyway, and whoever kept a copy puts it back. So for a class the head stays out, V is
-    the whole way to what was never learned, each step goes only as far as retained answers stay, and what
-    was not forgotten in the end fails.
+    V is how far outputs of the samples to forget are above those of samples never learned: for each the
+    margin of its class over the others, less the margin at which its loss is the bound (see
+    ForgetObjective). P keeps the outputs of retained samples, M is the inverse of what P leaves of the
+    forgotten samples' kernel. The paper takes labels less the untrained model's outputs for V, and the head
+    among the weights. On a pretrained vision transformer that step is right and yet forgets nothing: on
+    photos it took 0.79 off the own logit (0.72 by the linear model), all of it from the class's own row of
+    the head; that row is dropped anyway, and whoever kept a copy can restore it. So for a class the head
+    does not move, V reaches all the way to what was never learned, each step goes only as far as retained
+    answers stay, and an erasure that does not reach the bound fails.
 
-    retain: brings samples to hold on to (see `retain_set`). blocks: the last so many have
-    their lora_B moved. forget, retain_samples: how many of each are looked at. sketches: random signed sums
-    of the logits kept, a retained sample; they stand for all of its logits. ridge: lambda, as a share of the
-    mean diagonal entry of J J^T. steps: at most. limit: bytes of J.
+    retain: gives samples to retain (see `retain_set`). blocks: the lora_B of the last so many move. forget,
+    retain_samples: how many of each are used. sketches: random signed sums of a retained sample's remaining
+    logits, which stand for all of them. ridge: lambda, as a share of the mean diagonal entry of J J^T. steps:
+    at most. limit: bytes of J.
     """
 
     name = "fast_ntk"
@@ -72,46 +79,44 @@ class FastNTK:
         self._ridge, self._steps, self._limit = ridge, steps, limit
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
-        """Adapted blocks, samples of both sorts, and a Jacobian that is not too large."""
-        if reason := unfit(request, context) or missing(self._retain, request, context):
+        """Return a reason unless there are adapted blocks, samples of both sorts, a Jacobian that fits."""
+        if reason := unrepairable_reason(request, context) or missing(self._retain, request, context):
             return reason
         forget = min(self._forget, context.scope.learned or len(request.samples))
-        rows = self._rows(forget, self._retain_samples)
-        return self._too_large(rows, self._few(opened(context, self._blocks), request).count)
+        subset = self._subset(repairable_blocks(context, self._blocks), request)
+        return self._too_large(forget, self._retain_samples, subset.count)
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
-        """Take the steps, drop the class and what is kept.
+        """Take the steps, drop the class, finish the repair.
 
-        Raises ForgettingError, with the weights as they were, where a system cannot be solved, or what was
-        to be forgotten is not, or too much else is.
+        Raise ForgettingError, with the weights as they were, where a system cannot be solved, or the samples
+        are not forgotten enough, or too much else is.
         """
-        blocks = opened(context, self._blocks)
-        few = self._few(blocks, request)
-        forgotten = to_forget(request, context, self._forget)
+        blocks = repairable_blocks(context, self._blocks)
+        subset = self._subset(blocks, request)
+        forgotten = samples_to_forget(request, context, self._forget)
         others = retained(self._retain, request, context, forgotten, self._retain_samples)
-        if reason := self._too_large(self._rows(len(forgotten), len(others)), few.count):
+        if reason := self._too_large(len(forgotten), len(others), subset.count):
             raise ForgettingError(reason)
-        task = ForgetObjective.of(blocks, request, forgotten, others)
-        before, backup = task.figures(), few.copied()
+        objective = ForgetObjective.of(blocks, request, forgotten, others)
+        before, backup = objective.figures(), subset.copy()
         try:
-            walked = self._walk(task, few, before)
-            after = task.figures()
-            task.check(before, after)
+            walked = self._walk(objective, subset, before)
+            after = objective.figures()
+            objective.check(before, after)
         except ForgettingError:
-            few.put_back(backup)
+            subset.restore(backup)
             raise
-        figures = {**task.told(before, after), **walked, "parameters": few.count}
-        places = close(request, context, others, WHAT.format(len(blocks.names)))
-        return ErasureResult(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
+        figures = {**objective.report(before, after), **walked, "parameters": subset.count}
+        locations = finish_repair(request, context, others, CHANGE.format(len(blocks.names)))
+        return ErasureResult(self.name, self.guarantee, RESIDUAL, locations, rounded(figures))
 
-    def _few(self, blocks: RepairableBlocks, request: ForgetRequest) -> ParameterSubset:
-        """A class's row goes as a whole, so the head must not do the forgetting; samples move it too."""
+    def _subset(self, blocks: RepairableBlocks, request: ForgetRequest) -> ParameterSubset:
+        """Return the parameters to move: not the head for a class, whose row is dropped anyway."""
         return ParameterSubset(blocks, None if request.kind == "class" else blocks.model.head)
 
-    def _rows(self, forget: int, retain: int) -> int:
-        return forget + self._sketches * (forget + retain)
-
-    def _too_large(self, rows: int, parameters: int) -> str | None:
+    def _too_large(self, forget: int, retain: int, parameters: int) -> str | None:
+        rows = forget + self._sketches * (forget + retain)
         size = 8 * rows * parameters
         if size <= self._limit:
             return None
@@ -121,66 +126,60 @@ class FastNTK:
         )
 
     def _walk(
-        self, task: ForgetObjective, few: ParameterSubset, before: dict[str, float]
+        self, objective: ForgetObjective, subset: ParameterSubset, before: dict[str, float]
     ) -> dict[str, float | int]:
-        """Step until what is to be forgotten is; how many steps there were and how far they led."""
+        """Step until the objective is reached; return the number of steps and the distance that they led."""
         generator = torch.Generator().manual_seed(0)  # a repetition after a crash comes to the same weights
-        started = torch.cat([p.detach().reshape(-1) for p in few.parameters])
+        started = torch.cat([p.detach().reshape(-1) for p in subset.parameters])
         taken, now = 0, before
-        while taken < self._steps and not task.is_done(now):
-            if not self._go(task, few, self._step(task, few, generator)):
+        while taken < self._steps and not objective.is_done(now):
+            if not self._go(objective, subset, self._step(objective, subset, generator)):
                 break
-            taken, now = taken + 1, task.figures()
-        moved = torch.cat([p.detach().reshape(-1) for p in few.parameters]) - started
+            taken, now = taken + 1, objective.figures()
+        moved = torch.cat([p.detach().reshape(-1) for p in subset.parameters]) - started
         return {"steps": taken, "step_norm": float(moved.norm())}
 
-    def _step(self, task: ForgetObjective, few: ParameterSubset, generator: torch.Generator) -> Tensor:
-        """float64 [p]: lowers every margin that is too high to the aim, in the linear model."""
-        J_f = few.jacobian(task.forget, [_margin(task)])
-        J_r = self._kept(task, few, task.retain, generator)
-        if task.instead is not None:  # a forgotten class's samples keep their answers among the others
-            J_r = torch.cat([J_r, self._kept(task, few, task.forget, generator)])
-        excess = (_margins(task) - _aim(task)).clamp(min=0)
+    def _step(
+        self, objective: ForgetObjective, subset: ParameterSubset, generator: torch.Generator
+    ) -> Tensor:
+        """Return float64 [p]: in the linear model it lowers every margin that is too high to the aim."""
+        J_f = subset.jacobian(objective.forget, [_margin(objective)])
+        J_r = self._sketched(objective, subset, objective.retain, generator)
+        if objective.instead is not None:  # a forgotten class's samples keep their answers among the others
+            J_r = torch.cat([J_r, self._sketched(objective, subset, objective.forget, generator)])
+        excess = (_margins(objective) - _aim(objective)).clamp(min=0)
         ridge = self._ridge * float((J_f.square().sum() + J_r.square().sum()) / (len(J_f) + len(J_r)))
         return unlearning_step(J_f, J_r, excess, J_r.new_zeros(len(J_r)), ridge)
 
-    def _kept(
-        self, task: ForgetObjective, few: ParameterSubset, tokens: Tensor, generator: torch.Generator
+    def _sketched(
+        self, objective: ForgetObjective, subset: ParameterSubset, tokens: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The Jacobian of random signed sums of the logits kept; together they weigh as all logits do."""
-        shape = (self._sketches, len(tokens), len(task.kept))
+        """Return the Jacobian of random signed sums of remaining logits, scaled to weigh as all do."""
+        shape = (self._sketches, len(tokens), len(objective.columns))
         signs = 2.0 * torch.randint(2, shape, generator=generator).to(tokens.device) - 1
 
-        def sketch(number: int) -> Output:
-            return lambda _, logits, rows: (signs[number, rows] * logits[:, task.kept]).sum(dim=1)
+        def sketch(number: int) -> SampleOutput:
+            return lambda _, logits, rows: (signs[number, rows] * logits[:, objective.columns]).sum(dim=1)
 
         outputs = [sketch(number) for number in range(self._sketches)]
-        return few.jacobian(tokens, outputs) / math.sqrt(self._sketches)
+        return subset.jacobian(tokens, outputs) / math.sqrt(self._sketches)
 
-    def _go(self, task: ForgetObjective, few: ParameterSubset, step: Tensor) -> bool:
-        """Move by the largest share that forgets some and keeps the answers; False, and no move, for none."""
-        here, before = few.copied(), float(_margins(task).mean())
+    def _go(self, objective: ForgetObjective, subset: ParameterSubset, step: Tensor) -> bool:
+        """Move by the largest share that forgets some and keeps the answers; return whether there was one."""
+        here, before = subset.copy(), float(_margins(objective).mean())
         for share in SHARES:
-            few.move(share * step)
-            if task.agreement() >= KEEPING and float(_margins(task).mean()) < before:
+            subset.move(share * step)
+            if objective.agreement() >= MIN_AGREEMENT and float(_margins(objective).mean()) < before:
                 return True
-            few.put_back(here)
+            subset.restore(here)
         return False
 
 
-WHAT = "repaired, not retrained: closed-form steps in the adapters of the last {} blocks"
-
-RESIDUAL = (
-    "The steps are right for a linear model and all retained data; here they are estimates from a few "
-    "samples, so whoever holds the weights may find traces of what was forgotten or relearn it faster."
-)
-
-
-def _margin(task: ForgetObjective) -> Output:
-    """The own logit of a forgotten sample less the logsumexp of all others; its loss is softplus(-margin)."""
+def _margin(objective: ForgetObjective) -> SampleOutput:
+    """Return a forgotten sample's logit less the logsumexp of all others; its loss is softplus(-margin)."""
 
     def margin(features: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
-        scores, targets = task.scored(features, logits, rows)
+        scores, targets = objective.scored(features, logits, rows)
         others = scores.scatter(1, targets[:, None], -torch.inf).logsumexp(dim=1)
         return scores.gather(1, targets[:, None])[:, 0] - others
 
@@ -188,23 +187,23 @@ def _margin(task: ForgetObjective) -> Output:
 
 
 @torch.no_grad()
-def _margins(task: ForgetObjective) -> Tensor:
-    """float64 [F]."""
-    features = task.blocks.features(task.forget)
+def _margins(objective: ForgetObjective) -> Tensor:
+    """Return float64 [F]."""
+    features = objective.blocks.features(objective.forget)
     rows = torch.arange(len(features), device=features.device)
-    return _margin(task)(features, task.blocks.model.head(features), rows).double()
+    return _margin(objective)(features, objective.blocks.model.head(features), rows).double()
 
 
-def _aim(task: ForgetObjective) -> float:
-    """The margin at which the loss is a little past the bound."""
-    return -math.log(math.expm1(task.bound + BEYOND))
+def _aim(objective: ForgetObjective) -> float:
+    """Return the margin at which the loss is a little past the bound."""
+    return -math.log(math.expm1(objective.bound + BEYOND))
 
 
 def unlearning_step(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
-    """w(retained) - w(all), float64 [p], in the smaller of two forms that are equal.
+    """Return w(retained) - w(all), float64 [p], in the smaller of two forms that are equal.
 
     J_f [F, p], J_r [R, p]: Jacobians on forgotten and retained outputs; v_f [F], v_r [R]: y - f(w0) of each;
-    w(D) = argmin |J (w - w0) - v|^2 + ridge |w - w0|^2. Raises ForgettingError where that has no one
+    w(D) = argmin |J (w - w0) - v|^2 + ridge |w - w0|^2. Raise ForgettingError where that has no one
     solution.
     """
     form = kernel_form if len(J_f) + len(J_r) < J_f.shape[1] else primal_form
@@ -212,7 +211,7 @@ def unlearning_step(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: f
 
 
 def kernel_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
-    """-P J_f^T M V by systems of the size of the outputs: equations 5 to 7 of the paper.
+    """Return -P J_f^T M V by systems of the size of the outputs: equations 5 to 7 of the paper.
 
     P = I - J_r^T Theta_rr^-1 J_r, M = (Theta_ff - Theta_rf^T Theta_rr^-1 Theta_rf)^-1,
     V = v_f - Theta_rf^T Theta_rr^-1 v_r, Theta = J J^T + ridge I.
@@ -226,7 +225,7 @@ def kernel_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float
 
 
 def primal_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
-    """-(J_r^T J_r + ridge I)^-1 J_f^T (v_f - J_f (w(all) - w0)) by systems of the size of the parameters."""
+    """Return -(J_r^T J_r + ridge I)^-1 J_f^T (v_f - J_f (w(all) - w0)) by systems of the parameters' size."""
     gram = J_r.T @ J_r
     right = (J_f.T @ v_f + J_r.T @ v_r)[:, None]
     trained = torch.cholesky_solve(right, _factor(gram + J_f.T @ J_f, ridge))[:, 0]

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamcl.forgetting.methods.proximal import norm
 from streamcl.nn.adapted_blocks import Adapters
 
 FFN = ("mlp.fc1", "mlp.fc2")
+
+ParameterGroup = Sequence[Tensor]
+"""Parameters whose entries share one norm, the root of the sum of all their squares."""
+
+
+def norm(group: ParameterGroup) -> float:
+    """Return the group's norm."""
+    return float(torch.stack([p.detach().double().square().sum() for p in group]).sum().sqrt())
 
 
 class LowRank(nn.Module):
     """y = W x + b + B A x around a linear layer; A is random and stays, B begins at zero: it adds nothing.
 
-    A is left as drawn (LoRA-FA, arXiv 2308.03303), so that the change is zero exactly where B is. Were A to
-    shrink too, its fall would take B's gradient with it: useful groups died before they had done a thing.
+    A is left as drawn (LoRA-FA, arXiv 2308.03303), so that the change is zero exactly where B is. If A
+    shrank too, B's gradient would fall with it: useful groups reached zero before they had an effect.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, generator: torch.Generator) -> None:
@@ -32,26 +40,26 @@ class LowRank(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))  # [out, r]
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
+        """Return [..., out] of x [..., in]."""
         return torch.as_tensor(self.linear(x)) + F.linear(F.linear(x, self.lora_A), self.lora_B)
 
     @torch.no_grad()
-    def folded(self) -> Tensor:
-        """W + B A, rounded once."""
+    def merged(self) -> Tensor:
+        """Return W + B A, rounded once."""
         gain = self.lora_B.double() @ self.lora_A.double()
         return (self.linear.weight.double() + gain).to(self.linear.weight.dtype)
 
 
+@dataclass(frozen=True, eq=False)
 class FFNBlock:
     """The two low-rank updates of one block: one group."""
 
-    def __init__(self, name: str, layers: dict[str, LowRank]) -> None:
-        self.name = name
-        self.layers = layers
+    name: str
+    layers: dict[str, LowRank]
 
     @property
     def group(self) -> list[nn.Parameter]:
-        """All entries of the block that are learned."""
+        """The parameters of the block that are trained."""
         return [layer.lora_B for layer in self.layers.values()]
 
     @property
@@ -60,8 +68,8 @@ class FFNBlock:
         return norm(self.group)
 
 
-def refusal(adapters: Adapters) -> str | None:
-    """Why the FFN of these blocks cannot be adapted; None where it can."""
+def unsupported_ffn(adapters: Adapters) -> str | None:
+    """Return why the FFN of these blocks cannot be adapted; None where it can."""
     for name in adapters.block_names:
         for part in FFN:
             if not adapters.has_linear(f"{name}.{part}"):
@@ -73,7 +81,7 @@ def refusal(adapters: Adapters) -> str | None:
 def attached(
     adapters: Adapters, names: Sequence[str], rank: int, generator: torch.Generator
 ) -> Iterator[list[FFNBlock]]:
-    """The named blocks with updates of both FFN linears in place; on leaving they are taken out again."""
+    """Yield the named blocks with updates of both FFN linears in place; on leaving these are removed."""
     blocks = []
     for name in names:
         paths = [f"{name}.{part}" for part in FFN]
@@ -87,12 +95,12 @@ def attached(
         _set(adapters, blocks, [[low.linear for low in block.layers.values()] for block in blocks])
 
 
-def fold(adapters: Adapters, blocks: Sequence[FFNBlock]) -> int:
-    """Give every block whose group is not zero its changed weights; how many there were. After `attached`."""
+def merge(adapters: Adapters, blocks: Sequence[FFNBlock]) -> int:
+    """Merge every group that is not zero into its block's weights, after `attached`; return their number."""
     changed = [block for block in blocks if block.norm > 0]
     for block in changed:
         for path, layer in block.layers.items():
-            adapters.set_weight(path, layer.folded())
+            adapters.set_weight(path, layer.merged())
     return len(changed)
 
 

@@ -12,15 +12,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.ffn_lora import FFNBlock, attached, fold, refusal
+from streamcl.forgetting.methods.ffn_lora import (
+    FFNBlock,
+    ParameterGroup,
+    attached,
+    merge,
+    norm,
+    unsupported_ffn,
+)
 from streamcl.forgetting.methods.objective import BEACON, BEYOND, SHOWN, ForgetObjective
 from streamcl.forgetting.methods.protocol import Context, ErasureResult
-from streamcl.forgetting.methods.proximal import ProximalDescent
 from streamcl.forgetting.methods.retain_set import Retain, missing, retained
-from streamcl.forgetting.methods.weight_repair import close, opened, rounded, to_forget, unfit
+from streamcl.forgetting.methods.weight_repair import (
+    finish_repair,
+    repairable_blocks,
+    rounded,
+    samples_to_forget,
+    unrepairable_reason,
+)
 
 STUBBORN = 2.0
-"""Weight of a sample that is still recognised; without it a class ends with a few that never gave way."""
+"""Weight of a sample that is still recognised; without it a few samples of a class were never forgotten."""
+
+RESIDUAL = (
+    "The samples no longer show in the answers, but shared weights that they trained were repaired and not "
+    "retrained: whoever holds the weights may find traces or relearn faster than from nothing."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +47,9 @@ class GSLoRAOptions:
     blocks: the last so many adapted blocks can change. rank: of each update. steps: of descent, at most.
     length: of the first step, over all groups together. sparsity: the penalty's weight, as a share of the
     largest gradient; a group whose gradient's share stays below it ends at exactly zero. beta: weight of
-    forgetting against keeping at the first step, twice as much every `doubling` steps, because what was
-    learned well does not give way to a weight that spares the rest where little was. forget, retain: samples
-    looked at in all; batch, keep: of each in a step.
+    forgetting against retaining at the first step, doubled every `doubling` steps, because a weight that
+    spares the rest where little was learned is too small where much was. forget, retain: samples used in
+    all; batch, keep: of each in a step.
     """
 
     blocks: int = 1
@@ -51,21 +68,20 @@ class GSLoRAOptions:
 class GSLoRA:
     """Loss = beta |CE_forget - bound| + KL(answers before, now) + group penalty, on the last blocks' FFNs.
 
-    Only the last adapted block changes by default: what enters it is computed once a sample, so a step costs
-    a fraction of one through the model, and the steps end as soon as the class is forgotten. One group a
-    block: what is learned on both of its FFN linears. The penalty is a proximal step, so groups reach exactly
+    Only the last adapted block changes by default: its input is computed once a sample, so a step costs a
+    fraction of one through the model, and the steps end as soon as the class is forgotten. A block is one
+    group: the updates of both of its FFN linears. The penalty is a proximal step, so groups reach exactly
     zero, and such blocks stay the backbone's own.
-    The answers that are kept are those among the classes that stay, of retained samples and of the forgotten
-    class's own: whatever resembles it is answered as under a model without its row. Without the second, other
+    The answers to keep are those among the remaining classes, of retained samples and of the forgotten
+    class's own: whatever resembles it is answered as by a model without its row. Without the second, other
     classes lost 1 to 4 points a request on real photos. The head is not trained.
-    The bound is the loss of an unseen class (see Task). The paper's, over 100 nats, would be a beacon, its
-    ReLU(bound - CE) lets the loss run on past any bound, where the distance from it draws the loss back, and
-    its plain gradient of a norm never reaches zero.
-    A class that the stream never taught is given a probe row, fitted once; what a probe fitted anew on the
-    same samples would still recognise is told beside it.
+    The bound is the loss of an unseen class (see ForgetObjective). The paper's, over 100 nats, would show
+    what was deleted; its ReLU(bound - CE) lets the loss run past any bound, where the distance from it draws
+    the loss back; and its plain gradient of a norm never reaches zero.
+    A class that the stream never contained gets a probe row, fitted once; the figures also say what a probe
+    fitted anew on the same samples would still recognise.
 
-    retain: brings samples to hold on to (see `retain_set`); None takes what the run gives, and
-    the hard buffer.
+    retain: gives samples to retain (see `retain_set`); None takes the run's and the hard buffer's.
     """
 
     name = "gs_lora"
@@ -77,75 +93,70 @@ class GSLoRA:
         self._strength = strength or GSLoRAOptions()
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
-        """Adapted blocks with plain FFNs, samples of what is to go, and samples to hold on to."""
-        if reason := unfit(request, context):
+        """Return a reason unless there are adapted blocks with plain FFNs, and samples of both sorts."""
+        if reason := unrepairable_reason(request, context):
             return reason
-        blocks = opened(context, self._strength.blocks)
-        return refusal(blocks.adapters) or missing(self._retain, request, context)
+        adapters = repairable_blocks(context, self._strength.blocks).adapters
+        return unsupported_ffn(adapters) or missing(self._retain, request, context)
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
-        """Change the FFNs, fold the change into the learner's own weights, drop the class and what is kept.
+        """Change the FFNs, merge the change into the learner's weights, drop the class, finish the repair.
 
-        Raises ForgettingError, with the weights as they were, where the samples are not forgotten enough or
+        Raise ForgettingError, with the weights as they were, where the samples are not forgotten enough or
         too much else is.
         """
         strength = self._strength
-        opened_blocks = opened(context, strength.blocks)
-        forgotten = to_forget(request, context, strength.forget)
+        repaired = repairable_blocks(context, strength.blocks)
+        forgotten = samples_to_forget(request, context, strength.forget)
         others = retained(self._retain, request, context, forgotten, strength.retain)
-        task = ForgetObjective.of(opened_blocks, request, forgotten, others)
+        objective = ForgetObjective.of(repaired, request, forgotten, others)
         generator = torch.Generator().manual_seed(0)  # a repetition after a crash comes to the same weights
-        before, taken = task.figures(), 0
-        with attached(opened_blocks.adapters, opened_blocks.names, strength.rank, generator) as blocks:
-            if not task.is_done(before):
-                taken = descend(task, blocks, strength, generator)
-            else:
-                still(blocks)
-            after = task.figures()
-            task.check(before, after)
-            told = task.told(before, after)
-        changed = fold(opened_blocks.adapters, blocks)
+        before, steps = objective.figures(), 0
+        with attached(repaired.adapters, repaired.names, strength.rank, generator) as blocks:
+            if not objective.is_done(before):
+                steps = descend(objective, blocks, strength, generator)
+            after = objective.figures()
+            objective.check(before, after)
+            report = objective.report(before, after)
+        changed = merge(repaired.adapters, blocks)
         figures = {
-            **told,
-            "steps": taken,
+            **report,
+            "steps": steps,
             "blocks": len(blocks),
             "blocks_changed": changed,
             "groups_at_zero": len(blocks) - changed,
         }
         what = (
-            f"repaired, not retrained: FFN weights of {changed} of {len(blocks)} blocks changed, folded in; "
-            "what gradients left in qkv stays beneath"
+            f"repaired, not retrained: FFN weights of {changed} of {len(blocks)} blocks changed; "
+            "what gradients left in qkv stays"
         )
-        places = close(request, context, others, what)
-        return ErasureResult(self.name, self.guarantee, RESIDUAL, places, rounded(figures))
-
-
-RESIDUAL = (
-    "The samples no longer show in the answers, but shared weights that they trained were repaired and not "
-    "retrained: whoever holds the weights may find traces or relearn faster than from nothing."
-)
+        locations = finish_repair(request, context, others, what)
+        return ErasureResult(self.name, self.guarantee, RESIDUAL, locations, rounded(figures))
 
 
 def descend(
-    task: ForgetObjective, blocks: Sequence[FFNBlock], strength: GSLoRAOptions, generator: torch.Generator
+    objective: ForgetObjective,
+    blocks: Sequence[FFNBlock],
+    strength: GSLoRAOptions,
+    generator: torch.Generator,
 ) -> int:
     """Descend with a length that falls like a cosine, each step ended by the proximal one of its length.
 
-    Ends, with the number of steps, when every forgotten sample has been seen to be forgotten.
+    End when every forgotten sample has been seen to be forgotten; return the number of steps.
     """
     parameters = [p for block in blocks for p in block.group]
     descent = ProximalDescent([block.group for block in blocks])
     size = len(blocks[0].group)
-    a_round = math.ceil(len(task.forget) / strength.batch)
+    a_round = math.ceil(len(objective.forget) / strength.batch)
     seen: deque[tuple[float, int]] = deque(maxlen=a_round)  # of each step: mean loss, samples recognised
-    rows = (len(task.forget), strength.batch), (len(task.retain), strength.keep)
+    rows = (len(objective.forget), strength.batch), (len(objective.retain), strength.keep)
     drawn = [draws(count, size, strength.steps, generator) for count, size in rows]
     for number, (forget, retain) in enumerate(zip(*drawn, strict=True)):
-        losses, shown, distance = task.terms(forget, retain)
+        losses, shown, distance = objective.terms(forget, retain)
         seen.append((float(losses.detach().mean()), int(shown.sum())))
-        if number >= a_round and _done(task, seen) and _all_done(task):
+        if number >= a_round and _is_done(objective, seen) and _all_done(objective):
             return number
-        aim = torch.full_like(losses, task.bound + BEYOND)
+        aim = torch.full_like(losses, objective.bound + BEYOND)
         short = F.smooth_l1_loss(losses, aim, reduction="none") * torch.where(shown, STUBBORN, 1.0)
         beta = strength.beta * 2 ** (number / strength.doubling)
         loss = beta * short.mean() + distance
@@ -157,20 +168,22 @@ def descend(
     return strength.steps
 
 
-def _done(task: ForgetObjective, seen: deque[tuple[float, int]]) -> bool:
+def _is_done(objective: ForgetObjective, seen: deque[tuple[float, int]]) -> bool:
     losses, shown = zip(*seen, strict=True)
     mean = sum(losses) / len(losses)
-    return bool(task.bound <= mean <= BEACON * task.bound and sum(shown) <= 1)  # one may be mislabelled
+    return bool(
+        objective.bound <= mean <= BEACON * objective.bound and sum(shown) <= 1
+    )  # one may be mislabelled
 
 
-def _all_done(task: ForgetObjective) -> bool:
-    """Whether it is so for all at once: later steps may have brought back what earlier ones saw go."""
-    now = task.figures()
-    return task.is_done(now) and now["forget_accuracy"] <= SHOWN / 2
+def _all_done(objective: ForgetObjective) -> bool:
+    """Return whether it is so for all at once: later steps may undo what earlier ones reached."""
+    now = objective.figures()
+    return objective.is_done(now) and now["forget_accuracy"] <= SHOWN / 2
 
 
 def draws(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Rows of one step after another: every row comes once before any comes again."""
+    """Yield the rows of one step after another: every row comes once before any comes again."""
     waiting = torch.zeros(0, dtype=torch.int64)
     for _ in range(steps):
         while len(waiting) < min(size, count):
@@ -180,8 +193,41 @@ def draws(count: int, size: int, steps: int, generator: torch.Generator) -> Iter
 
 
 @torch.no_grad()
-def still(blocks: Sequence[FFNBlock]) -> None:
-    """Leave every block as it is: what is to be forgotten is not remembered."""
-    for block in blocks:
-        for parameter in block.group:
-            parameter.zero_()
+def shrink(group: ParameterGroup, amount: float) -> None:
+    """Soft thresholding: the group's norm falls by `amount`, and to exactly zero where it was no larger.
+
+    The proximal step of amount * norm (arXiv 1012.2518, section 2.2). There is no root to differentiate, so
+    nothing becomes NaN at zero, and no epsilon keeps a group from it.
+    """
+    size = norm(group)
+    keep = 0.0 if size <= amount else 1.0 - amount / size
+    for parameter in group:
+        parameter.mul_(keep) if keep else parameter.zero_()
+
+
+class ProximalDescent:
+    """Descent with momentum, the steepest step of a set length over all groups together, then `shrink`.
+
+    One scale for all, unlike Adam, which moves every entry alike whether its gradient matters or not: so a
+    group that gains little moves less than it is shrunk and stays at zero. The scale is that of the largest
+    gradient so far, so steps grow shorter as the goal comes near.
+    """
+
+    def __init__(self, groups: Sequence[ParameterGroup], *, momentum: float = 0.9) -> None:
+        self._groups = groups
+        self._momentum = momentum
+        self._mean = [[torch.zeros_like(p) for p in group] for group in groups]
+        self._largest = 0.0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[ParameterGroup], length: float, threshold: float) -> None:
+        """Move by up to `length` against the mean of recent gradients, then shrink by `threshold`."""
+        scale = self._momentum
+        self._largest = max(self._largest, norm([p for group in gradients for p in group]))
+        for mean, group in zip(self._mean, gradients, strict=True):
+            for running, gradient in zip(mean, group, strict=True):
+                running.mul_(scale).add_(gradient, alpha=1 - scale)
+        for group, mean in zip(self._groups, self._mean, strict=True):
+            for parameter, running in zip(group, mean, strict=True):
+                parameter.sub_(running, alpha=length / self._largest if self._largest else 0.0)
+            shrink(group, threshold)

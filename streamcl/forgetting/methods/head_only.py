@@ -1,10 +1,11 @@
-"""Takes away what names a class and what is kept of samples, and says what stays in shared weights."""
+"""Drops the row of a class and purges stored samples; reports what stays in shared weights."""
 
 from __future__ import annotations
 
 from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.methods.protocol import (
     CANNOT_DROP,
+    SHARED_PARTS,
     Context,
     DataLocation,
     ErasureResult,
@@ -26,7 +27,7 @@ class HeadOnly:
     cost = 40
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
-        """A class needs a learner that can drop it."""
+        """Return a reason where the class cannot be dropped, or statistics hold the samples."""
         able = context.capabilities
         if request.kind == "class" and able.drop_class is None:
             return CANNOT_DROP
@@ -37,31 +38,21 @@ class HeadOnly:
         return None
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
-        """Drop the class, purge the kept samples."""
+        """Drop the class and purge the stored samples."""
         touched = shared_weights(context)
-        dropped = drop_class(request, context)
-        purged = purge(request, context)
-        head = (
-            DataLocation("head statistics", "erased", "its row is gone")
-            if dropped
-            else _state("head statistics", touched)
-        )
+        head = _location("head statistics", touched)
+        if drop_class(request, context):
+            head = DataLocation("head statistics", "erased", "its row is gone")
         return ErasureResult(
             self.name,
             self.guarantee,
             _residual(touched),
-            (
-                head,
-                *(_state(name, touched) for name in ("adapters", "optimizer moments", "importance")),
-                DataLocation(
-                    "hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it"
-                ),
-            ),
+            (head, *(_location(name, touched) for name in SHARED_PARTS), purge(request, context)),
             {"shared_weights": len(touched)},
         )
 
 
-def _state(name: str, touched: tuple[str, ...]) -> DataLocation:
+def _location(name: str, touched: tuple[str, ...]) -> DataLocation:
     if touched:
         return DataLocation(
             name, "remains", "gradients of samples in scope are in it, and it was not repaired"

@@ -14,7 +14,7 @@ from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 from streamcl.heads.linear import LinearHead
 from streamcl.nn.lora import LoRALinear
 
-Output: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+SampleOutput: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(features [N, d], logits [N, C], rows [N]) to one number a sample, [N], of its own features alone."""
 
 Seen: TypeAlias = dict[LoRALinear, tuple[Tensor, Tensor]]
@@ -32,39 +32,39 @@ class ParameterSubset:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """In the order of a Jacobian's columns."""
+        """The parameters in the order of a Jacobian's columns."""
         pairs = [layer.lora_B for layer in self._blocks.layers]
         return pairs if self._head is None else [*pairs, self._head.weight, self._head.bias]
 
     @property
     def count(self) -> int:
-        """p, the columns of a Jacobian."""
+        """The number p of entries, the columns of a Jacobian."""
         return sum(parameter.numel() for parameter in self.parameters)
 
-    def jacobian(self, tokens: Tensor, outputs: Sequence[Output], chunk: int = 64) -> Tensor:
-        """float64 [K N, p] of K outputs on tokens [N, T, d]: all samples' first outputs, then the next."""
+    def jacobian(self, tokens: Tensor, outputs: Sequence[SampleOutput], chunk: int = 64) -> Tensor:
+        """Return float64 [K N, p] of K outputs on tokens [N, T, d]: the first of all, then the next."""
         parts = [self._of(tokens[i : i + chunk], outputs, i) for i in range(0, len(tokens), chunk)]
         return torch.cat(parts, dim=1).flatten(0, 1)
 
     @torch.no_grad()
     def move(self, step: Tensor) -> None:
-        """Add float64 [p]."""
+        """Add a step, float64 [p]."""
         parts = step.split([parameter.numel() for parameter in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.copy_(parameter.double() + part.view_as(parameter))
 
-    def copied(self) -> list[Tensor]:
-        """The values as they are now."""
+    def copy(self) -> list[Tensor]:
+        """Return a copy of the values."""
         return [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
-    def put_back(self, values: Sequence[Tensor]) -> None:
-        """Have these values again."""
+    def restore(self, values: Sequence[Tensor]) -> None:
+        """Set the values that `copy` returned."""
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
-    def _of(self, tokens: Tensor, outputs: Sequence[Output], first: int) -> Tensor:
-        """float64 [K, N, p] of samples first .. first + N - 1."""
+    def _of(self, tokens: Tensor, outputs: Sequence[SampleOutput], first: int) -> Tensor:
+        """Return float64 [K, N, p] of samples first .. first + N - 1."""
         rows = torch.arange(first, first + len(tokens), device=tokens.device)
         with _recorded(self._blocks.layers) as seen:
             features = self._blocks.features(tokens)
@@ -88,7 +88,7 @@ class ParameterSubset:
 
 
 def _by_pair(layer: LoRALinear, taken: Tensor, gradient: Tensor, samples: int) -> Tensor:
-    """[N, 2 o r] from what the layer took and the gradient at what it gave; both hold N samples in order."""
+    """Return [N, 2 o r] from a layer's input and the gradient at its output; both hold N samples in order."""
     h = F.linear(taken.detach().float(), layer.lora_A.detach())  # [..., 2r]
     query, value = h.reshape(samples, -1, 2, layer.rank).unbind(2)  # [N, T, r] each
     rows = gradient.float().reshape(samples, -1, 3, layer.out_features // 3)  # q, k and v, [N, T, 3, o]

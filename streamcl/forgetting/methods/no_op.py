@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from streamcl.events import ForgetRequest, Guarantee
-from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult
-
-PARTS = ("head statistics", "adapters", "optimizer moments", "importance", "hard buffer")
+from streamcl.forgetting.methods.protocol import SHARED_PARTS, Context, ErasureResult, not_affected
 
 SINCE = "None beyond what the receipt of the earlier request names: nothing of it was learned since then."
 
@@ -14,7 +12,7 @@ class NoOp:
     """Erases nothing where nothing was learned.
 
     A subject or an id that never came is no mistake: its owner may ask in advance, and its tombstone keeps
-    it out. A class of which nothing has passed and that was not forgotten before is one (a slip of the pen).
+    it out. A class of which nothing has passed and that was not forgotten before is one (a typing error).
     """
 
     name = "no_op"
@@ -22,7 +20,7 @@ class NoOp:
     cost = 0
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
-        """Only where no sample in scope was learned."""
+        """Return a reason where samples in scope were learned, or no such class has passed."""
         if context.scope.learned or (request.kind == "class" and request.label in context.learner.classes):
             return "samples of it were learned"
         if request.kind == "class" and not context.scope.passed and not context.scope.forgotten_before:
@@ -30,11 +28,11 @@ class NoOp:
         return None
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:  # noqa: ARG002 - the signature is given
-        """Nothing."""
+        """Return that nothing was there; change nothing."""
         before = context.scope.forgotten_before
         return ErasureResult(
             self.name,
             self.guarantee,
             SINCE if before else "None: nothing of it was learned.",
-            tuple(DataLocation(part, "not affected", "no sample in scope was learned") for part in PARTS),
+            not_affected(("head statistics", *SHARED_PARTS, "hard buffer"), "no sample in scope was learned"),
         )

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.methods.linear_probe import LinearProbe
-from streamcl.forgetting.methods.retain_set import FEWEST, ReferenceOutputs, kept_columns
+from streamcl.forgetting.methods.retain_set import FEWEST, ReferenceOutputs
 from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 
 ENOUGH = 0.75
@@ -23,14 +22,18 @@ SHOWN = 0.1
 """Share of a forgotten class's samples that may still be recognised by the row that it had."""
 
 BEACON = 2.0
-"""Times the bound past which a loss tells what was deleted, and the erasure counts as failed."""
+"""Times the bound past which a loss shows what was deleted, and the erasure counts as failed."""
 
 INTACT = 0.75
 """Share of retained answers that must stay the same, or the erasure counts as failed."""
 
 BEYOND = 0.3
-"""Nats past the bound that the samples at hand are aimed at, as those not at hand follow less far."""
+"""Nats past the bound that the samples used are aimed at, as others of the class follow less far."""
 
+MARGIN = 2.0
+"""Nats by which the probe's score of its class exceeds all others together: a sure answer of 0.88."""
+
+PROBE_RIDGE = 1e-2
 
 Figures: TypeAlias = Mapping[str, float]
 """See `ForgetObjective.figures`."""
@@ -40,10 +43,13 @@ class ForgetObjective:
     """Samples to forget and samples to retain.
 
     A class is judged by the row of the head that it had, which whoever kept a copy may put back; one that
-    the stream never taught by a probe row, fitted once. `instead` is how its samples were answered among the
-    classes that stay; None for samples and subjects, whose classes stay. The bound is the loss of an unseen
-    class, ln C, for a class; for samples and subjects the loss of retained samples, which is why those must
-    have labels then.
+    the stream never contained by a probe row, fitted once. `instead` is how its samples were answered among
+    the classes that stay; None for samples and subjects, whose classes stay. The bound is the loss of an
+    unseen class, ln C, for a class; for samples and subjects the loss of retained samples, which is why those
+    must have labels then.
+
+    forget, retain: tokens [F, T, d] and [R, T, d]. targets: columns [F] of the forgotten samples; None where
+    the class has no row in the head. bound: in nats; None for a class.
     """
 
     def __init__(
@@ -54,19 +60,17 @@ class ForgetObjective:
         retain: Tensor,
         bound: float | None,
     ) -> None:
-        """targets: columns [F] of the forgotten samples; None where the class has no row in the head."""
-        self.blocks, self.forget, self._targets = blocks, forget, targets
+        self.blocks, self.forget, self._targets, self.retain = blocks, forget, targets, retain
         self._of_class = bound is None
-        self.retain = retain
         with torch.no_grad():
-            logits = self.head(retain)
-            own = self.head(forget)
+            logits, own = self.head(retain), self.head(forget)
+        classes = logits.shape[1]
         column = int(targets[0]) if targets is not None and bound is None else None
-        self.kept = kept_columns(logits.shape[1], column)
-        self.answers = ReferenceOutputs(logits, self.kept)
-        self.instead = ReferenceOutputs(own, self.kept) if bound is None else None
+        self.columns = torch.tensor([i for i in range(classes) if i != column], dtype=torch.int64)
+        self.reference = ReferenceOutputs(logits, self.columns)
+        self.instead = ReferenceOutputs(own, self.columns) if bound is None else None
         self._probe = None if targets is not None else self._fresh_probe()
-        self.bound = math.log(max(2, logits.shape[1] + (targets is None))) if bound is None else bound
+        self.bound = math.log(max(2, classes + (targets is None))) if bound is None else bound
 
     @classmethod
     def of(
@@ -76,18 +80,16 @@ class ForgetObjective:
         forgotten: Sequence[Sample],
         others: Sequence[Sample],
     ) -> ForgetObjective:
-        """The task of a request."""
-        retain = blocks.entering(others)
-        forget = blocks.entering(forgotten)
+        """Return the objective of a request. others: the samples to retain."""
+        retain, forget = blocks.entering(others), blocks.entering(forgotten)
         targets = blocks.model.targets(forgotten)
         if request.kind == "class":
-            known = bool((targets >= 0).all())
-            return cls(blocks, forget, targets if known else None, retain, None)
+            return cls(blocks, forget, targets if bool((targets >= 0).all()) else None, retain, None)
         columns = blocks.model.targets(others)
         if int((columns >= 0).sum()) < FEWEST:
             raise ForgettingError(
                 f"fewer than {FEWEST} retained samples have labels: what unlearned samples cost is not known",
-                hint="give labelled samples to hold on to",
+                hint="give labelled samples to retain",
             )
         with torch.no_grad():
             logits = blocks.model.head(blocks.features(retain))
@@ -95,23 +97,26 @@ class ForgetObjective:
         return cls(blocks, forget, targets, retain, min(float(losses), math.log(max(2, logits.shape[1]))))
 
     def head(self, tokens: Tensor) -> Tensor:
-        """Logits [B, C] of tokens."""
+        """Return logits [B, C] of tokens [B, T, d]."""
         return torch.as_tensor(self.blocks.model.head(self.blocks.features(tokens)))
 
     def scored(self, features: Tensor, logits: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits of forgotten samples, a probe's column beside the head's, and the column of each's class."""
+        """Return logits of forgotten samples, with a probe's column where there is one, and targets [B].
+
+        features [B, d] with logits [B, C] are those of the rows [B] among the samples, None for all.
+        """
         if self._probe is not None:
-            return self._probe.beside(features, logits)
+            return self._probe.append(features, logits)
         assert self._targets is not None
         return logits, self._targets if rows is None else self._targets[rows]
 
     @torch.no_grad()
     def agreement(self) -> float:
-        """The share of retained answers that are the same as before."""
-        return self.answers.agreement(self.head(self.retain))
+        """Return the share of retained answers that are the same as before."""
+        return self.reference.agreement(self.head(self.retain))
 
     def terms(self, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss [B] of some forgotten samples, which are recognised, and how far answers moved, in nats.
+        """Return loss [B] and recognition, bool [B], of rows [B] to forget; and how far answers moved, nats.
 
         A forgotten class's samples keep their answers among the other classes too, as they would have under
         a model without that class: so only the class itself gives way, where others are most like it.
@@ -120,7 +125,7 @@ class ForgetObjective:
         logits = torch.as_tensor(self.blocks.model.head(features))
         count = len(forget)
         scores, targets = self.scored(features[:count], logits[:count], forget)
-        distance = self.answers.distance(logits[count:], retain)
+        distance = self.reference.distance(logits[count:], retain)
         if self.instead is not None:
             distance = distance + self.instead.distance(logits[:count], forget)
         losses = F.cross_entropy(scores, targets, reduction="none")
@@ -131,28 +136,26 @@ class ForgetObjective:
         features = self.blocks.features(self.forget)
         return LinearProbe(features, self.blocks.model.head(features), self.blocks.features(self.retain))
 
-    def told(self, before: Figures, after: Figures) -> dict[str, float | int]:
+    def report(self, before: Figures, after: Figures) -> dict[str, float | int]:
         """Return figures for a receipt; of a class without a row also what a probe fitted anew recognises."""
         return {
             **{f"{name}_before": value for name, value in before.items()},
             **{f"{name}_after": value for name, value in after.items()},
-            **self._refitted(),
+            **({} if self._targets is not None else {"refitted_probe_accuracy_after": self._refitted()}),
             "bound": self.bound,
             "forget_samples": len(self.forget),
             "retain_samples": len(self.retain),
         }
 
     @torch.no_grad()
-    def _refitted(self) -> dict[str, float]:
-        if self._targets is not None:
-            return {}
+    def _refitted(self) -> float:
         features = self.blocks.features(self.forget)
-        logits, targets = self._fresh_probe().beside(features, self.blocks.model.head(features))
-        return {"refitted_probe_accuracy_after": float((logits.argmax(1) == targets).double().mean())}
+        logits, targets = self._fresh_probe().append(features, self.blocks.model.head(features))
+        return float((logits.argmax(1) == targets).double().mean())
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
-        """The forgotten samples' loss and accuracy, and the share of retained answers that are the same."""
+        """Return the forgotten samples' loss and accuracy, and the share of retained answers that stayed."""
         features = self.blocks.features(self.forget)
         logits, targets = self.scored(features, self.blocks.model.head(features))
         return {
@@ -162,12 +165,12 @@ class ForgetObjective:
         }
 
     def is_done(self, now: Figures) -> bool:
-        """Whether what is to be forgotten is remembered no better than what was never learned."""
+        """Return whether the samples to forget are known no better than what was never learned."""
         shown = self._of_class and now["forget_accuracy"] > SHOWN
         return now["forget_loss"] >= self.bound and not shown
 
     def check(self, before: Figures, after: Figures) -> None:
-        """Refuse what did not come to be, on either side: too little forgotten, or so much that it shows."""
+        """Raise ForgettingError where too little is forgotten, or so much that it shows."""
         loss, shown = after["forget_loss"], after["forget_accuracy"]
         if loss < ENOUGH * self.bound:
             raise ForgettingError(
@@ -189,5 +192,39 @@ class ForgetObjective:
         if after["retained_agreement"] < INTACT:
             raise ForgettingError(
                 f"only {after['retained_agreement']:.0%} of the retained answers would stay the same",
-                hint="give more samples to hold on to",
+                hint="give more samples to retain",
             )
+
+
+class LinearProbe:
+    """A row for a class that the head lacks, such as an attacker would fit to show that it is known.
+
+    The ridge regression of class (1) or not (0) on features, scaled to be a row beside the head's others.
+
+    features [F, d] with logits [F, C] are of the class, others [R, d] are not. A regression of 1 outweighs
+    all other columns by MARGIN; features that do not separate the class give it no more than half of that.
+    """
+
+    def __init__(self, features: Tensor, logits: Tensor, others: Tensor) -> None:
+        self._weight, self._bias = _fit(features.detach(), others)
+        top = logits.detach().logsumexp(dim=1).mean() if logits.shape[1] else logits.new_zeros(())
+        self._scale = top + MARGIN
+
+    def append(self, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [B, C + 1] with the probe's column last, and its number for every row, [B]."""
+        score = self._scale * (features @ self._weight + self._bias)
+        targets = torch.full((len(features),), logits.shape[1], device=logits.device)
+        return torch.cat([logits, score[:, None]], dim=1), targets
+
+
+def _fit(features: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight [d] and bias; each side weighs one half, however many samples it has."""
+    x = torch.cat([features, others]).double()
+    y = torch.cat([x.new_ones(len(features)), x.new_zeros(len(others))])
+    share = 0.5 * (y / max(1, len(features)) + (1 - y) / max(1, len(others)))
+    mean = share @ x
+    centred = (x - mean) * share.sqrt()[:, None]
+    gram = centred @ centred.T  # [N, N]: fewer samples than features
+    gram.diagonal().add_(PROBE_RIDGE * gram.trace() / len(gram) + 1e-12)
+    weight = centred.T @ torch.linalg.solve(gram, (y - 0.5) * share.sqrt())
+    return weight.to(features.dtype), (0.5 - mean @ weight).to(features.dtype)

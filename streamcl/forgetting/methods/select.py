@@ -1,11 +1,11 @@
-"""Which method carries out a request: the strongest guarantee that the request and the learner allow."""
+"""Selects the method for a request: the strongest guarantee that the request and the learner allow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest
+from streamcl.events import ForgetRequest, Guarantee
 from streamcl.forgetting.methods.protocol import STRENGTH, Context, ForgettingMethod
 
 AUTO = "auto"
@@ -14,9 +14,9 @@ AUTO = "auto"
 def select_method(
     methods: Sequence[ForgettingMethod], request: ForgetRequest, context: Context
 ) -> tuple[ForgettingMethod, str]:
-    """The method, and why it and none stronger.
+    """Return the method, and why it and none stronger.
 
-    Of equal guarantees the one of the least cost is taken. Raises ForgettingError, with each method's reason,
+    Of equal guarantees the one of the least cost is taken. Raise ForgettingError, with each method's reason,
     where none can do it with the guarantee that the request asks for.
     """
     named = [method for method in methods if request.method in {AUTO, method.name}]
@@ -25,20 +25,17 @@ def select_method(
         raise ForgettingError(
             "the request names a method that is not known here", hint=f"known: auto, {known}"
         )
-    reasons: dict[str, tuple[ForgettingMethod, str]] = {}
+    reasons: dict[str, tuple[Guarantee, str]] = {}
     for method in sorted(named, key=lambda each: (-STRENGTH[each.guarantee], each.cost, each.name)):
         reason = _too_weak(method, request) or method.unsupported_reason(request, context)
         if reason is None:
-            passed = [f"{each.name}: {why}" for each, why in reasons.values() if _stronger(each, method)]
+            strength = STRENGTH[method.guarantee]
+            passed = [f"{n}: {why}" for n, (each, why) in reasons.items() if STRENGTH[each] > strength]
             return method, "; ".join(passed) or "no method gives a stronger guarantee"
-        reasons[method.name] = (method, reason)
-    told = "; ".join(f"{name}: {reason}" for name, (_, reason) in reasons.items())
-    asked = f" with the guarantee {request.guarantee}" if request.guarantee else ""
-    raise ForgettingError(f"no method can erase this{asked}: {told}")
-
-
-def _stronger(one: ForgettingMethod, other: ForgettingMethod) -> bool:
-    return STRENGTH[one.guarantee] > STRENGTH[other.guarantee]
+        reasons[method.name] = (method.guarantee, reason)
+    listed = "; ".join(f"{name}: {reason}" for name, (_, reason) in reasons.items())
+    wanted = f" with the guarantee {request.guarantee}" if request.guarantee else ""
+    raise ForgettingError(f"no method can erase this{wanted}: {listed}")
 
 
 def _too_weak(method: ForgettingMethod, request: ForgetRequest) -> str | None:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from streamcl.errors import BadRecord
 from streamcl.events import HoldoutPart, Sample
-from streamcl.forgetting.methods.subsample import subsample
+from streamcl.forgetting.methods.retain_set import subsample
 
 MAX_PER_NAME = 48
 """Samples of one class or subject in a test, so that it takes no longer than a batch."""
@@ -32,7 +32,7 @@ class HeldOutSamples:
 
     def of(self, kind: Named, name: str) -> list[Sample]:
         """Return at most MAX_PER_NAME samples of the class or subject, spread evenly."""
-        return list(self._read(subsample(self._index().get((kind, name), []), MAX_PER_NAME)))
+        return list(_read(self._parts, subsample(self._index().get((kind, name), []), MAX_PER_NAME)))
 
     def names(self, kind: Named) -> list[str]:
         """Return the classes or subjects with held-out samples."""
@@ -40,48 +40,46 @@ class HeldOutSamples:
 
     def others(self, is_erased: Callable[[Named, str], bool]) -> list[Sample]:
         """Return at most MAX_OTHERS samples of classes and subjects that were not erased."""
-        self._index()
         gone = {key for key in self._index() if is_erased(*key)}
-        kept = [
+        places = [
             place
             for place, label, subject in self._all
             if ("class", label) not in gone and ("subject", subject) not in gone
         ]
-        return list(self._read(subsample(kept, MAX_OTHERS)))
+        return list(_read(self._parts, subsample(places, MAX_OTHERS)))
 
     def _index(self) -> dict[tuple[Named, str], list[Place]]:
-        if self._places is not None:
-            return self._places
-        self._places = {}
-        for number, part in enumerate(self._parts):
-            for i in range(len(part.samples)):
-                for sample in self._read([(number, i)]):
-                    self._all.append(((number, i), sample.label, sample.subject))
+        if self._places is None:
+            self._places = {}
+            for place in _places(self._parts):
+                for sample in _read(self._parts, [place]):
+                    self._all.append((place, sample.label, sample.subject))
                     if sample.label is not None:
-                        self._places.setdefault(("class", sample.label), []).append((number, i))
+                        self._places.setdefault(("class", sample.label), []).append(place)
                     if sample.subject is not None:
-                        self._places.setdefault(("subject", sample.subject), []).append((number, i))
+                        self._places.setdefault(("subject", sample.subject), []).append(place)
         return self._places
-
-    def _read(self, places: Sequence[Place]) -> Iterator[Sample]:
-        for part, i in places:
-            try:
-                yield self._parts[part].samples[i]
-            except BadRecord:
-                continue
 
 
 def spread_over(parts: Sequence[HoldoutPart], most: int) -> Iterator[Sample]:
     """Yield at most `most` samples, evenly over all parts; no others are read."""
-    places = [(number, i) for number, part in enumerate(parts) for i in range(len(part.samples))]
-    for part, i in subsample(places, most):
-        try:
-            yield parts[part].samples[i]
-        except BadRecord:
-            continue
+    return _read(parts, subsample(_places(parts), most))
 
 
 def within(samples: Sequence[Sample], limit: int) -> list[Sample]:
     """Return the first samples whose images have at most `limit` bytes together."""
     sizes = accumulate(sample.image.nbytes for sample in samples)
     return [sample for sample, size in zip(samples, sizes, strict=True) if size <= limit]
+
+
+def _places(parts: Sequence[HoldoutPart]) -> list[Place]:
+    return [(number, i) for number, part in enumerate(parts) for i in range(len(part.samples))]
+
+
+def _read(parts: Sequence[HoldoutPart], places: Sequence[Place]) -> Iterator[Sample]:
+    """Yield the samples at these places that can be read."""
+    for part, i in places:
+        try:
+            yield parts[part].samples[i]
+        except BadRecord:
+            continue

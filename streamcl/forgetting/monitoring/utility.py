@@ -18,69 +18,69 @@ from streamcl.protocols import Learner
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
-LOOKED_AT = 48  # samples, so that a request holds the stream up no longer than a batch does
+MAX_SAMPLES = 48  # so that a request holds the stream up no longer than a batch does
 
 
-class Utility:
-    """Asks a learner for the same few held-out samples before and after an erasure.
+class UtilityProbe:
+    """Evaluates a learner on the same few held-out samples before and after an erasure.
 
-    What a steady learner reads of them is kept from one request to the next, features and no pixels, until
-    a subject is erased who is among them.
+    What a learner with cached features reads of them is stored from one request to the next, features and no
+    pixels, until a subject is erased who is among them.
     """
 
     def __init__(self, parts: Sequence[HoldoutPart]) -> None:
         self._parts = tuple(parts)
-        self._seen: _Seen | None = None
+        self._samples: _HeldOut | None = None
 
     def prepare(self, learner: Learner) -> None:
-        """Read the samples now, so that the first request need not. What cannot be read is told of there."""
+        """Read the samples now, so that the first request need not; that reports what cannot be read."""
         with suppress(StreamclError):
-            self._look(learner)
+            self._read(learner)
 
-    def __call__(self, learner: Learner, request: ForgetRequest) -> UtilityBefore:
-        """Return what the learner gets right of what stays, by the weights in use; change nothing."""
-        seen = self._look(learner)
+    def before(self, learner: Learner, request: ForgetRequest) -> UtilityBaseline:
+        """Return which samples of what stays the learner classifies correctly now; change nothing."""
+        seen = self._read(learner)
         subject = request.subject if request.kind == "subject" else None
         if subject is not None and any(each.subject == subject for each in seen.samples):
-            self._seen = None
+            self._samples = None
         seen = seen.without(request)
-        return UtilityBefore(seen, seen.right(learner))
+        return UtilityBaseline(seen, seen.correct(learner))
 
-    def _look(self, learner: Learner) -> _Seen:
+    def _read(self, learner: Learner) -> _HeldOut:
         cached = capabilities_of(learner).cached_features
-        if self._seen is not None and cached is not None:
-            self._seen = replace(self._seen, reading=cached.refresh_features(self._seen.reading))
-            return self._seen
-        samples = [sample for sample in spread_over(self._parts, LOOKED_AT) if sample.label is not None]
+        if self._samples is not None and cached is not None:
+            self._samples = replace(self._samples, reading=cached.refresh_features(self._samples.reading))
+            return self._samples
+        samples = [sample for sample in spread_over(self._parts, MAX_SAMPLES) if sample.label is not None]
         if cached is None:
-            return _Seen([sample for sample in samples if sample.label in learner.classes], None)
+            return _HeldOut([sample for sample in samples if sample.label in learner.classes], None)
         if samples:
             without_pixels = [replace(sample, image=NO_PIXELS) for sample in samples]
-            self._seen = _Seen(without_pixels, cached.read(samples))
-        return self._seen or _Seen((), None)
+            self._samples = _HeldOut(without_pixels, cached.read(samples))
+        return self._samples or _HeldOut((), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """Held-out samples, and what a steady learner reads of them; of any other learner None."""
+class _HeldOut:
+    """Held-out samples, and what a learner with cached features reads of them; of any other learner None."""
 
     samples: Sequence[Sample]
     reading: Any
 
-    def without(self, request: ForgetRequest) -> _Seen:
-        """Those of other classes and subjects than the request's."""
+    def without(self, request: ForgetRequest) -> _HeldOut:
+        """Return those of other classes and subjects than the request's."""
         rows = [
             row
             for row, sample in enumerate(self.samples)
             if sample.label != request.label
             and (request.kind != "subject" or request.all_users or sample.subject != request.subject)
         ]
-        return _Seen(
+        return _HeldOut(
             [self.samples[row] for row in rows], None if self.reading is None else self.reading[rows]
         )
 
-    def right(self, learner: Learner) -> Flags:
-        """bool [N]: which samples are named right."""
+    def correct(self, learner: Learner) -> Flags:
+        """Return bool [N]: which samples are classified correctly."""
         if not self.samples or not learner.classes:
             return np.zeros(len(self.samples), dtype=bool)
         cached = capabilities_of(learner).cached_features
@@ -88,23 +88,23 @@ class _Seen:
             columns = cached.scores(self.reading).argmax(dim=1).tolist()
             named: list[str | None] = [learner.classes[column] for column in columns]
         else:
-            named = [guess.label for guess in learner.predict(self.samples)]
+            named = [each.label for each in learner.predict(self.samples)]
         return np.array([name == sample.label for name, sample in zip(named, self.samples, strict=True)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class UtilityBefore:
-    """Which held-out samples a learner named right before an erasure, bool [N]."""
+class UtilityBaseline:
+    """Which held-out samples a learner classified correctly before an erasure, bool [N]."""
 
-    seen: _Seen
+    seen: _HeldOut
     before: Flags
 
-    def beside(self, learner: Learner) -> dict[str, float] | None:
-        """Accuracy then and now on the samples whose class is still known, and their number; None of none."""
+    def after(self, learner: Learner) -> dict[str, float] | None:
+        """Return accuracy before and after on samples of classes still known; None where there are none."""
         known = np.array([sample.label in learner.classes for sample in self.seen.samples], dtype=bool)
         if not known.any():
             return None
-        now = self.seen.right(learner)
+        now = self.seen.correct(learner)
         return {
             "samples": int(known.sum()),
             "before": float(self.before[known].mean()),

@@ -1,13 +1,21 @@
-"""The receipts in a run directory: canonical JSON, each chained to the one before, with a page beside it."""
+"""The receipts in a run directory: canonical JSON, each chained to the one before, with an HTML page each.
+
+The page is plain HTML without scripts, to read and print, in the look of the report.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import time
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.receipts.page import write_page
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.storage import files, hash_chain
 from streamcl.storage.files import Disk
@@ -16,6 +24,21 @@ RECEIPTS, AUDITS = "receipts", "audits"
 """The folders' names in a run directory."""
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+KINDS = {
+    "samples": "Single samples: the model without them",
+    "subject": "Everything of a person or subject: the model without it",
+    "class": "A whole class: the concept is to be gone",
+}
+MEANINGS = {
+    "exact": "The model is the one that the stream would have made without these data, up to rounding.",
+    "bounded": "What the model can still tell of these data is limited; the limit is in the evidence below.",
+    "approximate": "Weights that many samples share were trained on these data. They were repaired or left "
+    "as they are, so traces may remain; an audit says how well they can be seen.",
+    "refused": "Not erased: the request was refused, and nothing was changed.",
+    "failed": "Not erased: the erasure failed, and nothing was changed.",
+}
+ON_RETURN = {"drop": "it is not learned", "learn": "it may be learned"}
 
 
 class ReceiptArchive:
@@ -94,3 +117,95 @@ def read_receipts(folder: Path) -> list[tuple[Path, Receipt]]:
 def read_audits(folder: Path) -> hash_chain.Chain:
     """Return every saved audit of a run in the order of its chain. Raise ForgettingError at a broken link."""
     return hash_chain.read_links(folder / AUDITS, "audit")
+
+
+def write_page(path: Path, receipt: Receipt, *, audit: str = "", disk: Disk = files.DISK) -> Path:
+    """Write the page of the receipt at `path` and return its path. audit: HTML of the newest audit."""
+    page = path.with_suffix(".html")
+    files.atomic_write(page, render_receipt(path.name, receipt, audit).encode(), disk=disk)
+    return page
+
+
+def render_receipt(name: str, receipt: Receipt, audit: str = "") -> str:
+    """Return the page of the receipt in the file `name`; it holds no more than receipt and audit do."""
+    done = receipt.outcome == "done"
+    meaning = receipt.guarantee if done and receipt.guarantee else receipt.outcome
+    details = f"Remaining risk: {receipt.residual}" if done and receipt.residual else receipt.reason
+    template, css = _template()
+    page: str = template.render(
+        name=name,
+        css=css,
+        receipt=receipt,
+        title=f"Erased: {receipt.guarantee}" if done else receipt.outcome.capitalize(),
+        meaning=MEANINGS.get(meaning, ""),
+        details=(details or "").split("; "),
+        facts=[(label, text) for label, text in _facts(receipt) if text],
+        evidence=_evidence(receipt),
+        audit=Markup(audit),
+    )
+    return page
+
+
+@cache
+def _template() -> tuple[Any, Markup]:
+    """Return the page's template and the style sheet of the report."""
+    loader = PackageLoader("streamcl", "forgetting/receipts")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    css = PackageLoader("streamcl", "report").get_source(environment, "report.css")[0]
+    return environment.get_template("receipt.html.j2"), Markup(css)
+
+
+def _facts(receipt: Receipt) -> list[tuple[str, str | None]]:
+    scope, done = receipt.scope, receipt.outcome == "done"
+    counted = f"{scope.learned} learned, {scope.passed} seen" if scope.learned is not None else None
+    method = f"{receipt.method}, streamcl {receipt.streamcl}" if receipt.method else None
+    return [
+        ("Request", receipt.request),
+        ("Kind", KINDS[receipt.kind]),
+        ("Guarantee requested", receipt.requested_guarantee),
+        ("Received", _moment(receipt.received)),
+        ("Completed" if done else "Answered", _moment(receipt.completed)),
+        ("Deadline", _deadline(receipt)),
+        ("Samples", counted),
+        ("Position in the stream", f"before record {receipt.offset}"),
+        ("If it comes again", ON_RETURN[receipt.on_return] if done else None),
+        ("Method", method),
+        ("Why this method", receipt.method_reason),
+        ("Use of the model", _utility(receipt)),
+    ]
+
+
+def _evidence(receipt: Receipt) -> list[tuple[str, str]]:
+    figures = [(name.replace("_", " "), _shown(value)) for name, value in receipt.figures.items()]
+    hashes = [
+        ("model before", receipt.learner_before),
+        ("model after", receipt.learner_after),
+        ("configuration", receipt.config),
+        ("receipt before this one", receipt.previous),
+    ]
+    return figures + [(label, value) for label, value in hashes if value]
+
+
+def _utility(receipt: Receipt) -> str | None:
+    if (utility := receipt.utility) is None:
+        return None
+    return (
+        f"{100 * utility.after:.1f} % of {utility.samples} held-out samples of what stays are classified "
+        f"correctly, {100 * utility.before:.1f} % before"
+    )
+
+
+def _deadline(receipt: Receipt) -> str | None:
+    if receipt.deadline is None:
+        return None
+    return f"{_moment(receipt.deadline)}, {'kept' if receipt.completed <= receipt.deadline else 'missed'}"
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

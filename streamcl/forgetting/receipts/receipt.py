@@ -1,8 +1,8 @@
-"""The receipt of a request to forget: what was done about it, location by location, without names."""
+"""The receipt of a request to forget: its outcome, location by location, without names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,9 +11,19 @@ from streamcl import __version__
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Guarantee, Kind, OnReturn
 from streamcl.forgetting.ledger import Ledger
-from streamcl.forgetting.methods.protocol import DataLocation
+from streamcl.forgetting.methods.protocol import SHARED_PARTS, DataLocation, not_affected
 
 Ending: TypeAlias = Literal["done", "refused", "failed"]
+
+LOCATIONS = frozenset(
+    {
+        *("head statistics", *SHARED_PARTS, "hard buffer", "prototypes", "calibration", "stored statistics"),
+        *("shift detector", "metrics", "prediction log, quarantine and events", "thumbnails", "exports"),
+        *("report and summary", "caches", "checkpoints", "ledger", "lineage", "metrics services"),
+        "source data",
+    }
+)
+"""The locations that every receipt of an erasure accounts for; methods and runs may add others."""
 
 
 class _Part(BaseModel):
@@ -35,10 +45,10 @@ class _Part(BaseModel):
 
 
 class ScopeSummary(_Part):
-    """How many samples the request reached, and which, by salted hashes.
+    """The numbers of samples that the request reached, and salted hashes of their names.
 
-    learned, passed: samples that were learned, and that passed whether learned or not. ids, label: what
-    `verify` looks for in what the run keeps. cohorts: classes or subjects that were taken whole.
+    learned, passed: samples that were learned, and that passed whether learned or not. ids, label: the names
+    that `verify` looks for in the run. cohorts: classes or subjects that were erased completely.
     """
 
     learned: int | None = None
@@ -65,7 +75,7 @@ class PurgedCheckpoint(_Part):
 
 
 class ErasureOutcome(_Part):
-    """What came of a request in memory; a checkpoint keeps it until the receipt is written.
+    """The outcome of a request in memory; a checkpoint keeps it until the receipt is written.
 
     offset: the record before which it took effect. attempt: counts attempts of the same request. reason: why
     it was refused or failed. method_reason: why this method and none stronger. residual: the remaining risk.
@@ -121,12 +131,8 @@ def build_receipt(
 ) -> Receipt:
     """Return the receipt of a request as far as it does not depend on what is removed from disk.
 
-    Args:
-        request: the request.
-        outcome: what came of it in memory.
-        ledger: gives the time of arrival and the salt of the hashes.
-        completed: when the request is over, in seconds since the epoch.
-        config: the fingerprint of the run's configuration.
+    ledger: gives the time of arrival and the salt of the hashes. completed: when the request is over, in
+    seconds since the epoch. config: the fingerprint of the run's configuration.
     """
     return Receipt(
         **dict(outcome),
@@ -144,7 +150,7 @@ def build_receipt(
 
 
 def log_entry(request: ForgetRequest, outcome: ErasureOutcome) -> dict[str, Any]:
-    """Return what events.jsonl says of the request."""
+    """Return the record of the request in events.jsonl."""
     done = {"method": outcome.method, "guarantee": outcome.guarantee}
     return {
         "reason": outcome.method_reason or outcome.reason,
@@ -154,3 +160,70 @@ def log_entry(request: ForgetRequest, outcome: ErasureOutcome) -> dict[str, Any]
         "outcome": outcome.outcome,
         **{name: value for name, value in done.items() if value is not None},
     }
+
+
+def in_learner(state: Mapping[str, Any], reported: Sequence[DataLocation]) -> tuple[DataLocation, ...]:
+    """Return the locations that a method reported, and those that no method knows.
+
+    state: the learner's before the erasure.
+    """
+    parts = [state, *(part for part in state.values() if isinstance(part, Mapping))]
+    calibration = not_affected(("calibration",), "there is none")
+    if any("calibration" in part for part in parts):
+        why = "running losses of six factors, which reveal no sample"
+        calibration = (DataLocation("calibration", "remains", why),)
+    why = "none are stored beside the head's statistics, which class means are part of"
+    named = {location.name for location in reported}
+    others = (*not_affected(("prototypes",), why), *calibration)
+    return (*reported, *(each for each in others if each.name not in named))
+
+
+def on_disk(
+    kind: Kind, checkpoint: PurgedCheckpoint | None, changed: int, derived: Sequence[str], rows: int
+) -> tuple[DataLocation, ...]:
+    """Return one entry a location. changed: log records edited; derived: files removed; rows: lineage."""
+    metrics = DataLocation(
+        "metrics", "remains", "aggregate counts include the samples' predictions; no ids, no pixels"
+    )
+    if kind == "class":
+        why = "the class's name; its counts stay under another name, aggregates are kept"
+        metrics = DataLocation("metrics", "erased", why)
+    checkpoints = not_affected(("checkpoints",), "this run keeps none")
+    if checkpoint is not None:
+        checkpoints = (DataLocation("checkpoints", "erased", f"older ones removed: {checkpoint.removed}"),)
+    return (
+        *not_affected(
+            ("shift detector",),
+            "keeps a few figures of batches, which reveal no sample; mean features begin anew",
+        ),
+        metrics,
+        DataLocation(
+            "prediction log, quarantine and events",
+            "erased" if changed else "not affected",
+            f"{changed} records were emptied; their places stay",
+        ),
+        DataLocation("thumbnails", "erased", "those of the samples, where there were any"),
+        _removed("report and summary", derived, ("summary.json", "report.html")),
+        _removed("exports", derived, ("adapter",), "; copies made elsewhere are not reachable"),
+        *not_affected(
+            ("caches",), "the run keeps no features and no images on disk other than the thumbnails"
+        ),
+        *checkpoints,
+        DataLocation(
+            "ledger", "erased", "what the request said is overwritten; salted hashes and times stay"
+        ),
+        DataLocation("lineage", "erased", f"{rows} rows"),
+        DataLocation(
+            "metrics services",
+            "not reachable",
+            "figures sent to TensorBoard or MLflow hold no ids; they stay",
+        ),
+        DataLocation("source data", "not reachable", "the stream's own files are not streamcl's to change"),
+    )
+
+
+def _removed(location: str, derived: Sequence[str], names: Sequence[str], more: str = "") -> DataLocation:
+    found = [name for name in names if name in derived]
+    if not found:
+        return DataLocation(location, "not affected", f"there were none{more}")
+    return DataLocation(location, "erased", f"{', '.join(found)} removed{more}")

@@ -1,4 +1,4 @@
-"""Checks a receipt against what can be derived again: its bytes, its chain, and what the run still keeps."""
+"""Checks a receipt against what can be derived again: its bytes, its chain, and the files of the run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.receipts import locations
 from streamcl.forgetting.receipts.archive import read_audits, read_receipt, read_receipts
-from streamcl.forgetting.receipts.receipt import Receipt
+from streamcl.forgetting.receipts.receipt import LOCATIONS, Receipt
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
 from streamcl.sinks.jsonl import logged_ids
@@ -24,10 +23,10 @@ from streamcl.storage.plain_state import state_hash
 
 
 def verify_receipt(path: Path) -> list[str]:
-    """Return what was found right, a sentence each. Raise ForgettingError at the first fault.
+    """Return a sentence for each check that passed. Raise ForgettingError at the first fault.
 
-    The model's hash is derived again from the checkpoint that the erasure made, as long as that is kept. Of a
-    receipt that lies outside its run only the bytes are checked.
+    The model's hash is derived again from the checkpoint that the erasure made, as long as that exists. Of a
+    receipt outside its run only the bytes are checked.
     """
     receipt = read_receipt(path)
     found = ["every byte is as it was written"]
@@ -37,23 +36,23 @@ def verify_receipt(path: Path) -> list[str]:
     chain = read_receipts(folder)
     found.append(f"it is number {receipt.number} of an unbroken chain of {len(chain)}")
     with Ledger(folder / LEDGER) as ledger:
-        found.append(_agrees(receipt, chain, ledger.entry(receipt.request).progress))
+        found.append(_ledger_agrees(receipt, chain, ledger.entry(receipt.request).progress))
         if receipt.outcome == "done":
             found.append(_every_location(receipt))
-            found += _nothing_kept(folder, receipt, ledger)
+            found += _nothing_left(folder, receipt, ledger)
     return [*found, *_audits(folder, path, chain)]
 
 
 def _every_location(receipt: Receipt) -> str:
     """Check that the receipt accounts for every location where the data could be."""
     named = {location.name for location in receipt.locations}
-    if missing := sorted(locations.NAMES - named):
+    if missing := sorted(LOCATIONS - named):
         raise ForgettingError(f"it says nothing of the {missing[0]}")
     return f"it accounts for {len(named)} locations by name"
 
 
 def _audits(folder: Path, path: Path, receipts: Sequence[tuple[Path, Receipt]]) -> Iterator[str]:
-    """Audits are chained, each belongs to its receipt, and none that a receipt names is missing."""
+    """Check that audits are chained, each belongs to its receipt, and none that one names is missing."""
     audits = read_audits(folder)
     known = {sha256_of(each) for each, _ in audits}
     for name, earlier in receipts:
@@ -69,26 +68,26 @@ def _audits(folder: Path, path: Path, receipts: Sequence[tuple[Path, Receipt]]) 
 
 def _verdict(content: Mapping[str, Any]) -> str:
     audit = content["audit"]
-    return f"{audit['verdict']}, beside {audit['models']['references']} retrained models"
+    return f"{audit['verdict']}, compared with {audit['models']['references']} retrained models"
 
 
-def _agrees(receipt: Receipt, chain: Sequence[tuple[Path, Receipt]], progress: str) -> str:
-    """Return the ledger says what the receipt says, unless a request that had failed was retried."""
+def _ledger_agrees(receipt: Receipt, chain: Sequence[tuple[Path, Receipt]], progress: str) -> str:
+    """Check that the ledger agrees with the receipt, unless a request that had failed was retried."""
     later = [each.number for _, each in chain if each.request == receipt.request]
     if receipt.outcome == "failed":
         if later[-1] != receipt.number:
             return f"it was tried again: the receipt of the last attempt is number {later[-1]}"
         if progress in {"received", "started"}:
-            return "it has been asked again, and is not carried out yet"
+            return "it has been requested again, and is not carried out yet"
     if progress != receipt.outcome:
         raise ForgettingError(f"the ledger says {progress}, the receipt says {receipt.outcome}")
     return f"the ledger says {progress} too"
 
 
-def _nothing_kept(folder: Path, receipt: Receipt, ledger: Ledger) -> Iterator[str]:
+def _nothing_left(folder: Path, receipt: Receipt, ledger: Ledger) -> Iterator[str]:
     erased = frozenset(receipt.scope.ids)
     late = receipt.offset if receipt.on_return == "learn" else None
-    for place, ids in (("the logs", logged_ids(folder)), ("the lineage", _traced_ids(folder))):
+    for place, ids in (("the logs", logged_ids(folder)), ("the lineage", _lineage_ids(folder))):
         count = 0
         for offset, name in ids:
             count += 1
@@ -97,31 +96,28 @@ def _nothing_kept(folder: Path, receipt: Receipt, ledger: Ledger) -> Iterator[st
                 raise ForgettingError(f"{place} still hold an erased sample, at offset {offset}")
         yield f"none of the {count} ids in {place} is one of the {len(erased)} erased"
     if (folder / STATISTICS).is_file():
-        yield _no_sums(folder, receipt)
-    yield _newest_only(folder, receipt)
+        yield _no_statistics(folder, receipt)
+    yield _no_older_checkpoint(folder, receipt)
 
 
-def _no_sums(folder: Path, receipt: Receipt) -> str:
-    """No kept sum of a class or subject that was erased whole, unless it may have come again."""
+def _no_statistics(folder: Path, receipt: Receipt) -> str:
+    """Check that no sums are stored of a class or subject that was erased, unless it may have come again."""
     with closing(BlockFile(folder / STATISTICS)) as file:
         cohorts = {cohort.hex() for cohort in file.cohorts()}
     if receipt.on_return == "drop" and cohorts & set(receipt.scope.cohorts):
-        raise ForgettingError("the kept statistics still hold sums of what was erased")
-    return f"none of the {len(cohorts)} kept statistics is of what was erased"
+        raise ForgettingError("the stored statistics still hold sums of what was erased")
+    return f"none of the {len(cohorts)} stored statistics is of what was erased"
 
 
-def _traced_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
+def _lineage_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
     if not (folder / LINEAGE).is_file():
         return
-    lineage = Lineage(folder / LINEAGE)
-    try:
+    with closing(Lineage(folder / LINEAGE)) as lineage:
         yield from lineage.ids()
-    finally:
-        lineage.close()
 
 
-def _newest_only(folder: Path, receipt: Receipt) -> str:
-    """No checkpoint from before the erasure, and the one made then unchanged where it is still there."""
+def _no_older_checkpoint(folder: Path, receipt: Receipt) -> str:
+    """Check that no checkpoint is from before the erasure, and that the one made then is unchanged."""
     made = receipt.checkpoint
     if made is None:
         return "the run keeps no checkpoints"
@@ -142,7 +138,7 @@ def _newest_only(folder: Path, receipt: Receipt) -> str:
 
 
 def _same_learner(path: Path, receipt: Receipt) -> None:
-    """The model in the checkpoint is the one that the erasure left."""
+    """Check that the model in the checkpoint is the one that the erasure left."""
     try:
         learner = verify_checkpoint(path).state["learner"]
     except (CorruptCheckpoint, CheckpointError) as error:

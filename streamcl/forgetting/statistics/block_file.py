@@ -1,4 +1,4 @@
-"""The SQLite file of kept blocks: each says between which commits it belongs to the run's state.
+"""The SQLite file of stored blocks: each says between which commits it belongs to the run's state.
 
 A checkpoint holds the moment of its commit. A run that goes back to an older checkpoint goes back to the
 blocks of that moment; what no checkpoint needs any more is deleted and overwritten by zeros.
@@ -30,7 +30,7 @@ SCHEMA = (
         samples INTEGER NOT NULL,
         ranks INTEGER NOT NULL,
         width INTEGER NOT NULL,
-        seal BLOB NOT NULL,
+        checksum BLOB NOT NULL,
         labels BLOB NOT NULL,
         sums BLOB NOT NULL,
         root BLOB NOT NULL
@@ -39,6 +39,9 @@ SCHEMA = (
     "CREATE INDEX by_born ON blocks(born)",
     "CREATE INDEX by_died ON blocks(died)",
 )
+
+
+COLUMNS = "cohort, head, samples, ranks, width, checksum, labels, sums, root"
 
 
 class BlockFile:
@@ -53,32 +56,24 @@ class BlockFile:
 
     def standing(self, cohort: bytes, head: int) -> list[tuple[int, int]]:
         """Return the numbers of a cohort's blocks, and the samples of each, largest and oldest first."""
-        return [
-            (number, samples)
-            for number, samples in self._file.query(
-                "SELECT id, samples FROM blocks WHERE cohort = ? AND head = ? AND died IS NULL ORDER BY id",
-                *(cohort, head),
-            )
-        ]
+        query = "SELECT id, samples FROM blocks WHERE cohort = ? AND head = ? AND died IS NULL ORDER BY id"
+        return self._file.query(query, cohort, head)
 
     def load(self, number: int) -> StatisticsBlock:
         """Return the block of that number."""
-        (row,) = self._file.query(
-            "SELECT cohort, head, samples, ranks, width, seal, labels, sums, root FROM blocks WHERE id = ?",
-            number,
-        )
+        (row,) = self._file.query(f"SELECT {COLUMNS} FROM blocks WHERE id = ?", number)
         block = StatisticsBlock.of_row(row)
         if block is None:
             raise self._file.damage("a block of statistics is not what was written")
         return block
 
     def blocks(self, cohort: bytes, head: int) -> Iterator[StatisticsBlock]:
-        """Return the sums of a cohort, block by block. Raise ForgettingError for one that is damaged."""
+        """Yield the blocks of a cohort."""
         for number, _ in self.standing(cohort, head):
             yield self.load(number)
 
     def transaction(self) -> contextlib.AbstractContextManager[Execute]:
-        """Everything inside is durable at its end, or nothing of it is done."""
+        """Return a context: everything inside is durable at its end, or nothing of it is done."""
         return self._file.transaction()
 
     def count(self, cohort: bytes) -> dict[int, int]:
@@ -104,66 +99,62 @@ class BlockFile:
             run("DELETE FROM commits WHERE moment < ?", (oldest,))
 
     def go_back(self, moment: int) -> None:
-        """Have the blocks of that moment, 0 for none. Raise ForgettingError where it is not reached."""
+        """Restore the blocks of that moment, 0 for none. Raise ForgettingError where it cannot be reached."""
         self.moment = moment
         if moment and not self._file.query("SELECT 1 FROM commits WHERE moment = ?", moment):
             raise ForgettingError(
                 f"{self._file.path} does not know the checkpoint: it is older, or has gone on without it",
                 hint="restore it together with the checkpoints, or start over with --fresh",
             )
-        self._rewind()
-
-    def _rewind(self) -> None:
         with self._file.transaction() as run:
             run("DELETE FROM blocks WHERE born > ?", (self.moment,))
             run("UPDATE blocks SET died = NULL WHERE died > ?", (self.moment,))
             run("DELETE FROM commits WHERE moment > ?", (self.moment,))
 
     def replace(self, cohort: bytes, head: int, left: StatisticsBlock) -> None:
-        """Have `left` for a cohort's blocks, or none where it is of no samples; staged."""
-        ended = [(STAGED, number) for number, _ in self.standing(cohort, head)]
+        """Replace a cohort's blocks by `left`, or by none where it is of no samples; staged."""
         with self._file.transaction() as run:
-            for each in ended:
-                run("UPDATE blocks SET died = ? WHERE id = ?", each)
+            for number, _ in self.standing(cohort, head):
+                run("UPDATE blocks SET died = ? WHERE id = ?", (STAGED, number))
             if left.samples:
                 insert(run, cohort, head, left, STAGED)
 
     def drop(self, cohort: bytes) -> None:
-        """Give up the sums of a cohort; staged."""
+        """Drop the sums of a cohort; staged."""
         with self._file.transaction() as run:
             run("UPDATE blocks SET died = ? WHERE died IS NULL AND cohort = ?", (STAGED, cohort))
 
     def drop_heads(self, first: int) -> None:
-        """Give up the sums of the heads from `first` on; staged."""
+        """Drop the sums of the heads from `first` on; staged."""
         with self._file.transaction() as run:
             run("UPDATE blocks SET died = ? WHERE died IS NULL AND head >= ?", (STAGED, first))
 
-    def settle(self) -> None:
+    def accept(self) -> None:
         """Make the staged changes part of the next commit."""
         with self._file.transaction() as run:
             run("DELETE FROM blocks WHERE born = ? AND died = ?", (STAGED, STAGED))
             run("UPDATE blocks SET born = ? WHERE born = ?", (OPEN, STAGED))
             run("UPDATE blocks SET died = ? WHERE died = ?", (OPEN, STAGED))
 
-    def undo(self) -> None:
+    def rollback(self) -> None:
         """Discard the staged changes."""
         with self._file.transaction() as run:
             run("DELETE FROM blocks WHERE born = ?", (STAGED,))
             run("UPDATE blocks SET died = NULL WHERE died = ?", (STAGED,))
 
-    def seal(self) -> None:
-        """After an erasure's commit, when no older checkpoint is left: overwrite what only those needed."""
+    def purge(self) -> None:
+        """Overwrite what only older checkpoints needed; call it when none of them is left."""
         with self._file.transaction() as run:
             run("DELETE FROM blocks WHERE died <= ?", (self.moment,))
             run("DELETE FROM commits WHERE moment < ?", (self.moment,))
         if not self._file.empty_journal():
             raise ForgettingError(
                 f"{self._file.path} is in use, so its journal still holds erased sums",
-                hint="let go of it; the erasure goes on when the run is opened again",
+                hint="close it elsewhere; the erasure goes on when the run is opened again",
             )
 
-    def examine(self) -> tuple[int, int, int]:
-        """How many cohorts, blocks and bytes there are. Raise ForgettingError where one is damaged."""
+    def check(self) -> tuple[int, int, int]:
+        """Return the numbers of cohorts, blocks and bytes. Raise ForgettingError where a block is damaged."""
         cohorts, blocks, size = set(), 0, 0
         for number, cohort, length in self._file.query(
             "SELECT id, cohort, LENGTH(root) + LENGTH(sums) FROM blocks WHERE died IS NULL ORDER BY id"
@@ -177,13 +168,6 @@ class BlockFile:
         """Return those of which there are sums, older checkpoints' included."""
         return {bytes(row[0]) for row in self._file.query("SELECT DISTINCT cohort FROM blocks")}
 
-    def cohorts_by_head(self) -> dict[int, int]:
-        """Return how many classes or subjects each head has sums of."""
-        rows = self._file.query(
-            "SELECT head, COUNT(DISTINCT cohort) FROM blocks WHERE died IS NULL GROUP BY head"
-        )
-        return {int(head): int(cohorts) for head, cohorts in rows}
-
     def close(self) -> None:
         """Close the file; harmless twice."""
         self._file.close()
@@ -192,13 +176,12 @@ class BlockFile:
 def insert(run: Execute, cohort: bytes, head: int, block: StatisticsBlock, born: int = OPEN) -> None:
     """Write a block of a cohort in a head, within a transaction; it belongs to the next commit."""
     run(
-        "INSERT INTO blocks (born, cohort, head, samples, ranks, width, seal, labels, sums, root)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO blocks (born, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (born, *block.row(cohort, head)),
     )
 
 
 def end(run: Execute, number: int) -> None:
-    """Have a block no longer from the next commit on, within a transaction; one of no commit goes at once."""
+    """End a block with the next commit, within a transaction; one that no commit has is removed at once."""
     run("DELETE FROM blocks WHERE id = ? AND born = ?", (number, OPEN))
     run("UPDATE blocks SET died = ? WHERE id = ?", (OPEN, number))

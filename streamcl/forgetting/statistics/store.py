@@ -1,22 +1,22 @@
-"""Sums kept on disk by class or by subject, so that these can be forgotten without their samples.
+"""Sums stored on disk by class or by subject, so that these can be forgotten without their samples.
 
-They are written beside the checkpoints, in one SQLite file, and not into them: each would carry all of them
-anew.
+They are in one SQLite file beside the checkpoints, not in them: each would hold all of them anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from streamcl.capabilities.interfaces import StatisticsPart
+from streamcl.errors import ForgettingError
 from streamcl.events import Sample
-from streamcl.forgetting.methods.protocol import LineageRow
+from streamcl.forgetting.lineage import LineageRow
 from streamcl.forgetting.statistics.block import StatisticsBlock
 from streamcl.forgetting.statistics.block_file import BlockFile, end, insert
-from streamcl.forgetting.statistics.selection import StatisticsSelection
 from streamcl.protocols import State
 from streamcl.storage.plain_state import Array
 from streamcl.storage.sqlite import Execute
@@ -27,7 +27,7 @@ STATISTICS = "statistics.sqlite"
 By: TypeAlias = Literal["class", "subject"]
 Digest: TypeAlias = Callable[[str, str], bytes]
 
-WAITING = 512  # samples in memory before they are written; 6,144 numbers each with the default backbone
+SAMPLES_IN_MEMORY = 512  # before they are written; 6,144 numbers each with the default backbone
 
 
 @dataclass(slots=True)
@@ -52,36 +52,36 @@ class StatisticsStore:
     def __init__(self, path: Path, by: By, *, digest: Digest, keep: int = 2) -> None:
         self.file = BlockFile(path)
         self.by, self._digest, self._keep = by, digest, keep
-        self._waiting: list[tuple[bytes, int, Array, list[bytes]]] = []
+        self._waiting: list[tuple[bytes, int, Array, list[bytes]]] = []  # cohort, head, rows, labels
         self._count = 0
 
     def add(self, samples: Sequence[Sample], rows: Sequence[Array | None]) -> None:
-        """Remember what a learner added: the samples, and their rows [n, D] in each of its heads.
+        """Add samples that a learner added, with their rows [n, D] in each of its heads.
 
-        All of it or, where memory runs out or the disk is full, nothing.
+        Where memory runs out or the disk is full, nothing is added.
         """
-        if self._count >= WAITING:
+        if self._count >= SAMPLES_IN_MEMORY:
             self._write()
         names = [sample.label if self.by == "class" else sample.subject for sample in samples]
         keys = [None if name is None else self._digest(self.by, name) for name in names]
-        taken = []
+        added = []
         for key in dict.fromkeys(key for key in keys if key is not None):
             mine = [i for i, each in enumerate(keys) if each == key]
             labels = [self.digest_of(samples[i].label) for i in mine]
-            taken += [(key, head, each[mine], labels) for head, each in enumerate(rows) if each is not None]
-        self._waiting += taken
+            added += [(key, head, each[mine], labels) for head, each in enumerate(rows) if each is not None]
+        self._waiting += added
         self._count += len(samples)
 
-    def cohort_of(self, trace: LineageRow) -> bytes | None:
+    def cohort_of(self, row: LineageRow) -> bytes | None:
         """Return the cohort of a sample that has passed; None where it has none."""
-        return self.digest_of(trace.label) if self.by == "class" else trace.subject
+        return self.digest_of(row.label) if self.by == "class" else row.subject
 
     def digest_of(self, label: str | None) -> bytes:
         """Return the digest of a class's name."""
         return self._digest("class", str(label))
 
     def flush(self, offset: int) -> None:
-        """Make durable what was taken, as part of the state that is committed at `offset` next."""
+        """Make durable what was added, as part of the state that is committed at `offset` next."""
         self._write()
         self.file.commit(offset, self._keep)
 
@@ -92,14 +92,9 @@ class StatisticsStore:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to that moment. Raise ForgettingError where the file does not reach back to it."""
         self.file.go_back(int(state["moment"]))
-        self._give_up()
+        self._waiting, self._count = [], 0
 
-    def begin(self) -> None:
-        """Start with nothing."""
-        self.file.go_back(0)
-        self._give_up()
-
-    def scope(self, groups: Mapping[bytes | None, tuple[int, int]]) -> StatisticsSelection:
+    def select(self, groups: Mapping[bytes | None, tuple[int, int]]) -> StatisticsSelection:
         """Return the statistics that a request reaches.
 
         groups: by cohort, how many learned samples it selects, and how many were learned at all.
@@ -107,36 +102,13 @@ class StatisticsStore:
         self._write()
         return StatisticsSelection(self, groups)
 
-    def take_out(self, cohort: bytes, head: int, rows: Array, labels: Sequence[bytes]) -> None:
-        """Take rows [n, D] out of a cohort's sums, if they are kept; staged."""
-        whole: StatisticsBlock | None = None
-        for block in self.file.blocks(cohort, head):
-            whole = block if whole is None else whole.joined(block)
-        if whole is not None:
-            self.file.replace(cohort, head, whole.without(StatisticsBlock.of(rows, labels), rows))
-
-    def seal(self) -> None:
-        """After an erasure's commit, when no older checkpoint is left: overwrite what only those needed."""
-        self.file.seal()
-
-    def close(self) -> None:
-        """Close the file; harmless twice. What waits is given up."""
-        self.file.close()
-
     def _write(self) -> None:
         """Fold what waits into the file; it belongs to the next commit."""
         waiting = sorted(self._waiting, key=lambda each: each[:2])  # stable: the order of the stream stays
         with self.file.transaction() as run:
             for (cohort, head), units in groupby(waiting, key=lambda each: each[:2]):
-                self._fold(
-                    run, cohort, head, [StatisticsBlock.of(rows, labels) for _, _, rows, labels in units]
-                )
-        self._give_up()
-
-    def _give_up(self) -> None:
-        """Wait for nothing any more."""
-        self._waiting.clear()
-        self._count = 0
+                self._fold(run, cohort, head, [StatisticsBlock.of(*unit[2:]) for unit in units])
+        self._waiting, self._count = [], 0
 
     def _fold(self, run: Execute, cohort: bytes, head: int, units: Sequence[StatisticsBlock]) -> None:
         stack = [_Placed(samples, number) for number, samples in self.file.standing(cohort, head)]
@@ -144,10 +116,88 @@ class StatisticsStore:
             new = unit
             while stack and stack[-1].samples <= new.samples:
                 last = stack.pop()
-                new = (last.block or self.file.load(int(last.id or 0))).joined(new)
+                new = (last.block or self.file.load(int(last.id or 0))) + new
                 if last.id is not None:
                     end(run, last.id)
             stack.append(_Placed(new.samples, block=new))
         for placed in stack:
             if placed.block is not None:
                 insert(run, cohort, head, placed.block)
+
+
+@dataclass(slots=True)
+class StatisticsSelection:
+    """The stored statistics of the classes or subjects that a request touches; every change is staged.
+
+    changed: whether a method has changed them.
+    """
+
+    _store: StatisticsStore
+    _groups: Mapping[bytes | None, tuple[int, int]]
+    changed: bool = False
+
+    @property
+    def complete_cohorts(self) -> list[str]:
+        """The salted hashes of the cohorts of which the request takes every sample."""
+        return sorted(
+            cohort.hex()
+            for cohort, (chosen, total) in self._groups.items()
+            if cohort is not None and chosen == total
+        )
+
+    def is_complete(self, heads: int) -> bool:
+        """Return whether it takes complete cohorts only, with every sample in the sums of every head."""
+        return all(
+            cohort is not None
+            and chosen == total
+            and [self._store.file.count(cohort).get(head) for head in range(heads)] == [total] * heads
+            for cohort, (chosen, total) in self._groups.items()
+        )
+
+    def parts(self, head: int, names: Sequence[str]) -> Iterator[StatisticsPart]:
+        """Yield the sums of the request's cohorts in a head. names: of the classes known."""
+        known = {self._store.digest_of(name): name for name in names}
+        for cohort in self._groups:
+            for block in self._store.file.blocks(cohort or b"", head):
+                yield StatisticsPart(block.root, {known[label]: each for label, each in block.sums.items()})
+
+    def subtract(self, samples: Sequence[LineageRow], rows: Sequence[Array]) -> None:
+        """Subtract samples that were derived again, given their rows [n, D] in each head.
+
+        A cohort that turns out not to hold them as they were derived is dropped: nothing of them may stay,
+        and a later request for it then needs samples again.
+        """
+        self.changed = True
+        keys = [self._store.cohort_of(each) for each in samples]
+        labels = [self._store.digest_of(each.label) for each in samples]
+        for key in dict.fromkeys(key for key in keys if key is not None):
+            mine = [i for i, each in enumerate(keys) if each == key]
+            try:
+                for head, features in enumerate(rows):
+                    self._subtract(key, head, features[mine], [labels[i] for i in mine])
+            except ForgettingError:
+                self._store.file.drop(key)
+
+    def drop(self) -> None:
+        """Drop the sums of every cohort that the request touches."""
+        self.changed = True
+        for cohort in self._groups:
+            if cohort is not None:
+                self._store.file.drop(cohort)
+
+    def finish(self, heads: int) -> None:
+        """End an erasure: drop what no method has subtracted, and heads that the learner lacks now."""
+        if not self.changed and self._groups:
+            self.drop()
+        self._store.file.drop_heads(heads)
+        self._store.file.accept()
+
+    def rollback(self) -> None:
+        """Discard the staged changes: the erasure failed."""
+        self._store.file.rollback()
+
+    def _subtract(self, cohort: bytes, head: int, rows: Array, labels: Sequence[bytes]) -> None:
+        blocks = self._store.file.blocks(cohort, head)
+        if (total := next(blocks, None)) is not None:
+            total = sum(blocks, start=total)
+            self._store.file.replace(cohort, head, total.without(StatisticsBlock.of(rows, labels), rows))

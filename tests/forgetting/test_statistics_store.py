@@ -11,7 +11,7 @@ from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, RequestScope
-from streamcl.forgetting.statistics.gram_factor import packed, root, unpacked, without
+from streamcl.forgetting.statistics.block import packed, root, unpacked, without
 from streamcl.forgetting.statistics.store import StatisticsStore
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.ridge import RidgeLearner
@@ -91,7 +91,7 @@ class Bench:
             return [self.samples[trace.id] for trace in traces]
 
         rows = self.lineage.select(request)
-        kept = self.kept.scope(rows.cohorts(self.kept.by))
+        kept = self.kept.select(rows.cohorts(self.kept.by))
         scope = RequestScope(
             request,
             learned=rows.learned,
@@ -105,7 +105,7 @@ class Bench:
         try:
             evidence = ClosedFormRemoval().erase(request, context)
         except ForgettingError:
-            kept.undo()
+            kept.rollback()
             raise
         kept.finish(1)
         self.lineage.erase(
@@ -115,7 +115,7 @@ class Bench:
 
     def close(self):
         self.lineage.close()
-        self.kept.close()
+        self.kept.file.close()
 
 
 def request(kind, name):
@@ -198,7 +198,7 @@ def test_any_interleaving_equals_the_stream_without_the_forgotten(
 def test_a_second_deletion_is_refused_and_changes_nothing(tmp_path, tiny_backbone, fp32):
     bench = Bench(tmp_path, tiny_backbone, fp32, "class")
     bench.learn(0, SAMPLES)
-    scope = bench.kept.scope(bench.lineage.select(request("class", "cat")).cohorts("class"))
+    scope = bench.kept.select(bench.lineage.select(request("class", "cat")).cohorts("class"))
     sums = bench.learner.statistics.from_parts([list(scope.parts(0, bench.learner.classes))])
     bench.learner.statistics.subtract(sums)
     before = statistics(bench.learner)
@@ -210,8 +210,8 @@ def test_a_second_deletion_is_refused_and_changes_nothing(tmp_path, tiny_backbon
 def test_a_class_that_is_only_kept_in_part_needs_its_samples(tmp_path, tiny_backbone, fp32):
     bench = Bench(tmp_path, tiny_backbone, fp32, "class")
     bench.learn(0, SAMPLES[:60])
-    bench.kept.scope({bench.lineage.digest("class", "cat"): (1, 2)}).drop()
-    bench.kept.file.settle()
+    bench.kept.select({bench.lineage.digest("class", "cat"): (1, 2)}).drop()
+    bench.kept.file.accept()
     bench.learn(60, SAMPLES[60:])
     with pytest.raises(ForgettingError, match="there are none"):
         bench.forget(request("class", "cat"))
@@ -252,27 +252,27 @@ def test_what_is_kept_does_not_depend_on_where_commits_fell(tmp_path):
         found.append([[list(row) for row in content(kept) if row[0] == each] for each in cohorts])
         assert {len(each) for each in found[-1]} <= set(range(13))
         assert kept.state_dict() == {"moment": 80 << 8}
-        kept.close()
+        kept.file.close()
     assert found[0] == found[1] == found[2]
 
 
 def test_it_goes_back_to_the_moment_of_any_checkpoint_that_is_kept(tmp_path):
     digest = lambda kind, name: f"{kind}{name}".encode().ljust(16)  # noqa: E731
     kept = StatisticsStore(tmp_path / "s", "class", digest=digest, keep=2)
-    kept.begin()
+    kept.load_state_dict({"moment": 0})
     seen = []
     for number in range(6):
         kept.add(SAMPLES[8 * number : 8 * number + 8], [rows(8, seed=number)])
         kept.flush(8 * number + 8)
         seen.append((kept.state_dict(), content(kept)))
     kept.add(SAMPLES[:8], [rows(8)])
-    kept.scope({digest("class", "cat"): (1, 1)}).drop()
+    kept.select({digest("class", "cat"): (1, 1)}).drop()
     for state, expected in (seen[5], seen[4], seen[3]):
         kept.load_state_dict(state)
         assert content(kept) == expected
     with pytest.raises(ForgettingError, match="does not know the checkpoint"):
         kept.load_state_dict(seen[0][0])
-    kept.close()
+    kept.file.close()
 
 
 def test_a_damaged_block_is_not_subtracted(tmp_path):
@@ -282,5 +282,5 @@ def test_a_damaged_block_is_not_subtracted(tmp_path):
     kept.flush(8)
     kept.file._file.query("UPDATE blocks SET root = zeroblob(LENGTH(root)) WHERE id = 1")
     with pytest.raises(ForgettingError, match="not what was written"):
-        kept.file.examine()
-    kept.close()
+        kept.file.check()
+    kept.file.close()
