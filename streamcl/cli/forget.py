@@ -61,9 +61,8 @@ WRITTEN: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
 def _option(name: str, field: FieldInfo) -> click.Option:
     """Return the option for a field of a request."""
     form, reader, more = WRITTEN.get(name, (None, None, ""))
-    choices = [
-        each for each in (field.annotation, *get_args(field.annotation)) if get_origin(each) is Literal
-    ]
+    kinds = (field.annotation, *get_args(field.annotation))
+    choices = next((get_args(each) for each in kinds if get_origin(each) is Literal), None)
     return click.Option(
         ["--class" if name == "label" else f"--{name.replace('_', '-')}", name],
         type=reader or (click.Choice(choices) if choices else None),
