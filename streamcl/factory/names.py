@@ -18,16 +18,11 @@ def known_names(kind: str) -> Iterable[tuple[str, str]]:
         return [(name, "") for name in registries[kind].names()]
     match kind:
         case "learners":
-            built_in = {name: _note(name) for name in LEARNERS.built_in}
-            return [(name, built_in.get(name, "")) for name in LEARNERS.names()]
+            factories: dict[str, Any] = {name: LEARNERS.find(name) for name in LEARNERS.built_in}
+            options = {name: each.options.model_fields["name"] for name, each in factories.items()}
+            return [(n, str(options[n].description) if n in options else "") for n in LEARNERS.names()]
         case "data":
             return [(entry.name, f"{entry.kind}: {entry.note}") for entry in fetch.CATALOGUE]
         case "backbones":
             return [(name, "") for name in backbone_names()]
     raise ConfigError(f"there is no list of {kind!r}")
-
-
-def _note(name: str) -> str:
-    """Return what a built-in learner's options say of it."""
-    factory: Any = LEARNERS.find(name)
-    return str(factory.options.model_fields["name"].description)

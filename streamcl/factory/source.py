@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TypeAlias
 
 from streamcl.config.options.run import RunConfig
@@ -103,6 +104,4 @@ def _plain_source(config: RunConfig) -> Source:
 
 def _record_policy(config: RunConfig) -> RecordPolicy:
     policy = config.source.policy
-    names = ("on_bad_record", "missing_label", "negative_label", "max_classes")
-    limits = ("max_pixels", "max_side", "max_file_bytes")
-    return RecordPolicy(**{name: getattr(policy, name) for name in (*names, *limits)})
+    return RecordPolicy(**{each.name: getattr(policy, each.name) for each in fields(RecordPolicy)})

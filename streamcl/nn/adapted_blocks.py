@@ -99,21 +99,16 @@ class Adapters(nn.Module):
         for layer in self.layers:
             layer.bypassed = True
 
-    def linear(self, path: str) -> nn.Linear:
-        """Return an adapted block's linear layer by timm's path, as `blocks.3.mlp.fc1`. Raise KeyError."""
-        for name, block in zip(self.block_names, self.blocks, strict=True):
-            if path.startswith(f"{name}."):
-                found = dict(block.named_modules()).get(path.removeprefix(f"{name}."))
-                if isinstance(found, nn.Linear):
-                    return found
-        raise KeyError(path)
+    @property
+    def linears(self) -> dict[str, nn.Linear]:
+        """The linear layers of the adapted blocks by timm's path, as `blocks.3.mlp.fc1`; none is a qkv."""
+        blocks = zip(self.block_names, self.blocks, strict=True)
+        found = ((f"{name}.{path}", m) for name, block in blocks for path, m in block.named_modules())
+        return {path: module for path, module in found if isinstance(module, nn.Linear)}
 
-    def has_linear(self, path: str) -> bool:
-        """Return whether `path` names a linear layer of a block other than its qkv projection."""
-        try:
-            return path not in self.names and self.linear(path) is not None
-        except KeyError:
-            return False
+    def linear(self, path: str) -> nn.Linear:
+        """Return one of `linears`. Raise KeyError."""
+        return self.linears[path]
 
     def frozen_weight(self, path: str) -> Tensor:
         """Return the backbone's own weight [o, d] of a linear layer."""

@@ -88,15 +88,11 @@ class Backbone(nn.Module):
         pixels = torch.empty(len(images), 3, self.image_size, self.image_size, device=self.device)
         for shape in sorted({image.shape for image in images}):
             rows = [row for row, image in enumerate(images) if image.shape == shape]
-            levels = self._sent(torch.from_numpy(np.stack([images[row] for row in rows])))
-            pixels[rows] = _resized(levels.permute(0, 3, 1, 2), self.image_size).float()
+            levels = torch.from_numpy(np.stack([images[row] for row in rows]))
+            if self.device.type == "cuda":  # pinned, so that the copy need not wait for the GPU's queue
+                levels = levels.pin_memory().to(self.device, non_blocking=True)
+            pixels[rows] = _resized(levels.to(self.device).permute(0, 3, 1, 2), self.image_size).float()
         return pixels.sub_(self._mean).mul_(self._scale)
-
-    def _sent(self, levels: Tensor) -> Tensor:
-        """Return `levels` on the device; pinned first, so that the copy need not wait for the GPU's queue."""
-        if self.device.type != "cuda":
-            return levels.to(self.device)
-        return levels.pin_memory().to(self.device, non_blocking=True)
 
     def stem(self, pixels: Tensor) -> Tensor:
         """Return the tokens [B, N, d] ([B, H, W, d] in swin) that enter block 0, of pixels [B, 3, S, S]."""

@@ -52,7 +52,9 @@ def build_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # timm draws from the global one; built on the CPU
         model = _create(timm, source, pretrained=hub, args={**args, **size})
-    _refuse_another(name, model, source)
+    found, wanted = model.pretrained_cfg.get("architecture"), name.partition(".")[0]
+    if source != name and found != wanted:
+        raise WeightsError(f"{source} holds a {found}, not a {wanted}", hint=f"name the model {found}")
     refuse_unfit(name, model)
     truncate_blocks(name, model, depth)
     if not hub and weights != "none":
@@ -73,9 +75,9 @@ def _refuse_unusable(backbone: Backbone) -> None:
         raise ConfigError(f"{backbone.name} can take no image with these arguments: {error}") from error
 
 
-def _create(timm: ModuleType, source: str, *, pretrained: bool, args: Mapping[str, Any]) -> nn.Module:
+def _create(timm: ModuleType, source: str, *, pretrained: bool, args: Mapping[str, Any]) -> Any:
     try:
-        return timm.create_model(source, pretrained=pretrained, num_classes=0, **args)  # type: ignore[no-any-return]
+        return timm.create_model(source, pretrained=pretrained, num_classes=0, **args)
     except TypeError as error:
         raise ConfigError(f"{source} does not take these arguments: {error}") from error
     except Exception as error:  # hub, network and file errors have no common ancestor
@@ -83,13 +85,6 @@ def _create(timm: ModuleType, source: str, *, pretrained: bool, args: Mapping[st
             raise ConfigError(f"{source} cannot be built: {error}") from error
         hint = "without a network, name a local file: weights: file:PATH, or local-dir:PATH"
         raise WeightsError(f"no pretrained weights for {source}: {error}", hint=hint) from error
-
-
-def _refuse_another(name: str, model: Any, source: str) -> None:
-    """Raise WeightsError where a hub's folder holds another architecture than the configuration names."""
-    found, wanted = model.pretrained_cfg.get("architecture"), name.partition(".")[0]
-    if source != name and found != wanted:
-        raise WeightsError(f"{source} holds a {found}, not a {wanted}", hint=f"name the model {found}")
 
 
 def _load(model: nn.Module, path: str) -> None:

@@ -15,7 +15,10 @@ from streamcl.protocols import State
 def export_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> State:
     """Return copies, as arrays, of the optimizer's state of every named parameter that has been stepped."""
     return {
-        name: {key: _host(value) for key, value in optimizer.state[parameter].items()}
+        name: {
+            key: value.detach().cpu().numpy().copy() if isinstance(value, torch.Tensor) else value
+            for key, value in optimizer.state[parameter].items()
+        }
         for name, parameter in parameters.items()
         if parameter in optimizer.state
     }
@@ -35,10 +38,6 @@ def drop_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Param
     """Remove the moments of parameters whose values were drawn anew."""
     for parameter in parameters:
         optimizer.state.pop(parameter, None)
-
-
-def _host(value: Any) -> Any:
-    return value.detach().cpu().numpy().copy() if isinstance(value, torch.Tensor) else value
 
 
 def _tensor(value: Any, like: nn.Parameter) -> Any:

@@ -19,7 +19,7 @@ from streamcl.nn.lora import LoRALinear
 from streamcl.storage import files
 
 _CONFIG, _WEIGHTS, _CLASSES = "adapter_config.json", "adapter_model.safetensors", "classes.json"
-_PREFIX = "base_model.model."
+_PREFIX, _FACTORS = "base_model.model.", ("lora_A", "lora_B")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,9 +54,9 @@ def export_adapter(  # noqa: PLR0917 - the two parts of a head, then where and u
     factors |= _replaced_factors(adapters)
     rank = max(A.shape[0] for A, _ in factors.values())
     tensors = {
-        _key(name, part): value
+        _key(name, f"{part}.weight"): value
         for name, pair in factors.items()
-        for part, value in zip(("lora_A.weight", "lora_B.weight"), _padded(pair, rank), strict=True)
+        for part, value in zip(_FACTORS, _padded(pair, rank), strict=True)
     }
     config = _config(rank, tuple(factors), adapters.backbone.classifier if head else None)
     folder = Path(folder)
@@ -80,7 +80,9 @@ def load_adapter(adapters: Adapters, folder: str | Path) -> ExportedHead | None:
         raise CheckpointError(f"{folder}: not an exported adapter: {error}") from error
     with_head = any(key.startswith(_PREFIX + adapters.backbone.classifier[0]) for key in tensors)
     edited = _replaced(adapters, tensors)
-    expected = _expected_keys(adapters, edited, with_head=with_head)
+    pairs = {_key(name, f"{part}.weight") for name in (*adapters.names, *edited) for part in _FACTORS}
+    heads = adapters.backbone.classifier if with_head else ()
+    expected = pairs | {_key(path, part) for path in heads for part in ("weight", "bias")}
     if expected != set(tensors):
         missing, extra = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
         raise CheckpointError(f"{folder}: adapter weights missing: {missing}, unknown: {extra}")
@@ -189,19 +191,12 @@ def _replaced(adapters: Adapters, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the paths of linear layers other than qkv of which the file holds an adapter."""
     ending = ".lora_A.weight"
     found = [key[len(_PREFIX) : -len(ending)] for key in sorted(tensors) if key.endswith(ending)]
-    return [path for path in found if path not in adapters.names and adapters.has_linear(path)]
-
-
-def _expected_keys(adapters: Adapters, edited: Sequence[str], *, with_head: bool) -> set[str]:
-    names = (*adapters.names, *edited)
-    pairs = {_key(name, f"{part}.weight") for name in names for part in ("lora_A", "lora_B")}
-    paths = adapters.backbone.classifier if with_head else ()
-    return pairs | {_key(path, part) for path in paths for part in ("weight", "bias")}
+    return [path for path in found if path in adapters.linears]
 
 
 def _gain(name: str, tensors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
     """Return B A [out, in] float64, which the adapter adds to a layer's weight."""
-    A, B = (tensors[_key(name, f"{part}.weight")].double() for part in ("lora_A", "lora_B"))
+    A, B = (tensors[_key(name, f"{part}.weight")].double() for part in _FACTORS)
     outputs, inputs = weight.shape
     if A.ndim != 2 or B.ndim != 2 or (*B.shape, A.shape[1]) != (outputs, len(A), inputs):
         raise CheckpointError(f"{name}: factors {list(B.shape)} and {list(A.shape)} do not fit the layer")

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
@@ -80,7 +79,7 @@ class Checkpoints:
             files.commit_folder(path, lambda folder: self._fill(folder, members), disk=self._disk)
             self._prune(path)
         except OSError as error:
-            self._refuse(f"the checkpoint of step {step} could not be written: {error}", cause=error)
+            raise CheckpointError(f"the checkpoint of step {step} could not be written: {error}") from error
         size = sum(len(data) for data in members.values())
         return SavedCheckpoint(path, size, time.monotonic() - began)
 
@@ -100,10 +99,11 @@ class Checkpoints:
                     return self.latest(strict=strict)
                 self._damaged.add(path)
                 if strict:
-                    self._refuse(f"{path.name}: {damage}", hint="run without --strict to use an older one")
+                    hint = "run without --strict to use an older one"
+                    raise CheckpointError(f"{path.name}: {damage}", hint=hint) from damage
                 logger.warning("%s cannot be used: %s; trying the one before it", path.name, damage)
         if found:
-            self._refuse(
+            raise CheckpointError(
                 f"none of the {len(found)} checkpoints in {self._folder} can be used",
                 hint="restore the folder from a backup, or start over with --fresh",
             )
@@ -118,14 +118,16 @@ class Checkpoints:
         try:
             verify_checkpoint(path)
         except CorruptCheckpoint as damage:
-            self._refuse(f"{path.name}: {damage}; the older ones stay until a good one replaces them")
+            message = f"{path.name}: {damage}; the older ones stay until a good one replaces them"
+            raise CheckpointError(message) from damage
         older = [other for other in self.paths() if _serial(other) < _serial(path)]
         try:
             for other in older:
                 files.remove(other, disk=self._disk)
             return [*older, *self.sweep()]
         except OSError as error:
-            self._refuse(f"older checkpoints in {self._folder} could not be removed: {error}", cause=error)
+            message = f"older checkpoints in {self._folder} could not be removed: {error}"
+            raise CheckpointError(message) from error
 
     def sweep(self) -> list[Path]:
         """Remove unfinished files that crashes left; only for the process that holds the run's lock."""
@@ -136,7 +138,7 @@ class Checkpoints:
         found = manifest["fingerprint"]
         for name in sorted({*found, *self._fingerprint}):
             if found.get(name) != self._fingerprint.get(name):
-                self._refuse(
+                raise CheckpointError(
                     f"{path.name} belongs to another {name}: it was written for {found.get(name)!r}, "
                     f"this run has {self._fingerprint.get(name)!r}",
                     hint=f"run with the {name} it was written for, or start over with --fresh",
@@ -154,10 +156,6 @@ class Checkpoints:
         for path in paths:
             if path not in keep:
                 files.remove(path, disk=self._disk)
-
-    @staticmethod
-    def _refuse(message: str, *, hint: str | None = None, cause: Exception | None = None) -> NoReturn:
-        raise CheckpointError(message, hint=hint) from cause
 
 
 class BackgroundSaver:

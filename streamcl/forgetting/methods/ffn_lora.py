@@ -72,7 +72,7 @@ def unsupported_ffn(adapters: Adapters) -> str | None:
     """Return why the FFN of these blocks cannot be adapted; None where it can."""
     for name in adapters.block_names:
         for part in FFN:
-            if not adapters.has_linear(f"{name}.{part}"):
+            if f"{name}.{part}" not in adapters.linears:
                 return f"{name} has no linear layer {part}: a gated FFN with split weights is not supported"
     return None
 

@@ -31,8 +31,14 @@ def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under timm's names; a state dict that is not Hugging Face's is returned as it is."""
     if not any(_SIGN.search(key) for key in state):
         return dict(state)
-    renamed = {_renamed(key): value for key, value in state.items() if "mask_token" not in key}
-    return _with_class_position_folded(_with_fused_qkv(renamed))
+    renamed = _with_fused_qkv(
+        {_renamed(key): value for key, value in state.items() if "mask_token" not in key}
+    )
+    if "reg_token" in renamed:  # timm's model with registers has positions of patches only
+        positions = renamed["pos_embed"]
+        renamed["cls_token"] = renamed["cls_token"] + positions[:, :1]
+        renamed["pos_embed"] = positions[:, 1:]
+    return renamed
 
 
 def _renamed(key: str) -> str:
@@ -48,13 +54,4 @@ def _with_fused_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
         parts = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
         if all(part in state for part in parts):
             state[query.replace(".query.", ".qkv.")] = torch.cat([state.pop(part) for part in parts])
-    return state
-
-
-def _with_class_position_folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add the class token's position to it: timm's model with registers has those of patches only."""
-    if "reg_token" in state:
-        positions = state["pos_embed"]
-        state["cls_token"] = state["cls_token"] + positions[:, :1]
-        state["pos_embed"] = positions[:, 1:]
     return state
