@@ -14,6 +14,20 @@ State: TypeAlias = dict[str, Any]
 """Everything that decides an object's future: nested dicts with string keys whose leaves are numpy arrays,
 str, int, float, bool, None, or lists of those. Never tensors on a device, never pickles."""
 
+Rollback: TypeAlias = Callable[[], None]
+"""Restores the state of a savepoint, bit for bit."""
+
+
+def savepoint_of(owner: object, *names: str) -> Rollback:
+    """Return a callable that restores these attributes, whose values are replaced and never written to."""
+    before = {name: getattr(owner, name) for name in names}
+
+    def restore() -> None:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+    return restore
+
 
 class Stateful(Protocol):
     """An object whose future is decided by the state that `state_dict` returns."""

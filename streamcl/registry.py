@@ -21,7 +21,7 @@ FORM = 'write "package.module:callable"'
 
 @contextmanager
 def lazy_imports() -> Iterator[None]:
-    """Let `from package import module` in the block import each module at its first use.
+    """Let `import module` and `from package import module` in the block import each module at its first use.
 
     Options of learners are declared beside the learners, and reading a configuration must not wait for torch.
     The block binds objects that import the module when an attribute of it is read; imports that other modules
@@ -32,6 +32,8 @@ def lazy_imports() -> Iterator[None]:
     def lazily(name: str, scope: Any = None, *rest: Any) -> Any:  # rest: locals, names after import, level
         if scope is not caller:
             return real(name, scope, *rest)
+        if not rest[1]:
+            return _LazyModule(name)
         return SimpleNamespace(**{each: _LazyModule(f"{name}.{each}") for each in rest[1]})
 
     builtins.__import__ = lazily  # type: ignore[assignment]

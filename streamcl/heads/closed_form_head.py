@@ -1,10 +1,11 @@
-"""The interface of a head in closed form: statistics that samples are added to and subtracted from."""
+"""The base of heads in closed form: statistics that samples are added to and subtracted from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from streamcl.errors import ForgettingError
 from streamcl.protocols import State
 
 if TYPE_CHECKING:
@@ -18,17 +19,21 @@ S = TypeVar("S", bound="HeadStatistics")
 class ClosedFormHead(Protocol[S]):
     """Scores [N, C] of features [N, d], solved from sums over rows [N, D] of what was learned."""
 
-    @property
-    def classes(self) -> int:
-        """The number of class columns."""
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Samples learned and not forgotten, per class column."""
+    width: int
 
     @property
     def statistics(self) -> S:
         """The head's own statistics. Not to be written to."""
+
+    @property
+    def classes(self) -> int:
+        """The number of class columns, those without samples included."""
+        return len(self.statistics.counts)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Samples learned and not forgotten, per class column."""
+        return tuple(self.statistics.counts.tolist())
 
     @property
     def statistic_width(self) -> int:
@@ -59,7 +64,27 @@ class ClosedFormHead(Protocol[S]):
         """Return the figures that show that the statistics are sound after `remove`."""
 
     def drop_class(self, column: int) -> None:
-        """Remove the column of a class without samples; later columns move up by one."""
+        """Remove a class column; later columns move up by one. The head has then never seen the class.
+
+        Raises:
+            ForgettingError: there is no such column, or samples of the class are in the statistics.
+        """
+        if not 0 <= column < self.classes:
+            raise ForgettingError(f"there is no class column {column}, only {self.classes}")
+        if left := self.counts[column]:
+            raise ForgettingError(
+                f"class column {column} still has {left} samples in the statistics",
+                hint="forget its samples first: their share of the sums is not in the column alone",
+            )
+        self._select([i for i in range(self.classes) if i != column])
+
+    def _select(self, columns: Sequence[int]) -> None:
+        """Keep these class columns, in this order."""
+
+    def _confirm_width(self, features: Tensor) -> None:
+        """Raise ValueError unless features are [N, d]."""
+        if features.ndim != 2 or features.shape[1] != self.width:
+            raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
 
     def scores(self, features: Tensor) -> Tensor:
         """Return float64 [N, C] by the weights in use while learning; change nothing."""

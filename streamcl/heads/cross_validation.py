@@ -41,24 +41,24 @@ class AdaptiveRidge:
 
     @classmethod
     def of(cls, least: float | None, gcv_margin: float | None) -> AdaptiveRidge:
-        """The least itself, never looked at. Raises ValueError for what is not above zero."""
+        """Return the least value, not searched yet; raise ValueError where a number is not above zero."""
         for name, value in (("variance_ridge", least), ("gcv_margin", gcv_margin)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}, expected a positive number")
         return cls(least, least, None if least is None else gcv_margin)
 
     def outgrown(self, sums: Statistics) -> bool:
-        """Whether the samples have doubled since it was found."""
+        """Return whether the samples have doubled since it was found."""
         return self.gcv_margin is not None and sums.total >= 2 * self.found_at
 
     def found(self, sums: Statistics) -> AdaptiveRidge:
-        """Return it for sums that have only grown since then; itself where it never changes."""
+        """Return the ridge for sums that have only grown since; itself where it never changes."""
         if self.gcv_margin is None or self.least is None or self.found_at == sums.total:
             return self
         return replace(self, value=strengthened(sums, self.least, self.gcv_margin), found_at=sums.total)
 
     def stale(self) -> AdaptiveRidge:
-        """The least, to be found anew: samples were taken out."""
+        """Return the least value, to be found anew, after samples were subtracted."""
         return replace(self, value=self.least, found_at=0)
 
     def state_dict(self) -> State:
@@ -66,16 +66,16 @@ class AdaptiveRidge:
         return {} if self.gcv_margin is None else {"strength": self.value, "found_at": self.found_at}
 
     def restored(self, state: Mapping[str, Any]) -> AdaptiveRidge:
-        """The one that returned `state`."""
+        """Return the ridge that gave `state`."""
         value = self.least if self.gcv_margin is None else state.get("strength", self.least)
         return replace(self, value=value, found_at=int(state.get("found_at", 0)))
 
 
 def strengthened(statistics: Statistics, variance_ridge: float, gcv_margin: float) -> float:
-    """The geometric mean of `variance_ridge` and the error's minimiser over `gcv_margin`, where that is more.
+    """Return the mean, geometric, of `variance_ridge` and the error's minimiser over `gcv_margin`, if more.
 
     The error asks for more than accuracy does, most where classes are many: on CIFAR-100 six times what is
-    best. So it is believed by half, in the logarithm, and within gcv_margin not at all.
+    best. So half of it is taken, in the logarithm, and none of it within gcv_margin.
     """
     tried = [gcv_margin * variance_ridge * step for step in STEPS]
     fits = explained(statistics, tried)
@@ -84,11 +84,12 @@ def strengthened(statistics: Statistics, variance_ridge: float, gcv_margin: floa
 
 
 def explained(statistics: Statistics, ridges: list[float]) -> Tensor:
-    """float64 [R]: how much of the targets is explained by each ridge, on samples left out, 0 to 1.
+    """Return float64 [R]: the share of the targets, 0 to 1, that R ridges explain on samples left out.
 
     The mean over classes of the squared correlation of a sample's target with the score that it would have
-    had, had it not been learned: of no account for accuracy is the scores' size, to which squared error
-    gives a ridge twice as strong. Ridges are in units of samples, times each feature's variance.
+    had, had it not been learned: the scores' size, for which squared error asks for a
+    ridge twice as strong, is of no use for accuracy. Ridges are in units of samples, times each feature's
+    variance.
     """
     total, width = statistics.total, statistics.gram.width
     squares = _squares(statistics)

@@ -22,11 +22,11 @@ class LinearHead(nn.Module):
 
     @property
     def classes(self) -> int:
-        """How many classes the head can name."""
+        """The number of classes."""
         return self.weight.shape[0]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits [B, C] of features [B, d]."""
+        """Return logits [B, C] of features [B, d]."""
         return F.linear(features, self.weight, self.bias)
 
     def grow(self, classes: int, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -63,7 +63,7 @@ class LinearHead(nn.Module):
                 _swap(optimizer, old, new, lambda value: value[keep].clone())
 
     def export_state(self) -> State:
-        """weight float [C, d] and bias float [C] as numpy arrays."""
+        """Return weight, float [C, d], and bias, float [C], as numpy arrays."""
         return {name: p.detach().cpu().numpy().copy() for name, p in self.named_parameters()}
 
     def import_state(self, state: Mapping[str, Any], optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -86,7 +86,7 @@ class LinearHead(nn.Module):
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor, present: Tensor) -> Tensor:
-    """Cross entropy of each sample [B] among the classes `present` only (int64 [P] columns, in any order).
+    """Return the cross entropy [B] of each sample among the classes `present` only (int64 [P], in any order).
 
     logits [B, C], targets int64 [B], every target among `present`. Classes that are not there get no
     gradient, so they are not pushed down while they are away. With a single class present that loss would be

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
+from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.statistics import PartsOfHead, confirm_counts, confirm_fit, largest, ratio
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State, savepoint_of
 
 Metric: TypeAlias = Literal["cosine", "euclid"]
 _RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
@@ -45,11 +46,11 @@ class ClassSums:
 
     @property
     def total(self) -> int:
-        """How many samples these are."""
+        """The number of samples."""
         return int(self.counts.sum())
 
 
-class NCMHead:
+class NCMHead(ClosedFormHead[ClassSums]):
     """Scores [N, C]: how near each feature is to the mean of each class (iCaRL, arXiv 1611.07725, eq. 2).
 
     width: d of the features. metric: "cosine" normalises every feature to length one and scores by the cosine
@@ -65,16 +66,6 @@ class NCMHead:
         self._counts = torch.zeros(0, dtype=torch.int64, device=device)
 
     @property
-    def classes(self) -> int:
-        """How many columns there are, those without samples included."""
-        return len(self._counts)
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Samples learned and not forgotten, per class column."""
-        return tuple(self._counts.tolist())
-
-    @property
     def statistics(self) -> ClassSums:
         """The head's own sums. Not to be written to."""
         return ClassSums(self._S, self._counts)
@@ -86,8 +77,7 @@ class NCMHead:
 
     def statistic_rows(self, features: Tensor) -> Tensor:
         """Return the rows that are summed, float64 [N, d], of features [N, d]."""
-        if features.ndim != 2 or features.shape[1] != self.width:
-            raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
+        self._confirm_width(features)
         x = features.detach().to(self._S.device).double()
         return F.normalize(x, dim=1) if self._metric == "cosine" else x
 
@@ -121,17 +111,12 @@ class NCMHead:
         return ClassSums(S, counts)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
-        """Learn samples: features [N, d], targets int64 [N]; raises as `measure` does, changing nothing."""
+        """Learn features [N, d] of targets int64 [N]; raises as `statistics_of` does, changing nothing."""
         self.merge(self.statistics_of(features, targets))
 
-    def savepoint(self) -> Callable[[], None]:
+    def savepoint(self) -> Rollback:
         """Return a callable that restores the present state; copies nothing."""
-        before = self._S, self._counts
-
-        def undo() -> None:
-            self._S, self._counts = before
-
-        return undo
+        return savepoint_of(self, "_S", "_counts")
 
     def merge(self, other: ClassSums) -> None:
         """Learn what other sums of the same features hold; column i there is column i here."""
@@ -144,7 +129,7 @@ class NCMHead:
         self.remove(self.statistics_of(features, targets))
 
     def remove(self, other: ClassSums) -> None:
-        """Forget by sums that were kept (see `measure`).
+        """Forget by sums that were kept (see `statistics_of`).
 
         Raises ForgettingError, and changes nothing, where a count would turn negative or features remain of a
         class with no samples left. Other wrong deletions cannot be seen from sums of first order: keep ids.
@@ -165,20 +150,8 @@ class NCMHead:
         """Return the number of samples left."""
         return {"samples_left": self.statistics.total}
 
-    def drop_class(self, column: int) -> None:
-        """Remove the column of a class whose samples are all forgotten; later columns move up by one.
-
-        Afterwards the head is one that has never seen the class. Raises ForgettingError while it has samples.
-        """
-        if not 0 <= column < self.classes:
-            raise ForgettingError(f"there is no class column {column}, only {self.classes}")
-        if left := int(self._counts[column]):
-            raise ForgettingError(
-                f"class column {column} still has {left} samples in the sums",
-                hint="forget its samples first",
-            )
-        keep = [i for i in range(self.classes) if i != column]
-        self._S, self._counts = self._S[keep], self._counts[keep]
+    def _select(self, columns: Sequence[int]) -> None:
+        self._S, self._counts = self._S[columns], self._counts[columns]
 
     def scores_refit(self, features: Tensor) -> Tensor:
         """Return `scores`: means are never behind."""
@@ -197,7 +170,7 @@ class NCMHead:
         return scores.masked_fill(self._counts == 0, -math.inf)
 
     def state_dict(self) -> State:
-        """The sums and the counts."""
+        """Return the sums and the counts."""
         return {"S": self._S.cpu().numpy().copy(), "counts": self._counts.cpu().numpy().copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ ACU (arXiv 2505.12239).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
+from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.ridge_solver import RidgeSolver, SolveRule
 from streamcl.heads.solving import linear_scores, solve_ridge, variance
@@ -30,7 +31,7 @@ from streamcl.heads.statistics import (
 from streamcl.protocols import State
 
 
-class RidgeHead:
+class RidgeHead(ClosedFormHead[Statistics]):
     """Scores [N, C] = features W + b with W = (G + lambda I)^-1 Q over everything learned and not forgotten.
 
     width: d of the features. projection: D of seeded random ReLU features phi = ReLU(f P), P ~ N(0, 1), or
@@ -83,16 +84,6 @@ class RidgeHead:
         )
 
     @property
-    def classes(self) -> int:
-        """The number of class columns, those without samples included."""
-        return self._sums.classes
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Samples learned and not forgotten, per class column."""
-        return tuple(self._sums.counts.tolist())
-
-    @property
     def statistic_width(self) -> int:
         """D: the number of columns of the rows that are summed."""
         return self._sums.gram.width
@@ -112,8 +103,7 @@ class RidgeHead:
 
     def statistic_rows(self, features: Tensor) -> Tensor:
         """Return phi, float64 [N, D], of features [N, d]."""
-        if features.ndim != 2 or features.shape[1] != self.width:
-            raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
+        self._confirm_width(features)
         features = features.detach().to(self._sums.Q.device)
         if self._P is None:
             return features.double()
@@ -183,24 +173,12 @@ class RidgeHead:
         self._replace(Statistics(gram, self._sums.Q - Q, self._sums.counts - counts))
 
     def remove(self, other: Statistics) -> None:
-        """Forget by statistics that were kept (see `measure`); raises like `downdate`."""
+        """Forget by statistics that were kept (see `statistics_of`); raises like `downdate`."""
         self._replace(self._sums - self._aligned(other))
 
-    def drop_class(self, column: int) -> None:
-        """Remove the column of a class whose samples are all forgotten; later columns move up by one.
-
-        Afterwards the head is one that has never seen the class. Raises ForgettingError while it has samples.
-        """
-        if not 0 <= column < self.classes:
-            raise ForgettingError(f"there is no class column {column}, only {self.classes}")
-        if left := int(self._sums.counts[column]):
-            raise ForgettingError(
-                f"class column {column} still has {left} samples in the statistics",
-                hint="forget its samples first: their share of G is not in the column",
-            )
-        keep = [i for i in range(self.classes) if i != column]
-        self._sums = self._sums.select(keep)
-        self._solver.select(keep)
+    def _select(self, columns: Sequence[int]) -> None:
+        self._sums = self._sums.select(columns)
+        self._solver.select(columns)
 
     def scores(self, features: Tensor) -> Tensor:
         """Return scores float64 [N, C] of features [N, d]; -inf for a class without samples."""
@@ -233,7 +211,7 @@ class RidgeHead:
         return {"samples_left": self._sums.total, "smallest_eigenvalue_over_lambda": eigenvalue}
 
     def state_dict(self) -> State:
-        """The statistics and the weights in use with the solve that they belong to."""
+        """Return the statistics, and the weights in use with the solve that they belong to."""
         return {**self._sums.state_dict(), **self._solver.state_dict(self._sums)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -273,7 +251,7 @@ class RidgeHead:
         self._solver.erased(left)
 
     def _ridge(self, statistics: Statistics) -> Tensor:
-        """[D]: the ridge beside the uncentred G, which tells possible sums from impossible ones."""
+        """[D]: the ridge beside the uncentred G, which separates possible sums from impossible ones."""
         if self._solver.ridge.least is None:
             mean_eigenvalue = statistics.gram.trace / statistics.gram.width
             return torch.full_like(statistics.gram.diagonal(), self._trace_ridge * mean_eigenvalue)

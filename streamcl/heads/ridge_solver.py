@@ -12,7 +12,7 @@ from torch import Tensor
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.solving import is_due
 from streamcl.heads.statistics import Statistics, zero_padded
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State, savepoint_of
 
 Weights: TypeAlias = tuple[Tensor, Tensor]
 """W float64 [D, C] and b float64 [C]."""
@@ -23,9 +23,6 @@ SolveRule: TypeAlias = Callable[[Statistics, float | None], Weights]
 MIN_SAMPLES_BETWEEN_SOLVES = 48
 """D over this: samples between solves for a class that doubled, at least; 64 at D = 3072. With fewer, each
 small batch would solve while classes are new; twice as many cost 1 to 2 points right before learning."""
-
-_FIELDS = ("_W", "_b", "_solved_counts", "_due", "_refit", "ridge")
-"""Replaced, never written to."""
 
 
 class RidgeSolver:
@@ -107,15 +104,9 @@ class RidgeSolver:
         self.learned(statistics, due=True)
         self.ridge = self.ridge.stale()
 
-    def savepoint(self) -> Callable[[], None]:
+    def savepoint(self) -> Rollback:
         """Return a callable that restores the present weights and what is owed."""
-        before = {name: getattr(self, name) for name in _FIELDS}
-
-        def restore() -> None:
-            for name, value in before.items():
-                setattr(self, name, value)
-
-        return restore
+        return savepoint_of(self, "_W", "_b", "_solved_counts", "_due", "_refit", "ridge")
 
     def state_dict(self, statistics: Statistics) -> State:
         """Return the weights in use, the counts that they were solved for, and the ridge."""

@@ -38,6 +38,7 @@ class SLDAHead(RidgeHead):
             width,
             projection=projection,
             seed=seed,
+            trace_ridge=shrinkage,
             refit_fraction=refit_fraction,
             device=device,
             rule=functools.partial(_solve_discriminant, shrinkage),

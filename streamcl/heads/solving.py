@@ -1,4 +1,4 @@
-"""From sums to weights by centred ridge regression, and from weights to scores."""
+"""Least squares on centred features given by sums: weights, scores, and how far weights are from the best."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from streamcl.heads.statistics import Statistics
 
 BALANCE = 0.5
 """Power of its rarity by which the column of a class is raised: 0 lets frequent classes lead, 1 none."""
+
+DEAD = 1e-6
+"""Share of the mean variance under which a feature says nothing and its weights are held at zero."""
 
 
 def linear_scores(h: Tensor, W: Tensor, b: Tensor, known: Tensor) -> Tensor:
@@ -72,3 +75,53 @@ def variance(statistics: Statistics) -> Tensor:
     mean = statistics.Q.sum(dim=1) / total
     spread = (statistics.gram.diagonal() / total - mean.square()).clamp(min=0.0)
     return spread.clamp(min=float(1e-6 * spread.mean()))
+
+
+class Quadratic:
+    """L(W) of sums: Hessian H = A + variance_ridge diag(var), A = sum of centred z^T z; gradient H W - B.
+
+    A feature without variance has its weights held at zero. variance, unit: [D], of each feature,
+    and 1 / its standard deviation (0 where held). present: float64 [C], 1 where a class has samples.
+    """
+
+    def __init__(self, sums: Statistics, variance_ridge: float) -> None:
+        total, counts = max(sums.total, 1), sums.counts.double()
+        self.present = (counts > 0).double()
+        self._mean = sums.Q.sum(1) / total  # [D]: every sample has one class
+        A = sums.gram.full().addr_(self._mean, self._mean, alpha=-float(total))
+        variance = (A.diagonal() / total).clamp(min=0.0)
+        alive = variance > DEAD * variance.mean()
+        self.variance = torch.where(alive, variance, 0.0)
+        self.unit = torch.where(alive, variance, 1.0).rsqrt() * alive
+        A *= alive[:, None] * alive
+        A.diagonal().add_(torch.where(alive, variance_ridge * variance, 1.0))
+        self.H = A
+        self._frequency = self.present / self.present.sum().clamp(min=1.0)
+        self.B = (sums.Q - torch.outer(self._mean, counts)) * rarity(counts, total) * alive[:, None]  # [D, C]
+        self._factor = torch.linalg.cholesky(self.H)
+
+    def minimiser(self) -> Tensor:
+        """Return W_r*, [D, C], contiguous as restored weights are, so that products with it round alike."""
+        return torch.cholesky_solve(self.B, self._factor).contiguous()
+
+    def distance(self, W: Tensor) -> Tensor:
+        """Return W - W_r* [D, C], for W [D, C]: H^-1 times the slope at W, computed there."""
+        return torch.cholesky_solve(self.H @ W - self.B, self._factor)
+
+    def newton(self, W: Tensor) -> Tensor:
+        """Return W [D, C] after one Newton step, which ends at the minimiser."""
+        return (W - self.distance(W)).contiguous()
+
+    def nats(self, W: Tensor, noise: float) -> float | None:
+        """Return |W - W_r*|^2 / (2 noise^2), W [D, C] in units of 1 / standard deviation; None without noise.
+
+        Two Gaussians around W and W_r* with the covariance of the noise are so far apart (Kullback-Leibler):
+        it bounds what W + noise reveals of samples that W_r* has never seen (arXiv 2012.13431, section 4).
+        """
+        if not noise:
+            return None
+        return float((self.distance(W).square() * self.variance[:, None]).sum()) / (2 * noise**2)
+
+    def intercept(self, W: Tensor) -> Tensor:
+        """Return b [C] for W [D, C], by which the scores at the mean feature are the classes' shares."""
+        return self._frequency - self._mean @ W

@@ -23,9 +23,11 @@ PartsOfHead: TypeAlias = Iterable[tuple[Any, Mapping[int, tuple[int, Any]]]]
 class HeadStatistics(Protocol):
     """The statistics of some samples in one head, as an immutable value."""
 
-    def __add__(self, other: Self) -> Self: ...
+    @property
+    def counts(self) -> Tensor:
+        """Samples of each class, int64 [C]."""
 
-    def __sub__(self, other: Self) -> Self: ...
+    def __add__(self, other: Self) -> Self: ...
 
     def relative_error(self, other: Self) -> float:
         """Return the largest difference of an entry, relative to the largest entry of its tensor here."""

@@ -6,7 +6,7 @@ Golatkar and others (arXiv 2012.13431): core weights are fixed, user weights are
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from streamcl.errors import ForgettingError
-from streamcl.heads.quadratic import Quadratic
-from streamcl.heads.solving import is_due
+from streamcl.heads.solving import Quadratic, is_due
 from streamcl.heads.statistics import Statistics, select_columns, subtracted
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State, savepoint_of
 
 
 class UserWeights:
@@ -28,10 +27,11 @@ class UserWeights:
     targets, W is the minimiser over the core's and the users' samples, W_c that over the core's alone, and
     V = W - W_c + noise: no user, no V. Targets are scaled by the rarity of their class, as in RidgeHead.
     The noise is N(0, noise^2) for each weight in units of 1 / its feature's standard deviation; its seed is
-    a hash of the users' sums, so the same sums give the same noise, and nobody without them can tell it.
+    a hash of the users' sums, so the same sums give the same noise, and nobody can derive it without them.
 
-    cohorts: subjects whose sums are kept apart, 8 D (D / 2 + C) bytes each; later ones only add to the total.
-    refit_fraction: share of new samples at which `settle` solves anew, as it does when a class has doubled.
+    max_tracked_subjects: cohorts with sums of their own, 8 D (D / 2 + C) bytes each; later ones only add to
+        the total.
+    refit_fraction: share of new samples at which, or when a class has doubled, a solve is due.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class UserWeights:
         device: torch.device | str = "cpu",
     ) -> None:
         self.width, self.noise = width, noise
-        self._shrinkage, self._refresh, self._limit = variance_ridge, refit_fraction, max_tracked_subjects
+        self._variance_ridge, self._refit_fraction = variance_ridge, refit_fraction
+        self._limit = max_tracked_subjects
         self._device = torch.device(device)
         self.core, self.users = self._nothing(), self._nothing()
         self.cohorts: dict[str, Statistics] = {}
@@ -54,7 +55,7 @@ class UserWeights:
 
     @property
     def classes(self) -> int:
-        """How many columns there are."""
+        """The number of class columns."""
         return self.core.classes
 
     @property
@@ -85,14 +86,14 @@ class UserWeights:
         self.users, self._fresh = self.users + share, None
         if cohort is None or (cohort not in self.cohorts and len(self.cohorts) >= self._limit):
             return
-        self.cohorts[cohort] = self.cohorts.get(cohort, self._nothing()) + share
+        self.cohorts = {**self.cohorts, cohort: self.cohorts.get(cohort, self._nothing()) + share}
 
     def refit_if_due(self) -> None:
         """Solve anew where that is due; nothing ever is while there are no users."""
         if not self.users.total:
             return
         counts, solved = self.counts, self._used.counts
-        if is_due(counts, solved, counts > solved, self._refresh):
+        if is_due(counts, solved, counts > solved, self._refit_fraction):
             self._used = self._solved()
 
     def scores(self, z: Tensor) -> Tensor:
@@ -107,14 +108,9 @@ class UserWeights:
             self._fresh = self._solved()
         return self._fresh.scores(z.detach().double())
 
-    def savepoint(self) -> Callable[[], None]:
+    def savepoint(self) -> Rollback:
         """Return a callable that restores the present state; copies nothing."""
-        before = self.core, self.users, dict(self.cohorts), self._used, self._fresh
-
-        def undo() -> None:
-            self.core, self.users, self.cohorts, self._used, self._fresh = before
-
-        return undo
+        return savepoint_of(self, "core", "users", "cohorts", "_used", "_fresh")
 
     def forget_cohort(self, name: str) -> Mapping[str, Any]:
         """Take a cohort's sums out and make the Newton step to the minimiser of what remains.
@@ -139,8 +135,7 @@ class UserWeights:
         left = self.users if users is None else subtracted(self.users, users)
         apart = {name: subtracted(self.cohorts[name], each) for name, each in cohorts.items()}
         self.core, self.users, self._fresh = kept, left, None
-        self.cohorts |= apart
-        self.cohorts = {name: each for name, each in self.cohorts.items() if each.total}
+        self.cohorts = {name: each for name, each in (self.cohorts | apart).items() if each.total}
         figures: dict[str, Any] = {"noise": self.noise, "user_samples_left": self.users.total}
         if not self.users.total:
             self._used = self._nobody()
@@ -156,7 +151,7 @@ class UserWeights:
         }
 
     def forget_users(self) -> None:
-        """Lose every user at once: the weights are zero, as if there had never been one."""
+        """Remove every user: the weights are zero, as if there had never been one."""
         self.users, self.cohorts = self._nothing(self.classes), {}
         self._used, self._fresh = self._nobody(), None
 
@@ -170,7 +165,7 @@ class UserWeights:
         self._used, self._fresh = self._used.select(columns), None
 
     def state_dict(self) -> State:
-        """The sums, and the weights in use with the counts that they belong to."""
+        """Return the sums, and the weights in use with the counts that they belong to."""
         return {
             "core": self.core.state_dict(),
             "users": self.users.state_dict(),
@@ -190,7 +185,7 @@ class UserWeights:
         self._used, self._fresh = _Published(**used), None
 
     def _quadratic(self) -> Quadratic:
-        return Quadratic(self.core + self.users, self._shrinkage)
+        return Quadratic(self.core + self.users, self._variance_ridge)
 
     def _solved(self) -> _Published:
         problem = self._quadratic()
@@ -202,7 +197,7 @@ class UserWeights:
         The core's own minimiser is taken off, noise is put on.
         Laid out in memory as a state restores them: the last bits of products depend on it.
         """
-        core = Quadratic(self.core, self._shrinkage)
+        core = Quadratic(self.core, self._variance_ridge)
         noisy = W + self._noise(problem)
         base = core.minimiser()
         b = problem.intercept(noisy) - core.intercept(base)
@@ -219,7 +214,7 @@ class UserWeights:
         return Statistics.empty(self.width, self._device, classes)
 
     def _nobody(self) -> _Published:
-        none = self._nothing(self.classes if hasattr(self, "core") else 0)
+        none = self._nothing(self.classes)
         return _Published(none.Q, none.Q.clone(), none.Q[0].clone(), none.counts)
 
     def _imported(self, state: Mapping[str, Any]) -> Statistics:

@@ -1,33 +1,61 @@
-"""A branch of adapted blocks: LoRA learns at the beginning of a stream, then holds still for a ridge head."""
+"""A branch of adapted blocks: LoRA learns at the beginning of a stream, then is frozen for a ridge head."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from pydantic import Field
 
+from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
-from streamcl.heads.linear import LinearHead, masked_cross_entropy
-from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.block_features import concat_block_tokens, map_fixed_batches
-from streamcl.learners.predictions import all_finite
-from streamcl.learners.rollback import Rollback
-from streamcl.nn.adapted_blocks import Adapters
-from streamcl.nn.backbone import Backbone
-from streamcl.nn.device import Compute
-from streamcl.nn.optimizer_state import export_moments, import_moments
-from streamcl.protocols import State
+from streamcl.learners.factory import LearnerContext
+from streamcl.learners.ridge import RidgeOptions
+from streamcl.protocols import Rollback, State
+from streamcl.registry import lazy_imports
 
+with lazy_imports():
+    import torch
+
+    from streamcl.heads import linear
+    from streamcl.heads import ridge as ridge_head
+    from streamcl.learners import adapter_model, block_features
+    from streamcl.nn import adapted_blocks, optimizer_state
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from streamcl.heads.ridge import RidgeHead
+    from streamcl.nn.backbone import Backbone
+    from streamcl.nn.device import Compute
+
+ADAPTED_BLOCKS = 3
+"""Last of the blocks that the exact branch reads, which the adapted branch reads too."""
 ADAPTED_SHARE = 1 / 3
 """Weight of the adapted branch where its statistics are true; 1/4 to 1/2 differ little."""
 
 
 def adapted_share(stale: Tensor, counts: Tensor) -> Tensor:
-    """float64 [C]: the weight of an adapted branch that learned `stale` of the counts before it settled."""
+    """Return float64 [C]: the weight of a branch that learned `stale` of the counts before it was frozen."""
     return ADAPTED_SHARE * (1 - stale.double() / counts.clamp(min=1))
+
+
+class LoRABranchOptions(Options):
+    """LoRA on the last blocks, trained at the beginning of the stream and then frozen."""
+
+    rank: int = Field(4, ge=1, le=1024, description="Rank of each adapter; at most the backbone's width.")
+    first_block: BlockIndex | None = Field(
+        None, description="First block with adapters, from 0; null: after the first third."
+    )
+    learning_rate: Warn[float] = Field(3e-3, gt=0, le=10, description="Adam's step size.")
+    steps: Warn[int] = Field(3, ge=1, le=100, description="Optimizer steps per batch during warm-up.")
+    warmup_samples: Warn[int] = Field(
+        832,
+        ge=0,
+        le=10**9,
+        description="Labelled samples after which the adapters freeze, or at a plateau before that; 0: none.",
+    )
 
 
 class AdaptedBranch:
@@ -35,7 +63,7 @@ class AdaptedBranch:
 
     While it adapts, `steps` Adam steps are made on each batch, on its views in turn: cross-entropy over the
     classes of the batch alone (absent classes masked), through a linear probe on the last block's tokens. It
-    is settled after `adapt` samples, or at the first plateau: the adapters are folded into the branch's own
+    is frozen after `warmup_samples`, or at the first plateau: the adapters are folded into the branch's own
     weights and never move again, so that the statistics gathered from there on stay true. Those gathered
     before belong to features that still moved; the frozen branch beside it makes up for them.
     """
@@ -61,8 +89,10 @@ class AdaptedBranch:
         self.head = head
         self.blocks = tuple(block for block in sorted(blocks) if block >= first_block)
         self.generator = torch.Generator().manual_seed(seed)
-        self.adapters = Adapters(backbone, rank=rank, first_block=first_block, generator=self.generator)
-        self.probe = LinearHead(2 * backbone.width, device=backbone.device)
+        self.adapters = adapted_blocks.Adapters(
+            backbone, rank=rank, first_block=first_block, generator=self.generator
+        )
+        self.probe = linear.LinearHead(2 * backbone.width, device=backbone.device)
         self._optimizer = torch.optim.Adam(self._parameters().values(), lr=learning_rate, fused=True)
         self._steps = steps
         self._left = warmup_samples
@@ -70,16 +100,16 @@ class AdaptedBranch:
 
     @property
     def frozen(self) -> bool:
-        """Whether the adapters hold still for ever."""
+        """Whether the adapters are frozen, which is for good."""
         return self._left <= 0
 
     def features(self, tokens: Tensor) -> Tensor:
         """Return float32 [B, F] of tokens [B, N, d], the input of block `first_block`."""
-        return map_fixed_batches(self._fused, tokens, self.compute.rows)
+        return block_features.map_fixed_batches(self._fused, tokens, self.compute.rows)
 
     def _fused(self, tokens: Tensor) -> Tensor:
         with torch.no_grad(), self.compute.autocast():
-            return concat_block_tokens(
+            return block_features.concat_block_tokens(
                 self.backbone, self.adapters.run(tokens), self.blocks, self.adapters.first_block
             )
 
@@ -108,11 +138,11 @@ class AdaptedBranch:
         return True
 
     def blend_scores(self, frozen: Tensor, adapted: Tensor) -> Tensor:
-        """The scores [N, C] of the frozen branch and of this one, settled, as one.
+        """Return one set of scores [N, C] from those of the frozen branch and of this one, once it is frozen.
 
-        This branch has a third of the say on a class if all of its samples came after the adapters settled,
-        and less by the share that came before. With equal weights for all, classes of the beginning were
-        lost: 96.5 % at the end of a video of fruits of which the frozen branch alone has 99.1.
+        This branch has a third of the weight on a class if all of its samples came after the adapters were
+        frozen, and less by the share that came before. With equal weights, classes of the start were lost:
+        96.5 % at the end of a video of fruits of which the frozen branch alone has 99.1.
         """
         counts = self.head.statistics.counts
         stale = counts.new_tensor([*self._stale, *[0] * (len(counts) - len(self._stale))])
@@ -120,7 +150,7 @@ class AdaptedBranch:
         return torch.where(adapted.isfinite(), frozen + weights * (adapted - frozen), frozen)
 
     def freeze(self) -> None:
-        """Fold the adapters; nothing of the branch but its statistics changes from here on."""
+        """Merge the adapters; from here on only the statistics of the branch change."""
         self._left = 0
         self._stale = self.head.counts
         self.adapters.consolidate(self.generator)
@@ -155,24 +185,15 @@ class AdaptedBranch:
             last = self.backbone.class_and_centre_tokens(self.adapters.run(tokens)[-1])
         if samples is not None:
             last = self.group.all_gather_rows(last, samples)
-        loss = masked_cross_entropy(self.probe(last), targets, targets.unique()).mean()
+        loss = linear.masked_cross_entropy(self.probe(last), targets, targets.unique()).mean()
         parameters = self._parameters()
-        found = torch.autograd.grad(
-            loss, list(parameters.values()), allow_unused=True, materialize_grads=True
-        )
-        gradients = self.group.all_reduce_gradients(
-            dict(zip(parameters, found, strict=True)), replicated={"probe.weight", "probe.bias"}
-        )
-        sound = all_finite(loss.detach(), *gradients.values())
-        if sound:
-            for name, parameter in parameters.items():
-                parameter.grad = gradients[name]
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return sound
+        gradients = adapter_model.finite_gradients(loss, parameters, self.group, head="probe")
+        if gradients is not None:
+            adapter_model.apply_gradients(self._optimizer, parameters, gradients)
+        return gradients is not None
 
     def state_dict(self) -> State:
-        """Adapters, statistics and, until it is settled, what training goes on from."""
+        """Return adapters, statistics and, until the branch is frozen, the state of its training."""
         return {"head": self.head.state_dict(), **self._training_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -189,7 +210,7 @@ class AdaptedBranch:
         }
         if self.frozen:
             return state
-        moments = export_moments(self._optimizer, self._parameters())
+        moments = optimizer_state.export_moments(self._optimizer, self._parameters())
         return {**state, "probe": self.probe.export_state(), "moments": moments}
 
     def _load_training(self, state: Mapping[str, Any]) -> None:
@@ -201,4 +222,24 @@ class AdaptedBranch:
             self.adapters.bypass_lora()
         else:
             self.probe.import_state(state["probe"], self._optimizer)
-            import_moments(self._optimizer, self._parameters(), state["moments"])
+            optimizer_state.import_moments(self._optimizer, self._parameters(), state["moments"])
+
+
+def build_branch(
+    ridge: RidgeOptions, lora: LoRABranchOptions, context: LearnerContext, seed: int
+) -> AdaptedBranch:
+    """Return adapters on the last blocks, with a ridge head of their own."""
+    backbone = context.backbone
+    first = backbone.depth // 3 if lora.first_block is None else lora.first_block
+    blocks = [block for block in context.blocks(ridge.blocks) if block >= first][-ADAPTED_BLOCKS:]
+    if not blocks:
+        raise context.refuse("learner.lora.first_block", f"no block of the ridge's comes at or after {first}")
+    head = ridge_head.RidgeHead(
+        block_features.concat_width(backbone, blocks),
+        **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction"}),
+        device=context.compute.device,
+    )
+    options = {**lora.model_dump(), "first_block": first}
+    return AdaptedBranch(
+        backbone, context.compute, head, blocks=blocks, **options, seed=seed, group=context.group
+    )

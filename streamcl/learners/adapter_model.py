@@ -14,12 +14,11 @@ from streamcl.events import Batch, Prediction, Sample
 from streamcl.heads.linear import LinearHead
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
-from streamcl.learners.rollback import Rollback
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.nn.optimizer_state import export_moments, import_moments
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State
 
 OptimizerOf: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Gradients: TypeAlias = dict[str, Tensor]
@@ -29,11 +28,11 @@ Gradients: TypeAlias = dict[str, Tensor]
 class ForwardPass:
     """One forward pass over a batch's samples and others that ride along, before anything is learned of it.
 
-    guesses: one a sample of the batch. learnable: its L labelled samples. losses: their data loss, in nats.
+    predictions: one a sample. learnable: the L labelled samples. losses: their data loss, in nats.
     logits [L + H, C] and targets [L + H]: of the labelled samples, then of the H that ride along.
     """
 
-    guesses: tuple[Prediction, ...]
+    predictions: tuple[Prediction, ...]
     learnable: tuple[Sample, ...]
     losses: tuple[float, ...]
     logits: Tensor
@@ -78,7 +77,7 @@ class AdapterModel:
         return {**adapters, **{f"head.{name}": p for name, p in self.head.named_parameters()}}
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
-        """[B, d]: the backbone's final features; gradients reach the adapters only."""
+        """Return the backbone's final features [B, d]; gradients reach the adapters only."""
         with self.compute.autocast():
             with torch.no_grad():
                 tokens = self.backbone.stem(self.backbone.prepare([sample.image for sample in samples]))
@@ -87,82 +86,63 @@ class AdapterModel:
                 tokens = [tokens, *self.backbone.run(tokens, 0, self.adapters.first_block)][-1]
             return self.adapters.forward_head(tokens)
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """One guess per sample; changes nothing."""
-        return to_predictions(self.logits(samples), self.classes) if samples else ()
-
     def logits(self, samples: Sequence[Sample]) -> Tensor:
-        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        """Return scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
         with torch.no_grad():
             scores: Tensor = self.head(self.features(samples))
         return scores
 
     def predict_together(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """`predict` by all ranks, each of which has the pixels of its share."""
+        """Predict on all ranks, each of which has the pixels of its share."""
         if not samples:
             return ()
         with torch.no_grad():
             features = self.group.all_gather_rows(self.features(self.group.local_samples(samples)), samples)
             return to_predictions(self.head(features), self.classes)
 
-    def forward(self, batch: Batch, beside: Sequence[Sample] = ()) -> ForwardPass:
-        """Predict the batch, know its classes from then on, and keep the graph for a step on its labels.
+    def forward(self, batch: Batch, replay: Sequence[Sample] = ()) -> ForwardPass:
+        """Predict the batch, add its classes, and return the pass with its graph, for a step on its labels.
 
-        `beside` are labelled samples of classes known or in the batch; they share the forward pass.
+        `replay` are labelled samples of classes known or in the batch; they share the forward pass.
         """
-        samples = [*batch.samples, *self.group.scatter(beside)]
+        samples = [*batch.samples, *self.group.scatter(replay)]
         features = self.group.all_gather_rows(
             self.features(self.group.local_samples(samples)), samples
         )  # [B + H, d]
         predicted = to_predictions(self.head(features[: len(batch)]).detach(), self.classes)
         learnable = batch.labelled
-        self.grow([*learnable, *beside])
+        self.grow([*learnable, *replay])
         rows = [i for i, sample in enumerate(batch.samples) if sample.label is not None]
         logits = self.head(features[[*rows, *range(len(batch), len(features))]])  # [L + H, C]
-        targets = self.targets([*learnable, *beside])
+        targets = self.targets([*learnable, *replay])
         losses = open_set_nll(logits[: len(rows)].detach(), targets[: len(rows)]).tolist()
         return ForwardPass(predicted, learnable, tuple(losses), logits, targets)
 
     def grow(self, samples: Sequence[Sample]) -> None:
-        """Have a column for the class of every labelled sample."""
+        """Add a column for each new class of labelled samples."""
         self.index.add(sample.label for sample in samples if sample.label is not None)
         self.head.grow(len(self.index), self.optimizer)
 
     def drop_class(self, name: str) -> None:
-        """Lose a class: its row of the head and its moments go, later classes move up by one."""
+        """Remove a class, with its row of the head and its moments; later classes move up by one."""
         left = self.index.without(name)
         self.head.drop(self.classes.index(name), self.optimizer)
         self.index = left
 
     def targets(self, samples: Sequence[Sample]) -> Tensor:
-        """int64 [N]: the columns of the samples' classes."""
+        """Return int64 [N]: the columns of the samples' classes."""
         return self.index.columns([sample.label for sample in samples], self.backbone.device)
 
     def gradients(self, loss: Tensor) -> Gradients | None:
-        """The gradient of each parameter, by name; None where the loss or one of them is not finite."""
-        parameters = self.parameters()
-        found = torch.autograd.grad(
-            loss, list(parameters.values()), allow_unused=True, materialize_grads=True
-        )
-        gradients = self.group.all_reduce_gradients(
-            dict(zip(parameters, found, strict=True)), replicated={"head.weight", "head.bias"}
-        )
-        return gradients if all_finite(loss.detach(), *gradients.values()) else None
+        """Return the parameters' gradients, by name; None where the loss or one of them is not finite."""
+        return finite_gradients(loss, self.parameters(), self.group, head="head")
 
     def apply(self, gradients: Mapping[str, Tensor]) -> None:
-        """One optimizer step with these gradients; `kept` takes back what is made of it where it fails."""
-        try:
-            for name, parameter in self.parameters().items():
-                parameter.grad = gradients[name]
-            self.optimizer.step()
-        finally:
-            self.optimizer.zero_grad(set_to_none=True)
+        """Take one optimizer step with these gradients; where it fails the caller restores a savepoint."""
+        apply_gradients(self.optimizer, self.parameters(), gradients)
 
     def savepoint(self) -> Rollback:
-        """Copy what a step changes, 0.4 ms for a ViT-S of rank 4; what is returned puts it back.
-
-        New classes go again, and the generator returns to where it was.
-        """
+        """Return a callable that restores all that a step changes; copies, in 0.4 ms for a ViT-S."""
         names, drawn = self.classes, self.generator.get_state()
         kept = {
             name: (parameter.detach().clone(), _copied(self.optimizer.state.get(parameter, {})))
@@ -184,14 +164,14 @@ class AdapterModel:
         return undo
 
     def step(self, loss: Tensor) -> bool:
-        """One optimizer step down the loss; False, and no step, where something is not finite."""
+        """Take one optimizer step down the loss; return False, without one, where something is not finite."""
         gradients = self.gradients(loss)
         if gradients is not None:
             self.apply(gradients)
         return gradients is not None
 
     def state_dict(self) -> State:
-        """Adapters, head, moments, classes and generator; the backbone's own weights are not in it."""
+        """Return adapters, head, moments, classes and generator, without the backbone's own weights."""
         return {
             "adapters": self.adapters.export_state() if self.adapters else {},
             "head": self.head.export_state(),
@@ -208,6 +188,36 @@ class AdapterModel:
         self.head.import_state(state["head"], self.optimizer)
         import_moments(self.optimizer, self.parameters(), state["moments"])
         self.generator.set_state(torch.from_numpy(state["generator"].copy()))
+
+
+def finite_gradients(
+    loss: Tensor, parameters: Mapping[str, nn.Parameter], group: ProcessGroup, *, head: str
+) -> Gradients | None:
+    """Return each parameter's gradient, reduced over the group; None where the loss or one is not finite.
+
+    Args:
+        loss: a scalar.
+        parameters: by name.
+        group: the processes that learn the batch together.
+        head: prefix of the names of the weight and the bias whose gradients every process has whole.
+    """
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    gradients = group.all_reduce_gradients(
+        dict(zip(parameters, found, strict=True)), replicated={f"{head}.weight", f"{head}.bias"}
+    )
+    return gradients if all_finite(loss.detach(), *gradients.values()) else None
+
+
+def apply_gradients(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor]
+) -> None:
+    """Take one step of the optimizer with these gradients, by the names of the parameters."""
+    try:
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name]
+        optimizer.step()
+    finally:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _copied(moments: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from streamcl.events import Sample
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 
-GLIMPSE = 384
-"""Features that a detector is shown: few, since their means over some batches are a part of its state."""
+DETECTOR_WIDTH = 384
+"""Number of features that a detector gets: few, since their means over batches are part of its state."""
 BORDER = 0.1
 """Share of each side that the second view leaves out."""
 
@@ -45,7 +45,7 @@ def concat_width(backbone: Backbone, blocks: Sequence[int]) -> int:
 
 
 def spread_blocks(depth: int, count: int = 4) -> list[int]:
-    """Every second block of the last ones: 4, 6, 8, 10 of 11. Neighbours tell a linear head much the same."""
+    """Return every second of the last blocks: 4, 6, 8, 10 of 11. Neighbours serve a linear head alike."""
     return sorted(block for block in range(depth - 1, -1, -2)[:count])
 
 
@@ -61,11 +61,11 @@ def tta_views(pixels: Tensor, count: int) -> list[Tensor]:
 
 def detector_features(features: Tensor) -> npt.NDArray[np.float32]:
     """Return [B, d] of features [B, F], of the earliest block, which separates domains best."""
-    return features[:, :GLIMPSE].float().cpu().numpy()
+    return features[:, :DETECTOR_WIDTH].float().cpu().numpy()
 
 
 def pad_to_batch(samples: Sequence[Sample], rows: int) -> list[list[Sample]]:
-    """The samples in chunks of exactly `rows`; the last is filled up with its last sample."""
+    """Return the samples in chunks of exactly `rows`, the last filled up with its last sample."""
     whole = [*samples, *[samples[-1]] * (-len(samples) % rows)]
     return [whole[start : start + rows] for start in range(0, len(whole), rows)]
 
@@ -80,19 +80,19 @@ class FeatureReader(Protocol):
     """Maps samples to the features of a closed-form learner."""
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        """float32 [B, F], for ever the same for the same sample."""
+        """Return float32 [B, F], always the same for the same sample."""
 
 
 @runtime_checkable
 class PrefixReader(FeatureReader, Protocol):
-    """A reader that also gives what comes out on the way, for a branch that begins there."""
+    """A reader that also gives the tokens between two blocks, for a branch that begins there."""
 
     def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
-        """The features [B, F], and the tokens [B, N, d] that block `cut` is given, for each view."""
+        """Return the features [B, F] and, for each view, the input tokens [B, N, d] of block `cut`."""
 
 
 class FrozenReader:
-    """Reads the fused tokens of a frozen backbone's blocks; over two views it gives their mean."""
+    """Reads the concatenated tokens of a frozen backbone's blocks, averaged over the views."""
 
     def __init__(
         self, backbone: Backbone, compute: Compute, blocks: Sequence[int], *, tta_views: int = 1
@@ -103,12 +103,12 @@ class FrozenReader:
         self.tta_views = tta_views
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        """float32 [B, F] of B samples, one or more, whichever come together."""
+        """Return float32 [B, F] of B samples, one or more, whichever come together."""
         chunks = pad_to_batch(samples, self.compute.rows)
         return torch.cat([self._read(chunk, 0)[0] for chunk in chunks])[: len(samples)]
 
     def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
-        """The features [B, F], and the tokens that block `cut` is given, for each view."""
+        """Return the features [B, F] and, for each view, the input tokens [B, N, d] of block `cut`."""
         parts = [self._read(chunk, cut) for chunk in pad_to_batch(samples, self.compute.rows)]
         views = zip(*(tokens for _, tokens in parts), strict=True)
         features = torch.cat([part for part, _ in parts])[: len(samples)]

@@ -1,15 +1,19 @@
-"""Which class is which column: an open set of names that only grows."""
+"""Names as columns and as hashes: an open set of classes, and pseudonyms of subjects and tenants."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Sample
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    import torch
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -38,8 +42,6 @@ class ClassIndex:
 
     def columns(self, names: Sequence[str | None], device: torch.device | str = "cpu") -> Tensor:
         """int64 [len(names)]: the column of each name, -1 for None and for names not known."""
-        import torch
-
         known = [-1 if name is None else self._columns.get(name, -1) for name in names]
         return torch.tensor(known, dtype=torch.int64, device=device)
 
@@ -63,3 +65,8 @@ class ClassIndex:
         if name not in self:
             raise ForgettingError("there is no such class to drop")
         return ClassIndex(each for each in self.names if each != name)
+
+
+def pseudonym(name: str) -> str:
+    """Return 32 hexadecimal digits in place of a subject or tenant, so that no state holds the name."""
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()

@@ -1,19 +1,59 @@
-"""The part of a learner that one cohort taught: statistics on frozen features, and a branch of its own."""
+"""Cohorts: how samples fall into them, what each of them taught, and the weights that they share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from streamcl.heads.statistics import Statistics
+from streamcl.events import ForgetRequest, Sample
+from streamcl.heads.solving import linear_scores
+from streamcl.heads.statistics import Statistics, zero_padded
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.class_index import ClassIndex
+from streamcl.learners.class_index import ClassIndex, pseudonym
 from streamcl.learners.predictions import all_finite
-from streamcl.learners.rollback import Rollback
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State
+
+SHARED_COHORT = ""
+"""The cohort of samples without one, and of cohorts past the limit: it has no adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class CohortRule:
+    """How samples fall into cohorts: by domain (a tenant), by subject, or by ranges of so many offsets.
+
+    max_adapters: cohorts that get an adapter; later ones share SHARED_COHORT.
+    """
+
+    cohort_by: Literal["domain", "subject", "offset_range"]
+    records_per_cohort: int = 1000
+    max_adapters: int = 8
+
+    def name(self, sample: Sample, offset: int | None) -> str:
+        """Return the cohort's name, a hash of the tenant or subject; SHARED_COHORT where there is none."""
+        if self.cohort_by == "offset_range":
+            return SHARED_COHORT if offset is None else str(offset // self.records_per_cohort)
+        value = sample.domain if self.cohort_by == "domain" else sample.subject
+        return SHARED_COHORT if value is None else pseudonym(value)
+
+    def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
+        """Return the cohorts that a request names whole; none where it names anything else."""
+        chosen = request.selection.keys()
+        match self.cohort_by:
+            case "subject" if request.subject is not None and chosen == {"subject"}:
+                return (pseudonym(request.subject),)
+            case "domain" if request.domain is not None and chosen == {"domain"}:
+                return (pseudonym(request.domain),)
+            case "offset_range" if request.offsets is not None and chosen == {"offsets"}:
+                first, end = (
+                    request.offsets[0] // self.records_per_cohort,
+                    -(-request.offsets[1] // self.records_per_cohort),
+                )
+                return tuple(str(number) for number in range(first, min(end, first + 100_000)))
+        return ()
 
 
 class Cohort:
@@ -35,11 +75,11 @@ class Cohort:
 
     @property
     def ready(self) -> bool:
-        """Whether there is an adapter that holds still."""
+        """Whether there is a frozen adapter."""
         return self.branch is not None and self.branch.frozen
 
     def sums(self, index: ClassIndex) -> Statistics:
-        """Its sums on frozen features, with the class columns of `index`."""
+        """Return the sums on frozen features, with the class columns of `index`."""
         own = {name: column for column, name in enumerate(self.classes)}
         return self._sums.select([own.get(name, -1) for name in index.names])
 
@@ -60,7 +100,7 @@ class Cohort:
             return True
         if not self.branch.frozen and not self.branch.adapt(views, targets, len(self._index)):
             return False
-        adapted = self._adapted(views[0])
+        adapted = self.branch.features(views[0])  # [B, E]
         if not all_finite(adapted):
             return False
         self.branch.head.grow(len(self._index))
@@ -80,23 +120,18 @@ class Cohort:
         return undo
 
     def blend_scores(self, shared: Tensor, tokens: Tensor, index: ClassIndex, *, exact: bool) -> Tensor:
-        """The shared scores [B, C] with its branch's say, on the classes that it knows."""
+        """Return the shared scores [B, C], blended with those of the branch on the classes that it knows."""
         if self.branch is None or not self.branch.frozen or not self.classes:
             return shared
         columns = index.columns(self.classes, shared.device)
-        features, head = self._adapted(tokens), self.branch.head
+        features, head = self.branch.features(tokens), self.branch.head  # [B, E]
         adapted = head.scores_refit(features) if exact else head.scores(features)
-        joined = shared.clone()
-        joined[:, columns] = self.branch.blend_scores(shared[:, columns], adapted)
-        return joined
-
-    def _adapted(self, tokens: Tensor) -> Tensor:
-        """float32 [B, E]."""
-        assert self.branch is not None
-        return self.branch.features(tokens)
+        blended = shared.clone()
+        blended[:, columns] = self.branch.blend_scores(shared[:, columns], adapted)
+        return blended
 
     def state_dict(self) -> State:
-        """Sums, branch, classes and how many samples were learned."""
+        """Return the sums, the branch, the classes and the number of samples learned."""
         return {
             "classes": list(self.classes),
             "learned": self.learned,
@@ -111,3 +146,21 @@ class Cohort:
         self._sums = Statistics.from_state(state["sums"], self._sums.gram.width, self._sums.Q.device)
         if self.branch is not None:
             self.branch.load_state_dict(state["branch"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedSolution:
+    """The shared weights W [D, C] and b [C], and the counts that they were solved for."""
+
+    W: Tensor
+    b: Tensor
+    counts: Tensor
+
+    def scores(self, features: Tensor) -> Tensor:
+        """float64 [B, C]; a class without samples is never named."""
+        return linear_scores(features, self.W, self.b, self.counts > 0)
+
+    def widened(self, classes: int) -> SharedSolution:
+        """With columns for so many classes."""
+        more = classes - len(self.counts)
+        return SharedSolution(*(zero_padded(each, more) for each in (self.W, self.b, self.counts)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,29 +14,29 @@ from pydantic import Field
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.config.options.base import Options, Warn
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Prediction, Sample, StepResult
+from streamcl.events import Batch, ForgetRequest, Sample, StepResult
+from streamcl.learners.adapted_branch import AdaptedBranch, LoRABranchOptions, build_branch
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
-from streamcl.learners.pseudonym import pseudonym
 from streamcl.learners.ridge import RIDGE_SHARPNESS
-from streamcl.learners.ridge_lora import LoRABranchOptions, RidgeBranchOptions, build_branch
-from streamcl.learners.rollback import Rollback, Transaction
-from streamcl.learners.step import prepare_step
-from streamcl.protocols import State
+from streamcl.learners.ridge_lora import RidgeBranchOptions
+from streamcl.learners.step import LogitLearner, Transaction, prepare_step
+from streamcl.protocols import State, savepoint_of
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
-    from streamcl.heads import quadratic, solving
+    import torch
+
+    from streamcl.heads import solving
     from streamcl.heads import statistics as head_statistics
     from streamcl.learners import block_features, predictions
-    from streamcl.learners import cohort as cohort_module
+    from streamcl.learners import cohort as cohort_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from streamcl.learners.adapted_branch import AdaptedBranch
     from streamcl.learners.block_features import FrozenReader
-    from streamcl.learners.cohort import Cohort
+    from streamcl.learners.cohort import Cohort, CohortRule, SharedSolution
 
 
 class CohortLoRAOptions(LoRABranchOptions):
@@ -71,53 +70,18 @@ class CohortAdaptersOptions(Options):
     lora: CohortLoRAOptions = Field(CohortLoRAOptions(), description="The adapters.")
 
 
-SHARED_COHORT = ""
-"""The cohort of samples without one, and of cohorts past the limit: it has no adapter."""
+_REPLACED = ("cohorts", "over_capacity", "index", "_used", "_fresh")
+"""Attributes whose values are replaced, never written to; a cohort has a savepoint of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class CohortRule:
-    """How samples fall into cohorts: by domain (a tenant), by subject, or by ranges of so many offsets.
-
-    max_adapters: cohorts that get an adapter; those that come later go to the pool.
-    """
-
-    cohort_by: Literal["domain", "subject", "offset_range"]
-    records_per_cohort: int = 1000
-    max_adapters: int = 8
-
-    def name(self, sample: Sample, offset: int | None) -> str:
-        """The cohort's name: a hash, so that no state names a tenant or a subject; POOL for none."""
-        if self.cohort_by == "offset_range":
-            return SHARED_COHORT if offset is None else str(offset // self.records_per_cohort)
-        value = sample.domain if self.cohort_by == "domain" else sample.subject
-        return SHARED_COHORT if value is None else pseudonym(value)
-
-    def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
-        """The cohorts that a request names whole; none where it names anything else."""
-        chosen = request.selection.keys()
-        match self.cohort_by:
-            case "subject" if request.subject is not None and chosen == {"subject"}:
-                return (pseudonym(request.subject),)
-            case "domain" if request.domain is not None and chosen == {"domain"}:
-                return (pseudonym(request.domain),)
-            case "offset_range" if request.offsets is not None and chosen == {"offsets"}:
-                first, end = (
-                    request.offsets[0] // self.records_per_cohort,
-                    -(-request.offsets[1] // self.records_per_cohort),
-                )
-                return tuple(str(number) for number in range(first, min(end, first + 100_000)))
-        return ()
-
-
-class CohortAdaptersLearner:
+class CohortAdaptersLearner(LogitLearner):
     """A shared ridge regression on frozen features, and a LoRA branch for each cohort, joined at the scores.
 
     The shared part is solved from the total of sums that are kept apart by cohort. A branch starts at the
     frozen backbone, is trained by its own cohort alone, over that cohort's own classes, with a generator
-    seeded by the cohort's name, and settles after a number of its own samples, never at a plateau of the
-    stream. Nothing is trained on what it gives. So a cohort that is dropped takes everything of its samples
-    along, and what is left is what there would be if it had never come.
+    seeded by the cohort's name, and is frozen after a number of its own samples, never at a plateau of the
+    stream, on which no cohort may depend. Nothing is trained on its output. So a cohort that is dropped takes
+    everything of its samples along, and the rest is what there would be if it had never come.
     """
 
     def __init__(
@@ -139,26 +103,17 @@ class CohortAdaptersLearner:
         self._branch, self._cut = branch, cut
         self._width, self._variance_ridge, self._refit_fraction = width, variance_ridge, refit_fraction
         self._sharpness = sharpness
-        self._index = ClassIndex()
+        self.index = ClassIndex()
         self._used = self._unsolved()
-        self._fresh: _Solution | None = None  # of all that is known; only spares a second solve
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes known, in the order in which they were first learned."""
-        return self._index.names
+        self._fresh: SharedSolution | None = None  # of all that is known; only spares a second solve
 
     @property
     def backbone(self) -> Any:
         """The frozen backbone."""
         return self.reader.backbone
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """One guess per sample, by its cohort's branch or, where it has none, by the mean of all branches."""
-        return predictions.to_predictions(self.logits(samples), self.classes) if samples else ()
-
     def logits(self, samples: Sequence[Sample]) -> Tensor:
-        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        """Return scores [B, C], by the branch of each sample's cohort or, without one, the mean of all."""
         features, views = self._read(samples)
         names = [self.division.name(sample, None) for sample in samples]
         if self._fresh is None:
@@ -172,11 +127,11 @@ class CohortAdaptersLearner:
         features, views = self._read(batch.samples)
         names = self._names(batch)
         scores = self._scores(self._used.scores(features), views[0], names, exact=False)
-        step = prepare_step(batch, self._sharpness * scores, self._index)
+        step = prepare_step(batch, self._sharpness * scores, self.index)
         if not step.rows or not predictions.all_finite(features):
             return step.refused()
-        with Transaction(self._savepoint()) as transaction:
-            self._index = step.index
+        with Transaction(savepoint_of(self, *_REPLACED)) as transaction:
+            self.index = step.index
             cohort_names = {row: self._cohort_for(names[row]) for row in step.rows}
             for name in dict.fromkeys(cohort_names.values()):
                 own = [row for row in step.rows if cohort_names[row] == name]
@@ -189,31 +144,26 @@ class CohortAdaptersLearner:
             self._refit_if_due()
         return step.learned()
 
-    def consolidate(self) -> Mapping[str, Any]:
-        """Nothing: a plateau of the whole stream says nothing that one cohort may depend on."""
-        return {}
-
     @property
     def capabilities(self) -> Capabilities:
         """Adapters of one cohort each, which are dropped whole."""
         return Capabilities(cohorts=self, shared_weights=self.weights_trained_on)
 
     def selected_cohorts(self, request: ForgetRequest) -> tuple[str, ...]:
-        """The cohorts with adapters that a request names."""
+        """Return the cohorts with adapters that a request names."""
         return tuple(name for name in self.division.selected_cohorts(request) if name in self.cohorts)
 
     def sample_count(self, names: Sequence[str]) -> int:
-        """How many samples these cohorts have learned."""
+        """Return the number of samples that these cohorts have learned."""
         return sum(self.cohorts[name].learned for name in names)
 
     def drop_cohorts(self, names: Sequence[str]) -> Mapping[str, Any]:
-        """Lose these cohorts, with adapters, sums, and classes that nobody else has brought."""
+        """Drop these cohorts, with adapters, sums, and classes of no other cohort; return figures."""
         if missing := [name for name in names if name not in self.cohorts]:
             raise ForgettingError(f"{len(missing)} cohorts are not there to be dropped")
-        for name in names:
-            del self.cohorts[name]
+        self.cohorts = {name: each for name, each in self.cohorts.items() if name not in names}
         left = {each for cohort in self.cohorts.values() for each in cohort.classes}
-        self._index = ClassIndex(name for name in self.classes if name in left)
+        self.index = ClassIndex(name for name in self.classes if name in left)
         self._used, self._fresh = self._solved(), None
         return {"cohorts_dropped": len(names), "cohorts_left": len(self.cohorts)}
 
@@ -223,7 +173,7 @@ class CohortAdaptersLearner:
         return ("cohort adapters",) if touched else ()
 
     def state_dict(self) -> State:
-        """Every cohort, the classes, and the shared weights in use."""
+        """Return every cohort, the classes, and the shared weights in use."""
         used = {name: getattr(self._used, name).cpu().numpy().copy() for name in ("W", "b", "counts")}
         cohorts = {name: cohort.state_dict() for name, cohort in self.cohorts.items()}
         return {
@@ -235,14 +185,12 @@ class CohortAdaptersLearner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
-        import torch
-
-        self._index, self.cohorts, self._fresh = ClassIndex(state["classes"]), {}, None
+        self.index, self.cohorts, self._fresh = ClassIndex(state["classes"]), {}, None
         self.over_capacity = bool(state["crowded"])
         for name, saved in state["cohorts"].items():
             self._new(name).load_state_dict(saved)
         device = self.backbone.device
-        self._used = _Solution(
+        self._used = cohort_parts.SharedSolution(
             **{name: torch.tensor(np.asarray(array)).to(device) for name, array in state["used"].items()}
         )
 
@@ -253,88 +201,60 @@ class CohortAdaptersLearner:
     def _names(self, batch: Batch) -> list[str]:
         return [self.division.name(s, offset) for s, offset in zip(batch.samples, batch.offsets, strict=True)]
 
-    def _savepoint(self) -> Rollback:
-        """Return a callable that restores everything but what cohorts restore themselves."""
-        before = dict(self.cohorts), self.over_capacity, self._index, self._used, self._fresh
-
-        def undo() -> None:
-            self.cohorts, self.over_capacity, self._index, self._used, self._fresh = before
-
-        return undo
-
     def _cohort_for(self, name: str) -> str:
         """The cohort of that name, made where there is room for one; else the pool."""
-        taken = sum(each != SHARED_COHORT for each in self.cohorts)
-        if name not in self.cohorts and name != SHARED_COHORT and taken >= self.division.max_adapters:
-            self.over_capacity, name = True, SHARED_COHORT
+        taken = sum(each != cohort_parts.SHARED_COHORT for each in self.cohorts)
+        if (
+            name not in self.cohorts
+            and name != cohort_parts.SHARED_COHORT
+            and taken >= self.division.max_adapters
+        ):
+            self.over_capacity, name = True, cohort_parts.SHARED_COHORT
         if name not in self.cohorts:
             self._new(name)
         return name
 
     def _new(self, name: str) -> Cohort:
-        branch = None if name == SHARED_COHORT else self._branch(name)
-        self.cohorts[name] = cohort_module.Cohort(branch, self._width, self.backbone.device)
-        return self.cohorts[name]
+        branch = None if name == cohort_parts.SHARED_COHORT else self._branch(name)
+        cohort = cohort_parts.Cohort(branch, self._width, self.backbone.device)
+        self.cohorts = {**self.cohorts, name: cohort}
+        return cohort
 
     def _scores(self, shared: Tensor, tokens: Tensor, names: Sequence[str], *, exact: bool) -> Tensor:
         """float64 [B, C]: the shared scores, joined with those of each sample's branch."""
-        import torch
-
-        joined = shared.clone()
+        blended = shared.clone()
         for name in dict.fromkeys(names):
             rows = [row for row, each in enumerate(names) if each == name]
             own = self.cohorts.get(name)
             chosen = [own] if own is not None and own.branch is not None else list(self.cohorts.values())
             chosen = [cohort for cohort in chosen if cohort.ready]
             if chosen:
-                parts = [c.blend_scores(shared[rows], tokens[rows], self._index, exact=exact) for c in chosen]
-                joined[rows] = torch.stack(parts).mean(0)
-        return joined
+                parts = [c.blend_scores(shared[rows], tokens[rows], self.index, exact=exact) for c in chosen]
+                blended[rows] = torch.stack(parts).mean(0)
+        return blended
 
     def _refit_if_due(self) -> None:
         """Solve the shared part anew where a class has doubled or a share of all samples is new."""
-        import torch
-
         self._fresh = None
-        total = reduce(torch.add, [cohort.sums(self._index).counts for cohort in self.cohorts.values()])
+        total = reduce(torch.add, [cohort.sums(self.index).counts for cohort in self.cohorts.values()])
         solved = head_statistics.zero_padded(self._used.counts, len(total) - len(self._used.counts))
         if solving.is_due(total, solved, total > solved, self._refit_fraction):
             self._used = self._solved()
         else:
             self._used = self._used.widened(len(total))
 
-    def _solved(self) -> _Solution:
+    def _solved(self) -> SharedSolution:
         """The shared weights of all that is known: the sums of the cohorts, added up in their order."""
         if not self.cohorts:
             return self._unsolved()
-        sums = reduce(operator.add, [cohort.sums(self._index) for cohort in self.cohorts.values()])
-        problem = quadratic.Quadratic(sums, self._variance_ridge)
+        sums = reduce(operator.add, [cohort.sums(self.index) for cohort in self.cohorts.values()])
+        problem = solving.Quadratic(sums, self._variance_ridge)
         W = problem.minimiser()
-        return _Solution(W, problem.intercept(W), sums.counts)
+        return cohort_parts.SharedSolution(W, problem.intercept(W), sums.counts)
 
-    def _unsolved(self) -> _Solution:
-        import torch
-
-        W = torch.zeros(self._width, len(self._index), dtype=torch.float64, device=self.backbone.device)
-        return _Solution(W, W[0].clone(), W[0].long())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Solution:
-    """The shared weights W [D, C] and b [C], and the counts that they were solved for."""
-
-    W: Tensor
-    b: Tensor
-    counts: Tensor
-
-    def scores(self, features: Tensor) -> Tensor:
-        """float64 [B, C]; a class without samples is never named."""
-        return solving.linear_scores(features, self.W, self.b, self.counts > 0)
-
-    def widened(self, classes: int) -> _Solution:
-        """With columns for so many classes."""
-        more = classes - len(self.counts)
-        return _Solution(*(head_statistics.zero_padded(each, more) for each in (self.W, self.b, self.counts)))
+    def _unsolved(self) -> SharedSolution:
+        W = torch.zeros(self._width, len(self.index), dtype=torch.float64, device=self.backbone.device)
+        return cohort_parts.SharedSolution(W, W[0].clone(), W[0].long())
 
 
 def build_cohort_adapters(options: CohortAdaptersOptions, context: LearnerContext) -> CohortAdaptersLearner:
@@ -351,7 +271,7 @@ def build_cohort_adapters(options: CohortAdaptersOptions, context: LearnerContex
     branch("")  # an impossible option is refused now, not when the first cohort comes
     return CohortAdaptersLearner(
         block_features.FrozenReader(backbone, context.compute, blocks, tta_views=ridge.tta_views),
-        CohortRule(options.cohort_by, options.records_per_cohort, options.max_adapters),
+        cohort_parts.CohortRule(options.cohort_by, options.records_per_cohort, options.max_adapters),
         branch,
         width=block_features.concat_width(backbone, blocks),
         cut=backbone.depth // 3 if lora.first_block is None else lora.first_block,

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streamcl.capabilities.declaration import Capabilities
-from streamcl.events import Batch, Prediction, Sample, StepResult
-from streamcl.learners.rollback import Rollback, Transaction
-from streamcl.protocols import State
+from streamcl.events import Batch, Sample, StepResult
+from streamcl.learners.step import LogitLearner, Transaction
+from streamcl.protocols import Rollback, State
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     from streamcl.learners.adapter_model import AdapterModel, ForwardPass, Gradients
 
 
-class GradientLearner:
+class GradientLearner(LogitLearner):
     """One step a batch on the data loss of its labelled samples and of stored ones.
 
     Subclasses say which samples are replayed, what the loss is, and how old weights are held in place.
@@ -30,16 +34,12 @@ class GradientLearner:
         """The classes known, by column of the head."""
         return self.model.classes
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """One guess per sample; changes nothing."""
-        return self.model.predict(samples)
-
     def logits(self, samples: Sequence[Sample]) -> Tensor:
-        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        """Return scores [B, C] of samples."""
         return self.model.logits(samples)
 
     def learn(self, batch: Batch) -> StepResult:
-        """Predict the batch, then take one step on its labelled samples and what is rehearsed."""
+        """Predict the batch, then take one step on its labelled samples and those replayed."""
         if not batch.labelled:
             return StepResult(self.model.predict_together(batch.samples), (), learned=())
         with Transaction(*self._savepoints()) as step:
@@ -50,15 +50,11 @@ class GradientLearner:
             else:
                 self.model.apply(self._regularise(gradients))
                 self._update_buffer(seen)
-        return StepResult(seen.guesses, seen.losses, batch.labelled_offsets if step.accepted else ())
-
-    def consolidate(self) -> Mapping[str, Any]:
-        """Nothing: the weights go on as they are."""
-        return {}
+        return StepResult(seen.predictions, seen.losses, batch.labelled_offsets if step.accepted else ())
 
     @property
     def capabilities(self) -> Capabilities:
-        """A model that a repair trains further; no means to drop a class."""
+        """A model that a repair trains further; a class cannot be dropped."""
         return Capabilities(
             shared_weights=self.weights_trained_on, gradient_model=self.model, features=self.model.features
         )
@@ -69,7 +65,7 @@ class GradientLearner:
         return kinds if any(len(each) for each in samples) else ()
 
     def state_dict(self) -> State:
-        """Everything that decides what comes next; the backbone's own weights are not in it."""
+        """Return all that decides the future, without the backbone's own weights."""
         return self.model.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -81,18 +77,16 @@ class GradientLearner:
         return (self.model.savepoint(),)
 
     def _replay_samples(self, count: int) -> Sequence[Sample]:  # noqa: ARG002 - learners with a buffer use it
-        """Samples that ride along with `count` fresh ones."""
+        """Return stored samples to learn together with `count` fresh ones."""
         return ()
 
     def _loss(self, seen: ForwardPass) -> Tensor:
         """Return the scalar loss that the step minimises."""
-        from torch.nn import functional as F
-
         return F.cross_entropy(seen.logits, seen.targets)
 
     def _regularise(self, gradients: Gradients) -> Gradients:
-        """The gradients with whatever holds old weights in place."""
+        """Return the gradients, with those of a penalty on moving old weights."""
         return gradients
 
     def _update_buffer(self, seen: ForwardPass) -> None:
-        """Take what is to be kept of a batch that was learned."""
+        """Store samples of a batch that was learned."""

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import LearnedSample
 from streamcl.config.options.base import Options, Warn
-from streamcl.events import Batch, Prediction, Sample, StepResult
+from streamcl.events import Batch, Sample, StepResult
+from streamcl.learners.adapted_branch import LoRABranchOptions
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.ridge_lora import (
-    LoRABranchOptions,
     RidgeBranchOptions,
     RidgeLoRAFeatures,
     RidgeLoRALearner,
     build_ridge_lora,
 )
-from streamcl.learners.rollback import Rollback, Transaction
-from streamcl.protocols import State
+from streamcl.learners.statistics import MixedPrivacyStatistics, subject_cohort
+from streamcl.learners.step import LogitLearner, Transaction
+from streamcl.protocols import State, savepoint_of
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
+    import torch
+
     from streamcl.heads import user_weights
-    from streamcl.learners import block_features, mixed_statistics, predictions, tangent_features
+    from streamcl.learners import block_features, predictions, tangent_features
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from streamcl.heads.user_weights import UserWeights
-    from streamcl.learners.mixed_statistics import MixedPrivacyStatistics
     from streamcl.learners.tangent_features import TangentReader
 
 
@@ -75,13 +77,13 @@ class MixedPrivacyOptions(Options):
 USER_STATISTICS = "user statistics of unsettled adapters"
 
 
-class MixedPrivacyLearner:
+class MixedPrivacyLearner(LogitLearner):
     """f(x) = f_c(x) + z(x) V (arXiv 2012.13431): RidgeLoRALearner for core samples, linear part for users.
 
-    z is 1 or 0 for whether the adapters hold still, the last block's frozen tokens and, once they hold still,
+    z is 1 or 0 for whether the adapters are frozen, the last block's frozen tokens and, once they are,
     tangent features of their LoRA; until then those are 0, so earlier samples of users reach the weights of
     the frozen tokens alone. No user sample trains adapters, the core's heads or its calibration, or is shown
-    to the detector before the adapters have settled: the core is bit-equal to that of a stream without users.
+    to the detector before the adapters are frozen: the core is bit-equal to that of a stream without users.
     Core samples are in the sums of z as well, so that V is what users change and no more.
     """
 
@@ -92,25 +94,16 @@ class MixedPrivacyLearner:
         self.users = users
         self.tangents = tangents
         self._frozen = frozen  # the last so many of the exact branch's features are the last block's
-        self._index = ClassIndex()
+        self.index = ClassIndex()
         self._moved_until = 0  # the offset up to which samples came while the adapters moved
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes known, in the order in which they were first learned."""
-        return self._index.names
 
     @property
     def backbone(self) -> Any:
         """The frozen backbone."""
         return self.core.backbone
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """One guess per sample; changes nothing that decides the future."""
-        return predictions.to_predictions(self.logits(samples), self.classes) if samples else ()
-
     def logits(self, samples: Sequence[Sample]) -> Tensor:
-        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        """Return scores [B, C] by weights of all that is known."""
         reading = self.core.read(samples)
         scores = self._total(self.core.scores_refit(reading), self.users.scores_refit(self._z(reading)))
         return self.core.sharpness * scores
@@ -119,40 +112,34 @@ class MixedPrivacyLearner:
         """Predict the batch, teach the core its core samples, and add everything to the sums of z."""
         if not batch.samples:
             return StepResult((), (), learned=())
-        sides = [_Side(batch, privacy) for privacy in ("core", "user")]
-        seen = {
-            side.privacy: (side, reading, self._z(reading))
-            for side in sides
-            if side.rows
-            for reading in (self.core.read(side.samples),)
-        }
-        scores = self._scores(batch, list(seen.values()))
+        sides = self._sides(batch)
+        scores = self._scores(batch, sides)
         predicted = predictions.to_predictions(self.core.sharpness * scores, self.classes)
         losses = self._losses(batch, scores)
-        if not all(predictions.all_finite(z) for _, _, z in seen.values()):
+        if not all(predictions.all_finite(side.z) for side in sides):
             return StepResult(predicted, losses, learned=())
         moving = self._moving
-        with Transaction(self._savepoint()) as step:
-            self._index = ClassIndex([*self.classes, *(str(sample.label) for sample in batch.labelled)])
-            self.users.grow(len(self._index))
-            for side, _, z in seen.values():
-                self._add(side, z)
+        with Transaction(self.users.savepoint(), savepoint_of(self, "index")) as step:
+            self.index = ClassIndex([*self.classes, *(str(sample.label) for sample in batch.labelled)])
+            self.users.grow(len(self.index))
+            for side in sides:
+                self._add(side)
             self.users.refit_if_due()
-            if not all(self._taught(side, reading) for side, reading, _ in seen.values()):
+            if not all(self._teach_core(side) for side in sides if side.privacy == "core"):
                 step.refuse()
         if step.accepted and moving:
             self._moved_until = batch.end
         return StepResult(predicted, losses, learned=batch.labelled_offsets if step.accepted else ())
 
     def consolidate(self) -> Mapping[str, Any]:
-        """At the first plateau of the core's loss the adapters settle."""
+        """Freeze the adapters at the first plateau of the core's loss."""
         return self.core.consolidate()
 
     @property
     def statistics(self) -> MixedPrivacyStatistics:
         """The removable statistics, of core samples and of users."""
-        return mixed_statistics.MixedPrivacyStatistics(
-            self.core, self.users, lambda samples: self._z(self.core.read(samples)), self._index
+        return MixedPrivacyStatistics(
+            self.core, self.users, lambda samples: self._z(self.core.read(samples)), self.index
         )
 
     @property
@@ -163,16 +150,16 @@ class MixedPrivacyLearner:
             drop_class=self.drop_class,
             shared_weights=self.weights_trained_on,
             users=self,
-            adapter_export=self.core.capabilities.adapter_export,  # what users have taught is not exported
+            adapter_export=self.core.capabilities.adapter_export,  # nothing of users is exported
         )
 
     def drop_class(self, name: str) -> None:
         """Lose a class whose samples are all forgotten; later classes move up by one column."""
-        left = self._index.without(name)
+        left = self.index.without(name)
         self.users.select([i for i, each in enumerate(self.classes) if each != name])
         if name in self.core.classes:
             self.core.drop_class(name)
-        self._index = left
+        self.index = left
 
     def weights_trained_on(self, samples: Iterator[Sequence[LearnedSample]]) -> tuple[str, ...]:
         """Return weights trained while the adapters moved; their statistics cannot be derived again."""
@@ -186,24 +173,24 @@ class MixedPrivacyLearner:
         return self.users.noise
 
     def user_sample_count(self, subject: str) -> int:
-        """How many samples are in the sums that are kept of a subject."""
-        sums = self.users.cohorts.get(mixed_statistics.subject_cohort(subject))
+        """Return the number of samples in the sums that are stored for a subject."""
+        sums = self.users.cohorts.get(subject_cohort(subject))
         return 0 if sums is None else sums.total
 
     def forget_subject(self, subject: str) -> Mapping[str, Any]:
-        """Take a subject's own sums out; classes that only it had go too. Figures, with the bound."""
-        figures = self.users.forget_cohort(mixed_statistics.subject_cohort(subject))
+        """Subtract a subject's sums, and drop classes that only it had; return figures, with the bound."""
+        figures = self.users.forget_cohort(subject_cohort(subject))
         counts = dict(zip(self.classes, self.users.counts.tolist(), strict=True))
         self._keep([name for name in self.classes if counts[name] or name in self.core.classes])
         return {**figures, "linear_since": self._moved_until}
 
     def forget_users(self) -> None:
-        """Set the users' weights and sums to zero: what is left is the core, as if no user had ever come."""
+        """Set the users' weights and sums to zero: the core is left, as if no user had ever come."""
         self.users.forget_users()
         self._keep(self.core.classes)
 
     def state_dict(self) -> State:
-        """The core, the users' sums and weights, the classes."""
+        """Return the core, the users' sums and weights, and the classes."""
         return {
             "core": self.core.state_dict(),
             "users": self.users.state_dict(),
@@ -215,25 +202,23 @@ class MixedPrivacyLearner:
         """Become the learner that returned `state`."""
         self.core.load_state_dict(state["core"])
         self.users.load_state_dict(state["users"])
-        self._index = ClassIndex(state["classes"])
+        self.index = ClassIndex(state["classes"])
         self._moved_until = int(state["moved_until"])
 
-    def _savepoint(self) -> Rollback:
-        """Return a callable that restores everything but the core, which restores itself."""
-        users, index = self.users.savepoint(), self._index
+    def _sides(self, batch: Batch) -> list[_Side]:
+        """Read the core's samples and the users' apart, so that neither are rounded by the others."""
+        sides = []
+        for privacy in ("core", "user"):
+            if rows := [row for row, sample in enumerate(batch.samples) if sample.privacy == privacy]:
+                samples = tuple(batch.samples[row] for row in rows)
+                reading = self.core.read(samples)
+                sides.append(_Side(privacy, rows, samples, reading, self._z(reading)))
+        return sides
 
-        def undo() -> None:
-            users()
-            self._index = index
-
-        return undo
-
-    def _taught(self, side: _Side, reading: RidgeLoRAFeatures) -> bool:
-        """Teach the core, if these are its samples; False where it has not learned them."""
-        if side.privacy == "user":
-            return True
-        batch = side.batch
-        return self.core.learn_from(batch, reading).learned == batch.labelled_offsets
+    def _teach_core(self, side: _Side) -> bool:
+        """Return whether the core has learned its samples."""
+        batch = Batch(0, side.samples)  # nothing in the core depends on the offset, which is not theirs
+        return self.core.learn_from(batch, side.reading).learned == batch.labelled_offsets
 
     @property
     def _moving(self) -> bool:
@@ -241,8 +226,6 @@ class MixedPrivacyLearner:
 
     def _z(self, reading: RidgeLoRAFeatures) -> Tensor:
         """float32 [B, 1 + frozen + tangents]."""
-        import torch
-
         features = reading.features[:, -self._frozen :].float()
         still = features.new_full((len(features), 1), float(not self._moving))
         if self.tangents is None:
@@ -253,27 +236,24 @@ class MixedPrivacyLearner:
             tangents = self.tangents(reading.views[0])
         return torch.cat([still, features, tangents], dim=1)
 
-    def _scores(self, batch: Batch, seen: Sequence[tuple[_Side, RidgeLoRAFeatures, Tensor]]) -> Tensor:
-        """float64 [B, C] by the weights in use; each side is read apart, so neither rounds by the other."""
-        parts = [self._total(self.core.scores(reading), self.users.scores(z)) for _, reading, z in seen]
+    def _scores(self, batch: Batch, sides: Sequence[_Side]) -> Tensor:
+        """Return float64 [B, C] by the weights in use."""
+        parts = [self._total(self.core.scores(side.reading), self.users.scores(side.z)) for side in sides]
         scores = parts[0].new_empty(len(batch), len(self.classes))
-        for (side, _, _), part in zip(seen, parts, strict=True):
+        for side, part in zip(sides, parts, strict=True):
             scores[side.rows] = part
         return scores
 
     def _total(self, core: Tensor, users: Tensor) -> Tensor:
         """[B, C] from the core's [B, c] and the users': a class that the core has not met scores 0 there."""
-        import torch
-
         total = users.clone()
         if self.core.classes:
-            total[:, self._index.columns(self.core.classes, users.device)] += core.masked_fill(
-                core.isinf(), 0.0
-            )
+            columns = self.index.columns(self.core.classes, users.device)
+            total[:, columns] += core.masked_fill(core.isinf(), 0.0)
         return total.masked_fill(self.users.counts == 0, -torch.inf)
 
     def _losses(self, batch: Batch, scores: Tensor) -> tuple[float, ...]:
-        """Of labelled samples; while the adapters move the core's alone, for they decide when to settle."""
+        """Return those of labelled samples; of the core alone while its adapters train, which they end."""
         rows = [
             row
             for row, sample in enumerate(batch.samples)
@@ -283,39 +263,35 @@ class MixedPrivacyLearner:
         targets = ClassIndex([*self.classes, *names]).columns(names, scores.device)
         return tuple(predictions.open_set_nll(self.core.sharpness * scores[rows], targets).tolist())
 
-    def _add(self, side: _Side, z: Tensor) -> None:
-        """Put labelled samples into the sums: the core's at once, users' cohort by cohort."""
+    def _add(self, side: _Side) -> None:
+        """Add labelled samples to the sums: the core's at once, users' cohort by cohort."""
         cohorts: dict[str | None, list[int]] = {}
         for row, sample in enumerate(side.samples):
             if sample.label is not None:
-                name = None if side.privacy == "core" else mixed_statistics.subject_cohort(sample.subject)
+                name = None if side.privacy == "core" else subject_cohort(sample.subject)
                 cohorts.setdefault(name, []).append(row)
         for name, rows in cohorts.items():
-            targets = self._index.columns([side.samples[row].label for row in rows], z.device)
-            share = self.users.statistics_of(z[rows], targets)
+            targets = self.index.columns([side.samples[row].label for row in rows], side.z.device)
+            share = self.users.statistics_of(side.z[rows], targets)
             if name is None:
                 self.users.add_core(share)
             else:
                 self.users.add_users(share, name or None)
 
     def _keep(self, names: Sequence[str]) -> None:
-        """Have these classes, in this order."""
+        """Keep these classes, in this order."""
         self.users.select([self.classes.index(name) for name in names])
-        self._index = ClassIndex(names)
+        self.index = ClassIndex(names)
 
 
-class _Side:
-    """The core's or the users' samples of a batch, and their rows in it."""
+class _Side(NamedTuple):
+    """The core's or the users' samples of a batch, their rows in it, and their features z."""
 
-    def __init__(self, batch: Batch, privacy: str) -> None:
-        self.privacy = privacy
-        self.rows = [row for row, sample in enumerate(batch.samples) if sample.privacy == privacy]
-        self.samples = [batch.samples[row] for row in self.rows]
-
-    @property
-    def batch(self) -> Batch:
-        """These samples as a batch of their own; its offset is of no account."""
-        return Batch(0, tuple(self.samples))
+    privacy: str
+    rows: list[int]
+    samples: tuple[Sample, ...]
+    reading: RidgeLoRAFeatures
+    z: Tensor
 
 
 def build_mixed_privacy(options: MixedPrivacyOptions, context: LearnerContext) -> MixedPrivacyLearner:
@@ -324,10 +300,7 @@ def build_mixed_privacy(options: MixedPrivacyOptions, context: LearnerContext) -
     tangents = None
     if core.adapted is not None and users.tangents:
         tangents = tangent_features.TangentReader(
-            core.adapted,
-            width=users.tangents,
-            linearised_blocks=users.linearised_blocks,
-            seed=context.seed,
+            core.adapted, width=users.tangents, linearised_blocks=users.linearised_blocks, seed=context.seed
         )
     last = max(context.blocks(options.ridge.blocks))
     frozen = block_features.concat_width(context.backbone, [last])

@@ -17,12 +17,13 @@ from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
-from streamcl.learners.rollback import Rollback
 from streamcl.memory.hard_buffer import HardBuffer
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
+    import torch
+
     from streamcl.heads import linear as linear_head
     from streamcl.learners import adapter_model, predictions
     from streamcl.memory import importance as importance_weights
@@ -108,7 +109,7 @@ class OnlineLoRALearner(GradientLearner):
     that a held sample counts a fourth of a fresh one. Of four single samples, the hardest, each would count
     sixteen times one of a batch of 64, and they drown every class that comes later (final accuracy on 57
     disjoint groups of emoji: 2.7 %). So w makes samples count alike (11.2 %). The hard buffer rides in the
-    same forward pass as the batch, and the guesses come out of it too, so predicting before learning costs
+    same forward pass as the batch, which gives the predictions too, so predicting before learning costs
     nothing.
 
     Where the paper's reference code departs from its formulas, this follows the formulas: consolidation
@@ -138,8 +139,6 @@ class OnlineLoRALearner(GradientLearner):
         seed: int = 0,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        import torch
-
         generator = torch.Generator().manual_seed(seed)
         self.adapters = adapted_blocks.Adapters(
             backbone, rank=rank, first_block=first_block, generator=generator, low_pass=low_pass
@@ -209,8 +208,6 @@ class OnlineLoRALearner(GradientLearner):
         self.buffer.load_state_dict(state["buffer"])
 
     def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        import torch
-
         present = (
             targets.unique() if self._mask_absent else torch.arange(logits.shape[1], device=logits.device)
         )

@@ -1,8 +1,9 @@
-"""Turns class scores into guesses, and scores and labels into the losses that detectors and metrics read."""
+"""From class scores to predictions, their calibration, and the losses that detectors and metrics read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +11,14 @@ from torch.nn import functional as F
 
 from streamcl.events import Prediction
 from streamcl.nn.fast_paths import norms
+from streamcl.protocols import Rollback, State, savepoint_of
+
+SHARPNESS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+DECAY = 0.95  # a batch; the last twenty or so decide
 
 
 def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ...]:
-    """The best class of each row of logits [B, C] and its softmax probability; no class known, no guess."""
+    """Return the best class of each row of logits [B, C] and its softmax probability; or None."""
     if not names:
         return (Prediction(None, 0.0),) * len(logits)
     confidence, column = logits.float().softmax(dim=1).max(dim=1)  # [B], [B]
@@ -22,7 +27,7 @@ def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ..
 
 
 def open_set_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood in nats, [B], of targets [B] under logits [B, C] over all columns.
+    """Return the negative log-likelihood in nats, [B], of targets [B] under logits [B, C] over all columns.
 
     A target past the last column is a class never seen: it is given the score 0 in a column of its own,
     as a fresh row of a head would give it.
@@ -33,7 +38,7 @@ def open_set_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def all_finite(*values: Tensor) -> bool:
-    """Whether every element of every tensor is finite; asks the device once.
+    """Return whether every element of every tensor is finite; the device is asked once.
 
     A norm is infinite or NaN where an element is; where only its square is too large, the elements decide.
     """
@@ -41,3 +46,38 @@ def all_finite(*values: Tensor) -> bool:
         return True
     sizes = torch.stack([norm.double() for norm in norms(values)])
     return bool(sizes.isfinite().all()) or all(bool(torch.isfinite(value).all()) for value in values)
+
+
+class Calibration:
+    """Picks the factor on the scores under which recent labels were likeliest before they were learned.
+
+    Temperature scaling (arXiv 1706.04599) on test-then-train predictions, over a fixed grid. It changes
+    confidences, never which class is predicted. Its state is one running loss for each factor.
+    """
+
+    def __init__(self) -> None:
+        self._losses = torch.zeros(len(SHARPNESS), dtype=torch.float64)
+
+    @property
+    def sharpness(self) -> float:
+        """The factor in use; 16 before anything was seen."""
+        return SHARPNESS[int(self._losses.argmin())] if bool(self._losses.any()) else 16.0
+
+    def update(self, scores: Tensor, targets: Tensor) -> None:
+        """Take scores [B, C] that were made before targets [B], columns below C, were learned."""
+        if not len(targets):
+            return
+        losses = [float(F.cross_entropy(factor * scores, targets)) for factor in SHARPNESS]
+        self._losses = DECAY * self._losses + torch.tensor(losses, dtype=torch.float64)
+
+    def savepoint(self) -> Rollback:
+        """Return a callable that restores the present losses."""
+        return savepoint_of(self, "_losses")
+
+    def state_dict(self) -> State:
+        """Return the running losses."""
+        return {"losses": self._losses.numpy().copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the calibration that returned `state`."""
+        self._losses = torch.from_numpy(state["losses"].copy())

@@ -11,14 +11,13 @@ from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import LearnedListener
 from streamcl.config.options.base import BlockIndices, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from streamcl.events import Batch, Prediction, Sample, StepResult
+from streamcl.events import Batch, Sample, StepResult
 from streamcl.heads.closed_form_head import ClosedFormHead, S
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
-from streamcl.learners.rollback import Rollback, Transaction
 from streamcl.learners.statistics import ClosedFormStatistics
-from streamcl.learners.step import prepare_step
-from streamcl.protocols import State
+from streamcl.learners.step import LogitLearner, Transaction, prepare_step
+from streamcl.protocols import Rollback, State
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
@@ -28,6 +27,7 @@ with lazy_imports():
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from streamcl.heads.ridge import RidgeHead
     from streamcl.heads.statistics import Statistics
     from streamcl.learners.block_features import FeatureReader
     from streamcl.nn.backbone import Backbone
@@ -88,12 +88,12 @@ class RidgeLearnerOptions(RidgeOptions):
     name: Literal["ridge"] = Field("ridge", description="Closed form on frozen features.")
 
 
-class RidgeLearner(Generic[S]):
+class RidgeLearner(LogitLearner, Generic[S]):
     """Ridge regression to one-hot targets on tokens of several frozen blocks (RanPAC, arXiv 2307.02251).
 
     Each block gives its class token and its central patch token, layer-normalised; all of them side by side
     are the features, and `tta_views` of 2 averages them over the image and its mirrored inner part. What
-    `learn` guesses comes from weights that are a little older than its statistics (see `refit_fraction` of
+    `learn` predicts comes from weights that are a little older than its statistics (see `refit_fraction` of
     the head); `predict` uses weights of all that is known. `sharpness` multiplies the regression scores
     before the softmax that makes confidences of them.
     """
@@ -120,17 +120,8 @@ class RidgeLearner(Generic[S]):
         self.index = ClassIndex()
         self._listeners: list[LearnedListener] = []
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes known, by column of the head."""
-        return self.index.names
-
-    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """One guess per sample; changes nothing that decides the future."""
-        return predictions.to_predictions(self.logits(samples), self.classes) if samples else ()
-
     def logits(self, samples: Sequence[Sample]) -> Tensor:
-        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        """Return scores [B, C] by weights of all that is known."""
         return self._sharpness * self.head.scores_refit(self.features(samples))
 
     def learn(self, batch: Batch) -> StepResult:
@@ -167,10 +158,6 @@ class RidgeLearner(Generic[S]):
 
         return undo
 
-    def consolidate(self) -> Mapping[str, Any]:
-        """Nothing: sums have no adapters to settle."""
-        return {}
-
     @property
     def statistics(self) -> ClosedFormStatistics[S]:
         """The removable statistics, of the one head."""
@@ -189,13 +176,13 @@ class RidgeLearner(Generic[S]):
         )
 
     def drop_class(self, name: str) -> None:
-        """Lose a class whose samples are all forgotten; later classes move up by one column."""
+        """Remove a class whose samples are all forgotten; later classes move up by one column."""
         left = self.index.without(name)
         self.head.drop_class(self.classes.index(name))
         self.index = left
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
-        """float32 [B, D]: fixed for ever, whatever is learned and whichever samples come together."""
+        """Return float32 [B, D], fixed whatever is learned and whichever samples come together."""
         return self.reader(samples)
 
     def read(self, samples: Sequence[Sample]) -> Tensor:
@@ -203,15 +190,15 @@ class RidgeLearner(Generic[S]):
         return self.features(samples)
 
     def refresh_features(self, reading: Tensor) -> Tensor:
-        """The reading itself: features are fixed for ever."""
+        """Return the reading itself: features are fixed."""
         return reading
 
     def scores(self, reading: Tensor) -> Tensor:
-        """float64 [B, C] by the weights in use while learning."""
+        """Return float64 [B, C] by the weights in use while learning."""
         return self.head.scores(reading)
 
     def state_dict(self) -> State:
-        """The head's statistics and the names of its columns."""
+        """Return the head's statistics and the names of its columns."""
         return {"head": self.head.state_dict(), "classes": list(self.classes)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -220,10 +207,12 @@ class RidgeLearner(Generic[S]):
         self.head.load_state_dict(state["head"])
 
 
-def build_ridge(options: RidgeOptions, context: LearnerContext) -> RidgeLearner[Statistics]:
-    """Return a ridge head on frozen features."""
+def build_closed_form(
+    options: ClosedFormOptions, context: LearnerContext, head: type[RidgeHead], *, sharpness: float
+) -> RidgeLearner[Statistics]:
+    """Return a head on frozen features, made by a class that takes the width and the options."""
     blocks = context.blocks(options.blocks)
-    head = ridge_head.RidgeHead(
+    made = head(
         block_features.concat_width(context.backbone, blocks),
         **options.model_dump(exclude={"name", "blocks", "tta_views"}),
         seed=context.seed,
@@ -232,12 +221,17 @@ def build_ridge(options: RidgeOptions, context: LearnerContext) -> RidgeLearner[
     return RidgeLearner(
         context.backbone,
         context.compute,
-        head,
+        made,
         blocks=blocks,
         tta_views=options.tta_views,
-        sharpness=RIDGE_SHARPNESS,
+        sharpness=sharpness,
         group=context.group,
     )
+
+
+def build_ridge(options: RidgeOptions, context: LearnerContext) -> RidgeLearner[Statistics]:
+    """Return a ridge head on frozen features."""
+    return build_closed_form(options, context, ridge_head.RidgeHead, sharpness=RIDGE_SHARPNESS)
 
 
 RIDGE = LearnerFactory(RidgeLearnerOptions, build_ridge, distributed=True, keeps_statistics=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,46 +11,25 @@ from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import AdapterExport, LearnedListener, LearnedSample
-from streamcl.config.options.base import BlockIndex, Options, Warn
+from streamcl.config.options.base import Options
 from streamcl.distributed.process_group import ProcessGroup
-from streamcl.events import Batch, Prediction, Sample, StepResult
+from streamcl.errors import CheckpointError
+from streamcl.events import Batch, Sample, StepResult
+from streamcl.learners.adapted_branch import AdaptedBranch, LoRABranchOptions, build_branch
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.ridge import RidgeLearner, RidgeOptions, build_ridge
-from streamcl.learners.rollback import Transaction
 from streamcl.learners.statistics import ClosedFormStatistics
-from streamcl.learners.step import labelled_rows, prepare_step
-from streamcl.protocols import State
+from streamcl.learners.step import LogitLearner, Transaction, labelled_rows, prepare_step
+from streamcl.protocols import State, savepoint_of
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
-    from streamcl.heads import ridge as ridge_head
-    from streamcl.learners import adapted_branch, block_features, calibration, predictions
+    from streamcl.learners import block_features, predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from streamcl.heads.statistics import Statistics
-    from streamcl.learners.adapted_branch import AdaptedBranch
-
-ADAPTED_BLOCKS = 3
-"""Last of the blocks that the exact branch reads, which the adapted branch reads too."""
-
-
-class LoRABranchOptions(Options):
-    """LoRA on the last blocks, trained at the beginning of the stream and then frozen."""
-
-    rank: int = Field(4, ge=1, le=1024, description="Rank of each adapter; at most the backbone's width.")
-    first_block: BlockIndex | None = Field(
-        None, description="First block with adapters, from 0; null: after the first third."
-    )
-    learning_rate: Warn[float] = Field(3e-3, gt=0, le=10, description="Adam's step size.")
-    steps: Warn[int] = Field(3, ge=1, le=100, description="Optimizer steps per batch during warm-up.")
-    warmup_samples: Warn[int] = Field(
-        832,
-        ge=0,
-        le=10**9,
-        description="Labelled samples after which the adapters freeze, or at a plateau before that; 0: none.",
-    )
 
 
 class RidgeBranchOptions(RidgeOptions):
@@ -75,7 +55,7 @@ class RidgeLoRAFeatures:
     """The features of B samples.
 
     features: float32 [B, D], of the frozen blocks. views: each view's tokens [B, N, d] where the adapted
-    branch begins. adapted: float32 [B, E], None without a branch that has settled.
+    branch begins. adapted: float32 [B, E], None without a frozen branch.
     """
 
     features: Tensor
@@ -88,18 +68,25 @@ class RidgeLoRAFeatures:
         return RidgeLoRAFeatures(self.features[rows], [view[rows] for view in self.views], adapted)
 
 
-class RidgeLoRALearner:
+class RidgeLoRALearner(LogitLearner):
     """Two ridge heads' scores as one: on frozen features, and on features adapted early in the stream.
 
     exact: the frozen branch, a RidgeLearner of its own; order-free, and what is forgotten there is gone
         exactly. Nothing that LoRA does reaches it.
     adapted: shares the frozen prefix; None once it has been dropped, which leaves the exact branch alone.
+    new_branch: makes a branch like `adapted`, for a state from before the branch was dropped.
     """
 
-    def __init__(self, exact: RidgeLearner[Statistics], adapted: AdaptedBranch | None) -> None:
+    def __init__(
+        self,
+        exact: RidgeLearner[Statistics],
+        adapted: AdaptedBranch | None,
+        new_branch: Callable[[], AdaptedBranch] | None = None,
+    ) -> None:
         self.exact = exact
         self.adapted = adapted
-        self._calibration = calibration.Calibration()
+        self._new_branch = new_branch
+        self._calibration = predictions.Calibration()
         self._listeners: list[LearnedListener] = []
         self._adapted_until = 0  # the stream offset up to which samples have trained the adapters
 
@@ -107,11 +94,6 @@ class RidgeLoRALearner:
     def classes(self) -> tuple[str, ...]:
         """The classes known, by column of both heads."""
         return self.exact.classes
-
-    @property
-    def adapted_until(self) -> int:
-        """The stream offset up to which samples have trained the adapters."""
-        return self._adapted_until
 
     @property
     def backbone(self) -> Any:
@@ -125,19 +107,15 @@ class RidgeLoRALearner:
 
     @property
     def group(self) -> ProcessGroup:
-        """Those that learn each batch together."""
+        """The processes that learn each batch together."""
         return self.exact.group
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
-        """One guess per sample; changes nothing that decides the future."""
-        return predictions.to_predictions(self.logits(samples), self.classes) if samples else ()
-
     def logits(self, samples: Sequence[Sample]) -> Tensor:
-        """Scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+        """Return scores [B, C] by weights of all that is known."""
         return self.sharpness * self.scores_refit(self.read(samples))
 
     def learn(self, batch: Batch) -> StepResult:
-        """Predict the batch, adapt while that is still on, and add its labelled samples to both heads."""
+        """Predict the batch, adapt during warm-up, and add its labelled samples to both heads."""
         if not batch.samples:
             return StepResult((), (), learned=())
         return self.learn_from(batch, self.read_together(batch.samples))
@@ -150,33 +128,33 @@ class RidgeLoRALearner:
         return RidgeLoRAFeatures(features, views, self.adapted.features(views[0]))
 
     def refresh_features(self, reading: RidgeLoRAFeatures) -> RidgeLoRAFeatures:
-        """An older reading with what it lacks of `scores`: the adapters may have settled since."""
+        """Return an older reading with the adapted features that it lacks, if they are frozen by now."""
         if self.adapted is None or not self.adapted.frozen or reading.adapted is not None:
             return reading
         return replace(reading, views=(), adapted=self.adapted.features(reading.views[0]))
 
     def read_together(self, samples: Sequence[Sample]) -> RidgeLoRAFeatures:
-        """`read` by all ranks, each its share, of which alone the views are."""
+        """Read on all ranks, each its share of the samples; the views are of this rank's share alone."""
         mine = self.read(self.group.local_samples(samples))
         adapted = None if mine.adapted is None else self.group.all_gather_rows(mine.adapted, samples)
         return RidgeLoRAFeatures(self.group.all_gather_rows(mine.features, samples), mine.views, adapted)
 
     def scores(self, reading: RidgeLoRAFeatures) -> Tensor:
-        """float64 [B, C] by the weights in use while learning."""
+        """Return float64 [B, C] by the weights in use while learning."""
         scores = self.exact.head.scores(reading.features)
         if self.adapted is None or reading.adapted is None:
             return scores
         return self.adapted.blend_scores(scores, self.adapted.head.scores(reading.adapted))
 
     def scores_refit(self, reading: RidgeLoRAFeatures) -> Tensor:
-        """float64 [B, C] by weights of all that is known."""
+        """Return float64 [B, C] by weights of all that is known."""
         scores = self.exact.head.scores_refit(reading.features)
         if self.adapted is None or reading.adapted is None:
             return scores
         return self.adapted.blend_scores(scores, self.adapted.head.scores_refit(reading.adapted))
 
     def learn_from(self, batch: Batch, reading: RidgeLoRAFeatures) -> StepResult:
-        """`learn`, given what was read of the batch's samples."""
+        """Learn the batch from features that were read of its samples."""
         features, views, adapted = reading.features, reading.views, reading.adapted
         scores = self.scores(reading)  # [B, C]
         step = prepare_step(batch, self.sharpness * scores, self.exact.index)
@@ -203,7 +181,7 @@ class RidgeLoRALearner:
         return learned
 
     def consolidate(self) -> Mapping[str, Any]:
-        """At the first plateau the adapted branch settles; later there is nothing to consolidate."""
+        """Freeze the adapted branch at the first plateau; later there is nothing to consolidate."""
         if self.adapted is None or self.adapted.frozen:
             return {}
         self.adapted.freeze()
@@ -247,17 +225,12 @@ class RidgeLoRALearner:
         return ("adapters", "adapted statistics") if touched else ()
 
     def drop_adapted(self) -> Callable[[], None]:
-        """Lose the adapted branch whole; what is left never saw a gradient. Returns what takes that back."""
-        branch = self.adapted
-
-        def undo() -> None:
-            self.adapted = branch
-
-        self.adapted = None
+        """Remove the adapted branch; no gradient reached the rest. Return a callable that puts it back."""
+        undo, self.adapted = savepoint_of(self, "adapted"), None
         return undo
 
     def state_dict(self) -> State:
-        """Both branches and the calibration; the backbone's own weights are not in it."""
+        """Return both branches and the calibration, without the backbone's own weights."""
         return {
             "exact": self.exact.state_dict(),
             "adapted": None if self.adapted is None else self.adapted.state_dict(),
@@ -266,37 +239,47 @@ class RidgeLoRALearner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the learner that returned `state`."""
+        """Become the learner that returned `state`, with a new branch where it has one that was dropped here.
+
+        Raises:
+            CheckpointError: the state has a branch, and this learner was made without one.
+        """
+        branch = self.adapted
+        if branch is None and state["adapted"] is not None:
+            if self._new_branch is None:
+                raise CheckpointError(
+                    "the state has an adapted branch, and this learner was made without one"
+                )
+            branch = self._new_branch()
         self.exact.load_state_dict(state["exact"])
         self._calibration.load_state_dict(state["calibration"])
         self._adapted_until = int(state["adapted_until"])
-        if state["adapted"] is None:
-            self.adapted = None
-        elif self.adapted is not None:
+        self.adapted = None if state["adapted"] is None else branch
+        if self.adapted is not None:
             self.adapted.load_state_dict(state["adapted"])
 
     def _read(self, samples: Sequence[Sample]) -> tuple[Tensor, list[Tensor]]:
-        """Frozen features [B, D], and each view's tokens where the adapted branch begins, if there is one."""
+        """Return frozen features [B, D], and each view's tokens where an adapted branch begins."""
         reader = self.exact.reader
         if self.adapted is None or not isinstance(reader, block_features.PrefixReader):
             return self.exact.features(samples), []
         return reader.read(samples, self.adapted.adapters.first_block)
 
     def _features(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """The features [B, d] of samples for each head, the adapted one's by the frozen adapters."""
+        """Return the features [B, d] of samples for each head."""
         features, views = self._read(samples)
         return [features, *([] if self.adapted is None else [self.adapted.features(views[0])])]
 
     def _learn_adapted(
         self, views: Sequence[Tensor], features: Tensor | None, batch: Batch, targets: Tensor, classes: int
     ) -> bool:
-        """Adapt, where that is still on, and add the features as they are then; False if not finite."""
+        """Adapt during warm-up and add the features; return False where they are not finite."""
         if self.adapted is None:
             return True
         if features is None:
             mine = labelled_rows(self.group.local_samples(batch.samples)) or [
                 0
-            ]  # a row too many counts nowhere
+            ]  # one too many counts nowhere
             if not self.adapted.adapt([view[mine] for view in views], targets, classes, batch.labelled):
                 return False
             features = self.group.all_gather_rows(self.adapted.features(views[0]), batch.samples)
@@ -311,28 +294,11 @@ def build_ridge_lora(
     ridge: RidgeBranchOptions, lora: LoRABranchOptions, context: LearnerContext
 ) -> RidgeLoRALearner:
     """Return the closed form with an adapted branch beside it, where its options leave room for one."""
-    branch = build_branch(ridge, lora, context, context.seed) if lora.warmup_samples else None
-    return RidgeLoRALearner(build_ridge(ridge, context), branch)
-
-
-def build_branch(
-    ridge: RidgeBranchOptions, lora: LoRABranchOptions, context: LearnerContext, seed: int
-) -> AdaptedBranch:
-    """Return adapters on the last blocks, with a ridge head of their own."""
-    backbone = context.backbone
-    first = backbone.depth // 3 if lora.first_block is None else lora.first_block
-    blocks = [block for block in context.blocks(ridge.blocks) if block >= first][-ADAPTED_BLOCKS:]
-    if not blocks:
-        raise context.refuse("learner.lora.first_block", f"no block of the ridge's comes at or after {first}")
-    head = ridge_head.RidgeHead(
-        block_features.concat_width(backbone, blocks),
-        **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction"}),
-        device=context.compute.device,
-    )
-    options = {**lora.model_dump(), "first_block": first}
-    return adapted_branch.AdaptedBranch(
-        backbone, context.compute, head, blocks=blocks, **options, seed=seed, group=context.group
-    )
+    exact = build_ridge(ridge, context)
+    if not lora.warmup_samples:
+        return RidgeLoRALearner(exact, None)
+    branch = functools.partial(build_branch, ridge, lora, context, context.seed)
+    return RidgeLoRALearner(exact, branch(), branch)
 
 
 RIDGE_LORA = LearnerFactory(

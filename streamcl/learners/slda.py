@@ -8,12 +8,11 @@ from pydantic import Field
 
 from streamcl.config.options.base import Warn
 from streamcl.learners.factory import LearnerContext, LearnerFactory
-from streamcl.learners.ridge import ClosedFormOptions, RidgeLearner
+from streamcl.learners.ridge import ClosedFormOptions, RidgeLearner, build_closed_form
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
     from streamcl.heads import slda as slda_head
-    from streamcl.learners import block_features
 
 if TYPE_CHECKING:
     from streamcl.heads.statistics import Statistics
@@ -30,22 +29,7 @@ class StreamingLDAOptions(ClosedFormOptions):
 
 def build_slda(options: StreamingLDAOptions, context: LearnerContext) -> RidgeLearner[Statistics]:
     """Return a closed-form learner whose scores are discriminants, log-likelihood ratios up to a constant."""
-    blocks = context.blocks(options.blocks)
-    head = slda_head.SLDAHead(
-        block_features.concat_width(context.backbone, blocks),
-        **options.model_dump(exclude={"name", "blocks", "tta_views"}),
-        seed=context.seed,
-        device=context.compute.device,
-    )
-    return RidgeLearner(
-        context.backbone,
-        context.compute,
-        head,
-        blocks=blocks,
-        tta_views=options.tta_views,
-        sharpness=1.0,
-        group=context.group,
-    )
+    return build_closed_form(options, context, slda_head.SLDAHead, sharpness=1.0)
 
 
 SLDA = LearnerFactory(StreamingLDAOptions, build_slda, distributed=True, keeps_statistics=True)

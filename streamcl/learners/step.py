@@ -1,13 +1,16 @@
-"""A batch before it is learned: predictions, labelled rows, their class columns and their losses."""
+"""The part of predicting and learning that learners share: a batch prepared, a step whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.learners.class_index import ClassIndex
+from streamcl.protocols import Rollback
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
@@ -69,3 +72,61 @@ def prepare_step(batch: Batch, logits: Tensor, known: ClassIndex) -> PreparedSte
 def labelled_rows(samples: Sequence[Sample]) -> list[int]:
     """Return the positions of the samples that have a label."""
     return [row for row, sample in enumerate(samples) if sample.label is not None]
+
+
+class Transaction:
+    """A block of statements that changes a learner whole or not at all.
+
+    Where the block raises, or was refused, every savepoint is restored, the last one first. A refusal does
+    not raise: it says that losses or gradients are not finite.
+
+        with Transaction(head.savepoint()) as step:
+            if not all_finite(features):
+                step.refuse()
+        learned = batch.labelled_offsets if step.accepted else ()
+    """
+
+    def __init__(self, *savepoints: Rollback) -> None:
+        self._savepoints = list(savepoints)
+        self.accepted = True
+
+    def cover(self, savepoint: Rollback) -> None:
+        """Restore this savepoint too."""
+        self._savepoints.append(savepoint)
+
+    def refuse(self) -> None:
+        """Restore everything at the end of the block."""
+        self.accepted = False
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.accepted or isinstance(error, Exception):
+            for restore in reversed(self._savepoints):
+                restore()
+
+
+class LogitLearner(ABC):
+    """A learner that predicts by the softmax of its logits; subclasses set `index`."""
+
+    index: ClassIndex
+
+    @abstractmethod
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """Return scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes known, by column of the logits."""
+        return self.index.names
+
+    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
+        """Return one prediction for each sample; change nothing that decides the future."""
+        return predictions.to_predictions(self.logits(samples), self.classes) if samples else ()
+
+    def consolidate(self) -> Mapping[str, Any]:
+        """Do nothing: a plateau of the stream changes no weights. Subclasses may act."""
+        return {}

@@ -1,4 +1,4 @@
-"""Tangent features: how the scores of settled adapters would move with LoRA, sketched, one row a sample."""
+"""Tangent features: how the scores of frozen adapters would move with LoRA, sketched, one row a sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamcl.nn.lora import LoRALinear
 
 
 class TangentReader:
-    """J-features of a settled branch (linearised user weights, arXiv 2012.13431).
+    """J-features of a frozen branch (linearised user weights, arXiv 2012.13431).
 
     The branch has folded its adapters and drawn fresh pairs, A random and B zero. Around that point a score
     g(x) moves by <dg/dB, B>, in the last `blocks` blocks here (dg/dA is zero there). g is a random reading of
@@ -23,7 +23,7 @@ class TangentReader:
     one, for each of them (arXiv 2206.12543). dg/dB, two projections a block and [o, r] each, is reduced to
     `width` numbers by a Gaussian sketch, which keeps inner products up to 1 / sqrt(width), and each row to a
     root mean square of 1. Reading and sketch come from `seed`; nothing here is ever trained, and what a
-    sample is mapped to depends on nothing but the sample and the settled branch.
+    sample is mapped to depends on nothing but the sample and the frozen branch.
     """
 
     def __init__(
@@ -42,11 +42,15 @@ class TangentReader:
 
     @property
     def fixed(self) -> bool:
-        """Whether the branch holds still, so that there is something to read."""
+        """Whether the branch is frozen, so that it has tangent features."""
         return self.branch.frozen
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """float32 [B, width] of the tokens that the branch's first block is given, without gradients."""
+        """Return tangent features, float32 [B, width], without gradients.
+
+        Args:
+            tokens: [B, N, d], the input of the branch's first block.
+        """
         return map_fixed_batches(self._rows, tokens, self.branch.compute.rows)
 
     def _rows(self, tokens: Tensor) -> Tensor:

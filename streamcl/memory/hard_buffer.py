@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamcl.events import Pixels, Sample
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State, savepoint_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +67,13 @@ class HardBuffer:
         )
 
     def complete(self, completed: Callable[[Sequence[Sample]], Sequence[Sample]]) -> None:
-        """Hold, in place of the held samples, what `completed` makes of them: their pixels from elsewhere."""
+        """Replace the samples by those that `completed` returns for them, with other processes' pixels."""
         samples = completed(self.samples)
         self._held = [replace(held, sample=each) for held, each in zip(self._held, samples, strict=True)]
 
-    def savepoint(self) -> Callable[[], None]:
+    def savepoint(self) -> Rollback:
         """Return a callable that restores the samples and their losses."""
-        held, offered = self._held, self._offered
-
-        def undo() -> None:
-            self._held, self._offered = held, offered
-
-        return undo
+        return savepoint_of(self, "_held", "_offered")
 
     def purge(self, predicate: Callable[[Sample], bool]) -> int:
         """Remove every held sample for which the predicate is true; return their number."""
@@ -87,7 +82,7 @@ class HardBuffer:
         return before - len(self._held)
 
     def state_dict(self) -> State:
-        """Samples with their pixels (one flat uint8 array), losses and ages."""
+        """Return samples with their pixels (one flat uint8 array), losses and ages."""
         return {
             "losses": np.array(self.losses, np.float64),
             "ages": np.array([held.age for held in self._held], np.int64),
@@ -116,7 +111,7 @@ _FIELDS = ("id", "label", "subject", "domain", "privacy")
 
 
 def pack_samples(samples: Sequence[Sample]) -> State:
-    """Samples as plain data: all pixels in one flat uint8 array, their shapes, and a list a field."""
+    """Return samples as plain data: all pixels in one flat uint8 array, their shapes, and a list a field."""
     pixels = [sample.image.reshape(-1) for sample in samples]
     return {
         "pixels": np.concatenate(pixels) if pixels else np.zeros(0, np.uint8),
@@ -126,7 +121,7 @@ def pack_samples(samples: Sequence[Sample]) -> State:
 
 
 def unpack_samples(state: Mapping[str, Any]) -> list[Sample]:
-    """The samples that were packed into `state`, among whatever else is in it."""
+    """Return the samples that were packed into `state`; other keys are ignored."""
     images = _split(np.asarray(state["pixels"], np.uint8), np.asarray(state["shapes"], np.int64))
     fields = zip(*(state[name] for name in _FIELDS), strict=True)
     return [

@@ -14,7 +14,7 @@ from streamcl.protocols import State
 def squared_gradients(
     loss_of: Callable[[int], Tensor], count: int, parameters: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Mean over samples of the squared gradient of each sample's negative log-likelihood.
+    """Return the mean over samples of the squared gradient of each sample's negative log-likelihood.
 
     loss_of(i): the scalar loss of sample i, 0 <= i < count, as a function of the parameters. One gradient a
     sample is squared, then averaged; the square of the mean gradient would be near zero at an optimum.
@@ -42,7 +42,7 @@ class Importance:
 
     @property
     def consolidations(self) -> int:
-        """How many consolidations the mean is over."""
+        """The number of consolidations that the mean is over."""
         return self._consolidations
 
     @property
@@ -51,7 +51,7 @@ class Importance:
         return self._omega
 
     def update(self, squared: Mapping[str, Tensor]) -> None:
-        """Take one consolidation's squared gradients into the mean. Refuses values that are not finite."""
+        """Add one consolidation's squared gradients to the mean; raise ValueError where one is not finite."""
         for name, value in squared.items():
             if not bool(value.isfinite().all()):
                 raise ValueError(f"the squared gradient of {name} is not finite")
@@ -60,7 +60,7 @@ class Importance:
             omega.add_((squared[name].to(omega) - omega) / self._consolidations)
 
     def penalty(self, parameters: Mapping[str, Tensor], strength: float) -> Tensor:
-        """strength / 2 * sum of Omega * theta^2, a scalar with gradients to the parameters."""
+        """Return strength / 2 * sum of Omega * theta^2, a scalar with gradients to the parameters."""
         if not self._consolidations:
             return torch.zeros(())
         terms = [(omega * parameters[name] ** 2).sum() for name, omega in self._omega.items()]
@@ -73,7 +73,7 @@ class Importance:
             omega.zero_()
 
     def state_dict(self) -> State:
-        """Omega by name, and over how many consolidations."""
+        """Return Omega by name, and the number of consolidations."""
         return {
             "consolidations": self._consolidations,
             "omega": {name: omega.cpu().numpy().copy() for name, omega in self._omega.items()},

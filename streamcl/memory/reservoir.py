@@ -44,7 +44,7 @@ class Reservoir:
         return tuple(kept.sample for kept in self._kept)
 
     def offer(self, samples: Sequence[Sample], logits: Tensor | None = None) -> None:
-        """Let each sample in or not; logits [N, C] are kept beside them where given."""
+        """Accept each sample or not; logits [N, C], where given, are stored with them."""
         for row, sample in enumerate(samples):
             kept = ReservoirItem(
                 sample, torch.zeros(0) if logits is None else logits[row].detach().cpu().clone()
@@ -57,14 +57,14 @@ class Reservoir:
                 self._kept[place] = kept
 
     def complete(self, completed: Callable[[Sequence[Sample]], Sequence[Sample]]) -> None:
-        """Hold, in place of the held samples, what `completed` makes of them: their pixels from elsewhere."""
+        """Replace the samples by those that `completed` returns for them, with other processes' pixels."""
         samples = completed(self.samples)
         self._kept = [
             ReservoirItem(sample, kept.logits) for sample, kept in zip(samples, self._kept, strict=True)
         ]
 
     def draw(self, count: int) -> list[ReservoirItem]:
-        """`count` of those held, or all where they are fewer, without repetition."""
+        """Return `count` of the samples held, or all where they are fewer, without repetition."""
         order = torch.randperm(len(self._kept), generator=self._generator)
         return [self._kept[place] for place in order[:count].tolist()]
 
@@ -78,7 +78,7 @@ class Reservoir:
         return undo
 
     def purge(self, predicate: Callable[[Sample], bool]) -> int:
-        """Drop every held sample for which the predicate is true; how many there were."""
+        """Remove every held sample for which the predicate is true; return their number."""
         before = len(self._kept)
         self._kept = [kept for kept in self._kept if not predicate(kept.sample)]
         return before - len(self._kept)

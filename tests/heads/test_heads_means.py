@@ -171,6 +171,15 @@ def test_slda_scores_are_gaussian_log_ratios_under_the_shared_covariance():
     torch.testing.assert_close(head.scores(x), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shrinkage", [1e-3, 0.5])
+def test_slda_is_checked_after_an_erasure_by_a_ridge_of_its_own_shrinkage(shrinkage):
+    x, y = data(60)
+    gram = x.double().T @ x.double()
+    least = float(torch.linalg.eigvalsh(gram)[0]) / (shrinkage * float(gram.trace()) / WIDTH)
+    head = learned(functools.partial(SLDAHead, WIDTH, shrinkage=shrinkage), x, y)
+    assert head.smallest_eigenvalue() == pytest.approx(1 + least, rel=0.2)
+
+
 def test_slda_of_single_samples_has_no_variance_and_stays_finite():
     x, y = data(CLASSES)
     head = learned(HEADS["slda"], x, y)

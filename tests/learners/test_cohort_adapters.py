@@ -16,7 +16,8 @@ from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.cohort_adapters import SHARED_COHORT, CohortAdaptersLearner
+from streamcl.learners.cohort import SHARED_COHORT
+from streamcl.learners.cohort_adapters import CohortAdaptersLearner
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_learner
@@ -139,7 +140,7 @@ def test_predictions_use_the_own_branch_or_the_mean_of_all(tiny_backbone, fp32):
     features, views = learner._read([known])
     shared = learner._solved().scores(features)
     own = learner._scores(shared, views[0], [learner.division.name(known, None)], exact=True)
-    parts = [c.blend_scores(shared, views[0], learner._index, exact=True) for c in learner.cohorts.values()]
+    parts = [c.blend_scores(shared, views[0], learner.index, exact=True) for c in learner.cohorts.values()]
     assert torch.equal(own, parts[0])
     assert torch.allclose(
         learner._scores(shared, views[0], [SHARED_COHORT], exact=True), torch.stack(parts).mean(0)

@@ -8,12 +8,18 @@ import torch
 from pictures import make_batch
 from tiny_learners import LABELS, LEARNERS, hybrid, online_lora, teach
 
-from streamcl.errors import ForgettingError
+from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.events import Batch
 from streamcl.heads.ridge import RidgeHead
-from streamcl.learners.adapted_branch import AdaptedBranch
+from streamcl.learners.adapted_branch import AdaptedBranch, LoRABranchOptions
+from streamcl.learners.factory import LearnerContext
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.learners.ridge_lora import RidgeLoRALearner
+from streamcl.learners.ridge_lora import (
+    RIDGE_LORA,
+    RidgeBranchOptions,
+    RidgeLoRALearner,
+    RidgeLoRAOptions,
+)
 from streamcl.nn.build import build_backbone
 from streamcl.nn.device import resolve_compute
 from streamcl.storage.plain_state import state_hash
@@ -232,3 +238,26 @@ def test_without_its_branch_a_hybrid_is_a_ridge_learner(tiny_backbone, fp32):
     fresh = hybrid(tiny_backbone, fp32)
     fresh.load_state_dict(mixed.state_dict())
     assert fresh.adapted is None
+
+
+def test_a_state_from_before_the_branch_was_dropped_brings_the_branch_back(tiny_backbone, fp32):
+    options = RidgeLoRAOptions(
+        ridge=RidgeBranchOptions(blocks=[0, 1, 2]), lora=LoRABranchOptions(first_block=1, warmup_samples=20)
+    )
+    learner = RIDGE_LORA.build(options, LearnerContext(tiny_backbone, fp32))
+    learner.learn(make_batch(0, LABELS * 8))
+    before = learner.state_dict()
+    learner.drop_adapted()
+    learner.load_state_dict(before)
+    assert learner.adapted is not None
+    assert state_hash(learner.state_dict()) == state_hash(before)
+
+
+def test_a_learner_made_without_a_branch_refuses_a_state_with_one(tiny_backbone, fp32):
+    owner = hybrid(tiny_backbone, fp32)
+    owner.learn(make_batch(0, LABELS * 2))
+    taker = RidgeLoRALearner(owner.exact, None)
+    before = state_hash(taker.state_dict())
+    with pytest.raises(CheckpointError, match="was made without one"):
+        taker.load_state_dict(owner.state_dict())
+    assert state_hash(taker.state_dict()) == before

@@ -21,9 +21,9 @@ from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.mixed_privacy import AllUsers, MixedPrivacy
 from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.forgetting.methods.select import select_method
-from streamcl.heads.quadratic import Quadratic
+from streamcl.heads.solving import Quadratic
 from streamcl.heads.user_weights import UserWeights
-from streamcl.learners.mixed_statistics import subject_cohort
+from streamcl.learners.statistics import subject_cohort
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_learner

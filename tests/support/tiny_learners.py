@@ -16,7 +16,8 @@ from streamcl.learners.baselines.ewc import EWCPlusPlus
 from streamcl.learners.baselines.finetune import FinetuneLearner
 from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
 from streamcl.learners.block_features import FrozenReader
-from streamcl.learners.cohort_adapters import CohortAdaptersLearner, CohortRule
+from streamcl.learners.cohort import CohortRule
+from streamcl.learners.cohort_adapters import CohortAdaptersLearner
 from streamcl.learners.mixed_privacy import MixedPrivacyLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
 from streamcl.learners.ridge import RidgeLearner

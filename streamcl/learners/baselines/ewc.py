@@ -1,4 +1,4 @@
-"""EWC++ (arXiv 1801.10112, section 4.1): weights that mattered are drawn back to where they last settled."""
+"""EWC++ (arXiv 1801.10112, section 4.1): important weights are drawn back to their last consolidation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from streamcl.config.options.base import Warn
 from streamcl.learners.baselines.finetune import AdaptedBaselineOptions, build_model
 from streamcl.learners.factory import LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
-from streamcl.learners.rollback import Rollback
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State, savepoint_of
+from streamcl.registry import lazy_imports
+
+with lazy_imports():
+    import torch
+    from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,13 +50,13 @@ class EWCPlusPlus(GradientLearner):
         self._anchor: Gradients = {}
 
     def consolidate(self) -> Mapping[str, Any]:
-        """Take the running importance and the present weights as what is to be kept."""
+        """Take the running importance and the present weights as importance and anchor."""
         self._importance = {name: value.clone() for name, value in self._running.items()}
         self._anchor = {name: p.detach().clone() for name, p in self.model.parameters().items()}
         return {"importance": sum(float(value.sum()) for value in self._importance.values())}
 
     def state_dict(self) -> State:
-        """The model's, with both importances and the anchor."""
+        """Return the model's state, with both importances and the anchor."""
         kept = {"running": self._running, "importance": self._importance, "anchor": self._anchor}
         return {
             **super().state_dict(),
@@ -61,8 +65,6 @@ class EWCPlusPlus(GradientLearner):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
-        import torch
-
         super().load_state_dict(state)
         device = self.model.backbone.device
         self._running, self._importance, self._anchor = (
@@ -71,17 +73,13 @@ class EWCPlusPlus(GradientLearner):
         )
 
     def _savepoints(self) -> Sequence[Rollback]:
-        running = dict(self._running)
-
-        def undo() -> None:
-            self._running = running
-
-        return (*super()._savepoints(), undo)
+        return (*super()._savepoints(), savepoint_of(self, "_running"))
 
     def _regularise(self, gradients: Gradients) -> Gradients:
-        for name, gradient in gradients.items():
-            before = _like(self._running.get(name), gradient)
-            self._running[name] = self._decay * before + (1 - self._decay) * gradient.square()
+        self._running = self._running | {
+            name: self._decay * _like(self._running.get(name), each) + (1 - self._decay) * each.square()
+            for name, each in gradients.items()
+        }
         return {name: gradient + self._pull(name, gradient) for name, gradient in gradients.items()}
 
     def _pull(self, name: str, like: Tensor) -> Tensor:
@@ -92,9 +90,6 @@ class EWCPlusPlus(GradientLearner):
 
 def _like(values: Tensor | None, like: Tensor) -> Tensor:
     """The values with zeros for the rows that have been added since."""
-    import torch
-    from torch.nn import functional as F
-
     if values is None:
         return torch.zeros_like(like)
     more = len(like) - len(values)

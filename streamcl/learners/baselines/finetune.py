@@ -13,6 +13,8 @@ from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
+    import torch
+
     from streamcl.learners import adapter_model
     from streamcl.nn import adapted_blocks
 
@@ -56,8 +58,6 @@ class FinetuneLearner(GradientLearner):
 
 def build_model(options: BaselineOptions, context: LearnerContext) -> AdapterModel:
     """Return adapters and head under Adam; where the options have no adapters, the head under SGD."""
-    import torch
-
     generator = torch.Generator().manual_seed(context.seed)
     adapters, rate = None, options.learning_rate
     optimizer: OptimizerOf = functools.partial(torch.optim.SGD, lr=rate)

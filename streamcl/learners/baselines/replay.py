@@ -14,11 +14,13 @@ from streamcl.events import Sample
 from streamcl.learners.baselines.finetune import AdaptedBaselineOptions, build_model
 from streamcl.learners.factory import LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
-from streamcl.learners.rollback import Rollback
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
+    import torch
+    from torch.nn import functional as F
+
     from streamcl.memory import reservoir
 
 if TYPE_CHECKING:
@@ -105,8 +107,6 @@ class DERPlusPlus(ExperienceReplay):
         return [kept.sample for kept in (*self._matched, *named)]
 
     def _loss(self, seen: ForwardPass) -> Tensor:
-        from torch.nn import functional as F
-
         fresh, matched = len(seen.learnable), len(self._matched)
         losses = F.cross_entropy(seen.logits, seen.targets, reduction="none")
         loss = losses[:fresh].mean()
@@ -122,8 +122,6 @@ class DERPlusPlus(ExperienceReplay):
 
 def _distance(now: Tensor, then: Sequence[Tensor]) -> Tensor:
     """Mean squared difference of logits [N, C] and kept ones, each over the columns that it has."""
-    import torch
-
     padded = torch.nn.utils.rnn.pad_sequence(list(then), batch_first=True, padding_value=torch.nan)
     padded = padded.to(now)
     difference = now[:, : padded.shape[1]] - padded.nan_to_num()
