@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import click
 import numpy as np
 import pytest
 from dataset_trees import data_root
@@ -243,7 +244,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_each_option_of_the_command_line_is_one() -> None:
     text = README.read_text(encoding="utf-8")
-    known = {option for command in cli.commands.values() for p in command.params for option in p.opts}
+    parameters = [p for command in cli.commands.values() for p in command.get_params(click.Context(command))]
+    known = {option for parameter in parameters for option in parameter.opts}
     assert set(re.findall(r"`(--[a-z-]+)", text)) <= known | {"--debug"}
 
 
