@@ -297,7 +297,7 @@ def _with(made, **attributes):
     return made
 
 
-def test_lengths_are_told_only_where_they_are_records():
+def test_a_length_is_given_only_where_it_counts_records():
     assert source(pairs(7)).info.length == 7
     assert source([batch(0, 4)]).info.length is None
     assert source([(np.zeros((3, 4, 4, 3), np.uint8), [1, 2, 3])]).info.length is None
@@ -506,7 +506,7 @@ def test_a_file_beside_the_yaml_is_found(folder):
     assert "pictures" in caught.value.hint
 
 
-def test_what_cannot_be_imported_is_told_apart(folder):
+def test_causes_of_a_failed_import_are_distinguished(folder):
     (folder / "my_broken.py").write_text("raise RuntimeError('at import')\n")
     (folder / "my_needy.py").write_text("import my_missing_package\n")
     (folder / "my_exit.py").write_text("raise SystemExit(3)\n")

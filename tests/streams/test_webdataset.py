@@ -8,8 +8,9 @@ from PIL import Image
 
 from streamcl.errors import ConfigError, SourceError
 from streamcl.testing.source_checks import check_source, first_events, samples_of
-from streams.datasets.webdataset import expand_braces, split_name, webdataset
+from streams.datasets.webdataset import Shards, expand_braces, shard_paths, split_name, webdataset
 from streams.user.records import RecordPolicy
+from streams.user.source import IterableSource
 
 
 def picture(number):
@@ -132,13 +133,14 @@ def test_a_damaged_shard_is_an_error_that_names_it(shards):
 
 
 def test_shards_that_vanish_are_tried_again_then_an_error(shards):
-    source = webdataset(f"{shards}/part-*.tar", batch_size=5)
-    source._sleep = lambda seconds: None
+    paths, pauses = shard_paths([f"{shards}/part-*.tar"]), []
+    source = IterableSource(lambda: Shards(paths, 2**20), batch_size=5, sleep=pauses.append)
     events = iter(source)
     next(events)
     (shards / "part-002.tar").unlink()
     with pytest.raises(SourceError, match="4 times: FileNotFoundError"):
         list(events)
+    assert pauses == [0.5, 1.0, 2.0]
 
 
 def test_names_of_shards():
