@@ -10,13 +10,14 @@ import click
 from streamcl.errors import CheckpointError, ConfigError
 
 RUN = click.Path(exists=True, file_okay=False, path_type=Path)
+OVERRIDES = click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one value; may be repeated."
+)
 
 
 @click.command()
 @click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one value; may be repeated."
-)
+@OVERRIDES
 def validate(configs: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
     """Check YAML files; every fault is shown with its place, and nothing runs."""
     from streamcl.config.load import load_config

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamcl.cli.inspect_commands import OVERRIDES
 from streamcl.cli.messages import show_messages
 from streamcl.errors import CheckpointError
 
@@ -35,9 +36,7 @@ STOPPED = 143
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one value; may be repeated."
-)
+@OVERRIDES
 @click.option("--fresh", is_flag=True, help="Start over; an earlier run is moved aside, never deleted.")
 @click.option(
     "--strict", is_flag=True, help="Refuse a damaged checkpoint instead of using the one before it."
@@ -79,7 +78,11 @@ def _run(opened: Run, *, quiet: bool) -> int:
             logger.info("stopped at %d samples; the same command continues from there", offset)
             return STOPPED
     if leads:
-        _close(opened, quiet=quiet)
+        from streamcl.report.terminal import text_summary
+
+        summary = opened.finish()
+        if not quiet:
+            click.echo(text_summary(summary, opened.folder / "report.html"))
     return 0
 
 
@@ -89,15 +92,6 @@ def _ranks(timeout: float) -> ProcessGroup:
     from streamcl.distributed.torch_process_group import TorchProcessGroup
 
     return TorchProcessGroup(timeout) if launched() else SINGLE_PROCESS
-
-
-def _close(opened: Run, *, quiet: bool) -> None:
-    """Write summary, report and adapter, and print the closing figures."""
-    from streamcl.report.terminal import text_summary
-
-    summary = opened.finish()
-    if not quiet:
-        click.echo(text_summary(summary, opened.folder / "report.html"))
 
 
 @contextmanager

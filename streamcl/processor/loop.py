@@ -96,7 +96,9 @@ class StreamProcessor:
             case Batch():
                 predictions = self._learn(event)
             case ForgetRequest():
-                self._submit(event)
+                if self.parts.forgetting is None:
+                    raise ForgettingError(f"request {event.id!r}: this run cannot forget")
+                self.parts.forgetting.submit(event)
         self._position = self.source.state_dict()
         self._random = self._generators()
         return predictions
@@ -200,11 +202,6 @@ class StreamProcessor:
             "sinks": parts.sink,
             "meter": parts.meter,
         }
-
-    def _submit(self, request: ForgetRequest) -> None:
-        if self.parts.forgetting is None:
-            raise ForgettingError(f"request {request.id!r}: this run cannot forget")
-        self.parts.forgetting.submit(request)
 
     def _commit_due(self) -> bool:
         every, progress = self._policy.commit_every, self.progress

@@ -55,8 +55,7 @@ def open_run(
     if fresh:
         move_aside(folder)
     files.ensure_writable(folder)
-    stack = ExitStack()
-    try:
+    with ExitStack() as stack:
         stack.enter_context(RunLock(folder))
         files.sweep(folder)
         saved = saved_config(folder)
@@ -67,23 +66,18 @@ def open_run(
         _resume(run, strict=strict)
         _reopen(run, earlier)
         group.broadcast_object(run.processor.progress.finished)
-    except BaseException:
-        stack.close()
-        raise
+        run.stack = stack.pop_all()
     return run
 
 
 def _follow(settings: RunConfig, folder: Path, vit: BackboneFactory, group: ProcessGroup) -> Run:
     """Return the run of a rank that is not the first: it goes where the first one goes, and opens no file."""
-    stack = ExitStack()
-    try:
+    with ExitStack() as stack:
         run = assemble(settings, folder, stack, vit=vit, group=group)
         begin_or_restore(run, None)
         if not group.broadcast_object(False):
             run.processor.reopen()
-    except BaseException:
-        stack.close()
-        raise
+        run.stack = stack.pop_all()
     return run
 
 
@@ -143,15 +137,18 @@ def _check_earlier(settings: RunConfig, earlier: RunConfig | None, folder: Path)
 def _resume(run: Run, *, strict: bool) -> None:
     """Continue from the newest good checkpoint; without one, make the first, at offset 0."""
     run.checkpoints.sweep()
-    found = run.checkpoints.latest(strict=strict)
-    replayable = run.source.replayable
+    found, replayable = run.checkpoints.latest(strict=strict), run.source.replayable
     if not replayable and found is None:
         logger.warning(
             "the source cannot be replayed: if this run is interrupted, it cannot be continued "
             "(checkpoint.delivery: exactly_once would refuse it)"
         )
     if found is None:
-        _refuse_old_logs(run.folder, resumable=run.config.checkpoint is not None)
+        if run.config.checkpoint is None and (run.folder / LOG).exists():
+            raise ConfigError(
+                f"{run.folder} holds the records of an earlier run that kept no checkpoint",
+                hint="--fresh moves it aside; or choose another run_dir",
+            )
         begin_or_restore(run, None)
         return
     finished = found.state["progress"]["finished"]
@@ -162,11 +159,8 @@ def _resume(run: Run, *, strict: bool) -> None:
         )
     state = found.state if replayable else {**found.state, "source": run.source.state_dict()}
     if (before := state.get("ranks", 1)) != run.group.world_size:
-        logger.info(
-            "so far %d ranks ran it, now %d; sums may differ in their last bits",
-            before,
-            run.group.world_size,
-        )
+        now = run.group.world_size
+        logger.info("so far %d ranks ran it, now %d; sums may differ in their last bits", before, now)
     if not finished:
         logger.info("going on from offset %d (step %d)", found.offset, found.step)
     begin_or_restore(run, state)
@@ -190,12 +184,3 @@ def _reopen(run: Run, earlier: RunConfig | None) -> None:
     ended_there = before is not None and progress.offset >= before
     if progress.finished and ended_there and (limit is None or limit > progress.offset):
         run.processor.reopen()
-
-
-def _refuse_old_logs(folder: Path, *, resumable: bool) -> None:
-    """Raise ConfigError for the logs of an earlier run that kept no checkpoint."""
-    if not resumable and (folder / LOG).exists():
-        raise ConfigError(
-            f"{folder} holds the records of an earlier run that kept no checkpoint",
-            hint="--fresh moves it aside; or choose another run_dir",
-        )
