@@ -79,7 +79,7 @@ def fetch_of(source: Source) -> Fetch | None:
 
 @runtime_checkable
 class Peekable(Protocol):
-    """A source that shows the next events before they are handed out."""
+    """A source that can return the next events without advancing."""
 
     def peek(self, records: int) -> Sequence[Event]:
         """Return the next events, of at least `records` records or to the end; the position stays."""
@@ -108,8 +108,7 @@ class Shardable(Protocol):
 class SourceWrapper:
     """Base of sources that wrap another: everything is forwarded, and a subclass overrides what it changes.
 
-    `rng_state`, `interrupt` and `close` reach the innermost wrapper; the source of a run is a wrapper that
-    reads ahead in a thread (see streams.prefetch.Prefetcher).
+    `rng_state`, `interrupt` and `close` reach the innermost wrapper, such as streams.prefetch.Prefetcher.
     """
 
     def __init__(self, source: Source) -> None:
@@ -142,11 +141,11 @@ class SourceWrapper:
         self._source.load_state_dict(state)
 
     def rng_state(self) -> State:
-        """Return the random generators' state after the last event handed out; empty where none is kept."""
+        """Return the random generators' state after the last event yielded; empty where none is recorded."""
         return self._source.rng_state() if isinstance(self._source, SourceWrapper) else {}
 
     def interrupt(self) -> None:
-        """Wait for no further event. Safe in a signal handler."""
+        """End the iteration instead of waiting for events. Safe in a signal handler."""
         if isinstance(self._source, SourceWrapper):
             self._source.interrupt()
 

@@ -30,12 +30,10 @@ def build_compute(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> Co
     Each of several ranks on a machine takes a GPU of its own, where there are any.
     """
     configure_process(threads=config.threads)
-    if group.world_size == 1:
-        return resolve_compute(config.device, config.precision, config.batch_size)
-    if config.device.startswith("cuda:"):
+    if group.world_size > 1 and config.device.startswith("cuda:"):
         raise config.refuse("device", f"{config.device} is one device for {group.world_size} ranks; say cuda")
     compute = resolve_compute(config.device, config.precision, config.batch_size)
-    if compute.device.type != "cuda":
+    if group.world_size == 1 or compute.device.type != "cuda":
         return compute
     own = resolve_compute(f"cuda:{local_rank()}", config.precision)
     torch.cuda.set_device(own.device)

@@ -23,13 +23,9 @@ from streamcl.sinks.fanout import Fanout, build_sinks
 def build_learner(
     config: RunConfig, backbone: Backbone, compute: Compute, group: ProcessGroup = SINGLE_PROCESS
 ) -> Learner:
-    """Return the learner that the configuration names, before it has learned anything.
+    """Return the configuration's learner, before it has learned anything, for the processes of `group`.
 
-    Args:
-        group: the processes that learn each batch together.
-
-    Raises:
-        ConfigError: the options do not fit the backbone or the learner.
+    Raise ConfigError where the options do not fit the backbone or the learner.
     """
     options, factory = config.learner, learner_factory(config.learner)
     context = LearnerContext(backbone, compute, config.seed, group, config.refuse)

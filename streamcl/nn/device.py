@@ -50,12 +50,11 @@ def resolve_compute(
 
     Args:
         device: "auto", or a device of torch, as "cpu" or "cuda:1".
-        precision: "auto", "32-true" or "bf16-mixed".
+        precision: "auto", or a `Precision`.
         batch_size: images of a batch. On a CPU, which computes every row, `rows` is this number rounded up
             to 1, 2, 4, 8 or a multiple of 16, at most MAX_CHUNK_ROWS; on a GPU it is MAX_CHUNK_ROWS.
 
-    Raises:
-        ConfigError: this machine does not have that CUDA device.
+    Raise ConfigError where this machine does not have that CUDA device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,11 +8,10 @@ import os
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-_KEPT = 1 << 30
-"""Bytes. A batch of a ViT-S in two views asks for 70 MB, in pieces of up to 10 MB, again and again."""
+_KEPT = 1 << 30  # bytes; each batch of a ViT-S in two views allocates 70 MB, in pieces of up to 10 MB
 _APART = 32 << 20
-"""Bytes from which an array has pages of its own; what glibc goes up to by itself. Of larger ones in the heap
-each might leave a hole that is too small, by a few bytes, for the next one of its size."""
+"""Bytes from which an array has pages of its own: glibc's largest threshold. A larger array in the heap might
+leave a hole that is too small, by a few bytes, for the next one of its size."""
 
 
 def configure_process(*, threads: int | None = None, deterministic: bool = False) -> None:

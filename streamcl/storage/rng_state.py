@@ -11,6 +11,8 @@ import numpy as np
 
 from streamcl.protocols import State
 
+NUMPY_FIELDS = ("kind", "keys", "position", "has_gauss", "cached")
+
 
 def seed_generators(seed: int) -> None:
     """Seed all three, so that a source or a learner that draws from them is repeatable."""
@@ -23,16 +25,9 @@ def seed_generators(seed: int) -> None:
 def capture_generators() -> State:
     """Return a copy of their state; of torch's only where torch is loaded."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
     state: State = {
         "python": {"version": version, "words": list(words), "gauss": gauss},
-        "numpy": {
-            "kind": str(kind),
-            "keys": np.array(keys),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "cached": float(cached),
-        },
+        "numpy": dict(zip(NUMPY_FIELDS, np.random.get_state(), strict=True)),
     }
     if torch := sys.modules.get("torch"):
         state["torch"] = torch.get_rng_state().numpy().copy()
@@ -41,10 +36,8 @@ def capture_generators() -> State:
 
 def restore_generators(state: Mapping[str, Any]) -> None:
     """Restore the state that `capture_generators` returned."""
-    python, legacy = state["python"], state["numpy"]
+    python = state["python"]
     random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
-    np.random.set_state(
-        (legacy["kind"], legacy["keys"], legacy["position"], legacy["has_gauss"], legacy["cached"])
-    )
+    np.random.set_state(tuple(state["numpy"][name] for name in NUMPY_FIELDS))
     if "torch" in state and (torch := sys.modules.get("torch")):
         torch.set_rng_state(torch.from_numpy(state["torch"].copy()))
