@@ -18,11 +18,16 @@ Rollback: TypeAlias = Callable[[], None]
 """Restores the state of a savepoint, bit for bit."""
 
 
-def savepoint_of(owner: object, *names: str) -> Rollback:
-    """Return a callable that restores these attributes, whose values are replaced and never written to."""
+def savepoint_of(owner: object, *names: str, parts: Sequence[Rollback] = ()) -> Rollback:
+    """Return a callable that restores these attributes, after the savepoints of the owner's parts.
+
+    The attributes' values are replaced and never written to.
+    """
     before = {name: getattr(owner, name) for name in names}
 
     def restore() -> None:
+        for part in parts:
+            part()
         for name, value in before.items():
             setattr(owner, name, value)
 

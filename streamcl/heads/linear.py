@@ -40,10 +40,10 @@ class LinearHead(nn.Module):
             return
         for name in ("weight", "bias"):
             old: nn.Parameter = getattr(self, name)
-            new = nn.Parameter(_padded(old.detach(), more), requires_grad=old.requires_grad)
+            new = nn.Parameter(padded_rows(old.detach(), more), requires_grad=old.requires_grad)
             setattr(self, name, new)
             if optimizer is not None:
-                _replace(optimizer, old, new, more)
+                _swap(optimizer, old, new, lambda value: padded_rows(value, more))
 
     def drop(self, row: int, optimizer: torch.optim.Optimizer) -> None:
         """Remove a class's row and its moments; later rows move up by one and keep theirs."""
@@ -99,12 +99,9 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor, present: Tensor) -> Te
     return F.cross_entropy(logits.masked_fill(~keep, float("-inf")), targets, reduction="none")
 
 
-def _padded(values: Tensor, more: int) -> Tensor:
+def padded_rows(values: Tensor, more: int) -> Tensor:
+    """Return values [C + more, ...], with rows of zeros after those of values [C, ...]."""
     return torch.cat([values, values.new_zeros(more, *values.shape[1:])])
-
-
-def _replace(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, more: int) -> None:
-    _swap(optimizer, old, new, lambda value: _padded(value, more))
 
 
 def _swap(

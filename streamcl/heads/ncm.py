@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
 from streamcl.heads.closed_form_head import ClosedFormHead
+from streamcl.heads.linear import padded_rows
 from streamcl.heads.statistics import PartsOfHead, confirm_counts, confirm_fit, largest, ratio
 from streamcl.protocols import Rollback, State, savepoint_of
 
@@ -73,7 +74,7 @@ class NCMHead(ClosedFormHead[ClassSums]):
     def grow(self, classes: int) -> None:
         """Have at least `classes` columns; old ones keep their values, one without samples scores -inf."""
         more = max(0, classes - self.classes)
-        self._S, self._counts = _padded(self._S, more), _padded(self._counts, more)
+        self._S, self._counts = padded_rows(self._S, more), padded_rows(self._counts, more)
 
     def statistic_rows(self, features: Tensor) -> Tensor:
         """Return the rows that are summed, float64 [N, d], of features [N, d]."""
@@ -187,8 +188,4 @@ class NCMHead(ClosedFormHead[ClassSums]):
                 f"sums of width {other.S.shape[1]} with {len(other.counts)} classes do not fit a head of "
                 f"width {self.width} with {self.classes}"
             )
-        return ClassSums(_padded(other.S, more), _padded(other.counts, more))
-
-
-def _padded(values: Tensor, more: int) -> Tensor:
-    return torch.cat([values, values.new_zeros(more, *values.shape[1:])])
+        return ClassSums(padded_rows(other.S, more), padded_rows(other.counts, more))

@@ -7,7 +7,7 @@ ACU (arXiv 2505.12239).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from streamcl.heads.statistics import (
     sums_by_class,
     without_residue,
 )
-from streamcl.protocols import State
+from streamcl.protocols import Rollback, State, savepoint_of
 
 
 class RidgeHead(ClosedFormHead[Statistics]):
@@ -139,17 +139,10 @@ class RidgeHead(ClosedFormHead[Statistics]):
         learned.gram.add(h)
         self._take_over(learned, due=due)
 
-    def savepoint(self) -> Callable[[], None]:
+    def savepoint(self) -> Rollback:
         """Return a callable that restores the state after one `grow` and one `update` or `remove`."""
-        gram, solver = self._sums.gram.savepoint(), self._solver.savepoint()
-        before = self._sums, self._smallest
-
-        def restore() -> None:
-            gram()
-            solver()
-            self._sums, self._smallest = before
-
-        return restore
+        parts = self._sums.gram.savepoint(), self._solver.savepoint()
+        return savepoint_of(self, "_sums", "_smallest", parts=parts)
 
     def merge(self, other: Statistics) -> None:
         """Learn what other statistics of the same features hold; column i there is column i here."""

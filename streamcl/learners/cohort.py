@@ -15,7 +15,7 @@ from streamcl.heads.statistics import Statistics, zero_padded
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.class_index import ClassIndex, pseudonym
 from streamcl.learners.predictions import all_finite
-from streamcl.protocols import Rollback, State
+from streamcl.protocols import Rollback, State, savepoint_of
 
 SHARED_COHORT = ""
 """The cohort of samples without one, and of cohorts past the limit: it has no adapter."""
@@ -109,15 +109,8 @@ class Cohort:
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the state after one `learn`."""
-        branch = None if self.branch is None else self.branch.savepoint()
-        before = self.learned, self._index, self._sums
-
-        def undo() -> None:
-            if branch is not None:
-                branch()
-            self.learned, self._index, self._sums = before
-
-        return undo
+        parts = () if self.branch is None else (self.branch.savepoint(),)
+        return savepoint_of(self, "learned", "_index", "_sums", parts=parts)
 
     def blend_scores(self, shared: Tensor, tokens: Tensor, index: ClassIndex, *, exact: bool) -> Tensor:
         """Return the shared scores [B, C], blended with those of the branch on the classes that it knows."""

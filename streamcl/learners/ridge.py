@@ -17,7 +17,7 @@ from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.learners.step import LogitLearner, Transaction, prepare_step
-from streamcl.protocols import Rollback, State
+from streamcl.protocols import Rollback, State, savepoint_of
 from streamcl.registry import lazy_imports
 
 with lazy_imports():
@@ -150,13 +150,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the state after one `add`."""
-        index, head = self.index, self.head.savepoint()
-
-        def undo() -> None:
-            self.index = index
-            head()
-
-        return undo
+        return savepoint_of(self, "index", parts=(self.head.savepoint(),))
 
     @property
     def statistics(self) -> ClosedFormStatistics[S]:

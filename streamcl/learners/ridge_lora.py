@@ -12,7 +12,6 @@ from pydantic import Field
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import AdapterExport, LearnedListener, LearnedSample
 from streamcl.config.options.base import Options
-from streamcl.distributed.process_group import ProcessGroup
 from streamcl.errors import CheckpointError
 from streamcl.events import Batch, Sample, StepResult
 from streamcl.learners.adapted_branch import AdaptedBranch, LoRABranchOptions, build_branch
@@ -105,11 +104,6 @@ class RidgeLoRALearner(LogitLearner):
         """The factor on scores before the softmax."""
         return self._calibration.sharpness
 
-    @property
-    def group(self) -> ProcessGroup:
-        """The processes that learn each batch together."""
-        return self.exact.group
-
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Return scores [B, C] by weights of all that is known."""
         return self.sharpness * self.scores_refit(self.read(samples))
@@ -135,9 +129,11 @@ class RidgeLoRALearner(LogitLearner):
 
     def read_together(self, samples: Sequence[Sample]) -> RidgeLoRAFeatures:
         """Read on all ranks, each its share of the samples; the views are of this rank's share alone."""
-        mine = self.read(self.group.local_samples(samples))
-        adapted = None if mine.adapted is None else self.group.all_gather_rows(mine.adapted, samples)
-        return RidgeLoRAFeatures(self.group.all_gather_rows(mine.features, samples), mine.views, adapted)
+        mine = self.read(self.exact.group.local_samples(samples))
+        adapted = None if mine.adapted is None else self.exact.group.all_gather_rows(mine.adapted, samples)
+        return RidgeLoRAFeatures(
+            self.exact.group.all_gather_rows(mine.features, samples), mine.views, adapted
+        )
 
     def scores(self, reading: RidgeLoRAFeatures) -> Tensor:
         """Return float64 [B, C] by the weights in use while learning."""
@@ -277,12 +273,12 @@ class RidgeLoRALearner(LogitLearner):
         if self.adapted is None:
             return True
         if features is None:
-            mine = labelled_rows(self.group.local_samples(batch.samples)) or [
+            mine = labelled_rows(self.exact.group.local_samples(batch.samples)) or [
                 0
             ]  # one too many counts nowhere
             if not self.adapted.adapt([view[mine] for view in views], targets, classes, batch.labelled):
                 return False
-            features = self.group.all_gather_rows(self.adapted.features(views[0]), batch.samples)
+            features = self.exact.group.all_gather_rows(self.adapted.features(views[0]), batch.samples)
             if not predictions.all_finite(features):
                 return False
         self.adapted.head.grow(classes)
