@@ -311,7 +311,7 @@ def test_past_the_limit_of_memory_the_file_is_asked(path, ledger, monkeypatch):
     ledger.add_tombstones("r1", "sample", [str(k) for k in range(20)])
     monkeypatch.setattr(module, "MEMORY_LIMIT", 10)
     with Ledger(path) as small:
-        assert small._buried is None
+        assert small._tombstones is None
         assert small.is_tombstoned("sample", "7")
         assert not small.is_tombstoned("sample", "20")
         small.add_tombstones("r1", "sample", ["20"])
