@@ -98,7 +98,7 @@ class SqliteFile:
         self._connection.close()
 
     def _make_readable(self) -> None:
-        """Create the file with its owner's rights; under an odd umask SQLite could not read its own again."""
+        """Create the file readable to its owner under any umask; SQLite itself does not see to it."""
         if not self.path.exists():
             with contextlib.suppress(FileExistsError):
                 DISK.create(self.path).close()
