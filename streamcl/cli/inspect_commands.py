@@ -62,8 +62,7 @@ def list_names(what: str, pattern: str) -> None:
 @click.argument("run", type=RUN)
 def status(run: Path) -> None:
     """Show how far RUN has come, and its figures."""
-    from streamcl.report.overview import summary_of
-    from streamcl.report.terminal import text_summary
+    from streamcl.report.overview import summary_of, text_summary
 
     click.echo(text_summary(summary_of(run)))
 

@@ -78,7 +78,7 @@ def _run(opened: Run, *, quiet: bool) -> int:
             logger.info("stopped at %d samples; the same command continues from there", offset)
             return STOPPED
     if leads:
-        from streamcl.report.terminal import text_summary
+        from streamcl.report.overview import text_summary
 
         summary = opened.finish()
         if not quiet:

@@ -91,7 +91,6 @@ def _top(points: Sequence[Point]) -> float:
 
 def _frame(axes: Any, curve: Curve, top: float) -> None:
     axes.set_xlim(0, max(curve.end, 1))
-    axes.set_ylim(0, top * 1.12)  # the marks of detections have the last tenth to themselves
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=3, width=0.8)
     axes.tick_params(axis="y", length=0)
@@ -100,7 +99,7 @@ def _frame(axes: Any, curve: Curve, top: float) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0] if curve.share else MaxNLocator(4).tick_values(0, top))
     if curve.share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-    axes.set_ylim(0, top * 1.12)
+    axes.set_ylim(0, top * 1.12)  # the marks of detections have the last tenth to themselves
     axes.grid(axis="y", color=COLOURS["grid"], linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_xlabel("images passed", fontsize=9, loc="right", labelpad=1)
@@ -127,24 +126,17 @@ def _marks(axes: Any, marks: Marks, top: float) -> None:
     dashes = {"colors": COLOURS["quiet"], "linestyles": (0, (4, 3)), "linewidth": 1.0 / math.sqrt(many)}
     if marks.true:
         axes.vlines(list(marks.true), 0, top * 1.12, label="true shift", zorder=1, **dashes)
-    row = {"linestyle": "none", "clip_on": False, "markersize": 7}
-    for offsets, name, filled in ((marks.found, "detected shift", True), (marks.false, "false alarm", False)):
+    high = top * 1.075
+    for name, offsets, y, zorder, marker, size, face, edge in (
+        ("detected shift", marks.found, high, 4, "v", 7, "alarm", "alarm"),
+        ("false alarm", marks.false, high, 4, "v", 7, "paper", "alarm"),
+        ("request to forget", marks.requests, high, 5, "X", 8, "ink", "paper"),
+        ("consolidation", marks.consolidations, 0.0, 4, "D", 6, "settled", "paper"),
+    ):
         if offsets:
-            face = COLOURS["alarm"] if filled else COLOURS["paper"]
-            look = {"marker": "v", "markeredgecolor": COLOURS["alarm"], "markerfacecolor": face}
-            axes.plot(list(offsets), [top * 1.075] * len(offsets), label=name, zorder=4, **row, **look)
-    if marks.requests:
-        look = {"marker": "X", "color": COLOURS["ink"], "markeredgecolor": COLOURS["paper"]}
-        y = [top * 1.075] * len(marks.requests)
-        axes.plot(
-            list(marks.requests), y, label="request to forget", zorder=5, **{**row, "markersize": 8}, **look
-        )
-    if marks.consolidations:
-        look = {"marker": "D", "color": COLOURS["settled"], "markeredgecolor": COLOURS["paper"]}
-        y = [0.0] * len(marks.consolidations)
-        axes.plot(
-            list(marks.consolidations), y, label="consolidation", zorder=4, **{**row, "markersize": 6}, **look
-        )
+            look = {"marker": marker, "markersize": size, "linestyle": "none", "clip_on": False}
+            colours = {"markerfacecolor": COLOURS[face], "markeredgecolor": COLOURS[edge]}
+            axes.plot(list(offsets), [y] * len(offsets), label=name, zorder=zorder, **look, **colours)
 
 
 def _legend(figure: Any, axes: Any) -> None:

@@ -1,31 +1,23 @@
-"""Key figures and a summary sentence of a run, from its summary or else from its records."""
+"""Key figures and a summary of a run, as sentences and as text, from its summary or else its records."""
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.report.reading import RunLog, read_run
 from streamcl.report.series import as_float, as_int, submapping
-from streamcl.report.wording import (
-    NONE,
-    count,
-    decimal,
-    duration,
-    memory,
-    percent,
-    plural,
-    points,
-)
+from streamcl.report.wording import NONE, THIN, count, decimal, duration, memory, percent, plural, points
+
+WIDTH = 88  # columns of text for the terminal
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFigure:
+class KeyFigure(NamedTuple):
     """One key figure: its name, its value as text, and a short note."""
 
     name: str
@@ -155,11 +147,7 @@ def _shift_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
         batches = KeyFigure("Batches", count(summary.get("steps")), f"{count(summary.get('samples'))} images")
         return [detected, consolidations, classes, batches]
     return [
-        KeyFigure(
-            "Shifts found",
-            f"{count(shifts.get('found'))} of {count(len(shifts['true']))}",
-            late,
-        ),
+        KeyFigure("Shifts found", f"{count(shifts.get('found'))} of {count(len(shifts['true']))}", late),
         KeyFigure("Shifts missed", count(shifts.get("missed")), "not detected in time"),
         KeyFigure("False alarms", count(shifts.get("false_alarms")), "detected, none there"),
         consolidations,
@@ -190,11 +178,7 @@ def _cost_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
     loop = f"whole loop, {machine.value} {machine.note}".rstrip() if full else "whole loop"
     figures = [
         KeyFigure("Images per second", decimal(timing.get("images_per_s")), loop),
-        KeyFigure(
-            "Duration",
-            duration(timing.get("seconds")),
-            f"{count(summary.get('steps'))} batches",
-        ),
+        KeyFigure("Duration", duration(timing.get("seconds")), f"{count(summary.get('steps'))} batches"),
         KeyFigure("Peak memory", memory(timing.get("peak_memory_mb")), "of the process"),
     ]
     return figures if full else [*figures, machine]
@@ -242,3 +226,24 @@ def _noticed(summary: Mapping[str, Any]) -> str:
     done += [f"consolidated its adapters {plural(consolidated, 'time')}"] if consolidated else []
     *first, last = done
     return f"It {', '.join(first)} and {last}." if first else f"It {last}."
+
+
+def text_summary(summary: Mapping[str, Any], report: Path | None = None) -> str:
+    """Return the run's figures in aligned columns for a terminal of 88 columns.
+
+    Args:
+        summary: the contents of summary.json; missing figures are shown as a dash.
+        report: path of the report, for the last line.
+    """
+    figures = key_figures(summary)
+    left, right = max(len(f.name) for f in figures), max(len(f.value) for f in figures)
+    lines = [*textwrap.wrap(run_sentence(summary), WIDTH), ""]
+    lines += [f"  {f.name:<{left}}  {f.value:>{right}}  {f.note}".rstrip() for f in figures]
+    if summary.get("quarantined") or summary.get("skipped_steps"):
+        lines += [""]
+    if quarantined := summary.get("quarantined"):
+        lines += [f"  {plural(quarantined, 'record')} quarantined"]
+    if skipped := summary.get("skipped_steps"):
+        lines += [f"  {plural(skipped, 'step')} skipped: losses not finite"]
+    lines += ["", f"Report: {report}"] if report is not None else []
+    return "\n".join(lines).replace(THIN, " ")

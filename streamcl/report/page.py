@@ -13,7 +13,6 @@ from streamcl.report import tables, wording
 from streamcl.report.charts import Curve, Marks, draw
 from streamcl.report.overview import complete_summary, key_figures, run_sentence
 from streamcl.report.reading import RunLog, read_run
-from streamcl.report.requests import MAX_REQUESTS, relapse_sentence, request_rows
 from streamcl.report.series import as_float, as_int, submapping
 from streamcl.storage.files import atomic_write
 
@@ -54,7 +53,7 @@ def _content(run: RunLog) -> dict[str, Any]:
     stream, shifts = submapping(summary, "prequential"), submapping(summary, "shifts")
     matrix = tables.accuracy_matrix(submapping(submapping(summary, "holdout"), "matrix"))
     shift_rows = tables.shift_rows(run, shifts)
-    requests = request_rows(run.folder, run) if run.folder is not None else []
+    requests = tables.request_rows(run.folder, run) if run.folder is not None else []
     return {
         "run": run,
         "summary": summary,
@@ -63,9 +62,9 @@ def _content(run: RunLog) -> dict[str, Any]:
         "charts": _charts(run, summary),
         "shift_rows": shift_rows[: tables.MAX_SHIFTS],
         "shifts_left_out": max(0, len(shift_rows) - tables.MAX_SHIFTS),
-        "requests": requests[-MAX_REQUESTS:],
-        "requests_left_out": max(0, len(requests) - MAX_REQUESTS),
-        "tests": relapse_sentence(run),
+        "requests": requests[-tables.MAX_REQUESTS :],
+        "requests_left_out": max(0, len(requests) - tables.MAX_REQUESTS),
+        "tests": tables.relapse_sentence(run),
         "judged": bool(shifts.get("true")),
         "matrix": matrix,
         "classes": tables.bars(

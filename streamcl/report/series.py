@@ -113,11 +113,7 @@ class PredictionSeries:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one record; one at an offset before `end` repeats after a crash and is skipped."""
-        offset, label, guess = (
-            as_int(record.get("offset")),
-            record.get("label"),
-            record.get("predicted"),
-        )
+        offset, label, guess = as_int(record.get("offset")), record.get("label"), record.get("predicted")
         if offset is None or offset < self.end:
             return
         self.end = offset + 1

@@ -18,10 +18,9 @@ from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.events import PredictionRecord, Sample
-from streamcl.report.overview import summary_of
+from streamcl.report.overview import summary_of, text_summary
 from streamcl.report.page import write_report
 from streamcl.report.series import PredictionSeries, Series
-from streamcl.report.terminal import text_summary
 from streamcl.storage.thumbnails import Thumbnails
 
 ANIMALS = ("heron", "otter", "lynx", "badger", "falcon", "newt", "hare", "stoat", "owl", "adder")
