@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from streamcl.audit.report import AuditReport, html_section
-from streamcl.errors import ForgettingError
-from streamcl.forgetting.receipts.archive import (
-    AUDITS,
-    file_name,
-    newest_receipt,
-    read_audits,
-    read_receipt,
-    write_page,
-)
+from streamcl.forgetting.receipts.archive import AUDITS, file_name, newest_receipt, read_receipt
+from streamcl.forgetting.receipts.page import write_page
 from streamcl.storage import files, hash_chain
 
 INFINITY = 1e300
@@ -48,23 +41,6 @@ def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] 
     if receipt.exists():
         write_page(receipt, read_receipt(receipt), audit=html_section(report))
     return path
-
-
-def read_audit(folder: Path, request: str) -> AuditReport | None:
-    """Return the newest saved audit of a request; None where there is none.
-
-    Raises:
-        ForgettingError: the audit is damaged.
-    """
-    found = [content for _, content in read_audits(folder) if content.get("request") == request]
-    if not found:
-        return None
-    try:
-        return AuditReport.from_json(found[-1]["audit"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ForgettingError(
-            f"the audit of {request!r:.100} cannot be read: {error!r:.200}", hint="run streamcl audit again"
-        ) from error
 
 
 def _free(folder: Path, name: str) -> Path:

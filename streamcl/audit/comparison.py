@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from streamcl.audit import accuracy, divergence, membership
+from streamcl.audit import measures
 from streamcl.audit.data import AuditConfig, Flags, Floats, Ints, ModelGroup, ModelGroups, ModelOutputs
 from streamcl.audit.report import AuditReport
 from streamcl.audit.significance import (
@@ -65,44 +65,44 @@ def scalar_measures(groups: ModelGroups) -> list[ScalarMeasure]:
     forgotten, held_out = (1 / part.margin.shape[1] for part in (references.forget, references.test))
     retained = 1 / max(1, int(references.member.sum(axis=1).min()))
     found = [
-        ScalarMeasure("forget accuracy", accuracy.forget_accuracy, step=forgotten),
-        ScalarMeasure("retain accuracy", accuracy.retain_accuracy, step=retained),
-        ScalarMeasure("test accuracy", accuracy.test_accuracy, step=held_out),
-        ScalarMeasure("forget loss", accuracy.forget_loss),
+        ScalarMeasure("forget accuracy", measures.forget_accuracy, step=forgotten),
+        ScalarMeasure("retain accuracy", measures.retain_accuracy, step=retained),
+        ScalarMeasure("test accuracy", measures.test_accuracy, step=held_out),
+        ScalarMeasure("forget loss", measures.forget_loss),
         ScalarMeasure(
-            *("Tug-of-War", lambda group: divergence.tug_of_war(group, references)),
+            *("Tug-of-War", lambda group: measures.tug_of_war(group, references)),
             side="low",
             step=max(forgotten, retained, held_out),
-            paper=divergence.TUG_OF_WAR_PAPER,
+            paper=measures.TUG_OF_WAR_PAPER,
         ),
         ScalarMeasure(
-            *("LiRA", lambda group: membership.lira(group, references, unforgotten).mean(axis=1)),
+            *("LiRA", lambda group: measures.lira(group, references, unforgotten).mean(axis=1)),
             step=forgotten,
-            paper=membership.LIRA_PAPER,
+            paper=measures.LIRA_PAPER,
         ),
     ]
     if groups.erased_class is None:
-        rmia = lambda group: membership.rmia(group, references)  # noqa: E731
-        return [*found, ScalarMeasure("RMIA", rmia, paper=membership.RMIA_PAPER)]
-    column = accuracy.neighbour_class(references)
+        rmia = lambda group: measures.rmia(group, references)  # noqa: E731
+        return [*found, ScalarMeasure("RMIA", rmia, paper=measures.RMIA_PAPER)]
+    column = measures.neighbour_class(references)
     if column is None:
         return found
-    separability = lambda group: accuracy.neighbour_separability(group, column)  # noqa: E731
-    return [*found, ScalarMeasure("neighbour class", separability, paper=accuracy.NEIGHBOUR_PAPER)]
+    separability = lambda group: measures.neighbour_separability(group, column)  # noqa: E731
+    return [*found, ScalarMeasure("neighbour class", separability, paper=measures.NEIGHBOUR_PAPER)]
 
 
 def failure_rate(groups: ModelGroups, group: ModelGroup, false_alarm_rate: float) -> float:
     """Return the share of the group's models that fail, each alone; a reference is judged by the others."""
     failed = np.zeros(len(group), dtype=bool)
-    measures = scalar_measures(groups)
-    for each in measures:
+    scalars = scalar_measures(groups)
+    for each in scalars:
         known, values = each.measure(groups.references), each.measure(group)
         for i, value in enumerate(values):
             others = np.delete(known, i) if group is groups.references else known
             result = compare_with_references(
                 each.name, np.array([value]), others, side=each.side, step=each.step
             )
-            failed[i] |= result.p_value < false_alarm_rate / len(measures)
+            failed[i] |= result.p_value < false_alarm_rate / len(scalars)
     return float(failed.mean())
 
 
@@ -111,11 +111,11 @@ def compare_by_memorisation(groups: ModelGroups) -> tuple[MeasureResult, ...]:
 
     The first is a negative control: where learning leaves no trace an attack has nothing to find.
     """
-    order = np.argsort(membership.memorisation(groups.references, groups.unforgotten))
+    order = np.argsort(measures.memorisation(groups.references, groups.unforgotten))
     quarter = max(1, len(order) // 4)
     parts = {"LiRA, least memorised": order[:quarter], "LiRA, most memorised": order[-quarter:]}
     return tuple(
-        ScalarMeasure(name, _lira_on(rows, groups), step=1 / quarter, paper=membership.LIRA_PAPER).compare(
+        ScalarMeasure(name, _lira_on(rows, groups), step=1 / quarter, paper=measures.LIRA_PAPER).compare(
             groups.audited, groups
         )
         for name, rows in parts.items()
@@ -124,15 +124,11 @@ def compare_by_memorisation(groups: ModelGroups) -> tuple[MeasureResult, ...]:
 
 def compare_distributions(groups: ModelGroups, group: ModelGroup, permutations: int) -> list[MeasureResult]:
     """Return the measures of many erased models, the group's, against many retrained ones."""
-    statistics: list[tuple[str, GroupStatistic, str, str]] = [
-        ("U-LiRA", membership.u_lira, "forget", membership.U_LIRA_PAPER),
-        *(
-            (f"KLoM, {part}", divergence.klom, part, divergence.KLOM_PAPER)
-            for part in ("forget", "retain", "test")
-        ),
-    ]
+    statistics = [("U-LiRA", "forget", measures.u_lira, measures.U_LIRA_PAPER)]
+    for part in ("forget", "retain", "test"):
+        statistics.append((f"KLoM, {part}", part, measures.klom, measures.KLOM_PAPER))
     results = []
-    for name, statistic, part, paper in statistics:
+    for name, part, statistic, paper in statistics:
         outputs = getattr(group, part), getattr(groups.references, part)
         value, null = _permuted(statistic, *outputs, permutations)
         results.append(compare_with_permutations(name, value, null, paper=paper))
@@ -179,7 +175,7 @@ def make_report(
 
 
 def _lira_on(rows: Ints, groups: ModelGroups) -> Measure:
-    return lambda group: membership.lira(group, groups.references, groups.unforgotten)[:, rows].mean(axis=1)
+    return lambda group: measures.lira(group, groups.references, groups.unforgotten)[:, rows].mean(axis=1)
 
 
 def _permuted(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from streamcl.errors import ForgettingError
 from streamcl.heads.statistics import Statistics
+from streamcl.learners.statistics import PerHead
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -20,8 +21,8 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 Scorer: TypeAlias = Callable[[Tensor], Tensor]
 """Class scores [N, C] of features [N, D]; minus infinity for a class that cannot be predicted."""
 
-ModelStatistics: TypeAlias = Statistics | tuple[Statistics, ...]
-"""The statistics of a model with one head, or of each of two heads whose scores are blended."""
+ModelStatistics: TypeAlias = PerHead[Statistics]
+"""The statistics of a model with one head, or with two whose scores are blended."""
 
 MIN_MODELS = 8
 """Models of a group whose members cost several solves each. With fewer, Student's t and the permutation test
@@ -124,30 +125,8 @@ class AuditData:
     @property
     def counts(self) -> dict[str, int]:
         """Number of samples of each kind; those in `base` count as retained."""
-        base = self.base[0] if isinstance(self.base, tuple) else self.base
-        in_base = 0 if base is None else base.total
+        in_base = 0 if self.base is None else self.base.heads[0].total
         return {"retain": len(self.retain) + in_base, "forget": len(self.forget), "test": len(self.test)}
-
-    @property
-    def width(self) -> int:
-        """Number of features D."""
-        return self.retain.features.shape[1]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AuditedModel:
-    """The model under audit: the statistics of its closed-form heads, or its scores alone.
-
-    From statistics the audit makes as many models as there are references, each without a share of the
-    retained samples, so that both groups are drawn alike; scores alone are one model.
-    """
-
-    statistics: ModelStatistics | None = None
-    scorer: Scorer | None = None
-
-    def __post_init__(self) -> None:
-        if (self.statistics is None) == (self.scorer is None):
-            raise ValueError("give either statistics or a scorer")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,3 +225,12 @@ class ProbeSet:
 def _stacked(rows: list[tuple[Tensor, ...]], labels: Ints) -> ModelOutputs:
     margin, loss, correct, chances = (torch.stack([row[i] for row in rows]).numpy() for i in range(4))
     return ModelOutputs(margin, loss, correct, labels, chances if chances.shape[-1] else None)
+
+
+def draw_left_out(count: int, samples: int, share: float, rng: np.random.Generator) -> Tensor:
+    """Return bool [count, samples], True for another random `share` of the samples in each row."""
+    size = max(1, round(share * samples))
+    rows = np.zeros((count, samples), dtype=bool)
+    for row in rows:
+        row[rng.choice(samples, size, replace=False)] = True
+    return torch.from_numpy(rows)

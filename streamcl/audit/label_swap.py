@@ -14,15 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamcl.audit.closed_form_models import LinearModel, ModelFactory
+from streamcl.audit.closed_form_models import ClosedFormModels, LinearModel
 from streamcl.audit.data import Examples, Floats, Ints, ModelStatistics, Scorer
+from streamcl.audit.significance import MeasureResult, compare_with_references
 from streamcl.audit.stream_split import in_portions
 from streamcl.events import Sample
 from streamcl.protocols import Learner
 
-CONFUSION_PAPER = "arXiv 2201.06640"
 MAX_SWAPPED = 50
 """Samples of a class whose labels are swapped: enough to confuse the pair, few beside what is retained."""
+
+
+def confusion_result(after: Floats, never: Floats, before: Floats, *, step: float) -> MeasureResult:
+    """Return the measure of the confusions of models that erased, never learned or learned swapped labels."""
+    name, paper = "interclass confusion", "arXiv 2201.06640"
+    return compare_with_references(name, after, never, before, step=step, paper=paper)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,15 +48,15 @@ class FeatureLabelSwap:
         return float((named == other).double().mean())
 
     def confusion_after_erasure(
-        self, factory: ModelFactory, models: Iterable[ModelStatistics]
+        self, solver: ClosedFormModels, models: Iterable[ModelStatistics]
     ) -> tuple[Floats, Floats]:
         """Return confusion [M] after the swapped samples are learned, and after they are erased again.
 
         Args:
-            factory: solves the models.
+            solver: of the models.
             models: statistics with the swapped samples neither by their right nor by their wrong labels.
         """
-        both = [factory.learn_then_unlearn(known, self.wrong) for known in models]
+        both = [solver.learn_then_unlearn(known, self.wrong) for known in models]
         before, after = zip(*both, strict=True)
         return np.array([*map(self.confusion, before)]), np.array([*map(self.confusion, after)])
 

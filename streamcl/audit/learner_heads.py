@@ -15,7 +15,7 @@ from streamcl.capabilities.declaration import capabilities_of
 from streamcl.events import Batch, Sample
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics
-from streamcl.learners.statistics import ClosedFormStatistics
+from streamcl.learners.statistics import ClosedFormStatistics, PerHead
 from streamcl.protocols import Learner
 
 
@@ -32,11 +32,7 @@ class ClosedFormHeads:
 
     def __init__(self, learner: Learner, known: ClosedFormStatistics[Statistics]) -> None:
         self.learner, self._known = learner, known
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Number of features of each head."""
-        return self._known.widths
+        self.heads = [head for head in known.heads if type(head) is RidgeHead]
 
     def in_warm_up(self, batch: Batch) -> bool:
         """Return whether samples at the batch's offset trained features of a head.
@@ -47,14 +43,14 @@ class ClosedFormHeads:
         return trained is not None and bool(trained(iter([[_Position(batch.offset)]])))
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
-        """Return mapped features of N samples, float32 [N, sum of widths] on the CPU."""
+        """Return mapped features of N samples, float32 [N, D] of all heads on the CPU."""
         rows = np.concatenate(self._known.rows_of(samples), axis=1)
         return torch.from_numpy(rows).float()
 
     def statistics(self, columns: Mapping[str, int]) -> ModelStatistics:
         """Return copies of the heads' statistics on the CPU, with the column of each class in `columns`."""
-        found = tuple(_aligned(head.statistics, self.learner.classes, columns) for head in self._known.heads)
-        return found if len(found) > 1 else found[0]
+        classes = self.learner.classes
+        return PerHead(tuple(_aligned(head.statistics, classes, columns) for head in self.heads))
 
 
 class WarmUpReplay:
@@ -104,13 +100,16 @@ class WarmUpReplay:
 
 
 def closed_form_heads(learner: Learner) -> ClosedFormHeads | None:
-    """Return the learner's heads; None where it predicts by anything but at most two ridge heads."""
-    known = capabilities_of(learner).statistics
-    if not isinstance(known, ClosedFormStatistics) or len(known.heads) > 2:
+    """Return the learner's heads: one ridge head, or a frozen one blended with that of an adapted branch.
+
+    None where it predicts by anything else.
+    """
+    able = capabilities_of(learner)
+    if not isinstance(able.statistics, ClosedFormStatistics):
         return None
-    if any(type(head) is not RidgeHead for head in known.heads):
-        return None
-    return ClosedFormHeads(learner, known)
+    found, blended = ClosedFormHeads(learner, able.statistics), able.drop_adapted_branch is not None
+    fit = len(found.heads) == len(able.statistics.heads) <= 1 + blended
+    return found if fit else None
 
 
 def _aligned(statistics: Statistics, names: Sequence[str], columns: Mapping[str, int]) -> Statistics:

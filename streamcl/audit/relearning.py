@@ -12,17 +12,28 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from streamcl.audit.closed_form_models import ModelFactory, add_statistics
+from streamcl.audit.closed_form_models import ClosedFormModels
 from streamcl.audit.data import Examples, Floats, ModelStatistics
+from streamcl.audit.significance import MeasureResult, compare_with_references
 
-RELEARN_PAPER = "arXiv 2205.08096"
 REGAINED = 0.9
 """Share, of the accuracy after all forgotten samples, at which they count as relearned: the anamnesis index
 takes a margin of the original model's accuracy, here 10 %."""
 
 
+def relearn_result(*times: Floats, centre: float | None = None) -> MeasureResult:
+    """Return the measure of relearn times [M] of the audited models, the references and the unforgotten.
+
+    Args:
+        times: log2 of samples, of each group.
+        centre: that of the model retrained on all retained samples, where it is known.
+    """
+    name, paper = "relearn time, log2 samples", "arXiv 2205.08096"
+    return compare_with_references(name, *times, step=1.0, centre=centre, paper=paper)
+
+
 def relearn_times(
-    factory: ModelFactory,
+    solver: ClosedFormModels,
     models: Iterable[ModelStatistics],
     lessons: Examples,
     check: Examples,
@@ -31,20 +42,29 @@ def relearn_times(
     """Return [M], log2 of the samples after which a model's accuracy on `check` reaches `target`.
 
     Args:
-        factory: solves the models.
+        solver: of the models.
         models: statistics of M models.
         lessons: the samples to learn, in their order; accuracy is computed after 1, 2, 4, ... of them.
         check: the samples on which accuracy is measured.
         target: a share in [0, 1].
     """
-    return np.array([_relearn_time(factory, each, lessons, check, target) for each in models])
+
+    def samples(known: ModelStatistics) -> int:
+        count = 1
+        while count < len(lessons):
+            if accuracy_after(solver, known, lessons.at(torch.arange(count)), check) >= target:
+                return count
+            count *= 2
+        return len(lessons)
+
+    return np.log2([samples(each) for each in models])
 
 
 def accuracy_after(
-    factory: ModelFactory, known: ModelStatistics, lessons: Examples, check: Examples
+    solver: ClosedFormModels, known: ModelStatistics, lessons: Examples, check: Examples
 ) -> float:
     """Return the accuracy on `check` after `lessons` are added to the statistics."""
-    model = factory.solve(add_statistics(known, factory.measure(lessons)))
+    model = solver.solve(known + solver.measure(lessons))
     return float((model(check.features).argmax(dim=1) == check.labels).double().mean())
 
 
@@ -55,14 +75,3 @@ def log2_samples_until(accuracies: Floats, target: float) -> float:
     """
     reached = np.flatnonzero(accuracies >= target)
     return float(reached[0] if len(reached) else len(accuracies) - 1)
-
-
-def _relearn_time(
-    factory: ModelFactory, known: ModelStatistics, lessons: Examples, check: Examples, target: float
-) -> float:
-    count = 1
-    while count < len(lessons):
-        if accuracy_after(factory, known, lessons.at(torch.arange(count)), check) >= target:
-            break
-        count *= 2
-    return float(np.log2(min(count, len(lessons))))

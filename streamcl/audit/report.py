@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -75,14 +74,6 @@ class AuditReport:
         return (
             f"{like}, but so is a model that never forgot: the erased data left too little trace to detect."
         )
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> AuditReport:
-        """Return the report whose `to_json` gave these values."""
-        fields = {name: value for name, value in values.items() if name not in {"verdict", "sentence"}}
-        for name in ("results", "by_memorisation"):
-            fields[name] = tuple(MeasureResult(**each) for each in fields[name])
-        return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, `verdict` and `sentence` among them."""

@@ -13,8 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from streamcl.audit.closed_form_models import draw_left_out
-from streamcl.audit.data import AuditConfig
+from streamcl.audit.data import AuditConfig, draw_left_out
 from streamcl.audit.label_swap import LabelSwap
 from streamcl.audit.stream_split import StreamSplit, with_offsets
 from streamcl.config.options.outputs import EvaluateOptions, ReportOptions
@@ -174,7 +173,7 @@ class RetrainedModels(Generic[Output]):
     def retrained(self) -> Output:
         """Return the output of the model of all retained samples."""
         label = self._split.labels(frozenset(), forgotten=False)
-        output = self._run("retrained on all retained samples", label, self._evaluate)
+        output = self._next("retrained on all retained samples").run(label, self._evaluate)
         assert output is not None
         return output
 
@@ -189,7 +188,7 @@ class RetrainedModels(Generic[Output]):
         outputs, left_out = list[Output](), list[frozenset[int]]()
         for number, without in self._shares():
             label = self._split.labels(without, forgotten=forgotten)
-            output = self._run(f"{name}, {number}", label, self._evaluate, request)
+            output = self._next(f"{name}, {number}").run(label, self._evaluate, request)
             if output is not None:
                 outputs.append(output)
                 left_out.append(without)
@@ -206,12 +205,8 @@ class RetrainedModels(Generic[Output]):
         for number, without in self._shares():
             labels = self._split.labels(without - swap.wrong.keys(), forgotten=False, relabelled=swap.wrong)
             seen = len(before)
-            output = self._run(
-                f"made to forget swapped labels, {number}",
-                labels,
-                swap.confusion,
-                request,
-                lambda learner: before.append(swap.confusion(learner)),
+            output = self._next(f"made to forget swapped labels, {number}").run(
+                *(labels, swap.confusion, request), lambda learner: before.append(swap.confusion(learner))
             )
             if output is None:
                 del before[seen:]
@@ -219,7 +214,7 @@ class RetrainedModels(Generic[Output]):
             after.append(output)
         for number, without in self._shares() if after else ():
             labels = self._split.labels(without | swap.wrong.keys(), forgotten=False)
-            confusion = self._run(f"without the swapped samples, {number}", labels, swap.confusion)
+            confusion = self._next(f"without the swapped samples, {number}").run(labels, swap.confusion)
             assert confusion is not None
             never.append(confusion)
         return never, before, after
@@ -229,17 +224,11 @@ class RetrainedModels(Generic[Output]):
         rows = draw_left_out(count, len(self._offsets), self._config.left_out, self._rng).numpy()
         return [(f"{i} of {count}", frozenset(self._offsets[row].tolist())) for i, row in enumerate(rows, 1)]
 
-    def _run(
-        self,
-        name: str,
-        label: Callable[[int], str | None],
-        then: Callable[[Learner], Result],
-        request: ForgetRequest | None = None,
-        before: Callable[[Learner], None] | None = None,
-    ) -> Result | None:
+    def _next(self, name: str) -> Retraining:
+        """Count and log a run that is about to begin."""
         self.runs += 1
         logger.info("run %d of at most %d: %s", self.runs, self._most, name)
-        return self._retraining.run(label, then, request, before)
+        return self._retraining
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from streamcl.audit.comparison import compare_distributions, compare_group, make_report
 from streamcl.audit.data import MIN_MODELS, AuditConfig, Examples, Floats, ModelGroup, ModelGroups, ProbeSet
-from streamcl.audit.label_swap import CONFUSION_PAPER, LabelSwap
-from streamcl.audit.relearning import REGAINED, RELEARN_PAPER, log2_samples_until
+from streamcl.audit.label_swap import LabelSwap, confusion_result
+from streamcl.audit.relearning import REGAINED, log2_samples_until, relearn_result
 from streamcl.audit.report import AuditReport
 from streamcl.audit.retraining import RetrainedModels, Retraining
-from streamcl.audit.significance import MeasureResult, compare_with_references
+from streamcl.audit.significance import MeasureResult
 from streamcl.audit.stream_split import StreamSplit, in_portions
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Kind
@@ -197,13 +197,7 @@ def _relearn_time(
         np.array([log2_samples_until(each.relearned, target) for each in outputs])
         for outputs in ([own], references, unforgotten)
     )
-    return compare_with_references(
-        "relearn time, log2 samples",
-        *times,
-        step=1.0,
-        centre=log2_samples_until(retrained.relearned, target),
-        paper=RELEARN_PAPER,
-    )
+    return relearn_result(*times, centre=log2_samples_until(retrained.relearned, target))
 
 
 def _confusion(
@@ -213,6 +207,4 @@ def _confusion(
     if len(after) < 2:
         logger.warning("the method does not forget single samples: no interclass confusion")
         return []
-    step = 1 / len(swap.check)
-    name = "interclass confusion"
-    return [compare_with_references(name, after, never, before, step=step, paper=CONFUSION_PAPER)]
+    return [confusion_result(after, never, before, step=1 / len(swap.check))]

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from streamcl.audit.closed_form import audit
-from streamcl.audit.data import AuditConfig, AuditData, AuditedModel, Examples, ModelStatistics
+from streamcl.audit.data import AuditConfig, AuditData, Examples, ModelStatistics
 from streamcl.audit.label_swap import swap_labels
 from streamcl.audit.learner_heads import ClosedFormHeads, WarmUpReplay, closed_form_heads
-from streamcl.audit.reconstruct_request import reconstruct_request, request_for_swapped
 from streamcl.audit.report import AuditReport
 from streamcl.audit.retraining import Retraining, remove_leftovers
 from streamcl.audit.retraining_audit import audit_by_retraining
@@ -24,21 +23,20 @@ from streamcl.audit.stream_split import (
     find_receipt,
     in_portions,
     labelled_held_out,
+    reconstruct_request,
+    request_for_swapped,
     retained_labels,
     split_stream,
     with_offsets,
 )
-from streamcl.config.options.learner import learner_name
 from streamcl.config.options.run import RunConfig
-from streamcl.errors import ConfigError, ForgettingError
+from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Sample
 from streamcl.factory.backbone import SharedBackbones, build_compute
 from streamcl.factory.parts import build_learner
 from streamcl.factory.source import build_source
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
-from streamcl.learners.ridge import RidgeOptions
-from streamcl.learners.ridge_lora import RidgeLoRAOptions
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, SourceWrapper, fetch_of
 from streamcl.runs.learner import load_learner
@@ -87,7 +85,7 @@ def audit_run(
         report = _by_retraining(case, learner, backbone)
     else:
         again = build_learner(run_config, backbone, compute)
-        report = _by_statistics(case, heads, WarmUpReplay(heads, again) if len(heads.widths) > 1 else None)
+        report = _by_statistics(case, heads, WarmUpReplay(heads, again) if len(heads.heads) > 1 else None)
     expected = receipt.scope.learned
     if report.counts["forget"] != expected:
         logger.warning(
@@ -115,7 +113,6 @@ class _Case:
 
 
 def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | None) -> AuditReport:
-    options = _ridge_options(case.run_config)
     with case.stream() as (source, scope):
         retained, forgotten = _read_features(source, heads, retained_labels(case.folder), scope, replay)
         held_out = _FeatureList()
@@ -127,15 +124,8 @@ def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | N
     base = None if replay is None else replay.finish().statistics(columns)
     if replay is not None and (difference := replay.difference()):
         logger.warning("features after the replayed warm-up differ by %.0e from the run's", difference)
-    return audit(
-        _audit_data((retained, forgotten, held_out), columns, case.receipt.kind, base),
-        AuditedModel(statistics=heads.statistics(columns)),
-        widths=heads.widths,
-        trace_ridge=options.trace_ridge,
-        variance_ridge=options.variance_ridge,
-        gcv_margin=options.gcv_margin,
-        config=case.config,
-    )
+    data = _audit_data((retained, forgotten, held_out), columns, case.receipt.kind, base)
+    return audit(data, heads.statistics(columns), heads.heads, case.config)
 
 
 def _by_retraining(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport:
@@ -180,13 +170,6 @@ class _FeatureList:
         rows = [i for i, label in enumerate(self.labels) if wanted(label)]
         every = torch.cat(self.features) if self.features else torch.zeros(0, 1)
         return Examples(every[rows], torch.tensor([columns[self.labels[i]] for i in rows]).long())
-
-
-def _ridge_options(config: RunConfig) -> RidgeOptions:
-    options = config.learner.ridge if isinstance(config.learner, RidgeLoRAOptions) else config.learner
-    if not isinstance(options, RidgeOptions):
-        raise ConfigError(f"learner {learner_name(config.learner)} has no closed-form head")
-    return options
 
 
 def _read_features(
@@ -236,8 +219,7 @@ def _audit_data(
     if not forgotten.labels:
         raise ForgettingError("none of the forgotten samples is in the stream any more")
     erased = forgotten.labels[0] if kind == "class" else None
-    first = base[0] if isinstance(base, tuple) else base
-    in_base = [] if first is None else [name for name, i in columns.items() if first.counts[i]]
+    in_base = [] if base is None else [name for name, i in columns.items() if base.heads[0].counts[i]]
     known = {*retained.labels, *in_base} - {erased}
     return AuditData(
         retained.where(lambda _: True, columns),

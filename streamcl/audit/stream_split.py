@@ -1,4 +1,4 @@
-"""Splits a run's stream into retained and forgotten samples, and draws some of each to evaluate models on."""
+"""Splits a stream into retained and forgotten samples, and reconstructs a request from its receipt."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from streamcl.audit.data import Flags
+from streamcl.config.options.run import RunConfig
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.monitoring.held_out import spread_over, within
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.receipt import Receipt
+from streamcl.learners.cohort_adapters import CohortAdaptersOptions
 from streamcl.protocols import Source
 
 Item = TypeVar("Item")
@@ -196,3 +198,48 @@ def _add_forgotten(split: StreamSplit, offset: int, sample: Sample, *, drawn: bo
     split.domains.add(sample.domain)
     if drawn:
         split.forgotten.append(sample)
+
+
+def reconstruct_request(
+    receipt: Receipt, split: StreamSplit, config: RunConfig, *, with_samples: bool
+) -> ForgetRequest:
+    """Return the request of a receipt, which holds no names, at the same offset and to the same method.
+
+    Its selector follows from the forgotten samples: their class, the subject or all users, the domain or the
+    range of offsets where that is a cohort, else their ids.
+
+    Args:
+        receipt: of the erasure.
+        split: of the stream.
+        config: of the run.
+        with_samples: the request carries the samples, for a source that cannot fetch them.
+    """
+    samples = split.forgotten if with_samples else ()
+    return _request(receipt, receipt.offset, samples, **_selector(receipt.kind, split, config))
+
+
+def request_for_swapped(
+    receipt: Receipt, split: StreamSplit, end: int, *, with_samples: bool
+) -> ForgetRequest:
+    """Return a request at offset `end`, to the same method, for the samples whose labels are swapped."""
+    ids = [sample.id for sample in split.swapped]
+    return _request(receipt, end, split.swapped if with_samples else (), ids=ids)
+
+
+def _request(receipt: Receipt, offset: int, samples: Sequence[Sample], **selector: Any) -> ForgetRequest:
+    method = receipt.method or "auto"
+    return ForgetRequest(id="audit", offset=offset, method=method, samples=samples, **selector)
+
+
+def _selector(kind: str, split: StreamSplit, config: RunConfig) -> dict[str, Any]:
+    if kind == "class":
+        return {"label": next(iter(split.gone.values()))}
+    if kind == "subject":
+        subject = next(iter(split.subjects)) if len(split.subjects) == 1 else None
+        return {"all_users": True} if subject is None else {"subject": subject}
+    if isinstance(config.learner, CohortAdaptersOptions):
+        if config.learner.cohort_by == "domain" and len(split.domains) == 1:
+            return {"domain": next(iter(split.domains))}
+        if config.learner.cohort_by == "offset_range":
+            return {"offsets": (min(split.gone), max(split.gone) + 1)}
+    return {"ids": split.ids}

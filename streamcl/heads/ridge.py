@@ -93,6 +93,14 @@ class RidgeHead(ClosedFormHead[Statistics]):
         """The head's own sums. Not to be written to."""
         return self._sums
 
+    def empty_on_rows(self, classes: int) -> RidgeHead:
+        """Return a head without samples on the CPU, with the same ridge, whose features are rows phi."""
+        ridge = self._solver.ridge
+        options: dict[str, Any] = {"variance_ridge": ridge.least, "gcv_margin": ridge.gcv_margin}
+        head = RidgeHead(self.statistic_width, trace_ridge=self._trace_ridge, **options)
+        head.grow(classes)
+        return head
+
     def grow(self, classes: int) -> None:
         """Have at least `classes` columns; old ones keep their values, one without samples scores -inf."""
         more = classes - self.classes

@@ -34,6 +34,10 @@ class PerHead(Generic[S]):
         """Return the statistics of both, head by head."""
         return PerHead(tuple(one + two for one, two in zip(self.heads, other.heads, strict=True)))
 
+    def __sub__(self, other: PerHead[S]) -> PerHead[S]:
+        """Return the statistics without those of `other`, head by head."""
+        return PerHead(tuple(one - two for one, two in zip(self.heads, other.heads, strict=True)))
+
     def relative_error(self, other: PerHead[S]) -> float:
         """Return the largest relative error of any head."""
         return max(one.relative_error(two) for one, two in zip(self.heads, other.heads, strict=True))

@@ -8,10 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcl.audit.accuracy import neighbour_class, neighbour_separability
 from streamcl.audit.data import Examples, ModelGroup, ModelOutputs, ProbeSet
-from streamcl.audit.divergence import klom, tug_of_war
-from streamcl.audit.membership import lira, rmia, u_lira
+from streamcl.audit.measures import (
+    klom,
+    lira,
+    neighbour_class,
+    neighbour_separability,
+    rmia,
+    tug_of_war,
+    u_lira,
+)
 from streamcl.audit.significance import (
     compare_with_permutations,
     compare_with_references,

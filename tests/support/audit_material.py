@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from streamcl.audit.closed_form_models import RidgeFactory
+from streamcl.audit.closed_form_models import ClosedFormModels
 from streamcl.audit.data import AuditData, Examples
+from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics
+from streamcl.learners.statistics import PerHead
 
 LAMBDA = 1e-2
 
@@ -42,25 +44,31 @@ def one_class(seed: int, **sizes) -> AuditData:
     )
 
 
-def factory(material: AuditData) -> RidgeFactory:
-    return RidgeFactory(material.width, material.columns, trace_ridge=LAMBDA)
+def ridge_heads(*widths: int) -> list[RidgeHead]:
+    """Heads of which the options alone count."""
+    return [RidgeHead(width, trace_ridge=LAMBDA) for width in widths]
 
 
-def retrained(material: AuditData) -> Statistics:
-    return factory(material).measure(material.retain)
+def solver(material: AuditData) -> ClosedFormModels:
+    return ClosedFormModels(ridge_heads(material.retain.features.shape[1]), material.columns)
 
 
-def with_share(material: AuditData, share: float) -> Statistics:
+def retrained(material: AuditData) -> PerHead[Statistics]:
+    return solver(material).measure(material.retain)
+
+
+def with_share(material: AuditData, share: float) -> PerHead[Statistics]:
     """The sums with this share of the forgotten samples still, or doubly taken out where it is negative."""
-    kept = factory(material).measure(material.forget)
+    (kept,) = solver(material).measure(material.forget).heads
     gram = kept.gram.copy()
     gram.add_sum(kept.gram, share - 1.0)
     counts = kept.counts if share > 0 else 0 * kept.counts
-    return retrained(material) + Statistics(gram, share * kept.Q, counts)
+    return retrained(material) + PerHead((Statistics(gram, share * kept.Q, counts),))
 
 
-def masked(statistics: Statistics, column: int) -> Statistics:
+def masked(statistics: PerHead[Statistics], column: int) -> PerHead[Statistics]:
     """A class that lost its column while its samples stay in the Gram matrix."""
-    Q, counts = statistics.Q.clone(), statistics.counts.clone()
+    (known,) = statistics.heads
+    Q, counts = known.Q.clone(), known.counts.clone()
     Q[:, column], counts[column] = 0.0, 0
-    return replace(statistics, Q=Q, counts=counts)
+    return PerHead((replace(known, Q=Q, counts=counts),))
