@@ -33,7 +33,7 @@ import torch
 from contestants import CLASSES, Bare, Forward, Reference
 from machine import machine
 
-from streamcl.benchmark.cell import SharedResources
+from streamcl.benchmark.cells import SharedResources
 from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import StreamclError

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from streamcl.audit import measures
-from streamcl.audit.data import AuditConfig, Flags, Floats, Ints, ModelGroup, ModelGroups, ModelOutputs
+from streamcl.audit.data import AuditConfig, Floats, Ints, ModelGroup, ModelGroups
 from streamcl.audit.report import AuditReport
 from streamcl.audit.significance import (
     MeasureResult,
@@ -21,7 +21,6 @@ from streamcl.audit.significance import (
 )
 
 Measure: TypeAlias = Callable[[ModelGroup], Floats]
-GroupStatistic: TypeAlias = Callable[[Floats, Flags], Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +112,15 @@ def compare_by_memorisation(groups: ModelGroups) -> tuple[MeasureResult, ...]:
     """
     order = np.argsort(measures.memorisation(groups.references, groups.unforgotten))
     quarter = max(1, len(order) // 4)
-    parts = {"LiRA, least memorised": order[:quarter], "LiRA, most memorised": order[-quarter:]}
-    return tuple(
-        ScalarMeasure(name, _lira_on(rows, groups), step=1 / quarter, paper=measures.LIRA_PAPER).compare(
-            groups.audited, groups
-        )
-        for name, rows in parts.items()
-    )
+
+    def compare(name: str, rows: Ints) -> MeasureResult:
+        pools = groups.references, groups.unforgotten
+        lira = lambda group: measures.lira(group, *pools)[:, rows].mean(axis=1)  # noqa: E731
+        measure = ScalarMeasure(name, lira, step=1 / quarter, paper=measures.LIRA_PAPER)
+        return measure.compare(groups.audited, groups)
+
+    least, most = order[:quarter], order[-quarter:]
+    return compare("LiRA, least memorised", least), compare("LiRA, most memorised", most)
 
 
 def compare_distributions(groups: ModelGroups, group: ModelGroup, permutations: int) -> list[MeasureResult]:
@@ -129,9 +130,12 @@ def compare_distributions(groups: ModelGroups, group: ModelGroup, permutations: 
         statistics.append((f"KLoM, {part}", part, measures.klom, measures.KLOM_PAPER))
     results = []
     for name, part, statistic, paper in statistics:
-        outputs = getattr(group, part), getattr(groups.references, part)
-        value, null = _permuted(statistic, *outputs, permutations)
-        results.append(compare_with_permutations(name, value, null, paper=paper))
+        erased, retrained = getattr(group, part).margin, getattr(groups.references, part).margin
+        true = np.arange(len(erased) + len(retrained)) < len(erased)
+        rng = np.random.default_rng(0)
+        assigned = np.array([true, *(rng.permutation(true) for _ in range(permutations))])
+        values = statistic(np.concatenate([erased, retrained]), assigned)
+        results.append(compare_with_permutations(name, float(values[0]), values[1:], paper=paper))
     return results
 
 
@@ -147,11 +151,10 @@ def make_report(
     """Judge all results together, and report beside them those of models that never forgot.
 
     Args:
-        groups: of the audit.
+        groups, config: of the audit.
         by_outputs: measures of outputs.
         by_learning: measures for which models learned something first; they hold the value of models that
             never forgot already.
-        config: of the audit.
         began: `time.perf_counter()` at its start.
         fields: the report's other fields.
     """
@@ -172,18 +175,3 @@ def make_report(
         seconds=time.perf_counter() - began,
         **fields,
     )
-
-
-def _lira_on(rows: Ints, groups: ModelGroups) -> Measure:
-    return lambda group: measures.lira(group, groups.references, groups.unforgotten)[:, rows].mean(axis=1)
-
-
-def _permuted(
-    statistic: GroupStatistic, erased: ModelOutputs, retrained: ModelOutputs, permutations: int
-) -> tuple[float, Floats]:
-    """The statistic of two groups, and its values [B] for random assignments of models to the groups."""
-    margins = np.concatenate([erased.margin, retrained.margin])
-    true = np.arange(len(margins)) < len(erased.margin)
-    rng = np.random.default_rng(0)
-    values = statistic(margins, np.array([true, *(rng.permutation(true) for _ in range(permutations))]))
-    return float(values[0]), values[1:]

@@ -17,7 +17,7 @@ from torch import Tensor
 from streamcl.audit.closed_form_models import ClosedFormModels, LinearModel
 from streamcl.audit.data import Examples, Floats, Ints, ModelStatistics, Scorer
 from streamcl.audit.significance import MeasureResult, compare_with_references
-from streamcl.audit.stream_split import in_portions
+from streamcl.audit.stream_split import predicted_labels
 from streamcl.events import Sample
 from streamcl.protocols import Learner
 
@@ -52,9 +52,7 @@ class FeatureLabelSwap:
     ) -> tuple[Floats, Floats]:
         """Return confusion [M] after the swapped samples are learned, and after they are erased again.
 
-        Args:
-            solver: of the models.
-            models: statistics with the swapped samples neither by their right nor by their wrong labels.
+        models: statistics with the swapped samples neither by their right nor by their wrong labels.
         """
         both = [solver.learn_then_unlearn(known, self.wrong) for known in models]
         before, after = zip(*both, strict=True)
@@ -91,9 +89,8 @@ class LabelSwap:
         """Return the share of both classes' held-out samples that are predicted as the other class."""
         one, two = self.pair
         other = {one: two, two: one}
-        guesses = [guess for each in in_portions(self.check) for guess in learner.predict(each)]
-        pairs = zip(guesses, self.check, strict=True)
-        return float(np.mean([guess.label == other[str(sample.label)] for guess, sample in pairs]))
+        pairs = zip(predicted_labels(learner, self.check), self.check, strict=True)
+        return float(np.mean([label == other[str(sample.label)] for label, sample in pairs]))
 
 
 def swap_labels(
@@ -102,20 +99,13 @@ def swap_labels(
     """Return a swap of the two classes that the learner confuses most on held-out samples.
 
     Where it confuses none, of the two classes with most held-out samples: swapping will confuse them. None
-    where there are not two classes.
-
-    Args:
-        learner: the audited one.
-        held_out: labelled samples.
-        retained: labels by offset.
-        seed: of the draw.
+    where there are not two classes. retained: labels by offset.
     """
-    guesses = [guess for each in in_portions(held_out) for guess in learner.predict(each)]
     names = set(retained.values())
     confused = Counter(
-        frozenset((str(sample.label), str(guess.label)))
-        for sample, guess in zip(held_out, guesses, strict=True)
-        if sample.label != guess.label and {sample.label, guess.label} <= names
+        frozenset((str(sample.label), str(label)))
+        for sample, label in zip(held_out, predicted_labels(learner, held_out), strict=True)
+        if sample.label != label and {sample.label, label} <= names
     )
     counts = Counter(str(sample.label) for sample in held_out if sample.label in names)
     if len(counts) < 2:

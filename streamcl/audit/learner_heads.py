@@ -70,12 +70,7 @@ class WarmUpReplay:
         self._last: Sequence[Sample] = ()
 
     def learn(self, batch: Batch, kept: Mapping[int, str]) -> None:
-        """Learn the retained and the unlabelled samples of one batch.
-
-        Args:
-            batch: of the warm-up.
-            kept: labels of the retained samples by offset.
-        """
+        """Learn the retained samples of one batch, by their labels in `kept`, and the unlabelled ones."""
         samples = [
             replace(sample, label=kept.get(offset))
             for offset, sample in with_offsets(batch)

@@ -152,19 +152,14 @@ def tug_of_war(group: ModelGroup, references: ModelGroup) -> Floats:
 
 
 def _leave_one_out_mean(pool: Floats, *, inside: bool) -> Floats:
-    """Return the mean over K models of pool [K, ...].
-
-    Args:
-        pool: a value for each model.
-        inside: the mean is for the models of the pool themselves, [K, ...]: each over the others.
-    """
+    """The mean over K models of pool [K, ...]; inside: for each model of the pool, over the others."""
     if not inside:
         return np.asarray(pool.mean(axis=0, keepdims=pool.ndim > 1))
     return np.asarray((pool.sum(axis=0, keepdims=True) - pool) / (len(pool) - 1))
 
 
 def _variance_floor(pool: Floats) -> float:
-    """Return a millionth of the mean variance over pool [K, N], so that no sample outweighs all others."""
+    """A millionth of the mean variance over pool [K, N], so that no sample outweighs all others."""
     return 1e-6 * float(pool.var(axis=0).mean()) + 1e-24
 
 

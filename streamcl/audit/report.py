@@ -1,16 +1,30 @@
-"""The report of an audit: as JSON, as text for the terminal, and as a section of an HTML page."""
+"""The report of an audit: as JSON, as text, as a section of an HTML page, and saved in a run directory."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from streamcl.audit.significance import MeasureResult
+from streamcl.forgetting.receipts.archive import (
+    AUDITS,
+    file_name,
+    html_environment,
+    newest_receipt,
+    read_receipt,
+    write_page,
+)
+from streamcl.storage import files, hash_chain
 
 Verdict: TypeAlias = Literal["pass", "fail", "cannot tell"]
+INFINITY = 1e300
+"""Written in place of infinity, for which JSON has no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +110,30 @@ def html_section(report: AuditReport) -> Markup:
 
     The section loads nothing and has no style of its own.
     """
-    environment = Environment(
-        loader=PackageLoader("streamcl", "audit"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return Markup(environment.get_template("section.html.j2").render(report=report, notes=notes(report)))
+    template = html_environment("audit").get_template("section.html.j2")
+    return Markup(template.render(report=report, notes=notes(report)))
+
+
+def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] = time.time) -> Path:
+    """Write the audit atomically, chained to the one before and bound to its receipt; return its path.
+
+    A second audit of the same request gets a file of its own. The receipt's page shows the newest.
+    folder: of the run; clock: seconds since 1970.
+    """
+    request = report.request or "audit"
+    receipt = newest_receipt(folder, request)
+    files.make_folder(folder / AUDITS)
+    path = _free(folder, file_name(request))
+    content = {
+        "request": request,
+        "receipt": hash_chain.sha256_of(receipt) if receipt.exists() else None,
+        "made": clock(),
+        "audit": _finite(report.to_json()),
+    }
+    hash_chain.write_link(path, hash_chain.ChainHead(folder / AUDITS, "audit").next_link(content))
+    if receipt.exists():
+        write_page(receipt, read_receipt(receipt), audit=html_section(report))
+    return path
 
 
 def notes(report: AuditReport) -> list[str]:
@@ -136,3 +166,21 @@ def _row(result: MeasureResult) -> tuple[str, str, str, str, str, str]:
 
 def _aligned(cell: str, width: int, column: int) -> str:
     return cell.rjust(width) if 0 < column < 5 else cell.ljust(width)
+
+
+def _free(folder: Path, name: str) -> Path:
+    paths = (folder / AUDITS / f"{name}{ending}.json" for ending in ("", *(f".{n}" for n in range(2, 10**6))))
+    return next(path for path in paths if not path.exists())
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+        case float() if math.isnan(value):
+            return None
+        case float():
+            return max(-INFINITY, min(INFINITY, value))
+    return value

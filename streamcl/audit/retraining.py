@@ -128,7 +128,8 @@ class Retraining:
             begin_or_restore(run, None)
             for _ in run:
                 pass
-            if request is not None and not _was_erased(folder, request):
+            outcomes = {each.request: each.outcome for _, each in read_receipts(folder)}
+            if request is not None and outcomes.get(request.id) != "done":
                 return None
             return then(run.learner)
 
@@ -148,12 +149,7 @@ class Retraining:
 class RetrainedModels(Generic[Output]):
     """Makes the models of an audit one by one, and evaluates each at the end of its run.
 
-    Args:
-        split: of the stream.
-        retraining: runs the stream.
-        evaluate: returns what is compared of a learner.
-        config: of the audit.
-        most: number of runs at most, for the log.
+    evaluate: returns the figures that are compared of a learner; most: number of runs at most, for the log.
     """
 
     def __init__(
@@ -247,8 +243,3 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True  # a process of another user
     return True
-
-
-def _was_erased(folder: Path, request: ForgetRequest) -> bool:
-    ended = {receipt.request: receipt.outcome for _, receipt in read_receipts(folder)}
-    return ended.get(request.id) == "done"

@@ -18,7 +18,7 @@ from streamcl.audit.relearning import REGAINED, log2_samples_until, relearn_resu
 from streamcl.audit.report import AuditReport
 from streamcl.audit.retraining import RetrainedModels, Retraining
 from streamcl.audit.significance import MeasureResult
-from streamcl.audit.stream_split import StreamSplit, in_portions
+from streamcl.audit.stream_split import StreamSplit, in_portions, predicted_labels
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Kind
 from streamcl.protocols import Learner, ProbabilisticLearner
@@ -98,9 +98,8 @@ class LearnerProbes:
             until = min(max(1, 2 * learned), len(self._lessons))
             learner.learn(Batch(self._after + learned, tuple(self._lessons[learned:until])))
             learned = until
-            guesses = [guess for each in in_portions(self._check) for guess in learner.predict(each)]
-            pairs = zip(guesses, self._check, strict=True)
-            accuracies.append(float(np.mean([guess.label == sample.label for guess, sample in pairs])))
+            pairs = zip(predicted_labels(learner, self._check), self._check, strict=True)
+            accuracies.append(float(np.mean([label == sample.label for label, sample in pairs])))
         return np.array(accuracies)
 
 
@@ -116,15 +115,8 @@ def audit_by_retraining(
     """Judge an erasure from any learner beside models of runs that never saw the data.
 
     U-LiRA and KLoM are judged on models that learned the data and were made to forget it as the run was, at
-    the same offset of the stream; every other measure on the run's own model.
-
-    Args:
-        learner: the audited one.
-        split: of the stream.
-        retraining: runs the stream.
-        request: of the erasure.
-        swap: for the interclass-confusion test, with the request that erases the swapped samples.
-        config: of the audit.
+    the same offset of the stream; every other measure on the run's own model. swap: for the
+    interclass-confusion test, with the request that erases the swapped samples.
     """
     began = time.perf_counter()
     probes = LearnerProbes(split, learner.classes, request.kind, config.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from streamcl.audit.retraining import Retraining, remove_leftovers
 from streamcl.audit.retraining_audit import audit_by_retraining
 from streamcl.audit.stream_split import (
     ReceiptScope,
+    batches_to_audit,
     find_receipt,
     in_portions,
     labelled_held_out,
@@ -31,7 +32,7 @@ from streamcl.audit.stream_split import (
 )
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, Sample
+from streamcl.events import Sample
 from streamcl.factory.backbone import SharedBackbones, build_compute
 from streamcl.factory.parts import build_learner
 from streamcl.factory.source import build_source
@@ -116,11 +117,10 @@ def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | N
     with case.stream() as (source, scope):
         retained, forgotten = _read_features(source, heads, retained_labels(case.folder), scope, replay)
         held_out = _FeatureList()
-        labelled = [
-            sample for part in source.info.holdout for sample in part.samples if sample.label is not None
-        ]
-        held_out.add(heads, [(sample, str(sample.label)) for sample in labelled])
-    columns = _columns(heads.learner.classes, retained, forgotten)
+        labelled = [each for part in source.info.holdout for each in part.samples if each.label is not None]
+        held_out.add(heads, labelled)
+    names = dict.fromkeys([*heads.learner.classes, *retained.labels, *forgotten.labels])
+    columns = {name: i for i, name in enumerate(names)}  # those of erased classes come last
     base = None if replay is None else replay.finish().statistics(columns)
     if replay is not None and (difference := replay.difference()):
         logger.warning("features after the replayed warm-up differ by %.0e from the run's", difference)
@@ -159,15 +159,15 @@ class _FeatureList:
     features: list[Tensor] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
-    def add(self, heads: ClosedFormHeads, samples: Sequence[tuple[Sample, str]]) -> None:
-        """Append samples with the label that each was learned with."""
+    def add(self, heads: ClosedFormHeads, samples: Sequence[Sample]) -> None:
+        """Append labelled samples."""
         for portion in in_portions(samples):
-            self.features.append(heads.features([sample for sample, _ in portion]))
-            self.labels += [label for _, label in portion]
+            self.features.append(heads.features(portion))
+            self.labels += [str(sample.label) for sample in portion]
 
-    def where(self, wanted: Callable[[str], bool], columns: Mapping[str, int]) -> Examples:
-        """Return the examples whose label is wanted."""
-        rows = [i for i, label in enumerate(self.labels) if wanted(label)]
+    def examples(self, columns: Mapping[str, int], wanted: Container[str]) -> Examples:
+        """Return the examples with wanted labels."""
+        rows = [i for i, label in enumerate(self.labels) if label in wanted]
         every = torch.cat(self.features) if self.features else torch.zeros(0, 1)
         return Examples(every[rows], torch.tensor([columns[self.labels[i]] for i in rows]).long())
 
@@ -181,32 +181,15 @@ def _read_features(
 ) -> tuple[_FeatureList, _FeatureList]:
     """The retained and the forgotten samples up to the last; a warm-up goes to its replay instead."""
     retained, forgotten = _FeatureList(), _FeatureList()
-    end = max([*kept, scope.end - 1])
-    for batch in source:
-        if not isinstance(batch, Batch):
-            continue
+    for batch in batches_to_audit(source, kept, scope):
         if replay is not None and heads.in_warm_up(batch):
             replay.learn(batch, kept)
-        else:
-            for pairs in in_portions(list(with_offsets(batch))):
-                retained.add(heads, [(sample, kept[offset]) for offset, sample in pairs if offset in kept])
-                forgotten.add(
-                    heads,
-                    [
-                        (sample, str(sample.label))
-                        for offset, sample in pairs
-                        if offset not in kept and scope.contains(offset, sample)
-                    ],
-                )
-        if batch.end > end:
-            break
+            continue
+        pairs = list(with_offsets(batch))
+        retained.add(heads, [replace(each, label=kept[offset]) for offset, each in pairs if offset in kept])
+        others = [(offset, each) for offset, each in pairs if offset not in kept]
+        forgotten.add(heads, [each for offset, each in others if scope.contains(offset, each)])
     return retained, forgotten
-
-
-def _columns(classes: Sequence[str], *parts: _FeatureList) -> dict[str, int]:
-    """The learner's class columns, followed by those of erased classes."""
-    names = dict.fromkeys([*classes, *(label for part in parts for label in part.labels)])
-    return {name: i for i, name in enumerate(names)}
 
 
 def _audit_data(
@@ -222,11 +205,11 @@ def _audit_data(
     in_base = [] if base is None else [name for name, i in columns.items() if base.heads[0].counts[i]]
     known = {*retained.labels, *in_base} - {erased}
     return AuditData(
-        retained.where(lambda _: True, columns),
-        forgotten.where(lambda _: True, columns),
-        held_out.where(lambda label: label in known, columns),
+        retained.examples(columns, columns),
+        forgotten.examples(columns, columns),
+        held_out.examples(columns, known),
         len(columns),
         erased_class=None if erased is None else columns[erased],
-        erased_test=None if erased is None else held_out.where(lambda label: label == erased, columns),
+        erased_test=None if erased is None else held_out.examples(columns, {erased}),
         base=base,
     )

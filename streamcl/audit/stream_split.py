@@ -19,7 +19,7 @@ from streamcl.forgetting.monitoring.held_out import spread_over, within
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.learners.cohort_adapters import CohortAdaptersOptions
-from streamcl.protocols import Source
+from streamcl.protocols import Learner, Source
 
 Item = TypeVar("Item")
 PORTION = 64
@@ -85,6 +85,11 @@ def in_portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         yield items[start : start + PORTION]
 
 
+def predicted_labels(learner: Learner, samples: Sequence[Sample]) -> list[str | None]:
+    """Return the class that the learner predicts for each sample."""
+    return [prediction.label for each in in_portions(samples) for prediction in learner.predict(each)]
+
+
 @dataclass(slots=True)
 class StreamSplit:
     """The retained and the forgotten samples of a stream.
@@ -124,9 +129,37 @@ class StreamSplit:
             del labels[offset]
         return labels.get
 
+    def add_retained(self, offset: int, sample: Sample, *, drawn: bool, swapped: bool) -> None:
+        """Append a sample to `retained` where it is drawn, and to `swapped` where its label is."""
+        sample = replace(sample, label=self.kept[offset])
+        if drawn:
+            self.retained.append(sample)
+            self.retained_offsets.append(offset)
+        if swapped:
+            self.swapped.append(sample)
+
+    def add_forgotten(self, offset: int, sample: Sample, *, drawn: bool) -> None:
+        """Note a forgotten sample, and append it to `forgotten` where it is drawn."""
+        self.gone[offset] = str(sample.label)
+        self.ids.append(sample.id)
+        self.subjects.add(sample.subject)
+        self.domains.add(sample.domain)
+        if drawn:
+            self.forgotten.append(sample)
+
     def members(self, left_out: frozenset[int]) -> Flags:
         """Return bool [N], which of the samples in `retained` such a model has learned."""
         return np.array([offset not in left_out for offset in self.retained_offsets])
+
+
+def batches_to_audit(source: Source, kept: Mapping[int, str], scope: ReceiptScope) -> Iterator[Batch]:
+    """Yield the batches of a stream up to its last retained or forgotten sample."""
+    end = max([*kept, scope.end - 1])
+    for batch in source:
+        if isinstance(batch, Batch):
+            yield batch
+            if batch.end > end:
+                break
 
 
 def split_stream(
@@ -158,16 +191,12 @@ def split_stream(
     split = StreamSplit(kept, held_out=held_out)
     rng = np.random.default_rng(seed)
     drawn = set(rng.choice(sorted(kept), min(most, len(kept)), replace=False).tolist()) if kept else set()
-    end = max([*kept, scope.end - 1])
-    for batch in source:
-        if isinstance(batch, Batch):
-            for offset, sample in with_offsets(batch):
-                if offset in kept:
-                    _add_retained(split, offset, sample, drawn=offset in drawn, swapped=offset in swapped)
-                elif scope.contains(offset, sample):
-                    _add_forgotten(split, offset, sample, drawn=len(split.gone) % every == 0)
-            if batch.end > end:
-                break
+    for batch in batches_to_audit(source, kept, scope):
+        for offset, sample in with_offsets(batch):
+            if offset in kept:
+                split.add_retained(offset, sample, drawn=offset in drawn, swapped=offset in swapped)
+            elif scope.contains(offset, sample):
+                split.add_forgotten(offset, sample, drawn=len(split.gone) % every == 0)
     split.forgotten = within(split.forgotten, MAX_BYTES)
     split.retained = within(split.retained, MAX_BYTES)
     split.retained_offsets = split.retained_offsets[: len(split.retained)]
@@ -183,36 +212,14 @@ def labelled_held_out(source: Source, most: int) -> list[Sample]:
     return within(labelled, MAX_BYTES)
 
 
-def _add_retained(split: StreamSplit, offset: int, sample: Sample, *, drawn: bool, swapped: bool) -> None:
-    if drawn:
-        split.retained.append(replace(sample, label=split.kept[offset]))
-        split.retained_offsets.append(offset)
-    if swapped:
-        split.swapped.append(replace(sample, label=split.kept[offset]))
-
-
-def _add_forgotten(split: StreamSplit, offset: int, sample: Sample, *, drawn: bool) -> None:
-    split.gone[offset] = str(sample.label)
-    split.ids.append(sample.id)
-    split.subjects.add(sample.subject)
-    split.domains.add(sample.domain)
-    if drawn:
-        split.forgotten.append(sample)
-
-
 def reconstruct_request(
     receipt: Receipt, split: StreamSplit, config: RunConfig, *, with_samples: bool
 ) -> ForgetRequest:
     """Return the request of a receipt, which holds no names, at the same offset and to the same method.
 
     Its selector follows from the forgotten samples: their class, the subject or all users, the domain or the
-    range of offsets where that is a cohort, else their ids.
-
-    Args:
-        receipt: of the erasure.
-        split: of the stream.
-        config: of the run.
-        with_samples: the request carries the samples, for a source that cannot fetch them.
+    range of offsets where that is a cohort, else their ids. with_samples: the request carries the samples,
+    for a source that cannot fetch them.
     """
     samples = split.forgotten if with_samples else ()
     return _request(receipt, receipt.offset, samples, **_selector(receipt.kind, split, config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 import torch
@@ -17,6 +17,7 @@ from streamcl.learners.block_features import FeatureReader, FrozenReader, Prefix
 from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.protocols import Learner
 
+Key = TypeVar("Key", str, bytes)
 CachedFeatures = tuple[Tensor, ...]
 """Of one sample: its features [F] and, for a branch, the tokens [N, d] of each view at its first block."""
 
@@ -36,14 +37,8 @@ class CachedReader:
     def _rows(
         self, samples: Sequence[Sample], read: Callable[[list[Sample]], list[Tensor]]
     ) -> list[CachedFeatures]:
-        """The cached features of each sample, in order, after reading the new ones."""
         keys = [_key(sample) for sample in samples]
-        fresh = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in self._cache}
-        if fresh:
-            columns = read(list(fresh.values()))
-            for number, key in enumerate(fresh):
-                self._cache[key] = tuple(column[number].clone() for column in columns)
-        return [self._cache[key] for key in keys]
+        return _through(self._cache, keys, lambda fresh: read([samples[i] for i in fresh]))
 
 
 class CachedPrefixReader(CachedReader):
@@ -70,7 +65,7 @@ class CachedBranch:
 
     def __init__(self, branch: AdaptedBranch) -> None:
         self._branch, self._compute = branch, branch.features
-        self._cache: dict[bytes, Tensor] = {}
+        self._cache: dict[bytes, CachedFeatures] = {}
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return features, float32 [B, F], of tokens [B, N, d]."""
@@ -78,11 +73,8 @@ class CachedBranch:
             return self._compute(tokens)
         rows = tokens.detach().contiguous().view(len(tokens), -1).view(torch.uint8).cpu().numpy()
         keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
-        fresh = {key: number for number, key in enumerate(keys) if key not in self._cache}
-        if fresh:
-            features = self._compute(tokens[list(fresh.values())])
-            self._cache |= {key: row.clone() for key, row in zip(fresh, features, strict=True)}
-        return torch.stack([self._cache[key] for key in keys])
+        found = _through(self._cache, keys, lambda fresh: [self._compute(tokens[fresh])])
+        return torch.stack([row[0] for row in found])
 
 
 class FeatureCache:
@@ -111,6 +103,18 @@ class FeatureCache:
         holder.reader = CachedPrefixReader(reader, cache)
         patched: Any = branch
         patched.features = CachedBranch(branch)
+
+
+def _through(
+    cache: dict[Key, CachedFeatures], keys: Sequence[Key], read: Callable[[list[int]], list[Tensor]]
+) -> list[CachedFeatures]:
+    """The cached tensors of each key, in order; `read` returns columns of rows at the places of new keys."""
+    fresh = {key: place for place, key in enumerate(keys) if key not in cache}
+    if fresh:
+        columns = read(list(fresh.values()))
+        for number, key in enumerate(fresh):
+            cache[key] = tuple(column[number].clone() for column in columns)
+    return [cache[key] for key in keys]
 
 
 def _key(sample: Sample) -> str:

@@ -51,15 +51,8 @@ def joint_summary(
 ) -> dict[str, Any]:
     """Train on all samples of the configured stream and evaluate both heads at the end.
 
-    An interrupted training starts over: it holds all images in memory and has no checkpoint.
-
-    Args:
-        config: of the run.
-        joint: options of the upper bound.
-        vit: makes or shares the backbone.
-
-    Returns:
-        A summary like a run's: "holdout" is the ridge head's, "holdout_linear" the linear head's.
+    An interrupted training starts over: it holds all images in memory and has no checkpoint. Return a summary
+    like a run's: "holdout" is the ridge head's, "holdout_linear" the linear head's.
     """
     began = monotonic()
     seed_generators(config.seed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from streamcl.benchmark.suite import Cell, Suite
+from streamcl.benchmark.suite import Cell, CellKey, Suite
 
 FIGURES = ("A_T", "A_AUC", "A_Last", "forgetting_measure", "backward_transfer", "prequential")
 HEADINGS = ("A_T", "A_AUC", "A_Last", "forgetting", "backward transfer", "prequential")
@@ -18,19 +18,10 @@ COLUMNS = ("source", "protocol", "learner", "seed", *FIGURES, *SHIFTS, "samples"
 
 
 @dataclass(frozen=True, slots=True)
-class CellResult:
+class CellResult(CellKey):
     """The figures of one cell. Accuracies are shares in [0, 1]; None where a figure does not exist."""
 
-    source: str
-    protocol: str
-    learner: str
-    seed: int
     figures: Mapping[str, float | None]
-
-    @property
-    def stream(self) -> str:
-        """source/protocol."""
-        return f"{self.source}/{self.protocol}"
 
 
 def results_of(cell: Cell, summary: Mapping[str, Any]) -> list[CellResult]:
@@ -56,10 +47,7 @@ def as_csv(results: Sequence[CellResult]) -> str:
 def as_markdown(suite: Suite, results: Sequence[CellResult], open_cells: Mapping[str, str]) -> str:
     """Return an overview of final accuracy, a table for each stream, and the cells without a result.
 
-    Args:
-        suite: for its title and description.
-        results: of finished cells.
-        open_cells: by cell id, the reason why it has no result.
+    open_cells: by cell id, the reason why it has no result.
     """
     lines = [f"# {suite.title}", "", *([suite.about.strip(), ""] if suite.about else [])]
     lines += [
@@ -70,7 +58,7 @@ def as_markdown(suite: Suite, results: Sequence[CellResult], open_cells: Mapping
         "",
     ]
     lines += _overview(results)
-    for stream in _distinct(each.stream for each in results):
+    for stream in dict.fromkeys(each.stream for each in results):
         lines += ["", f"## {stream}", "", *_table([r for r in results if r.stream == stream])]
     if open_cells:
         lines += ["", "## Without a result", ""]
@@ -103,9 +91,9 @@ def _result(cell: Cell, learner: str, summary: Mapping[str, Any], holdout: Mappi
 
 def _overview(results: Sequence[CellResult]) -> list[str]:
     """Final accuracy over classes seen, learners x streams."""
-    streams = _distinct(each.stream for each in results)
+    streams = list(dict.fromkeys(each.stream for each in results))
     lines = ["## A_Last", "", *_head("learner", streams)]
-    for learner in _distinct(each.learner for each in results):
+    for learner in dict.fromkeys(each.learner for each in results):
         own = [each for each in results if each.learner == learner]
         cells = [
             mean_and_deviation(r.figures["A_Last"] for r in own if r.stream == stream) for stream in streams
@@ -116,10 +104,11 @@ def _overview(results: Sequence[CellResult]) -> list[str]:
 
 def _table(results: Sequence[CellResult]) -> list[str]:
     lines = _head("learner", [*HEADINGS, "shifts found", "false alarms", "images/s", "seeds"])
-    for learner in _distinct(each.learner for each in results):
+    for learner in dict.fromkeys(each.learner for each in results):
         own = [each.figures for each in results if each.learner == learner]
         cells = [mean_and_deviation(figures[name] for figures in own) for name in FIGURES]
-        cells += [_shifts(own), _plain(own, "false_alarms", 1), _plain(own, "images_per_s", 0), str(len(own))]
+        shifts = f"{_plain(own, 'found', 1)} of {_plain(own, 'true_shifts', 1)}"
+        cells += [shifts, _plain(own, "false_alarms", 1), _plain(own, "images_per_s", 0), str(len(own))]
         lines.append(f"| {learner} | {' | '.join(cells)} |")
     return lines
 
@@ -128,14 +117,6 @@ def _head(first: str, columns: Sequence[str]) -> list[str]:
     return [f"| {first} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
 
 
-def _shifts(own: Sequence[Mapping[str, float | None]]) -> str:
-    return f"{_plain(own, 'found', 1)} of {_plain(own, 'true_shifts', 1)}"
-
-
 def _plain(own: Sequence[Mapping[str, float | None]], name: str, digits: int) -> str:
     known = [value for figures in own if (value := figures[name]) is not None]
     return f"{fmean(known):.{digits}f}" if known else "-"
-
-
-def _distinct(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))

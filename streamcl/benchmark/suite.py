@@ -81,21 +81,32 @@ class Suite(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One run of the suite; missing: a file that it needs and that does not exist, else None."""
+class CellKey:
+    """The names of a source, a protocol and a learner of the suite, and a seed."""
 
     source: str
     protocol: str
     learner: str
     seed: int
-    config: RunConfig
-    joint: JointOptions | None
-    missing: str | None
 
     @property
     def stream(self) -> str:
         """source/protocol."""
         return f"{self.source}/{self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell(CellKey):
+    """One run of the suite; missing: a file that it needs and that does not exist, else None."""
+
+    config: RunConfig
+    joint: JointOptions | None
+    missing: str | None
+
+    @property
+    def folder(self) -> Path:
+        """The cell's run directory."""
+        return Path(str(self.config.run_dir))
 
     @property
     def id(self) -> str:
@@ -130,20 +141,17 @@ def load_suite(name: str | os.PathLike[str], environment: Mapping[str, str] | No
 def cells(suite: Suite, out: Path, *, seeds: int | None = None, pattern: str = "*") -> list[Cell]:
     """Return every cell whose id matches the pattern, in the order of the suite.
 
-    Args:
-        suite: the options.
-        out: output folder.
-        seeds: number of seeds in place of the suite's.
-        pattern: of cell ids.
+    seeds: number of seeds in place of the suite's.
 
     Raises:
         ConfigError: with every fault of every cell's configuration.
     """
     found: list[Cell] = []
     problems: dict[str, None] = {}
+    wanted = suite.seeds if seeds is None else seeds
     for source, protocol, learner in _rows(suite):
-        for seed in range(_seeds(suite, learner, seeds)):
-            place = f"{source}/{protocol}/{learner}"
+        place = f"{source}/{protocol}/{learner}"
+        for seed in range(min(wanted, suite.learners[learner].seeds or wanted)):
             if not fnmatch(f"{place}/seed-{seed}", pattern):
                 continue
             try:
@@ -168,12 +176,6 @@ def _rows(suite: Suite) -> Iterator[tuple[str, str, str]]:
             for learner, entry in suite.learners.items():
                 if any(fnmatch(f"{source}/{protocol}", pattern) for pattern in entry.only):
                     yield source, protocol, learner
-
-
-def _seeds(suite: Suite, learner: str, asked: int | None) -> int:
-    most = suite.learners[learner].seeds
-    wanted = suite.seeds if asked is None else asked
-    return wanted if most is None else min(most, wanted)
 
 
 def _cell(suite: Suite, out: Path, row: tuple[str, str, str], seed: int) -> Cell:

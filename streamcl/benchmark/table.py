@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamcl.benchmark.cell import read_summary
+from streamcl.benchmark.cells import read_summary, run_cells
 from streamcl.benchmark.results import CellResult, as_csv, as_markdown, results_of
 from streamcl.benchmark.suite import Cell, Suite
-from streamcl.benchmark.workers import run_cells
 from streamcl.errors import StreamclError
 from streamcl.report.comparison import LearnerFigure, write_comparison
 from streamcl.storage import files
@@ -32,13 +31,7 @@ def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, *, jobs: int = 1)
     """Run every cell that has no summary yet; write results.md and results.csv into `out`, plots at the end.
 
     A cell without its data, or one that another process is running, is skipped; one that fails is named in
-    the results, and the others go on.
-
-    Args:
-        suite: the options.
-        cells: to run.
-        out: output folder.
-        jobs: worker processes.
+    the results, and the others go on. jobs: number of worker processes.
     """
     files.make_folder(out)
     table = ResultsTable(open_cells={cell.id: "not run yet" for cell in cells})
@@ -62,7 +55,9 @@ def fill_table(suite: Suite, cells: Sequence[Cell], out: Path, *, jobs: int = 1)
         logger.info("%s: %s", place, _in_short(came.summary))
         write_tables(suite, table, out)
     write_tables(suite, table, out)
-    write_plots(table, out)
+    if table.results:
+        shown = [LearnerFigure(r.stream, r.learner, r.figures["A_Last"]) for r in table.results]
+        write_comparison(shown, "accuracy at the end of the stream, classes seen", out / "results")
     return table
 
 
@@ -70,13 +65,6 @@ def write_tables(suite: Suite, table: ResultsTable, out: Path) -> None:
     """Write results.csv and results.md."""
     files.atomic_write(out / "results.csv", as_csv(table.results).encode())
     files.atomic_write(out / "results.md", as_markdown(suite, table.results, table.open_cells).encode())
-
-
-def write_plots(table: ResultsTable, out: Path) -> None:
-    """Plot final accuracies as results.svg and results.png."""
-    if table.results:
-        shown = [LearnerFigure(r.stream, r.learner, r.figures["A_Last"]) for r in table.results]
-        write_comparison(shown, "accuracy at the end of the stream, classes seen", out / "results")
 
 
 def _in_order(cells: Sequence[Cell], found: Mapping[str, Sequence[CellResult]]) -> list[CellResult]:

@@ -45,9 +45,8 @@ def audit(
     times by default. The result is also written to RUN/audits. Exit code 6 where the model is not like the
     retrained ones.
     """
-    from streamcl.audit.archive import save_audit
     from streamcl.audit.data import AuditConfig
-    from streamcl.audit.report import text_table
+    from streamcl.audit.report import save_audit, text_table
     from streamcl.audit.run import audit_run
 
     # an exit by an exception removes temporary folders

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -41,8 +41,8 @@ def write_comparison(shown: Sequence[LearnerFigure], title: str, path: Path) -> 
 
 
 def _figure(shown: Sequence[LearnerFigure], title: str) -> Figure:
-    streams = _distinct(each.stream for each in shown)
-    learners = _distinct(each.learner for each in shown)
+    streams = list(dict.fromkeys(each.stream for each in shown))
+    learners = list(dict.fromkeys(each.learner for each in shown))
     columns = min(3, max(1, len(streams)))
     rows = -(-len(streams) // columns) or 1
     height = 0.24 * len(learners) + 0.75
@@ -79,7 +79,3 @@ def _panel(axes: Any, shown: Sequence[LearnerFigure], learners: Sequence[str], s
         text = {"textcoords": "offset points", "va": "center", "fontsize": 7.5, "color": QUIET}
         side = min(values) if near else max(values)
         axes.annotate(f"{fmean(values):.1f}", (side, row), **gap, **text)
-
-
-def _distinct(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))

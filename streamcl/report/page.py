@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from streamcl.forgetting.receipts.archive import html_environment, report_css
 from streamcl.report import tables, wording
 from streamcl.report.charts import Curve, Marks, draw
 from streamcl.report.overview import complete_summary, key_figures, run_sentence
@@ -35,17 +35,10 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: RunLog) -> str:
     """Return the page as HTML; the same run gives the same page."""
-    environment = Environment(
-        loader=PackageLoader("streamcl", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html_environment("report")
     words = ("count", "percent", "points", "decimal", "duration", "memory", "plural", "visible")
     environment.filters.update({word: getattr(wording, word) for word in words})
-    css = environment.loader.get_source(environment, "report.css")[0] if environment.loader else ""
-    return environment.get_template("report.html.j2").render(css=Markup(css), **_content(run))
+    return environment.get_template("report.html.j2").render(css=report_css(), **_content(run))
 
 
 def _content(run: RunLog) -> dict[str, Any]:

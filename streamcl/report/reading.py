@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamcl.report.series import Lines, PredictionSeries, Series, as_float, as_int, submapping
+from streamcl.report.series import Lines, PredictionSeries, Series, as_float, as_int, json_object, submapping
 
 LIMIT_EVENTS = 5000
 """Events of each kind that are read, so that memory stays bounded when a stream shifts at every step."""
@@ -81,17 +81,11 @@ def read_run(folder: Path) -> RunLog:
     config = folder / "config.yaml"
     run.config = config.read_text("utf-8", errors="replace") if config.is_file() else ""
     if not run.finished:
-        run.notes.insert(0, _unfinished(run))
+        written = f"The figures below were computed from what it had written, up to offset {run.end:,}."
+        stopped = f"This run has no summary: it was interrupted or is still going. {written}"
+        nothing = "Nothing has been recorded in this run directory yet."
+        run.notes.insert(0, stopped if run.end else nothing)
     return run
-
-
-def _unfinished(run: RunLog) -> str:
-    if not run.end:
-        return "Nothing has been recorded in this run directory yet."
-    return (
-        "This run has no summary: it was interrupted or is still going. The figures below were computed "
-        f"from what it had written, up to offset {run.end:,}."
-    )
 
 
 def _read_lines(folder: Path, run: RunLog) -> None:
@@ -124,14 +118,10 @@ def _read_lines(folder: Path, run: RunLog) -> None:
 def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        found = None
-    if isinstance(found, dict):
-        return found
-    notes.append(f"{path.name} cannot be read; the figures were computed from the other files.")
-    return {}
+    found = json_object(path.read_bytes())
+    if found is None:
+        notes.append(f"{path.name} cannot be read; the figures were computed from the other files.")
+    return found or {}
 
 
 def _read_gallery(folder: Path) -> list[dict[str, Any]]:

@@ -23,16 +23,17 @@ class Lines:
             return
         with self.path.open("rb") as file:
             for line in file:
-                record = _record(line)
+                record = json_object(line)
                 if record is None:
                     self.unreadable += 1
                 else:
                     yield record
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def json_object(text: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in the text; None where it is none."""
     try:
-        record = json.loads(line)
+        record = json.loads(text)
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -169,20 +169,19 @@ def thumbnail_groups(run: RunLog) -> list[tuple[int, list[dict[str, Any]]]]:
 class RequestRow:
     """One request; page: the receipt's page relative to the report, audit: the newest verdict or ""."""
 
-    offset: int | None
-    request: str
-    kind: str
-    samples: int | None
-    outcome: str
-    guarantee: str
-    method: str
+    receipt: Receipt
     page: str
     audit: str
 
     @property
+    def kind(self) -> str:
+        """The kind of request in words."""
+        return {"samples": "samples", "subject": "a subject", "class": "a class"}[self.receipt.kind]
+
+    @property
     def good(self) -> bool:
         """Whether it was carried out and no audit failed."""
-        return self.outcome == "done" and self.audit != "fail"
+        return self.receipt.outcome == "done" and self.audit != "fail"
 
 
 def request_rows(folder: Path, run: RunLog) -> list[RequestRow]:
@@ -193,21 +192,10 @@ def request_rows(folder: Path, run: RunLog) -> list[RequestRow]:
         run.notes.append(f"Receipts cannot be shown: {error}.")
         return []
     verdicts = {content["request"]: content["audit"]["verdict"] for _, content in audits}
-    return [_row(path, receipt, verdicts) for path, receipt in receipts]
-
-
-def _row(path: Path, receipt: Receipt, verdicts: Mapping[str, str]) -> RequestRow:
-    return RequestRow(
-        offset=receipt.offset,
-        request=receipt.request,
-        kind={"samples": "samples", "subject": "a subject", "class": "a class"}[receipt.kind],
-        samples=receipt.scope.learned,
-        outcome=receipt.outcome,
-        guarantee=receipt.guarantee or "",
-        method=receipt.method or receipt.reason or "",
-        page=f"receipts/{quote(path.with_suffix('.html').name)}",
-        audit=verdicts.get(receipt.request, ""),
-    )
+    return [
+        RequestRow(each, f"receipts/{quote(f'{path.stem}.html')}", verdicts.get(each.request, ""))
+        for path, each in receipts
+    ]
 
 
 def relapse_sentence(run: RunLog) -> str:

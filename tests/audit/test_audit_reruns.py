@@ -17,7 +17,7 @@ from streamcl.audit.data import AuditConfig
 from streamcl.audit.report import text_table
 from streamcl.audit.retraining import FOLDER_PREFIX, RelabelledSource, Retraining, remove_leftovers
 from streamcl.audit.stream_split import retained_labels
-from streamcl.benchmark.cell import SharedResources
+from streamcl.benchmark.cells import SharedResources
 from streamcl.cli import cli
 from streamcl.events import Batch, ForgetRequest
 from streamcl.factory.backbone import build_compute

@@ -10,9 +10,8 @@ from click.testing import CliRunner
 from log_messages import logged
 
 from streamcl.audit import run as audit_module
-from streamcl.audit.archive import save_audit
 from streamcl.audit.data import AuditConfig
-from streamcl.audit.report import text_table
+from streamcl.audit.report import save_audit, text_table
 from streamcl.cli import cli
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest

@@ -7,11 +7,10 @@ import pytest
 import torch
 from audit_material import masked, noisy, one_class, retrained, ridge_heads, solver, with_share
 
-from streamcl.audit.archive import save_audit
 from streamcl.audit.closed_form import audit
 from streamcl.audit.closed_form_models import ClosedFormModels
 from streamcl.audit.data import AuditConfig, Examples
-from streamcl.audit.report import html_section, text_table
+from streamcl.audit.report import html_section, save_audit, text_table
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.receipts.archive import read_audits
 from streamcl.learners.adapted_branch import AdaptedBranch
@@ -141,7 +140,7 @@ def test_a_saved_report_reads_back_and_becomes_html_that_names_what_failed(tmp_p
     report = replace(examined(material, with_share(material, 1.0), references=8), request="<a&b>")
     saved = json.loads(save_audit(tmp_path, report).read_text())
     assert saved["audit"] == json.loads(json.dumps(report.to_json()))
-    assert [content for _, content in read_audits(tmp_path)] == [saved]
+    assert [content["audit"] for _, content in read_audits(tmp_path)] == [saved["audit"]]
     page = html_section(report)
     assert "&lt;a&amp;b&gt;" in page
     assert page.count('class="bad"') == len(wrong(report))

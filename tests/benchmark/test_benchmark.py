@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from log_messages import logged
 
-from streamcl.benchmark import workers
-from streamcl.benchmark.cell import SharedResources, read_summary, run_cell
+from streamcl.benchmark import cells as cells_module
+from streamcl.benchmark.cells import SharedResources, next_cell, read_summary, run_cell, run_cells
 from streamcl.benchmark.results import FIGURES, CellResult, as_csv, as_markdown, mean_and_deviation
 from streamcl.benchmark.suite import SUITES, Suite, cells, load_suite
 from streamcl.benchmark.table import fill_table
@@ -138,7 +138,7 @@ def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
         *("cells", "results.md", "results.csv", "results.svg", "results.png")
     }
     assert not list(out.rglob("checkpoints"))
-    monkeypatch.setattr(workers, "run_cell", None)  # nothing is run again
+    monkeypatch.setattr(cells_module, "run_cell", None)  # nothing is run again
     with logged() as said:
         assert fill(chosen, out).results == first.results
     assert said[-1].endswith("as before")
@@ -146,7 +146,7 @@ def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
 
 def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(images, tmp_path):
     waiting = cells(suite(images), tmp_path / "out", seeds=2, pattern="*/ridge/*")
-    attempted = workers.run_cells(waiting, 1)
+    attempted = run_cells(waiting, 1)
     next(attempted)
     theirs = run_cell(waiting[1], SharedResources())
     assert next(attempted)[1].summary == json.loads(json.dumps(theirs))
@@ -243,7 +243,7 @@ def test_what_cannot_run_is_named_and_the_others_go_on(images, tmp_path, monkeyp
     def fail(cell, shared):
         raise next(errors)
 
-    monkeypatch.setattr(workers, "run_cell", fail)
+    monkeypatch.setattr(cells_module, "run_cell", fail)
     filled = fill(chosen, out)
     assert list(filled.open_cells.values()) == ["failed: 10 steps in a row", "another process is running it"]
     assert isinstance(filled.failure, NotFinite)
@@ -262,9 +262,9 @@ def test_a_job_stays_with_its_data_set_while_it_can(images, tmp_path):
     chosen = suite(images)
     more = dict.fromkeys(("one", "two"), chosen.sources["pack"])
     waiting = cells(chosen.model_copy(update={"sources": more}), tmp_path)
-    assert workers.next_cell(waiting, "two", ["one"]).source == "two"
-    assert workers.next_cell(waiting, None, ["one"]).source == "two"
-    assert workers.next_cell(waiting, "gone", ["one", "two"]) is waiting[0]
+    assert next_cell(waiting, "two", ["one"]).source == "two"
+    assert next_cell(waiting, None, ["one"]).source == "two"
+    assert next_cell(waiting, "gone", ["one", "two"]) is waiting[0]
 
 
 LETHAL = """

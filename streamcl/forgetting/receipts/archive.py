@@ -131,10 +131,10 @@ def render_receipt(name: str, receipt: Receipt, audit: str = "") -> str:
     done = receipt.outcome == "done"
     meaning = receipt.guarantee if done and receipt.guarantee else receipt.outcome
     details = f"Remaining risk: {receipt.residual}" if done and receipt.residual else receipt.reason
-    template, css = _template()
+    template = html_environment("forgetting/receipts").get_template("receipt.html.j2")
     page: str = template.render(
         name=name,
-        css=css,
+        css=report_css(),
         receipt=receipt,
         title=f"Erased: {receipt.guarantee}" if done else receipt.outcome.capitalize(),
         meaning=MEANINGS.get(meaning, ""),
@@ -147,14 +147,18 @@ def render_receipt(name: str, receipt: Receipt, audit: str = "") -> str:
 
 
 @cache
-def _template() -> tuple[Any, Markup]:
-    """Return the page's template and the style sheet of the report."""
-    loader = PackageLoader("streamcl", "forgetting/receipts")
-    environment = Environment(
+def html_environment(folder: str) -> Environment:
+    """Return the templates in a folder of streamcl, which escape HTML and refuse undefined names."""
+    loader = PackageLoader("streamcl", folder)
+    return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    css = PackageLoader("streamcl", "report").get_source(environment, "report.css")[0]
-    return environment.get_template("receipt.html.j2"), Markup(css)
+
+
+@cache
+def report_css() -> Markup:
+    """Return the style sheet of the report."""
+    return Markup(PackageLoader("streamcl", "report").get_source(html_environment("report"), "report.css")[0])
 
 
 def _facts(receipt: Receipt) -> list[tuple[str, str | None]]:

@@ -1,21 +1,85 @@
-"""Runs the cells of a suite one after the other, or in parallel worker processes."""
+"""Runs the cells of a suite, each in a directory of its own: in order, or in parallel worker processes."""
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
-from streamcl.benchmark.cell import SharedResources, read_summary, run_cell
+from streamcl.benchmark.feature_cache import FeatureCache
+from streamcl.benchmark.joint import joint_summary
 from streamcl.benchmark.suite import Cell
+from streamcl.config.compatibility import differences
+from streamcl.config.load import dump_config, load_config
 from streamcl.errors import ConfigError, RunBusy, StreamclError
+from streamcl.factory.backbone import SharedBackbones
+from streamcl.runs.directory import CHECKPOINTS, CONFIG, SUMMARY
+from streamcl.runs.open import open_run
+from streamcl.storage import files
+
+
+class SharedResources(SharedBackbones):
+    """Frozen backbones and their features, which all cells of a process share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feature_cache = FeatureCache()
+
+
+def read_summary(cell: Cell) -> dict[str, Any] | None:
+    """Return the summary of a finished cell, else None.
+
+    Raises:
+        ConfigError: the cell's directory holds a run of another configuration.
+    """
+    folder = cell.folder
+    if (folder / CONFIG).exists():
+        changed = [
+            each
+            for each in differences(load_config(folder / CONFIG), cell.config)
+            if each.path not in {"run_dir", "name"} and each.new != "auto"  # a run keeps what auto was
+        ]
+        if changed:
+            raise ConfigError(
+                f"{folder} was run with another configuration: {changed[0]}",
+                hint="choose another --out, or remove that folder to run the cell anew",
+            )
+    path = folder / SUMMARY
+    if not path.exists():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary
+
+
+def run_cell(cell: Cell, shared: SharedResources) -> dict[str, Any]:
+    """Run the cell to its end, from its last checkpoint, and write and return its summary.
+
+    Checkpoints are removed once the summary is written: those of closed forms are large.
+    """
+    folder = cell.folder
+    if cell.joint is not None:
+        files.make_folder(folder)
+        files.atomic_write(folder / CONFIG, dump_config(cell.config).encode())
+        summary = joint_summary(cell.config, cell.joint, shared.backbone)
+    else:
+        with open_run(cell.config, vit=shared.backbone) as run:
+            shared.feature_cache.attach(run.learner, cell.config)
+            for _ in run:
+                pass
+            summary = run.summary()
+    files.atomic_write(folder / SUMMARY, json.dumps(summary, indent=2).encode())
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +101,7 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, CellOutc
         ConfigError: a cell's directory holds a run of another configuration.
     """
     if jobs > 1:
-        yield from _in_parallel(list(cells), jobs)
+        yield from _Workers(list(cells), min(jobs, len(cells))).outcomes()
         return
     shared = SharedResources()
     for cell in cells:
@@ -73,12 +137,25 @@ class _Workers:
 
     def __init__(self, waiting: list[Cell], count: int) -> None:
         self._waiting = waiting
-        self._threads = max(1, (os.cpu_count() or 1) // count)
+        self._threads = max(1, (os.cpu_count() or 1) // max(1, count))
         self._pools = [self._pool() for _ in range(count)]
         self._at: list[str | None] = [None] * count
-        self.running: dict[Future[CellOutcome], tuple[int, Cell]] = {}
+        self._running: dict[Future[CellOutcome], tuple[int, Cell]] = {}
 
-    def submit(self, job: int) -> None:
+    def outcomes(self) -> Iterator[tuple[Cell, CellOutcome]]:
+        """Yield cells with their outcomes as they end; closed early, wait for running cells only."""
+        try:
+            for number in range(len(self._pools)):
+                self._submit(number)
+            while self._running:
+                ended, _ = wait(self._running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    yield self._collect(future)
+        finally:
+            for pool in self._pools:
+                pool.shutdown(cancel_futures=True)
+
+    def _submit(self, job: int) -> None:
         """Submit a job's next cell, if there is one."""
         if not self._waiting:
             return
@@ -86,24 +163,19 @@ class _Workers:
         cell = next_cell(self._waiting, self._at[job], others)
         self._waiting.remove(cell)
         self._at[job] = cell.source
-        self.running[self._pools[job].submit(_run_in_worker, cell)] = job, cell
+        self._running[self._pools[job].submit(_run_in_worker, cell)] = job, cell
 
-    def collect(self, future: Future[CellOutcome]) -> tuple[Cell, CellOutcome]:
+    def _collect(self, future: Future[CellOutcome]) -> tuple[Cell, CellOutcome]:
         """Return the outcome of a cell and submit the next one, in a new process where the old one died."""
-        job, cell = self.running.pop(future)
+        job, cell = self._running.pop(future)
         try:
             outcome = future.result()
         except BrokenExecutor:
             error = StreamclError("its process was killed", hint="run the command again; it goes on there")
             outcome = CellOutcome(None, f"failed: {error}", error)
             self._pools[job] = self._pool()
-        self.submit(job)
+        self._submit(job)
         return cell, outcome
-
-    def close(self) -> None:
-        """Wait for running cells and cancel the rest."""
-        for pool in self._pools:
-            pool.shutdown(cancel_futures=True)
 
     def _pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
@@ -111,22 +183,8 @@ class _Workers:
         return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._threads, level))
 
 
-def _in_parallel(waiting: list[Cell], count: int) -> Iterator[tuple[Cell, CellOutcome]]:
-    count = min(count, len(waiting))
-    jobs = _Workers(waiting, count)
-    try:
-        for number in range(count):
-            jobs.submit(number)
-        while jobs.running:
-            ended, _ = wait(jobs.running, return_when=FIRST_COMPLETED)
-            for future in ended:
-                yield jobs.collect(future)
-    finally:
-        jobs.close()
-
-
-_shared: list[SharedResources] = []
-"""In a worker process: its one `SharedResources`, after its first cell."""
+_shared = cache(SharedResources)
+"""Returns the one `SharedResources` of a worker process."""
 
 
 def _begin(threads: int, level: int) -> None:
@@ -145,6 +203,4 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(cell: Cell) -> CellOutcome:
-    if not _shared:
-        _shared.append(SharedResources())
-    return run_or_skip(cell, _shared[0])
+    return run_or_skip(cell, _shared())
