@@ -1,4 +1,4 @@
-"""What `throughput.py` times beside streamcl's loop: forward only, the bare LoRA step, the reference's step.
+"""Steps timed beside streamcl's loop by `throughput.py`: forward only, bare LoRA, and the reference's.
 
 Nothing here is streamcl's but the frozen backbone, so the floor stays where it is while streamcl changes.
 """
@@ -86,7 +86,7 @@ class Bare:
             self._into(self.own)
 
     def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
-        """What the step goes down."""
+        """Return the loss of pixels [B, 3, H, W] with targets int64 [B], in nats."""
         return F.cross_entropy(self.logits(pixels).float(), targets)
 
     def _into(self, layers: list[Any]) -> None:

@@ -159,31 +159,31 @@ def context_of(learner: Any, data: Data, label: str, request: ForgetRequest) -> 
     )
 
 
-def teach(learner: Any, samples: Sequence[Sample], passes: int) -> None:
+def train(learner: Any, samples: Sequence[Sample], passes: int) -> None:
     for _ in range(passes):
         for start in range(0, len(samples), BATCH):
             learner.learn(Batch(start, tuple(samples[start : start + BATCH])))
 
 
-def pace(make: Callable[[], Any], samples: Sequence[Sample], batches: int = 6) -> float:
+def seconds_per_sample(make: Callable[[], Any], samples: Sequence[Sample], batches: int = 6) -> float:
     """Seconds that learning takes a sample, measured on some batches after the first."""
     learner = make()
-    teach(learner, samples[:BATCH], 1)
+    train(learner, samples[:BATCH], 1)
     began = time.process_time()
-    teach(learner, samples[BATCH : BATCH * (batches + 1)], 1)
+    train(learner, samples[BATCH : BATCH * (batches + 1)], 1)
     return (time.process_time() - began) / (BATCH * batches)
 
 
-def taught(make: Callable[[], Any], samples: Sequence[Sample], passes: int, kept: Path | None) -> Any:
-    """A learner that was taught; where a file is given its state is kept there, and taken from there."""
+def trained(make: Callable[[], Any], samples: Sequence[Sample], passes: int, saved: Path | None) -> Any:
+    """Return a trained learner; where a file is given its state is written there, and read from there."""
     learner = make()
-    if kept is not None and kept.exists():
-        learner.load_state_dict(pickle.loads(kept.read_bytes()))
+    if saved is not None and saved.exists():
+        learner.load_state_dict(pickle.loads(saved.read_bytes()))
         return learner
-    teach(learner, samples, passes)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(pickle.dumps(learner.state_dict()))
+    train(learner, samples, passes)
+    if saved is not None:
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        saved.write_bytes(pickle.dumps(learner.state_dict()))
     return learner
 
 
@@ -253,8 +253,8 @@ def _note(figures: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What is asked for, and how learners are taught for it."""
+class Setup:
+    """The classes that are requested, and how learners are trained before."""
 
     makers: Makers
     data: Data
@@ -266,20 +266,20 @@ class Trial:
         """A learner of everything, one retrained without all the classes, and seconds a sample."""
         make = getattr(self.makers, name)
         found = [
-            taught(make, samples, passes, self.states and self.states / f"{name}-{which}.pickle")
+            trained(make, samples, passes, self.states and self.states / f"{name}-{which}.pickle")
             for which, samples in (("all", self.data.train), ("retrained", self.data.without(self.labels)))
         ]
-        return found[0], found[1], pace(make, self.data.train) * passes
+        return found[0], found[1], seconds_per_sample(make, self.data.train) * passes
 
-    def anew(self, pace: float, number: int) -> float:
+    def retraining(self, each: float, number: int) -> float:
         """Seconds of retraining without the classes of the requests so far."""
-        return pace * len(self.data.without(self.labels[: number + 1]))
+        return each * len(self.data.without(self.labels[: number + 1]))
 
 
-def by_gradient(trial: Trial, methods: Sequence[ForgettingMethod]) -> None:
+def by_gradient(setup: Setup, methods: Sequence[ForgettingMethod]) -> None:
     """The learner whose shared weights all classes trained."""
-    data, labels = trial.data, trial.labels
-    learner, retrained, each = trial.pair("online_lora", trial.passes)
+    data, labels = setup.data, setup.labels
+    learner, retrained, each = setup.pair("online_lora", setup.passes)
     eye = Eye(learner, data.test)
     masks = [eye.look(learner, labels[: number + 1])[0] for number in range(len(labels))]
     before, _ = eye.look(learner, [])
@@ -288,12 +288,12 @@ def by_gradient(trial: Trial, methods: Sequence[ForgettingMethod]) -> None:
     kept, shown = Eye(retrained, data.test, eye.rows).look(retrained, labels)
     print(
         f"  retrained without all: retained {kept:.3f}, the rows recognise {_list([s for s, _ in shown])} "
-        f"at losses {_list([loss for _, loss in shown])}, {trial.anew(each, len(labels)):.1f} s",
+        f"at losses {_list([loss for _, loss in shown])}, {setup.retraining(each, len(labels)):.1f} s",
         flush=True,
     )
     state = learner.state_dict()
     for method in methods:
-        copy = trial.makers.online_lora()
+        copy = setup.makers.online_lora()
         copy.load_state_dict(state)
         for number, label in enumerate(labels):
             seconds, note = erase(method, copy, data, label, number)
@@ -301,17 +301,17 @@ def by_gradient(trial: Trial, methods: Sequence[ForgettingMethod]) -> None:
             print(
                 f"  {method.name:10} {number + 1}  shown {max(s for s, _ in shown):.2f} "
                 f"loss {shown[-1][1]:.2f}  retained {kept:.3f} ({100 * (kept - masks[number]):+.1f})  "
-                f"{seconds:5.2f} s ({trial.anew(each, number) / max(seconds, 1e-3):.0f}x)  {note}",
+                f"{seconds:5.2f} s ({setup.retraining(each, number) / max(seconds, 1e-3):.0f}x)  {note}",
                 flush=True,
             )
 
 
 def in_parts(
-    trial: Trial, name: str, methods: Sequence[ForgettingMethod], kind: Literal["class", "subject"]
+    setup: Setup, name: str, methods: Sequence[ForgettingMethod], kind: Literal["class", "subject"]
 ) -> None:
     """A learner with a closed form or with parts: the first method that can do it, as `auto` would."""
-    data, labels = trial.data, trial.labels
-    learner, retrained, each = trial.pair(name, 1)
+    data, labels = setup.data, setup.labels
+    learner, retrained, each = setup.pair(name, 1)
     kept = [s for s in data.test if s.label not in labels]
     print(f"{name}: all classes {accuracy(learner, data.test):.3f}")
     print(f"  retrained without all: retained {accuracy(retrained, kept):.3f}", flush=True)
@@ -321,7 +321,7 @@ def in_parts(
         context = context_of(learner, data, label, request)
         method = next((m for m in methods if m.unsupported_reason(request, context) is None), methods[-1])
         seconds, note = carried_out(method, request, context)
-        anew = trial.anew(each, number)
+        anew = setup.retraining(each, number)
         print(
             f"  {method.name:15} {number + 1}  {seconds:5.2f} s ({anew / seconds:.0f}x)  {note}", flush=True
         )
@@ -359,13 +359,13 @@ def main() -> None:
     drawn = np.random.default_rng(7).permutation(options.classes)[: options.requests]
     labels = [str(i) for i in drawn]
     makers = Makers(backbone, resolve_compute("cpu"))
-    trial = Trial(makers, data, labels, options.passes, options.states)
+    setup = Setup(makers, data, labels, options.passes, options.states)
     if named := [each for each in BY_GRADIENT if options.only in {None, each.name}]:
-        by_gradient(trial, named)
-    owned = replace(trial, data=data.owned(labels), states=None)
+        by_gradient(setup, named)
+    owned = replace(setup, data=data.owned(labels), states=None)
     for name, (methods, kind) in IN_PARTS.items():
         if options.only in {None, name}:
-            in_parts(trial if kind == "class" else owned, name, methods, kind)
+            in_parts(setup if kind == "class" else owned, name, methods, kind)
 
 
 if __name__ == "__main__":

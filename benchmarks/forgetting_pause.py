@@ -1,4 +1,4 @@
-"""How long a stream stands still for an exact request, and what the time goes into.
+"""Measures how long a stream pauses for an exact request, and the parts of that time.
 
 python benchmarks/forgetting_pause.py OUT [--statistics per_class] [--learner ridge_lora] [--samples 1500]
 

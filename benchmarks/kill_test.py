@@ -36,7 +36,7 @@ def command(config: Path, run_dir: Path, overrides: list[str]) -> list[str]:
     return [sys.executable, "-m", "streamcl", "run", str(config), "--quiet", *sets]
 
 
-def whole(config: Path, run_dir: Path, overrides: list[str]) -> float:
+def run_undisturbed(config: Path, run_dir: Path, overrides: list[str]) -> float:
     """Run to the end undisturbed; seconds."""
     began = time.monotonic()
     subprocess.run(command(config, run_dir, overrides), check=True, stderr=subprocess.DEVNULL)
@@ -79,7 +79,7 @@ def killed(
         if process.returncode != 0:
             raise SystemExit(f"the resumed run failed with exit code {process.returncode}")
         runs.append(work / f"killed-{len(runs) + 1}")
-    whole(config, runs[-1], overrides)
+    run_undisturbed(config, runs[-1], overrides)
     return landed, runs
 
 
@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where the two runs go; a temporary folder by default")
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="streamcl-kill-test-"))
-    seconds = whole(options.config, work / "whole", options.overrides)
+    seconds = run_undisturbed(options.config, work / "whole", options.overrides)
     began = time.monotonic()
     landed, runs = killed(
         options.config,

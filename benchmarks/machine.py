@@ -1,4 +1,4 @@
-"""What stands beside every measured figure: the date, the processor, how busy it was, the software."""
+"""The conditions of every measured figure: the date, the processor, how busy it was, the software."""
 
 from __future__ import annotations
 

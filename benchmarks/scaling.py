@@ -74,7 +74,7 @@ def samples(count: int, side: int, classes: int = 10, seed: int = 0) -> list[Sam
 
 
 def stream(count: int, side: int, classes: int = 10) -> Iterator[Sample]:
-    """What the whole runs here read: noise, the same pictures over and over, with ids of their own."""
+    """The stream of the runs here: noise, the same pictures over and over, with ids of their own."""
     pool = samples(min(count, 512), side, classes)
     for i in range(count):
         yield Sample(f"{i}", pool[i % len(pool)].image, str(i % classes))
@@ -276,14 +276,14 @@ def shares(run: Run, name: str, owner: Any) -> tuple[float, float]:
     """Seconds in a method and in the whole run, less the first batch and the end."""
     method, spent = getattr(owner, name), [0.0]
 
-    def watched(*args: Any) -> Any:
+    def timed(*args: Any) -> Any:
         began = time.perf_counter()
         try:
             return method(*args)
         finally:
             spent[0] += time.perf_counter() - began
 
-    setattr(owner, name, watched)
+    setattr(owner, name, timed)
     predictions = iter(run)
     next(predictions)
     spent[0], began = 0.0, time.perf_counter()

@@ -23,7 +23,7 @@ from streamcl.protocols import ShiftDetector
 from streamcl.shift.detector import build_detector
 
 WITHIN = 10  # batches
-GATHER = 16  # samples: the default of `shift.min_samples`
+MIN_SAMPLES = 16  # samples: the default of `shift.min_samples`
 
 Losses = npt.NDArray[np.float64]
 
@@ -37,7 +37,7 @@ class Stream:
 
 @dataclass
 class Tally:
-    """What a detector did over some streams."""
+    """The detections of one detector over some streams."""
 
     shifts: int = 0
     found: int = 0
@@ -124,16 +124,16 @@ def per_sample(rng: np.random.Generator, batch: int) -> Stream:
 def one_by_one(rng: np.random.Generator) -> Stream:
     """Samples that come singly: segments of 1,000 to 2,400."""
     stream = falling(rng, 4, (60, 150), (2, 5), (0, 0.02))
-    stream.losses = np.repeat(stream.losses, GATHER)
+    stream.losses = np.repeat(stream.losses, MIN_SAMPLES)
     stream.losses *= rng.gamma(0.5, 2.0, len(stream.losses))
-    stream.shifts = [GATHER * shift for shift in stream.shifts]
+    stream.shifts = [MIN_SAMPLES * shift for shift in stream.shifts]
     stream.batch = 1
     return stream
 
 
-def gathered(stream: Stream) -> Stream:
+def in_groups(stream: Stream) -> Stream:
     """The stream as a detector is given it."""
-    group = -(-GATHER // stream.batch)
+    group = -(-MIN_SAMPLES // stream.batch)
     whole = len(stream.losses) // group * group
     losses = stream.losses[:whole].reshape(-1, group).mean(axis=1)
     return Stream(losses, [shift // group for shift in stream.shifts], stream.batch * group)
@@ -219,7 +219,7 @@ DETECTORS: dict[str, Callable[[], ShiftDetector]] = {
 }
 
 
-def watch(detector: ShiftDetector, losses: Losses) -> tuple[list[int], int]:
+def detections(detector: ShiftDetector, losses: Losses) -> tuple[list[int], int]:
     """The indices at which the detector reports a shift, and how many plateaus it reports."""
     alarms, plateaus = [], 0
     for i, loss in enumerate(losses):
@@ -232,9 +232,9 @@ def watch(detector: ShiftDetector, losses: Losses) -> tuple[list[int], int]:
 def measure(make: Callable[[], ShiftDetector], name: str, family: Family, trials: int) -> Tally:
     tally = Tally()
     for trial in range(trials):
-        stream = gathered(family(np.random.default_rng([zlib.crc32(name.encode()), trial])))
+        stream = in_groups(family(np.random.default_rng([zlib.crc32(name.encode()), trial])))
         assert all(a < b for a, b in pairwise(stream.shifts))
-        tally.add(stream, *watch(make(), stream.losses))
+        tally.add(stream, *detections(make(), stream.losses))
     return tally
 
 

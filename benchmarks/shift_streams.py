@@ -26,9 +26,8 @@ from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from streamcl.benchmark.feature_cache import CachedReader
+from streamcl.benchmark.feature_cache import CachedFeatures, CachedReader
 from streamcl.config.load import config_from_dict
 from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.factory.backbone import build_compute, build_vit
@@ -143,7 +142,7 @@ def record(out: Path, packs: list[str], name: str, limit: int | None) -> None:
             print(f"{pack}: skipped, {path} is not here")
             continue
         train, _ = npz(path)
-        kept: dict[str, Tensor] = {}
+        cache: dict[str, CachedFeatures] = {}
         batch = BATCH.get(pack, 16)
         for order_name, order in orders(train, batch):
             target = out / f"{pack}-{order_name}-{name}.json"
@@ -151,8 +150,8 @@ def record(out: Path, packs: list[str], name: str, limit: int | None) -> None:
                 continue
             learner = build_learner(config, backbone, compute)
             if isinstance(learner, RidgeLearner):
-                learner.reader = CachedReader(learner.reader, kept)
-            losses, features = lessons_of(learner, ReplaySource(train, order, batch), limit)
+                learner.reader = CachedReader(learner.reader, cache)
+            losses, features = losses_and_features(learner, ReplaySource(train, order, batch), limit)
             shifts = [shift for shift in order.shifts if shift < len(losses) * batch]
             trace = Trace(pack, order_name, batch, shifts, losses)
             if features:
@@ -161,16 +160,16 @@ def record(out: Path, packs: list[str], name: str, limit: int | None) -> None:
             print(f"{target.name}: {len(losses)} batches, {len(shifts)} shifts", flush=True)
 
 
-def lessons_of(
+def losses_and_features(
     learner: Learner, source: ReplaySource, limit: int | None
 ) -> tuple[list[float], list[npt.NDArray[np.float16]]]:
     """The mean data loss of each batch, in nats, and its features, of a learner that never consolidates."""
     losses: list[float] = []
     features: list[npt.NDArray[np.float16]] = []
     for event in source:
-        lesson = learner.learn(event)
-        losses += [fmean(lesson.losses)] if lesson.learned and lesson.losses else []
-        features += [] if lesson.features is None else [lesson.features.astype(np.float16)]
+        result = learner.learn(event)
+        losses += [fmean(result.losses)] if result.learned and result.losses else []
+        features += [] if result.features is None else [result.features.astype(np.float16)]
         if limit is not None and event.end >= limit:
             break
     return losses, features

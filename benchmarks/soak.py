@@ -11,8 +11,8 @@ where, over the second half, the line fitted to each but the last rises by no mo
 step costs no more at the end than after a tenth of the way.
 That is measured side by side, because on a shared processor the same work takes half as long again while a
 neighbour computes: the state of then and that of the end go on in one process, step by step in turns, each
-from where it was; told is the median of the ratios of short stretches. `--compare` does this alone, with the
-states that an earlier run left in FOLDER. A SIGTERM or SIGINT ends the run early, with the figures of the
+from where it was; reported is the median of the ratios of short stretches. `--compare` does this alone, with
+the states that an earlier run left in FOLDER. A SIGTERM or SIGINT ends the run early, with the figures of the
 steps made.
 """
 
@@ -59,13 +59,13 @@ ALLOWED = {  # how far each fitted line may rise over the second half
 }
 FITTED = tuple(name for name in ALLOWED if name != "step_time")
 STRETCHES = 25
-"""How many stretches are compared."""
+"""Number of stretches that are compared."""
 CLASSES = tuple(f"class {number}" for number in range(10))
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 EARLY, LATE = "early", "checkpoints"
 """Folders of the states after a tenth of the way, and at the end."""
 Picture: TypeAlias = Callable[[int, int], Pixels]
-"""What makes the picture of an offset and a label."""
+"""Makes the picture of an offset and a label."""
 
 
 class Endless:
@@ -159,7 +159,7 @@ def vit(side: int) -> Learner:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is run: a learner and a source of so many steps, both made anew; samples between commits."""
+    """A learner and a source of so many steps, both made anew; samples between commits."""
 
     learner: Callable[[], Learner]
     source: Callable[[int], Endless]
@@ -287,7 +287,7 @@ def size_of(vault: Checkpoints) -> float:
 
 
 def rises(notes: dict[str, list[float]]) -> dict[str, float]:
-    """How far a line fitted to the second half of each figure but the step's time rises there.
+    """Return by how much a line fitted to the second half of each figure but the step's time rises there.
 
     By Theil and Sen's median of slopes, which a few odd figures do not move.
     """

@@ -95,8 +95,8 @@ def bare(kind: str, backbone: Backbone, compute: Compute, args: argparse.Namespa
     return timed
 
 
-def whole(run: Run, compute: Compute, args: argparse.Namespace) -> tuple[Timed, float]:
-    """The run as something timed, past its beginning (where ridge_lora adapts); and the pace of that."""
+def complete_run(run: Run, compute: Compute, args: argparse.Namespace) -> tuple[Timed, float]:
+    """A timed run past its beginning (where ridge_lora adapts), and the images per second until there."""
     predictions: Iterator[Any] = iter(run)
     saver: Any = run.processor.parts.checkpoints
 
@@ -179,7 +179,7 @@ def measure(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
         else:
             config = configuration(name, data, folder, args)
             run = open_run(config, vit=shared.backbone)
-            timed[name], begin[name] = whole(stack.enter_context(run), compute, args)
+            timed[name], begin[name] = complete_run(stack.enter_context(run), compute, args)
     names = list(timed)
     for number in range(args.repeats):
         turn = number % len(names)
