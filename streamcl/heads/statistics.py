@@ -29,6 +29,8 @@ class HeadStatistics(Protocol):
 
     def __add__(self, other: Self) -> Self: ...
 
+    def __sub__(self, other: Self) -> Self: ...
+
     def relative_error(self, other: Self) -> float:
         """Return the largest difference of an entry, relative to the largest entry of its tensor here."""
 
