@@ -147,7 +147,7 @@ def test_an_audit_is_bound_to_its_receipt_and_verified_with_it(hybrid):
     receipt = hybrid / "receipts" / "thirty.json"
     lines = verify_receipt(receipt)
     assert [line for line in lines if "an audit belongs to it" in line] == [
-        f"an audit belongs to it, number {k} of 2: {report.verdict}, beside 8 retrained models"
+        f"an audit belongs to it, number {k} of 2: {report.verdict}, compared with 8 retrained models"
         for k in (1, 2)
     ]
     assert json.loads(second.read_text())["audit"] == json.loads(json.dumps(report.to_json()))
