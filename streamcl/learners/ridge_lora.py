@@ -87,7 +87,7 @@ class RidgeLoRALearner(LogitLearner):
         self._new_branch = new_branch
         self._calibration = predictions.Calibration()
         self._listeners: list[LearnedListener] = []
-        self._adapted_until = 0  # the stream offset up to which samples have trained the adapters
+        self.adapted_until = 0  # the stream offset up to which samples have trained the adapters
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ class RidgeLoRALearner(LogitLearner):
                 subtractable.append(None if adapted is None or adapting else adapted[rows])
             self.statistics.notify(batch.labelled, subtractable)
         if adapting:
-            self._adapted_until = batch.end
+            self.adapted_until = batch.end
         return learned
 
     def consolidate(self) -> Mapping[str, Any]:
@@ -215,9 +215,9 @@ class RidgeLoRALearner(LogitLearner):
 
     def weights_trained_on(self, samples: Iterator[Sequence[LearnedSample]]) -> tuple[str, ...]:
         """Return the weights that samples trained before the adapters were frozen; later ones train none."""
-        if self.adapted is None or not self._adapted_until:
+        if self.adapted is None or not self.adapted_until:
             return ()
-        touched = any(each.offset < self._adapted_until for chunk in samples for each in chunk)
+        touched = any(each.offset < self.adapted_until for chunk in samples for each in chunk)
         return ("adapters", "adapted statistics") if touched else ()
 
     def drop_adapted(self) -> Callable[[], None]:
@@ -231,7 +231,7 @@ class RidgeLoRALearner(LogitLearner):
             "exact": self.exact.state_dict(),
             "adapted": None if self.adapted is None else self.adapted.state_dict(),
             "calibration": self._calibration.state_dict(),
-            "adapted_until": self._adapted_until,
+            "adapted_until": self.adapted_until,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -249,7 +249,7 @@ class RidgeLoRALearner(LogitLearner):
             branch = self._new_branch()
         self.exact.load_state_dict(state["exact"])
         self._calibration.load_state_dict(state["calibration"])
-        self._adapted_until = int(state["adapted_until"])
+        self.adapted_until = int(state["adapted_until"])
         self.adapted = None if state["adapted"] is None else branch
         if self.adapted is not None:
             self.adapted.load_state_dict(state["adapted"])
