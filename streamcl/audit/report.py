@@ -12,14 +12,7 @@ from typing import Any, Literal, TypeAlias
 from markupsafe import Markup
 
 from streamcl.audit.significance import MeasureResult
-from streamcl.forgetting.receipts.archive import (
-    AUDITS,
-    file_name,
-    html_environment,
-    newest_receipt,
-    read_receipt,
-    write_page,
-)
+from streamcl.forgetting.receipts import archive
 from streamcl.storage import files, hash_chain
 
 Verdict: TypeAlias = Literal["pass", "fail", "cannot tell"]
@@ -110,7 +103,7 @@ def html_section(report: AuditReport) -> Markup:
 
     The section loads nothing and has no style of its own.
     """
-    template = html_environment("audit").get_template("section.html.j2")
+    template = archive.html_environment("audit").get_template("section.html.j2")
     return Markup(template.render(report=report, notes=notes(report)))
 
 
@@ -121,18 +114,18 @@ def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] 
     folder: of the run; clock: seconds since 1970.
     """
     request = report.request or "audit"
-    receipt = newest_receipt(folder, request)
-    files.make_folder(folder / AUDITS)
-    path = _free(folder, file_name(request))
+    receipt = archive.newest_receipt(folder, request)
+    files.make_folder(folder / archive.AUDITS)
+    path = _free(folder, archive.file_name(request))
     content = {
         "request": request,
         "receipt": hash_chain.sha256_of(receipt) if receipt.exists() else None,
         "made": clock(),
         "audit": _finite(report.to_json()),
     }
-    hash_chain.write_link(path, hash_chain.ChainHead(folder / AUDITS, "audit").next_link(content))
+    hash_chain.write_link(path, hash_chain.ChainHead(folder / archive.AUDITS, "audit").next_link(content))
     if receipt.exists():
-        write_page(receipt, read_receipt(receipt), audit=html_section(report))
+        archive.write_page(receipt, archive.read_receipt(receipt), audit=html_section(report))
     return path
 
 
@@ -169,7 +162,10 @@ def _aligned(cell: str, width: int, column: int) -> str:
 
 
 def _free(folder: Path, name: str) -> Path:
-    paths = (folder / AUDITS / f"{name}{ending}.json" for ending in ("", *(f".{n}" for n in range(2, 10**6))))
+    paths = (
+        folder / archive.AUDITS / f"{name}{ending}.json"
+        for ending in ("", *(f".{n}" for n in range(2, 10**6)))
+    )
     return next(path for path in paths if not path.exists())
 
 
