@@ -138,10 +138,10 @@ def _relearn_time(models: ReferenceModels, known: ModelStatistics) -> list[Measu
     check = data.forget if data.erased_test is None else data.erased_test
     if not len(check):
         return []
-    lessons = data.forget.shuffled(models.config.seed)
-    target = REGAINED * accuracy_after(solver, models.retained, lessons, check)
+    examples = data.forget.shuffled(models.config.seed)
+    target = REGAINED * accuracy_after(solver, models.retained, examples, check)
     times = (
-        relearn_times(solver, models.few_without(each), lessons, check, target)
+        relearn_times(solver, models.few_without(each), examples, check, target)
         for each in (known, models.retained, models.unforgotten)
     )
     return [relearn_result(*times)]

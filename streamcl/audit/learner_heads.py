@@ -69,12 +69,12 @@ class WarmUpReplay:
         self._heads, self._learner = heads, learner
         self._last: Sequence[Sample] = ()
 
-    def learn(self, batch: Batch, kept: Mapping[int, str]) -> None:
+    def learn(self, batch: Batch, labels: Mapping[int, str]) -> None:
         """Learn the retained samples of one batch, by their labels in `kept`, and the unlabelled ones."""
         samples = [
-            replace(sample, label=kept.get(offset))
+            replace(sample, label=labels.get(offset))
             for offset, sample in with_offsets(batch)
-            if offset in kept or sample.label is None
+            if offset in labels or sample.label is None
         ]
         self._learner.learn(Batch(batch.offset, tuple(samples)))
         self._last = samples[:PORTION] or self._last

@@ -35,7 +35,7 @@ def relearn_result(*times: Floats, centre: float | None = None) -> MeasureResult
 def relearn_times(
     solver: ClosedFormModels,
     models: Iterable[ModelStatistics],
-    lessons: Examples,
+    examples: Examples,
     check: Examples,
     target: float,
 ) -> Floats:
@@ -44,27 +44,27 @@ def relearn_times(
     Args:
         solver: of the models.
         models: statistics of M models.
-        lessons: the samples to learn, in their order; accuracy is computed after 1, 2, 4, ... of them.
+        examples: the samples to learn, in their order; accuracy is computed after 1, 2, 4, ... of them.
         check: the samples on which accuracy is measured.
         target: a share in [0, 1].
     """
 
     def samples(known: ModelStatistics) -> int:
         count = 1
-        while count < len(lessons):
-            if accuracy_after(solver, known, lessons.at(torch.arange(count)), check) >= target:
+        while count < len(examples):
+            if accuracy_after(solver, known, examples.at(torch.arange(count)), check) >= target:
                 return count
             count *= 2
-        return len(lessons)
+        return len(examples)
 
     return np.log2([samples(each) for each in models])
 
 
 def accuracy_after(
-    solver: ClosedFormModels, known: ModelStatistics, lessons: Examples, check: Examples
+    solver: ClosedFormModels, known: ModelStatistics, examples: Examples, check: Examples
 ) -> float:
     """Return the accuracy on `check` after `lessons` are added to the statistics."""
-    model = solver.solve(known + solver.measure(lessons))
+    model = solver.solve(known + solver.measure(examples))
     return float((model(check.features).argmax(dim=1) == check.labels).double().mean())
 
 

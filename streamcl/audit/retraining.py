@@ -163,7 +163,7 @@ class RetrainedModels(Generic[Output]):
     ) -> None:
         self.runs, self._most = 0, most
         self._split, self._retraining, self._evaluate = split, retraining, evaluate
-        self._offsets = np.array(sorted(split.kept))
+        self._offsets = np.array(sorted(split.retained_labels))
         self._config, self._rng = config, np.random.default_rng(config.seed)
 
     def retrained(self) -> Output:

@@ -23,7 +23,7 @@ from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Kind
 from streamcl.protocols import Learner, ProbabilisticLearner
 
-MAX_LESSONS = 128
+MAX_RELEARNED = 128
 """Forgotten samples to relearn, which bounds the time that each model takes."""
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,10 @@ class LearnerProbes:
     """
 
     def __init__(self, split: StreamSplit, classes: Sequence[str], kind: Kind, seed: int) -> None:
-        labels = [*split.kept.values(), *split.gone.values()]
+        labels = [*split.retained_labels.values(), *split.gone.values()]
         self._columns = {name: i for i, name in enumerate(dict.fromkeys([*classes, *labels]))}
         erased = next(iter(split.gone.values())) if kind == "class" else None
-        known = set(split.kept.values()) - {erased}
+        known = set(split.retained_labels.values()) - {erased}
         test = [sample for sample in split.held_out if sample.label in known]
         if not test:
             raise ForgettingError("there are no held-out samples to audit with")
@@ -57,8 +57,8 @@ class LearnerProbes:
         unseen = [sample for sample in split.held_out if sample.label == erased]
         self._check = split.forgotten if erased is None else unseen
         order = np.random.default_rng(seed).permutation(len(split.forgotten))
-        self._lessons = [split.forgotten[i] for i in order[:MAX_LESSONS]]
-        self._after = max([*split.kept, *split.gone]) + 1
+        self._relearned = [split.forgotten[i] for i in order[:MAX_RELEARNED]]
+        self._after = max([*split.retained_labels, *split.gone]) + 1
         self.erased_class = None if erased is None else self._columns[erased]
         self.held_out = len(test)
 
@@ -94,9 +94,9 @@ class LearnerProbes:
     def _relearn(self, learner: Learner) -> Floats:
         """Accuracy after 1, 2, 4, ... of the lessons, and after the last."""
         accuracies, learned = [], 0
-        while self._check and learned < len(self._lessons):
-            until = min(max(1, 2 * learned), len(self._lessons))
-            learner.learn(Batch(self._after + learned, tuple(self._lessons[learned:until])))
+        while self._check and learned < len(self._relearned):
+            until = min(max(1, 2 * learned), len(self._relearned))
+            learner.learn(Batch(self._after + learned, tuple(self._relearned[learned:until])))
             learned = until
             pairs = zip(predicted_labels(learner, self._check), self._check, strict=True)
             accuracies.append(float(np.mean([label == sample.label for label, sample in pairs])))
@@ -161,7 +161,7 @@ def audit_by_retraining(
         by_learning,
         config,
         began=began,
-        counts={"retain": len(split.kept), "forget": len(split.gone), "test": probes.held_out},
+        counts={"retain": len(split.retained_labels), "forget": len(split.gone), "test": probes.held_out},
         models={
             "audited": 1,
             "references": len(references[0]),

@@ -21,7 +21,7 @@ from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.learners.cohort_adapters import CohortAdaptersOptions
 from streamcl.protocols import Learner, Source
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 PORTION = 64
 """Samples that go through the backbone together, which bounds the memory of their activations."""
 MAX_BYTES = 512 << 20
@@ -79,7 +79,7 @@ def with_offsets(batch: Batch) -> Iterator[tuple[int, Sample]]:
     return zip(batch.offsets, batch.samples, strict=True)
 
 
-def in_portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+def in_portions(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     """Yield the items, PORTION at a time."""
     for start in range(0, len(items), PORTION):
         yield items[start : start + PORTION]
@@ -95,7 +95,7 @@ class StreamSplit:
     """The retained and the forgotten samples of a stream.
 
     Attributes:
-        kept: labels of the retained samples by offset.
+        retained_labels: of the retained samples, by offset.
         gone: labels of the forgotten samples by offset.
         ids, subjects, domains: of the forgotten samples.
         forgotten, retained, held_out: samples to evaluate models on.
@@ -103,7 +103,7 @@ class StreamSplit:
         swapped: retained samples for the interclass-confusion test.
     """
 
-    kept: Mapping[int, str]
+    retained_labels: Mapping[int, str]
     gone: dict[int, str] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
     subjects: set[str | None] = field(default_factory=set)
@@ -124,14 +124,14 @@ class StreamSplit:
             forgotten: whether it learns the forgotten samples.
             relabelled: labels in place of the samples' own.
         """
-        labels = {**self.kept, **(self.gone if forgotten else {}), **(relabelled or {})}
+        labels = {**self.retained_labels, **(self.gone if forgotten else {}), **(relabelled or {})}
         for offset in left_out:
             del labels[offset]
         return labels.get
 
     def add_retained(self, offset: int, sample: Sample, *, drawn: bool, swapped: bool) -> None:
         """Append a sample to `retained` where it is drawn, and to `swapped` where its label is."""
-        sample = replace(sample, label=self.kept[offset])
+        sample = replace(sample, label=self.retained_labels[offset])
         if drawn:
             self.retained.append(sample)
             self.retained_offsets.append(offset)
@@ -152,9 +152,9 @@ class StreamSplit:
         return np.array([offset not in left_out for offset in self.retained_offsets])
 
 
-def batches_to_audit(source: Source, kept: Mapping[int, str], scope: ReceiptScope) -> Iterator[Batch]:
+def batches_to_audit(source: Source, labels: Mapping[int, str], scope: ReceiptScope) -> Iterator[Batch]:
     """Yield the batches of a stream up to its last retained or forgotten sample."""
-    end = max([*kept, scope.end - 1])
+    end = max([*labels, scope.end - 1])
     for batch in source:
         if isinstance(batch, Batch):
             yield batch
@@ -164,7 +164,7 @@ def batches_to_audit(source: Source, kept: Mapping[int, str], scope: ReceiptScop
 
 def split_stream(
     source: Source,
-    kept: Mapping[int, str],
+    labels: Mapping[int, str],
     scope: ReceiptScope,
     *,
     held_out: Sequence[Sample],
@@ -177,7 +177,7 @@ def split_stream(
 
     Args:
         source: of the run, at its beginning.
-        kept: labels of the retained samples by offset.
+        labels: of the retained samples by offset.
         scope: the forgotten samples.
         held_out: samples to take over.
         swapped: offsets of retained samples to return in `swapped`.
@@ -188,12 +188,14 @@ def split_stream(
     Raises:
         ForgettingError: the stream has no retained or no forgotten samples.
     """
-    split = StreamSplit(kept, held_out=held_out)
+    split = StreamSplit(labels, held_out=held_out)
     rng = np.random.default_rng(seed)
-    drawn = set(rng.choice(sorted(kept), min(most, len(kept)), replace=False).tolist()) if kept else set()
-    for batch in batches_to_audit(source, kept, scope):
+    drawn = (
+        set(rng.choice(sorted(labels), min(most, len(labels)), replace=False).tolist()) if labels else set()
+    )
+    for batch in batches_to_audit(source, labels, scope):
         for offset, sample in with_offsets(batch):
-            if offset in kept:
+            if offset in labels:
                 split.add_retained(offset, sample, drawn=offset in drawn, swapped=offset in swapped)
             elif scope.contains(offset, sample):
                 split.add_forgotten(offset, sample, drawn=len(split.gone) % every == 0)

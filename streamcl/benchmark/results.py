@@ -14,7 +14,17 @@ from streamcl.benchmark.suite import Cell, CellKey, Suite
 FIGURES = ("A_T", "A_AUC", "A_Last", "forgetting_measure", "backward_transfer", "prequential")
 HEADINGS = ("A_T", "A_AUC", "A_Last", "forgetting", "backward transfer", "prequential")
 SHIFTS = ("true_shifts", "found", "false_alarms")
-COLUMNS = ("source", "protocol", "learner", "seed", *FIGURES, *SHIFTS, "samples", "seconds", "images_per_s")
+CSV_COLUMNS = (
+    "source",
+    "protocol",
+    "learner",
+    "seed",
+    *FIGURES,
+    *SHIFTS,
+    "samples",
+    "seconds",
+    "images_per_s",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +46,10 @@ def as_csv(results: Sequence[CellResult]) -> str:
     """Return a row for each result, with an empty field for a missing figure."""
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(CSV_COLUMNS)
     for each in results:
         own = (each.source, each.protocol, each.learner, each.seed)
-        rest = (each.figures.get(name) for name in COLUMNS[len(own) :])
+        rest = (each.figures.get(name) for name in CSV_COLUMNS[len(own) :])
         writer.writerow([*own, *("" if value is None else round(value, 6) for value in rest)])
     return page.getvalue()
 

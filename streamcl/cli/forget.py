@@ -30,8 +30,11 @@ NO_OPTIONS = {"offset", "id", "samples"}  # fields that only a stream, a configu
 
 
 def _ids(path: str) -> list[str]:
-    with click.open_file(path, encoding="utf-8") as lines:
-        return [line.strip() for line in lines if line.strip()]
+    try:
+        with click.open_file(path, encoding="utf-8") as lines:
+            return [line.strip() for line in lines if line.strip()]
+    except OSError as error:
+        raise click.UsageError(f"--ids: {error}") from error
 
 
 def _span(text: str) -> tuple[int, int]:

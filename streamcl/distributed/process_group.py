@@ -71,11 +71,11 @@ class ProcessGroup:
 
     def fetch_pixels(
         self,
-        kept: Sequence[Sample],
+        stored: Sequence[Sample],
         among: Sequence[Sample],  # noqa: ARG002 - all have their pixels here
     ) -> Sequence[Sample]:
-        """Return the samples `kept` with their pixels; `among` are the batch's, each held by one rank."""
-        return kept
+        """Return the samples `stored` with their pixels; `among` are the batch's, each held by one rank."""
+        return stored
 
     def all_gather_object(self, value: _T) -> list[_T]:
         """Return each rank's `value`, in the order of ranks."""

@@ -97,15 +97,15 @@ class TorchProcessGroup(ProcessGroup):
         """Return `loss`, detached on all ranks but the first."""
         return loss if self.is_main else loss.detach()
 
-    def fetch_pixels(self, kept: Sequence[Sample], among: Sequence[Sample]) -> Sequence[Sample]:
-        """Return `kept` with pixels, from one gather; from none where no sample of the batch is kept."""
+    def fetch_pixels(self, stored: Sequence[Sample], among: Sequence[Sample]) -> Sequence[Sample]:
+        """Return `stored` with pixels, from one gather; from none where the batch has none of them."""
         fresh = {sample.id for sample in among}
-        wanted = [sample for sample in kept if sample.id in fresh]
+        wanted = [sample for sample in stored if sample.id in fresh]
         if not wanted:
-            return kept
+            return stored
         mine = {sample.id: sample for sample in wanted if not isinstance(sample, RemoteSample)}
         found = {name: sample for part in self.all_gather_object(mine) for name, sample in part.items()}
-        return [found[each.id] if isinstance(each, RemoteSample) else each for each in kept]
+        return [found[each.id] if isinstance(each, RemoteSample) else each for each in stored]
 
     def all_gather_object(self, value: _T) -> list[_T]:
         """Return each rank's `value`, in the order of ranks; pickled, since ranks trust one another."""

@@ -19,7 +19,7 @@ LINEAGE = "lineage.sqlite"
 LEARNED, PRIVATE = 1, 2  # bits of the column `learned`
 CHUNK = 256  # samples that are retrieved together
 ROWS_IN_MEMORY = 4096  # before they are written
-SCHEMA = (
+LINEAGE_SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     """CREATE TABLE samples (
         offset INTEGER PRIMARY KEY,
@@ -35,7 +35,7 @@ SCHEMA = (
     "CREATE INDEX by_label ON samples(label)",
     "CREATE INDEX by_subject ON samples(subject)",
 )
-COLUMNS = "offset, id, label, learned, segment, content, subject"
+ROW_COLUMNS = "offset, id, label, learned, segment, content, subject"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Lineage:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = SqliteFile(path, patience=10.0, schema=SCHEMA)
+        self._file = SqliteFile(path, patience=10.0, schema=LINEAGE_SCHEMA)
         self._file.query("PRAGMA temp_store = MEMORY")  # selections name ids, which no file may keep
         self._waiting: list[tuple[Any, ...]] = []
 
@@ -127,7 +127,7 @@ class Lineage:
         """At most so many traces of learned samples, evenly from the beginning of the stream to its end."""
         self.flush()
         rows = self._file.query(
-            f"SELECT {COLUMNS} FROM (SELECT *, row_number() OVER (ORDER BY offset) AS number, "
+            f"SELECT {ROW_COLUMNS} FROM (SELECT *, row_number() OVER (ORDER BY offset) AS number, "
             f"count(*) OVER () AS total FROM samples WHERE learned & {LEARNED}) "
             "WHERE number * ? / total > (number - 1) * ? / total ORDER BY offset",
             *(limit, limit),
@@ -225,7 +225,9 @@ class Selection:
         """Yield the rows in the order of the stream; `learned`: those of samples that were learned only."""
         only, after = f" AND learned & {LEARNED}" if learned else "", -1
         while rows := self._file.query(
-            f"SELECT {COLUMNS} FROM {self._rows} WHERE offset > ?{only} ORDER BY offset LIMIT ?", after, size
+            f"SELECT {ROW_COLUMNS} FROM {self._rows} WHERE offset > ?{only} ORDER BY offset LIMIT ?",
+            after,
+            size,
         ):
             after = rows[-1][0]
             yield [_row(row) for row in rows]

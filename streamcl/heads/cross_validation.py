@@ -22,7 +22,7 @@ from streamcl.protocols import State
 STEPS = tuple(10 ** (k / 4) for k in range(11))
 """Ridges that are tried, as multiples of the least of them."""
 
-COLUMNS = 1024
+MAX_FEATURES = 1024
 """Features that are looked at, at most, evenly spaced. All 3,840 take nine times as long and ask for the same
 ridge or a third of it; 512 ask for twice as much."""
 
@@ -119,7 +119,7 @@ def _squares(statistics: Statistics) -> tuple[Tensor, Tensor, Tensor] | None:
     if int(known.sum()) < 2:
         return None
     counts = statistics.counts[known].double()
-    step = -(-statistics.gram.width // COLUMNS)
+    step = -(-statistics.gram.width // MAX_FEATURES)
     mean = statistics.Q.sum(dim=1)[::step] / total  # [m]
     A = statistics.gram.every(step).addr_(mean, mean, alpha=-total)
     spread = variance(statistics)[::step]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -56,6 +57,24 @@ class LoRABranchOptions(Options):
         le=10**9,
         description="Labelled samples after which the adapters freeze, or at a plateau before that; 0: none.",
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RidgeLoRAFeatures:
+    """The features of B samples.
+
+    features: float32 [B, D], of the frozen blocks. views: each view's tokens [B, N, d] where the adapted
+    branch begins. adapted: float32 [B, E], None without a frozen branch.
+    """
+
+    features: Tensor
+    views: Sequence[Tensor]
+    adapted: Tensor | None
+
+    def __getitem__(self, rows: Sequence[int]) -> RidgeLoRAFeatures:
+        """Return those of some rows."""
+        adapted = None if self.adapted is None else self.adapted[rows]
+        return RidgeLoRAFeatures(self.features[rows], [view[rows] for view in self.views], adapted)
 
 
 class AdaptedBranch:

@@ -179,14 +179,14 @@ class CohortAdaptersLearner(LogitLearner):
         return {
             "classes": list(self.classes),
             "cohorts": cohorts,
-            "crowded": self.over_capacity,
+            "over_capacity": self.over_capacity,
             "used": used,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
         self.index, self.cohorts, self._fresh = ClassIndex(state["classes"]), {}, None
-        self.over_capacity = bool(state["crowded"])
+        self.over_capacity = bool(state["over_capacity"])
         for name, saved in state["cohorts"].items():
             self._new(name).load_state_dict(saved)
         device = self.backbone.device

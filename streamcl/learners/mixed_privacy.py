@@ -11,15 +11,10 @@ from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import LearnedSample
 from streamcl.config.options.base import Options, Warn
 from streamcl.events import Batch, Sample, StepResult
-from streamcl.learners.adapted_branch import LoRABranchOptions
+from streamcl.learners.adapted_branch import LoRABranchOptions, RidgeLoRAFeatures
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
-from streamcl.learners.ridge_lora import (
-    RidgeBranchOptions,
-    RidgeLoRAFeatures,
-    RidgeLoRALearner,
-    build_ridge_lora,
-)
+from streamcl.learners.ridge_lora import RidgeBranchOptions, RidgeLoRALearner, build_ridge_lora
 from streamcl.learners.statistics import MixedPrivacyStatistics, subject_cohort
 from streamcl.learners.step import LogitLearner, Transaction
 from streamcl.protocols import State, savepoint_of
@@ -49,32 +44,20 @@ class UserOptions(Options):
         300.0, gt=0, le=1e9, description="Ridge of each feature: its variance times so many samples."
     )
     noise: Warn[float] = Field(
-        1e-3,
-        ge=0,
-        le=1e3,
-        description="Standard deviation of the noise on the weights in use, in units of 1 / their feature's; "
-        "0: none, and no bound.",
+        1e-3, ge=0, le=1e3, description="Noise on weights in use, in 1 / a feature's deviation; 0: none."
     )
     max_tracked_subjects: Warn[int] = Field(
-        64,
-        ge=0,
-        le=100_000,
-        description="Subjects with sums of their own; later ones are forgotten by their samples only.",
+        64, ge=0, le=100_000, description="Subjects with sums of their own; others go by their samples."
     )
 
 
 class MixedPrivacyOptions(Options):
     """Mixed privacy: a ridge_lora learner that only core samples train, and the users' linear part on top."""
 
-    name: Literal["mixed_privacy"] = Field(
-        "mixed_privacy", description="Core samples train all, users a linear part."
-    )
+    name: Literal["mixed_privacy"] = Field("mixed_privacy", description="Core trains all, users a part.")
     ridge: RidgeBranchOptions = Field(RidgeBranchOptions(), description="The core's closed-form branch.")
     lora: LoRABranchOptions = Field(LoRABranchOptions(), description="The core's adapted branch.")
     users: UserOptions = Field(UserOptions(), description="The users' part.")
-
-
-USER_STATISTICS = "user statistics of unsettled adapters"
 
 
 class MixedPrivacyLearner(LogitLearner):
@@ -165,7 +148,7 @@ class MixedPrivacyLearner(LogitLearner):
         """Return weights trained while the adapters moved; their statistics cannot be derived again."""
         early = {each.private for chunk in samples for each in chunk if each.offset < self._moved_until}
         found = ("adapters", "adapted statistics") if False in early else ()
-        return (*found, USER_STATISTICS) if True in early else found
+        return (*found, "user statistics of unsettled adapters") if True in early else found
 
     @property
     def noise(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -14,7 +14,12 @@ from streamcl.capabilities.interfaces import AdapterExport, LearnedListener, Lea
 from streamcl.config.options.base import Options
 from streamcl.errors import CheckpointError
 from streamcl.events import Batch, Sample, StepResult
-from streamcl.learners.adapted_branch import AdaptedBranch, LoRABranchOptions, build_branch
+from streamcl.learners.adapted_branch import (
+    AdaptedBranch,
+    LoRABranchOptions,
+    RidgeLoRAFeatures,
+    build_branch,
+)
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.ridge import RidgeLearner, RidgeOptions, build_ridge
 from streamcl.learners.statistics import ClosedFormStatistics
@@ -47,24 +52,6 @@ class RidgeLoRAOptions(Options):
     )
     ridge: RidgeBranchOptions = Field(RidgeBranchOptions(), description="The closed-form branch.")
     lora: LoRABranchOptions = Field(LoRABranchOptions(), description="The adapted branch.")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RidgeLoRAFeatures:
-    """The features of B samples.
-
-    features: float32 [B, D], of the frozen blocks. views: each view's tokens [B, N, d] where the adapted
-    branch begins. adapted: float32 [B, E], None without a frozen branch.
-    """
-
-    features: Tensor
-    views: Sequence[Tensor]
-    adapted: Tensor | None
-
-    def __getitem__(self, rows: Sequence[int]) -> RidgeLoRAFeatures:
-        """Return those of some rows."""
-        adapted = None if self.adapted is None else self.adapted[rows]
-        return RidgeLoRAFeatures(self.features[rows], [view[rows] for view in self.views], adapted)
 
 
 class RidgeLoRALearner(LogitLearner):
@@ -181,7 +168,7 @@ class RidgeLoRALearner(LogitLearner):
         if self.adapted is None or self.adapted.frozen:
             return {}
         self.adapted.freeze()
-        return {"settled": True}
+        return {"frozen": True}
 
     @property
     def statistics(self) -> ClosedFormStatistics[Statistics]:

@@ -26,7 +26,7 @@ COLOURS = {
     "stream": "#010105",
     "held": "#010106",
     "alarm": "#010107",
-    "settled": "#010108",
+    "found": "#010108",
     "paper": "#010109",
 }
 CHART_STYLE = {
@@ -131,7 +131,7 @@ def _marks(axes: Any, marks: Marks, top: float) -> None:
         ("detected shift", marks.found, high, 4, "v", 7, "alarm", "alarm"),
         ("false alarm", marks.false, high, 4, "v", 7, "paper", "alarm"),
         ("request to forget", marks.requests, high, 5, "X", 8, "ink", "paper"),
-        ("consolidation", marks.consolidations, 0.0, 4, "D", 6, "settled", "paper"),
+        ("consolidation", marks.consolidations, 0.0, 4, "D", 6, "found", "paper"),
     ):
         if offsets:
             look = {"marker": marker, "markersize": size, "linestyle": "none", "clip_on": False}

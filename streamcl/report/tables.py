@@ -111,39 +111,40 @@ def latest_per_class(run: RunLog) -> Mapping[str, Any]:
     return submapping(run.holdout[max(run.holdout)], "per_class") if run.holdout else {}
 
 
-def confusion_matrix(guesses: PredictionSeries) -> HeatTable | None:
+def confusion_matrix(predictions: PredictionSeries) -> HeatTable | None:
     """Return the share of each class's samples by prediction; None without classes or for too many."""
-    labels = list(guesses.support)
+    labels = list(predictions.support)
     if not labels or len(labels) > MAX_CLASSES:
         return None
-    other = {guess for _, guess in guesses.pairs} - set(labels)
+    other = {guess for _, guess in predictions.pairs} - set(labels)
     columns: list[str | None] = [*labels, *sorted(guess for guess in other if guess is not None)]
     columns = [*columns[: MAX_CLASSES + 4], *([None] if None in other else [])]
     rows = []
     for label in labels:
-        counts = [guesses.pairs.get((label, column), 0) for column in columns]
-        cells = [count / guesses.support[label] if count else None for count in counts]
+        counts = [predictions.pairs.get((label, column), 0) for column in columns]
+        cells = [count / predictions.support[label] if count else None for count in counts]
         words = [
-            f"{count:,} of {guesses.support[label]:,} {label} as {c}"
+            f"{count:,} of {predictions.support[label]:,} {label} as {c}"
             for c, count in zip(columns, counts, strict=True)
         ]
         rows.append((label, cells, words))
     return HeatTable([class_name(column) for column in columns], rows)
 
 
-def largest_confusions(guesses: PredictionSeries, most: int = 20) -> list[tuple[str, str, int, float]]:
+def largest_confusions(predictions: PredictionSeries, most: int = 20) -> list[tuple[str, str, int, float]]:
     """Return (class, prediction, count, share of the class's samples), the most frequent first."""
-    mistakes = [(count, label, guess) for (label, guess), count in guesses.pairs.items() if label != guess]
+    mistakes = [
+        (count, label, guess) for (label, guess), count in predictions.pairs.items() if label != guess
+    ]
     mistakes.sort(key=lambda item: (-item[0], item[1], item[2] or ""))
     return [
-        (label, class_name(guess), count, count / guesses.support[label])
-        for count, label, guess in mistakes[:most]
+        (label, class_name(other), n, n / predictions.support[label]) for n, label, other in mistakes[:most]
     ]
 
 
-def class_name(guess: str | None) -> str:
+def class_name(name: str | None) -> str:
     """Return the predicted class, or "(no prediction)" for None."""
-    return "(no prediction)" if guess is None else guess
+    return "(no prediction)" if name is None else name
 
 
 def thumbnail_groups(run: RunLog) -> list[tuple[int, list[dict[str, Any]]]]:
@@ -157,7 +158,7 @@ def thumbnail_groups(run: RunLog) -> list[tuple[int, list[dict[str, Any]]]]:
             {
                 "uri": "data:image/png;base64," + base64.b64encode(entry["png"]).decode("ascii"),
                 "label": "(unlabelled)" if label is None else str(label),
-                "guess": class_name(None if guess is None else str(guess)),
+                "predicted": class_name(None if guess is None else str(guess)),
                 "right": None if label is None else label == guess,
                 "confidence": as_float(entry.get("confidence")),
             }

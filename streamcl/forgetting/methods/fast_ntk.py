@@ -33,7 +33,7 @@ MIN_AGREEMENT = 0.95
 
 CHANGE = "repaired, not retrained: closed-form steps in the adapters of the last {} blocks"
 
-RESIDUAL = (
+FAST_NTK_RESIDUAL = (
     "The steps are right for a linear model and all retained data; here they are estimates from a few "
     "samples, so whoever holds the weights may find traces of what was forgotten or relearn it faster."
 )
@@ -109,7 +109,7 @@ class FastNTK:
             raise
         figures = {**objective.report(before, after), **walked, "parameters": subset.count}
         locations = finish_repair(request, context, others, CHANGE.format(len(blocks.names)))
-        return ErasureResult(self.name, self.guarantee, RESIDUAL, locations, rounded(figures))
+        return ErasureResult(self.name, self.guarantee, FAST_NTK_RESIDUAL, locations, rounded(figures))
 
     def _subset(self, blocks: RepairableBlocks, request: ForgetRequest) -> ParameterSubset:
         """Return the parameters to move: not the head for a class, whose row is dropped anyway."""

@@ -34,7 +34,7 @@ from streamcl.forgetting.methods.weight_repair import (
 STUBBORN = 2.0
 """Weight of a sample that is still recognised; without it a few samples of a class were never forgotten."""
 
-RESIDUAL = (
+GS_LORA_RESIDUAL = (
     "The samples no longer show in the answers, but shared weights that they trained were repaired and not "
     "retrained: whoever holds the weights may find traces or relearn faster than from nothing."
 )
@@ -131,7 +131,7 @@ class GSLoRA:
             "what gradients left in qkv stays"
         )
         locations = finish_repair(request, context, others, what)
-        return ErasureResult(self.name, self.guarantee, RESIDUAL, locations, rounded(figures))
+        return ErasureResult(self.name, self.guarantee, GS_LORA_RESIDUAL, locations, rounded(figures))
 
 
 def descend(

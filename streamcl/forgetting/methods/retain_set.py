@@ -19,7 +19,7 @@ Their labels are never learned, so a live batch can be used before it is predict
 samples of the request.
 """
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 FEWEST = 8
 """Samples below which a repair is refused: with none it destroys the model (0.0 % of the forgotten class but
@@ -91,7 +91,7 @@ def _others(request: ForgetRequest, sample: Sample) -> bool:
     return not of_class and not of_subject
 
 
-def subsample(items: Sequence[Item], limit: int) -> list[Item]:
+def subsample(items: Sequence[_Item], limit: int) -> list[_Item]:
     """Return at most `limit` of the items, evenly spread over all of them, in their order."""
     if len(items) <= limit:
         return list(items)

@@ -16,7 +16,7 @@ from streamcl.events import NO_PIXELS, ForgetRequest, HoldoutPart, Sample
 from streamcl.forgetting.monitoring.held_out import spread_over
 from streamcl.protocols import Learner
 
-Flags: TypeAlias = npt.NDArray[np.bool_]
+CorrectFlags: TypeAlias = npt.NDArray[np.bool_]
 
 MAX_SAMPLES = 48  # so that a request holds the stream up no longer than a batch does
 
@@ -79,7 +79,7 @@ class _HeldOut:
             [self.samples[row] for row in rows], None if self.reading is None else self.reading[rows]
         )
 
-    def correct(self, learner: Learner) -> Flags:
+    def correct(self, learner: Learner) -> CorrectFlags:
         """Return bool [N]: which samples are classified correctly."""
         if not self.samples or not learner.classes:
             return np.zeros(len(self.samples), dtype=bool)
@@ -97,7 +97,7 @@ class UtilityBaseline:
     """Which held-out samples a learner classified correctly before an erasure, bool [N]."""
 
     seen: _HeldOut
-    before: Flags
+    before: CorrectFlags
 
     def after(self, learner: Learner) -> dict[str, float] | None:
         """Return accuracy before and after on samples of classes still known; None where there are none."""

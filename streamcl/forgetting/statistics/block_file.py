@@ -18,7 +18,7 @@ OPEN = 1 << 62  # the moment of what no commit has taken up yet
 STAGED = OPEN + 1  # of what an erasure that may still fail has changed
 SHIFT = 8  # a moment is the offset of the commit, so shifted, and counts on where commits share an offset
 
-SCHEMA = (
+BLOCK_SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE commits (moment INTEGER PRIMARY KEY)",
     """CREATE TABLE blocks (
@@ -41,7 +41,7 @@ SCHEMA = (
 )
 
 
-COLUMNS = "cohort, head, samples, ranks, width, checksum, labels, sums, root"
+BLOCK_COLUMNS = "cohort, head, samples, ranks, width, checksum, labels, sums, root"
 
 
 class BlockFile:
@@ -51,7 +51,7 @@ class BlockFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = SqliteFile(path, patience=10.0, schema=SCHEMA)
+        self._file = SqliteFile(path, patience=10.0, schema=BLOCK_SCHEMA)
         self.moment = 0
 
     def standing(self, cohort: bytes, head: int) -> list[tuple[int, int]]:
@@ -61,7 +61,7 @@ class BlockFile:
 
     def load(self, number: int) -> StatisticsBlock:
         """Return the block of that number."""
-        (row,) = self._file.query(f"SELECT {COLUMNS} FROM blocks WHERE id = ?", number)
+        (row,) = self._file.query(f"SELECT {BLOCK_COLUMNS} FROM blocks WHERE id = ?", number)
         block = StatisticsBlock.of_row(row)
         if block is None:
             raise self._file.damage("a block of statistics is not what was written")
@@ -176,7 +176,7 @@ class BlockFile:
 def insert(run: Execute, cohort: bytes, head: int, block: StatisticsBlock, born: int = OPEN) -> None:
     """Write a block of a cohort in a head, within a transaction; it belongs to the next commit."""
     run(
-        f"INSERT INTO blocks (born, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO blocks (born, {BLOCK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (born, *block.row(cohort, head)),
     )
 
