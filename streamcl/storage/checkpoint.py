@@ -79,7 +79,9 @@ class Checkpoints:
             files.commit_folder(path, lambda folder: self._fill(folder, members), disk=self._disk)
             self._prune(path)
         except OSError as error:
-            raise CheckpointError(f"the checkpoint of step {step} could not be written: {error}") from error
+            message = f"the checkpoint of step {step} could not be written: {error}"
+            hint = "mend the disk; the same command then continues from the checkpoint before it"
+            raise CheckpointError(message, hint=hint) from error
         size = sum(len(data) for data in members.values())
         return SavedCheckpoint(path, size, time.monotonic() - began)
 

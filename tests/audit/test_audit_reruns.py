@@ -176,6 +176,7 @@ def test_a_cohort_that_was_never_dropped_fails(dropped, monkeypatch):
     assert report.verdict == "fail", text_table(report)
 
 
+@pytest.mark.slow
 def test_sums_can_be_audited_beside_further_runs_too(tmp_path):
     folder = finished(tmp_path, {"name": "ridge", "trace_ridge": 0.001}, offsets=(10, 40))
     with logged() as messages:
@@ -187,6 +188,7 @@ def test_sums_can_be_audited_beside_further_runs_too(tmp_path):
     assert report.reruns == len(messages) == 41, messages
 
 
+@pytest.mark.slow
 def test_a_class_whose_row_alone_went_is_audited_from_the_command_line(tmp_path):
     folder = finished(tmp_path, LORA, label="1", method="head_only")
     shown = CliRunner().invoke(cli, ["audit", str(folder), "--json"])

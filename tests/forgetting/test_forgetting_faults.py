@@ -51,7 +51,7 @@ def outcome(folder):
 
 @pytest.mark.parametrize(
     ("wish", "stride"),
-    [*((wish, 4) for wish in WISHES), *(pytest.param(wish, 1, marks=pytest.mark.slow) for wish in WISHES)],
+    [*((wish, 9) for wish in WISHES), *(pytest.param(wish, 1, marks=pytest.mark.slow) for wish in WISHES)],
 )
 def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish, stride):
     disk = FaultyDisk()
