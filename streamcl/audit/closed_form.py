@@ -102,7 +102,7 @@ class ReferenceModels:
         return ModelGroups(group, references, unforgotten, retrained, erased)
 
     def few_without(self, known: ModelStatistics, rows: Tensor | None = None) -> Iterator[ModelStatistics]:
-        """Yield statistics of a few models, each without these retained rows and a share of the others."""
+        """Yield statistics of a few models, without these retained rows [n] and a share of the others."""
         left_out = self._draw(MIN_MODELS)
         if rows is not None:
             left_out[:, rows] = True

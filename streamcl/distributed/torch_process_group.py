@@ -61,7 +61,7 @@ class TorchProcessGroup(ProcessGroup):
         return [each if rank == self.rank else RemoteSample.of(each, rank) for each, rank in pairs]
 
     def all_gather_rows(self, rows: Tensor, samples: Sequence[Sample]) -> Tensor:
-        """Return the rows of all samples; rows are sent without their graph."""
+        """Return the rows [N, ...] of all samples; rows are sent without their graph."""
         holders = [each.rank if isinstance(each, RemoteSample) else self.rank for each in samples]
         counts = [holders.count(rank) for rank in range(self.world_size)]
         own = rows[: counts[self.rank]]
@@ -81,7 +81,7 @@ class TorchProcessGroup(ProcessGroup):
     def all_reduce_gradients(
         self, gradients: Mapping[str, Tensor], replicated: Collection[str] = ()
     ) -> dict[str, Tensor]:
-        """Return the sums, from one gather; every rank adds the same numbers in the same order."""
+        """Return the sums, of any shape, from one gather; every rank adds them in the same order."""
         if not gradients:
             return {}
         skipped = () if self.is_main else replicated
@@ -94,7 +94,7 @@ class TorchProcessGroup(ProcessGroup):
         return {name: piece.view_as(gradients[name]) for name, piece in zip(gradients, pieces, strict=True)}
 
     def count_once(self, loss: Tensor) -> Tensor:
-        """Return `loss`, detached on all ranks but the first."""
+        """Return `loss`, a scalar, detached on all ranks but the first."""
         return loss if self.is_main else loss.detach()
 
     def fetch_pixels(self, stored: Sequence[Sample], among: Sequence[Sample]) -> Sequence[Sample]:

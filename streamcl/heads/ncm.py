@@ -126,7 +126,7 @@ class NCMHead(ClosedFormHead[ClassSums]):
         self._S, self._counts = learned.S, learned.counts
 
     def downdate(self, features: Tensor, targets: Tensor) -> None:
-        """Forget samples that were learned: exact, up to rounding in float64. Raises as `remove` does."""
+        """Forget learned features [N, d] of targets [N], up to rounding in float64; raise as `remove`."""
         self.remove(self.statistics_of(features, targets))
 
     def remove(self, other: ClassSums) -> None:
@@ -155,7 +155,7 @@ class NCMHead(ClosedFormHead[ClassSums]):
         self._S, self._counts = self._S[columns], self._counts[columns]
 
     def scores_refit(self, features: Tensor) -> Tensor:
-        """Return `scores`: means are never behind."""
+        """Return `scores` [N, C]: means are never behind."""
         return self.scores(features)
 
     def scores(self, features: Tensor) -> Tensor:

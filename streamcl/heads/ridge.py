@@ -161,7 +161,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         self._take_over(learned, due=due)
 
     def downdate(self, features: Tensor, targets: Tensor) -> None:
-        """Forget samples that were learned: exact, up to rounding in float64.
+        """Forget learned features [N, d] of targets [N]: exact, up to rounding in float64.
 
         Raises ForgettingError, and changes nothing, where these samples cannot all be among those learned: a
         count or an eigenvalue would turn negative, or features remain of a class with no samples left. A
@@ -186,7 +186,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         return linear_scores(self.statistic_rows(features), *self._solver.weights(self._sums), self._known)
 
     def scores_refit(self, features: Tensor) -> Tensor:
-        """Return `scores` by weights refitted on all statistics; `scores` may use an older solve."""
+        """Return `scores` [N, C] by weights refitted on all statistics; `scores` may use an older solve."""
         h = self.statistic_rows(features)
         return linear_scores(h, *self._solver.refit_weights(self._sums), self._known)
 

@@ -152,7 +152,7 @@ def select_columns(values: Tensor, columns: Sequence[int]) -> Tensor:
 
 
 def largest(values: Tensor) -> float:
-    """Return the largest absolute entry; 0 of an empty tensor."""
+    """Return the largest absolute entry of a tensor of any shape; 0 of an empty one."""
     return float(values.abs().max()) if values.numel() else 0.0
 
 

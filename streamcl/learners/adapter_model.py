@@ -134,11 +134,11 @@ class AdapterModel:
         return self.index.columns([sample.label for sample in samples], self.backbone.device)
 
     def gradients(self, loss: Tensor) -> Gradients | None:
-        """Return the parameters' gradients, by name; None where the loss or one of them is not finite."""
+        """Return the gradients of a scalar loss, by parameter; None where it or one is not finite."""
         return finite_gradients(loss, self.parameters(), self.group, head="head")
 
     def apply(self, gradients: Mapping[str, Tensor]) -> None:
-        """Take one optimizer step with these gradients; where it fails the caller restores a savepoint."""
+        """Take one optimizer step with gradients by name; where it fails the caller restores a savepoint."""
         apply_gradients(self.optimizer, self.parameters(), gradients)
 
     def savepoint(self) -> Rollback:
@@ -164,7 +164,7 @@ class AdapterModel:
         return undo
 
     def step(self, loss: Tensor) -> bool:
-        """Take one optimizer step down the loss; return False, without one, where something is not finite."""
+        """Take one optimizer step down a scalar loss; return False, without one, where it is not finite."""
         gradients = self.gradients(loss)
         if gradients is not None:
             self.apply(gradients)
@@ -211,7 +211,7 @@ def finite_gradients(
 def apply_gradients(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor]
 ) -> None:
-    """Take one step of the optimizer with these gradients, by the names of the parameters."""
+    """Take one step of the optimizer with gradients by name, each of its parameter's shape."""
     try:
         for name, parameter in parameters.items():
             parameter.grad = gradients[name]

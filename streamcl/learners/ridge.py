@@ -184,7 +184,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
         return self.features(samples)
 
     def refresh_features(self, reading: Tensor) -> Tensor:
-        """Return the reading itself: features are fixed."""
+        """Return the reading [B, D] itself: features are fixed."""
         return reading
 
     def scores(self, reading: Tensor) -> Tensor:

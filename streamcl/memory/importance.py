@@ -51,7 +51,7 @@ class Importance:
         return self._omega
 
     def update(self, squared: Mapping[str, Tensor]) -> None:
-        """Add one consolidation's squared gradients to the mean; raise ValueError where one is not finite."""
+        """Add squared gradients, by name, to the mean; raise ValueError where one is not finite."""
         for name, value in squared.items():
             if not bool(value.isfinite().all()):
                 raise ValueError(f"the squared gradient of {name} is not finite")

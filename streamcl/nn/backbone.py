@@ -140,7 +140,7 @@ class Backbone(nn.Module):
         return self.final([tokens, *self.run(tokens, start, None, chosen)][-1])
 
     def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int]) -> None:
-        """Run `blocks` in place of its own, without gradients, for a number of images in `rows`."""
+        """Run `blocks`, on tokens [B, N, d], in place of its own, without gradients, for B in `rows`."""
         self._compiled = {id(own): quick for own, quick in zip(self.blocks, blocks, strict=True)}
         self._compiled_rows = rows
 

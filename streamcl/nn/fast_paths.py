@@ -59,7 +59,7 @@ def _fused_bias_linear() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
 
 
 def write_count(value: Tensor) -> int | None:
-    """Return how often the tensor was written to in place, None where that is not known.
+    """Return how often a tensor of any shape was written to in place, None where that is not known.
 
     A cached cast of a frozen weight is valid for one such number. Casting at every call instead takes a tenth
     of a ViT-S's time at 16 images on a CPU, a twentieth at 64.

@@ -10,7 +10,7 @@ from streamcl.nn.fast_paths import fused_bias_linear, write_count
 
 
 def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the values in `dtype`; the cast is cached with the tensor until the tensor is written to."""
+    """Return values of any shape in `dtype`; the tensor keeps the cast until it is written to."""
     if value.dtype == dtype:
         return value
     if (writes := write_count(value)) is None:

@@ -168,7 +168,7 @@ class AdaptedProduct(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep what the gradients need."""
+        """Keep the tensors that the gradients need, by name: those of `forward`."""
         x, W, _, A, R, ctx.low_pass = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(x, output[1], W, A, R)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections import Counter
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-
-STILL: dict[str, int] = {}
-"""How many docstrings of each package still begin with "What "; the numbers only go down."""
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -37,23 +34,41 @@ def docstrings(tree: ast.Module) -> Iterator[str]:
         )
 
 
-def package(path: Path) -> str:
-    """Return the folder directly under `streamcl`, or `streams`; a module at the root is its own."""
-    parts = path.relative_to(ROOT).parts
-    return parts[0] if parts[0] == "streams" else parts[1].removesuffix(".py")
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    """Yield every module of the two packages with its syntax tree."""
+    for root in ("streamcl", "streams"):
+        for path in sorted((ROOT / root).rglob("*.py")):
+            yield path.relative_to(ROOT), ast.parse(path.read_text())
 
 
 def test_no_docstring_begins_with_what() -> None:
-    found: Counter[str] = Counter()
-    where = []
-    for root in ("streamcl", "streams"):
-        for path in sorted((ROOT / root).rglob("*.py")):
-            openers = [each for each in docstrings(ast.parse(path.read_text())) if each.startswith("What ")]
-            found[package(path)] += len(openers)
-            where += [f"{path.relative_to(ROOT)}: {each.splitlines()[0]}" for each in openers]
-    more = {name for name, count in found.items() if count > STILL.get(name, 0)}
-    assert not [each for each in where if package(ROOT / each.partition(":")[0]) in more]
-    assert not [name for name in STILL if found[name] == 0], "none left: take them out of the list"
+    found = [f"{path}: {text}" for path, tree in modules() for text in docstrings(tree)]
+    assert not [each for each in found if each.partition(": ")[2].startswith("What ")]
+
+
+def takes_a_tensor(node: ast.FunctionDef) -> bool:
+    arguments = [*node.args.args, *node.args.kwonlyargs]
+    return any(
+        re.search(r"\bTensor\b", ast.unparse(each.annotation)) for each in arguments if each.annotation
+    )
+
+
+def says_shapes(text: str) -> bool:
+    """Whether it has a shape such as [B, D], or says why there is none."""
+    return bool(
+        re.search(r"\[[^\]]*[A-Za-z0-9][^\]]*\]|scalar|any shape|by name|by parameter|state dict", text)
+    )
+
+
+def test_public_functions_of_tensors_say_their_shapes() -> None:
+    silent = [
+        f"{path}:{node.lineno} {node.name}"
+        for path, tree in modules()
+        for node in public(tree)
+        if isinstance(node, ast.FunctionDef)
+        if takes_a_tensor(node) and not says_shapes(ast.get_docstring(node) or "")
+    ]
+    assert not silent
 
 
 def test_docstrings_of_every_kind_are_seen() -> None:

@@ -211,7 +211,7 @@ def unlearning_step(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: f
 
 
 def kernel_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
-    """Return -P J_f^T M V by systems of the size of the outputs: equations 5 to 7 of the paper.
+    """Return -P J_f^T M V [p] by systems of the size of the outputs: equations 5 to 7 of the paper.
 
     P = I - J_r^T Theta_rr^-1 J_r, M = (Theta_ff - Theta_rf^T Theta_rr^-1 Theta_rf)^-1,
     V = v_f - Theta_rf^T Theta_rr^-1 v_r, Theta = J J^T + ridge I.
@@ -225,7 +225,7 @@ def kernel_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float
 
 
 def primal_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
-    """Return -(J_r^T J_r + ridge I)^-1 J_f^T (v_f - J_f (w(all) - w0)) by systems of the parameters' size."""
+    """Return -(J_r^T J_r + ridge I)^-1 J_f^T (v_f - J_f (w(all) - w0)) [p] by systems of p unknowns."""
     gram = J_r.T @ J_r
     right = (J_f.T @ v_f + J_r.T @ v_r)[:, None]
     trained = torch.cholesky_solve(right, _factor(gram + J_f.T @ J_f, ridge))[:, 0]

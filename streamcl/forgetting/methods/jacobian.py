@@ -48,7 +48,7 @@ class ParameterSubset:
 
     @torch.no_grad()
     def move(self, step: Tensor) -> None:
-        """Add a step, float64 [p]."""
+        """Add a step, float64 [P] over all parameters."""
         parts = step.split([parameter.numel() for parameter in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.copy_(parameter.double() + part.view_as(parameter))
@@ -59,7 +59,7 @@ class ParameterSubset:
 
     @torch.no_grad()
     def restore(self, values: Sequence[Tensor]) -> None:
-        """Set the values that `copy` returned."""
+        """Set the values that `copy` returned, by parameter and each of its shape."""
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 

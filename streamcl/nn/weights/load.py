@@ -107,7 +107,7 @@ def _part(key: str) -> str:
 
 
 def refuse_other_patches(state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str) -> None:
-    """Raise WeightsError for a patch embedding of another size: resampled, it would be another model."""
+    """Raise WeightsError for a state dict with patches of another size: resampled, it is another model."""
     key = "patch_embed.proj.weight"
     if key in state and state[key].ndim == 4 and state[key].shape != model[key].shape:
         raise WeightsError(f"{path}: {key} is {list(state[key].shape)}, not {list(model[key].shape)}")
