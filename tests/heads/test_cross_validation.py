@@ -197,12 +197,12 @@ def test_every_so_many_rows_and_columns(step):
 
 
 def test_a_wide_head_looks_at_features_evenly_spaced(monkeypatch):
-    monkeypatch.setattr(cross_validation, "COLUMNS", 200)
+    monkeypatch.setattr(cross_validation, "MAX_FEATURES", 200)
     width = 1000
     latent, _, y = data(300, width=60, wrong=0.3)
     x = latent @ torch.randn(60, width, generator=torch.Generator().manual_seed(3))  # features say much twice
     few = explained(Statistics.of(x, y, CLASSES), [50.0, 500.0, 5000.0])
-    monkeypatch.setattr(cross_validation, "COLUMNS", width)
+    monkeypatch.setattr(cross_validation, "MAX_FEATURES", width)
     every = explained(Statistics.of(x, y, CLASSES), [50.0, 500.0, 5000.0])
     assert int(few.argmax()) == int(every.argmax())
     torch.testing.assert_close(few, every, rtol=0.2, atol=0.05)
