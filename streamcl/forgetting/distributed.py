@@ -73,16 +73,6 @@ class ReplicatedForgetting:
         if self._service is not None:
             self._service.commit()
 
-    def begin(self) -> None:
-        """Start a stream of which nothing has passed."""
-        if self._service is not None:
-            self._service.begin()
-
-    def truncate(self, offset: int) -> None:
-        """Drop what was recorded at or after an offset."""
-        if self._service is not None:
-            self._service.truncate(offset)
-
     def state_dict(self) -> State:
         """Return rank 0's state; other ranks have none."""
         return {} if self._service is None else self._service.state_dict()

@@ -133,12 +133,6 @@ class ForgettingService:
         self._unscrubbed.add(name)
         self._scrub()
 
-    def begin(self) -> None:
-        """Start a stream of which nothing has passed."""
-        self.truncate(0)
-        if self._run.statistics is not None:
-            self._run.statistics.load_state_dict({"moment": 0})
-
     def state_dict(self) -> State:
         """Return the requests that are executed and not finalised, and the position of the ledger."""
         monitor = self._run.relapse
@@ -148,11 +142,18 @@ class ForgettingService:
             "late": sorted(self._late),
             "ledger": self._ledger.position,
             "monitor": None if monitor is None else monitor.state_dict(),
+            "offset": self._offset,
             "statistics": None if stored is None else stored.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the service that returned `state`. Raise ForgettingError where the ledger is older."""
+        """Become the service that returned `state`; an empty one starts a stream of which nothing has passed.
+
+        What was recorded after that state is dropped. Raise ForgettingError where the ledger is older.
+        """
+        if not state:
+            self._go_on_from(0, {"moment": 0})
+            return
         if self._ledger.position < state["ledger"]:
             raise ForgettingError(
                 f"the ledger in {self._run.folder} is older than the checkpoint and lacks requests",
@@ -168,13 +169,14 @@ class ForgettingService:
             if name in unfinished and not self._is_reported(name, each)
         }
         self._late = set(state["late"])
-        if self._run.statistics is not None:
-            self._run.statistics.load_state_dict(state["statistics"])
+        self._go_on_from(state["offset"], state["statistics"])
 
-    def truncate(self, offset: int) -> None:
+    def _go_on_from(self, offset: int, statistics: Mapping[str, Any]) -> None:
         """Drop what was recorded at or after an offset: the stream goes on from there."""
         self._lineage.truncate(offset)
         self._offset = offset
+        if self._run.statistics is not None:
+            self._run.statistics.load_state_dict(statistics)
 
     def _overdue(self) -> Iterator[ForgettingEvent]:
         """Yield each request whose deadline has passed before it was carried out, once."""

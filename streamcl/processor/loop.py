@@ -119,7 +119,7 @@ class StreamProcessor:
         """Start with empty logs and a first commit, so that there is always something to go back to."""
         self.parts.sink.load_state_dict({})
         if self.parts.forgetting is not None:
-            self.parts.forgetting.begin()
+            self.parts.forgetting.load_state_dict({})
         info = self.source.info
         self._log.log(
             "start",
@@ -178,8 +178,6 @@ class StreamProcessor:
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
         self._position = self.source.state_dict()
-        if self.parts.forgetting is not None:
-            self.parts.forgetting.truncate(self.progress.offset)
         restore_generators(state["random"])
         self._random = state["random"]
 

@@ -23,7 +23,10 @@ class BatchObserver(Protocol):
 
 
 class Forgetting(Stateful, BatchObserver, Protocol):
-    """Carries requests out between batches (see streamcl.forgetting.service.ForgettingService)."""
+    """Carries requests out between batches (see streamcl.forgetting.service.ForgettingService).
+
+    Loading a state drops what was recorded after it; an empty one starts a new stream.
+    """
 
     def submit(self, request: ForgetRequest) -> None:
         """Take in a request that came with the stream; it is durable when this returns."""
@@ -39,12 +42,6 @@ class Forgetting(Stateful, BatchObserver, Protocol):
 
     def commit(self) -> None:
         """Make what was recorded durable, before the checkpoint that counts on it."""
-
-    def begin(self) -> None:
-        """Start a stream of which nothing has passed."""
-
-    def truncate(self, offset: int) -> None:
-        """Drop what was recorded at or after an offset."""
 
 
 class StopSignal:
