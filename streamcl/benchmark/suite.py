@@ -10,11 +10,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
-from streamcl.config.document import config_error
 from streamcl.config.load import config_from_dict
-from streamcl.config.messages import problems_of
+from streamcl.config.messages import checked_options
 from streamcl.config.options.base import Args, BlockIndex, Options
 from streamcl.config.options.run import RunConfig
 from streamcl.config.yaml import read_yaml
@@ -128,14 +127,7 @@ def load_suite(name: str | os.PathLike[str], environment: Mapping[str, str] | No
             raise ConfigError(
                 f"no suite is named {str(name)!r}", hint=f"a file, or one of: {', '.join(known)}"
             )
-    document = read_yaml(path, os.environ if environment is None else environment)
-    try:
-        suite = Suite.model_validate(document.data)
-    except ValidationError as error:
-        raise config_error(document.problems + problems_of(error, Suite, document)) from None
-    if document.problems:
-        raise config_error(document.problems)
-    return suite
+    return checked_options(read_yaml(path, os.environ if environment is None else environment), Suite)
 
 
 def cells(suite: Suite, out: Path, *, seeds: int | None = None, pattern: str = "*") -> list[Cell]:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from streamcl.config.document import Document, Problem, config_error
-from streamcl.config.messages import problems_of
+from streamcl.config.messages import checked_options
 from streamcl.config.options.run import RunConfig, remember_origin
 from streamcl.config.overrides import override
 from streamcl.config.yaml import plain_value, read_yaml
@@ -88,12 +87,7 @@ def schema() -> dict[str, Any]:
 
 
 def _checked(document: Document) -> RunConfig:
-    try:
-        config = RunConfig.model_validate(document.data)
-    except ValidationError as error:
-        raise config_error(document.problems + problems_of(error, RunConfig, document)) from None
-    if document.problems:
-        raise config_error(document.problems)
+    config = checked_options(document, RunConfig)
     remember_origin(config, document)
     return config
 

@@ -1,17 +1,38 @@
-"""Converts pydantic's errors to problems with a location, the value found, and the nearest valid name."""
+"""Validates a document, and converts errors to problems with a location, the value and the nearest name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from streamcl.config.document import MAX_PROBLEMS, Document, KeyPath, Problem, holds, shortened
+from streamcl.config.document import (
+    MAX_PROBLEMS,
+    Document,
+    KeyPath,
+    Problem,
+    config_error,
+    holds,
+    shortened,
+)
 from streamcl.errors import nearest
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def checked_options(document: Document, root: type[M]) -> M:
+    """Return the options in a document. Raise ConfigError with every fault, those of its reading too."""
+    try:
+        options = root.model_validate(document.data)
+    except ValidationError as error:
+        raise config_error(document.problems + problems_of(error, root, document)) from None
+    if document.problems:
+        raise config_error(document.problems)
+    return options
 
 
 def problems_of(error: ValidationError, root: type[BaseModel], document: Document) -> list[Problem]:
