@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamcl.report.series import Lines, PredictionSeries, Series, as_float, as_int, json_object, submapping
+from streamcl.report.series import Lines, PredictionSeries, Series, as_float, as_int, submapping
+from streamcl.storage.json_lines import json_object
 
 LIMIT_EVENTS = 5000
 """Events of each kind that are read, so that memory stays bounded when a stream shifts at every step."""

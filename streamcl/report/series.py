@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from streamcl.storage.json_lines import json_object
 
 
 @dataclass(slots=True)
@@ -28,15 +29,6 @@ class Lines:
                     self.unreadable += 1
                 else:
                     yield record
-
-
-def json_object(text: bytes) -> dict[str, Any] | None:
-    """Return the JSON object in the text; None where it is none."""
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def as_float(value: Any) -> float | None:

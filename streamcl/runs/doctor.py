@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,6 +19,7 @@ from streamcl.runs.directory import CHECKPOINTS, CONFIG, SUMMARY
 from streamcl.storage import files
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import CorruptCheckpoint, verify_checkpoint
+from streamcl.storage.json_lines import json_object
 from streamcl.storage.lock import holder_of
 
 Level: TypeAlias = Literal["ok", "warning", "error"]
@@ -132,25 +132,18 @@ def _count_lines(path: Path) -> tuple[int, int | None]:
     whole, torn = 0, None
     with path.open("rb") as log:
         for number, line in enumerate(iter(lambda: log.readline(LINE_LIMIT), b""), start=1):
-            if line.endswith(b"\n") and _is_object(line):
+            if line.endswith(b"\n") and json_object(line) is not None:
                 whole += 1
             else:
                 torn = torn or number
     return whole, torn
 
 
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
 def _summary(path: Path) -> Iterator[DoctorFinding]:
     if not path.exists():
         text = "is missing: the run is unfinished"
         yield DoctorFinding("warning", path.name, text, "streamcl run continues it")
-    elif _is_object(_read(path, SUMMARY_LIMIT)):
+    elif json_object(_read(path, SUMMARY_LIMIT)) is not None:
         yield DoctorFinding("ok", path.name, "the run has ended")
     else:
         yield DoctorFinding("error", path.name, "is not a JSON object")

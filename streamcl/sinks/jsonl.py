@@ -15,6 +15,7 @@ from streamcl.errors import CheckpointError
 from streamcl.protocols import State
 from streamcl.sinks.redaction import RedactionTarget
 from streamcl.storage import files
+from streamcl.storage.json_lines import json_object
 
 TOPICS = ("predictions", "metrics", "events", "quarantine")
 BUFFER_BYTES = 1 << 16
@@ -121,7 +122,7 @@ def logged_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
     for path in sorted(folder.glob("*.jsonl")):
         with path.open("rb") as log:
             for each in log:
-                record = _parsed(each) or {}
+                record = json_object(each) or {}
                 if isinstance(name := record.get("id"), str):
                     yield record.get("offset"), name
 
@@ -150,17 +151,9 @@ def _redacted(path: Path, target: RedactionTarget) -> Iterator[tuple[bytes, byte
     """Yield each line of a file before and after redaction; one that cannot be parsed stays."""
     with path.open("rb") as log:
         for old in log:
-            record = _parsed(old)
+            record = json_object(old)
             new = None if record is None else target.redact(record)
             yield old, old if new is None else _fitted(new, len(old))
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _fitted(record: Mapping[str, Any], length: int) -> bytes:
