@@ -6,6 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import picture
+from tiny_learners import statistics_by_class
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
@@ -60,17 +61,11 @@ def relative(one, other):
     return float((one - other).abs().max() / other.abs().max())
 
 
-def statistics(model):
-    known = model.head.statistics
-    order = [model.classes.index(name) for name in sorted(model.classes)]
-    return known.gram.full(), known.Q[:, order], known.counts[order]
-
-
 def check_same(one, other):
     assert sorted(one.classes) == sorted(other.classes)
-    for mine, theirs in zip(statistics(one)[:2], statistics(other)[:2], strict=True):
+    for mine, theirs in zip(statistics_by_class(one)[:2], statistics_by_class(other)[:2], strict=True):
         assert relative(mine, theirs) <= 1e-9
-    assert torch.equal(statistics(one)[2], statistics(other)[2])
+    assert torch.equal(statistics_by_class(one)[2], statistics_by_class(other)[2])
     asked = SAMPLES[:40]
     assert [g.label for g in one.predict(asked)] == [g.label for g in other.predict(asked)]
 
@@ -138,10 +133,10 @@ def test_a_second_deletion_is_refused_and_changes_nothing(tiny_backbone, fp32):
     model.learn(Batch(0, tuple(SAMPLES)))
     cats = [s for s in SAMPLES if s.label == "cat"][:20]
     forget(model, "samples", cats)
-    before = statistics(model)
+    before = statistics_by_class(model)
     with pytest.raises(ForgettingError, match="more samples of a class"):
         forget(model, "samples", cats)
-    assert all(torch.equal(a, b) for a, b in zip(before, statistics(model), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, statistics_by_class(model), strict=True))
 
 
 def test_the_evidence_shows_a_positive_remainder(tiny_backbone, fp32):

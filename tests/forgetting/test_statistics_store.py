@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pictures import picture
+from tiny_learners import statistics_by_class
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
@@ -127,15 +128,9 @@ def request(kind, name):
     return ForgetRequest(id="r", ids=tuple(name))
 
 
-def statistics(learner):
-    known = learner.head.statistics
-    order = [learner.classes.index(name) for name in sorted(learner.classes)]
-    return known.gram.full(), known.Q[:, order], known.counts[order]
-
-
 def check_same(one, other):
     assert sorted(one.classes) == sorted(other.classes)
-    for mine, theirs in zip(statistics(one), statistics(other), strict=True):
+    for mine, theirs in zip(statistics_by_class(one), statistics_by_class(other), strict=True):
         assert float((mine - theirs).abs().max() / theirs.abs().max()) <= 1e-9
     asked = SAMPLES[:40]
     assert [g.label for g in one.predict(asked)] == [g.label for g in other.predict(asked)]
@@ -201,10 +196,10 @@ def test_a_second_deletion_is_refused_and_changes_nothing(tmp_path, tiny_backbon
     scope = bench.kept.select(bench.lineage.select(request("class", "cat")).cohorts("class"))
     sums = bench.learner.statistics.from_parts([list(scope.parts(0, bench.learner.classes))])
     bench.learner.statistics.subtract(sums)
-    before = statistics(bench.learner)
+    before = statistics_by_class(bench.learner)
     with pytest.raises(ForgettingError, match="more samples of a class"):
         bench.learner.statistics.subtract(sums)
-    assert all(bool((a == b).all()) for a, b in zip(before, statistics(bench.learner), strict=True))
+    assert all(bool((a == b).all()) for a, b in zip(before, statistics_by_class(bench.learner), strict=True))
 
 
 def test_a_class_that_is_only_kept_in_part_needs_its_samples(tmp_path, tiny_backbone, fp32):

@@ -121,3 +121,10 @@ def mixed(backbone, compute, *, adapt=16, noise=1e-3, cohorts=8):
     tangents = TangentReader(branch, width=24, linearised_blocks=2, seed=3)
     users = UserWeights(1 + 64 + 24, variance_ridge=3.0, noise=noise, max_tracked_subjects=cohorts)
     return MixedPrivacyLearner(RidgeLoRALearner(exact, branch), users, tangents, frozen=64)
+
+
+def statistics_by_class(learner):
+    """Gram matrix, Q and counts of a learner's head, the classes in alphabetical order."""
+    known = learner.head.statistics
+    order = [learner.classes.index(name) for name in sorted(learner.classes)]
+    return known.gram.full(), known.Q[:, order], known.counts[order]
