@@ -36,8 +36,9 @@ class ReplicatedForgetting:
         """Yield what rank 0 does, on every rank; before a commit each has the state of rank 0."""
         if self._service is not None:
             for event in self._service.before_batch(offset):
-                states = (self._learner.state_dict(), self._scores.state_dict()) if event.figures else None
-                self._group.broadcast_object((event, states if event.to_commit else None))
+                erased = event.to_commit and event.figures
+                states = (self._learner.state_dict(), self._scores.state_dict()) if erased else None
+                self._group.broadcast_object((event, states))
                 yield event
         else:
             while (decided := self._group.broadcast_object(None)) is not None:
