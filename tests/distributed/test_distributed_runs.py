@@ -175,7 +175,7 @@ def test_another_number_of_ranks_goes_on_where_the_first_stopped(tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_run_when_the_time_is_over(tmp_path):
-    write_config(tmp_path, "ridge", ranks={"timeout": 5.0})
+    write_config(tmp_path, "ridge", distributed={"timeout": 5.0})
     hang = (("rank_runs:hang_at", {"batch": 4}),)
     waiting, hanging = start_ranks(2, *RUN, "run_dir=two", folder=tmp_path, hooks={1: hang})
     done = waiting.wait(60)
