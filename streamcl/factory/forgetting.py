@@ -20,7 +20,6 @@ from streamcl.forgetting.monitoring.relapse import RelapseMonitor
 from streamcl.forgetting.monitoring.utility import UtilityProbe
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
-from streamcl.processor.ports import Forgetting
 from streamcl.protocols import Learner
 from streamcl.registry import FORGETTING
 
@@ -79,8 +78,8 @@ def _statistics(
 
 def for_the_loop(
     service: ForgettingService | None, learner: Learner, scores: Prequential, group: ProcessGroup
-) -> Forgetting:
-    """Return what the loop works with: the service itself, or on several ranks one that follows rank 0's."""
+) -> ForgettingService | ReplicatedForgetting:
+    """Return what has every role of forgetting in the loop: the service, or one that follows rank 0's."""
     if service is None or group.world_size > 1:
         return ReplicatedForgetting(service, learner, scores, group)
     return service

@@ -27,10 +27,10 @@ class ReplicatedForgetting:
         self._service, self._learner, self._scores, self._group = service, learner, scores, group
         self._salt: bytes = group.broadcast_object(b"" if service is None else service.salt)
 
-    def submit(self, request: ForgetRequest) -> None:
-        """Put a request that came with the stream, which all ranks read, into the ledger."""
+    def submit_from_stream(self, request: ForgetRequest) -> None:
+        """Put a request that came with the stream, which all ranks read, into rank 0's ledger."""
         if self._service is not None:
-            self._service.submit(request)
+            self._service.submit_from_stream(request)
 
     def before_batch(self, offset: int) -> Iterator[ForgettingEvent]:
         """Yield what rank 0 does, on every rank; before a commit each has the state of rank 0."""

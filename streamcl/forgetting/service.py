@@ -57,13 +57,13 @@ class ForgettingService:
             entry.id for entry in entries if entry.progress in {"done", "refused"} and entry.body is not None
         }
 
-    def submit(self, request: ForgetRequest) -> None:
-        """Put a request of the stream into the ledger."""
-        requests.submit_from_stream(self._ledger, request)
-
-    def ask(self, request: ForgetRequest) -> str:
-        """Put a request from elsewhere into the ledger (see `requests.submit`) and return its id."""
+    def submit(self, request: ForgetRequest) -> str:
+        """Put a request into the ledger (see `requests.submit`) and return its id."""
         return requests.submit(self._ledger, request).id
+
+    def submit_from_stream(self, request: ForgetRequest) -> None:
+        """Put a request that the source has yielded into the ledger (see `requests.submit_from_stream`)."""
+        requests.submit_from_stream(self._ledger, request)
 
     def retry(self, name: str) -> str:
         """Execute a failed request again before the next batch, named by its id or its key; return its id."""

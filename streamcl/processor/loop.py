@@ -59,7 +59,7 @@ class StreamProcessor:
             log,
             progress,
             thumbnails=parts.thumbnails,
-            forgetting=parts.forgetting,
+            relapse_tester=parts.relapse_tester,
             min_samples=policy.min_samples,
         )
         self._predictions = PredictionLog(log, progress, learner)
@@ -96,9 +96,9 @@ class StreamProcessor:
             case Batch():
                 predictions = self._learn(event)
             case ForgetRequest():
-                if self.parts.forgetting is None:
-                    raise ForgettingError(f"request {event.id!r}: this run cannot forget")
-                self.parts.forgetting.submit(event)
+                if self.parts.request_intake is None:
+                    raise ForgettingError(f"request {event.id!r}: this run takes no requests from its source")
+                self.parts.request_intake.submit_from_stream(event)
         self._position = self.source.state_dict()
         self._random = self._generators()
         return predictions

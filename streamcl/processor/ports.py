@@ -28,20 +28,28 @@ class Forgetting(Stateful, BatchObserver, Protocol):
     Loading a state drops what was recorded after it; an empty one starts a new stream.
     """
 
-    def submit(self, request: ForgetRequest) -> None:
-        """Take in a request that came with the stream; it is durable when this returns."""
-
     def before_batch(self, offset: int) -> Iterable[ForgettingEvent]:
         """Carry out what is due before the batch at `offset`; commit after an event that says so."""
 
     def filter(self, batch: Batch) -> Batch:
         """Return the batch without what was erased; such records keep their offsets and lose their ids."""
 
-    def retest(self, offset: int) -> Iterable[ForgettingEvent]:
-        """Test whether something erased has come back, and request its erasure anew."""
-
     def commit(self) -> None:
         """Make what was recorded durable, before the checkpoint that counts on it."""
+
+
+class RequestIntake(Protocol):
+    """Takes in requests that come with the stream."""
+
+    def submit_from_stream(self, request: ForgetRequest) -> None:
+        """Take in a request that the source has yielded; it is durable when this returns."""
+
+
+class RelapseTester(Protocol):
+    """Tests after a shift, and at the end of the stream, that what was erased stays so."""
+
+    def retest(self, offset: int) -> Iterable[ForgettingEvent]:
+        """Test whether something erased has come back, and request its erasure anew."""
 
 
 class StopSignal:
@@ -60,7 +68,9 @@ class LoopParts:
     """The parts that the loop drives beside source and learner; their states are in its checkpoints.
 
     scores: test-then-train accuracy. evaluator, history: held-out accuracy. meter: speed and memory.
-    thumbnails, checkpoints, forgetting: None where the run keeps none, or cannot forget.
+    thumbnails, checkpoints: None where the run keeps none.
+    forgetting, request_intake, relapse_tester: None where the run cannot forget, takes no requests from its
+        source, or does not test its erasures again; one object may have several of these roles.
     stop: ends the loop; a source that several processes read may set it too.
     """
 
@@ -73,6 +83,8 @@ class LoopParts:
     thumbnails: Thumbnails | None = None
     checkpoints: CheckpointStore | None = None
     forgetting: Forgetting | None = None
+    request_intake: RequestIntake | None = None
+    relapse_tester: RelapseTester | None = None
     stop: StopSignal = field(default_factory=StopSignal)
 
 

@@ -6,7 +6,7 @@ import math
 from statistics import fmean
 
 from streamcl.processor.event_log import Counters, EventLog, Progress
-from streamcl.processor.ports import Forgetting
+from streamcl.processor.ports import RelapseTester
 from streamcl.protocols import BatchRecord, FeatureShiftDetector, Learner, ShiftDetector
 from streamcl.storage.thumbnails import Thumbnails
 
@@ -33,7 +33,7 @@ class ShiftHandler(Counters):
         progress: Progress,
         *,
         thumbnails: Thumbnails | None,
-        forgetting: Forgetting | None,
+        relapse_tester: RelapseTester | None,
         min_samples: int,
     ) -> None:
         self.segment = self.consolidated = 0
@@ -41,7 +41,8 @@ class ShiftHandler(Counters):
         self.consolidations: list[int] = []
         self.pending_losses: list[float] = []
         self._detector, self._learner, self._log, self._progress = detector, learner, log, progress
-        self._thumbnails, self._forgetting, self._min_samples = thumbnails, forgetting, min_samples
+        self._thumbnails, self._relapse_tester = thumbnails, relapse_tester
+        self._min_samples = min_samples
 
     def after_batch(self, record: BatchRecord) -> None:
         """Show the detector the batch's features, and its losses once there are enough of them."""
@@ -61,8 +62,8 @@ class ShiftHandler(Counters):
 
     def retest(self) -> None:
         """Test whether something erased has come back; if so, it is erased again before the next batch."""
-        if self._forgetting is not None:
-            for event in self._forgetting.retest(self._progress.offset):
+        if self._relapse_tester is not None:
+            for event in self._relapse_tester.retest(self._progress.offset):
                 self._log.write_event(event.kind, event.figures)
 
     def _update_detector(self, loss: float, record: BatchRecord) -> None:

@@ -65,6 +65,7 @@ def assemble(
             fingerprint=fingerprint(settings),
         )
         forgetting = build_forgetting(settings, resources, stack)
+    in_loop = for_the_loop(forgetting, learner, scores, group)
     parts = LoopParts(
         detector=build_shift(settings),
         scores=scores,
@@ -74,7 +75,9 @@ def assemble(
         sink=output.sink,
         thumbnails=output.thumbnails,
         checkpoints=_checkpoint_store(output, learner, group) if settings.checkpoint else None,
-        forgetting=for_the_loop(forgetting, learner, scores, group),
+        forgetting=in_loop,
+        request_intake=in_loop,
+        relapse_tester=in_loop,
         stop=stop,
     )
     policy = LoopPolicy(

@@ -103,9 +103,9 @@ class Run:
         request: the fields of `streamcl.ForgetRequest`. Return the request's id, which names its receipt.
         Raise ForgettingError where the request is not valid.
         """
-        return self._service.ask(ForgetRequest(**request))
+        return self._service.submit(ForgetRequest(**request))
 
-    def forget_again(self, name: str) -> str:
+    def retry_request(self, name: str) -> str:
         """Have a failed request, named by its id or key, carried out before the next batch; return its id.
 
         Raise ForgettingError where there is no such request, or where it is done or refused.

@@ -175,9 +175,9 @@ def test_a_request_without_id_that_a_source_yields_again_is_the_same(tmp_path):
     first, second = ForgetRequest(label="odd"), ForgetRequest(label="odd")
     assert first.id != second.id
     with Opened(tmp_path, source()) as run:
-        run.forgetting.submit(first)
-        run.forgetting.submit(second)
-        run.forgetting.submit(ForgetRequest(label="odd", offset=4))
+        run.forgetting.submit_from_stream(first)
+        run.forgetting.submit_from_stream(second)
+        run.forgetting.submit_from_stream(ForgetRequest(label="odd", offset=4))
         assert len(run.ledger.entries()) == 2
 
 

@@ -159,7 +159,7 @@ def test_a_deadline_that_passes_is_an_event_once(tmp_path):
         ForgetRequest(ids=[record_id(0)], offset=8, id="early", deadline=2500.0),
     ]
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=[schedule[1]]) as run:
-        run.forgetting.ask(schedule[0])
+        run.forgetting.submit(schedule[0])
         run.run()
     (event,) = events(tmp_path, "overdue")
     assert (event["request"], event["deadline"], event["offset"]) == ("late", 1500.0, 0)
@@ -192,7 +192,7 @@ def test_the_command_line_and_python_ask_again(tmp_path, monkeypatch):
         run.processor.forget()
         assert run.forget(label="4", key="letter") == name  # the same key asks again
         run.processor.forget()
-        run.forget_again("letter")
+        run.retry_request("letter")
         run.processor.forget()
     assert [each["outcome"] for each in receipts(run.folder, name)] == ["failed"] * 3
     monkeypatch.setattr(ClosedFormStatistics, "subtract", subtract)

@@ -7,8 +7,8 @@ import signal
 import pytest
 from loop_runs import ScriptedDetector, build, lines
 
-from streamcl.errors import NotFinite
-from streamcl.events import Batch, HoldoutPart
+from streamcl.errors import ForgettingError, NotFinite
+from streamcl.events import Batch, ForgetRequest, HoldoutPart
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import (
@@ -57,6 +57,12 @@ def test_refused_records_keep_their_offsets_and_go_to_quarantine(tmp_path):
     assert offsets == [0, 1, 2, 3, 6, 7, 8, 9]
     assert [line["offset"] for line in lines(tmp_path, "quarantine")] == [4, 5]
     assert processor.quarantine.quarantined == 2
+
+
+def test_a_request_of_the_stream_needs_a_run_that_takes_it_in(tmp_path):
+    processor = build(tmp_path, ScriptedSource([4, ForgetRequest(label="a", id="r1"), 4]))
+    with pytest.raises(ForgettingError, match="'r1': this run takes no requests from its source"):
+        list(processor.run())
 
 
 def test_unlabelled_batches_reach_neither_learner_nor_detector(tmp_path):

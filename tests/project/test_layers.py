@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "processor": NOUNS | {"storage", "evaluation"},
     "factory": NOUNS
     | {"config", "storage", "distributed", "nn", "capabilities", "shift", "evaluation", "sinks"}
-    | {"learners", "forgetting", "processor"},
+    | {"learners", "forgetting"},
     "report": NOUNS | {"storage", "evaluation", "forgetting"},
     "runs": NOUNS
     | {"config", "capabilities", "storage", "distributed", "nn", "evaluation", "sinks"}

@@ -224,6 +224,8 @@ class Opened:
                 thumbnails=gallery,
                 checkpoints=vault,
                 forgetting=self.forgetting,
+                request_intake=self.forgetting,
+                relapse_tester=self.forgetting,
             ),
             LoopPolicy(commit_every=commit_every),
         )
