@@ -33,7 +33,8 @@ class Plain(nn.Module):
         rows = torch.cat(
             [torch.cat([query, none], 1), torch.cat([none, none], 1), torch.cat([none, value], 1)]
         )
-        return self.frozen(x) + F.linear(F.linear(x, self.A), rows)
+        qkv: Tensor = self.frozen(x)
+        return qkv + F.linear(F.linear(x, self.A), rows)
 
 
 class Separate(nn.Module):
@@ -41,15 +42,18 @@ class Separate(nn.Module):
 
     def __init__(self, frozen: nn.Linear) -> None:
         super().__init__()
-        self.frozen, width = frozen, frozen.in_features
-        for name in ("q_old", "v_old", "q_new", "v_new"):
-            down, up = nn.Linear(width, RANK, bias=False), nn.Linear(RANK, width, bias=False)
-            pair = nn.Sequential(down, up).to(frozen.weight.device)
-            setattr(self, name, pair.requires_grad_(name.endswith("new")))
+        self.frozen = frozen
+        self.q_old, self.v_old = (self._pair().requires_grad_(False) for _ in range(2))
+        self.q_new, self.v_new = (self._pair() for _ in range(2))
+
+    def _pair(self) -> nn.Sequential:
+        width = self.frozen.in_features
+        down, up = nn.Linear(width, RANK, bias=False), nn.Linear(RANK, width, bias=False)
+        return nn.Sequential(down, up).to(self.frozen.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         width = self.frozen.in_features
-        qkv = self.frozen(x)
+        qkv: Tensor = self.frozen(x)
         qkv[..., :width] += self.q_old(x) + self.q_new(x)
         qkv[..., 2 * width :] += self.v_old(x) + self.v_new(x)
         return qkv
@@ -73,7 +77,8 @@ class Bare:
         """The model's own forward pass, adapted."""
         with self.compute.autocast():
             tokens = self.backbone.run(self.backbone.stem(pixels))[-1]
-            return self.head(self.backbone.final(tokens))
+            scores: Tensor = self.head(self.backbone.final(tokens))
+            return scores
 
     def step(self, pixels: Tensor, targets: Tensor) -> None:
         """Forward, backward, Adam."""

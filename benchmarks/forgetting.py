@@ -42,6 +42,7 @@ from streamcl.forgetting.methods.mixed_privacy import MixedPrivacy
 from streamcl.forgetting.methods.protocol import Context, ForgettingMethod, RequestScope
 from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.statistics import Statistics
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import concat_width
 from streamcl.learners.online_lora import OnlineLoRALearner
@@ -129,7 +130,7 @@ class Makers:
             hard_buffer_size=4,
         )
 
-    def ridge(self) -> RidgeLearner:
+    def ridge(self) -> RidgeLearner[Statistics]:
         head = RidgeHead(concat_width(self._backbone, BLOCKS))
         return RidgeLearner(self._backbone, self._compute, head, blocks=BLOCKS)
 
@@ -316,8 +317,8 @@ def in_parts(
     print(f"{name}: all classes {accuracy(learner, data.test):.3f}")
     print(f"  retrained without all: retained {accuracy(retrained, kept):.3f}", flush=True)
     for number, label in enumerate(labels):
-        what = {"label": label} if kind == "class" else {"subject": label}
-        request = ForgetRequest(id=f"r{number}", **what)
+        scope = "label" if kind == "class" else "subject"
+        request = ForgetRequest.model_validate({"id": f"r{number}", scope: label})
         context = context_of(learner, data, label, request)
         method = next((m for m in methods if m.unsupported_reason(request, context) is None), methods[-1])
         seconds, note = carried_out(method, request, context)

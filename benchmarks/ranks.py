@@ -79,7 +79,8 @@ def images_per_s(folder: Path, name: str, launcher: list[str], threads: int) -> 
 
 def compared(learner: str, options: argparse.Namespace) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"one process, 2 threads": [], "two ranks, 1 thread each": []}
-    launchers = ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launchers: tuple[list[str], list[str]] = ([], torchrun)
     for repeat in range(options.repeats):
         with tempfile.TemporaryDirectory(prefix="streamcl-ranks-") as work:
             folder = Path(work)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,9 +35,11 @@ from streamcl.factory.backbone import build_compute, build_vit
 from streamcl.factory.parts import build_learner
 from streamcl.heads.linear import LinearHead
 from streamcl.heads.ridge import RidgeHead
+from streamcl.processor.loop import StreamProcessor
 from streamcl.runs.open import open_run
 from streamcl.runs.run import Run
 from streamcl.shift.detector import SilentDetector
+from streams.prefetch import Prefetcher
 
 Step = Callable[[], Any]
 Points = dict[float, Step]
@@ -261,20 +262,20 @@ def pauses(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     small = {"backbone": vit("vit_small_patch14_dinov2", 70, depth=11), "precision": "auto", "threads": None}
     config = own_run("commits", folder, count, 32, **small, learner="ridge_lora", batch_size=64)
     with open_run(config) as run:
-        spent, whole = shares(run, "commit", run.processor)
+        spent, whole = shares(run, run.processor, StreamProcessor.commit)
     jpeg = pictures(folder / "jpeg", 512 if args.quick else 2048)
     source = {"name": "image_folder", "args": {"root": str(jpeg), "test_percent": 0}}
     config = configuration(
         **small, source=source, learner="online_lora", batch_size=64, run_dir=str(folder / "decode")
     )
     with open_run(config) as run:
-        idle, busy = shares(run, "_next_item", run.source)
+        idle, busy = shares(run, run.source, Prefetcher._take)
     return {"commit_share": spent / whole, "decode_wait_share": idle / busy}
 
 
-def shares(run: Run, name: str, owner: Any) -> tuple[float, float]:
-    """Seconds in a method and in the whole run, less the first batch and the end."""
-    method, spent = getattr(owner, name), [0.0]
+def shares(run: Run, owner: object, function: Callable[..., Any]) -> tuple[float, float]:
+    """Seconds in a method of `owner` and in the whole run, less the first batch and the end."""
+    method, spent = getattr(owner, function.__name__), [0.0]
 
     def timed(*args: Any) -> Any:
         began = time.perf_counter()
@@ -283,7 +284,7 @@ def shares(run: Run, name: str, owner: Any) -> tuple[float, float]:
         finally:
             spent[0] += time.perf_counter() - began
 
-    setattr(owner, name, timed)
+    setattr(owner, function.__name__, timed)
     predictions = iter(run)
     next(predictions)
     spent[0], began = 0.0, time.perf_counter()
@@ -389,4 +390,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,6 @@
 """Prints recall, false alarms and delay of every shift detector on synthetic loss streams with known shifts.
 
-    python benchmarks/shift_detection.py [--trials 10] [--half tuning|report] [--detectors relative,ADWIN]
+    python benchmarks/shift_detection.py [--trials N] [--half tuning|report] [--detectors relative_rise,ADWIN]
 
 A shift is found when the first alarm after it comes within ten batches; every other alarm is a false one.
 As in a run, the losses of batches under 16 samples are gathered until there are so many, and "batches" are
@@ -75,17 +75,18 @@ def falling(
     decay: tuple[float, float] = (4, 25),
 ) -> Stream:
     """Segments that fall exponentially to a floor; each begins at a multiple of where the last one ended."""
-    level, parts, shifts = start, [], []
+    level = start
+    parts: list[Losses] = []
+    shifts: list[int] = []
     for i in range(segments):
         n = int(rng.integers(*length))
         rise, tau = np.exp(rng.uniform(*np.log(jump))), rng.uniform(*decay)
         floor = min(rng.uniform(0.9, 1.2) / rise, 0.9)  # falls by about what the next jump brings back
-        part = level * (floor + (1 - floor) * np.exp(-np.arange(n) / tau))
-        shifts += [sum(map(len, parts))] if i else []
+        part: Losses = level * (floor + (1 - floor) * np.exp(-np.arange(n) / tau))
+        shifts += [sum(len(each) for each in parts)] if i else []
         parts.append(part)
         level = part[-1] * rise
-    clean = np.concatenate(parts)
-    return Stream(noisy(rng, clean, rng.uniform(*noise)), shifts)
+    return Stream(noisy(rng, np.concatenate(parts), rng.uniform(*noise)), shifts)
 
 
 def noisy(rng: np.random.Generator, clean: Losses, noise: float) -> Losses:
@@ -145,8 +146,8 @@ def rising(rng: np.random.Generator) -> Stream:
 
 
 def power_law(rng: np.random.Generator) -> Stream:
-    n = 600
-    return Stream(noisy(rng, 3 * (1 + np.arange(n)) ** -rng.uniform(0.2, 0.8), rng.uniform(0.1, 0.3)), [])
+    clean: Losses = 3 * np.arange(1, 601, dtype=np.float64) ** -rng.uniform(0.2, 0.8)
+    return Stream(noisy(rng, clean, rng.uniform(0.1, 0.3)), [])
 
 
 def heavy_tailed(rng: np.random.Generator) -> Stream:
