@@ -167,16 +167,16 @@ def _report(run: Path, request: str, wait: float) -> None:
 
     until = time.monotonic() + wait
     with Ledger(run / LEDGER) as ledger:
-        while (entry := ledger.entry(request)).progress in {
+        while (entry := ledger.entry(request)).status in {
             "received",
             "started",
         } and time.monotonic() < until:
             time.sleep(0.1)
-    if entry.progress in {"received", "started"}:
-        click.echo(f"{entry.progress}, not carried out yet")
+    if entry.status in {"received", "started"}:
+        click.echo(f"{entry.status}, not carried out yet")
         return
     path = newest_receipt(run, request)
     receipt = read_receipt(path)
-    if entry.progress != "done":
-        raise ForgettingError(f"{entry.progress}: {receipt.reason}")
+    if entry.status != "done":
+        raise ForgettingError(f"{entry.status}: {receipt.reason}")
     click.echo(f"done: {receipt.guarantee}, by {receipt.method}; {path}")

@@ -37,7 +37,7 @@ class LedgerEntry:
 
     position: int
     id: str
-    progress: RequestStatus
+    status: RequestStatus
     body: Mapping[str, Any] | None
     reason: str | None
     received: float
@@ -78,7 +78,7 @@ class Ledger:
         with self._file.transaction() as run:
             if not run("SELECT 1 FROM requests WHERE key = ? OR id = ?", (key, request)).fetchall():
                 run(  # only then: an insertion that is ignored would use up a position
-                    "INSERT INTO requests (id, key, digest, body, progress, received)"
+                    "INSERT INTO requests (id, key, digest, body, status, received)"
                     " VALUES (?, ?, ?, ?, 'received', ?)",
                     (request, key, digest, body, self._clock()),
                 )
@@ -111,12 +111,12 @@ class Ledger:
         Raise ForgettingError where it is done or refused.
         """
         entry = self.entry(request)
-        if entry.progress in {"done", "refused"}:
+        if entry.status in {"done", "refused"}:
             raise ForgettingError(
-                f"request {request!r} is {entry.progress}, only one that has failed can be tried again",
+                f"request {request!r} is {entry.status}, only one that has failed can be tried again",
                 hint="make a new request, with another key",
             )
-        return self._advance(request, "received") if entry.progress == "failed" else entry
+        return self._advance(request, "received") if entry.status == "failed" else entry
 
     def find(self, name: str) -> LedgerEntry:
         """Return the request of this id or key. Raise ForgettingError where there is none."""
@@ -133,9 +133,9 @@ class Ledger:
         request is not finished, or another process keeps the journal in use: then scrub again.
         """
         entry = self.entry(request)
-        if entry.progress not in {"done", "refused"}:
+        if entry.status not in {"done", "refused"}:
             raise ForgettingError(
-                f"request {request!r} is {entry.progress}, only a finished one can be scrubbed"
+                f"request {request!r} is {entry.status}, only a finished one can be scrubbed"
             )
         with self._file.transaction() as run:
             run("UPDATE requests SET body = NULL, reason = NULL WHERE id = ?", (request,))
@@ -230,11 +230,11 @@ class Ledger:
     def _advance(self, request: str, to: RequestStatus, reason: str | None = None) -> LedgerEntry:
         finished = self._clock() if to in {"done", "failed", "refused"} else None
         with self._file.transaction() as run:
-            now = self.entry(request).progress
+            now = self.entry(request).status
             if to not in ALLOWED[now]:
                 raise ForgettingError(f"request {request!r} is {now}, it cannot become {to}")
             run(
-                "UPDATE requests SET progress = ?, reason = ?, finished = ? WHERE id = ?",
+                "UPDATE requests SET status = ?, reason = ?, finished = ? WHERE id = ?",
                 (to, reason, finished, request),
             )
         self._read_pending()
@@ -245,19 +245,19 @@ class Ledger:
         return self._file.digest("body", _canonical({k: v for k, v in fields.items() if k != "offset"}))
 
     def _read_pending(self) -> None:
-        self._pending = self._entries("WHERE progress IN ('received', 'started')")
+        self._pending = self._entries("WHERE status IN ('received', 'started')")
 
     def _entries(self, where: str, *values: Any) -> list[LedgerEntry]:
-        columns = "position, id, progress, body, reason, received, finished, digest"
+        columns = "position, id, status, body, reason, received, finished, digest"
         rows = self._file.query(f"SELECT {columns} FROM requests {where} ORDER BY position", *values)
         return [self._entry(row) for row in rows]
 
     def _entry(self, row: tuple[Any, ...]) -> LedgerEntry:
-        position, request, progress, body, reason, received, finished, digest = row
+        position, request, status, body, reason, received, finished, digest = row
         fields = None if body is None else _parsed(body)
         if fields is not None and self._digest(fields) != digest:
             raise self._file.damage(f"the content of request {request!r} is not what was submitted")
-        return LedgerEntry(position, request, progress, fields, reason, received, finished)
+        return LedgerEntry(position, request, status, fields, reason, received, finished)
 
 
 def _parsed(body: str) -> dict[str, Any]:

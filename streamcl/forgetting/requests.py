@@ -17,7 +17,7 @@ def submit(ledger: Ledger, request: ForgetRequest) -> LedgerEntry:
     if request.key is not None:
         request = _named_by(ledger, request, "key", request.key)
     entry = ledger.submit(request.model_dump(mode="json"))
-    return ledger.retry(entry.id) if entry.progress == "failed" else entry
+    return ledger.retry(entry.id) if entry.status == "failed" else entry
 
 
 def submit_from_stream(ledger: Ledger, request: ForgetRequest) -> LedgerEntry:

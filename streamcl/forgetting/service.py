@@ -52,9 +52,9 @@ class ForgettingService:
         self._offset = 0
         self._late: set[str] = set()
         entries = ledger.entries()
-        self._failed = [entry for entry in entries if entry.progress == "failed"]
+        self._failed = [entry for entry in entries if entry.status == "failed"]
         self._unscrubbed = {
-            entry.id for entry in entries if entry.progress in {"done", "refused"} and entry.body is not None
+            entry.id for entry in entries if entry.status in {"done", "refused"} and entry.body is not None
         }
 
     def submit(self, request: ForgetRequest) -> str:
@@ -127,7 +127,7 @@ class ForgettingService:
         name = plan.request.id
         self._eraser.finalise(plan, self._applied[name])
         self._late.discard(name)
-        self._failed = [entry for entry in self._ledger.entries() if entry.progress == "failed"]
+        self._failed = [entry for entry in self._ledger.entries() if entry.status == "failed"]
         del self._applied[name]
         self._requests.pop(name, None)
         self._unscrubbed.add(name)
@@ -185,7 +185,7 @@ class ForgettingService:
             deadline = (entry.body or {}).get("deadline")
             if isinstance(deadline, int | float) and deadline < now and entry.id not in self._late:
                 self._late.add(entry.id)
-                figures = {"request": entry.id, "progress": entry.progress, "deadline": deadline}
+                figures = {"request": entry.id, "status": entry.status, "deadline": deadline}
                 yield ForgettingEvent("overdue", {"reason": OVERDUE, **figures})
 
     def _due(self, offset: int) -> list[ForgetRequest]:
@@ -214,7 +214,7 @@ class ForgettingService:
         """Overwrite the content of finished requests; where another process reads, at the next commit."""
         for name in sorted(self._unscrubbed):
             try:
-                if self._ledger.entry(name).progress != "failed":
+                if self._ledger.entry(name).status != "failed":
                     self._ledger.scrub(name)
             except ForgettingError:
                 return

@@ -158,13 +158,13 @@ def _ledger(path: Path) -> Iterator[DoctorFinding]:
     yield DoctorFinding("ok", LEDGER, f"{len(entries)} forgetting requests, {len(pending)} pending")
     for entry in entries:
         request = f"request {entry.id!r}"
-        if entry.progress in {"received", "started"}:
+        if entry.status in {"received", "started"}:
             hint = "the next run carries it out"
-            yield DoctorFinding("warning", LEDGER, f"{request} is {entry.progress}", hint)
-        elif entry.progress == "failed":
+            yield DoctorFinding("warning", LEDGER, f"{request} is {entry.status}", hint)
+        elif entry.status == "failed":
             hint = f"streamcl retry RUN {entry.id} requests it again"
             yield DoctorFinding("error", LEDGER, f"{request} failed: {entry.reason}", hint)
-        elif entry.body is not None and entry.progress == "done":
+        elif entry.body is not None and entry.status == "done":
             yield DoctorFinding("warning", LEDGER, f"{request} is done but its contents are still stored")
 
 

@@ -26,7 +26,7 @@ LEDGER_SCHEMA = (
         key BLOB NOT NULL UNIQUE,
         digest BLOB NOT NULL,
         body TEXT,
-        progress TEXT NOT NULL,
+        status TEXT NOT NULL,
         reason TEXT,
         received REAL NOT NULL,
         finished REAL

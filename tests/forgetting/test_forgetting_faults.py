@@ -163,7 +163,7 @@ def test_a_request_while_a_consolidation_is_due_comes_after_it(tmp_path):
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=schedule) as run:
         run.run()
         assert run.learner.consolidated  # after the third batch, between two requests
-        assert [entry.progress for entry in run.ledger.entries()] == ["done"] * 3
+        assert [entry.status for entry in run.ledger.entries()] == ["done"] * 3
         assert not set(GONE[:2]) & set(run.learner.consumed)
 
 

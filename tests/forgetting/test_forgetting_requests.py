@@ -37,7 +37,7 @@ def test_a_request_in_the_source_takes_effect_in_its_place(tmp_path):
     with Opened(tmp_path, source(4, 4, request, 4)) as run:
         run.run()
         assert run.learner.consumed == ids(k for k in range(12) if k not in {1, 5})
-        assert run.ledger.entry("r1").progress == "done"
+        assert run.ledger.entry("r1").status == "done"
     assert receipt(tmp_path, "r1")["offset"] == 8
     assert receipt(tmp_path, "r1")["guarantee"] == "exact"
     (event,) = [line for line in lines(tmp_path, "events") if line["kind"] == "forget"]
@@ -122,8 +122,8 @@ def test_an_unknown_subject_is_kept_out_in_advance_and_an_unknown_class_is_refus
     ]
     with Opened(tmp_path, source(), schedule=schedule) as run:
         run.run()
-        assert run.ledger.entry("r1").progress == "done"
-        assert run.ledger.entry("r2").progress == "refused"
+        assert run.ledger.entry("r1").status == "done"
+        assert run.ledger.entry("r2").status == "refused"
     assert "no class of that name has been seen" in receipt(tmp_path, "r2")["reason"]
     assert receipt(tmp_path, "r1")["method"] == "no_op"
 
@@ -133,7 +133,7 @@ def test_a_malformed_request_in_the_ledger_is_refused_and_the_stream_goes_on(tmp
         run.ledger.submit({"id": "r1", "kind": "class"})
         run.run()
         assert len(run.learner.consumed) == 8
-        assert run.ledger.entry("r1").progress == "refused"
+        assert run.ledger.entry("r1").status == "refused"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_failed_erasure_leaves_the_learner_as_it_was(tmp_path):
     ) as run:
         run.run()
         assert len(run.learner.consumed) == 40
-        assert run.ledger.entry("r1").progress == "failed"
+        assert run.ledger.entry("r1").status == "failed"
     assert receipt(tmp_path, "r1")["outcome"] == "failed"
 
 
@@ -237,7 +237,7 @@ def test_a_source_that_fails_while_it_fetches_does_not_end_the_run(tmp_path):
     with Opened(tmp_path, Broken([4] * 5), schedule=[ForgetRequest(ids=ids([1]), offset=8, id="r1")]) as run:
         run.run()
         assert len(run.learner.consumed) == 20
-        assert run.ledger.entry("r1").progress == "failed"
+        assert run.ledger.entry("r1").status == "failed"
     assert "BadRecord while" in receipt(tmp_path, "r1")["reason"]
     assert "000001" not in (tmp_path / "receipts" / "r1.json").read_text()
 

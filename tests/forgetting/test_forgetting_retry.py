@@ -49,7 +49,7 @@ def failed(folder, **options):
         for prediction in run.processor.run():
             if prediction.offset == 13:
                 run.processor.stop()
-        assert run.ledger.entry("r1").progress == "failed"
+        assert run.ledger.entry("r1").status == "failed"
 
 
 def go_on(folder, broken=False):
@@ -64,8 +64,8 @@ def go_on(folder, broken=False):
 def test_a_failed_request_is_tried_again_by_id_or_key(tmp_path, name):
     failed(tmp_path, key="letter 7")
     with Ledger(tmp_path / LEDGER) as ledger:
-        assert ledger.retry(ledger.find(name).id).progress == "received"
-        assert ledger.retry("r1").progress == "received"  # pending already
+        assert ledger.retry(ledger.find(name).id).status == "received"
+        assert ledger.retry("r1").status == "received"  # pending already
     first = tmp_path / "receipts" / "r1.json"
     assert "it has been requested again" in " ".join(verify_receipt(first))
     assert record_id(1) not in go_on(tmp_path)
@@ -94,8 +94,8 @@ def test_what_is_over_is_not_tried_again(tmp_path):
     ]
     with Opened(tmp_path, ScriptedSource([4] * 4), schedule=schedule) as run:
         run.run()
-        for name, progress in (("r1", "done"), ("r2", "refused")):
-            with pytest.raises(ForgettingError, match=f"is {progress}, only one that has failed"):
+        for name, status in (("r1", "done"), ("r2", "refused")):
+            with pytest.raises(ForgettingError, match=f"is {status}, only one that has failed"):
                 run.forgetting.retry(name)
         with pytest.raises(ForgettingError, match="there is no request"):
             run.forgetting.retry("r3")
@@ -146,7 +146,7 @@ def test_an_attempt_after_a_crash_is_not_taken_for_the_failure_before_it(tmp_pat
     found = Checkpoints(tmp_path / "checkpoints", fingerprint={}).latest()
     assert found.state["forgetting"]["applied"]["r1"]["outcome"] == "failed"
     with Ledger(tmp_path / LEDGER) as ledger:
-        assert ledger.entry("r1").progress == "failed"
+        assert ledger.entry("r1").status == "failed"
         ledger.retry("r1")
     assert record_id(1) not in go_on(tmp_path)
     assert receipts(tmp_path)[-1]["outcome"] == "done"

@@ -50,13 +50,13 @@ def die_before(statement):
 
 def test_a_request_goes_its_way(ledger):
     entry = ledger.submit(REQUEST)
-    assert (entry.position, entry.id, entry.progress, entry.received) == (1, "r1", "received", 1000.0)
+    assert (entry.position, entry.id, entry.status, entry.received) == (1, "r1", "received", 1000.0)
     assert entry.body == REQUEST
-    assert ledger.start("r1").progress == "started"
+    assert ledger.start("r1").status == "started"
     assert ledger.pending() == [ledger.entry("r1")]
     assert ledger.finish("r1").finished == 1000.0
     assert ledger.pending() == []
-    assert [each.progress for each in ledger.entries()] == ["done"]
+    assert [each.status for each in ledger.entries()] == ["done"]
 
 
 def test_the_same_key_is_the_same_request(ledger):
@@ -65,7 +65,7 @@ def test_the_same_key_is_the_same_request(ledger):
     ledger.finish("r1")
     ledger.scrub("r1")
     again = ledger.submit(dict(reversed(REQUEST.items())))
-    assert (again.position, again.progress) == (first.position, "done")
+    assert (again.position, again.status) == (first.position, "done")
     assert ledger.pending() == []
     assert ledger.position == 1
 
@@ -194,7 +194,7 @@ def test_killed_in_the_middle_it_is_pending_again(path, verb):
 
     assert in_child(work) == -signal.SIGKILL
     with Ledger(path) as ledger:
-        assert [entry.progress for entry in ledger.pending()] == ["started"]
+        assert [entry.status for entry in ledger.pending()] == ["started"]
         ledger.start("r1")
         ledger.finish("r1")
 

@@ -36,7 +36,7 @@ def verify_receipt(path: Path) -> list[str]:
     chain = read_receipts(folder)
     found.append(f"it is number {receipt.number} of an unbroken chain of {len(chain)}")
     with Ledger(folder / LEDGER) as ledger:
-        found.append(_ledger_agrees(receipt, chain, ledger.entry(receipt.request).progress))
+        found.append(_ledger_agrees(receipt, chain, ledger.entry(receipt.request).status))
         if receipt.outcome == "done":
             found.append(_every_location(receipt))
             found += _nothing_left(folder, receipt, ledger)
@@ -71,17 +71,17 @@ def _verdict(content: Mapping[str, Any]) -> str:
     return f"{audit['verdict']}, compared with {audit['models']['references']} retrained models"
 
 
-def _ledger_agrees(receipt: Receipt, chain: Sequence[tuple[Path, Receipt]], progress: str) -> str:
+def _ledger_agrees(receipt: Receipt, chain: Sequence[tuple[Path, Receipt]], status: str) -> str:
     """Check that the ledger agrees with the receipt, unless a request that had failed was retried."""
     later = [each.number for _, each in chain if each.request == receipt.request]
     if receipt.outcome == "failed":
         if later[-1] != receipt.number:
             return f"it was tried again: the receipt of the last attempt is number {later[-1]}"
-        if progress in {"received", "started"}:
+        if status in {"received", "started"}:
             return "it has been requested again, and is not carried out yet"
-    if progress != receipt.outcome:
-        raise ForgettingError(f"the ledger says {progress}, the receipt says {receipt.outcome}")
-    return f"the ledger says {progress} too"
+    if status != receipt.outcome:
+        raise ForgettingError(f"the ledger says {status}, the receipt says {receipt.outcome}")
+    return f"the ledger says {status} too"
 
 
 def _nothing_left(folder: Path, receipt: Receipt, ledger: Ledger) -> Iterator[str]:
