@@ -1,10 +1,10 @@
-"""The library's log messages on the command line: those of the `streamcl` logger go to stderr, one a line."""
+"""The log messages of streamcl and streams on the command line: they go to stderr, one a line."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
 
@@ -16,11 +16,23 @@ class _ToStderr(logging.Handler):
         click.echo(self.format(record), err=True)
 
 
+LOGGERS = ("streamcl", "streams")
+"""The loggers of the two packages."""
+
+
 @contextmanager
 def show_messages(prefix: str = "streamcl: ") -> Iterator[None]:
     """Write every message of level INFO and above to stderr while the block runs, and to no other handler."""
-    logger, handler = logging.getLogger("streamcl"), _ToStderr()
+    handler = _ToStderr()
     handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    with ExitStack() as stack:
+        for name in LOGGERS:
+            stack.enter_context(_only_handler(logging.getLogger(name), handler))
+        yield
+
+
+@contextmanager
+def _only_handler(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -35,6 +47,6 @@ def show_messages(prefix: str = "streamcl: ") -> Iterator[None]:
 
 def silence_messages() -> None:
     """Write nothing outside `show_messages`, not even warnings, which logging would send to stderr."""
-    logger = logging.getLogger("streamcl")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+    for logger in map(logging.getLogger, LOGGERS):
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())

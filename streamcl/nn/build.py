@@ -15,7 +15,12 @@ from streamcl.errors import ConfigError, WeightsError
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.nn.timm_compat import import_timm, refuse_unfit, refuse_unknown, truncate_blocks
-from streamcl.nn.weights.load import read_weights, refuse_other_patches, select_weights
+from streamcl.nn.weights.load import (
+    read_weights,
+    refuse_not_finite,
+    refuse_other_patches,
+    select_weights,
+)
 
 _HUB = ("hf-hub:", "local-dir:")  # timm's own words for a model and its weights together
 
@@ -42,7 +47,7 @@ def build_backbone(
 
     Raises:
         ConfigError: the model is unknown or has no fused qkv projection.
-        WeightsError: the weights cannot be had, are incomplete or do not fit.
+        WeightsError: the weights cannot be had, are incomplete, are not finite or do not fit.
     """
     timm = import_timm()
     refuse_unknown(timm, name)
@@ -59,6 +64,8 @@ def build_backbone(
     truncate_blocks(name, model, depth)
     if not hub and weights != "none":
         _load(model, weights.removeprefix("file:"))
+    if weights != "none":
+        refuse_not_finite(model.state_dict(), source if hub else weights.removeprefix("file:"))
     normalisation = timm.data.resolve_model_data_config(model)
     backbone = Backbone(name, model, mean=normalisation["mean"], std=normalisation["std"]).to(device)
     if args:

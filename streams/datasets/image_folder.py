@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from streamcl.errors import SourceError
-from streams.datasets.layout import FolderLayout, folders, image_files, split_by_group
+from streams.datasets.layout import (
+    FolderLayout,
+    files_below,
+    folders,
+    is_image_file,
+    readable_name,
+    split_by_group,
+    visible_files,
+)
 from streams.replay.collection import Collection, groups_of
 
-Layout: TypeAlias = Literal["classes", "domains"]
+Layout: TypeAlias = Literal["classes", "domains", "nested"]
 Found: TypeAlias = list[tuple[Path, str, str]]  # path, class, domain ("" without domains)
 
+logger = logging.getLogger(__name__)
+
+TEST_SIDES = ("test", "val", "valid", "validation")
 _WORDNET = "folders named by WordNet id, such as n01443537/*.jpg"
 _HINT = "point root at such a folder; layout: domains expects one level more than layout: classes"
 _LAYOUTS: dict[Layout, FolderLayout] = {
@@ -21,7 +35,13 @@ _LAYOUTS: dict[Layout, FolderLayout] = {
     "domains": FolderLayout(
         "<domain>/<class>/*.jpg, or train/<domain>/<class>/*.jpg and test/<domain>/<class>/*.jpg", _HINT
     ),
+    "nested": FolderLayout("<class>/<folder>/*.jpg", _HINT),
 }
+_DEEPER = (
+    "the images lie a folder deeper: point root at the folder of classes, or say layout: domains where the "
+    "inner folders are the classes and layout: nested where the outer ones are"
+)
+_LISTED = 5  # kinds of files, or names, in one message
 
 
 def image_folder(
@@ -29,19 +49,24 @@ def image_folder(
 ) -> tuple[Collection, Collection]:
     """Read any folder of `<class>/*` or, with layout "domains", of `<domain>/<class>/*`.
 
-    Where `root` holds a folder train and one named test or val these are the sides; otherwise
-    `test_percent` of each class (of each domain) is held out, seeded, and no file is moved.
-    Ids are paths relative to `root`.
+    Where `root` holds a folder train and one named test (or val, valid, validation) these are the sides;
+    otherwise `test_percent` of each class (of each domain) is held out, seeded, and no file is moved. Images
+    in folders inside a class belong to it. Where all images lie in such folders, the layout "nested" says
+    that the outer folders are the classes. Files that are left out are counted in a log message. Ids are
+    paths relative to `root`, with bytes that are no UTF-8 escaped. Raise SourceError where no images are.
     """
     expected = _LAYOUTS[layout]
     base = expected.find_root(root)
-    test_side = next((base / name for name in ("test", "val") if (base / name).is_dir()), None)
+    test_side = next((base / name for name in TEST_SIDES if (base / name).is_dir()), None)
     if test_side is None or not (base / "train").is_dir():
+        _report_left_out(base, [base], layout)
         return _split(base, _walk(base, layout), test_percent, seed, expected, name=base.name)
     train, test = _walk(base / "train", layout), _walk(test_side, layout)
     if not train:
         raise expected.refuse(base / "train")
-    return _collection(base, base.name, train + test).split(np.arange(len(train), len(train) + len(test)))
+    _report_left_out(base, [base / "train", test_side], layout)
+    both = _collection(base, base.name, train + test)
+    return both.split(np.arange(len(train), len(train) + len(test)))
 
 
 def imagenet_r(root: str | Path, seed: int = 0) -> tuple[Collection, Collection]:
@@ -64,11 +89,43 @@ def _wordnet(root: str | Path, name: str, expected: FolderLayout, seed: int) -> 
 
 
 def _walk(root: Path, layout: Layout) -> Found:
-    if layout == "classes":
-        return [(path, folder.name, "") for folder in folders(root) for path in image_files(folder)]
-    return [
-        (path, label, domain.name) for domain in folders(root) for path, label, _ in _walk(domain, "classes")
+    if layout == "domains":
+        return [
+            (path, label, readable_name(domain.name))
+            for domain in folders(root)
+            for path, label, _ in _walk(domain, "nested")
+        ]
+    found = [
+        (path, readable_name(folder.name), "")
+        for folder in folders(root)
+        for path in files_below(folder)
+        if is_image_file(path)
     ]
+    if layout == "classes" and found and all(path.parent.parent != root for path, _, _ in found):
+        place = readable_name(found[0][0].relative_to(root).as_posix())
+        raise SourceError(f"{root} does not hold {_LAYOUTS[layout].expected}; found {place}", hint=_DEEPER)
+    return found
+
+
+def _report_left_out(base: Path, sides: Sequence[Path], layout: Layout) -> None:
+    """Log how many files below `base` are no records: other kinds, beside the classes, of other sides."""
+    other = [path for side in sides for folder in folders(side) for path in files_below(folder)]
+    kinds = Counter(path.suffix.lower() or "no extension" for path in other if not is_image_file(path))
+    if kinds:
+        named = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(_LISTED))
+        logger.info("%s: %d files are left out, no images by their names: %s", base, kinds.total(), named)
+    domains = [folder for side in sides for folder in folders(side)] if layout == "domains" else []
+    outer = {base, *sides, *domains}
+    beside = [path for folder in outer for path in visible_files(folder) if is_image_file(path)]
+    if beside:
+        logger.warning("%s: %d images are left out, they lie in no class's folder", base, len(beside))
+    if base in sides:
+        return
+    for folder in folders(base):
+        count = sum(map(is_image_file, files_below(folder))) if folder not in sides else 0
+        if count:
+            names = " and ".join(side.name for side in sides)
+            logger.warning("%s: %d images are left out, the sides are %s", folder, count, names)
 
 
 def _split(
@@ -87,11 +144,16 @@ def _collection(base: Path, name: str, found: Found) -> Collection:
     domains = sorted({domain for _, _, domain in found})
     if len(labels.names) < 2 and len(found) < 2:
         raise SourceError(f"{base} holds one image; a stream needs more")
+    paths = [path.relative_to(base).as_posix() for path, _, _ in found]
+    ids = tuple(map(readable_name, paths))
+    if escaped := [name for name, path in zip(ids, paths, strict=True) if name != path]:
+        shown = ", ".join(escaped[:_LISTED])
+        logger.warning("%s: the names of %d images are no UTF-8; their ids are %s", base, len(escaped), shown)
     return Collection(
-        name=name,
+        name=readable_name(name),
         images=[path for path, _, _ in found],
         labels=labels.index,
         classes=labels.names,
-        ids=tuple(path.relative_to(base).as_posix() for path, _, _ in found),
+        ids=ids,
         domains=groups_of([domain for _, _, domain in found], domains) if domains != [""] else None,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,7 @@ import numpy.typing as npt
 
 from streamcl.errors import ConfigError, SourceError
 from streams.replay.collection import Indices
-
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+from streams.user.images import image_suffixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +53,42 @@ def folders(root: Path) -> list[Path]:
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files directly inside, by name, without hidden ones."""
-    return sorted(
-        entry
-        for entry in folder.iterdir()
-        if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-    )
+    return [path for path in visible_files(folder) if is_image_file(path)]
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Return the files directly inside, by name, without hidden ones."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+    return [folder / name for name in sorted(names)]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the visible files inside, folder by folder: first the direct ones. A link in a circle ends."""
+    return list(_below(folder, frozenset()))
+
+
+def _below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    here = folder.resolve()
+    if here in above:
+        return
+    yield from visible_files(folder)
+    for inner in folders(folder):
+        yield from _below(inner, above | {here})
+
+
+def is_image_file(path: Path) -> bool:
+    """Return whether the name has an extension of a picture that `decode` reads."""
+    return path.suffix.lower() in image_suffixes()
+
+
+def readable_name(path: str) -> str:
+    r"""Return the path with bytes that are no UTF-8 escaped, so that it can be an id or a class.
+
+    >>> readable_name(os.fsdecode(b"caf\xe9.png")) == r"caf\xe9.png"
+    True
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def split_by_group(groups: npt.NDArray[np.int64], names: Sequence[str], percent: float, seed: int) -> Indices:

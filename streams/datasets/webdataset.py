@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.protocols import State
+from streams.datasets.tar_samples import SampleMembers, is_image, split_name
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
-
-IMAGES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2")
-LABELS = ("cls", "json", "txt")  # the first that a sample has is used
-MOST_TEXT = 2**20  # bytes of a label's member
-FACTS = ("label", "id", "subject", "domain", "privacy")
 
 
 def webdataset(
@@ -37,12 +31,15 @@ def webdataset(
     shards: paths with braces, "train-{000..012}.tar" or "{a,b}.tar", or wildcards; or a list of such.
     class_names: of the integers in `.cls` members.
 
-    Members with the same path up to the first dot of the file's name are one sample, and that path is its id.
-    The image is the first member that is a picture by its extension; the label is the text of `.cls` (an
-    integer or a name), `label` (or `cls`) in `.json`, which may also give id, subject, domain and privacy, or
-    the text of `.txt`. Nothing is written to disk; a sample with an absolute name, or one with "..", is
-    refused. Raise ConfigError where a shard does not exist; a damaged shard is a SourceError when the stream
-    comes to it.
+    Members are grouped as by the webdataset package: those that follow one another with the same path up to
+    the first dot of the file's name are one sample, and that path is its id; hidden files and metadata are
+    left out. The image is the first member that is a picture by its extension and has one extension only,
+    else the only picture; the label is the text of `.cls` (an integer or a name), `label` (or `cls`) in
+    `.json`, which may also give id, subject, domain and privacy, or the text of `.txt`. A sample is refused
+    where a member comes twice, where several pictures or labels with two extensions leave open which belong
+    together, and where its name is absolute or has "..". Nothing is written to disk. A shard in which the
+    members of a sample are apart is a SourceError, as is a damaged one, when the stream comes to it.
+    Raise ConfigError where a shard does not exist.
     """
     paths = shard_paths([shards] if isinstance(shards, str) else shards)
     policy = policy or RecordPolicy()
@@ -90,23 +87,13 @@ def expand_braces(pattern: str) -> list[str]:
     return [name for choice in choices for name in expand_braces(before + choice + after)]
 
 
-@dataclass(slots=True)
-class _Members:
-    """The members of one sample that are used."""
-
-    key: str
-    image: bytes | None = None
-    texts: dict[str, bytes] = field(default_factory=dict)
-    bad: str | None = None
-
-
 class Shards:
     """An iterator over the samples of tar files; its position is a shard and how many of its members."""
 
     def __init__(self, paths: Sequence[Path], max_file_bytes: int, classes: tuple[str, ...] = ()) -> None:
         self._paths, self._max_file_bytes = paths, max_file_bytes
         self._shard, self._members = 0, 0
-        self._samples: Iterator[tuple[_Members, int]] | None = None
+        self._samples: Iterator[tuple[SampleMembers, int]] | None = None
         if classes:
             self.classes = classes
 
@@ -121,7 +108,7 @@ class Shards:
             parts, members = next(self._samples, (None, 0))
             if parts is not None:
                 self._members = members
-                return _record(parts)
+                return parts.record()
             self._shard, self._members, self._samples = self._shard + 1, 0, None
         raise StopIteration
 
@@ -137,48 +124,50 @@ class Shards:
         """Continue from that position; members before it are skipped by their headers."""
         self._shard, self._members, self._samples = state["shard"], state["members"], None
 
-    def _grouped(self, path: Path, skip: int) -> Iterator[tuple[_Members, int]]:
+    def _grouped(self, path: Path, skip: int) -> Iterator[tuple[SampleMembers, int]]:
         """Yield the samples of one shard, each with the number of members up to its end."""
-        parts: _Members | None = None
+        parts: SampleMembers | None = None
         number = 0
+        complete: dict[str, bool] = {}  # of the keys so far: whether a picture was among their members
         try:
             with tarfile.open(path) as archive:
                 for number, member in enumerate(iter(archive.next, None)):
                     archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
-                    if number < skip or not member.isfile():
+                    split = split_name(member.name) if member.isfile() else None
+                    if split is None:
                         continue
-                    key, extension = split_name(member.name)
+                    key, extension = split
+                    if number < skip:
+                        complete[key] = complete.get(key, False) or is_image(extension)
+                        continue
                     if parts is not None and parts.key != key:
+                        _check_order(parts, complete, path.name)
                         yield parts, number
                         parts = None
-                    if parts is None:
-                        name = PurePosixPath(member.name)
-                        leaves = name.is_absolute() or ".." in name.parts or "\\" in member.name
-                        bad = f"member {member.name[:200]!r} points outside of its archive"
-                        parts = _Members(key, bad=bad if leaves else None)
-                    self._keep(archive, member, extension, parts)
+                    parts = parts or SampleMembers.of(key, member.name)
+                    if parts.wants(extension, member.size, self._max_file_bytes):
+                        file = archive.extractfile(member)
+                        parts.add(extension, file.read() if file is not None else b"")
                 _check_end(archive)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise SourceError(f"shard {path.name!r} is damaged at member {number}: {error}") from error
         if parts is not None:
+            _check_order(parts, complete, path.name)
             yield parts, number + 1
 
-    def _keep(
-        self, archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str, parts: _Members
-    ) -> None:
-        is_image = extension in IMAGES and parts.image is None
-        if parts.bad or not (is_image or extension in LABELS):
-            return
-        most = self._max_file_bytes if is_image else MOST_TEXT
-        if member.size > most:
-            parts.bad = f"member .{extension} has {member.size} bytes; {most} are allowed"
-            return
-        file = archive.extractfile(member)
-        content = file.read() if file is not None else b""
-        if is_image:
-            parts.image = content
-        else:
-            parts.texts[extension] = content
+
+def _check_order(parts: SampleMembers, complete: dict[str, bool], shard: str) -> None:
+    """Note the sample. Raise SourceError where its members are not next to one another in the shard.
+
+    complete: of the keys before, whether a picture was among their members. A key that comes again with a
+    picture, as it did before, is another sample of the same name.
+    """
+    if not complete.get(parts.key, True) or (parts.key in complete and not parts.has_image):
+        raise SourceError(
+            f"shard {shard!r} has the members of sample {parts.key[:200]!r} in more than one place",
+            hint="a sample's members must follow one another: pack the files again with tar --sort=name",
+        )
+    complete[parts.key] = parts.has_image
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -188,43 +177,3 @@ def _check_end(archive: tarfile.TarFile) -> None:
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError("it is cut off: the block of zeros that ends an archive is missing")
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Return the sample's key and the last extension in lower case.
-
-    >>> split_name("dir/a.b.JPG")
-    ('dir/a', 'jpg')
-    """
-    folder, _, file = name.rpartition("/")
-    base, _, extensions = file.partition(".")
-    return f"{folder}/{base}" if folder else base, extensions.rpartition(".")[2].lower()
-
-
-def _record(parts: _Members) -> dict[str, Any] | BadRecord:
-    label = f"sample {parts.key[:200]!r}"
-    if parts.bad:
-        return BadRecord(f"{label}: {parts.bad}")
-    if parts.image is None:
-        return BadRecord(f"{label} has no image member", hint=f"one of .{', .'.join(IMAGES)}")
-    try:
-        return {"image": parts.image, "id": parts.key, "label": None} | _facts(parts.texts)
-    except (ValueError, RecursionError) as error:
-        return BadRecord(f"{label} has an unreadable label: {error}")
-
-
-def _facts(texts: Mapping[str, bytes]) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
-    if "json" in texts:
-        given = json.loads(texts["json"])
-        if isinstance(given, dict):
-            facts = {key: given[key] for key in FACTS if key in given}
-            facts |= {"label": given["cls"]} if "cls" in given and "label" not in given else {}
-        else:
-            facts = {"label": given}
-    if "cls" in texts:
-        text = texts["cls"].decode().strip()
-        facts["label"] = int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else text
-    elif "txt" in texts and "label" not in facts:
-        facts["label"] = texts["txt"].decode().strip()
-    return facts

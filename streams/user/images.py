@@ -134,6 +134,13 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Return the extensions, in lower case and with their dot, of the pictures that `decode` reads."""
+    known = _formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
+
+
 def _read(path: Path, limits: ImageLimits) -> bytes:
     try:
         status = path.stat()

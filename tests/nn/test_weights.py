@@ -1,6 +1,9 @@
 import pickle
 import sys
+from argparse import Namespace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from log_messages import logged
@@ -55,6 +58,14 @@ def test_every_family_loads_its_own_weights(family, tmp_path):
     assert same(built(path, name, args=args), backbone)
 
 
+def prefixed(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def zeros(state):
+    return {key: torch.zeros_like(value) for key, value in state.items()}
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -62,23 +73,61 @@ def test_every_family_loads_its_own_weights(family, tmp_path):
         lambda state: {"model": state, "optimizer": {"lr": 0.1}},
         lambda state: {"teacher": {f"backbone.{key}": value for key, value in state.items()}},
         lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
-        lambda state: {f"module.backbone.{key}": value for key, value in state.items()},
+        lambda state: prefixed("module.backbone.", state),
+        lambda state: {"state_dict": prefixed("model.module.", state)},
+        lambda state: {"state_dict": prefixed("model._orig_mod.", state) | {"criterion.w": torch.ones(2)}},
+        lambda state: prefixed("module._fsdp_wrapped_module.", state),
+        lambda state: {"state_dict_ema": state, "epoch": torch.tensor(3)},
+        lambda state: {"state_dict": state, "state_dict_ema": zeros(state)},
+        lambda state: {
+            "model_state_dict": state,
+            "optimizer_state_dict": {"state": {0: {"m": torch.ones(2)}}},
+        },
+        lambda state: {"student": zeros(state), "teacher": state},
+        lambda state: {"weights of ours": {"deeper": state}, "args": Namespace(lr=1)},
+        lambda state: {"model": state, "args": Namespace(lr=1), "best": np.float64(0.5), "path": Path("a")},
+        lambda state: {"model": state, "callbacks": {Namespace: [Namespace(a=torch.ones(2))]}},
+        lambda state: prefixed("backbone.", state) | prefixed("teacher.backbone.", zeros(state)),
     ],
 )
 def test_what_trainers_wrap_around_weights_is_taken_off(vit, state, tmp_path, wrap):
     assert same(built(saved(wrap(state), tmp_path / "w.pth")), vit)
 
 
-def test_classifiers_and_further_blocks_are_dropped_and_said(vit, state, tmp_path):
-    state |= {"head.weight": torch.zeros(10, 32), "head.bias": torch.zeros(10)}
+def test_the_choice_among_several_models_is_said(state, tmp_path):
+    with logged() as said:
+        built(saved({"state_dict": state, "state_dict_ema": zeros(state)}, tmp_path / "w.pth"))
+    assert said[0].endswith("of several models state_dict is used, not state_dict_ema")
+    with logged() as said:
+        built(saved(prefixed("a.", state) | prefixed("b.c.", zeros(state)), tmp_path / "w.pth"))
+    assert said[0].endswith("of several models 'a.' is used, not 'b.c.'")
+
+
+def test_a_checkpoint_without_weights_says_what_it_holds(state, tmp_path):
+    with pytest.raises(WeightsError, match="no weights found under epoch, optimizer") as caught:
+        built(saved({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "w.pth"))
+    assert "state_dict" in caught.value.hint
+    with pytest.raises(WeightsError, match="holds a list"):
+        built(saved([1], tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(state, tmp_path, number):
+    state["blocks.1.mlp.fc1.weight"][3, 4] = number
+    with pytest.raises(WeightsError, match=r"1 of \d+ weights are not finite numbers: blocks\.1\.mlp\.fc1"):
+        built(saved(state, tmp_path / "w.safetensors"))
+
+
+def test_only_weights_that_would_matter_are_named_as_unused(vit, state, tmp_path):
+    state |= {"head.weight": torch.zeros(10, 32), "decoder_blocks.0.norm1.weight": torch.zeros(32)}
     with logged() as said:
         backbone = built(saved(state, tmp_path / "w.safetensors"), depth=2)
     assert backbone.depth == 2
-    assert len(said) == 1
-    assert said[0].endswith("14 weights are not used: blocks.2 (12), head (2)")
+    assert said == [], "nothing is said of a classifier, a decoder and blocks past the depth"
+    state["blocks.1.ls1.gamma"] = torch.ones(32)
     with logged() as said:
-        built(saved(vit.model.state_dict(), tmp_path / "v.safetensors"))
-    assert said == [], "nothing is said where nothing is dropped"
+        built(saved(state, tmp_path / "v.safetensors"))
+    assert said[0].endswith("1 weights are not used: blocks.1.ls1.gamma")
 
 
 def test_a_file_that_holds_only_the_kept_blocks_is_enough(state, tmp_path):
@@ -131,7 +180,7 @@ def test_absent_and_odd_files_are_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"'\.txt'"):
         built(tmp_path / "w.txt")
     with pytest.raises(WeightsError, match="missing"):
-        built(saved({}, tmp_path / "w.pth"))
+        built(saved({}, tmp_path / "w.safetensors"))
 
 
 def test_a_local_folder_of_timms(tmp_path, vit):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from streams_data import write_picture
 
 from streamcl.errors import ConfigError, SourceError
 from streamcl.testing.source_checks import check_source
-from streams.datasets.image_folder import image_folder, imagenet_r, imagenet_sketch
+from streams.datasets.image_folder import Layout, image_folder, imagenet_r, imagenet_sketch
 from streams.replay.replay import ReplaySource
 from streams.replay.scenarios import disjoint
 
@@ -55,13 +56,74 @@ def test_a_level_of_domains(tmp_path: Path) -> None:
     check_source(lambda: ReplaySource(train, disjoint(train, 2), 3, test))
 
 
-def test_files_that_are_no_images_are_not_records(tmp_path: Path) -> None:
+def test_files_that_are_no_images_are_not_records(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tree(tmp_path, "cat", "dog", images=2)
     for name in ("cat/notes.txt", "cat/.hidden.png", ".git/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no image")
-    train, test = image_folder(tmp_path)
+    with caplog.at_level("INFO", logger="streams"):
+        train, test = image_folder(tmp_path)
     assert len(train) + len(test) == 4
+    assert "1 files are left out, no images by their names: .txt (1)" in caplog.text
+
+
+def ids(root: Path, layout: Layout = "classes") -> set[str]:
+    train, test = image_folder(root, layout=layout)
+    return {*train.ids, *test.ids}
+
+
+def test_images_in_folders_inside_a_class_belong_to_it(tmp_path: Path) -> None:
+    tree(tmp_path, "cat", "dog", "dog/left/far", images=2)
+    (tmp_path / "dog" / "left" / "round").symlink_to(tmp_path / "dog")  # a circle ends
+    assert {"dog/00.png", "dog/left/far/00.png", "cat/01.png"} < ids(tmp_path)
+    assert len(ids(tmp_path)) == 6
+    assert image_folder(tmp_path)[0].classes == ("cat", "dog")
+
+
+def test_where_all_images_lie_deeper_the_layout_must_say_which_folders_are_classes(tmp_path: Path) -> None:
+    tree(tmp_path, "photo/cat", "photo/dog", "sketch/cat", images=2)
+    with pytest.raises(SourceError, match=r"found photo/cat/00\.png") as caught:
+        image_folder(tmp_path)
+    assert "layout: domains" in str(caught.value.hint)
+    assert "layout: nested" in str(caught.value.hint)
+    assert image_folder(tmp_path, layout="nested")[0].classes == ("photo", "sketch")
+    assert image_folder(tmp_path, layout="domains")[0].classes == ("cat", "dog")
+
+
+def test_every_extension_that_pillow_reads_is_an_image(tmp_path: Path) -> None:
+    tree(tmp_path, "cat", images=2)
+    names = ["a.AVIF", "b.jfif", "c.JPG", "d.pnm", "e.apng", "f.j2k", "g.tga", "h.webp"]
+    for name in names:
+        (tmp_path / "cat" / name).write_bytes(b"")
+    assert ids(tmp_path) == {f"cat/{name}" for name in [*names, "00.png", "01.png"]}
+
+
+def test_images_beside_the_classes_or_the_sides_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree(tmp_path, "train/cat", "test/cat", "val/cat", "val/dog", images=2)
+    write_picture(tmp_path / "train" / "stray.png")
+    assert len(ids(tmp_path)) == 4
+    assert "val: 4 images are left out, the sides are train and test" in caplog.text
+    assert "1 images are left out, they lie in no class's folder" in caplog.text
+    caplog.clear()
+    tree(tmp_path / "other", "photo/cat", images=2)
+    write_picture(tmp_path / "other" / "photo" / "stray.png")
+    assert len(ids(tmp_path / "other", "domains")) == 2
+    assert "1 images are left out, they lie in no class's folder" in caplog.text
+
+
+def test_names_that_are_no_utf8_are_read_under_escaped_ids(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree(tmp_path, "cat", images=2)
+    write_picture(tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"x\xe9.png"))
+    write_picture(tmp_path / "café" / "x.png")
+    train, test = image_folder(tmp_path)
+    assert train.classes == ("caf\\xe9", "café", "cat")
+    assert {"caf\\xe9/x\\xe9.png", "café/x.png"} < {*train.ids, *test.ids}
+    assert "the names of 1 images are no UTF-8" in caplog.text
+    check_source(lambda: ReplaySource(train, disjoint(train, 1), 3, test))
 
 
 @pytest.mark.parametrize("reader", [imagenet_r, imagenet_sketch])
