@@ -102,7 +102,12 @@ class ReferenceModels:
         return ModelGroups(group, references, unforgotten, retrained, erased)
 
     def few_without(self, known: ModelStatistics, rows: Tensor | None = None) -> Iterator[ModelStatistics]:
-        """Yield statistics of a few models, without these retained rows [n] and a share of the others."""
+        """Yield the statistics of a few models, each without a random share of the retained samples.
+
+        Args:
+            known: the statistics of all samples.
+            rows: int64 [n], retained samples that every model is without; None for none.
+        """
         left_out = self._draw(MIN_MODELS)
         if rows is not None:
             left_out[:, rows] = True

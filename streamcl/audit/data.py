@@ -82,7 +82,7 @@ class Examples:
         return Examples(self.features[rows], self.labels[rows])
 
     def sample(self, most: int, seed: int) -> tuple[Examples, Tensor]:
-        """Return at most `most` examples, drawn without replacement, and their rows in ascending order."""
+        """Return at most `most` examples, drawn without replacement, and their rows, int64 [M] ascending."""
         if len(self) <= most:
             rows = torch.arange(len(self))
         else:

@@ -26,7 +26,12 @@ MAX_SWAPPED = 50
 
 
 def confusion_result(after: Floats, never: Floats, before: Floats, *, step: float) -> MeasureResult:
-    """Return the measure of the confusions of models that erased, never learned or learned swapped labels."""
+    """Return the measure of the confusions of models that erased, never learned or learned swapped labels.
+
+    Args:
+        after, never, before: [M], [K] and [U], a share in [0, 1] for each model of the three kinds.
+        step: the smallest difference that can be seen, one sample's share.
+    """
     name, paper = "interclass confusion", "arXiv 2201.06640"
     return compare_with_references(name, after, never, before, step=step, paper=paper)
 

@@ -69,9 +69,13 @@ def accuracy_after(
 
 
 def log2_samples_until(accuracies: Floats, target: float) -> float:
-    """Return log2 of the samples at which `target` is reached, of accuracies after 1, 2, 4, ... samples.
+    """Return log2 of the number of samples after which `target` is reached.
 
     The number of doublings where the target is never reached or only by the last accuracy.
+
+    Args:
+        accuracies: [K], each a share in [0, 1], after 1, 2, 4, ... samples.
+        target: a share in [0, 1].
     """
     reached = np.flatnonzero(accuracies >= target)
     return float(reached[0] if len(reached) else len(accuracies) - 1)

@@ -67,8 +67,8 @@ def compare_with_references(
     Args:
         measure: its name.
         values: [M], of the audited models.
-        references: [K].
-        unforgotten: of models that never forgot, to report.
+        references: [K], of models retrained without the forgotten samples.
+        unforgotten: [U], of models that never forgot, to report.
         side: on which side of the references a value is bad.
         step: smallest difference that the measure can show (1/N for a share of N samples); the standard
             deviation is taken to be no smaller.
@@ -84,7 +84,14 @@ def compare_with_references(
 
 
 def compare_with_permutations(measure: str, value: float, null: Floats, *, paper: str = "") -> MeasureResult:
-    """Judge a value of two groups of models beside null [B], its values when the groups are random."""
+    """Judge a value of two groups of models by a permutation test, one-sided: large values are bad.
+
+    Args:
+        measure: its name.
+        value: that of the two groups as they are.
+        null: [B], the values of B random assignments of the models to the groups.
+        paper: where the measure is from.
+    """
     p = (1 + int((null >= value - ROUNDING * (1 + abs(value))).sum())) / (1 + len(null))
     return MeasureResult(measure, value, float(null.mean()), float(null.std(ddof=1)), p, None, paper)
 

@@ -61,7 +61,12 @@ class TorchProcessGroup(ProcessGroup):
         return [each if rank == self.rank else RemoteSample.of(each, rank) for each, rank in pairs]
 
     def all_gather_rows(self, rows: Tensor, samples: Sequence[Sample]) -> Tensor:
-        """Return the rows [N, ...] of all samples; rows are sent without their graph."""
+        """Return the rows [N, ...] of all samples; rows are sent without their graph.
+
+        Args:
+            rows: [n + surplus, ...], those of this rank's n samples first.
+            samples: the N samples of the batch.
+        """
         holders = [each.rank if isinstance(each, RemoteSample) else self.rank for each in samples]
         counts = [holders.count(rank) for rank in range(self.world_size)]
         own = rows[: counts[self.rank]]
@@ -81,7 +86,12 @@ class TorchProcessGroup(ProcessGroup):
     def all_reduce_gradients(
         self, gradients: Mapping[str, Tensor], replicated: Collection[str] = ()
     ) -> dict[str, Tensor]:
-        """Return the sums, of any shape, from one gather; every rank adds them in the same order."""
+        """Return the sums by name, from one gather; every rank adds them in the same order.
+
+        Args:
+            gradients: by name, of any shape.
+            replicated: names whose gradient is taken from rank 0.
+        """
         if not gradients:
             return {}
         skipped = () if self.is_main else replicated

@@ -159,7 +159,7 @@ class Lineage:
             )
 
     def content(self, image: Pixels) -> bytes:
-        """A salted hash of an image, by which a sample that is brought back is known to be the same."""
+        """Return a salted hash of an image [H, W, 3], by which a sample brought back later is recognised."""
         return content_of(self.salt, image)
 
     @property
@@ -261,6 +261,11 @@ def _row(row: tuple[Any, ...]) -> LineageRow:
 
 
 def content_of(salt: bytes, image: Pixels) -> bytes:
-    """Return the hash of an image in the lineage that has this salt."""
+    """Return the hash, 16 bytes, of an image in the lineage that has this salt.
+
+    Args:
+        salt: the lineage's own.
+        image: uint8 RGB [H, W, 3].
+    """
     key = salted(salt, "content", str(image.shape))
     return hashlib.blake2b(image.tobytes(), key=key, digest_size=16).digest()

@@ -46,13 +46,23 @@ class ClosedFormHead(Protocol[S]):
         """Return the rows that are summed, float64 [N, D], of features [N, d]."""
 
     def statistics_of(self, features: Tensor, targets: Tensor) -> S:
-        """Return the statistics of features [N, d] with targets int64 [N]; change nothing."""
+        """Return the statistics of samples; change nothing.
+
+        Args:
+            features: [N, d].
+            targets: int64 [N], class columns that exist.
+        """
 
     def statistics_from_parts(self, parts: PartsOfHead) -> S:
         """Return the sum of parts."""
 
     def update(self, features: Tensor, targets: Tensor) -> None:
-        """Learn features [N, d] with targets int64 [N], columns that exist."""
+        """Learn samples.
+
+        Args:
+            features: [N, d].
+            targets: int64 [N], class columns that exist.
+        """
 
     def savepoint(self) -> Callable[[], None]:
         """Return a callable that restores the state after one `grow` and one `update` or `remove`."""

@@ -31,7 +31,12 @@ class Gram:
         ]
 
     def add(self, rows: Tensor, sign: float = 1.0) -> None:
-        """Add sign * rows^T rows; rows float64 [N, D], which are not to be written to any more."""
+        """Add sign * rows^T rows.
+
+        Args:
+            rows: float64 [N, D], which are not to be written to any more.
+            sign: 1.0 to add, -1.0 to subtract.
+        """
         self._take_in()
         self._waiting = rows, sign
 
@@ -81,7 +86,7 @@ class Gram:
         return sum(float(block[: block.shape[1]].trace()) for block in self._blocks)
 
     def diagonal(self) -> Tensor:
-        """[D]: the sums of the squares of each column."""
+        """Return [D], the sum of the squares of each column."""
         return torch.cat([block[: block.shape[1]].diagonal() for block in self._blocks])
 
     @property
@@ -109,7 +114,7 @@ class Gram:
         return Cholesky(blocks)
 
     def every(self, step: int) -> Tensor:
-        """Return rows and columns 0, step, 2 step, ... as a new matrix; only its lower triangle is valid."""
+        """Return rows and columns 0, step, 2 step, ... as a new [E, E]; only its lower triangle is valid."""
         size = len(range(0, self.width, step))
         part = torch.zeros(size, size, dtype=torch.float64, device=self._device)
         for start, block in self._starts():

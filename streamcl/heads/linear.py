@@ -86,11 +86,16 @@ class LinearHead(nn.Module):
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor, present: Tensor) -> Tensor:
-    """Return the cross entropy [B] of each sample among the classes `present` only (int64 [P], in any order).
+    """Return the cross entropy [B] in nats of each sample, among the classes that are present only.
 
-    logits [B, C], targets int64 [B], every target among `present`. Classes that are not there get no
-    gradient, so they are not pushed down while they are away. With a single class present that loss would be
-    zero and teach nothing; then all known classes compete, and only where one is known in all it is zero.
+    Other classes get no gradient, so they are not pushed down while they are away. With a single class
+    present that loss would be zero and teach nothing: then all known classes compete, and it is zero only
+    where a single class is known.
+
+    Args:
+        logits: [B, C].
+        targets: int64 [B], class columns, each one of `present`.
+        present: int64 [P], class columns in any order.
     """
     if present.numel() <= 1:
         return F.cross_entropy(logits, targets, reduction="none")
@@ -100,7 +105,12 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor, present: Tensor) -> Te
 
 
 def padded_rows(values: Tensor, more: int) -> Tensor:
-    """Return values [C + more, ...], with rows of zeros after those of values [C, ...]."""
+    """Return the values [C + more, ...] with rows of zeros after their own.
+
+    Args:
+        values: [C, ...].
+        more: the number of rows to append.
+    """
     return torch.cat([values, values.new_zeros(more, *values.shape[1:])])
 
 

@@ -112,7 +112,12 @@ class NCMHead(ClosedFormHead[ClassSums]):
         return ClassSums(S, counts)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
-        """Learn features [N, d] of targets int64 [N]; raises as `statistics_of` does, changing nothing."""
+        """Learn samples; raise as `statistics_of` does, having changed nothing.
+
+        Args:
+            features: [N, d].
+            targets: int64 [N], columns that exist.
+        """
         self.merge(self.statistics_of(features, targets))
 
     def savepoint(self) -> Rollback:
@@ -126,7 +131,12 @@ class NCMHead(ClosedFormHead[ClassSums]):
         self._S, self._counts = learned.S, learned.counts
 
     def downdate(self, features: Tensor, targets: Tensor) -> None:
-        """Forget learned features [N, d] of targets [N], up to rounding in float64; raise as `remove`."""
+        """Forget learned samples, up to rounding in float64; raise as `remove` does.
+
+        Args:
+            features: [N, d].
+            targets: int64 [N].
+        """
         self.remove(self.statistics_of(features, targets))
 
     def remove(self, other: ClassSums) -> None:

@@ -120,7 +120,12 @@ class RidgeHead(ClosedFormHead[Statistics]):
         return (rows @ self._P).relu().double()[: len(features)]
 
     def statistics_of(self, features: Tensor, targets: Tensor) -> Statistics:
-        """Return the statistics of features [N, d] with targets int64 [N], to store, merge or remove."""
+        """Return the statistics of samples, to store, merge or remove; raise as `update` does.
+
+        Args:
+            features: [N, d].
+            targets: int64 [N], columns that exist.
+        """
         h, targets = self._checked(features, targets)
         return Statistics.of(h, targets, self.classes)
 
@@ -135,10 +140,15 @@ class RidgeHead(ClosedFormHead[Statistics]):
         return total
 
     def update(self, features: Tensor, targets: Tensor) -> None:
-        """Learn samples: features [N, d], targets int64 [N], columns that exist.
+        """Learn samples. Where memory runs out, nothing has changed.
 
-        Raises ValueError, and changes nothing, for other shapes, other columns and values not finite; nor has
-        anything changed where memory runs out.
+        Args:
+            features: [N, d].
+            targets: int64 [N], columns that exist.
+
+        Raises:
+            ValueError: another shape, a column that does not exist, or a value that is not finite. Nothing
+                has changed.
         """
         h, targets = self._checked(features, targets)
         Q, counts = sums_by_class(h, targets, self.classes)
@@ -161,11 +171,17 @@ class RidgeHead(ClosedFormHead[Statistics]):
         self._take_over(learned, due=due)
 
     def downdate(self, features: Tensor, targets: Tensor) -> None:
-        """Forget learned features [N, d] of targets [N]: exact, up to rounding in float64.
+        """Forget learned samples: exact, up to rounding in float64.
 
-        Raises ForgettingError, and changes nothing, where these samples cannot all be among those learned: a
-        count or an eigenvalue would turn negative, or features remain of a class with no samples left. A
-        second deletion of a sample whose direction many others share cannot be seen from sums: keep ids.
+        A second deletion of a sample whose direction many others share cannot be seen from sums: keep ids.
+
+        Args:
+            features: [N, d].
+            targets: int64 [N].
+
+        Raises:
+            ForgettingError: these samples cannot all be among those learned, as a count or an eigenvalue
+                would turn negative or features remain of a class with no samples left. Nothing has changed.
         """
         h, targets = self._checked(features, targets)
         Q, counts = sums_by_class(h, targets, self.classes)

@@ -61,12 +61,12 @@ class RidgeSolver:
         self._solved_counts, self._W, self._b = self._solved_counts[keep], self._W[:, keep], self._b[keep]
 
     def weights(self, statistics: Statistics) -> Weights:
-        """Return the weights in use."""
+        """Return the weights in use, [D, C] and [C]."""
         self._solve_if_due(statistics)
         return self._W, self._b
 
     def refit_weights(self, statistics: Statistics) -> Weights:
-        """Return weights of all that is known now; those in use stay."""
+        """Return weights of all that is known now, [D, C] and [C]; those in use stay."""
         self._solve_if_due(statistics)
         if self._refit is None:
             ridge = self.ridge.found(statistics)
@@ -75,14 +75,18 @@ class RidgeSolver:
         return self._refit
 
     def exact_weights(self, statistics: Statistics) -> Weights:
-        """Solve for all that is known now, use the weights from here on, and return them."""
+        """Solve for all that is known now, use the weights from here on, and return them, [D, C] and [C]."""
         self._due, self.ridge = True, self.ridge.stale()
         return self.weights(statistics)
 
     def falls_due(self, statistics: Statistics, counts: Tensor) -> bool:
-        """Return whether statistics with new counts, int64 [C], are to be solved; else solve what is owed.
+        """Return whether a solve falls due when the counts have changed; else make one that is pending.
 
         Called before the statistics change, which `learned` reports.
+
+        Args:
+            statistics: those before the change.
+            counts: int64 [C], samples of each class after it.
         """
         grown = counts > statistics.counts
         apart = statistics.gram.width // MIN_SAMPLES_BETWEEN_SOLVES

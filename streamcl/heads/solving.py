@@ -17,7 +17,14 @@ DEAD = 1e-6
 
 
 def linear_scores(h: Tensor, W: Tensor, b: Tensor, known: Tensor) -> Tensor:
-    """Return h W + b, float64 [N, C], of h [N, D]; minus infinity for classes not known (bool [C])."""
+    """Return h W + b, float64 [N, C]; minus infinity for classes that are not known.
+
+    Args:
+        h: [N, D].
+        W: float64 [D, C].
+        b: float64 [C].
+        known: bool [C].
+    """
     return (h.double() @ W + b).masked_fill(~known, -math.inf)
 
 
@@ -27,6 +34,11 @@ def solve_ridge(
     """Return the weights W [D, C] and b [C], float64, of centred ridge regression (see RidgeHead).
 
     A float32 Cholesky with one or two steps of refinement takes 0.8 to 1 of the time, which buys too little.
+
+    Args:
+        trace_ridge: the ridge as a share of the mean eigenvalue of the centred G.
+        statistics: G, Q and the counts.
+        variance_ridge: the ridge in samples, times each feature's variance; None to use `trace_ridge`.
     """
     gram, Q, counts = statistics.gram, statistics.Q, statistics.counts
     total = statistics.total
@@ -49,11 +61,17 @@ def solve_ridge(
 
 
 def is_due(counts: Tensor, solved: Tensor, grown: Tensor, refit_fraction: float, *, apart: int = 0) -> bool:
-    """Return whether weights that were solved for `solved` [C] are to be solved anew for `counts` [C].
+    """Return whether weights are to be solved anew.
 
-    So it is where a share `refit_fraction` of all samples is new, where a class that has `grown` (bool [C])
-    is new, as without weights it would score 0, which may be the best, or has doubled, `apart` samples
-    since the last solve at least.
+    They are where a share `refit_fraction` of all samples is new, where a class that has grown is new, as
+    without weights it would score 0, which may be the best, or where such a class has doubled.
+
+    Args:
+        counts: int64 [C], samples of each class now.
+        solved: int64 [C], those that the weights were solved for.
+        grown: bool [C], the classes that gained samples.
+        refit_fraction: a share in [0, 1].
+        apart: the fewest new samples for which a class that has doubled counts.
     """
     total = int(counts.sum())
     waiting = total - int(solved.sum())
@@ -63,14 +81,19 @@ def is_due(counts: Tensor, solved: Tensor, grown: Tensor, refit_fraction: float,
 
 
 def rarity(counts: Tensor, total: int) -> Tensor:
-    """[C]: by what the column of each class is raised, so that a target of 1 is as rare as its class."""
+    """Return [C], by what the column of each class is raised, so that a target of 1 is as rare as its class.
+
+    Args:
+        counts: [C], samples of each class.
+        total: their sum.
+    """
     present = counts > 0
     share = 1.0 / max(int(present.sum()), 1)
     return torch.where(present, share * total / counts.clamp(min=1), 1.0) ** BALANCE
 
 
 def variance(statistics: Statistics) -> Tensor:
-    """[D]: the features' variances, none below a millionth of their mean."""
+    """Return [D], the features' variances, none below a millionth of their mean."""
     total = max(statistics.total, 1)
     mean = statistics.Q.sum(dim=1) / total
     spread = (statistics.gram.diagonal() / total - mean.square()).clamp(min=0.0)
@@ -113,10 +136,14 @@ class Quadratic:
         return (W - self.distance(W)).contiguous()
 
     def nats(self, W: Tensor, noise: float) -> float | None:
-        """Return |W - W_r*|^2 / (2 noise^2), W [D, C] in units of 1 / standard deviation; None without noise.
+        """Return |W - W_r*|^2 / (2 noise^2) in nats; None without noise.
 
         Two Gaussians around W and W_r* with the covariance of the noise are so far apart (Kullback-Leibler):
         it bounds what W + noise reveals of samples that W_r* has never seen (arXiv 2012.13431, section 4).
+
+        Args:
+            W: float64 [D, C].
+            noise: its standard deviation, in units of 1 / each feature's standard deviation.
         """
         if not noise:
             return None

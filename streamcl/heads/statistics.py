@@ -57,7 +57,13 @@ class Statistics:
 
     @classmethod
     def of(cls, h: Tensor, targets: Tensor, classes: int) -> Statistics:
-        """Return the statistics of samples h [N, D] of targets int64 [N], columns below `classes`."""
+        """Return the statistics of samples.
+
+        Args:
+            h: [N, D].
+            targets: int64 [N], columns below `classes`.
+            classes: C.
+        """
         rows = h.detach().double()
         gram = Gram(rows.shape[1], rows.device)
         gram.add(rows)
@@ -125,13 +131,28 @@ class Statistics:
 
 
 def sums_by_class(rows: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Return Q [D, C] and counts [C] of rows float64 [N, D] of targets int64 [N]."""
+    """Return Q [D, C] and counts int64 [C] of samples.
+
+    Args:
+        rows: float64 [N, D].
+        targets: int64 [N].
+        classes: C.
+    """
     Q = rows.new_zeros(classes, rows.shape[1]).index_add_(0, targets, rows).T
     return Q, targets.bincount(minlength=classes)
 
 
 def confirm_fit(rows: Tensor, targets: Tensor, classes: int) -> None:
-    """Raise ValueError unless rows [N, D] are finite and targets int64 [N] are columns below `classes`."""
+    """Check samples before a head sums them.
+
+    Args:
+        rows: [N, D].
+        targets: int64 [N].
+        classes: the number of class columns.
+
+    Raises:
+        ValueError: targets of another shape or not columns below `classes`, or a row that is not finite.
+    """
     if targets.shape != rows.shape[:1]:
         raise ValueError(f"targets have shape {tuple(targets.shape)}, expected [{len(rows)}]")
     if len(rows) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
@@ -141,12 +162,22 @@ def confirm_fit(rows: Tensor, targets: Tensor, classes: int) -> None:
 
 
 def zero_padded(values: Tensor, more: int) -> Tensor:
-    """Return values [..., C + more], with zeros behind each row of values [..., C]."""
+    """Return [..., C + more]: the values with zeros behind each row.
+
+    Args:
+        values: [..., C].
+        more: the number of zeros.
+    """
     return torch.cat([values, values.new_zeros(*values.shape[:-1], more)], dim=-1)
 
 
 def select_columns(values: Tensor, columns: Sequence[int]) -> Tensor:
-    """Return values [..., len(columns)]: these entries of the last axis, in this order; -1 is zero."""
+    """Return [..., len(columns)]: these entries of the last axis, in this order.
+
+    Args:
+        values: [..., C].
+        columns: from 0 to C - 1, or -1 for zeros.
+    """
     index = torch.tensor(list(columns), dtype=torch.int64, device=values.device)
     return zero_padded(values, 1)[..., index]
 
@@ -187,10 +218,14 @@ def without_residue(left: Statistics, before: Statistics) -> Statistics:
 
 
 def smallest_eigenvalue(statistics: Statistics, ridge: Tensor) -> float:
-    """Return the smallest eigenvalue of P^-1/2 (G + P) P^-1/2, P = diag(ridge [D]), after four iterations.
+    """Return the smallest eigenvalue of P^-1/2 (G + P) P^-1/2, P = diag(ridge), after four iterations.
 
     A little above it where others lie close; 0 where it is not above 1/2. One decomposition, of G + P/2,
     both shows that it is above and serves the inverse iteration.
+
+    Args:
+        statistics: of which G is used.
+        ridge: float64 [D].
     """
     if not bool((ridge > 0).all()):
         return 0.0

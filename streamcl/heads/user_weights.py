@@ -74,7 +74,12 @@ class UserWeights:
         self._fresh = None
 
     def statistics_of(self, z: Tensor, targets: Tensor) -> Statistics:
-        """Return the statistics of samples z [N, D] with targets int64 [N], columns that exist."""
+        """Return the statistics of samples.
+
+        Args:
+            z: [N, D].
+            targets: int64 [N], columns that exist.
+        """
         return Statistics.of(z, targets, self.classes)
 
     def add_core(self, share: Statistics) -> None:

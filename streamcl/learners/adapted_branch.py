@@ -38,7 +38,12 @@ ADAPTED_SHARE = 1 / 3
 
 
 def adapted_share(stale: Tensor, counts: Tensor) -> Tensor:
-    """Return float64 [C]: the weight of a branch that learned `stale` of the counts before it was frozen."""
+    """Return float64 [C], the weight of a branch in the blend of scores, by class.
+
+    Args:
+        stale: int64 [C], samples that the branch learned before its adapters were frozen.
+        counts: int64 [C], all samples that it has learned.
+    """
     return ADAPTED_SHARE * (1 - stale.double() / counts.clamp(min=1))
 
 
@@ -162,6 +167,10 @@ class AdaptedBranch:
         This branch has a third of the weight on a class if all of its samples came after the adapters were
         frozen, and less by the share that came before. With equal weights, classes of the start were lost:
         96.5 % at the end of a video of fruits of which the frozen branch alone has 99.1.
+
+        Args:
+            frozen: [N, C], scores of the frozen branch.
+            adapted: [N, C], scores of this branch; where one is not finite the frozen branch's stands.
         """
         counts = self.head.statistics.counts
         stale = counts.new_tensor([*self._stale, *[0] * (len(counts) - len(self._stale))])

@@ -193,7 +193,7 @@ class AdapterModel:
 def finite_gradients(
     loss: Tensor, parameters: Mapping[str, nn.Parameter], group: ProcessGroup, *, head: str
 ) -> Gradients | None:
-    """Return each parameter's gradient, reduced over the group; None where the loss or one is not finite.
+    """Return the gradients by name, reduced over the group; None where the loss or one is not finite.
 
     Args:
         loss: a scalar.
@@ -211,7 +211,13 @@ def finite_gradients(
 def apply_gradients(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor]
 ) -> None:
-    """Take one step of the optimizer with gradients by name, each of its parameter's shape."""
+    """Take one step of the optimizer; no `.grad` is left.
+
+    Args:
+        optimizer: of the parameters.
+        parameters: by name.
+        gradients: by name, each of its parameter's shape.
+    """
     try:
         for name, parameter in parameters.items():
             parameter.grad = gradients[name]

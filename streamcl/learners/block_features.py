@@ -50,7 +50,12 @@ def spread_blocks(depth: int, count: int = 4) -> list[int]:
 
 
 def tta_views(pixels: Tensor, count: int) -> list[Tensor]:
-    """Return one or two views of pixels [B, 3, S, S]: as is; mirrored, without a tenth at each border."""
+    """Return views [B, 3, S, S] of images: as they are and, for two, mirrored without a tenth at each border.
+
+    Args:
+        pixels: [B, 3, S, S].
+        count: 1 or 2.
+    """
     if count == 1:
         return [pixels]
     side = pixels.shape[-1]
@@ -71,7 +76,13 @@ def pad_to_batch(samples: Sequence[Sample], rows: int) -> list[list[Sample]]:
 
 
 def map_fixed_batches(run: Callable[[Tensor], Tensor], tokens: Tensor, rows: int) -> Tensor:
-    """Return `run` of tokens [B, N, d], called with exactly `rows` of them at a time, the last padded."""
+    """Return [B, ...], the results of `run` in one tensor.
+
+    Args:
+        run: called with exactly `rows` rows at a time, the last chunk padded; returns a row for each.
+        tokens: [B, N, d].
+        rows: the number of rows of a call.
+    """
     whole = torch.cat([tokens, tokens[-1:].expand(-len(tokens) % rows, *tokens.shape[1:])])
     return torch.cat([run(chunk) for chunk in whole.split(rows)])[: len(tokens)]
 

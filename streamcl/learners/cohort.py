@@ -113,7 +113,14 @@ class Cohort:
         return savepoint_of(self, "learned", "_index", "_sums", parts=parts)
 
     def blend_scores(self, shared: Tensor, tokens: Tensor, index: ClassIndex, *, exact: bool) -> Tensor:
-        """Return the shared scores [B, C], blended with those of the branch on the classes that it knows."""
+        """Return scores [B, C], blended with those of the branch on the classes that it knows.
+
+        Args:
+            shared: [B, C], scores by the weights that all cohorts share.
+            tokens: [B, N, d], at the branch's first block.
+            index: the classes of the columns of `shared`.
+            exact: whether the branch's weights are refitted on all that it knows.
+        """
         if self.branch is None or not self.branch.frozen or not self.classes:
             return shared
         columns = index.columns(self.classes, shared.device)

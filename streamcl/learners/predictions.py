@@ -18,7 +18,12 @@ DECAY = 0.95  # a batch; the last twenty or so decide
 
 
 def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ...]:
-    """Return the best class of each row of logits [B, C] and its softmax probability; or None."""
+    """Return the best class of each row and its softmax probability; without classes, None and 0.
+
+    Args:
+        logits: [B, C].
+        names: the classes of the C columns.
+    """
     if not names:
         return (Prediction(None, 0.0),) * len(logits)
     confidence, column = logits.float().softmax(dim=1).max(dim=1)  # [B], [B]
@@ -27,10 +32,12 @@ def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ..
 
 
 def open_set_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the negative log-likelihood in nats, [B], of targets [B] under logits [B, C] over all columns.
+    """Return the negative log-likelihood of each target over all columns, [B], in nats.
 
-    A target past the last column is a class never seen: it is given the score 0 in a column of its own,
-    as a fresh row of a head would give it.
+    Args:
+        logits: [B, C].
+        targets: int64 [B]. One past the last column is a class never seen: it is given the score 0 in a
+            column of its own, as a fresh row of a head would give it.
     """
     width = max(logits.shape[1], int(targets.max()) + 1) if len(targets) else logits.shape[1]
     padded = F.pad(logits.float(), (0, width - logits.shape[1]))
@@ -64,7 +71,12 @@ class Calibration:
         return SHARPNESS[int(self._losses.argmin())] if bool(self._losses.any()) else 16.0
 
     def update(self, scores: Tensor, targets: Tensor) -> None:
-        """Take scores [B, C] that were made before targets [B], columns below C, were learned."""
+        """Add a batch to the running losses.
+
+        Args:
+            scores: [B, C], made before the batch was learned.
+            targets: int64 [B], columns below C.
+        """
         if not len(targets):
             return
         losses = [float(F.cross_entropy(factor * scores, targets)) for factor in SHARPNESS]

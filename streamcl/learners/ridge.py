@@ -140,9 +140,12 @@ class RidgeLearner(LogitLearner, Generic[S]):
         return learned
 
     def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:
-        """Add features [B, D] of targets [B], columns of `index`, which knows all that this learner does.
+        """Add samples. Where it may fail half-way the caller restores a savepoint.
 
-        Where it may fail half-way the caller restores a savepoint.
+        Args:
+            features: [B, D].
+            targets: int64 [B], columns of `index`.
+            index: the classes, which include all that this learner knows.
         """
         self.index = index
         self.head.grow(len(index))
@@ -180,7 +183,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
         return self.reader(samples)
 
     def read(self, samples: Sequence[Sample]) -> Tensor:
-        """Return the features of samples, for `scores`."""
+        """Return the features [B, D] of samples, for `scores`."""
         return self.features(samples)
 
     def refresh_features(self, reading: Tensor) -> Tensor:

@@ -100,9 +100,11 @@ class ClosedFormStatistics(Generic[S]):
         self.listeners.append(listener)
 
     def notify(self, samples: Sequence[Sample], features: Sequence[Tensor | None]) -> None:
-        """Notify the listeners of samples that were learned by features [N, d] of each head.
+        """Notify the listeners of samples that were learned.
 
-        None stands for a head from which they cannot be subtracted.
+        Args:
+            samples: N of them.
+            features: [N, d] for each head, None for one from which they cannot be subtracted.
         """
         if self.listeners:
             pairs = zip(self.heads, features, strict=True)

@@ -14,11 +14,15 @@ from streamcl.protocols import State
 def squared_gradients(
     loss_of: Callable[[int], Tensor], count: int, parameters: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the mean over samples of the squared gradient of each sample's negative log-likelihood.
+    """Return by name the mean over samples of the squared gradient of each sample's negative log-likelihood.
 
-    loss_of(i): the scalar loss of sample i, 0 <= i < count, as a function of the parameters. One gradient a
-    sample is squared, then averaged; the square of the mean gradient would be near zero at an optimum.
-    Samples whose gradient is not finite are left out. Touches no `.grad`. Zeros where nothing is left.
+    One gradient a sample is squared, then averaged; the square of the mean gradient would be near zero at an
+    optimum. Samples whose gradient is not finite are left out; zeros where none is left. Touches no `.grad`.
+
+    Args:
+        loss_of: returns the scalar loss of sample i as a function of the parameters.
+        count: the number of samples, i from 0 to count - 1.
+        parameters: by name, of any shape.
     """
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     used = 0
@@ -60,7 +64,12 @@ class Importance:
             omega.add_((squared[name].to(omega) - omega) / self._consolidations)
 
     def penalty(self, parameters: Mapping[str, Tensor], strength: float) -> Tensor:
-        """Return strength / 2 * sum of Omega * theta^2, a scalar with gradients to the parameters."""
+        """Return strength / 2 * sum of Omega * theta^2, a scalar with gradients to the parameters.
+
+        Args:
+            parameters: theta by name, each of its Omega's shape.
+            strength: lambda, zero or more.
+        """
         if not self._consolidations:
             return torch.zeros(())
         terms = [(omega * parameters[name] ** 2).sum() for name, omega in self._omega.items()]

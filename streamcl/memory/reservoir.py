@@ -44,7 +44,12 @@ class Reservoir:
         return tuple(kept.sample for kept in self._kept)
 
     def offer(self, samples: Sequence[Sample], logits: Tensor | None = None) -> None:
-        """Accept each sample or not; logits [N, C], where given, are stored with them."""
+        """Accept each sample or not.
+
+        Args:
+            samples: N of them.
+            logits: [N, C], stored with the samples; None to store none.
+        """
         for row, sample in enumerate(samples):
             kept = ReservoirItem(
                 sample, torch.zeros(0) if logits is None else logits[row].detach().cpu().clone()

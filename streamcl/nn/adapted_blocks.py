@@ -65,7 +65,7 @@ class Adapters(nn.Module):
         return self._backbone[0]
 
     def run(self, tokens: Tensor) -> list[Tensor]:
-        """Return the outputs after each adapted block, given the tokens [B, N, d] that enter first_block."""
+        """Return the outputs [B, N, d] of each adapted block, given the tokens [B, N, d] of first_block."""
         self._choose_attention(tokens)
         return self.backbone.run(tokens, self.first_block, None, list(self.blocks))
 
@@ -115,9 +115,15 @@ class Adapters(nn.Module):
         return torch.as_tensor(self._originals.get(path, self.linear(path).weight))
 
     def set_weight(self, path: str, weight: Tensor) -> None:
-        """Replace the weight of an adapted block's linear layer by a copy of `weight` [o, d].
+        """Replace the weight of an adapted block's linear layer by a copy.
 
-        Raise ValueError for another shape, KeyError where there is no such layer.
+        Args:
+            path: one of `linears`.
+            weight: [o, d], the shape of the layer's own.
+
+        Raises:
+            ValueError: another shape.
+            KeyError: there is no such layer.
         """
         layer = self.linear(path)
         if weight.shape != layer.weight.shape:

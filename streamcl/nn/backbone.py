@@ -110,10 +110,11 @@ class Backbone(nn.Module):
         stop: int | None = None,
         blocks: Sequence[Callable[..., Tensor]] | None = None,
     ) -> list[Tensor]:
-        """Return the outputs after each of the blocks start .. stop - 1.
+        """Return the outputs [B, N, d] after each of the blocks start .. stop - 1.
 
         Args:
             tokens: [B, N, d], those that enter block `start` ([B, H, W, d] in swin).
+            start: number of the first block to run.
             stop: the block before which to stop; None runs to the last.
             blocks: run in place of the backbone's own from `start` on. Swin's downsampling before the first
                 block of a stage is always the backbone's.
@@ -128,10 +129,15 @@ class Backbone(nn.Module):
     def forward_head(
         self, tokens: Tensor, start: int = 0, blocks: Sequence[nn.Module] | None = None
     ) -> Tensor:
-        """Return `final` [B, width] float32, given the tokens that enter block `start`; blocks as in `run`.
+        """Return `final` [B, width] float32.
 
         Where the classifier reads the class token alone, the last block's MLP, two thirds of its work, is run
         on that token only: the same result for a twentieth less of a ViT-S.
+
+        Args:
+            tokens: [B, N, d], those that enter block `start`.
+            start: number of the first block to run.
+            blocks: as in `run`.
         """
         own = self.blocks[start:] if blocks is None else blocks
         chosen: list[Callable[..., Tensor]] = [*own]
@@ -140,7 +146,12 @@ class Backbone(nn.Module):
         return self.final([tokens, *self.run(tokens, start, None, chosen)][-1])
 
     def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int]) -> None:
-        """Run `blocks`, on tokens [B, N, d], in place of its own, without gradients, for B in `rows`."""
+        """Use compiled blocks in place of its own, where no gradients are needed.
+
+        Args:
+            blocks: one for each block, of tokens [B, N, d].
+            rows: the batch sizes B for which they are used.
+        """
         self._compiled = {id(own): quick for own, quick in zip(self.blocks, blocks, strict=True)}
         self._compiled_rows = rows
 
@@ -155,7 +166,7 @@ class Backbone(nn.Module):
         return torch.as_tensor(block(tokens, rope=self._rope[index] if mixed else self._rope))
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """Return [B, F] float32: class token and mean patch token side by side, each layer-normalised.
+        """Return [B, F] float32 of tokens [B, N, d]: class and mean patch token, each layer-normalised.
 
         The norm has no affine part. F is twice the tokens' width, or once where the model has no class
         token. Register and distillation tokens are left out.
@@ -165,10 +176,10 @@ class Backbone(nn.Module):
         return _normalised(*(mean,) if first is None else (first, mean))
 
     def class_and_centre_tokens(self, tokens: Tensor) -> Tensor:
-        """Return [B, 2 d] float32: class token and mean central patch token, each normalised without affine.
+        """Return [B, 2 d] float32 of tokens [B, N, d]: class and mean central patch token, each normalised.
 
-        The centre is the patch grid less a fifth at each side; all patches where the grid is not square.
-        Without a class token the mean of all patches stands in its place.
+        The norm has no affine part. The centre is the patch grid less a fifth at each side; all patches where
+        the grid is not square. Without a class token the mean of all patches stands in its place.
         """
         first, patches = self._class_and_patches(tokens)
         if first is None:
@@ -187,7 +198,7 @@ class Backbone(nn.Module):
         return first, tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
 
     def final(self, tokens: Tensor) -> Tensor:
-        """Return the input [B, width] float32 of the model's own classifier, of the last block's tokens."""
+        """Return the input [B, width] float32 of the model's classifier, given the last block's [B, N, d]."""
         return torch.as_tensor(self.model.forward_head(self.model.norm(tokens), pre_logits=True)).float()
 
     def qkv(self, block: nn.Module) -> nn.Linear:

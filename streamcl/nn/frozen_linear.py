@@ -10,7 +10,12 @@ from streamcl.nn.fast_paths import fused_bias_linear, write_count
 
 
 def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return values of any shape in `dtype`; the tensor keeps the cast until it is written to."""
+    """Return values of any shape in `dtype`; the tensor keeps the cast until it is written to.
+
+    Args:
+        value: of any shape.
+        dtype: that of the result.
+    """
     if value.dtype == dtype:
         return value
     if (writes := write_count(value)) is None:
@@ -24,7 +29,13 @@ def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def cast_linear(W: Tensor, b: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Return W [o, d] and b [o] or None in `dtype`, each cast once."""
+    """Return the weight [o, d] and the bias [o] of a linear layer in `dtype`, each cast once.
+
+    Args:
+        W: [o, d].
+        b: [o], or None.
+        dtype: that of the product.
+    """
     return cast_once(W, dtype), None if b is None else cast_once(b, dtype)
 
 
@@ -45,9 +56,14 @@ class FrozenLinear(nn.Linear):
 
 
 def affine(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
-    """Return x W^T + b, [..., o], of x [..., d], W [o, d] and b [o] or None, all of one dtype.
+    """Return x W^T + b, [..., o].
 
     Without gradients, in bf16 on a CPU, the product adds the bias itself (`fused_bias_linear`).
+
+    Args:
+        x: [..., d], of one dtype with W and b.
+        W: [o, d].
+        b: [o], or None.
     """
     fits = b is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu"
     product = fused_bias_linear() if fits and not torch.is_grad_enabled() else None

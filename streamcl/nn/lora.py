@@ -161,14 +161,29 @@ class AdaptedProduct(torch.autograd.Function):
         R: Tensor,
         low_pass: LowPass | None,  # noqa: ARG004
     ) -> tuple[Tensor, Tensor]:
-        """Return y [N, o], and h [N, 2r] for the backward pass."""
+        """Return y [N, o], and h [N, 2r] for the backward pass.
+
+        Args:
+            x: [N, d].
+            W: [o, d].
+            b: [o], or None.
+            A: [2r, d].
+            R: [o, 2r].
+            low_pass: for the gradient of x alone.
+        """
         h = x @ A.T
         y = x @ W.T if b is None else torch.addmm(b, x, W.T)
         return torch.addmm(y, h, R.T), h
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep the tensors that the gradients need, by name: those of `forward`."""
+        """Save the tensors of `forward` that the gradients need.
+
+        Args:
+            ctx: autograd's context.
+            inputs: those of `forward`, in order.
+            output: y [N, o] and h [N, 2r].
+        """
         x, W, _, A, R, ctx.low_pass = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(x, output[1], W, A, R)

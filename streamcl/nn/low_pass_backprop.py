@@ -56,12 +56,22 @@ class LowPass:
         return self.basis.shape[1]
 
     def through(self, g: Tensor, W: Tensor) -> Tensor:
-        """Return g W [B, N, d], its patch part low-passed, of g [B, N, o] and W [o, d]."""
+        """Return g W, [B, N, d], its patch part low-passed.
+
+        Args:
+            g: [B, N, o], the gradient at the layer's output.
+            W: [o, d].
+        """
         Q = self.basis = self.basis.to(g)
         return Q.T @ ((Q @ g) @ W)
 
     def through_rows(self, g: Tensor, W: Tensor) -> Tensor:
-        """Return g W [B N, d] likewise, of g [B N, o] whose tokens are in the order of their images."""
+        """Return g W, [B N, d], low-passed as by `through`.
+
+        Args:
+            g: [B N, o], whose tokens are in the order of their images.
+            W: [o, d].
+        """
         return self.through(g.view(-1, self.tokens, g.shape[1]), W).reshape(len(g), -1)
 
 

@@ -41,13 +41,23 @@ def export_adapter(  # noqa: PLR0917 - the two parts of a head, then where and u
 ) -> None:
     """Write a folder that PEFT loads onto the timm model with C outputs: config, adapters, head, class names.
 
-    head_weight [C, width] and head_bias [C] classify `Backbone.final`, as timm's own head does; None and None
-    leave the head out, for one that reads other features. Raise ConfigError for other shapes.
     The q and the v adapter of a layer become one adapter of its qkv. Merged and live parts are exported
     together, factored to their numerical rank; ranks are evened out by zero rows, and the scale is 1.
     A linear layer whose weight was replaced (`Adapters.set_weight`) gets an adapter in the same way.
     Blocks of eva and swin v2 read qkv's weight past PEFT's layer: call `merge_and_unload` there.
     Each of the three files is written atomically, the configuration last.
+
+    Args:
+        adapters: those to export.
+        head_weight: [C, width], which classifies `Backbone.final` as timm's own head does; None, with the
+            bias, to leave out a head that reads other features.
+        head_bias: [C], or None.
+        classes: the C class names.
+        folder: made where it is absent.
+        base_model_name: timm's name of the backbone.
+
+    Raises:
+        ConfigError: a head of another shape.
     """
     head = _head_tensors(adapters, head_weight, head_bias, len(classes))
     factors = dict(zip(adapters.names, map(_factors, adapters.layers), strict=True))

@@ -39,7 +39,12 @@ def pack(state: State) -> tuple[Any, dict[str, Array]]:
 
 
 def unpack(tree: Any, arrays: Mapping[str, Array]) -> Any:
-    """Return the state that was packed: the same types, values, bits and order of keys."""
+    """Return the state that was packed: the same types, values, bits and order of keys.
+
+    Args:
+        tree: of `pack`.
+        arrays: by name, of any shape.
+    """
     if isinstance(tree, list):
         return [unpack(item, arrays) for item in tree]
     if not isinstance(tree, dict):

@@ -92,10 +92,19 @@ def readable_name(path: str) -> str:
 
 
 def split_by_group(groups: npt.NDArray[np.int64], names: Sequence[str], percent: float, seed: int) -> Indices:
-    """Return the positions (ascending) of the test side: `percent` of each group, seeded by its name.
+    """Return the positions of the test side, int64 [T] ascending: a share of each group, seeded by its name.
 
-    groups: int64 [N], an index into names. A group's split does not depend on which others there are. A
-    group of two or more has an image on either side when 0 < percent < 100.
+    A group's split does not depend on which others there are. A group of two or more has an image on either
+    side when 0 < percent < 100.
+
+    Args:
+        groups: int64 [N], the group of each image as an index into `names`.
+        names: the groups'.
+        percent: the share of test images, 0 to 100.
+        seed: of all groups.
+
+    Raises:
+        ConfigError: another percentage.
     """
     if not 0 <= percent <= 100:
         raise ConfigError(f"the share of test images is {percent}, expected a percentage from 0 to 100")

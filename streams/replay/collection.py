@@ -40,7 +40,7 @@ class Grouping:
         return self.names[code] if code >= 0 else None
 
     def take(self, positions: Indices) -> Grouping:
-        """Return the groups of some of the images, with the same names."""
+        """Return the groups of the images at these positions, int64 [n], with the same names."""
         return Grouping(self.names, self.index[positions])
 
 
@@ -130,11 +130,11 @@ class Collection:
         )
 
     def split(self, test: Indices) -> tuple[Collection, Collection]:
-        """Return the images that are not at these positions, ascending, and those that are, in this order."""
+        """Return the images that are not at `test`, int64 [n], ascending, and those that are, as listed."""
         return self.take(np.setdiff1d(np.arange(len(self)), test)), self.take(test)
 
     def where(self, classes: Sequence[str] = (), domains: Sequence[str] = ()) -> Indices:
-        """Return the positions, int64 ascending, of images of these classes in these domains; () is all."""
+        """Return the positions, int64 [n] ascending, of images of these classes and domains; () is all."""
         chosen = np.ones(len(self), bool)
         if classes:
             chosen &= np.isin(self.labels, [self.classes.index(name) for name in classes])

@@ -81,11 +81,17 @@ def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
 
 
 def from_array(array: npt.NDArray[Any], limits: ImageLimits, *, channels_first: bool = False) -> Pixels:
-    """Return a copy of the array as uint8 RGB, [H, W, 3].
+    """Return a copy of an array as uint8 RGB, [H, W, 3].
 
-    Takes uint8 in 0..255 and floating point in [0, 1], shaped [H, W], [H, W, C] or [C, H, W] with C of 1
-    (grey), 3 (RGB) or 4 (RGBA, laid over white). Where both outer axes could be the channels,
-    `channels_first` decides: False for numpy arrays, True for tensors. Raise BadRecord for everything else.
+    Args:
+        array: uint8 in 0..255 or floating point in [0, 1], shaped [H, W], [H, W, C] or [C, H, W] with C of 1
+            (grey), 3 (RGB) or 4 (RGBA, laid over white).
+        limits: on the number of pixels.
+        channels_first: decides where both outer axes could be the channels: False for numpy arrays, True for
+            tensors.
+
+    Raises:
+        BadRecord: any other array.
     """
     hwc = _channels_last(array, channels_first)
     limits.check(hwc.shape[1], hwc.shape[0])

@@ -202,19 +202,32 @@ def _aim(objective: ForgetObjective) -> float:
 def unlearning_step(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
     """Return w(retained) - w(all), float64 [p], in the smaller of two forms that are equal.
 
-    J_f [F, p], J_r [R, p]: Jacobians on forgotten and retained outputs; v_f [F], v_r [R]: y - f(w0) of each;
-    w(D) = argmin |J (w - w0) - v|^2 + ridge |w - w0|^2. Raise ForgettingError where that has no one
-    solution.
+    w(D) = argmin |J (w - w0) - v|^2 + ridge |w - w0|^2 over the outputs of D (Fast-NTK, arXiv 2312.14923).
+
+    Args:
+        J_f: [F, p], Jacobian of the forgotten samples' outputs at w0.
+        J_r: [R, p], that of the retained samples' outputs.
+        v_f: [F], targets less outputs, y - f(w0), of the forgotten samples.
+        v_r: [R], those of the retained samples.
+        ridge: above zero, or zero where the problem has one solution without it.
+
+    Raises:
+        ForgettingError: the problem has no one solution.
     """
     form = kernel_form if len(J_f) + len(J_r) < J_f.shape[1] else primal_form
     return form(J_f.double(), J_r.double(), v_f.double(), v_r.double(), ridge)
 
 
 def kernel_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
-    """Return -P J_f^T M V [p] by systems of the size of the outputs: equations 5 to 7 of the paper.
+    """Return -P J_f^T M V, float64 [p], by systems of the size of the outputs: equations 5 to 7 of the paper.
 
     P = I - J_r^T Theta_rr^-1 J_r, M = (Theta_ff - Theta_rf^T Theta_rr^-1 Theta_rf)^-1,
     V = v_f - Theta_rf^T Theta_rr^-1 v_r, Theta = J J^T + ridge I.
+
+    Args:
+        J_f, J_r: float64 [F, p] and [R, p], see `unlearning_step`.
+        v_f, v_r: float64 [F] and [R].
+        ridge: see `unlearning_step`.
     """
     theta_rf = J_r @ J_f.T  # [R, F]
     rr = _factor(J_r @ J_r.T, ridge)
@@ -225,7 +238,13 @@ def kernel_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float
 
 
 def primal_form(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:
-    """Return -(J_r^T J_r + ridge I)^-1 J_f^T (v_f - J_f (w(all) - w0)) [p] by systems of p unknowns."""
+    """Return -(J_r^T J_r + ridge I)^-1 J_f^T (v_f - J_f (w(all) - w0)), [p], by systems of p unknowns.
+
+    Args:
+        J_f, J_r: float64 [F, p] and [R, p], see `unlearning_step`.
+        v_f, v_r: float64 [F] and [R].
+        ridge: see `unlearning_step`.
+    """
     gram = J_r.T @ J_r
     right = (J_f.T @ v_f + J_r.T @ v_r)[:, None]
     trained = torch.cholesky_solve(right, _factor(gram + J_f.T @ J_f, ridge))[:, 0]

@@ -19,7 +19,7 @@ ParameterGroup = Sequence[Tensor]
 
 
 def norm(group: ParameterGroup) -> float:
-    """Return the group's norm."""
+    """Return the root of the sum of the squares of all entries of a group's parameters, of any shape."""
     return float(torch.stack([p.detach().double().square().sum() for p in group]).sum().sqrt())
 
 
@@ -45,7 +45,7 @@ class LowRank(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> Tensor:
-        """Return W + B A, rounded once."""
+        """Return W + B A, [out, in], rounded once."""
         gain = self.lora_B.double() @ self.lora_A.double()
         return (self.linear.weight.double() + gain).to(self.linear.weight.dtype)
 

@@ -183,7 +183,7 @@ def _all_done(objective: ForgetObjective) -> bool:
 
 
 def draws(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the rows of one step after another: every row comes once before any comes again."""
+    """Yield rows, int64 [n], n at most `size`, for each step: each comes once before any comes again."""
     waiting = torch.zeros(0, dtype=torch.int64)
     for _ in range(steps):
         while len(waiting) < min(size, count):
@@ -198,6 +198,10 @@ def shrink(group: ParameterGroup, amount: float) -> None:
 
     The proximal step of amount * norm (arXiv 1012.2518, section 2.2). There is no root to differentiate, so
     nothing becomes NaN at zero, and no epsilon keeps a group from it.
+
+    Args:
+        group: parameters of any shape, changed in place.
+        amount: zero or more.
     """
     size = norm(group)
     keep = 0.0 if size <= amount else 1.0 - amount / size
@@ -221,7 +225,13 @@ class ProximalDescent:
 
     @torch.no_grad()
     def step(self, gradients: Sequence[ParameterGroup], length: float, threshold: float) -> None:
-        """Move by up to `length` against the mean of recent gradients, then shrink by `threshold`."""
+        """Move by up to `length` against the mean of recent gradients, then shrink by `threshold`.
+
+        Args:
+            gradients: for each group those of its parameters, each of any shape, its parameter's own.
+            length: Euclidean length of the step over all groups, at the largest gradient so far.
+            threshold: by how much the norm of each group falls after the step.
+        """
         scale = self._momentum
         self._largest = max(self._largest, norm([p for group in gradients for p in group]))
         for mean, group in zip(self._mean, gradients, strict=True):

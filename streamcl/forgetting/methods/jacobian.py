@@ -42,7 +42,13 @@ class ParameterSubset:
         return sum(parameter.numel() for parameter in self.parameters)
 
     def jacobian(self, tokens: Tensor, outputs: Sequence[SampleOutput], chunk: int = 64) -> Tensor:
-        """Return float64 [K N, p] of K outputs on tokens [N, T, d]: the first of all, then the next."""
+        """Return the Jacobian, float64 [K N, p], of K outputs of N samples: one output of all, then the next.
+
+        Args:
+            tokens: [N, T, d], those that enter the first of the blocks.
+            outputs: K functions that give one number a sample.
+            chunk: samples in one forward pass.
+        """
         parts = [self._of(tokens[i : i + chunk], outputs, i) for i in range(0, len(tokens), chunk)]
         return torch.cat(parts, dim=1).flatten(0, 1)
 
@@ -54,7 +60,7 @@ class ParameterSubset:
             parameter.copy_(parameter.double() + part.view_as(parameter))
 
     def copy(self) -> list[Tensor]:
-        """Return a copy of the values."""
+        """Return a copy of the values, by parameter."""
         return [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()

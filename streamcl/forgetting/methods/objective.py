@@ -101,9 +101,15 @@ class ForgetObjective:
         return torch.as_tensor(self.blocks.model.head(self.blocks.features(tokens)))
 
     def scored(self, features: Tensor, logits: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return logits of forgotten samples, with a probe's column where there is one, and targets [B].
+        """Return logits of samples to forget, with a probe's column where there is one, and their targets.
 
-        features [B, d] with logits [B, C] are those of the rows [B] among the samples, None for all.
+        Args:
+            features: [B, d].
+            logits: [B, C], of the head on these features.
+            rows: int64 [B], which of the samples to forget they are; None for all, in order.
+
+        Returns:
+            Logits [B, C], or [B, C + 1] with a probe, and targets int64 [B].
         """
         if self._probe is not None:
             return self._probe.append(features, logits)
@@ -116,10 +122,18 @@ class ForgetObjective:
         return self.reference.agreement(self.head(self.retain))
 
     def terms(self, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss [B] and recognition, bool [B], of rows [B] to forget; and how far answers moved, nats.
+        """Return the three terms of the loss for some samples to forget and some to retain.
 
         A forgotten class's samples keep their answers among the other classes too, as they would have under
         a model without that class: so only the class itself gives way, where others are most like it.
+
+        Args:
+            forget: int64 [B], rows among the samples to forget.
+            retain: int64 [R], rows among the samples to retain.
+
+        Returns:
+            Losses [B] of the samples to forget, in nats; which of them are still recognised, bool [B]; and, a
+            scalar in nats, how far the answers moved that are to stay.
         """
         features = self.blocks.features(torch.cat([self.forget[forget], self.retain[retain]]))
         logits = torch.as_tensor(self.blocks.model.head(features))
@@ -211,7 +225,12 @@ class LinearProbe:
         self._scale = top + MARGIN
 
     def append(self, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits [B, C + 1] with the probe's column last, and its number for every row, [B]."""
+        """Return logits [B, C + 1], the probe's column last, and targets int64 [B], that column for each row.
+
+        Args:
+            features: [B, d].
+            logits: [B, C], of the head.
+        """
         score = self._scale * (features @ self._weight + self._bias)
         targets = torch.full((len(features),), logits.shape[1], device=logits.device)
         return torch.cat([logits, score[:, None]], dim=1), targets

@@ -70,7 +70,12 @@ class ReferenceOutputs:
         self._wanted = logits.detach()[:, self._columns].log_softmax(dim=1)  # [N, K]
 
     def distance(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Return the mean Kullback-Leibler divergence, in nats, of logits [B, C] of rows [B] from it."""
+        """Return the mean Kullback-Leibler divergence of logits from the reference, a scalar in nats.
+
+        Args:
+            logits: [B, C], of the model as it is now.
+            rows: int64 [B], which of the reference's N samples they belong to.
+        """
         now = logits[:, self._columns].log_softmax(dim=1)
         return F.kl_div(now, self._wanted[rows], reduction="batchmean", log_target=True)
 

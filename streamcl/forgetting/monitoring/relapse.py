@@ -200,10 +200,14 @@ def features_of(extract: Callable[[Sequence[Sample]], Any], samples: Sequence[Sa
 
 
 def separability(one: Matrix, other: Matrix) -> float:
-    """Return how well rows [N, D] are separated from rows [M, D]: an area under the ROC curve, 0.5 is chance.
+    """Return how well two sets of rows are separated: an area under the ROC curve, 0.5 is chance.
 
     The direction is that between the means of every second row, applied to the rest: P(score of one > score
     of other), ties counted half.
+
+    Args:
+        one: float64 [N, D].
+        other: float64 [M, D].
     """
     from scipy.stats import mannwhitneyu  # takes most of a second, and only relapse tests need it
 

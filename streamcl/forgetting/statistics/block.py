@@ -36,7 +36,12 @@ class StatisticsBlock:
 
     @classmethod
     def of(cls, rows: Array, labels: Sequence[bytes]) -> StatisticsBlock:
-        """Return the block of rows [n, D] with the digests of their classes."""
+        """Return the block of some rows.
+
+        Args:
+            rows: float64 [n, D].
+            labels: the digest of each row's class.
+        """
         return cls(len(rows), root(rows), grouped_sums(rows, labels))
 
     def __add__(self, other: StatisticsBlock) -> StatisticsBlock:
@@ -49,7 +54,15 @@ class StatisticsBlock:
         )
 
     def without(self, other: StatisticsBlock, rows: Array) -> StatisticsBlock:
-        """Return the block without `other`, that of `rows`. Raise ForgettingError where it is no part."""
+        """Return the block without `other`.
+
+        Args:
+            other: the block of `rows`.
+            rows: float64 [n, D].
+
+        Raises:
+            ForgettingError: `other` is not a part of this block.
+        """
         left = self.samples - other.samples
         sums = dict(self.sums)
         for label, (count, total) in other.sums.items():
@@ -83,7 +96,12 @@ class StatisticsBlock:
 
 
 def grouped_sums(rows: Array, labels: Sequence[Any]) -> dict[Any, tuple[int, Array]]:
-    """Return the number and the sum [D] of each class's rows [n, D], in the order of first appearance."""
+    """Return the number and the sum [D] of each class's rows, in the order of first appearance.
+
+    Args:
+        rows: float64 [n, D].
+        labels: the class of each row.
+    """
     return {
         label: (labels.count(label), rows[[each == label for each in labels]].sum(axis=0))
         for label in dict.fromkeys(labels)
@@ -96,9 +114,15 @@ def root(rows: Array) -> Array:
 
 
 def without(root_of_all: Array, rows: Array, left: int) -> Array:
-    """Return the root of R^T R - rows^T rows, a sum of `left` samples, by eigenvalues in the span of R alone.
+    """Return the root [r', D] of R^T R - rows^T rows, by eigenvalues in the span of R alone.
 
-    Raise ForgettingError where the rows are not among those that R was made of, as far as can be seen.
+    Args:
+        root_of_all: R, float64 [r, D].
+        rows: float64 [m, D], to be subtracted.
+        left: the number of samples that remain, which bounds r'.
+
+    Raises:
+        ForgettingError: the rows are not among those that R was made of, as far as can be seen.
     """
     basis, corner = np.linalg.qr(root_of_all.T)  # [D, r], [r, r]
     inside = rows @ basis  # [m, r]
@@ -114,12 +138,12 @@ def without(root_of_all: Array, rows: Array, left: int) -> Array:
 
 
 def packed(factor: Array) -> bytes:
-    """Return the root without the zeros left of its diagonal."""
+    """Return a root [r, D] as bytes, without the zeros left of its diagonal."""
     return b"".join(row[i:].astype("<f8", copy=False).tobytes() for i, row in enumerate(factor))
 
 
 def unpacked(data: bytes, ranks: int, width: int) -> Array:
-    """Return the root of so many rows and columns."""
+    """Return the root [ranks, width] that `packed` wrote."""
     numbers = np.frombuffer(data, "<f8")
     factor, start = np.zeros((ranks, width)), 0
     for i, row in enumerate(factor):

@@ -56,9 +56,11 @@ class StatisticsStore:
         self._count = 0
 
     def add(self, samples: Sequence[Sample], rows: Sequence[Array | None]) -> None:
-        """Add samples that a learner added, with their rows [n, D] in each of its heads.
+        """Add samples that a learner added. Where memory runs out or the disk is full, nothing is added.
 
-        Where memory runs out or the disk is full, nothing is added.
+        Args:
+            samples: n of them.
+            rows: [n, D] in each of the learner's heads; None for a head from which they cannot be subtracted.
         """
         if self._count >= SAMPLES_IN_MEMORY:
             self._write()
@@ -162,10 +164,14 @@ class StatisticsSelection:
                 yield StatisticsPart(block.root, {known[label]: each for label, each in block.sums.items()})
 
     def subtract(self, samples: Sequence[LineageRow], rows: Sequence[Array]) -> None:
-        """Subtract samples that were derived again, given their rows [n, D] in each head.
+        """Subtract samples that were derived again.
 
         A cohort that turns out not to hold them as they were derived is dropped: nothing of them may stay,
         and a later request for it then needs samples again.
+
+        Args:
+            samples: n rows of the lineage.
+            rows: [n, D] in each head.
         """
         self.changed = True
         keys = [self._store.cohort_of(each) for each in samples]

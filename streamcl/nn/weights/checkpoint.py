@@ -27,7 +27,7 @@ _PREFIXES = ("module.", "backbone.", "model.")  # of models without such a weigh
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .pth, .pt or .bin file. No code in it runs.
+    """Return the tensors of a .pth, .pt or .bin file by name. No code in it runs.
 
     Objects other than tensors and plain data (a Namespace of arguments, a configuration) are left out. Raise
     WeightsError where no mapping of tensors is found, and whatever torch raises for damaged files.
@@ -88,7 +88,12 @@ def _has_tensors(value: Any) -> bool:
 
 
 def without_prefixes(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return the tensors, by name, without what wrappers (DDP, Lightning, torch.compile) put before names."""
+    """Return the tensors by name, without what wrappers (DDP, Lightning, torch.compile) put before names.
+
+    Args:
+        state: a state dict.
+        path: of the file, for the log.
+    """
     clean = dict[str, Tensor]()
     for key, value in state.items():
         for wrapper in _WRAPPERS:

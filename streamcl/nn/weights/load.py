@@ -62,11 +62,18 @@ def convert_onnx(path: str | Path, target: str | Path) -> None:
 
 
 def select_weights(state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Return the part of `state` that fills `model`, both as state dicts of one naming.
+    """Return the part of `state` that fills `model`, by name.
 
-    What a ViT would compute with and this model does not (layer scales, say) is logged; a classifier, a
-    decoder and blocks past the kept depth are left out in silence. Raise WeightsError where names are
-    missing or shapes differ.
+    Weights that a ViT would use and this model does not (layer scales, say) are logged; a classifier, a
+    decoder and blocks past the kept depth are left out in silence.
+
+    Args:
+        state: a state dict.
+        model: the state dict of the model to fill, of the same naming.
+        path: of the file, for the messages.
+
+    Raises:
+        WeightsError: names are missing, or shapes differ.
     """
     missing = [key for key in model if key not in state]
     if missing:
@@ -92,14 +99,31 @@ def _part(key: str) -> str:
 
 
 def refuse_other_patches(state: Mapping[str, Tensor], model: Mapping[str, Tensor], path: str) -> None:
-    """Raise WeightsError for a state dict with patches of another size: resampled, it is another model."""
+    """Refuse patches of another size: resampled to this one, it would be another model.
+
+    Args:
+        state: a state dict as it was read.
+        model: the state dict of the model to fill.
+        path: of the file, for the message.
+
+    Raises:
+        WeightsError: the patch projections have different shapes.
+    """
     key = "patch_embed.proj.weight"
     if key in state and state[key].ndim == 4 and state[key].shape != model[key].shape:
         raise WeightsError(f"{path}: {key} is {list(state[key].shape)}, not {list(model[key].shape)}")
 
 
 def refuse_not_finite(state: Mapping[str, Tensor], path: str) -> None:
-    """Raise WeightsError where a weight, by name, holds NaN or infinite numbers."""
+    """Refuse a file of a training that has diverged.
+
+    Args:
+        state: a state dict.
+        path: of the file, for the message.
+
+    Raises:
+        WeightsError: a weight holds NaN or infinite numbers.
+    """
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise WeightsError(

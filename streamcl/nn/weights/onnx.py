@@ -12,7 +12,7 @@ from streamcl.errors import MissingExtra, WeightsError
 
 
 def read_onnx(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of an ONNX graph of a ViT, matrices under the name of the bias added after them.
+    """Return the tensors of a ViT's ONNX graph by name, matrices under that of the bias added after them.
 
     Exporters fold the transposition of a linear layer's weight into an anonymous initialiser
     (`onnx::MatMul_17`); its product is added to `...fc1.bias`, so it is `...fc1.weight`, transposed. The
