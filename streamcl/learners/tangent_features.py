@@ -18,12 +18,18 @@ class TangentReader:
     """J-features of a frozen branch (linearised user weights, arXiv 2012.13431).
 
     The branch has folded its adapters and drawn fresh pairs, A random and B zero. Around that point a score
-    g(x) moves by <dg/dB, B>, in the last `blocks` blocks here (dg/dA is zero there). g is a random reading of
-    the last block's tokens, the same for every class: the tangent kernel of C scores is taken to be that of
-    one, for each of them (arXiv 2206.12543). dg/dB, two projections a block and [o, r] each, is reduced to
-    `width` numbers by a Gaussian sketch, which keeps inner products up to 1 / sqrt(width), and each row to a
-    root mean square of 1. Reading and sketch come from `seed`; nothing here is ever trained, and what a
-    sample is mapped to depends on nothing but the sample and the frozen branch.
+    g(x) moves by <dg/dB, B>, in the last `linearised_blocks` blocks here (dg/dA is zero there). g is a
+    random reading of the last block's tokens, the same for every class: the tangent kernel of C scores is
+    taken to be that of one, for each of them (arXiv 2206.12543). dg/dB, two projections a block and [o, r]
+    each, is reduced to `width` numbers by a Gaussian sketch, which keeps inner products up to
+    1 / sqrt(width), and each row to a root mean square of 1. Reading and sketch come from `seed`; nothing
+    here is ever trained, and what a sample is mapped to depends on nothing but the sample and the frozen
+    branch.
+
+    Attributes:
+        layers: the linearised layers, from the lowest on.
+        reading: float32 [2 d, 1], of the class token beside the mean of the central patch tokens.
+        sketches: for each layer, float32 [B's numbers, width].
     """
 
     def __init__(
@@ -33,11 +39,11 @@ class TangentReader:
         self.width = width
         adapters, backbone = branch.adapters, branch.backbone
         self._count = min(linearised_blocks, len(adapters.layers))
-        self._layers = adapters.layers[-self._count :]
+        self.layers = adapters.layers[-self._count :]
         generator = torch.Generator().manual_seed(seed)
-        self._reading = _gaussian(2 * backbone.width, 1, generator).to(backbone.device)
-        self._sketches = [
-            _gaussian(layer.lora_B.numel(), width, generator).to(backbone.device) for layer in self._layers
+        self.reading = _gaussian(2 * backbone.width, 1, generator).to(backbone.device)
+        self.sketches = [
+            _gaussian(layer.lora_B.numel(), width, generator).to(backbone.device) for layer in self.layers
         ]
 
     @property
@@ -63,13 +69,11 @@ class TangentReader:
         with torch.enable_grad(), self._watched() as seen:
             with self.branch.compute.autocast():
                 last = backbone.run(entering, cut, None, blocks[cut - first :])[-1]
-            score = backbone.class_and_centre_tokens(last) @ self._reading  # [B, 1]
+            score = backbone.class_and_centre_tokens(last) @ self.reading  # [B, 1]
             slopes = torch.autograd.grad(score.sum(), [output for _, output in seen])
         rows = [
             self._slope(layer, given, slope) @ sketch
-            for layer, (given, _), slope, sketch in zip(
-                self._layers, seen, slopes, self._sketches, strict=True
-            )
+            for layer, (given, _), slope, sketch in zip(self.layers, seen, slopes, self.sketches, strict=True)
         ]
         row = torch.stack(rows).sum(0).detach()
         return row / row.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)
@@ -80,7 +84,7 @@ class TangentReader:
         seen: list[tuple[Tensor, Tensor]] = []
         hooks = [
             layer.register_forward_hook(lambda _, given, output: seen.append((given[0], output)))
-            for layer in self._layers
+            for layer in self.layers
         ]
         try:
             yield seen

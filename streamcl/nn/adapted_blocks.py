@@ -176,7 +176,9 @@ def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
     return copied  # type: ignore[no-any-return]
 
 
-_ROOM = 2**30  # bytes of attention maps kept for the backward pass; past it the fused attention saves memory
+ATTENTION_MAP_LIMIT = (
+    2**30
+)  # bytes of attention maps kept for the backward pass; past it the fused attention saves memory
 
 
 def _unfused(tokens: Tensor, blocks: int, heads: int) -> bool:
@@ -189,7 +191,9 @@ def _unfused(tokens: Tensor, blocks: int, heads: int) -> bool:
     if not (tokens.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
         return False
     batch, count = len(tokens), tokens[0, ..., 0].numel()  # swin's windows are smaller: an upper bound
-    return 12 * batch * heads * count**2 * blocks <= _ROOM  # bytes: a float32 softmax and its bf16 copies
+    return (
+        12 * batch * heads * count**2 * blocks <= ATTENTION_MAP_LIMIT
+    )  # bytes: a float32 softmax and its bf16 copies
 
 
 def _exported_weight(adapters: Adapters, path: str, state: Mapping[str, Any]) -> Tensor:

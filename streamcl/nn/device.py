@@ -63,7 +63,7 @@ def resolve_compute(
         message = f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices"
         raise ConfigError(message, hint="device: auto")
     if precision == "auto":
-        precision = "bf16-mixed" if _multiplies_bf16(chosen) and _is_faster_in_bf16(chosen) else "32-true"
+        precision = "bf16-mixed" if multiplies_bf16(chosen) and is_faster_in_bf16(chosen) else "32-true"
     rows = MAX_CHUNK_ROWS
     if chosen.type == "cpu":  # one image takes a tenth of the time of 16
         rounded = 1 << (batch_size - 1).bit_length() if batch_size < 16 else -(-batch_size // 16) * 16
@@ -71,14 +71,15 @@ def resolve_compute(
     return Compute(chosen, "bf16-mixed" if precision == "bf16-mixed" else "32-true", rows)
 
 
-def _multiplies_bf16(device: torch.device) -> bool:
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bf16 in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return cpu_multiplies_bf16()
 
 
 @functools.cache
-def _is_faster_in_bf16(device: torch.device) -> bool:
+def is_faster_in_bf16(device: torch.device) -> bool:
     """Return whether a product of a ViT-S takes less than 0.9 of its float32 time; this takes 0.1 s."""
     full, half = (min(_seconds(device, t) for _ in range(5)) for t in (torch.float32, torch.bfloat16))
     return half < 0.9 * full

@@ -46,11 +46,12 @@ def fused_bias_linear() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
 
     F.linear writes b first and has the product add to it: the same bits, in 1.1 to 1.2 times as long.
     """
-    return _fused_bias_linear() if enabled() else None
+    return find_fused_bias_linear() if enabled() else None
 
 
 @functools.cache
-def _fused_bias_linear() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+def find_fused_bias_linear() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """Return the product with a bias that oneDNN has for bf16, None where it has none; looked for once."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # torch.compile makes it of nn.Linear
     if not torch.backends.mkldnn.is_available() or supported is None or product is None or not supported():

@@ -14,7 +14,7 @@ from streamcl.protocols import State
 from streamcl.registry import call_with
 from streamcl.shift.detector import LossDetector
 
-_HISTORY = 4096  # losses; replaying them takes 1 ms for ADWIN, 5 ms for PageHinkley, 1.3 s for KSWIN
+HISTORY_LIMIT = 4096  # losses; replaying them takes 1 ms for ADWIN, 5 ms for PageHinkley, 1.3 s for KSWIN
 _RECENT = (
     10  # losses whose mean is compared with those before: the rise shows within ten batches or not at all
 )
@@ -40,8 +40,8 @@ class RiverDetector(LossDetector):
         if self._detector.drift_detected:
             self.shift = self.plateau = self._rise()
             self._replay([])
-        elif len(self._history) >= _HISTORY:
-            self._replay(self._history[-_HISTORY // 2 :])
+        elif len(self._history) >= HISTORY_LIMIT:
+            self._replay(self._history[-HISTORY_LIMIT // 2 :])
 
     def _rise(self) -> str | None:
         recent = max(1, min(_RECENT, len(self._history) // 2))

@@ -59,7 +59,7 @@ def verify_checkpoint(path: Path) -> VerifiedCheckpoint:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    data = _read_regular(path / MANIFEST, limit=MANIFEST_LIMIT)
+    data = read_regular_file(path / MANIFEST, limit=MANIFEST_LIMIT)
     try:
         manifest = json.loads(data)
         claimed = manifest.pop("sha256")
@@ -106,7 +106,7 @@ def _confirm_names(path: Path) -> None:
 
 def _read_member(path: Path, facts: Mapping[str, Any]) -> bytes:
     size, digest = facts["bytes"], facts["sha256"]
-    data = _read_regular(path, limit=size)
+    data = read_regular_file(path, limit=size)
     if len(data) != size:
         raise CorruptCheckpoint(f"{path.name} has {len(data)} bytes, its manifest says {size}")
     if (found := _sha256(data)) != digest:
@@ -114,7 +114,7 @@ def _read_member(path: Path, facts: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _read_regular(path: Path, *, limit: int) -> bytes:
+def read_regular_file(path: Path, *, limit: int) -> bytes:
     """Return the bytes of a plain file, `limit` at most; refuse links, pipes and devices."""
     try:
         found = path.lstat()

@@ -80,7 +80,7 @@ def si_blurry(
     present = rng.permutation(_classes_present(train, parts))
     kept = int(len(present) * disjoint_percent / 100)
     own, blurry = _cut(rng, present[:kept], parts), _cut(rng, present[kept:], parts)
-    blurred = _blur([_images_of(rng, train, group) for group in blurry], blurry_percent, rng)
+    blurred = blur([_images_of(rng, train, group) for group in blurry], blurry_percent, rng)
     pieces = [
         rng.permutation(np.concatenate([_images_of(rng, train, group), images]))
         for group, images in zip(own, blurred, strict=True)
@@ -178,11 +178,20 @@ def _cut(rng: np.random.Generator, items: Indices, parts: int) -> list[Indices]:
     return np.split(items, np.sort(rng.integers(0, max(len(items), 1), parts - 1)))
 
 
-def _blur(pieces: Sequence[Indices], percent: float, rng: np.random.Generator) -> list[Indices]:
-    """Pool `percent` of all images from the pieces, shuffle them, and give each piece as many back."""
+def blur(pieces: Sequence[Indices], percent: float, rng: np.random.Generator) -> list[Indices]:
+    """Pool `percent` of all images from the pieces, shuffle them, and give each piece as many back.
+
+    Args:
+        pieces: indices of images, int64 [n] each.
+        percent: share of all images that is pooled, 0 to 100.
+        rng: shuffles the pool.
+
+    Returns:
+        The pieces with their images of afterwards, int64 [n] each.
+    """
     total = int(sum(map(len, pieces)) * percent / 100)
     asked = [len(piece) for piece in _cut(rng, np.arange(total), len(pieces))]
-    amounts = _within(asked, [len(piece) for piece in pieces])
+    amounts = fit_to_room(asked, [len(piece) for piece in pieces])
     pool = rng.permutation(np.concatenate([p[:n] for p, n in zip(pieces, amounts, strict=True)]))
     back = np.split(pool, list(accumulate(amounts))[:-1])
     return [
@@ -191,14 +200,14 @@ def _blur(pieces: Sequence[Indices], percent: float, rng: np.random.Generator) -
     ]
 
 
-def _within(asked: Sequence[int], room: Sequence[int]) -> list[int]:
-    """Return amounts with the sum of `asked`, none above its room; the excess goes to the next.
+def fit_to_room(wanted: Sequence[int], room: Sequence[int]) -> list[int]:
+    """Return amounts with the sum of `wanted`, none above its room; the excess goes to the next.
 
-    >>> _within([5, 1, 0], [3, 9, 9])
+    >>> fit_to_room([5, 1, 0], [3, 9, 9])
     [3, 3, 0]
     """
-    amounts = [min(want, most) for want, most in zip(asked, room, strict=True)]
-    rest = sum(asked) - sum(amounts)
+    amounts = [min(each, most) for each, most in zip(wanted, room, strict=True)]
+    rest = sum(wanted) - sum(amounts)
     for index, most in enumerate(room):
         more = min(rest, most - amounts[index])
         amounts[index] += more

@@ -354,7 +354,9 @@ def in_hybrid(learner, found, samples):
     counts = learner.adapted.head.counts
     assert sum(learner.exact.head.counts) == sum(counts) == len(found)
     early = [trace for trace in found if trace.offset < learner.adapted_until]
-    assert len(early) == (sum(learner.adapted._stale) if learner.adapted.frozen else len(found))
+    assert len(early) == (
+        sum(learner.adapted.state_dict()["stale"]) if learner.adapted.frozen else len(found)
+    )
 
 
 def in_mixed(learner, found, samples):

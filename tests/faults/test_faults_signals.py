@@ -30,7 +30,7 @@ def goes_on_to_the_same_end(folder, name):
 POINTS = {
     "in a batch": "streamcl.learners.online_lora:OnlineLoRALearner.learn",
     "in a consolidation": "streamcl.learners.online_lora:OnlineLoRALearner.consolidate",
-    "as a checkpoint is written": "streamcl.storage.checkpoint:Checkpoints._fill",
+    "as a checkpoint is written": "streamcl.storage.files.commit_folder",
     "in a commit": "streamcl.processor.loop:StreamProcessor.commit",
 }
 

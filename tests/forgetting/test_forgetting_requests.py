@@ -89,7 +89,7 @@ def test_afterwards_nothing_in_the_run_directory_names_the_class(tmp_path):
 
 @pytest.mark.parametrize("what", [{"label": "odd"}, {"subject": "subject-2"}, {"ids": ids([1, 30])}])
 def test_what_comes_again_is_not_learned_again_unless_allowed(tmp_path, what):
-    script = [4, 4, 4, *source()._script]
+    script = [4, 4, 4, *[4] * 10]
     for on_return in ("drop", "learn"):
         schedule = [ForgetRequest(**what, offset=8, id="r1", on_return=on_return)]
         with Opened(tmp_path / on_return, source(*script), schedule=schedule) as run:

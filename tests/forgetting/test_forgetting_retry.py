@@ -120,7 +120,7 @@ def test_killed_in_the_second_attempt_it_is_carried_out_once(tmp_path, moment):
             case "after the receipt":
                 Ledger.finish = kill
             case "sealed":
-                module.ForgettingService._scrub = kill
+                Ledger.scrub = kill
         go_on(tmp_path)
 
     assert in_child(dying) < 0

@@ -4,6 +4,7 @@ import os
 import signal
 import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -29,17 +30,27 @@ def ledger(path):
         yield opened
 
 
+def plain(path):
+    """A connection of another program, which commits each statement."""
+    return closing(sqlite3.connect(path, isolation_level=None))
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_before(statement):
-    """Kill the process when SQLite is about to run a statement that begins so."""
-    connect = sqlite3.connect
+def die_before(statement, times=1):
+    """Kill the process when SQLite is about to run, for that time, a statement that begins so."""
+    connect, seen = sqlite3.connect, []
+
+    def traced(sql):
+        seen.extend([sql] if sql.startswith(statement) else [])
+        if len(seen) == times:
+            die()
 
     def connected(*values, **options):
         connection = connect(*values, **options)
-        connection.set_trace_callback(lambda sql: die() if sql.startswith(statement) else None)
+        connection.set_trace_callback(traced)
         return connection
 
     sqlite3.connect = connected
@@ -172,9 +183,8 @@ def test_killed_before_the_commit_nothing_is_there(path):
     Ledger(path).close()
 
     def submit_and_die():
-        ledger = Ledger(path)
-        ledger._file._connection.set_trace_callback(lambda sql: die() if sql == "COMMIT" else None)
-        ledger.submit(REQUEST)
+        die_before("COMMIT", 2)  # the first is of opening the file
+        Ledger(path).submit(REQUEST)
 
     assert in_child(submit_and_die) == -signal.SIGKILL
     with Ledger(path) as ledger:
@@ -184,12 +194,14 @@ def test_killed_before_the_commit_nothing_is_there(path):
 @pytest.mark.parametrize("verb", ["start", "finish"])
 def test_killed_in_the_middle_it_is_pending_again(path, verb):
     def work():
+        if verb == "finish":
+            die_before("COMMIT", 4)  # after those of opening, submitting and starting
         ledger = Ledger(path)
         ledger.submit(REQUEST)
         ledger.start("r1")
         if verb == "finish":
-            ledger._file._connection.set_trace_callback(lambda sql: die() if sql == "COMMIT" else None)
             ledger.finish("r1")
+            raise AssertionError("it was to be killed in its last transaction")
         die()
 
     assert in_child(work) == -signal.SIGKILL
@@ -235,8 +247,11 @@ def test_many_processes_open_and_submit_at_once(path):
 
 
 def test_a_ledger_held_for_long_says_so(path, ledger):
-    with ledger._file.transaction(), pytest.raises(ForgettingError, match="busy"):
-        Ledger(path, patience=0.05)
+    ledger.submit(REQUEST)
+    with plain(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ForgettingError, match="busy"):
+            Ledger(path, patience=0.05)
 
 
 # -- privacy -----------------------------------------------------------------------------------------------
@@ -272,14 +287,14 @@ def test_an_unfinished_request_is_not_scrubbed(ledger):
 
 
 def test_scrub_says_when_the_journal_could_not_be_emptied(path):
-    with Ledger(path, patience=0.05) as ledger, Ledger(path) as reader:
+    with Ledger(path, patience=0.05) as ledger, plain(path) as reader:
         ledger.submit(REQUEST)
         ledger.refuse("r1", "no such subject")
-        reader._file._connection.execute("BEGIN")
-        reader.entries()
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM requests").fetchall()
         with pytest.raises(ForgettingError, match="journal still holds"):
             ledger.scrub("r1")
-        reader._file._connection.execute("ROLLBACK")
+        reader.execute("ROLLBACK")
         ledger.scrub("r1")
         assert b"Ada" not in bytes_of(path)
 
@@ -303,15 +318,16 @@ def test_tombstones_are_by_kind_and_survive(path, ledger):
 def test_two_ledgers_hash_differently(tmp_path):
     (tmp_path / "other").mkdir()
     with Ledger(tmp_path / LEDGER) as one, Ledger(tmp_path / "other" / LEDGER) as two:
-        assert one._file.digest("class", "cat") != two._file.digest("class", "cat")
+        assert one.fingerprint("class", "cat") != two.fingerprint("class", "cat")
 
 
 def test_past_the_limit_of_memory_the_file_is_asked(path, ledger, monkeypatch):
     ledger.submit(REQUEST)
     ledger.add_tombstones("r1", "sample", [str(k) for k in range(20)])
     monkeypatch.setattr(module, "MEMORY_LIMIT", 10)
-    with Ledger(path) as small:
-        assert small._tombstones is None
+    with Ledger(path) as small, Ledger(path) as other:
+        other.add_tombstones("r1", "sample", ["from elsewhere"])
+        assert small.is_tombstoned("sample", "from elsewhere")  # without a refresh, so the file is asked
         assert small.is_tombstoned("sample", "7")
         assert not small.is_tombstoned("sample", "20")
         small.add_tombstones("r1", "sample", ["20"])
@@ -354,15 +370,17 @@ def test_damage_in_any_page_is_found_when_the_ledger_is_opened(path):
 
 
 def test_a_ledger_without_salt_is_damaged(path):
-    with Ledger(path) as ledger, ledger._file.transaction() as run:
-        run("DELETE FROM facts")
+    Ledger(path).close()
+    with plain(path) as file:
+        file.execute("DELETE FROM facts")
     with pytest.raises(ForgettingError, match="no salt"):
         Ledger(path)
 
 
 def test_a_newer_format_is_refused(path):
-    with Ledger(path) as ledger, ledger._file.transaction() as run:
-        run("PRAGMA user_version = 7")
+    Ledger(path).close()
+    with plain(path) as file:
+        file.execute("PRAGMA user_version = 7")
     with pytest.raises(ForgettingError, match="format 7"):
         Ledger(path)
 

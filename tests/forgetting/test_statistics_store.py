@@ -1,5 +1,8 @@
 """Statistics by class or subject on disk: forgotten without samples, in step with the checkpoints."""
 
+import sqlite3
+from contextlib import closing
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -224,11 +227,11 @@ def test_samples_without_a_subject_are_not_kept_by_subject(tmp_path, tiny_backbo
     assert bench.forget(request("samples", chosen))[1] is False
 
 
-def content(kept):
+def content(path):
     """What a checkpoint of the moment would find."""
-    return kept.file._file.query(
-        "SELECT cohort, head, samples, root FROM blocks WHERE died IS NULL ORDER BY head, id"
-    )
+    query = "SELECT cohort, head, samples, root FROM blocks WHERE died IS NULL ORDER BY head, id"
+    with closing(sqlite3.connect(path)) as file:
+        return file.execute(query).fetchall()
 
 
 def test_what_is_kept_does_not_depend_on_where_commits_fell(tmp_path):
@@ -243,8 +246,8 @@ def test_what_is_kept_does_not_depend_on_where_commits_fell(tmp_path):
             if number in commits:
                 kept.flush(8 * number + 8)
         kept.flush(80)
-        cohorts = sorted({row[0] for row in content(kept)})
-        found.append([[list(row) for row in content(kept) if row[0] == each] for each in cohorts])
+        cohorts = sorted({row[0] for row in content(tmp_path / name)})
+        found.append([[list(row) for row in content(tmp_path / name) if row[0] == each] for each in cohorts])
         assert {len(each) for each in found[-1]} <= set(range(13))
         assert kept.state_dict() == {"moment": 80 << 8}
         kept.file.close()
@@ -259,12 +262,12 @@ def test_it_goes_back_to_the_moment_of_any_checkpoint_that_is_kept(tmp_path):
     for number in range(6):
         kept.add(SAMPLES[8 * number : 8 * number + 8], [rows(8, seed=number)])
         kept.flush(8 * number + 8)
-        seen.append((kept.state_dict(), content(kept)))
+        seen.append((kept.state_dict(), content(tmp_path / "s")))
     kept.add(SAMPLES[:8], [rows(8)])
     kept.select({digest("class", "cat"): (1, 1)}).drop()
     for state, expected in (seen[5], seen[4], seen[3]):
         kept.load_state_dict(state)
-        assert content(kept) == expected
+        assert content(tmp_path / "s") == expected
     with pytest.raises(ForgettingError, match="does not know the checkpoint"):
         kept.load_state_dict(seen[0][0])
     kept.file.close()
@@ -275,7 +278,8 @@ def test_a_damaged_block_is_not_subtracted(tmp_path):
     kept = StatisticsStore(tmp_path / "s", "class", digest=digest)
     kept.add(SAMPLES[:8], [rows(8)])
     kept.flush(8)
-    kept.file._file.query("UPDATE blocks SET root = zeroblob(LENGTH(root)) WHERE id = 1")
+    with closing(sqlite3.connect(tmp_path / "s")) as file, file:
+        file.execute("UPDATE blocks SET root = zeroblob(LENGTH(root)) WHERE id = 1")
     with pytest.raises(ForgettingError, match="not what was written"):
         kept.file.check()
     kept.file.close()

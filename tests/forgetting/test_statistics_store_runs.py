@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 from contextlib import closing
 
 import numpy as np
@@ -34,9 +35,10 @@ class Unfetched(ScriptedSource):
 WISHES = {"class": {"label": "odd"}, "subject": {"subject": "subject-1"}}
 
 
-def heads_of(file):
-    """The heads of which there are sums."""
-    return {head for cohort in file.cohorts() for head in file.count(cohort)}
+def heads_in(folder):
+    """The heads of which a run has stored sums."""
+    with closing(BlockFile(folder / STATISTICS)) as file:
+        return {head for cohort in file.cohorts() for head in file.count(cohort)}
 
 
 def run_once(folder, by="class", disk=None):
@@ -67,10 +69,9 @@ def outcome(folder):
 
 def sums(folder):
     """Every block that the newest checkpoint has, whatever its cohort is called."""
-    kept = StatisticsStore(folder / STATISTICS, "class", digest=lambda *_: b"")
-    rows = kept.file._file.query("SELECT head, samples, ranks, sums, root FROM blocks WHERE died IS NULL")
-    kept.file.close()
-    return sorted(rows)
+    query = "SELECT head, samples, ranks, sums, root FROM blocks WHERE died IS NULL"
+    with closing(sqlite3.connect(folder / STATISTICS)) as file:
+        return sorted(file.execute(query).fetchall())
 
 
 @pytest.mark.parametrize("by", WISHES)
@@ -141,7 +142,7 @@ def test_killed_at_any_durable_call_it_ends_as_if_it_had_not_been(tmp_path, by, 
     assert landed > 60 // stride
 
 
-STEPS = [("go_back", 1), ("_write", 2), ("_write", 5), ("flush", 1), ("flush", 4), ("select", 1),
+STEPS = [("go_back", 1), ("commit", 2), ("commit", 4), ("flush", 1), ("flush", 4), ("select", 1),
          ("select", 2), ("drop", 1), ("accept", 1), ("accept", 2), ("purge", 1), ("purge", 2)]  # fmt: skip
 
 
@@ -179,7 +180,7 @@ def test_without_going_back_what_is_kept_would_hold_samples_twice(tmp_path, monk
         with Opened(tmp_path, Unfetched([4] * 8), learner=RowsLearner(), by="class") as run:
             for prediction in run.processor.run():
                 if prediction.offset == 19:
-                    run.kept._write()
+                    run.kept.select({})  # which writes what waits
                     os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(dying) < 0
@@ -245,9 +246,8 @@ def test_the_doctor_looks_at_them(tmp_path):
     (found,) = [each for each in check_run(tmp_path) if each.place == STATISTICS]
     assert found.level == "ok"
     assert "sums of 1 classes or subjects" in found.text
-    kept = StatisticsStore(tmp_path / STATISTICS, "class", digest=lambda *_: b"")
-    kept.file._file.query("UPDATE blocks SET sums = zeroblob(LENGTH(sums))")
-    kept.file.close()
+    with closing(sqlite3.connect(tmp_path / STATISTICS)) as file, file:
+        file.execute("UPDATE blocks SET sums = zeroblob(LENGTH(sums))")
     (found,) = [each for each in check_run(tmp_path) if each.place == STATISTICS]
     assert found.level == "error"
 
@@ -323,16 +323,16 @@ def test_real_learners_forget_a_cohort_exactly_though_nothing_can_be_fetched(
         mine, theirs = (each.adapted.head.statistics for each in (forgotten, fresh))
         assert relative(mine.gram.full(), theirs.gram.full()) <= 1e-9
         assert relative(mine.Q, theirs.Q) <= 1e-9
-        assert heads_of(BlockFile(run.folder / STATISTICS)) == {0, 1}
+        assert heads_in(run.folder) == {0, 1}
 
 
 def test_what_a_dropped_branch_kept_goes_with_it(tmp_path):
     with open_run(real(tmp_path, HYBRID, forgetting={"keep_statistics": "per_class"})) as run:
         list(run)
-        assert heads_of(run.forgetting._run.statistics.file) == {0, 1}
+        assert heads_in(run.folder) == {0, 1}
         run.forget(label="cat")
         run.processor.forget()
-        assert heads_of(run.forgetting._run.statistics.file) == {0}
+        assert heads_in(run.folder) == {0}
         run.forget(label="bee", guarantee="exact")
         run.processor.forget()
         assert run.learner.classes == ("ant",)

@@ -89,15 +89,28 @@ def test_what_was_prepared_before_anything_was_learned_tells_the_same(name, tiny
     assert before.after(learner) == fresh.after(learner)
 
 
+class Counted(list):
+    """Samples, and how many of them have been read."""
+
+    read = 0
+
+    def __getitem__(self, place):
+        self.read += 1
+        return super().__getitem__(place)
+
+
 def test_features_of_a_subject_who_is_erased_are_not_kept(tiny_backbone, fp32):
     learner = taught({"name": "ridge", "blocks": [0, 1]}, tiny_backbone, fp32)
     held = [replace(sample, subject=f"s{n % 5}") for n, sample in enumerate(samples(30, 500))]
-    utility = UtilityProbe([HoldoutPart("all", held)])
+    counted = Counted(held)
+    utility = UtilityProbe([HoldoutPart("all", counted)])
     utility.prepare(learner)
+    assert counted.read == 30
     assert len(utility.before(learner, ForgetRequest(id="r", subject="other")).seen.samples) == 30
-    assert len(utility._samples.samples) == 30
     assert len(utility.before(learner, ForgetRequest(id="r", subject="s3")).seen.samples) == 24
-    assert utility._samples is None
+    assert counted.read == 30
+    utility.before(learner, NOBODY)
+    assert counted.read == 60  # nothing was there any more, so all are read anew
 
 
 def test_held_out_samples_that_cannot_be_read_are_told_of_at_the_request(tiny_backbone, fp32):

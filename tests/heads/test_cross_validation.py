@@ -39,9 +39,12 @@ def learned(x, y, size=16, **options):
     return made
 
 
-def ridge(head):
-    """What is found for all that the head knows."""
-    return head._solver.ridge.found(head.statistics).value
+def ridge(made):
+    """The variance ridge that is found for all that the head knows."""
+    twin = head()
+    twin.load_state_dict(made.state_dict())
+    twin.exact_weights()
+    return twin.state_dict()["strength"]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 30.0, 1000.0])
@@ -123,7 +126,7 @@ def test_exact_scores_are_those_of_a_head_that_learned_all_at_once():
         asked.update(x[start : start + 10], y[start : start + 10])
     once.update(x, y)
     torch.testing.assert_close(asked.scores_refit(x), once.scores_refit(x), rtol=1e-9, atol=1e-10)
-    assert asked._solver.ridge.found_at < len(x)  # the one in use is older
+    assert asked.state_dict()["found_at"] < len(x)  # the one in use is older
 
 
 def test_what_is_found_never_depends_on_when_scores_were_asked_for():

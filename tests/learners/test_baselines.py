@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pictures import make_batch
 from tiny_learners import BASELINES, LABELS, der_pp, er, ewc_pp, frozen_linear, naive_lora, teach
 
-from streamcl.learners.baselines.replay import _distance
+from streamcl.learners.baselines.replay import logit_mse
 from streamcl.memory.reservoir import Reservoir
 from streamcl.storage.plain_state import state_hash
 
@@ -42,11 +42,12 @@ def test_a_reservoir_is_a_uniform_sample_of_everything_offered():
 @settings(deadline=None, max_examples=25)
 @given(cut=st.integers(0, 12), seed=st.integers(0, 99))
 def test_a_restored_reservoir_goes_on_as_the_other(cut, seed):
-    straight, twin = reservoir(5, seed), None
+    generators = [torch.Generator().manual_seed(each) for each in (seed, 1000)]
+    straight, twin = Reservoir(5, generators[0]), None
     for k in range(12):
         if k == cut:
-            twin = reservoir(5, seed=1000)
-            twin._generator.set_state(straight._generator.get_state())
+            twin = Reservoir(5, generators[1])
+            generators[1].set_state(generators[0].get_state())
             twin.load_state_dict(straight.state_dict())
         for each in (one for one in (straight, twin) if one is not None):
             each.offer(samples(3, 3 * k), torch.arange(3.0 * (1 + k)).view(3, -1))
@@ -114,8 +115,8 @@ def test_a_frozen_backbone_has_a_head_and_nothing_else_to_train(tiny_backbone, f
 def test_derpp_matches_old_logits_over_the_columns_they_had():
     now = torch.tensor([[1.0, 2.0, 9.0], [3.0, 4.0, 5.0]])
     then = [torch.tensor([0.0, 2.0]), torch.tensor([3.0, 4.0, 8.0])]
-    assert _distance(now, then) == pytest.approx((1 + 9) / 5)
-    assert _distance(now, [torch.zeros(0), torch.zeros(0)]) == 0
+    assert logit_mse(now, then) == pytest.approx((1 + 9) / 5)
+    assert logit_mse(now, [torch.zeros(0), torch.zeros(0)]) == 0
 
 
 def test_derpp_keeps_the_logits_of_the_moment(tiny_backbone, fp32):
@@ -134,15 +135,18 @@ def moved(learner, anchor, importance):
     return sum(float((importance[name] * apart[name]).sum()) for name in anchor)
 
 
+def running_importance(learner):
+    return {name: torch.from_numpy(each) for name, each in learner.state_dict()["running"].items()}
+
+
 def test_ewc_pulls_weights_towards_where_they_settled(tiny_backbone, fp32):
     distances = []
     for strength in (0.0, 1e6):
-        learner = ewc_pp(tiny_backbone, fp32)
-        learner._strength = strength
+        learner = ewc_pp(tiny_backbone, fp32, strength=strength)
         teach(learner, labels=LABELS[:2], batches=10)
         learner.consolidate()
         anchor = {name: p.detach().clone() for name, p in learner.model.parameters().items()}
-        importance = {name: value.clone() for name, value in learner._running.items()}
+        importance = running_importance(learner)
         teach(learner, labels=LABELS[2:], batches=10, start=1000)
         distances.append(moved(learner, anchor, importance))
     assert distances[1] < 0.2 * distances[0]
@@ -156,7 +160,7 @@ def test_before_the_first_consolidation_ewc_is_the_plain_learner(tiny_backbone, 
 def test_the_running_importance_is_a_mean_of_squared_gradients(tiny_backbone, fp32):
     learner = ewc_pp(tiny_backbone, fp32)
     teach(learner, batches=1)
-    for name, value in learner._running.items():
+    for name, value in running_importance(learner).items():
         assert value.shape == learner.model.parameters()[name].shape
         assert (value >= 0).all()
     assert learner.consolidate()["importance"] > 0

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -15,14 +16,16 @@ from streamcl.forgetting.methods.drop_cohort import DropCohort, DropCohortApprox
 from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.heads import solving
+from streamcl.learners import adapter_model
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.cohort import SHARED_COHORT
-from streamcl.learners.cohort_adapters import CohortAdaptersLearner
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_learner
 
 TENANTS = ("acme", "bolt", "crow")
+SHARPNESS = 10.0  # of the logits, unless a learner is made with another
 CLASSES = {"acme": ("ant", "bee"), "bolt": ("bee", "cat", "dog"), "crow": ("ant", "dog")}
 
 
@@ -60,16 +63,19 @@ def test_where_one_cohorts_branch_cannot_learn_no_cohort_learns_of_the_batch(
     learner = teach(cohorts(tiny_backbone, fp32, adapt=10**6), batches(count=2))
     before, calls = state_hash(learner.state_dict()), []
 
-    def fails(branch, *args):
+    def fails(*args, **options):
         calls.append(part)  # the third step is the first of the second cohort
-        return len(calls) < 3 and step(branch, *args)
+        return gradients(*args, **options) if len(calls) < 3 else None
 
     def breaks(branch, *args):
         return read(branch, *args) * float("nan" if branch is learner.cohorts[last].branch else 1)
 
     last = list(learner.cohorts)[-1]
-    step, read = AdaptedBranch._step, AdaptedBranch.features
-    monkeypatch.setattr(AdaptedBranch, *(("_step", fails) if part == "adapt" else ("features", breaks)))
+    gradients, read = adapter_model.finite_gradients, AdaptedBranch.features
+    if part == "adapt":
+        monkeypatch.setattr(adapter_model, "finite_gradients", fails)
+    else:
+        monkeypatch.setattr(AdaptedBranch, "features", breaks)
     assert learner.learn(batches(count=3)[2]).learned == ()
     assert state_hash(learner.state_dict()) == before
 
@@ -79,6 +85,15 @@ def context(learner, learned):
         return RequestScope(request, learned, learned, forgotten_before=False, chunks=lambda: iter([]))
 
     return lambda request: Context(learner, scope(request), lambda asked: [], "no samples")
+
+
+def close(one, other):
+    return float((one - other).abs().max()) <= 1e-9 * float(other.abs().max())
+
+
+def weights_in_use(learner):
+    """The shared weights W [D, C] that learning predicts by."""
+    return torch.from_numpy(learner.state_dict()["used"]["W"])
 
 
 def domain(name):
@@ -98,15 +113,13 @@ def test_after_a_drop_the_learner_is_the_one_that_never_had_the_cohort(tiny_back
     assert list(ours) == list(theirs)
     assert [state_hash(each) for each in ours.values()] == [state_hash(each) for each in theirs.values()]
     order = [learner.classes.index(name) for name in never.classes]
-    for mine, other in (
-        (learner._solved().W[:, order], never._solved().W),
-        (learner._used.W, learner._solved().W),
-    ):
-        assert float((mine - other).abs().max()) <= 1e-9 * float(other.abs().max())
     asked = [sample(n) for n in range(100, 124)]
+    assert close(learner.logits(asked)[:, order], never.logits(asked))
     for mine, other in zip(learner.predict(asked), never.predict(asked), strict=True):
         assert mine.label == other.label
         assert abs(mine.confidence - other.confidence) < 1e-6
+    never.drop_cohorts([])  # so that its weights in use are solved for all that it knows too
+    assert close(weights_in_use(learner)[:, order], weights_in_use(never))
     teach(learner, batches(without=(gone,), count=8)[6:])  # and it goes on alike
     teach(never, batches(without=(gone,), count=8)[6:])
     assert [state_hash(c.state_dict()) for c in learner.cohorts.values()] == [
@@ -137,15 +150,16 @@ def test_a_plateau_of_the_stream_settles_no_adapter(tiny_backbone, fp32):
 def test_predictions_use_the_own_branch_or_the_mean_of_all(tiny_backbone, fp32):
     learner = teach(cohorts(tiny_backbone, fp32), batches())
     known = sample(120)
-    features, views = learner._read([known])
-    shared = learner._solved().scores(features)
-    own = learner._scores(shared, views[0], [learner.division.name(known, None)], exact=True)
-    parts = [c.blend_scores(shared, views[0], learner.index, exact=True) for c in learner.cohorts.values()]
-    assert torch.equal(own, parts[0])
-    assert torch.allclose(
-        learner._scores(shared, views[0], [SHARED_COHORT], exact=True), torch.stack(parts).mean(0)
-    )
-    assert not torch.allclose(own, shared)
+    own = [learner.logits([replace(known, domain=name)]) for name in TENANTS]
+    for name in (None, "never seen"):
+        assert torch.allclose(learner.logits([replace(known, domain=name)]), torch.stack(own).mean(0))
+    assert not any(torch.allclose(own[a], own[b]) for a, b in combinations(range(3), 2))
+    shared = teach(cohorts(tiny_backbone, fp32, adapt=10**6), batches()).logits([known]) / SHARPNESS
+    _, views = learner.reader.read([known], 1)
+    for cohort, logits in zip(learner.cohorts.values(), own, strict=True):
+        assert not torch.allclose(logits, SHARPNESS * shared)
+        blended = cohort.blend_scores(shared, views[0], learner.index, exact=True)
+        assert torch.allclose(logits, SHARPNESS * blended)
     before = state_hash(learner.state_dict())
     learner.predict([known, replace(known, domain=None)])
     assert state_hash(learner.state_dict()) == before
@@ -213,8 +227,8 @@ def test_a_restored_learner_goes_on_bit_equal(tiny_backbone, fp32):
         other.load_state_dict(first.state_dict())
         lessons = [[learner.learn(batch) for batch in made[stop:]] for learner in (first, other)]
         assert lessons[0] == lessons[1]
-        known = first._solved()
-        assert known.W.is_contiguous()  # as a restored one is, or its scores would round otherwise
+        asked = [sample(number) for number in range(100, 112)]
+        assert torch.equal(first.logits(asked), other.logits(asked))
         assert state_hash(first.state_dict()) == state_hash(other.state_dict())
 
 
@@ -222,10 +236,10 @@ def test_a_step_that_fails_changes_nothing(tiny_backbone, fp32, monkeypatch):
     learner = teach(cohorts(tiny_backbone, fp32), batches(count=1))
     before = state_hash(learner.state_dict())
 
-    def full(self):
+    def full(*counts):
         raise MemoryError
 
-    monkeypatch.setattr(CohortAdaptersLearner, "_refit_if_due", full)
+    monkeypatch.setattr(solving, "is_due", full)
     with pytest.raises(MemoryError):
         learner.learn(batches(count=2)[1])
     assert state_hash(learner.state_dict()) == before

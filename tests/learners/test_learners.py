@@ -10,7 +10,9 @@ from tiny_learners import LABELS, LEARNERS, hybrid, online_lora, teach
 
 from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.events import Batch
+from streamcl.heads import linear
 from streamcl.heads.ridge import RidgeHead
+from streamcl.learners import adapter_model
 from streamcl.learners.adapted_branch import AdaptedBranch, LoRABranchOptions
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.ridge import RidgeLearner
@@ -122,13 +124,29 @@ def test_state_size_does_not_grow_with_consolidations(tiny_backbone, fp32):
     assert sizes[1:] == [sizes[1]] * 3
 
 
-@pytest.mark.parametrize(("weight", "expected"), [("sample", 2.5 + 1.5), ("batch", 2.5 + 6.0)])
+@pytest.mark.parametrize(("weight", "share"), [("sample", 4 / 8), ("batch", 1.0)])
 def test_a_held_sample_counts_as_a_fresh_one_unless_the_paper_is_followed(
-    tiny_backbone, fp32, weight, expected
+    tiny_backbone, fp32, monkeypatch, weight, share
 ):
-    learner = online_lora(tiny_backbone, fp32, regularisation=0.0, buffer_weight=weight)
-    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0])  # four fresh samples, one held
-    assert float(learner._objective(losses, 4)) == pytest.approx(expected)
+    learner = online_lora(tiny_backbone, fp32, hard_buffer_size=4, buffer_weight=weight)
+    teach(learner, batches=1)
+    each, whole = [], []
+    by_sample, gradients = linear.masked_cross_entropy, adapter_model.finite_gradients
+
+    def noted(*args):
+        each.append(by_sample(*args))
+        return each[-1]
+
+    def noted_whole(loss, *args, **options):
+        whole.append(loss)
+        return gradients(loss, *args, **options)
+
+    monkeypatch.setattr(linear, "masked_cross_entropy", noted)
+    monkeypatch.setattr(adapter_model, "finite_gradients", noted_whole)
+    teach(learner, batches=1, start=100)
+    losses = each[0].tolist()  # of eight fresh samples and four held
+    expected = np.mean(losses[:8]) + share * np.mean(losses[8:])
+    assert whole[0].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_absent_classes_are_masked_unless_the_paper_is_followed_to_the_letter(tiny_backbone, fp32):

@@ -81,9 +81,18 @@ def close(one, other, tolerance=1e-9):
     return float((one - other).abs().max()) <= tolerance * float(other.abs().max())
 
 
+def quadratic(weights, variance_ridge=5.0):
+    return Quadratic(weights.core + weights.users, variance_ridge)
+
+
+def in_use(weights, name):
+    """W, without noise, or V, of which the scores are made."""
+    return torch.from_numpy(weights.state_dict()["used"][name])
+
+
 def minimiser(learner, names):
     order = [learner.classes.index(name) for name in names]
-    return learner.users._quadratic().minimiser()[:, order]
+    return quadratic(learner.users, 3.0).minimiser()[:, order]
 
 
 def test_the_learner_keeps_the_contract(tiny_backbone, fp32):
@@ -101,9 +110,9 @@ def test_tangent_features_are_the_slopes_of_the_reading_in_lora(tiny_backbone, f
     slopes = []
     for row in range(2):  # the same by autograd, one sample at a time, without hooks
         last = branch.backbone.class_and_centre_tokens(branch.adapters.run(tokens[row : row + 1])[-1])
-        score = (last @ reader._reading).sum()
-        own = torch.autograd.grad(score, [layer.lora_B for layer in reader._layers])
-        pairs = zip(own, reader._sketches, strict=True)
+        score = (last @ reader.reading).sum()
+        own = torch.autograd.grad(score, [layer.lora_B for layer in reader.layers])
+        pairs = zip(own, reader.sketches, strict=True)
         slopes.append(sum(slope.flatten() @ sketch for slope, sketch in pairs))
     expected = torch.stack(slopes)
     expected = expected / expected.square().mean(1, keepdim=True).sqrt()
@@ -161,7 +170,7 @@ def test_a_subject_comes_out_as_if_it_had_never_been(tiny_backbone, fp32):
     assert sorted(learner.classes) == sorted(never.classes)
     assert close(minimiser(learner, never.classes), minimiser(never, never.classes))
     assert close(
-        learner.users._used.W[:, [learner.classes.index(n) for n in never.classes]],
+        in_use(learner.users, "W")[:, [learner.classes.index(n) for n in never.classes]],
         minimiser(never, never.classes),
     )  # the Newton step ends there
     assert evidence.guarantee == "bounded"
@@ -279,11 +288,11 @@ def retrained(z, targets, rows):
 def test_the_newton_step_is_retraining_on_a_linear_model():
     z, targets = linear()
     weights = filled(z, targets, PARTS)
-    assert close(weights._used.W, retrained(z, targets, slice(0, 300)))
+    assert close(in_use(weights, "W"), retrained(z, targets, slice(0, 300)))
     weights.forget_cohort("bob")
-    assert close(weights._used.W, retrained(z, targets, slice(0, 200)))
+    assert close(in_use(weights, "W"), retrained(z, targets, slice(0, 200)))
     weights.forget_cohort("ann")
-    assert float(weights._used.V.abs().max()) == 0
+    assert float(in_use(weights, "V").abs().max()) == 0
     assert float(weights.scores(z).abs().max()) == 0
 
 
@@ -291,7 +300,7 @@ def test_the_bound_is_the_divergence_of_the_two_noisy_weights():
     """|w - w_r*|^2 / (2 sigma^2) from the data themselves, and by sampling the two Gaussians."""
     z, targets = linear()
     weights = filled(z, targets, PARTS)
-    before = weights._used.W.clone()
+    before = in_use(weights, "W")
     figures = weights.forget_cohort("bob")
     apart = before - retrained(z, targets, slice(0, 200))
     deviation = (z[:200] - z[:200].mean(0)).square().mean(0).sqrt()[:, None]
@@ -309,7 +318,7 @@ def test_an_approximate_step_is_given_the_bound_that_it_has():
     """The figure is computed at the weights in use: a step that stops short shows."""
     z, targets = linear()
     weights = filled(z, targets, {"core": PARTS["core"], "ann": PARTS["ann"]})
-    problem = weights._quadratic()
+    problem = quadratic(weights)
     best = problem.minimiser()
     short = best + 1e-3
     assert close(problem.distance(short), short - best)
@@ -319,15 +328,22 @@ def test_an_approximate_step_is_given_the_bound_that_it_has():
     assert problem.nats(short, 0.0) is None
 
 
+def noise_in(weights, z):
+    """The noise in the weights in use, [D, C], in units of 1 / its feature's standard deviation."""
+    core = Quadratic(weights.core, 5.0).minimiser()
+    return (in_use(weights, "V") - (in_use(weights, "W") - core)) * z.std(0)[:, None]
+
+
 def test_noise_has_its_size_and_comes_again_with_the_same_sums():
     z, targets = linear()
     weights, other = filled(z, targets, PARTS), filled(z, targets, PARTS)
-    assert torch.equal(weights._used.V, other._used.V)
-    core = Quadratic(weights.core, 5.0).minimiser()
-    noise = (weights._used.V - (weights._used.W - core)) * z.std(0)[:, None]
+    assert torch.equal(in_use(weights, "V"), in_use(other, "V"))
+    noise = noise_in(weights, z)
     assert 0.5 < float(noise.std()) / 0.01 < 1.6
-    weights.add_users(weights.statistics_of(z[:1], targets[:1]), "ann")
-    assert not torch.equal(weights._noise(weights._quadratic()), other._noise(other._quadratic()))
+    weights.add_users(weights.statistics_of(z[:60], targets[:60]), "ann")
+    weights.refit_if_due()
+    assert 0.5 < float(noise_in(weights, z).std()) / 0.01 < 1.6
+    assert not torch.equal(noise_in(weights, z).sign(), noise.sign())  # other sums, another draw
 
 
 def test_restored_weights_give_the_same_scores_to_the_last_bit():

@@ -77,7 +77,7 @@ def test_where_torch_has_it_no_more_the_results_are_the_same(name, monkeypatch):
         monkeypatch.setattr(attrgetter(parent)(torch) if parent else torch, last, Without(part, lacks))
     else:
         monkeypatch.delattr(torch, lacks)
-    monkeypatch.setattr(fast_paths, "_fused_bias_linear", fast_paths._fused_bias_linear.__wrapped__)
+    monkeypatch.setattr(fast_paths, "find_fused_bias_linear", fast_paths.find_fused_bias_linear.__wrapped__)
     if lacks in {"_is_mkldnn_bf16_supported", "_linear_pointwise"}:
         assert fast_paths.fused_bias_linear() is None
     assert_alike(results(), straight)

@@ -76,7 +76,7 @@ def test_bf16_training_uses_plain_attention_and_agrees_with_float32(family):
 def test_attention_maps_past_the_room_for_them_are_left_to_the_fused_kernel(monkeypatch):
     backbone = shared("vit")
     adapters = Adapters(backbone, rank=2, first_block=1, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("streamcl.nn.adapted_blocks._ROOM", 1000)
+    monkeypatch.setattr("streamcl.nn.adapted_blocks.ATTENTION_MAP_LIMIT", 1000)
     with torch.autocast("cpu", dtype=BF16):
         adapters.run(backbone.stem(backbone.prepare(images())))
     assert all(block.attn.fused_attn for block in adapters.blocks)

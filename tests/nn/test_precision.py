@@ -29,8 +29,8 @@ def settings(tmp_path, **options):
 @pytest.fixture
 def timed(monkeypatch):
     """Say what the start-up timing finds from here on."""
-    monkeypatch.setattr(device, "_multiplies_bf16", lambda _: True)
-    return lambda faster: monkeypatch.setattr(device, "_is_faster_in_bf16", lambda _: faster)
+    monkeypatch.setattr(device, "multiplies_bf16", lambda _: True)
+    return lambda faster: monkeypatch.setattr(device, "is_faster_in_bf16", lambda _: faster)
 
 
 @pytest.mark.parametrize(("faster", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
@@ -40,10 +40,10 @@ def test_auto_is_bf16_only_where_that_was_timed_to_be_faster(timed, faster, prec
 
 
 def test_the_timing_asks_once_a_process():
-    device._is_faster_in_bf16.cache_clear()
-    found = {device._is_faster_in_bf16(torch.device("cpu")) for _ in range(3)}
+    device.is_faster_in_bf16.cache_clear()
+    found = {device.is_faster_in_bf16(torch.device("cpu")) for _ in range(3)}
     assert len(found) == 1
-    assert device._is_faster_in_bf16.cache_info().misses == 1
+    assert device.is_faster_in_bf16.cache_info().misses == 1
 
 
 @pytest.mark.parametrize(("first", "precision"), [(True, "bf16-mixed"), (False, "32-true")])

@@ -620,15 +620,15 @@ def test_a_purge_takes_what_a_crash_left_too_and_says_what_the_disk_refused(base
 
 def test_a_reader_is_not_misled_by_a_process_that_replaces_what_it_reads(base, tmp_path, monkeypatch):
     folder = copy_of(base, tmp_path / "live")
-    read, writer = module._read_regular, open_at(folder, keep=1)
+    read, writer = module.read_regular_file, open_at(folder, keep=1)
 
     def replaced_meanwhile(path, limit):
         if path.parent.name.endswith("step-2"):
-            monkeypatch.setattr(module, "_read_regular", read)
+            monkeypatch.setattr(module, "read_regular_file", read)
             writer.save(30, 3, state(3))
         return read(path, limit=limit)
 
-    monkeypatch.setattr(module, "_read_regular", replaced_meanwhile)
+    monkeypatch.setattr(module, "read_regular_file", replaced_meanwhile)
     assert newest(folder).step == 3
 
 

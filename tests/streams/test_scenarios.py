@@ -14,11 +14,11 @@ from streams.replay.scenarios import (
     SCENARIOS,
     Order,
     ScenarioPart,
-    _blur,
-    _within,
     as_is,
+    blur,
     disjoint,
     domain_incremental,
+    fit_to_room,
     iid,
     new_instances_and_classes,
     order_for,
@@ -90,7 +90,7 @@ def test_blurring_pools_exactly_that_share_and_keeps_every_size(
     sizes: list[int], percent: int, seed: int
 ) -> None:
     pieces = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-    blurred = _blur(pieces, percent, np.random.default_rng(seed))
+    blurred = blur(pieces, percent, np.random.default_rng(seed))
     assert [len(piece) for piece in blurred] == sizes
     assert sorted(np.concatenate(blurred).tolist()) == list(range(sum(sizes)))
     moved = sum(len(set(after) - set(before)) for before, after in zip(pieces, blurred, strict=True))
@@ -100,7 +100,7 @@ def test_blurring_pools_exactly_that_share_and_keeps_every_size(
 @given(pairs=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=6))
 def test_amounts_that_do_not_fit_go_to_other_parts(pairs: list[tuple[int, int]]) -> None:
     asked, room = [want for want, _ in pairs], [most for _, most in pairs]
-    amounts = _within(asked, room)
+    amounts = fit_to_room(asked, room)
     assert all(0 <= amount <= most for amount, most in zip(amounts, room, strict=True))
     assert sum(amounts) == min(sum(asked), sum(room))
 
@@ -115,7 +115,7 @@ def test_classes_come_in_a_seeded_order() -> None:
 
 def test_blurring_moves_what_was_pooled() -> None:
     pieces = np.split(np.arange(1000), 5)
-    blurred = _blur(pieces, 50, np.random.default_rng(0))
+    blurred = blur(pieces, 50, np.random.default_rng(0))
     moved = sum(len(set(after) - set(before)) for before, after in zip(pieces, blurred, strict=True))
     assert 200 < moved <= 500  # a pooled image may be handed back to the part that it came from
 

@@ -227,7 +227,10 @@ def kill_at(note: str, *, number: int = 0, point: str = "", times: int = 1) -> N
 
 
 def signal_at(point: str, times: int, which: int = signal.SIGTERM) -> None:
-    """Send this process a signal, `times` times, when `Class.method` is called for the second time."""
+    """Send this process a signal, `times` times, at the second call of a point in the program.
+
+    point: `module:Class.method`, or `module.function` where it is called by that name.
+    """
     dotted, _, name = point.rpartition(".")
     calls = [0]
 
@@ -328,7 +331,8 @@ def _owner(dotted: str) -> Any:
     import importlib
 
     module, _, name = dotted.partition(":")
-    return getattr(importlib.import_module(module), name)
+    found = importlib.import_module(module)
+    return getattr(found, name) if name else found
 
 
 def _before(owner: Any, name: str, label: str, watch: Callable[[str], None]) -> None:

@@ -78,8 +78,8 @@ def der_pp(backbone, compute):
     return DERPlusPlus(trained(backbone, compute), replay_size=20)
 
 
-def ewc_pp(backbone, compute):
-    return EWCPlusPlus(trained(backbone, compute))
+def ewc_pp(backbone, compute, **options):
+    return EWCPlusPlus(trained(backbone, compute), **options)
 
 
 BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]

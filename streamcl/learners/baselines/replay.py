@@ -113,15 +113,20 @@ class DERPlusPlus(ExperienceReplay):
         if matched:
             loss = loss + self._beta * losses[fresh + matched :].mean()
             now = seen.logits[fresh : fresh + matched]
-            loss = loss + self._alpha * _distance(now, [kept.logits for kept in self._matched])
+            loss = loss + self._alpha * logit_mse(now, [kept.logits for kept in self._matched])
         return loss
 
     def _update_buffer(self, seen: ForwardPass) -> None:
         self._offer(seen, seen.logits[: len(seen.learnable)])
 
 
-def _distance(now: Tensor, then: Sequence[Tensor]) -> Tensor:
-    """Mean squared difference of logits [N, C] and kept ones, each over the columns that it has."""
+def logit_mse(now: Tensor, then: Sequence[Tensor]) -> Tensor:
+    """Return the mean squared difference of logits and stored ones, a scalar, over the columns of the stored.
+
+    Args:
+        now: float [N, C].
+        then: float [c] for each of the N, with c at most C.
+    """
     padded = torch.nn.utils.rnn.pad_sequence(list(then), batch_first=True, padding_value=torch.nan)
     padded = padded.to(now)
     difference = now[:, : padded.shape[1]] - padded.nan_to_num()
