@@ -118,7 +118,24 @@ def malformed_request(error: ValidationError, fields: Iterable[str]) -> Forgetti
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return ForgettingError(f"a request has no field {place!r:.50}", hint=nearest(place, fields, "it has"))
-    message = first["msg"][:1].lower() + first["msg"][1:]
     if not place:
-        return ForgettingError(f"the request is not valid: {message}")
-    return ForgettingError(f"a request's {place!r:.50} is not valid: {message}, found {first['input']!r:.50}")
+        return ForgettingError(f"the request is not valid: {first_fault(error)}")
+    return ForgettingError(f"a request's {first_fault(error)}, found {_shown(first['input'])}")
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the field and the message of the first fault, in one line and without the value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{place!r:.50} is not valid: {message}" if place else message
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.50}"
+    except (
+        ValueError,
+        RecursionError,
+    ):  # of an integer with more digits than Python prints, or of deep lists
+        return type(value).__name__

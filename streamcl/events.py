@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from streamcl.errors import ForgettingError, malformed_request
+from streamcl.errors import ForgettingError, first_fault, malformed_request
 
 Privacy: TypeAlias = Literal["core", "user"]
 Kind: TypeAlias = Literal["samples", "subject", "class"]
@@ -50,16 +58,31 @@ def pack_sample(sample: Sample) -> dict[str, Any]:
     return {"image": pixels, "shape": list(sample.image.shape), **names}
 
 
+class _PackedSample(BaseModel):
+    """The fields of a packed sample, before its pixels are decoded."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image: str
+    shape: Annotated[tuple[NonNegativeInt, NonNegativeInt, Literal[3]], Field(strict=False)]
+    id: str
+    label: str | None = None
+    subject: str | None = None
+    domain: str | None = None
+    privacy: Privacy = "core"
+
+
 def unpack_sample(packed: Sample | Mapping[str, Any]) -> Sample:
     """Return the sample that `pack_sample` packed. Raise ForgettingError where `packed` is none."""
     if isinstance(packed, Sample):
         return packed
     try:
-        fields = dict(packed)
-        raw = np.frombuffer(base64.b64decode(fields.pop("image"), validate=True), np.uint8)
-        return Sample(image=raw.reshape(fields.pop("shape")), **fields)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ForgettingError(f"a sample that the request carries cannot be read: {error}") from error
+        fields = _PackedSample.model_validate(packed)
+        raw = np.frombuffer(base64.b64decode(fields.image, validate=True), np.uint8)
+        return Sample(image=raw.reshape(fields.shape), **fields.model_dump(exclude={"image", "shape"}))
+    except ValueError as error:
+        why = first_fault(error) if isinstance(error, pydantic.ValidationError) else error
+        raise ForgettingError(f"a sample that the request carries cannot be read: {why}") from None
 
 
 NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)  # the image of a record whose pixels were not asked for
@@ -218,15 +241,30 @@ class ForgetRequest(RequestTerms):
     @classmethod
     def _checked(cls, data: Any, handler: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
         """Read the carried samples and take their ids; report the first fault in one line."""
-        if isinstance(data, dict) and data.get("samples"):
-            carried = [unpack_sample(each) for each in data["samples"]]
-            data = {**data, "samples": carried}
-            if not any(data.get(name) for name in SELECTING if name != "ids"):
-                data["ids"] = tuple(dict.fromkeys([*data.get("ids", ()), *(each.id for each in carried)]))
         try:
-            return handler(data)
+            return handler(_select_carried(data) if isinstance(data, dict) else data)
         except pydantic.ValidationError as error:
             raise malformed_request(error, cls.model_fields) from None
+
+
+def _select_carried(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's fields with its carried samples read, and selected where nothing else is.
+
+    A value that is not a list, and ids that are not names, are left for the model to refuse.
+    """
+    if not fields.get("samples") or not _is_list(fields["samples"]):
+        return fields
+    carried = [unpack_sample(each) for each in fields["samples"]]
+    fields = {**fields, "samples": carried}
+    ids = fields.get("ids", ())
+    selected = any(fields.get(name) for name in SELECTING if name != "ids")
+    if not selected and _is_list(ids) and all(isinstance(each, str | int) for each in ids):
+        fields["ids"] = tuple(dict.fromkeys([*ids, *(each.id for each in carried)]))
+    return fields
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
 
 
 Event: TypeAlias = Batch | ForgetRequest

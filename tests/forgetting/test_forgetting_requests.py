@@ -128,9 +128,36 @@ def test_an_unknown_subject_is_kept_out_in_advance_and_an_unknown_class_is_refus
     assert receipt(tmp_path, "r1")["method"] == "no_op"
 
 
-def test_a_malformed_request_in_the_ledger_is_refused_and_the_stream_goes_on(tmp_path):
+CARRIED = {"id": "000001", "image": "AAAA", "shape": [1, 1, 3], "label": "odd"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "class"},
+        {"samples": 5},
+        {"samples": True, "label": "odd"},
+        {"samples": "AAAA"},
+        {"samples": {"000001": CARRIED}},
+        {"samples": [5]},
+        {"samples": [[["id", "000001"]]]},
+        {"samples": [{**CARRIED, "image": 5}]},
+        {"samples": [{**CARRIED, "shape": [3]}]},
+        {"samples": [{**CARRIED, "id": ["000001"]}], "label": "odd"},
+        {"samples": [{**CARRIED, "subject": {}}], "label": "odd"},
+        {"samples": [CARRIED], "ids": None},
+        {"samples": [CARRIED], "ids": "000003"},
+        {"samples": [CARRIED], "ids": [["000003"]]},
+        {"ids": {"000003": 1}},
+        {"label": 10**4000, "offset": 10**4000},
+        {"label": ["odd"]},
+        {"offsets": [1, 2, 3]},
+    ],
+    ids=lambda body: f"{body}"[:60],
+)
+def test_a_malformed_request_in_the_ledger_is_refused_and_the_stream_goes_on(tmp_path, body):
     with Opened(tmp_path, source(4, 4)) as run:
-        run.ledger.submit({"id": "r1", "kind": "class"})
+        run.ledger.submit({"id": "r1", **body})
         run.run()
         assert len(run.learner.consumed) == 8
         assert run.ledger.entry("r1").status == "refused"
@@ -153,6 +180,7 @@ def test_a_malformed_request_in_the_ledger_is_refused_and_the_stream_goes_on(tmp
         ({"lable": "a"}, "has no field 'lable'"),
         ({"samples": [{"id": "a"}]}, "carries cannot be read"),
         ({"subject": "a", "deadline": float("nan")}, "'deadline' is not valid"),
+        ({"subject": "a", "offset": 10**5000}, "'offset' is not valid.*found int"),  # too long to be shown
     ],
 )
 def test_the_reason_of_a_refusal_names_the_field(wrong, reason):
