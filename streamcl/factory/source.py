@@ -11,13 +11,14 @@ from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.protocols import Shardable, Sliceable, Source, SourceWrapper
 from streamcl.registry import bind_arguments
-from streamcl.storage.rng_state import capture_generators
+from streamcl.storage.rng_state import capture_generators, restore_generators
 from streams.build import named_source
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, shard_size
 from streams.offsets import OffsetChecked, Take
 from streams.prefetch import Prefetcher
 from streams.user.records import RecordPolicy
+from streams.user.resume_check import ResumeCheck
 from streams.user.scenario_dataset import scenario_dataset
 from streams.user.source import IterableSource
 
@@ -36,7 +37,7 @@ def build_source(
     limit = sys.maxsize if config.max_samples is None else config.max_samples
     plain = _plain_source(config)
     if group.world_size == 1:
-        return _prefetcher(config, Take(OffsetChecked(plain), limit))
+        return _prefetcher(config, Take(OffsetChecked(_resume_checked(config, plain)), limit))
     if (whole := _shardable(config, plain)) is not None:
         shard = whole.shard(group.rank, group.world_size, shard_size(config.batch_size, group))
         return Take(Sharded(_prefetcher(config, OffsetChecked(shard)), plain, group, on_stop), limit)
@@ -50,6 +51,20 @@ def _prefetcher(config: RunConfig, source: Source) -> Prefetcher:
     rng_state = capture_generators if config.source.class_ else dict
     return Prefetcher(
         source, config.source.prefetch, config.source.policy.stall_timeout, capture_rng=rng_state
+    )
+
+
+def _resume_checked(config: RunConfig, plain: Source) -> Source:
+    """Return the source; one of a user's iterable is checked to continue where it stopped."""
+    if not isinstance(plain, IterableSource) or config.source.class_ is None or plain.is_indexed:
+        return plain
+    checkpoint = config.checkpoint
+    return ResumeCheck(
+        plain,
+        lambda: _plain_source(config),
+        required=checkpoint is not None and checkpoint.delivery == "exactly_once",
+        capture_rng=capture_generators,
+        restore_rng=restore_generators,
     )
 
 

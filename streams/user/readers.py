@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from streamcl.errors import BadRecord, SourceError
+from streams.user.inner_state import from_plain, to_plain
 from streams.user.raw_record import ALIASES, RawRecord, is_batch
 
-TAG = "__type__"  # of the dicts that stand for values which are not plain data
+DEEPEST = 1000  # objects inside a user's one that are looked at; some make a new one for any attribute
 ENDED = object()
 """Returned by `pull` after the last item."""
 
@@ -19,14 +18,16 @@ def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> In
     """Return a reader of the object `made` after its first `items` items.
 
     Something with `__len__` and `__getitem__` is read by index. Something with `state_dict` and
-    `load_state_dict`, itself or its iterator, is brought to `state`. Anything else can only be read once,
-    unless it is `deterministic`: then items are pulled and dropped up to the position.
+    `load_state_dict`, itself or its iterator, is brought to `state`, unless its state is known to lack
+    records (see `lost_by_state`). Anything else can only be read once, unless it is `deterministic`: then
+    items are pulled and dropped up to the position.
     Raise SourceError where the object is not iterable or shorter than `items`.
     """
     if is_map_style(made):
         return IndexedReader(made, items)
-    owner: Any = made if is_stateful(made) else iterator_of(made)
-    if is_stateful(owner):
+    complete = lost_by_state(made) is None
+    owner: Any = made if complete and is_stateful(made) else iterator_of(made)
+    if complete and is_stateful(owner):
         if state is not None:
             owner.load_state_dict(from_plain(state))
         return IteratorReader(iterator_of(made) if owner is made else owner, owner)
@@ -98,6 +99,25 @@ def is_stateful(thing: Any) -> bool:
     return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
+def lost_by_state(made: Any) -> str | None:
+    """Return what the object's own state leaves out; None where nothing is known to be.
+
+    Hugging Face's iterable data sets do not save their shuffle buffers: records in them would never come.
+    """
+    todo, seen = [made], set[int]()
+    while todo and len(seen) < DEEPEST:
+        part = todo.pop()
+        seen.add(id(part))
+        buffer = getattr(part, "buffer_size", 0)
+        if "BufferShuffled" in type(part).__name__ and isinstance(buffer, int) and buffer > 1:
+            return f"the shuffle buffer of {buffer} records"
+        links = [getattr(part, name, None) for name in ("dataset", "_ex_iterable", "ex_iterable")]
+        several = getattr(part, "ex_iterables", ())
+        links += several if isinstance(several, list | tuple) else []
+        todo += [link for link in links if link is not None and id(link) not in seen]
+    return None
+
+
 def iterator_of(made: Any) -> Iterator[Any]:
     """Return `iter(made)`. Raise SourceError, with what was expected, where it is not iterable."""
     if isinstance(made, str | bytes | Mapping) or not hasattr(type(made), "__iter__"):
@@ -106,50 +126,3 @@ def iterator_of(made: Any) -> Iterator[Any]:
             hint = "asynchronous iterators are not read: yield the records from a plain generator"
         raise SourceError(f"the source, a {type(made).__name__}, is not a stream of records", hint=hint)
     return iter(made)
-
-
-def to_plain(value: Any, path: str = "state_dict()") -> Any:
-    """Return a copy made of dicts with string keys, lists, numpy arrays, str, int, float, bool and None.
-
-    Tuples, bytes and dicts with other keys are tagged, so that `from_plain` brings them back; numpy scalars
-    become Python numbers. Raise SourceError, naming the place, for anything else.
-
-    >>> from_plain(to_plain({1: (2, b"x")}))
-    {1: (2, b'x')}
-    """
-    if isinstance(value, dict):
-        inner = {key: to_plain(each, f"{path}[{key!r}]") for key, each in value.items()}
-        if all(isinstance(key, str) for key in value) and TAG not in value:
-            return inner
-        return {TAG: "dict", "items": [[to_plain(key, path), each] for key, each in inner.items()]}
-    if isinstance(value, list | tuple):
-        items = [to_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
-        return items if isinstance(value, list) else {TAG: "tuple", "items": items}
-    if isinstance(value, bytes):
-        return {TAG: "bytes", "hex": value.hex()}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return value.copy()
-    raise SourceError(
-        f"the source's {path} is a {type(value).__name__}, which no checkpoint can hold",
-        hint="keep numbers, strings, bytes, numpy arrays, and lists, tuples and dicts of those",
-    )
-
-
-def from_plain(value: Any) -> Any:
-    """Return a copy of the value that `to_plain` encoded."""
-    match value:
-        case {"__type__": "tuple", "items": items}:
-            return tuple(from_plain(item) for item in items)
-        case {"__type__": "bytes", "hex": digits}:
-            return bytes.fromhex(digits)
-        case {"__type__": "dict", "items": items}:
-            return {from_plain(key): from_plain(inner) for key, inner in items}
-        case dict():
-            return {key: from_plain(inner) for key, inner in value.items()}
-        case list():
-            return [from_plain(item) for item in value]
-    return value.copy() if isinstance(value, np.ndarray) else value

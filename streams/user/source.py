@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +17,11 @@ from streamcl.registry import bind_arguments
 from streams.offsets import Record, batch_of
 from streams.user.conversion import Conversion, Unit
 from streams.user.metadata import info_of, label_names
-from streams.user.readers import ENDED
+from streams.user.readers import ENDED, is_map_style, lost_by_state
 from streams.user.records import RecordPolicy
 from streams.user.retrying import RetryingReader, user_code
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class IterableSource:
         self._slice = (0, 1)
         with user_code(f"{name} cannot be inspected"):
             self._class_names = label_names(self._reader.made, columns)
+            lost = lost_by_state(self._reader.made)
+        if lost is not None:
+            how = "it is read from its beginning again" if deterministic else "it is read once"
+            logger.warning("%s: its own state lacks %s, so %s; shuffle before streaming", name, lost, how)
         self._begin(ResumePoint(0, 0, 0, None), taken=0, offset=0, seen=[])
 
     @classmethod
@@ -88,6 +95,11 @@ class IterableSource:
         """The user's `classes`, `shifts` and `holdout`, and the length where it is certain."""
         with user_code(f"{self._name} cannot be inspected"):
             return info_of(self._reader.made, self._name, self._policy, self._columns)
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether the user's object is read by index, so that its position is certain."""
+        return is_map_style(self._reader.made)
 
     @property
     def replayable(self) -> bool:

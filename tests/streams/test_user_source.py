@@ -16,7 +16,7 @@ from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.registry import import_callable
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing.source_checks import check_source, fingerprints, first_events, samples_of
-from streams.user.readers import from_plain, to_plain
+from streams.user.inner_state import from_plain, to_plain
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
 
