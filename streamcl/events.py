@@ -210,7 +210,7 @@ class RequestTerms(BaseModel):
     def _one_selection(self) -> Self:
         given = self.selection.keys()
         if len(given) > 1 and given & {"label", "all_users"}:
-            raise PydanticCustomError("selection", "a class stands alone, and so does 'all_users'")
+            raise PydanticCustomError("selection", "a class or 'all_users' excludes every other selection")
         if not given:
             raise PydanticCustomError("selection", "needs a class, or one of " + ", ".join(SELECTING[1:]))
         if self.offsets is not None and self.offsets[0] >= self.offsets[1]:

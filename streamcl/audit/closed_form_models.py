@@ -100,7 +100,7 @@ class ClosedFormModels:
             models = [LinearModel(*head.exact_weights(), torch.tensor(head.counts) > 0) for head in heads]
         except RuntimeError as error:
             raise ForgettingError(
-                "the audited statistics cannot be solved: more was subtracted from them than was in them"
+                "the audited statistics cannot be solved: more was subtracted than they contain"
             ) from error
         if len(models) == 1:
             return models[0]

@@ -148,7 +148,9 @@ def audit_by_retraining(
         by_outputs += compare_distributions(groups, group(*erased), config.permutations)
     else:
         logger.warning(
-            "only %d of %d runs forgot as this one did: no U-LiRA, no KLoM", len(erased[0]), config.reruns
+            "only %d of %d reruns erased as this run did, so U-LiRA and KLoM are left out",
+            len(erased[0]),
+            config.reruns,
         )
     by_learning = []
     if probes.can_relearn:
@@ -197,6 +199,6 @@ def _confusion(
 ) -> list[MeasureResult]:
     never, before, after = map(np.array, models.confusions(swap, request))
     if len(after) < 2:
-        logger.warning("the method does not forget single samples: no interclass confusion")
+        logger.warning("the method cannot forget single samples, so interclass confusion is left out")
         return []
     return [confusion_result(after, never, before, step=1 / len(swap.check))]

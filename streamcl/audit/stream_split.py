@@ -55,7 +55,7 @@ def find_receipt(folder: Path, request: str | None) -> Receipt:
         of = f" by the request {request!r:.100}" if request else ""
         raise ForgettingError(
             f"{folder} has no receipt of an erasure{of}",
-            hint=f"carried out: {known}" if known else "nothing has been forgotten in this run",
+            hint=f"requests with a receipt: {known}" if known else "nothing has been forgotten in this run",
         )
     return chosen[-1]
 

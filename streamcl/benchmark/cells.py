@@ -171,7 +171,9 @@ class _Workers:
         try:
             outcome = future.result()
         except BrokenExecutor:
-            error = StreamclError("its process was killed", hint="run the command again; it goes on there")
+            error = StreamclError(
+                "its process was killed", hint="run the command again; it continues from the last checkpoint"
+            )
             outcome = CellOutcome(None, f"failed: {error}", error)
             self._pools[job] = self._pool()
         self._submit(job)

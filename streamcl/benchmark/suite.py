@@ -125,7 +125,7 @@ def load_suite(name: str | os.PathLike[str], environment: Mapping[str, str] | No
         if not path.exists():
             known = sorted(each.stem for each in SUITES.glob("*.yaml"))
             raise ConfigError(
-                f"no suite is named {str(name)!r}", hint=f"a file, or one of: {', '.join(known)}"
+                f"no suite is named {str(name)!r}", hint=f"give a file, or one of: {', '.join(known)}"
             )
     return checked_options(read_yaml(path, os.environ if environment is None else environment), Suite)
 
@@ -153,7 +153,7 @@ def cells(suite: Suite, out: Path, *, seeds: int | None = None, pattern: str = "
     if problems:
         raise ConfigError("the suite has cells that cannot run", problems=tuple(problems))
     if not found:
-        raise ConfigError(f"no cell of the suite fits {pattern!r}")
+        raise ConfigError(f"no cell of the suite matches {pattern!r}")
     return found
 
 

@@ -30,7 +30,7 @@ def validate(configs: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
         except ConfigError as error:
             problems += error.problems or (f"{path}: {error}",)
     if problems:
-        raise ConfigError("not every file is good", problems=tuple(problems))
+        raise ConfigError("not every file is valid", problems=tuple(problems))
 
 
 @click.command()

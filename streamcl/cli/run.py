@@ -121,8 +121,8 @@ def _disk_errors() -> Iterator[None]:
             raise
         where = f" ({error.filename2 or error.filename})" if error.filename else ""
         raise CheckpointError(
-            f"the run directory cannot be used any more: {error.strerror}{where}",
-            hint="its checkpoints are good; once it can be written, the same command continues from them",
+            f"the run directory can no longer be written: {error.strerror}{where}",
+            hint="its checkpoints are intact; once it is writable, the same command continues from them",
         ) from error
 
 

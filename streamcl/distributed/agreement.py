@@ -42,7 +42,7 @@ def check_same_everywhere(what: str, value: Any, group: ProcessGroup) -> None:
     """Raise ConfigError, naming `what`, where a rank's value differs from rank 0's."""
     if (other := _first_other(group.all_gather_object(value))) is not None:
         raise ConfigError(
-            f"rank {other} has another {what} than rank 0",
+            f"rank {other} has a different {what} from rank 0",
             hint="every rank must be started with the same files, options and versions",
         )
 
@@ -74,7 +74,7 @@ class ReplicatedLearner:
             raise DistributedError(
                 f"rank {self._group.rank} could not learn the batch at offset {batch.offset}: {error}",
                 hint="where memory is short, a smaller batch_size or more ranks help; "
-                "the same command goes on from the last checkpoint",
+                "the same command continues from the last checkpoint",
             ) from error
         return self._group.broadcast_object(result)
 
@@ -108,14 +108,14 @@ class ReplicatedCheckpointStore:
         hashes = self._group.all_gather_object((state_hash(state["learner"]), state_hash(decided)))
         if (rank := _first_other([decisions for _, decisions in hashes])) is not None:
             raise DistributedError(
-                f"rank {rank} has come to another state than rank 0 at offset {offset}",
+                f"rank {rank} has a different state from rank 0 at offset {offset}",
                 hint="ranks need the same software and the same kind of processor; "
-                "the same command goes on from the last checkpoint",
+                "the same command continues from the last checkpoint",
             )
         if len({learned for learned, _ in hashes}) > 1:
             first: State = self._group.broadcast_object(state["learner"] if self._group.is_main else {})
             if self._group.is_main:
-                logger.warning("the ranks' learners differ at offset %d; all go on from rank 0's", offset)
+                logger.warning("the ranks' learners differ at offset %d; all continue from rank 0's", offset)
             else:
                 self._learner.load_state_dict(first)
         if self._store is None:

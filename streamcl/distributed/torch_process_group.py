@@ -155,7 +155,7 @@ class TorchProcessGroup(ProcessGroup):
             who = f"rank {self.rank} of {self.world_size}" if self.world_size > 1 else "this rank"
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise DistributedError(
-                f"{who} has lost the others: one of them failed, was killed or hangs ({cause})",
-                hint="what went wrong is said by the rank that failed first; "
-                "the same command goes on from the last checkpoint, as torchrun --max-restarts does",
+                f"{who} has lost contact with the others: one of them failed, was killed or hangs ({cause})",
+                hint="the cause is in the log of the rank that failed first; "
+                "the same command continues from the last checkpoint, as torchrun --max-restarts does",
             ) from error

@@ -88,8 +88,8 @@ class Ledger:
         )
         if len(found) != 1 or found[0][1] != digest:
             raise ForgettingError(
-                f"request {request!r} has the id or the key of another request with other content",
-                hint="repeat a request unchanged, or give a new one a new id and key",
+                f"request {request!r} has the id or the key of another request with different content",
+                hint="repeat a request unchanged, or give a new request a new id and key",
             )
         return self._entries("WHERE position = ?", found[0][0])[0]
 
@@ -113,7 +113,7 @@ class Ledger:
         entry = self.entry(request)
         if entry.status in {"done", "refused"}:
             raise ForgettingError(
-                f"request {request!r} is {entry.status}, only one that has failed can be tried again",
+                f"request {request!r} is {entry.status}, and only a failed request can be tried again",
                 hint="make a new request, with another key",
             )
         return self._advance(request, "received") if entry.status == "failed" else entry
@@ -135,7 +135,7 @@ class Ledger:
         entry = self.entry(request)
         if entry.status not in {"done", "refused"}:
             raise ForgettingError(
-                f"request {request!r} is {entry.status}, only a finished one can be scrubbed"
+                f"request {request!r} is {entry.status}, and only a finished request can be scrubbed"
             )
         with self._file.transaction() as run:
             run("UPDATE requests SET body = NULL, reason = NULL WHERE id = ?", (request,))
@@ -232,7 +232,7 @@ class Ledger:
         with self._file.transaction() as run:
             now = self.entry(request).status
             if to not in ALLOWED[now]:
-                raise ForgettingError(f"request {request!r} is {now}, it cannot become {to}")
+                raise ForgettingError(f"request {request!r} is {now} and cannot become {to}")
             run(
                 "UPDATE requests SET status = ?, reason = ?, finished = ? WHERE id = ?",
                 (to, reason, finished, request),
@@ -283,6 +283,6 @@ def _name(fields: Mapping[str, Any], field: str) -> str:
     value = fields.get(field)
     if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isprintable():
         raise ForgettingError(
-            f"a request's {field!r} must be a printable string of 1 to 200 letters, found {value!r:.50}"
+            f"a request's {field!r} must be a printable string of 1 to 200 characters, found {value!r:.50}"
         )
     return value

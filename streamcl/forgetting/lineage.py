@@ -155,7 +155,7 @@ class Lineage:
         if not self._file.empty_journal():
             raise ForgettingError(
                 f"{self._file.path} is in use, so its journal still holds erased samples",
-                hint="let go of it; the erasure goes on when the run is opened again",
+                hint="close it in the other process; the erasure continues when the run is opened again",
             )
 
     def content(self, image: Pixels) -> bytes:

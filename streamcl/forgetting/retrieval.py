@@ -39,14 +39,14 @@ class Retrieval:
         gone = sum(row.id not in found for row in rows)
         if gone:
             raise ForgettingError(
-                f"{gone} of {len(rows)} samples cannot be had again, so their share cannot be derived",
-                hint="let the request carry them",
+                f"{gone} of {len(rows)} samples cannot be fetched again to compute their statistics",
+                hint="include them in the request",
             )
         changed = sum(self._content(found[row.id].image) != row.content for row in rows)
         if changed:
             raise ForgettingError(
-                f"{changed} of {len(rows)} samples are not those that were learned: their pixels differ",
-                hint="let the request carry them as they were",
+                f"{changed} of {len(rows)} samples have other pixels than when they were learned",
+                hint="include them in the request as they were",
             )
         return [labelled(found[row.id], row.label) for row in rows]
 

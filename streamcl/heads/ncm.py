@@ -152,7 +152,7 @@ class NCMHead(ClosedFormHead[ClassSums]):
         was = float(self._S[gone].abs().max()) if bool(gone.any()) else 0.0
         if was and float(S[gone].abs().max()) > _RESIDUE * was:
             raise ForgettingError(
-                "features would be left of a class without samples: these are not its samples"
+                "features of a class without samples would remain: these are not its samples"
             )
         S[gone] = 0.0
         self._S, self._counts = S, counts

@@ -261,7 +261,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         left, smallest = without_residue(left, self._sums), 0.0
         if left.total and (smallest := self._smallest_of(left)) < 0.5:
             raise ForgettingError(
-                "an eigenvalue of what remains would be negative: these samples are not all in it",
+                "an eigenvalue of what remains would be negative: not all of these samples are in it",
                 hint="they were forgotten before, never learned, or their features were derived differently",
             )
         self._sums, self._smallest = left, smallest

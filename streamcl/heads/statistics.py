@@ -208,12 +208,12 @@ def without_residue(left: Statistics, before: Statistics) -> Statistics:
     gone = left.counts == 0
     residue = float(left.Q[:, gone].abs().max()) if bool(gone.any()) else 0.0
     if residue > _RESIDUE * max(float(before.Q.abs().max()), 1e-300):
-        raise ForgettingError("features would be left of a class without samples: these are not its samples")
+        raise ForgettingError("features of a class without samples would remain: these are not its samples")
     left.Q[:, gone] = 0.0
     if left.total:
         return left
     if left.gram.largest > _RESIDUE * before.gram.largest:
-        raise ForgettingError("features would be left without samples: these are not the samples learned")
+        raise ForgettingError("features would remain without samples: these are not the samples learned")
     return Statistics(Gram(left.gram.width, left.Q.device), left.Q, left.counts)
 
 

@@ -164,7 +164,7 @@ class UserWeights:
         """Keep these class columns, in this order; a column that goes must have no samples left."""
         gone = [i for i in range(self.classes) if i not in set(columns)]
         if gone and int(self.counts[gone].sum()):
-            raise ForgettingError("a class is to go that still has samples in the user sums")
+            raise ForgettingError("a class that still has samples in the user sums cannot be removed")
         self.core, self.users = self.core.select(columns), self.users.select(columns)
         self.cohorts = {name: each.select(columns) for name, each in self.cohorts.items()}
         self._used, self._fresh = self._used.select(columns), None

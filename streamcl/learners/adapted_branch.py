@@ -261,7 +261,7 @@ def build_branch(
     first = backbone.depth // 3 if lora.first_block is None else lora.first_block
     blocks = [block for block in context.blocks(ridge.blocks) if block >= first][-ADAPTED_BLOCKS:]
     if not blocks:
-        raise context.refuse("learner.lora.first_block", f"no block of the ridge's comes at or after {first}")
+        raise context.refuse("learner.lora.first_block", f"the ridge head reads no block at or after {first}")
     head = ridge_head.RidgeHead(
         block_features.concat_width(backbone, blocks),
         **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction"}),

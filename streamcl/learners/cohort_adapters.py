@@ -160,7 +160,7 @@ class CohortAdaptersLearner(LogitLearner):
     def drop_cohorts(self, names: Sequence[str]) -> Mapping[str, Any]:
         """Drop these cohorts, with adapters, sums, and classes of no other cohort; return figures."""
         if missing := [name for name in names if name not in self.cohorts]:
-            raise ForgettingError(f"{len(missing)} cohorts are not there to be dropped")
+            raise ForgettingError(f"{len(missing)} of the cohorts to drop do not exist")
         self.cohorts = {name: each for name, each in self.cohorts.items() if name not in names}
         left = {each for cohort in self.cohorts.values() for each in cohort.classes}
         self.index = ClassIndex(name for name in self.classes if name in left)

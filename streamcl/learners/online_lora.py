@@ -96,7 +96,7 @@ class OnlineLoRAOptions(Options):
     @model_validator(mode="after")
     def _one_beginning(self) -> OnlineLoRAOptions:
         if self.first_block and self.last_blocks is not None:
-            raise PydanticCustomError("both", "'first_block' and 'last_blocks' say the same: give one")
+            raise PydanticCustomError("both", "'first_block' and 'last_blocks' exclude each other: give one")
         return self
 
 
@@ -264,7 +264,9 @@ def _first_block(options: OnlineLoRAOptions, context: LearnerContext) -> int:
     if options.last_blocks is None:
         return options.first_block
     if options.last_blocks > depth:
-        raise context.refuse("learner.last_blocks", f"{options.last_blocks} of {depth} blocks")
+        raise context.refuse(
+            "learner.last_blocks", f"is {options.last_blocks}, but the backbone has {depth} blocks"
+        )
     return depth - options.last_blocks
 
 
@@ -273,7 +275,7 @@ def _low_pass(options: OnlineLoRAOptions, context: LearnerContext) -> LowPass | 
         return None
     backbone = context.backbone
     if backbone.grid is None:
-        raise context.refuse("learner.backprop.lbp_wht", f"{backbone.name} has no one grid of patches")
+        raise context.refuse("learner.backprop.lbp_wht", f"{backbone.name} has no single grid of patches")
     return low_pass_backprop.LowPass(*backbone.grid, order=wanted.order)
 
 

@@ -38,7 +38,7 @@ class Adapters(nn.Module):
         super().__init__()
         count = len(backbone.blocks)
         if not 0 <= first_block < count:
-            raise ConfigError(f"first_block lies in 0..{count - 1}, not at {first_block}")
+            raise ConfigError(f"first_block is {first_block}, expected 0..{count - 1}")
         blocks = backbone.blocks[first_block:]
         self.first_block = first_block
         self.rank = rank
@@ -201,7 +201,7 @@ def _exported_weight(adapters: Adapters, path: str, state: Mapping[str, Any]) ->
     try:
         weight, own = torch.from_numpy(state["weight"]), adapters.linear(path).weight
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is no linear layer of these adapted blocks") from error
+        raise CheckpointError(f"{path} is not a linear layer of these adapted blocks") from error
     if weight.shape != own.shape:
         raise CheckpointError(f"{path} has shape {tuple(weight.shape)}, expected {tuple(own.shape)}")
     return weight

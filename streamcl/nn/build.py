@@ -79,7 +79,7 @@ def _refuse_unusable(backbone: Backbone) -> None:
         with torch.no_grad():
             backbone.run(backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)])))
     except Exception as error:  # layers raise what they like
-        raise ConfigError(f"{backbone.name} can take no image with these arguments: {error}") from error
+        raise ConfigError(f"{backbone.name} cannot process an image with these arguments: {error}") from error
 
 
 def _create(timm: ModuleType, source: str, *, pretrained: bool, args: Mapping[str, Any]) -> Any:

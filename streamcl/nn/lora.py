@@ -36,7 +36,7 @@ class LoRALinear(nn.Module):
         self.low_pass = low_pass
         self.in_features, self.out_features = frozen.in_features, frozen.out_features
         if not 1 <= rank <= self.in_features:
-            raise ConfigError(f"a LoRA rank lies between 1 and the width {self.in_features}, not at {rank}")
+            raise ConfigError(f"the LoRA rank is {rank}, expected 1..{self.in_features} (the width)")
         self.rank = rank
         self.weight = frozen.weight  # [3o, d]
         self.bias = frozen.bias

@@ -55,7 +55,7 @@ def refuse_unknown(timm: ModuleType, name: str) -> None:
     architecture = name.partition(".")[0]  # what follows the dot names the weights
     if not timm.is_model(architecture):
         hint = nearest(architecture, timm.list_models(), "timm.list_models() has")
-        raise ConfigError(f"timm knows no model {name!r}", hint=hint)
+        raise ConfigError(f"timm has no model {name!r}", hint=hint)
 
 
 def refuse_unfit(name: str, model: nn.Module) -> None:
@@ -71,7 +71,9 @@ def refuse_unfit(name: str, model: nn.Module) -> None:
     (height, width), patch = embedding.img_size, embedding.patch_size[0]
     if height != width or height % patch:
         hint = f"use {height // patch * patch} or {(height // patch + 1) * patch}"
-        raise ConfigError(f"{name}: {height}x{width} pixels are no square of patches of {patch}", hint=hint)
+        raise ConfigError(
+            f"{name}: {height}x{width} pixels are not a square grid of patches of {patch}", hint=hint
+        )
 
 
 def _name(kind: type) -> str:
@@ -85,7 +87,7 @@ def truncate_blocks(name: str, model: Any, depth: int | None) -> None:
     if depth is None or depth == blocks:
         return
     if not first < depth < blocks:
-        raise ConfigError(f"{name} has {blocks} blocks: depth lies in {first + 1}..{blocks}, not at {depth}")
+        raise ConfigError(f"{name} has {blocks} blocks: depth is {depth}, expected {first + 1}..{blocks}")
     last = model.layers[-1] if downsample else model
     last.blocks = last.blocks[: depth - first]
 

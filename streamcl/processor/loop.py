@@ -97,7 +97,9 @@ class StreamProcessor:
                 predictions = self._learn(event)
             case ForgetRequest():
                 if self.parts.request_intake is None:
-                    raise ForgettingError(f"request {event.id!r}: this run takes no requests from its source")
+                    raise ForgettingError(
+                        f"request {event.id!r}: this run accepts no requests from its source"
+                    )
                 self.parts.request_intake.submit_from_stream(event)
         self._position = self.source.state_dict()
         self._random = self._generators()

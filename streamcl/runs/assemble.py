@@ -158,7 +158,7 @@ def _check_delivery(settings: RunConfig, source: Source) -> None:
     if wanted == "exactly_once" and not source.replayable:
         raise settings.refuse(
             "checkpoint.delivery",
-            f"{source.info.name} cannot be replayed, so no crash could be made good; give it state_dict and "
-            "load_state_dict, or __len__ and __getitem__, or say source.deterministic: true where it gives "
+            f"{source.info.name} cannot be replayed, so a crash would lose records; give it state_dict and "
+            "load_state_dict, or __len__ and __getitem__, or set source.deterministic: true where it gives "
             "the same records each time; best_effort runs it once",
         )

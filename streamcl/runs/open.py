@@ -128,7 +128,7 @@ def _check_earlier(settings: RunConfig, earlier: RunConfig | None, folder: Path)
     if refused:
         raise ConfigError(
             f"the run in {folder} cannot be continued with this configuration",
-            hint="take the changes back, choose another run_dir, or start over with --fresh",
+            hint="undo the changes, choose another run_dir, or start over with --fresh",
             problems=(f"the run in {folder} cannot be continued with this configuration:", *refused),
         )
     return earlier

@@ -115,7 +115,7 @@ class Run:
     @property
     def _service(self) -> ForgettingService:
         if self.forgetting is None:
-            raise ForgettingError(f"rank {self.group.rank} keeps no ledger", hint="ask the first rank")
+            raise ForgettingError(f"rank {self.group.rank} keeps no ledger", hint="call it on rank 0")
         return self.forgetting
 
     def finish(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class JsonlSink:
             if self._size(topic) < position:
                 raise CheckpointError(
                     f"{self._paths[topic]} has {self._size(topic)} bytes, the checkpoint expects {position}",
-                    hint="the file was shortened since; restore it, or start afresh in another run directory",
+                    hint="the file was shortened since; restore it, or start over in another run directory",
                 )
         for topic, position in positions.items():
             if self._paths[topic].exists():

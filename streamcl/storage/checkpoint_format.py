@@ -74,7 +74,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path.name} has format {manifest['format']}, written by streamcl {manifest.get('streamcl')}; "
             f"streamcl {__version__} reads up to {CHECKPOINT_FORMAT}",
-            hint="run it with the newer streamcl",
+            hint="use the newer streamcl",
         )
     if not _is_sound(manifest):
         raise CorruptCheckpoint(f"{MANIFEST} lacks fields of format {CHECKPOINT_FORMAT}")

@@ -119,7 +119,7 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, disk: Disk = DISK
         fill(temporary)
         disk.fsync_folder(temporary)
         if path.exists():
-            raise FileExistsError(f"{path} is there already")
+            raise FileExistsError(f"{path} already exists")
         disk.replace(temporary, path)
     except OSError:
         discard(temporary, disk=disk)

@@ -34,7 +34,7 @@ def read_link(path: Path, noun: str) -> dict[str, Any]:
     except OSError as error:
         raise ForgettingError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ForgettingError(f"{path} is no {noun}: {error!r:.200}") from error
+        raise ForgettingError(f"{path} is not a valid {noun}: {error!r:.200}") from error
     if not whole:
         raise ForgettingError(f"{path} has been changed: its sha256 is not {str(claimed)[:12]}")
     if (found := content.get("format")) != LINK_FORMAT:

@@ -81,8 +81,8 @@ class Sharded(ExchangingSource):
         if not isinstance(positions, list) or len(positions) != self._group.world_size:
             left = len(positions) if isinstance(positions, list) else 1
             raise SourceError(
-                f"the saved position is that of {left} shards; {self._group.world_size} ranks read it now",
-                hint=f"go on with {left} ranks, or start over with --fresh",
+                f"the saved position is that of {left} shards, there are {self._group.world_size} ranks now",
+                hint=f"continue with {left} ranks, or start over with --fresh",
             )
         self._positions = list(positions)
         self._source.load_state_dict(positions[self._group.rank])

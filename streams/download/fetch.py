@@ -141,7 +141,7 @@ def fetch(name: str, progress: ReportProgress | None = None) -> Path:
     """
     entry = _entry(name)
     if entry.kind == "by hand":
-        raise SourceError(f"{name} cannot be downloaded for you", hint=entry.how)
+        raise SourceError(f"{name} cannot be downloaded automatically", hint=entry.how)
     if entry.kind == "pip":
         fetch_members(entry.members, progress)
     elif not _folder(entry).is_dir():

@@ -146,7 +146,7 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
     if done.returncode or not found:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise SourceError(
-            f"pip could not bring {requirement}: {said[-1].strip() if said else 'it said nothing'}",
+            f"pip could not download {requirement}: {said[-1].strip() if said else 'it said nothing'}",
             hint=f"run once with a network and pip (python -m ensurepip), or put the file {wheel.stem}*.whl "
             f"into {cache_dir() / 'wheels'}; what was fetched once needs no network again",
         )

@@ -40,7 +40,7 @@ def to_label(
     if isinstance(value, str):
         return text(value, "label")
     if isinstance(value, bool | np.bool_):
-        raise BadRecord(f"label is the truth value {value}", hint="name the classes: int(label), or a string")
+        raise BadRecord(f"label is the boolean {value}", hint="name the classes: int(label), or a string")
     if isinstance(value, numbers.Integral):
         return _from_integer(int(value), negative, class_names)
     hint = "labels are integers or strings, one a sample"

@@ -34,7 +34,7 @@ def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> In
     reader = IteratorReader(owner, replayable=deterministic)
     for done in range(items):
         if reader.pull() is ENDED:
-            raise SourceError(f"the source replays shorter: it ends after {done} of {items} items")
+            raise SourceError(f"the source ended early when it was read again: after {done} of {items} items")
     return reader
 
 
@@ -47,7 +47,7 @@ class IndexedReader:
         self._made, self._length, self._index = made, len(made), index
         if index > self._length:
             items = f"{self._length} items, {index} were read before"
-            raise SourceError(f"the source replays shorter: it has {items}")
+            raise SourceError(f"the source has become shorter: it has {items}")
 
     def pull(self) -> Any:
         """Return the item at the next index; a BadRecord that the data set raises is returned as the item."""

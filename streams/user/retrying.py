@@ -111,5 +111,7 @@ class RetryingReader:
         reader = open_reader(made, start, inner, deterministic=self._deterministic)
         for _ in range(self.items - start):
             if reader.pull() is ENDED:
-                raise SourceError(f"{self._name} replays shorter: it ends before item {self.items}")
+                raise SourceError(
+                    f"{self._name} ended early when it was read again: before item {self.items}"
+                )
         return reader

@@ -188,7 +188,9 @@ class IterableSource:
         """Read again, and drop, the records between the resume point and the position."""
         for _ in range(self._behind):
             if self._next_unit() is None:
-                raise SourceError(f"{self._name} replays shorter: it ends before offset {self._offset}")
+                raise SourceError(
+                    f"{self._name} ended early when it was read again: before offset {self._offset}"
+                )
         if self._behind:
             self._add_resume_point()
         self._behind = 0

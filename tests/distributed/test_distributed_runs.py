@@ -101,7 +101,7 @@ def test_a_killed_rank_ends_the_others_with_a_word_and_nothing_is_lost(tmp_path,
     done = streamcl_ranks(2, *RUN, "run_dir=killed", folder=tmp_path, hooks={victim: kill})
     assert done[victim].code == -signal.SIGKILL
     assert done[1 - victim].code == 7
-    assert "has lost the others" in done[1 - victim].err
+    assert "has lost contact with the others" in done[1 - victim].err
     ranks(tmp_path, "killed")
     assert left(tmp_path / "killed") == left(tmp_path / "whole")
 
@@ -185,11 +185,11 @@ def test_a_rank_that_hangs_ends_the_run_when_the_time_is_over(tmp_path):
     assert "hangs" in done.err
 
 
-def test_ranks_that_were_told_different_things_are_refused(tmp_path):
+def test_ranks_with_different_configurations_are_refused(tmp_path):
     write_config(tmp_path, "ridge")
     for done in start_ranks_apart(tmp_path, "seed=0", "seed=1"):
         assert done.code == 2
-        assert "rank 1 has another configuration than rank 0" in done.err
+        assert "rank 1 has a different configuration from rank 0" in done.err
     assert not (tmp_path / "two").exists()
 
 

@@ -79,5 +79,5 @@ def test_a_share_is_never_empty(torch_ranks):
 def test_an_address_where_nobody_answers_is_an_error_of_ours(monkeypatch):
     for name, value in {**environments(2)[1], "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(DistributedError, match="lost the others"):
+    with pytest.raises(DistributedError, match="lost contact with the others"):
         TorchProcessGroup(timeout=1)

@@ -252,7 +252,7 @@ def test_samples_of_the_request_are_nothing_to_hold_on_to(tiny_backbone, fp32):
 
 
 @pytest.mark.parametrize(
-    ("enough", "intact", "match"), [(9.0, 0.0, "the loss of what was"), (0.0, 9.0, "would stay the same")]
+    ("enough", "intact", "match"), [(9.0, 0.0, "the loss of the samples"), (0.0, 9.0, "would stay the same")]
 )
 def test_what_did_not_come_to_be_is_not_claimed(tiny_backbone, fp32, monkeypatch, enough, intact, match):
     learner = taught(tiny_backbone, fp32, passes=3)

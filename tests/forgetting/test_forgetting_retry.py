@@ -95,7 +95,7 @@ def test_what_is_over_is_not_tried_again(tmp_path):
     with Opened(tmp_path, ScriptedSource([4] * 4), schedule=schedule) as run:
         run.run()
         for name, status in (("r1", "done"), ("r2", "refused")):
-            with pytest.raises(ForgettingError, match=f"is {status}, only one that has failed"):
+            with pytest.raises(ForgettingError, match=f"is {status}, and only a failed request"):
                 run.forgetting.retry(name)
         with pytest.raises(ForgettingError, match="there is no request"):
             run.forgetting.retry("r3")

@@ -130,7 +130,7 @@ def test_whether_it_may_be_learned_again_is_in_the_ledger(tmp_path):
     ("wrong", "place"),
     [
         ({"id_pattern": ""}, "id_pattern"),
-        ({"id_pattern": "a*", "class": "b"}, "stands alone"),
+        ({"id_pattern": "a*", "class": "b"}, "excludes every other selection"),
         ({"offsets": [5]}, "offsets"),
         ({"on_return": "maybe", "class": "b"}, "on_return"),
     ],

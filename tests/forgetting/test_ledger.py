@@ -84,7 +84,7 @@ def test_the_same_key_is_the_same_request(ledger):
 @pytest.mark.parametrize("changed", [{"subject": "Bob"}, {"key": "k2"}, {"id": "r2"}])
 def test_a_key_or_an_id_with_other_content_is_refused(ledger, changed):
     ledger.submit(REQUEST)
-    with pytest.raises(ForgettingError, match="other content"):
+    with pytest.raises(ForgettingError, match="different content"):
         ledger.submit({**REQUEST, **changed})
     assert len(ledger.entries()) == 1
 
@@ -116,11 +116,11 @@ def test_a_request_of_no_reasonable_size_is_refused(ledger, monkeypatch):
 @pytest.mark.parametrize(
     ("way", "wrong"),
     [
-        (["finish"], "received, it cannot become done"),
-        (["start", "finish", "start"], "done, it cannot become started"),
-        (["start", "finish", "finish"], "done, it cannot become done"),
-        (["refuse", "start"], "refused, it cannot become started"),
-        (["start", "fail", "finish"], "failed, it cannot become done"),
+        (["finish"], "received and cannot become done"),
+        (["start", "finish", "start"], "done and cannot become started"),
+        (["start", "finish", "finish"], "done and cannot become done"),
+        (["refuse", "start"], "refused and cannot become started"),
+        (["start", "fail", "finish"], "failed and cannot become done"),
     ],
 )
 def test_no_step_is_left_out_or_taken_twice(ledger, way, wrong):
@@ -282,7 +282,7 @@ def test_after_scrub_no_byte_of_the_person_is_left(path, ledger, size):
 
 def test_an_unfinished_request_is_not_scrubbed(ledger):
     ledger.submit(REQUEST)
-    with pytest.raises(ForgettingError, match="only a finished one"):
+    with pytest.raises(ForgettingError, match="only a finished request"):
         ledger.scrub("r1")
 
 

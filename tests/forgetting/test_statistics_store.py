@@ -50,12 +50,12 @@ def test_rows_are_taken_out_of_a_root(count, gone):
 
 
 def test_rows_that_are_not_in_it_are_not_taken_out():
-    with pytest.raises(ForgettingError, match="not all in the statistics"):
+    with pytest.raises(ForgettingError, match="not all of the samples"):
         without(root(rows(5)), rows(1, seed=9), 4)
-    with pytest.raises(ForgettingError, match="not all in the statistics"):
+    with pytest.raises(ForgettingError, match="not all of the samples"):
         without(root(rows(60)), 5 * rows(60)[:1], 59)
     r = without(root(rows(9)), rows(9)[:2], 7)
-    with pytest.raises(ForgettingError, match="not all in the statistics"):
+    with pytest.raises(ForgettingError, match="not all of the samples"):
         without(r, rows(9)[:2], 5)
 
 

@@ -204,7 +204,7 @@ def test_cohorts_past_the_limit_have_no_adapter_and_are_not_dropped(tiny_backbon
     assert "of its samples were learned" in DropCohortApproximate().unsupported_reason(
         request, context(learner, 32)(request)
     )
-    with pytest.raises(ForgettingError, match="not there"):
+    with pytest.raises(ForgettingError, match="do not exist"):
         learner.drop_cohorts(["never"])
 
 

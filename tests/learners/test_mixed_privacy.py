@@ -437,7 +437,7 @@ def test_a_request_for_all_users_names_nothing_else():
     for more in ({"subject": "ann"}, {"ids": ["a"]}, {"label": "cat"}):
         with pytest.raises(ForgettingError):
             ForgetRequest(all_users=True, **more)
-    with pytest.raises(ConfigError, match="stands alone"):
+    with pytest.raises(ConfigError, match="excludes every other selection"):
         config_from_dict(
             {"source": "demo_digits", "forgetting": {"requests": [{"all_users": True, "class": "cat"}]}}
         )

@@ -61,7 +61,7 @@ def test_refused_records_keep_their_offsets_and_go_to_quarantine(tmp_path):
 
 def test_a_request_of_the_stream_needs_a_run_that_takes_it_in(tmp_path):
     processor = build(tmp_path, ScriptedSource([4, ForgetRequest(label="a", id="r1"), 4]))
-    with pytest.raises(ForgettingError, match="'r1': this run takes no requests from its source"):
+    with pytest.raises(ForgettingError, match="'r1': this run accepts no requests from its source"):
         list(processor.run())
 
 

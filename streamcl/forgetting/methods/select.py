@@ -22,9 +22,7 @@ def select_method(
     named = [method for method in methods if request.method in {AUTO, method.name}]
     if not named:
         known = ", ".join(method.name for method in methods)
-        raise ForgettingError(
-            "the request names a method that is not known here", hint=f"known: auto, {known}"
-        )
+        raise ForgettingError("the request names an unknown method", hint=f"known: auto, {known}")
     reasons: dict[str, tuple[Guarantee, str]] = {}
     for method in sorted(named, key=lambda each: (-STRENGTH[each.guarantee], each.cost, each.name)):
         reason = _too_weak(method, request) or method.unsupported_reason(request, context)

@@ -37,7 +37,7 @@ class _Part(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
-            raise ForgettingError(f"this is no receipt: {place}: {first['msg']}") from error
+            raise ForgettingError(f"not a valid receipt: {place}: {first['msg']}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""

@@ -47,7 +47,7 @@ def _every_location(receipt: Receipt) -> str:
     """Check that the receipt accounts for every location where the data could be."""
     named = {location.name for location in receipt.locations}
     if missing := sorted(LOCATIONS - named):
-        raise ForgettingError(f"it says nothing of the {missing[0]}")
+        raise ForgettingError(f"it does not mention the {missing[0]}")
     return f"it accounts for {len(named)} locations by name"
 
 

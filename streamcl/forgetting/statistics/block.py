@@ -132,7 +132,7 @@ def without(root_of_all: Array, rows: Array, left: int) -> Array:
     scale = max(float(np.square(root_of_all).sum()), 1e-300)
     surplus = max(float(np.abs(values[:gone]).max(initial=0.0)), -float(values.min(initial=0.0)))
     if stray**2 > STRAY**2 * scale or surplus > STRAY * scale:
-        raise ForgettingError("the samples are not all in the statistics that are stored")
+        raise ForgettingError("not all of the samples are in the stored statistics")
     remaining = np.sqrt(values[gone:].clip(min=0.0))[:, None] * vectors[:, gone:].T
     return root(remaining @ basis.T)
 

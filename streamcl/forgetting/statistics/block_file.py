@@ -150,7 +150,7 @@ class BlockFile:
         if not self._file.empty_journal():
             raise ForgettingError(
                 f"{self._file.path} is in use, so its journal still holds erased sums",
-                hint="close it elsewhere; the erasure goes on when the run is opened again",
+                hint="close it in the other process; the erasure continues when the run is opened again",
             )
 
     def check(self) -> tuple[int, int, int]:

@@ -79,7 +79,7 @@ def select_weights(state: Mapping[str, Tensor], model: Mapping[str, Tensor], pat
     if missing:
         raise WeightsError(
             f"{path}: {len(missing)} of {len(model)} weights are missing: {_some(missing)}",
-            hint="is it the file of this model, and not of another size or family?",
+            hint="check that the file is of this model, not of another size or family",
         )
     wrong = [key for key in model if state[key].shape != model[key].shape]
     if wrong:
