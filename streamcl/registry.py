@@ -195,15 +195,18 @@ def call_with(
             does not give it.
 
     Raises:
-        ConfigError: an argument is unknown (the nearest is in the hint), missing, or refused by the function
-            with a TypeError or a ValueError.
+        ConfigError: an argument is unknown (the nearest is in the hint) or missing, or the function raises.
+            Errors of streamcl and of the machine (OSError, MemoryError) pass unchanged.
     """
     given = _checked(function, label, args, len(context), offered or {})
     try:
         return function(*context, **given)
-    except (TypeError, ValueError) as error:
+    except (StreamclError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a user's part may raise anything
+        why = str(error) if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: {error}"
         hint = f"its arguments were {dict(args)}"
-        raise ConfigError(f"the {label} cannot be made: {error}", hint=hint) from error
+        raise ConfigError(f"the {label} cannot be made: {why}", hint=hint) from error
 
 
 def bind_arguments(path: str, args: Mapping[str, Any]) -> Callable[[], Any]:
@@ -229,11 +232,14 @@ def _checked(
 ) -> dict[str, Any]:
     """Return the keyword arguments to call with, after `before` positional ones."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # some built-ins have no signature
         return dict(args)
-    by_name = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
-    named = [each for each in parameters if each.kind in by_name][before:]
+    in_order = [
+        each for each in parameters if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
+    ]
+    named = [each for each in in_order[before:] if each.kind is each.POSITIONAL_OR_KEYWORD]
+    named += [each for each in parameters if each.kind is each.KEYWORD_ONLY]
     names = [each.name for each in named]
     open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
     if unknown := [] if open_ended else [key for key in args if key not in names]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ from streamcl.config.options.learner import learner_factory, learner_name
 from streamcl.config.options.run import RunConfig
 from streamcl.config.options.variants import ClassOptions, PluginOptions
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from streamcl.errors import ConfigError
+from streamcl.errors import ConfigError, MissingExtra
 from streamcl.learners.factory import LearnerContext
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.protocols import Learner, ShiftDetector
-from streamcl.registry import call_with, import_callable
+from streamcl.registry import DETECTORS, call_with, import_callable
 from streamcl.shift.detector import build_detector
 from streamcl.sinks.fanout import Fanout, build_sinks
 
@@ -32,28 +33,38 @@ def build_learner(
     if not isinstance(options, ClassOptions | PluginOptions):
         built_in: Learner = factory.build(options, context)
         return built_in
-    try:
+    with _placed_at(config, "learner.args"):
         own: Learner = call_with(factory, f"learner {learner_name(options)!r}", options.args, context)
-    except ConfigError as error:
-        raise config.refuse("learner.args", str(error)) from error
     return own
 
 
 def build_shift(config: RunConfig) -> ShiftDetector:
     """Return the shift detector that the configuration names."""
     options = config.shift
-    if isinstance(options, ClassOptions):
-        try:
-            made: ShiftDetector = import_callable(options.class_)(**options.args)
-        except TypeError as error:
-            raise config.refuse("shift.args", str(error)) from error
-        return made
-    if isinstance(options, PluginOptions):
-        return build_detector(options.plugin, **options.args)
+    if isinstance(options, ClassOptions | PluginOptions):
+        if isinstance(options, ClassOptions):
+            name, make = options.class_, import_callable(options.class_)
+        else:
+            name, make = options.plugin, DETECTORS.find(options.plugin)
+        with _placed_at(config, "shift.args"):
+            own: ShiftDetector = call_with(make, f"detector {name!r}", options.args)
+        return own
     arguments = options.model_dump(exclude={"name", "min_samples"})
     if options.name == "river":
         arguments["name"] = arguments.pop("detector")
     return build_detector(options.name, **arguments)
+
+
+@contextmanager
+def _placed_at(config: RunConfig, path: str) -> Iterator[None]:
+    """Give an error about the arguments of a user's part their location in the configuration."""
+    try:
+        yield
+    except MissingExtra:
+        raise
+    except ConfigError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        raise config.refuse(path, f"{error}{hint}") from error
 
 
 def build_fanout(config: RunConfig, folder: Path) -> Fanout:

@@ -17,6 +17,7 @@ from streams.replay.scenarios import order_for
 from streams.user.metadata import label_names
 from streams.user.readers import is_map_style
 from streams.user.records import RecordPolicy, to_samples
+from streams.user.retrying import user_code
 
 
 def scenario_dataset(
@@ -34,9 +35,11 @@ def scenario_dataset(
     `scenario` is (name, arguments). Labels, domains and subjects are read once, at the start; each image is
     read again when it is streamed. A `holdout` of the same kind is held out in the scenario's parts. Raise
     ConfigError for what is not read by index (`__len__` and `__getitem__`): an iterator has its own order.
+    Every exception of the user's code becomes a SourceError.
     """
     rules = policy or RecordPolicy()
-    made = make()
+    with user_code(f"{name} could not be made"):
+        made = make()
     train = _collection(made, name, rules, columns, {})
     held = getattr(made, "holdout", None)
     known = {label: code for code, label in enumerate(train.classes)}
@@ -67,12 +70,13 @@ def _collection(
             f"{name} is a {type(made).__name__}, which brings its own order, so no scenario can be applied",
             hint="leave the scenario out, or return something with __len__ and __getitem__",
         )
-    names = label_names(made, columns)
+    with user_code(f"{name} cannot be inspected"):
+        names, length = label_names(made, columns), len(made)
 
     def read(index: int) -> Sample:
-        records = to_samples(
-            made[index], offset=index, name=name, policy=policy, class_names=names, columns=columns
-        )
+        with user_code(f"{name} failed at record {index}"):
+            item = made[index]
+        records = to_samples(item, offset=index, name=name, policy=policy, class_names=names, columns=columns)
         match list(records):
             case [Sample() as sample]:
                 return sample
@@ -82,7 +86,7 @@ def _collection(
                 reason = "it is not one record"
         raise BadRecord(f"record {index}: {reason}")
 
-    samples = [_without_pixels(read, index) for index in range(len(made))]
+    samples = [_without_pixels(read, index) for index in range(length)]
     for sample in samples:
         if sample.label is not None:
             classes.setdefault(sample.label, len(classes))
