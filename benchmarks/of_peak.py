@@ -34,7 +34,7 @@ def main() -> None:
     args = _arguments()
     config = configuration(
         learner=args.learner,
-        batch_size=args.batch,
+        batch=args.batch,
         precision=args.precision,
         device=args.device,
         backbone=vit(args.backbone, args.size),

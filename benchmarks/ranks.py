@@ -45,7 +45,7 @@ def config(learner: str, batches: int, size: int, precision: str) -> dict[str, A
     return {
         "name": f"ranks-{learner}",
         "source": {"class": "ranks:Noise", "args": {"records": batches * BATCH, "size": size}},
-        "batch_size": BATCH,
+        "batch": BATCH,
         "backbone": {
             "name": "vit_small_patch14_dinov2", "weights": "none", "image_size": size, "depth": 11
         },

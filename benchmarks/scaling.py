@@ -216,7 +216,7 @@ def long_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     processor does meets both alike.
     """
     batches, compared = (2000, 200) if args.quick else (10_000, 1000)
-    config = own_run("stream", folder, 8 * (batches + compared), 32, batch_size=8, learner="online_lora")
+    config = own_run("stream", folder, 8 * (batches + compared), 32, batch=8, learner="online_lora")
     config = config.model_copy(update={"shift": configuration(shift={"class": "scaling:Regular"}).shift})
     early = config.model_copy(update={"run_dir": str(folder / "early")})
     clock, memory, times = CLOCKS[args.clock], [], []
@@ -260,13 +260,13 @@ def pauses(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Shares of the time of a ridge_lora run that go to commits, and to waiting for decoded pictures."""
     count = 2048 if args.quick else 8192
     small = {"backbone": vit("vit_small_patch14_dinov2", 70, depth=11), "precision": "auto", "threads": None}
-    config = own_run("commits", folder, count, 32, **small, learner="ridge_lora", batch_size=64)
+    config = own_run("commits", folder, count, 32, **small, learner="ridge_lora", batch=64)
     with open_run(config) as run:
         spent, whole = shares(run, run.processor, StreamProcessor.commit)
     jpeg = pictures(folder / "jpeg", 512 if args.quick else 2048)
     source = {"name": "image_folder", "args": {"root": str(jpeg), "test_percent": 0}}
     config = configuration(
-        **small, source=source, learner="online_lora", batch_size=64, run_dir=str(folder / "decode")
+        **small, source=source, learner="online_lora", batch=64, run_dir=str(folder / "decode")
     )
     with open_run(config) as run:
         idle, busy = shares(run, run.source, Prefetcher._take)

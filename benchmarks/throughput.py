@@ -119,7 +119,7 @@ def configuration(name: str, data: Path, folder: Path, args: argparse.Namespace)
             "run_dir": str(folder / name),
             "source": {"name": "npz", "args": {"path": str(data)}},
             "scenario": {"name": "disjoint", "parts": 10},
-            "batch_size": args.batch,
+            "batch": args.batch,
             "backbone": {**backbone_options(args), "compile": name.endswith(COMPILED)},
             "learner": LEARNERS[name],
             "precision": args.precision,

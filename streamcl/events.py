@@ -267,7 +267,29 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
 
 
-Event: TypeAlias = Batch | ForgetRequest
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A moment in which the source has no record to give; the loop does what is due by the clock.
+
+    It has no place in the stream: it takes no offset, and no state depends on it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Records that have come and wait for their batch to be complete; they are predicted, and not learned.
+
+    batch: the records since the last preview. Each comes again in the batch that it is learned in.
+    """
+
+    batch: Batch
+
+
+PlacedEvent: TypeAlias = Batch | ForgetRequest
+"""An event with offsets, which is part of the stream."""
+
+Event: TypeAlias = PlacedEvent | Idle | Preview
+"""An event of the stream; or, between two of them, a moment in which a live source is idle or previews."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The extension points, each a Protocol of a few methods, and the base class of sources that wrap another."""
+"""The extension points, each a Protocol of a few methods."""
 
 from __future__ import annotations
 
@@ -108,56 +108,6 @@ class Shardable(Protocol):
 
     def shard(self, rank: int, world: int, batch_size: int) -> Source:
         """Return the source of shard `rank` of `world`."""
-
-
-class SourceWrapper:
-    """Base of sources that wrap another: everything is forwarded, and a subclass overrides what it changes.
-
-    `rng_state`, `interrupt` and `close` reach the innermost wrapper, such as streams.prefetch.Prefetcher.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    @property
-    def info(self) -> StreamInfo:
-        """The wrapped source's info."""
-        return self._source.info
-
-    @property
-    def replayable(self) -> bool:
-        """Whether the wrapped source is replayable."""
-        return self._source.replayable
-
-    @property
-    def fetch(self) -> Fetch | None:
-        """The wrapped source's `fetch`, or None."""
-        return fetch_of(self._source)
-
-    def __iter__(self) -> Iterator[Event]:
-        return iter(self._source)
-
-    def state_dict(self) -> State:
-        """Return the wrapped source's position."""
-        return self._source.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a position that `state_dict` returned."""
-        self._source.load_state_dict(state)
-
-    def rng_state(self) -> State:
-        """Return the random generators' state after the last event yielded; empty where none is recorded."""
-        return self._source.rng_state() if isinstance(self._source, SourceWrapper) else {}
-
-    def interrupt(self) -> None:
-        """End the iteration instead of waiting for events. Safe in a signal handler."""
-        if isinstance(self._source, SourceWrapper):
-            self._source.interrupt()
-
-    def close(self) -> None:
-        """Stop reading."""
-        if isinstance(self._source, SourceWrapper):
-            self._source.close()
 
 
 class Collective(Protocol):
@@ -274,6 +224,7 @@ class BatchRecord:
     not_finite: how many labelled samples were not learned because losses or gradients of their step were
         not finite; others that were not learned did not fit into memory.
     segment: detected shifts before this batch.
+    logged: offsets whose predictions were made, and logged, at arrival.
     """
 
     batch: Batch
@@ -282,6 +233,7 @@ class BatchRecord:
     loss: float | None
     not_finite: int
     segment: int
+    logged: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

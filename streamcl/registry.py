@@ -119,6 +119,7 @@ SOURCES = Registry(
         "imagenet_r": "streams.datasets.image_folder:imagenet_r",
         "imagenet_sketch": "streams.datasets.image_folder:imagenet_sketch",
         "cub200": "streams.datasets.cub200:cub200",
+        "folder": "streams.live.folder:FolderReader",
         "webdataset": "streams.datasets.webdataset:webdataset",
     },
 )

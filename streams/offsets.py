@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, Sample, StreamInfo
-from streamcl.protocols import Source, SourceWrapper, State
+from streamcl.events import Batch, Event, ForgetRequest, PlacedEvent, RejectedRecord, Sample, StreamInfo
+from streamcl.protocols import Source, State
+from streamcl.sources.wrapper import SourceWrapper
 
 Record: TypeAlias = Sample | RejectedRecord
 
@@ -24,7 +25,7 @@ def batch_of(offset: int, records: Iterable[Record]) -> Batch:
     return Batch(offset, samples, tuple(record for record in records if isinstance(record, RejectedRecord)))
 
 
-def in_order(event: Event, expected: int) -> Event | None:
+def in_order(event: PlacedEvent, expected: int) -> PlacedEvent | None:
     """Return the part of the event at or after the offset `expected`, or None where nothing is left.
 
     A batch that was seen before is a duplicate and is dropped, one that overlaps is cut; a request is never
@@ -72,8 +73,9 @@ class OffsetChecked(SourceWrapper):
 
     def __iter__(self) -> Iterator[Event]:
         for event in self._source:
-            checked = in_order(event, self._offset)
-            if checked is not None:
+            if not isinstance(event, PlacedEvent):
+                yield event
+            elif (checked := in_order(event, self._offset)) is not None:
                 self._offset = checked.end
                 yield checked
 
@@ -85,6 +87,10 @@ class OffsetChecked(SourceWrapper):
         """Continue from a state that `state_dict` returned."""
         self._source.load_state_dict(state["source"])
         self._offset = state["offset"]
+
+    def acknowledge(self, position: Mapping[str, Any]) -> None:
+        """Pass on the wrapped source's part of a position."""
+        super().acknowledge(position["source"])
 
 
 class Take(SourceWrapper):
@@ -125,7 +131,8 @@ class Take(SourceWrapper):
                 if event.end > self._limit:
                     self._before = before
                 event = cut(event, self._offset, self._limit)
-            self._offset = event.end
+            if isinstance(event, PlacedEvent):
+                self._offset = event.end
             yield event
 
     def state_dict(self) -> State:
@@ -138,3 +145,7 @@ class Take(SourceWrapper):
         self._source.load_state_dict(state["source"])
         self._offset = state["offset"]
         self._before = None
+
+    def acknowledge(self, position: Mapping[str, Any]) -> None:
+        """Pass on the wrapped source's part of a position."""
+        super().acknowledge(position["source"])

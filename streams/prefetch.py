@@ -12,8 +12,9 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Batch, Event, StreamInfo
-from streamcl.protocols import Source, SourceWrapper, State
+from streamcl.events import Batch, Event, Idle, PlacedEvent, StreamInfo
+from streamcl.protocols import Source, State
+from streamcl.sources.wrapper import SourceWrapper
 
 TICK = 0.05  # seconds between two looks at the clock, or at whether to stop
 PATIENCE = 2.0  # seconds that `close` waits for the thread
@@ -35,6 +36,7 @@ class Prefetcher(SourceWrapper):
         source: the source to read.
         depth: events to read ahead; 0 reads without a thread, and so without a stall timeout.
         stall_timeout: seconds to wait for an event; None waits for ever.
+        idle_after: seconds without an event after which an `Idle` is yielded, again and again; None: never.
         clock: returns the time in seconds.
         capture_rng: called in the thread after each event, before the next is read; `rng_state` returns its
             value for the last event handed out. For a source that draws from the process-wide random
@@ -47,15 +49,17 @@ class Prefetcher(SourceWrapper):
         depth: int = 2,
         stall_timeout: float | None = 300.0,
         *,
+        idle_after: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         capture_rng: Callable[[], State] = dict,
     ) -> None:
         super().__init__(source)
         self._info = source.info  # read before the thread begins
-        self._depth, self._stall_timeout = depth, stall_timeout
+        self._depth, self._stall_timeout, self._idle_after = depth, stall_timeout, idle_after
         self._clock, self._capture_rng = clock, capture_rng
         self._position: Position | None = None
         self._interrupted = False
+        self._waiting_since: float | None = None  # since the last event, idle moments aside
         self._worker: _Worker | None = None
         self._peeked: deque[QueueItem] = deque()  # looked at, and not yet handed out
 
@@ -80,8 +84,8 @@ class Prefetcher(SourceWrapper):
     def peek(self, records: int) -> list[Event]:
         """Return the next events, of at least `records` records or to the end; the position stays.
 
-        Wait for them as iterating does. Where the source stalls or fails the events before that are returned,
-        and the error is raised when its turn comes. Empty with `depth` 0.
+        Wait for them as iterating does, but not for an idle source. Where the source stalls or fails the
+        events before that are returned, and the error is raised when its turn comes. Empty with `depth` 0.
         """
         found: list[Event] = []
         for event in self._peek_events() if self._depth else ():
@@ -93,9 +97,20 @@ class Prefetcher(SourceWrapper):
     def _peek_events(self) -> Iterator[Event]:
         yield from [event for event, _, _ in self._peeked if event is not None]
         with suppress(SourceError):
-            while (item := self._take())[0] is not None:
+            while isinstance((item := self._take())[0], PlacedEvent):
                 self._peeked.append(item)
                 yield item[0]
+
+    def poll(self, timeout: float) -> QueueItem | None:
+        """Return the next item, with the position after it, for a reader in front of it; None: none in time.
+
+        It moves no position; an error is raised by the caller.
+        """
+        if self._worker is None:
+            self._position = self._current()
+            self._worker = _Worker(self._source, self._depth, self._capture_rng)
+            weakref.finalize(self, self._worker.stop.set)
+        return self._worker.take(timeout)
 
     def state_dict(self) -> State:
         """Return the position after the last event handed out."""
@@ -118,13 +133,15 @@ class Prefetcher(SourceWrapper):
 
         A thread that hangs in the source is left behind after PATIENCE seconds.
         """
-        if self._worker is None:
-            return
-        position = self.state_dict()
-        if self._worker.join(PATIENCE) and self._source.replayable:
-            self._worker = None
-            self._peeked.clear()
-            self._source.load_state_dict(position)
+        if self._worker is not None:
+            position = self.state_dict()
+            if not self._worker.join(PATIENCE):
+                return
+            if self._source.replayable:
+                self._worker = None
+                self._peeked.clear()
+                self._source.load_state_dict(position)
+        super().close()
 
     def interrupt(self) -> None:
         """End iteration, also one that is waiting for an event. Safe in a signal handler."""
@@ -134,24 +151,26 @@ class Prefetcher(SourceWrapper):
         return self._position or (self._source.state_dict(), self._capture_rng())
 
     def _take(self) -> QueueItem:
-        """Return the next item from the thread, which is started first where there is none."""
-        if self._worker is None:
-            self._position = self._current()
-            self._worker = _Worker(self._source, self._depth, self._capture_rng)
-            weakref.finalize(self, self._worker.stop.set)
-        started = self._clock()
+        """Return the next item from the thread; an idle moment, or an error, where it is late."""
+        began = self._clock()
+        if self._waiting_since is None:
+            self._waiting_since = began
         while True:
-            item = self._worker.take(TICK)
+            item = self.poll(TICK)
             if item is not None:
+                if not isinstance(item[0], Idle):
+                    self._waiting_since = None
                 return item
             if self._interrupted:
                 return None, NOWHERE, None
-            waited = self._clock() - started
-            if self._stall_timeout is not None and waited >= self._stall_timeout:
+            now = self._clock()
+            if self._stall_timeout is not None and now - self._waiting_since >= self._stall_timeout:
                 raise SourceError(
                     f"{self._info.name} stalled: no event within {self._stall_timeout:g} seconds",
                     hint="raise stall_timeout where the source may be that slow",
                 )
+            if self._idle_after is not None and now - began >= self._idle_after:
+                return Idle(), self._current(), None
 
 
 class _Worker:
@@ -189,7 +208,8 @@ class _Worker:
         offset = 0
         try:
             for event in self._source:
-                offset = event.end
+                if isinstance(event, PlacedEvent):
+                    offset = event.end
                 if not self._put((event, (self._source.state_dict(), self._capture_rng()), None)):
                     return
         except StreamclError as raised:

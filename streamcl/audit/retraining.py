@@ -23,9 +23,10 @@ from streamcl.events import Batch, Event, ForgetRequest
 from streamcl.factory.source import build_source
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.nn.backbone import Backbone
-from streamcl.protocols import Learner, Source, SourceWrapper
+from streamcl.protocols import Learner, Source
 from streamcl.runs.assemble import assemble
 from streamcl.runs.open import begin_or_restore
+from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.files import TEMPORARY, discard
 
 logger = logging.getLogger(__name__)

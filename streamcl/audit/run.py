@@ -39,8 +39,9 @@ from streamcl.factory.source import build_source
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.nn.backbone import Backbone
-from streamcl.protocols import Learner, Source, SourceWrapper, fetch_of
+from streamcl.protocols import Learner, Source, fetch_of
 from streamcl.runs.learner import load_learner
+from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.plain_state import state_hash
 
 logger = logging.getLogger(__name__)

@@ -64,10 +64,10 @@ def joint_summary(
         source.close()
     options = NaiveLoRAOptions(rank=joint.rank, learning_rate=joint.learning_rate)
     model = build_model(options, LearnerContext(vit(config, compute), compute, config.seed))
-    train(model, samples, joint.epochs, config.batch_size)
-    refitted = refit(model, samples, joint, config.batch_size)
+    train(model, samples, joint.epochs, config.batch.size)
+    refitted = refit(model, samples, joint, config.batch.size)
     examiner = HoldoutEvaluator(
-        source.info.holdout, max_per_part=config.evaluate.max_per_part, batch_size=config.batch_size
+        source.info.holdout, max_per_part=config.evaluate.max_per_part, batch_size=config.batch.size
     )
     seconds = monotonic() - began
     return {

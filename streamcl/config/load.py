@@ -53,11 +53,11 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
     """Return the configuration in a nested mapping with the YAML's keys. Raise ConfigError with every fault.
 
     >>> config = config_from_dict({"source": "demo_digits", "learner": {"name": "ridge"}})
-    >>> config.source.name, config.learner.name, config.batch_size
+    >>> config.source.name, config.learner.name, config.batch.size
     ('demo_digits', 'ridge', 64)
-    >>> config_from_dict({"source": "demo_digits", "bacth_size": 8})
+    >>> config_from_dict({"source": "demo_digits", "bacth": 8})
     Traceback (most recent call last):
-    streamcl.errors.ConfigError: unknown key 'bacth_size'; did you mean 'batch_size'?
+    streamcl.errors.ConfigError: unknown key 'bacth'; did you mean 'batch'?
     """
     return _checked(Document(dict(data)))
 

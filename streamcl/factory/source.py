@@ -5,52 +5,101 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TypeAlias
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
 
+from streamcl.config.options.batch import DEFAULT_WAIT
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from streamcl.protocols import Shardable, Sliceable, Source, SourceWrapper
+from streamcl.protocols import Shardable, Sliceable, Source
 from streamcl.registry import bind_arguments
+from streamcl.sources.live_reader import LiveReader
+from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.rng_state import capture_generators, restore_generators
 from streams.build import named_source
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, shard_size
+from streams.live.arrival_log import ArrivalLog
+from streams.live.iterable import IterableReader
+from streams.live.source import Cutting, LiveSource
 from streams.offsets import OffsetChecked, Take
 from streams.prefetch import Prefetcher
 from streams.user.records import RecordPolicy
 from streams.user.resume_check import ResumeCheck
+from streams.user.retrying import user_code
 from streams.user.scenario_dataset import scenario_dataset
 from streams.user.source import IterableSource
 
-SourceFactory: TypeAlias = Callable[[RunConfig, ProcessGroup, Callable[[], None]], SourceWrapper]
+SourceFactory: TypeAlias = Callable[[RunConfig, ProcessGroup, Callable[[], None], Path | None], SourceWrapper]
 """A function that returns a run's source, as `build_source` does."""
+
+STALLED = 300.0
+"""Seconds without an event after which a source that says how long it is has failed: a disk that hangs."""
+IDLE = 1.0
+"""Seconds without an event after which the loop does what is due by the clock."""
+ARRIVALS = "arrivals.log"
+"""How a live stream was cut into batches since the last checkpoint (see streams.live.arrival_log)."""
 
 
 def build_source(
-    config: RunConfig, group: ProcessGroup = SINGLE_PROCESS, on_stop: Callable[[], None] = lambda: None
+    config: RunConfig,
+    group: ProcessGroup = SINGLE_PROCESS,
+    on_stop: Callable[[], None] = lambda: None,
+    folder: Path | None = None,
 ) -> SourceWrapper:
     """Return the run's stream: offsets checked, limited, and read ahead with a stall timeout.
 
-    Where several ranks read it, `on_stop` is called on each of them once one has been interrupted.
+    Args:
+        config: of the run.
+        group: the ranks that read it.
+        on_stop: called on each rank once one has been interrupted.
+        folder: of the run; a live source logs its batches there.
     """
     # Taken in any case, since a limit may be added or removed between two processes of a run.
     limit = sys.maxsize if config.max_samples is None else config.max_samples
-    plain = _plain_source(config)
+    plain = _plain_source(config, folder)
+    _check_live(config, plain, group)
     if group.world_size == 1:
-        return _prefetcher(config, Take(OffsetChecked(_resume_checked(config, plain)), limit))
+        return _prefetcher(config, group, Take(OffsetChecked(_resume_checked(config, plain)), limit))
     if (whole := _shardable(config, plain)) is not None:
-        shard = whole.shard(group.rank, group.world_size, shard_size(config.batch_size, group))
-        return Take(Sharded(_prefetcher(config, OffsetChecked(shard)), plain, group, on_stop), limit)
+        shard = whole.shard(group.rank, group.world_size, shard_size(config.batch.size, group))
+        return Take(Sharded(_prefetcher(config, group, OffsetChecked(shard)), plain, group, on_stop), limit)
     if isinstance(plain, Sliceable):  # otherwise each rank decodes everything
         plain.read_slice(group.rank, group.world_size)
-    return Take(Replicated(_prefetcher(config, OffsetChecked(plain)), group, on_stop), limit)
+    return Take(Replicated(_prefetcher(config, group, OffsetChecked(plain)), group, on_stop), limit)
 
 
-def _prefetcher(config: RunConfig, source: Source) -> Prefetcher:
+def _prefetcher(config: RunConfig, group: ProcessGroup, source: Source) -> Prefetcher:
     # A source of the user's own may draw from the process-wide generators; those here have their own.
     rng_state = capture_generators if config.source.class_ else dict
-    return Prefetcher(
-        source, config.source.prefetch, config.source.policy.stall_timeout, capture_rng=rng_state
+    stall = config.source.policy.stall_timeout
+    if stall == "auto":
+        stall = None if source.info.length is None else STALLED
+    # Ranks exchange every event, so one that is idle would hold the others up.
+    idle_after = IDLE if group.world_size == 1 else None
+    return Prefetcher(source, config.source.prefetch, stall, idle_after=idle_after, capture_rng=rng_state)
+
+
+def _check_live(config: RunConfig, source: Source, group: ProcessGroup) -> None:
+    """Raise ConfigError where an option does not fit a source that is live, or is not."""
+    live = isinstance(source, LiveSource)
+    if live and group.world_size > 1:
+        raise config.refuse("source", "a live source is read by one process; start one without torchrun")
+    if not live and config.batch.predict_at == "arrival":
+        raise config.refuse("batch.predict_at", "only a live source shows records before their batch")
+
+
+def _live(config: RunConfig, folder: Path | None) -> Callable[[LiveReader], LiveSource]:
+    """Return the function that makes a source of a live reader."""
+    wait = DEFAULT_WAIT if config.batch.max_wait == "auto" else config.batch.max_wait
+    log = ArrivalLog(folder / ARRIVALS) if folder is not None and config.checkpoint is not None else None
+    return partial(
+        LiveSource,
+        cutting=Cutting(size=config.batch.size, max_wait=wait, previews=config.batch.predict_at == "arrival"),
+        policy=_record_policy(config),
+        columns=config.source.columns,
+        log=log,
     )
 
 
@@ -61,7 +110,7 @@ def _resume_checked(config: RunConfig, plain: Source) -> Source:
     checkpoint = config.checkpoint
     return ResumeCheck(
         plain,
-        lambda: _plain_source(config),
+        lambda: _plain_source(config, None),
         required=checkpoint is not None and checkpoint.delivery == "exactly_once",
         capture_rng=capture_generators,
         restore_rng=restore_generators,
@@ -80,9 +129,8 @@ def _shardable(config: RunConfig, plain: Source) -> Shardable | None:
     return whole if config.distributed.data == "sharded" else None
 
 
-def _plain_source(config: RunConfig) -> Source:
-    options, policy = config.source, config.source.policy
-    scenario = None
+def _plain_source(config: RunConfig, folder: Path | None) -> Source:
+    options, scenario = config.source, None
     if config.scenario is not None:
         scenario = config.scenario.name, config.scenario.model_dump(exclude={"name"}, exclude_none=True)
     if options.name is not None:
@@ -90,31 +138,48 @@ def _plain_source(config: RunConfig) -> Source:
             options.name,
             options.args,
             scenario,
-            batch_size=config.batch_size,
+            batch_size=config.batch.size,
             seed=config.seed,
             policy=_record_policy(config),
+            live=_live(config, folder),
         )
     path = str(options.class_)
+    make = bind_arguments(path, options.args)
     if scenario is None:
-        return IterableSource.of(
-            path,
-            options.args,
-            batch_size=config.batch_size,
-            policy=_record_policy(config),
-            columns=options.columns,
-            deterministic=options.deterministic,
-            retries=policy.retries,
-            backoff=policy.retry_delay,
-        )
+        return _users_source(config, make, path, folder)
     return scenario_dataset(
-        bind_arguments(path, options.args),
+        make,
         scenario,
         name=path.rpartition(":")[2],
-        batch_size=config.batch_size,
+        batch_size=config.batch.size,
         seed=config.seed,
         policy=_record_policy(config),
         columns=options.columns,
     )
+
+
+def _users_source(config: RunConfig, make: Callable[[], Any], path: str, folder: Path | None) -> Source:
+    """Return the source of whatever the user's callable makes: a live reader, or an iterable of records."""
+    options, policy, name = config.source, config.source.policy, path.rpartition(":")[2]
+    with user_code(f"{name} could not be made"):
+        made = [make()]
+    if isinstance(made[0], LiveReader):
+        return _live(config, folder)(made[0])
+    source = IterableSource(
+        lambda: made.pop() if made else make(),  # a camera is not opened twice
+        name=name,
+        batch_size=config.batch.size,
+        policy=_record_policy(config),
+        columns=options.columns,
+        deterministic=options.deterministic,
+        retries=policy.retries,
+        backoff=policy.retry_delay,
+    )
+    wait = config.batch.max_wait
+    if wait is None or (wait == "auto" and source.replayable):
+        return source
+    source.read_singly()
+    return _live(config, folder)(IterableReader(source, config.batch.size))
 
 
 def _record_policy(config: RunConfig) -> RecordPolicy:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, Event, ForgetRequest, PredictionRecord, StepResult
+from streamcl.events import (
+    Batch,
+    Event,
+    ForgetRequest,
+    Idle,
+    Prediction,
+    PredictionRecord,
+    Preview,
+    StepResult,
+)
+from streamcl.processor.arrivals import ArrivalPredictions, Heartbeat
 from streamcl.processor.event_log import EventLog, Progress, Quarantine
 from streamcl.processor.observers import HoldoutEvaluation, NonFiniteGuard, PredictionLog, StepMetricsLog
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.processor.step import StepRunner
 from streamcl.protocols import BatchRecord, Learner, Source, State, Stateful
+from streamcl.sources.delivery import Acknowledging
 from streamcl.storage.rng_state import capture_generators, restore_generators
 
 
@@ -33,6 +46,7 @@ class StreamProcessor:
         policy: when to commit, and when to give up.
         environment: the machine and the software, for the event "start".
         generators: returns the state of the process-wide random generators as it was after the last event.
+        clock: returns the time in seconds; it decides when to commit and flush, and nothing that is learned.
     """
 
     def __init__(
@@ -44,10 +58,13 @@ class StreamProcessor:
         *,
         environment: Mapping[str, Any] = MappingProxyType({}),
         generators: Callable[[], State] = capture_generators,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source, self.learner, self.parts = source, learner, parts
         self._policy, self._environment, self._generators = policy, environment, generators
+        self._clock = clock
         self._position, self._random = source.state_dict(), generators()
+        self._committed_at = self._flushed_at = clock()
         self.progress = progress = Progress()
         self._log = log = EventLog(parts.sink, progress)
         self._step = StepRunner(learner, log)
@@ -63,6 +80,9 @@ class StreamProcessor:
             min_samples=policy.min_samples,
         )
         self._predictions = PredictionLog(log, progress, learner)
+        self._arrivals = ArrivalPredictions(learner, log, progress)
+        self._heartbeat = Heartbeat(progress, clock=clock)
+        self._unacknowledged: deque[tuple[int, State]] = deque()
         self._evaluation = HoldoutEvaluation(parts.evaluator, parts.history, learner, log)
         self._observers: tuple[BatchObserver, ...] = (
             parts.scores,
@@ -72,6 +92,8 @@ class StreamProcessor:
             self.shift_handler,
             StepMetricsLog(log, learner, self.shift_handler, parts.scores, parts.meter),
             self._evaluation,
+            self._arrivals,
+            self._heartbeat,
         )
 
     def run(self) -> Iterator[PredictionRecord]:
@@ -81,6 +103,8 @@ class StreamProcessor:
             yield from self.process(event)
             if self.parts.stop.is_set or self._commit_due():
                 self.commit()
+            elif self._flush_due():
+                self._flush()
             if self.parts.stop.is_set:
                 return
         self.forget()
@@ -101,21 +125,35 @@ class StreamProcessor:
                         f"request {event.id!r}: this run accepts no requests from its source"
                     )
                 self.parts.request_intake.submit_from_stream(event)
+            case Idle():
+                self._heartbeat.idle()
+            case Preview():
+                predictions = self._arrivals.predict(self._filtered(event.batch))
         self._position = self.source.state_dict()
         self._random = self._generators()
         return predictions
 
+    def _filtered(self, batch: Batch) -> Batch:
+        return batch if self.parts.forgetting is None else self.parts.forgetting.filter(batch)
+
     def _learn(self, batch: Batch) -> tuple[PredictionRecord, ...]:
-        if self.parts.forgetting is not None:
-            batch = self.parts.forgetting.filter(batch)
+        """Learn a batch; return the predictions of the records that were not predicted at their arrival."""
+        batch = self._filtered(batch)
         self.quarantine.take(batch)
-        outcome = self._step.run(batch)
-        predictions, segment = _predictions(batch, outcome.result), self.shift_handler.segment
-        record = BatchRecord(batch, predictions, outcome.result, outcome.loss, outcome.not_finite, segment)
+        outcome, earlier = self._step.run(batch), self._arrivals.of(batch)
+        record = BatchRecord(
+            batch,
+            _predictions(batch, outcome.result, earlier),
+            outcome.result,
+            outcome.loss,
+            outcome.not_finite,
+            self.shift_handler.segment,
+            frozenset(earlier),
+        )
         self.progress.advance(batch)
         for observer in self._observers:
             observer.after_batch(record)
-        return predictions
+        return tuple(each for each in record.predictions if each.offset not in earlier)
 
     def begin(self) -> None:
         """Start with empty logs and a first commit, so that there is always something to go back to."""
@@ -160,25 +198,37 @@ class StreamProcessor:
 
     def commit(self) -> None:
         """Flush the sink, then make the state durable in one piece."""
-        self.parts.sink.flush()
+        self._flush()
         if self.parts.forgetting is not None:
             self.parts.forgetting.commit()
+        self._committed_at = self._clock()
         self.progress.committed = self.progress.offset
         if self.parts.checkpoints is not None:
             saved = self.parts.checkpoints.save(self.progress.offset, self.progress.step, self.state_dict())
+            self._unacknowledged.append((self.progress.offset, self._position))
             if saved is not None:
+                self._acknowledge(saved.offset)
                 self._log.write_metrics("checkpoint", {"bytes": saved.bytes, "seconds": saved.seconds})
+
+    def _acknowledge(self, offset: int) -> None:
+        """Let the source know a position that no restart will go back behind: its checkpoint is durable."""
+        while self._unacknowledged and self._unacknowledged[0][0] <= offset:
+            _, position = self._unacknowledged.popleft()
+            if isinstance(self.source, Acknowledging):
+                self.source.acknowledge(position)
 
     def state_dict(self) -> State:
         """Return the whole state; only "sinks" and "meter" depend on the clock."""
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
+        if not parts["arrivals"]:
+            del parts["arrivals"]  # only live sources have records that wait
         return {"source": self._position, "random": self._random, **parts}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the processor that returned `state`; the sink goes back to where it was then."""
         self.source.load_state_dict(state["source"])
         for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
+            part.load_state_dict(state.get(name, {}) if name == "arrivals" else state[name])
         self._position = self.source.state_dict()
         restore_generators(state["random"])
         self._random = state["random"]
@@ -196,6 +246,7 @@ class StreamProcessor:
             "progress": self.progress,
             "quarantine": self.quarantine,
             "predictions": self._predictions,
+            "arrivals": self._arrivals,
             "guard": self.guard,
             "shifts": self.shift_handler,
             "evaluation": self._evaluation,
@@ -204,9 +255,20 @@ class StreamProcessor:
         }
 
     def _commit_due(self) -> bool:
-        every, progress = self._policy.commit_every, self.progress
+        every, seconds, progress = self._policy.commit_every, self._policy.commit_seconds, self.progress
         due = every is not None and progress.offset // every != progress.committed // every
+        if seconds is not None:
+            passed = self._clock() - self._committed_at >= seconds
+            due = self.parts.agree(due or (passed and progress.offset > progress.committed))
         return due and not self.guard.skipped_in_a_row
+
+    def _flush_due(self) -> bool:
+        seconds = self._policy.flush_seconds
+        return seconds is not None and self._clock() - self._flushed_at >= seconds
+
+    def _flush(self) -> None:
+        self.parts.sink.flush()
+        self._flushed_at = self._clock()
 
     def _finish(self) -> None:
         self.shift_handler.retest()
@@ -217,8 +279,12 @@ class StreamProcessor:
         self.commit()
 
 
-def _predictions(batch: Batch, result: StepResult) -> tuple[PredictionRecord, ...]:
+def _predictions(
+    batch: Batch, result: StepResult, earlier: Mapping[int, Prediction]
+) -> tuple[PredictionRecord, ...]:
+    """Return the predictions of a batch; those that were made earlier, at arrival, count instead."""
+    made = (earlier.get(offset, each) for offset, each in zip(batch.offsets, result.predictions, strict=True))
     return tuple(
-        PredictionRecord(sample.id, offset, sample.label, made.label, made.confidence)
-        for offset, sample, made in zip(batch.offsets, batch.samples, result.predictions, strict=True)
+        PredictionRecord(sample.id, offset, sample.label, each.label, each.confidence)
+        for offset, sample, each in zip(batch.offsets, batch.samples, made, strict=True)
     )

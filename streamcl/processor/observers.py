@@ -27,8 +27,10 @@ class PredictionLog(Counters):
         self._log, self._progress, self._learner = log, progress, learner
 
     def after_batch(self, record: BatchRecord) -> None:
-        """Write the batch's predictions; announce the classes that it brought."""
+        """Write the predictions that were not written at arrival; announce new classes."""
         for prediction in record.predictions:
+            if prediction.offset in record.logged:
+                continue
             self._log.write("predictions", {"step": self._progress.step, **asdict(prediction)})
         if new := self._learner.classes[self.classes :]:
             self.classes += len(new)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,6 +72,7 @@ class LoopParts:
     forgetting, request_intake, relapse_tester: None where the run cannot forget, takes no requests from its
         source, or does not test its erasures again; one object may have several of these roles.
     stop: ends the loop; a source that several processes read may set it too.
+    agree: returns the first rank's value of a decision that depends on the clock, on every rank.
     """
 
     detector: ShiftDetector
@@ -86,6 +87,7 @@ class LoopParts:
     request_intake: RequestIntake | None = None
     relapse_tester: RelapseTester | None = None
     stop: StopSignal = field(default_factory=StopSignal)
+    agree: Callable[[bool], bool] = bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ class LoopPolicy:
     """When the loop commits, and when it gives up.
 
     commit_every: records between two commits; None commits only at a stop and at the end.
+    commit_seconds: seconds after a commit until the next, where records have been learned since; None: never.
+    flush_seconds: seconds after which the sink is flushed; None flushes it with each commit.
     min_samples: samples whose mean loss the detector is given at least; smaller batches wait for the next.
     max_skipped: batches in a row of which nothing was learned, because numbers were not finite, after which
         NotFinite is raised. Nothing is committed since the first of them, so that the run goes back to a
@@ -101,6 +105,8 @@ class LoopPolicy:
     """
 
     commit_every: int | None = None
+    commit_seconds: float | None = None
+    flush_seconds: float | None = None
     min_samples: int = 1
     max_skipped: int = 10
     max_quarantined: int | None = None

@@ -26,6 +26,7 @@ from streamcl.runs.directory import checkpoints
 from streamcl.runs.run import Run
 from streamcl.runs.summary import environment
 from streamcl.sinks.fanout import Fanout
+from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.rng_state import capture_generators, seed_generators
 from streamcl.storage.thumbnails import Thumbnails
@@ -44,7 +45,7 @@ def assemble(
     seed_generators(settings.seed)
     stop = StopSignal()
     compute = build_compute(settings, group)
-    source = stream(settings, group, stop.set)
+    source = stream(settings, group, stop.set, folder)
     stack.callback(source.close)
     _check_delivery(settings, source)
     backbone = vit(settings, compute)
@@ -79,9 +80,12 @@ def assemble(
         request_intake=in_loop,
         relapse_tester=in_loop,
         stop=stop,
+        agree=bool if group.world_size == 1 else group.broadcast_object,
     )
     policy = LoopPolicy(
         commit_every=settings.checkpoint.every_samples if settings.checkpoint else None,
+        commit_seconds=settings.checkpoint.every_seconds if settings.checkpoint else None,
+        flush_seconds=settings.flush,
         min_samples=getattr(settings.shift, "min_samples", 1),
         max_skipped=settings.max_skipped,
         max_quarantined=settings.source.policy.max_quarantined,
@@ -147,18 +151,18 @@ def _evaluator(settings: RunConfig, source: Source, group: ProcessGroup) -> Hold
         at_part_end=plan.at_part_end,
         at_stream_end=plan.at_stream_end,
         max_per_part=plan.max_per_part,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch.size,
         group=group if group.world_size > 1 else None,
     )
 
 
-def _check_delivery(settings: RunConfig, source: Source) -> None:
+def _check_delivery(settings: RunConfig, source: SourceWrapper) -> None:
     """Raise ConfigError where each record is to be learned once and the source cannot go back."""
     wanted = settings.checkpoint.delivery if settings.checkpoint else "best_effort"
-    if wanted == "exactly_once" and not source.replayable:
+    if wanted == "exactly_once" and source.guarantee.kind != "exactly_once":
         raise settings.refuse(
             "checkpoint.delivery",
-            f"{source.info.name} cannot be replayed, so a crash would lose records; give it state_dict and "
-            "load_state_dict, or __len__ and __getitem__, or set source.deterministic: true where it gives "
-            "the same records each time; best_effort runs it once",
+            f"{source.info.name} delivers {source.guarantee}; a source of yours needs state_dict and "
+            "load_state_dict, or __len__ and __getitem__, or source.deterministic: true where it gives the "
+            "same records each time; best_effort takes it as it is",
         )

@@ -19,11 +19,12 @@ from streamcl.events import ForgetRequest, PredictionRecord
 from streamcl.forgetting.service import ForgettingService
 from streamcl.nn.device import Compute
 from streamcl.processor.loop import StreamProcessor
-from streamcl.protocols import Learner, SourceWrapper
+from streamcl.protocols import Learner
 from streamcl.report.page import write_report
 from streamcl.runs.directory import SUMMARY
 from streamcl.runs.learner import export_learner
 from streamcl.runs.summary import summarise, timing
+from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage import files
 from streamcl.storage.checkpoint import Checkpoints
 
@@ -93,7 +94,7 @@ class Run:
             name=self.config.name,
             learner=learner_name(self.config.learner),
             processor=self.processor,
-            batch_size=self.config.batch_size,
+            batch_size=self.config.batch.size,
             timing=timing(self.throughput, self.compute, self.group.world_size),
         )
 

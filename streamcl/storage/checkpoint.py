@@ -28,11 +28,12 @@ NAME = re.compile(r"checkpoint-(\d{8,})-step-(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A durable checkpoint: its path, its size in bytes, and the seconds to write it."""
+    """A durable checkpoint: its path, its size in bytes, the seconds to write it, and its offset."""
 
     path: Path
     bytes: int
     seconds: float
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Checkpoints:
             hint = "mend the disk; the same command then continues from the checkpoint before it"
             raise CheckpointError(message, hint=hint) from error
         size = sum(len(data) for data in members.values())
-        return SavedCheckpoint(path, size, time.monotonic() - began)
+        return SavedCheckpoint(path, size, time.monotonic() - began, offset)
 
     def latest(self, *, strict: bool = False) -> LoadedCheckpoint | None:
         """Return the newest good checkpoint; None where the folder has none at all.

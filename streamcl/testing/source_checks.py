@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from streamcl.events import Batch, Event, ForgetRequest, Sample, StreamInfo
+from streamcl.events import Batch, ForgetRequest, PlacedEvent, Sample, StreamInfo
 from streamcl.protocols import Source, State, fetch_of
 from streamcl.storage.plain_state import state_hash
 
@@ -40,22 +40,22 @@ def check_source(make_source: Callable[[], Source], *, limit: int | None = 200) 
         _check_iterating_again(make_source, expected)
 
 
-def first_events(source: Source, limit: int | None = None) -> list[Event]:
-    """Return the next `limit` events, or all of them."""
-    return list(islice(source, limit))
+def first_events(source: Source, limit: int | None = None) -> list[PlacedEvent]:
+    """Return the next `limit` events that have a place in the stream, or all of them."""
+    return list(islice((event for event in source if isinstance(event, PlacedEvent)), limit))
 
 
-def samples_of(events: Iterable[Event]) -> list[Sample]:
+def samples_of(events: Iterable[PlacedEvent]) -> list[Sample]:
     """Return the samples of all batches among the events."""
     return [sample for event in events if isinstance(event, Batch) for sample in event.samples]
 
 
-def fingerprints(events: Iterable[Event]) -> list[tuple[Any, ...]]:
+def fingerprints(events: Iterable[PlacedEvent]) -> list[tuple[Any, ...]]:
     """Return everything of the events that a learner could see, comparable with ==."""
     return [event_fingerprint(event) for event in events]
 
 
-def event_fingerprint(event: Event) -> tuple[Any, ...]:
+def event_fingerprint(event: PlacedEvent) -> tuple[Any, ...]:
     """Return everything of one event, its pixels by their hash, comparable with ==."""
     if isinstance(event, ForgetRequest):
         carried = tuple(_sample_fingerprint(sample) for sample in event.samples)
@@ -101,7 +101,7 @@ def _check_info(make_source: Callable[[], Source], limit: int | None) -> None:
             _check_sample(part.samples[index])
 
 
-def _check_events(events: list[Event]) -> None:
+def _check_events(events: list[PlacedEvent]) -> None:
     """Require dense offsets, rejected records in their places, well-formed samples, and unique ids."""
     require(bool(events), "the source yields no event, so nothing can be checked")
     require(events[0].offset == 0, f"the first event is at offset {events[0].offset}, expected 0")
@@ -158,8 +158,8 @@ def _check_fetch(make_source: Callable[[], Source], limit: int | None) -> None:
 def _check_resuming(make_source: Callable[[], Source], limit: int | None) -> None:
     source = make_source()
     states = [copy.deepcopy(source.state_dict())]
-    events: list[Event] = []
-    for event in islice(source, limit):
+    events: list[PlacedEvent] = []
+    for event in islice((each for each in source if isinstance(each, PlacedEvent)), limit):
         events.append(event)
         states.append(copy.deepcopy(source.state_dict()))
     expected, ended = fingerprints(events), limit is None or len(events) < limit

@@ -18,6 +18,7 @@ from streamcl.events import (
     Batch,
     Event,
     ForgetRequest,
+    PlacedEvent,
     Prediction,
     RejectedRecord,
     Sample,
@@ -135,7 +136,7 @@ class ScriptedSource:
         """Return samples by their ids, with the labels of batches that are given by number."""
         return {name: self._sample(int(name), self._label(int(name))) for name in ids if name.isdigit()}
 
-    def _play(self, index: int) -> Event | None:
+    def _play(self, index: int) -> PlacedEvent | None:
         match item := self._script[index]:
             case Crash() if self._happens(index, times=1):
                 _crash(item)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, RemoteSample
-from streamcl.protocols import Collective, Source, SourceWrapper
+from streamcl.events import Batch, Event, ForgetRequest, Idle, Preview, RejectedRecord, RemoteSample
+from streamcl.protocols import Collective, Source
+from streamcl.sources.wrapper import SourceWrapper
 from streams.offsets import Record
 
 
@@ -20,7 +21,7 @@ class RankMessage:
     or whatever else the ranks compare. stop: whether this rank was interrupted.
     """
 
-    kind: Literal["batch", "request", "end", "error"]
+    kind: Literal["batch", "request", "idle", "end", "error"]
     offset: int = 0
     content: Any = ()
     position: Any = None
@@ -80,6 +81,8 @@ def to_message(
             return RankMessage("batch", event.offset, tuple(_without_pixels(each) for each in records(event)))
         case ForgetRequest():
             return RankMessage("request", event.offset, event)
+        case Idle() | Preview():
+            return RankMessage("idle")
         case _:
             return RankMessage("error", content=event)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Batch, Event, RejectedRecord, RemoteSample, StreamInfo
+from streamcl.events import Batch, Event, Idle, RejectedRecord, RemoteSample, StreamInfo
 from streamcl.protocols import Collective, Fetch, Source, State, fetch_of
 from streams.distributed.messages import ExchangingSource, RankMessage, next_event, to_message
 from streams.offsets import Record, batch_of, records_of
@@ -16,9 +16,9 @@ from streams.offsets import Record, batch_of, records_of
 class Sharded(ExchangingSource):
     """Concatenates the batches of all shards in the order of ranks, and numbers their records anew.
 
-    A shard that has ended adds nothing; the stream ends with the last. A request in one shard comes before
-    the batches that the other ranks have read. The state holds the position of every shard, so it can be
-    loaded by the same number of ranks only.
+    A shard that has ended, or is idle, adds nothing; the stream ends with the last. A request in one shard
+    comes before the batches that the other ranks have read. The state holds the position of every shard, so
+    it can be loaded by the same number of ranks only.
 
     Args:
         shard: the source that this rank reads.
@@ -64,8 +64,9 @@ class Sharded(ExchangingSource):
             messages = self._gather(replace(message, position=self._source.state_dict()))
             if messages is None or all(each.kind == "end" for each in messages):
                 return
-            kind = "request" if any(each.kind == "request" for each in messages) else "batch"
-            used = message.kind == kind
+            kinds = {each.kind for each in messages}
+            kind = next(kind for kind in ("request", "batch", "idle") if kind in kinds)
+            used = message.kind in {kind, "idle"}
             for rank, each in enumerate(messages):
                 if each.kind == kind:
                     self._positions[rank] = each.position
@@ -88,7 +89,14 @@ class Sharded(ExchangingSource):
         self._source.load_state_dict(positions[self._group.rank])
         self._offset = state["offset"]
 
+    def acknowledge(self, position: Mapping[str, Any]) -> None:
+        """Pass on this rank's part of a position."""
+        super().acknowledge(position["shards"][self._group.rank])
+
     def _events(self, kind: str, messages: Sequence[RankMessage], own: Any) -> Iterator[Event]:
+        if kind == "idle":
+            yield Idle()
+            return
         if kind == "request":
             for each in messages:
                 if each.kind == "request":

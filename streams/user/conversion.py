@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from streamcl.errors import BadRecord
-from streamcl.events import Batch, Event, ForgetRequest, RejectedRecord, Sample
+from streamcl.events import Batch, PlacedEvent, RejectedRecord, Sample
 from streams.offsets import Record, batch_of, in_order, records_of
 from streams.user.records import RecordPolicy, reason_of, to_samples
 
-Unit: TypeAlias = Record | Event
+Unit: TypeAlias = Record | PlacedEvent
 
 
 class Conversion:
@@ -42,7 +42,7 @@ class Conversion:
 
     def units_of(self, item: Any) -> Sequence[Unit]:
         """Return the item's records, or the event that it is (nothing, where it is a duplicate)."""
-        if not issubclass(type(item), Batch | ForgetRequest):  # isinstance would ask the user's object
+        if not issubclass(type(item), PlacedEvent):  # isinstance would ask the user's object
             return self._records(item)
         event = in_order(item, self.offset)
         if not isinstance(event, Batch):

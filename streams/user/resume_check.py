@@ -10,7 +10,8 @@ import numpy as np
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch, Event, Sample
-from streamcl.protocols import Source, SourceWrapper, State
+from streamcl.protocols import Source, State
+from streamcl.sources.wrapper import SourceWrapper
 from streams.offsets import Record, records_of
 
 logger = logging.getLogger(__name__)

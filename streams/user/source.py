@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch, Event, ForgetRequest, Sample, StreamInfo
+from streamcl.events import Batch, Event, PlacedEvent, Sample, StreamInfo
 from streamcl.protocols import Fetch, State
 from streamcl.registry import bind_arguments
 from streams.offsets import Record, batch_of
@@ -112,6 +112,10 @@ class IterableSource:
             self._add_resume_point()
             yield event
 
+    def read_singly(self) -> None:
+        """From here on yield batches of one record; `streams.live.source.LiveSource` cuts them by time."""
+        self._batch_size = 1
+
     def read_slice(self, rank: int, world: int) -> None:
         """From here on decode only records at offsets `rank` modulo `world`; the others have no pixels."""
         self._slice = self._conversion.wanted = (rank, world)
@@ -200,7 +204,7 @@ class IterableSource:
         pending = self._pending
         while len(pending) < self._batch_size:
             unit = self._next_unit()
-            if isinstance(unit, Batch | ForgetRequest):
+            if isinstance(unit, PlacedEvent):
                 if not pending:
                     self._taken, self._offset = self._taken + 1, unit.end
                     return unit

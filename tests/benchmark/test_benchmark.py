@@ -50,7 +50,7 @@ def suite(images, **changes):
         {
             "title": "Test",
             "seeds": 1,
-            "run": {"backbone": TINY, "batch_size": 8, "threads": 1, "report": {"samples": 0}},
+            "run": {"backbone": TINY, "batch": 8, "threads": 1, "report": {"samples": 0}},
             "protocols": {"disjoint": {"run": {"scenario": {"name": "disjoint", "parts": 2}}}},
             "sources": {
                 "pack": {
@@ -83,11 +83,11 @@ def test_every_shipped_suite_has_cells_that_could_run(path, tmp_path):
 
 
 def test_parts_are_laid_over_one_another(images, tmp_path):
-    chosen = suite(images, run={"backbone": {**TINY, "depth": 1}, "batch_size": 4})
+    chosen = suite(images, run={"backbone": {**TINY, "depth": 1}, "batch": 4})
     chosen.sources["pack"].run["backbone"] = {"depth": 2}
     cell = cells(chosen, tmp_path, pattern="*/ridge/*")[0]
     assert (cell.config.backbone.depth, cell.config.backbone.image_size) == (2, 16)
-    assert (cell.config.batch_size, cell.config.seed, cell.id) == (4, 0, "pack/disjoint/ridge/seed-0")
+    assert (cell.config.batch.size, cell.config.seed, cell.id) == (4, 0, "pack/disjoint/ridge/seed-0")
 
 
 def test_seeds_and_patterns_choose_cells(images, tmp_path):
@@ -231,8 +231,8 @@ def open_compute():
 def test_a_cell_of_another_configuration_is_not_mistaken_for_this_one(images, tmp_path):
     chosen, out = suite(images), tmp_path / "out"
     fill(chosen, out)
-    other = suite(images, run={**chosen.run, "batch_size": 16})
-    with pytest.raises(ConfigError, match="batch_size: 8 -> 16"):
+    other = suite(images, run={**chosen.run, "batch": 16})
+    with pytest.raises(ConfigError, match=r"batch\.size: 8 -> 16"):
         fill(other, out)
 
 

@@ -50,7 +50,7 @@ def write_config(folder: Path, name="stream.yaml", **changes):
     config = {
         "source": {"name": "npz", "args": {"path": "pictures.npz"}},
         "scenario": {"name": "disjoint", "parts": 2},
-        "batch_size": 8,
+        "batch": 8,
         "backbone": backbone,
         "learner": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
         "evaluate": {"every_samples": 48},
@@ -178,15 +178,15 @@ def test_a_bad_configuration_is_exit_2_with_the_place_and_the_nearest_name(folde
     path.write_text("source: {name: npz}\nbatchsize: 8\nlearner: {name: online_lora, rank: 0}\n")
     done = streamcl("run", "bad.yaml", folder=folder, check=2)
     assert "bad.yaml:2:1" in done.err
-    assert "batch_size" in done.err
+    assert "batch" in done.err
     assert "bad.yaml:3:" in done.err
     assert "Traceback" not in done.err
     assert not (folder / "runs" / "bad").exists()
 
 
 def test_a_changed_configuration_is_refused_with_the_difference(finished, folder):
-    done = streamcl("run", "stream.yaml", "--set", "batch_size=16", folder=folder, check=2)
-    assert "batch_size: 8 -> 16" in done.err
+    done = streamcl("run", "stream.yaml", "--set", "batch=16", folder=folder, check=2)
+    assert "batch.size: 8 -> 16" in done.err
     assert "--fresh" in done.err
 
 

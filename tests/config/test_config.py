@@ -39,7 +39,7 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
 def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL, "my stream.yaml"))
     assert config.name == "my-stream"
-    assert (config.seed, config.batch_size, config.max_samples, config.run_dir) == (0, 64, None, None)
+    assert (config.seed, config.batch.size, config.max_samples, config.run_dir) == (0, 64, None, None)
     assert config.source.name == "demo"
     assert config.source.policy.max_file_bytes == 64 * 2**20
     assert config.learner.name == "ridge_lora"
@@ -86,7 +86,7 @@ source:
   name: demo
   args: {root: ${DATA}}
   policy: {on_bad_record: quarantin, max_side: "3"}
-batch_size: 0
+batch: 0
 learner:
   name: ridge_lroa
 shift: {name: plateau, window: 1, mean_treshold: 3}
@@ -106,7 +106,7 @@ def test_all_faults_at_once_with_exact_places_and_nearest_names(tmp_path: Path) 
         "stream.yaml:5:12: source.policy.on_bad_record: unknown value; found the text 'quarantin'; "
         "did you mean 'quarantine'?",
         "stream.yaml:5:38: source.policy.max_side: must be a valid integer; found the text '3'",
-        "stream.yaml:6:1: batch_size: must be greater than or equal to 1; found 0",
+        "stream.yaml:6:1: batch.size: must be greater than or equal to 1; found 0",
         "stream.yaml:8:3: learner.name: unknown name 'ridge_lroa'; did you mean 'ridge_lora'?",
         "stream.yaml:9:24: shift.window: must be greater than or equal to 2; found 1",
         "stream.yaml:9:35: unknown key 'mean_treshold' in shift; did you mean 'mean_threshold'?",
@@ -136,8 +136,12 @@ def test_all_faults_at_once_with_exact_places_and_nearest_names(tmp_path: Path) 
         ("learner: {name: ridge, blocks: [1, 1]}", "2:24", "1 is listed twice"),
         ("learner: {name: ridge, blocks: [1, x]}", "2:36", "must be a valid integer; found the text 'x'"),
         ("learner: 3", "2:1", "must be a mapping with a 'name'; found 3"),
-        ("batch_size: 0", "2:1", "must be greater than or equal to 1"),
-        ("batch_size: on", "2:1", "must be a valid integer; found the text 'on'"),
+        ("batch: 0", "2:1", "must be greater than or equal to 1"),
+        (
+            "batch: on",
+            "2:1",
+            "must be a number of records, or a block with size and max_wait",
+        ),
         ("shift: {name: plateau, window: 1}", "2:24", "must be greater than or equal to 2"),
         ("evaluate: {at_stream_end: yes}", "2:12", "must be true or false; found the text 'yes'"),
         ("evaluate: []", "2:1", "must be a mapping; found a list"),
@@ -200,7 +204,7 @@ def test_syntax_faults_stop_the_rest(tmp_path: Path) -> None:
 
 
 def test_an_unread_value_is_told_once(tmp_path: Path) -> None:
-    text = "source: demo\nlearner: {name: !x y}\nbatch_size: !!python/object:a.b {}\nsed: 1"
+    text = "source: demo\nlearner: {name: !x y}\nbatch: !!python/object:a.b {}\nsed: 1"
     found = problems(tmp_path, text)
     assert [line.split(":")[1] for line in found] == ["2", "3", "4"]
 
@@ -235,7 +239,7 @@ def test_overrides(tmp_path: Path) -> None:
 def test_override_faults_name_the_override(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
-        "source: demo\nseed: x\nbatch_size: x\n",
+        "source: demo\nseed: x\nbatch: x\n",
         "learner.lora.rnk=3",
         "seed=y",
         "max_samples=[",
@@ -246,7 +250,7 @@ def test_override_faults_name_the_override(tmp_path: Path) -> None:
         "report.title=!x y",
         "threads=${NONE}",
     )
-    assert found[0].startswith("stream.yaml:3:1: batch_size: must be")
+    assert found[0].startswith("stream.yaml:3:1: batch: must be")
     assert [line.split(": ", 1)[0] for line in found[1:]] == [
         "--set learner.lora.rnk=3",
         "--set seed=y",
@@ -493,12 +497,12 @@ def test_differences_are_classed_for_a_resume() -> None:
         "shift": "plateau",
         "scenario": "iid",
         "seed": 1,
-        "batch_size": 32,
+        "batch": 32,
     }
     found = {item.path: item.severity for item in differences(config_from_dict(old), config_from_dict(new))}
     assert {path for path, severity in found.items() if severity == "refuse"} == {
         "seed",
-        "batch_size",
+        "batch.size",
         "scenario.name",
         "shift.name",
         "shift.window",

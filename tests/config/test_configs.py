@@ -33,7 +33,7 @@ TINY = (
     "backbone.depth=null",
     f"backbone.args={json.dumps(TINY_VIT)}",
     "precision=32-true",
-    "batch_size=4",
+    "batch=4",
     "max_samples=8",
     "evaluate.max_per_part=1",
 )

@@ -72,7 +72,7 @@ def test_two_ranks_do_what_one_process_does(tmp_path, learner):
 @pytest.mark.parametrize("learner", ["ridge", "online_lora"])
 def test_three_ranks_and_batches_smaller_than_their_number(tmp_path, learner):
     source = {"class": "fault_sources:Pictures", "args": {"records": 49}}
-    write_config(tmp_path, learner, source=source, batch_size=2)
+    write_config(tmp_path, learner, source=source, batch=2)
     one = one_process(tmp_path)
     ranks(tmp_path, "three", world=3)
     assert told(one) == told(tmp_path / "three")

@@ -111,7 +111,7 @@ BASE = {
     "seed": 0,
     "source": {"class": "fault_sources:Pictures", "args": {"records": 32}, "prefetch": 2},
     "scenario": None,
-    "batch_size": 8,
+    "batch": 8,
     "max_samples": 16,
     "backbone": TINY,
     "learner": {

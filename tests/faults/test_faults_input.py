@@ -106,7 +106,7 @@ def test_more_refused_records_than_allowed_end_the_run(tmp_path):
 
 @pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 7, 200])
 def test_batches_of_any_size_and_a_short_last_one(tmp_path, size):
-    run, _ = go(tmp_path, {"of": "Pictures"}, batch_size=size)
+    run, _ = go(tmp_path, {"of": "Pictures"}, batch=size)
     assert [record["offset"] for record in lines(run, "predictions")] == list(range(96))
 
 

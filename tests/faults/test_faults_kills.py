@@ -17,12 +17,12 @@ PHASES = (  # what is killed at its nth call, in this order, in one run director
     ("Disk.create", 3), ("BackgroundSaver.save", 1), ("JsonlSink._drain", 2), ("StreamProcessor.commit", 2),
     ("StreamProcessor.restore", 1), ("StreamProcessor.restore", 1), ("IterableSource._next_event", 3),
     ("Quarantine.take", 3), ("Learner.learn", 4), ("Learner.load_state_dict", 1),
-    ("Learner.load_state_dict", 1), ("Journal.write_predictions", 4), ("Learner.consolidate", 1),
-    ("Segments._settle", 3), ("Journal.write_step", 3), ("Checkpoints.latest", 1),
+    ("Learner.load_state_dict", 1), ("PredictionLog.after_batch", 4), ("Learner.consolidate", 1),
+    ("ShiftHandler._update_detector", 3), ("StepMetricsLog.after_batch", 3), ("Checkpoints.latest", 1),
     ("Checkpoints.sweep", 1), ("JsonlSink.load_state_dict", 1), ("Checkpoints._fill", 2), ("Disk.write", 9),
     ("Checkpoints._prune", 2), ("Disk.rmdir", 2), ("Disk.unlink", 4), ("Disk.replace", 5), ("Disk.fsync", 12),
     ("Disk.fsync_folder", 7), ("Learner.state_dict", 2), ("BackgroundSaver.wait", 2), ("Disk.truncate", 1),
-    ("StreamProcessor._announce_classes", 2), ("StreamProcessor._examine", 1), ("StreamProcessor._finish", 1),
+    ("HoldoutEvaluation._evaluate", 1), ("HoldoutEvaluation._evaluate", 1), ("StreamProcessor._finish", 1),
     ("Run.finish", 1), ("Run.close", 1),
 )  # fmt: skip
 CLASS = {"online_lora": "OnlineLoRALearner", "ridge": "RidgeLearner"}

@@ -112,12 +112,12 @@ def test_no_storm_of_consolidations(tmp_path, scene, detector):
 
 
 def test_a_real_learner_outlives_a_consolidation_a_step_and_a_single_class(tmp_path):
-    write_config(tmp_path, shift={"class": "fault_sources:Always"}, batch_size=4)
+    write_config(tmp_path, shift={"class": "fault_sources:Always"}, batch=4)
     run(tmp_path)
     state = newest_state(tmp_path / "run")
     assert len(state["shifts"]["consolidations"]) == 24
     once = len(repr(sorted(state["learner"]["adapters"])))
-    write_config(tmp_path, "rare.yaml", batch_size=4)
+    write_config(tmp_path, "rare.yaml", batch=4)
     streamcl("run", "rare.yaml", folder=tmp_path)
     assert once == len(repr(sorted(newest_state(tmp_path / "runs" / "rare")["learner"]["adapters"])))
     write_config(tmp_path, source={"class": "fault_sources:OneClass"})

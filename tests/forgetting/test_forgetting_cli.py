@@ -40,7 +40,7 @@ backbone:
   image_size: 32
   args: {patch_size: 8, embed_dim: 32, depth: 3, num_heads: 2}
 learner: LEARNER
-batch_size: 8
+batch: 8
 checkpoint: {every_samples: 64}
 threads: 1
 precision: 32-true

@@ -163,7 +163,7 @@ def configuration(
         "run_dir": str(folder / "run"),
         "seed": 7,
         "source": made,
-        "batch_size": 8,
+        "batch": 8,
         "backbone": BACKBONE,
         "learner": LEARNERS[learner],
         "shift": DETECTORS[detector],

@@ -255,7 +255,7 @@ def test_a_run_forgets_a_tenant_whole(tmp_path):
         tmp_path,
         {"name": "cohort_adapters", "max_adapters": 3, "lora": {"warmup_samples": 8}},
         source={"class": "test_cohort_adapters:stream", "deterministic": True},
-        batch_size=12,
+        batch=12,
         checkpoint={"every_samples": 48},
         forgetting={"requests": [{"offset": 60, "domain": "bolt"}]},
     )

@@ -62,7 +62,7 @@ def configuration(images, learner, **more):
             "image_size": 32,
             "args": {**TINY_VIT, "depth": 2},
         },
-        "batch_size": 8,
+        "batch": 8,
         "threads": 1,
         "device": "cuda",
         "precision": "32-true",

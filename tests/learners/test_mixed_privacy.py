@@ -396,7 +396,7 @@ def stream():
 def configuration(folder, **more):
     learner = {"name": "mixed_privacy", "lora": {"warmup_samples": 16}, "users": {"tangents": 16}}
     source = {"class": "test_mixed_privacy:stream", "deterministic": True}
-    return tiny_run(folder, learner, source=source, batch_size=8, checkpoint={"every_samples": 32}, **more)
+    return tiny_run(folder, learner, source=source, batch=8, checkpoint={"every_samples": 32}, **more)
 
 
 def test_a_run_forgets_a_subject_with_a_bound_and_then_all_users(tmp_path):

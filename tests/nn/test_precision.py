@@ -17,7 +17,7 @@ def settings(tmp_path, **options):
         "run_dir": str(tmp_path / "run"),
         "source": {"name": "demo_digits"},
         "max_samples": 32,
-        "batch_size": 16,
+        "batch": 16,
         "backbone": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT},
         "learner": {"name": "ridge", "blocks": [0]},
         "evaluate": {"every_samples": None, "at_stream_end": False},

@@ -76,7 +76,7 @@ def test_a_learner_beside_the_yaml_is_resumed_and_forgets_a_class_exactly(packag
     monkeypatch.syspath_prepend(str(package))
     config = {
         "source": {"class": "my_parts.source:stripes_records", "args": {"count": 48}},
-        "batch_size": 8,
+        "batch": 8,
         "backbone": {
             "name": "vit_tiny_patch16_224",
             "weights": "none",

@@ -30,7 +30,7 @@ TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "ar
 SMALLER = (
     f"backbone={json.dumps(TINY)}",
     "precision=32-true",
-    "batch_size=4",
+    "batch=4",
     "max_samples=8",
     "evaluate.max_per_part=1",
 )

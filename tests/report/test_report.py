@@ -29,7 +29,7 @@ source: {class: "streams.datasets.demo:digits", args: {seed: 3}}
 backbone: {model: vit_small_patch14_dinov2, depth: 11, image_size: 70}
 learner: {name: ridge_lora, rank: 4, lr: 5.0e-4}
 detector: {name: relative_plateau, window: 5}
-batch_size: 64
+batch: 64
 """
 
 

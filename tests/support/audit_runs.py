@@ -21,7 +21,7 @@ def configuration(folder, learner):
         "run_dir": str(folder / "run"),
         "source": {"name": "npz", "args": {"path": str(path)}},
         "scenario": {"name": "disjoint", "parts": 2},
-        "batch_size": 8,
+        "batch": 8,
         "backbone": {
             **{"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT},
         },

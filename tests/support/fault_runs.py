@@ -127,7 +127,7 @@ def write_config(
     """A YAML file (JSON is YAML) of a short run on a tiny ViT, over `fault_sources:pictures`."""
     config = {
         "source": {"class": "fault_sources:Pictures", "args": {"records": 96}},
-        "batch_size": 8,
+        "batch": 8,
         "backbone": TINY,
         "learner": LEARNERS[learner],
         "shift": {"class": "fault_sources:EveryFew", "args": {}},
@@ -220,10 +220,14 @@ def kill_at(note: str, *, number: int = 0, point: str = "", times: int = 1) -> N
         if calls.total() == number or (name == point and calls[name] == times):
             os.kill(os.getpid(), signal.SIGKILL)
 
+    watched = set[str]()
     for dotted, names in POINTS.items():
         owner = _owner(dotted)
         for name in names.split():
+            watched.add(f"{owner.__name__}.{name}")
             _before(owner, name, f"{owner.__name__}.{name}", watch)
+    if point and point not in watched:
+        raise ValueError(f"{point} is not watched, so nothing would be killed there")
 
 
 def signal_at(point: str, times: int, which: int = signal.SIGTERM) -> None:

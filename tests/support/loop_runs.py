@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 import weakref
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def build(
     holdout=(),
     checkpoints=None,
     beside=None,
+    clock=time.monotonic,
     **policy,
 ):
     """A processor whose sink is closed once nobody holds the processor any more."""
@@ -82,6 +84,7 @@ def build(
             checkpoints=checkpoints or found,
         ),
         LoopPolicy(**{"commit_every": 16, **policy}),
+        clock=clock,
     )
     weakref.finalize(processor, sink.close)
     newest = found.latest()

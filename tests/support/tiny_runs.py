@@ -17,7 +17,7 @@ def configuration(folder, learner="ridge", **more):
             "run_dir": str(folder / "run"),
             "source": {"name": "demo_digits"},
             "max_samples": 160,
-            "batch_size": 16,
+            "batch": 16,
             "threads": 1,
             "precision": "32-true",
             "backbone": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 Value = TypeVar("Value")
@@ -15,6 +16,32 @@ Warn: TypeAlias = Annotated[Value, Field(json_schema_extra={"x-on-resume": "warn
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 BlockIndex: TypeAlias = Annotated[int, Field(ge=0, lt=512)]
 Args: TypeAlias = dict[str, JsonValue]
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION = r"^([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)$"
+MAX_SECONDS = 10**9  # seconds, some 30 years: what is longer is a slip
+
+
+def seconds(value: Any) -> Any:
+    """Return the seconds of a duration such as "2s", "500ms", "10m", "1h" or "7d"; other values unchanged.
+
+    >>> seconds("2s"), seconds("500ms"), seconds("7d"), seconds(3)
+    (2.0, 0.5, 604800.0, 3)
+    """
+    if isinstance(value, str) and (found := re.fullmatch(DURATION, value.strip())):
+        return float(found[1]) * UNITS[found[2]]
+    if isinstance(value, str):
+        raise PydanticCustomError("duration", "is no duration; write 2s, 500ms, 10m, 1h or 7d, or seconds")
+    return value
+
+
+Seconds: TypeAlias = Annotated[
+    float,
+    Field(ge=0, le=MAX_SECONDS),
+    BeforeValidator(seconds),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": DURATION}]}),
+]
+"""A duration: a number of seconds, or a number with its unit."""
 
 IMPORT_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 """Pattern of the import path of a callable, package.module:callable."""

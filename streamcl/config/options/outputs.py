@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from streamcl.config.options.base import Options
+from streamcl.config.options.base import Options, Seconds
 from streamcl.config.options.variants import ClassOptions, PluginOptions, by_name, variant
 
 
@@ -27,6 +27,9 @@ class CheckpointOptions(Options):
     """When checkpoints are written, and what is promised of them."""
 
     every_samples: int = Field(2000, ge=1, le=10**12, description="Samples between checkpoints.")
+    every_seconds: Seconds | None = Field(
+        60.0, description="Also after that time, where records have been learned since; null: never."
+    )
     keep: int = Field(2, ge=1, le=1000, description="Number of newest checkpoints that are kept.")
     delivery: Literal["best_effort", "exactly_once"] = Field(
         "best_effort",

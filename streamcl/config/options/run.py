@@ -8,7 +8,8 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 
 from streamcl.config.document import Document, Problem, config_error
 from streamcl.config.options.backbone import BackboneOptions
-from streamcl.config.options.base import Options, Safe, Seed, Warn
+from streamcl.config.options.base import Options, Safe, Seconds, Seed, Warn
+from streamcl.config.options.batch import BatchOptions, by_size
 from streamcl.config.options.forget import ForgettingOptions
 from streamcl.config.options.learner import (
     LearnerOptions,
@@ -54,7 +55,9 @@ class RunConfig(Options):
     run_dir: Safe[str | None] = Field(None, min_length=1, description="Where results go; null: runs/<name>.")
     source: Annotated[SourceOptions, by_name()] = Field(description="The stream.")
     scenario: ScenarioOptions | None = Field(None, description="Order of the source; null: its own.")
-    batch_size: int = Field(64, ge=1, le=65_536, description="Records per batch.")
+    batch: Annotated[BatchOptions, by_size()] = Field(
+        BatchOptions(), description="How records are put into batches."
+    )
     max_samples: Safe[int | None] = Field(
         None, ge=1, le=10**15, description="Stop after that many samples; null: at the end."
     )
@@ -76,6 +79,9 @@ class RunConfig(Options):
     evaluate: Safe[EvaluateOptions] = Field(EvaluateOptions(), description="Evaluation on held-out samples.")
     checkpoint: Safe[CheckpointOptions | None] = Field(
         CheckpointOptions(), description="Checkpoints; null: the run cannot be resumed."
+    )
+    flush: Safe[Seconds | None] = Field(
+        1.0, description="Predictions, metrics and events are on disk within that time; null: at checkpoints."
     )
     forgetting: ForgettingOptions = Field(
         ForgettingOptions(), description="Requests to forget, statistics for them, and tests after shifts."

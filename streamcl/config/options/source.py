@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from streamcl.config.options.base import IMPORT_PATH, Args, Options, Safe, Warn
+from streamcl.config.options.base import IMPORT_PATH, Args, Options, Safe, Seconds, Warn
 
 
 class SourcePolicy(Options):
@@ -37,11 +37,10 @@ class SourcePolicy(Options):
     max_quarantined: int | None = Field(
         10_000, ge=0, le=10**9, description="Records set aside before the run stops; null: no limit."
     )
-    stall_timeout: Safe[float | None] = Field(
-        300.0,
-        gt=0,
-        le=10**7,
-        description="Seconds without a record before the source has failed; null: wait.",
+    stall_timeout: Safe[Literal["auto"] | Seconds | None] = Field(
+        "auto",
+        description="A source without a record for that long has failed; null: wait; auto: 300 s for a "
+        "source that says how long it is, no limit for others: a camera may see nothing for a night.",
     )
     retries: Safe[int] = Field(3, ge=0, le=1000, description="Retries after the source has raised.")
     retry_delay: Safe[float] = Field(

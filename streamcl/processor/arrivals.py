@@ -1,0 +1,96 @@
+"""Predictions made as records come, before their batch is complete, and the sign of life of a waiting run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from streamcl.events import Batch, Prediction, PredictionRecord
+from streamcl.processor.event_log import EventLog, Progress
+from streamcl.protocols import BatchRecord, Learner, State
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT = 60.0
+"""Seconds between two lines of a run that waits: seldom enough for a log that is kept for months."""
+
+
+class ArrivalPredictions:
+    """Predicts records as they come, and keeps each prediction until its record is learned.
+
+    The prediction that counts for accuracy is the one that was made, and logged, at arrival.
+    """
+
+    def __init__(self, learner: Learner, log: EventLog, progress: Progress) -> None:
+        self._learner, self._log, self._progress = learner, log, progress
+        self._waiting: dict[int, Prediction] = {}
+
+    def predict(self, batch: Batch) -> tuple[PredictionRecord, ...]:
+        """Predict and log records that wait for their batch, each once."""
+        new = [
+            (offset, sample)
+            for offset, sample in zip(batch.offsets, batch.samples, strict=True)
+            if offset not in self._waiting
+        ]
+        made = self._learner.predict([sample for _, sample in new]) if new else ()
+        records = []
+        for (offset, sample), prediction in zip(new, made, strict=True):
+            self._waiting[offset] = prediction
+            record = PredictionRecord(
+                sample.id, offset, sample.label, prediction.label, prediction.confidence
+            )
+            self._log.write("predictions", {"step": self._progress.step, **asdict(record)})
+            records.append(record)
+        return tuple(records)
+
+    def of(self, batch: Batch) -> Mapping[int, Prediction]:
+        """Return the predictions that were made at arrival of records of this batch, by offset."""
+        return {offset: self._waiting[offset] for offset in batch.offsets if offset in self._waiting}
+
+    def after_batch(self, record: BatchRecord) -> None:
+        """Drop the predictions of records that are learned."""
+        self._waiting = {at: made for at, made in self._waiting.items() if at >= record.batch.end}
+
+    def state_dict(self) -> State:
+        """Return the predictions of records that wait."""
+        return {str(at): [made.label, made.confidence] for at, made in self._waiting.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to the predictions that were waiting then."""
+        self._waiting = {int(at): Prediction(label, float(sure)) for at, (label, sure) in state.items()}
+
+
+class Heartbeat:
+    """Logs, while the source has nothing, that the run waits, how much it has learned, and since when.
+
+    Args:
+        progress: of the run.
+        clock: returns the time in seconds.
+        now: returns the time of day, for the line.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], str] = lambda: time.strftime("%H:%M"),
+    ) -> None:
+        self._progress, self._clock, self._now = progress, clock, now
+        self._last: str | None = None
+        self._logged = clock()
+
+    def after_batch(self, record: BatchRecord) -> None:  # noqa: ARG002 - only that it came
+        """Remember when the last batch came."""
+        self._last, self._logged = self._now(), self._clock()
+
+    def idle(self) -> None:
+        """Log a line where the last one was HEARTBEAT seconds ago."""
+        if self._clock() - self._logged < HEARTBEAT:
+            return
+        self._logged = self._clock()
+        last = "nothing has come yet" if self._last is None else f"last at {self._last}"
+        logger.info("waiting: %d records so far, %s", self._progress.offset, last)

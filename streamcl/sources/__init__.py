@@ -1,0 +1,1 @@
+"""Shared parts of sources: delivery guarantees, the interface of live readers, and wrapping a source."""

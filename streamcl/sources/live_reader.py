@@ -1,0 +1,81 @@
+"""The interface of a live reader: records as they come, a position to return to, and what it guarantees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from streamcl.protocols import State
+from streamcl.sources.delivery import DeliveryGuarantee
+
+RecordKey: TypeAlias = Any
+"""Identifies a record within its reader, as plain JSON: an offset, an entry's id, a file and its time."""
+
+
+FetchRecords: TypeAlias = Callable[[Sequence[str]], Mapping[str, Any]]
+"""Returns records by their ids, in any form that `streams.user.records.to_sample` takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One record that has come.
+
+    value: a record in any form that `streams.user.records.to_sample` takes, a ForgetRequest, or a BadRecord
+        in place of a record that cannot be read: it is quarantined and keeps its place.
+    key: see `RecordKey`.
+    """
+
+    value: Any
+    key: RecordKey
+
+
+@runtime_checkable
+class LiveReader(Protocol):
+    """Reads records as they come. One thread uses it at a time, and `open` comes first.
+
+    A record counts as read once its key was passed to `advance`; what `poll` has returned beyond that is read
+    again after a restart. So a reader commits nothing at the other end by itself: `acknowledge` is the hint
+    that positions up to there are durable here.
+    """
+
+    name: str
+
+    @property
+    def guarantee(self) -> DeliveryGuarantee:
+        """How often each record is learned across crashes."""
+
+    def open(self, position: State | None) -> None:
+        """Connect, and continue after `position`; None begins with the first record that there is.
+
+        Raise SourceError where records after the position are gone at the other end (expired, trimmed): the
+        message names the gap.
+        """
+
+    def poll(self, timeout: float) -> Sequence[Arrival] | None:
+        """Return the records that have come, in order, none after `timeout` seconds; None: it has ended."""
+
+    def replay(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
+        """Return the records with these keys, the next ones after the position, in this order.
+
+        Called after `open`, for batches that were cut before a crash. A record that is gone is a BadRecord.
+        """
+
+    def advance(self, keys: Sequence[RecordKey]) -> None:
+        """Move the position past records that `poll` or `replay` returned."""
+
+    def position(self) -> State:
+        """Return the position as plain data; called after every batch, so it must be cheap."""
+
+    def acknowledge(self, position: Mapping[str, Any]) -> None:
+        """Take a position whose checkpoint is durable: commit, acknowledge or trim up to there."""
+
+    @property
+    def fetch(self) -> FetchRecords | None:
+        """Returns the records with these ids that still exist; None where none can be read again."""
+
+    def lag(self) -> int | None:
+        """Return how many records wait at the other end; None where that is not known."""
+
+    def close(self) -> None:
+        """Disconnect. `open` may follow."""

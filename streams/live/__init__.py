@@ -1,0 +1,1 @@
+"""Sources without an end: growing folders, brokers, cameras, and a spool for those that cannot go back."""

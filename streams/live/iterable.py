@@ -1,0 +1,106 @@
+"""Reads a user's iterable record by record in a thread, so that a slow one does not hold a batch back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from streamcl.errors import SourceError
+from streamcl.events import Idle, Preview
+from streamcl.protocols import Fetch, Source, State, fetch_of
+from streamcl.sources.delivery import DeliveryGuarantee, guarantee_of
+from streamcl.sources.live_reader import Arrival, RecordKey
+from streams.prefetch import Prefetcher
+
+
+class IterableReader:
+    """A live reader of a source that yields one record at a time.
+
+    Records have no keys of their own: after a restart the source goes back and yields them in the same order.
+
+    Args:
+        source: yields batches of one record, and requests.
+        depth: records to read ahead.
+    """
+
+    def __init__(self, source: Source, depth: int) -> None:
+        self._source, self._depth = source, depth
+        self.name = source.info.name
+        self._pulled = deque[State]()  # the position after each record that was returned and not yet taken
+        self._position = source.state_dict()
+        self._thread = Prefetcher(source, depth, None)
+
+    @property
+    def guarantee(self) -> DeliveryGuarantee:
+        """The source's own."""
+        return guarantee_of(self._source)
+
+    def open(self, position: State | None) -> None:
+        """Continue after `position`."""
+        if position is not None:
+            self._thread.load_state_dict(position)
+        self._position = self._source.state_dict() if position is None else position
+        self._pulled.clear()
+
+    def poll(self, timeout: float) -> Sequence[Arrival] | None:
+        """Return the records that the thread has read; wait for the first of them only."""
+        found = list[Arrival]()
+        while len(found) < self._depth:
+            item = self._thread.poll(0.0 if found else timeout)
+            if item is None:
+                break
+            event, (position, _), error = item
+            if event is None:
+                if found:
+                    break  # the end, or the error, comes again with the next poll
+                if error is not None:
+                    raise error
+                return None
+            if not isinstance(event, Idle | Preview):
+                found.append(Arrival(event, None))
+                self._pulled.append(position)
+        return found
+
+    def replay(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
+        """Return as many records as there are keys."""
+        found = list[Arrival]()
+        while len(found) < len(keys):
+            arrivals = self._limited(len(keys) - len(found))
+            if arrivals is None:
+                raise SourceError(
+                    f"{self.name} replays shorter: it ends {len(keys) - len(found)} records early"
+                )
+            found.extend(arrivals)
+        return found
+
+    def advance(self, keys: Sequence[RecordKey]) -> None:
+        """Move the position past as many records."""
+        for _ in keys:
+            self._position = self._pulled.popleft()
+
+    def position(self) -> State:
+        """Return the source's position after the last record taken."""
+        return self._position
+
+    def acknowledge(self, position: Mapping[str, Any]) -> None:
+        """Nothing is told to an iterable."""
+
+    @property
+    def fetch(self) -> Fetch | None:
+        """The source's own `fetch`, or None."""
+        return fetch_of(self._source)
+
+    def lag(self) -> None:
+        """Nobody knows how much an iterable still has."""
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.close()
+
+    def _limited(self, count: int) -> Sequence[Arrival] | None:
+        depth, self._depth = self._depth, count
+        try:
+            return self.poll(0.5)
+        finally:
+            self._depth = depth

@@ -1,0 +1,232 @@
+"""A source of whatever a live reader brings: cut into batches by number and by time, the same at a replay."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from typing import Any
+
+from streamcl.errors import BadRecord, SourceError
+from streamcl.events import Batch, Event, ForgetRequest, Idle, PlacedEvent, Preview, Sample, StreamInfo
+from streamcl.protocols import Fetch, State
+from streamcl.sources.delivery import DeliveryGuarantee
+from streamcl.sources.live_reader import Arrival, LiveReader, RecordKey
+from streams.live.arrival_log import ArrivalLog, CutBatch
+from streams.offsets import Record, batch_of, records_of
+from streams.user.conversion import Conversion
+from streams.user.records import RecordPolicy, to_sample
+
+POLL = 0.5
+"""Longest wait for the reader in seconds: so soon an idle loop is given the chance to stop, or to forget."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutting:
+    """When a batch is complete.
+
+    size: records in a full batch. max_wait: seconds after which the first record has waited enough; None:
+    until the batch is full. previews: whether records are shown before their batch is complete.
+    """
+
+    size: int = 64
+    max_wait: float | None = 2.0
+    previews: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A record or request that waits for its event, its key, and when it came."""
+
+    unit: Record | ForgetRequest
+    key: RecordKey
+    came: float
+
+
+class LiveSource:
+    """The records of a live reader as batches; a batch goes when it is full or its first record has waited.
+
+    How the stream was cut is logged before each batch is handed out, and repeated after a restart, so that a
+    run that was killed learns the same batches as one that was not. Between batches it yields `Idle` while
+    nothing comes, and `Preview` where `cutting` says so.
+
+    Args:
+        reader: brings the records.
+        cutting: when a batch is complete.
+        policy: limits, and what is done with bad records.
+        columns: keys of the reader's mappings, as for `IterableSource`.
+        log: of the batches cut since the last checkpoint; None where the run cannot be resumed.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        reader: LiveReader,
+        *,
+        cutting: Cutting = Cutting(),
+        policy: RecordPolicy | None = None,
+        columns: Mapping[str, str] | None = None,
+        log: ArrivalLog | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.reader, self._cutting, self._policy = reader, cutting, policy or RecordPolicy()
+        self._columns, self._log, self._clock = columns, log, clock
+        self._durable = deque[Mapping[str, Any]](maxlen=1)
+        self._open = False
+        self._begin(None, events=0, offset=0, seen=())
+
+    @property
+    def info(self) -> StreamInfo:
+        """The reader's name; a live stream has no known length."""
+        return StreamInfo(self.reader.name)
+
+    @property
+    def guarantee(self) -> DeliveryGuarantee:
+        """The reader's delivery guarantee."""
+        return self.reader.guarantee
+
+    @property
+    def replayable(self) -> bool:
+        """Whether a new process can continue from a position."""
+        return self.reader.guarantee.kind != "at_most_once"
+
+    @property
+    def fetch(self) -> Fetch | None:
+        """Returns samples by their ids, as far as they still exist at the other end; None where it cannot."""
+        return None if self.reader.fetch is None else self._fetch
+
+    def lag(self) -> int | None:
+        """Return how many records wait at the other end; None where that is not known."""
+        return self.reader.lag()
+
+    def __iter__(self) -> Iterator[Event]:
+        if not self._open:
+            self.reader.open(self._position)
+            self._open = True
+        for cut in () if self._log is None else self._log.since(self._events):
+            self._arrive(self._again(cut.keys))
+            yield self._hand_out(len(cut.keys), logged=True)
+        while True:
+            arrivals = self.reader.poll(self._patience())
+            while self._durable:
+                self._pass_on(self._durable.popleft())
+            self._arrive(arrivals or ())
+            while (complete := self._complete(ended=arrivals is None)) > 0:
+                yield self._hand_out(complete, logged=False)
+            if arrivals is None:
+                return
+            if self._cutting.previews and self._shown < len(self._waiting):
+                yield self._preview()
+            elif not arrivals:
+                yield Idle()
+
+    def state_dict(self) -> State:
+        """Return the position after the last event, and digests of the classes seen."""
+        seen = list(self._conversion.seen)
+        return {"events": self._events, "offset": self._offset, "seen": seen, "reader": self._position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from that position; records that were waiting are read again."""
+        self.close()
+        self._begin(state["reader"], events=state["events"], offset=state["offset"], seen=state["seen"])
+
+    def acknowledge(self, position: Mapping[str, Any]) -> None:
+        """Take a position whose checkpoint is durable; the reader is given it between two polls."""
+        self._durable.append(position)
+
+    def close(self) -> None:
+        """Disconnect the reader and close the log."""
+        if self._open:
+            self.reader.close()
+            self._open = False
+        if self._log is not None:
+            self._log.close()
+
+    def _begin(self, position: State | None, *, events: int, offset: int, seen: Sequence[str]) -> None:
+        self._position, self._events, self._offset = position, events, offset
+        self._waiting = deque[_Waiting]()
+        self._shown = 0  # how many of those that wait were shown
+        self._conversion = Conversion(
+            self.reader.name, self._policy, (), self._columns, offset=offset, seen=seen
+        )
+
+    def _again(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
+        """Return the records of a batch that was cut before a crash."""
+        arrivals = self.reader.replay(keys)
+        if len(arrivals) != len(keys):
+            raise SourceError(f"{self.reader.name} replays {len(arrivals)} of {len(keys)} records")
+        return arrivals
+
+    def _arrive(self, arrivals: Sequence[Arrival]) -> None:
+        """Convert what has come, and let it wait for its event."""
+        now = self._clock()
+        for arrival in arrivals:
+            for unit in self._conversion.units_of(arrival.value):
+                units = records_of(unit) if isinstance(unit, Batch) else (unit,)
+                self._waiting.extend(_Waiting(each, arrival.key, now) for each in units)
+
+    def _complete(self, *, ended: bool) -> int:
+        """Return how many of those that wait make the next event now; 0 where there is none yet."""
+        if not self._waiting:
+            return 0
+        first, size, longest = self._waiting[0], self._cutting.size, self._cutting.max_wait
+        records = self._records_waiting(size)
+        if records == 0:
+            return 1  # a request
+        waited = longest is not None and self._clock() - first.came >= longest
+        return records if records == size or records < len(self._waiting) or waited or ended else 0
+
+    def _records_waiting(self, limit: int) -> int:
+        """Return how many records wait before the first request, up to `limit`."""
+        heads = islice(self._waiting, limit)
+        return sum(1 for _ in takewhile(lambda each: not isinstance(each.unit, ForgetRequest), heads))
+
+    def _hand_out(self, count: int, *, logged: bool) -> PlacedEvent:
+        """Return the next event, of the first `count` that wait, and move the position past it."""
+        taken = [self._waiting.popleft() for _ in range(count)]
+        first, keys = taken[0].unit, tuple(each.key for each in taken)
+        event: PlacedEvent
+        if isinstance(first, ForgetRequest):
+            event = first
+        else:
+            event = batch_of(
+                self._offset, [each.unit for each in taken if not isinstance(each.unit, ForgetRequest)]
+            )
+        if self._log is not None and not logged:
+            self._log.append(CutBatch(self._events, keys))
+        self.reader.advance(keys)
+        self._position = self.reader.position()
+        self._events, self._offset = self._events + 1, event.end
+        self._shown = max(0, self._shown - count)
+        return event
+
+    def _patience(self) -> float:
+        """Return the seconds that the reader may wait for more."""
+        longest = self._cutting.max_wait
+        if not self._waiting or longest is None:
+            return POLL
+        return min(POLL, max(0.0, longest - (self._clock() - self._waiting[0].came)))
+
+    def _preview(self) -> Preview:
+        """Return the records that wait and were not shown yet."""
+        offset = self._offset + self._shown
+        new = [each.unit for each in islice(self._waiting, self._shown, None)]
+        self._shown = len(self._waiting)
+        return Preview(batch_of(offset, [each for each in new if not isinstance(each, ForgetRequest)]))
+
+    def _pass_on(self, position: Mapping[str, Any]) -> None:
+        """Let the reader and the log know that a position is durable."""
+        if position["reader"] is not None:
+            self.reader.acknowledge(position["reader"])
+        if self._log is not None:
+            self._log.drop_before(position["events"])
+
+    def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
+        found = dict[str, Sample]()
+        for name, value in (self.reader.fetch(ids) if self.reader.fetch else {}).items():
+            with suppress(BadRecord):
+                found[name] = to_sample(value, default_id=name, policy=self._policy)
+        return found
