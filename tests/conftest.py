@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -10,6 +13,9 @@ from pictures import TINY_VIT
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+os.environ["STREAMCL_KEYS"] = tempfile.mkdtemp(prefix="streamcl-keys-")  # never the user's own
+atexit.register(shutil.rmtree, os.environ["STREAMCL_KEYS"], ignore_errors=True)
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of an example
 settings.load_profile("untimed")

@@ -107,11 +107,17 @@ def html_section(report: AuditReport) -> Markup:
     return Markup(template.render(report=report, notes=notes(report)))
 
 
-def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] = time.time) -> Path:
+def save_audit(
+    folder: Path,
+    report: AuditReport,
+    *,
+    signing_key: archive.SigningKeySource = archive.no_signing_key,
+    clock: Callable[[], float] = time.time,
+) -> Path:
     """Write the audit atomically, chained to the one before and bound to its receipt; return its path.
 
     A second audit of the same request gets a file of its own. The receipt's page shows the newest.
-    folder: of the run; clock: seconds since 1970.
+    folder: of the run; signing_key: gives the key that signs it; clock: seconds since 1970.
     """
     request = report.request or "audit"
     receipt = archive.newest_receipt(folder, request)
@@ -123,7 +129,10 @@ def save_audit(folder: Path, report: AuditReport, *, clock: Callable[[], float] 
         "made": clock(),
         "audit": _finite(report.to_json()),
     }
-    hash_chain.write_link(path, hash_chain.ChainHead(folder / archive.AUDITS, "audit").next_link(content))
+    key, head = signing_key(), hash_chain.ChainHead(folder / archive.AUDITS, "audit")
+    head.next_link(content, key).write(path)
+    if key is not None:
+        head.sign(key)
     if receipt.exists():
         archive.write_page(receipt, archive.read_receipt(receipt), audit=html_section(report))
     return path

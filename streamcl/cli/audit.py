@@ -48,6 +48,7 @@ def audit(
     from streamcl.audit.data import AuditConfig
     from streamcl.audit.report import save_audit, text_table
     from streamcl.audit.run import audit_run
+    from streamcl.storage.key_folder import default_key_folder
 
     # an exit by an exception removes temporary folders
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -56,7 +57,7 @@ def audit(
         config = replace(config, references=references, reruns=references)
     with show_messages():
         report = audit_run(run, request=request, config=config, retrain=rerun)
-    path = save_audit(run, report)
+    path = save_audit(run, report, signing_key=default_key_folder().signing_key)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -129,13 +130,31 @@ def retry_request(run: Path, request: str, execute: bool, wait: float | None) ->
 @click.argument(
     "receipts", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
-def verify(receipts: tuple[Path, ...]) -> None:
-    """Check RECEIPTS: not a byte changed, the chain whole, and nothing erased in what the run keeps."""
-    from streamcl.forgetting.receipts.verify import verify_receipt
+@click.option(
+    "--keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Public keys of the operator, as `streamcl key show` prints them; your own by default.",
+)
+@click.option("--show", is_flag=True, help="Print each receipt's content as well.")
+def verify(receipts: tuple[Path, ...], keys: Path | None, show: bool) -> None:
+    """Check RECEIPTS: who signed them, not a byte changed, and within a run its chain and what it keeps.
 
+    A receipt (ID.dsse) can be verified anywhere with the public keys of its operator, and without the run.
+    """
+    from streamcl.forgetting.receipts.signature import verify_signature
+    from streamcl.forgetting.receipts.verify import ReceiptVerifier
+    from streamcl.storage.key_folder import default_key_folder
+    from streamcl.storage.signing import PublicKeys
+
+    known = default_key_folder().public_keys() if keys is None else PublicKeys.read(keys)
+    verifier = ReceiptVerifier(known)
     for path in receipts:
-        for line in verify_receipt(path):
+        for line in verifier.verify(path):
             click.echo(f"{path.name}: {line}")
+        if show:
+            content = verify_signature(path, known).receipt.to_json()
+            click.echo(json.dumps(content, indent=2))
 
 
 def _ledger(run: Path) -> Ledger:

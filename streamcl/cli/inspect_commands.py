@@ -81,8 +81,9 @@ def report(run: Path) -> None:
 def doctor(run: Path) -> int:
     """Check RUN's directory and say what is wrong with it."""
     from streamcl.runs.doctor import check_run
+    from streamcl.storage.key_folder import default_key_folder
 
-    findings = check_run(run)
+    findings = check_run(run, default_key_folder().public_keys())
     for finding in findings:
         hint = f" ({finding.hint})" if finding.hint else ""
         click.echo(f"{finding.level:8} {finding.place}: {finding.text}{hint}")

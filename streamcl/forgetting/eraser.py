@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.ledger import Ledger
+from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage, Selection
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ForgettingMethod, RequestScope
 from streamcl.forgetting.methods.select import select_method
 from streamcl.forgetting.receipts import receipt as receipts
-from streamcl.forgetting.receipts.archive import ReceiptArchive, attempts
+from streamcl.forgetting.receipts.archive import (
+    ReceiptArchive,
+    SigningKeySource,
+    attempts,
+    no_signing_key,
+)
 from streamcl.forgetting.receipts.receipt import (
     ErasureOutcome,
     PurgedCheckpoint,
@@ -75,7 +80,7 @@ class RedactableScores(Protocol):
 class RunResources:
     """The parts of a run that an erasure reaches.
 
-    fingerprint: of the run's configuration. disk: writes files.
+    fingerprint: of the run's configuration. signing_key: signs receipts. disk: writes files.
     """
 
     folder: Path
@@ -89,6 +94,7 @@ class RunResources:
     utility: UtilityProbe | None = None
     relapse: RelapseMonitor | None = None
     fingerprint: str = ""
+    signing_key: SigningKeySource = no_signing_key
     disk: Disk = field(default_factory=lambda: files.DISK)
 
 
@@ -130,7 +136,9 @@ class Eraser:
     ) -> None:
         self._run, self._ledger, self._lineage = resources, ledger, lineage
         self._methods, self._tombstones, self._clock = tuple(methods), tombstones, clock
-        self._archive = ReceiptArchive(resources.folder, disk=resources.disk)
+        self._archive = ReceiptArchive(
+            resources.folder, signing_key=resources.signing_key, disk=resources.disk
+        )
 
     def plan(self, request: ForgetRequest) -> ErasurePlan:
         """Return what the request reaches; change nothing."""
@@ -203,6 +211,23 @@ class Eraser:
         self._archive.write(receipt)
         end = self._ledger.refuse if outcome.outcome == "refused" else self._ledger.fail
         end(request.id, str(outcome.reason))
+
+    def refuse_unreadable(self, entry: LedgerEntry, reason: str, *, offset: int) -> None:
+        """Refuse a request of which the ledger's content cannot be read, with a receipt like any other."""
+        self._archive.write(
+            Receipt(
+                request=entry.id,
+                kind="unreadable",
+                outcome="refused",
+                reason=reason,
+                offset=offset,
+                on_return="drop",
+                received=entry.received,
+                completed=self._clock(),
+                config=self._run.fingerprint,
+            )
+        )
+        self._ledger.refuse(entry.id, reason)
 
     def _erase_on_disk(self, plan: ErasurePlan, receipt: Receipt) -> dict[str, Any]:
         """Erase from everything that the run keeps but the lineage; return what the receipt says of it."""

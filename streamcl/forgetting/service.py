@@ -201,7 +201,7 @@ class ForgettingService:
             try:
                 self._requests[entry.id] = requests.read(entry)
             except ForgettingError as error:
-                self._ledger.refuse(entry.id, str(error))
+                self._eraser.refuse_unreadable(entry, str(error), offset=self._offset)
                 return None
         return self._requests[entry.id]
 

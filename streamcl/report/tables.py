@@ -177,7 +177,8 @@ class RequestRow:
     @property
     def kind(self) -> str:
         """The kind of request in words."""
-        return {"samples": "samples", "subject": "a subject", "class": "a class"}[self.receipt.kind]
+        kinds = {"samples": "samples", "subject": "a subject", "class": "a class"}
+        return kinds.get(self.receipt.kind, "unreadable")
 
     @property
     def good(self) -> bool:

@@ -28,6 +28,7 @@ from streamcl.runs.summary import environment
 from streamcl.sinks.fanout import Fanout
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
+from streamcl.storage.key_folder import default_key_folder
 from streamcl.storage.rng_state import capture_generators, seed_generators
 from streamcl.storage.thumbnails import Thumbnails
 
@@ -64,6 +65,7 @@ def assemble(
             thumbnails=output.thumbnails,
             checkpoints=CheckpointPurger(output.checkpoints, output.saver) if settings.checkpoint else None,
             fingerprint=fingerprint(settings),
+            signing_key=default_key_folder().signing_key,
         )
         forgetting = build_forgetting(settings, resources, stack)
     in_loop = for_the_loop(forgetting, learner, scores, group)

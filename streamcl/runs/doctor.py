@@ -6,13 +6,16 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import yaml
 
 from streamcl.errors import CheckpointError, StreamclError
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
+from streamcl.forgetting.receipts.archive import RECEIPTS
+from streamcl.forgetting.receipts.verify import verify_chain
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
 from streamcl.runs.directory import CHECKPOINTS, CONFIG, SUMMARY
@@ -21,6 +24,7 @@ from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import CorruptCheckpoint, verify_checkpoint
 from streamcl.storage.json_lines import json_object
 from streamcl.storage.lock import holder_of
+from streamcl.storage.signing import PublicKeys
 
 Level: TypeAlias = Literal["ok", "warning", "error"]
 
@@ -44,18 +48,20 @@ Check: TypeAlias = Callable[[Path], Iterator[DoctorFinding]]
 """Yields the findings about one path; an error that it raises is a finding too."""
 
 
-def check_run(run_dir: Path) -> list[DoctorFinding]:
+def check_run(run_dir: Path, keys: PublicKeys | None = None) -> list[DoctorFinding]:
     """Return everything found in a run directory, in a fixed order; it may belong to a running process.
 
     An "error" is something that a resume would stumble over, a "warning" something to know. Only the ledger
-    is opened for more than reading: SQLite restores what a crash left in its journal.
+    is opened for more than reading: SQLite restores what a crash left in its journal. keys: the public keys
+    to verify receipts with.
     """
     if not run_dir.is_dir():
         return [DoctorFinding("error", ".", f"{run_dir} is not a folder", "name the directory of a run")]
     checks: list[tuple[str, Check]] = [
         ("lock", _lock), (CONFIG, _config), (CHECKPOINTS, _checkpoints), (".", _temporaries),
         *((path.name, _log) for path in sorted(run_dir.glob("*.jsonl"))),
-        (SUMMARY, _summary), (LEDGER, _ledger), (STATISTICS, _statistics), (".", _space),
+        (SUMMARY, _summary), (LEDGER, _ledger),
+        (RECEIPTS, partial(_receipts, keys=keys or PublicKeys())), (STATISTICS, _statistics), (".", _space),
     ]  # fmt: skip
     return [finding for place, check in checks for finding in _findings(place, run_dir / place, check)]
 
@@ -152,10 +158,9 @@ def _summary(path: Path) -> Iterator[DoctorFinding]:
 def _ledger(path: Path) -> Iterator[DoctorFinding]:
     if not path.exists():
         return
-    _check_plain(path)
-    with Ledger(path) as ledger:
-        entries, pending = ledger.entries(), ledger.pending()
-    yield DoctorFinding("ok", LEDGER, f"{len(entries)} forgetting requests, {len(pending)} pending")
+    entries = _ledger_entries(path)
+    pending = sum(1 for entry in entries if entry.status in {"received", "started"})
+    yield DoctorFinding("ok", LEDGER, f"{len(entries)} forgetting requests, {pending} pending")
     for entry in entries:
         request = f"request {entry.id!r}"
         if entry.status in {"received", "started"}:
@@ -166,6 +171,25 @@ def _ledger(path: Path) -> Iterator[DoctorFinding]:
             yield DoctorFinding("error", LEDGER, f"{request} failed: {entry.reason}", hint)
         elif entry.body is not None and entry.status == "done":
             yield DoctorFinding("warning", LEDGER, f"{request} is done but its contents are still stored")
+
+
+def _ledger_entries(path: Path) -> list[LedgerEntry]:
+    if not path.exists():
+        return []
+    _check_plain(path)
+    with Ledger(path) as ledger:
+        return ledger.entries()
+
+
+def _receipts(folder: Path, keys: PublicKeys) -> Iterator[DoctorFinding]:
+    try:
+        entries = _ledger_entries(folder.parent / LEDGER)
+    except (StreamclError, OSError):
+        return  # reported as damage of the ledger
+    chain = verify_chain(folder.parent, entries, keys)
+    signed = sum(1 for _, receipt in chain if receipt.signed_by is not None)
+    if chain:
+        yield DoctorFinding("ok", RECEIPTS, f"{len(chain)} receipts in an unbroken chain, {signed} signed")
 
 
 def _statistics(path: Path) -> Iterator[DoctorFinding]:

@@ -1,42 +1,78 @@
-"""Chains of canonical JSON files, each with its own hash and that of the file before it."""
+"""Chains of documents in canonical JSON (RFC 8785), each with the hash of the one before, and signed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import rfc8785
+
 from streamcl.errors import ForgettingError
-from streamcl.storage import files
-from streamcl.storage.canonical_json import canonical_json
+from streamcl.storage import envelope, files
 from streamcl.storage.files import Disk
+from streamcl.storage.signing import SigningKey
 
 Chain: TypeAlias = list[tuple[Path, dict[str, Any]]]
 
 LINK_FORMAT = 1
 LINK_SIZE_LIMIT = 64 << 20  # bytes; a receipt with every hash of ten thousand ids has under one
+HEAD = f"_head{envelope.SUFFIX}"
+"""The file with the number and the hash of the newest link, signed. No link has a name that begins so."""
 
 
-def write_link(path: Path, body: Mapping[str, Any], *, disk: Disk = files.DISK) -> None:
-    """Write the body of a link with its hash, atomically."""
-    files.atomic_write(path, _line({**body, "sha256": _digest(body)}), disk=disk)
+def payload_type(noun: str) -> str:
+    """Return the media type under which a document is signed."""
+    return f"application/vnd.streamcl.{noun}+json"
+
+
+@dataclass(frozen=True, slots=True)
+class NewLink:
+    """A link that is not written yet. key: that signs it; None leaves it without a signature."""
+
+    noun: str
+    body: Mapping[str, Any]
+    key: SigningKey | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of its file, which are what is signed."""
+        return _encoded(self.body)
+
+    def write(self, path: Path, *, disk: Disk = files.DISK) -> None:
+        """Write it atomically, the envelope with its signature first: a link that exists is complete."""
+        if self.key is not None:
+            signed = envelope.sign(self.data, payload_type(self.noun), self.key)
+            files.atomic_write(envelope.envelope_path(path), signed.to_bytes(), disk=disk)
+        files.atomic_write(path, self.data, disk=disk)
 
 
 def read_link(path: Path, noun: str) -> dict[str, Any]:
     """Return the body of a link, verified byte by byte. Raise ForgettingError, which names the fault."""
     try:
         data = path.read_bytes() if path.stat().st_size <= LINK_SIZE_LIMIT else b""
-        content = json.loads(data)
-        claimed = content.pop("sha256")
-        whole = data == _line({**content, "sha256": claimed}) and claimed == _digest(content)
     except OSError as error:
         raise ForgettingError(f"{path} cannot be read: {error.strerror}") from error
+    return parse_link(data, path, noun)
+
+
+def parse_link(data: bytes, path: Path, noun: str) -> dict[str, Any]:
+    """Return the body in the bytes of a link, which `path` names in errors. Raise ForgettingError."""
+    try:
+        content = json.loads(data)
+        claimed = content.pop("sha256")
+        whole = data == _encoded(content) and claimed == _digest(content)
+        number, previous = content["number"], content["previous"]
+        placed = type(number) is int and number >= 1 and (isinstance(previous, str) or number == 1)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ForgettingError(f"{path} is not a valid {noun}: {error!r:.200}") from error
     if not whole:
         raise ForgettingError(f"{path} has been changed: its sha256 is not {str(claimed)[:12]}")
+    if not placed:
+        raise ForgettingError(f"{path} is no {noun}: it has no place in a chain")
     if (found := content.get("format")) != LINK_FORMAT:
         raise ForgettingError(f"{path} has format {found!r}, this streamcl reads {LINK_FORMAT}")
     return dict(content)
@@ -68,10 +104,26 @@ class ChainHead:
             self.number, self.sha256 = content["number"], sha256_of(path)
         return new
 
-    def next_link(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the content as the next link, without its own hash. Raise as `advance` does."""
+    def next_link(self, content: Mapping[str, Any], key: SigningKey | None = None) -> NewLink:
+        """Return the content as the next link, to be signed by `key`. Raise as `advance` does."""
         self.advance()
-        return {**content, "format": LINK_FORMAT, "number": self.number + 1, "previous": self.sha256}
+        place = {"format": LINK_FORMAT, "number": self.number + 1, "previous": self.sha256}
+        signer = None if key is None else key.public.key_id
+        return NewLink(self._noun, {**content, **place, "signed_by": signer}, key)
+
+    def sign(self, key: SigningKey, *, disk: Disk = files.DISK) -> None:
+        """Sign the number and the hash of the newest link, so that it cannot be removed unnoticed."""
+        self.advance()
+        path = self._folder / HEAD
+        statement = head_statement(self.number, self.sha256)
+        signed = envelope.sign(statement, payload_type(f"{self._noun}-head"), key).to_bytes()
+        if not path.exists() or path.read_bytes() != signed:
+            files.atomic_write(path, signed, disk=disk)
+
+
+def head_statement(number: int, sha256: str | None) -> bytes:
+    """Return the document that is signed as the head of a chain with so many links."""
+    return rfc8785.dumps({"format": LINK_FORMAT, "number": number, "sha256": sha256})
 
 
 def read_links(folder: Path, noun: str) -> Chain:
@@ -84,10 +136,10 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _line(content: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a link's file: canonical JSON and a line end, both of which its hash covers."""
-    return canonical_json(content) + b"\n"
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a link's file: canonical JSON with the hash of the rest."""
+    return rfc8785.dumps({**body, "sha256": _digest(body)})
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_line(content)).hexdigest()
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(rfc8785.dumps(dict(body))).hexdigest()

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import rfc8785
 from forgetting_fakes import Opened
 
 from streamcl.errors import ForgettingError
@@ -13,7 +14,6 @@ from streamcl.forgetting.receipts.archive import ReceiptArchive, read_receipts, 
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.storage import hash_chain
-from streamcl.storage.canonical_json import canonical_json
 from streamcl.testing import ScriptedSource, record_id
 
 PLACES = {
@@ -94,8 +94,7 @@ def test_a_forged_receipt_breaks_the_chain(run):
     """Its own hash can be computed anew; the receipt after it still holds the old one."""
     path = run / "receipts" / "r1.json"
     body = {k: v for k, v in read(path).items() if k != "sha256"} | {"guarantee": "approximate"}
-    digest = hashlib.sha256(canonical_json(body) + b"\n").hexdigest()
-    path.write_bytes(canonical_json({**body, "sha256": digest}) + b"\n")
+    path.write_bytes(rfc8785.dumps({**body, "sha256": hashlib.sha256(rfc8785.dumps(body)).hexdigest()}))
     with pytest.raises(ForgettingError, match="not chained"):
         verify_receipt(run / "receipts" / "r2.json")
 
@@ -116,7 +115,7 @@ def test_an_erased_id_in_a_log_is_noticed(run):
 def test_a_receipt_that_was_taken_elsewhere_is_checked_by_its_bytes(run, tmp_path_factory):
     copy = tmp_path_factory.mktemp("elsewhere") / "r1.json"
     copy.write_bytes((run / "receipts" / "r1.json").read_bytes())
-    assert "outside its run" in verify_receipt(copy)[-1]
+    assert any("outside its run" in line for line in verify_receipt(copy))
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", ".hidden", "x" * 150, "é"])

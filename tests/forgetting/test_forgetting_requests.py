@@ -11,6 +11,7 @@ from pictures import make_batch
 from streamcl.errors import BadRecord, ForgettingError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.receipts.archive import read_receipts
+from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, record_id
@@ -161,6 +162,9 @@ def test_a_malformed_request_in_the_ledger_is_refused_and_the_stream_goes_on(tmp
         run.run()
         assert len(run.learner.consumed) == 8
         assert run.ledger.entry("r1").status == "refused"
+    receipt = tmp_path / "receipts" / "r1.json"
+    assert "request 'r1' that cannot be read was refused" in " ".join(verify_receipt(receipt))
+    assert "cannot be read" in receipt.with_suffix(".html").read_text()
 
 
 @pytest.mark.parametrize(

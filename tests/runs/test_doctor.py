@@ -8,6 +8,8 @@ import shutil
 import pytest
 
 from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.receipts.archive import ReceiptArchive
+from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.runs.doctor import check_run
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.lock import RunLock
@@ -28,7 +30,13 @@ def run_dir(tmp_path):
         ledger.start("r1")
         ledger.finish("r1")
         ledger.scrub("r1")
+    write_receipt(folder, "r1", "done")
     return folder
+
+
+def write_receipt(folder, request, outcome):
+    fields = {"kind": "class", "on_return": "drop", "offset": 8, "received": 1.0, "completed": 2.0}
+    ReceiptArchive(folder).write(Receipt(request=request, outcome=outcome, **fields))
 
 
 def worse_than_ok(folder):
@@ -81,6 +89,8 @@ def ledger_left(*verbs):
             ledger.submit({"id": "r2"})
             for verb in verbs:
                 getattr(ledger, verb)("r2", *(["gone"] if verb == "fail" else []))
+        if outcome := {"fail": "failed", "finish": "done"}.get(verbs[-1]):
+            write_receipt(folder, "r2", outcome)
 
     return change
 
@@ -108,6 +118,7 @@ CASES = {
     "request pending": (ledger_left("start"), ("warning", LEDGER)),
     "request failed": (ledger_left("start", "fail"), ("error", LEDGER)),
     "request not scrubbed": (ledger_left("start", "finish"), ("warning", LEDGER)),
+    "receipt missing": (lambda folder: (folder / "receipts/r1.json").unlink(), ("error", "receipts")),
 }
 
 

@@ -20,6 +20,7 @@ from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.no_op import NoOp
+from streamcl.forgetting.receipts.archive import no_signing_key
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.processor.loop import StreamProcessor
@@ -177,6 +178,7 @@ class Opened:
         methods=(),
         held_out=(),
         by=None,
+        signing_key=no_signing_key,
     ):
         folder.mkdir(exist_ok=True)
         disk = disk or FaultyDisk()  # without faults: its syncs cost nothing
@@ -201,6 +203,7 @@ class Opened:
             checkpoints=CheckpointPurger(vault),
             statistics=self.kept,
             relapse=monitor_of(self.ledger, held_out) if held_out else None,
+            signing_key=signing_key,
             disk=disk,
         )
         self.forgetting = ForgettingService(

@@ -1,4 +1,4 @@
-"""The receipts in a run directory: canonical JSON, each chained to the one before, with an HTML page each.
+"""The receipts in a run directory: canonical JSON, chained and signed, with an HTML page each.
 
 The page is plain HTML without scripts, to read and print, in the look of the report.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,6 +20,7 @@ from streamcl.errors import ForgettingError
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.storage import files, hash_chain
 from streamcl.storage.files import Disk
+from streamcl.storage.signing import SigningKey
 
 RECEIPTS, AUDITS = "receipts", "audits"
 """The folders' names in a run directory."""
@@ -29,6 +31,7 @@ KINDS = {
     "samples": "Single samples: the model without them",
     "subject": "Everything of a person or subject: the model without it",
     "class": "A whole class: the concept is to be gone",
+    "unreadable": "A request that cannot be read",
 }
 MEANINGS = {
     "exact": "The model is the one that the stream would have made without these data, up to rounding.",
@@ -38,14 +41,28 @@ MEANINGS = {
     "refused": "Not erased: the request was refused, and nothing was changed.",
     "failed": "Not erased: the erasure failed, and nothing was changed.",
 }
+NOT_SIGNED = "none: this run had no signing key, so the receipt proves nothing to others"
 ON_RETURN = {"drop": "it is not learned", "learn": "it may be learned"}
 
 
-class ReceiptArchive:
-    """Writes the receipts of a run; each link of the chains is read once, not again for each receipt."""
+SigningKeySource: TypeAlias = Callable[[], SigningKey | None]
+"""Gives the key that is in use at present, since a key may be made or replaced while a run goes on."""
 
-    def __init__(self, folder: Path, *, disk: Disk = files.DISK) -> None:
-        self._folder, self._disk = folder, disk
+
+def no_signing_key() -> None:
+    """Return no key: receipts are not signed, and say so."""
+
+
+class ReceiptArchive:
+    """Writes the receipts of a run; each link of the chains is read once, not again for each receipt.
+
+    signing_key: gives the key that signs the next receipt and the head of the chain.
+    """
+
+    def __init__(
+        self, folder: Path, *, signing_key: SigningKeySource = no_signing_key, disk: Disk = files.DISK
+    ) -> None:
+        self._folder, self._signing_key, self._disk = folder, signing_key, disk
         self._receipts = hash_chain.ChainHead(folder / RECEIPTS, "receipt")
         self._audits = hash_chain.ChainHead(folder / AUDITS, "audit")
 
@@ -54,15 +71,16 @@ class ReceiptArchive:
 
         It names the newest audit, so that no audit can be removed unnoticed. Return its path.
         """
-        path = receipt_path(self._folder, receipt.request, receipt.attempt)
-        if path.exists():
-            return path
-        files.make_folder(path.parent, disk=self._disk)
-        verify = f"streamcl verify {RECEIPTS}/{path.name}"
-        receipt = receipt.model_copy(update={"verify": verify, "audits": self._newest_audit()})
-        body = self._receipts.next_link(receipt.to_json())
-        write_page(path, Receipt.from_json(body), disk=self._disk)
-        hash_chain.write_link(path, body, disk=self._disk)
+        path, key = receipt_path(self._folder, receipt.request, receipt.attempt), self._signing_key()
+        if not path.exists():
+            files.make_folder(path.parent, disk=self._disk)
+            verify = f"streamcl verify {RECEIPTS}/{path.name}"
+            receipt = receipt.model_copy(update={"verify": verify, "audits": self._newest_audit()})
+            link = self._receipts.next_link(receipt.to_json(), key)
+            write_page(path, Receipt.from_json(link.body), disk=self._disk)
+            link.write(path, disk=self._disk)
+        if key is not None:
+            self._receipts.sign(key, disk=self._disk)
         return path
 
     def _newest_audit(self) -> str | None:
@@ -188,6 +206,7 @@ def _evidence(receipt: Receipt) -> list[tuple[str, str]]:
         ("model after", receipt.learner_after),
         ("configuration", receipt.config),
         ("receipt before this one", receipt.previous),
+        ("signing key", receipt.signed_by or NOT_SIGNED),
     ]
     return figures + [(label, value) for label, value in hashes if value]
 

@@ -102,14 +102,16 @@ class ErasureOutcome(_Part):
 class Receipt(ErasureOutcome):
     """The whole receipt. Times are in seconds since the epoch; names appear as salted hashes only.
 
-    requested_guarantee: the weakest that the request accepted. config: the fingerprint of the configuration.
-    checkpoint: None where the run keeps none. audits: hash of the newest audit then. number, previous: place
-    in the chain and hash of the receipt before.
+    kind: "unreadable" where what was submitted is no request. requested_guarantee: the weakest that the
+    request accepted. config: the fingerprint of the configuration. checkpoint: None where the run keeps none.
+    audits: hash of the newest audit then. number, previous: place in the chain and hash of the receipt
+    before. signed_by: id of the key that signs it; None where the run had no key, so that it proves nothing
+    to others.
     """
 
     request: str
     key: str | None = None
-    kind: Kind
+    kind: Kind | Literal["unreadable"]
     requested_guarantee: Guarantee | None = None
     on_return: OnReturn
     received: float
@@ -124,6 +126,7 @@ class Receipt(ErasureOutcome):
     format: int | None = None
     number: int | None = None
     previous: str | None = None
+    signed_by: str | None = None
 
 
 def build_receipt(

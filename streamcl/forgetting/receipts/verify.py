@@ -1,46 +1,196 @@
-"""Checks a receipt against what can be derived again: its bytes, its chain, and the files of the run."""
+"""Verifies receipts against what can be derived again: signatures, the chain, and the files of the run."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamcl.errors import CheckpointError, ForgettingError
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.receipts.archive import read_audits, read_receipt, read_receipts
+from streamcl.forgetting.receipts.archive import RECEIPTS, attempts, read_audits, read_receipts, receipt_path
 from streamcl.forgetting.receipts.receipt import LOCATIONS, Receipt
+from streamcl.forgetting.receipts.signature import NOT_PROVEN, explain, verify_signature
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
 from streamcl.sinks.jsonl import logged_ids
+from streamcl.storage import hash_chain
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import MANIFEST, CorruptCheckpoint, verify_checkpoint
-from streamcl.storage.hash_chain import sha256_of
+from streamcl.storage.envelope import read_envelope
 from streamcl.storage.plain_state import state_hash
+from streamcl.storage.signing import PublicKeys
+
+ENDED_STATUSES = frozenset({"done", "refused", "failed"})
 
 
-def verify_receipt(path: Path) -> list[str]:
+def verify_receipt(path: Path, keys: PublicKeys | None = None) -> list[str]:
     """Return a sentence for each check that passed. Raise ForgettingError at the first fault.
 
-    The model's hash is derived again from the checkpoint that the erasure made, as long as that exists. Of a
-    receipt outside its run only the bytes are checked.
+    keys: the public keys to verify signatures with; None means that there are none.
     """
-    receipt = read_receipt(path)
-    found = ["every byte is as it was written"]
-    folder = path.resolve().parent.parent
-    if not (folder / LEDGER).is_file():
-        return [*found, "it lies outside its run, so nothing else can be checked"]
-    chain = read_receipts(folder)
-    found.append(f"it is number {receipt.number} of an unbroken chain of {len(chain)}")
-    with Ledger(folder / LEDGER) as ledger:
-        found.append(_ledger_agrees(receipt, chain, ledger.entry(receipt.request).status))
+    return ReceiptVerifier(keys or PublicKeys()).verify(path)
+
+
+class ReceiptVerifier:
+    """Verifies receipts; the records of a run are read once for all the receipts in it."""
+
+    def __init__(self, keys: PublicKeys) -> None:
+        self._keys = keys
+        self._runs: dict[Path, RunRecords] = {}
+
+    def verify(self, path: Path) -> list[str]:
+        """Return a sentence for each check that passed. Raise ForgettingError at the first fault.
+
+        Of a receipt outside its run the signature alone can be checked. Within it so are the chain of
+        receipts, the ledger, the logs and the lineage; and the model's hash is derived again from the
+        checkpoint that the erasure made, as long as that exists.
+        """
+        signed = verify_signature(path, self._keys)
+        found = explain(signed)
+        folder = path.resolve().parent.parent
+        if not (folder / LEDGER).is_file():
+            if signed.key is None and self._keys:
+                raise ForgettingError(
+                    f"{path.name} is not signed, so nothing can be verified outside its run"
+                )
+            return [*found, "it lies outside its run, so nothing else was checked", NOT_PROVEN]
+        if folder not in self._runs:
+            self._runs[folder] = read_records(folder, self._keys)
+        return [*found, *self._runs[folder].verify(path.with_suffix(".json")), NOT_PROVEN]
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """The records of a run that its receipts are checked against, read once.
+
+    receipts: by their file names, in the order of the chain. status: of each request, by the ledger. left:
+    fingerprints of erased samples that logs or lineage still hold, each with the place and its offset, None
+    where a record has none. counts: the ids in each place. audits: their hashes and contents, by file.
+    """
+
+    folder: Path
+    receipts: Mapping[str, Receipt]
+    status: Mapping[str, str]
+    left: Mapping[str, Sequence[tuple[str, int | None]]]
+    counts: Mapping[str, int]
+    audits: hash_chain.Chain
+
+    def verify(self, path: Path) -> Iterator[str]:
+        """Yield a sentence for each check of a receipt that passed. Raise ForgettingError at a fault."""
+        if (receipt := self.receipts.get(path.name)) is None:
+            raise ForgettingError(f"{path.name} is not in the chain of the run's receipts")
+        yield f"it is number {receipt.number} of an unbroken chain of {len(self.receipts)}"
+        yield _ledger_agrees(receipt, self._last(receipt), self.status.get(receipt.request, "nothing of it"))
         if receipt.outcome == "done":
-            found.append(_every_location(receipt))
-            found += _nothing_left(folder, receipt, ledger)
-    return [*found, *_audits(folder, path, chain)]
+            yield _every_location(receipt)
+            yield from self._nothing_left(receipt)
+            yield from self._audits(path, receipt)
+
+    def _last(self, receipt: Receipt) -> Receipt:
+        """Return the receipt of the request's last attempt."""
+        number = attempts(self.folder, receipt.request)
+        return self.receipts[receipt_path(self.folder, receipt.request, number).name]
+
+    def _nothing_left(self, receipt: Receipt) -> Iterator[str]:
+        for name in receipt.scope.ids:
+            for place, offset in self.left.get(name, ()):
+                may_return = receipt.on_return == "learn" and (offset is None or offset >= receipt.offset)
+                if not may_return:
+                    raise ForgettingError(f"{place} still hold an erased sample, at offset {offset}")
+        for place, count in self.counts.items():
+            yield f"none of the {count} ids in {place} is one of the {len(receipt.scope.ids)} erased"
+        if (self.folder / STATISTICS).is_file():
+            yield _no_statistics(self.folder, receipt)
+        yield _no_older_checkpoint(self.folder, receipt)
+
+    def _audits(self, path: Path, receipt: Receipt) -> Iterator[str]:
+        """Check that the audits of a receipt are of no other."""
+        own = [content for _, content in self.audits if content["request"] == receipt.request]
+        digest = hash_chain.sha256_of(path)
+        for content in own:
+            if content["receipt"] != digest:
+                raise ForgettingError(f"audit number {content['number']} is the audit of another receipt")
+            place = f"number {content['number']} of {len(self.audits)}"
+            yield f"an audit belongs to it, {place}: {_verdict(content)}"
+
+
+def read_records(folder: Path, keys: PublicKeys) -> RunRecords:
+    """Return the records of a run, once its chain is verified (see `verify_chain`)."""
+    with Ledger(folder / LEDGER) as ledger:
+        entries = ledger.entries()
+        chain = verify_chain(folder, entries, keys)
+        erased = {name for _, receipt in chain for name in receipt.scope.ids}
+        left: dict[str, list[tuple[str, int | None]]] = {}
+        counts = {}
+        for place, ids in (("the logs", logged_ids(folder)), ("the lineage", _lineage_ids(folder))):
+            counts[place] = 0
+            for offset, name in ids:
+                counts[place] += 1
+                if (digest := ledger.fingerprint("sample", name)) in erased:
+                    left.setdefault(digest, []).append((place, offset))
+    receipts = {path.name: receipt for path, receipt in chain}
+    status = {entry.id: entry.status for entry in entries}
+    return RunRecords(folder, receipts, status, left, counts, read_audits(folder))
+
+
+def verify_chain(
+    folder: Path, entries: Sequence[LedgerEntry], keys: PublicKeys
+) -> list[tuple[Path, Receipt]]:
+    """Return every receipt of a run in order, verified as a whole.
+
+    Each is signed as it says and chained to the one before, and no audit that it names is missing; every
+    request that has ended by the ledger has the receipt of its end; and the newest receipt is the signed head
+    of the chain. So none can be removed unnoticed. Raise ForgettingError with what is wrong.
+    """
+    chain = read_receipts(folder)
+    signed = False
+    for path, receipt in chain:
+        if path != receipt_path(folder, receipt.request, receipt.attempt):
+            raise ForgettingError(f"{path.name} is the receipt of request {receipt.request!r}")
+        before, signed = signed, verify_signature(path, keys).key is not None
+        if before and not signed:
+            raise ForgettingError(f"{path.name} is not signed, although the receipt before it is")
+    ended = {entry.id: entry.status for entry in entries if entry.status in ENDED_STATUSES}
+    last = {receipt.request: receipt.outcome for _, receipt in chain}
+    for request, status in ended.items():
+        if last.get(request) != status:
+            raise ForgettingError(
+                f"the ledger says that request {request!r} is {status}, and the receipt of that is missing"
+            )
+    if signed:
+        _verify_head(folder, chain, keys, finalising=chain[-1][1].request not in ended)
+    _no_audit_missing(folder, chain)
+    return chain
+
+
+def _verify_head(
+    folder: Path, chain: Sequence[tuple[Path, Receipt]], keys: PublicKeys, *, finalising: bool
+) -> None:
+    """Check that the signed head is the newest receipt, or the one before while that is being written."""
+    path, newest = folder / RECEIPTS / hash_chain.HEAD, chain[-1][1]
+    accepted = [hash_chain.head_statement(len(chain), hash_chain.sha256_of(chain[-1][0]))]
+    if finalising:
+        accepted.append(hash_chain.head_statement(len(chain) - 1, newest.previous))
+    if not path.exists():
+        if finalising:
+            return
+        raise ForgettingError("the signed head of the chain of receipts is missing")
+    envelope = read_envelope(path)
+    envelope.verify(keys, hash_chain.payload_type("receipt-head"))
+    if envelope.payload not in accepted:
+        raise ForgettingError("the newest receipt is not the signed head of the chain: receipts are missing")
+
+
+def _no_audit_missing(folder: Path, chain: Sequence[tuple[Path, Receipt]]) -> None:
+    known = {hash_chain.sha256_of(each) for each, _ in read_audits(folder)}
+    for path, receipt in chain:
+        if receipt.audits not in {None, *known}:
+            raise ForgettingError(f"an audit that {path.name} refers to is missing, or has been changed")
 
 
 def _every_location(receipt: Receipt) -> str:
@@ -51,53 +201,21 @@ def _every_location(receipt: Receipt) -> str:
     return f"it accounts for {len(named)} locations by name"
 
 
-def _audits(folder: Path, path: Path, receipts: Sequence[tuple[Path, Receipt]]) -> Iterator[str]:
-    """Check that audits are chained, each belongs to its receipt, and none that one names is missing."""
-    audits = read_audits(folder)
-    known = {sha256_of(each) for each, _ in audits}
-    for name, earlier in receipts:
-        if earlier.audits not in {None, *known}:
-            raise ForgettingError(f"an audit that {name.name} refers to is missing, or has been changed")
-    own, digest = read_receipt(path), sha256_of(path)
-    for each, content in audits:
-        if content["request"] == own.request and own.outcome == "done":
-            if content["receipt"] != digest:
-                raise ForgettingError(f"{each.name} is the audit of another receipt")
-            yield f"an audit belongs to it, number {content['number']} of {len(audits)}: {_verdict(content)}"
-
-
 def _verdict(content: Mapping[str, Any]) -> str:
     audit = content["audit"]
     return f"{audit['verdict']}, compared with {audit['models']['references']} retrained models"
 
 
-def _ledger_agrees(receipt: Receipt, chain: Sequence[tuple[Path, Receipt]], status: str) -> str:
+def _ledger_agrees(receipt: Receipt, last: Receipt, status: str) -> str:
     """Check that the ledger agrees with the receipt, unless a request that had failed was retried."""
-    later = [each.number for _, each in chain if each.request == receipt.request]
     if receipt.outcome == "failed":
-        if later[-1] != receipt.number:
-            return f"it was tried again: the receipt of the last attempt is number {later[-1]}"
+        if last.number != receipt.number:
+            return f"it was tried again: the receipt of the last attempt is number {last.number}"
         if status in {"received", "started"}:
             return "it has been requested again, and is not carried out yet"
     if status != receipt.outcome:
         raise ForgettingError(f"the ledger says {status}, the receipt says {receipt.outcome}")
     return f"the ledger says {status} too"
-
-
-def _nothing_left(folder: Path, receipt: Receipt, ledger: Ledger) -> Iterator[str]:
-    erased = frozenset(receipt.scope.ids)
-    late = receipt.offset if receipt.on_return == "learn" else None
-    for place, ids in (("the logs", logged_ids(folder)), ("the lineage", _lineage_ids(folder))):
-        count = 0
-        for offset, name in ids:
-            count += 1
-            allowed = late is not None and (offset is None or offset >= late)
-            if not allowed and ledger.fingerprint("sample", name) in erased:
-                raise ForgettingError(f"{place} still hold an erased sample, at offset {offset}")
-        yield f"none of the {count} ids in {place} is one of the {len(erased)} erased"
-    if (folder / STATISTICS).is_file():
-        yield _no_statistics(folder, receipt)
-    yield _no_older_checkpoint(folder, receipt)
 
 
 def _no_statistics(folder: Path, receipt: Receipt) -> str:

@@ -1,0 +1,115 @@
+"""The folder of a user's keys, outside every run directory: the signing key, and every public key."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from streamcl.errors import ConfigError, ForgettingError
+from streamcl.storage import files
+from streamcl.storage.signing import PublicKeys, SigningKey
+
+KEYS_VARIABLE = "STREAMCL_KEYS"
+"""The environment variable that names the folder; otherwise it is streamcl/ in the user's configuration."""
+
+PRIVATE, PUBLIC = "signing-key.pem", "public-keys.json"
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+PEM_SIZE_LIMIT = 1 << 16  # bytes; a key has some 120
+
+
+class KeyFolder:
+    """The keys in a folder. Every method raises ConfigError where others can read the folder or the key."""
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.folder, self._clock = folder, clock
+
+    @property
+    def public_path(self) -> Path:
+        """The file with the public keys, to be given to whoever verifies receipts."""
+        return self.folder / PUBLIC
+
+    def create(self, *, name: str | None = None) -> SigningKey:
+        """Make the first signing key and return it. Raise ConfigError where there is one."""
+        if (self.folder / PRIVATE).exists():
+            raise ConfigError(
+                f"{self.folder / PRIVATE} exists", hint="streamcl key rotate replaces it by a new one"
+            )
+        return self._make(name)
+
+    def rotate(self, *, name: str | None = None) -> SigningKey:
+        """Replace the signing key and return the new one; the old public key stays, valid until now.
+
+        The old private key is deleted. After a crash the old key or the new one is in use.
+        """
+        old = self.signing_key()
+        if old is None:
+            raise ConfigError(f"there is no key in {self.folder}", hint="streamcl key init makes the first")
+        return self._make(name or old.public.name)
+
+    def signing_key(self) -> SigningKey | None:
+        """Return the signing key, with its name and validity; None where none was made."""
+        path = self.folder / PRIVATE
+        if not path.exists():
+            return None
+        _check_private(self.folder)
+        _check_private(path)
+        try:
+            return SigningKey.from_pem(_read(path), self.public_keys())
+        except ValueError as error:
+            raise ConfigError(f"{path} holds no signing key: {error}") from error
+
+    def public_keys(self) -> PublicKeys:
+        """Return every public key there was, each with the time in which it signed."""
+        if not self.public_path.exists():
+            return PublicKeys()
+        try:
+            return PublicKeys.read(self.public_path)
+        except ForgettingError as error:
+            raise ConfigError(str(error)) from error
+
+    def _make(self, name: str | None) -> SigningKey:
+        """Publish the new key first: nothing may be signed that nobody can verify. Then retire the others."""
+        files.make_folder(self.folder)
+        self.folder.chmod(0o700)
+        new = SigningKey.generate(name=name, valid_from=self._clock())
+        self._publish(PublicKeys.of([*self.public_keys().values(), new.public]))
+        self._write(self.folder / PRIVATE, new.to_pem())
+        self._publish(
+            PublicKeys.of(
+                replace(key, valid_until=new.public.valid_from)
+                if key.valid_until is None and key != new.public
+                else key
+                for key in self.public_keys().values()
+            )
+        )
+        return new
+
+    def _publish(self, keys: PublicKeys) -> None:
+        self._write(self.public_path, keys.to_bytes())
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write a file for its owner alone; the folder keeps others out from the first byte on."""
+        files.atomic_write(path, data)
+        path.chmod(0o600)
+
+
+def default_key_folder(environment: Mapping[str, str] = os.environ) -> KeyFolder:
+    """Return the user's key folder: that of STREAMCL_KEYS, else ~/.config/streamcl (XDG_CONFIG_HOME)."""
+    if given := environment.get(KEYS_VARIABLE):
+        return KeyFolder(Path(given))
+    return KeyFolder(Path(environment.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "streamcl")
+
+
+def _check_private(path: Path) -> None:
+    if path.stat().st_mode & OTHERS:
+        raise ConfigError(
+            f"{path} can be read or changed by others", hint=f"chmod go= {path}, and rotate the key"
+        )
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.stat().st_size <= PEM_SIZE_LIMIT else b""

@@ -1,0 +1,173 @@
+"""Receipts that a stranger can verify: rewritten, removed, reordered and replayed ones are refused."""
+
+import hashlib
+import json
+import shutil
+import sqlite3
+
+import pytest
+import rfc8785
+from signed_runs import KEY, KEYS, TAMPERINGS, make_run, receipts
+
+from streamcl.errors import ForgettingError
+from streamcl.forgetting.receipts.verify import verify_receipt
+from streamcl.runs.doctor import check_run
+from streamcl.storage.hash_chain import HEAD
+from streamcl.storage.key_folder import KeyFolder
+from streamcl.storage.signing import PublicKeys
+
+REWRITTEN = {
+    **{"received": 1.0, "completed": 2.0, "late_by": 0.0, "deadline": None, "method": "no_op"},
+    **{"guarantee": "bounded", "residual": "none.", "utility": {"samples": 9, "before": 0.5, "after": 1.0}},
+    **{"scope": {"learned": 0, "passed": 0, "ids": [], "label": None, "cohorts": []}, "figures": {}},
+}
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("signed") / "run")
+
+
+@pytest.fixture
+def run(signed, tmp_path):
+    shutil.copytree(signed, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def write_rewritten(path, changes, previous=None):
+    """Write a receipt with other content as an attacker would, its own hash computed anew."""
+    body = json.loads(path.read_text()) | changes
+    del body["sha256"]
+    if previous is not None:
+        body["previous"] = hashlib.sha256(previous.read_bytes()).hexdigest()
+    path.write_bytes(rfc8785.dumps({**body, "sha256": hashlib.sha256(rfc8785.dumps(body)).hexdigest()}))
+
+
+def chain_again(run):
+    """Compute every later hash of the chain anew."""
+    for earlier, later in zip(receipts(run), receipts(run)[1:], strict=False):
+        write_rewritten(later, {}, earlier)
+
+
+def faults(run, keys=KEYS):
+    findings = check_run(run, keys)
+    return [each.text for each in findings if each.level == "error" and each.place == "receipts"]
+
+
+def test_a_signed_run_verifies_and_says_by_whom_and_what_not(run):
+    for path in (*receipts(run), *(path.with_suffix(".dsse") for path in receipts(run))):
+        lines = verify_receipt(path, KEYS)
+        assert lines[0].startswith(
+            f"signed with the key {KEY.public.key_id}, whose holder calls itself 'ACME'"
+        )
+        assert "was carried out on 1970-01-01 00:33:20 UTC" in lines[1]
+        assert "cannot prove that no copy exists" in lines[-1]
+    assert "500 s late" in verify_receipt(receipts(run)[0], KEYS)[1]
+    assert faults(run) == []
+    assert "3 receipts in an unbroken chain, 3 signed" in [finding.text for finding in check_run(run, KEYS)]
+
+
+@pytest.mark.parametrize("field", REWRITTEN)
+@pytest.mark.parametrize("stripped", [False, True], ids=["envelopes kept", "envelopes removed"])
+def test_a_rewritten_receipt_is_refused_though_the_chain_is_computed_anew(run, tmp_path, field, stripped):
+    first = receipts(run)[0]
+    unsigned = {"signed_by": None} if stripped else {}
+    if stripped:
+        for path in (run / "receipts").glob("*.dsse"):
+            path.unlink()
+        for path in receipts(run):
+            write_rewritten(path, unsigned)
+    write_rewritten(first, {field: REWRITTEN[field], **unsigned})
+    chain_again(run)
+    with pytest.raises(ForgettingError, match=r"not signed|another document"):
+        verify_receipt(first, KEYS)
+    assert any("not signed" in text or "another document" in text for text in faults(run))
+    copy = tmp_path / "r1.json"
+    shutil.copy(first, copy)
+    with pytest.raises(ForgettingError, match=r"not signed|envelope is missing"):
+        verify_receipt(copy, KEYS)
+
+
+def test_the_newest_receipt_cannot_be_removed(run):
+    for path in (receipts(run)[2], receipts(run)[2].with_suffix(".dsse")):
+        path.unlink()
+    with pytest.raises(ForgettingError, match="'r3' is done, and the receipt of that is missing"):
+        verify_receipt(receipts(run)[0], KEYS)
+    assert any("'r3' is done, and the receipt of that is missing" in text for text in faults(run))
+
+
+def test_nor_with_its_request_in_the_ledger(run):
+    for path in (receipts(run)[2], receipts(run)[2].with_suffix(".dsse")):
+        path.unlink()
+    with sqlite3.connect(run / "ledger.sqlite") as ledger:
+        ledger.execute("DELETE FROM requests WHERE id = 'r3'")
+    with pytest.raises(ForgettingError, match="not the signed head"):
+        verify_receipt(receipts(run)[0], KEYS)
+    (run / "receipts" / HEAD).unlink()
+    with pytest.raises(ForgettingError, match="head of the chain of receipts is missing"):
+        verify_receipt(receipts(run)[0], KEYS)
+
+
+def test_the_newest_receipt_of_a_run_without_a_key_cannot_be_removed_either(tmp_path):
+    run = make_run(tmp_path / "run", signing_key=lambda: None)
+    lines = verify_receipt(receipts(run)[0])
+    assert lines[0] == "it is not signed: it proves nothing to anyone who does not trust the run directory"
+    assert json.loads(receipts(run)[0].read_text())["signed_by"] is None
+    assert "proves nothing to others" in receipts(run)[0].with_suffix(".html").read_text()
+    receipts(run)[2].unlink()
+    with pytest.raises(ForgettingError, match="receipt of that is missing"):
+        verify_receipt(receipts(run)[0])
+    assert any("receipt of that is missing" in text for text in faults(run, PublicKeys()))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".dsse"])
+def test_no_byte_of_a_receipt_can_be_changed(run, suffix):
+    path = receipts(run)[1].with_suffix(suffix)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :])
+        with pytest.raises(ForgettingError):
+            verify_receipt(path, KEYS)
+    path.write_bytes(data)
+    verify_receipt(path, KEYS)
+
+
+@pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda tamper: tamper.__name__)
+def test_a_chain_that_was_tampered_with_is_refused(run, tamper):
+    tamper(run)
+    with pytest.raises(ForgettingError):
+        verify_receipt(receipts(run)[0], KEYS)
+    assert faults(run)
+
+
+def test_a_receipt_under_the_name_of_another_is_refused(run):
+    for suffix in (".json", ".dsse"):
+        first, second = (path.with_suffix(suffix) for path in receipts(run)[:2])
+        first_data = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(first_data)
+    with pytest.raises(ForgettingError, match=r"r2\.json is the receipt of request 'r1'"):
+        verify_receipt(receipts(run)[0], KEYS)
+
+
+def test_a_receipt_of_a_retired_key_stays_good_and_a_later_one_is_refused(tmp_path):
+    times = iter([0.0, 3000.0, 3001.0])
+    folder = KeyFolder(tmp_path / "keys", clock=lambda: next(times))
+    old = folder.create()
+    run = make_run(tmp_path / "run", folder.signing_key)
+    folder.rotate()
+    assert any("signed with" in line for line in verify_receipt(receipts(run)[0], folder.public_keys()))
+    late = KeyFolder(tmp_path / "late", clock=lambda: 2500.0)
+    late.create()
+    with pytest.raises(ForgettingError, match="outside the time in which its key was valid"):
+        verify_receipt(receipts(make_run(tmp_path / "two", late.signing_key))[0], late.public_keys())
+    with pytest.raises(ForgettingError, match="none of the 1 known public keys"):
+        verify_receipt(receipts(run)[0], late.public_keys())
+    assert old.public.key_id in folder.public_keys()
+
+
+def test_a_run_that_loses_its_key_is_refused(tmp_path):
+    keys = iter([KEY, KEY, None])
+    run = make_run(tmp_path / "run", lambda: next(keys))
+    with pytest.raises(ForgettingError, match=r"r3\.json is not signed"):
+        verify_receipt(receipts(run)[0], KEYS)
