@@ -20,8 +20,9 @@ from streamcl.audit.retraining import RetrainedModels, Retraining
 from streamcl.audit.significance import MeasureResult
 from streamcl.audit.stream_split import StreamSplit, in_portions, predicted_labels
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Kind
+from streamcl.events import Batch, ForgetRequest
 from streamcl.protocols import Learner, ProbabilisticLearner
+from streamcl.requests.terms import Kind
 
 MAX_RELEARNED = 128
 """Forgotten samples to relearn, which bounds the time that each model takes."""

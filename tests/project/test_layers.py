@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-NOUNS = {"errors", "events", "protocols", "registry", "sources"}
-"""What everybody may import: the folder `sources`, and the modules at the root."""
+NOUNS = {"errors", "events", "protocols", "registry", "requests", "sources"}
+"""What everybody may import: the folders `requests` and `sources`, and the modules at the root."""
 
 MAY_IMPORT = {
     **dict.fromkeys(NOUNS, NOUNS),

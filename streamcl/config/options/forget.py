@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from streamcl.config.options.base import Options, Safe
-from streamcl.events import Name, Offset, RequestTerms
+from streamcl.requests.terms import Name, Offset, RequestTerms
 
 
 class ForgetRequestOptions(RequestTerms, Options):

@@ -14,7 +14,7 @@ import numpy as np
 
 from streamcl.capabilities.interfaces import RemovableStatistics, Rows, StatisticRows, StatisticsPart, V
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Guarantee, Sample
+from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.lineage import LineageRow
 from streamcl.forgetting.methods.protocol import (
     CANNOT_DROP,
@@ -30,6 +30,7 @@ from streamcl.forgetting.methods.protocol import (
 )
 from streamcl.forgetting.statistics.block import grouped_sums
 from streamcl.forgetting.statistics.store import StatisticsSelection
+from streamcl.requests.terms import Guarantee
 
 NO_STATISTICS = "this learner's knowledge is not a sum that samples can be taken out of"
 

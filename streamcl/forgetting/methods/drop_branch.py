@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Guarantee
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult, required
+from streamcl.requests.terms import Guarantee
 
 NO_BRANCH = "this learner has no adapted branch that could be dropped whole"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from streamcl.events import ForgetRequest, Guarantee
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ErasureResult, not_affected, required
+from streamcl.requests.terms import Guarantee
 
 NO_COHORTS = "this learner has no adapters of cohorts"
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Guarantee
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.jacobian import ParameterSubset, SampleOutput
 from streamcl.forgetting.methods.objective import BEYOND, ForgetObjective
 from streamcl.forgetting.methods.protocol import Context, ErasureResult
@@ -21,6 +21,7 @@ from streamcl.forgetting.methods.weight_repair import (
     samples_to_forget,
     unrepairable_reason,
 )
+from streamcl.requests.terms import Guarantee
 
 LIMIT = 1 << 30
 """Bytes that the Jacobian may have; the products made of it are never larger."""

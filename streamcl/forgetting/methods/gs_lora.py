@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamcl.events import ForgetRequest, Guarantee
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.ffn_lora import (
     FFNBlock,
     ParameterGroup,
@@ -30,6 +30,7 @@ from streamcl.forgetting.methods.weight_repair import (
     samples_to_forget,
     unrepairable_reason,
 )
+from streamcl.requests.terms import Guarantee
 
 STUBBORN = 2.0
 """Weight of a sample that is still recognised; without it a few samples of a class were never forgotten."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamcl.events import ForgetRequest, Guarantee
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.protocol import (
     CANNOT_DROP,
     SHARED_PARTS,
@@ -14,6 +14,7 @@ from streamcl.forgetting.methods.protocol import (
     purge,
     shared_weights,
 )
+from streamcl.requests.terms import Guarantee
 
 
 class HeadOnly:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Guarantee
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.protocol import (
     SHARED_PARTS,
     Context,
@@ -12,6 +12,7 @@ from streamcl.forgetting.methods.protocol import (
     not_affected,
     required,
 )
+from streamcl.requests.terms import Guarantee
 
 NO_USERS = "this learner has no weights of users alone"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from streamcl.events import ForgetRequest, Guarantee
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.protocol import SHARED_PARTS, Context, ErasureResult, not_affected
+from streamcl.requests.terms import Guarantee
 
 SINCE = "None beyond what the receipt of the earlier request names: nothing of it was learned since then."
 

@@ -8,10 +8,11 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from streamcl.capabilities.declaration import Capabilities, capabilities_of
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Guarantee, Sample
+from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.lineage import LineageRow
 from streamcl.forgetting.statistics.store import StatisticsSelection
 from streamcl.protocols import Learner
+from streamcl.requests.terms import Guarantee
 
 C = TypeVar("C")
 LocationStatus: TypeAlias = Literal["erased", "remains", "not affected", "not reachable"]

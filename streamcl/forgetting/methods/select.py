@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamcl.errors import ForgettingError
-from streamcl.events import ForgetRequest, Guarantee
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.protocol import STRENGTH, Context, ForgettingMethod
+from streamcl.requests.terms import Guarantee
 
 AUTO = "auto"
 

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import torch
 
 from streamcl.capabilities.declaration import capabilities_of
-from streamcl.events import ForgetRequest, Guarantee, Sample
+from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.monitoring.held_out import HeldOutSamples, Named, within
 from streamcl.protocols import Learner, State
+from streamcl.requests.terms import Guarantee
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 Pair: TypeAlias = tuple[Named, str]
