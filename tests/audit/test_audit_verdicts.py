@@ -16,7 +16,7 @@ from streamcl.forgetting.receipts.archive import read_audits
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.statistics import PerHead
 
-SEEDS = range(3)
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 WIDTHS = (120, 60)
 
 
@@ -31,13 +31,14 @@ def wrong(report):
 
 
 @pytest.mark.parametrize("make", [noisy, one_class])
-def test_a_retrained_model_passes(make):
-    """At the stated rate of 5 %, more than two of six fail with a chance of 0.2 %."""
+@pytest.mark.parametrize(("count", "failing"), [(2, 1), pytest.param(6, 2, marks=pytest.mark.slow)])
+def test_a_retrained_model_passes(make, count, failing):
+    """At the stated rate of 5 %, both of two, or more than two of six, fail with a chance of 0.2 %."""
     reports = []
-    for seed in range(6):
+    for seed in range(count):
         material = make(seed)
         reports.append(examined(material, retrained(material), seed))
-    assert sum(report.verdict == "fail" for report in reports) <= 2
+    assert sum(report.verdict == "fail" for report in reports) <= failing
     assert all(report.unforgotten_detected and report.statistics_error == 0.0 for report in reports)
 
 

@@ -124,17 +124,16 @@ def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder)
 
 @pytest.mark.faults
 def test_stopped_by_sigterm_it_commits_and_goes_on_to_the_same_end(finished, folder):
-    command = [sys.executable, "-m", "streamcl", "run", "stream.yaml", "--set", "run_dir=runs/stopped"]
-    process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    process = fault_runs.start("run", "stream.yaml", "--set", "run_dir=runs/stopped", folder=folder)
     log = folder / "runs/stopped/metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    error = process.communicate()[1]
-    if process.returncode != 0:  # a fast machine may have ended it before the signal came
-        assert process.returncode == 143, error
-        assert "stopped at" in error
+    process.send(signal.SIGTERM)
+    done = process.wait(60)
+    if done.code != 0:  # a fast machine may have ended it before the signal came
+        assert done.code == 143, done.err
+        assert "stopped at" in done.err
     streamcl("run", "stream.yaml", "--set", "run_dir=runs/stopped", folder=folder)
     assert without_clock(folder / "runs/stopped") == without_clock(finished)
 

@@ -229,8 +229,9 @@ def test_halves_are_cut_at_an_offset():
 # -- whatever the faults -----------------------------------------------------------------------------------
 
 EVERYTHING = ForgetRequest(id="all", offsets=(0, 2**62))
-MANY = settings(max_examples=100, derandomize=True, database=None)
-FEW = settings(MANY, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+PLAIN = settings(derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = pytest.mark.parametrize("examples", [40, pytest.param(100, marks=pytest.mark.slow)])
+FEW = pytest.mark.parametrize("examples", [10, pytest.param(25, marks=pytest.mark.slow)])
 
 
 class Recalled(ScriptedSource):
@@ -303,21 +304,25 @@ def stages(processor):
 
 
 @MANY
-@given(case=cases())
-def test_the_lineage_and_a_learner_agree_after_every_event(case):
-    learner = FaultyLearner(case.faults)
-    ever, folder = set(), Path(tempfile.mkdtemp())
-    with Opened(folder, Recalled(case.batches), learner=learner, schedule=case.schedule) as run:
-        for _ in stages(run.processor):
-            assert [trace.id for trace in traces(run.lineage)] == learner.consumed
-            ever |= {(name, run.processor.progress.offset) for name in learner.consumed}
-    for name, (at, ids) in case.asked.items():
-        held = [each for each in ids if (each, at) in ever]
-        found = receipt(folder, name)
-        assert (found["outcome"], found["guarantee"]) == ("done", "exact")
-        assert found["scope"]["learned"] == len(held)
-        assert found["method"] == ("closed_form" if held else "no_op")
-    shutil.rmtree(folder)
+def test_the_lineage_and_a_learner_agree_after_every_event(examples):
+    @settings(PLAIN, max_examples=examples)
+    @given(case=cases())
+    def holds(case):
+        learner = FaultyLearner(case.faults)
+        ever, folder = set(), Path(tempfile.mkdtemp())
+        with Opened(folder, Recalled(case.batches), learner=learner, schedule=case.schedule) as run:
+            for _ in stages(run.processor):
+                assert [trace.id for trace in traces(run.lineage)] == learner.consumed
+                ever |= {(name, run.processor.progress.offset) for name in learner.consumed}
+        for name, (at, ids) in case.asked.items():
+            held = [each for each in ids if (each, at) in ever]
+            found = receipt(folder, name)
+            assert (found["outcome"], found["guarantee"]) == ("done", "exact")
+            assert found["scope"]["learned"] == len(held)
+            assert found["method"] == ("closed_form" if held else "no_op")
+        shutil.rmtree(folder)
+
+    holds()
 
 
 def sums(learner, names):
@@ -338,16 +343,20 @@ def check_sums(learner, fresh, samples):
 
 
 @FEW
-@given(case=cases())
-def test_the_sums_of_a_ridge_and_those_kept_are_of_the_learned_samples(tiny_backbone, fp32, case):
-    learner, source = faulty_ridge(case.faults, tiny_backbone, fp32), Recalled(case.batches)
-    folder = Path(tempfile.mkdtemp())
-    with Opened(folder, source, learner=learner, schedule=case.schedule, by="subject") as run:
-        for _ in stages(run.processor):
-            learned = [source.samples[trace.id] for trace in traces(run.lineage)]
-            check_sums(learner, faulty_ridge(Faults(), tiny_backbone, fp32), learned)
-            assert run.kept.select(run.lineage.select(EVERYTHING).cohorts("subject")).is_complete(1)
-    shutil.rmtree(folder)
+def test_the_sums_of_a_ridge_and_those_kept_are_of_the_learned_samples(tiny_backbone, fp32, examples):
+    @settings(PLAIN, max_examples=examples)
+    @given(case=cases())
+    def holds(case):
+        learner, source = faulty_ridge(case.faults, tiny_backbone, fp32), Recalled(case.batches)
+        folder = Path(tempfile.mkdtemp())
+        with Opened(folder, source, learner=learner, schedule=case.schedule, by="subject") as run:
+            for _ in stages(run.processor):
+                learned = [source.samples[trace.id] for trace in traces(run.lineage)]
+                check_sums(learner, faulty_ridge(Faults(), tiny_backbone, fp32), learned)
+                assert run.kept.select(run.lineage.select(EVERYTHING).cohorts("subject")).is_complete(1)
+        shutil.rmtree(folder)
+
+    holds()
 
 
 def in_hybrid(learner, found, samples):
@@ -421,12 +430,16 @@ REAL = {
 
 @pytest.mark.parametrize("name", REAL)
 @FEW
-@given(case=cases())
-def test_what_a_learner_keeps_and_counts_is_what_it_learned(tiny_backbone, fp32, name, case):
-    (make, check), faults, source = REAL[name], case.faults, Recalled(case.batches)
-    learner = with_faults(make(faults, tiny_backbone, fp32), faults)
-    folder = Path(tempfile.mkdtemp())
-    with Opened(folder, source, learner=learner) as run:
-        for _ in stages(run.processor):
-            check(learner, traces(run.lineage), source.samples)
-    shutil.rmtree(folder)
+def test_what_a_learner_keeps_and_counts_is_what_it_learned(tiny_backbone, fp32, name, examples):
+    @settings(PLAIN, max_examples=examples)
+    @given(case=cases())
+    def holds(case):
+        (make, check), faults, source = REAL[name], case.faults, Recalled(case.batches)
+        learner = with_faults(make(faults, tiny_backbone, fp32), faults)
+        folder = Path(tempfile.mkdtemp())
+        with Opened(folder, source, learner=learner) as run:
+            for _ in stages(run.processor):
+                check(learner, traces(run.lineage), source.samples)
+        shutil.rmtree(folder)
+
+    holds()

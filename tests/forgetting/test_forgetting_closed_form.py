@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import picture
 from tiny_learners import statistics_by_class
@@ -70,14 +70,7 @@ def check_same(one, other):
     assert [g.label for g in one.predict(asked)] == [g.label for g in other.predict(asked)]
 
 
-@settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    derandomize=True,
-)
-@given(data=st.data())
-def test_any_interleaving_equals_the_stream_without_the_forgotten(tiny_backbone, fp32, data):
+def check_interleaving(tiny_backbone, fp32, data):
     model = learner(tiny_backbone, fp32)
     alive: list[Sample] = []
     gone_classes: set[str] = set()
@@ -112,6 +105,16 @@ def test_any_interleaving_equals_the_stream_without_the_forgotten(tiny_backbone,
         model.drop_class(name)  # a class all of whose samples were forgotten one by one keeps an empty column
     if alive:
         check_same(model, fresh)
+
+
+@pytest.mark.parametrize("examples", [8, pytest.param(15, marks=pytest.mark.slow)])
+def test_any_interleaving_equals_the_stream_without_the_forgotten(tiny_backbone, fp32, examples):
+    @settings(max_examples=examples, derandomize=True)
+    @given(data=st.data())
+    def holds(data):
+        check_interleaving(tiny_backbone, fp32, data)
+
+    holds()
 
 
 @pytest.mark.parametrize("head", [RidgeHead, SLDAHead, NCMHead])

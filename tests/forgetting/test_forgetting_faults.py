@@ -51,7 +51,7 @@ def outcome(folder):
 
 @pytest.mark.parametrize(
     ("wish", "stride"),
-    [*((wish, 9) for wish in WISHES), *(pytest.param(wish, 1, marks=pytest.mark.slow) for wish in WISHES)],
+    [*((wish, 19) for wish in WISHES), *(pytest.param(wish, 1, marks=pytest.mark.slow) for wish in WISHES)],
 )
 def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish, stride):
     disk = FaultyDisk()
@@ -79,9 +79,19 @@ STEPS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The outcome of a run with a request for samples that nobody killed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_once(folder, "samples")
+    return outcome(folder)
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("owner", "verb"), STEPS, ids=lambda x: x if isinstance(x, str) else x.__name__)
-def test_killed_around_every_step_in_the_database_it_is_carried_out_once(tmp_path, owner, verb, when):
+def test_killed_around_every_step_in_the_database_it_is_carried_out_once(
+    tmp_path, undisturbed, owner, verb, when
+):
     def dying():
         real = getattr(owner, verb)
 
@@ -96,10 +106,9 @@ def test_killed_around_every_step_in_the_database_it_is_carried_out_once(tmp_pat
         setattr(owner, verb, killed)
         run_once(tmp_path / "killed", "samples")
 
-    run_once(tmp_path / "whole", "samples")
     assert in_child(dying) < 0
     run_once(tmp_path / "killed", "samples")
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "killed") == undisturbed
     assert holds(tmp_path / "killed", *GONE) == {}
 
 
@@ -167,13 +176,14 @@ def test_a_request_while_a_consolidation_is_due_comes_after_it(tmp_path):
         assert not set(GONE[:2]) & set(run.learner.consumed)
 
 
-def test_the_disk_may_fail_at_any_call_and_the_request_is_not_lost(tmp_path):
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_disk_may_fail_at_any_call_and_the_request_is_not_lost(tmp_path, stride):
     disk = FaultyDisk()
     run_once(tmp_path / "whole", "samples", disk)
-    folder = tmp_path / "failed"
-    for number in range(1, len(disk.calls) + 1, 3):
+    folder, expected = tmp_path / "failed", outcome(tmp_path / "whole")["consumed"]
+    for number in range(1, len(disk.calls) + 1, stride):
         code = in_child(lambda n=number: run_once(folder, "samples", FaultyDisk(n, "eio")))
         assert code in {0, 1}
         run_once(folder, "samples")
-        assert outcome(folder)["consumed"] == outcome(tmp_path / "whole")["consumed"]
+        assert outcome(folder)["consumed"] == expected
         shutil.rmtree(folder)

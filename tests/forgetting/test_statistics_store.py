@@ -5,7 +5,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pictures import picture
 from tiny_learners import statistics_by_class
@@ -139,18 +139,7 @@ def check_same(one, other):
     assert [g.label for g in one.predict(asked)] == [g.label for g in other.predict(asked)]
 
 
-@settings(
-    max_examples=25,
-    phases=(Phase.explicit, Phase.generate),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    derandomize=True,
-)
-@given(data=st.data())
-def test_any_interleaving_equals_the_stream_without_the_forgotten(
-    tmp_path_factory, tiny_backbone, fp32, data
-):
-    """Requests for cohorts need no samples; others bring them back, and what is kept stays right."""
+def check_interleaving(tmp_path_factory, tiny_backbone, fp32, data):
     by = data.draw(st.sampled_from(["class", "subject"]), label="by")
     bench = Bench(tmp_path_factory.mktemp("kept"), tiny_backbone, fp32, by)
     alive, gone, start = [], set(), 0
@@ -191,6 +180,20 @@ def test_any_interleaving_equals_the_stream_without_the_forgotten(
         count = sum(name in (s.label, s.subject) for s in alive)
         assert bench.kept.file.count(bench.lineage.digest(by, name)) == {0: count}
     bench.close()
+
+
+@pytest.mark.parametrize("examples", [12, pytest.param(25, marks=pytest.mark.slow)])
+def test_any_interleaving_equals_the_stream_without_the_forgotten(
+    tmp_path_factory, tiny_backbone, fp32, examples
+):
+    """Requests for cohorts need no samples; others bring them back, and what is kept stays right."""
+
+    @settings(max_examples=examples, phases=(Phase.explicit, Phase.generate), derandomize=True)
+    @given(data=st.data())
+    def holds(data):
+        check_interleaving(tmp_path_factory, tiny_backbone, fp32, data)
+
+    holds()
 
 
 def test_a_second_deletion_is_refused_and_changes_nothing(tmp_path, tiny_backbone, fp32):

@@ -126,7 +126,7 @@ def test_a_request_across_cohorts_leaves_the_rest_right(tmp_path, by, other):
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("by", "stride"),
-    [("class", 13), ("subject", 17), *(pytest.param(by, 1, marks=pytest.mark.slow) for by in WISHES)],
+    [("class", 29), ("subject", 31), *(pytest.param(by, 1, marks=pytest.mark.slow) for by in WISHES)],
 )
 def test_killed_at_any_durable_call_it_ends_as_if_it_had_not_been(tmp_path, by, stride):
     disk = FaultyDisk()
@@ -146,10 +146,20 @@ STEPS = [("go_back", 1), ("commit", 2), ("commit", 4), ("flush", 1), ("flush", 4
          ("select", 2), ("drop", 1), ("accept", 1), ("accept", 2), ("purge", 1), ("purge", 2)]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The outcome of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_once(folder)
+    return outcome(folder)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("verb", "nth"), STEPS)
-def test_killed_around_any_change_of_the_file_it_ends_as_if_it_had_not_been(tmp_path, verb, when, nth):
+def test_killed_around_any_change_of_the_file_it_ends_as_if_it_had_not_been(
+    tmp_path, undisturbed, verb, when, nth
+):
     def dying():
         owner = StatisticsStore if hasattr(StatisticsStore, verb) else BlockFile
         real, count = getattr(owner, verb), [0]
@@ -166,10 +176,9 @@ def test_killed_around_any_change_of_the_file_it_ends_as_if_it_had_not_been(tmp_
         setattr(owner, verb, killed)
         run_once(tmp_path / "killed")
 
-    run_once(tmp_path / "whole")
     assert in_child(dying) < 0
     run_once(tmp_path / "killed")
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "killed") == undisturbed
 
 
 @pytest.mark.faults
@@ -190,9 +199,8 @@ def test_without_going_back_what_is_kept_would_hold_samples_twice(tmp_path, monk
     assert "carries no samples" in reason  # too many are kept, so they cannot be used
 
 
-def test_an_older_checkpoint_finds_its_own_sums(tmp_path):
+def test_an_older_checkpoint_finds_its_own_sums(tmp_path, undisturbed):
     """The newest checkpoint is damaged: what is kept goes back as well."""
-    run_once(tmp_path / "whole")
     with Opened(tmp_path / "x", Unfetched([4] * 8), learner=RowsLearner(), by="class") as run:
         for prediction in run.processor.run():
             if prediction.offset == 11:
@@ -200,7 +208,7 @@ def test_an_older_checkpoint_finds_its_own_sums(tmp_path):
     newest = Checkpoints(tmp_path / "x" / "checkpoints", fingerprint={}).paths()[-1]
     (newest / "state.json").write_bytes(b"{}")
     run_once(tmp_path / "x")
-    assert outcome(tmp_path / "x") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "x") == undisturbed
 
 
 def test_sums_from_a_backup_are_noticed(tmp_path):

@@ -78,7 +78,7 @@ def test_a_reservoir_holds_something():
 def two_tasks(learner):
     teach(learner, labels=LABELS[:2], batches=25)
     learner.consolidate()
-    teach(learner, labels=LABELS[2:], batches=80, start=1000)
+    teach(learner, labels=LABELS[2:], batches=65, start=1000)
     return learner
 
 

@@ -16,8 +16,8 @@ from streamcl.audit.data import AuditConfig
 from streamcl.audit.run import audit_run
 from streamcl.runs.open import open_run
 
-COUNT, STOP, LATE = 120, 32, 72  # the last is when what is learned in either part is asked back
-ADAPT = {"warmup_samples": 24, "first_block": 1}
+COUNT, STOP, LATE = 80, 24, 56  # the last is when what is learned in either part is asked back
+ADAPT = {"warmup_samples": 16, "first_block": 1}
 LEARNERS = {
     "online_lora": {"name": "online_lora"},
     "low_pass": {"name": "online_lora", "backprop": {"lbp_wht": {"order": 1}}},
@@ -34,13 +34,13 @@ LEARNERS = {
 
 @pytest.fixture
 def images(tmp_path):
-    """An .npz of 120 pictures of four classes in two domains, in the backbone's own size."""
+    """An .npz of 80 pictures of four classes in two domains, in the backbone's own size."""
     rng = np.random.default_rng(0)
     y = np.arange(COUNT) % 4
     x = rng.integers(0, 60, (COUNT, 32, 32, 3)) + 45 * y[:, None, None, None]
     path = tmp_path / "pack.npz"
     meta = json.dumps({"classes": list("abcd"), "domains": ["p", "q"]})
-    np.savez(path, x=x.astype(np.uint8), y=y, d=np.arange(COUNT) // 60, meta=np.array(meta))
+    np.savez(path, x=x.astype(np.uint8), y=y, d=np.arange(COUNT) // 40, meta=np.array(meta))
     return path
 
 

@@ -224,8 +224,9 @@ def test_while_its_branch_adapts_a_hybrid_guesses_by_the_frozen_one_alone(tiny_b
 
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_features_are_the_same_to_the_last_bit_whichever_images_come_together(precision, views):
-    compute = resolve_compute("cpu", precision)
+@pytest.mark.parametrize("batch_size", [16, pytest.param(64, marks=pytest.mark.slow)])
+def test_features_are_the_same_to_the_last_bit_whichever_images_come_together(precision, views, batch_size):
+    compute = resolve_compute("cpu", precision, batch_size=batch_size)
     vit = build_backbone("vit_small_patch14_dinov2", weights="none", image_size=70, depth=3)
     learner = RidgeLearner(vit, compute, RidgeHead(4 * 384), blocks=(1, 2), tta_views=views)
     head = RidgeHead(2 * 384)

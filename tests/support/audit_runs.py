@@ -8,12 +8,12 @@ from pictures import TINY_VIT, picture
 LABELS = ["ant", "bee", "cat", "dog"]
 
 
-def configuration(folder, learner):
-    """A run over 200 pictures of 4 classes, every tenth with a wrong label, and 50 held-out ones."""
-    labels = np.arange(250) % 4
+def configuration(folder, learner, count=200):
+    """A run over pictures of 4 classes, every tenth with a wrong label, and 50 held-out ones."""
+    labels = np.arange(count + 50) % 4
     images = np.stack([picture(LABELS[label], number) for number, label in enumerate(labels)])
-    taught = np.where(np.arange(250) % 10 == 3, (labels + 1) % 4, labels)
-    split = (np.arange(250) >= 200).astype(np.int64)
+    taught = np.where(np.arange(count + 50) % 10 == 3, (labels + 1) % 4, labels)
+    split = (np.arange(count + 50) >= count).astype(np.int64)
     path = folder / "pictures.npz"
     np.savez(path, x=images, y=np.where(split, labels, taught), split=split)
     return {
