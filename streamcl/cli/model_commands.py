@@ -62,7 +62,8 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
         if as_json:
             click.echo(json.dumps({"image": sample.id, "class": made.label, "confidence": made.confidence}))
         else:
-            click.echo(f"{sample.id}\t{made.label}\t{made.confidence:.3f}")
+            name = "(no class)" if made.label is None else made.label
+            click.echo(f"{sample.id}\t{name}\t{made.confidence:.3f}")
     return BadRecord.exit_code if unread else 0
 
 

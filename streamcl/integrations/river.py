@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
         return None if predicted.label is None else self._names[predicted.label]
 
     def predict_proba_one(self, x: Any) -> dict[Any, float]:
-        """Return the probability of each known class, by class."""
+        """Return the probability of each known class, by class; nothing while none is known."""
         sample = Sample("river", _image(x))
         if not self._learner.classes:
             return {}
@@ -70,7 +71,7 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
             return {} if predicted.label is None else {self._names[predicted.label]: predicted.confidence}
         chances = self._learner.logits([sample])[0].softmax(dim=0).tolist()
         names = [self._names[name] for name in self._learner.classes]
-        return dict(zip(names, chances, strict=True))
+        return {name: chance for name, chance in zip(names, chances, strict=True) if math.isfinite(chance)}
 
 
 def _image(x: Any) -> Pixels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,10 @@ DECAY = 0.95  # a batch; the last twenty or so decide
 
 
 def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ...]:
-    """Return the best class of each row and its softmax probability; without classes, None and 0.
+    """Return the best class of each row and its softmax probability; None and 0 where no class has a score.
+
+    That is without classes, after the samples of every class have been erased (all scores are minus
+    infinity), and where scores are not numbers.
 
     Args:
         logits: [B, C].
@@ -28,7 +32,10 @@ def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ..
         return (Prediction(None, 0.0),) * len(logits)
     confidence, column = logits.float().softmax(dim=1).max(dim=1)  # [B], [B]
     pairs = zip(column.tolist(), confidence.tolist(), strict=True)
-    return tuple(Prediction(names[best], sure) for best, sure in pairs)
+    return tuple(
+        Prediction(names[best], sure) if math.isfinite(sure) else Prediction(None, 0.0)
+        for best, sure in pairs
+    )
 
 
 def open_set_nll(logits: Tensor, targets: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from forgetting_fakes import holds
+from PIL import Image
 from tiny_runs import call, configuration
 
 from streamcl.errors import ForgettingError
@@ -161,3 +162,23 @@ def test_dropping_a_class_leaves_the_other_rows_as_they_were(tmp_path):
         assert {id(learner.head.weight), id(learner.head.bias)} <= held
         with pytest.raises(ForgettingError, match="no such class"):
             learner.drop_class("never")
+
+
+@pytest.mark.parametrize("learner", ["ridge", "ridge_lora", "ncm", "slda"])
+def test_after_every_sample_is_erased_no_class_is_predicted(tmp_path, learner):
+    with open_run(configuration(tmp_path, learner=learner, max_samples=80)) as run:
+        sample = next(iter(run.source.fetch([next(iter(run)).id]).values()))
+        for _ in run:
+            pass
+    code, text = call("forget", tmp_path / "run", "--offsets", "0:80", "--execute")
+    assert code == 0, text
+    Image.fromarray(sample.image).save(tmp_path / "q.png")
+    code, text = call("predict", tmp_path / "run", tmp_path / "q.png", "--json")
+    answer = json.loads(text, parse_constant=pytest.fail)
+    assert (answer["class"], answer["confidence"]) == (None, 0.0)
+    assert "no class" in call("predict", tmp_path / "run", tmp_path / "q.png")[1]
+    with open_run(configuration(tmp_path, learner=learner, max_samples=112)) as run:
+        later = list(run)
+        assert [(each.predicted, each.confidence) for each in later[:16]] == [(None, 0.0)] * 16
+        assert {each.predicted for each in later[16:]} <= {each.label for each in later[:16]} | {None}
+        assert any(each.predicted for each in later[16:])
