@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LONGEST_WORD = 60  # characters: the search takes time with their square
 _MOST_LISTED = 30
+_LONGEST_TEXT = 1000  # characters of a foreign exception
 
 
 class StreamclError(Exception):
@@ -94,6 +95,21 @@ class DistributedError(StreamclError):
     """Ranks that learn one stream together have lost one another, or their states differ."""
 
     exit_code = 7
+
+
+def cause_of(error: BaseException) -> str:
+    r"""Return the kind and the text of any exception in one line, shortened.
+
+    >>> cause_of(OSError("no such\n device")), cause_of(SystemExit(0)), cause_of(KeyError())
+    ('OSError: no such device', 'sys.exit(0) was called', 'KeyError')
+    """
+    if isinstance(error, SystemExit):
+        return f"sys.exit({error.code!r:.80}) was called"
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a user's class may raise from its __str__
+        text = "(its text cannot be read)"
+    return f"{type(error).__name__}: {text[:_LONGEST_TEXT]}" if text else type(error).__name__
 
 
 def nearest(word: str, known: Iterable[str], listed: str = "known") -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from streamcl.errors import ConfigError, SourceError, StreamclError, nearest
+from streamcl.errors import ConfigError, SourceError, StreamclError, cause_of, nearest
 
 FORM = 'write "package.module:callable"'
 
@@ -285,4 +285,4 @@ def _module(name: str) -> Any:
             raise ConfigError(f"there is no module {error.name!r}", hint=hint) from error
         raise SourceError(f"importing {name} failed: {error}", hint="install what it imports") from error
     except (Exception, SystemExit) as error:  # the user's module may raise anything
-        raise SourceError(f"importing {name} failed: {type(error).__name__}: {error}") from error
+        raise SourceError(f"importing {name} failed: {cause_of(error)}") from error

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from streamcl.errors import SourceError, StreamclError
+from streamcl.errors import SourceError, StreamclError, cause_of
 from streamcl.events import Batch, Event, Idle, PlacedEvent, StreamInfo
 from streamcl.protocols import Source, State
 from streamcl.sources.wrapper import SourceWrapper
@@ -214,10 +214,10 @@ class _Worker:
                     return
         except StreamclError as raised:
             error = raised
-        except Exception as raised:  # a source may raise anything; the reader must raise it
-            error = SourceError(f"the source failed after offset {offset}: {type(raised).__name__}: {raised}")
+        except (Exception, SystemExit) as raised:  # a source may raise anything; the reader must raise it
+            error = SourceError(f"the source failed after offset {offset}: {cause_of(raised)}")
             error.__cause__ = raised
-        except BaseException as raised:  # as above: SystemExit would end this thread in silence
+        except BaseException as raised:  # as above: it would end this thread in silence
             error = raised
         self._put((None, NOWHERE, error))
 

@@ -3,6 +3,7 @@ forget, retry, verify, key, audit, bench."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -18,9 +19,12 @@ from streamcl.cli.key import key
 from streamcl.cli.messages import silence_messages
 from streamcl.cli.model_commands import export, fetch, predict
 from streamcl.cli.run import run
-from streamcl.errors import ConfigError, StreamclError
+from streamcl.cli.terminal import one_line, say, use_any_encoding
+from streamcl.errors import ConfigError, SourceError, StreamclError, cause_of
 
 DEBUG = "--debug"
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code of a command that SIGTERM has ended in an orderly way."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,6 +45,7 @@ for command in COMMANDS:
 
 def main() -> NoReturn:
     """Run the command line and exit with the code of `streamcl.errors`, or 0."""
+    use_any_encoding()
     debug = DEBUG in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     try:
@@ -55,8 +60,14 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except Exception as error:  # of the machine, of streamcl, or of a user's part, whose place is of use
         hint = None if isinstance(error, OSError | MemoryError) else "--debug shows where"
-        _explain(StreamclError(f"{type(error).__name__}: {error}", hint=hint), debug=debug)
+        _explain(StreamclError(cause_of(error), hint=hint), debug=debug)
         sys.exit(1)
+    except SystemExit as error:
+        if error.code == TERMINATED:
+            raise
+        hint = "code that is called by a run must return or raise; --debug shows where it exits"
+        _explain(SourceError(f"code of yours called sys.exit({error.code!r})", hint=hint), debug=debug)
+        sys.exit(SourceError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -66,6 +77,6 @@ def _explain(error: StreamclError, *, debug: bool) -> None:
         traceback.print_exc()
     problems = error.problems if isinstance(error, ConfigError) else ()
     for line in problems or (str(error),):
-        click.echo(f"streamcl: {line}", err=True)
+        say(f"streamcl: {one_line(line)}", err=True)
     if error.hint:
-        click.echo(f"  hint: {error.hint}", err=True)
+        say(f"  hint: {one_line(error.hint)}", err=True)

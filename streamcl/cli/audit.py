@@ -12,6 +12,7 @@ import click
 
 from streamcl.cli.inspect_commands import RUN
 from streamcl.cli.messages import show_messages
+from streamcl.cli.terminal import say
 
 FAILED = 6
 """The exit code where the audited model is not like the references (that of `ForgettingError`)."""
@@ -59,8 +60,8 @@ def audit(
         report = audit_run(run, request=request, config=config, retrain=rerun)
     path = save_audit(run, report, signing_key=default_key_folder().signing_key)
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
+        say(json.dumps(report.to_json(), indent=2))
     else:
-        click.echo(text_table(report))
-        click.echo(f"streamcl: written to {path}", err=True)
+        say(text_table(report))
+        say(f"streamcl: written to {path}", err=True)
     return FAILED if report.verdict == "fail" else 0

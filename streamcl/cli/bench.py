@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from streamcl.cli.messages import show_messages
+from streamcl.cli.terminal import say
 
 
 @click.group()
@@ -39,14 +40,14 @@ def accuracy(*, name: str, out: Path, seeds: int | None, pattern: str, jobs: int
     chosen = cells(suite, out, seeds=seeds, pattern=pattern)
     if just_list:
         for cell in chosen:
-            click.echo(f"{cell.id}{f'  (needs {cell.missing})' if cell.missing else ''}")
+            say(f"{cell.id}{f'  (needs {cell.missing})' if cell.missing else ''}")
         return 0
     from streamcl.benchmark.table import fill_table
 
     with show_messages(prefix=""):
         table = fill_table(suite, chosen, out, jobs=jobs)
-    click.echo(f"{len(table.results)} results in {out / 'results.md'}")
+    say(f"{len(table.results)} results in {out / 'results.md'}")
     if table.failure is not None:
-        click.echo(f"streamcl: a cell failed: {table.failure}", err=True)
+        say(f"streamcl: a cell failed: {table.failure}", err=True)
         return table.failure.exit_code
     return 0

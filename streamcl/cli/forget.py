@@ -14,6 +14,7 @@ import click
 
 from streamcl.cli.inspect_commands import RUN
 from streamcl.cli.messages import show_messages
+from streamcl.cli.terminal import say
 from streamcl.errors import ConfigError, ForgettingError
 
 if TYPE_CHECKING:
@@ -151,10 +152,10 @@ def verify(receipts: tuple[Path, ...], keys: Path | None, show: bool) -> None:
     verifier = ReceiptVerifier(known)
     for path in receipts:
         for line in verifier.verify(path):
-            click.echo(f"{path.name}: {line}")
+            say(f"{path.name}: {line}")
         if show:
             content = verify_signature(path, known).receipt.to_json()
-            click.echo(json.dumps(content, indent=2))
+            say(json.dumps(content, indent=2))
 
 
 def _ledger(run: Path) -> Ledger:
@@ -169,7 +170,7 @@ def _ledger(run: Path) -> Ledger:
 
 def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> None:
     """Print the id of the request, then its outcome where it is executed here or waited for."""
-    click.echo(request)
+    say(request)
     if execute:
         from streamcl.runs.open import execute_pending
 
@@ -192,10 +193,10 @@ def _report(run: Path, request: str, wait: float) -> None:
         } and time.monotonic() < until:
             time.sleep(0.1)
     if entry.status in {"received", "started"}:
-        click.echo(f"{entry.status}, not carried out yet")
+        say(f"{entry.status}, not carried out yet")
         return
     path = newest_receipt(run, request)
     receipt = read_receipt(path)
     if entry.status != "done":
         raise ForgettingError(f"{entry.status}: {receipt.reason}")
-    click.echo(f"done: {receipt.guarantee}, by {receipt.method}; {path}")
+    say(f"done: {receipt.guarantee}, by {receipt.method}; {path}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from streamcl.cli.terminal import say
 from streamcl.errors import CheckpointError, ConfigError
 
 RUN = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -26,7 +27,7 @@ def validate(configs: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
     for path in configs:
         try:
             load_config(path, overrides)
-            click.echo(f"{path}: good")
+            say(f"{path}: good")
         except ConfigError as error:
             problems += error.problems or (f"{path}: {error}",)
     if problems:
@@ -38,7 +39,7 @@ def schema() -> None:
     """Print the JSON Schema of the YAML file, for editors."""
     from streamcl.config.load import schema as config_schema
 
-    click.echo(json.dumps(config_schema(), indent=2))
+    say(json.dumps(config_schema(), indent=2))
 
 
 @click.command("list")
@@ -55,7 +56,7 @@ def list_names(what: str, pattern: str) -> None:
 
     for name, note in known_names(what):
         if fnmatch(name, pattern):
-            click.echo(f"{name:32} {note}".rstrip())
+            say(f"{name:32} {note}".rstrip())
 
 
 @click.command()
@@ -64,7 +65,7 @@ def status(run: Path) -> None:
     """Show how far RUN has come, and its figures."""
     from streamcl.report.overview import summary_of, text_summary
 
-    click.echo(text_summary(summary_of(run)))
+    say(text_summary(summary_of(run)))
 
 
 @click.command()
@@ -73,7 +74,7 @@ def report(run: Path) -> None:
     """Write RUN's report.html anew from what the run has left, finished or not."""
     from streamcl.report.page import write_report
 
-    click.echo(str(write_report(run)))
+    say(str(write_report(run)))
 
 
 @click.command()
@@ -86,5 +87,5 @@ def doctor(run: Path) -> int:
     findings = check_run(run, default_key_folder().public_keys())
     for finding in findings:
         hint = f" ({finding.hint})" if finding.hint else ""
-        click.echo(f"{finding.level:8} {finding.place}: {finding.text}{hint}")
+        say(f"{finding.level:8} {finding.place}: {finding.text}{hint}")
     return CheckpointError.exit_code if any(finding.level == "error" for finding in findings) else 0

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import click
+from streamcl.cli.terminal import one_line, say
 
 
 class _ToStderr(logging.Handler):
     """Writes to the present stderr, which a test or a caller may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        say(one_line(self.format(record)), err=True)
 
 
 LOGGERS = ("streamcl", "streams")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from streamcl.cli.inspect_commands import RUN
+from streamcl.cli.terminal import one_line, printable, say
 from streamcl.errors import BadRecord, ConfigError
 
 
@@ -21,7 +22,7 @@ def fetch(names: tuple[str, ...]) -> None:
 
     if not names:
         for entry in CATALOGUE:
-            click.echo(f"{entry.name:16} {entry.kind:9} {entry.note} [{entry.licence}]")
+            say(f"{entry.name:16} {entry.kind:9} {entry.note} [{entry.licence}]")
         return
     for name in names:
         path = bring(name, _progress if sys.stderr.isatty() else None)
@@ -29,7 +30,7 @@ def fetch(names: tuple[str, ...]) -> None:
             from streamcl.factory.backbone import fetched_weights
 
             path = fetched_weights(name)
-        click.echo(str(path))
+        say(str(path))
 
 
 def _progress(name: str, done: int, total: int | None) -> None:
@@ -56,14 +57,14 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
         try:
             samples.append(Sample(str(path), decode(path, ImageLimits())))
         except BadRecord as error:
-            click.echo(f"streamcl: {path}: {error}", err=True)
+            say(one_line(f"streamcl: {path}: {error}"), err=True)
             unread += 1
     for sample, made in zip(samples, learner.predict(samples), strict=True):
         if as_json:
-            click.echo(json.dumps({"image": sample.id, "class": made.label, "confidence": made.confidence}))
+            say(json.dumps({"image": sample.id, "class": made.label, "confidence": made.confidence}))
         else:
             name = "(no class)" if made.label is None else made.label
-            click.echo(f"{sample.id}\t{name}\t{made.confidence:.3f}")
+            say(f"{printable(sample.id)}\t{printable(name)}\t{made.confidence:.3f}")
     return BadRecord.exit_code if unread else 0
 
 
@@ -81,4 +82,4 @@ def export(run: Path, folder: Path | None) -> None:
     if not written:
         raise ConfigError(f"{run}: its learner has no adapters to export")
     for path in written:
-        click.echo(str(path))
+        say(str(path))

@@ -17,6 +17,7 @@ import click
 
 from streamcl.cli.inspect_commands import OVERRIDES
 from streamcl.cli.messages import show_messages
+from streamcl.cli.terminal import say
 from streamcl.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _run(opened: Run, *, quiet: bool) -> int:
 
         summary = opened.finish()
         if not quiet:
-            click.echo(text_summary(summary, opened.folder / "report.html"))
+            say(text_summary(summary, opened.folder / "report.html"))
     return 0
 
 

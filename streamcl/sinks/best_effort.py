@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from streamcl.errors import cause_of
 from streamcl.protocols import Sink, State
 from streamcl.sinks.redaction import RedactableSink, RedactionTarget
 
@@ -78,7 +79,7 @@ class BestEffortSink:
         """Return the sink's own position, or nothing where it raises."""
         try:
             return self._sink.state_dict()
-        except Exception as error:  # whatever a plug-in raises must not stop the stream
+        except (Exception, SystemExit) as error:  # whatever a plug-in raises must not stop the stream
             self._fail(error)
             return {}
 
@@ -101,12 +102,12 @@ class BestEffortSink:
     def _try(self, call: Callable[[], object]) -> None:
         try:
             call()
-        except Exception as error:  # see state_dict
+        except (Exception, SystemExit) as error:  # see state_dict
             self._fail(error)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self.failed += 1
-        self._warn(f"failed: {type(error).__name__}: {error}")
+        self._warn(f"failed: {cause_of(error)}")
 
     def _warn(self, what: str) -> None:
         now = self._clock()

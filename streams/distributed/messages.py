@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from streamcl.errors import SourceError, StreamclError
+from streamcl.errors import SourceError, StreamclError, cause_of
 from streamcl.events import Batch, Event, ForgetRequest, Idle, Preview, RejectedRecord, RemoteSample
 from streamcl.protocols import Collective, Source
 from streamcl.sources.wrapper import SourceWrapper
@@ -64,8 +64,8 @@ def next_event(events: Iterator[Event]) -> Event | StreamclError | None:
         return next(events, None)
     except StreamclError as error:
         return error
-    except Exception as error:  # a source may raise anything; every rank must raise it
-        failed = SourceError(f"the source failed: {type(error).__name__}: {error}")
+    except (Exception, SystemExit) as error:  # a source may raise anything; every rank must raise it
+        failed = SourceError(f"the source failed: {cause_of(error)}")
         failed.__cause__ = error
         return failed
 

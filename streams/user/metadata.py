@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
-from streamcl.errors import SourceError
+from streamcl.errors import SourceError, StreamclError, cause_of
 from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample, StreamInfo
 from streams.user.raw_record import ALIASES, RawRecord, is_batch, raw_records
 from streams.user.readers import is_map_style
@@ -63,7 +63,7 @@ def _length(made: Any) -> int | None:
     try:
         items = made if isinstance(made, list | tuple) else [made[index] for index in range(min(size, 1))]
         return size if all(_is_one_record(item) for item in items) else None
-    except Exception:  # the user's code may raise anything; reading the stream reports it
+    except (Exception, SystemExit):  # the user's code may raise anything; reading the stream reports it
         return None
 
 
@@ -145,5 +145,7 @@ class HoldoutView(Sequence[Sample]):
             record = self._records[place]
             raw = record if isinstance(record, RawRecord) else RawRecord.of(record, self._columns)
             return to_sample(raw, default_id=name, policy=self._policy, class_names=self._class_names)
-        except Exception as error:  # the user's code may raise anything
+        except StreamclError as error:
             raise SourceError(f"held-out record {name} cannot be used: {error}") from error
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
+            raise SourceError(f"held-out record {name} cannot be used: {cause_of(error)}") from error

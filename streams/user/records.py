@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from streamcl.errors import BadRecord, ConfigError, SourceError
+from streamcl.errors import BadRecord, ConfigError, SourceError, cause_of
 from streamcl.events import NO_PIXELS, Pixels, Privacy, RejectedRecord, Sample
 from streams.user.images import ImageLimits, decode, from_array
 from streams.user.labels import brief, to_label, to_text
@@ -116,8 +116,10 @@ def _users_object() -> Iterator[None]:
         yield
     except SourceError:
         raise
+    except SystemExit as error:
+        raise SourceError(f"a record's code ended the process: {cause_of(error)}") from error
     except Exception as error:
-        message = f"record cannot be read: {type(error).__name__}: {error}"
+        message = f"record cannot be read: {cause_of(error)}"
         raise BadRecord(message[:LONGEST_REASON]) from error
 
 
@@ -177,5 +179,5 @@ def _privacy(value: Any) -> Privacy:
 def _id_of(raw: RawRecord | BadRecord, default_id: str) -> str:
     try:
         return (to_text(raw.id, "id") if isinstance(raw, RawRecord) else None) or default_id
-    except Exception:  # the id is what is bad; the record keeps its place under the default one
+    except (Exception, SystemExit):  # the id is what is bad; the record keeps its place under the default one
         return default_id

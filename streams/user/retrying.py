@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from streamcl.errors import SourceError, StreamclError
+from streamcl.errors import SourceError, StreamclError, cause_of
 from streams.user.readers import ENDED, IndexedReader, IteratorReader, as_items, open_reader
 
 
@@ -17,8 +17,8 @@ def user_code(what_failed: str) -> Iterator[None]:
         yield
     except StreamclError:
         raise
-    except Exception as error:  # the user's code may raise anything
-        raise SourceError(f"{what_failed}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and exit
+        raise SourceError(f"{what_failed}: {cause_of(error)}") from error
 
 
 class RetryingReader:
@@ -84,13 +84,13 @@ class RetryingReader:
                 item = self._reader.pull()
             except StreamclError:
                 raise
-            except Exception as error:  # the user's code may raise anything
+            except (Exception, SystemExit) as error:  # the user's code may raise anything, and exit
                 can_return = self._reader is None or self._reader.replayable
+                can_return &= not isinstance(error, SystemExit)
                 self._reader = None
                 if not can_return or attempt >= self._retries:
                     place = f"offset {offset}, {attempt + 1} times" if attempt else f"offset {offset}"
-                    cause = f"{type(error).__name__}: {error}"
-                    raise SourceError(f"{self._name} failed at {place}: {cause}") from error
+                    raise SourceError(f"{self._name} failed at {place}: {cause_of(error)}") from error
                 self._sleep(self._backoff * 2**attempt)
                 attempt += 1
             else:
