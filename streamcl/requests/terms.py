@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import pydantic
@@ -12,12 +13,25 @@ Kind: TypeAlias = Literal["samples", "subject", "class"]
 Guarantee: TypeAlias = Literal["exact", "bounded", "approximate"]
 OnReturn: TypeAlias = Literal["drop", "learn"]
 
+
+def canonical_name(name: str) -> str:
+    r"""Return the one spelling of a class, subject or domain: in composed characters (NFC), blanks cut off.
+
+    >>> canonical_name("cat "), canonical_name("cafe\u0301") == "caf\u00e9"
+    ('cat', True)
+    """
+    return unicodedata.normalize("NFC", name).strip() or name
+
+
 _digits = pydantic.BeforeValidator(lambda value: str(value) if type(value) is int else value)
 Name: TypeAlias = Annotated[
     str, pydantic.StringConstraints(min_length=1, max_length=1000, pattern=r"^[^\x00]+$"), _digits,
     pydantic.WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]}),
 ]  # fmt: skip
 """Of a class, subject, domain or sample; an integer is the name of its digits, as in a label."""
+
+CanonicalName: TypeAlias = Annotated[Name, pydantic.AfterValidator(canonical_name)]
+"""Of a class, subject or domain, in the one spelling that the records of a stream have."""
 
 Id: TypeAlias = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=200)]
 Offset: TypeAlias = Annotated[int, Field(ge=0, le=2**62)]
@@ -31,12 +45,12 @@ class RequestTerms(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     offset: Offset = Field(0, description="Carried out before the first batch at or past it.")
-    label: Name | None = Field(None, description="A class, all of it.")
-    subject: Name | None = Field(None, description="Everything of a subject.")
+    label: CanonicalName | None = Field(None, description="A class, all of it.")
+    subject: CanonicalName | None = Field(None, description="Everything of a subject.")
     all_users: bool = Field(False, description="Every sample whose privacy is user.")
     ids: tuple[Name, ...] = Field((), strict=False, description="Samples by their ids.")
     id_pattern: Name | None = Field(None, description="Samples by their ids: * is any letters, ? is one.")
-    domain: Name | None = Field(None, description="Samples of a domain.")
+    domain: CanonicalName | None = Field(None, description="Samples of a domain.")
     offsets: Span | None = Field(None, strict=False, description="Samples from one offset to another.")
     guarantee: Guarantee | None = Field(None, description="The weakest that will do; null: the strongest.")
     method: Id = Field("auto", description="auto, or a method by name.")

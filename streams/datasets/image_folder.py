@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from streamcl.errors import SourceError
+from streamcl.requests.terms import canonical_name
 from streams.datasets.layout import (
     FolderLayout,
     files_below,
@@ -88,15 +89,20 @@ def _wordnet(root: str | Path, name: str, expected: FolderLayout, seed: int) -> 
     return _split(base, found, 20, seed, expected, name=name)
 
 
+def _class_name(folder: Path) -> str:
+    """Return the folder's name in the one spelling of a class; archives of macOS decompose characters."""
+    return canonical_name(readable_name(folder.name))
+
+
 def _walk(root: Path, layout: Layout) -> Found:
     if layout == "domains":
         return [
-            (path, label, readable_name(domain.name))
+            (path, label, _class_name(domain))
             for domain in folders(root)
             for path, label, _ in _walk(domain, "nested")
         ]
     found = [
-        (path, readable_name(folder.name), "")
+        (path, _class_name(folder), "")
         for folder in folders(root)
         for path in files_below(folder)
         if is_image_file(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -81,7 +82,11 @@ class Collection:
             found = ", ".join(f"{size} {name}" for name, size in sizes.items())
             raise ConfigError(f"{self.name}: {found}; there must be one of each per image")
         if len(set(self.ids)) != len(self.ids):
-            raise ConfigError(f"{self.name}: two images have the same id")
+            twice, count = Counter(self.ids).most_common(1)[0]
+            raise ConfigError(
+                f"{self.name}: {count} images have the same id {twice!r:.80}",
+                hint="every image needs an id of its own, by which a request to forget can name it",
+            )
         low, high = (self.labels.min(), self.labels.max()) if len(self.labels) else (-1, -1)
         if low < -1 or high >= len(self.classes):
             raise ConfigError(

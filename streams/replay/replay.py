@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,8 @@ from streamcl.protocols import State
 from streams.offsets import Record, batch_of
 from streams.replay.collection import Collection, View
 from streams.replay.scenarios import Order, ScenarioPart
+
+logger = logging.getLogger(__name__)
 
 OnBadRecord: TypeAlias = Literal["quarantine", "fail"]
 
@@ -53,6 +56,9 @@ class ReplaySource:
         self._slice = (0, 1)
         ids = b"".join(train.ids[index].encode() + b"\0" for index in order.indices)
         self._digest = hashlib.sha256(ids).hexdigest()
+        if (unlabelled := int((train.labels < 0).sum())) * 2 > len(train):
+            missing = f"{unlabelled} of {len(train)} records have no label"
+            logger.warning("%s: %s; they are predicted and never learned", train.name, missing)
         self.info = StreamInfo(
             name=train.name,
             length=len(order.indices),

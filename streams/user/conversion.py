@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from streamcl.errors import BadRecord
 from streamcl.events import Batch, PlacedEvent, RejectedRecord, Sample
 from streams.offsets import Record, batch_of, in_order, records_of
+from streams.user.notes import Notes
 from streams.user.records import RecordPolicy, reason_of, to_samples
 
 Unit: TypeAlias = Record | PlacedEvent
@@ -35,7 +36,15 @@ class Conversion:
     ) -> None:
         self._policy = policy
         self._salt = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
-        self._read = partial(to_samples, name=name, policy=policy, class_names=class_names, columns=columns)
+        self.notes = Notes(name)
+        self._read = partial(
+            to_samples,
+            name=name,
+            policy=policy,
+            class_names=class_names,
+            columns=columns,
+            notes=self.notes,
+        )
         self.wanted = (0, 1)
         self.offset = offset
         self.seen = dict.fromkeys(seen)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from streamcl.errors import BadRecord, SourceError
+from streamcl.requests.terms import canonical_name
 
 LONGEST = 1024  # characters of a label, id, subject or domain
 WIDEST = 2**63  # integer labels have 64 bits
@@ -24,6 +25,7 @@ def to_label(
 ) -> str | None:
     """Return the class's name: of an integer k `class_names[k]` where there are any, else str(k).
 
+    Names that differ in blanks around them or in composed characters are one class (see `canonical_name`).
     None is a missing label. Raise BadRecord for anything else (bool, float, nested, too long), and
     SourceError where the policy says "fail".
 
@@ -38,7 +40,7 @@ def to_label(
             raise error("record has no label", hint="missing_label: unlabelled would predict it only")
         return None
     if isinstance(value, str):
-        return text(value, "label")
+        return canonical_name(text(value, "label"))
     if isinstance(value, bool | np.bool_):
         raise BadRecord(f"label is the boolean {value}", hint="name the classes: int(label), or a string")
     if isinstance(value, numbers.Integral):

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from streamcl.errors import SourceError, StreamclError, cause_of
 from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample, StreamInfo
+from streamcl.requests.terms import canonical_name
 from streams.user.raw_record import ALIASES, RawRecord, is_batch, raw_records
 from streams.user.readers import is_map_style
 from streams.user.records import RecordPolicy, to_sample
@@ -39,14 +40,14 @@ def label_names(made: Any, columns: Mapping[str, str] | None) -> tuple[str, ...]
         given = next((names for names in named if names), None)
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
         return ()
-    return tuple(given) if len(set(given)) == len(given) else ()
+    return tuple(map(canonical_name, given)) if len(set(given)) == len(given) else ()
 
 
 def _classes(made: Any, columns: Mapping[str, str] | None) -> tuple[str, ...]:
     given = getattr(made, "classes", None)
     if isinstance(given, list | tuple) and given and all(_is_integer(label) for label in given):
         return tuple(dict.fromkeys(str(int(label)) for label in given))
-    return label_names(made, columns)
+    return tuple(dict.fromkeys(label_names(made, columns)))
 
 
 def _is_integer(value: Any) -> bool:

@@ -14,8 +14,10 @@ from PIL import Image
 
 from streamcl.errors import BadRecord, ConfigError, SourceError, cause_of
 from streamcl.events import NO_PIXELS, Pixels, Privacy, RejectedRecord, Sample
+from streamcl.requests.terms import canonical_name
 from streams.user.images import ImageLimits, decode, from_array
 from streams.user.labels import brief, to_label, to_text
+from streams.user.notes import Notes
 from streams.user.raw_record import RawRecord, raw_records
 
 LONGEST_REASON = 500  # characters of a rejection that are logged
@@ -68,6 +70,7 @@ def to_samples(
     class_names: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     wanted: tuple[int, int] = (0, 1),
+    notes: Notes | None = None,
 ) -> Iterator[Sample | RejectedRecord]:
     """Yield the samples of one record, or of a batch of them, in order; `offset` is the first one's.
 
@@ -76,7 +79,8 @@ def to_samples(
     (a domain, say) holds for all. `columns` renames a mapping's keys, {"label": "fine_label"}. A BadRecord in
     place of a record is one already rejected. Records without an id are called "{name}-{offset}". An empty
     batch yields nothing. With `on_bad_record: fail` the first BadRecord is raised. `wanted` is (rank, world):
-    records at other offsets than `rank` modulo `world` are not decoded and have no pixels.
+    records at other offsets than `rank` modulo `world` are not decoded and have no pixels. `notes` takes
+    every sample with the label and the id that its record gave.
     """
     policy = policy or RecordPolicy()
     rank, world = wanted
@@ -87,6 +91,8 @@ def to_samples(
                 raise raw
             with _users_object():
                 sample = _sample(raw, default_id, policy, class_names, decoded=place % world == rank)
+            if notes is not None:
+                notes.take(place, sample, label=raw.label, own_id=sample.id != default_id)
             yield sample
         except BadRecord as bad:
             if policy.on_bad_record == "fail":
@@ -133,10 +139,15 @@ def _sample(
         id=to_text(raw.id, "id") or default_id,
         image=to_pixels(raw.image, policy) if decoded else NO_PIXELS,
         label=label,
-        subject=to_text(raw.subject, "subject"),
-        domain=to_text(raw.domain, "domain"),
+        subject=_name(raw.subject, "subject"),
+        domain=_name(raw.domain, "domain"),
         privacy=_privacy(raw.privacy),
     )
+
+
+def _name(value: Any, what: str) -> str | None:
+    found = to_text(value, what)
+    return None if found is None else canonical_name(found)
 
 
 def to_pixels(x: Any, limits: ImageLimits) -> Pixels:

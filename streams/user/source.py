@@ -225,6 +225,7 @@ class IterableSource:
             item = self._reader.pull(self._conversion.offset)
             if item is ENDED:
                 self._ended = True
+                self._conversion.notes.end()
                 break
             units = self._conversion.units_of(item)
             self._pulled += len(units)

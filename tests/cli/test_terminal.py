@@ -1,13 +1,13 @@
 """Text of strangers on the terminal: exceptions, labels and file names, in any encoding."""
 
 import json
+import os
 import subprocess
 import sys
 
 import fault_runs
 import pytest
 from PIL import Image
-from test_cli import ENVIRONMENT, write_config
 
 from streamcl.cli.terminal import one_line, printable, say
 from streamcl.errors import cause_of
@@ -37,7 +37,7 @@ def test_the_cause_of_any_exception_is_one_line():
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_names_outside_of_the_encoding_of_the_terminal_are_written(tmp_path, encoding):
     command = [sys.executable, "-m", "streamcl", "validate", "猫→é.yaml"]
-    environment = {**ENVIRONMENT, "PYTHONIOENCODING": encoding}
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == 2
     assert b"Error" not in done.stderr
@@ -71,7 +71,7 @@ def test_user_code_that_exits_ends_the_run_with_code_3(tmp_path, place, prefetch
         "import sys, numpy as np\nimage = np.zeros((8, 8, 3), np.uint8)\n" + EXITS[place]
     )
     source = {"class": "leaves:stream", "prefetch": prefetch}
-    write_config(tmp_path, "leaves.yaml", source=source, scenario=None)
+    fault_runs.write_config(tmp_path, "leaves.yaml", source=source)
     done = fault_runs.streamcl("run", "leaves.yaml", folder=tmp_path)
     assert done.code == 3
     assert "sys.exit(" in done.err
@@ -86,8 +86,8 @@ def test_a_learner_that_exits_ends_the_run_with_code_3(tmp_path):
         "class Quits:\n    shift = plateau = None\n    def update(self, loss): sys.exit(0)\n"
         "    def state_dict(self): return {}\n    def load_state_dict(self, state): pass\n"
     )
-    changes = {"source": {"class": "mine:stream"}, "shift": {"class": "mine:Quits"}, "scenario": None}
-    write_config(tmp_path, "mine.yaml", **changes)
+    changes = {"source": {"class": "mine:stream"}, "shift": {"class": "mine:Quits"}}
+    fault_runs.write_config(tmp_path, "mine.yaml", **changes)
     done = fault_runs.streamcl("run", "mine.yaml", folder=tmp_path)
     assert (done.code, "sys.exit(0)" in done.err) == (3, True), done.err
 
@@ -97,7 +97,7 @@ def test_one_line_of_stderr_whatever_the_exception_holds(tmp_path):
         "import numpy as np\ndef stream():\n    yield np.zeros((8, 8, 3), np.uint8), 'a'\n"
         "    raise OSError('first\\nsecond\\x1b[2J\\r\\n' + 'x' * 10000)\n"
     )
-    write_config(tmp_path, "loud.yaml", source={"class": "loud:stream"}, scenario=None)
+    fault_runs.write_config(tmp_path, "loud.yaml", source={"class": "loud:stream"})
     done = fault_runs.streamcl("run", "loud.yaml", folder=tmp_path)
     (said,) = [line for line in done.err.splitlines() if "first" in line]
     assert "OSError: first second\\x1b[2J" in said
@@ -105,7 +105,7 @@ def test_one_line_of_stderr_whatever_the_exception_holds(tmp_path):
 
 
 def test_predictions_of_odd_names_are_one_line_each(tmp_path):
-    write_config(tmp_path, "odd.yaml", source={"class": "odd:stream"}, scenario=None)
+    fault_runs.write_config(tmp_path, "odd.yaml", source={"class": "odd:stream"})
     (tmp_path / "odd.py").write_text(
         "import numpy as np\ndef stream():\n    yield from [(np.zeros((8, 8, 3), np.uint8), 'a\\nb')] * 8\n"
     )

@@ -185,8 +185,10 @@ def test_errors_come_after_the_events_before_them_and_stay():
     with pytest.raises(SourceError) as caught:
         first_events(Prefetcher(Scripted((mine,)), 1))
     assert caught.value is mine
-    with pytest.raises(SystemExit):
+    with pytest.raises(SourceError, match=r"sys\.exit\(3\) was called"):
         first_events(Prefetcher(Scripted((SystemExit(3),)), 1))
+    with pytest.raises(KeyboardInterrupt):
+        first_events(Prefetcher(Scripted((KeyboardInterrupt(),)), 1))
 
 
 def test_a_stalled_source_is_an_error_not_a_hang():
