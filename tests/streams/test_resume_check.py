@@ -197,11 +197,11 @@ def test_a_run_demands_it_where_each_record_is_to_be_learned_once(tmp_path, monk
         "def buffered(): return hugging_face(16)\n"
     )
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    once = {"checkpoint": {"every_samples": 8, "delivery": "exactly_once"}, "batch_size": 4}
+    once = {"checkpoint": {"every_samples": 8, "delivery": "exactly_once"}, "batch": 4}
     lossy = {"source": {"class": "mysource:lossy"}}
     with pytest.raises(SourceError, match="does not continue where it stopped"):
         first_events(build_source(configuration(tmp_path, **lossy, **once)))
-    events = first_events(build_source(configuration(tmp_path, **lossy, batch_size=4)))
+    events = first_events(build_source(configuration(tmp_path, **lossy, batch=4)))
     assert all(isinstance(sample, Sample) for sample in samples_of(events))
     assert "if this run is interrupted, records are lost or repeated" in caplog.text
 
