@@ -14,7 +14,8 @@ from PIL import Image
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.events import Batch
 from streamcl.sources.live_reader import LiveReader
-from streams.live.folder import READ_AT_ONCE, FolderReader
+from streams.live.folder import FolderReader
+from streams.live.listing import READ_AT_ONCE
 from streams.live.source import LiveSource
 
 
@@ -148,6 +149,25 @@ def test_a_replaced_file_can_end_the_run(tmp_path):
     put(tmp_path, "cat/a.png", shade=200, at=9)
     with pytest.raises(SourceError, match="another content"):
         folder.settled()
+
+
+def test_a_replaced_file_has_the_same_id_in_a_replay_though_the_first_is_not_yet_taken(tmp_path):
+    put(tmp_path, "cat/a.png")
+    folder = Folder(tmp_path)
+    first = folder.settled()
+    put(tmp_path, "cat/a.png", shade=200, at=9)
+    second = folder.settled()
+    assert ids([*first, *second]) == ["cat/a.png", "cat/a.png@9000000000"]
+    again = Folder(tmp_path)
+    (replayed,) = again.reader.replay([second[0].key])
+    assert replayed.value["id"] == "cat/a.png@9000000000"
+
+
+def test_a_name_with_an_at_sign_is_fetched_by_its_id(tmp_path):
+    put(tmp_path, "cat/a@2x.png")
+    folder = Folder(tmp_path)
+    folder.take(folder.settled())
+    assert list(folder.reader.fetch(["cat/a@2x.png"])) == ["cat/a@2x.png"]
 
 
 def test_replayed_records_that_are_gone_or_replaced_are_bad_records(tmp_path):
