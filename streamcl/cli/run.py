@@ -42,8 +42,11 @@ STOPPED = 143
 @click.option(
     "--strict", is_flag=True, help="Refuse a damaged checkpoint instead of using the one before it."
 )
+@click.option("--follow", is_flag=True, help="Do not end with the source: go on with what is added to it.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no closing figures.")
-def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, quiet: bool) -> int:
+def run(
+    config: Path, overrides: tuple[str, ...], *, fresh: bool, strict: bool, follow: bool, quiet: bool
+) -> int:
     """Run CONFIG, a YAML file; an interrupted run is continued where it stopped.
 
     `torchrun --nproc-per-node N -m streamcl run CONFIG` runs it on N ranks, one a GPU or a CPU core.
@@ -62,7 +65,9 @@ def run(config: Path, overrides: tuple[str, ...], fresh: bool, strict: bool, qui
         again = fresh and restarted()
         if again:
             logger.warning("torchrun has started the ranks again, so --fresh is ignored: the run continues")
-        with open_run(settings, fresh=fresh and not again, strict=strict, group=ranks) as opened:
+        with open_run(
+            settings, fresh=fresh and not again, strict=strict, follow=follow, group=ranks
+        ) as opened:
             return _run(opened, quiet=quiet)
 
 
@@ -70,7 +75,7 @@ def _run(opened: Run, *, quiet: bool) -> int:
     """Run to the end or the stop; return the exit code."""
     leads = opened.group.is_main
     if opened.processor.progress.finished:
-        logger.info("%s holds a finished run; --fresh starts over", opened.folder)
+        logger.info("%s holds a finished run; its source has nothing new; --fresh starts over", opened.folder)
     else:
         with _stopping_gently(opened.stop):
             _drive(opened, show=leads and not quiet and sys.stderr.isatty())

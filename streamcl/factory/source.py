@@ -20,11 +20,13 @@ from streamcl.storage.rng_state import capture_generators, restore_generators
 from streams.build import named_source
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, shard_size
+from streams.follow import Follow
 from streams.live.arrival_log import ArrivalLog
 from streams.live.iterable import IterableReader
 from streams.live.source import Cutting, LiveSource
 from streams.offsets import OffsetChecked, Take
 from streams.prefetch import Prefetcher
+from streams.replay.replay import ReplaySource
 from streams.user.records import RecordPolicy
 from streams.user.resume_check import ResumeCheck
 from streams.user.retrying import user_code
@@ -47,6 +49,8 @@ def build_source(
     group: ProcessGroup = SINGLE_PROCESS,
     on_stop: Callable[[], None] = lambda: None,
     folder: Path | None = None,
+    *,
+    follow: bool = False,
 ) -> SourceWrapper:
     """Return the run's stream: offsets checked, limited, and read ahead with a stall timeout.
 
@@ -55,13 +59,17 @@ def build_source(
         group: the ranks that read it.
         on_stop: called on each rank once one has been interrupted.
         folder: of the run; a live source logs its batches there.
+        follow: the stream does not end with the source, but goes on with what is added to it.
     """
     # Taken in any case, since a limit may be added or removed between two processes of a run.
     limit = sys.maxsize if config.max_samples is None else config.max_samples
     plain = _plain_source(config, folder)
     _check_live(config, plain, group)
+    if follow:
+        _check_growth(config, plain, group)
     if group.world_size == 1:
-        return _prefetcher(config, group, Take(OffsetChecked(_resume_checked(config, plain)), limit))
+        checked = OffsetChecked(_resume_checked(config, plain))
+        return _prefetcher(config, group, Take(Follow(checked) if follow else checked, limit))
     if (whole := _shardable(config, plain)) is not None:
         shard = whole.shard(group.rank, group.world_size, shard_size(config.batch.size, group))
         return Take(Sharded(_prefetcher(config, group, OffsetChecked(shard)), plain, group, on_stop), limit)
@@ -88,6 +96,18 @@ def _check_live(config: RunConfig, source: Source, group: ProcessGroup) -> None:
         raise config.refuse("source", "a live source is read by one process; start one without torchrun")
     if not live and config.batch.predict_at == "arrival":
         raise config.refuse("batch.predict_at", "only a live source shows records before their batch")
+
+
+def _check_growth(config: RunConfig, source: Source, group: ProcessGroup) -> None:
+    """Raise ConfigError where a source cannot be read on after its end."""
+    if group.world_size > 1:
+        raise config.refuse("source", "--follow needs one process; start one without torchrun")
+    if isinstance(source, ReplaySource):
+        raise config.refuse(
+            "source", "a data set is ordered as a whole and cannot grow; for new files use source: folder"
+        )
+    if not source.replayable:
+        raise config.refuse("source", "a source that is read once has nothing more after its end")
 
 
 def _live(config: RunConfig, folder: Path | None) -> Callable[[LiveReader], LiveSource]:

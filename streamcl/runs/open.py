@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from streamcl.distributed.agreement import check_agreement
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
-from streamcl.protocols import State
+from streamcl.factory.source import build_source
+from streamcl.protocols import Peekable, State
 from streamcl.runs.assemble import assemble
 from streamcl.runs.directory import CHECKPOINTS, LOG, config_of, move_aside, save_config, saved_config
 from streamcl.runs.run import Run
@@ -31,6 +33,8 @@ def open_run(
     *,
     fresh: bool = False,
     strict: bool = False,
+    follow: bool = False,
+    reopen: bool = True,
     vit: BackboneFactory = build_vit,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Run:
@@ -40,6 +44,8 @@ def open_run(
         config: the configuration, as a mapping, or in a file.
         fresh: move an earlier run of the same name aside first.
         strict: a damaged checkpoint is an error rather than a reason to use the one before it.
+        follow: the run does not end with its source, but goes on with what is added to it.
+        reopen: a finished run goes on where its source has more by now.
         vit: makes the backbone, or lends one that several runs share.
         group: the processes that run it together (see `TorchProcessGroup`), each of which calls this.
 
@@ -51,7 +57,7 @@ def open_run(
     folder = Path(settings.run_dir or Path("runs") / settings.name)
     check_agreement(settings, group)
     if not group.is_main:
-        return _follow(settings, folder, vit, group)
+        return _open_replica(settings, folder, vit, group)
     if fresh:
         move_aside(folder)
     files.ensure_writable(folder)
@@ -61,16 +67,19 @@ def open_run(
         saved = saved_config(folder)
         settings = _with_precision(settings, saved)
         earlier = _check_earlier(settings, saved, folder)
-        run = assemble(settings, folder, stack, vit=vit, group=group)
+        stream = partial(build_source, follow=follow)
+        run = assemble(settings, folder, stack, vit=vit, group=group, stream=stream)
         save_config(settings, folder)
         _resume(run, strict=strict)
-        _reopen(run, earlier)
+        if run.processor.progress.finished and reopen and (follow or _has_more(run, earlier)):
+            run.processor.reopen()
+            logger.info("the source has more: going on from offset %d", run.processor.progress.offset)
         group.broadcast_object(run.processor.progress.finished)
         run.stack = stack.pop_all()
     return run
 
 
-def _follow(settings: RunConfig, folder: Path, vit: BackboneFactory, group: ProcessGroup) -> Run:
+def _open_replica(settings: RunConfig, folder: Path, vit: BackboneFactory, group: ProcessGroup) -> Run:
     """Return the run of a rank that is not the first: it goes where the first one goes, and opens no file."""
     with ExitStack() as stack:
         run = assemble(settings, folder, stack, vit=vit, group=group)
@@ -87,7 +96,7 @@ def execute_pending(folder: Path) -> None:
     Raise RunBusy where one does (it carries them out itself), ConfigError where there is no run.
     """
     config = config_of(folder)
-    with open_run(config.model_copy(update={"run_dir": str(folder)})) as run:
+    with open_run(config.model_copy(update={"run_dir": str(folder)}), reopen=False) as run:
         run.processor.forget()
         if run.processor.progress.finished:
             run.finish()
@@ -177,10 +186,11 @@ def begin_or_restore(run: Run, found: State | None) -> None:
         run.processor.forget()  # no batch will come before which it could be done
 
 
-def _reopen(run: Run, earlier: RunConfig | None) -> None:
-    """Let a run that ended at its limit continue under a higher one."""
+def _has_more(run: Run, earlier: RunConfig | None) -> bool:
+    """Return whether a run that ended can go on: its limit is higher now, or its source has grown."""
     progress, limit = run.processor.progress, run.config.max_samples
     before = None if earlier is None else earlier.max_samples
-    ended_there = before is not None and progress.offset >= before
-    if progress.finished and ended_there and (limit is None or limit > progress.offset):
-        run.processor.reopen()
+    if before is not None and progress.offset >= before:
+        return limit is None or limit > progress.offset
+    source = run.source
+    return isinstance(source, Peekable) and source.replayable and bool(source.peek(1))

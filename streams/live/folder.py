@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from streamcl.errors import BadRecord, ConfigError, SourceError
+from streamcl.errors import BadRecord, SourceError
 from streams.live.listing import ListingReader, PathLayout, Replaced
 from streams.live.taken_files import ListedFile
 
@@ -38,7 +38,7 @@ class FolderReader(ListingReader):
     ) -> None:
         self._root = Path(root)
         if not self._root.is_dir():
-            raise ConfigError(
+            raise SourceError(
                 f"{self._root} is not a folder", hint="make it first; images are awaited in it as they come"
             )
         super().__init__(

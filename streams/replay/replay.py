@@ -91,7 +91,8 @@ class ReplaySource:
         if state.get("order") != self._digest:
             raise SourceError(
                 f"{self._train.name}: the saved position belongs to other data or to another order of them",
-                hint="resume with the data set, scenario and seed that the run began with",
+                hint="resume with the data set, scenario and seed that the run began with; "
+                "for files that are added while a run lasts use source: folder",
             )
         offset = int(state.get("offset", -1))
         if not 0 <= offset <= len(self._indices):

@@ -11,7 +11,7 @@ import pytest
 from live_readers import Clock
 from PIL import Image
 
-from streamcl.errors import BadRecord, ConfigError, SourceError
+from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch
 from streamcl.sources.live_reader import LiveReader
 from streams.live.folder import FolderReader
@@ -195,7 +195,7 @@ def test_only_what_was_learned_can_be_fetched(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_refused_and_one_that_vanishes_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="is not a folder"):
+    with pytest.raises(SourceError, match="is not a folder"):
         FolderReader(tmp_path / "wrong")
     root = tmp_path / "root"
     root.mkdir()

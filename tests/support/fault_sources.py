@@ -46,6 +46,18 @@ class Pictures:
         return {"image": picture(label, index), "label": label, "id": f"{index:06d}"}
 
 
+class Growing(Pictures):
+    """A data set whose length stands in a file."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = Path(file)
+
+    def __len__(self) -> int:
+        self.records = 10**6
+        return int(self.file.read_text())
+
+
 class Shaken(Pictures):
     """The same, changed at random by all three process-wide generators, as augmentations do."""
 
