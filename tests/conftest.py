@@ -11,11 +11,14 @@ import pytest
 from hypothesis import settings
 from pictures import TINY_VIT
 
+from streamcl.storage.hash_secret import HashSecret
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 os.environ["STREAMCL_KEYS"] = tempfile.mkdtemp(prefix="streamcl-keys-")  # never the user's own
 atexit.register(shutil.rmtree, os.environ["STREAMCL_KEYS"], ignore_errors=True)
+HashSecret().make()  # here, so that no run of a test says that it was made
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of an example
 settings.load_profile("untimed")

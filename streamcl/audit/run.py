@@ -59,7 +59,7 @@ def audit_run(
 ) -> AuditReport:
     """Audit one erasure of a run.
 
-    The forgotten samples are found by the receipt's salted hashes in the stream, which is read again from
+    The forgotten samples are found by the receipt's keyed hashes in the stream, which is read again from
     its beginning; nothing of it is written. A learner with closed-form heads is audited by their statistics:
     for ridge_lora with its adapted branch both heads as one, beside references that share the adapters,
     for which the warm-up is learned again. Any other learner is audited beside further runs of the stream.

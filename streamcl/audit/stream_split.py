@@ -29,7 +29,7 @@ MAX_BYTES = 512 << 20
 
 
 class ReceiptScope:
-    """The samples that a receipt names as erased: salted hashes of their ids, up to offset `end`."""
+    """The samples that a receipt names as erased: keyed hashes of their ids, up to offset `end`."""
 
     def __init__(self, receipt: Receipt, fingerprint: Callable[[str, str], str]) -> None:
         self.end = receipt.offset

@@ -25,7 +25,7 @@ class ReplicatedForgetting:
         self, service: ForgettingService | None, learner: Stateful, scores: Stateful, group: ProcessGroup
     ) -> None:
         self._service, self._learner, self._scores, self._group = service, learner, scores, group
-        self._salt: bytes = group.broadcast_object(b"" if service is None else service.salt)
+        self._content_key: bytes = group.broadcast_object(b"" if service is None else service.content_key)
 
     def submit_from_stream(self, request: ForgetRequest) -> None:
         """Put a request that came with the stream, which all ranks read, into rank 0's ledger."""
@@ -59,7 +59,11 @@ class ReplicatedForgetting:
     def after_batch(self, record: BatchRecord) -> None:
         """Record the batch on rank 0, with the hashes of the images that the other ranks hold."""
         samples = record.batch.samples
-        own = [content_of(self._salt, each.image) for each in samples if not isinstance(each, RemoteSample)]
+        own = [
+            content_of(self._content_key, each.image)
+            for each in samples
+            if not isinstance(each, RemoteSample)
+        ]
         hashes = [iter(each) for each in self._group.all_gather_object(own)]
         if self._service is not None:
             ranks = [each.rank if isinstance(each, RemoteSample) else 0 for each in samples]

@@ -189,7 +189,7 @@ class Eraser:
             scope=ScopeSummary(learned=plan.rows.learned, passed=plan.rows.passed, cohorts=cohorts),
             figures=dict(result.figures),
             utility=None if utility is None else UtilityFigures(**utility),
-            learner_before=state_hash(before),
+            learner_before=self._ledger.fingerprint("learner", state_hash(before)),
             learner_after=state_hash(learner.state_dict()),
             locations=receipts.in_learner(before, (*result.locations, _statistics_location(stored))),
         )

@@ -50,11 +50,12 @@ class Ledger:
     Changes are durable when a method returns. Several processes may use one ledger; each waits up to
     `patience` seconds for the other. A Ledger belongs to the thread that opened it and does not cross a fork.
 
-    Tombstones and keys are stored as hashes salted by the ledger, so that no name is in the file; whoever
-    holds the file can still test a name, as `is_tombstoned` must. The request's own id is stored as it is, so
-    it should name nobody.
+    Tombstones and keys are stored as hashes under a key that is not in the run directory (see
+    `streamcl.storage.hash_secret`), so whoever holds the file alone can neither read a name nor test one. The
+    request's own id is stored as it is, so it should name nobody.
 
-    Every method raises ForgettingError where the file is damaged, busy for too long, or cannot be written.
+    Every method raises ForgettingError where the file is damaged, busy for too long, or cannot be written;
+    opening it raises ConfigError where the secret of the hashes is missing.
     """
 
     def __init__(self, path: Path, *, patience: float = 10.0, clock: Callable[[], float] = time.time) -> None:
@@ -194,7 +195,7 @@ class Ledger:
         return str(found[0][0]) if found else None
 
     def fingerprint(self, kind: str, value: str) -> str:
-        """Return a salted hash in hexadecimal, for receipts, which name nothing."""
+        """Return a keyed hash in hexadecimal, for receipts, which name nothing."""
         return self._file.digest(kind, value).hex()
 
     def refresh(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels
-from streamcl.storage.sqlite import SqliteFile, salted
+from streamcl.storage.sqlite import SqliteFile, keyed_hash
 
 LINEAGE = "lineage.sqlite"
 """The file's name in a run directory."""
@@ -43,8 +43,8 @@ class LineageRow:
     """One sample that has passed, as the lineage remembers it.
 
     offset: its place in the stream, unlike its id never twice the same. label: that it was learned with.
-    learned: False where it was only predicted. segment: shifts found before it. content: a salted hash of
-    the pixels. private: whether its privacy was "user". subject: a salted hash too.
+    learned: False where it was only predicted. segment: shifts found before it. content: a keyed hash of
+    the pixels. private: whether its privacy was "user". subject: a keyed hash too.
     """
 
     offset: int
@@ -61,8 +61,8 @@ class Lineage:
     """One row a sample, some 150 bytes and 17 microseconds each; only a bounded buffer is in memory.
 
     Ids are kept as they are, so that a source can be asked for the samples again; subjects, domains and
-    pixels as hashes salted by this file. A row belongs to the stream up to a commit once `flush` returned
-    before it; `truncate` drops what a crash left after it.
+    pixels as hashes under a key outside the run. A row belongs to the stream up to a commit once `flush`
+    returned before it; `truncate` drops what a crash left after it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,7 +135,7 @@ class Lineage:
         return [_row(row) for row in rows[:limit]]
 
     def digest(self, kind: str, value: str) -> bytes:
-        """A hash salted by this file."""
+        """A hash under this file's key."""
         return self._file.digest(kind, value)
 
     def ids(self) -> Iterator[tuple[int | None, str]]:
@@ -159,13 +159,13 @@ class Lineage:
             )
 
     def content(self, image: Pixels) -> bytes:
-        """Return a salted hash of an image [H, W, 3], by which a sample brought back later is recognised."""
-        return content_of(self.salt, image)
+        """Return a keyed hash of an image [H, W, 3], by which a sample brought back later is recognised."""
+        return content_of(self.key, image)
 
     @property
-    def salt(self) -> bytes:
-        """The salt of this lineage's hashes."""
-        return self._file.salt
+    def key(self) -> bytes:
+        """The key of this lineage's hashes; it is in no file of the run."""
+        return self._file.key
 
     def close(self) -> None:
         """Close the file; harmless twice. What was noted and not flushed is given up."""
@@ -235,7 +235,7 @@ class Selection:
     def cohorts(self, by: Literal["class", "subject"]) -> dict[bytes | None, tuple[int, int]]:
         """Return, by class or by subject, how many learned samples are selected, and how many there are.
 
-        A salted hash names each that the request selects any of; None those without a subject.
+        A keyed hash names each that the request selects any of; None those without a subject.
         """
         column = "label" if by == "class" else "subject"
         chosen = f"SELECT {column}, COUNT(*) FROM {self._rows} WHERE learned & {LEARNED} GROUP BY {column}"
@@ -260,12 +260,12 @@ def _row(row: tuple[Any, ...]) -> LineageRow:
     )
 
 
-def content_of(salt: bytes, image: Pixels) -> bytes:
-    """Return the hash, 16 bytes, of an image in the lineage that has this salt.
+def content_of(lineage_key: bytes, image: Pixels) -> bytes:
+    """Return the hash, 16 bytes, of an image in the lineage that has this key.
 
     Args:
-        salt: the lineage's own.
+        lineage_key: the lineage's own.
         image: uint8 RGB [H, W, 3].
     """
-    key = salted(salt, "content", str(image.shape))
+    key = keyed_hash(lineage_key, "content", str(image.shape))
     return hashlib.blake2b(image.tobytes(), key=key, digest_size=16).digest()

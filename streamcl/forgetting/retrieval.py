@@ -13,7 +13,7 @@ from streamcl.protocols import Fetch, Peekable, Source, fetch_of
 class Retrieval:
     """Finds samples by their lineage rows, and checks that each has the pixels that were learned.
 
-    content: the lineage's salted hash of an image.
+    content: the lineage's keyed hash of an image.
     """
 
     def __init__(self, request: ForgetRequest, source: Source, content: Callable[[Pixels], bytes]) -> None:

@@ -118,9 +118,9 @@ class ForgettingService:
         self._scrub()
 
     @property
-    def salt(self) -> bytes:
-        """The salt of the lineage's hashes of images (see `lineage.content_of`)."""
-        return self._lineage.salt
+    def content_key(self) -> bytes:
+        """The key of the lineage's hashes of images (see `lineage.content_of`)."""
+        return self._lineage.key
 
     def finalise(self, plan: ErasurePlan) -> None:
         """Erase on disk what an executed plan has erased in memory, and write its receipt."""

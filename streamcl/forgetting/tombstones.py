@@ -15,7 +15,7 @@ DROPPED = "forgotten"
 
 
 class Tombstones:
-    """Salted hashes in the ledger of the samples, subjects and classes that must not be learned again."""
+    """Keyed hashes in the ledger of the samples, subjects and classes that must not be learned again."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -74,9 +74,9 @@ def read_envelope(path: Path) -> Envelope:
     except OSError as error:
         raise ForgettingError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ForgettingError(f"{path} is no envelope: {error!r:.200}") from error
+        raise ForgettingError(f"{path} is not a valid envelope: {error!r:.200}") from error
     if not whole:
-        raise ForgettingError(f"{path} has been changed: it is no envelope in canonical form")
+        raise ForgettingError(f"{path} has been changed: it is not in canonical form")
     return envelope
 
 

@@ -72,7 +72,7 @@ def parse_link(data: bytes, path: Path, noun: str) -> dict[str, Any]:
     if not whole:
         raise ForgettingError(f"{path} has been changed: its sha256 is not {str(claimed)[:12]}")
     if not placed:
-        raise ForgettingError(f"{path} is no {noun}: it has no place in a chain")
+        raise ForgettingError(f"{path} is not a valid {noun}: it has no place in a chain")
     if (found := content.get("format")) != LINK_FORMAT:
         raise ForgettingError(f"{path} has format {found!r}, this streamcl reads {LINK_FORMAT}")
     return dict(content)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from streamcl.errors import ConfigError, ForgettingError
-from streamcl.storage import files
+from streamcl.storage.private_files import key_directory, read_private, write_private
 from streamcl.storage.signing import PublicKeys, SigningKey
 
-KEYS_VARIABLE = "STREAMCL_KEYS"
-"""The environment variable that names the folder; otherwise it is streamcl/ in the user's configuration."""
-
 PRIVATE, PUBLIC = "signing-key.pem", "public-keys.json"
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
-PEM_SIZE_LIMIT = 1 << 16  # bytes; a key has some 120
 
 
 class KeyFolder:
@@ -53,12 +46,10 @@ class KeyFolder:
     def signing_key(self) -> SigningKey | None:
         """Return the signing key, with its name and validity; None where none was made."""
         path = self.folder / PRIVATE
-        if not path.exists():
+        if (data := read_private(path)) is None:
             return None
-        _check_private(self.folder)
-        _check_private(path)
         try:
-            return SigningKey.from_pem(_read(path), self.public_keys())
+            return SigningKey.from_pem(data, self.public_keys())
         except ValueError as error:
             raise ConfigError(f"{path} holds no signing key: {error}") from error
 
@@ -73,11 +64,9 @@ class KeyFolder:
 
     def _make(self, name: str | None) -> SigningKey:
         """Publish the new key first: nothing may be signed that nobody can verify. Then retire the others."""
-        files.make_folder(self.folder)
-        self.folder.chmod(0o700)
         new = SigningKey.generate(name=name, valid_from=self._clock())
         self._publish(PublicKeys.of([*self.public_keys().values(), new.public]))
-        self._write(self.folder / PRIVATE, new.to_pem())
+        write_private(self.folder / PRIVATE, new.to_pem())
         self._publish(
             PublicKeys.of(
                 replace(key, valid_until=new.public.valid_from)
@@ -89,27 +78,9 @@ class KeyFolder:
         return new
 
     def _publish(self, keys: PublicKeys) -> None:
-        self._write(self.public_path, keys.to_bytes())
-
-    def _write(self, path: Path, data: bytes) -> None:
-        """Write a file for its owner alone; the folder keeps others out from the first byte on."""
-        files.atomic_write(path, data)
-        path.chmod(0o600)
+        write_private(self.public_path, keys.to_bytes())
 
 
-def default_key_folder(environment: Mapping[str, str] = os.environ) -> KeyFolder:
-    """Return the user's key folder: that of STREAMCL_KEYS, else ~/.config/streamcl (XDG_CONFIG_HOME)."""
-    if given := environment.get(KEYS_VARIABLE):
-        return KeyFolder(Path(given))
-    return KeyFolder(Path(environment.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "streamcl")
-
-
-def _check_private(path: Path) -> None:
-    if path.stat().st_mode & OTHERS:
-        raise ConfigError(
-            f"{path} can be read or changed by others", hint=f"chmod go= {path}, and rotate the key"
-        )
-
-
-def _read(path: Path) -> bytes:
-    return path.read_bytes() if path.stat().st_size <= PEM_SIZE_LIMIT else b""
+def default_key_folder() -> KeyFolder:
+    """Return the user's key folder (see `key_directory`)."""
+    return KeyFolder(key_directory())

@@ -12,11 +12,16 @@ from typing import Any, TypeAlias
 
 from streamcl.errors import ForgettingError
 from streamcl.storage.files import DISK
+from streamcl.storage.hash_secret import HashSecret
+from streamcl.storage.private_files import KEYS_VARIABLE
 
 Execute: TypeAlias = Callable[..., sqlite3.Cursor]
 
-SQLITE_FORMAT = 1
+SQLITE_FORMAT = 2
 """The `user_version` of a file; another one is refused."""
+
+KEY_CHECK = ("check", "")
+"""Its hash is in the file, to tell whether a key is the file's."""
 
 LEDGER_SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
@@ -44,14 +49,21 @@ class SqliteFile:
     Every method raises ForgettingError where the file is damaged, busy for too long, or cannot be written.
     """
 
-    def __init__(self, path: Path, patience: float, schema: Sequence[str] = LEDGER_SCHEMA) -> None:
+    def __init__(
+        self,
+        path: Path,
+        patience: float,
+        schema: Sequence[str] = LEDGER_SCHEMA,
+        *,
+        secret: HashSecret | None = None,
+    ) -> None:
         self.path = path
-        self._schema = schema
+        self._schema, self._secret = schema, secret or HashSecret()
         with self._translated_errors():
             self._make_readable()
             self._connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
             try:
-                self.salt = self._open()
+                self.key = self._open()
             except BaseException:
                 self._connection.close()
                 raise
@@ -83,8 +95,8 @@ class SqliteFile:
         return int(self.query("PRAGMA data_version")[0][0])
 
     def digest(self, kind: str, value: str) -> bytes:
-        """Return a hash of the value, salted by this file's own salt, 16 bytes."""
-        return salted(self.salt, kind, value)
+        """Return a hash of the value under this file's key, 16 bytes; nobody without it can test a value."""
+        return keyed_hash(self.key, kind, value)
 
     def damage(self, what: object) -> ForgettingError:
         """Return the error to raise where the content is not what was written."""
@@ -111,17 +123,26 @@ class SqliteFile:
             if run("PRAGMA user_version").fetchone()[0] == 0:
                 for statement in self._schema:
                     run(statement)
-                run("INSERT INTO facts (name, value) VALUES ('salt', ?)", (secrets.token_bytes(32),))
+                salt = secrets.token_bytes(32)
+                self._secret.make()
+                check = keyed_hash(self._secret.key(salt), *KEY_CHECK)
+                run("INSERT INTO facts (name, value) VALUES ('salt', ?), ('key check', ?)", (salt, check))
                 run(f"PRAGMA user_version = {SQLITE_FORMAT}")
         found = self.query("PRAGMA user_version")[0][0]
         if found != SQLITE_FORMAT:
             raise ForgettingError(f"{self.path} has format {found}, this streamcl reads {SQLITE_FORMAT}")
         if (damage := self.query("PRAGMA quick_check(1)")[0][0]) != "ok":
             raise self.damage(damage)
-        salt = self.query("SELECT value FROM facts WHERE name = 'salt'")
-        if len(salt) != 1:
+        facts = dict(self.query("SELECT name, value FROM facts"))
+        if "salt" not in facts:
             raise self.damage("it has no salt")
-        return bytes(salt[0][0])
+        key = self._secret.key(bytes(facts["salt"]))
+        if facts.get("key check") != keyed_hash(key, *KEY_CHECK):
+            raise ForgettingError(
+                f"{self.path} was written under another secret than {self._secret.path}",
+                hint=f"name the folder that has it in {KEYS_VARIABLE}, or restore it from a backup",
+            )
+        return key
 
     @contextlib.contextmanager
     def _translated_errors(self) -> Iterator[None]:
@@ -139,7 +160,7 @@ class SqliteFile:
             raise self.damage(error) from error
 
 
-def salted(salt: bytes, kind: str, value: str) -> bytes:
-    """Return the salted BLAKE2b hash of a value of that kind, 16 bytes."""
+def keyed_hash(key: bytes, kind: str, value: str) -> bytes:
+    """Return the BLAKE2b hash of a value of that kind under a key, 16 bytes."""
     text = f"{kind}:{value}".encode(errors="surrogatepass")
-    return hashlib.blake2b(text, key=salt, digest_size=16).digest()
+    return hashlib.blake2b(text, key=key, digest_size=16).digest()

@@ -46,10 +46,11 @@ def operator(tmp_path_factory):
     jwk = {**published[key_id].to_json(), "nbf": 0}  # the clock of the run below is stopped in 1970
     keys.public_path.write_text(json.dumps({"keys": [jwk]}))
     schedule = [ForgetRequest(ids=[record_id(2)], offset=12, id="r1")]
-    with Opened(
-        folder / "run", ScriptedSource([4] * 6), schedule=schedule, signing_key=keys.signing_key
-    ) as run:
-        run.run()
+    source = ScriptedSource([4] * 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREAMCL_KEYS", str(folder / "keys"))
+        with Opened(folder / "run", source, schedule=schedule, signing_key=keys.signing_key) as run:
+            run.run()
     return folder
 
 

@@ -151,6 +151,7 @@ def test_no_home_no_network_and_no_write_outside(tmp_path):
         "HOME": str(home / "missing"),
         "XDG_CACHE_HOME": str(home / "missing"),
         "TMPDIR": str(home),
+        "STREAMCL_KEYS": str(tmp_path / "keys"),
     }
     before = {path.name for path in work.iterdir()}
     done = streamcl(
@@ -160,7 +161,7 @@ def test_no_home_no_network_and_no_write_outside(tmp_path):
     made = {path.name for path in work.iterdir() if not path.name.startswith((".out", ".err"))}
     assert made - before == {"runs"}
     assert not list(home.iterdir())
-    assert {path.name for path in tmp_path.iterdir()} == {"work", "home"}
+    assert {path.name for path in tmp_path.iterdir()} == {"work", "home", "keys"}
 
 
 def test_the_clock_may_jump(tmp_path):

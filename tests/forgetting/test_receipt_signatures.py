@@ -7,14 +7,18 @@ import sqlite3
 
 import pytest
 import rfc8785
+from forgetting_fakes import ForgettingLearner, Opened
 from signed_runs import KEY, KEYS, TAMPERINGS, make_run, receipts
 
 from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.runs.doctor import check_run
 from streamcl.storage.hash_chain import HEAD
 from streamcl.storage.key_folder import KeyFolder
+from streamcl.storage.plain_state import state_hash
 from streamcl.storage.signing import PublicKeys
+from streamcl.testing import ScriptedSource, record_id
 
 REWRITTEN = {
     **{"received": 1.0, "completed": 2.0, "late_by": 0.0, "deadline": None, "method": "no_op"},
@@ -138,6 +142,44 @@ def test_a_chain_that_was_tampered_with_is_refused(run, tamper):
     with pytest.raises(ForgettingError):
         verify_receipt(receipts(run)[0], KEYS)
     assert faults(run)
+
+
+def blobs(run):
+    """Everything in the SQLite files of a run that could be the key of a hash."""
+    for path in run.glob("*.sqlite"):
+        with sqlite3.connect(path) as file:
+            for (table,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                for row in file.execute(f"SELECT * FROM {table}"):
+                    yield from (value for value in row if isinstance(value, bytes) and len(value) <= 64)
+
+
+def test_ids_are_not_recovered_by_trying_candidates_with_what_the_run_holds(run):
+    """Whoever has the whole run directory and knows every id of the stream finds none of the erased."""
+    hashes = {name for path in receipts(run) for name in json.loads(path.read_text())["scope"]["ids"]}
+    assert len(hashes) == 5
+    with sqlite3.connect(run / "ledger.sqlite") as ledger:
+        hashes |= {bytes(row[0]).hex() for row in ledger.execute("SELECT digest FROM tombstones")}
+    candidates = [f"sample:{record_id(number)}".encode() for number in range(24)] + [b"subject:subject-1"]
+    for key in {b"", *blobs(run)}:
+        tried = {hashlib.blake2b(each, key=key, digest_size=16).hexdigest() for each in candidates}
+        assert not tried & hashes
+
+
+def test_a_guess_at_erased_samples_is_not_confirmed_by_the_state_before(tmp_path):
+    """The state after is in the checkpoint: a guess could be added to it and compared with a plain hash."""
+    before = []
+
+    class Recording(ForgettingLearner):
+        def subtract(self, value):
+            before.append(self.state_dict())
+            return super().subtract(value)
+
+    schedule = [ForgetRequest(ids=[record_id(2)], offset=12, id="r1")]
+    with Opened(tmp_path, ScriptedSource([4] * 6), learner=Recording(), schedule=schedule) as opened:
+        opened.run()
+        named = json.loads((tmp_path / "receipts" / "r1.json").read_text())["learner_before"]
+        assert named == opened.ledger.fingerprint("learner", state_hash(before[0]))
+    assert named != state_hash(before[0])
 
 
 def test_a_receipt_under_the_name_of_another_is_refused(run):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.storage import envelope, hash_chain
-from streamcl.storage.key_folder import KeyFolder, default_key_folder
+from streamcl.storage.key_folder import KeyFolder
+from streamcl.storage.private_files import key_directory
 from streamcl.storage.signing import PublicKey, PublicKeys, SigningKey
 
 KIND = "application/vnd.streamcl.receipt+json"
@@ -169,7 +170,7 @@ class TestKeyFolder:
             path.chmod(0o600)
 
         monkeypatch.setattr("streamcl.storage.files.atomic_write", write)
-        with pytest.raises(OSError, match="the power failed"):
+        with pytest.raises(ConfigError, match="the power failed"):
             folder.rotate()
         current = folder.signing_key()
         assert folder.public_keys()[current.public.key_id].valid_until is None
@@ -190,9 +191,9 @@ class TestKeyFolder:
             folder.signing_key()
 
     def test_the_environment_names_the_folder(self, tmp_path):
-        assert default_key_folder({"STREAMCL_KEYS": str(tmp_path)}).folder == tmp_path
-        assert default_key_folder({"XDG_CONFIG_HOME": str(tmp_path)}).folder == tmp_path / "streamcl"
-        assert default_key_folder({}).folder.parts[-2:] == (".config", "streamcl")
+        assert key_directory({"STREAMCL_KEYS": str(tmp_path)}) == tmp_path
+        assert key_directory({"XDG_CONFIG_HOME": str(tmp_path)}) == tmp_path / "streamcl"
+        assert key_directory({}).parts[-2:] == (".config", "streamcl")
 
 
 class TestChain:
@@ -215,5 +216,5 @@ class TestChain:
         body = {"format": 1, "previous": None, **place}
         digest = hashlib.sha256(rfc8785.dumps(body)).hexdigest()
         (tmp_path / "a.json").write_bytes(rfc8785.dumps({**body, "sha256": digest}))
-        with pytest.raises(ForgettingError, match=r"a\.json is no receipt"):
+        with pytest.raises(ForgettingError, match=r"a\.json is not a valid receipt"):
             hash_chain.read_links(tmp_path, "receipt")

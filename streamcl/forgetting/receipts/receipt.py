@@ -46,7 +46,7 @@ class _Part(BaseModel):
 
 
 class ScopeSummary(_Part):
-    """The numbers of samples that the request reached, and salted hashes of their names.
+    """The numbers of samples that the request reached, and keyed hashes of their names.
 
     learned, passed: samples that were learned, and that passed whether learned or not. ids, label: the names
     that `verify` looks for in the run. cohorts: classes or subjects that were erased completely.
@@ -80,7 +80,8 @@ class ErasureOutcome(_Part):
 
     offset: the record before which it took effect. attempt: counts attempts of the same request. reason: why
     it was refused or failed. method_reason: why this method and none stronger. residual: the remaining risk.
-    figures: evidence, by name. learner_before, learner_after: hashes of the learner's state.
+    figures: evidence, by name. learner_before: keyed hash of the learner's state, with which nobody but the
+    operator can test a guess at what was erased. learner_after: plain hash of it.
     """
 
     outcome: Ending
@@ -101,7 +102,7 @@ class ErasureOutcome(_Part):
 
 
 class Receipt(ErasureOutcome):
-    """The whole receipt. Times are in seconds since the epoch; names appear as salted hashes only.
+    """The whole receipt. Times are in seconds since the epoch; names appear as keyed hashes only.
 
     kind: "unreadable" where what was submitted is no request. requested_guarantee: the weakest that the
     request accepted. config: the fingerprint of the configuration. checkpoint: None where the run keeps none.
@@ -135,7 +136,7 @@ def build_receipt(
 ) -> Receipt:
     """Return the receipt of a request as far as it does not depend on what is removed from disk.
 
-    ledger: gives the time of arrival and the salt of the hashes. completed: when the request is over, in
+    ledger: gives the time of arrival and keyed hashes. completed: when the request is over, in
     seconds since the epoch. config: the fingerprint of the run's configuration.
     """
     return Receipt(
@@ -213,9 +214,7 @@ def on_disk(
             ("caches",), "the run keeps no features and no images on disk other than the thumbnails"
         ),
         *checkpoints,
-        DataLocation(
-            "ledger", "erased", "what the request said is overwritten; salted hashes and times stay"
-        ),
+        DataLocation("ledger", "erased", "what the request said is overwritten; keyed hashes and times stay"),
         DataLocation("lineage", "erased", f"{rows} rows"),
         DataLocation(
             "metrics services",

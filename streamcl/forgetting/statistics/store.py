@@ -42,7 +42,7 @@ class _Placed:
 class StatisticsStore:
     """The statistics of each class or each subject, head by head; only what waits is in memory.
 
-    by: what a cohort is. digest: the lineage's salted hash, since names stay out of the file. keep: how many
+    by: what a cohort is. digest: the lineage's keyed hash, since names stay out of the file. keep: how many
     checkpoints a run keeps.
 
     What a learner adds is folded into blocks that double in size, so a cohort of n samples has log2 n of them
@@ -140,7 +140,7 @@ class StatisticsSelection:
 
     @property
     def complete_cohorts(self) -> list[str]:
-        """The salted hashes of the cohorts of which the request takes every sample."""
+        """The keyed hashes of the cohorts of which the request takes every sample."""
         return sorted(
             cohort.hex()
             for cohort, (chosen, total) in self._groups.items()
