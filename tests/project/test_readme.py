@@ -252,3 +252,18 @@ def test_each_option_of_the_command_line_is_one() -> None:
 def test_every_command_is_in_the_table() -> None:
     table = set(re.findall(r"^\| `streamcl ([a-z]+)", README.read_text(encoding="utf-8"), re.MULTILINE))
     assert table == set(cli.commands)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "SECURITY.md", ROOT / "docs" / "durability.md"], ids=lambda p: p.name
+)
+def test_the_tests_that_a_page_names_exist(page):
+    named = re.findall(r"`([\w/]+/test_\w+\.py)`", page.read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / "tests" / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md"], ids=lambda page: page.name)
+def test_the_files_that_a_page_links_to_exist(page):
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [name for name in linked if not (page.parent / name).exists()] == []
