@@ -120,6 +120,7 @@ SOURCES = Registry(
         "imagenet_sketch": "streams.datasets.image_folder:imagenet_sketch",
         "cub200": "streams.datasets.cub200:cub200",
         "folder": "streams.live.folder:FolderReader",
+        "s3": "streams.live.objects:ObjectReader",
         "webdataset": "streams.datasets.webdataset:webdataset",
     },
 )
