@@ -103,12 +103,14 @@ class RejectedRecord:
 class Batch:
     """The records at the offsets [offset, end): those that became samples, in order, and those rejected.
 
-    Offsets count records of both kinds, so end - offset == len(samples) + len(rejected).
+    Offsets count records of both kinds, so end - offset == len(samples) + len(rejected). predict_only: it is
+    not to be learned, since more came than could be learned.
     """
 
     offset: int
     samples: tuple[Sample, ...]
     rejected: tuple[RejectedRecord, ...] = ()
+    predict_only: bool = False
 
     @property
     def end(self) -> int:

@@ -50,7 +50,7 @@ def cut(batch: Batch, start: int, end: int) -> Batch:
     if start <= batch.offset and end >= batch.end:
         return batch
     records = list(records_of(batch))[max(0, start - batch.offset) : max(0, end - batch.offset)]
-    return batch_of(max(start, batch.offset), records)
+    return replace(batch_of(max(start, batch.offset), records), predict_only=batch.predict_only)
 
 
 def records_of(batch: Batch) -> Iterator[Record]:

@@ -96,6 +96,8 @@ def _check_live(config: RunConfig, source: Source, group: ProcessGroup) -> None:
         raise config.refuse("source", "a live source is read by one process; start one without torchrun")
     if not live and config.batch.predict_at == "arrival":
         raise config.refuse("batch.predict_at", "only a live source shows records before their batch")
+    if not live and config.overload.name != "wait":
+        raise config.refuse("overload", "only a live source can bring more than is learned; others wait")
 
 
 def _check_growth(config: RunConfig, source: Source, group: ProcessGroup) -> None:
@@ -112,11 +114,18 @@ def _check_growth(config: RunConfig, source: Source, group: ProcessGroup) -> Non
 
 def _live(config: RunConfig, folder: Path | None) -> Callable[[LiveReader], LiveSource]:
     """Return the function that makes a source of a live reader."""
+    overload = config.overload
     wait = DEFAULT_WAIT if config.batch.max_wait == "auto" else config.batch.max_wait
     log = ArrivalLog(folder / ARRIVALS) if folder is not None and config.checkpoint is not None else None
     return partial(
         LiveSource,
-        cutting=Cutting(size=config.batch.size, max_wait=wait, previews=config.batch.predict_at == "arrival"),
+        cutting=Cutting(
+            size=config.batch.size,
+            max_wait=wait,
+            previews=config.batch.predict_at == "arrival",
+            overload=None if overload.name == "wait" else overload.above,
+            learn_one_in=overload.learn_one_in if overload.name == "sample" else 0,
+        ),
         policy=_record_policy(config),
         columns=config.source.columns,
         log=log,

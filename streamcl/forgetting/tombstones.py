@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.forgetting.ledger import Ledger
@@ -60,7 +61,7 @@ def drop_samples(batch: Batch, dropped: Collection[int]) -> Batch:
     kept = tuple(s for offset, s in zip(batch.offsets, batch.samples, strict=True) if offset not in dropped)
     rejected = [each for each in batch.rejected if each.offset not in dropped]
     rejected += [RejectedRecord(offset, "", DROPPED) for offset in dropped]
-    return Batch(batch.offset, kept, tuple(sorted(rejected, key=lambda each: each.offset)))
+    return replace(batch, samples=kept, rejected=tuple(sorted(rejected, key=lambda each: each.offset)))
 
 
 def dropped_from(batch: Batch) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Predictions made as records come, before their batch is complete, and the sign of life of a waiting run."""
+"""Parts of the loop for live sources: predictions at arrival, overload, the sign of life of a waiting run."""
 
 from __future__ import annotations
 
@@ -61,6 +61,49 @@ class ArrivalPredictions:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to the predictions that were waiting then."""
         self._waiting = {int(at): Prediction(label, float(sure)) for at, (label, sure) in state.items()}
+
+
+class OverloadLog:
+    """Logs when batches begin to be predicted without being learned, and how many records that concerned.
+
+    predicted_only: records in the whole run that were predicted and not learned since too many waited.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self.predicted_only = 0
+        self._since = 0  # as many of them when the present overload began
+        self._lasts = False
+        self._log = log
+
+    def after_batch(self, record: BatchRecord) -> None:
+        """Count a batch; log the beginning and the end of an overload."""
+        if record.batch.predict_only:
+            self._begin()
+            self.predicted_only += len(record.batch.samples)
+        elif self._lasts:
+            self._end()
+
+    def state_dict(self) -> State:
+        """Return the counts; nothing where there was no overload."""
+        if not self.predicted_only:
+            return {}
+        return {"predicted_only": self.predicted_only, "since": self._since, "lasts": self._lasts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the counts of another process."""
+        self.predicted_only, self._since = state.get("predicted_only", 0), state.get("since", 0)
+        self._lasts = state.get("lasts", False)
+
+    def _begin(self) -> None:
+        if not self._lasts:
+            self._lasts, self._since = True, self.predicted_only
+            self._log.log("overload", "more records wait than `overload.above`; batches are only predicted")
+            logger.warning("more records come than can be learned; some are only predicted")
+
+    def _end(self) -> None:
+        count, self._lasts = self.predicted_only - self._since, False
+        self._log.log("overload_end", "every batch is learned again", predicted_only=count)
+        logger.info("the overload is over: %d records were predicted and not learned", count)
 
 
 class Heartbeat:

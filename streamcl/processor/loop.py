@@ -19,7 +19,7 @@ from streamcl.events import (
     Preview,
     StepResult,
 )
-from streamcl.processor.arrivals import ArrivalPredictions, Heartbeat
+from streamcl.processor.arrivals import ArrivalPredictions, Heartbeat, OverloadLog
 from streamcl.processor.event_log import EventLog, Progress, Quarantine
 from streamcl.processor.observers import HoldoutEvaluation, NonFiniteGuard, PredictionLog, StepMetricsLog
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy
@@ -28,6 +28,9 @@ from streamcl.processor.step import StepRunner
 from streamcl.protocols import BatchRecord, Learner, Source, State, Stateful
 from streamcl.sources.delivery import Acknowledging
 from streamcl.storage.rng_state import capture_generators, restore_generators
+
+LIVE_PARTS = frozenset({"arrivals", "overload"})
+"""Parts whose state is empty, and left out of checkpoints, but for some live sources."""
 
 
 class StreamProcessor:
@@ -81,6 +84,7 @@ class StreamProcessor:
         )
         self._predictions = PredictionLog(log, progress, learner)
         self._arrivals = ArrivalPredictions(learner, log, progress)
+        self.overload = OverloadLog(log)
         self._heartbeat = Heartbeat(progress, clock=clock)
         self._unacknowledged: deque[tuple[int, State]] = deque()
         self._evaluation = HoldoutEvaluation(parts.evaluator, parts.history, learner, log)
@@ -93,6 +97,7 @@ class StreamProcessor:
             StepMetricsLog(log, learner, self.shift_handler, parts.scores, parts.meter),
             self._evaluation,
             self._arrivals,
+            self.overload,
             self._heartbeat,
         )
 
@@ -220,15 +225,14 @@ class StreamProcessor:
     def state_dict(self) -> State:
         """Return the whole state; only "sinks" and "meter" depend on the clock."""
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        if not parts["arrivals"]:
-            del parts["arrivals"]  # only live sources have records that wait
-        return {"source": self._position, "random": self._random, **parts}
+        present = {name: part for name, part in parts.items() if part or name not in LIVE_PARTS}
+        return {"source": self._position, "random": self._random, **present}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the processor that returned `state`; the sink goes back to where it was then."""
         self.source.load_state_dict(state["source"])
         for name, part in self._stateful().items():
-            part.load_state_dict(state.get(name, {}) if name == "arrivals" else state[name])
+            part.load_state_dict(state.get(name, {}) if name in LIVE_PARTS else state[name])
         self._position = self.source.state_dict()
         restore_generators(state["random"])
         self._random = state["random"]
@@ -247,6 +251,7 @@ class StreamProcessor:
             "quarantine": self.quarantine,
             "predictions": self._predictions,
             "arrivals": self._arrivals,
+            "overload": self.overload,
             "guard": self.guard,
             "shifts": self.shift_handler,
             "evaluation": self._evaluation,

@@ -38,11 +38,13 @@ class StepRunner:
         self._log = log
 
     def run(self, batch: Batch) -> StepOutcome:
-        """Learn the batch; where memory is too short, its halves one after the other.
+        """Learn the batch, or only predict it; where memory is short, learn its halves one after the other.
 
         A single sample that does not fit is left out. The learner must be as before when it runs out of
         memory. Raise ValueError where it names samples that it cannot have learned.
         """
+        if batch.predict_only:
+            return StepOutcome(StepResult(self._learner.predict(batch.samples), (), learned=()), not_finite=0)
         try:
             result = self._learner.learn(batch)
         except Exception as error:

@@ -43,6 +43,9 @@ def summarise(
         "consolidated": shifts.consolidated,
         "quarantined": processor.quarantine.quarantined,
         "skipped_steps": processor.guard.skipped,
+        **(
+            {"predicted_only": processor.overload.predicted_only} if processor.overload.predicted_only else {}
+        ),
         "timing": dict(timing),
     }
 

@@ -75,7 +75,7 @@ class LiveReader(Protocol):
         """Returns the records with these ids that still exist; None where none can be read again."""
 
     def lag(self) -> int | None:
-        """Return how many records wait at the other end; None where that is not known."""
+        """Return how many records there are after the position; None where that is not known."""
 
     def close(self) -> None:
         """Disconnect. `open` may follow."""

@@ -18,11 +18,12 @@ from streamcl.storage import files
 class CutBatch:
     """The records of one batch of a live source, or its one request, by their keys.
 
-    number: of the event in the stream, from 0.
+    number: of the event in the stream, from 0. predict_only: whether the batch was not to be learned.
     """
 
     number: int
     keys: tuple[RecordKey, ...]
+    predict_only: bool = False
 
 
 class ArrivalLog:
@@ -92,7 +93,7 @@ class ArrivalLog:
 
 
 def _line(batch: CutBatch) -> bytes:
-    body = json.dumps([batch.number, list(batch.keys)], separators=(",", ":")).encode()
+    body = json.dumps([batch.number, list(batch.keys), batch.predict_only], separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
@@ -101,5 +102,5 @@ def _batch(line: bytes) -> CutBatch | None:
     checksum, _, body = line.partition(b" ")
     if not body.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(body[:-1]):
         return None
-    number, keys = json.loads(body)
-    return CutBatch(number, tuple(keys))
+    number, keys, predict_only = json.loads(body)
+    return CutBatch(number, tuple(keys), predict_only)

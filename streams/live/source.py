@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import Any
 
@@ -30,11 +30,15 @@ class Cutting:
 
     size: records in a full batch. max_wait: seconds after which the first record has waited enough; None:
     until the batch is full. previews: whether records are shown before their batch is complete.
+    learn_one_in: of the batches that are cut while more than `overload` records wait, here and at the other
+    end, one in so many is learned, and the others are only predicted; 0: none is learned.
     """
 
     size: int = 64
     max_wait: float | None = 2.0
     previews: bool = False
+    overload: int | None = None
+    learn_one_in: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +112,14 @@ class LiveSource:
             self._open = True
         for cut in () if self._log is None else self._log.since(self._events):
             self._arrive(self._again(cut.keys))
-            yield self._hand_out(len(cut.keys), logged=True)
+            yield self._hand_out(len(cut.keys), cut.predict_only, logged=True)
         while True:
             arrivals = self.reader.poll(self._patience())
             while self._durable:
                 self._pass_on(self._durable.popleft())
             self._arrive(arrivals or ())
             while (complete := self._complete(ended=arrivals is None)) > 0:
-                yield self._hand_out(complete, logged=False)
+                yield self._hand_out(complete, self._is_too_much(complete), logged=False)
             if arrivals is None:
                 return
             if self._cutting.previews and self._shown < len(self._waiting):
@@ -184,7 +188,14 @@ class LiveSource:
         heads = islice(self._waiting, limit)
         return sum(1 for _ in takewhile(lambda each: not isinstance(each.unit, ForgetRequest), heads))
 
-    def _hand_out(self, count: int, *, logged: bool) -> PlacedEvent:
+    def _is_too_much(self, count: int) -> bool:
+        """Return whether the next batch, of `count` records, is only predicted: too many wait behind it."""
+        most, one_in = self._cutting.overload, self._cutting.learn_one_in
+        if most is None or max(len(self._waiting), self.reader.lag() or 0) - count <= most:
+            return False
+        return one_in == 0 or self._events % one_in != 0
+
+    def _hand_out(self, count: int, predict_only: bool, *, logged: bool) -> PlacedEvent:
         """Return the next event, of the first `count` that wait, and move the position past it."""
         taken = [self._waiting.popleft() for _ in range(count)]
         first, keys = taken[0].unit, tuple(each.key for each in taken)
@@ -192,11 +203,10 @@ class LiveSource:
         if isinstance(first, ForgetRequest):
             event = first
         else:
-            event = batch_of(
-                self._offset, [each.unit for each in taken if not isinstance(each.unit, ForgetRequest)]
-            )
+            records = [each.unit for each in taken if not isinstance(each.unit, ForgetRequest)]
+            event = replace(batch_of(self._offset, records), predict_only=predict_only)
         if self._log is not None and not logged:
-            self._log.append(CutBatch(self._events, keys))
+            self._log.append(CutBatch(self._events, keys, predict_only))
         self.reader.advance(keys)
         self._position = self.reader.position()
         self._events, self._offset = self._events + 1, event.end

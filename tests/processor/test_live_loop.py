@@ -123,3 +123,19 @@ def test_a_run_that_stops_between_arrival_and_batch_goes_on_alike(tmp_path, size
     ids = [each["id"] for each in lines(folder, "predictions")]
     assert ids == [f"r{k}" for k in range(9)]
     assert Checkpoints(folder / "checkpoints", fingerprint={}).latest().state["progress"]["finished"]
+
+
+def test_an_overload_is_counted_and_said_and_nothing_of_it_is_learned(tmp_path):
+    clock = Clock()
+    script = [(0.0, record(k)) for k in range(20)]
+    processor = build(tmp_path, live(script, clock, size=4, overload=8), clock=clock)
+    with logged() as messages:
+        predictions = list(processor.run())
+    assert len(predictions) == 20
+    assert processor.learner.consumed == [f"r{k}" for k in range(8, 20)]
+    assert processor.overload.predicted_only == 8
+    kinds = [each["kind"] for each in lines(tmp_path, "events")]
+    assert kinds.count("overload") == kinds.count("overload_end") == 1
+    assert "the overload is over: 8 records were predicted and not learned" in messages
+    restored = build(tmp_path, live(script, Clock(), size=4, overload=8), clock=Clock())
+    assert restored.overload.predicted_only == 8

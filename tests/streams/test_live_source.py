@@ -17,12 +17,10 @@ from streams.live.arrival_log import ArrivalLog, CutBatch
 from streams.live.source import Cutting, LiveSource
 
 
-def source(script, *, size=4, wait=2.0, previews=False, log=None, ends=True, gone=()):
+def source(script, *, size=4, wait=2.0, log=None, ends=True, gone=(), **cutting):
     clock = Clock()
     reader = ScriptedReader(script, clock, ends=ends, gone=gone)
-    return LiveSource(
-        reader, cutting=Cutting(size=size, max_wait=wait, previews=previews), log=log, clock=clock
-    )
+    return LiveSource(reader, cutting=Cutting(size=size, max_wait=wait, **cutting), log=log, clock=clock)
 
 
 def sizes(events):
@@ -162,3 +160,32 @@ def test_samples_are_fetched_by_their_ids():
     found = source(SCRIPT).fetch(["r3", "no such id"])
     assert list(found) == ["r3"]
     assert found["r3"].label == "b"
+
+
+def predict_only(events):
+    return [event.predict_only for event in events if isinstance(event, Batch)]
+
+
+BURST = [(0.0, record(k)) for k in range(24)]
+
+
+def test_while_more_records_wait_than_allowed_batches_are_only_predicted():
+    assert predict_only(source(BURST, overload=8)) == [True, True, True, False, False, False]
+    assert predict_only(source(BURST, overload=100)) == [False] * 6
+    assert predict_only(source(BURST)) == [False] * 6
+
+
+def test_of_too_many_batches_one_in_so_many_is_learned():
+    assert predict_only(source(BURST, overload=0, learn_one_in=3))[:5] == [False, True, True, False, True]
+
+
+def test_what_was_only_predicted_is_only_predicted_in_a_replay(tmp_path):
+    """After the restart fewer records wait, and the same batches are left out."""
+    path = tmp_path / "arrivals.log"
+    first = source(BURST, overload=8, log=ArrivalLog(path))
+    before = predict_only(first_events(first, 3))
+    first.close()
+    again = source(BURST, log=ArrivalLog(path))
+    again.load_state_dict({"events": 0, "offset": 0, "seen": [], "reader": None})
+    assert predict_only(first_events(again, 3)) == before == [True] * 3
+    again.close()

@@ -43,3 +43,15 @@ def by_size() -> BeforeValidator:
         raise PydanticCustomError("batch", "must be a number of records, or a block with size and max_wait")
 
     return BeforeValidator(expand)
+
+
+class OverloadOptions(Options):
+    """The behaviour of a live source whose records come faster than they can be learned."""
+
+    name: Literal["wait", "predict_only", "sample"] = Field(
+        "wait",
+        description="wait: everything is learned, however late; predict_only: batches are predicted and not "
+        "learned until fewer records wait; sample: one batch in `learn_one_in` is learned meanwhile.",
+    )
+    above: int = Field(1024, ge=1, le=10**9, description="Waiting records, here and at the broker.")
+    learn_one_in: int = Field(4, ge=2, le=10**6, description="For sample.")

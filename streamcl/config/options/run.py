@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 from streamcl.config.document import Document, Problem, config_error
 from streamcl.config.options.backbone import BackboneOptions
 from streamcl.config.options.base import Options, Safe, Seconds, Seed, Warn
-from streamcl.config.options.batch import BatchOptions, by_size
+from streamcl.config.options.batch import BatchOptions, OverloadOptions, by_size
 from streamcl.config.options.forget import ForgettingOptions
 from streamcl.config.options.learner import (
     LearnerOptions,
@@ -79,6 +79,9 @@ class RunConfig(Options):
     evaluate: Safe[EvaluateOptions] = Field(EvaluateOptions(), description="Evaluation on held-out samples.")
     checkpoint: Safe[CheckpointOptions | None] = Field(
         CheckpointOptions(), description="Checkpoints; null: the run cannot be resumed."
+    )
+    overload: Safe[Annotated[OverloadOptions, by_name("wait")]] = Field(
+        OverloadOptions(), description="Where a live source brings more than can be learned."
     )
     flush: Safe[Seconds | None] = Field(
         1.0, description="Predictions, metrics and events are on disk within that time; null: at checkpoints."
