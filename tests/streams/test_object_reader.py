@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice, pairwise
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from live_configs import ids_learned
 from live_readers import Clock
 from PIL import Image
@@ -157,31 +159,47 @@ def test_a_bucket_that_does_not_exist_is_refused(server):
         bucket.listed()
 
 
-class Faulty:
-    """A file system some of whose calls fail: an exception, or a change of the value, by method."""
+class FaultyFiles(MemoryFileSystem):
+    """Files in memory, some of whose calls fail: an exception, or a function of the value, by method."""
 
-    def __init__(self, fs, **faults) -> None:
-        self._fs, self.faults = fs, faults
+    protocol = "faulty"
+    faults: ClassVar[dict[str, Any]] = {}
 
-    def __getattr__(self, name):
-        real = getattr(self._fs, name)
-        if name not in self.faults:
-            return real
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("faulty://"))
 
-        def call(*args, **kwargs):
-            fault = self.faults[name]
-            if isinstance(fault, Exception):
-                raise fault
-            return fault(real(*args, **kwargs), *args)
+    def find(self, path, **kwargs):
+        return self._with_fault("find", super().find, path, **kwargs)
 
-        return call
+    def cat_file(self, path, **kwargs):
+        return self._with_fault("cat_file", super().cat_file, path, **kwargs)
+
+    def _with_fault(self, name, call, path, **kwargs):
+        fault = self.faults.get(name)
+        if isinstance(fault, Exception):
+            raise fault
+        value = call(path, **kwargs)
+        return fault(value, path) if fault else value
 
 
-def test_an_outage_of_the_listing_is_waited_for_with_growing_delays(caplog):
-    bucket = Bucket(f"memory://{uuid.uuid4().hex}", interval=1.0)
+@pytest.fixture
+def faults(monkeypatch) -> dict[str, Any]:
+    fsspec.register_implementation("faulty", FaultyFiles, clobber=True)
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(FaultyFiles, "faults", found)
+    return found
+
+
+def faulty_bucket(**options) -> Bucket:
+    return Bucket(f"faulty://{uuid.uuid4().hex}", **options)
+
+
+def test_an_outage_of_the_listing_is_waited_for_with_growing_delays(faults, caplog):
+    bucket = faulty_bucket(interval=1.0)
     bucket.put("cat/a.png")
     bucket.listed()
-    faulty = bucket.reader._fs = Faulty(bucket.reader._fs, find=RuntimeError("connection reset"))
+    faults |= {"find": RuntimeError("connection reset")}
     times = []
     for _ in range(1000):
         before = len(caplog.records)
@@ -189,32 +207,32 @@ def test_an_outage_of_the_listing_is_waited_for_with_growing_delays(caplog):
         times += [bucket.clock.now] if len(caplog.records) > before else []
     assert [after - before for before, after in pairwise(times)] == [1, 2, 4, 8, 16, 32]
     bucket.put("cat/b.png")
-    faulty.faults = {}
+    faults.clear()
     assert ids(bucket.listed()) == ["cat/b.png"]
 
 
-def test_an_outage_while_reading_loses_nothing():
-    bucket = Bucket(f"memory://{uuid.uuid4().hex}")
+def test_an_outage_while_reading_loses_nothing(faults):
+    bucket = faulty_bucket()
     for number in range(3):
         bucket.put(f"cat/{number}.png")
-    faulty = bucket.reader._fs = Faulty(bucket.reader._fs, cat_file=TimeoutError("slow"))
+    faults |= {"cat_file": TimeoutError("slow")}
     assert bucket.listed() == []
-    faulty.faults = {}
+    faults.clear()
     assert len(bucket.listed()) == 3
 
 
-def test_records_of_a_replay_are_never_bad_for_an_outage():
-    bucket = Bucket(f"memory://{uuid.uuid4().hex}")
+def test_records_of_a_replay_are_never_bad_for_an_outage(faults):
+    bucket = faulty_bucket()
     bucket.put("cat/a.png")
     (arrival,) = bucket.listed()
     reader = bucket.again()
-    reader._fs = Faulty(reader._fs, cat_file=ConnectionError("down"))
+    faults |= {"cat_file": ConnectionError("down")}
     with pytest.raises(SourceError, match="cannot be read again"):
         reader.replay([arrival.key])
 
 
-def test_a_body_that_stays_short_is_a_bad_record_and_one_that_recovers_is_not():
-    bucket = Bucket(f"memory://{uuid.uuid4().hex}")
+def test_a_body_that_stays_short_is_a_bad_record_and_one_that_recovers_is_not(faults):
+    bucket = faulty_bucket()
     bucket.put("cat/a.png")
     bucket.put("cat/b.png")
     calls = []
@@ -223,27 +241,27 @@ def test_a_body_that_stays_short_is_a_bad_record_and_one_that_recovers_is_not():
         calls.append(path)
         return data[:9] if path.endswith("a.png") or len(calls) < 4 else data
 
-    bucket.reader._fs = Faulty(bucket.reader._fs, cat_file=cut)
+    faults |= {"cat_file": cut}
     by_path = {each.key[0]: each.value for each in bucket.listed()}
     assert "is cut off" in str(by_path["cat/a.png"])
     assert by_path["cat/b.png"]["image"] == png(0)
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_a_bad_record():
-    bucket = Bucket(f"memory://{uuid.uuid4().hex}")
+def test_an_object_that_is_replaced_while_it_is_read_is_a_bad_record(faults):
+    bucket = faulty_bucket()
     bucket.put("cat/a.png")
 
     def replace(data, path):
         bucket.put("cat/a.png", shade=3)
         return data
 
-    bucket.reader._fs = Faulty(bucket.reader._fs, cat_file=replace)
+    faults |= {"cat_file": replace}
     (arrival,) = bucket.listed()
     assert "was replaced" in str(arrival.value)
 
 
-def test_an_object_that_may_not_be_read_is_bad_only_where_the_listing_works():
-    bucket = Bucket(f"memory://{uuid.uuid4().hex}")
+def test_an_object_that_may_not_be_read_is_bad_only_where_the_listing_works(faults):
+    bucket = faulty_bucket()
     bucket.put("cat/a.png")
     listings: list[int] = []
 
@@ -254,19 +272,19 @@ def test_an_object_that_may_not_be_read_is_bad_only_where_the_listing_works():
         return found
 
     expired = PermissionError("expired")
-    faulty = bucket.reader._fs = Faulty(bucket.reader._fs, cat_file=expired, find=once)
+    faults |= {"cat_file": expired, "find": once}
     assert bucket.listed() == []
     bucket.clock.now += 100
     assert list(bucket.reader.poll(0.0)) == []  # its credentials have expired: the object is not at fault
-    del faulty.faults["find"]
+    del faults["find"]
     (arrival,) = bucket.listed()
     assert "may not be read" in str(arrival.value)
 
 
-def test_an_object_above_the_limit_is_not_read():
-    bucket = Bucket(f"memory://{uuid.uuid4().hex}", policy=RecordPolicy(max_file_bytes=10))
+def test_an_object_above_the_limit_is_not_read(faults):
+    bucket = faulty_bucket(policy=RecordPolicy(max_file_bytes=10))
     bucket.put("cat/a.png")
-    bucket.reader._fs = Faulty(bucket.reader._fs, cat_file=AssertionError("read"))
+    faults |= {"cat_file": AssertionError("read")}
     (arrival,) = bucket.listed()
     assert "10 allowed" in str(arrival.value)
 
