@@ -162,12 +162,7 @@ def test_a_bucket_that_does_not_exist_is_refused(server):
 class FaultyFiles(MemoryFileSystem):
     """Files in memory, some of whose calls fail: an exception, or a function of the value, by method."""
 
-    protocol = "faulty"
     faults: ClassVar[dict[str, Any]] = {}
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("faulty://"))
 
     def find(self, path, **kwargs):
         return self._with_fault("find", super().find, path, **kwargs)
@@ -184,15 +179,16 @@ class FaultyFiles(MemoryFileSystem):
 
 
 @pytest.fixture
-def faults(monkeypatch) -> dict[str, Any]:
-    fsspec.register_implementation("faulty", FaultyFiles, clobber=True)
-    found: dict[str, Any] = {}
-    monkeypatch.setattr(FaultyFiles, "faults", found)
-    return found
+def faults() -> Iterator[dict[str, Any]]:
+    """Let files in memory fail as the dict says."""
+    FaultyFiles.faults = {}
+    fsspec.register_implementation("memory", FaultyFiles, clobber=True)
+    yield FaultyFiles.faults
+    fsspec.register_implementation("memory", MemoryFileSystem, clobber=True)
 
 
 def faulty_bucket(**options) -> Bucket:
-    return Bucket(f"faulty://{uuid.uuid4().hex}", **options)
+    return Bucket(f"memory://{uuid.uuid4().hex}", **options)
 
 
 def test_an_outage_of_the_listing_is_waited_for_with_growing_delays(faults, caplog):
