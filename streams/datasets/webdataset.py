@@ -7,12 +7,14 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.protocols import State
+from streams.datasets.http_shard import open_shard, shard_name
 from streams.datasets.tar_samples import SampleMembers, is_image, split_name
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
@@ -26,9 +28,10 @@ def webdataset(
     batch_size: int = 64,
     policy: RecordPolicy | None = None,
 ) -> IterableSource:
-    """Return a source of the samples in local shards, in the order of the shards and of their members.
+    """Return a source of the samples in shards, in the order of the shards and of their members.
 
-    shards: paths with braces, "train-{000..012}.tar" or "{a,b}.tar", or wildcards; or a list of such.
+    shards: paths with braces, "train-{000..012}.tar" or "{a,b}.tar", or wildcards; or a list of such. Also
+        http and https URLs with braces: a body that breaks off before its Content-Length is continued.
     class_names: of the integers in `.cls` members.
 
     Members are grouped as by the webdataset package: those that follow one another with the same path up to
@@ -38,8 +41,8 @@ def webdataset(
     `.json`, which may also give id, subject, domain and privacy, or the text of `.txt`. A sample is refused
     where a member comes twice, where several pictures or labels with two extensions leave open which belong
     together, and where its name is absolute or has "..". Nothing is written to disk. A shard in which the
-    members of a sample are apart is a SourceError, as is a damaged one, when the stream comes to it.
-    Raise ConfigError where a shard does not exist.
+    members of a sample are apart is a SourceError, as is a damaged one, or a remote one that cannot be read,
+    when the stream comes to it. Raise ConfigError where a local shard does not exist.
     """
     paths = shard_paths([shards] if isinstance(shards, str) else shards)
     policy = policy or RecordPolicy()
@@ -51,12 +54,17 @@ def webdataset(
     )
 
 
-def shard_paths(patterns: Sequence[str]) -> list[Path]:
-    """Return the files that the patterns name, in their order; wildcards in the order of names."""
-    paths: list[Path] = []
+def shard_paths(patterns: Sequence[str]) -> list[Path | str]:
+    """Return the files and URLs that the patterns name, in their order; wildcards in the order of names."""
+    paths: list[Path | str] = []
     for pattern in chain.from_iterable(expand_braces(pattern) for pattern in patterns):
+        if pattern.startswith(("http://", "https://")):
+            paths.append(pattern)
+            continue
         if "://" in pattern or pattern.startswith("pipe:"):
-            raise ConfigError(f"{pattern!r} is not a local file", hint="download the shards first")
+            raise ConfigError(
+                f"{pattern!r} is neither a local file nor on the web", hint="download the shards first"
+            )
         found = [Path(pattern)] if Path(pattern).is_file() else [Path(p) for p in sorted(glob.glob(pattern))]  # noqa: PTH207
         if not found:
             raise ConfigError(f"there is no shard {pattern!r}")
@@ -90,7 +98,9 @@ def expand_braces(pattern: str) -> list[str]:
 class Shards:
     """An iterator over the samples of tar files; its position is a shard and how many of its members."""
 
-    def __init__(self, paths: Sequence[Path], max_file_bytes: int, classes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, paths: Sequence[Path | str], max_file_bytes: int, classes: tuple[str, ...] = ()
+    ) -> None:
         self._paths, self._max_file_bytes = paths, max_file_bytes
         self._shard, self._members = 0, 0
         self._samples: Iterator[tuple[SampleMembers, int]] | None = None
@@ -124,13 +134,14 @@ class Shards:
         """Continue from that position; members before it are skipped by their headers."""
         self._shard, self._members, self._samples = state["shard"], state["members"], None
 
-    def _grouped(self, path: Path, skip: int) -> Iterator[tuple[SampleMembers, int]]:
+    def _grouped(self, path: Path | str, skip: int) -> Iterator[tuple[SampleMembers, int]]:
         """Yield the samples of one shard, each with the number of members up to its end."""
         parts: SampleMembers | None = None
         number = 0
         complete: dict[str, bool] = {}  # of the keys so far: whether a picture was among their members
+        name = shard_name(path) if isinstance(path, str) else path.name
         try:
-            with tarfile.open(path) as archive:
+            with _archive(path) as archive:
                 for number, member in enumerate(iter(archive.next, None)):
                     archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
                     split = split_name(member.name) if member.isfile() else None
@@ -141,7 +152,7 @@ class Shards:
                         complete[key] = complete.get(key, False) or is_image(extension)
                         continue
                     if parts is not None and parts.key != key:
-                        _check_order(parts, complete, path.name)
+                        _check_order(parts, complete, name)
                         yield parts, number
                         parts = None
                     parts = parts or SampleMembers.of(key, member.name)
@@ -150,10 +161,21 @@ class Shards:
                         parts.add(extension, file.read() if file is not None else b"")
                 _check_end(archive)
         except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise SourceError(f"shard {path.name!r} is damaged at member {number}: {error}") from error
+            raise SourceError(f"shard {name!r} is damaged at member {number}: {error}") from error
         if parts is not None:
-            _check_order(parts, complete, path.name)
+            _check_order(parts, complete, name)
             yield parts, number + 1
+
+
+@contextmanager
+def _archive(path: Path | str) -> Iterator[tarfile.TarFile]:
+    """Open a shard, which is a file or at a URL."""
+    if isinstance(path, Path):
+        with tarfile.open(path) as archive:
+            yield archive
+    else:
+        with open_shard(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            yield archive
 
 
 def _check_order(parts: SampleMembers, complete: dict[str, bool], shard: str) -> None:

@@ -243,6 +243,6 @@ def test_names_of_shards():
     assert expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
     assert expand_braces("plain.tar") == ["plain.tar"]
     assert split_name("x/y.z/a.b.JPG") == ("x/y.z/a", "b.jpg")
-    for wrong in ("missing.tar", "https://example.org/{0..1}.tar", "pipe:cat x", [], "{0..99999999}.tar"):
+    for wrong in ("missing.tar", "s3://example/{0..1}.tar", "pipe:cat x", [], "{0..99999999}.tar"):
         with pytest.raises(ConfigError):
             webdataset(wrong)
