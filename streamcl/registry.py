@@ -121,6 +121,7 @@ SOURCES = Registry(
         "cub200": "streams.datasets.cub200:cub200",
         "folder": "streams.live.folder:FolderReader",
         "s3": "streams.live.objects:ObjectReader",
+        "label_studio": "streams.datasets.label_studio:label_studio",
         "webdataset": "streams.datasets.webdataset:webdataset",
     },
 )
