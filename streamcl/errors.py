@@ -9,6 +9,7 @@ StreamclError              1
 ├── WeightsError           2   the backbone's weights do not fit or cannot be had
 ├── NotFinite              5   losses or gradients stayed NaN or infinite
 ├── ForgettingError        6   a request could not be carried out
+│   └── RefusedRequest     6   one request cannot be taken in; one that comes with the stream is passed over
 ├── RunBusy                2   another process holds the run directory
 └── DistributedError       7   another rank of the run failed, was killed, or does not answer
 """
@@ -83,6 +84,10 @@ class ForgettingError(StreamclError):
     """A forgetting request that is malformed, impossible, or failed half-way (it stays in the ledger)."""
 
     exit_code = 6
+
+
+class RefusedRequest(ForgettingError):
+    """One request that is malformed, or repeats the id or key of another; the run goes on without it."""
 
 
 class RunBusy(StreamclError):

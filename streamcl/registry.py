@@ -122,6 +122,7 @@ SOURCES = Registry(
         "folder": "streams.live.folder:FolderReader",
         "s3": "streams.live.objects:ObjectReader",
         "label_studio": "streams.datasets.label_studio:label_studio",
+        "redis": "streams.live.redis_streams:RedisReader",
         "webdataset": "streams.datasets.webdataset:webdataset",
     },
 )

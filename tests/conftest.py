@@ -10,6 +10,7 @@ import tempfile
 import pytest
 from hypothesis import settings
 from pictures import TINY_VIT
+from redis_servers import redis_server  # noqa: F401 - a fixture
 
 from streamcl.storage.hash_secret import HashSecret
 

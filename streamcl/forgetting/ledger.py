@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-from streamcl.errors import ForgettingError
+from streamcl.errors import ForgettingError, RefusedRequest
 from streamcl.storage.canonical_json import canonical_json
 from streamcl.storage.sqlite import SqliteFile
 
@@ -70,7 +70,7 @@ class Ledger:
         """Add a request; it is durable when this returns, so it may be acknowledged then and not before.
 
         fields: a JSON object with "id", and "key" where the sender repeats itself (else the id is the key).
-        The same key again returns the first entry and changes nothing. Raise ForgettingError where a key
+        The same key again returns the first entry and changes nothing. Raise RefusedRequest where a key
         or an id comes back with other content, or where the fields are not JSON.
         """
         body, request = _canonical(fields), _name(fields, "id")
@@ -88,7 +88,7 @@ class Ledger:
             "SELECT position, digest FROM requests WHERE key = ? OR id = ?", key, request
         )
         if len(found) != 1 or found[0][1] != digest:
-            raise ForgettingError(
+            raise RefusedRequest(
                 f"request {request!r} has the id or the key of another request with different content",
                 hint="repeat a request unchanged, or give a new request a new id and key",
             )
@@ -274,16 +274,16 @@ def _canonical(fields: Mapping[str, Any]) -> str:
     try:
         body = canonical_json(dict(fields)).decode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ForgettingError(f"a request must be a JSON object: {error}") from error
+        raise RefusedRequest(f"a request must be a JSON object: {error}") from error
     if len(body) > BODY_LIMIT:
-        raise ForgettingError(f"a request of {len(body)} bytes is larger than the {BODY_LIMIT} allowed")
+        raise RefusedRequest(f"a request of {len(body)} bytes is larger than the {BODY_LIMIT} allowed")
     return body
 
 
 def _name(fields: Mapping[str, Any], field: str) -> str:
     value = fields.get(field)
     if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isprintable():
-        raise ForgettingError(
+        raise RefusedRequest(
             f"a request's {field!r} must be a printable string of 1 to 200 characters, found {value!r:.50}"
         )
     return value

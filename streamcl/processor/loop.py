@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from streamcl.errors import ForgettingError
+from streamcl.errors import ForgettingError, RefusedRequest
 from streamcl.events import (
     Batch,
     Event,
@@ -129,7 +129,10 @@ class StreamProcessor:
                     raise ForgettingError(
                         f"request {event.id!r}: this run accepts no requests from its source"
                     )
-                self.parts.request_intake.submit_from_stream(event)
+                try:
+                    self.parts.request_intake.submit_from_stream(event)
+                except RefusedRequest as refused:
+                    self._log.log("refused", str(refused))
             case Idle():
                 self._heartbeat.idle()
             case Preview():

@@ -22,7 +22,8 @@ class Arrival:
     """One record that has come.
 
     value: a record in any form that `streams.user.records.to_sample` takes, a ForgetRequest, or a BadRecord
-        in place of a record that cannot be read: it is quarantined and keeps its place.
+        in place of a record that cannot be read: it is quarantined and keeps its place; or a RefusedRequest
+        in place of a request that cannot be read: it is logged and passed over.
     key: see `RecordKey`.
     """
 

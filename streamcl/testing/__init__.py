@@ -20,12 +20,13 @@ for every N:
 
 With "drop_unsynced" the disk raises PowerLoss, after taking back what no sync made durable; with "kill" the
 process dies, so run it by `in_child`. `check_source`, `check_learner`, `check_detector` and `check_sink`
-demand the contracts of `streamcl.protocols`.
+demand the contracts of `streamcl.protocols`, `check_live_reader` that of `streamcl.sources.live_reader`.
 """
 
 from streamcl.testing.detector_checks import check_detector
 from streamcl.testing.disk import Fault, FaultyDisk, PowerLoss
 from streamcl.testing.learner_checks import check_learner
+from streamcl.testing.live_reader_checks import check_live_reader
 from streamcl.testing.oracles import check_sink, durable_calls, each_exactly_once, in_child, until_done
 from streamcl.testing.source_checks import check_source
 from streamcl.testing.stream import (
@@ -54,6 +55,7 @@ __all__ = [
     "Stall",
     "check_detector",
     "check_learner",
+    "check_live_reader",
     "check_sink",
     "check_source",
     "durable_calls",

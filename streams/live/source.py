@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import Any
 
-from streamcl.errors import BadRecord, SourceError
+from streamcl.errors import BadRecord, RefusedRequest, SourceError
 from streamcl.events import Batch, Event, ForgetRequest, Idle, PlacedEvent, Preview, Sample, StreamInfo
 from streamcl.protocols import Fetch, State
 from streamcl.sources.delivery import DeliveryGuarantee
@@ -19,6 +20,8 @@ from streams.live.arrival_log import ArrivalLog, CutBatch
 from streams.offsets import Record, batch_of, records_of
 from streams.user.conversion import Conversion
 from streams.user.records import RecordPolicy, to_sample
+
+logger = logging.getLogger(__name__)
 
 POLL = 0.5
 """Longest wait for the reader in seconds: so soon an idle loop is given the chance to stop, or to forget."""
@@ -43,10 +46,13 @@ class Cutting:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A record or request that waits for its event, its key, and when it came."""
+    """A record or request that waits for its event, and when it came.
+
+    keys: its own, after those of arrivals just before it that bring nothing into the stream.
+    """
 
     unit: Record | ForgetRequest
-    key: RecordKey
+    keys: tuple[RecordKey, ...]
     came: float
 
 
@@ -112,7 +118,7 @@ class LiveSource:
             self._open = True
         for cut in () if self._log is None else self._log.since(self._events):
             self._arrive(self._again(cut.keys))
-            yield self._hand_out(len(cut.keys), cut.predict_only, logged=True)
+            yield self._hand_out(len(self._waiting), cut.predict_only, logged=True)
         while True:
             arrivals = self.reader.poll(self._patience())
             while self._durable:
@@ -152,6 +158,7 @@ class LiveSource:
     def _begin(self, position: State | None, *, events: int, offset: int, seen: Sequence[str]) -> None:
         self._position, self._events, self._offset = position, events, offset
         self._waiting = deque[_Waiting]()
+        self._without_unit: tuple[RecordKey, ...] = ()  # since, of what brings nothing into the stream
         self._shown = 0  # how many of those that wait were shown
         self._conversion = Conversion(
             self.reader.name, self._policy, (), self._columns, offset=offset, seen=seen
@@ -168,9 +175,19 @@ class LiveSource:
         """Convert what has come, and let it wait for its event."""
         now = self._clock()
         for arrival in arrivals:
-            for unit in self._conversion.units_of(arrival.value):
-                units = records_of(unit) if isinstance(unit, Batch) else (unit,)
-                self._waiting.extend(_Waiting(each, arrival.key, now) for each in units)
+            keys = (*self._without_unit, arrival.key)
+            self._without_unit = keys
+            for unit in self._units_of(arrival.value):
+                self._waiting.append(_Waiting(unit, keys, now))
+                self._without_unit, keys = (), (arrival.key,)
+
+    def _units_of(self, value: Any) -> Iterator[Record | ForgetRequest]:
+        """Yield the records in what has come, or the request that it is."""
+        if isinstance(value, RefusedRequest):
+            logger.warning("%s: a request to forget is refused: %s", self.reader.name, value)
+            return
+        for unit in self._conversion.units_of(value):
+            yield from records_of(unit) if isinstance(unit, Batch) else (unit,)
 
     def _complete(self, *, ended: bool) -> int:
         """Return how many of those that wait make the next event now; 0 where there is none yet."""
@@ -198,7 +215,7 @@ class LiveSource:
     def _hand_out(self, count: int, predict_only: bool, *, logged: bool) -> PlacedEvent:
         """Return the next event, of the first `count` that wait, and move the position past it."""
         taken = [self._waiting.popleft() for _ in range(count)]
-        first, keys = taken[0].unit, tuple(each.key for each in taken)
+        first, keys = taken[0].unit, tuple(key for each in taken for key in each.keys)
         event: PlacedEvent
         if isinstance(first, ForgetRequest):
             event = first

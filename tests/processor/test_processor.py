@@ -7,7 +7,7 @@ import signal
 import pytest
 from loop_runs import ScriptedDetector, build, lines
 
-from streamcl.errors import ForgettingError, NotFinite
+from streamcl.errors import ForgettingError, NotFinite, RefusedRequest
 from streamcl.events import Batch, ForgetRequest, HoldoutPart
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
@@ -63,6 +63,21 @@ def test_a_request_of_the_stream_needs_a_run_that_takes_it_in(tmp_path):
     processor = build(tmp_path, ScriptedSource([4, ForgetRequest(label="a", id="r1"), 4]))
     with pytest.raises(ForgettingError, match="'r1': this run accepts no requests from its source"):
         list(processor.run())
+
+
+class Refusing:
+    """Takes no request in."""
+
+    def submit_from_stream(self, request):
+        raise RefusedRequest(f"request {request.id!r} has the id of another")
+
+
+def test_a_request_of_the_stream_that_is_refused_is_logged_and_the_run_goes_on(tmp_path):
+    source = ScriptedSource([4, ForgetRequest(label="a", id="r1"), 4])
+    processor = build(tmp_path, source, request_intake=Refusing())
+    assert len(list(processor.run())) == 8
+    (event,) = [event for event in lines(tmp_path, "events") if event["kind"] == "refused"]
+    assert event["reason"] == "request 'r1' has the id of another"
 
 
 def test_unlabelled_batches_reach_neither_learner_nor_detector(tmp_path):

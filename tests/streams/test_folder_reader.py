@@ -14,6 +14,7 @@ from PIL import Image
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch
 from streamcl.sources.live_reader import LiveReader
+from streamcl.testing import check_live_reader
 from streams.live.folder import FolderReader
 from streams.live.listing import READ_AT_ONCE
 from streams.live.source import LiveSource
@@ -66,6 +67,12 @@ def test_files_come_in_the_order_of_their_times_with_their_folders_as_labels(tmp
     arrivals = folder.settled()
     assert ids(arrivals) == ["dog/deep/er/c.webp", "dog/a.png", "cat/b.png"]
     assert [each.value["label"] for each in arrivals] == ["dog", "dog", "cat"]
+
+
+def test_it_keeps_the_promises_of_a_live_reader(tmp_path):
+    for number in range(5):
+        put(tmp_path, f"cat/{number}.png", shade=number, at=number)
+    check_live_reader(lambda: Folder(tmp_path).reader, timeout=2.0)  # by a clock that waits for nobody
 
 
 def test_domains_and_flat_folders(tmp_path):

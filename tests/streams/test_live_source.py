@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live_readers import Clock, ScriptedReader, record
 
-from streamcl.errors import CheckpointError, SourceError
+from streamcl.errors import CheckpointError, RefusedRequest, SourceError
 from streamcl.events import Batch, ForgetRequest, Idle, Preview
 from streamcl.testing import check_source
 from streamcl.testing.source_checks import event_fingerprint, fingerprints, first_events
@@ -48,6 +48,25 @@ def test_a_request_ends_the_batch_before_it():
     events = [event for event in made if not isinstance(event, Idle)]
     assert [type(event) for event in events] == [Batch, ForgetRequest, Batch]
     assert events[1].offset == 1
+
+
+@pytest.mark.parametrize("killed_after", range(4))
+def test_what_brings_nothing_into_the_stream_is_passed_over_and_replayed_alike(tmp_path, killed_after):
+    refused = RefusedRequest("no request")
+    values = [refused, record(0), refused, refused, record(1), ForgetRequest(id="q", label="a"), refused]
+    script = [(0.0, each) for each in [*values, record(2), record(3), record(4)]]
+
+    def made():
+        return source(script, size=2, log=ArrivalLog(tmp_path / "arrivals.log"))
+
+    expected = fingerprints(first_events(source(script, size=2)))
+    first = made()
+    first_events(first, killed_after)
+    first.close()
+    again = made()
+    assert fingerprints(first_events(again)) == expected
+    assert again.reader.next == len(script)
+    again.close()
 
 
 def test_previews_show_each_record_once_before_its_batch():
@@ -157,7 +176,9 @@ def test_a_reader_that_replays_fewer_records_is_an_error(tmp_path):
 
 
 def test_samples_are_fetched_by_their_ids():
-    found = source(SCRIPT).fetch(["r3", "no such id"])
+    made = source(SCRIPT)
+    first_events(made)
+    found = made.fetch(["r3", "no such id"])
     assert list(found) == ["r3"]
     assert found["r3"].label == "b"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +82,7 @@ class ScriptedReader:
         self.acknowledged.append(position)
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Any]:
-        records = deque(value for _, value in self.script if isinstance(value, dict))
+        records = [value for _, value in self.script[: self.next] if isinstance(value, dict)]
         return {each["id"]: each for each in records if each["id"] in ids}
 
     def lag(self) -> int:

@@ -16,13 +16,15 @@ class _Collected(logging.Handler):
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """The messages of the `streamcl` logger while the block runs, of level INFO and above."""
-    logger, handler = logging.getLogger("streamcl"), _Collected()
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    """The messages of the loggers `streamcl` and `streams` while the block runs, of level INFO and above."""
+    handler, loggers = _Collected(), [logging.getLogger(name) for name in ("streamcl", "streams")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield handler.messages
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)

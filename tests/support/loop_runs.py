@@ -64,6 +64,7 @@ def build(
     checkpoints=None,
     beside=None,
     clock=time.monotonic,
+    request_intake=None,
     **policy,
 ):
     """A processor whose sink is closed once nobody holds the processor any more."""
@@ -82,6 +83,7 @@ def build(
             sink=sink if beside is None else Fanout({"jsonl": sink, "beside": beside}),
             thumbnails=Thumbnails(folder / "samples", 2),
             checkpoints=checkpoints or found,
+            request_intake=request_intake,
         ),
         LoopPolicy(**{"commit_every": 16, **policy}),
         clock=clock,

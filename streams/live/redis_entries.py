@@ -1,0 +1,99 @@
+"""Entries of Redis Streams as records: by their places, by their ids, and their removal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeAlias
+
+from streamcl.errors import BadRecord
+from streams.live.envelope import record_of_fields
+from streams.live.redis_connection import RedisConnection
+from streams.live.stream_position import BEGINNING, as_text, is_entry_id, next_id, order
+from streams.user.labels import to_text
+
+ENTRIES_AT_ONCE = 64  # entries, over all keys, so that few are in memory
+
+EntryFields: TypeAlias = Mapping[bytes, bytes]
+
+
+def record_of_entry(fields: EntryFields, place: str) -> Mapping[str, Any] | BadRecord:
+    """Return an entry's record (see `record_of_fields`); place: "<key>/<entry id>", its id by default."""
+    return record_of_fields({name.decode(errors="replace"): each for name, each in fields.items()}, place)
+
+
+def entries_of(client: Any, places: Iterable[Sequence[str]]) -> list[EntryFields | None]:
+    """Return the fields of the entries at these pairs of a key and an id; None of one that is gone."""
+    pipe = client.pipeline(transaction=False)
+    for key, entry in places:
+        pipe.xrange(key, entry, entry)
+    return [found[0][1] if found else None for found in pipe.execute()]
+
+
+def _entries_between(client: Any, key: str, start: str, end: str) -> list[tuple[bytes, EntryFields]]:
+    """Return the first entries of a stream between two ids, both included."""
+    return list(client.xrange(key, start, end, ENTRIES_AT_ONCE))
+
+
+def trim_up_to(client: Any, ends: Mapping[str, str]) -> None:
+    """Remove the entries of each stream up to an id, that one included."""
+    pipe = client.pipeline(transaction=False)
+    for key, end in ends.items():
+        pipe.xtrim(key, minid=next_id(end), approximate=False)
+    pipe.execute()
+
+
+class Lookup:
+    """Finds records by their ids among the entries of each stream up to an id, `ends`.
+
+    Ids of the form "<key>/<entry id>" are looked up; for others the streams are read from their beginning.
+    """
+
+    def __init__(self, connection: RedisConnection, ends: Mapping[str, str], patience: float) -> None:
+        self._connection, self._ends, self._patience = connection, ends, patience
+
+    def __call__(self, ids: Sequence[str]) -> Mapping[str, Any]:
+        """Return the records that are still there, by their ids. Raise SourceError without a broker."""
+        wanted = frozenset(ids)
+        placed = {name: place for name in sorted(wanted) if (place := self._place(name)) is not None}
+        places, found = list(placed.values()), dict[str, Any]()
+        for start in range(0, len(places), ENTRIES_AT_ONCE):
+            part = places[start : start + ENTRIES_AT_ONCE]
+            entries = self._connection.insist(partial(entries_of, places=part), self._patience)
+            found |= _wanted_among(zip(part, entries, strict=True), wanted)
+        for key in self._ends:
+            found |= self._search(key, wanted - placed.keys() - found.keys())
+        return found
+
+    def _place(self, name: str) -> tuple[str, str] | None:
+        """Return the key and the entry's id in a record's id; None where it has none that was taken."""
+        key, _, entry = name.rpartition("/")
+        taken = key in self._ends and is_entry_id(entry) and order(entry) <= order(self._ends[key])
+        return (key, entry) if taken else None
+
+    def _search(self, key: str, wanted: frozenset[str]) -> dict[str, Any]:
+        """Return the wanted records of a stream."""
+        found, after = dict[str, Any](), BEGINNING
+        while len(found) < len(wanted):
+            start, end = next_id(after), self._ends[key]
+            read = partial(_entries_between, key=key, start=start, end=end)
+            part = self._connection.insist(read, self._patience)
+            if not part:
+                break
+            after = as_text(part[-1][0])
+            found |= _wanted_among((((key, as_text(entry)), fields) for entry, fields in part), wanted)
+        return found
+
+
+def _wanted_among(
+    entries: Iterable[tuple[tuple[str, str], EntryFields | None]], wanted: frozenset[str]
+) -> dict[str, Any]:
+    found = dict[str, Any]()
+    for (key, entry), fields in entries:
+        record = None if fields is None else record_of_entry(fields, f"{key}/{entry}")
+        if record is not None and not isinstance(record, BadRecord):
+            with suppress(BadRecord):
+                if (name := to_text(record["id"], "id")) in wanted:
+                    found[str(name)] = record
+    return found
