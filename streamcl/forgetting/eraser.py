@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
+from streamcl.forgetting.feature_binding import RowComparison
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage, Selection
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ForgettingMethod, RequestScope
@@ -121,7 +122,7 @@ class Eraser:
     """Carries a request out: `plan`, `execute` in memory, and `finalise` on disk after the commit.
 
     methods: those to choose from, of equal guarantees the one listed first. tombstones: of
-    what was erased before.
+    what was erased before. drift: compares features with those that were learned.
     """
 
     def __init__(
@@ -133,7 +134,9 @@ class Eraser:
         *,
         tombstones: Tombstones,
         clock: Callable[[], float],
+        drift: RowComparison | None = None,
     ) -> None:
+        self._drift = drift
         self._run, self._ledger, self._lineage = resources, ledger, lineage
         self._methods, self._tombstones, self._clock = tuple(methods), tombstones, clock
         self._archive = ReceiptArchive(
@@ -262,7 +265,9 @@ class Eraser:
             chunks=lambda: rows.chunks(learned=True),
         )
         others = retain_source(run.source, self._lineage, self._tombstones.drop_erased)
-        return Context(run.learner, scope, retrieval.samples, retrieval.unavailable, stored, others)
+        return Context(
+            run.learner, scope, retrieval.samples, retrieval.unavailable, stored, others, self._drift
+        )
 
     def _erase_figures(self, plan: ErasurePlan) -> None:
         run, label = self._run, plan.request.label

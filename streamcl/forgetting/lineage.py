@@ -29,13 +29,14 @@ LINEAGE_SCHEMA = (
         domain BLOB,
         learned INTEGER NOT NULL,
         segment INTEGER NOT NULL,
-        content BLOB NOT NULL
+        content BLOB NOT NULL,
+        features BLOB
     )""",
     "CREATE INDEX by_id ON samples(id)",
     "CREATE INDEX by_label ON samples(label)",
     "CREATE INDEX by_subject ON samples(subject)",
 )
-ROW_COLUMNS = "offset, id, label, learned, segment, content, subject"
+ROW_COLUMNS = "offset, id, label, learned, segment, content, subject, features"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class LineageRow:
 
     offset: its place in the stream, unlike its id never twice the same. label: that it was learned with.
     learned: False where it was only predicted. segment: shifts found before it. content: a keyed hash of
-    the pixels. private: whether its privacy was "user". subject: a keyed hash too.
+    the pixels. private: whether its privacy was "user". subject: a keyed hash too. features: projections of
+    the rows that it was learned with (see `feature_binding`), where the learner has any.
     """
 
     offset: int
@@ -55,10 +57,11 @@ class LineageRow:
     content: bytes
     private: bool = False
     subject: bytes | None = None
+    features: bytes | None = None
 
 
 class Lineage:
-    """One row a sample, some 150 bytes and 17 microseconds each; only a bounded buffer is in memory.
+    """One row a sample, some 180 bytes and 17 microseconds each; only a bounded buffer is in memory.
 
     Ids are kept as they are, so that a source can be asked for the samples again; subjects, domains and
     pixels as hashes under a key outside the run. A row belongs to the stream up to a commit once `flush`
@@ -77,15 +80,18 @@ class Lineage:
         learned: Collection[int],
         segment: int,
         contents: Sequence[bytes] | None = None,
+        features: Sequence[bytes | None] | None = None,
     ) -> None:
         """Remember the samples of a batch that has passed, and which were learned, by their offsets.
 
-        contents: the hashes of their images; None derives them here.
+        contents: the hashes of their images; None derives them here. features: projections of their rows.
         """
+        features = [None] * len(batch.samples) if features is None else features
         known = frozenset(learned)
         if contents is None:
             contents = [self.content(sample.image) for sample in batch.samples]
-        for offset, sample, content in zip(batch.offsets, batch.samples, contents, strict=True):
+        columns = zip(batch.offsets, batch.samples, contents, features, strict=True)
+        for offset, sample, content, projected in columns:
             was_learned = offset in known and sample.label is not None
             self._waiting.append(
                 (
@@ -97,6 +103,7 @@ class Lineage:
                     LEARNED * was_learned + PRIVATE * (sample.privacy == "user"),
                     segment,
                     content,
+                    projected,
                 )
             )
         if len(self._waiting) >= ROWS_IN_MEMORY:
@@ -108,7 +115,7 @@ class Lineage:
             return
         with self._file.transaction() as run:
             for row in self._waiting:
-                run("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+                run("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         self._waiting.clear()
 
     def truncate(self, offset: int) -> None:
@@ -254,10 +261,9 @@ class Selection:
 
 
 def _row(row: tuple[Any, ...]) -> LineageRow:
-    offset, name, label, bits, segment, content, subject = row
-    return LineageRow(
-        offset, name, label, bool(bits & LEARNED), segment, content, bool(bits & PRIVATE), subject
-    )
+    offset, name, label, bits, segment, content, subject, features = row
+    learned, private = bool(bits & LEARNED), bool(bits & PRIVATE)
+    return LineageRow(offset, name, label, learned, segment, content, private, subject, features)
 
 
 def content_of(lineage_key: bytes, image: Pixels) -> bytes:

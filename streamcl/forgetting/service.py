@@ -11,6 +11,7 @@ from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import requests
 from streamcl.forgetting.eraser import Eraser, ErasurePlan, RunResources
+from streamcl.forgetting.feature_binding import FeatureBinding
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
@@ -45,7 +46,17 @@ class ForgettingService:
         self._run, self._ledger, self._lineage = resources, ledger, lineage
         self._tombstones = Tombstones(ledger)
         self._clock = clock
-        self._eraser = Eraser(resources, ledger, lineage, methods, tombstones=self._tombstones, clock=clock)
+        self._features = FeatureBinding(lineage.key)
+        self._features.observe(resources.learner)
+        self._eraser = Eraser(
+            resources,
+            ledger,
+            lineage,
+            methods,
+            tombstones=self._tombstones,
+            clock=clock,
+            drift=self._features.drift,
+        )
         self._schedule = sorted(schedule, key=lambda each: each.offset)
         self._requests: dict[str, ForgetRequest] = {}
         self._applied: dict[str, ErasureOutcome] = {}
@@ -95,8 +106,13 @@ class ForgettingService:
 
         contents: the hashes of its images, where other ranks hold some.
         """
-        learned = record.result.learned
-        self._lineage.record(record.batch, learned=learned, segment=record.segment, contents=contents)
+        self._lineage.record(
+            record.batch,
+            learned=record.result.learned,
+            segment=record.segment,
+            contents=contents,
+            features=self._features.take(record.batch.samples),
+        )
         self._offset = record.batch.end
 
     def retest(self, offset: int) -> list[ForgettingEvent]:

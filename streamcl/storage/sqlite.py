@@ -17,7 +17,7 @@ from streamcl.storage.private_files import KEYS_VARIABLE
 
 Execute: TypeAlias = Callable[..., sqlite3.Cursor]
 
-SQLITE_FORMAT = 2
+SQLITE_FORMAT = 3
 """The `user_version` of a file; another one is refused."""
 
 KEY_CHECK = ("check", "")

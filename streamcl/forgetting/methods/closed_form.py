@@ -7,7 +7,7 @@ weights solved from them are those of a model that never saw them, up to roundin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from streamcl.capabilities.interfaces import RemovableStatistics, Rows, StatisticRows, StatisticsPart, V
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
+from streamcl.forgetting.feature_binding import FeatureDrift
 from streamcl.forgetting.lineage import LineageRow
 from streamcl.forgetting.methods.protocol import (
     CANNOT_DROP,
@@ -42,6 +43,10 @@ ROWS = 1024
 
 TOLERANCE = 1e-9
 """Relative difference of sums, in float64, up to which an erasure is called exact."""
+
+DRIFT_TOLERANCE = 1e-5
+"""Relative difference of features from those that were learned, up to which they are called the same: batches
+of another size and other thread counts round by some 1e-7, another resize or library changes 1e-3."""
 
 
 class ClosedFormRemoval:
@@ -75,11 +80,12 @@ class ClosedFormRemoval:
         value, figures = _of_scope(statistics, context)
         if value is not None:
             figures |= statistics.subtract(value)
+            _require_possible(figures)
         drop_class(request, context)
         return ErasureResult(
             self.name,
             self.guarantee,
-            "None beyond rounding: the statistics equal those of a stream without the samples.",
+            _residual(figures),
             (
                 DataLocation("head statistics", "erased", f"{context.scope.learned} samples subtracted"),
                 *not_affected(("adapters",), "no weight of this learner is trained by gradient"),
@@ -133,12 +139,15 @@ def _from_rows(statistics: StatisticRows[V], context: Context) -> tuple[V | None
     """Derive them by rows, of which many are summed at once; subtract these from stored sums on the way."""
     total: V | None = None
     figures: dict[str, Any] = {}
+    drift = FeatureDrift()
     for chunks in _grouped(context.scope.chunks()):
         parts: list[list[StatisticsPart]] = [[] for _ in statistics.widths]
         for chunk in chunks:
             samples = context.samples(chunk)
             rows = statistics.rows_of(samples)
             figures = figures or _rows_again(statistics, samples[:DERIVED_TWICE], rows)
+            if context.drift is not None:
+                drift += context.drift(chunk, rows)
             if context.statistics is not None:
                 context.statistics.subtract(chunk, rows)
             labels = [str(sample.label) for sample in samples]
@@ -146,7 +155,7 @@ def _from_rows(statistics: StatisticRows[V], context: Context) -> tuple[V | None
                 part.append(StatisticsPart(head, grouped_sums(head, labels)))
         value = statistics.from_parts(parts)
         total = value if total is None else total + value
-    return total, figures
+    return total, figures | _same_features(drift)
 
 
 def _grouped(chunks: Iterator[Sequence[LineageRow]]) -> Iterator[list[Sequence[LineageRow]]]:
@@ -169,6 +178,40 @@ def _rows_again(
     pairs = [(one[: len(samples)], other[::-1]) for one, other in zip(rows, again, strict=True)]
     error = max(float(np.abs(a - b).max()) / max(float(np.abs(a).max()), 1e-300) for a, b in pairs)
     return _sound(error, len(samples))
+
+
+def _same_features(drift: FeatureDrift) -> dict[str, Any]:
+    """Return figures; raise ForgettingError where features are not those that were learned."""
+    if not drift.largest <= DRIFT_TOLERANCE:
+        raise ForgettingError(
+            f"features of the samples differ by {drift.largest:.1e} from those that were learned, more than "
+            f"{DRIFT_TOLERANCE:.0e}: weights, image processing or a library have changed",
+            hint="erase with the versions of then (see the start events), or accept another guarantee",
+        )
+    return {"features_compared": drift.compared, "feature_drift": drift.largest}
+
+
+def _require_possible(figures: Mapping[str, Any]) -> None:
+    """Raise ForgettingError where the remaining sums are not those of any samples."""
+    if figures.get("samples_left") == 0:
+        return
+    eigenvalue = figures.get("smallest_eigenvalue_over_lambda", 1.0)
+    if not eigenvalue >= 1 - TOLERANCE:
+        raise ForgettingError(
+            f"the smallest eigenvalue of what remains is {eigenvalue:.12f} of the ridge, less than 1: "
+            "something was subtracted that had not been added"
+        )
+
+
+def _residual(figures: Mapping[str, Any]) -> str:
+    """Return the remaining risk in one sentence."""
+    text = "None beyond rounding: the statistics equal those of a stream without the samples"
+    if figures.get("from_stored_statistics"):
+        return f"{text}."
+    if not (compared := figures.get("features_compared", 0)):
+        return f"{text}, provided that features are still those that were learned, which is not recorded."
+    drift = figures["feature_drift"]
+    return f"{text}; the features of {compared} differ by at most {drift:.1e} from those that were learned."
 
 
 def _sound(error: float, count: int) -> dict[str, Any]:

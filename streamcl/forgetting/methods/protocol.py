@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 from streamcl.capabilities.declaration import Capabilities, capabilities_of
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
+from streamcl.forgetting.feature_binding import RowComparison
 from streamcl.forgetting.lineage import LineageRow
 from streamcl.forgetting.statistics.store import StatisticsSelection
 from streamcl.protocols import Learner
@@ -52,6 +53,8 @@ class Context:
     statistics: sums stored on disk, which make that unnecessary; None where a run stores none.
     others: gives up to so many samples that need not be in scope, for repairs to retain; None where the run
         has none to give.
+    drift: compares rows derived now with those that were learned (see `feature_binding`); None where nothing
+        is known of these.
     """
 
     learner: Learner
@@ -60,6 +63,7 @@ class Context:
     unavailable: str | None = None
     statistics: StatisticsSelection | None = None
     others: Callable[[int], Sequence[Sample]] | None = None
+    drift: RowComparison | None = None
 
     @property
     def capabilities(self) -> Capabilities:
