@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -49,7 +48,6 @@ class StreamProcessor:
         policy: when to commit, and when to give up.
         environment: the machine and the software, for the event "start".
         generators: returns the state of the process-wide random generators as it was after the last event.
-        clock: returns the time in seconds; it decides when to commit and flush, and nothing that is learned.
     """
 
     def __init__(
@@ -61,11 +59,10 @@ class StreamProcessor:
         *,
         environment: Mapping[str, Any] = MappingProxyType({}),
         generators: Callable[[], State] = capture_generators,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source, self.learner, self.parts = source, learner, parts
         self._policy, self._environment, self._generators = policy, environment, generators
-        self._clock = clock
+        self._clock = clock = parts.clock
         self._position, self._random = source.state_dict(), generators()
         self._committed_at = self._flushed_at = clock()
         self.progress = progress = Progress()

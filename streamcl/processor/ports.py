@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -72,6 +73,7 @@ class LoopParts:
     forgetting, request_intake, relapse_tester: None where the run cannot forget, takes no requests from its
         source, or does not test its erasures again; one object may have several of these roles.
     stop: ends the loop; a source that several processes read may set it too.
+    clock: returns the time in seconds; it decides when to commit and flush, and nothing that is learned.
     agree: returns the first rank's value of a decision that depends on the clock, on every rank.
     """
 
@@ -87,6 +89,7 @@ class LoopParts:
     request_intake: RequestIntake | None = None
     relapse_tester: RelapseTester | None = None
     stop: StopSignal = field(default_factory=StopSignal)
+    clock: Callable[[], float] = time.monotonic
     agree: Callable[[bool], bool] = bool
 
 

@@ -83,10 +83,10 @@ def build(
             sink=sink if beside is None else Fanout({"jsonl": sink, "beside": beside}),
             thumbnails=Thumbnails(folder / "samples", 2),
             checkpoints=checkpoints or found,
+            clock=clock,
             request_intake=request_intake,
         ),
         LoopPolicy(**{"commit_every": 16, **policy}),
-        clock=clock,
     )
     weakref.finalize(processor, sink.close)
     newest = found.latest()
