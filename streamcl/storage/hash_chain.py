@@ -52,11 +52,15 @@ class NewLink:
 
 def read_link(path: Path, noun: str) -> dict[str, Any]:
     """Return the body of a link, verified byte by byte. Raise ForgettingError, which names the fault."""
+    return parse_link(read_bytes(path), path, noun)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a link's file; none of one that is too large. Raise ForgettingError."""
     try:
-        data = path.read_bytes() if path.stat().st_size <= LINK_SIZE_LIMIT else b""
+        return path.read_bytes() if path.stat().st_size <= LINK_SIZE_LIMIT else b""
     except OSError as error:
         raise ForgettingError(f"{path} cannot be read: {error.strerror}") from error
-    return parse_link(data, path, noun)
 
 
 def parse_link(data: bytes, path: Path, noun: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.runs.doctor import check_run
+from streamcl.storage import envelope, hash_chain
 from streamcl.storage.hash_chain import HEAD
 from streamcl.storage.key_folder import KeyFolder
 from streamcl.storage.plain_state import state_hash
@@ -213,3 +214,54 @@ def test_a_run_that_loses_its_key_is_refused(tmp_path):
     run = make_run(tmp_path / "run", lambda: next(keys))
     with pytest.raises(ForgettingError, match=r"r3\.json is not signed"):
         verify_receipt(receipts(run)[0], KEYS)
+
+
+def write_audits(run, verdicts, key=KEY):
+    head = hash_chain.ChainHead(run / "audits", "audit")
+    (run / "audits").mkdir(exist_ok=True)
+    paths = [run / "audits" / f"{place}.json" for place, _ in enumerate(verdicts)]
+    for path, verdict in zip(paths, verdicts, strict=True):
+        receipt = hash_chain.sha256_of(receipts(run)[0])
+        audit = {"verdict": verdict, "models": {"references": 8}}
+        content = {"request": "r1", "receipt": receipt, "made": 2500.0, "audit": audit}
+        head.next_link(content, key).write(path)
+        if key is not None:
+            head.sign(key)
+    return paths
+
+
+def test_audits_are_verified_by_their_signatures_too(run):
+    first, second = write_audits(run, ["fail", "pass"])
+    lines = verify_receipt(receipts(run)[0], KEYS)
+    assert [line for line in lines if "an audit belongs to it" in line] == [
+        "an audit belongs to it, number 1 of 2: fail, compared with 8 retrained models",
+        "an audit belongs to it, number 2 of 2: pass, compared with 8 retrained models",
+    ]
+    whole = first.read_bytes()
+    write_rewritten(first, {"audit": {"verdict": "pass", "models": {"references": 8}}})
+    write_rewritten(second, {}, first)
+    with pytest.raises(ForgettingError, match="another document"):
+        verify_receipt(receipts(run)[0], KEYS)
+    assert any("another document" in text for text in faults(run))
+    first.write_bytes(whole)
+    second.unlink()
+    second.with_suffix(".dsse").unlink()
+    with pytest.raises(ForgettingError, match="newest audit is not the signed head"):
+        verify_receipt(receipts(run)[0], KEYS)
+
+
+def test_an_audit_without_a_signature_is_refused_where_a_key_exists(run):
+    write_audits(run, ["pass"], key=None)
+    with pytest.raises(ForgettingError, match=r"0\.json is not signed"):
+        verify_receipt(receipts(run)[0], KEYS)
+
+
+def test_the_head_may_be_the_one_before_while_a_receipt_is_being_written(run):
+    head = run / "receipts" / HEAD
+    before = hash_chain.head_statement(2, hash_chain.sha256_of(receipts(run)[1]))
+    head.write_bytes(envelope.sign(before, "application/vnd.streamcl.receipt-head+json", KEY).to_bytes())
+    verify_receipt(receipts(run)[2], KEYS)
+    long_before = hash_chain.head_statement(1, hash_chain.sha256_of(receipts(run)[0]))
+    head.write_bytes(envelope.sign(long_before, "application/vnd.streamcl.receipt-head+json", KEY).to_bytes())
+    with pytest.raises(ForgettingError, match="not the signed head"):
+        verify_receipt(receipts(run)[2], KEYS)

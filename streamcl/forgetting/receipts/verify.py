@@ -12,7 +12,14 @@ from typing import Any
 from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.receipts.archive import RECEIPTS, attempts, read_audits, read_receipts, receipt_path
+from streamcl.forgetting.receipts.archive import (
+    AUDITS,
+    RECEIPTS,
+    attempts,
+    read_audits,
+    read_receipts,
+    receipt_path,
+)
 from streamcl.forgetting.receipts.receipt import LOCATIONS, Receipt
 from streamcl.forgetting.receipts.signature import NOT_PROVEN, explain, verify_signature
 from streamcl.forgetting.statistics.block_file import BlockFile
@@ -21,8 +28,8 @@ from streamcl.sinks.jsonl import logged_ids
 from streamcl.storage import hash_chain
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import MANIFEST, CorruptCheckpoint, verify_checkpoint
-from streamcl.storage.envelope import read_envelope
 from streamcl.storage.plain_state import state_hash
+from streamcl.storage.signed_link import verify_head, verify_link
 from streamcl.storage.signing import PublicKeys
 
 ENDED_STATUSES = frozenset({"done", "refused", "failed"})
@@ -148,13 +155,9 @@ def verify_chain(
     of the chain. So none can be removed unnoticed. Raise ForgettingError with what is wrong.
     """
     chain = read_receipts(folder)
-    signed = False
     for path, receipt in chain:
         if path != receipt_path(folder, receipt.request, receipt.attempt):
             raise ForgettingError(f"{path.name} is the receipt of request {receipt.request!r}")
-        before, signed = signed, verify_signature(path, keys).key is not None
-        if before and not signed:
-            raise ForgettingError(f"{path.name} is not signed, although the receipt before it is")
     ended = {entry.id: entry.status for entry in entries if entry.status in ENDED_STATUSES}
     last = {receipt.request: receipt.outcome for _, receipt in chain}
     for request, status in ended.items():
@@ -162,28 +165,32 @@ def verify_chain(
             raise ForgettingError(
                 f"the ledger says that request {request!r} is {status}, and the receipt of that is missing"
             )
-    if signed:
-        _verify_head(folder, chain, keys, finalising=chain[-1][1].request not in ended)
+    _verify_signatures(folder / RECEIPTS, "receipt", keys)
+    _verify_signatures(folder / AUDITS, "audit", keys)
     _no_audit_missing(folder, chain)
     return chain
 
 
-def _verify_head(
-    folder: Path, chain: Sequence[tuple[Path, Receipt]], keys: PublicKeys, *, finalising: bool
-) -> None:
-    """Check that the signed head is the newest receipt, or the one before while that is being written."""
-    path, newest = folder / RECEIPTS / hash_chain.HEAD, chain[-1][1]
-    accepted = [hash_chain.head_statement(len(chain), hash_chain.sha256_of(chain[-1][0]))]
-    if finalising:
-        accepted.append(hash_chain.head_statement(len(chain) - 1, newest.previous))
-    if not path.exists():
-        if finalising:
-            return
-        raise ForgettingError("the signed head of the chain of receipts is missing")
-    envelope = read_envelope(path)
-    envelope.verify(keys, hash_chain.payload_type("receipt-head"))
-    if envelope.payload not in accepted:
-        raise ForgettingError("the newest receipt is not the signed head of the chain: receipts are missing")
+def _verify_signatures(folder: Path, noun: str, keys: PublicKeys) -> None:
+    """Check that no link is unsigned after a signed one, and that the newest is the signed head of the chain.
+
+    The head is written after its link, so between the two it is still the one before, or missing.
+    """
+    chain, signed = hash_chain.read_links(folder, noun), 0
+    for path, _ in chain:
+        is_signed = verify_link(path, noun, keys).key is not None
+        if signed and not is_signed:
+            raise ForgettingError(f"{path.name} is not signed, although the {noun} before it is")
+        signed += is_signed
+    if not signed or (signed == 1 and not (folder / hash_chain.HEAD).exists()):
+        return
+    path, newest = chain[-1]
+    accepted = (
+        hash_chain.head_statement(len(chain), hash_chain.sha256_of(path)),
+        hash_chain.head_statement(len(chain) - 1, newest["previous"]),
+    )
+    if verify_head(folder, noun, keys) not in accepted:
+        raise ForgettingError(f"the newest {noun} is not the signed head of the chain: {noun}s are missing")
 
 
 def _no_audit_missing(folder: Path, chain: Sequence[tuple[Path, Receipt]]) -> None:
