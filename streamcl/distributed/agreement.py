@@ -103,7 +103,7 @@ class ReplicatedCheckpointStore:
         self._store, self._learner, self._group = store, learner, group
 
     def save(self, offset: int, step: int, state: State) -> Any:
-        """Commit, on all ranks at once; return the store's result, None on all ranks but the first."""
+        """Commit, on all ranks at once; return the result of rank 0's store on all."""
         decided = {name: state[name] for name in DECIDED}
         hashes = self._group.all_gather_object((state_hash(state["learner"]), state_hash(decided)))
         if (rank := _first_other([decisions for _, decisions in hashes])) is not None:
@@ -118,9 +118,10 @@ class ReplicatedCheckpointStore:
                 logger.warning("the ranks' learners differ at offset %d; all continue from rank 0's", offset)
             else:
                 self._learner.load_state_dict(first)
-        if self._store is None:
-            return None
-        return self._store.save(offset, step, {**state, "ranks": self._group.world_size})
+        saved = None
+        if self._store is not None:
+            saved = self._store.save(offset, step, {**state, "ranks": self._group.world_size})
+        return self._group.broadcast_object(saved)
 
 
 def _first_other(values: Sequence[Any]) -> int | None:

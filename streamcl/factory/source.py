@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from streamcl.config.options.batch import DEFAULT_WAIT
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from streamcl.factory.live_source import (
+    check_live,
+    checked_live_source,
+    live_shard,
+    live_source_factory,
+    record_policy,
+)
 from streamcl.protocols import Shardable, Sliceable, Source
 from streamcl.registry import bind_arguments
 from streamcl.sources.live_reader import LiveReader
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.rng_state import capture_generators, restore_generators
 from streams.build import named_source
+from streams.distributed.live_sharded import LiveSharded
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, shard_size
 from streams.follow import Follow
-from streams.live.arrival_log import ArrivalLog
 from streams.live.iterable import IterableReader
-from streams.live.source import Cutting, LiveSource
+from streams.live.source import LiveSource
 from streams.offsets import OffsetChecked, Take
 from streams.prefetch import Prefetcher
 from streams.replay.replay import ReplaySource
-from streams.user.records import RecordPolicy
 from streams.user.resume_check import ResumeCheck
 from streams.user.retrying import user_code
 from streams.user.scenario_dataset import scenario_dataset
@@ -40,8 +44,8 @@ STALLED = 300.0
 """Seconds without an event after which a source that says how long it is has failed: a disk that hangs."""
 IDLE = 1.0
 """Seconds without an event after which the loop does what is due by the clock."""
-ARRIVALS = "arrivals.log"
-"""How a live stream was cut into batches since the last checkpoint (see streams.live.arrival_log)."""
+RANK_IDLE = 0.1
+"""The same for ranks that divide a live source: they exchange every event, and wait for one that has none."""
 
 
 def build_source(
@@ -63,41 +67,32 @@ def build_source(
     """
     # Taken in any case, since a limit may be added or removed between two processes of a run.
     limit = sys.maxsize if config.max_samples is None else config.max_samples
-    plain = _plain_source(config, folder)
-    _check_live(config, plain, group)
+    plain = _plain_source(config, folder, group)
+    check_live(config, plain, group)
     if follow:
         _check_growth(config, plain, group)
     if group.world_size == 1:
-        checked = OffsetChecked(_resume_checked(config, plain))
-        return _prefetcher(config, group, Take(Follow(checked) if follow else checked, limit))
+        checked = checked_live_source(_resume_checked(config, plain))
+        return _prefetcher(config, Take(Follow(checked) if follow else checked, limit), IDLE)
+    if isinstance(plain, LiveSource):
+        live = live_shard(config, plain, group, folder)
+        read_ahead = _prefetcher(config, OffsetChecked(live.source), RANK_IDLE)
+        return Take(LiveSharded(read_ahead, live, plain, group, on_stop), limit)
     if (whole := _shardable(config, plain)) is not None:
         shard = whole.shard(group.rank, group.world_size, shard_size(config.batch.size, group))
-        return Take(Sharded(_prefetcher(config, group, OffsetChecked(shard)), plain, group, on_stop), limit)
+        return Take(Sharded(_prefetcher(config, OffsetChecked(shard), None), plain, group, on_stop), limit)
     if isinstance(plain, Sliceable):  # otherwise each rank decodes everything
         plain.read_slice(group.rank, group.world_size)
-    return Take(Replicated(_prefetcher(config, group, OffsetChecked(plain)), group, on_stop), limit)
+    return Take(Replicated(_prefetcher(config, OffsetChecked(plain), None), group, on_stop), limit)
 
 
-def _prefetcher(config: RunConfig, group: ProcessGroup, source: Source) -> Prefetcher:
+def _prefetcher(config: RunConfig, source: Source, idle_after: float | None) -> Prefetcher:
     # A source of the user's own may draw from the process-wide generators; those here have their own.
     rng_state = capture_generators if config.source.class_ else dict
     stall = config.source.policy.stall_timeout
     if stall == "auto":
         stall = None if source.info.length is None else STALLED
-    # Ranks exchange every event, so one that is idle would hold the others up.
-    idle_after = IDLE if group.world_size == 1 else None
     return Prefetcher(source, config.source.prefetch, stall, idle_after=idle_after, capture_rng=rng_state)
-
-
-def _check_live(config: RunConfig, source: Source, group: ProcessGroup) -> None:
-    """Raise ConfigError where an option does not fit a source that is live, or is not."""
-    live = isinstance(source, LiveSource)
-    if live and group.world_size > 1:
-        raise config.refuse("source", "a live source is read by one process; start one without torchrun")
-    if not live and config.batch.predict_at == "arrival":
-        raise config.refuse("batch.predict_at", "only a live source shows records before their batch")
-    if not live and config.overload.name != "wait":
-        raise config.refuse("overload", "only a live source can bring more than is learned; others wait")
 
 
 def _check_growth(config: RunConfig, source: Source, group: ProcessGroup) -> None:
@@ -112,26 +107,6 @@ def _check_growth(config: RunConfig, source: Source, group: ProcessGroup) -> Non
         raise config.refuse("source", "a source that is read once has nothing more after its end")
 
 
-def _live(config: RunConfig, folder: Path | None) -> Callable[[LiveReader], LiveSource]:
-    """Return the function that makes a source of a live reader."""
-    overload = config.overload
-    wait = DEFAULT_WAIT if config.batch.max_wait == "auto" else config.batch.max_wait
-    log = ArrivalLog(folder / ARRIVALS) if folder is not None and config.checkpoint is not None else None
-    return partial(
-        LiveSource,
-        cutting=Cutting(
-            size=config.batch.size,
-            max_wait=wait,
-            previews=config.batch.predict_at == "arrival",
-            overload=None if overload.name == "wait" else overload.above,
-            learn_one_in=overload.learn_one_in if overload.name == "sample" else 0,
-        ),
-        policy=_record_policy(config),
-        columns=config.source.columns,
-        log=log,
-    )
-
-
 def _resume_checked(config: RunConfig, plain: Source) -> Source:
     """Return the source; one of a user's iterable is checked to continue where it stopped."""
     if not isinstance(plain, IterableSource) or config.source.class_ is None or plain.is_indexed:
@@ -139,7 +114,7 @@ def _resume_checked(config: RunConfig, plain: Source) -> Source:
     checkpoint = config.checkpoint
     return ResumeCheck(
         plain,
-        lambda: _plain_source(config, None),
+        lambda: _plain_source(config, None, SINGLE_PROCESS),
         required=checkpoint is not None and checkpoint.delivery == "exactly_once",
         capture_rng=capture_generators,
         restore_rng=restore_generators,
@@ -158,7 +133,7 @@ def _shardable(config: RunConfig, plain: Source) -> Shardable | None:
     return whole if config.distributed.data == "sharded" else None
 
 
-def _plain_source(config: RunConfig, folder: Path | None) -> Source:
+def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -> Source:
     options, scenario = config.source, None
     if config.scenario is not None:
         scenario = config.scenario.name, config.scenario.model_dump(exclude={"name"}, exclude_none=True)
@@ -169,48 +144,51 @@ def _plain_source(config: RunConfig, folder: Path | None) -> Source:
             scenario,
             batch_size=config.batch.size,
             seed=config.seed,
-            policy=_record_policy(config),
-            live=_live(config, folder),
+            policy=record_policy(config),
+            live=live_source_factory(config, folder, group),
         )
     path = str(options.class_)
     make = bind_arguments(path, options.args)
     if scenario is None:
-        return _users_source(config, make, path, folder)
+        return _users_source(config, make, live_source_factory(config, folder, group), group)
     return scenario_dataset(
         make,
         scenario,
         name=path.rpartition(":")[2],
         batch_size=config.batch.size,
         seed=config.seed,
-        policy=_record_policy(config),
+        policy=record_policy(config),
         columns=options.columns,
     )
 
 
-def _users_source(config: RunConfig, make: Callable[[], Any], path: str, folder: Path | None) -> Source:
+def _users_source(
+    config: RunConfig,
+    make: Callable[[], Any],
+    live: Callable[[LiveReader], LiveSource],
+    group: ProcessGroup,
+) -> Source:
     """Return the source of whatever the user's callable makes: a live reader, or an iterable of records."""
-    options, policy, name = config.source, config.source.policy, path.rpartition(":")[2]
+    options, policy = config.source, config.source.policy
+    name = str(options.class_).rpartition(":")[2]
     with user_code(f"{name} could not be made"):
         made = [make()]
     if isinstance(made[0], LiveReader):
-        return _live(config, folder)(made[0])
+        return live(made[0])
     source = IterableSource(
         lambda: made.pop() if made else make(),  # a camera is not opened twice
         name=name,
         batch_size=config.batch.size,
-        policy=_record_policy(config),
+        policy=record_policy(config),
         columns=options.columns,
         deterministic=options.deterministic,
         retries=policy.retries,
         backoff=policy.retry_delay,
     )
     wait = config.batch.max_wait
-    if wait is None or (wait == "auto" and source.replayable):
+    if wait == "auto":  # several ranks read the same batches, so these cannot depend on the clock
+        wait = None if source.replayable or group.world_size > 1 else DEFAULT_WAIT
+    if wait is None:
         return source
     source.read_singly()
-    return _live(config, folder)(IterableReader(source, config.batch.size))
-
-
-def _record_policy(config: RunConfig) -> RecordPolicy:
-    policy = config.source.policy
-    return RecordPolicy(**{each.name: getattr(policy, each.name) for each in fields(RecordPolicy)})
+    return live(IterableReader(source, config.batch.size))

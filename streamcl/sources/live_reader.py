@@ -80,3 +80,17 @@ class LiveReader(Protocol):
 
     def close(self) -> None:
         """Disconnect. `open` may follow."""
+
+
+@runtime_checkable
+class ShardableReader(LiveReader, Protocol):
+    """A live reader whose records are divided among ranks, such as by the partitions of a broker."""
+
+    def shard(self, rank: int, world: int) -> LiveReader:
+        """Return the reader of shard `rank` of `world`, which is opened with positions of all shards.
+
+        A record without an id of its own gets one that no other shard's record has.
+        """
+
+    def merge(self, positions: Sequence[State | None]) -> State | None:
+        """Return the position that the shards with these positions have reached together."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Batch, Event, Idle, RejectedRecord, RemoteSample, StreamInfo
+from streamcl.events import Event, ForgetRequest, Idle, RejectedRecord, RemoteSample, StreamInfo
 from streamcl.protocols import Collective, Fetch, Source, State, fetch_of
 from streams.distributed.messages import ExchangingSource, RankMessage, next_event, to_message
 from streams.offsets import Record, batch_of, records_of
@@ -17,8 +17,8 @@ class Sharded(ExchangingSource):
     """Concatenates the batches of all shards in the order of ranks, and numbers their records anew.
 
     A shard that has ended, or is idle, adds nothing; the stream ends with the last. A request in one shard
-    comes before the batches that the other ranks have read. The state holds the position of every shard, so
-    it can be loaded by the same number of ranks only.
+    comes before the batches that the other ranks have read, and requests come one after the other. The state
+    holds the position of every shard, so it can be loaded by the same number of ranks only.
 
     Args:
         shard: the source that this rank reads.
@@ -64,13 +64,18 @@ class Sharded(ExchangingSource):
             messages = self._gather(replace(message, position=self._source.state_dict()))
             if messages is None or all(each.kind == "end" for each in messages):
                 return
-            kinds = {each.kind for each in messages}
-            kind = next(kind for kind in ("request", "batch", "idle") if kind in kinds)
-            used = message.kind in {kind, "idle"}
-            for rank, each in enumerate(messages):
-                if each.kind == kind:
-                    self._positions[rank] = each.position
-            yield from self._events(kind, messages, own)
+            ranks = self._choose(messages)
+            used = message.kind == "idle" or self._group.rank in ranks
+            for rank in ranks:
+                self._positions[rank] = messages[rank].position
+            yield self._event(ranks, messages, own)
+
+    def _choose(self, messages: Sequence[RankMessage]) -> Sequence[int]:
+        """Return the ranks whose events are next: one with a request, else all that have batches."""
+        requests, batches = (
+            [rank for rank, each in enumerate(messages) if each.kind == kind] for kind in ("request", "batch")
+        )
+        return requests[:1] or batches
 
     def state_dict(self) -> State:
         """Return the next offset and the position of every shard."""
@@ -93,27 +98,23 @@ class Sharded(ExchangingSource):
         """Pass on this rank's part of a position."""
         super().acknowledge(position["shards"][self._group.rank])
 
-    def _events(self, kind: str, messages: Sequence[RankMessage], own: Any) -> Iterator[Event]:
-        if kind == "idle":
-            yield Idle()
-            return
-        if kind == "request":
-            for each in messages:
-                if each.kind == "request":
-                    yield each.content.model_copy(update={"offset": self._offset})
-            return
-        batch = batch_of(self._offset, self._records(messages, own))
+    def _event(self, ranks: Sequence[int], messages: Sequence[RankMessage], own: Any) -> Event:
+        """Return the event that these ranks bring together; an idle moment where there are none."""
+        if not ranks:
+            return Idle()
+        if messages[ranks[0]].kind == "request":
+            request: ForgetRequest = messages[ranks[0]].content
+            return request.model_copy(update={"offset": self._offset})
+        batch = batch_of(self._offset, self._records(ranks, messages, own))
         self._offset = batch.end
-        yield batch
+        return batch
 
-    def _records(self, messages: Sequence[RankMessage], own: Any) -> list[Record]:
-        """Return the records of all ranks with their offsets in the whole stream; own ones keep pixels."""
+    def _records(self, ranks: Sequence[int], messages: Sequence[RankMessage], own: Any) -> list[Record]:
+        """Return the records of these ranks with their offsets in the whole stream; own ones keep pixels."""
         records: list[Record] = []
-        for rank, message in enumerate(messages):
-            if message.kind != "batch":
-                continue
-            is_own = isinstance(own, Batch) and rank == self._group.rank
-            for record in records_of(own) if is_own else message.content:
+        for rank in ranks:
+            is_own = rank == self._group.rank
+            for record in records_of(own) if is_own else messages[rank].content:
                 if isinstance(record, RejectedRecord):
                     records.append(replace(record, offset=self._offset + len(records)))
                 else:

@@ -35,7 +35,7 @@ class ArrivalLog:
     """
 
     def __init__(self, path: Path, *, disk: files.Disk = files.DISK) -> None:
-        self._path, self._disk = path, disk
+        self.path, self._disk = path, disk
         self._handle: io.FileIO | None = None
         self._entries = self._read()
 
@@ -44,7 +44,7 @@ class ArrivalLog:
         entries = [each for each in self._entries if each.number >= number]
         if [each.number for each in entries] != list(range(number, number + len(entries))):
             raise CheckpointError(
-                f"{self._path} lacks batches that were cut after the checkpoint",
+                f"{self.path} lacks batches that were cut after the checkpoint",
                 hint="remove the file to go on from the checkpoint; what comes is then cut into batches anew",
             )
         return entries
@@ -52,8 +52,8 @@ class ArrivalLog:
     def append(self, batch: CutBatch) -> None:
         """Write and sync one entry."""
         if self._handle is None:
-            files.make_folder(self._path.parent, disk=self._disk)
-            self._handle = files.open_append(self._path, disk=self._disk)
+            files.make_folder(self.path.parent, disk=self._disk)
+            self._handle = files.open_append(self.path, disk=self._disk)
         files.write_all(self._handle, _line(batch), disk=self._disk)
         self._disk.fsync(self._handle)
         self._entries.append(batch)
@@ -72,23 +72,23 @@ class ArrivalLog:
 
     def _replace(self, entries: list[CutBatch]) -> None:
         self.close()
-        if self._path.exists():
-            files.atomic_write(self._path, b"".join(_line(each) for each in entries), disk=self._disk)
+        if self.path.exists():
+            files.atomic_write(self.path, b"".join(_line(each) for each in entries), disk=self._disk)
         self._entries = entries
 
     def _read(self) -> list[CutBatch]:
         """Return the entries of the file; a torn end is cut off."""
-        if not self._path.exists():
+        if not self.path.exists():
             return []
         found, size = list[CutBatch](), 0
-        with self._path.open("rb") as log:
+        with self.path.open("rb") as log:
             for line in log:
                 if (batch := _batch(line)) is None:
                     break
                 found.append(batch)
                 size += len(line)
-        if size < self._path.stat().st_size:
-            files.truncate(self._path, size, disk=self._disk)
+        if size < self.path.stat().st_size:
+            files.truncate(self.path, size, disk=self._disk)
         return found
 
 

@@ -108,6 +108,16 @@ class LiveSource:
         """Returns samples by their ids, as far as they still exist at the other end; None where it cannot."""
         return None if self.reader.fetch is None else self._fetch
 
+    @property
+    def log(self) -> ArrivalLog | None:
+        """The log of the batches cut since the last checkpoint."""
+        return self._log
+
+    @property
+    def batches_logged(self) -> int:
+        """How many events after the position were handed out before a crash, and will be again."""
+        return 0 if self._log is None else len(self._log.since(self._events))
+
     def lag(self) -> int | None:
         """Return how many records wait at the other end; None where that is not known."""
         return self.reader.lag()

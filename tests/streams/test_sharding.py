@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from rank_threads import Threads
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch, ForgetRequest, RemoteSample, Sample
@@ -16,37 +15,6 @@ from streams.build import named_source
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, shard_size
 from streams.user.source import IterableSource
-
-
-class Threads:
-    """A process group whose ranks are threads."""
-
-    def __init__(self, world: int) -> None:
-        self.world = world
-        self._barrier = threading.Barrier(world, timeout=10)
-        self._values: list[Any] = [None] * world
-        self.members = [Member(self, rank) for rank in range(world)]
-
-    def exchange(self, rank: int, value: Any) -> list[Any]:
-        self._values[rank] = value
-        self._barrier.wait()
-        values = list(self._values)
-        self._barrier.wait()
-        return values
-
-    def each(self, work: Callable[[Any], Any]) -> list[Any]:
-        """What the work of each rank returned, or raised."""
-        with ThreadPoolExecutor(self.world) as pool:
-            futures = [pool.submit(work, member) for member in self.members]
-            return [future.exception() or future.result() for future in futures]
-
-
-class Member:
-    def __init__(self, group: Threads, rank: int) -> None:
-        self._group, self.rank, self.world_size = group, rank, group.world
-
-    def all_gather_object(self, value: Any) -> list[Any]:
-        return self._group.exchange(self.rank, value)
 
 
 class Records:
@@ -222,12 +190,15 @@ def test_a_request_in_one_part_is_every_ranks_and_comes_first():
         assert [e.offset for e in events] == [0, 5, 5, 9]
 
 
+@pytest.mark.parametrize("requests", [{0: 4}, {0: 2, 1: 2}])
 @pytest.mark.parametrize("stop", range(1, 5))
-def test_parts_continue_from_every_event(stop):
-    made = Part((9, 6), {0: 4})
+def test_parts_continue_from_every_event(stop, requests):
+    made = Part((9, 6), requests)
     whole = Threads(2).each(
         lambda m: [repr(e.id if isinstance(e, ForgetRequest) else described(e)) for e in sharded(m, made)]
     )
+
+    assert [each for each in whole[0] if "of-" in each] == [f"'of-{rank}'" for rank in requests]
 
     def begun(member: Any) -> Any:
         source = sharded(member, made)
