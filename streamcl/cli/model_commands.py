@@ -50,7 +50,7 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool) -> int:
     from streamcl.runs.learner import load_learner
     from streams.user.images import ImageLimits, decode
 
-    learner, _ = load_learner(run)
+    learner, _ = load_learner(run, fitted=True)
 
     samples, unread = [], 0
     for path in images:

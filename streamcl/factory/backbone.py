@@ -41,7 +41,10 @@ def build_compute(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> Co
 
 
 def build_vit(config: RunConfig, compute: Compute) -> Backbone:
-    """Return the frozen backbone that the configuration names; fetch its weights where they are missing."""
+    """Return the frozen backbone that the configuration names; fetch its weights where they are missing.
+
+    Blocks are compiled for the one shape of a run, so not where chunks fit requests.
+    """
     options, weights = config.backbone, config.backbone.weights
     if weights.startswith("fetch:"):
         weights = str(fetched_weights(weights.removeprefix("fetch:")))
@@ -54,7 +57,7 @@ def build_vit(config: RunConfig, compute: Compute) -> Backbone:
         seed=config.seed,
         args=options.args,
     )
-    if options.compile:
+    if options.compile and not compute.fitted:
         logger.info("compiling the blocks of %s", options.name)
         compile_blocks(backbone, compute)
     return backbone

@@ -129,7 +129,7 @@ class AdaptedBranch:
 
     def features(self, tokens: Tensor) -> Tensor:
         """Return float32 [B, F] of tokens [B, N, d], the input of block `first_block`."""
-        return block_features.map_fixed_batches(self._fused, tokens, self.compute.rows)
+        return block_features.map_chunks(self._fused, tokens, self.compute)
 
     def _fused(self, tokens: Tensor) -> Tensor:
         with torch.no_grad(), self.compute.autocast():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -69,29 +70,32 @@ def detector_features(features: Tensor) -> npt.NDArray[np.float32]:
     return features[:, :DETECTOR_WIDTH].float().cpu().numpy()
 
 
-def pad_to_batch(samples: Sequence[Sample], rows: int) -> list[list[Sample]]:
-    """Return the samples in chunks of exactly `rows`, the last filled up with its last sample."""
-    whole = [*samples, *[samples[-1]] * (-len(samples) % rows)]
-    return [whole[start : start + rows] for start in range(0, len(whole), rows)]
+def pad_to_chunks(samples: Sequence[Sample], compute: Compute) -> list[list[Sample]]:
+    """Return the samples in the chunks of `compute`, the last filled up with its last sample."""
+    sizes = compute.chunk_sizes(len(samples))
+    whole = [*samples, *[samples[-1]] * (sum(sizes) - len(samples))]
+    ends = accumulate(sizes)
+    return [whole[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
-def map_fixed_batches(run: Callable[[Tensor], Tensor], tokens: Tensor, rows: int) -> Tensor:
+def map_chunks(run: Callable[[Tensor], Tensor], tokens: Tensor, compute: Compute) -> Tensor:
     """Return [B, ...], the results of `run` in one tensor.
 
     Args:
-        run: called with exactly `rows` rows at a time, the last chunk padded; returns a row for each.
+        run: called with the rows of one chunk of `compute`, the last chunk padded; returns a row for each.
         tokens: [B, N, d].
-        rows: the number of rows of a call.
+        compute: gives the number of rows of each call.
     """
-    whole = torch.cat([tokens, tokens[-1:].expand(-len(tokens) % rows, *tokens.shape[1:])])
-    return torch.cat([run(chunk) for chunk in whole.split(rows)])[: len(tokens)]
+    sizes = compute.chunk_sizes(len(tokens))
+    whole = torch.cat([tokens, tokens[-1:].expand(sum(sizes) - len(tokens), *tokens.shape[1:])])
+    return torch.cat([run(chunk) for chunk in whole.split(sizes)])[: len(tokens)]
 
 
 class FeatureReader(Protocol):
     """Maps samples to the features of a closed-form learner."""
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        """Return float32 [B, F], always the same for the same sample."""
+        """Return float32 [B, F], always the same for the same sample but where chunks fit requests."""
 
 
 @runtime_checkable
@@ -115,12 +119,12 @@ class FrozenReader:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """Return float32 [B, F] of B samples, one or more, whichever come together."""
-        chunks = pad_to_batch(samples, self.compute.rows)
+        chunks = pad_to_chunks(samples, self.compute)
         return torch.cat([self._read(chunk, 0)[0] for chunk in chunks])[: len(samples)]
 
     def read(self, samples: Sequence[Sample], cut: int) -> tuple[Tensor, list[Tensor]]:
         """Return the features [B, F] and, for each view, the input tokens [B, N, d] of block `cut`."""
-        parts = [self._read(chunk, cut) for chunk in pad_to_batch(samples, self.compute.rows)]
+        parts = [self._read(chunk, cut) for chunk in pad_to_chunks(samples, self.compute)]
         views = zip(*(tokens for _, tokens in parts), strict=True)
         features = torch.cat([part for part, _ in parts])[: len(samples)]
         return features, [torch.cat(view)[: len(samples)] for view in views]

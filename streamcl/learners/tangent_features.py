@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from streamcl.learners.adapted_branch import AdaptedBranch
-from streamcl.learners.block_features import map_fixed_batches
+from streamcl.learners.block_features import map_chunks
 from streamcl.nn.lora import LoRALinear
 
 
@@ -57,7 +57,7 @@ class TangentReader:
         Args:
             tokens: [B, N, d], the input of the branch's first block.
         """
-        return map_fixed_batches(self._rows, tokens, self.branch.compute.rows)
+        return map_chunks(self._rows, tokens, self.branch.compute)
 
     def _rows(self, tokens: Tensor) -> Tensor:
         backbone, adapters = self.branch.backbone, self.branch.adapters

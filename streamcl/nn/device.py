@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -27,11 +27,31 @@ class Compute:
     rows: images that go through a frozen model at a time. Products of other shapes take other kernels, which
         round differently: in bf16 on a processor with AMX, 8 images gave features 3e-3 relative from those of
         the same images among 64. So every product of a run has this one shape, whatever the batch.
+    fitted: whether fewer images than `rows` go through in the least power of two that holds them. Only for a
+        learner that answers requests: its features may differ in their last bits from those of the run.
     """
 
     device: torch.device
     precision: Precision
     rows: int = MAX_CHUNK_ROWS
+    fitted: bool = False
+
+    def chunk_sizes(self, count: int) -> list[int]:
+        """Return the numbers of images in which `count` of them, one or more, go through a model.
+
+        >>> run = Compute(torch.device("cpu"), "32-true", rows=16)
+        >>> run.chunk_sizes(3), run.chunk_sizes(20)
+        ([16], [16, 16])
+        >>> run.for_requests().chunk_sizes(3), run.for_requests().chunk_sizes(69)
+        ([4], [64, 8])
+        """
+        whole, rest = divmod(count, self.rows)
+        last = 1 << (rest - 1).bit_length() if self.fitted else self.rows
+        return [self.rows] * whole + ([min(last, self.rows)] if rest else [])
+
+    def for_requests(self) -> Compute:
+        """Return the same device and precision, with chunks that fit a request."""
+        return replace(self, rows=MAX_CHUNK_ROWS, fitted=True)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the backbone and the adapters run."""

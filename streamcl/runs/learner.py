@@ -14,14 +14,25 @@ from streamcl.protocols import Learner
 from streamcl.runs.directory import checkpoints, config_of
 
 
-def load_learner(folder: str | Path, *, vit: BackboneFactory = build_vit) -> tuple[Learner, RunConfig]:
+def load_learner(
+    folder: str | Path, *, vit: BackboneFactory = build_vit, fitted: bool = False
+) -> tuple[Learner, RunConfig]:
     """Return a run's learner as its newest good checkpoint holds it, to predict or export, and its options.
 
-    vit: makes the backbone, or lends one. Raise CheckpointError where there is no checkpoint.
+    Args:
+        folder: the run's directory.
+        vit: makes the backbone, or lends one.
+        fitted: answer a request at the cost of its own images, not of a whole batch. Features may then differ
+            in their last bits from those of the run, so such a learner is not to learn, erase or be audited.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
     """
     folder = Path(folder)
     config = config_of(folder)
     compute = build_compute(config)
+    if fitted:
+        compute = compute.for_requests()
     backbone = vit(config, compute)
     learner = build_learner(config, backbone, compute)
     found = checkpoints(config, folder, backbone=backbone.fingerprint).latest()

@@ -1,0 +1,75 @@
+"""Measures a prediction of one image: padded to the run's batch, as learning needs it, and read alone.
+
+python benchmarks/one_image.py [--samples 512] [--repeats 15]
+
+The demo's digits pass once (98 px, ViT-S by pip, batches of 64, learner ridge_lora), then the learner of the
+checkpoint predicts one image in both ways, taking turns. Milliseconds, median (quartiles), and the median
+ratio of a turn, by the wall clock and of processor time, which other programs disturb less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from statistics import median, quantiles
+
+from machine import machine
+
+from streamcl.events import Sample
+from streamcl.factory.backbone import SharedBackbones, build_compute
+from streamcl.protocols import Learner
+from streamcl.runs.learner import load_learner
+from streamcl.runs.open import open_run
+
+VIT = {"name": "vit_small_patch14_dinov2", "weights": "fetch:vit-s-focus", "image_size": 98, "depth": 11}
+
+
+def main() -> None:
+    """Run the stream, predict in turns, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    shared = SharedBackbones()
+    with tempfile.TemporaryDirectory() as folder:
+        config = {"source": "demo_digits", "backbone": VIT, "batch": 64, "max_samples": arguments.samples}
+        with open_run({**config, "run_dir": folder}, vit=shared.backbone) as run:
+            for _ in run:
+                pass
+            sample = Sample("one", next(iter(run.source.info.holdout)).samples[0].image)
+        contestants = {
+            name: load_learner(folder, vit=shared.backbone, fitted=fitted)
+            for name, fitted in (("padded", False), ("alone", True))
+        }
+        print(json.dumps(machine(build_compute(contestants["alone"][1]))))
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    for turn in range(arguments.repeats + 1):
+        for name, (learner, _) in contestants.items():
+            taken = _milliseconds(learner, sample)
+            if turn:  # the first one solves for the weights
+                times[name].append(taken)
+    print("| | wall clock | processor time |\n|---|---|---|")
+    for name, values in times.items():
+        print(f"| {name} | {' | '.join(map(_spread, zip(*values, strict=True)))} |")
+    pairs = zip(times["padded"], times["alone"], strict=True)
+    ratios = zip(*[(a / c, b / d) for (a, b), (c, d) in pairs], strict=True)
+    print(f"| ratio | {' | '.join(f'{median(each):.1f}' for each in ratios)} |")
+
+
+def _spread(values: Sequence[float]) -> str:
+    low, _, high = quantiles(values, n=4)
+    return f"{median(values):.1f} ({low:.1f} - {high:.1f})"
+
+
+def _milliseconds(learner: Learner, sample: Sample) -> tuple[float, float]:
+    """Return wall clock and processor time of one prediction."""
+    began, used = time.perf_counter(), time.process_time()
+    learner.predict([sample])
+    return 1000 * (time.perf_counter() - began), 1000 * (time.process_time() - used)
+
+
+if __name__ == "__main__":
+    main()
