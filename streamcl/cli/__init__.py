@@ -1,5 +1,5 @@
 """The command line: streamcl run, validate, schema, fetch, list, status, report, predict, export, doctor,
-forget, retry, verify, key, audit, bench."""
+forget, retry, verify, key, timestamp, audit, bench."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamcl.cli.audit import audit
 from streamcl.cli.bench import bench
 from streamcl.cli.forget import forget, retry_request, verify
 from streamcl.cli.inspect_commands import doctor, list_names, report, schema, status, validate
-from streamcl.cli.key import key
+from streamcl.cli.key import key, timestamp
 from streamcl.cli.messages import silence_messages
 from streamcl.cli.model_commands import export, fetch, predict
 from streamcl.cli.run import run
@@ -37,7 +37,7 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` reads it
 
 COMMANDS = (
     *(run, validate, schema, fetch, list_names, status, report, predict, export, doctor),
-    *(forget, retry_request, verify, key, audit, bench),
+    *(forget, retry_request, verify, key, timestamp, audit, bench),
 )
 for command in COMMANDS:
     cli.add_command(command)

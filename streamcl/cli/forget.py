@@ -137,13 +137,20 @@ def retry_request(run: Path, request: str, execute: bool, wait: float | None) ->
     metavar="FILE",
     help="Public keys of the operator, as `streamcl key show` prints them; your own by default.",
 )
+@click.option(
+    "--roots",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="PEM",
+    help="Certificates of authorities that you trust: the receipts' time stamps are verified with them.",
+)
 @click.option("--show", is_flag=True, help="Print each receipt's content as well.")
-def verify(receipts: tuple[Path, ...], keys: Path | None, show: bool) -> None:
+def verify(receipts: tuple[Path, ...], keys: Path | None, roots: Path | None, show: bool) -> None:
     """Check RECEIPTS: who signed them, not a byte changed, and within a run its chain and what it keeps.
 
     A receipt (ID.dsse) can be verified anywhere with the public keys of its operator, and without the run.
     """
     from streamcl.forgetting.receipts.signature import verify_signature
+    from streamcl.forgetting.receipts.timestamp import verify_stamp
     from streamcl.forgetting.receipts.verify import ReceiptVerifier
     from streamcl.storage.key_folder import default_key_folder
     from streamcl.storage.signing import PublicKeys
@@ -153,6 +160,8 @@ def verify(receipts: tuple[Path, ...], keys: Path | None, show: bool) -> None:
     for path in receipts:
         for line in verifier.verify(path):
             say(f"{path.name}: {line}")
+        if roots is not None:
+            say(f"{path.name}: {verify_stamp(path, roots)}")
         if show:
             content = verify_signature(path, known).receipt.to_json()
             say(json.dumps(content, indent=2))

@@ -1,10 +1,13 @@
-"""streamcl key init, show and rotate: the key that signs receipts, outside every run directory."""
+"""streamcl key init, show and rotate: the key that signs receipts; and timestamp, by another's clock."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import click
+
+from streamcl.cli.terminal import say
 
 HOLDER = click.option("--name", metavar="TEXT", help="Who holds the key, for those who verify with it.")
 
@@ -21,8 +24,8 @@ def init_key(name: str | None) -> None:
     from streamcl.storage.key_folder import default_key_folder
 
     folder = default_key_folder()
-    click.echo(folder.create(name=name).public.key_id)
-    click.echo(f"streamcl: give {folder.public_path} to those who verify receipts", err=True)
+    say(folder.create(name=name).public.key_id)
+    say(f"streamcl: give {folder.public_path} to those who verify receipts", err=True)
 
 
 @key.command("show")
@@ -32,12 +35,12 @@ def show_keys() -> None:
 
     folder = default_key_folder()
     keys, current = folder.public_keys(), folder.signing_key()
-    click.echo(keys.to_bytes().decode(), nl=False)
+    say(keys.to_bytes().decode().rstrip())
     for each in keys.values():
         state = "signs" if current is not None and each.key_id == current.public.key_id else "retired"
-        click.echo(f"streamcl: {each.key_id} {state}, made {_date(each.valid_from)}", err=True)
+        say(f"streamcl: {each.key_id} {state}, made {_date(each.valid_from)}", err=True)
     if current is None:
-        click.echo(f"streamcl: no key in {folder.folder}, so receipts are not signed", err=True)
+        say(f"streamcl: no key in {folder.folder}, so receipts are not signed", err=True)
 
 
 @key.command("rotate")
@@ -47,8 +50,24 @@ def rotate_key(name: str | None) -> None:
     from streamcl.storage.key_folder import default_key_folder
 
     folder = default_key_folder()
-    click.echo(folder.rotate(name=name).public.key_id)
-    click.echo(f"streamcl: give {folder.public_path} anew to those who verify receipts", err=True)
+    say(folder.rotate(name=name).public.key_id)
+    say(f"streamcl: give {folder.public_path} anew to those who verify receipts", err=True)
+
+
+@click.command()
+@click.argument(
+    "receipts", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("--authority", required=True, metavar="URL", help="An authority of time stamps (RFC 3161).")
+def timestamp(receipts: tuple[Path, ...], authority: str) -> None:
+    """Let an authority state that signed RECEIPTS exist now; only their hashes are sent.
+
+    The answer is ID.tsr beside the receipt; `streamcl verify --roots` verifies it without the network.
+    """
+    from streamcl.forgetting.receipts.timestamp import request_stamp
+
+    for path in receipts:
+        say(str(request_stamp(path, authority)))
 
 
 def _date(moment: float | None) -> str:
