@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from streamcl.cli.inspect_commands import RUN
 from streamcl.cli.messages import show_messages
+from streamcl.cli.run_folder import RUN
 from streamcl.cli.terminal import say
 
 FAILED = 6

@@ -12,22 +12,26 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
-from streamcl.cli.inspect_commands import RUN
 from streamcl.cli.messages import show_messages
+from streamcl.cli.run_folder import RUN
 from streamcl.cli.terminal import say
 from streamcl.errors import ConfigError, ForgettingError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from streamcl.forgetting.ledger import Ledger
+    from streamcl.events import ForgetRequest
+    from streamcl.forgetting.ledger import Ledger, LedgerEntry
 
 EXECUTE = click.option(
-    "--execute", is_flag=True, help="Carry it out at once, in a run that no process works on."
+    "--execute", is_flag=True, help="Carry it out now; where a process works on the run, wait for it."
 )
 WAIT = click.option(
     "--wait", type=click.FloatRange(0), metavar="SECONDS", help="Wait for a running process to do it."
 )
+PENDING = {"received", "started"}
+NOT_YET = 8
+"""The exit code where a request was waited for and has not been carried out yet."""
 NO_OPTIONS = {"offset", "id", "samples"}  # fields that only a stream, a configuration or Python gives
 
 
@@ -97,20 +101,25 @@ class RequestCommand(click.Command):
 
 @click.command(cls=RequestCommand)
 @click.argument("run", type=RUN)
+@click.option("--unseen", is_flag=True, help="Submit it even where nothing that has passed fits it.")
 @EXECUTE
 @WAIT
-def forget(run: Path, execute: bool, wait: float | None, **fields: Any) -> None:
+def forget(run: Path, execute: bool, unseen: bool, wait: float | None, **fields: Any) -> int:
     """Ask RUN to forget; the request is durable before its id is printed.
 
     A running process carries it out before its next batch, a stopped run when it goes on, or --execute.
+    Exit code 8 where --wait ended before it was carried out.
     """
     from streamcl.events import ForgetRequest
     from streamcl.forgetting.requests import submit
 
     given = {name: value for name, value in fields.items() if value not in (None, False)}
+    request = ForgetRequest(**given)
     with _ledger(run) as ledger:
-        entry = submit(ledger, ForgetRequest(**given))
-    _follow(run, entry.id, execute=execute, wait=wait)
+        if not unseen:
+            _refuse_unmatched(run, ledger, request)
+        entry = submit(ledger, request)
+    return _follow(run, entry.id, execute=execute, wait=wait)
 
 
 @click.command("retry")
@@ -118,13 +127,13 @@ def forget(run: Path, execute: bool, wait: float | None, **fields: Any) -> None:
 @click.argument("request", metavar="ID")
 @EXECUTE
 @WAIT
-def retry_request(run: Path, request: str, execute: bool, wait: float | None) -> None:
+def retry_request(run: Path, request: str, execute: bool, wait: float | None) -> int:
     """Ask RUN again for a request that has failed, by its id or its key."""
     from streamcl.forgetting.requests import retry
 
     with _ledger(run) as ledger:
         entry = retry(ledger, request)
-    _follow(run, entry.id, execute=execute, wait=wait)
+    return _follow(run, entry.id, execute=execute, wait=wait)
 
 
 @click.command()
@@ -177,35 +186,73 @@ def _ledger(run: Path) -> Ledger:
     return Ledger(run / LEDGER)
 
 
-def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> None:
-    """Print the id of the request, then its outcome where it is executed here or waited for."""
+def _refuse_unmatched(run: Path, ledger: Ledger, request: ForgetRequest) -> None:
+    """Raise ForgettingError where nothing that has passed fits, but not while a process adds to it."""
+    from streamcl.forgetting.requests import is_known, refuse_unmatched
+    from streamcl.storage.lock import holder_of
+
+    if holder_of(run) is None and not is_known(ledger, request):
+        refuse_unmatched(run, request)
+
+
+def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> int:
+    """Print the id of the request, then its outcome where it is executed here or waited for.
+
+    Return the exit code: 0, or that of a wait that was too short. Raise ForgettingError where the request
+    was refused or has failed.
+    """
     say(request)
     if execute:
-        from streamcl.runs.open import execute_pending
+        entry = _execute(run, request, wait)
+    elif wait is not None:
+        entry = _wait(run, request, wait)
+    else:
+        return 0
+    if entry.status in PENDING:
+        say(f"{entry.status}, not carried out yet")
+        return NOT_YET
+    _report(run, entry)
+    return 0
 
-        with show_messages():
-            execute_pending(run)
-    if execute or wait is not None:
-        _report(run, request, wait or 0.0)
+
+def _execute(run: Path, request: str, seconds: float | None) -> LedgerEntry:
+    """Carry the request out; where a process works on the run, wait until it has done so, or has ended."""
+    from streamcl.runs.open import execute_pending
+    from streamcl.storage.lock import holder_of
+
+    if (holder := holder_of(run)) is not None:
+        say(f"waiting for {holder}, which carries it out before its next batch", err=True)
+        entry = _wait(run, request, seconds, or_until=lambda: holder_of(run) is None)
+        if entry.status not in PENDING or holder_of(run) is not None:
+            return entry
+    with show_messages():
+        execute_pending(run)
+    return _wait(run, request, 0.0)
 
 
-def _report(run: Path, request: str, wait: float) -> None:
-    """Say what came of the request. Raises ForgettingError where it was refused or has failed."""
+def _wait(
+    run: Path, request: str, seconds: float | None, or_until: Callable[[], bool] = lambda: False
+) -> LedgerEntry:
+    """Return the request's entry once it is over, the time has passed (None: never) or a condition holds."""
     from streamcl.forgetting.ledger import LEDGER, Ledger
+
+    end = None if seconds is None else time.monotonic() + seconds
+    with Ledger(run / LEDGER) as ledger:
+        while (entry := ledger.entry(request)).status in PENDING and not or_until():
+            if end is not None and time.monotonic() >= end:
+                break
+            time.sleep(0.1)
+    return entry
+
+
+def _report(run: Path, entry: LedgerEntry) -> None:
+    """Say what came of a request that is over. Raise ForgettingError, in one sentence, where not done."""
     from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt
 
-    until = time.monotonic() + wait
-    with Ledger(run / LEDGER) as ledger:
-        while (entry := ledger.entry(request)).status in {
-            "received",
-            "started",
-        } and time.monotonic() < until:
-            time.sleep(0.1)
-    if entry.status in {"received", "started"}:
-        say(f"{entry.status}, not carried out yet")
-        return
-    path = newest_receipt(run, request)
+    path = newest_receipt(run, entry.id)
     receipt = read_receipt(path)
     if entry.status != "done":
-        raise ForgettingError(f"{entry.status}: {receipt.reason}")
+        sentence, _, reasons = (receipt.reason or "").partition(": ")
+        hint = f"{path} gives the reason of each method" if ";" in reasons else None
+        raise ForgettingError(f"{entry.status}: {sentence if hint else receipt.reason}", hint=hint)
     say(f"done: {receipt.guarantee}, by {receipt.method}; {path}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import click
 
+from streamcl.cli.run_folder import RUN
 from streamcl.cli.terminal import say
 from streamcl.errors import CheckpointError, ConfigError
 
-RUN = click.Path(exists=True, file_okay=False, path_type=Path)
 OVERRIDES = click.option(
     "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one value; may be repeated."
 )
@@ -63,9 +64,17 @@ def list_names(what: str, pattern: str) -> None:
 @click.argument("run", type=RUN)
 def status(run: Path) -> None:
     """Show how far RUN has come, and its figures."""
-    from streamcl.report.overview import summary_of, text_summary
+    from streamcl.report.overview import complete_summary, text_summary
+    from streamcl.report.reading import read_run
+    from streamcl.storage.lock import holder_of
 
-    say(text_summary(summary_of(run)))
+    log = read_run(run)
+    say(text_summary(complete_summary(log)))
+    if (holder := holder_of(run)) is not None:
+        say(f"In progress: {holder} works on it.")
+    elif not log.finished:
+        say(f"Interrupted at offset {log.end}. This command continues it:")
+        say(f"  streamcl run {shlex.quote(f'{run}/config.yaml')} --set {shlex.quote(f'run_dir={run}')}")
 
 
 @click.command()

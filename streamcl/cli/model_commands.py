@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from streamcl.cli.inspect_commands import RUN
+from streamcl.cli.run_folder import RUN
 from streamcl.cli.terminal import one_line, printable, say
 from streamcl.errors import BadRecord, ConfigError
 

@@ -141,6 +141,11 @@ class Lineage:
         )
         return [_row(row) for row in rows[:limit]]
 
+    def classes(self) -> tuple[str, ...]:
+        """Return the classes of the samples that have passed, the most frequent first."""
+        found = "SELECT label FROM samples WHERE label IS NOT NULL GROUP BY label ORDER BY COUNT(*) DESC"
+        return tuple(name for (name,) in self._file.query(found))
+
     def digest(self, kind: str, value: str) -> bytes:
         """A hash under this file's key."""
         return self._file.digest(kind, value)

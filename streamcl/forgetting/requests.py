@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from streamcl.errors import ForgettingError
+from contextlib import closing
+from pathlib import Path
+
+from streamcl.errors import ForgettingError, nearest
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
+from streamcl.forgetting.lineage import LINEAGE, Lineage
 
 
 def submit(ledger: Ledger, request: ForgetRequest) -> LedgerEntry:
@@ -28,6 +32,37 @@ def submit_from_stream(ledger: Ledger, request: ForgetRequest) -> LedgerEntry:
     content = request.key or request.model_dump_json(exclude={"id"})
     request = _named_by(ledger, request, "key" if request.key else "request", content)
     return ledger.submit(request.model_dump(mode="json"))
+
+
+def is_known(ledger: Ledger, request: ForgetRequest) -> bool:
+    """Return whether a request with the same key is in the ledger already."""
+    if request.key is None:
+        return False
+    try:
+        ledger.find(request.key)
+    except ForgettingError:
+        return False
+    return True
+
+
+def refuse_unmatched(folder: Path, request: ForgetRequest) -> None:
+    """Raise ForgettingError where nothing that has passed in the run in `folder` fits the request.
+
+    A slip in a name would otherwise be carried out: nothing is erased, and records to come are dropped.
+    """
+    if not (folder / LINEAGE).exists() or request.samples:
+        return
+    with closing(Lineage(folder / LINEAGE)) as lineage:
+        with closing(lineage.select(request)) as selection:
+            if selection.passed:
+                return
+        classes = lineage.classes() if request.kind == "class" else ()
+    what = {"class": f"of the class {request.label!r:.80}", "subject": "of this subject"}.get(request.kind)
+    meant = f"{nearest(str(request.label), classes, 'known classes')} " if classes else ""
+    raise ForgettingError(
+        f"no sample {what or 'that fits the request'} has passed, or all were erased",
+        hint=f"{meant}--unseen submits it for records to come",
+    )
 
 
 def retry(ledger: Ledger, name: str) -> LedgerEntry:

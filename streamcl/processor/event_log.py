@@ -86,6 +86,7 @@ class Quarantine(Counters):
 
     def __init__(self, log: EventLog, limit: int | None) -> None:
         self.quarantined = self.dropped = 0
+        self._last = ""  # the reason of the last rejected record in this process
         self._log, self._limit = log, limit
 
     def take(self, batch: Batch) -> None:
@@ -95,10 +96,23 @@ class Quarantine(Counters):
         self.dropped += len(batch.rejected) - len(named)
         for each in named:
             self._log.write("quarantine", asdict(each))
+            self._last = f": {each.reason}"
         if self._limit is not None and self.quarantined > self._limit:
-            last = f": {named[-1].reason}" if named else ""
             raise SourceError(
                 f"{self.quarantined} records were set aside up to offset {batch.end}, "
-                f"{self._limit} are allowed; the last{last}",
+                f"{self._limit} are allowed; the last{self._last}",
                 hint="quarantine.jsonl names them; source.policy.max_quarantined sets the limit",
+            )
+
+    def refuse_unused(self, name: str, offset: int) -> None:
+        """Raise SourceError where a stream, called `name`, has ended at `offset` without a usable record.
+
+        A wrong path must not leave a run that looks finished.
+        """
+        if offset == 0:
+            raise SourceError(f"{name} has no records", hint="does its path name the right place?")
+        if self.quarantined == offset:
+            raise SourceError(
+                f"{name}: none of its {offset} records could be used; the last{self._last}",
+                hint="quarantine.jsonl gives the reason of each",
             )

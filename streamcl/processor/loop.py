@@ -276,6 +276,7 @@ class StreamProcessor:
         self._flushed_at = self._clock()
 
     def _finish(self) -> None:
+        self.quarantine.refuse_unused(self.source.info.name, self.progress.offset)
         self.shift_handler.retest()
         self.forget()
         self._evaluation.finish(self.progress.offset)

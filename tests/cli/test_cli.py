@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pytest
 from pictures import TINY_VIT, picture
 from PIL import Image
 
+from streamcl.config.load import load_config
 from streamcl.events import Sample
 from streamcl.runs.learner import load_learner
+from streamcl.runs.open import open_run
 
 LABELS = ["ant", "bee", "cat", "dog"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
@@ -120,6 +123,47 @@ def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder)
     assert "merged.safetensors" in streamcl("export", finished, "--out", "out", folder=folder).out
     assert (folder / "out" / "adapter_config.json").exists()
     streamcl("doctor", finished, folder=folder)
+
+
+@pytest.mark.parametrize("command", ["status", "report", "predict", "export", "doctor", "audit"])
+def test_a_folder_that_holds_no_run_is_refused_and_nothing_is_written(finished, folder, command):
+    (folder / "plain").mkdir(exist_ok=True)
+    more = ["pictures.npz"] if command == "predict" else []
+    done = streamcl(command, "plain", *more, folder=folder, check=2)
+    assert "plain holds no run" in done.err
+    assert list((folder / "plain").iterdir()) == []
+    assert "name one of its runs: runs/" in streamcl(command, "runs", *more, folder=folder, check=2).err
+
+
+def test_a_run_that_was_interrupted_says_how_to_continue_it(finished, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    run = folder / "runs" / "cut off"
+    opened = open_run(load_config(folder / "stream.yaml").model_copy(update={"run_dir": str(run)}))
+    with opened:
+        for prediction in opened:
+            if prediction.offset == 40:
+                assert "In progress: process" in streamcl("status", run, folder=folder).out
+                opened.stop()
+    out = streamcl("status", run, folder=folder).out
+    assert "Interrupted at offset 48. This command continues it:" in out
+    streamcl(*shlex.split(out.splitlines()[-1])[1:], folder=folder)
+    assert "Interrupted" not in streamcl("status", run, folder=folder).out
+    assert without_clock(run) == without_clock(finished)
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ("return []", "has no records"),
+        ("yield from [('absent.png', 'a')] * 3", "none of its 3 records could be used; the last: file"),
+    ],
+)
+def test_a_stream_without_a_usable_record_is_exit_3_and_leaves_no_finished_run(folder, records, said):
+    (folder / "nothing.py").write_text(f"def stream():\n    {records}\n")
+    write_config(folder, "nothing.yaml", source={"class": "nothing:stream"}, scenario=None)
+    assert said in streamcl("run", "nothing.yaml", "--fresh", folder=folder, check=3).err
+    assert not (folder / "runs/nothing/summary.json").exists()
+    assert "Interrupted at offset" in streamcl("status", "runs/nothing", folder=folder).out
 
 
 @pytest.mark.faults

@@ -173,7 +173,7 @@ def test_a_guarantee_that_a_source_cannot_carry_is_refused_before_anything_runs(
     demanded = {"every_samples": 16, "delivery": "exactly_once"}
     run, done = go(tmp_path, {"of": "once"}, 2, checkpoint=demanded)
     assert "stream.yaml:1:" in done.err
-    assert "checkpoint.delivery: once cannot be replayed" in done.err
+    assert "checkpoint.delivery: once delivers at most once" in done.err
     assert not [path.name for path in run.glob("*") if path.name not in {"lock", ".lock"}]
 
 

@@ -1,13 +1,22 @@
 """Forgetting in real runs, by the command line and from Python, with the learners that are shipped."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
+from click.testing import CliRunner
 from forgetting_fakes import holds
 from PIL import Image
 from tiny_runs import call, configuration
 
+from streamcl.cli import cli
 from streamcl.errors import ForgettingError
+from streamcl.events import ForgetRequest
+from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.receipts.archive import read_receipt
+from streamcl.forgetting.requests import refuse_unmatched
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 
@@ -20,6 +29,11 @@ def seen(folder):
         if "id" in record:
             found.setdefault(record["label"], []).append(record["id"])
     return found
+
+
+def entries(run):
+    with Ledger(run / LEDGER) as ledger:
+        return ledger.entries()
 
 
 @pytest.fixture
@@ -88,7 +102,7 @@ def test_the_result_is_that_of_the_run_without_the_samples(tmp_path):
 def test_what_cannot_be_is_refused_with_the_reason(stopped):
     code, text = call("forget", stopped / "run", "--class", "cta", "--execute")
     assert code == 6
-    assert "no class of that name" in text
+    assert "no sample of the class 'cta' has passed" in text
     assert call("forget", stopped / "run")[0] == 6
     assert call("forget", stopped / "run", "--offsets", "a:b")[0] == 6
     assert call("forget", stopped / "run", "--class", "4", "--deadline", "soon")[0] == 6
@@ -182,3 +196,46 @@ def test_after_every_sample_is_erased_no_class_is_predicted(tmp_path, learner):
         assert [(each.predicted, each.confidence) for each in later[:16]] == [(None, 0.0)] * 16
         assert {each.predicted for each in later[16:]} <= {each.label for each in later[:16]} | {None}
         assert any(each.predicted for each in later[16:])
+
+
+def test_an_unknown_name_is_answered_at_once(stopped):
+    code, text = call("forget", stopped / "run", "--class", "44")
+    assert (code, text) == (6, "no sample of the class '44' has passed, or all were erased")
+    with pytest.raises(ForgettingError) as caught:
+        refuse_unmatched(stopped / "run", ForgetRequest(label="44"))
+    assert caught.value.hint == "did you mean '4'? --unseen submits it for records to come"
+    assert call("forget", stopped / "run", "--subject", "nobody")[0] == 6
+    assert call("forget", stopped / "run", "--offsets", "9000:9001")[0] == 6
+    assert entries(stopped / "run") == []
+    code, text = call("forget", stopped / "run", "--subject", "nobody", "--unseen", "--key", "k")
+    assert code == 0, text
+    assert call("forget", stopped / "run", "--subject", "nobody", "--key", "k") == (0, text)
+
+
+def test_a_wait_that_was_too_short_has_a_code_of_its_own(stopped):
+    command = ["forget", str(stopped / "run"), "--class", "4", "--wait", "0.1"]
+    result = CliRunner().invoke(cli, command, standalone_mode=False)
+    assert (result.return_value, result.output.splitlines()[1]) == (8, "received, not carried out yet")
+
+
+def test_a_refusal_is_one_sentence_and_the_receipt_has_the_reasons(tmp_path):
+    with open_run(configuration(tmp_path, learner="online_lora", max_samples=32)) as run:
+        list(run)
+    code, text = call("forget", tmp_path / "run", "--class", "4", "--guarantee", "exact", "--execute")
+    assert (code, text) == (6, "refused: no method can erase this with the guarantee exact")
+    receipt = read_receipt(next((tmp_path / "run" / "receipts").glob("*.json")))
+    assert "closed_form: " in receipt.reason
+
+
+def test_executing_beside_a_running_process_waits_for_it(tmp_path):
+    command = [sys.executable, "-m", "streamcl", "forget", tmp_path / "run", "--class", "4", "--execute"]
+    with (tmp_path / "err").open("w") as err, open_run(configuration(tmp_path)) as run:
+        for prediction in run:
+            if prediction.offset == 79:
+                asked = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True)
+                while "waiting for process" not in (tmp_path / "err").read_text():
+                    assert asked.poll() is None
+                    time.sleep(0.05)
+    out, _ = asked.communicate(timeout=120)
+    assert asked.returncode == 0
+    assert "done: " in out

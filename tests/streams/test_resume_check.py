@@ -208,5 +208,5 @@ def test_a_run_demands_it_where_each_record_is_to_be_learned_once(tmp_path, monk
     from streamcl.runs.open import open_run
 
     buffered = configuration(tmp_path, source={"class": "mysource:buffered"}, **once)
-    with pytest.raises(ConfigError, match="cannot be replayed"):
+    with pytest.raises(ConfigError, match="delivers at most once"):
         open_run(buffered)
