@@ -152,6 +152,8 @@ def _resume(run: Run, *, strict: bool) -> None:
             "the source cannot be replayed: if this run is interrupted, it cannot be continued "
             "(checkpoint.delivery: exactly_once would refuse it)"
         )
+    if run.source.info.length is None:
+        logger.info("%s delivers records %s", run.source.info.name, run.source.guarantee)
     if found is None:
         if run.config.checkpoint is None and (run.folder / LOG).exists():
             raise ConfigError(

@@ -77,7 +77,9 @@ def test_the_story_of_a_camera(camera):
     again = start("run", "camera.yaml", "--quiet", folder=camera)
     until(lambda: len(predicted(camera)) == 41, process=again)
     again.send(signal.SIGTERM)
-    assert again.wait().code == 143
+    stopped = again.wait()
+    assert stopped.code == 143
+    assert "pictures delivers records exactly once" in stopped.err
     put(camera, "blue/new.png", at=3000)  # the next day
     third = start("run", "camera.yaml", "--quiet", folder=camera)
     until(lambda: len(predicted(camera)) == 42, process=third)
