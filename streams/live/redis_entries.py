@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from streamcl.errors import BadRecord
 from streams.live.envelope import record_of_fields
 from streams.live.redis_connection import RedisConnection
-from streams.live.stream_position import BEGINNING, as_text, is_entry_id, next_id, order
+from streams.live.stream_position import BEGINNING, as_text, is_entry_id, next_id
 from streams.user.labels import to_text
 
 ENTRIES_AT_ONCE = 64  # entries, over all keys, so that few are in memory
@@ -31,9 +31,9 @@ def entries_of(client: Any, places: Iterable[Sequence[str]]) -> list[EntryFields
     return [found[0][1] if found else None for found in pipe.execute()]
 
 
-def _entries_between(client: Any, key: str, start: str, end: str) -> list[tuple[bytes, EntryFields]]:
-    """Return the first entries of a stream between two ids, both included."""
-    return list(client.xrange(key, start, end, ENTRIES_AT_ONCE))
+def _entries_from(client: Any, key: str, start: str) -> list[tuple[bytes, EntryFields]]:
+    """Return the first entries of a stream from an id on."""
+    return list(client.xrange(key, start, "+", ENTRIES_AT_ONCE))
 
 
 def trim_up_to(client: Any, ends: Mapping[str, str]) -> None:
@@ -45,13 +45,13 @@ def trim_up_to(client: Any, ends: Mapping[str, str]) -> None:
 
 
 class Lookup:
-    """Finds records by their ids among the entries of each stream up to an id, `ends`.
+    """Finds records by their ids among the entries that the streams with these keys still have.
 
     Ids of the form "<key>/<entry id>" are looked up; for others the streams are read from their beginning.
     """
 
-    def __init__(self, connection: RedisConnection, ends: Mapping[str, str], patience: float) -> None:
-        self._connection, self._ends, self._patience = connection, ends, patience
+    def __init__(self, connection: RedisConnection, keys: Sequence[str], patience: float) -> None:
+        self._connection, self._keys, self._patience = connection, keys, patience
 
     def __call__(self, ids: Sequence[str]) -> Mapping[str, Any]:
         """Return the records that are still there, by their ids. Raise SourceError without a broker."""
@@ -62,22 +62,20 @@ class Lookup:
             part = places[start : start + ENTRIES_AT_ONCE]
             entries = self._connection.insist(partial(entries_of, places=part), self._patience)
             found |= _wanted_among(zip(part, entries, strict=True), wanted)
-        for key in self._ends:
+        for key in self._keys:
             found |= self._search(key, wanted - placed.keys() - found.keys())
         return found
 
     def _place(self, name: str) -> tuple[str, str] | None:
-        """Return the key and the entry's id in a record's id; None where it has none that was taken."""
+        """Return the key and the entry's id in a record's id; None where it has none."""
         key, _, entry = name.rpartition("/")
-        taken = key in self._ends and is_entry_id(entry) and order(entry) <= order(self._ends[key])
-        return (key, entry) if taken else None
+        return (key, entry) if key in self._keys and is_entry_id(entry) else None
 
     def _search(self, key: str, wanted: frozenset[str]) -> dict[str, Any]:
         """Return the wanted records of a stream."""
         found, after = dict[str, Any](), BEGINNING
         while len(found) < len(wanted):
-            start, end = next_id(after), self._ends[key]
-            read = partial(_entries_between, key=key, start=start, end=end)
+            read = partial(_entries_from, key=key, start=next_id(after))
             part = self._connection.insist(read, self._patience)
             if not part:
                 break

@@ -134,11 +134,9 @@ class RedisReader:
 
     @property
     def fetch(self) -> FetchRecords | None:
-        """Returns the entries read that are still there; None where they are trimmed."""
-        if self._trim:
-            return None
-        ends = {key: each.id for key, each in self._taken.items() if key != self._requests}
-        return Lookup(self._connection, ends, OPEN_PATIENCE)
+        """Returns the entries that are still there; None where they are trimmed."""
+        data = [key for key in self._keys if key != self._requests]
+        return None if self._trim else Lookup(self._connection, data, OPEN_PATIENCE)
 
     def lag(self) -> int | None:
         """Return how many entries of data wait; None while the broker is away."""

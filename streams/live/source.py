@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,7 +86,7 @@ class LiveSource:
         self.reader, self._cutting, self._policy = reader, cutting, policy or RecordPolicy()
         self._columns, self._log, self._clock = columns, log, clock
         self._durable = deque[Mapping[str, Any]](maxlen=1)
-        self._open = False
+        self._open, self._opening = False, threading.Lock()  # fetching is done in another thread
         self._begin(None, events=0, offset=0, seen=())
 
     @property
@@ -123,9 +124,7 @@ class LiveSource:
         return self.reader.lag()
 
     def __iter__(self) -> Iterator[Event]:
-        if not self._open:
-            self.reader.open(self._position)
-            self._open = True
+        self._connect()
         for cut in () if self._log is None else self._log.since(self._events):
             self._arrive(self._again(cut.keys))
             yield self._hand_out(len(self._waiting), cut.predict_only, logged=True)
@@ -164,6 +163,13 @@ class LiveSource:
             self._open = False
         if self._log is not None:
             self._log.close()
+
+    def _connect(self) -> None:
+        """Open the reader, unless it is: before the first read, or before records are fetched."""
+        with self._opening:
+            if not self._open:
+                self.reader.open(self._position)
+                self._open = True
 
     def _begin(self, position: State | None, *, events: int, offset: int, seen: Sequence[str]) -> None:
         self._position, self._events, self._offset = position, events, offset
@@ -262,6 +268,7 @@ class LiveSource:
             self._log.drop_before(position["events"])
 
     def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
+        self._connect()
         found = dict[str, Sample]()
         for name, value in (self.reader.fetch(ids) if self.reader.fetch else {}).items():
             with suppress(BadRecord):

@@ -202,6 +202,11 @@ POINTS = {
     "streamcl.runs.run:Run": "finish close",
     "streamcl.storage.lock:RunLock": "acquire",
     "streams.user.source:IterableSource": "load_state_dict _next_event",
+    "streams.live.source:LiveSource": "load_state_dict _hand_out acknowledge _pass_on",
+    "streams.live.arrival_log:ArrivalLog": "append drop_before",
+    "streams.live.redis_streams:RedisReader": "open poll replay advance acknowledge",
+    "streams.live.listing:ListingReader": "open poll replay advance acknowledge",
+    "streamcl.forgetting.ledger:Ledger": "submit start finish",
 }
 """Methods whose calls are the phases of a run."""
 

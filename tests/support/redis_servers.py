@@ -46,6 +46,12 @@ class RedisServer:
         except redis.ConnectionError:
             return False
 
+    def database(self, number: int) -> Any:
+        """A client of one of its databases; to be closed."""
+        import redis
+
+        return redis.Redis.from_url(self.url, db=number)
+
     def kill(self) -> None:
         """Kill it with -9."""
         self._process.kill()
