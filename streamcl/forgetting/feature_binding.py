@@ -19,6 +19,9 @@ from streamcl.storage.plain_state import Array
 PROJECTIONS = 2
 """Numbers a row and head. One alone misses a change of relative size s with a chance of about 1e-5 / s."""
 
+NOISE = 1e-12
+"""Relative rounding of the projections themselves, in float64; differences below it are called none."""
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureDrift:
@@ -105,7 +108,7 @@ class FeatureBinding:
                 np.abs(self._project(head, now) - recorded) / norm
             )  # NaN of features is NaN, and no match
             largest = float(np.maximum(largest, shares[~np.isnan(recorded)].max(initial=0.0)))
-        return FeatureDrift(len(known), largest)
+        return FeatureDrift(len(known), 0.0 if largest < NOISE else largest)
 
     def _project(self, head: int, rows: Array) -> Array:
         """Return the projections [n, PROJECTIONS] of rows [n, D]."""

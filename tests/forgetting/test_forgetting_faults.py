@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from forgetting_fakes import Opened, holds
+from signed_runs import KEY, KEYS
 from tiny_runs import untimed
 
 from streamcl.errors import ForgettingError
@@ -16,6 +17,8 @@ from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.envelope import read_envelope
+from streamcl.storage.hash_chain import HEAD
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FaultyDisk, ScriptedSource, in_child, record_id, until_done
 
@@ -31,7 +34,8 @@ WISHES = {
 
 def run_once(folder, wish, disk=None):
     schedule = [ForgetRequest(**WISHES[wish], offset=12, id="r1")]
-    with Opened(folder, ScriptedSource([4] * 6), schedule=schedule, disk=disk, commit_every=16) as run:
+    options = {"schedule": schedule, "disk": disk, "commit_every": 16, "signing_key": lambda: KEY}
+    with Opened(folder, ScriptedSource([4] * 6), **options) as run:
         run.run()
 
 
@@ -40,7 +44,13 @@ def outcome(folder):
     found = Checkpoints(folder / "checkpoints", fingerprint={}).latest()
     receipt = json.loads((folder / "receipts" / "r1.json").read_text())
     state = {k: v for k, v in found.state.items() if k not in {"sinks", "meter", "random"}}
-    kept = ("outcome", "method", "guarantee", "offset", "learner_after", "learner_before")
+    kept = (
+        "outcome",
+        "method",
+        "guarantee",
+        "offset",
+        "learner_after",
+    )  # learner_before: under a run's own key
     return {
         "consumed": found.state["learner"]["consumed"],
         "state": state_hash(state),
@@ -67,7 +77,8 @@ def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish, str
         assert outcome(folder) == expected, f"killed at call {number}: {disk.calls[number - 1]}"
         assert len(read_receipts(folder)) == 1
         assert wish != "samples" or holds(folder, *GONE) == {}
-        verify_receipt(folder / "receipts" / "r1.json")
+        verify_receipt(folder / "receipts" / "r1.json", KEYS)
+        assert json.loads(read_envelope(folder / "receipts" / HEAD).payload)["number"] == 1
         shutil.rmtree(folder)
     assert landed == len(numbers)
     assert len(disk.calls) > 60

@@ -58,7 +58,7 @@ def outcome(folder):
     found = Checkpoints(folder / "checkpoints", fingerprint={}).latest()
     state = {k: v for k, v in found.state.items() if k not in {"sinks", "meter", "random"}}
     receipt = json.loads((folder / "receipts" / "r1.json").read_text())
-    kept = ("outcome", "method", "guarantee", "offset", "learner_after", "learner_before", "figures")
+    kept = ("outcome", "method", "guarantee", "offset", "learner_after", "figures")
     return {
         "state": state_hash(state),
         "receipt": {name: receipt[name] for name in kept} | {"learned": receipt["scope"]["learned"]},
