@@ -83,6 +83,18 @@ def test_a_stranger_verifies_a_receipt_without_the_run_and_without_torch(operato
     assert "cannot prove that no copy exists outside the run directory" in done.stdout
 
 
+def test_a_stranger_who_has_the_whole_run_verifies_the_signature_and_is_told_what_was_not_checked(
+    operator, tmp_path
+):
+    receipt = operator / "run" / "receipts" / "r1.json"
+    (tmp_path / "acme.json").write_text(call(operator / "keys", "key", "show"))
+    shown = call(tmp_path / "none", "verify", receipt, "--keys", tmp_path / "acme.json")
+    assert "not a byte has been changed since" in shown
+    assert "its run was not checked" in shown
+    assert "unbroken chain" not in shown
+    assert not (tmp_path / "none").exists()
+
+
 def test_with_no_key_or_another_one_nothing_is_good(operator, tmp_path):
     shutil.copy(operator / "run" / "receipts" / "r1.dsse", tmp_path)
     with pytest.raises(ForgettingError, match="none of the 0 known public keys"):
