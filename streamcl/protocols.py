@@ -211,6 +211,9 @@ class CheckpointStore(Protocol):
     def save(self, offset: int, step: int, state: State) -> Any:
         """Make the state durable, now or soon; return a `SavedCheckpoint` that is durable, or None."""
 
+    def oldest_step(self) -> int | None:
+        """Return the step of the oldest checkpoint, to which a restart may go back; None without one."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:

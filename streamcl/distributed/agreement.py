@@ -123,6 +123,12 @@ class ReplicatedCheckpointStore:
             saved = self._store.save(offset, step, {**state, "ranks": self._group.world_size})
         return self._group.broadcast_object(saved)
 
+    def oldest_step(self) -> int | None:
+        """Return the step of rank 0's oldest checkpoint, on all ranks."""
+        oldest = None if self._store is None else self._store.oldest_step()
+        found: int | None = self._group.broadcast_object(oldest)
+        return found
+
 
 def _first_other(values: Sequence[Any]) -> int | None:
     """Return the first rank whose value differs from rank 0's, None where all are equal."""

@@ -83,7 +83,7 @@ class StreamProcessor:
         self._arrivals = ArrivalPredictions(learner, log, progress)
         self.overload = OverloadLog(log)
         self._heartbeat = Heartbeat(progress, clock=clock)
-        self._unacknowledged: deque[tuple[int, State]] = deque()
+        self._saved: deque[tuple[int, State]] = deque()  # steps and positions of commits not acknowledged
         self._evaluation = HoldoutEvaluation(parts.evaluator, parts.history, learner, log)
         self._observers: tuple[BatchObserver, ...] = (
             parts.scores,
@@ -187,6 +187,8 @@ class StreamProcessor:
                     self.shift_handler.after_erasure()
                 self._predictions.recount()
                 self.commit()
+        if self._saved:  # an erasure has removed older checkpoints
+            self.acknowledge()
 
     def stop(self) -> None:
         """Ask `run` to end after the current event, with a commit. Safe to call from a signal handler."""
@@ -210,17 +212,19 @@ class StreamProcessor:
         self.progress.committed = self.progress.offset
         if self.parts.checkpoints is not None:
             saved = self.parts.checkpoints.save(self.progress.offset, self.progress.step, self.state_dict())
-            self._unacknowledged.append((self.progress.offset, self._position))
+            self._saved.append((self.progress.step, self._position))
             if saved is not None:
-                self._acknowledge(saved.offset)
                 self._log.write_metrics("checkpoint", {"bytes": saved.bytes, "seconds": saved.seconds})
+            self.acknowledge()
 
-    def _acknowledge(self, offset: int) -> None:
-        """Let the source know a position that no restart will go back behind: its checkpoint is durable."""
-        while self._unacknowledged and self._unacknowledged[0][0] <= offset:
-            _, position = self._unacknowledged.popleft()
-            if isinstance(self.source, Acknowledging):
-                self.source.acknowledge(position)
+    def acknowledge(self) -> None:
+        """Let the source know the position of the oldest checkpoint: no restart goes back behind it."""
+        oldest = None if self.parts.checkpoints is None else self.parts.checkpoints.oldest_step()
+        passed = [each for each in self._saved if oldest is not None and each[0] <= oldest]
+        if passed and isinstance(self.source, Acknowledging):
+            self.source.acknowledge(passed[-1][1])
+        for _ in passed:
+            self._saved.popleft()
 
     def state_dict(self) -> State:
         """Return the whole state; only "sinks" and "meter" depend on the clock."""

@@ -28,12 +28,11 @@ NAME = re.compile(r"checkpoint-(\d{8,})-step-(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A durable checkpoint: its path, its size in bytes, the seconds to write it, and its offset."""
+    """A durable checkpoint: its path, its size in bytes, and the seconds to write it."""
 
     path: Path
     bytes: int
     seconds: float
-    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,10 @@ class Checkpoints:
         """Return every checkpoint, good or damaged, oldest first."""
         return list_checkpoints(self._folder)
 
+    def oldest_step(self) -> int | None:
+        """Return the step of the oldest checkpoint, good or damaged; None where there is none."""
+        return next((_step(path) for path in self.paths()), None)
+
     def save(self, offset: int, step: int, state: State) -> SavedCheckpoint:
         """Make a checkpoint durable, then remove the older ones beyond `keep`.
 
@@ -84,7 +87,7 @@ class Checkpoints:
             hint = "mend the disk; the same command then continues from the checkpoint before it"
             raise CheckpointError(message, hint=hint) from error
         size = sum(len(data) for data in members.values())
-        return SavedCheckpoint(path, size, time.monotonic() - began, offset)
+        return SavedCheckpoint(path, size, time.monotonic() - began)
 
     def latest(self, *, strict: bool = False) -> LoadedCheckpoint | None:
         """Return the newest good checkpoint; None where the folder has none at all.
@@ -175,6 +178,10 @@ class BackgroundSaver:
         self._running = self._worker.submit(self._checkpoints.save, offset, step, state)
         return before
 
+    def oldest_step(self) -> int | None:
+        """Return the step of the oldest checkpoint on disk; one that is being written does not count yet."""
+        return self._checkpoints.oldest_step()
+
     def wait(self) -> SavedCheckpoint | None:
         """Wait until the last checkpoint is durable; return it, once."""
         running, self._running = self._running, None
@@ -201,3 +208,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def _serial(path: Path) -> int:
     found = NAME.fullmatch(path.name)
     return int(found[1]) if found else -1
+
+
+def _step(path: Path) -> int:
+    found = NAME.fullmatch(path.name)
+    return int(found[2]) if found else -1

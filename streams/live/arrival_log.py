@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +32,13 @@ class ArrivalLog:
 
     After a crash the source goes back to its checkpoint and cuts the same batches of the same records again.
     A torn line at the end is dropped: its batch was not handed out. Keys may name files or people, so entries
-    are removed once a checkpoint has passed them.
+    are removed once the oldest checkpoint has passed them. One thread appends, another one may drop.
     """
 
     def __init__(self, path: Path, *, disk: files.Disk = files.DISK) -> None:
         self.path, self._disk = path, disk
         self._handle: io.FileIO | None = None
+        self._lock = threading.RLock()
         self._entries = self._read()
 
     def since(self, number: int) -> Sequence[CutBatch]:
@@ -51,24 +53,27 @@ class ArrivalLog:
 
     def append(self, batch: CutBatch) -> None:
         """Write and sync one entry."""
-        if self._handle is None:
-            files.make_folder(self.path.parent, disk=self._disk)
-            self._handle = files.open_append(self.path, disk=self._disk)
-        files.write_all(self._handle, _line(batch), disk=self._disk)
-        self._disk.fsync(self._handle)
-        self._entries.append(batch)
+        with self._lock:
+            if self._handle is None:
+                files.make_folder(self.path.parent, disk=self._disk)
+                self._handle = files.open_append(self.path, disk=self._disk)
+            files.write_all(self._handle, _line(batch), disk=self._disk)
+            self._disk.fsync(self._handle)
+            self._entries.append(batch)
 
     def drop_before(self, number: int) -> None:
         """Remove the entries of events before `number`, which a durable checkpoint has passed."""
-        kept = [each for each in self._entries if each.number >= number]
-        if len(kept) < len(self._entries):
-            self._replace(kept)
+        with self._lock:
+            kept = [each for each in self._entries if each.number >= number]
+            if len(kept) < len(self._entries):
+                self._replace(kept)
 
     def close(self) -> None:
         """Close the file."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+                self._handle = None
 
     def _replace(self, entries: list[CutBatch]) -> None:
         self.close()

@@ -153,7 +153,9 @@ class LiveSource:
         self._begin(state["reader"], events=state["events"], offset=state["offset"], seen=state["seen"])
 
     def acknowledge(self, position: Mapping[str, Any]) -> None:
-        """Take a position whose checkpoint is durable; the reader is given it between two polls."""
+        """Take a position that no restart goes back behind; the reader is given it between two polls."""
+        if self._log is not None:
+            self._log.drop_before(position["events"])
         self._durable.append(position)
 
     def close(self) -> None:
@@ -261,11 +263,9 @@ class LiveSource:
         return Preview(batch_of(offset, [each for each in new if not isinstance(each, ForgetRequest)]))
 
     def _pass_on(self, position: Mapping[str, Any]) -> None:
-        """Let the reader and the log know that a position is durable."""
+        """Let the reader know that a position is durable."""
         if position["reader"] is not None:
             self.reader.acknowledge(position["reader"])
-        if self._log is not None:
-            self._log.drop_before(position["events"])
 
     def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
         self._connect()

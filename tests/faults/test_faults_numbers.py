@@ -64,6 +64,9 @@ def test_nothing_is_committed_while_steps_are_not_finite(tmp_path):
         def save(self, offset, step, state):
             commits.append(offset)
 
+        def oldest_step(self):
+            return None
+
     source = ScriptedSource([4] * 16)
     list(build(tmp_path, source, learner=learner, checkpoints=Commits(), commit_every=4, max_skipped=7).run())
     assert [offset for offset in commits if 24 < offset <= 48] == []

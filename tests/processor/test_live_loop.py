@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 from live_readers import Clock, ScriptedReader, record
 from log_messages import logged
@@ -18,12 +20,17 @@ class Saves:
     """A store that notes when it saves; each checkpoint is durable with the next save, as in a thread."""
 
     def __init__(self, clock: Clock) -> None:
-        self.clock, self.at, self.before = clock, [], None
+        self.clock, self.at, self.before, self.steps = clock, [], None, []
 
     def save(self, offset, step, state):
-        saved, self.before = self.before, SavedCheckpoint("", 0, 0.0, offset)
+        saved, self.before = self.before, SavedCheckpoint("", 0, 0.0)
         self.at.append((self.clock.now, offset))
+        self.steps.append(step)
         return saved
+
+    def oldest_step(self):
+        """The step of the save before the last one, which is durable."""
+        return self.steps[-2] if len(self.steps) > 1 else None
 
 
 def live(script, clock, *, log=None, **cutting):
@@ -139,3 +146,50 @@ def test_an_overload_is_counted_and_said_and_nothing_of_it_is_learned(tmp_path):
     assert "the overload is over: 8 records were predicted and not learned" in messages
     restored = build(tmp_path, live(script, Clock(), size=4, overload=8), clock=Clock())
     assert restored.overload.predicted_only == 8
+
+
+def sizes(folder):
+    """The number of predictions of each step."""
+    return [len(list(group)) for _, group in groupby(each["step"] for each in lines(folder, "predictions"))]
+
+
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_it_goes_on_alike(tmp_path):
+    """The log of cuts reaches back as far as the oldest checkpoint that is kept."""
+    script = [(0.6 * k, record(k)) for k in range(40)]
+    whole = build(tmp_path / "whole", live(script, clock := Clock(), size=4), clock=clock, commit_every=8)
+    list(whole.run())
+    folder = tmp_path / "damaged"
+    source = live(script, clock := Clock(), size=4, log=ArrivalLog(folder / "arrivals.log"))
+    first = build(folder, source, clock=clock, commit_every=8)
+    for made in first.run():
+        if made.offset == 30:
+            break
+    source.close()
+    oldest, newest = Checkpoints(folder / "checkpoints", fingerprint={}).paths()
+    max(newest.iterdir(), key=lambda path: path.stat().st_size).write_bytes(b"torn")
+    hasty = [(0.0, value) for _, value in script]
+    source = live(hasty, clock := Clock(), size=4, log=ArrivalLog(folder / "arrivals.log"))
+    again = build(folder, source, clock=clock, commit_every=8)
+    assert again.progress.step == int(oldest.name.rpartition("-")[2])
+    list(again.run())
+    source.close()
+    assert again.learner.consumed == whole.learner.consumed
+    before, after = (sizes(each) for each in (tmp_path / "whole", folder))
+    assert before[:6] == after[:6]
+
+
+def test_an_erasure_leaves_no_name_in_the_log_of_cuts(tmp_path):
+    """After it the log begins where the only checkpoint that is left stands."""
+    path = tmp_path / "arrivals.log"
+    log = ArrivalLog(path)
+    source = live([(0.0, record(k)) for k in range(9)], clock := Clock(), size=4, log=log)
+    processor = build(tmp_path, source, clock=clock, commit_every=4)
+    events = processor.run()
+    for _ in range(8):
+        next(events)
+    store = processor.parts.checkpoints
+    processor.commit()
+    store.purge_before(store.paths()[-1])
+    processor.acknowledge()
+    assert path.read_bytes() == b""
+    source.close()
