@@ -15,7 +15,7 @@ define install
 	touch "$(VENV)/.installed-$(1)"; }
 endef
 
-.PHONY: help demo demo-icons install install-test install-lint test test-slow test-faults lint types check generated clean
+.PHONY: help demo demo-icons demo-live install install-test install-lint test test-slow test-faults lint types check generated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,6 +25,10 @@ demo: install  ## run configs/demo.yaml on real images and show where the report
 
 demo-icons: install  ## the second demonstration: icons drawn in several styles
 	@"$(BIN)/streamcl" run configs/icons.yaml --fresh
+
+demo-live: install  ## a stream that never ends: digits through Redis, or a folder, and a kill -9 on the way
+	$(call install,redis)
+	@"$(BIN)/python" configs/live_demo.py
 
 install:  ## the virtual environment with streamcl in it
 	$(call install,onnx)

@@ -70,6 +70,17 @@ class RedisReader:
         if on_gap not in {"fail", "skip"}:
             raise ConfigError(f"on_gap is {on_gap!r}; expected fail or skip")
         self.name = name or "+".join(data)
+        self._data = data
+        self._shard: Callable[..., RedisReader] = partial(
+            RedisReader,
+            url=url,
+            password=password,
+            trim=trim,
+            on_gap=on_gap,
+            name=self.name,
+            clock=clock,
+            sleep=sleep,
+        )
         self._connection = RedisConnection(url, password, clock=clock, sleep=sleep)
         self._taken: dict[str, StreamPosition] = {}
         self._read: dict[str, StreamPosition] = {}  # read ahead of what was taken
@@ -93,10 +104,24 @@ class RedisReader:
             for key in self._keys
         }
         for key in self._keys:
-            if facts[key] is None and not self._taken[key].passed:
+            if facts[key] is None and not self._taken[key].passed and key != self._requests:
                 logger.warning("Redis at %s has no stream %r yet", self._connection.address, key)
             self._taken[key] = self._checked(key, self._taken[key], facts[key])
         self._read = dict(self._taken)
+
+    def shard(self, rank: int, world: int) -> RedisReader:
+        """Return a reader of every `world`-th key of data, and on rank 0 of the requests."""
+        if len(self._data) < world:
+            raise ConfigError(
+                f"{len(self._data)} streams cannot be divided among {world} ranks",
+                hint="give as many keys as ranks, or start fewer ranks",
+            )
+        return self._shard(self._data[rank::world], requests=self._requests if rank == 0 else None)
+
+    @staticmethod
+    def merge(positions: Sequence[State | None]) -> State | None:
+        """Return the position of all shards: each has its own keys."""
+        return {key: each for position in positions for key, each in (position or {}).items()} or None
 
     def poll(self, timeout: float) -> Sequence[Arrival]:
         """Return requests where there are any, else entries; wait for the first of them only."""
@@ -135,8 +160,7 @@ class RedisReader:
     @property
     def fetch(self) -> FetchRecords | None:
         """Returns the entries that are still there; None where they are trimmed."""
-        data = [key for key in self._keys if key != self._requests]
-        return None if self._trim else Lookup(self._connection, data, OPEN_PATIENCE)
+        return None if self._trim else Lookup(self._connection, self._data, OPEN_PATIENCE)
 
     def lag(self) -> int | None:
         """Return how many entries of data wait; None while the broker is away."""

@@ -44,7 +44,10 @@ class TakenFiles:
         ]
         rows = [row for block in self._blocks for row in block.tolist()]
         self._content: dict[int, int] = dict(rows)
-        self._tail: list[tuple[int, int]] = []
+        unfilled = self._blocks and len(self._blocks[-1]) < BLOCK
+        self._tail: list[tuple[int, int]] = (
+            [(p, c) for p, c in self._blocks.pop().tolist()] if unfilled else []
+        )
 
     def has_path(self, file: ListedFile) -> bool:
         """Return whether a file of that path was taken, with whatever content."""

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from live_configs import ids_learned
 from live_readers import Clock
 from PIL import Image
 
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch
 from streamcl.sources.live_reader import LiveReader
+from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_live_reader
 from streams.live.folder import FolderReader
 from streams.live.listing import READ_AT_ONCE
@@ -126,6 +128,19 @@ def test_a_position_is_the_set_of_files_taken(tmp_path, taken):
     assert ids(second.settled()) == ["cat/older.png", *(f"cat/{number}.png" for number in range(taken, 6))]
 
 
+def test_a_position_does_not_show_how_often_it_was_opened(tmp_path):
+    """Otherwise it would grow by a block with each restart."""
+    for number in range(6):
+        put(tmp_path, f"cat/{number}.png", at=number)
+    steady, restarted = Folder(tmp_path), Folder(tmp_path)
+    arrivals = steady.settled()
+    for arrival in arrivals:
+        steady.take([arrival])
+        restarted.take([arrival])
+        restarted.reader.open(restarted.reader.position())
+    assert state_hash(restarted.reader.position()) == state_hash(steady.reader.position())
+
+
 def test_a_position_of_thousands_of_files_shares_its_blocks(tmp_path):
     folder = Folder(tmp_path)
     keys = [[f"cat/{number}.png", 5, number] for number in range(10_000)]
@@ -220,6 +235,14 @@ def test_as_a_source_it_brings_batches(tmp_path):
     (batch,) = [event for event in events if isinstance(event, Batch)]
     assert [sample.id for sample in batch.samples] == [f"cat/{number}.png" for number in range(5)]
     assert [int(sample.image[0, 0, 0]) for sample in batch.samples] == list(range(5))
+
+
+def test_the_shipped_configuration_learns_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("STREAMCL_FOLDER", str(tmp_path / "pictures"))
+    for number in range(8):
+        put(tmp_path / "pictures", f"cat/{number}.png", at=number)
+    learned = ids_learned("live_folder", tmp_path / "run", "source.args.interval=0.01")
+    assert learned == [f"cat/{number}.png" for number in range(8)]
 
 
 def test_many_files_are_read_a_few_at_a_time(tmp_path):

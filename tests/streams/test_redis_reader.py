@@ -7,10 +7,13 @@ import time
 from itertools import islice, pairwise
 
 import pytest
+from live_configs import ids_learned
 from log_messages import logged
+from streams_data import png
 
 from streamcl.errors import BadRecord, ConfigError, RefusedRequest, SourceError
 from streamcl.events import Batch, ForgetRequest
+from streamcl.sources.live_reader import ShardableReader
 from streamcl.testing import check_live_reader
 from streams.live.redis_connection import RedisConnection
 from streams.live.redis_entries import ENTRIES_AT_ONCE
@@ -251,6 +254,38 @@ def test_a_replayed_entry_that_is_gone_is_a_bad_record(redis_server):
     assert [values[0]["id"], values[2]["id"]] == [sent[0], sent[2]]
 
 
+def test_keys_are_divided_among_ranks(redis_server):
+    keys = ["a", "b", "c"]
+    sent = {name for key in keys for name in send(redis_server, range(2), key=key)}
+    redis_server.client.xadd("forget", {"data": '{"subject": "p7"}'})
+    whole = RedisReader(keys, redis_server.url, requests="forget")
+    assert isinstance(whole, ShardableReader)
+    shards = [whole.shard(rank, 2) for rank in range(2)]
+    assert {each.name for each in shards} == {whole.name}
+    for each in shards:
+        each.open(None)
+    requests = [each.poll(0.0) for each in shards]
+    assert [type(requests[0][0].value), len(requests[1])] == [ForgetRequest, 2]
+    arrivals = shards[0].poll(0.0)
+    assert {each.value["id"] for each in (*arrivals, *requests[1])} == sent
+    shards[0].advance([requests[0][0].key, arrivals[0].key])
+    shards[1].advance([requests[1][0].key])
+    whole.open(whole.merge([each.position() for each in shards]))
+    assert set(ids(whole.poll(0.0))) == sent - {arrivals[0].value["id"], requests[1][0].value["id"]}
+    assert whole.merge([None, None]) is None
+    with pytest.raises(ConfigError, match="3 streams cannot be divided among 4 ranks"):
+        whole.shard(0, 4)
+
+
+def test_the_shipped_configuration_learns_a_stream(redis_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    for number in range(8):
+        redis_server.client.xadd(
+            "images", {"image": png(number), "label": "ab"[number % 2], "id": f"r{number}"}
+        )
+    assert ids_learned("live_redis", tmp_path / "run") == [f"r{number}" for number in range(8)]
+
+
 def test_a_key_of_another_type_and_a_wrong_password_are_refused_without_the_password(redis_server):
     redis_server.client.set("cam", "text")
     with pytest.raises(SourceError, match="'cam' cannot be read"):
@@ -292,7 +327,7 @@ def test_as_a_source_it_brings_batches_of_several_streams(redis_server):
     Image.new("RGB", (4, 4), (9, 9, 9)).save(buffer, "PNG")
     for key in ("cam", "door"):
         for _ in range(3):
-            redis_server.client.xadd(key, {"image": buffer.getvalue(), "label": "a"})
+            redis_server.client.xadd(key, {"image": png(9), "label": "a"})
     redis_server.client.xadd("cam", {"image": b"no image"})
     source = LiveSource(RedisReader(["cam", "door"], redis_server.url))
     (batch,) = islice((each for each in source if isinstance(each, Batch)), 1)
