@@ -17,7 +17,8 @@ from streamcl.cli.forget import forget, retry_request, verify
 from streamcl.cli.inspect_commands import doctor, list_names, report, schema, status, validate
 from streamcl.cli.key import key, timestamp
 from streamcl.cli.messages import silence_messages
-from streamcl.cli.model_commands import export, fetch, predict
+from streamcl.cli.model_commands import export, fetch
+from streamcl.cli.predict import predict
 from streamcl.cli.run import run
 from streamcl.cli.terminal import one_line, say, use_any_encoding
 from streamcl.errors import ConfigError, SourceError, StreamclError, cause_of

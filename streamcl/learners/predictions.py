@@ -38,6 +38,24 @@ def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ..
     )
 
 
+def to_ranking(logits: Tensor, names: Sequence[str], top: int) -> list[tuple[Prediction, ...]]:
+    """Return the `top` likeliest classes of each row with their probabilities, the likeliest first.
+
+    A class that cannot be predicted, as its samples have been erased, is left out.
+
+    Args:
+        logits: [B, C].
+        names: the classes of the C columns.
+        top: the most classes to return.
+    """
+    chances, columns = logits.float().softmax(dim=1).topk(min(top, len(names)), dim=1)  # [B, top], [B, top]
+    known = logits.gather(1, columns).isfinite()  # [B, top]
+    return [
+        tuple(Prediction(names[each], sure) for each, sure, is_known in zip(*row, strict=True) if is_known)
+        for row in zip(columns.tolist(), chances.tolist(), known.tolist(), strict=True)
+    ]
+
+
 def open_set_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the negative log-likelihood of each target over all columns, [B], in nats.
 

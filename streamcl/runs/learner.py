@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import CheckpointError
+from streamcl.events import Prediction, Sample
 from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
 from streamcl.factory.parts import build_learner
+from streamcl.learners.predictions import to_ranking
 from streamcl.nn.peft_export import export_adapter, export_merged
-from streamcl.protocols import Learner
+from streamcl.protocols import Learner, ProbabilisticLearner
 from streamcl.runs.directory import checkpoints, config_of
 
 
@@ -40,6 +43,16 @@ def load_learner(
         raise CheckpointError(f"{folder} holds no checkpoint")
     learner.load_state_dict(found.state["learner"])
     return learner, config
+
+
+def rank_classes(learner: Learner, samples: Sequence[Sample], top: int) -> list[tuple[Prediction, ...]]:
+    """Return at most `top` classes of each sample, the likeliest first; the first is that of `predict`.
+
+    A learner that computes no probability of every class gives one.
+    """
+    if samples and top > 1 and isinstance(learner, ProbabilisticLearner):
+        return to_ranking(learner.logits(samples), learner.classes, top)
+    return [(each,) for each in learner.predict(samples)]
 
 
 def export_learner(learner: Learner, config: RunConfig, folder: Path) -> list[Path]:

@@ -12,9 +12,11 @@ from pathlib import Path
 import fault_runs
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pictures import TINY_VIT, picture
 from PIL import Image
 
+from streamcl.cli import cli
 from streamcl.config.load import load_config
 from streamcl.events import Sample
 from streamcl.runs.learner import load_learner
@@ -335,6 +337,33 @@ def test_predict_names_the_good_images_beside_a_bad_one(finished, folder):
     done = streamcl("predict", finished, "bad.png", "good.png", folder=folder, check=3)
     assert done.out.startswith("good.png")
     assert "bad.png" in done.err
+
+
+def test_predict_takes_folders_patterns_and_standard_input(finished, folder, monkeypatch):
+    inbox = folder / "inbox"
+    (inbox / "deep").mkdir(parents=True)
+    for name in ("a.png", "b.png", "deep/c.png"):
+        Image.fromarray(picture("cat", 901)).save(inbox / name)
+    (inbox / "notes.txt").write_text("no image")
+    monkeypatch.chdir(folder)
+
+    def names(*arguments, text=""):
+        result = CliRunner().invoke(cli, ["predict", str(finished), *arguments], input=text)
+        assert result.exit_code == 0, result.output
+        return [line.split("\t") for line in result.output.splitlines()]
+
+    assert [row[0] for row in names("inbox")] == ["inbox/a.png", "inbox/b.png", "inbox/deep/c.png"]
+    assert [row[0] for row in names("inbox/*.png")] == ["inbox/a.png", "inbox/b.png"]
+    assert [row[0] for row in names("-", text="inbox/b.png\n\ninbox/a.png\n")] == [
+        "inbox/b.png",
+        "inbox/a.png",
+    ]
+    (row,) = names("inbox/a.png", "--top", "3")
+    assert len(row) == 7
+    assert [float(each) for each in row[2::2]] == sorted(map(float, row[2::2]), reverse=True)
+    assert names("inbox/a.png")[0] == row[:3]
+    assert names("inbox/a.png", "--threshold", "1.0")[0][1] == "(no class)"
+    assert "no image is found" in streamcl("predict", finished, "inbox/*.gif", folder=folder, check=2).err
 
 
 def test_the_default_learner_forgets_a_class_of_a_generator_that_repeats_itself(folder):

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     | {"learners", "forgetting"},
     "report": NOUNS | {"storage", "evaluation", "forgetting"},
     "runs": NOUNS
-    | {"config", "capabilities", "storage", "distributed", "nn", "evaluation", "sinks"}
+    | {"config", "capabilities", "storage", "distributed", "learners", "nn", "evaluation", "sinks"}
     | {"forgetting", "processor", "factory", "report"},
     "audit": NOUNS
     | {"config", "storage", "distributed", "nn", "heads", "capabilities", "learners", "forgetting"}

@@ -1,0 +1,100 @@
+"""streamcl predict: the classes of images, by the model that a run has learned so far."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamcl.cli.run_folder import RUN
+from streamcl.cli.terminal import one_line, printable, say
+from streamcl.errors import BadRecord, ConfigError
+
+if TYPE_CHECKING:
+    from streamcl.events import Prediction, Sample
+
+DECODED_TOGETHER = 64  # images that are decoded before they are predicted
+
+
+@click.command()
+@click.argument("run", type=RUN)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Classes for each image.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Confidence below which an image has no class.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def predict(run: Path, images: tuple[str, ...], top: int, threshold: float, as_json: bool) -> int:
+    """Name the class of each of IMAGES with the model that RUN has learned so far.
+
+    IMAGES are files, folders (with all images in them), patterns such as "inbox/*.png", and - for paths on
+    standard input, one a line. Exit code 3 where one of them cannot be read.
+    """
+    paths = list(find_images(images))
+    if not paths:
+        raise ConfigError(f"no image is found in {', '.join(images)}")
+    from streamcl.runs.learner import load_learner, rank_classes
+
+    learner, _ = load_learner(run)
+    unread = 0
+    for start in range(0, len(paths), DECODED_TOGETHER):
+        part = paths[start : start + DECODED_TOGETHER]
+        samples = list(_decoded(part))
+        unread += len(part) - len(samples)
+        for sample, ranked in zip(samples, rank_classes(learner, samples, top), strict=True):
+            kept = [each for each in ranked if each.label is not None and each.confidence >= threshold]
+            best = ranked[0].confidence if ranked else 0.0
+            say(_as_json(sample.id, kept, best, top) if as_json else _as_text(sample.id, kept, best))
+    return BadRecord.exit_code if unread else 0
+
+
+def find_images(named: Sequence[str]) -> Iterator[Path]:
+    """Yield the paths that the arguments name: files as they are, the images of folders, and of patterns."""
+    for each in named:
+        path = Path(each)
+        if each == "-":
+            yield from (Path(line) for line in map(str.strip, sys.stdin) if line)
+        elif path.is_dir():
+            yield from _images_below(path)
+        elif path.exists() or not glob.has_magic(each):
+            yield path
+        else:
+            yield from (found for found in map(Path, sorted(glob.glob(each))) if found.is_file())  # noqa: PTH207
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    from streams.datasets.layout import files_below, is_image_file
+
+    return filter(is_image_file, files_below(folder))
+
+
+def _decoded(paths: Sequence[Path]) -> Iterator[Sample]:
+    """Yield the images that can be read; say of each other one why not."""
+    from streamcl.events import Sample
+    from streams.user.images import ImageLimits, decode
+
+    for path in paths:
+        try:
+            yield Sample(str(path), decode(path, ImageLimits()))
+        except BadRecord as error:
+            say(one_line(f"streamcl: {path}: {error}"), err=True)
+
+
+def _as_json(name: str, kept: Sequence[Prediction], best: float, top: int) -> str:
+    answer: dict[str, Any] = {"image": name, "class": kept[0].label if kept else None, "confidence": best}
+    if top > 1:
+        answer["top"] = [{"class": each.label, "confidence": each.confidence} for each in kept]
+    return json.dumps(answer)
+
+
+def _as_text(name: str, kept: Sequence[Prediction], best: float) -> str:
+    classes = [f"{printable(str(each.label))}\t{each.confidence:.3f}" for each in kept]
+    return "\t".join([printable(name), *(classes or [f"(no class)\t{best:.3f}"])])
