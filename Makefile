@@ -15,7 +15,7 @@ define install
 	touch "$(VENV)/.installed-$(1)"; }
 endef
 
-.PHONY: help demo demo-icons demo-live install install-test install-lint test test-slow test-faults lint types check generated clean
+.PHONY: help demo demo-icons demo-live install install-test install-lint test test-slow test-faults test-kafka lint types check generated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -47,6 +47,10 @@ test-slow: install-test  ## the tests that take longer
 
 test-faults: install-test  ## crash and fault cases alone, those that take longer too
 	"$(BIN)/python" -m pytest -m faults -n auto --dist loadfile
+
+test-kafka: install-test  ## the Kafka source against a real broker: make test-kafka BROKERS=host:port
+	@test -n "$(BROKERS)" || { echo "name a broker: make test-kafka BROKERS=host:port" >&2; exit 2; }
+	BROKERS="$(BROKERS)" "$(BIN)/python" -m pytest -m kafka tests/streams/test_kafka_conformance.py
 
 lint: install-lint  ## ruff, checks and format
 	"$(BIN)/ruff" check .

@@ -123,6 +123,7 @@ SOURCES = Registry(
         "s3": "streams.live.objects:ObjectReader",
         "label_studio": "streams.datasets.label_studio:label_studio",
         "redis": "streams.live.redis_streams:RedisReader",
+        "kafka": "streams.live.kafka:KafkaReader",
         "webdataset": "streams.datasets.webdataset:webdataset",
     },
 )
