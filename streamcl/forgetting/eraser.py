@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage, Selection
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ForgettingMethod, RequestScope
 from streamcl.forgetting.methods.select import select_method
+from streamcl.forgetting.purging import CheckpointPurger, purge_snapshots
 from streamcl.forgetting.receipts import receipt as receipts
 from streamcl.forgetting.receipts.archive import (
     ReceiptArchive,
@@ -26,7 +26,6 @@ from streamcl.forgetting.receipts.archive import (
 )
 from streamcl.forgetting.receipts.receipt import (
     ErasureOutcome,
-    PurgedCheckpoint,
     Receipt,
     ScopeSummary,
     UtilityFigures,
@@ -37,10 +36,9 @@ from streamcl.forgetting.tombstones import Tombstones
 from streamcl.protocols import Learner, Source
 from streamcl.sinks.redaction import RedactableSink, RedactionTarget
 from streamcl.storage import files
-from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
-from streamcl.storage.checkpoint_format import MANIFEST
 from streamcl.storage.files import Disk
 from streamcl.storage.plain_state import state_hash
+from streamcl.storage.snapshots import Snapshots
 from streamcl.storage.thumbnails import Thumbnails
 
 if TYPE_CHECKING:  # they bring torch, which forgetting without their tests does not need
@@ -49,25 +47,6 @@ if TYPE_CHECKING:  # they bring torch, which forgetting without their tests does
 
 DERIVED = ("summary.json", "report.html", "adapter")
 """Made from the run when it ends; removed with an erasure, and made anew at the next end."""
-
-
-class CheckpointPurger:
-    """Removes older checkpoints of a run. saver: writes them in the background, where one does."""
-
-    def __init__(self, checkpoints: Checkpoints, saver: BackgroundSaver | None = None) -> None:
-        self._checkpoints, self._saver = checkpoints, saver
-
-    def purge(self) -> PurgedCheckpoint:
-        """Wait for the commit just made, then remove every older checkpoint; return the one that is left.
-
-        Raise CheckpointError where the disk refuses: then purge again.
-        """
-        if self._saver is not None:
-            self._saver.wait()
-        newest = self._checkpoints.paths()[-1]
-        removed = self._checkpoints.purge_before(newest)
-        digest = hashlib.sha256((newest / MANIFEST).read_bytes()).hexdigest()
-        return PurgedCheckpoint(name=newest.name, manifest_sha256=digest, removed=len(removed))
 
 
 class RedactableScores(Protocol):
@@ -81,6 +60,7 @@ class RedactableScores(Protocol):
 class RunResources:
     """The parts of a run that an erasure reaches.
 
+    snapshots: those that this process publishes for others that answer requests; None where it does not.
     fingerprint: of the run's configuration. signing_key: signs receipts. disk: writes files.
     """
 
@@ -91,6 +71,7 @@ class RunResources:
     sink: RedactableSink
     thumbnails: Thumbnails | None = None
     checkpoints: CheckpointPurger | None = None
+    snapshots: Snapshots | None = None
     statistics: StatisticsStore | None = None
     utility: UtilityProbe | None = None
     relapse: RelapseMonitor | None = None
@@ -237,6 +218,7 @@ class Eraser:
         run, request, target = self._run, plan.request, plan.target
         self._tombstones.add_tombstones(request, target.ids)
         checkpoint = None if run.checkpoints is None else run.checkpoints.purge()
+        served = purge_snapshots(run.folder, run.snapshots)
         changed = run.sink.redact(target)
         derived = [name for name in DERIVED if (run.folder / name).exists()]
         for name in derived:
@@ -250,7 +232,7 @@ class Eraser:
         }
         return {
             "checkpoint": checkpoint,
-            "locations": (*receipt.locations, *on_disk),
+            "locations": (*receipt.locations, *on_disk, *served),
             "scope": receipt.scope.model_copy(update=hashes),
         }
 

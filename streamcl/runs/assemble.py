@@ -18,7 +18,8 @@ from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.forgetting import build_forgetting, for_the_loop
 from streamcl.factory.parts import build_fanout, build_learner, build_shift
 from streamcl.factory.source import SourceFactory, build_source
-from streamcl.forgetting.eraser import CheckpointPurger, RunResources
+from streamcl.forgetting.eraser import RunResources
+from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.ports import LoopParts, LoopPolicy, StopSignal
 from streamcl.protocols import CheckpointStore, Learner, Source
@@ -30,6 +31,7 @@ from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.key_folder import default_key_folder
 from streamcl.storage.rng_state import capture_generators, seed_generators
+from streamcl.storage.snapshots import PublishingStore, Snapshots
 from streamcl.storage.thumbnails import Thumbnails
 
 
@@ -41,6 +43,7 @@ def assemble(
     vit: BackboneFactory,
     group: ProcessGroup,
     stream: SourceFactory = build_source,
+    snapshots: Snapshots | None = None,
 ) -> Run:
     """Return the run at the beginning of its stream; `stack` closes what this opens."""
     seed_generators(settings.seed)
@@ -64,10 +67,14 @@ def assemble(
             output.sink,
             thumbnails=output.thumbnails,
             checkpoints=CheckpointPurger(output.checkpoints, output.saver) if settings.checkpoint else None,
+            snapshots=snapshots,
             fingerprint=fingerprint(settings),
             signing_key=default_key_folder().signing_key,
         )
         forgetting = build_forgetting(settings, resources, stack)
+    store = _checkpoint_store(output, learner, group)
+    if snapshots is not None:
+        store = PublishingStore(store, snapshots)
     in_loop = for_the_loop(forgetting, learner, scores, group)
     parts = LoopParts(
         detector=build_shift(settings),
@@ -77,7 +84,7 @@ def assemble(
         meter=throughput,
         sink=output.sink,
         thumbnails=output.thumbnails,
-        checkpoints=_checkpoint_store(output, learner, group) if settings.checkpoint else None,
+        checkpoints=store if settings.checkpoint else None,
         forgetting=in_loop,
         request_intake=in_loop,
         relapse_tester=in_loop,

@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 CONFIG, SUMMARY, CHECKPOINTS, LOG = "config.yaml", "summary.json", "checkpoints", "predictions.jsonl"
 
 
+def folder_of(settings: RunConfig) -> Path:
+    """Return the directory of the run that a configuration describes."""
+    return Path(settings.run_dir or Path("runs") / settings.name)
+
+
 def config_of(folder: Path) -> RunConfig:
     """Return the configuration of the run in `folder`. Raise ConfigError where there is none."""
     if (config := saved_config(folder)) is None:

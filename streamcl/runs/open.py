@@ -19,11 +19,20 @@ from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
 from streamcl.factory.source import build_source
 from streamcl.protocols import Peekable, State
 from streamcl.runs.assemble import assemble
-from streamcl.runs.directory import CHECKPOINTS, LOG, config_of, move_aside, save_config, saved_config
+from streamcl.runs.directory import (
+    CHECKPOINTS,
+    LOG,
+    config_of,
+    folder_of,
+    move_aside,
+    save_config,
+    saved_config,
+)
 from streamcl.runs.run import Run
 from streamcl.storage import files
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.lock import RunLock
+from streamcl.storage.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +46,7 @@ def open_run(
     reopen: bool = True,
     vit: BackboneFactory = build_vit,
     group: ProcessGroup = SINGLE_PROCESS,
+    snapshots: Snapshots | None = None,
 ) -> Run:
     """Return the run that a configuration describes: continued where its directory holds one, else begun.
 
@@ -48,13 +58,14 @@ def open_run(
         reopen: a finished run goes on where its source has more by now.
         vit: makes the backbone, or lends one that several runs share.
         group: the processes that run it together (see `TorchProcessGroup`), each of which calls this.
+        snapshots: where each commit publishes the learner, for processes that answer requests.
 
     Raises:
         RunBusy: another process holds the directory.
         ConfigError: the run in the directory was made with a configuration that this one cannot continue.
     """
     settings = _read(config)
-    folder = Path(settings.run_dir or Path("runs") / settings.name)
+    folder = folder_of(settings)
     check_agreement(settings, group)
     if not group.is_main:
         return _open_replica(settings, folder, vit, group)
@@ -68,7 +79,7 @@ def open_run(
         settings = _with_precision(settings, saved)
         earlier = _check_earlier(settings, saved, folder)
         stream = partial(build_source, follow=follow)
-        run = assemble(settings, folder, stack, vit=vit, group=group, stream=stream)
+        run = assemble(settings, folder, stack, vit=vit, group=group, stream=stream, snapshots=snapshots)
         save_config(settings, folder)
         _resume(run, strict=strict)
         if run.processor.progress.finished and reopen and (follow or _has_more(run, earlier)):

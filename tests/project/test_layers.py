@@ -40,6 +40,7 @@ MAY_IMPORT = {
     | {"config", "storage", "heads", "evaluation", "learners", "factory", "runs", "report"},
     "integrations": NOUNS | {"config", "factory"},
     "testing": NOUNS | {"sinks", "storage"},
+    "serving": NOUNS | {"storage", "factory", "runs"},
     "cli": NOUNS
     | {"config", "storage", "distributed", "forgetting", "factory", "runs", "audit", "benchmark", "report"},
     "__init__": NOUNS | {"config", "nn", "shift", "learners", "processor", "runs", "report", "integrations"},

@@ -1,0 +1,1 @@
+"""Answers requests over HTTP while a run learns: snapshots in, predictions out."""

@@ -1,0 +1,210 @@
+"""A predictor: follows the snapshots of a run, and answers by the newest one."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from streamcl.errors import BadRecord, StreamclError
+from streamcl.events import Sample
+from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
+from streamcl.factory.parts import build_learner
+from streamcl.factory.request_image import request_sample
+from streamcl.protocols import Learner, ProbabilisticLearner
+from streamcl.runs.directory import config_of
+from streamcl.storage.snapshots import (
+    SNAPSHOTS,
+    SnapshotInfo,
+    TornSnapshot,
+    list_snapshots,
+    load_snapshot,
+)
+
+logger = logging.getLogger(__name__)
+
+Ranked: TypeAlias = tuple[tuple[str, float], ...]
+"""Classes with their probabilities, the most probable first; empty where no class can be predicted."""
+
+POLL_SECONDS = 0.2
+"""How often an idle predictor looks for a newer snapshot."""
+
+
+class NoModel(StreamclError):
+    """No snapshot has been published, or all were removed by an erasure and the next is not there yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorReply:
+    """The classes of each image, or the reason why it cannot be read, and the model's version."""
+
+    model: SnapshotInfo
+    results: tuple[Ranked | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    path: Path
+    info: SnapshotInfo
+    learner: Learner
+
+
+class Predictor:
+    """Answers by the newest snapshot, which is loaded beside the one in use and swapped in between answers.
+
+    A snapshot that has been removed, as after an erasure, answers no more: then the newer one is waited for.
+
+    Args:
+        folder: the run's directory.
+        threads: CPU threads; the learner and other predictors use the other cores.
+        patience: seconds that `refresh` waits for a snapshot where there is none.
+        vit: makes the backbone.
+    """
+
+    def __init__(
+        self, folder: Path, *, threads: int = 1, patience: float = 10.0, vit: BackboneFactory = build_vit
+    ) -> None:
+        self._snapshots = folder / SNAPSHOTS
+        self._config = config_of(folder).model_copy(update={"threads": threads})
+        self._compute = build_compute(self._config).for_requests()
+        self._backbone = vit(self._config, self._compute)
+        self._patience = patience
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
+        self._loading: Future[_Served | None] | None = None
+        self._served: _Served | None = None
+
+    @property
+    def model(self) -> SnapshotInfo:
+        """The version in use. Raise NoModel where there is none."""
+        if self._served is None:
+            raise NoModel("no model has been published yet")
+        return self._served.info
+
+    def refresh(self) -> None:
+        """Use the newest snapshot that is loaded, and begin to load a newer one.
+
+        Raise NoModel where none can be used and none comes.
+        """
+        if self._loading is not None and self._loading.done():
+            self._served, self._loading = self._loading.result() or self._served, None
+        deadline = time.monotonic() + self._patience
+        while self._served is None or not self._served.path.exists():
+            self._served = self._newest()
+            if self._served is None and time.monotonic() > deadline:
+                raise NoModel("no model has been published yet")
+            if self._served is None:
+                time.sleep(0.02)
+        newest = list_snapshots(self._snapshots)[-1:]
+        if self._loading is None and newest and newest[0] != self._served.path:
+            self._loading = self._loader.submit(self._load, newest[0])
+
+    def predict(self, images: Sequence[bytes], top_k: int = 1) -> PredictorReply:
+        """Return the most probable classes of encoded images, after `refresh`."""
+        if self._served is None:
+            raise NoModel("no model has been published yet")
+        read: list[Sample | str] = [_sample_or_reason(image) for image in images]
+        ranked = iter(
+            ranked_classes(self._served.learner, [each for each in read if isinstance(each, Sample)], top_k)
+        )
+        results = tuple(each if isinstance(each, str) else next(ranked) for each in read)
+        return PredictorReply(self._served.info, results)
+
+    def close(self) -> None:
+        """End the thread that loads snapshots."""
+        self._loader.shutdown()
+
+    def _newest(self) -> _Served | None:
+        """Load the newest snapshot that is complete, after one that is being loaded."""
+        if self._loading is not None:
+            self._loading.result()
+            self._loading = None
+        for path in reversed(list_snapshots(self._snapshots)):
+            if (loaded := self._load(path)) is not None and path.exists():
+                return loaded
+        return None
+
+    def _load(self, path: Path) -> _Served | None:
+        try:
+            found = load_snapshot(path)
+        except TornSnapshot as error:
+            logger.warning("a snapshot cannot be used: %s", error)
+            return None
+        learner = build_learner(self._config, self._backbone, self._compute)
+        learner.load_state_dict(found.state)
+        blank = Sample("blank", np.zeros((8, 8, 3), np.uint8))
+        ranked_classes(learner, [blank], 1)  # so that no request waits for the weights to be solved
+        return _Served(path, found.info, learner)
+
+
+def ranked_classes(learner: Learner, samples: Sequence[Sample], top_k: int) -> list[Ranked]:
+    """Return the `top_k` most probable classes of each sample; one at most where a learner gives no more."""
+    if not samples:
+        return []
+    if not isinstance(learner, ProbabilisticLearner):
+        made = learner.predict(samples)
+        return [() if each.label is None else ((each.label, each.confidence),) for each in made]
+    names = learner.classes
+    if not names:
+        return [()] * len(samples)
+    with torch.no_grad():
+        probabilities = learner.logits(samples).float().softmax(dim=1)  # [B, C]
+        values, columns = (each.tolist() for each in probabilities.topk(min(top_k, len(names)), dim=1))
+    return [
+        tuple((names[column], value) for column, value in zip(*row, strict=True) if value > 0)
+        if math.isfinite(row[1][0])
+        else ()
+        for row in zip(columns, values, strict=True)
+    ]
+
+
+def predictor_process(connection: Connection, folder: Path, threads: int) -> None:
+    """Answer what comes through the connection until its other end is closed: the body of a process.
+
+    First a SnapshotInfo is sent: a model is loaded, and it has predicted an image. Then each (images, top_k)
+    is answered by a PredictorReply, or by a string that says why it cannot be.
+    """
+    predictor = Predictor(folder, threads=threads)
+    try:
+        predictor.refresh()
+        connection.send(predictor.model)
+        while True:
+            if not connection.poll(POLL_SECONDS):
+                _refresh_idle(predictor)
+                continue
+            images, top_k = connection.recv()
+            connection.send(_reply(predictor, images, top_k))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return
+    finally:
+        predictor.close()
+
+
+def _refresh_idle(predictor: Predictor) -> None:
+    try:
+        predictor.refresh()
+    except NoModel as error:
+        logger.warning("%s", error)
+
+
+def _reply(predictor: Predictor, images: Sequence[bytes], top_k: int) -> PredictorReply | str:
+    try:
+        predictor.refresh()
+        return predictor.predict(images, top_k)
+    except NoModel as error:
+        return str(error)
+
+
+def _sample_or_reason(encoded: bytes) -> Sample | str:
+    try:
+        return request_sample(encoded)
+    except BadRecord as error:
+        return str(error)
