@@ -121,6 +121,8 @@ SOURCES = Registry(
         "cub200": "streams.datasets.cub200:cub200",
         "folder": "streams.live.folder:FolderReader",
         "s3": "streams.live.objects:ObjectReader",
+        "video": "streams.live.video:VideoReader",
+        "camera": "streams.live.camera:CameraReader",
         "label_studio": "streams.datasets.label_studio:label_studio",
         "redis": "streams.live.redis_streams:RedisReader",
         "kafka": "streams.live.kafka:KafkaReader",

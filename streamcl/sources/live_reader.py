@@ -94,3 +94,13 @@ class ShardableReader(LiveReader, Protocol):
 
     def merge(self, positions: Sequence[State | None]) -> State | None:
         """Return the position that the shards with these positions have reached together."""
+
+
+@runtime_checkable
+class Rejoining(Protocol):
+    """A live reader that cannot go back, but can be opened again at what comes now.
+
+    Its `replay` returns a BadRecord for each record that was learned and is lost.
+    """
+
+    rejoins: bool

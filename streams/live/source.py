@@ -16,7 +16,7 @@ from streamcl.errors import BadRecord, RefusedRequest, SourceError
 from streamcl.events import Batch, Event, ForgetRequest, Idle, PlacedEvent, Preview, Sample, StreamInfo
 from streamcl.protocols import Fetch, State
 from streamcl.sources.delivery import DeliveryGuarantee
-from streamcl.sources.live_reader import Arrival, LiveReader, RecordKey
+from streamcl.sources.live_reader import Arrival, LiveReader, RecordKey, Rejoining
 from streams.live.arrival_log import ArrivalLog, CutBatch
 from streams.offsets import Record, batch_of, records_of
 from streams.user.conversion import Conversion
@@ -102,7 +102,7 @@ class LiveSource:
     @property
     def replayable(self) -> bool:
         """Whether a new process can continue from a position."""
-        return self.reader.guarantee.kind != "at_most_once"
+        return self.reader.guarantee.kind != "at_most_once" or isinstance(self.reader, Rejoining)
 
     @property
     def fetch(self) -> Fetch | None:
