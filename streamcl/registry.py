@@ -234,6 +234,13 @@ def bind_arguments(path: str, args: Mapping[str, Any]) -> Callable[[], Any]:
     return make
 
 
+def check_arguments(
+    function: Callable[..., Any], label: str, args: Mapping[str, Any], *, offered: Mapping[str, Any]
+) -> None:
+    """Raise ConfigError where `call_with` would refuse the arguments by their names; call nothing."""
+    _checked(function, label, args, 0, offered)
+
+
 def _checked(
     function: Callable[..., Any], label: str, args: Mapping[str, Any], before: int, offered: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -20,14 +20,23 @@ OVERRIDES = click.option(
 @click.command()
 @click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @OVERRIDES
-def validate(configs: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
-    """Check YAML files; every fault is shown with its place, and nothing runs."""
+@click.option("--syntax", is_flag=True, help="The options alone, not whether what they name exists.")
+def validate(configs: tuple[Path, ...], overrides: tuple[str, ...], syntax: bool) -> None:
+    """Check YAML files; every fault is shown with its place, and nothing runs.
+
+    Callables, arguments, sources, models and files of weights that they name must exist on this machine; no
+    network is used.
+    """
     from streamcl.config.load import load_config
 
     problems: list[str] = []
     for path in configs:
         try:
-            load_config(path, overrides)
+            config = load_config(path, overrides)
+            if not syntax:
+                from streamcl.factory.check_names import check_names
+
+                check_names(config)
             say(f"{path}: good")
         except ConfigError as error:
             problems += error.problems or (f"{path}: {error}",)

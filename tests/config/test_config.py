@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from streamcl.config.compatibility import differences, fingerprint
 from streamcl.config.load import config_from_dict, dump_config, load_config, schema
 from streamcl.errors import ConfigError
+from streamcl.factory.check_names import check_names
 
 MINIMAL = "source: {name: demo}\n"
 
@@ -555,3 +556,44 @@ def test_a_bad_file_is_refused_with_few_modules_in_little_memory_and_without_tor
     modules, megabytes = map(int, printed.split())
     assert modules < 600  # 385; importing them is most of the time, and torch alone brings 1,100
     assert megabytes < 200
+
+
+def named(tmp_path, **changes):
+    """The problems of a configuration whose parts are named as `changes` says."""
+    (tmp_path / "parts_of_mine.py").write_text(
+        "def stream(records=3): ...\nclass Detector:\n    def __init__(self, window=3): ...\n"
+    )
+    base = {"source": {"class": "parts_of_mine:stream"}, "backbone": {"weights": "none"}}
+    try:
+        check_names(config_from_dict(base | changes))
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": {"class": "parts_of_mine:straem"}}, ("source: ", "did you mean 'stream'?")),
+        ({"source": {"class": "parts_of_mine:stream", "args": {"record": 3}}}, ("did you mean 'records'?",)),
+        ({"source": {"name": "image_foldr"}}, ("no source 'image_foldr'", "did you mean 'image_folder'?")),
+        ({"source": {"name": "image_folder", "args": {"roo": "x"}}}, ("did you mean 'root'?",)),
+        ({"source": {"name": "image_folder"}}, ("needs the argument 'root'",)),
+        ({"shift": {"class": "parts_of_mine:Detektor"}}, ("shift: ", "did you mean 'Detector'?")),
+        ({"shift": {"class": "parts_of_mine:Detector", "args": {"windw": 3}}}, ("did you mean 'window'?",)),
+        ({"backbone": {"name": "vit_smal_patch14_dinov2"}}, ("backbone.name", "did you mean 'vit_small")),
+        ({"backbone": {"weights": "file:absent.pth"}}, ("backbone.weights: absent.pth does not exist",)),
+        ({"backbone": {"weights": "fetch:wieghts"}}, ("backbone.weights", "did you mean 'weights'?")),
+    ],
+)
+def test_names_that_do_not_exist_are_found_with_the_nearest(tmp_path, monkeypatch, changes, words):
+    monkeypatch.chdir(tmp_path)
+    (problem,) = named(tmp_path, **changes)
+    assert all(word in problem for word in words), problem
+
+
+def test_every_name_that_does_not_exist_is_found_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backbone = {"name": "vit_smal_patch14_dinov2", "weights": "file:absent.pth"}
+    assert len(named(tmp_path, source={"name": "imge_folder"}, backbone=backbone)) == 3
+    assert named(tmp_path) == ()
