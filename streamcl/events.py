@@ -14,6 +14,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from streamcl.errors import ForgettingError, first_fault, malformed_request
+from streamcl.requests.label import Label
 from streamcl.requests.terms import SELECTING, Id, RequestTerms
 
 Privacy: TypeAlias = Literal["core", "user"]
@@ -104,13 +105,16 @@ class Batch:
     """The records at the offsets [offset, end): those that became samples, in order, and those rejected.
 
     Offsets count records of both kinds, so end - offset == len(samples) + len(rejected). predict_only: it is
-    not to be learned, since more came than could be learned.
+    not to be learned, since more came than could be learned. labels: came with it, of its own records or of
+    earlier ones. time: seconds since the epoch at which it was cut, as in a replay; None: without a clock.
     """
 
     offset: int
     samples: tuple[Sample, ...]
     rejected: tuple[RejectedRecord, ...] = ()
     predict_only: bool = False
+    labels: tuple[Label, ...] = ()
+    time: float | None = None
 
     @property
     def end(self) -> int:
@@ -134,7 +138,7 @@ class Batch:
         return tuple(o for o, s in zip(self.offsets, self.samples, strict=True) if s.label is not None)
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Return two batches of half the samples each, cut at an offset; rejected records keep their places.
+        """Return two batches of half the samples each, cut at an offset, without labels of other records.
 
         >>> samples = tuple(Sample(f"s{k}", np.zeros((1, 1, 3), np.uint8), "ant") for k in range(4))
         >>> batch = Batch(10, samples, (RejectedRecord(11, "bad", "not an image"),))
@@ -209,10 +213,7 @@ def _is_list(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """A moment in which the source has no record to give; the loop does what is due by the clock.
-
-    It has no place in the stream: it takes no offset, and no state depends on it.
-    """
+    """A moment in which the source has no record to give. It takes no offset, and no state depends on it."""
 
 
 @dataclass(frozen=True, slots=True)

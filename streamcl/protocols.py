@@ -227,7 +227,9 @@ class BatchRecord:
     not_finite: how many labelled samples were not learned because losses or gradients of their step were
         not finite; others that were not learned did not fit into memory.
     segment: detected shifts before this batch.
-    logged: offsets whose predictions were made, and logged, at arrival.
+    logged: offsets whose predictions were made, and logged with the sample's label, at arrival.
+    completed: offsets whose predictions were logged before, without the label that came with this batch.
+    corrected: offsets of samples that were learned under another label before, and scored then.
     """
 
     batch: Batch
@@ -237,6 +239,8 @@ class BatchRecord:
     not_finite: int
     segment: int
     logged: frozenset[int] = frozenset()
+    completed: frozenset[int] = frozenset()
+    corrected: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch, Event, ForgetRequest, PlacedEvent, RejectedRecord, Sample, StreamInfo
 from streamcl.protocols import Source, State
+from streamcl.requests.label import Label
 from streamcl.sources.wrapper import SourceWrapper
 
 Record: TypeAlias = Sample | RejectedRecord
 
 
-def batch_of(offset: int, records: Iterable[Record]) -> Batch:
-    """Return the batch of these records that begins at `offset`.
+def batch_of(offset: int, records: Iterable[Record | Label]) -> Batch:
+    """Return the batch of these records, and of the labels among them, that begins at `offset`.
 
-    >>> batch_of(4, [RejectedRecord(4, "torn.png", "not an image")]).end
+    >>> batch_of(4, [RejectedRecord(4, "torn.png", "not an image"), Label("cat.png", "cat")]).end
     5
     """
     records = tuple(records)
     samples = tuple(record for record in records if isinstance(record, Sample))
-    return Batch(offset, samples, tuple(record for record in records if isinstance(record, RejectedRecord)))
+    rejected = tuple(record for record in records if isinstance(record, RejectedRecord))
+    return Batch(offset, samples, rejected, labels=tuple(each for each in records if isinstance(each, Label)))
+
+
+def is_full(units: Collection[Record | Label], size: int) -> bool:
+    """Return whether there are `size` records among the units, or `size` labels."""
+    labels = sum(isinstance(each, Label) for each in units) if len(units) >= size else 0
+    return len(units) >= size and max(labels, len(units) - labels) >= size
 
 
 def in_order(event: PlacedEvent, expected: int) -> PlacedEvent | None:
     """Return the part of the event at or after the offset `expected`, or None where nothing is left.
 
-    A batch that was seen before is a duplicate and is dropped, one that overlaps is cut; a request is never
-    dropped, since its key makes a repetition harmless. Raise SourceError where records are missing.
+    A batch that was seen before is a duplicate and is dropped, one that overlaps is cut; requests and labels
+    are never dropped, since their repetition is harmless. Raise SourceError where records are missing.
 
     >>> seen = batch_of(0, [RejectedRecord(k, f"{k}.png", "not an image") for k in range(4)])
     >>> in_order(seen, expected=4), in_order(seen, expected=3).offset
@@ -42,15 +50,25 @@ def in_order(event: PlacedEvent, expected: int) -> PlacedEvent | None:
         )
     if isinstance(event, ForgetRequest):
         return event if event.offset == expected else event.model_copy(update={"offset": expected})
-    return cut(event, expected, event.end) if event.end > expected else None
+    if event.end > expected:
+        return cut(event, expected, event.end)
+    return Batch(expected, (), labels=event.labels, time=event.time) if event.labels else None
 
 
 def cut(batch: Batch, start: int, end: int) -> Batch:
-    """Return the records of the batch at the offsets [start, end)."""
+    """Return the records of the batch at the offsets [start, end), and its labels.
+
+    Labels that name records of another part of the batch stay with that part; the first part has the others.
+    """
     if start <= batch.offset and end >= batch.end:
         return batch
-    records = list(records_of(batch))[max(0, start - batch.offset) : max(0, end - batch.offset)]
-    return replace(batch_of(max(start, batch.offset), records), predict_only=batch.predict_only)
+    first, last = max(0, start - batch.offset), max(0, end - batch.offset)
+    records = list(records_of(batch))
+    part = {record.id for record in records[first:last]}
+    others = {record.id for record in records} - part
+    labels = (each for each in batch.labels if each.id in part or (not first and each.id not in others))
+    taken = batch_of(max(start, batch.offset), [*records[first:last], *labels])
+    return replace(taken, predict_only=batch.predict_only, time=batch.time)
 
 
 def records_of(batch: Batch) -> Iterator[Record]:
@@ -65,7 +83,7 @@ def records_of(batch: Batch) -> Iterator[Record]:
 
 
 class OffsetChecked(SourceWrapper):
-    """A source whose events follow one another (see `in_order`); empty batches are dropped."""
+    """A source whose events follow one another (see `in_order`); batches of nothing are dropped."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)

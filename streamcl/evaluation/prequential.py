@@ -38,8 +38,13 @@ class Prequential:
         self._domains: dict[str, Any] = {}
 
     def after_batch(self, record: BatchRecord) -> None:
-        """Count the predictions of a batch."""
-        self.update(record.predictions, [sample.domain for sample in record.batch.samples])
+        """Count the predictions of a batch, each sample once: not those of corrected samples."""
+        counted = [
+            (prediction, sample.domain)
+            for prediction, sample in zip(record.predictions, record.batch.samples, strict=True)
+            if prediction.offset not in record.corrected
+        ]
+        self.update([prediction for prediction, _ in counted], [domain for _, domain in counted])
 
     def update(
         self, predictions: Sequence[PredictionRecord], domains: Sequence[str | None] | None = None

@@ -44,7 +44,8 @@ def build_forgetting(settings: RunConfig, resources: RunResources, stack: ExitSt
     """
     ledger = Ledger(resources.folder / LEDGER)
     stack.callback(ledger.close)
-    lineage = Lineage(resources.folder / LINEAGE)
+    keep = settings.checkpoint.keep if settings.checkpoint else 0
+    lineage = Lineage(resources.folder / LINEAGE, keep=keep)
     stack.callback(lineage.close)
     parts = resources.source.info.holdout
     utility, relapse = UtilityProbe(parts), None

@@ -13,6 +13,7 @@ from streamcl.config.options.variants import ClassOptions, PluginOptions
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.errors import ConfigError, MissingExtra
 from streamcl.learners.factory import LearnerContext
+from streamcl.memory.waiting_samples import WaitingSamples
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.protocols import Learner, ShiftDetector
@@ -53,6 +54,18 @@ def build_shift(config: RunConfig) -> ShiftDetector:
     if options.name == "river":
         arguments["name"] = arguments.pop("detector")
     return build_detector(options.name, **arguments)
+
+
+def build_waiting(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> WaitingSamples | None:
+    """Return the store of samples that wait for their labels; None where labels come with their records."""
+    options = config.labels
+    if options is None:
+        return None
+    if group.world_size > 1:
+        raise config.refuse(
+            "labels", "labels that come later need a run of one process; start it without torchrun"
+        )
+    return WaitingSamples(options.max_waiting, options.max_bytes, options.wait)
 
 
 @contextmanager

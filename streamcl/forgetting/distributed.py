@@ -12,7 +12,7 @@ from typing import Any
 
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.events import Batch, ForgetRequest, RemoteSample
-from streamcl.forgetting.lineage import content_of
+from streamcl.forgetting.image_hash import hash_of_image
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.tombstones import drop_samples, dropped_from
 from streamcl.protocols import BatchRecord, ForgettingEvent, State, Stateful
@@ -60,7 +60,7 @@ class ReplicatedForgetting:
         """Record the batch on rank 0, with the hashes of the images that the other ranks hold."""
         samples = record.batch.samples
         own = [
-            content_of(self._content_key, each.image)
+            hash_of_image(self._content_key, each.image)
             for each in samples
             if not isinstance(each, RemoteSample)
         ]

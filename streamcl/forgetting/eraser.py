@@ -33,6 +33,7 @@ from streamcl.forgetting.receipts.receipt import (
 from streamcl.forgetting.retrieval import Retrieval, retain_source
 from streamcl.forgetting.statistics.store import StatisticsSelection, StatisticsStore
 from streamcl.forgetting.tombstones import Tombstones
+from streamcl.forgetting.waiting_store import WaitingStore, purge_waiting
 from streamcl.protocols import Learner, Source
 from streamcl.sinks.redaction import RedactableSink, RedactionTarget
 from streamcl.storage import files
@@ -75,6 +76,7 @@ class RunResources:
     statistics: StatisticsStore | None = None
     utility: UtilityProbe | None = None
     relapse: RelapseMonitor | None = None
+    waiting: WaitingStore | None = None
     fingerprint: str = ""
     signing_key: SigningKeySource = no_signing_key
     disk: Disk = field(default_factory=lambda: files.DISK)
@@ -155,7 +157,7 @@ class Eraser:
             if stored is not None:
                 stored.rollback()
             return ended(outcome="failed", reason=f"{method.name}: {_cause(error)}")
-        self._erase_figures(plan)
+        waiting = self._erase_figures(plan)
         if run.relapse is not None and request.on_return == "drop":
             run.relapse.record(request, result.method, result.guarantee, learner)
         if stored is not None:
@@ -175,7 +177,9 @@ class Eraser:
             utility=None if utility is None else UtilityFigures(**utility),
             learner_before=self._ledger.fingerprint("learner", state_hash(before)),
             learner_after=state_hash(learner.state_dict()),
-            locations=receipts.in_learner(before, (*result.locations, _statistics_location(stored))),
+            locations=receipts.in_learner(
+                before, (*result.locations, *waiting, _statistics_location(stored))
+            ),
         )
 
     def finalise(self, plan: ErasurePlan, outcome: ErasureOutcome) -> None:
@@ -251,7 +255,8 @@ class Eraser:
             run.learner, scope, retrieval.samples, retrieval.unavailable, stored, others, self._drift
         )
 
-    def _erase_figures(self, plan: ErasurePlan) -> None:
+    def _erase_figures(self, plan: ErasurePlan) -> tuple[DataLocation, ...]:
+        """Erase outside of the learner, in memory; return what receipts say of samples that wait."""
         run, label = self._run, plan.request.label
         if label is not None:
             run.scores.forget_class(label)
@@ -259,6 +264,7 @@ class Eraser:
             run.thumbnails.purge(sorted(plan.target.ids))
             if label is not None:
                 run.thumbnails.forget_class(label)
+        return purge_waiting(run.waiting, plan.target)
 
 
 def _statistics_location(stored: StatisticsSelection | None) -> DataLocation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import Any, Literal
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels
-from streamcl.storage.sqlite import SqliteFile, keyed_hash
+from streamcl.forgetting.image_hash import hash_of_image
+from streamcl.forgetting.relabelled_rows import RELABELLED, RelabelledRows
+from streamcl.storage.sqlite import SqliteFile
 
 LINEAGE = "lineage.sqlite"
 """The file's name in a run directory."""
@@ -35,6 +36,7 @@ LINEAGE_SCHEMA = (
     "CREATE INDEX by_id ON samples(id)",
     "CREATE INDEX by_label ON samples(label)",
     "CREATE INDEX by_subject ON samples(subject)",
+    RELABELLED,
 )
 ROW_COLUMNS = "offset, id, label, learned, segment, content, subject, features"
 
@@ -65,13 +67,19 @@ class Lineage:
 
     Ids are kept as they are, so that a source can be asked for the samples again; subjects, domains and
     pixels as hashes under a key outside the run. A row belongs to the stream up to a commit once `flush`
-    returned before it; `truncate` drops what a crash left after it.
+    returned before it; `truncate` drops what a crash left after it. keep: how many checkpoints a run keeps.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep: int = 2) -> None:
         self._file = SqliteFile(path, patience=10.0, schema=LINEAGE_SCHEMA)
         self._file.query("PRAGMA temp_store = MEMORY")  # selections name ids, which no file may keep
-        self._waiting: list[tuple[Any, ...]] = []
+        self._waiting: list[tuple[int, tuple[Any, ...]]] = []  # each with its number among those replaced
+        self._earlier = RelabelledRows(keep)
+
+    @property
+    def relabelled(self) -> int:
+        """How many rows were replaced, because the label of a sample that had passed came, or another one."""
+        return self._earlier.number
 
     def record(
         self,
@@ -84,7 +92,8 @@ class Lineage:
     ) -> None:
         """Remember the samples of a batch that has passed, and which were learned, by their offsets.
 
-        contents: the hashes of their images; None derives them here. features: projections of their rows.
+        Samples of earlier batches, whose labels have come with this one, replace their rows. contents: the
+        hashes of the images; None derives them here. features: projections of their rows.
         """
         features = [None] * len(batch.samples) if features is None else features
         known = frozenset(learned)
@@ -93,19 +102,20 @@ class Lineage:
         columns = zip(batch.offsets, batch.samples, contents, features, strict=True)
         for offset, sample, content, projected in columns:
             was_learned = offset in known and sample.label is not None
-            self._waiting.append(
-                (
-                    offset,
-                    sample.id,
-                    sample.label,
-                    self._digest("subject", sample.subject),
-                    self._digest("domain", sample.domain),
-                    LEARNED * was_learned + PRIVATE * (sample.privacy == "user"),
-                    segment,
-                    content,
-                    projected,
-                )
+            row = (
+                offset,
+                sample.id,
+                sample.label,
+                self._digest("subject", sample.subject),
+                self._digest("domain", sample.domain),
+                LEARNED * was_learned + PRIVATE * (sample.privacy == "user"),
+                segment,
+                content,
+                projected,
             )
+            replaces = offset < batch.offset
+            self._earlier.number += replaces
+            self._waiting.append((self._earlier.number * replaces, row))
         if len(self._waiting) >= ROWS_IN_MEMORY:
             self.flush()
 
@@ -114,14 +124,24 @@ class Lineage:
         if not self._waiting:
             return
         with self._file.transaction() as run:
-            for row in self._waiting:
+            for number, row in self._waiting:
+                if number:
+                    self._earlier.save(run, number, row[0])
                 run("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         self._waiting.clear()
 
-    def truncate(self, offset: int) -> None:
-        """Forget what passed at or after an offset: it will pass again."""
+    def commit(self) -> None:
+        """Flush, before the checkpoint that counts on it."""
+        self.flush()
+        if self.relabelled:
+            with self._file.transaction() as run:
+                self._earlier.commit(run)
+
+    def truncate(self, offset: int, relabelled: int = 0) -> None:
+        """Forget what passed at or after an offset, and labels after the first so many: they come again."""
         self._waiting.clear()
         with self._file.transaction() as run:
+            self._earlier.go_back(run, relabelled)
             run("DELETE FROM samples WHERE offset >= ?", (offset,))
 
     def select(self, request: ForgetRequest) -> Selection:
@@ -150,6 +170,12 @@ class Lineage:
         """A hash under this file's key."""
         return self._file.digest(kind, value)
 
+    def learned_label(self, name: str) -> str | None:
+        """Return the label under which the newest sample with this id was learned; None where none was."""
+        self.flush()
+        newest = f"SELECT label FROM samples WHERE id = ? AND learned & {LEARNED} ORDER BY offset DESC"
+        return next((label for (label,) in self._file.query(newest, name)), None)
+
     def ids(self) -> Iterator[tuple[int | None, str]]:
         """Every id there is, with its offset, in the order of the stream."""
         after = -1
@@ -162,6 +188,7 @@ class Lineage:
     def erase(self, offsets: Sequence[int]) -> None:
         """Remove traces for good: neither the file nor its journal holds their bytes afterwards."""
         with self._file.transaction() as run:
+            self._earlier.erase(run)
             for offset in offsets:
                 run("DELETE FROM samples WHERE offset = ?", (offset,))
         if not self._file.empty_journal():
@@ -172,7 +199,7 @@ class Lineage:
 
     def content(self, image: Pixels) -> bytes:
         """Return a keyed hash of an image [H, W, 3], by which a sample brought back later is recognised."""
-        return content_of(self.key, image)
+        return hash_of_image(self.key, image)
 
     @property
     def key(self) -> bytes:
@@ -269,14 +296,3 @@ def _row(row: tuple[Any, ...]) -> LineageRow:
     offset, name, label, bits, segment, content, subject, features = row
     learned, private = bool(bits & LEARNED), bool(bits & PRIVATE)
     return LineageRow(offset, name, label, learned, segment, content, private, subject, features)
-
-
-def content_of(lineage_key: bytes, image: Pixels) -> bytes:
-    """Return the hash, 16 bytes, of an image in the lineage that has this key.
-
-    Args:
-        lineage_key: the lineage's own.
-        image: uint8 RGB [H, W, 3].
-    """
-    key = keyed_hash(lineage_key, "content", str(image.shape))
-    return hashlib.blake2b(image.tobytes(), key=key, digest_size=16).digest()

@@ -10,6 +10,7 @@ from typing import Any
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import requests
+from streamcl.forgetting.corrections import SampleCorrections
 from streamcl.forgetting.eraser import Eraser, ErasurePlan, RunResources
 from streamcl.forgetting.feature_binding import FeatureBinding
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
@@ -30,7 +31,7 @@ class ForgettingService:
     crash left unfinished is either erased from a state without that erasure, or only finalised (again), never
     subtracted twice.
 
-    schedule: requests that fall due at their offsets. methods: those to choose from.
+    schedule: requests that fall due at their offsets. methods: those to choose from. corrections: of labels.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ForgettingService:
             clock=clock,
             drift=self._features.drift,
         )
+        self.corrections = SampleCorrections(resources, lineage, self._features.drift)
         self._schedule = sorted(schedule, key=lambda each: each.offset)
         self._requests: dict[str, ForgetRequest] = {}
         self._applied: dict[str, ErasureOutcome] = {}
@@ -128,14 +130,14 @@ class ForgettingService:
 
     def commit(self) -> None:
         """Make lineage and stored statistics durable, before the checkpoint that refers to them."""
-        self._lineage.flush()
+        self._lineage.commit()
         if self._run.statistics is not None:
             self._run.statistics.flush(self._offset)
         self._scrub()
 
     @property
     def content_key(self) -> bytes:
-        """The key of the lineage's hashes of images (see `lineage.content_of`)."""
+        """The key of the lineage's hashes of images (see `image_hash.hash_of_image`)."""
         return self._lineage.key
 
     def finalise(self, plan: ErasurePlan) -> None:
@@ -160,6 +162,7 @@ class ForgettingService:
             "monitor": None if monitor is None else monitor.state_dict(),
             "offset": self._offset,
             "statistics": None if stored is None else stored.state_dict(),
+            **({"relabelled": self._lineage.relabelled} if self._lineage.relabelled else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -168,7 +171,7 @@ class ForgettingService:
         What was recorded after that state is dropped. Raise ForgettingError where the ledger is older.
         """
         if not state:
-            self._go_on_from(0, {"moment": 0})
+            self._go_on_from(0, {"moment": 0}, 0)
             return
         if self._ledger.position < state["ledger"]:
             raise ForgettingError(
@@ -185,11 +188,11 @@ class ForgettingService:
             if name in unfinished and not self._is_reported(name, each)
         }
         self._late = set(state["late"])
-        self._go_on_from(state["offset"], state["statistics"])
+        self._go_on_from(state["offset"], state["statistics"], state.get("relabelled", 0))
 
-    def _go_on_from(self, offset: int, statistics: Mapping[str, Any]) -> None:
+    def _go_on_from(self, offset: int, statistics: Mapping[str, Any], relabelled: int) -> None:
         """Drop what was recorded at or after an offset: the stream goes on from there."""
-        self._lineage.truncate(offset)
+        self._lineage.truncate(offset, relabelled)
         self._offset = offset
         if self._run.statistics is not None:
             self._run.statistics.load_state_dict(statistics)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.forgetting.ledger import Ledger
+from streamcl.requests.label import Label
 
 EVERY_USER = "\0every user"
 """Stands for a subject when all users were forgotten; no subject has such a name."""
@@ -23,6 +24,9 @@ class Tombstones:
 
     def drop_erased(self, batch: Batch) -> Batch:
         """Return the batch without what has a tombstone; such a record keeps its offset, its id goes."""
+        if any(self._is_buried(label) for label in batch.labels):
+            left = tuple(label for label in batch.labels if not self._is_buried(label))
+            batch = replace(batch, labels=left)
         if not any(map(self.covers, batch.samples)) and not any(map(self._is_gone, batch.rejected)):
             return batch
         dropped = {o for o, s in zip(batch.offsets, batch.samples, strict=True) if self.covers(s)}
@@ -51,6 +55,11 @@ class Tombstones:
             or (sample.label is not None and buried("class", sample.label))
             or (sample.privacy == "user" and buried("subject", EVERY_USER))
         )
+
+    def _is_buried(self, label: Label) -> bool:
+        """Return whether the label is of a record, or of a class, that was forgotten."""
+        buried = self._ledger.is_tombstoned
+        return buried("sample", label.id) or buried("class", label.label)
 
     def _is_gone(self, rejected: RejectedRecord) -> bool:
         return self._ledger.is_tombstoned("sample", rejected.id)

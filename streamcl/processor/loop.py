@@ -13,22 +13,21 @@ from streamcl.events import (
     Event,
     ForgetRequest,
     Idle,
-    Prediction,
     PredictionRecord,
     Preview,
-    StepResult,
 )
 from streamcl.processor.arrivals import ArrivalPredictions, Heartbeat, OverloadLog
 from streamcl.processor.event_log import EventLog, Progress, Quarantine
+from streamcl.processor.late_labels import LateLabels
 from streamcl.processor.observers import HoldoutEvaluation, NonFiniteGuard, PredictionLog, StepMetricsLog
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy
 from streamcl.processor.shift_handler import ShiftHandler
-from streamcl.processor.step import StepRunner
+from streamcl.processor.step import StepRunner, predictions_of
 from streamcl.protocols import BatchRecord, Learner, Source, State, Stateful
 from streamcl.sources.delivery import Acknowledging
 from streamcl.storage.rng_state import capture_generators, restore_generators
 
-LIVE_PARTS = frozenset({"arrivals", "overload"})
+LIVE_PARTS = frozenset({"arrivals", "overload", "labels"})
 """Parts whose state is empty, and left out of checkpoints, but for some live sources."""
 
 
@@ -64,7 +63,7 @@ class StreamProcessor:
         self._policy, self._environment, self._generators = policy, environment, generators
         self._clock = clock = parts.clock
         self._position, self._random = source.state_dict(), generators()
-        self._committed_at = self._flushed_at = clock()
+        self._committed_at, self._flushed_at, self._committed_step = clock(), clock(), 0
         self.progress = progress = Progress()
         self._log = log = EventLog(parts.sink, progress)
         self._step = StepRunner(learner, log)
@@ -82,6 +81,7 @@ class StreamProcessor:
         self._predictions = PredictionLog(log, progress, learner)
         self._arrivals = ArrivalPredictions(learner, log, progress)
         self.overload = OverloadLog(log)
+        self._labels = LateLabels(parts.waiting, parts.corrections, log)
         self._heartbeat = Heartbeat(progress, clock=clock)
         self._saved: deque[tuple[int, State]] = deque()  # steps and positions of commits not acknowledged
         self._evaluation = HoldoutEvaluation(parts.evaluator, parts.history, learner, log)
@@ -95,6 +95,7 @@ class StreamProcessor:
             self._evaluation,
             self._arrivals,
             self.overload,
+            self._labels,
             self._heartbeat,
         )
 
@@ -120,7 +121,9 @@ class StreamProcessor:
         predictions: tuple[PredictionRecord, ...] = ()
         match event:
             case Batch():
-                predictions = self._learn(event)
+                predictions = tuple(
+                    each for part in self._labels.separated(event) for each in self._learn(part)
+                )
             case ForgetRequest():
                 if self.parts.request_intake is None:
                     raise ForgettingError(
@@ -134,8 +137,7 @@ class StreamProcessor:
                 self._heartbeat.idle()
             case Preview():
                 predictions = self._arrivals.predict(self._filtered(event.batch))
-        self._position = self.source.state_dict()
-        self._random = self._generators()
+        self._position, self._random = self.source.state_dict(), self._generators()
         return predictions
 
     def _filtered(self, batch: Batch) -> Batch:
@@ -145,20 +147,27 @@ class StreamProcessor:
         """Learn a batch; return the predictions of the records that were not predicted at their arrival."""
         batch = self._filtered(batch)
         self.quarantine.take(batch)
-        outcome, earlier = self._step.run(batch), self._arrivals.of(batch)
+        attached = self._labels.attach(batch)
+        batch, shown = attached.batch, self._arrivals.of(attached.batch)
+        if attached.corrected:
+            self._predictions.recount()
+        outcome, earlier = self._step.run(batch), {**shown, **attached.predictions}
         record = BatchRecord(
             batch,
-            _predictions(batch, outcome.result, earlier),
+            predictions_of(batch, outcome.result, earlier),
             outcome.result,
             outcome.loss,
             outcome.not_finite,
             self.shift_handler.segment,
-            frozenset(earlier),
+            logged=frozenset(shown) - attached.completed,
+            completed=(frozenset(shown) & attached.completed) | frozenset(attached.predictions),
+            corrected=attached.corrected,
         )
         self.progress.advance(batch)
         for observer in self._observers:
             observer.after_batch(record)
-        return tuple(each for each in record.predictions if each.offset not in earlier)
+        known = earlier.keys() | attached.corrected
+        return tuple(each for each in record.predictions if each.offset not in known)
 
     def begin(self) -> None:
         """Start with empty logs and a first commit, so that there is always something to go back to."""
@@ -208,7 +217,7 @@ class StreamProcessor:
         self._flush()
         if self.parts.forgetting is not None:
             self.parts.forgetting.commit()
-        self._committed_at = self._clock()
+        self._committed_at, self._committed_step = self._clock(), self.progress.step
         self.progress.committed = self.progress.offset
         if self.parts.checkpoints is not None:
             saved = self.parts.checkpoints.save(self.progress.offset, self.progress.step, self.state_dict())
@@ -239,7 +248,7 @@ class StreamProcessor:
             part.load_state_dict(state.get(name, {}) if name in LIVE_PARTS else state[name])
         self._position = self.source.state_dict()
         restore_generators(state["random"])
-        self._random = state["random"]
+        self._random, self._committed_step = state["random"], self.progress.step
 
     def _stateful(self) -> dict[str, Stateful]:
         """Return the parts whose states are committed, in the order in which they are restored."""
@@ -256,6 +265,7 @@ class StreamProcessor:
             "predictions": self._predictions,
             "arrivals": self._arrivals,
             "overload": self.overload,
+            "labels": self._labels,
             "guard": self.guard,
             "shifts": self.shift_handler,
             "evaluation": self._evaluation,
@@ -268,7 +278,7 @@ class StreamProcessor:
         due = every is not None and progress.offset // every != progress.committed // every
         if seconds is not None:
             passed = self._clock() - self._committed_at >= seconds
-            due = self.parts.agree(due or (passed and progress.offset > progress.committed))
+            due = self.parts.agree(due or (passed and progress.step > self._committed_step))
         return due and not self.guard.skipped_in_a_row
 
     def _flush_due(self) -> bool:
@@ -287,14 +297,3 @@ class StreamProcessor:
         self.progress.finished = True
         self._log.log("end", "the stream ended")
         self.commit()
-
-
-def _predictions(
-    batch: Batch, result: StepResult, earlier: Mapping[int, Prediction]
-) -> tuple[PredictionRecord, ...]:
-    """Return the predictions of a batch; those that were made earlier, at arrival, count instead."""
-    made = (earlier.get(offset, each) for offset, each in zip(batch.offsets, result.predictions, strict=True))
-    return tuple(
-        PredictionRecord(sample.id, offset, sample.label, each.label, each.confidence)
-        for offset, sample, each in zip(batch.offsets, batch.samples, made, strict=True)
-    )

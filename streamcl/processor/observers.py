@@ -27,11 +27,12 @@ class PredictionLog(Counters):
         self._log, self._progress, self._learner = log, progress, learner
 
     def after_batch(self, record: BatchRecord) -> None:
-        """Write the predictions that were not written at arrival; announce new classes."""
+        """Write the predictions that were not written yet, or not with their labels; announce new classes."""
         for prediction in record.predictions:
-            if prediction.offset in record.logged:
+            if prediction.offset in record.logged | record.corrected:
                 continue
-            self._log.write("predictions", {"step": self._progress.step, **asdict(prediction)})
+            again = {"labelled_later": True} if prediction.offset in record.completed else {}
+            self._log.write("predictions", {"step": self._progress.step, **asdict(prediction), **again})
         if new := self._learner.classes[self.classes :]:
             self.classes += len(new)
             self._log.log("new_class", f"{len(new)} classes seen for the first time", classes=list(new))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,8 @@ from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
-from streamcl.events import Batch, ForgetRequest
+from streamcl.events import Batch, ForgetRequest, Sample
+from streamcl.memory.waiting_samples import WaitingSamples
 from streamcl.protocols import BatchRecord, CheckpointStore, ForgettingEvent, ShiftDetector, Sink, Stateful
 from streamcl.storage.thumbnails import Thumbnails
 
@@ -46,6 +47,19 @@ class RequestIntake(Protocol):
         """Take in a request that the source has yielded; it is durable when this returns."""
 
 
+class LabelCorrections(Protocol):
+    """Takes samples out of what was learned, so that they can be learned under another label."""
+
+    def learned_label(self, name: str) -> str | None:
+        """Return the label under which the sample with this id was learned; None where it was not."""
+
+    def take_out(self, ids: Sequence[str]) -> Sequence[tuple[int, Sample]]:
+        """Take learned samples out of the learner, exactly; return each with its offset.
+
+        Raise ForgettingError, with the learner as it was, where that is not possible for all of them.
+        """
+
+
 class RelapseTester(Protocol):
     """Tests after a shift, and at the end of the stream, that what was erased stays so."""
 
@@ -72,6 +86,8 @@ class LoopParts:
     thumbnails, checkpoints: None where the run keeps none.
     forgetting, request_intake, relapse_tester: None where the run cannot forget, takes no requests from its
         source, or does not test its erasures again; one object may have several of these roles.
+    waiting, corrections: samples that wait for their labels, None where labels come with their records only;
+        corrections of labels, None where nothing can be corrected.
     stop: ends the loop; a source that several processes read may set it too.
     clock: returns the time in seconds; it decides when to commit and flush, and nothing that is learned.
     agree: returns the first rank's value of a decision that depends on the clock, on every rank.
@@ -88,6 +104,8 @@ class LoopParts:
     forgetting: Forgetting | None = None
     request_intake: RequestIntake | None = None
     relapse_tester: RelapseTester | None = None
+    waiting: WaitingSamples | None = None
+    corrections: LabelCorrections | None = None
     stop: StopSignal = field(default_factory=StopSignal)
     clock: Callable[[], float] = time.monotonic
     agree: Callable[[bool], bool] = bool

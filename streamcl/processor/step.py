@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 
-from streamcl.events import Batch, Prediction, StepResult
+from streamcl.events import Batch, Prediction, PredictionRecord, StepResult
 from streamcl.processor.event_log import EventLog
 from streamcl.protocols import Learner
 
@@ -91,3 +92,14 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def predictions_of(
+    batch: Batch, result: StepResult, earlier: Mapping[int, Prediction]
+) -> tuple[PredictionRecord, ...]:
+    """Return the predictions of a batch; those that were made earlier, at arrival, count instead."""
+    made = (earlier.get(offset, each) for offset, each in zip(batch.offsets, result.predictions, strict=True))
+    return tuple(
+        PredictionRecord(sample.id, offset, sample.label, each.label, each.confidence)
+        for offset, sample, each in zip(batch.offsets, batch.samples, made, strict=True)
+    )

@@ -105,12 +105,16 @@ class PredictionSeries:
     _recent_right: int = 0
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Count one record; one at an offset before `end` repeats after a crash and is skipped."""
+        """Count one record; one at an offset before `end` repeats after a crash and is skipped.
+
+        Unless it completes an earlier one with the label that has come: then it is counted, as no new sample.
+        """
         offset, label, guess = as_int(record.get("offset")), record.get("label"), record.get("predicted")
-        if offset is None or offset < self.end:
+        completes = record.get("labelled_later") is True
+        if offset is None or (offset < self.end and not completes):
             return
-        self.end = offset + 1
-        self.samples += 1
+        self.samples += offset >= self.end
+        self.end = max(self.end, offset + 1)
         if label is not None:
             self._count(offset, str(label), None if guess is None else str(guess))
 

@@ -1,1 +1,1 @@
-"""The terms of a request to forget, the same in YAML, on the command line, in a stream and in Python."""
+"""Requests to forget, and late labels: both refer to records that have come before."""

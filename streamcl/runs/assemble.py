@@ -16,7 +16,7 @@ from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.forgetting import build_forgetting, for_the_loop
-from streamcl.factory.parts import build_fanout, build_learner, build_shift
+from streamcl.factory.parts import build_fanout, build_learner, build_shift, build_waiting
 from streamcl.factory.source import SourceFactory, build_source
 from streamcl.forgetting.eraser import RunResources
 from streamcl.forgetting.purging import CheckpointPurger
@@ -57,6 +57,7 @@ def assemble(
     learner = build_learner(settings, backbone, compute, group)
     output = _open_output(settings, folder, stack, backbone.fingerprint, group)
     scores, throughput = Prequential(), Throughput()
+    waiting = build_waiting(settings, group)
     forgetting = None
     if group.is_main:
         resources = RunResources(
@@ -68,6 +69,7 @@ def assemble(
             thumbnails=output.thumbnails,
             checkpoints=CheckpointPurger(output.checkpoints, output.saver) if settings.checkpoint else None,
             snapshots=snapshots,
+            waiting=waiting,
             fingerprint=fingerprint(settings),
             signing_key=default_key_folder().signing_key,
         )
@@ -88,6 +90,8 @@ def assemble(
         forgetting=in_loop,
         request_intake=in_loop,
         relapse_tester=in_loop,
+        waiting=waiting,
+        corrections=None if forgetting is None else forgetting.corrections,
         stop=stop,
         agree=bool if group.world_size == 1 else group.broadcast_object,
     )

@@ -61,7 +61,8 @@ def event_fingerprint(event: PlacedEvent) -> tuple[Any, ...]:
         carried = tuple(_sample_fingerprint(sample) for sample in event.samples)
         facts = (event.id, event.kind, event.selection)
         return ("forget", event.offset, *facts, carried)
-    return ("batch", event.offset, tuple(_sample_fingerprint(each) for each in event.samples), event.rejected)
+    samples = tuple(_sample_fingerprint(each) for each in event.samples)
+    return ("batch", event.offset, samples, event.rejected, event.labels)
 
 
 def _sample_fingerprint(sample: Sample) -> tuple[Any, ...]:
@@ -112,7 +113,9 @@ def _check_events(events: list[PlacedEvent]) -> None:
         )
     for event in events:
         if isinstance(event, Batch):
-            require(event.end > event.offset, f"the batch at offset {event.offset} is empty")
+            require(
+                event.end > event.offset or bool(event.labels), f"the batch at offset {event.offset} is empty"
+            )
             for rejected in event.rejected:
                 inside = event.offset <= rejected.offset < event.end
                 require(inside, f"a rejected record at {rejected.offset} lies outside of its batch")

@@ -12,6 +12,8 @@ from streamcl.protocols import Collective, Source
 from streamcl.sources.wrapper import SourceWrapper
 from streams.offsets import Record
 
+ONE_PROCESS = "labels that come after their records need a run of one process"
+
 
 @dataclass(frozen=True, slots=True)
 class RankMessage:
@@ -77,6 +79,8 @@ def to_message(
     match event:
         case None:
             return RankMessage("end")
+        case Batch() if event.labels:
+            return RankMessage("error", content=SourceError(f"{ONE_PROCESS} (offset {event.offset})"))
         case Batch():
             return RankMessage("batch", event.offset, tuple(_without_pixels(each) for each in records(event)))
         case ForgetRequest():

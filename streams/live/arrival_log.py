@@ -17,14 +17,16 @@ from streamcl.storage import files
 
 @dataclass(frozen=True, slots=True)
 class CutBatch:
-    """The records of one batch of a live source, or its one request, by their keys.
+    """The records and labels of one batch of a live source, or its one request, by their keys.
 
-    number: of the event in the stream, from 0. predict_only: whether the batch was not to be learned.
+    number: of the event in the stream, from 0. predict_only: whether the batch was not to be learned. time:
+    seconds since the epoch.
     """
 
     number: int
     keys: tuple[RecordKey, ...]
     predict_only: bool = False
+    time: float = 0.0
 
 
 class ArrivalLog:
@@ -98,7 +100,8 @@ class ArrivalLog:
 
 
 def _line(batch: CutBatch) -> bytes:
-    body = json.dumps([batch.number, list(batch.keys), batch.predict_only], separators=(",", ":")).encode()
+    fields = [batch.number, list(batch.keys), batch.predict_only, batch.time]
+    body = json.dumps(fields, separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
@@ -107,5 +110,5 @@ def _batch(line: bytes) -> CutBatch | None:
     checksum, _, body = line.partition(b" ")
     if not body.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(body[:-1]):
         return None
-    number, keys, predict_only = json.loads(body)
-    return CutBatch(number, tuple(keys), predict_only)
+    number, keys, predict_only, time = json.loads(body)
+    return CutBatch(number, tuple(keys), predict_only, time)

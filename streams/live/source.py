@@ -9,16 +9,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any
 
 from streamcl.errors import BadRecord, RefusedRequest, SourceError
 from streamcl.events import Batch, Event, ForgetRequest, Idle, PlacedEvent, Preview, Sample, StreamInfo
 from streamcl.protocols import Fetch, State
+from streamcl.requests.label import Label
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, LiveReader, RecordKey, Rejoining
 from streams.live.arrival_log import ArrivalLog, CutBatch
-from streams.offsets import Record, batch_of, records_of
+from streams.offsets import Record, batch_of, is_full, records_of
 from streams.user.conversion import Conversion
 from streams.user.records import RecordPolicy, to_sample
 
@@ -32,8 +33,8 @@ POLL = 0.5
 class Cutting:
     """When a batch is complete.
 
-    size: records in a full batch. max_wait: seconds after which the first record has waited enough; None:
-    until the batch is full. previews: whether records are shown before their batch is complete.
+    size: records, or labels, in a full batch. max_wait: seconds after which the first of them has waited
+    enough; None: until the batch is full. previews: whether records are shown before it is complete.
     learn_one_in: of the batches that are cut while more than `overload` records wait, here and at the other
     end, one in so many is learned, and the others are only predicted; 0: none is learned.
     """
@@ -47,12 +48,12 @@ class Cutting:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A record or request that waits for its event, and when it came.
+    """A record, label or request that waits for its event, and when it came.
 
     keys: its own, after those of arrivals just before it that bring nothing into the stream.
     """
 
-    unit: Record | ForgetRequest
+    unit: Record | Label | ForgetRequest
     keys: tuple[RecordKey, ...]
     came: float
 
@@ -71,6 +72,7 @@ class LiveSource:
         columns: keys of the reader's mappings, as for `IterableSource`.
         log: of the batches cut since the last checkpoint; None where the run cannot be resumed.
         clock: returns the time in seconds.
+        now: returns the seconds since the epoch, which batches carry.
     """
 
     def __init__(
@@ -82,9 +84,10 @@ class LiveSource:
         columns: Mapping[str, str] | None = None,
         log: ArrivalLog | None = None,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.reader, self._cutting, self._policy = reader, cutting, policy or RecordPolicy()
-        self._columns, self._log, self._clock = columns, log, clock
+        self._columns, self._log, self._clock, self._now = columns, log, clock, now
         self._durable = deque[Mapping[str, Any]](maxlen=1)
         self._open, self._opening = False, threading.Lock()  # fetching is done in another thread
         self._begin(None, events=0, offset=0, seen=())
@@ -127,18 +130,18 @@ class LiveSource:
         self._connect()
         for cut in () if self._log is None else self._log.since(self._events):
             self._arrive(self._again(cut.keys))
-            yield self._hand_out(len(self._waiting), cut.predict_only, logged=True)
+            yield self._hand_out(len(self._waiting), cut)
         while True:
             arrivals = self.reader.poll(self._patience())
             while self._durable:
                 self._pass_on(self._durable.popleft())
             self._arrive(arrivals or ())
             while (complete := self._complete(ended=arrivals is None)) > 0:
-                yield self._hand_out(complete, self._is_too_much(complete), logged=False)
+                yield self._cut(complete)
             if arrivals is None:
                 return
-            if self._cutting.previews and self._shown < len(self._waiting):
-                yield self._preview()
+            if self._cutting.previews and (preview := self._preview()) is not None:
+                yield preview
             elif not arrivals:
                 yield Idle()
 
@@ -177,7 +180,7 @@ class LiveSource:
         self._position, self._events, self._offset = position, events, offset
         self._waiting = deque[_Waiting]()
         self._without_unit: tuple[RecordKey, ...] = ()  # since, of what brings nothing into the stream
-        self._shown = 0  # how many of those that wait were shown
+        self._shown = 0  # how many of the records that wait were shown
         self._conversion = Conversion(
             self.reader.name, self._policy, (), self._columns, offset=offset, seen=seen
         )
@@ -199,29 +202,37 @@ class LiveSource:
                 self._waiting.append(_Waiting(unit, keys, now))
                 self._without_unit, keys = (), (arrival.key,)
 
-    def _units_of(self, value: Any) -> Iterator[Record | ForgetRequest]:
-        """Yield the records in what has come, or the request that it is."""
+    def _units_of(self, value: Any) -> Iterator[Record | Label | ForgetRequest]:
+        """Yield the records and labels in what has come, or the request that it is."""
         if isinstance(value, RefusedRequest):
             logger.warning("%s: a request to forget is refused: %s", self.reader.name, value)
             return
         for unit in self._conversion.units_of(value):
-            yield from records_of(unit) if isinstance(unit, Batch) else (unit,)
+            yield from (*records_of(unit), *unit.labels) if isinstance(unit, Batch) else (unit,)
 
     def _complete(self, *, ended: bool) -> int:
         """Return how many of those that wait make the next event now; 0 where there is none yet."""
         if not self._waiting:
             return 0
-        first, size, longest = self._waiting[0], self._cutting.size, self._cutting.max_wait
-        records = self._records_waiting(size)
-        if records == 0:
+        first, longest = self._waiting[0], self._cutting.max_wait
+        units = self._units_waiting()
+        if units == 0:
             return 1  # a request
         waited = longest is not None and self._clock() - first.came >= longest
-        return records if records == size or records < len(self._waiting) or waited or ended else 0
+        return units if units < len(self._waiting) or self._is_full(units) or waited or ended else 0
 
-    def _records_waiting(self, limit: int) -> int:
-        """Return how many records wait before the first request, up to `limit`."""
-        heads = islice(self._waiting, limit)
-        return sum(1 for _ in takewhile(lambda each: not isinstance(each.unit, ForgetRequest), heads))
+    def _units_waiting(self) -> int:
+        """Return how many records and labels wait before the first request, up to a full batch."""
+        counts = {True: 0, False: 0}
+        for count, each in enumerate(self._waiting):
+            if isinstance(each.unit, ForgetRequest) or max(counts.values()) == self._cutting.size:
+                return count
+            counts[isinstance(each.unit, Label)] += 1
+        return len(self._waiting)
+
+    def _is_full(self, count: int) -> bool:
+        units = (each.unit for each in islice(self._waiting, count))
+        return is_full([each for each in units if not isinstance(each, ForgetRequest)], self._cutting.size)
 
     def _is_too_much(self, count: int) -> bool:
         """Return whether the next batch, of `count` records, is only predicted: too many wait behind it."""
@@ -230,22 +241,27 @@ class LiveSource:
             return False
         return one_in == 0 or self._events % one_in != 0
 
-    def _hand_out(self, count: int, predict_only: bool, *, logged: bool) -> PlacedEvent:
+    def _cut(self, count: int) -> PlacedEvent:
+        """Log that the first `count` of those that wait make the next event, and return it."""
+        keys = tuple(key for each in islice(self._waiting, count) for key in each.keys)
+        cut = CutBatch(self._events, keys, self._is_too_much(count), self._now())
+        if self._log is not None:
+            self._log.append(cut)
+        return self._hand_out(count, cut)
+
+    def _hand_out(self, count: int, cut: CutBatch) -> PlacedEvent:
         """Return the next event, of the first `count` that wait, and move the position past it."""
-        taken = [self._waiting.popleft() for _ in range(count)]
-        first, keys = taken[0].unit, tuple(key for each in taken for key in each.keys)
+        units = [self._waiting.popleft().unit for _ in range(count)]
         event: PlacedEvent
-        if isinstance(first, ForgetRequest):
-            event = first
+        if isinstance(units[0], ForgetRequest):
+            event = units[0]
         else:
-            records = [each.unit for each in taken if not isinstance(each.unit, ForgetRequest)]
-            event = replace(batch_of(self._offset, records), predict_only=predict_only)
-        if self._log is not None and not logged:
-            self._log.append(CutBatch(self._events, keys, predict_only))
-        self.reader.advance(keys)
+            records = [each for each in units if not isinstance(each, ForgetRequest)]
+            event = replace(batch_of(self._offset, records), predict_only=cut.predict_only, time=cut.time)
+        self.reader.advance(cut.keys)
         self._position = self.reader.position()
+        self._shown = max(0, self._shown - (event.end - self._offset))
         self._events, self._offset = self._events + 1, event.end
-        self._shown = max(0, self._shown - count)
         return event
 
     def _patience(self) -> float:
@@ -255,12 +271,11 @@ class LiveSource:
             return POLL
         return min(POLL, max(0.0, longest - (self._clock() - self._waiting[0].came)))
 
-    def _preview(self) -> Preview:
-        """Return the records that wait and were not shown yet."""
-        offset = self._offset + self._shown
-        new = [each.unit for each in islice(self._waiting, self._shown, None)]
-        self._shown = len(self._waiting)
-        return Preview(batch_of(offset, [each for each in new if not isinstance(each, ForgetRequest)]))
+    def _preview(self) -> Preview | None:
+        """Return the records that wait and were not shown yet; None where all were."""
+        records = [each.unit for each in self._waiting if not isinstance(each.unit, ForgetRequest | Label)]
+        shown, self._shown = self._shown, len(records)
+        return Preview(batch_of(self._offset + shown, records[shown:])) if shown < len(records) else None
 
     def _pass_on(self, position: Mapping[str, Any]) -> None:
         """Let the reader know that a position is durable."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from streamcl.errors import BadRecord
 from streamcl.events import Batch, PlacedEvent, RejectedRecord, Sample
+from streamcl.requests.label import Label
 from streams.offsets import Record, batch_of, in_order, records_of
+from streams.user.labels import text, to_label, to_text
 from streams.user.notes import Notes
 from streams.user.records import RecordPolicy, reason_of, to_samples
 
-Unit: TypeAlias = Record | PlacedEvent
+Unit: TypeAlias = Record | Label | PlacedEvent
 
 
 class Conversion:
@@ -35,6 +38,7 @@ class Conversion:
         seen: Iterable[str],
     ) -> None:
         self._policy = policy
+        self._class_names = class_names
         self._salt = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
         self.notes = Notes(name)
         self._read = partial(
@@ -50,7 +54,9 @@ class Conversion:
         self.seen = dict.fromkeys(seen)
 
     def units_of(self, item: Any) -> Sequence[Unit]:
-        """Return the item's records, or the event that it is (nothing, where it is a duplicate)."""
+        """Return the item's records, or the label or event that it is (nothing, where it is a duplicate)."""
+        if issubclass(type(item), Label):
+            return (self._label(item),)
         if not issubclass(type(item), PlacedEvent):  # isinstance would ask the user's object
             return self._records(item)
         event = in_order(item, self.offset)
@@ -63,7 +69,8 @@ class Conversion:
             else:
                 self.offset += 1
                 records.append(record)
-        return (batch_of(event.offset, records),)
+        batch = batch_of(event.offset, [*records, *map(self._label, event.labels)])
+        return (replace(batch, predict_only=event.predict_only, time=event.time),)
 
     def _records(self, item: Any) -> list[Record]:
         records = []
@@ -72,18 +79,42 @@ class Conversion:
             self.offset += 1
         return records
 
+    def _label(self, item: Label) -> Label:
+        """Return the label with its class's name, within the limits; with its fault where it has one."""
+        policy = self._policy
+        try:
+            named = to_label(
+                item.label,
+                missing="quarantine",
+                negative=policy.negative_label,
+                class_names=self._class_names,
+            )
+            label = Label(text(to_text(item.id, "id") or "", "id"), str(named), item.fault)
+            self._count(label.label)
+        except BadRecord as bad:
+            if policy.on_bad_record == "fail":
+                raise
+            return Label(str(item.id), str(item.label), reason_of(bad))
+        return label
+
     def _within_classes(self, record: Record) -> Record:
         if isinstance(record, RejectedRecord) or record.label is None:
             return record
-        name = record.label.encode(errors="surrogatepass")
+        try:
+            self._count(record.label)
+        except BadRecord as bad:
+            if self._policy.on_bad_record == "fail":
+                raise
+            return RejectedRecord(self.offset, record.id, reason_of(bad))
+        return record
+
+    def _count(self, label: str) -> None:
+        """Count a class. Raise BadRecord where it is one more than are allowed."""
+        name = label.encode(errors="surrogatepass")
         digest = hashlib.blake2b(name, key=self._salt, digest_size=12).hexdigest()
-        if digest in self.seen or len(self.seen) < self._policy.max_classes:
-            self.seen[digest] = None
-            return record
-        bad = BadRecord(
-            f"label {record.label!r} is one class more than the {self._policy.max_classes} allowed",
-            hint="raise max_classes",
-        )
-        if self._policy.on_bad_record == "fail":
-            raise bad
-        return RejectedRecord(self.offset, record.id, reason_of(bad))
+        if digest not in self.seen and len(self.seen) >= self._policy.max_classes:
+            raise BadRecord(
+                f"label {label!r} is one class more than the {self._policy.max_classes} allowed",
+                hint="raise max_classes",
+            )
+        self.seen[digest] = None

@@ -52,7 +52,8 @@ class Notes:
     def _say_unlabelled(self) -> None:
         if 2 * self._unlabelled > self._total:
             logger.warning(
-                "%s: %d of the first %d records have no label; they are predicted and never learned",
+                "%s: %d of the first %d records have no label; they are predicted, and learned only "
+                "if labels come for them",
                 self._name,
                 self._unlabelled,
                 self._total,

@@ -14,7 +14,8 @@ from streamcl.errors import SourceError
 from streamcl.events import Batch, Event, PlacedEvent, Sample, StreamInfo
 from streamcl.protocols import Fetch, State
 from streamcl.registry import bind_arguments
-from streams.offsets import Record, batch_of
+from streamcl.requests.label import Label
+from streams.offsets import Record, batch_of, is_full
 from streams.user.conversion import Conversion, Unit
 from streams.user.metadata import info_of, label_names
 from streams.user.readers import ENDED, is_map_style, lost_by_state
@@ -179,7 +180,7 @@ class IterableSource:
     def _begin(self, point: ResumePoint, *, taken: int, offset: int, seen: list[str]) -> None:
         self._reader.restart(point.items, point.inner)
         self._resume_points = deque([point])
-        self._queue, self._pending = deque[Unit](), list[Record]()
+        self._queue, self._pending = deque[Unit](), list[Record | Label]()
         self._pulled = 0  # units read from the user since the resume point
         self._taken, self._offset, self._behind = taken, offset, taken  # handed out
         self._ended = False
@@ -202,7 +203,7 @@ class IterableSource:
     def _next_event(self) -> Event | None:
         """Return a full batch, a short one before the user's own event or the end, or that event."""
         pending = self._pending
-        while len(pending) < self._batch_size:
+        while not is_full(pending, self._batch_size):
             unit = self._next_unit()
             if isinstance(unit, PlacedEvent):
                 if not pending:

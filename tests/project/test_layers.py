@@ -25,10 +25,10 @@ MAY_IMPORT = {
     "sinks": NOUNS | {"storage"},
     "learners": NOUNS | {"config", "distributed", "nn", "memory", "heads", "capabilities"},
     "forgetting": NOUNS | {"storage", "distributed", "nn", "heads", "sinks", "capabilities"},
-    "processor": NOUNS | {"storage", "evaluation"},
+    "processor": NOUNS | {"storage", "evaluation", "memory"},
     "factory": NOUNS
     | {"config", "storage", "distributed", "nn", "capabilities", "shift", "evaluation", "sinks"}
-    | {"learners", "forgetting"},
+    | {"learners", "forgetting", "memory"},
     "report": NOUNS | {"storage", "evaluation", "forgetting"},
     "runs": NOUNS
     | {"config", "capabilities", "storage", "distributed", "learners", "nn", "evaluation", "sinks"}

@@ -124,8 +124,8 @@ def test_a_torn_entry_was_not_handed_out_and_is_dropped(tmp_path):
 
 def test_a_log_with_a_hole_is_refused(tmp_path):
     log = ArrivalLog(tmp_path / "arrivals.log")
-    log.append(CutBatch(0, (0,)))
-    log.append(CutBatch(2, (2,)))
+    log.append(CutBatch(0, (0,), 0.0))
+    log.append(CutBatch(2, (2,), 0.0))
     log.close()
     with pytest.raises(CheckpointError, match="lacks batches"):
         log.since(0)
@@ -167,7 +167,7 @@ def test_a_reader_that_replays_fewer_records_is_an_error(tmp_path):
 
     path = tmp_path / "arrivals.log"
     log = ArrivalLog(path)
-    log.append(CutBatch(0, (0, 1)))
+    log.append(CutBatch(0, (0, 1), 0.0))
     log.close()
     clock = Clock()
     made = LiveSource(Short(SCRIPT, clock), log=log, clock=clock)

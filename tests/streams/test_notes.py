@@ -61,7 +61,8 @@ def test_that_most_labels_are_missing_is_said_once(caplog, count):
     first = min(count, 256)
     missing = sum(k % 3 > 0 for k in range(first))
     assert caplog.messages == [
-        f"s: {missing} of the first {first} records have no label; they are predicted and never learned"
+        f"s: {missing} of the first {first} records have no label; they are predicted, and learned only if "
+        "labels come for them"
     ]
     caplog.clear()
     labels([(IMAGE, "a" if k % 3 else None) for k in range(count)])

@@ -65,6 +65,8 @@ def build(
     beside=None,
     clock=time.monotonic,
     request_intake=None,
+    waiting=None,
+    corrections=None,
     **policy,
 ):
     """A processor whose sink is closed once nobody holds the processor any more."""
@@ -85,6 +87,8 @@ def build(
             checkpoints=checkpoints or found,
             clock=clock,
             request_intake=request_intake,
+            waiting=waiting,
+            corrections=corrections,
         ),
         LoopPolicy(**{"commit_every": 16, **policy}),
     )

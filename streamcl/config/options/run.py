@@ -11,6 +11,7 @@ from streamcl.config.options.backbone import BackboneOptions
 from streamcl.config.options.base import Options, Safe, Seconds, Seed, Warn
 from streamcl.config.options.batch import BatchOptions, OverloadOptions, by_size
 from streamcl.config.options.forget import ForgettingOptions
+from streamcl.config.options.labels import LabelOptions
 from streamcl.config.options.learner import (
     LearnerOptions,
     beyond_depth,
@@ -85,6 +86,10 @@ class RunConfig(Options):
     )
     flush: Safe[Seconds | None] = Field(
         1.0, description="Predictions, metrics and events are on disk within that time; null: at checkpoints."
+    )
+    labels: Warn[LabelOptions | None] = Field(
+        None,
+        description="Records without a label wait for one that comes later; null: they are predicted only.",
     )
     forgetting: ForgettingOptions = Field(
         ForgettingOptions(), description="Requests to forget, statistics for them, and tests after shifts."

@@ -1,0 +1,89 @@
+"""Corrections of labels: learned samples are taken out exactly, to be learned again under another label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamcl.capabilities.declaration import capabilities_of
+from streamcl.errors import ForgettingError, StreamclError
+from streamcl.events import ForgetRequest, Sample
+from streamcl.forgetting.eraser import RunResources
+from streamcl.forgetting.feature_binding import RowComparison
+from streamcl.forgetting.lineage import Lineage, LineageRow, Selection
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
+from streamcl.forgetting.methods.protocol import Context, RequestScope
+from streamcl.forgetting.retrieval import Retrieval
+from streamcl.forgetting.statistics.store import StatisticsSelection
+
+
+class SampleCorrections:
+    """Takes samples out of a learner in closed form: its sums, and those stored on disk, lose their share.
+
+    What is learned afterwards under the new label gives the sums of a stream that had it at once, up to
+    rounding in float64. Nothing is erased from disk, and no tombstone is set.
+
+    Args:
+        resources: the parts of the run.
+        lineage: of what was learned.
+        drift: compares features with those that were learned.
+    """
+
+    def __init__(self, resources: RunResources, lineage: Lineage, drift: RowComparison | None = None) -> None:
+        self._run, self._lineage, self._drift = resources, lineage, drift
+        self._method = ClosedFormRemoval()
+
+    def learned_label(self, name: str) -> str | None:
+        """Return the label under which the sample with this id was learned; None where it was not."""
+        return self._lineage.learned_label(name)
+
+    def take_out(self, ids: Sequence[str]) -> Sequence[tuple[int, Sample]]:
+        """Take learned samples out of the learner; return each, with its old label, and its offset.
+
+        Raise ForgettingError, with learner and stored sums as they were, where weights trained by gradient
+        know a sample, or where one cannot be retrieved as it was learned.
+        """
+        request = ForgetRequest(id="correction", ids=tuple(ids), on_return="learn")
+        selection = self._lineage.select(request)
+        try:
+            return self._take_out(request, selection)
+        finally:
+            selection.close()
+
+    def _take_out(self, request: ForgetRequest, selection: Selection) -> list[tuple[int, Sample]]:
+        learner, store = self._run.learner, self._run.statistics
+        rows = [row for chunk in selection.chunks(learned=True) for row in chunk]
+        retrieval = Retrieval(request, self._run.source, self._lineage.content)
+        scope = RequestScope(
+            request, learned=len(rows), passed=len(rows), forgotten_before=False, chunks=lambda: iter([rows])
+        )
+        stored = None if store is None else store.select(selection.cohorts(store.by))
+        context = Context(learner, scope, retrieval.samples, retrieval.unavailable, stored, drift=self._drift)
+        if reason := self._method.unsupported_reason(request, context) or retrieval.unavailable:
+            raise ForgettingError(reason)
+        samples, before = retrieval.samples(rows), learner.state_dict()
+        try:
+            self._method.erase(request, context)
+            self._drop_emptied(rows, selection)
+        except (StreamclError, ValueError, OSError) as error:
+            learner.load_state_dict(before)
+            if stored is not None:
+                stored.rollback()
+            raise error if isinstance(error, ForgettingError) else ForgettingError(str(error)) from error
+        _finish(stored, self._run.learner)
+        return [(row.offset, sample) for row, sample in zip(rows, samples, strict=True)]
+
+    def _drop_emptied(self, rows: Sequence[LineageRow], selection: Selection) -> None:
+        """Drop the classes of which no sample is left: with the right labels they would not have come."""
+        drop = capabilities_of(self._run.learner).drop_class
+        emptied = selection.cohorts("class")
+        for label in dict.fromkeys(str(row.label) for row in rows):
+            chosen, total = emptied[self._lineage.digest("class", label)]
+            if chosen == total and drop is not None:
+                drop(label)
+
+
+def _finish(stored: StatisticsSelection | None, learner: object) -> None:
+    statistics = capabilities_of(learner).statistics
+    by_rows = None if statistics is None else statistics.by_rows
+    if stored is not None:
+        stored.finish(0 if by_rows is None else len(by_rows.widths))

@@ -1,0 +1,58 @@
+"""The former rows of samples whose labels came later, or were corrected, so that the lineage can go back."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from streamcl.storage.sqlite import Execute
+
+RELABELLED = """CREATE TABLE relabelled (
+    number INTEGER PRIMARY KEY,
+    offset INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    label TEXT,
+    subject BLOB,
+    domain BLOB,
+    learned INTEGER NOT NULL,
+    segment INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    features BLOB
+)"""
+
+
+class RelabelledRows:
+    """Rows of the lineage as they were before they were replaced, as far back as a restart may go.
+
+    number: how many rows have been replaced since the beginning of the stream.
+
+    Args:
+        keep: how many checkpoints a run keeps.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.number = 0
+        # The newest checkpoint may not be durable yet, and the one before it may be damaged.
+        self._committed = deque[int](maxlen=keep + 2)
+
+    def save(self, run: Execute, number: int, offset: int) -> None:
+        """Save the row at an offset, which is replaced next, under its number."""
+        run("INSERT OR REPLACE INTO relabelled SELECT ?, * FROM samples WHERE offset = ?", (number, offset))
+
+    def go_back(self, run: Execute, number: int) -> None:
+        """Restore every row that was replaced after the first `number`."""
+        found = run("SELECT * FROM relabelled WHERE number > ? ORDER BY number DESC", (number,)).fetchall()
+        for _, *row in found:
+            run("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        run("DELETE FROM relabelled WHERE number > ?", (number,))
+        self.number = number
+        self._committed.clear()
+
+    def commit(self, run: Execute) -> None:
+        """Note a commit, and delete the rows of which no checkpoint that a restart may use knows."""
+        self._committed.append(self.number)
+        if len(self._committed) == self._committed.maxlen:
+            run("DELETE FROM relabelled WHERE number <= ?", (self._committed[0],))
+
+    def erase(self, run: Execute) -> None:
+        """Delete all rows, once no older checkpoint is left."""
+        run("DELETE FROM relabelled")

@@ -1,0 +1,30 @@
+"""Erasure from the samples that wait for their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from streamcl.forgetting.methods.protocol import DataLocation, LocationStatus
+from streamcl.sinks.redaction import RedactionTarget
+
+
+class WaitingStore(Protocol):
+    """Samples that wait for their labels (see streamcl.memory.waiting_samples)."""
+
+    def purge(self, ids: Collection[str]) -> int:
+        """Remove the samples with these ids; return how many there were."""
+
+    def forget_class(self, label: str) -> None:
+        """Name the class in no prediction any more."""
+
+
+def purge_waiting(store: WaitingStore | None, target: RedactionTarget) -> tuple[DataLocation, ...]:
+    """Remove a target from the store; return what was done there, nothing where a run has none."""
+    if store is None:
+        return ()
+    purged = store.purge(target.ids)
+    if target.label is not None:
+        store.forget_class(target.label)
+    status: LocationStatus = "erased" if purged else "not affected"
+    return (DataLocation("samples that wait for labels", status, f"{purged} samples were among them"),)

@@ -1,0 +1,156 @@
+"""Samples that wait for their labels, each with the prediction that was made at first sight."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from streamcl.events import NO_PIXELS, Prediction, Sample
+from streamcl.protocols import State
+
+FASTEST = 1  # zlib's level: a photograph in some 8 ms, and hardly larger than at the best
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingSample:
+    """A sample without a label, its place in the stream, its first prediction, and when it was made.
+
+    time: seconds since the epoch; None where the stream has no clock.
+    """
+
+    sample: Sample
+    offset: int
+    prediction: Prediction
+    time: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A waiting sample without pixels, and the pixels as the bytes of a PNG."""
+
+    entry: WaitingSample
+    pixels: bytes
+
+
+class WaitingSamples:
+    """A bounded store of samples by their ids. Pixels are compressed without loss.
+
+    Args:
+        max_samples: the oldest leaves where one more would come.
+        max_bytes: of compressed pixels; the oldest leave where there would be more.
+        wait: seconds of the stream's clock after which a sample leaves; None: never.
+    """
+
+    def __init__(self, max_samples: int, max_bytes: int, wait: float | None = None) -> None:
+        if max_samples < 1 or max_bytes < 1:
+            raise ValueError(f"{max_samples} samples of {max_bytes} bytes; expected 1 or more of both")
+        self._max_samples, self._max_bytes, self._wait = max_samples, max_bytes, wait
+        self._packed: dict[str, _Packed] = {}  # the oldest first
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._packed
+
+    @property
+    def bytes(self) -> int:
+        """Compressed pixels, in bytes."""
+        return self._bytes
+
+    def put(self, entry: WaitingSample) -> None:
+        """Let a sample wait. Of two with one id the first stays: what was predicted of it first counts."""
+        name = entry.sample.id
+        if name not in self._packed:
+            bare = replace(entry, sample=replace(entry.sample, image=NO_PIXELS))
+            self._add(name, _Packed(bare, _png(entry.sample)))
+
+    def take(self, name: str) -> WaitingSample | None:
+        """Remove and return the sample with this id; None where none waits."""
+        packed = self._remove(name)
+        if packed is None:
+            return None
+        sample = replace(packed.entry.sample, image=np.array(Image.open(io.BytesIO(packed.pixels))))
+        return replace(packed.entry, sample=sample)
+
+    def expire(self, now: float | None) -> int:
+        """Remove the samples that have waited too long at the time `now`; return how many."""
+        if now is None or self._wait is None:
+            return 0
+        last = now - self._wait
+        times = {name: each.entry.time for name, each in self._packed.items()}
+        expired = [name for name, time in times.items() if time is not None and time < last]
+        for name in expired:
+            self._remove(name)
+        return len(expired)
+
+    def evict(self) -> int:
+        """Remove the oldest samples until the rest are within the limits; return how many."""
+        evicted = 0
+        while len(self._packed) > self._max_samples or self._bytes > self._max_bytes:
+            self._remove(next(iter(self._packed)))
+            evicted += 1
+        return evicted
+
+    def purge(self, ids: Collection[str]) -> int:
+        """Remove the samples with these ids; return how many there were."""
+        return sum(self._remove(name) is not None for name in list(ids))
+
+    def forget_class(self, label: str) -> None:
+        """Name the class in no prediction any more."""
+        for name, each in self._packed.items():
+            if each.entry.prediction.label == label:
+                nameless = replace(each.entry, prediction=replace(each.entry.prediction, label=None))
+                self._packed[name] = replace(each, entry=nameless)
+
+    def state_dict(self) -> State:
+        """Return the samples: facts as JSON, and compressed pixels (one flat uint8 array)."""
+        packed = list(self._packed.values())
+        return {
+            "facts": [json.dumps(_facts(each.entry)) for each in packed],
+            "sizes": np.array([len(each.pixels) for each in packed], np.int64),
+            "pixels": np.frombuffer(b"".join(each.pixels for each in packed), np.uint8),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the store that returned `state`; an empty one empties it."""
+        self._packed, self._bytes, start = {}, 0, 0
+        pixels = np.asarray(state.get("pixels", ()), np.uint8).tobytes()
+        for facts, size in zip(state.get("facts", ()), state.get("sizes", ()), strict=True):
+            entry = _entry(json.loads(facts))
+            self._add(entry.sample.id, _Packed(entry, pixels[start : start + int(size)]))
+            start += int(size)
+
+    def _add(self, name: str, packed: _Packed) -> None:
+        self._packed[name] = packed
+        self._bytes += len(packed.pixels)
+
+    def _remove(self, name: str) -> _Packed | None:
+        packed = self._packed.pop(name, None)
+        self._bytes -= 0 if packed is None else len(packed.pixels)
+        return packed
+
+
+def _png(sample: Sample) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(sample.image)).save(file, "PNG", compress_level=FASTEST)
+    return file.getvalue()
+
+
+def _facts(entry: WaitingSample) -> list[Any]:
+    sample, made = entry.sample, entry.prediction
+    names = [sample.id, sample.subject, sample.domain, sample.privacy]
+    return [*names, entry.offset, made.label, made.confidence, entry.time]
+
+
+def _entry(facts: list[Any]) -> WaitingSample:
+    name, subject, domain, privacy, offset, label, confidence, time = facts
+    sample = Sample(name, NO_PIXELS, None, subject, domain, privacy)
+    return WaitingSample(sample, offset, Prediction(label, confidence), time)
