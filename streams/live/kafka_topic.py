@@ -18,7 +18,6 @@ Message: TypeAlias = Any
 
 BROKER_TIMEOUT = 30.0  # seconds for an answer of the brokers, and without the next record of a replay
 HELD = 256  # messages of a partition that wait for their turn in a replay; more are not fetched until then
-QUEUE_KBYTES = "32768"  # fetched ahead at most, in kB, unless the settings say otherwise
 
 GUARANTEES = {
     "enable.auto.commit": "false",
@@ -28,6 +27,12 @@ GUARANTEES = {
     "enable.partition.eof": "true",
 }
 """Settings of librdkafka that the guarantee depends on."""
+DEFAULTS = {
+    "queued.max.messages.kbytes": "32768",  # fetched ahead at most
+    "reconnect.backoff.ms": "500",  # the least seconds between two attempts at a broker that is away
+    "log_level": "2",  # critical: what is wrong is said once, by this module
+}
+"""Settings of librdkafka where the user gives none."""
 OWN = {*GUARANTEES, "bootstrap.servers", "metadata.broker.list", "group.id"}
 SECRETS = ("password", "secret", "ssl.key.pem", "sasl.oauthbearer.config")
 
@@ -59,7 +64,7 @@ def connection_settings(
     if own := sorted(OWN & given.keys()):
         raise ConfigError(f"the setting {own[0]} cannot be given: the source sets it itself")
     servers = {"bootstrap.servers": brokers, "group.id": group}
-    return {"queued.max.messages.kbytes": QUEUE_KBYTES, **given, **GUARANTEES, **servers}
+    return {**DEFAULTS, **given, **GUARANTEES, **servers}
 
 
 def _credentials(path: str | Path | None) -> dict[str, str]:
@@ -105,7 +110,9 @@ class KafkaTopic:
             ) from error
         self.name, self._on_gap, self._clock, self._kafka = name, on_gap, clock, confluent_kafka
         try:
-            self._consumer = confluent_kafka.Consumer({**settings, "error_cb": self._warn}, logger=logger)
+            self._consumer = confluent_kafka.Consumer(
+                {**settings, "error_cb": self._note_error}, logger=logger
+            )
         except (confluent_kafka.KafkaException, TypeError, ValueError) as error:
             raise ConfigError(f"the settings of the source kafka are refused: {_reason(error)}") from None
         self._next: dict[int, int] = {}
@@ -113,6 +120,8 @@ class KafkaTopic:
         self._paused = set[int]()
         self._at_end = set[int]()  # partitions of which nothing has come since their end
         self._reached_end = set[int]()
+        self._fault = ""  # the last error of a connection
+        self._is_away = False
 
     def partitions(self) -> list[int]:
         """Return the topic's partitions. Raise SourceError where there is none, or no broker answers."""
@@ -120,7 +129,8 @@ class KafkaTopic:
             found = self._consumer.list_topics(self.name, timeout=BROKER_TIMEOUT).topics[self.name]
         except self._kafka.KafkaException as error:
             raise SourceError(
-                f"no broker answers: {_reason(error)}", hint="the same command continues once one does"
+                f"no broker answers: {self._why(error)}",
+                hint="the same command continues once one does",
             ) from None
         if found.error is not None or not found.partitions:
             raise SourceError(
@@ -133,7 +143,7 @@ class KafkaTopic:
         try:
             low, high = self._consumer.get_watermark_offsets(self._at(partition), timeout=BROKER_TIMEOUT)
         except self._kafka.KafkaException as error:
-            raise SourceError(f"{self.name}/{partition}: no broker answers: {_reason(error)}") from None
+            raise SourceError(f"{self.name}/{partition}: no broker answers: {self._why(error)}") from None
         return low, high
 
     def start(self, partition: int, offset: int) -> int:
@@ -212,6 +222,9 @@ class KafkaTopic:
     def _receive(self, limit: int, timeout: float) -> list[Message]:
         first = self._consumer.poll(timeout)
         found = [] if first is None else [first, *self._consumer.consume(limit - 1, 0.0)]
+        if found and self._is_away:
+            logger.info("%s: a broker answers again", self.name)
+            self._is_away = False
         messages = [each for each in found if self._is_record(each)]
         for each in messages:
             self._next[each.partition()] = each.offset() + 1
@@ -228,8 +241,8 @@ class KafkaTopic:
             self._reached_end.add(partition)
         elif error.code() == kinds._AUTO_OFFSET_RESET:
             self.begin({partition: self.start(partition, self._next[partition])})
-        elif error.retriable() or error.code() in {kinds._TRANSPORT, kinds._ALL_BROKERS_DOWN}:
-            self._warn(error)
+        elif error.retriable():
+            self._fault = error.str()
         else:
             raise SourceError(f"{self.name}/{partition}: {error.str()}")
         return False
@@ -244,8 +257,19 @@ class KafkaTopic:
     def _at(self, partition: int, offset: int = 0) -> Any:
         return self._kafka.TopicPartition(self.name, partition, offset)
 
-    def _warn(self, error: Any) -> None:
-        logger.warning("%s: %s", self.name, error.str())
+    def _why(self, error: Exception) -> str:
+        """Return the last error of a connection, which says more than a time that ran out; else the error."""
+        if not self._next:
+            self._consumer.poll(0.0)  # hands over the errors so far; without partitions no message comes
+        return self._fault or _reason(error)
+
+    def _note_error(self, error: Any) -> None:
+        """Keep an error of a connection, which is tried again; say once that no broker answers."""
+        if error.code() != self._kafka.KafkaError._ALL_BROKERS_DOWN:
+            self._fault = error.str()
+        elif not self._is_away:
+            self._is_away = True
+            logger.warning("%s is waited for, no broker answers: %s", self.name, self._fault or error.str())
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,6 +16,15 @@ from rank_runs import streamcl_ranks, write_config
 
 RUN = ("run", "stream.yaml", "--set")
 COUNT = 60
+STEPS = (  # from a message's arrival to the commit of its offset; killed at the nth call of each
+    *(("LiveSource._hand_out", 2), ("KafkaReader.replay", 1), ("JsonlSink.flush", 2)),
+    *(("Checkpoints.save", 2), ("KafkaReader.acknowledge", 1), ("ArrivalLog.drop_before", 1)),
+)
+MORE_STEPS = (
+    *(("KafkaReader.open", 1), ("StreamProcessor.begin", 1), ("KafkaReader.poll", 2)),
+    *(("KafkaReader.advance", 2), ("ArrivalLog.append", 1), ("LiveSource.load_state_dict", 1)),
+    *(("LiveSource._pass_on", 1), ("Checkpoints._fill", 1), ("StreamProcessor._finish", 1)),
+)
 
 
 @pytest.fixture
@@ -29,7 +40,7 @@ def write(folder: Path, cluster: MockCluster, **args: Any) -> None:
         learner="ridge",
         batch={"size": 8, "max_wait": 5.0},
         max_samples=COUNT,
-        checkpoint={"every_samples": 16, "delivery": "exactly_once"},
+        checkpoint={"every_samples": 8, "delivery": "exactly_once"},
     )
 
 
@@ -37,17 +48,44 @@ def consumed(run: Path) -> list[str]:
     return sorted(each["id"] for each in lines(run, "predictions"))
 
 
-@pytest.mark.parametrize("at", [3, pytest.param(7, marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, cluster, at):
+def run_undisturbed(folder: Path) -> None:
+    done = streamcl(*RUN, "run_dir=undisturbed", folder=folder)
+    assert done.code == 0, done.err
+
+
+def run_killed(folder: Path, **kill: Any) -> int | None:
+    """One process of a run that is killed again and again; an ended one is compared, and another begins."""
+    hook = ("fault_runs:kill_at", {"note": str(folder / "calls"), **kill})
+    code = streamcl(*RUN, "run_dir=killed", folder=folder, hooks=(hook,) if kill else ()).code
+    if code == 0:
+        assert left(folder / "killed") == left(folder / "undisturbed")
+        shutil.rmtree(folder / "killed")
+    return code
+
+
+@pytest.mark.parametrize("steps", [STEPS, pytest.param(MORE_STEPS, marks=pytest.mark.slow)])
+def test_killed_at_every_step_between_arrival_and_commit(tmp_path, cluster, steps):
+    cluster.send_records("t", COUNT)
+    write(tmp_path, cluster, partitions=[0], group="mine")
+    run_undisturbed(tmp_path)
+    for point, times in steps:
+        code = run_killed(tmp_path, point=point, times=times)
+        if code == 0:  # it was too far on to come by that point
+            code = run_killed(tmp_path, point=point, times=times)
+        assert code == -signal.SIGKILL, point
+    assert run_killed(tmp_path) == 0
+
+
+@pytest.mark.slow
+def test_killed_at_random_calls(tmp_path, cluster):
     cluster.send_records("t", COUNT)
     write(tmp_path, cluster, partitions=[0])
-    done = streamcl(*RUN, "run_dir=undisturbed", folder=tmp_path)
-    assert done.code == 0, done.err
-    kill = ("fault_runs:kill_at", {"note": "calls", "point": "RidgeLearner.learn", "times": at})
-    assert streamcl(*RUN, "run_dir=killed", folder=tmp_path, hooks=(kill,)).code == -signal.SIGKILL
-    done = streamcl(*RUN, "run_dir=killed", folder=tmp_path)
-    assert done.code == 0, done.err
-    assert left(tmp_path / "killed") == left(tmp_path / "undisturbed")
+    run_undisturbed(tmp_path)
+    rng = random.Random(0)
+    codes = [run_killed(tmp_path, number=rng.randint(1, 120)) for _ in range(60)]
+    assert run_killed(tmp_path) == 0
+    assert codes.count(-signal.SIGKILL) > 30
+    assert set(codes) <= {0, -signal.SIGKILL}
 
 
 @pytest.mark.parametrize("later", [2, pytest.param(3, marks=pytest.mark.slow)])

@@ -205,6 +205,7 @@ POINTS = {
     "streams.live.source:LiveSource": "load_state_dict _hand_out acknowledge _pass_on",
     "streams.live.arrival_log:ArrivalLog": "append drop_before",
     "streams.live.redis_streams:RedisReader": "open poll replay advance acknowledge",
+    "streams.live.kafka:KafkaReader": "open poll replay advance acknowledge",
     "streams.live.listing:ListingReader": "open poll replay advance acknowledge",
     "streamcl.forgetting.ledger:Ledger": "submit start finish",
 }

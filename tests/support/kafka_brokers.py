@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +65,35 @@ class MockCluster(Cluster):
         """Send so much that the oldest messages of the partition are removed."""
         for _ in range(messages):
             self.send(topic, bytes(500_000), partition=partition)
+
+
+class MockProcess(Cluster):
+    """A mock cluster in a process of its own, which can be stopped for a while."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", SERVE, str(Path(__file__).parent)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout
+        self.address = self.process.stdout.readline().strip()
+        self.producer = Producer({"bootstrap.servers": self.address, **QUIET})
+
+    def send_signal(self, which: int) -> None:
+        """Send a signal to the process: SIGSTOP is a broker that hangs, SIGCONT one that is back."""
+        self.process.send_signal(which)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+SERVE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from kafka_brokers import MockCluster
+cluster = MockCluster()
+print(cluster.address, flush=True)
+sys.stdin.read()
+"""
 
 
 class RealCluster(Cluster):
