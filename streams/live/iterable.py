@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamcl.errors import SourceError
-from streamcl.events import Idle, Preview
+from streamcl.events import Batch, Idle, PlacedEvent, Preview
 from streamcl.protocols import Fetch, Source, State, fetch_of
 from streamcl.sources.delivery import DeliveryGuarantee, guarantee_of
 from streamcl.sources.live_reader import Arrival, RecordKey
+from streams.offsets import batch_of, records_of
 from streams.prefetch import Prefetcher
 
 
@@ -27,8 +28,10 @@ class IterableReader:
     def __init__(self, source: Source, depth: int) -> None:
         self._source, self._depth = source, depth
         self.name = source.info.name
+        self._ready = deque[tuple[Arrival, State]]()  # not yet returned, and the position after each
         self._pulled = deque[State]()  # the position after each record that was returned and not yet taken
-        self._position = source.state_dict()
+        self._before, self._skip = source.state_dict(), 0  # of the source, and records to drop there
+        self._position: State = {"source": self._before, "skip": 0}
         self._thread = Prefetcher(source, depth, None)
 
     @property
@@ -39,28 +42,31 @@ class IterableReader:
     def open(self, position: State | None) -> None:
         """Continue after `position`."""
         if position is not None:
-            self._thread.load_state_dict(position)
-        self._position = self._source.state_dict() if position is None else position
+            self._thread.load_state_dict(position["source"])
+        self._position = {"source": self._source.state_dict(), "skip": 0} if position is None else position
+        self._before, self._skip = self._position["source"], self._position["skip"]
+        self._ready.clear()
         self._pulled.clear()
 
     def poll(self, timeout: float) -> Sequence[Arrival] | None:
         """Return the records that the thread has read; wait for the first of them only."""
-        found = list[Arrival]()
-        while len(found) < self._depth:
-            item = self._thread.poll(0.0 if found else timeout)
+        while len(self._ready) < self._depth:
+            item = self._thread.poll(0.0 if self._ready else timeout)
             if item is None:
                 break
             event, (position, _), error = item
             if event is None:
-                if found:
+                if self._ready:
                     break  # the end, or the error, comes again with the next poll
                 if error is not None:
                     raise error
                 return None
             if not isinstance(event, Idle | Preview):
-                found.append(Arrival(event, None))
-                self._pulled.append(position)
-        return found
+                self._split(event, position)
+        count = min(self._depth, len(self._ready))
+        taken = [self._ready.popleft() for _ in range(count)]
+        self._pulled.extend(position for _, position in taken)
+        return [arrival for arrival, _ in taken]
 
     def replay(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
         """Return as many records as there are keys."""
@@ -97,6 +103,20 @@ class IterableReader:
     def close(self) -> None:
         """End the thread."""
         self._thread.close()
+
+    def _split(self, event: PlacedEvent, position: State) -> None:
+        """Let the records of a user's own batch come one by one: a position may lie between two of them."""
+        parts: list[PlacedEvent] = [event]
+        if isinstance(event, Batch) and event.end > event.offset:
+            records = enumerate(records_of(event), start=event.offset)
+            parts = [batch_of(offset, [record]) for offset, record in records]
+        for number, part in enumerate(parts, 1):
+            after = {"source": self._before, "skip": number}
+            if number == len(parts):
+                after = {"source": position, "skip": 0}
+            if number > self._skip:
+                self._ready.append((Arrival(part, None), after))
+        self._before, self._skip = position, 0
 
     def _limited(self, count: int) -> Sequence[Arrival] | None:
         depth, self._depth = self._depth, count

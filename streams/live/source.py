@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from streamcl.errors import BadRecord, RefusedRequest, SourceError
+from streamcl.errors import BadRecord, RefusedRequest, SourceError, StreamclError
 from streamcl.events import Batch, Event, ForgetRequest, Idle, PlacedEvent, Preview, Sample, StreamInfo
 from streamcl.protocols import Fetch, State
 from streamcl.requests.label import Label
@@ -132,12 +132,13 @@ class LiveSource:
             self._arrive(self._again(cut.keys))
             yield self._hand_out(len(self._waiting), cut)
         while True:
-            arrivals = self.reader.poll(self._patience())
+            arrivals, failure = self._poll()
             while self._durable:
                 self._pass_on(self._durable.popleft())
-            self._arrive(arrivals or ())
             while (complete := self._complete(ended=arrivals is None)) > 0:
                 yield self._cut(complete)
+            if failure is not None:
+                raise failure
             if arrivals is None:
                 return
             if self._cutting.previews and (preview := self._preview()) is not None:
@@ -184,6 +185,15 @@ class LiveSource:
         self._conversion = Conversion(
             self.reader.name, self._policy, (), self._columns, offset=offset, seen=seen
         )
+
+    def _poll(self) -> tuple[Sequence[Arrival] | None, StreamclError | None]:
+        """Return what has come, None at the end; or None and the error, raised after what came before it."""
+        try:
+            arrivals = self.reader.poll(self._patience())
+            self._arrive(arrivals or ())
+        except StreamclError as error:
+            return None, error
+        return arrivals, None
 
     def _again(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
         """Return the records of a batch that was cut before a crash."""

@@ -14,7 +14,10 @@ from streamcl.events import Batch, ForgetRequest, Idle, Preview
 from streamcl.testing import check_source
 from streamcl.testing.source_checks import event_fingerprint, fingerprints, first_events
 from streams.live.arrival_log import ArrivalLog, CutBatch
+from streams.live.iterable import IterableReader
 from streams.live.source import Cutting, LiveSource
+from streams.user.records import to_sample
+from streams.user.source import IterableSource
 
 
 def source(script, *, size=4, wait=2.0, log=None, ends=True, gone=(), **cutting):
@@ -212,3 +215,50 @@ def test_what_was_only_predicted_is_only_predicted_in_a_replay(tmp_path):
     again.load_state_dict({"events": 0, "offset": 0, "seen": [], "reader": None})
     assert predict_only(first_events(again, 3)) == before == [True] * 3
     again.close()
+
+
+def own_batches(state):
+    """A user's generator of batches of its own, with a position, and an error at the end."""
+
+    class Batches:
+        def __init__(self):
+            self.at = 0
+
+        def __iter__(self):
+            while self.at < 4:
+                self.at += 1
+                first = 3 * (self.at - 1)
+                samples = [to_sample(record(first + k), default_id="") for k in range(3)]
+                yield Batch(first, tuple(samples))
+            if state["fails"]:
+                raise RuntimeError("the camera is gone")
+
+        def state_dict(self):
+            return {"at": self.at}
+
+        def load_state_dict(self, found):
+            self.at = found["at"]
+
+    inner = IterableSource(Batches, retries=0)
+    inner.read_singly()
+    return LiveSource(IterableReader(inner, 4), cutting=Cutting(size=4, max_wait=0.05))
+
+
+def test_a_users_own_batches_are_cut_anew_and_resumed_within_one():
+    def made():
+        return own_batches({"fails": False})
+
+    check_source(made)
+    source = made()
+    assert sizes(source) == [4, 4, 4]
+    source.close()
+
+
+def test_records_that_came_before_an_error_precede_it():
+    source = own_batches({"fails": True})
+    events = iter(source)
+    seen = [event for _ in range(3) if isinstance(event := next(events), Batch)]
+    with pytest.raises(SourceError, match="the camera is gone"):
+        seen.extend(events)
+    assert sum(len(event.samples) for event in seen if isinstance(event, Batch)) == 12
+    source.close()
