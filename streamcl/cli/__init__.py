@@ -1,5 +1,5 @@
-"""The command line: streamcl run, validate, schema, fetch, list, status, report, predict, export, doctor,
-forget, retry, verify, key, timestamp, audit, bench."""
+"""The command line: streamcl run, validate, schema, fetch, list, source, status, report, predict, export,
+doctor, forget, retry, verify, key, timestamp, audit, bench."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from streamcl.cli.messages import silence_messages
 from streamcl.cli.model_commands import export, fetch
 from streamcl.cli.predict import predict
 from streamcl.cli.run import run
+from streamcl.cli.source import source
 from streamcl.cli.terminal import one_line, say, use_any_encoding
 from streamcl.errors import ConfigError, SourceError, StreamclError, cause_of
 
@@ -37,7 +38,7 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` reads it
 
 
 COMMANDS = (
-    *(run, validate, schema, fetch, list_names, status, report, predict, export, doctor),
+    *(run, validate, schema, fetch, list_names, source, status, report, predict, export, doctor),
     *(forget, retry_request, verify, key, timestamp, audit, bench),
 )
 for command in COMMANDS:

@@ -86,6 +86,12 @@ def build_source(
     return Take(Replicated(_prefetcher(config, OffsetChecked(plain), None), group, on_stop), limit)
 
 
+def inspectable_source(config: RunConfig) -> tuple[SourceWrapper, Source]:
+    """Return a run's stream as one process reads it, without its log and read ahead, and its source."""
+    plain = _plain_source(config, None, SINGLE_PROCESS)
+    return Take(checked_live_source(_resume_checked(config, plain)), sys.maxsize), plain
+
+
 def _prefetcher(config: RunConfig, source: Source, idle_after: float | None) -> Prefetcher:
     # A source of the user's own may draw from the process-wide generators; those here have their own.
     rng_state = capture_generators if config.source.class_ else dict

@@ -24,6 +24,10 @@ class DeliveryGuarantee:
         return f"{self.kind.replace('_', ' ')}: {self.reason}"
 
 
+READ_AGAIN = DeliveryGuarantee("exactly_once", "it can be read again from any position")
+"""The guarantee of a data set."""
+
+
 @runtime_checkable
 class Guaranteeing(Protocol):
     """A source that says how often each of its records is learned across crashes."""
@@ -38,7 +42,7 @@ def guarantee_of(source: Source) -> DeliveryGuarantee:
     if isinstance(source, Guaranteeing):
         return source.guarantee
     if source.replayable:
-        return DeliveryGuarantee("exactly_once", "it can be read again from any position")
+        return READ_AGAIN
     return DeliveryGuarantee("at_most_once", "it is read once and cannot go back")
 
 

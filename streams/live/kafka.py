@@ -54,6 +54,8 @@ class KafkaReader:
         clock: returns the time in seconds.
     """
 
+    delivery = DeliveryGuarantee("exactly_once", "while messages stay until a checkpoint has passed them")
+
     def __init__(
         self,
         brokers: str,
@@ -92,7 +94,7 @@ class KafkaReader:
         """Exactly once, as the position is the next offset of each partition."""
         if self._on_gap == "skip":
             return DeliveryGuarantee("at_most_once", "messages that the broker removes unread are left out")
-        return DeliveryGuarantee("exactly_once", "while messages stay until a checkpoint has passed them")
+        return self.delivery
 
     def shard(self, rank: int, world: int) -> KafkaReader:
         """Return a reader of the partitions that are `rank` modulo `world`; requests are the first one's."""

@@ -49,6 +49,10 @@ class RedisReader:
         sleep: waits that many seconds.
     """
 
+    delivery = DeliveryGuarantee(
+        "exactly_once", "entries that are trimmed or deleted before they are read end the run"
+    )
+
     def __init__(
         self,
         keys: str | Sequence[str],
@@ -89,8 +93,9 @@ class RedisReader:
     @property
     def guarantee(self) -> DeliveryGuarantee:
         """Exactly once, as entries keep their ids and nothing is marked as read at the broker."""
-        gap = "end the run" if self._on_gap == "fail" else "are skipped, with a warning"
-        reason = f"entries that are trimmed or deleted before they are read {gap}"
+        if self._on_gap == "fail":
+            return self.delivery
+        reason = "entries that are trimmed or deleted before they are read are skipped, with a warning"
         return DeliveryGuarantee("exactly_once", reason)
 
     def open(self, position: State | None) -> None:
