@@ -24,6 +24,8 @@ A run is one YAML file. `streamcl validate FILE` checks it and shows every fault
 - Unknown and duplicate keys, wrong types and impossible values are refused before anything runs.
 - A block may be its bare name where all else is left at its default: `learner: ridge`.
 - `${NAME}` and `${NAME:-default}` are filled from the environment; write `$${` for a literal `${`.
+- A secret (a key named `password`, `secret`, `token`, `api_key` and the like, or a URL with a password) comes
+  from the environment: the configuration is copied into the run directory, where it stays `${NAME}`.
 - `--set learner.rank=8` overrides one value on the command line; it may be repeated.
 - What is effective, defaults included, is saved as `config.yaml` in the run directory.
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from streamcl.config.options.run import RunConfig
+from streamcl.config.secrets import masked
 from streamcl.storage.canonical_json import sha256_of_json
 
 Severity: TypeAlias = Literal["safe", "warn", "refuse"]
@@ -58,7 +59,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[Difference]:
 
 
 def _leaves(model: BaseModel, prefix: str = "", inherited: Severity = "refuse") -> dict[str, Leaf]:
-    """Return every option by its dotted path, in order, with the severity of a change of it."""
+    """Return every option by its dotted path, in order, with the severity of a change of it; no secrets."""
     found: dict[str, Leaf] = {}
     for name, field in type(model).model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
@@ -67,5 +68,5 @@ def _leaves(model: BaseModel, prefix: str = "", inherited: Severity = "refuse") 
         if isinstance(value, BaseModel):
             found |= _leaves(value, path + ".", severity)
         else:
-            found[path] = (to_jsonable_python(value, by_alias=True), severity)
+            found[path] = (masked(to_jsonable_python(value, by_alias=True)), severity)
     return found

@@ -41,18 +41,26 @@ class Problem:
         return f"{self.place}: {self.message}" if self.place.source else self.message
 
 
+class Variable(str):
+    """A value as it is written, with its ${NAME}. is_plain: whether it is unquoted, and so typed."""
+
+    is_plain: bool = True
+
+
 @dataclass(slots=True)
 class Document:
     """The contents of a YAML text.
 
     places: location of every value by its path of keys and indices; that of a mapping's value is its key's.
     broken: paths of values that could not be read, each with a problem of its own; their data is None.
+    variables: values that came from the environment, by their paths.
     """
 
     data: Any = None
     places: dict[KeyPath, SourceLocation] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     broken: set[KeyPath] = field(default_factory=set)
+    variables: dict[KeyPath, Variable] = field(default_factory=dict)
 
     def place(self, path: KeyPath) -> SourceLocation:
         """Return the location of the value at `path`, or of the innermost known value that contains it."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from streamcl.config.document import Document, Problem, config_error
+from streamcl.config.document import Document, Problem, Variable, config_error
 from streamcl.config.messages import checked_options
 from streamcl.config.options.run import RunConfig, remember_origin
 from streamcl.config.overrides import override
+from streamcl.config.secrets import WITHHELD, plain_secrets, secrets_in
 from streamcl.config.yaml import plain_value, read_yaml
 
 __all__ = ["RunConfig", "config_from_dict", "dump_config", "load_config", "schema"]
@@ -65,9 +68,13 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
 def dump_config(config: RunConfig) -> str:
     """Return the whole configuration, defaults included, as YAML; loading it gives an equal one.
 
-    Values that came from the environment are written out as they are.
+    Values that came from the environment are written out as they are, but for secrets, which stay variables.
+    A secret that Python code has given is withheld.
     """
     plain = config.model_dump(by_alias=True)
+    for path in list(secrets_in(plain)):
+        holder: Any = reduce(operator.getitem, path[:-1], plain)  # type: ignore[arg-type]
+        holder[path[-1]] = config.variables.get(path, Variable(WITHHELD))
     return str(yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31))
 
 
@@ -87,6 +94,7 @@ def schema() -> dict[str, Any]:
 
 
 def _checked(document: Document) -> RunConfig:
+    document.problems.extend(plain_secrets(document))
     config = checked_options(document, RunConfig)
     remember_origin(config, document)
     return config
@@ -123,4 +131,11 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", escaped, style=None if plain else '"')
 
 
+def _variable(dumper: _Dumper, text: Variable) -> yaml.ScalarNode:
+    # What an environment lacks is then missing, so that a command that does not connect needs no secret.
+    optional = re.sub(r"(?<!\$)\$\{(\w+)\}", r"${\1:-}", text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", optional, style=None if text.is_plain else '"')
+
+
 _Dumper.add_representer(str, _text)
+_Dumper.add_representer(Variable, _variable)

@@ -26,6 +26,8 @@ def override(document: Document, text: str, environment: Mapping[str, str], numb
         return
     document.broken = {other for other in document.broken if other[: len(path)] != path}
     document.broken.update((*path, *inner) for inner in parsed.broken)
+    document.variables = {at: each for at, each in document.variables.items() if at[: len(path)] != path}
+    document.variables.update({(*path, *inner): each for inner, each in parsed.variables.items()})
 
 
 def _assign(document: Document, keys: Sequence[str], value: Any, place: SourceLocation) -> KeyPath:

@@ -10,7 +10,15 @@ from typing import Any
 
 import yaml
 
-from streamcl.config.document import Document, KeyPath, Problem, SourceLocation, config_error, shortened
+from streamcl.config.document import (
+    Document,
+    KeyPath,
+    Problem,
+    SourceLocation,
+    Variable,
+    config_error,
+    shortened,
+)
 
 FILE_LIMIT = 1 << 20
 MAX_DEPTH = 32
@@ -185,8 +193,11 @@ class _Converter:
         def replaced(found: re.Match[str]) -> str:
             return self._variable(found, path, node)
 
-        text = _VARIABLE.sub(replaced, node.value.translate(self.shown))
-        kind = node.tag.removeprefix(_CORE)
+        written = Variable(node.value.translate(self.shown))
+        text, kind = _VARIABLE.sub(replaced, written), node.tag.removeprefix(_CORE)
+        if any(found["name"] and not found[1] for found in _VARIABLE.finditer(written)):
+            written.is_plain = kind == _PLAIN
+            self.document.variables[path] = written
         if kind == "str":
             return text
         if kind != _PLAIN and kind not in _TYPES:

@@ -34,7 +34,7 @@ class RedisConnection:
     def __init__(
         self,
         url: str,
-        password: str | None = None,
+        password: str | int | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -101,7 +101,7 @@ class RedisConnection:
         return SourceError(f"Redis at {self.address} refuses: {error}")
 
 
-def _client(url: str, password: str | None) -> Any:
+def _client(url: str, password: str | int | None) -> Any:
     """Return a client that neither tries again by itself nor waits for ever."""
     try:
         import redis
@@ -114,7 +114,7 @@ def _client(url: str, password: str | None) -> Any:
     try:
         client = redis.Redis.from_url(
             url,
-            password=password,
+            password=None if password is None else str(password),
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=RESPONSE_TIMEOUT,

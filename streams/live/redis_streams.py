@@ -58,7 +58,7 @@ class RedisReader:
         keys: str | Sequence[str],
         url: str = "redis://localhost:6379/0",
         *,
-        password: str | None = None,
+        password: str | int | None = None,
         requests: str | None = None,
         trim: bool = False,
         on_gap: Literal["fail", "skip"] = "fail",

@@ -286,6 +286,21 @@ def test_the_shipped_configuration_learns_a_stream(redis_server, tmp_path, monke
     assert ids_learned("live_redis", tmp_path / "run") == [f"r{number}" for number in range(8)]
 
 
+def test_a_password_is_nowhere_in_the_run_directory(redis_server, tmp_path, monkeypatch, capfd):
+    for number in range(8):
+        redis_server.client.xadd("images", {"image": png(number), "label": "a", "id": f"r{number}"})
+    redis_server.kill()
+    redis_server.start("--requirepass", "correct-horse")
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setenv("REDIS_PASSWORD", "correct-horse")
+    with logged() as messages:
+        assert len(ids_learned("live_redis", tmp_path / "run")) == 8
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert "REDIS_PASSWORD" in (tmp_path / "run" / "config.yaml").read_text()
+    assert not [path for path in files if b"correct-horse" in path.read_bytes()]
+    assert "correct-horse" not in "".join(messages) + "".join(capfd.readouterr())
+
+
 def test_a_key_of_another_type_and_a_wrong_password_are_refused_without_the_password(redis_server):
     redis_server.client.set("cam", "text")
     with pytest.raises(SourceError, match="'cam' cannot be read"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
-from streamcl.config.document import Document, Problem, config_error
+from streamcl.config.document import Document, KeyPath, Problem, Variable, config_error
 from streamcl.config.options.backbone import BackboneOptions
 from streamcl.config.options.base import Options, Safe, Seconds, Seed, Warn
 from streamcl.config.options.batch import BatchOptions, OverloadOptions, by_size
@@ -129,6 +130,11 @@ class RunConfig(Options):
         """Return a copy for the run directory: requests name what is to be forgotten, so none is kept."""
         forgetting = self.forgetting.model_copy(update={"requests": []})
         return self.model_copy(update={"forgetting": forgetting})
+
+    @property
+    def variables(self) -> Mapping[KeyPath, Variable]:
+        """The values that came from the environment, as they were written, by their paths of keys."""
+        return self._origin.document.variables
 
     def refuse(self, path: str, message: str) -> ConfigError:
         """Return an error about the option at `path`, such as "learner.rank", with its location.
