@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from streamcl.errors import CheckpointError
-from streamcl.events import Event
-from streamcl.protocols import Collective, Source, State
+from streamcl.events import Event, Sample
+from streamcl.protocols import Collective, Fetch, Source, State
 from streamcl.sources.wrapper import SourceWrapper
 from streams.distributed.messages import RankMessage
 from streams.distributed.sharded import Sharded
@@ -86,7 +86,7 @@ class LiveSharded(Sharded):
     Args:
         read_ahead: the shard of this rank, its offsets checked, read ahead in a thread.
         shard: the same, as it is.
-        undivided: the source before it was divided.
+        undivided: the source before it was divided; it fetches samples by their ids, from all shards.
         group: the ranks.
         on_stop: called on every rank once one has been interrupted.
     """
@@ -95,11 +95,12 @@ class LiveSharded(Sharded):
         self,
         read_ahead: Source,
         shard: LiveShard,
-        undivided: Source,
+        undivided: LiveSource,
         group: Collective,
         on_stop: Callable[[], None],
     ) -> None:
         super().__init__(read_ahead, undivided, group, on_stop)
+        self._undivided = undivided
         self._live, self._merge, self._logs = shard.source, shard.merge, shard.logs
         self._fresh = read_ahead.state_dict()
         self._steps = 0
@@ -118,6 +119,11 @@ class LiveSharded(Sharded):
                     f"{STEP_LOG} what comes is divided into batches anew",
                 )
         yield from super().__iter__()
+
+    @property
+    def fetch(self) -> Fetch | None:
+        """Returns samples by their ids that any rank has read; None where the source cannot."""
+        return None if self._undivided.fetch is None else self._fetch
 
     def state_dict(self) -> State:
         """Return the next offset, the position of every shard, and the number of steps."""
@@ -146,6 +152,16 @@ class LiveSharded(Sharded):
         super().close()
         if self._logs is not None:
             self._logs.close()
+
+    def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
+        """Fetch samples with a reader that is opened, for so long, where all shards have come to."""
+        position = undivided_position(self.state_dict(), self._fresh, self._merge)
+        self._undivided.load_state_dict(position["source"])
+        try:
+            fetch = self._undivided.fetch
+            return {} if fetch is None else fetch(ids)
+        finally:
+            self._undivided.close()
 
     def _choose(self, messages: Sequence[RankMessage]) -> Sequence[int]:
         """Return the ranks whose events are next: those of the log, once all of them have theirs."""

@@ -86,8 +86,11 @@ class KafkaReader:
         texts = {each: str(value) for each, value in (settings or {}).items()}
         self._settings = connection_settings(brokers, group or "streamcl", texts, credentials)
         self._topics: dict[str, KafkaTopic] = {}
+        self._reading = False
         self._next: dict[str, dict[int, int]] = {}
         KafkaTopic(topic, self._settings).close()  # a missing package or a wrong setting shows before the run
+
+    rejoins = True  # with on_gap: skip records may be lost, and it can be opened again all the same
 
     @property
     def guarantee(self) -> DeliveryGuarantee:
@@ -123,11 +126,11 @@ class KafkaReader:
             known = (position or {}).get(name)
             offsets = None if known is None else {int(each): offset for each, offset in known.items()}
             self._next[name] = self._starts(topic, offsets)
-            topic.begin(self._next[name])
-        self._refresh = self._clock() + REFRESH
+        self._reading, self._refresh = False, self._clock() + REFRESH
 
     def poll(self, timeout: float) -> Sequence[Arrival]:
         """Return messages that have come, requests first; wait for the first of them only."""
+        self._begin()
         if self._clock() >= self._refresh:
             self._refresh = self._clock() + REFRESH
             self._look_for_partitions()
@@ -141,6 +144,7 @@ class KafkaReader:
 
     def replay(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
         """Return the records with these keys; one that was removed is a BadRecord."""
+        self._begin()
         arrivals = list[Arrival]()
         for key in keys:
             name, partition, offset = key
@@ -195,6 +199,12 @@ class KafkaReader:
         for topic in self._topics.values():
             topic.close()
         self._topics = {}
+
+    def _begin(self) -> None:
+        """Have the messages sent from here on: a reader that only fetches records needs none."""
+        for name, topic in self._topics.items() if not self._reading else ():
+            topic.begin(self._next[name])
+        self._reading = True
 
     def _own(self, partitions: Sequence[int]) -> list[int]:
         """Return those partitions of the topic of records that this reader reads."""

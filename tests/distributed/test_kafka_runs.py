@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -116,3 +117,14 @@ def test_offsets_that_are_gone_end_the_run_with_their_names(tmp_path, cluster):
     done = streamcl(*RUN, "run_dir=run", folder=tmp_path)
     assert done.code == 3
     assert "t/0: offsets 24 to" in done.err
+
+
+def test_ranks_fetch_what_is_to_be_forgotten_from_the_topic(tmp_path, cluster):
+    cluster.send_records("t", COUNT, partitions=3)
+    write(tmp_path, cluster)
+    asked = {"requests": [{"offset": 56, "ids": [record_id(3), record_id(4)]}]}
+    done = streamcl_ranks(2, *RUN, "run_dir=run", "--set", f"forgetting={json.dumps(asked)}", folder=tmp_path)
+    assert [each.code for each in done] == [0] * 2, [each.err for each in done]
+    (path,) = (tmp_path / "run" / "receipts").glob("*.json")
+    receipt = json.loads(path.read_text())
+    assert (receipt["outcome"], receipt["guarantee"], receipt["reason"]) == ("done", "exact", None)

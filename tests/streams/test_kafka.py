@@ -141,6 +141,7 @@ def test_offsets_that_were_removed_before_they_were_read_are_named(cluster, capl
     assert caught.value.exit_code == 3
     made = reader(cluster, position=position, on_gap="skip")
     assert made.guarantee.kind == "at_most_once"
+    assert live(made).replayable  # it can be started again all the same
     assert take(made, 3)
     made.close()
     assert "were removed before they were read" in caplog.text
