@@ -169,8 +169,8 @@ def _send(out: BinaryIO, message: FrameMessage) -> None:
     out.flush()
 
 
-def _send_newest(out: BinaryIO, messages: Iterator[FrameMessage]) -> None:
-    """Send messages while a thread makes them; frames that a slow reader does not take are dropped."""
+def _send_newest(out: BinaryIO, spec: Spec) -> None:
+    """Send a camera's messages while a thread makes them; frames that nobody takes in time are dropped."""
     waiting: queue.Queue[FrameMessage | None] = queue.Queue(QUEUED)
     dropped = 0
 
@@ -187,10 +187,10 @@ def _send_newest(out: BinaryIO, messages: Iterator[FrameMessage]) -> None:
 
     def make() -> None:
         try:
-            for message in messages:
+            for message in captured(spec):
                 put(message)
         except Exception as error:  # of libav: the reader says it
-            put(_failure(error))
+            put(_failure(error, spec))
         put(None)
 
     threading.Thread(target=make, daemon=True).start()
@@ -198,8 +198,12 @@ def _send_newest(out: BinaryIO, messages: Iterator[FrameMessage]) -> None:
         _send(out, ({**message[0], "dropped": dropped}, message[1]))
 
 
-def _failure(error: Exception) -> FrameMessage:
-    return {"kind": "error", "reason": f"{type(error).__name__}: {error}"[:300]}, b""
+def _failure(error: Exception, spec: Spec) -> FrameMessage:
+    """Return the message of an error; the address, which may hold a password, is left out."""
+    reason = f"{type(error).__name__}: {error}".replace(repr(spec["address"]), "it").replace(
+        spec["address"], "it"
+    )
+    return {"kind": "error", "reason": reason[:300]}, b""
 
 
 def _exit_with_parent() -> None:
@@ -214,12 +218,12 @@ def run_decoder() -> None:
     out = sys.stdout.buffer
     try:
         if spec["live"]:
-            _send_newest(out, captured(spec))
+            _send_newest(out, spec)
         else:
             for message in decoded(spec):
                 _send(out, message)
     except Exception as error:  # of libav, or a file without a video: the reader says it
-        _send(out, _failure(error))
+        _send(out, _failure(error, spec))
     os._exit(0)  # not waiting for a thread that hangs
 
 

@@ -65,6 +65,12 @@ class Bucket:
         self.reader.advance([each.key for each in arrivals])
 
 
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     pytest.importorskip("moto", reason="moto is not installed: S3 itself is not tried")
@@ -86,7 +92,7 @@ def bucket(request, tmp_path) -> Bucket:
         return Bucket(f"local://{tmp_path}/in", options={"auto_mkdir": True})
     url = request.getfixturevalue("server")
     pytest.importorskip("s3fs")
-    options = {"key": "k", "secret": "s", "endpoint_url": url, "use_listings_cache": False}
+    options = {"endpoint_url": url, "use_listings_cache": False}
     made = Bucket(f"s3://{name}/in", options=options)
     made.fs.mkdir(name)
     return made
@@ -154,7 +160,7 @@ def test_a_replaced_object_is_left_out_or_ends_the_run(replaced):
 
 def test_a_bucket_that_does_not_exist_is_refused(server):
     pytest.importorskip("s3fs")
-    bucket = Bucket("s3://nowhere/in", options={"key": "k", "secret": "s", "endpoint_url": server})
+    bucket = Bucket("s3://nowhere/in", options={"endpoint_url": server})
     with pytest.raises(SourceError, match="does not exist"):
         bucket.listed()
 
@@ -295,8 +301,6 @@ def test_as_a_source_it_brings_batches(bucket):
 
 def test_the_shipped_configuration_learns_what_is_in_its_bucket(server, tmp_path, monkeypatch):
     pytest.importorskip("s3fs", reason="s3fs is not installed: S3 itself is not tried")
-    for name, value in {"KEY_ID": "k", "KEY": "s"}.items():
-        monkeypatch.setenv(f"AWS_{'ACCESS' if name == 'KEY_ID' else 'SECRET_ACCESS'}_{name}", value)
     monkeypatch.setenv("STREAMCL_BUCKET", f"s3://{uuid.uuid4().hex}/in")
     monkeypatch.setenv("STREAMCL_S3_ENDPOINT", server)
     bucket = Bucket(os.environ["STREAMCL_BUCKET"], options={"endpoint_url": server})
@@ -315,6 +319,19 @@ def test_a_scheme_without_its_package_and_an_unknown_one(monkeypatch):
     with pytest.raises(MissingExtra) as caught:
         ObjectReader("s3://bucket")
     assert caught.value.hint == 'pip install "streamcl[s3]"'
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("s3://b/in", {"secret": "x"}),
+        ("s3://b/in", {"client_kwargs": {"aws_secret_access_key": "x"}}),
+        ("sftp://user:word@host/in", {}),
+    ],
+)
+def test_a_secret_in_the_configuration_is_refused(url, options):
+    with pytest.raises(ConfigError, match="copied into the run directory"):
+        ObjectReader(url, options=options)
 
 
 class CutStore(BaseHTTPRequestHandler):
@@ -353,7 +370,7 @@ def test_a_body_shorter_than_its_content_length_is_tried_again_then_bad():
     with ThreadingHTTPServer(("127.0.0.1", 0), CutStore) as server:
         server.bodies = 0
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        options = {"key": "k", "secret": "s", "endpoint_url": f"http://127.0.0.1:{server.server_port}"}
+        options = {"endpoint_url": f"http://127.0.0.1:{server.server_port}"}
         (arrival,) = Bucket("s3://b/in", options=options).listed()
         server.shutdown()
     assert "is cut off" in str(arrival.value)
