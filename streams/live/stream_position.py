@@ -67,9 +67,8 @@ class StreamPosition(NamedTuple):
             )
         if none_left:
             left = "none is left" if facts.first is None else f"the first that is left is {facts.first}"
-            return (
-                f"{lost} entries after {self.id} were removed before they were read; {left}" if lost else None
-            )
+            gone = "1 entry was" if lost == 1 else f"{lost} entries were"
+            return f"{gone} removed after {self.id}, and never read; {left}" if lost else None
         if order(facts.deleted) > max(order(self.id), order(self.deleted)):
             return f"entry {facts.deleted}, and maybe others after {self.id}, was deleted before it was read"
         return None

@@ -58,6 +58,13 @@ def test_the_demo_installs_once_and_runs_each_time(project: Path) -> None:
     assert make(project, "demo") == ["streamcl run configs/demo.yaml --fresh"]
 
 
+def test_the_demo_of_live_sources_brings_the_client_of_redis(project: Path) -> None:
+    calls = make(project, "demo-live")
+    assert installs(calls) == [".[onnx]", ".[redis]"]
+    assert calls[-1] == "python configs/live_demo.py"
+    assert make(project, "demo-live") == ["python configs/live_demo.py"]
+
+
 def test_a_changed_pyproject_is_installed_again(project: Path) -> None:
     make(project, "install")
     os.utime(project / "pyproject.toml", (4e9, 4e9))

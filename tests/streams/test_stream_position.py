@@ -74,9 +74,9 @@ def test_the_gap_names_how_many_entries_are_gone_and_where():
     position = StreamPosition.before_first(stream.facts).after("1-0")
     stream.trim(4)
     found = position.gap(stream.facts)
-    assert found == "3 entries after 1-0 were removed before they were read; the first that is left is 5-0"
+    assert found == "3 entries were removed after 1-0, and never read; the first that is left is 5-0"
     stream.trim(9)
-    assert "8 entries after 1-0" in position.gap(stream.facts)
+    assert "8 entries were removed after 1-0" in position.gap(stream.facts)
     assert "none is left" in position.gap(stream.facts)
 
 
