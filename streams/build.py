@@ -11,12 +11,20 @@ from streamcl.protocols import Source
 from streamcl.registry import SOURCES
 from streamcl.sources.live_reader import LiveReader
 from streams.live.source import LiveSource
+from streams.live.spool_writer import SpoolProducer
 from streams.replay.collection import Collection
 from streams.replay.replay import ReplaySource, Stream
 from streams.replay.scenarios import as_is, iid, order_for
 from streams.user.records import RecordPolicy
 
 Scenario: TypeAlias = tuple[str, Mapping[str, Any]]
+
+
+def live_source(made: LiveReader | SpoolProducer) -> Source:
+    """Return the source of a live reader. Raise ConfigError for one that needs a spool in a run directory."""
+    if isinstance(made, SpoolProducer):
+        raise ConfigError(f"the source {made.name!r} needs a spool", hint="start it as a run: streamcl run")
+    return LiveSource(made)
 
 
 def named_source(
@@ -27,23 +35,23 @@ def named_source(
     batch_size: int = 64,
     seed: int = 0,
     policy: RecordPolicy | None = None,
-    live: Callable[[LiveReader], Source] = LiveSource,
+    live: Callable[[LiveReader | SpoolProducer], Source] = live_source,
 ) -> Source:
     """Return the named data set as a source.
 
     A data set's callable takes `args`, and of seed, batch_size and policy those that it has a parameter for
     and that args do not give. It returns a Stream (its order made), a pair (train, test), one Collection, a
-    Source of its own, or a LiveReader, of which `live` makes a source. `scenario` is (name, args) and orders
-    the first three; without one a Stream keeps its order, a collection with domains streams as it lies, any
-    other is shuffled. `policy` limits the images and decides about bad records. Raise ConfigError for unknown
-    names and arguments, with the nearest.
+    Source of its own, or a LiveReader or SpoolProducer, of which `live` makes a source. `scenario` is (name,
+    args) and orders the first three; without one a Stream keeps its order, a collection with domains streams
+    as it lies, any other is shuffled. `policy` limits the images and decides about bad records. Raise
+    ConfigError for unknown names and arguments, with the nearest.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
     rules = policy or RecordPolicy()
     offered = {"seed": seed, "batch_size": batch_size, "policy": rules}
     made = SOURCES.make(name, args or {}, offered=offered)
-    if isinstance(made, LiveReader):
+    if isinstance(made, LiveReader | SpoolProducer):
         made = live(made)
     if isinstance(made, Source):
         if scenario is not None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 
 from streamcl.config.options.batch import DEFAULT_WAIT
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
+from streamcl.factory.spool import with_spool
 from streamcl.protocols import Source
 from streamcl.sources.live_reader import LiveReader, ShardableReader
 from streams.distributed.live_sharded import SINGLE_LOG, LiveShard, ProcessLogs, Rejoined
 from streams.distributed.sharded import shard_size
 from streams.live.arrival_log import ArrivalLog
-from streams.live.source import Cutting, LiveSource
+from streams.live.cutting import Cutting
+from streams.live.source import LiveSource
+from streams.live.spool_writer import SpoolProducer
 from streams.offsets import OffsetChecked
 from streams.user.records import RecordPolicy
 
@@ -28,18 +30,23 @@ def record_policy(config: RunConfig) -> RecordPolicy:
 
 def live_source_factory(
     config: RunConfig, folder: Path | None, group: ProcessGroup
-) -> Callable[[LiveReader], LiveSource]:
-    """Return the function that makes a source of a live reader, which one process reads."""
+) -> Callable[[LiveReader | SpoolProducer], LiveSource]:
+    """Return the function that makes a source of a live reader, which one process reads, or of a producer."""
     log = None
     if folder is not None and config.checkpoint is not None and group.world_size == 1:
         log = ArrivalLog(folder / SINGLE_LOG)
-    return partial(
-        LiveSource,
-        cutting=_cutting(config, config.batch.size),
-        policy=record_policy(config),
-        columns=config.source.columns,
-        log=log,
-    )
+
+    def make(made: LiveReader | SpoolProducer) -> LiveSource:
+        reader = with_spool(config, made, record_policy(config), folder)
+        return LiveSource(
+            reader,
+            cutting=_cutting(config, config.batch.size),
+            policy=record_policy(config),
+            columns=config.source.columns if reader is made else None,  # a spool has standard names
+            log=log,
+        )
+
+    return make
 
 
 def check_live(config: RunConfig, source: Source, group: ProcessGroup) -> None:
@@ -47,6 +54,8 @@ def check_live(config: RunConfig, source: Source, group: ProcessGroup) -> None:
     if not isinstance(source, LiveSource):
         if config.batch.predict_at == "arrival":
             raise config.refuse("batch.predict_at", "only a live source shows records before their batch")
+        if config.source.spool is not None:
+            raise config.refuse("source.spool", "only for live sources and a class of yours without scenario")
         if config.overload.name != "wait":
             raise config.refuse("overload", "only a live source can bring more than is learned; others wait")
         return

@@ -17,6 +17,7 @@ from streamcl.factory.live_source import (
     live_source_factory,
     record_policy,
 )
+from streamcl.factory.spool import spooled_iterable
 from streamcl.protocols import Shardable, Sliceable, Source
 from streamcl.registry import bind_arguments
 from streamcl.sources.live_reader import LiveReader
@@ -29,6 +30,7 @@ from streams.distributed.sharded import Sharded, shard_size
 from streams.follow import Follow
 from streams.live.iterable import IterableReader
 from streams.live.source import LiveSource
+from streams.live.spool_writer import SpoolProducer
 from streams.offsets import OffsetChecked, Take
 from streams.prefetch import Prefetcher
 from streams.replay.replay import ReplaySource
@@ -171,7 +173,7 @@ def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -
 def _users_source(
     config: RunConfig,
     make: Callable[[], Any],
-    live: Callable[[LiveReader], LiveSource],
+    live: Callable[[LiveReader | SpoolProducer], LiveSource],
     group: ProcessGroup,
 ) -> Source:
     """Return the source of whatever the user's callable makes: a live reader, or an iterable of records."""
@@ -179,10 +181,16 @@ def _users_source(
     name = str(options.class_).rpartition(":")[2]
     with user_code(f"{name} could not be made"):
         made = [make()]
-    if isinstance(made[0], LiveReader):
+    if isinstance(made[0], LiveReader | SpoolProducer):
         return live(made[0])
+
+    def begin() -> Any:
+        return made.pop() if made else make()  # a camera is not opened twice
+
+    if options.spool is not None:
+        return live(spooled_iterable(config, begin, name, record_policy(config)))
     source = IterableSource(
-        lambda: made.pop() if made else make(),  # a camera is not opened twice
+        begin,
         name=name,
         batch_size=config.batch.size,
         policy=record_policy(config),

@@ -36,6 +36,7 @@ from streamcl.forgetting.tombstones import Tombstones
 from streamcl.forgetting.waiting_store import WaitingStore, purge_waiting
 from streamcl.protocols import Learner, Source
 from streamcl.sinks.redaction import RedactableSink, RedactionTarget
+from streamcl.sources.retention import retained_of
 from streamcl.storage import files
 from streamcl.storage.files import Disk
 from streamcl.storage.plain_state import state_hash
@@ -196,6 +197,8 @@ class Eraser:
             self._lineage.erase(sorted(plan.target.offsets))
             self._ledger.finish(request.id)
             return
+        if (retained := retained_of(run.source)) is not None:
+            retained.scrub(request)
         self._archive.write(receipt)
         end = self._ledger.refuse if outcome.outcome == "refused" else self._ledger.fail
         end(request.id, str(outcome.reason))
@@ -224,12 +227,16 @@ class Eraser:
         checkpoint = None if run.checkpoints is None else run.checkpoints.purge()
         served = purge_snapshots(run.folder, run.snapshots)
         changed = run.sink.redact(target)
+        spool = retained_of(run.source)
+        taken_out = 0 if spool is None else spool.erase(request, target.ids)
         derived = [name for name in DERIVED if (run.folder / name).exists()]
         for name in derived:
             files.remove(run.folder / name, disk=run.disk)
         if run.statistics is not None:
             run.statistics.file.purge()
         on_disk = receipts.on_disk(request.kind, checkpoint, changed, derived, len(target.offsets))
+        if spool is not None:
+            on_disk = receipts.and_spool(on_disk, taken_out, spool.description)
         hashes = {
             "ids": tuple(sorted(self._ledger.fingerprint("sample", name) for name in target.ids)),
             "label": None if target.label is None else self._ledger.fingerprint("class", target.label),

@@ -20,6 +20,7 @@ from streamcl.forgetting.receipts.archive import receipt_path
 from streamcl.forgetting.receipts.receipt import ErasureOutcome, log_entry
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.protocols import BatchRecord, ForgettingEvent, State
+from streamcl.sources.retention import retained_of
 
 OVERDUE = "the deadline of a request has passed, and it is not carried out"
 
@@ -64,6 +65,7 @@ class ForgettingService:
         self._applied: dict[str, ErasureOutcome] = {}
         self._offset = 0
         self._late: set[str] = set()
+        self._returned: set[str] = set()  # ids of samples that were dropped since the last commit
         entries = ledger.entries()
         self._failed = [entry for entry in entries if entry.status == "failed"]
         self._unscrubbed = {
@@ -101,7 +103,11 @@ class ForgettingService:
 
     def filter(self, batch: Batch) -> Batch:
         """Return the batch without samples that have a tombstone; their records keep their offsets."""
-        return self._tombstones.drop_erased(batch)
+        filtered = self._tombstones.drop_erased(batch)
+        if filtered is not batch:
+            remaining = {sample.id for sample in filtered.samples}
+            self._returned |= {sample.id for sample in batch.samples} - remaining
+        return filtered
 
     def after_batch(self, record: BatchRecord, contents: Sequence[bytes] | None = None) -> None:
         """Record the samples of a batch in the lineage, and which of them were learned.
@@ -129,10 +135,16 @@ class ForgettingService:
         return tested + [ForgettingEvent("relapse", each.figures) for each in found]
 
     def commit(self) -> None:
-        """Make lineage and stored statistics durable, before the checkpoint that refers to them."""
+        """Make lineage and stored statistics durable, before the checkpoint that refers to them.
+
+        What came again although it is forgotten leaves the copies that the source keeps.
+        """
         self._lineage.commit()
         if self._run.statistics is not None:
             self._run.statistics.flush(self._offset)
+        if self._returned and (spool := retained_of(self._run.source)) is not None:
+            spool.erase_returned(self._returned)
+        self._returned = set()
         self._scrub()
 
     @property

@@ -23,7 +23,8 @@ class Arrival:
 
     value: a record in any form that `streams.user.records.to_sample` takes, a ForgetRequest, or a BadRecord
         in place of a record that cannot be read: it is quarantined and keeps its place; or a RefusedRequest
-        in place of a request that cannot be read: it is logged and passed over.
+        in place of a request that cannot be read: it is logged and passed over. A RejectedRecord keeps its
+        place too, with its own id and reason, whatever the policy for bad records is.
     key: see `RecordKey`.
     """
 

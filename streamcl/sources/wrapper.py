@@ -8,6 +8,7 @@ from typing import Any
 from streamcl.events import Event, StreamInfo
 from streamcl.protocols import Fetch, Source, State, fetch_of
 from streamcl.sources.delivery import Acknowledging, Closable, DeliveryGuarantee, guarantee_of
+from streamcl.sources.retention import RetainedRecords, retained_of
 
 
 class SourceWrapper:
@@ -38,6 +39,11 @@ class SourceWrapper:
     def fetch(self) -> Fetch | None:
         """The wrapped source's `fetch`, or None."""
         return fetch_of(self._source)
+
+    @property
+    def retained(self) -> RetainedRecords | None:
+        """The copies of records that the wrapped source keeps, or None."""
+        return retained_of(self._source)
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self._source)

@@ -168,16 +168,16 @@ class SegmentLog:
             for frame in found:
                 yield self._with_body(segment, frame) if bodies else _record(frame)
 
-    def redact(self, replacement: Callable[[LogRecord], bytes | None]) -> int:
+    def redact(self, replacement: Callable[[LogRecord], bytes | None], start: int = 0) -> int:
         """Put a new head, and no body, in the place of every record for which there is a replacement.
 
         A segment is rewritten whole, so after a crash its records are as before or redacted; redacting again
         is harmless. No file of the folder then holds the old bytes. Return how many records changed.
 
-        replacement: is given a record without its body; None leaves it as it is.
+        replacement: is given a record without its body. start: segments before it are not searched.
         """
         with self._lock:
-            segments = list(self._segments)
+            segments = [each for each in self._segments if self._first_behind(each) > start]
         return sum(self._redact(segment, replacement) for segment in segments)
 
     def drop(self, before: int, *, older_than: float, max_bytes: float) -> int:

@@ -50,6 +50,14 @@ class FaultyDisk(Disk):
         """Whether the call that was to fail has been made."""
         return 0 < self._fail_at <= len(self.calls)
 
+    def fail_later(self, calls: int, kind: Fault) -> None:
+        """Let the call after so many fail in this way; 1 is the next."""
+        self._fail_at, self._kind = len(self.calls) + calls, kind
+
+    def repair(self) -> None:
+        """Let every later call work: there is space again."""
+        self._fail_at, self._full = 0, False
+
     def lose_power(self) -> None:
         """Take back bytes and names that no sync has made durable: all of them, or those that a seed chose.
 

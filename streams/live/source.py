@@ -18,7 +18,9 @@ from streamcl.protocols import Fetch, State
 from streamcl.requests.label import Label
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, LiveReader, RecordKey, Rejoining
+from streamcl.sources.retention import RetainedRecords, retained_of
 from streams.live.arrival_log import ArrivalLog, CutBatch
+from streams.live.cutting import Cutting
 from streams.offsets import Record, batch_of, is_full, records_of
 from streams.user.conversion import Conversion
 from streams.user.records import RecordPolicy, to_sample
@@ -27,23 +29,6 @@ logger = logging.getLogger(__name__)
 
 POLL = 0.5
 """Longest wait for the reader in seconds: so soon an idle loop is given the chance to stop, or to forget."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cutting:
-    """When a batch is complete.
-
-    size: records, or labels, in a full batch. max_wait: seconds after which the first of them has waited
-    enough; None: until the batch is full. previews: whether records are shown before it is complete.
-    learn_one_in: of the batches that are cut while more than `overload` records wait, here and at the other
-    end, one in so many is learned, and the others are only predicted; 0: none is learned.
-    """
-
-    size: int = 64
-    max_wait: float | None = 2.0
-    previews: bool = False
-    overload: int | None = None
-    learn_one_in: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +64,7 @@ class LiveSource:
         self,
         reader: LiveReader,
         *,
-        cutting: Cutting = Cutting(),
+        cutting: Cutting = Cutting(),  # noqa: B008 - frozen
         policy: RecordPolicy | None = None,
         columns: Mapping[str, str] | None = None,
         log: ArrivalLog | None = None,
@@ -105,7 +90,14 @@ class LiveSource:
     @property
     def replayable(self) -> bool:
         """Whether a new process can continue from a position."""
-        return self.reader.guarantee.kind != "at_most_once" or isinstance(self.reader, Rejoining)
+        reader = self.reader
+        can_return = reader.guarantee.kind != "at_most_once" or isinstance(reader, Rejoining)
+        return can_return or self.retained is not None
+
+    @property
+    def retained(self) -> RetainedRecords | None:
+        """The copies of records that the reader keeps, or None."""
+        return retained_of(self.reader)
 
     @property
     def fetch(self) -> Fetch | None:
@@ -263,7 +255,9 @@ class LiveSource:
         """Return the next event, of the first `count` that wait, and move the position past it."""
         units = [self._waiting.popleft().unit for _ in range(count)]
         event: PlacedEvent
-        if isinstance(units[0], ForgetRequest):
+        if not units:  # all of it was erased since the batch was cut
+            self._without_unit = ()
+        if units and isinstance(units[0], ForgetRequest):
             event = units[0]
         else:
             records = [each for each in units if not isinstance(each, ForgetRequest)]

@@ -54,9 +54,15 @@ class Conversion:
         self.seen = dict.fromkeys(seen)
 
     def units_of(self, item: Any) -> Sequence[Unit]:
-        """Return the item's records, or the label or event that it is (nothing, where it is a duplicate)."""
+        """Return the item's records, or the label or event that it is (nothing, where it is a duplicate).
+
+        A RejectedRecord, which its reader has rejected, takes the next place.
+        """
         if issubclass(type(item), Label):
             return (self._label(item),)
+        if issubclass(type(item), RejectedRecord):
+            self.offset += 1
+            return (replace(item, offset=self.offset - 1),)
         if not issubclass(type(item), PlacedEvent):  # isinstance would ask the user's object
             return self._records(item)
         event = in_order(item, self.offset)

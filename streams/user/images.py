@@ -65,7 +65,7 @@ def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
     _quiet_pillow()
     if isinstance(source, Image.Image):
         return _upright_rgb(source, limits, "PIL image")
-    encoded = _read(source, limits) if isinstance(source, Path) else source
+    encoded = read_encoded(source, limits) if isinstance(source, Path) else source
     what = f"{source.name!r}" if isinstance(source, Path) else "encoded image"
     if not encoded:
         raise BadRecord(f"{what} is empty: 0 bytes")
@@ -147,7 +147,8 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
-def _read(path: Path, limits: ImageLimits) -> bytes:
+def read_encoded(path: Path, limits: ImageLimits) -> bytes:
+    """Return the content of an image's file. Raise BadRecord where it is too large, or cannot be read."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever

@@ -56,7 +56,7 @@ def to_sample(
     Hugging Face's data sets give. y is an integer, a string, or None. Raise BadRecord with the reason, and
     SourceError where the policy says that the run must end.
     """
-    with _users_object():
+    with user_object():
         raw = record if isinstance(record, RawRecord) else RawRecord.of(record)
         return _sample(raw, default_id, policy or RecordPolicy(), class_names)
 
@@ -89,7 +89,7 @@ def to_samples(
         try:
             if isinstance(raw, BadRecord):
                 raise raw
-            with _users_object():
+            with user_object():
                 sample = _sample(raw, default_id, policy, class_names, decoded=place % world == rank)
             if notes is not None:
                 notes.take(place, sample, label=raw.label, own_id=sample.id != default_id)
@@ -109,14 +109,14 @@ def reason_of(bad: SourceError) -> str:
 
 def _raw_records(record: Any, columns: Mapping[str, str] | None) -> Iterator[RawRecord | BadRecord]:
     try:
-        with _users_object():
+        with user_object():
             yield from raw_records(record, columns or {})
     except BadRecord as bad:
         yield bad
 
 
 @contextmanager
-def _users_object() -> Iterator[None]:
+def user_object() -> Iterator[None]:
     """Raise BadRecord for whatever a user's object raises: any attribute may raise anything."""
     try:
         yield

@@ -14,7 +14,8 @@ from streamcl.memory.waiting_samples import WaitingSamples
 from streamcl.requests.label import Label
 from streamcl.storage.plain_state import state_hash
 from streams.live.arrival_log import ArrivalLog
-from streams.live.source import Cutting, LiveSource
+from streams.live.cutting import Cutting
+from streams.live.source import LiveSource
 
 
 def unlabelled(number):

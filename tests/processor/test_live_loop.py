@@ -13,7 +13,8 @@ from streamcl.processor.arrivals import HEARTBEAT
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import Checkpoints, SavedCheckpoint
 from streams.live.arrival_log import ArrivalLog
-from streams.live.source import Cutting, LiveSource
+from streams.live.cutting import Cutting
+from streams.live.source import LiveSource
 
 
 class Saves:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_runs import Process, lines, newest_state, start, streamcl, write_config
+from fault_runs import lines, newest_state, start, streamcl, until, write_config
 from PIL import Image
 
 RUN = "runs/camera"
@@ -30,15 +29,6 @@ def put(folder: Path, name: str, *, at: float) -> None:
 
 def predicted(folder: Path) -> list[str]:
     return [each["id"] for each in lines(folder / RUN, "predictions")]
-
-
-def until(true, *, process: Process, seconds: float = 60.0) -> None:
-    """Wait until a condition holds; a run that has ended meanwhile is an error."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it does not come"
-        os.kill(process.pid, 0)
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from streamcl.testing import check_live_reader
 from streamcl.testing.source_checks import fingerprints
 from streams.build import named_source
 from streams.live.arrival_log import ArrivalLog
+from streams.live.cutting import Cutting
 from streams.live.kafka import MESSAGES_AT_ONCE, REFRESH, KafkaReader
 from streams.live.kafka_topic import HELD
-from streams.live.source import Cutting, LiveSource
+from streams.live.source import LiveSource
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from streamcl.events import Batch, ForgetRequest, Idle, Preview
 from streamcl.testing import check_source
 from streamcl.testing.source_checks import event_fingerprint, fingerprints, first_events
 from streams.live.arrival_log import ArrivalLog, CutBatch
+from streams.live.cutting import Cutting
 from streams.live.iterable import IterableReader
-from streams.live.source import Cutting, LiveSource
+from streams.live.source import LiveSource
 from streams.user.records import to_sample
 from streams.user.source import IterableSource
 

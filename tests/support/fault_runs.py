@@ -95,6 +95,15 @@ def streamcl(*arguments: object, folder: Path, seconds: float = 60.0, **options:
     return start(*arguments, folder=folder, **options).wait(seconds)
 
 
+def until(true: Callable[[], bool], *, process: Process, seconds: float = 60.0) -> None:
+    """Wait until a condition holds; a run that has ended meanwhile is an error."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it does not come"
+        os.kill(process.pid, 0)
+        time.sleep(0.05)
+
+
 def _ask(request: dict[str, Any]) -> dict[str, Any]:
     if not _SERVER:
         command = [sys.executable, str(Path(__file__).with_name("warm_server.py"))]

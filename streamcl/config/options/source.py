@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from streamcl.config.options.base import IMPORT_PATH, Args, Options, Safe, Seconds, Warn
+from streamcl.config.options.spool import SpoolOptions
 
 
 class SourcePolicy(Options):
@@ -89,6 +90,11 @@ class SourceOptions(Options):
         "resumed, by reading again what was read.",
     )
     policy: Warn[SourcePolicy] = Field(SourcePolicy(), description="Bad records, limits, retries.")
+    spool: SpoolOptions | None = Field(
+        None,
+        description="On disk before learning: makes a source that cannot go back exactly once from there on; "
+        "for live sources and for a class of yours. mqtt always has one.",
+    )
     prefetch: Safe[int] = Field(2, ge=0, le=1024, description="Batches read ahead of learning; 0: none.")
 
     @model_validator(mode="after")

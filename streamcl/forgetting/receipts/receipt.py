@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -223,6 +224,21 @@ def on_disk(
         ),
         DataLocation("source data", "not reachable", "the stream's own files are not streamcl's to change"),
     )
+
+
+def and_spool(locations: Sequence[DataLocation], erased: int, description: str) -> tuple[DataLocation, ...]:
+    """Return the locations of a run whose source has a spool. erased: records taken out of it.
+
+    description: what the spool keeps, and for how long.
+    """
+    caches = "the run keeps no features; images are in the thumbnails and in the spool only"
+    explanation = (
+        f"{description}; {erased} records were emptied, and their places stay; what is forgotten and comes "
+        "again is emptied once it was read"
+    )
+    spool = DataLocation("spool", "erased" if erased else "not affected", explanation)
+    others = (replace(each, explanation=caches) if each.name == "caches" else each for each in locations)
+    return (*others, spool)
 
 
 def _removed(location: str, derived: Sequence[str], names: Sequence[str], more: str = "") -> DataLocation:

@@ -1,0 +1,43 @@
+"""Copies of records that a source keeps on this machine, and from which an erasure takes some out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol, runtime_checkable
+
+from streamcl.events import ForgetRequest
+
+
+class RetainedRecords(Protocol):
+    """Records that were received and are kept for some time, learned or not."""
+
+    @property
+    def description(self) -> str:
+        """A statement for receipts of what is kept, and for how long; without names and paths."""
+
+    def erase(self, request: ForgetRequest, ids: Collection[str]) -> int:
+        """Take out the records with these ids, and all that the request's tombstones would drop.
+
+        Also the request itself, where it came with the stream. No file holds their bytes afterwards; their
+        places stay. Return how many records were taken out; repeating it is harmless.
+        """
+
+    def erase_returned(self, ids: Collection[str]) -> None:
+        """Take out records that came again although they are forgotten, and are not committed yet."""
+
+    def scrub(self, request: ForgetRequest) -> None:
+        """Take out a request that came with the stream and was refused or failed; no record is."""
+
+
+@runtime_checkable
+class Retaining(Protocol):
+    """A source, or a reader, that may keep copies of its records."""
+
+    @property
+    def retained(self) -> RetainedRecords | None:
+        """The copies, or None where there are none."""
+
+
+def retained_of(source: object) -> RetainedRecords | None:
+    """Return the copies that a source, or a reader, keeps; None where it keeps none."""
+    return source.retained if isinstance(source, Retaining) else None
