@@ -14,7 +14,6 @@ from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
 from streams.live.frame_decoder import DecoderMessage, FrameDecoder, check_decoder
-from streams.live.secrets import check_without_password, with_credentials
 from streams.live.video import check_seconds
 
 logger = logging.getLogger(__name__)
@@ -31,14 +30,13 @@ class CameraReader:
     counted and logged.
 
     Args:
-        address: "rtsp://...", "http://...", or a device such as "/dev/video0".
+        address: "rtsp://...", "http://...", or a device such as "/dev/video0"; it is in no message.
         every: seconds from one picture to the next.
         change: the mean difference in [0, 1] that a picture must have from the last one taken; None: any.
         label: of every picture.
         frozen_after: seconds of exactly the same picture after which the camera counts as frozen.
         patience: seconds without a picture after which it is connected to again.
         options: of libav, such as {"rtsp_transport": "tcp"}.
-        credentials: path of a file with one line, user:password.
         name: of the stream.
         clock: returns the time in seconds.
         sleep: waits that many seconds.
@@ -59,18 +57,16 @@ class CameraReader:
         frozen_after: float = 30.0,
         patience: float = 10.0,
         options: Mapping[str, str] | None = None,
-        credentials: str | None = None,
         name: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         check_decoder()
-        check_without_password(address, "write user:password into a file: credentials: FILE")
         self._patience = check_seconds("patience", patience)
         self._label, self._clock, self._sleep = label, clock, sleep
         self.name = name or urlsplit(address).hostname or address.rpartition("/")[2] or "camera"
         self._spec = {
-            "address": with_credentials(address, credentials),
+            "address": address,
             "format": "v4l2" if address.startswith("/dev/") else None,
             "options": {key: str(value) for key, value in (options or {}).items()},
             "every": check_seconds("every", every),

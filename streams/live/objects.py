@@ -12,7 +12,6 @@ from typing import Any
 
 from streamcl.errors import BadRecord, ConfigError, MissingExtra, SourceError
 from streams.live.listing import ListingReader, PathLayout, Replaced
-from streams.live.secrets import check_without_password, check_without_secrets
 from streams.live.taken_files import ListedFile
 from streams.user.records import RecordPolicy
 
@@ -43,8 +42,7 @@ class ObjectReader(ListingReader):
         url: "s3://bucket/prefix", or of another file system of fsspec whose package is installed.
         layout, interval, replaced, clock, sleep: see `streams.live.listing.ListingReader`.
         name: of the stream; the URL without its scheme where it is None.
-        options: of the file system, such as {"endpoint_url": "http://localhost:9000"} or {"anon": true}; no
-            secrets, which are read from the environment or ~/.aws.
+        options: of the file system, such as {"endpoint_url": "http://localhost:9000"} or {"anon": true}.
         policy: limits; an object above `max_file_bytes` is not read.
     """
 
@@ -171,9 +169,6 @@ class ObjectReader(ListingReader):
 def _file_system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the file system of a URL, and the path of its root there."""
     scheme = url.partition("://")[0]
-    hint = "the packages of fsspec read them from the environment and their own files, such as ~/.aws"
-    check_without_password(url, hint)
-    check_without_secrets(options, hint)
     try:
         from fsspec.core import url_to_fs
 

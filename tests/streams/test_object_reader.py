@@ -23,6 +23,7 @@ from PIL import Image
 from streamcl.errors import BadRecord, ConfigError, MissingExtra, SourceError
 from streamcl.events import Batch
 from streamcl.sources.live_reader import LiveReader
+from streamcl.testing import check_live_reader
 from streams.live.listing import LONGEST_DELAY
 from streams.live.objects import BODY_ATTEMPTS, ObjectReader
 from streams.live.source import LiveSource
@@ -113,6 +114,13 @@ def test_objects_come_with_their_folders_as_labels(bucket):
     bucket.take(arrivals)
     assert bucket.listed() == []
     assert bucket.reader.lag() == 0
+
+
+def test_it_keeps_the_promises_of_a_live_reader():
+    bucket = Bucket(f"memory://{uuid.uuid4().hex}/in")
+    for number in range(4):
+        bucket.put(f"cat/{number}.png", shade=number)
+    check_live_reader(lambda: ObjectReader(bucket.url, interval=0.01), timeout=0.05)
 
 
 def test_a_key_that_sorts_before_the_position_is_seen_after_a_restart_too(bucket):
@@ -319,19 +327,6 @@ def test_a_scheme_without_its_package_and_an_unknown_one(monkeypatch):
     with pytest.raises(MissingExtra) as caught:
         ObjectReader("s3://bucket")
     assert caught.value.hint == 'pip install "streamcl[s3]"'
-
-
-@pytest.mark.parametrize(
-    ("url", "options"),
-    [
-        ("s3://b/in", {"secret": "x"}),
-        ("s3://b/in", {"client_kwargs": {"aws_secret_access_key": "x"}}),
-        ("sftp://user:word@host/in", {}),
-    ],
-)
-def test_a_secret_in_the_configuration_is_refused(url, options):
-    with pytest.raises(ConfigError, match="copied into the run directory"):
-        ObjectReader(url, options=options)
 
 
 class CutStore(BaseHTTPRequestHandler):
