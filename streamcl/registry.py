@@ -165,8 +165,6 @@ SINKS = Registry(
         "mlflow": "streamcl.sinks.mlflow:mlflow_sink",
     },
 )
-
-
 FORGETTING = Registry(
     "forgetting method",
     "streamcl.forgetting",
