@@ -12,13 +12,13 @@ from streamcl.distributed.process_group import ProcessGroup
 from streamcl.factory.spool import with_spool
 from streamcl.protocols import Source
 from streamcl.sources.live_reader import LiveReader, ShardableReader
-from streams.distributed.live_sharded import SINGLE_LOG, LiveShard, ProcessLogs, Rejoined
+from streams.distributed.live_sharded import SINGLE_LOG, LiveShard, LiveTake, ProcessLogs, Rejoined
 from streams.distributed.sharded import shard_size
 from streams.live.arrival_log import ArrivalLog
 from streams.live.cutting import Cutting
 from streams.live.source import LiveSource
 from streams.live.spool_writer import SpoolProducer
-from streams.offsets import OffsetChecked
+from streams.offsets import OffsetChecked, Take
 from streams.user.records import RecordPolicy
 
 
@@ -82,6 +82,13 @@ def checked_live_source(live: Source) -> Source:
         return checked
     logs = None if live.log is None else ProcessLogs(live.log, None)
     return Rejoined(checked, live.reader.merge, logs)
+
+
+def take(plain: Source, source: Source, limit: int, group: ProcessGroup) -> Take:
+    """Return the first records of a stream. plain: the source in it, before it was checked or divided."""
+    if isinstance(plain, LiveSource) and isinstance(plain.reader, ShardableReader):
+        return LiveTake(source, limit, group.world_size)
+    return Take(source, limit)
 
 
 def live_shard(

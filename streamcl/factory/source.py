@@ -16,6 +16,7 @@ from streamcl.factory.live_source import (
     live_shard,
     live_source_factory,
     record_policy,
+    take,
 )
 from streamcl.factory.spool import spooled_iterable
 from streamcl.protocols import Shardable, Sliceable, Source
@@ -75,11 +76,12 @@ def build_source(
         _check_growth(config, plain, group)
     if group.world_size == 1:
         checked = checked_live_source(_resume_checked(config, plain))
-        return _prefetcher(config, Take(Follow(checked) if follow else checked, limit), IDLE)
+        followed = Follow(checked) if follow else checked
+        return _prefetcher(config, take(plain, followed, limit, group), IDLE)
     if isinstance(plain, LiveSource):
         live = live_shard(config, plain, group, folder)
         read_ahead = _prefetcher(config, OffsetChecked(live.source), RANK_IDLE)
-        return Take(LiveSharded(read_ahead, live, plain, group, on_stop), limit)
+        return take(plain, LiveSharded(read_ahead, live, plain, group, on_stop), limit, group)
     if (whole := _shardable(config, plain)) is not None:
         shard = whole.shard(group.rank, group.world_size, shard_size(config.batch.size, group))
         return Take(Sharded(_prefetcher(config, OffsetChecked(shard), None), plain, group, on_stop), limit)
@@ -91,7 +93,8 @@ def build_source(
 def inspectable_source(config: RunConfig) -> tuple[SourceWrapper, Source]:
     """Return a run's stream as one process reads it, without its log and read ahead, and its source."""
     plain = _plain_source(config, None, SINGLE_PROCESS)
-    return Take(checked_live_source(_resume_checked(config, plain)), sys.maxsize), plain
+    checked = checked_live_source(_resume_checked(config, plain))
+    return take(plain, checked, sys.maxsize, SINGLE_PROCESS), plain
 
 
 def _prefetcher(config: RunConfig, source: Source, idle_after: float | None) -> Prefetcher:

@@ -80,8 +80,10 @@ def open_run(
         earlier = _check_earlier(settings, saved, folder)
         stream = partial(build_source, follow=follow)
         run = assemble(settings, folder, stack, vit=vit, group=group, stream=stream, snapshots=snapshots)
-        save_config(settings, folder)
+        if saved is None:
+            save_config(settings, folder)
         _resume(run, strict=strict)
+        save_config(settings, folder)  # a start that was refused leaves the one before: see `_has_more`
         if run.processor.progress.finished and reopen and (follow or _has_more(run, earlier)):
             run.processor.reopen()
             logger.info("the source has more: going on from offset %d", run.processor.progress.offset)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from streamcl.errors import CheckpointError
+from streamcl.errors import CheckpointError, SourceError
 from streamcl.events import Event, Sample
 from streamcl.protocols import Collective, Fetch, Source, State
 from streamcl.sources.wrapper import SourceWrapper
@@ -18,6 +18,7 @@ from streams.distributed.messages import RankMessage
 from streams.distributed.sharded import Sharded
 from streams.live.arrival_log import ArrivalLog, CutBatch
 from streams.live.source import LiveSource
+from streams.offsets import Take
 
 logger = logging.getLogger(__name__)
 
@@ -197,6 +198,33 @@ class Rejoined(SourceWrapper):
             if self._logs is not None:
                 self._logs.clear()
             state = undivided_position(state, self._source.state_dict(), self._merge)
+        super().load_state_dict(state)
+
+
+class LiveTake(Take):
+    """The first records of a live source, which other numbers of processes may continue.
+
+    Where the limit has fallen into a batch, the remaining part of it is known to as many processes only.
+
+    Args:
+        source: the live source, of one process or of ranks.
+        samples: the limit.
+        processes: how many read the source.
+    """
+
+    def __init__(self, source: Source, samples: int, processes: int) -> None:
+        super().__init__(source, samples)
+        self._processes = processes
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state under this or another limit. Raise SourceError where a batch was split."""
+        before = len(state["source"].get("shards", [None]))
+        if state["offset"] != state["source"]["offset"] and before != self._processes:
+            raise SourceError(
+                f"max_samples ended the run within a batch of {before} processes; now there are "
+                f"{self._processes}",
+                hint=f"continue with {before} until the next checkpoint, then with as many as you like",
+            )
         super().load_state_dict(state)
 
 

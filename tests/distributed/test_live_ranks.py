@@ -91,12 +91,29 @@ def test_another_number_of_ranks_continues_from_the_checkpoint(tmp_path, later):
 
 @pytest.mark.slow
 def test_ranks_continue_what_one_process_began(tmp_path):
-    write(tmp_path)
-    done = streamcl(*RUN, "run_dir=run", "--set", "max_samples=40", folder=tmp_path)
-    assert done.code == 0, done.err
+    write(tmp_path, checkpoint={"every_samples": 16})
+    kill = ("fault_runs:kill_at", {"note": "calls", "point": "RidgeLearner.learn", "times": 6})
+    assert streamcl(*RUN, "run_dir=run", folder=tmp_path, hooks=(kill,)).code == -signal.SIGKILL
     finish(tmp_path, 2)
     assert consumed(tmp_path / "run") == all_ids(LENGTHS)
     assert not (tmp_path / "run" / "arrivals.log").exists()
+
+
+@pytest.mark.parametrize(("before", "later"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_a_batch_that_was_split_by_a_limit_is_finished_by_as_many_processes(tmp_path, before, later):
+    write(tmp_path, batch={"size": 16, "max_wait": None})
+    ranks = {1: lambda *settings: [one_process(tmp_path, *settings)], 2: lambda *s: run(tmp_path, 2, *s)}
+    assert {done.code for done in ranks[before]("max_samples=41")} == {0}
+    for done in ranks[later]():
+        assert done.code == 3
+        assert f"within a batch of {before} processes" in done.err
+    assert {done.code for done in ranks[before]()} == {0}
+    assert consumed(tmp_path / "run") == all_ids(LENGTHS)
+
+
+def one_process(folder: Path, *settings: str) -> Any:
+    overrides = [part for each in settings for part in ("--set", each)]
+    return streamcl(*RUN, "run_dir=run", *overrides, folder=folder)
 
 
 def test_a_live_source_that_cannot_be_divided_is_refused(tmp_path):
