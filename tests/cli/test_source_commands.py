@@ -52,9 +52,9 @@ def work(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def write_config(work: Path, source: dict) -> Path:
+def write_config(work: Path, source: dict, **more) -> Path:
     path = work / "stream.yaml"
-    path.write_text(json.dumps({"source": source, "backbone": {"name": "vit_tiny_patch16_224"}}))
+    path.write_text(json.dumps({"source": source, "backbone": {"name": "vit_tiny_patch16_224"}, **more}))
     return path
 
 
@@ -159,9 +159,10 @@ class Trimmed(FolderReader):
 """
 
 
-def test_a_source_that_is_read_once_is_not_read(work):
+@pytest.mark.parametrize("wait", ["2s", None])
+def test_a_source_that_is_read_once_is_not_read(work, wait):
     (work / "parts_once.py").write_text(PARTS)
-    config = write_config(work, {"class": "parts_once:once"})
+    config = write_config(work, {"class": "parts_once:once"}, batch={"size": 4, "max_wait": wait})
     found = facts(check(config))
     assert found["next"] == "not read: the source is read once, and the record would be lost"
     assert found["delivery"].startswith("at most once")

@@ -277,7 +277,7 @@ def test_an_object_that_may_not_be_read_is_bad_only_where_the_listing_works(faul
 
     def once(found, *_):
         listings.append(1)
-        if len(listings) > 1:
+        if len(listings) > 2:
             raise PermissionError("expired")
         return found
 

@@ -61,6 +61,11 @@ def test_it_keeps_the_promises_of_a_live_reader(tmp_path, change):
     check_live_reader(lambda: VideoReader(str(tmp_path / "in"), every=0.4, change=change), timeout=5.0)
 
 
+def test_a_restart_compares_with_the_frame_before_it(tmp_path):
+    path = write_video(tmp_path / "a.mp4", [80, 80, 80, 160, 160, 160] * 2)
+    check_live_reader(lambda: VideoReader(str(path), every=0, change=0.1), timeout=5.0)
+
+
 def test_a_file_that_comes_later_is_read_wherever_its_name_sorts(tmp_path):
     write_video(tmp_path / "m.mp4", SHADES[:3])
     reader = VideoReader(str(tmp_path), every=0)
