@@ -90,9 +90,9 @@ def build_source(
     return Take(Replicated(_prefetcher(config, OffsetChecked(plain), None), group, on_stop), limit)
 
 
-def inspectable_source(config: RunConfig) -> tuple[SourceWrapper, Source]:
-    """Return a run's stream as one process reads it, without its log and read ahead, and its source."""
-    plain = _plain_source(config, None, SINGLE_PROCESS)
+def inspectable_source(config: RunConfig, folder: Path) -> tuple[SourceWrapper, Source]:
+    """Return a run's stream as one process reads it, without reading ahead, and its source."""
+    plain = _plain_source(config, folder, SINGLE_PROCESS)
     checked = checked_live_source(_resume_checked(config, plain))
     return take(plain, checked, sys.maxsize, SINGLE_PROCESS), plain
 

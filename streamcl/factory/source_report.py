@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from streamcl.config.options.run import RunConfig
+from streamcl.config.options.spool import SpoolOptions
 from streamcl.errors import SourceError
 from streamcl.events import Batch, ForgetRequest, PlacedEvent, RejectedRecord, Sample
 from streamcl.factory.live_source import record_policy
@@ -16,9 +21,14 @@ from streamcl.protocols import Source
 from streamcl.requests.label import Label
 from streamcl.sources.delivery import guarantee_of
 from streamcl.sources.live_reader import Rejoining
+from streamcl.storage.segment import SEGMENT_SUFFIX
 from streams.live.source import LiveSource
+from streams.live.spool_reader import SpoolReader
 from streams.offsets import records_of
 from streams.user.conversion import Conversion, Unit
+
+SPOOL = SpoolOptions.model_fields["path"].default
+"""Where the spool of a run is, in its directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +49,9 @@ class SourceReport:
     fault: SourceError | None = None
 
 
-def report_source(config: RunConfig, state: Mapping[str, Any] | None, wait: float) -> SourceReport:
+def report_source(
+    config: RunConfig, state: Mapping[str, Any] | None, wait: float, folder: Path
+) -> SourceReport:
     """Return where a run's source stands; nothing is advanced, acknowledged or written.
 
     A source that is read once is not read, since the record would be lost.
@@ -48,8 +60,17 @@ def report_source(config: RunConfig, state: Mapping[str, Any] | None, wait: floa
         config: of the run.
         state: the position of the source in the newest checkpoint of the run; None: the beginning.
         wait: seconds to wait for a record of a live source.
+        folder: of the run; its spool is read as it is, and nothing is received into it.
     """
-    stream, plain = inspectable_source(config)
+    options = config.source.spool or SpoolOptions()
+    with _spool_copy(folder / options.path) as copy:
+        if config.source.spool is not None:
+            config = _with_spool_at(config, SPOOL)
+        return _report(config, state, wait, copy)
+
+
+def _report(config: RunConfig, state: Mapping[str, Any] | None, wait: float, folder: Path) -> SourceReport:
+    stream, plain = inspectable_source(config, folder)
     if state is not None:
         stream.load_state_dict(state)
     live = isinstance(plain, LiveSource)
@@ -57,7 +78,7 @@ def report_source(config: RunConfig, state: Mapping[str, Any] | None, wait: floa
     remaining, found, fault = None, "", None
     try:
         if isinstance(plain, LiveSource):
-            if plain.replayable or isinstance(plain.reader, Rejoining):
+            if isinstance(plain.reader, SpoolReader | Rejoining) or plain.replayable:
                 found, remaining = _next_of_reader(config, plain, offset, wait)
         elif plain.replayable:
             found, remaining = _next_of(stream, offset)
@@ -87,19 +108,46 @@ def _next_of_reader(config: RunConfig, plain: LiveSource, offset: int, wait: flo
             )
             if units := conversion.units_of(value):
                 return _describe(units[0]), reader.lag()
-        return f"none within {wait:g} s", reader.lag()
+        waited = "in the spool" if isinstance(reader, SpoolReader) else f"within {wait:g} s"
+        return f"none {waited}", reader.lag()
     finally:
         reader.close()
 
 
 def _values(plain: LiveSource, wait: float) -> Iterator[Any]:
     """Yield what the reader brings within `wait` seconds."""
+    if isinstance(plain.reader, SpoolReader):  # a poll would begin to receive
+        yield from (each.value for each in plain.reader.replay([plain.reader.position()["next"]]))
+        return
     until = time.monotonic() + wait
     while (left := until - time.monotonic()) > 0:
         arrivals = plain.reader.poll(min(left, 0.5))
         if arrivals is None:
             return
         yield from (arrival.value for arrival in arrivals)
+
+
+def _with_spool_at(config: RunConfig, path: str) -> RunConfig:
+    assert config.source.spool is not None
+    spool = config.source.spool.model_copy(update={"path": path})
+    return config.model_copy(update={"source": config.source.model_copy(update={"spool": spool})})
+
+
+@contextmanager
+def _spool_copy(original: Path) -> Iterator[Path]:
+    """Yield a run directory with a spool that can be opened while a run holds the original.
+
+    The segments are links but for the last one, the end of which an opening may cut off.
+    """
+    segments = sorted(original.glob(f"*{SEGMENT_SUFFIX}"))
+    with TemporaryDirectory(prefix="streamcl-check-") as temporary:
+        spool = Path(temporary) / SPOOL
+        spool.mkdir()
+        for segment in segments[:-1]:
+            (spool / segment.name).symlink_to(segment.resolve())
+        for segment in segments[-1:]:
+            shutil.copyfile(segment, spool / segment.name)
+        yield Path(temporary)
 
 
 def _describe(unit: Unit) -> str:

@@ -34,8 +34,8 @@ def report_run_source(config: RunConfig, wait: float) -> tuple[SourceReport, Pat
             _, state = verify_checkpoint(path)
         except CorruptCheckpoint:
             continue
-        return report_source(config, _position(state, folder), wait), path
-    return report_source(config, None, wait), None
+        return report_source(config, _position(state, folder), wait, folder), path
+    return report_source(config, None, wait, folder), None
 
 
 def _position(state: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from streamcl import open_run
 from streamcl.cli import cli
 from streamcl.config.load import load_config
 from streamcl.errors import ConfigError, SourceError
+from streamcl.events import Batch
+from streamcl.factory.source import build_source
 from streamcl.registry import SOURCES, import_callable
 from streamcl.sources.delivery import DeliveryGuarantee
 
@@ -134,6 +137,26 @@ def test_a_finite_source_before_and_after_its_run(work):
     assert found["position"].startswith("offset 8 (")
     assert int(found["remaining"].split()[0]) == total - 8
     assert found["next"] != first
+
+
+@pytest.mark.parametrize("path", ["spool", "absolute"])
+def test_a_spool_is_looked_at_and_nothing_is_received_into_it(work, path):
+    spool = {"path": str(work / "elsewhere") if path == "absolute" else path}
+    source = {"class": "spool_sources:Camera", "args": {"file": "camera", "records": RECORDS}, "spool": spool}
+    run = work / "run"
+    config = write_config(work, source, run_dir=str(run), checkpoint={"every_seconds": 1.0})
+    assert facts(check(config))["next"] == "none in the spool"
+    assert not (work / "camera").exists()
+    with closing(build_source(load_config(config, (*TINY, "max_samples=null")), folder=run)) as filled:
+        assert sum(len(event) for event in filled if isinstance(event, Batch)) == RECORDS
+    found = facts(check(config))
+    assert (found["lag"], found["next"].partition(",")[0]) == (f"{RECORDS} records", "p0-000000")
+    run_eight(config)
+    before = everything(work)
+    found = facts(check(config))
+    assert everything(work) == before
+    assert found["position"].startswith("offset 8 (")
+    assert (found["lag"], found["next"].partition(",")[0]) == ("4 records", "p2-000008")
 
 
 PARTS = """
