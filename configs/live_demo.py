@@ -1,6 +1,6 @@
 """Plays digits into a live source while a run learns them, kills the run on the way, and counts the records.
 
-    python configs/live_demo.py [--records 400] [--rate 50] [--folder] [--set key=value ...]
+    python configs/live_demo.py [--records 300] [--rate 50] [--folder] [--set key=value ...]
 
 It starts a private redis-server, or takes a folder where there is none (or with --folder), and runs
 configs/live_redis.yaml or configs/live_folder.yaml. The exit code is 0 where each record was learned once.
@@ -190,7 +190,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--records", type=int, default=400)
+    parser.add_argument("--records", type=int, default=300)
     parser.add_argument("--rate", type=float, default=50.0, help="records a second")
     parser.add_argument("--folder", action="store_true", help="a folder, also where there is a Redis")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/live_demo"))
