@@ -126,6 +126,7 @@ SOURCES = Registry(
         "label_studio": "streams.datasets.label_studio:label_studio",
         "redis": "streams.live.redis_streams:RedisReader",
         "kafka": "streams.live.kafka:KafkaReader",
+        "mqtt": "streams.live.mqtt:MqttProducer",
         "webdataset": "streams.datasets.webdataset:webdataset",
     },
 )

@@ -9,6 +9,7 @@ import tempfile
 
 import pytest
 from hypothesis import settings
+from mosquitto_servers import mosquitto  # noqa: F401 - a fixture
 from pictures import TINY_VIT
 from redis_servers import redis_server  # noqa: F401 - a fixture
 
