@@ -249,3 +249,11 @@ def test_the_shipped_configuration_learns_what_a_camera_shows(camera, tmp_path, 
     monkeypatch.setenv("STREAMCL_CAMERA", camera.address)
     ids = ids_learned("live_camera", tmp_path, "source.args.every=0", "source.args.options={}")
     assert len(set(ids)) == 8
+
+
+def test_a_camera_with_a_spool_is_exactly_once_from_there_on(camera, tmp_path, monkeypatch):
+    monkeypatch.setenv("STREAMCL_CAMERA", camera.address)
+    spooled = ("source.args.every=0", "source.args.options={}", 'source.spool={"keep": "1d"}')
+    durable = ("checkpoint.delivery=exactly_once", "checkpoint.every_seconds=1")
+    assert len(set(ids_learned("live_camera", tmp_path, *spooled, *durable))) == 8
+    assert list((tmp_path / "spool").glob("*.segment"))
