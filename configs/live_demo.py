@@ -169,7 +169,10 @@ def demonstrate(inlet: Inlet, run_dir: Path, options: argparse.Namespace) -> boo
     print(f"killed with -9: {len(player.sent)} sent, {len(learned(run_dir))} learned so far", flush=True)
     process = start(inlet, run_dir, len(samples), options.overrides)
     print("started again", flush=True)
-    code = process.wait(max(1.0, until - time.monotonic()))
+    try:
+        code = process.wait(max(1.0, until - time.monotonic()))
+    finally:
+        process.kill()
     player.join()
     return report(player.sent, learned(run_dir), run_dir) and code == 0
 
