@@ -43,7 +43,7 @@ def predict(run: Path, images: tuple[str, ...], top: int, threshold: float, as_j
         raise ConfigError(f"no image is found in {', '.join(images)}")
     from streamcl.runs.learner import load_learner, rank_classes
 
-    learner, _ = load_learner(run)
+    learner, _ = load_learner(run, fitted=True)
     unread = 0
     for start in range(0, len(paths), DECODED_TOGETHER):
         part = paths[start : start + DECODED_TOGETHER]

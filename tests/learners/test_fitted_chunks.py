@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 from pictures import TINY_VIT, make_batch
+from streams_data import write_picture
 from tiny_learners import LEARNERS, cohorts, hybrid, mixed, ridge, teach
+from tiny_runs import call, configuration
 
 from streamcl.config.load import config_from_dict
 from streamcl.factory import backbone as factory
+from streamcl.nn.backbone import Backbone
 from streamcl.runs.learner import load_learner
 from streamcl.runs.open import open_run
 
@@ -84,3 +87,18 @@ def test_blocks_are_not_compiled_for_requests(monkeypatch, fp32):
     factory.build_vit(config, fp32)
     factory.build_vit(config, fp32.for_requests())
     assert asked == [fp32.rows]
+
+
+def test_the_command_predict_reads_one_image_as_one_image(tmp_path, monkeypatch):
+    with open_run(configuration(tmp_path)) as run:
+        list(run)
+    write_picture(tmp_path / "one.png", 1)
+    seen, prepare = [], Backbone.prepare
+
+    def counted(backbone, images):
+        seen.append(len(images))
+        return prepare(backbone, images)
+
+    monkeypatch.setattr(Backbone, "prepare", counted)
+    assert call("predict", tmp_path / "run", tmp_path / "one.png")[0] == 0
+    assert seen[-1] == 1
