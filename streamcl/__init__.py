@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Batch": "streamcl.events",
+    "Client": "streamcl.serving.client",
     "ForgetRequest": "streamcl.events",
     "HoldoutPart": "streamcl.events",
     "OnlineLoRALearner": "streamcl.learners.online_lora",
@@ -58,10 +59,12 @@ if TYPE_CHECKING:
     from streamcl.runs.learner import load_learner
     from streamcl.runs.open import open_run
     from streamcl.runs.run import Run
+    from streamcl.serving.client import Client
     from streamcl.shift.detector import build_detector
 
 __all__ = [
     "Batch",
+    "Client",
     "ForgetRequest",
     "HoldoutPart",
     "OnlineLoRALearner",

@@ -1,11 +1,10 @@
-"""The command line: streamcl run, validate, schema, fetch, list, source, status, report, predict, export,
-doctor, forget, retry, verify, key, timestamp, audit, bench."""
+"""The command line: streamcl run, serve, validate, schema, fetch, list, source, status, report, predict,
+export, doctor, forget, retry, verify, key, timestamp, audit, bench."""
 
 from __future__ import annotations
 
 import signal
 import sys
-import traceback
 from typing import NoReturn
 
 import click
@@ -16,13 +15,14 @@ from streamcl.cli.bench import bench
 from streamcl.cli.forget import forget, retry_request, verify
 from streamcl.cli.inspect_commands import doctor, list_names, report, schema, status, validate
 from streamcl.cli.key import key, timestamp
-from streamcl.cli.messages import silence_messages
+from streamcl.cli.messages import print_error, silence_messages
 from streamcl.cli.model_commands import export, fetch
 from streamcl.cli.predict import predict
 from streamcl.cli.run import run
+from streamcl.cli.serve import serve
 from streamcl.cli.source import source
-from streamcl.cli.terminal import one_line, say, use_any_encoding
-from streamcl.errors import ConfigError, SourceError, StreamclError, cause_of
+from streamcl.cli.terminal import use_any_encoding
+from streamcl.errors import SourceError, StreamclError, cause_of
 
 DEBUG = "--debug"
 TERMINATED = 128 + signal.SIGTERM
@@ -38,7 +38,7 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` reads it
 
 
 COMMANDS = (
-    *(run, validate, schema, fetch, list_names, source, status, report, predict, export, doctor),
+    *(run, serve, validate, schema, fetch, list_names, source, status, report, predict, export, doctor),
     *(forget, retry_request, verify, key, timestamp, audit, bench),
 )
 for command in COMMANDS:
@@ -58,27 +58,16 @@ def main() -> NoReturn:
     except click.Abort:
         sys.exit(130)
     except StreamclError as error:
-        _explain(error, debug=debug)
+        print_error(error, debug=debug)
         sys.exit(error.exit_code)
     except Exception as error:  # of the machine, of streamcl, or of a user's part, whose place is of use
         hint = None if isinstance(error, OSError | MemoryError) else "--debug shows where"
-        _explain(StreamclError(cause_of(error), hint=hint), debug=debug)
+        print_error(StreamclError(cause_of(error), hint=hint), debug=debug)
         sys.exit(1)
     except SystemExit as error:
         if error.code == TERMINATED:
             raise
         hint = "code that is called by a run must return or raise; --debug shows where it exits"
-        _explain(SourceError(f"code of yours called sys.exit({error.code!r})", hint=hint), debug=debug)
+        print_error(SourceError(f"code of yours called sys.exit({error.code!r})", hint=hint), debug=debug)
         sys.exit(SourceError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _explain(error: StreamclError, *, debug: bool) -> None:
-    """Print the cause in one line and the hint in another; with `debug` a traceback too."""
-    if debug:
-        traceback.print_exc()
-    problems = error.problems if isinstance(error, ConfigError) else ()
-    for line in problems or (str(error),):
-        say(f"streamcl: {one_line(line)}", err=True)
-    if error.hint:
-        say(f"  hint: {one_line(error.hint)}", err=True)

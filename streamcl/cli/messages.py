@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from streamcl.cli.terminal import one_line, say
+from streamcl.errors import ConfigError, StreamclError
 
 
 class _ToStderr(logging.Handler):
@@ -50,3 +52,14 @@ def silence_messages() -> None:
     for logger in map(logging.getLogger, LOGGERS):
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
+
+
+def print_error(error: StreamclError, *, debug: bool = False) -> None:
+    """Print the cause in one line and the hint in another; with `debug` a traceback too."""
+    if debug:
+        traceback.print_exc()
+    problems = error.problems if isinstance(error, ConfigError) else ()
+    for line in problems or (str(error),):
+        say(f"streamcl: {one_line(line)}", err=True)
+    if error.hint:
+        say(f"  hint: {one_line(error.hint)}", err=True)

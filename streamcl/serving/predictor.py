@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import torch
 
 from streamcl.errors import BadRecord, StreamclError
-from streamcl.events import Sample
+from streamcl.events import Prediction, Sample
 from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
 from streamcl.factory.parts import build_learner
 from streamcl.factory.request_image import request_sample
-from streamcl.protocols import Learner, ProbabilisticLearner
+from streamcl.protocols import Learner
 from streamcl.runs.directory import config_of
+from streamcl.runs.learner import rank_classes
+from streamcl.serving.replies import PredictorReply, Ranked
 from streamcl.storage.snapshots import (
     SNAPSHOTS,
     SnapshotInfo,
@@ -32,23 +31,12 @@ from streamcl.storage.snapshots import (
 
 logger = logging.getLogger(__name__)
 
-Ranked: TypeAlias = tuple[tuple[str, float], ...]
-"""Classes with their probabilities, the most probable first; empty where no class can be predicted."""
-
 POLL_SECONDS = 0.2
 """How often an idle predictor looks for a newer snapshot."""
 
 
 class NoModel(StreamclError):
     """No snapshot has been published, or all were removed by an erasure and the next is not there yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class PredictorReply:
-    """The classes of each image, or the reason why it cannot be read, and the model's version."""
-
-    model: SnapshotInfo
-    results: tuple[Ranked | str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +100,9 @@ class Predictor:
         if self._served is None:
             raise NoModel("no model has been published yet")
         read: list[Sample | str] = [_sample_or_reason(image) for image in images]
-        ranked = iter(
-            ranked_classes(self._served.learner, [each for each in read if isinstance(each, Sample)], top_k)
-        )
-        results = tuple(each if isinstance(each, str) else next(ranked) for each in read)
+        samples = [each for each in read if isinstance(each, Sample)]
+        ranked = iter(rank_classes(self._served.learner, samples, top_k))
+        results = tuple(each if isinstance(each, str) else _named(next(ranked)) for each in read)
         return PredictorReply(self._served.info, results)
 
     def close(self) -> None:
@@ -141,29 +128,8 @@ class Predictor:
         learner = build_learner(self._config, self._backbone, self._compute)
         learner.load_state_dict(found.state)
         blank = Sample("blank", np.zeros((8, 8, 3), np.uint8))
-        ranked_classes(learner, [blank], 1)  # so that no request waits for the weights to be solved
+        learner.predict([blank])  # so that no request waits for the weights to be solved
         return _Served(path, found.info, learner)
-
-
-def ranked_classes(learner: Learner, samples: Sequence[Sample], top_k: int) -> list[Ranked]:
-    """Return the `top_k` most probable classes of each sample; one at most where a learner gives no more."""
-    if not samples:
-        return []
-    if not isinstance(learner, ProbabilisticLearner):
-        made = learner.predict(samples)
-        return [() if each.label is None else ((each.label, each.confidence),) for each in made]
-    names = learner.classes
-    if not names:
-        return [()] * len(samples)
-    with torch.no_grad():
-        probabilities = learner.logits(samples).float().softmax(dim=1)  # [B, C]
-        values, columns = (each.tolist() for each in probabilities.topk(min(top_k, len(names)), dim=1))
-    return [
-        tuple((names[column], value) for column, value in zip(*row, strict=True) if value > 0)
-        if math.isfinite(row[1][0])
-        else ()
-        for row in zip(columns, values, strict=True)
-    ]
 
 
 def predictor_process(connection: Connection, folder: Path, threads: int) -> None:
@@ -208,3 +174,7 @@ def _sample_or_reason(encoded: bytes) -> Sample | str:
         return request_sample(encoded)
     except BadRecord as error:
         return str(error)
+
+
+def _named(ranked: Sequence[Prediction]) -> Ranked:
+    return tuple((each.label, each.confidence) for each in ranked if each.label is not None)

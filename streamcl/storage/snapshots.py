@@ -72,12 +72,15 @@ class TornSnapshot(Exception):
 
 
 class Snapshots:
-    """The snapshots that one process publishes into a folder."""
+    """The snapshots that one process publishes into a folder.
+
+    published: the version that this object published last, or None.
+    """
 
     def __init__(self, folder: Path, *, disk: Disk | None = None) -> None:
         self.folder = folder
         self._disk = UnsyncedDisk() if disk is None else disk
-        self._published: Path | None = None
+        self.published: SnapshotInfo | None = None
 
     def publish(self, offset: int, step: int, state: State, facts: Mapping[str, Any] = {}) -> SnapshotInfo:
         """Make a learner's state visible to readers at once, and remove snapshots beyond the newest few.
@@ -94,7 +97,7 @@ class Snapshots:
         members = {ARRAYS: safetensors.save(arrays), TREE: json.dumps(tree, separators=(",", ":")).encode()}
         sizes = {name: len(data) for name, data in members.items()}
         members[MANIFEST] = json.dumps({**asdict(info), "sizes": sizes}).encode()
-        path = self.folder / f"snapshot-{info.number:08d}"
+        path = self._path(info)
 
         def fill(folder: Path) -> None:
             for name, data in members.items():
@@ -102,7 +105,7 @@ class Snapshots:
                 (folder / name).chmod(0o444)
 
         files.commit_folder(path, fill, disk=self._disk)
-        self._published = path
+        self.published = info
         for old in list_snapshots(self.folder)[:-KEEP_SNAPSHOTS]:
             files.remove(old, disk=self._disk)
         return info
@@ -113,11 +116,15 @@ class Snapshots:
         After an erasure and its commit none is left that is older. A reader answers nothing by a snapshot
         that has been removed.
         """
-        removed = [path for path in list_snapshots(self.folder) if path != self._published]
+        newest = None if self.published is None else self._path(self.published)
+        removed = [path for path in list_snapshots(self.folder) if path != newest]
         for path in removed:
             files.remove(path, disk=self._disk)
         files.sweep(self.folder, disk=self._disk)
         return len(removed)
+
+    def _path(self, info: SnapshotInfo) -> Path:
+        return self.folder / f"snapshot-{info.number:08d}"
 
     def _next_number(self) -> int:
         """Return a number that no snapshot in this folder has had, removed ones included."""

@@ -40,10 +40,13 @@ MAY_IMPORT = {
     | {"config", "storage", "heads", "evaluation", "learners", "factory", "runs", "report"},
     "integrations": NOUNS | {"config", "factory"},
     "testing": NOUNS | {"sinks", "storage"},
-    "serving": NOUNS | {"storage", "factory", "runs"},
+    "serving": NOUNS | {"config", "storage", "forgetting", "factory", "runs"},
     "cli": NOUNS
-    | {"config", "storage", "distributed", "forgetting", "factory", "runs", "audit", "benchmark", "report"},
-    "__init__": NOUNS | {"config", "nn", "shift", "learners", "processor", "runs", "report", "integrations"},
+    | {"config", "storage", "distributed", "forgetting", "factory", "runs", "audit", "benchmark", "report"}
+    | {"serving"},
+    "__init__": NOUNS
+    | {"config", "nn", "shift", "learners", "processor", "runs", "report", "integrations"}
+    | {"serving"},
     "__main__": {"cli"},
 }
 """What a module or folder directly under `streamcl` may import; each may read `streamcl.__version__`."""

@@ -1,0 +1,116 @@
+"""streamcl serve: learns a stream and answers requests over HTTP meanwhile."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streamcl.cli.inspect_commands import OVERRIDES
+from streamcl.cli.messages import print_error, show_messages
+from streamcl.cli.terminal import say
+from streamcl.errors import ConfigError, MissingExtra, StreamclError, cause_of
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+
+    from streamcl.config.options.run import RunConfig
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@OVERRIDES
+@click.option("--host", default="127.0.0.1", show_default=True, help="An address of this machine alone.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option(
+    "--predictors", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that predict."
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="CPU threads of each."
+)
+@click.option(
+    "--max-batch", type=click.IntRange(1, 64), default=32, show_default=True, help="Images of a batch."
+)
+@click.option(
+    "--max-delay",
+    type=click.FloatRange(0, 10_000),
+    default=5.0,
+    show_default=True,
+    help="Milliseconds that an image waits for others of its batch.",
+)
+@click.option(
+    "--queue", type=click.IntRange(1, 100_000), default=256, show_default=True, help="Images that may wait."
+)
+@click.option(
+    "--publish-every",
+    type=click.FloatRange(0.01, 86_400),
+    default=2.0,
+    show_default=True,
+    help="Seconds between versions of the model.",
+)
+@click.option("--follow", is_flag=True, help="Do not end with the source: go on with what is added to it.")
+def serve(
+    config: Path,
+    overrides: tuple[str, ...],
+    *,
+    host: str,
+    port: int,
+    predictors: int,
+    threads: int,
+    max_batch: int,
+    max_delay: float,
+    queue: int,
+    publish_every: float,
+    follow: bool,
+) -> int:
+    """Run CONFIG, a YAML file, and answer requests over HTTP by what it has learned so far.
+
+    The run goes on where it stopped, as with `streamcl run`. Requests are answered until SIGTERM, also after
+    the end of the stream; then the run is committed.
+    """
+    from streamcl.config.load import load_config
+    from streamcl.runs.directory import folder_of
+
+    settings = load_config(config, overrides)
+    if settings.checkpoint is None:
+        raise ConfigError(
+            "checkpoint: null cannot be served: an erasure that was acknowledged must survive",
+            hint="leave out 'checkpoint', or give it a number of samples",
+        )
+    try:
+        from streamcl.serving.pool import PredictorOptions
+        from streamcl.serving.server import ServerOptions, serve_run
+        from streamcl.serving.service import ServedRun
+    except ImportError as error:
+        hint = "pip install streamcl[serve]"
+        raise MissingExtra(f"streamcl serve needs the package {error.name}", hint=hint) from error
+    options = ServerOptions(
+        host=host,
+        port=port,
+        max_batch=max_batch,
+        max_delay=max_delay / 1000,
+        queue=queue,
+        predictors=PredictorOptions(count=predictors, threads=threads),
+    )
+    learn = functools.partial(learner_main, settings, publish_every, follow)
+    with show_messages():
+        served = ServedRun(folder_of(settings), settings.name)
+        return serve_run(served, learn, options, lambda url: say(f"serving on {url}"))
+
+
+def learner_main(settings: RunConfig, publish_every: float, follow: bool, published: Event) -> None:
+    """Learn and publish: the body of the learner's process, which reports its errors as a command does."""
+    from streamcl.serving.processes import learn_and_publish
+
+    try:
+        with show_messages():
+            learn_and_publish(settings, published, every_seconds=publish_every, follow=follow)
+    except StreamclError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        print_error(StreamclError(cause_of(error)))
+        sys.exit(1)

@@ -1,0 +1,232 @@
+"""The HTTP interface of a run that is served, as an ASGI application; it imports no torch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamcl.errors import ForgettingError
+from streamcl.serving.batching import NoPredictor, QueueFull
+from streamcl.serving.limits import BodyLimits, LocalRequests
+from streamcl.serving.metrics import ServerMetrics
+from streamcl.serving.openapi import openapi_document
+from streamcl.serving.problems import problem_response
+from streamcl.serving.service import ServingService
+
+MAX_BODY_BYTES = 64 << 20
+BODY_SECONDS = 30.0
+MAX_REQUEST_IMAGES = 64
+"""Of one request; more go into several requests, so that none keeps the others waiting."""
+MAX_TOP_K = 100
+RETRY_AFTER = {"Retry-After": "1"}
+
+
+def build_app(
+    service: ServingService, *, most_body_bytes: int = MAX_BODY_BYTES, body_seconds: float = BODY_SECONDS
+) -> Starlette:
+    """Return the application over a service, whose predictors live as long as it does.
+
+    Args:
+        service: predicts, and knows the run.
+        most_body_bytes: the largest body accepted.
+        body_seconds: the longest time in which a body may come.
+    """
+    routes = _Routes(service, ServerMetrics())
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001 - given by Starlette
+        service.pool.start()
+        try:
+            yield
+        finally:
+            await service.pool.close()
+
+    return Starlette(
+        routes=[
+            Route("/v1/predict", routes.predict, methods=["POST"]),
+            Route("/v1/status", routes.status),
+            Route("/v1/forget", routes.forget, methods=["POST"]),
+            Route("/v1/receipts", routes.receipts),
+            Route("/v1/receipts/{request:str}", routes.receipt),
+            Route("/health/live", routes.live),
+            Route("/health/ready", routes.ready),
+            Route("/metrics", routes.metrics),
+            Route("/openapi.json", routes.openapi),
+        ],
+        middleware=[
+            Middleware(Measured, metrics=routes.server_metrics),
+            Middleware(LocalRequests),
+            Middleware(BodyLimits, most=most_body_bytes, seconds=body_seconds),
+        ],
+        exception_handlers={
+            HTTPException: _http_problem,
+            QueueFull: _queue_full,
+            NoPredictor: _no_predictor,
+            ForgettingError: _forgetting_problem,
+            Exception: _fault,
+        },
+        lifespan=lifespan,
+    )
+
+
+class _Routes:
+    """The functions behind the routes."""
+
+    def __init__(self, service: ServingService, metrics: ServerMetrics) -> None:
+        self._service = service
+        self.server_metrics = metrics
+        pool, batcher = service.pool, service.batcher
+        metrics.gauge("waiting_images", "Images in the queue.", lambda: len(batcher))
+        metrics.gauge("predictors_ready", "Predictors that have predicted an image.", lambda: pool.ready)
+        metrics.counter("predictor_restarts_total", "Predictors that were replaced.", lambda: pool.restarts)
+        metrics.gauge("learner_up", "1 while the learner lives.", lambda: service.learning() != "stopped")
+        metrics.gauge("model_offset_records", "Records that the model in use has read.", self._offset)
+
+    async def predict(self, request: Request) -> Response:
+        """Predict the image that is the body, or those of a multipart form."""
+        top_k = _top_k(request)
+        if len(self._service.batcher) >= self._service.batcher.capacity:
+            raise QueueFull("the queue is full")  # before the body is read
+        images = await _images(request)
+        response = await self._service.predict(images, top_k)
+        self.server_metrics.images(len(images))
+        only = response.predictions[0]
+        if len(images) == 1 and only.error is not None:
+            return problem_response(422, only.error)
+        return _json(response)
+
+    async def status(self, request: Request) -> Response:  # noqa: ARG002
+        """Return the state of server and run."""
+        return _json(await run_in_threadpool(self._service.status))
+
+    async def forget(self, request: Request) -> Response:
+        """Submit a request to forget, a JSON object."""
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise HTTPException(415, "a request to forget is sent as application/json")
+        try:
+            fields = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            raise HTTPException(400, "the body is not JSON") from None
+        if not isinstance(fields, dict):
+            raise HTTPException(400, "a request to forget is a JSON object")
+        return _json(await run_in_threadpool(self._service.forget, fields), 202)
+
+    async def receipts(self, request: Request) -> Response:  # noqa: ARG002
+        """List the requests to forget."""
+        return _json(await run_in_threadpool(self._service.requests))
+
+    async def receipt(self, request: Request) -> Response:
+        """Return one receipt."""
+        found = await run_in_threadpool(self._service.receipt, request.path_params["request"])
+        if found is None:
+            raise HTTPException(404, "there is no receipt of such a request")
+        return JSONResponse(found)
+
+    async def live(self, request: Request) -> Response:  # noqa: ARG002
+        """Return 200: the server answers."""
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:  # noqa: ARG002
+        """Return 200 where a predictor has predicted, else 503."""
+        readiness = await run_in_threadpool(self._service.readiness)
+        return _json(readiness, 200 if readiness.ready else 503)
+
+    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
+        """Return the metrics."""
+        text = await run_in_threadpool(self.server_metrics.exposition)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def openapi(self, request: Request) -> Response:  # noqa: ARG002
+        """Return the description of this interface."""
+        return JSONResponse(openapi_document())
+
+    def _offset(self) -> float:
+        model = self._service.pool.model
+        return 0 if model is None else model.offset
+
+
+class Measured:
+    """Counts answered requests by route and status, and times them."""
+
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = scope.get("route")
+            pattern = route.path if isinstance(route, Route) else "none"
+            method = scope["method"] if pattern != "none" else "any"
+            self._metrics.request(pattern, method, status, time.perf_counter() - began)
+
+
+def _top_k(request: Request) -> int:
+    given = request.query_params.get("top_k", "1")
+    if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= MAX_TOP_K):
+        raise HTTPException(400, f"top_k is a number from 1 to {MAX_TOP_K}")
+    return int(given)
+
+
+async def _images(request: Request) -> list[bytes]:
+    """Return the files of a multipart form, or the body."""
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with request.form(max_files=MAX_REQUEST_IMAGES, max_fields=0) as form:
+            files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
+            images = [await each.read() for each in files]
+    else:
+        images = [await request.body()]
+    if not images or not all(images):
+        raise HTTPException(400, "send an image as the body, or files as multipart/form-data; none is empty")
+    return images
+
+
+def _json(content: BaseModel, status: int = 200) -> Response:
+    return Response(content.model_dump_json(by_alias=True), status, media_type="application/json")
+
+
+async def _http_problem(request: Request, error: Any) -> Response:  # noqa: ARG001
+    return problem_response(error.status_code, error.detail, error.headers)
+
+
+async def _queue_full(request: Request, error: Any) -> Response:  # noqa: ARG001
+    return problem_response(429, str(error), RETRY_AFTER)
+
+
+async def _no_predictor(request: Request, error: Any) -> Response:  # noqa: ARG001
+    return problem_response(503, str(error), RETRY_AFTER)
+
+
+async def _forgetting_problem(request: Request, error: Any) -> Response:  # noqa: ARG001
+    hint = f"; {error.hint}" if error.hint else ""
+    return problem_response(422, f"{error}{hint}")
+
+
+async def _fault(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the server logs it
+    return problem_response(500, "the server has a fault; its log says which")

@@ -1,0 +1,175 @@
+"""The predictor processes: started, given batches, and replaced where one dies or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor, WaitingImage
+from streamcl.serving.replies import PredictorReply
+from streamcl.storage.snapshots import SnapshotInfo
+
+logger = logging.getLogger(__name__)
+
+MAX_PREDICTORS_PER_IMAGE = 2
+"""Predictors that an image may end before it is refused."""
+RESTART_SECONDS = 0.5
+"""The least time between two starts of a predictor, so that one which cannot start does not take a core."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorOptions:
+    """How many predictors there are, and how each computes.
+
+    threads: CPU threads of each. patience: seconds for a batch, or a start, after which one is replaced.
+    """
+
+    count: int = 1
+    threads: int = 1
+    patience: float = 120.0
+
+
+class PredictorPool:
+    """Keeps `options.count` predictor processes alive over the snapshots of a run.
+
+    Attributes: ready (predictors that have loaded a model and predicted an image), restarts (those that
+    were replaced), model (the version that predicted last; None before).
+    """
+
+    def __init__(self, folder: Path, batcher: Batcher, options: PredictorOptions) -> None:
+        self.options = options
+        self.ready = 0
+        self.restarts = 0
+        self.model: SnapshotInfo | None = None
+        self._folder, self._batcher = folder, batcher
+        self._threads = ThreadPoolExecutor(options.count, thread_name_prefix="predictor")
+        self._slots: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start the processes; called in the event loop of the batcher."""
+        self._slots = [asyncio.create_task(self._keep_alive()) for _ in range(self.options.count)]
+
+    async def close(self) -> None:
+        """End all processes and wait for them."""
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
+        self._threads.shutdown(wait=False)
+
+    async def _keep_alive(self) -> None:
+        while True:
+            predictor = _PredictorProcess(self._folder, self.options)
+            try:
+                await self._use(predictor)
+            except (EOFError, OSError, TimeoutError) as error:
+                logger.warning("a predictor is replaced: %s", type(error).__name__)
+            finally:
+                predictor.kill()
+            self.restarts += 1
+            await asyncio.sleep(RESTART_SECONDS)
+
+    async def _use(self, predictor: _PredictorProcess) -> None:
+        """Give batches to one process until it dies. Raise EOFError, OSError or TimeoutError then."""
+        loop = asyncio.get_running_loop()
+        self.model = await loop.run_in_executor(self._threads, predictor.receive_model)
+        self.ready += 1
+        try:
+            while True:
+                batch = await self._batch_or_death(predictor)
+                try:
+                    reply = await loop.run_in_executor(self._threads, predictor.exchange, batch)
+                except (EOFError, OSError, TimeoutError):
+                    self._batcher.return_batch(batch, attempts=MAX_PREDICTORS_PER_IMAGE)
+                    raise
+                except asyncio.CancelledError:
+                    _fail(batch, "the server is stopping")
+                    raise
+                self._deliver(batch, reply)
+        finally:
+            self.ready -= 1
+
+    async def _batch_or_death(self, predictor: _PredictorProcess) -> list[WaitingImage]:
+        """Return the next batch. Raise EOFError where the process dies while none is there."""
+        batch = asyncio.ensure_future(self._batcher.next_batch())
+        death = asyncio.ensure_future(predictor.death())
+        try:
+            await asyncio.wait({batch, death}, return_when=asyncio.FIRST_COMPLETED)
+            if batch.done():
+                return batch.result()
+            raise EOFError
+        finally:
+            for each in (batch, death):
+                each.cancel()
+            await asyncio.gather(batch, death, return_exceptions=True)
+
+    def _deliver(self, batch: Sequence[WaitingImage], reply: PredictorReply | str) -> None:
+        if isinstance(reply, str):
+            _fail(batch, reply)
+            return
+        self.model = reply.model
+        for waiting, result in zip(batch, reply.results, strict=True):
+            if not waiting.outcome.done():
+                kept = result if isinstance(result, str) else result[: waiting.top_k]
+                waiting.outcome.set_result(ImageOutcome(reply.model, kept))
+
+
+class _PredictorProcess:
+    """One process and this end of its connection."""
+
+    def __init__(self, folder: Path, options: PredictorOptions) -> None:
+        from streamcl.serving.processes import run_predictor
+
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._patience = options.patience
+        self._process: BaseProcess = context.Process(
+            target=run_predictor, args=(other, folder, options.threads), name="predictor", daemon=True
+        )
+        self._process.start()
+        other.close()
+
+    def receive_model(self) -> SnapshotInfo:
+        """Wait until it has predicted an image; return the version of its model."""
+        model: SnapshotInfo = self._receive()
+        return model
+
+    def exchange(self, batch: Sequence[WaitingImage]) -> PredictorReply | str:
+        """Send the images and wait for the reply."""
+        self._connection.send(([each.image for each in batch], max(each.top_k for each in batch)))
+        reply: PredictorReply | str = self._receive()
+        return reply
+
+    async def death(self) -> None:
+        """Return when the process has ended."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._process.sentinel, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._process.sentinel)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        with contextlib.suppress(OSError):
+            self._connection.close()
+        self._process.kill()
+        self._process.join()
+
+    def _receive(self) -> Any:
+        if not self._connection.poll(self._patience):
+            raise TimeoutError
+        return self._connection.recv()
+
+
+def _fail(batch: Sequence[WaitingImage], reason: str) -> None:
+    for waiting in batch:
+        if not waiting.outcome.done():
+            waiting.outcome.set_exception(NoPredictor(reason))

@@ -1,0 +1,105 @@
+"""The JSON objects of the HTTP interface: sent by the server, read by the client, described by OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Learning: TypeAlias = Literal["running", "finished", "stopped"]
+"""running: the stream goes on; finished: it has ended; stopped: the learner's process has ended."""
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class ModelVersion(_Schema):
+    """The version of a model: its snapshot's number, and how far the stream was learned then."""
+
+    version: int = Field(description="Number of the snapshot; never repeated in a run directory.")
+    offset: int = Field(description="Records of the stream that had been read.")
+    step: int = Field(description="Learning steps that had been made.")
+    published: float = Field(description="When it was published, in seconds since the epoch.")
+
+
+class RankedClass(_Schema):
+    """A class and its probability."""
+
+    label: Annotated[str, Field(alias="class")]
+    confidence: float
+
+
+class ImageResult(_Schema):
+    """The prediction for one image, in the order of the request."""
+
+    label: str | None = Field(alias="class", description="null: the model knows no class, or see 'error'.")
+    confidence: float = Field(description="Its probability, from 0 to 1.")
+    top: tuple[RankedClass, ...] = Field(description="The most probable classes, 'top_k' at most.")
+    error: str | None = Field(None, description="Why this image could not be read.")
+
+
+class PredictResponse(_Schema):
+    """The predictions for the images of a request, all by one version of the model or by two in a row."""
+
+    model: ModelVersion = Field(description="The oldest version that predicted any of the images.")
+    predictions: tuple[ImageResult, ...]
+
+
+class PredictorCounts(_Schema):
+    """The predictor processes: those that have predicted an image, those wanted, those replaced so far."""
+
+    ready: int
+    configured: int
+    restarts: int
+
+
+class Readiness(_Schema):
+    """Whether predictions are answered, and whether the stream is still learned."""
+
+    ready: bool
+    learning: Learning
+    predictors: PredictorCounts
+    model: ModelVersion | None
+
+
+class StatusResponse(Readiness):
+    """The state of the server and of its run."""
+
+    run: str = Field(description="The name of the run.")
+    newest: ModelVersion | None = Field(description="The newest version published; 'model' predicted last.")
+    waiting: int = Field(description="Images in the queue.")
+    capacity: int = Field(description="Images that may wait in the queue.")
+    streamcl: str = Field(description="The version of streamcl.")
+
+
+class RequestEntry(_Schema):
+    """A request to forget. 'received' and 'finished' in seconds since the epoch."""
+
+    id: str
+    status: Literal["received", "started", "done", "failed", "refused"]
+    received: float
+    finished: float | None = None
+    reason: str | None = None
+    receipt: str | None = Field(None, description="Path of the receipt on this server, once there is one.")
+
+
+class RequestList(_Schema):
+    """All requests to forget, in the order of their arrival."""
+
+    requests: tuple[RequestEntry, ...]
+
+
+class ErrorDocument(_Schema):
+    """A problem document (RFC 9457), sent as application/problem+json."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = ""
+
+
+RECEIPT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "A receipt; docs/receipts.md has its fields.",
+}

@@ -1,0 +1,156 @@
+"""The functions behind the HTTP routes: predictions, state of the server, requests to forget, receipts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamcl import __version__
+from streamcl.events import ForgetRequest
+from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
+from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt
+from streamcl.forgetting.requests import submit
+from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor
+from streamcl.serving.pool import PredictorPool
+from streamcl.serving.schemas import (
+    ImageResult,
+    Learning,
+    ModelVersion,
+    PredictorCounts,
+    PredictResponse,
+    RankedClass,
+    Readiness,
+    RequestEntry,
+    RequestList,
+    StatusResponse,
+)
+from streamcl.storage.snapshots import SNAPSHOTS, SnapshotInfo, newest_info
+
+PREDICT_SECONDS = 60.0
+"""The longest that a request waits for its predictions."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRun:
+    """The directory and the name of a run that is served."""
+
+    folder: Path
+    name: str
+
+
+class ServingService:
+    """Predictions, state, requests to forget and receipts of a run that is served.
+
+    Args:
+        run: its directory and name.
+        batcher: takes images.
+        pool: predicts them.
+        learner_alive: returns whether the learner's process is there.
+    """
+
+    def __init__(
+        self, run: ServedRun, batcher: Batcher, pool: PredictorPool, learner_alive: Callable[[], bool]
+    ) -> None:
+        self.batcher, self.pool = batcher, pool
+        self._folder, self._name, self._learner_alive = run.folder, run.name, learner_alive
+
+    async def predict(self, images: Sequence[bytes], top_k: int) -> PredictResponse:
+        """Predict encoded images. Raise QueueFull, or NoPredictor where it cannot be done in time."""
+        pending = self.batcher.submit(images, top_k)
+        try:
+            async with asyncio.timeout(PREDICT_SECONDS):
+                outcomes = await asyncio.gather(*pending)
+        except TimeoutError:
+            raise NoPredictor(f"no prediction within {PREDICT_SECONDS:g} s") from None
+        finally:
+            for each in pending:
+                each.cancel()
+        oldest = min((each.model for each in outcomes), key=lambda model: model.number)
+        return PredictResponse(model=_version(oldest), predictions=tuple(map(_image_result, outcomes)))
+
+    def newest(self) -> SnapshotInfo | None:
+        """Return the newest version that the learner has published."""
+        return newest_info(self._folder / SNAPSHOTS)
+
+    def learning(self) -> Learning:
+        """Return whether the stream is still learned."""
+        if not self._learner_alive():
+            return "stopped"
+        newest = self.newest()
+        return "finished" if newest is not None and newest.facts.get("finished") else "running"
+
+    def readiness(self) -> Readiness:
+        """Return whether a predictor has predicted an image and lives, and whether the learner does."""
+        return Readiness(**self._readiness())
+
+    def status(self) -> StatusResponse:
+        """Return the state of server and run."""
+        newest = self.newest()
+        return StatusResponse(
+            **self._readiness(),
+            run=self._name,
+            newest=None if newest is None else _version(newest),
+            waiting=len(self.batcher),
+            capacity=self.batcher.capacity,
+            streamcl=__version__,
+        )
+
+    def forget(self, fields: Mapping[str, Any]) -> RequestEntry:
+        """Put a request to forget into the ledger, as `streamcl forget` does; it is durable on return.
+
+        Raise ForgettingError where it is not valid, or its key or id was used for another request.
+        """
+        request = ForgetRequest(**fields)
+        with Ledger(self._folder / LEDGER) as ledger:
+            return self._entry(submit(ledger, request))
+
+    def requests(self) -> RequestList:
+        """Return all requests to forget."""
+        with Ledger(self._folder / LEDGER) as ledger:
+            return RequestList(requests=tuple(map(self._entry, ledger.entries())))
+
+    def receipt(self, request: str) -> dict[str, Any] | None:
+        """Return the receipt of a request's last attempt; None where there is none."""
+        path = newest_receipt(self._folder, request)
+        return read_receipt(path).to_json() if path.exists() else None
+
+    def _readiness(self) -> dict[str, Any]:
+        pool = self.pool
+        return {
+            "ready": pool.ready > 0 and pool.model is not None,
+            "learning": self.learning(),
+            "predictors": PredictorCounts(
+                ready=pool.ready, configured=pool.options.count, restarts=pool.restarts
+            ),
+            "model": None if pool.model is None else _version(pool.model),
+        }
+
+    def _entry(self, entry: LedgerEntry) -> RequestEntry:
+        has_receipt = newest_receipt(self._folder, entry.id).exists()
+        return RequestEntry(
+            id=entry.id,
+            status=entry.status,
+            received=entry.received,
+            finished=entry.finished,
+            reason=entry.reason,
+            receipt=f"/v1/receipts/{entry.id}" if has_receipt else None,
+        )
+
+
+def _version(info: SnapshotInfo) -> ModelVersion:
+    return ModelVersion(version=info.number, offset=info.offset, step=info.step, published=info.published)
+
+
+def _image_result(outcome: ImageOutcome) -> ImageResult:
+    if isinstance(outcome.result, str):
+        return ImageResult(label=None, confidence=0.0, top=(), error=outcome.result)
+    top = tuple(RankedClass(label=name, confidence=value) for name, value in outcome.result)
+    best = top[0] if top else None
+    return ImageResult(
+        label=None if best is None else best.label,
+        confidence=0.0 if best is None else best.confidence,
+        top=top,
+    )

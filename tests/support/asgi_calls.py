@@ -1,0 +1,43 @@
+"""Requests to an ASGI application without a socket, whose body comes in the parts that a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+def call(app: Any, line: str, *, headers: dict[str, str] | None = None, body: list[bytes | float] = ()):
+    """Return status, headers and body. A number in `body` is a pause in seconds before what follows."""
+
+    async def exchange():
+        method, _, path = line.partition(" ")
+        path, _, query = path.partition("?")
+        given = {"host": "localhost", **(headers or {})}
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "scheme": "http",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
+        }
+        parts, sent = list(body), []
+
+        async def receive():
+            while parts and isinstance(parts[0], float):
+                await asyncio.sleep(parts.pop(0))
+            data = parts.pop(0) if parts else b""
+            return {"type": "http.request", "body": data, "more_body": bool(parts)}
+
+        async def send(message):
+            sent.append(message)
+
+        await app(scope, receive, send)
+        answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], answered, b"".join(each.get("body", b"") for each in sent[1:])
+
+    return asyncio.run(exchange())
