@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,7 +35,7 @@ from live import FEEDS, jpeg
 DAYS = 7
 ALLOWED = {"memory_mb": 8.0, "files": 1.0, "threads": 1.0, "checkpoint_bytes": 65536.0}
 """How far each fitted line may rise over the second half; a checkpoint holds 16 bytes of each file taken."""
-KEPT = 2000  # records that are not cleaned up yet
+KEPT = 500  # records that are not cleaned up yet
 CONFIG = {
     "name": "soak",
     "run_dir": "run",
@@ -102,7 +103,7 @@ def play(
     run: Run, feed: Any, seconds: float, rate: float, sent: list[str], rng: random.Random
 ) -> Iterator[dict[str, float]]:
     """Play the week; yield the figures of the run every few seconds. sent: takes the ids."""
-    began, due, noted, done = time.monotonic(), 0.0, 0.0, set[int]()
+    began, due, noted, done, removed = time.monotonic(), 0.0, 0.0, set[int](), 0
     while (now := time.monotonic() - began) < seconds:
         day, hour = divmod(now / seconds * DAYS, 1.0)
         due += pace(hour, rate) * 0.05
@@ -116,7 +117,7 @@ def play(
                 os.utime(feed.root / "a" / f"{name}.jpg", (at, at))
         if hour > 0.8 and int(day) not in done:
             done.add(int(day))
-            clean_up(feed, sent, set(run.predicted()))
+            removed = clean_up(feed, sent, set(run.predicted()), removed)
             feed.disturb()
             if int(day) < 3:
                 run.end(signal.SIGKILL)
@@ -128,10 +129,11 @@ def play(
         time.sleep(0.05)
 
 
-def clean_up(feed: Any, sent: list[str], predicted: set[str]) -> None:
-    """Remove what was learned long ago at the other end."""
-    old = sent[:-KEPT]
-    feed.remove([name for name in old if name in predicted])
+def clean_up(feed: Any, sent: list[str], predicted: set[str], removed: int) -> int:
+    """Remove what was learned long ago, after the first `removed`; return how many are gone then."""
+    old = list(takewhile(predicted.__contains__, sent[removed:-KEPT]))
+    feed.remove(old)
+    return removed + len(old)
 
 
 def rises(notes: list[dict[str, float]]) -> dict[str, float]:
