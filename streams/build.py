@@ -18,6 +18,7 @@ from streams.replay.scenarios import as_is, iid, order_for
 from streams.user.records import RecordPolicy
 
 Scenario: TypeAlias = tuple[str, Mapping[str, Any]]
+NO_DELAY = "its labels cannot be made to come later"
 
 
 def live_source(made: LiveReader | SpoolProducer) -> Source:
@@ -36,6 +37,7 @@ def named_source(
     seed: int = 0,
     policy: RecordPolicy | None = None,
     live: Callable[[LiveReader | SpoolProducer], Source] = live_source,
+    label_delay: int | None = None,
 ) -> Source:
     """Return the named data set as a source.
 
@@ -43,8 +45,8 @@ def named_source(
     and that args do not give. It returns a Stream (its order made), a pair (train, test), one Collection, a
     Source of its own, or a LiveReader or SpoolProducer, of which `live` makes a source. `scenario` is (name,
     args) and orders the first three; without one a Stream keeps its order, a collection with domains streams
-    as it lies, any other is shuffled. `policy` limits the images and decides about bad records. Raise
-    ConfigError for unknown names and arguments, with the nearest.
+    as it lies, any other is shuffled. `policy` limits the images and decides about bad records.
+    `label_delay`: see `ReplaySource`. Raise ConfigError for unknown names and arguments, with the nearest.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
@@ -59,12 +61,14 @@ def named_source(
                 f"the source {name!r} makes its own order, so the scenario {scenario[0]!r} cannot be applied",
                 hint="leave the scenario out, or let the source return collections",
             )
+        if label_delay is not None:
+            raise ConfigError(f"the source {name!r} is no data set that is read by index, so {NO_DELAY}")
         return made
     stream = made if isinstance(made, Stream) else _stream(name, made, scenario, seed)
     order = stream.order if scenario is None else order_for(scenario[0], stream.train, scenario[1], seed)
     train = replace(stream.train, limits=rules)
     test = replace(stream.test, limits=rules) if stream.test is not None else None
-    return ReplaySource(train, order, batch_size, test, rules.on_bad_record)
+    return ReplaySource(train, order, batch_size, test, rules.on_bad_record, label_delay=label_delay)
 
 
 def _stream(name: str, made: Any, scenario: Scenario | None, seed: int) -> Stream:

@@ -50,13 +50,14 @@ class HoldoutHistory:
 
         learned: the parts whose classes (or domain) have passed, in order. seen: the accuracy over samples
         of every class that has passed, where parts are not made of whole classes; None takes the learned
-        parts, each by its size. A second evaluation at the same offset is not counted again; an earlier
-        offset is a ValueError.
+        parts, each by its size. A second evaluation at the same offset takes the place of the first; an
+        earlier offset is a ValueError.
         """
         last = self._rows[-1] if self._rows else None
-        if last is not None and offset <= last.offset:
-            if offset == last.offset:
-                return
+        if last is not None and offset == last.offset:
+            self._replace(accuracies, sizes, [part for part in learned if part in accuracies], seen)
+            return
+        if last is not None and offset < last.offset:
             raise ValueError(f"evaluation at offset {offset} after one at {last.offset}")
         for part, accuracy in last.accuracy.items() if last else ():
             self._best[part] = max(accuracy, self._best.get(part, accuracy))
@@ -70,6 +71,23 @@ class HoldoutHistory:
         self._seen_sum += sum(self._seen)
         self._seen_count += len(self._seen)
         self._thin()
+
+    def _replace(
+        self,
+        accuracies: Mapping[str, float],
+        sizes: Mapping[str, int],
+        known: Sequence[str],
+        seen: float | None,
+    ) -> None:
+        """Put an evaluation in the place of the latest one."""
+        self._rows[-1].accuracy = {part: float(accuracy) for part, accuracy in accuracies.items()}
+        self._initial |= {part: float(accuracies[part]) for part in self._fresh}
+        before, self._seen = (
+            self._seen,
+            _weighted(accuracies, sizes, known) if seen is None else [float(seen)],
+        )
+        self._seen_sum += sum(self._seen) - sum(before)
+        self._seen_count += len(self._seen) - len(before)
 
     def _thin(self) -> None:
         if len(self._rows) <= self._max_rows:

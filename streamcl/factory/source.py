@@ -145,9 +145,10 @@ def _shardable(config: RunConfig, plain: Source) -> Shardable | None:
 
 
 def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -> Source:
-    options, scenario = config.source, None
-    if config.scenario is not None:
-        scenario = config.scenario.name, config.scenario.model_dump(exclude={"name"}, exclude_none=True)
+    options, scenario, delay = config.source, None, _label_delay(config)
+    if config.scenario is not None and config.scenario.name != "own_order":
+        arguments = config.scenario.model_dump(exclude={"name", "delay"}, exclude_none=True)
+        scenario = config.scenario.name, arguments
     if options.name is not None:
         return named_source(
             options.name,
@@ -157,9 +158,15 @@ def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -
             seed=config.seed,
             policy=record_policy(config),
             live=live_source_factory(config, folder, group),
+            label_delay=delay,
         )
     path = str(options.class_)
     make = bind_arguments(path, options.args)
+    if scenario is None and delay is not None:
+        raise config.refuse(
+            "scenario.delay",
+            "a class of yours keeps its own order and labels; name a scenario for a data set",
+        )
     if scenario is None:
         return _users_source(config, make, live_source_factory(config, folder, group), group)
     return scenario_dataset(
@@ -170,7 +177,21 @@ def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -
         seed=config.seed,
         policy=record_policy(config),
         columns=options.columns,
+        label_delay=delay,
     )
+
+
+def _label_delay(config: RunConfig) -> int | None:
+    """Return after how many records labels come; None: with them. Raise ConfigError where none can wait."""
+    delay = None if config.scenario is None else config.scenario.delay
+    if delay is None:
+        return None
+    needed = delay + config.batch.size
+    if config.labels is None or config.labels.max_waiting < needed:
+        raise config.refuse(
+            "scenario.delay", f"records wait for their labels: labels: {{max_waiting: {needed}}}"
+        )
+    return delay
 
 
 def _users_source(

@@ -114,6 +114,10 @@ class LateLabels:
                 self._waiting.put(WaitingSample(sample, made.offset, prediction, batch.time))
         self._left(self._waiting.evict(), "had no room to wait for their labels")
 
+    def summary(self) -> dict[str, int]:
+        """Return the counts, and how many samples wait; nothing where labels come with their records only."""
+        return {} if self._waiting is None else {**self.counts, "waiting": len(self._waiting)}
+
     def state_dict(self) -> State:
         """Return the samples that wait, and the counts; nothing where labels come with their records only."""
         if self._waiting is None:

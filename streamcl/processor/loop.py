@@ -81,7 +81,7 @@ class StreamProcessor:
         self._predictions = PredictionLog(log, progress, learner)
         self._arrivals = ArrivalPredictions(learner, log, progress)
         self.overload = OverloadLog(log)
-        self._labels = LateLabels(parts.waiting, parts.corrections, log)
+        self.labels = LateLabels(parts.waiting, parts.corrections, log)
         self._heartbeat = Heartbeat(progress, clock=clock)
         self._saved: deque[tuple[int, State]] = deque()  # steps and positions of commits not acknowledged
         self._evaluation = HoldoutEvaluation(parts.evaluator, parts.history, learner, log)
@@ -95,7 +95,7 @@ class StreamProcessor:
             self._evaluation,
             self._arrivals,
             self.overload,
-            self._labels,
+            self.labels,
             self._heartbeat,
         )
 
@@ -122,7 +122,7 @@ class StreamProcessor:
         match event:
             case Batch():
                 predictions = tuple(
-                    each for part in self._labels.separated(event) for each in self._learn(part)
+                    each for part in self.labels.separated(event) for each in self._learn(part)
                 )
             case ForgetRequest():
                 if self.parts.request_intake is None:
@@ -147,7 +147,7 @@ class StreamProcessor:
         """Learn a batch; return the predictions of the records that were not predicted at their arrival."""
         batch = self._filtered(batch)
         self.quarantine.take(batch)
-        attached = self._labels.attach(batch)
+        attached = self.labels.attach(batch)
         batch, shown = attached.batch, self._arrivals.of(attached.batch)
         if attached.corrected:
             self._predictions.recount()
@@ -265,7 +265,7 @@ class StreamProcessor:
             "predictions": self._predictions,
             "arrivals": self._arrivals,
             "overload": self.overload,
-            "labels": self._labels,
+            "labels": self.labels,
             "guard": self.guard,
             "shifts": self.shift_handler,
             "evaluation": self._evaluation,

@@ -118,8 +118,11 @@ class HoldoutEvaluation(Counters):
 
     def after_batch(self, record: BatchRecord) -> None:
         """Evaluate where an evaluation falls into the batch."""
-        if self._evaluator.due(record.batch.offset, record.batch.end):
-            self._evaluate(record.batch.end)
+        batch = record.batch
+        if self._evaluator.due(batch.offset, batch.end):
+            self._evaluate(batch.end)
+        elif batch.end == batch.offset and record.result.learned:  # late labels, after the last record
+            self.last_evaluated = min(self.last_evaluated, batch.end - 1)
 
     def finish(self, offset: int) -> None:
         """Evaluate at the end of the stream, where that is configured and was not just done."""

@@ -43,6 +43,7 @@ def summarise(
         "consolidated": shifts.consolidated,
         "quarantined": processor.quarantine.quarantined,
         "skipped_steps": processor.guard.skipped,
+        **({"labels": found} if (found := processor.labels.summary()) else {}),
         **(
             {"predicted_only": processor.overload.predicted_only} if processor.overload.predicted_only else {}
         ),

@@ -17,6 +17,7 @@ from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
 from streams.live.envelope import record_of_fields, record_of_json, request_of_json
 from streams.live.kafka_topic import KafkaTopic, Message, connection_settings
+from streams.user.conversion import LABEL_OF
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ class KafkaReader:
                     value = self._arrival(message).value
                     if message.offset() >= taken.get(message.partition(), sys.maxsize):
                         continue
-                    if isinstance(value, Mapping) and value["id"] in wanted:
+                    if isinstance(value, Mapping) and value.get("id") in wanted:
                         found.setdefault(value["id"], value)
         finally:
             topic.close()
@@ -274,7 +275,7 @@ class KafkaReader:
         else:
             headers = {name: text for name, text in message.headers() or () if text is not None}
             record = record_of_fields({**headers, "image": value}, place)
-        if isinstance(record, BadRecord) or self._key is None:
+        if isinstance(record, BadRecord) or self._key is None or LABEL_OF in record:
             return record
         return {**record, self._key: names[self._key]}
 

@@ -92,6 +92,6 @@ def _wanted_among(
         record = None if fields is None else record_of_entry(fields, f"{key}/{entry}")
         if record is not None and not isinstance(record, BadRecord):
             with suppress(BadRecord):
-                if (name := to_text(record["id"], "id")) in wanted:
+                if (name := to_text(record.get("id"), "id")) in wanted:
                     found[str(name)] = record
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +14,7 @@ import numpy as np
 from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch, HoldoutPart, RejectedRecord, Sample, StreamInfo
 from streamcl.protocols import State
+from streamcl.requests.label import Label
 from streams.offsets import Record, batch_of
 from streams.replay.collection import Collection, View
 from streams.replay.scenarios import Order, ScenarioPart
@@ -38,6 +39,9 @@ class ReplaySource:
     An image that cannot be decoded becomes a RejectedRecord that keeps its offset ("quarantine"), or ends the
     stream with BadRecord ("fail"). The state is the offset, with a digest of the ids in their order: a state
     of another order or another data set is refused with SourceError.
+
+    Where `label_delay` is given, samples have no labels, and each label comes with the batch of the record
+    that is so many records later; those of the last records come after the end, without records.
     """
 
     replayable = True  # the data does not change
@@ -49,10 +53,13 @@ class ReplaySource:
         batch_size: int,
         test: Collection | None = None,
         on_bad_record: OnBadRecord = "quarantine",
+        *,
+        label_delay: int | None = None,
     ) -> None:
         self._train, self._indices = train, order.indices
         self._batch_size, self._on_bad_record = batch_size, on_bad_record
-        self._offset = 0
+        self._offset = self._labelled = 0
+        self._label_delay = label_delay
         self._slice = (0, 1)
         ids = b"".join(train.ids[index].encode() + b"\0" for index in order.indices)
         self._digest = hashlib.sha256(ids).hexdigest()
@@ -70,9 +77,10 @@ class ReplaySource:
     def __iter__(self) -> Iterator[Batch]:
         records = self._records()
         while taken := tuple(islice(records, self._batch_size)):
-            batch = batch_of(self._offset, taken)
-            self._offset = batch.end
-            yield batch
+            self._offset += len(taken)
+            yield self._labelled_later(batch_of(self._offset - len(taken), taken))
+        while self._label_delay is not None and self._labelled < self._offset:
+            yield Batch(self._offset, (), labels=self._labels(self._labelled + self._batch_size))
 
     def read_slice(self, rank: int, world: int) -> None:
         """From here on decode only records at offsets `rank` modulo `world`; the others have no pixels."""
@@ -83,8 +91,9 @@ class ReplaySource:
         return self._train.fetch(ids)
 
     def state_dict(self) -> State:
-        """Return the offset of the next record and a digest of the order."""
-        return {"offset": self._offset, "order": self._digest}
+        """Return the offset of the next record, a digest of the order, and how many labels have come."""
+        later = {} if self._label_delay is None else {"labelled": self._labelled}
+        return {"offset": self._offset, "order": self._digest, **later}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the saved offset. Raise SourceError where the data or its order differs."""
@@ -98,6 +107,20 @@ class ReplaySource:
         if not 0 <= offset <= len(self._indices):
             raise SourceError(f"the saved offset is {offset}, the stream has {len(self._indices)} records")
         self._offset = offset
+        self._labelled = int(state.get("labelled", 0))
+
+    def _labelled_later(self, batch: Batch) -> Batch:
+        """Return the batch with the labels that come with it in place of its samples' own."""
+        if self._label_delay is None:
+            return batch
+        samples = tuple(replace(sample, label=None) for sample in batch.samples)
+        return replace(batch, samples=samples, labels=self._labels(batch.end - self._label_delay))
+
+    def _labels(self, end: int) -> tuple[Label, ...]:
+        """Return the labels of the records before the offset `end` that have not come."""
+        first, self._labelled = self._labelled, min(max(self._labelled, end), self._offset)
+        records = (self._train.without_pixels(int(self._indices[at])) for at in range(first, self._labelled))
+        return tuple(Label(each.id, each.label) for each in records if each.label is not None)
 
     def _records(self) -> Iterator[Record]:
         rank, world = self._slice

@@ -18,6 +18,9 @@ from streams.user.records import RecordPolicy, reason_of, to_samples
 
 Unit: TypeAlias = Record | Label | PlacedEvent
 
+LABEL_OF = "label_of"
+"""The key that makes of a mapping the label of the earlier record with this id."""
+
 
 class Conversion:
     """Converts item after item; `offset` is that of the next record, `seen` the digests of classes so far.
@@ -58,6 +61,8 @@ class Conversion:
 
         A RejectedRecord, which its reader has rejected, takes the next place.
         """
+        if type(item) is dict and LABEL_OF in item:
+            item = Label(item[LABEL_OF], item.get("label", ""))
         if issubclass(type(item), Label):
             return (self._label(item),)
         if issubclass(type(item), RejectedRecord):

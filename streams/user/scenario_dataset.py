@@ -29,11 +29,13 @@ def scenario_dataset(
     seed: int = 0,
     policy: RecordPolicy | None = None,
     columns: Mapping[str, str] | None = None,
+    label_delay: int | None = None,
 ) -> Source:
     """Return a replayable source of the data set that `make` returns, ordered by `scenario`.
 
     `scenario` is (name, arguments). Labels, domains and subjects are read once, at the start; each image is
-    read again when it is streamed. A `holdout` of the same kind is held out in the scenario's parts. Raise
+    read again when it is streamed. A `holdout` of the same kind is held out in the scenario's parts.
+    `label_delay`: see `ReplaySource`. Raise
     ConfigError for what is not read by index (`__len__` and `__getitem__`): an iterator has its own order.
     Every exception of the user's code becomes a SourceError.
     """
@@ -45,7 +47,7 @@ def scenario_dataset(
     known = {label: code for code, label in enumerate(train.classes)}
     test = None if held is None else _collection(held, f"{name}-holdout", rules, columns, known)
     order = order_for(scenario[0], train, scenario[1], seed)
-    return ReplaySource(train, order, batch_size, test, rules.on_bad_record)
+    return ReplaySource(train, order, batch_size, test, rules.on_bad_record, label_delay=label_delay)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ class TestHoldoutHistory:
 
     def test_an_offset_counts_once_and_never_falls(self):
         figures = history([(100, [0.5], 1), (100, [0.9], 1)])
-        assert figures.A_Last == 0.5
+        assert figures.A_Last == figures.A_AUC == 0.9
         with pytest.raises(ValueError, match="after one at 100"):
             figures.record(99, {}, {}, [])
 

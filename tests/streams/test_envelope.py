@@ -87,3 +87,13 @@ def test_nothing_is_ever_raised(data):
     assert record_of_json(data, "x") is not None
     assert record_of_fields({"data": data, "label": data}, "x") is not None
     assert request_of_json(data, "x") is not None
+
+
+def test_a_message_may_be_the_label_of_an_earlier_record():
+    expected = {"label_of": "cam/1-0", "label": "café"}
+    fields = {"label_of": b"cam/1-0", "label": "café".encode(), "image": b"ignored"}
+    assert record_of_fields(fields, "x") == expected
+    envelope = json.dumps({"label_of": "cam/1-0", "label": "café", "image": 3}).encode()
+    assert record_of_fields({"data": envelope}, "x") == expected
+    assert record_of_json(envelope, "x") == expected
+    assert record_of_fields({"label_of": b"r1"}, "x") == {"label_of": "r1", "label": None}

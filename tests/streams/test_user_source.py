@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.registry import import_callable
+from streamcl.requests.label import Label
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing.source_checks import check_source, fingerprints, first_events, samples_of
 from streams.user.inner_state import from_plain, to_plain
@@ -545,3 +546,20 @@ def test_states_of_any_plain_shape_come_back():
     assert plain_array.tolist() == [0, 1, 2]
     with pytest.raises(SourceError, match=r"\['a'\]\[1\] is a lock"):
         to_plain({"a": [1, threading.Lock()]})
+
+
+def test_labels_of_earlier_records_come_with_the_next_batch_and_take_no_offset():
+    image = np.zeros((4, 4, 3), np.uint8)
+    records = [(image, None, f"r{k}") for k in range(5)]
+    late = [{"label_of": "r0", "label": 3}, Label("r1", "cat"), {"label_of": "r2", "label": None}]
+    make = lambda: [*records[:2], *late[:2], *records[2:], late[2]]  # noqa: E731
+    source = IterableSource(make, name="s", batch_size=4)
+    batches = list(source)
+    assert [(batch.offset, batch.end) for batch in batches] == [(0, 4), (4, 5)]
+    assert batches[0].labels == (Label("r0", "3"), Label("r1", "cat"))
+    (bad,) = batches[1].labels
+    assert bad.id == "r2"
+    assert "no label" in bad.fault
+    check_source(lambda: IterableSource(make, name="s", batch_size=2, deterministic=True), limit=None)
+    alone = IterableSource(lambda: iter(late[:2]), name="s", batch_size=1)
+    assert [(batch.end, len(batch.labels)) for batch in alone] == [(0, 1), (0, 1)]

@@ -42,3 +42,13 @@ class Pictures:
             corrected = labelled - self.patience
             if corrected in self.wrong:
                 yield Label(f"s{corrected}", truth(corrected))
+
+
+class DataSet:
+    """150 of the pictures, read by index, each with its label."""
+
+    def __len__(self):
+        return 150
+
+    def __getitem__(self, index):
+        return item(index, truth(index))

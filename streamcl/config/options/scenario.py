@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from streamcl.config.options.base import Options, Seed, distinct
 from streamcl.config.options.variants import by_name, variant
 
 
-class AsIsOptions(Options):
-    """The source's own order."""
+class ScenarioBase(Options):
+    """Options that all orders share."""
 
-    name: Literal["as_is"] = Field("as_is", description="Keep the source's own order.")
+    delay: int | None = Field(
+        None,
+        ge=0,
+        le=10**9,
+        description="Labels come so many records after their records, as if each had to be made first (needs "
+        "a block labels); null: with their records.",
+    )
 
 
-class IIDOptions(Options):
+class OwnOrderOptions(ScenarioBase):
+    """The order that the source has without a scenario."""
+
+    name: Literal["own_order"] = Field(
+        "own_order", description="The order that the source has without a scenario."
+    )
+
+
+class AsIsOptions(ScenarioBase):
+    """The order in which the data set is stored."""
+
+    name: Literal["as_is"] = Field("as_is", description="The order in which the data set is stored.")
+
+
+class IIDOptions(ScenarioBase):
     """One seeded shuffle of everything."""
 
     name: Literal["iid"] = Field("iid", description="Shuffle the whole stream once.")
     seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
 
 
-class DisjointOptions(Options):
+class DisjointOptions(ScenarioBase):
     """The classes in equal parts, one part after the other."""
 
     name: Literal["disjoint"] = Field("disjoint", description="Classes come in parts that share none.")
@@ -31,7 +52,7 @@ class DisjointOptions(Options):
     seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
 
 
-class SiBlurryOptions(Options):
+class SiBlurryOptions(ScenarioBase):
     """Stochastic, blurry parts of random size (Si-Blurry, arXiv 2308.09303)."""
 
     name: Literal["si_blurry"] = Field(
@@ -47,7 +68,7 @@ class SiBlurryOptions(Options):
     seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
 
 
-class DomainIncrementalOptions(Options):
+class DomainIncrementalOptions(ScenarioBase):
     """One domain after the other, with all classes in each."""
 
     name: Literal["domain_incremental"] = Field(
@@ -59,7 +80,7 @@ class DomainIncrementalOptions(Options):
     seed: Seed | None = Field(None, description="Seed of the order inside a domain; null: the run's.")
 
 
-class NewInstancesAndClassesOptions(Options):
+class NewInstancesAndClassesOptions(ScenarioBase):
     """CORe50's NIC: parts that bring new classes and new views of old ones."""
 
     name: Literal["new_instances_and_classes"] = Field(
@@ -69,8 +90,13 @@ class NewInstancesAndClassesOptions(Options):
     seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
 
 
+def _only_delay(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"delay"}
+
+
 ScenarioOptions: TypeAlias = Annotated[
-    Annotated[AsIsOptions, Tag("as_is")]
+    Annotated[OwnOrderOptions, Tag("own_order")]
+    | Annotated[AsIsOptions, Tag("as_is")]
     | Annotated[IIDOptions, Tag("iid")]
     | Annotated[DisjointOptions, Tag("disjoint")]
     | Annotated[SiBlurryOptions, Tag("si_blurry")]
@@ -78,4 +104,5 @@ ScenarioOptions: TypeAlias = Annotated[
     | Annotated[NewInstancesAndClassesOptions, Tag("new_instances_and_classes")],
     Discriminator(variant),
     by_name(),
+    BeforeValidator(lambda value: {"name": "own_order", **value} if _only_delay(value) else value),
 ]
