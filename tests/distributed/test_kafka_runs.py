@@ -17,6 +17,7 @@ from rank_runs import streamcl_ranks, write_config
 
 RUN = ("run", "stream.yaml", "--set")
 COUNT = 60
+LOST = 7  # of a rank that notices the other's death before it comes to its own
 STEPS = (  # from a message's arrival to the commit of its offset; killed at the nth call of each
     *(("LiveSource._hand_out", 2), ("KafkaReader.replay", 1), ("JsonlSink.flush", 2)),
     *(("Checkpoints.save", 2), ("KafkaReader.acknowledge", 1), ("ArrivalLog.drop_before", 1)),
@@ -96,7 +97,8 @@ def test_killed_ranks_learn_each_message_once(tmp_path, cluster, later):
     write(tmp_path, cluster, requests="asks")
     kill = {rank: (("rank_runs:die_at", {"batch": 6}),) for rank in range(2)}
     done = streamcl_ranks(2, *RUN, "run_dir=run", folder=tmp_path, hooks=kill)
-    assert [each.code for each in done] == [-signal.SIGKILL] * 2
+    codes = {each.code for each in done}
+    assert -signal.SIGKILL in codes <= {-signal.SIGKILL, LOST}
     assert newest_state(tmp_path / "run")["progress"]["offset"] < COUNT
     done = streamcl_ranks(later, *RUN, "run_dir=run", folder=tmp_path)
     assert [each.code for each in done] == [0] * later, [each.err for each in done]

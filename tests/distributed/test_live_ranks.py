@@ -47,7 +47,8 @@ def test_a_killed_run_learns_each_record_once_and_in_the_steps_of_one_that_was_n
     write(tmp_path, checkpoint={"every_samples": 12})
     hooks = {rank: (KEEP, *([die(9)] if rank in victims else [])) for rank in range(2)}
     done = run(tmp_path, 2, hooks=hooks)
-    assert [done[rank].code for rank in victims] == [-signal.SIGKILL] * len(victims)
+    codes = {each.code for each in done}  # 7: of a rank that notices the other's death before its own
+    assert -signal.SIGKILL in codes <= {-signal.SIGKILL, 7}
     assert newest_state(tmp_path / "run")["progress"]["offset"] < sum(LENGTHS)
     finish(tmp_path, 2, hooks=dict.fromkeys(range(2), (KEEP,)))
     assert consumed(tmp_path / "run") == all_ids(LENGTHS)
