@@ -177,5 +177,5 @@ def _check_delivery(settings: RunConfig, source: SourceWrapper) -> None:
             "checkpoint.delivery",
             f"{source.info.name} delivers {source.guarantee}; a source of yours needs state_dict and "
             "load_state_dict, or __len__ and __getitem__, or source.deterministic: true where it gives the "
-            "same records each time; best_effort takes it as it is",
+            "same records each time; a generator needs source.spool: {}; best_effort takes it as it is",
         )
