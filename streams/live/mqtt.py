@@ -46,6 +46,10 @@ class MqttProducer:
         name: of the stream; None: the client id.
     """
 
+    delivery = through_spool(
+        DeliveryGuarantee("at_least_once", "messages that come again are dropped by their identity")
+    )
+
     def __init__(
         self,
         topics: str | Sequence[str],
