@@ -102,13 +102,13 @@ class PredictorPool:
         death = asyncio.ensure_future(predictor.death())
         try:
             await asyncio.wait({batch, death}, return_when=asyncio.FIRST_COMPLETED)
-            if batch.done():
-                return batch.result()
-            raise EOFError
         finally:
             for each in (batch, death):
                 each.cancel()
-            await asyncio.gather(batch, death, return_exceptions=True)
+            taken, _ = await asyncio.gather(batch, death, return_exceptions=True)
+        if isinstance(taken, list):  # also where the process died at that moment: then sending it fails
+            return taken
+        raise EOFError
 
     def _deliver(self, batch: Sequence[WaitingImage], reply: PredictorReply | str) -> None:
         if isinstance(reply, str):

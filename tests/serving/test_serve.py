@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,23 @@ def test_a_predictor_that_dies_is_replaced_and_no_request_is_lost(tmp_path):
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not client.readiness().ready)
         client.wait_until_ready()
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_under_load_a_death_costs_no_request(tmp_path):
+    with serving(tmp_path) as server, ThreadPoolExecutor(8) as threads:
+        image, client = picture("bee", 1), server.client
+        wait_for(lambda: client.status().learning == "finished")
+        expected = client.predict(image).predictions[0].label
+        pending = [threads.submit(client.predict, image) for _ in range(400)]
+        for restarts in (1, 2):
+            client.wait_until_ready()
+            for pid in server.predictors:
+                os.kill(pid, signal.SIGKILL)
+            wait_for(lambda wanted=restarts: client.status().predictors.restarts == wanted)
+        found = [each.result().predictions[0].label for each in pending]
+    assert found == [expected] * 400
 
 
 @pytest.mark.faults
