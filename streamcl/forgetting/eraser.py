@@ -36,7 +36,7 @@ from streamcl.forgetting.tombstones import Tombstones
 from streamcl.forgetting.waiting_store import WaitingStore, purge_waiting
 from streamcl.protocols import Learner, Source
 from streamcl.sinks.redaction import RedactableSink, RedactionTarget
-from streamcl.sources.retention import retained_of
+from streamcl.sources.retention import held_at, retained_of
 from streamcl.storage import files
 from streamcl.storage.files import Disk
 from streamcl.storage.plain_state import state_hash
@@ -234,7 +234,8 @@ class Eraser:
             files.remove(run.folder / name, disk=run.disk)
         if run.statistics is not None:
             run.statistics.file.purge()
-        on_disk = receipts.on_disk(request.kind, checkpoint, changed, derived, len(target.offsets))
+        rows, held = len(target.offsets), held_at(run.source)
+        on_disk = receipts.on_disk(request.kind, checkpoint, changed, derived, rows=rows, held=held)
         if spool is not None:
             on_disk = receipts.and_spool(on_disk, taken_out, spool.description)
         hashes = {

@@ -187,7 +187,7 @@ class StreamProcessor:
 
     def forget(self) -> None:
         """Carry out the requests that are due, each with a commit of its own."""
-        forgetting = self.parts.forgetting
+        forgetting, erased = self.parts.forgetting, False
         for event in forgetting.before_batch(self.progress.offset) if forgetting is not None else ():
             if event.figures:
                 self._log.write_event(event.kind, event.figures)
@@ -196,7 +196,8 @@ class StreamProcessor:
                     self.shift_handler.after_erasure()
                 self._predictions.recount()
                 self.commit()
-        if self._saved:  # an erasure has removed older checkpoints
+                erased = True
+        if erased:  # older checkpoints are gone
             self.acknowledge()
 
     def stop(self) -> None:

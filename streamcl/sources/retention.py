@@ -41,3 +41,17 @@ class Retaining(Protocol):
 def retained_of(source: object) -> RetainedRecords | None:
     """Return the copies that a source, or a reader, keeps; None where it keeps none."""
     return source.retained if isinstance(source, Retaining) else None
+
+
+@runtime_checkable
+class HeldRemotely(Protocol):
+    """A source, or a reader, whose records stay at the other end, where streamcl cannot remove them."""
+
+    @property
+    def held_at(self) -> str | None:
+        """The place, and until when, in a clause for receipts; None where it is not known."""
+
+
+def held_at(source: object) -> str | None:
+    """Return where, and until when, the other end holds the records of a source; None where nobody says."""
+    return source.held_at if isinstance(source, HeldRemotely) else None

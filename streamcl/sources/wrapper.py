@@ -8,7 +8,7 @@ from typing import Any
 from streamcl.events import Event, StreamInfo
 from streamcl.protocols import Fetch, Source, State, fetch_of
 from streamcl.sources.delivery import Acknowledging, Closable, DeliveryGuarantee, guarantee_of
-from streamcl.sources.retention import RetainedRecords, retained_of
+from streamcl.sources.retention import RetainedRecords, held_at, retained_of
 
 
 class SourceWrapper:
@@ -44,6 +44,11 @@ class SourceWrapper:
     def retained(self) -> RetainedRecords | None:
         """The copies of records that the wrapped source keeps, or None."""
         return retained_of(self._source)
+
+    @property
+    def held_at(self) -> str | None:
+        """The place where the wrapped source's records stay, or None."""
+        return held_at(self._source)
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self._source)

@@ -100,6 +100,11 @@ class KafkaReader:
             return DeliveryGuarantee("at_most_once", "messages that the broker removes unread are left out")
         return self.delivery
 
+    @property
+    def held_at(self) -> str:
+        """The topic, which holds its messages until the broker removes them."""
+        return f"the Kafka topic {self._topic} holds messages until the broker removes them"
+
     def shard(self, rank: int, world: int) -> KafkaReader:
         """Return a reader of the partitions that are `rank` modulo `world`; requests are the first one's."""
         shard = copy.copy(self)

@@ -80,6 +80,11 @@ class ListingReader:
         """Exactly once, as the position is the set of files taken."""
         return self.delivery
 
+    @property
+    def held_at(self) -> str:
+        """The folder or bucket, which holds its files until somebody removes them."""
+        return f"{self.name} holds its files until somebody removes them"
+
     def open(self, position: State | None) -> None:
         """Continue after the files of `position`."""
         self._taken = TakenFiles(self.name, position or {})

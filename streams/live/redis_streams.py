@@ -52,6 +52,7 @@ class RedisReader:
     delivery = DeliveryGuarantee(
         "exactly_once", "entries that are trimmed or deleted before they are read end the run"
     )
+    rejoins = True  # with on_gap: skip entries may be lost, and it can be opened again all the same
 
     def __init__(
         self,
@@ -96,7 +97,14 @@ class RedisReader:
         if self._on_gap == "fail":
             return self.delivery
         reason = "entries that are trimmed or deleted before they are read are skipped, with a warning"
-        return DeliveryGuarantee("exactly_once", reason)
+        return DeliveryGuarantee("at_most_once", reason)
+
+    @property
+    def held_at(self) -> str:
+        """The streams, which hold their entries until somebody trims them."""
+        until = "a checkpoint has passed them" if self._trim else "somebody trims them"
+        streams = f"{', '.join(self._keys)} at {self._connection.address}"
+        return f"the Redis streams {streams} hold entries until {until}"
 
     def open(self, position: State | None) -> None:
         """Connect, and continue after `position`. Raise SourceError at a gap, or without an answer."""

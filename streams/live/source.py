@@ -18,7 +18,7 @@ from streamcl.protocols import Fetch, State
 from streamcl.requests.label import Label
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, LiveReader, RecordKey, Rejoining
-from streamcl.sources.retention import RetainedRecords, retained_of
+from streamcl.sources.retention import RetainedRecords, held_at, retained_of
 from streams.live.arrival_log import ArrivalLog, CutBatch
 from streams.live.cutting import Cutting
 from streams.offsets import Record, batch_of, is_full, records_of
@@ -98,6 +98,11 @@ class LiveSource:
     def retained(self) -> RetainedRecords | None:
         """The copies of records that the reader keeps, or None."""
         return retained_of(self.reader)
+
+    @property
+    def held_at(self) -> str | None:
+        """The place where the records stay at the other end, or None."""
+        return held_at(self.reader)
 
     @property
     def fetch(self) -> Fetch | None:

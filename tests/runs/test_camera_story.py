@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections import Counter
@@ -98,6 +99,10 @@ def test_requests_are_carried_out_while_nothing_comes(camera):
     until(lambda: len(predicted(camera)) == 8, process=run)
     done = streamcl("forget", RUN, "--class", "red", "--wait", "60", folder=camera)
     assert done.code == 0, done.err
-    assert list((camera / RUN / "receipts").glob("*.json"))
+    (receipt,) = (camera / RUN / "receipts").glob("*.json")
+    locations = {each["name"]: each for each in json.loads(receipt.read_text())["locations"]}
+    assert locations["source data"]["explanation"].startswith(
+        "pictures holds its files until somebody removes them; "
+    )
     run.send(signal.SIGTERM)
     assert run.wait().code == 143

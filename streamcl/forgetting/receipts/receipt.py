@@ -185,9 +185,19 @@ def in_learner(state: Mapping[str, Any], reported: Sequence[DataLocation]) -> tu
 
 
 def on_disk(
-    kind: Kind, checkpoint: PurgedCheckpoint | None, changed: int, derived: Sequence[str], rows: int
+    kind: Kind,
+    checkpoint: PurgedCheckpoint | None,
+    changed: int,
+    derived: Sequence[str],
+    *,
+    rows: int,
+    held: str | None = None,
 ) -> tuple[DataLocation, ...]:
-    """Return one entry a location. changed: log records edited; derived: files removed; rows: lineage."""
+    """Return one entry a location.
+
+    changed: log records edited; derived: files removed; rows: lineage; held: where the records came from.
+    """
+    origin = "the stream's own files are not streamcl's to change"
     metrics = DataLocation(
         "metrics", "remains", "aggregate counts include the samples' predictions; no ids, no pixels"
     )
@@ -222,7 +232,7 @@ def on_disk(
             "not reachable",
             "figures sent to TensorBoard or MLflow hold no ids; they stay",
         ),
-        DataLocation("source data", "not reachable", "the stream's own files are not streamcl's to change"),
+        DataLocation("source data", "not reachable", origin if held is None else f"{held}; {origin}"),
     )
 
 
