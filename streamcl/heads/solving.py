@@ -15,6 +15,9 @@ BALANCE = 0.5
 DEAD = 1e-6
 """Share of the mean variance under which a feature says nothing and its weights are held at zero."""
 
+LEAST_RIDGE = 1e-9
+"""Least ridge as a share of the mean square of the features, where sums are singular up to rounding."""
+
 
 def linear_scores(h: Tensor, W: Tensor, b: Tensor, known: Tensor) -> Tensor:
     """Return h W + b, float64 [N, C]; minus infinity for classes that are not known.
@@ -53,7 +56,12 @@ def solve_ridge(
     else:
         ridge = variance_ridge * variance(statistics)
     ridge = torch.where(ridge > 0, ridge, 1.0)  # no variance at all: any ridge gives W = 0
-    W = gram.regular(ridge, less=centre).solve(Q - torch.outer(mean, counts.double()))
+    moments = Q - torch.outer(mean, counts.double())
+    try:
+        W = gram.regular(ridge, less=centre).solve(moments)
+    except ArithmeticError:  # the variance is rounding alone: one picture again and again
+        floor = max(LEAST_RIDGE * gram.trace / gram.width, torch.finfo(ridge.dtype).tiny)
+        W = gram.regular(ridge.clamp(min=floor), less=centre).solve(moments)
     if variance_ridge is not None:  # else few samples are outvoted
         W = W * rarity(counts, total)
         frequency = torch.where(counts > 0, 1.0 / int((counts > 0).sum()), 0.0).double()

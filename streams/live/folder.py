@@ -61,23 +61,27 @@ class FolderReader(ListingReader):
         """Yield the path of every image below the root, at the layout's depth or deeper."""
         for folder, folders, names in os.walk(self._root):
             folders[:] = [each for each in folders if not each.startswith(".")]
-            relative = Path(folder).relative_to(self._root)
-            paths = ((relative / name).as_posix() for name in names)
-            yield from filter(self.accepts, paths)
+            relative = Path(folder).relative_to(self._root).as_posix()
+            inside = "" if relative == "." else f"{relative}/"
+            yield from filter(self.accepts, (inside + name for name in names))
 
     def _stat(self, path: str) -> ListedFile | None:
         try:
-            found = (self._root / path).stat()
+            found = os.stat(self._place(path))  # noqa: PTH116 - a Path interns every name for good
         except (OSError, ValueError):  # removed meanwhile, or no path at all
             return None
         return ListedFile(path, found.st_size, found.st_mtime_ns)
+
+    def _place(self, path: str) -> str:
+        return f"{self._root}/{path}"
 
     def _contents(self, files: Sequence[ListedFile]) -> list[bytes | BadRecord]:
         return [self._content(file) for file in files]
 
     def _content(self, file: ListedFile) -> bytes | BadRecord:
         try:
-            data = (self._root / file.path).read_bytes()
+            with open(self._place(file.path), "rb") as opened:  # noqa: PTH123 - as above
+                data = opened.read()
         except OSError as error:
             return BadRecord(f"{file.path} could not be read: {error.strerror}")
         if self._stat(file.path) != file:
