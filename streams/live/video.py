@@ -75,14 +75,13 @@ class VideoReader:
         """Continue after `position`. Raise SourceError where its file is gone or has another content."""
         self.close()
         state = position or {"done": {}, "current": None, "pts": None, "complete": False}
-        self._done = TakenFiles(self.name, state["done"])
-        self._current = None if state["current"] is None else ListedFile(*state["current"])
+        self._done, current = TakenFiles(self.name, state["done"]), state["current"]
+        self._current = None if current is None else ListedFile(*current)
         self._pts: int | None = state["pts"]
         self._opened = dict[str, ListedFile]()  # since `open`
         self._last_frames = dict[str, int | None]()  # of the files that have ended
         self._reading: ListedFile | None = None
-        self._labels = TimeLabels(())
-        self._failures = 0
+        self._labels, self._failures = TimeLabels(()), 0
         if self._current is None:
             return
         if state["complete"] or self._pts is None:  # its end was seen, or it was a bad record
@@ -239,20 +238,17 @@ class VideoReader:
     def _learned(self, path: str, pts: int) -> bool:
         """Return whether the frames of a file up to `pts` were taken, and it is as it was."""
         file = self._listed(path)
-        if file is None:
-            return False
-        return self._done.has_content(file) or (file == self._current and pts <= (self._pts or 0))
+        newest = file == self._current and pts <= (self._pts or 0)
+        return file is not None and (self._done.has_content(file) or newest)
 
     def _replayed_file(self, path: str) -> ListedFile:
-        file = self._listed(path)
-        if file is None:
+        if (file := self._listed(path)) is None:
             raise SourceError(f"{self.name}: {path} is gone; its frames were learned before the interruption")
         return file
 
     def _record(self, path: str, message: DecoderMessage) -> dict[str, Any]:
-        facts = message.facts
-        label = self._label if not self._sidecar else self._labels.at(facts["seconds"])
-        return {"image": message.image, "label": label, "id": f"{path}@{facts['pts']}"}
+        label = self._labels.at(message.facts["seconds"]) if self._sidecar else self._label
+        return {"image": message.image, "label": label, "id": f"{path}@{message.facts['pts']}"}
 
     def _fetched(self, path: str, stamps: set[int]) -> dict[str, Any]:
         """Return the records of a file's frames with these time stamps."""
