@@ -250,6 +250,7 @@ class StreamProcessor:
         self._position = self.source.state_dict()
         restore_generators(state["random"])
         self._random, self._committed_step = state["random"], self.progress.step
+        self._saved.append((self._committed_step, self._position))
 
     def _stateful(self) -> dict[str, Stateful]:
         """Return the parts whose states are committed, in the order in which they are restored."""

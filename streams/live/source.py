@@ -130,10 +130,10 @@ class LiveSource:
             yield self._hand_out(len(self._waiting), cut)
         while True:
             arrivals, failure = self._poll()
-            while self._durable:
-                self._pass_on(self._durable.popleft())
+            self._relay()
             while (complete := self._complete(ended=arrivals is None)) > 0:
                 yield self._cut(complete)
+                self._relay()
             if failure is not None:
                 raise failure
             if arrivals is None:
@@ -286,10 +286,14 @@ class LiveSource:
         shown, self._shown = self._shown, len(records)
         return Preview(batch_of(self._offset + shown, records[shown:])) if shown < len(records) else None
 
-    def _pass_on(self, position: Mapping[str, Any]) -> None:
+    def _relay(self) -> None:
+        while self._durable:
+            self._pass_on(self._durable.popleft()["reader"])
+
+    def _pass_on(self, position: State | None) -> None:
         """Let the reader know that a position is durable."""
-        if position["reader"] is not None:
-            self.reader.acknowledge(position["reader"])
+        if position is not None:
+            self.reader.acknowledge(position)
 
     def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
         self._connect()

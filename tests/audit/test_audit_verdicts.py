@@ -147,7 +147,7 @@ def test_a_saved_report_reads_back_and_becomes_html_that_names_what_failed(tmp_p
     assert page.count('class="bad"') == len(wrong(report))
     assert all(result.measure in page for result in report.results)
     next((tmp_path / "audits").iterdir()).write_text("{}")
-    with pytest.raises(ForgettingError, match="is no audit"):
+    with pytest.raises(ForgettingError, match="is not a valid audit"):
         read_audits(tmp_path)
 
 

@@ -85,7 +85,7 @@ def test_the_summary_tells_the_totals_and_judges_what_it_still_knows(tmp_path):
         name="long",
         learner="tiny",
         processor=processor,
-        batch=1,
+        batch_size=1,
         timing={},
     )
     shifts = summary["shifts"]
@@ -99,7 +99,7 @@ def test_the_summary_tells_the_totals_and_judges_what_it_still_knows(tmp_path):
 def test_no_part_of_the_state_grows_under_odd_records(tmp_path, monkeypatch, detector):
     monkeypatch.setattr(river, "HISTORY_LIMIT", 64)  # losses; else it is long until none is added
     made = build_detector("river" if "name" in DETECTORS[detector] else detector, **DETECTORS[detector])
-    source = IterableSource(odd_records, batch=4, deterministic=True)
+    source = IterableSource(odd_records, batch_size=4, deterministic=True)
     processor = build(
         tmp_path, Prefetcher(OffsetChecked(source), 0), learner=soak.Tiny(), detector=made, commit_every=None
     )
