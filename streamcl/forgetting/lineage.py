@@ -11,7 +11,7 @@ from typing import Any, Literal
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels
 from streamcl.forgetting.image_hash import hash_of_image
-from streamcl.forgetting.relabelled_rows import RELABELLED, RelabelledRows
+from streamcl.forgetting.relabelled_rows import RELABELLED, SAMPLE_COLUMNS, RelabelledRows
 from streamcl.storage.sqlite import SqliteFile
 
 LINEAGE = "lineage.sqlite"
@@ -22,17 +22,7 @@ CHUNK = 256  # samples that are retrieved together
 ROWS_IN_MEMORY = 4096  # before they are written
 LINEAGE_SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-    """CREATE TABLE samples (
-        offset INTEGER PRIMARY KEY,
-        id TEXT NOT NULL,
-        label TEXT,
-        subject BLOB,
-        domain BLOB,
-        learned INTEGER NOT NULL,
-        segment INTEGER NOT NULL,
-        content BLOB NOT NULL,
-        features BLOB
-    )""",
+    f"CREATE TABLE samples (offset INTEGER PRIMARY KEY, {SAMPLE_COLUMNS})",
     "CREATE INDEX by_id ON samples(id)",
     "CREATE INDEX by_label ON samples(label)",
     "CREATE INDEX by_subject ON samples(subject)",

@@ -6,17 +6,19 @@ from collections import deque
 
 from streamcl.storage.sqlite import Execute
 
-RELABELLED = """CREATE TABLE relabelled (
-    number INTEGER PRIMARY KEY,
-    offset INTEGER NOT NULL,
-    id TEXT NOT NULL,
+SAMPLE_COLUMNS = """id TEXT NOT NULL,
     label TEXT,
     subject BLOB,
     domain BLOB,
     learned INTEGER NOT NULL,
     segment INTEGER NOT NULL,
     content BLOB NOT NULL,
-    features BLOB
+    features BLOB"""
+"""Of a row of the lineage after its offset; a replaced row is copied with all of them."""
+RELABELLED = f"""CREATE TABLE relabelled (
+    number INTEGER PRIMARY KEY,
+    offset INTEGER NOT NULL,
+    {SAMPLE_COLUMNS}
 )"""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from streamcl.events import Batch, Prediction, PredictionRecord
@@ -24,8 +23,8 @@ class ArrivalPredictions:
     The prediction that counts for accuracy is the one that was made, and logged, at arrival.
     """
 
-    def __init__(self, learner: Learner, log: EventLog, progress: Progress) -> None:
-        self._learner, self._log, self._progress = learner, log, progress
+    def __init__(self, learner: Learner, log: EventLog) -> None:
+        self._learner, self._log = learner, log
         self._waiting: dict[int, Prediction] = {}
 
     def predict(self, batch: Batch) -> tuple[PredictionRecord, ...]:
@@ -42,7 +41,7 @@ class ArrivalPredictions:
             record = PredictionRecord(
                 sample.id, offset, sample.label, prediction.label, prediction.confidence
             )
-            self._log.write("predictions", {"step": self._progress.step, **asdict(record)})
+            self._log.write_prediction(record)
             records.append(record)
         return tuple(records)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch
+from streamcl.events import Batch, PredictionRecord
 from streamcl.protocols import Sink, State
 
 
@@ -69,6 +69,10 @@ class EventLog:
     def write_metrics(self, kind: str, figures: Mapping[str, Any]) -> None:
         """Write measured figures."""
         self._sink.write("metrics", {"kind": kind, **self._progress.position, **figures})
+
+    def write_prediction(self, made: PredictionRecord, **figures: Any) -> None:
+        """Write a prediction, with the step that the run has reached."""
+        self.write("predictions", {"step": self._progress.step, **asdict(made), **figures})
 
     def write(self, topic: str, record: Mapping[str, Any]) -> None:
         """Write a record as it is."""

@@ -8,14 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from streamcl.errors import ForgettingError, RefusedRequest
-from streamcl.events import (
-    Batch,
-    Event,
-    ForgetRequest,
-    Idle,
-    PredictionRecord,
-    Preview,
-)
+from streamcl.events import Batch, Event, ForgetRequest, Idle, PredictionRecord, Preview
 from streamcl.processor.arrivals import ArrivalPredictions, Heartbeat, OverloadLog
 from streamcl.processor.event_log import EventLog, Progress, Quarantine
 from streamcl.processor.late_labels import LateLabels
@@ -78,8 +71,8 @@ class StreamProcessor:
             relapse_tester=parts.relapse_tester,
             min_samples=policy.min_samples,
         )
-        self._predictions = PredictionLog(log, progress, learner)
-        self._arrivals = ArrivalPredictions(learner, log, progress)
+        self._predictions = PredictionLog(log, learner)
+        self._arrivals = ArrivalPredictions(learner, log)
         self.overload = OverloadLog(log)
         self.labels = LateLabels(parts.waiting, parts.corrections, log)
         self._heartbeat = Heartbeat(progress, clock=clock)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from streamcl.errors import NotFinite
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
@@ -22,17 +20,17 @@ class PredictionLog(Counters):
 
     COUNTERS = ("classes",)
 
-    def __init__(self, log: EventLog, progress: Progress, learner: Learner) -> None:
+    def __init__(self, log: EventLog, learner: Learner) -> None:
         self.classes = 0
-        self._log, self._progress, self._learner = log, progress, learner
+        self._log, self._learner = log, learner
 
     def after_batch(self, record: BatchRecord) -> None:
         """Write the predictions that were not written yet, or not with their labels; announce new classes."""
+        written = record.logged | record.corrected
         for prediction in record.predictions:
-            if prediction.offset in record.logged | record.corrected:
-                continue
-            again = {"labelled_later": True} if prediction.offset in record.completed else {}
-            self._log.write("predictions", {"step": self._progress.step, **asdict(prediction), **again})
+            if prediction.offset not in written:
+                again = {"labelled_later": True} if prediction.offset in record.completed else {}
+                self._log.write_prediction(prediction, **again)
         if new := self._learner.classes[self.classes :]:
             self.classes += len(new)
             self._log.log("new_class", f"{len(new)} classes seen for the first time", classes=list(new))

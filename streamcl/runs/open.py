@@ -83,7 +83,8 @@ def open_run(
         if saved is None:
             save_config(settings, folder)
         _resume(run, strict=strict)
-        save_config(settings, folder)  # a start that was refused leaves the one before: see `_has_more`
+        if saved is not None:  # a start that was refused leaves the one before: see `_has_more`
+            save_config(settings, folder)
         if run.processor.progress.finished and reopen and (follow or _has_more(run, earlier)):
             run.processor.reopen()
             logger.info("the source has more: going on from offset %d", run.processor.progress.offset)

@@ -14,6 +14,8 @@ from streamcl.sources.live_reader import Arrival, RecordKey
 from streams.offsets import batch_of, records_of
 from streams.prefetch import Prefetcher
 
+REPLAY_WAIT = 0.5  # seconds between two looks for records that must come again
+
 
 class IterableReader:
     """A live reader of a source that yields one record at a time.
@@ -50,29 +52,13 @@ class IterableReader:
 
     def poll(self, timeout: float) -> Sequence[Arrival] | None:
         """Return the records that the thread has read; wait for the first of them only."""
-        while len(self._ready) < self._depth:
-            item = self._thread.poll(0.0 if self._ready else timeout)
-            if item is None:
-                break
-            event, (position, _), error = item
-            if event is None:
-                if self._ready:
-                    break  # the end, or the error, comes again with the next poll
-                if error is not None:
-                    raise error
-                return None
-            if not isinstance(event, Idle | Preview):
-                self._split(event, position)
-        count = min(self._depth, len(self._ready))
-        taken = [self._ready.popleft() for _ in range(count)]
-        self._pulled.extend(position for _, position in taken)
-        return [arrival for arrival, _ in taken]
+        return self._read(self._depth, timeout)
 
     def replay(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
         """Return as many records as there are keys."""
         found = list[Arrival]()
         while len(found) < len(keys):
-            arrivals = self._limited(len(keys) - len(found))
+            arrivals = self._read(len(keys) - len(found), REPLAY_WAIT)
             if arrivals is None:
                 raise SourceError(
                     f"{self.name} replays shorter: it ends {len(keys) - len(found)} records early"
@@ -104,6 +90,26 @@ class IterableReader:
         """End the thread."""
         self._thread.close()
 
+    def _read(self, limit: int, timeout: float) -> Sequence[Arrival] | None:
+        """Return at most `limit` records, as `poll` does."""
+        while len(self._ready) < limit:
+            item = self._thread.poll(0.0 if self._ready else timeout)
+            if item is None:
+                break
+            event, (position, _), error = item
+            if event is None:
+                if self._ready:
+                    break  # the end, or the error, comes again with the next poll
+                if error is not None:
+                    raise error
+                return None
+            if not isinstance(event, Idle | Preview):
+                self._split(event, position)
+        count = min(limit, len(self._ready))
+        taken = [self._ready.popleft() for _ in range(count)]
+        self._pulled.extend(position for _, position in taken)
+        return [arrival for arrival, _ in taken]
+
     def _split(self, event: PlacedEvent, position: State) -> None:
         """Let the records of a user's own batch come one by one: a position may lie between two of them."""
         parts: list[PlacedEvent] = [event]
@@ -117,10 +123,3 @@ class IterableReader:
             if number > self._skip:
                 self._ready.append((Arrival(part, None), after))
         self._before, self._skip = position, 0
-
-    def _limited(self, count: int) -> Sequence[Arrival] | None:
-        depth, self._depth = self._depth, count
-        try:
-            return self.poll(0.5)
-        finally:
-            self._depth = depth

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from click.testing import CliRunner
-from signed_runs import KEYS, make_run, receipts
+from signed_runs import KEYS, make_run, receipts, signed_run_fixtures
 
 from streamcl.cli import cli
 from streamcl.errors import ConfigError, ForgettingError
@@ -102,15 +102,7 @@ def authority(tmp_path_factory):
     return make_authority(tmp_path_factory.mktemp("authority") / "trusted")
 
 
-@pytest.fixture(scope="module")
-def signed(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("signed") / "run")
-
-
-@pytest.fixture
-def run(signed, tmp_path):
-    shutil.copytree(signed, tmp_path / "run")
-    return tmp_path / "run"
+signed, run = signed_run_fixtures()
 
 
 def test_a_stamped_receipt_is_verified_with_the_authoritys_root_alone(run, authority, tmp_path):

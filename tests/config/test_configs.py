@@ -14,7 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from dataset_trees import data_root
-from pictures import TINY_VIT
+from live_configs import TINY
 
 from streamcl import open_run
 from streamcl.cli import cli
@@ -29,17 +29,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 FINITE = [path for path in CONFIGS if not path.stem.startswith("live_")]
 SCHEMA = ROOT / "configs" / "streamcl.schema.json"
 
-TINY = (
-    "backbone.name=vit_tiny_patch16_224",
-    "backbone.weights=none",
-    "backbone.image_size=32",
-    "backbone.depth=null",
-    f"backbone.args={json.dumps(TINY_VIT)}",
-    "precision=32-true",
-    "batch=4",
-    "max_samples=8",
-    "evaluate.max_per_part=1",
-)
+SMALL = (*TINY, "evaluate.max_per_part=1")
 
 each_config = pytest.mark.parametrize(
     "path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs"))

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 import rfc8785
 from forgetting_fakes import ForgettingLearner, Opened
-from signed_runs import KEY, KEYS, TAMPERINGS, make_run, receipts
+from signed_runs import KEY, KEYS, TAMPERINGS, make_run, receipts, signed_run_fixtures
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
@@ -28,15 +28,7 @@ REWRITTEN = {
 }
 
 
-@pytest.fixture(scope="module")
-def signed(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("signed") / "run")
-
-
-@pytest.fixture
-def run(signed, tmp_path):
-    shutil.copytree(signed, tmp_path / "run")
-    return tmp_path / "run"
+signed, run = signed_run_fixtures()
 
 
 def write_rewritten(path, changes, previous=None):

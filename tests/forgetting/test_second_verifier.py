@@ -8,7 +8,7 @@ import pytest
 import second_verifier
 from hypothesis import given
 from hypothesis import strategies as st
-from signed_runs import KEY, KEYS, TAMPERINGS, make_run, receipts
+from signed_runs import KEY, KEYS, TAMPERINGS, make_run, receipts, signed_run_fixtures
 
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.receipts.signature import verify_signature
@@ -19,15 +19,7 @@ from streamcl.storage.signing import PublicKeys, SigningKey
 OTHER = SigningKey.generate()
 
 
-@pytest.fixture(scope="module")
-def signed(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("signed") / "run")
-
-
-@pytest.fixture
-def run(signed, tmp_path):
-    shutil.copytree(signed, tmp_path / "run")
-    return tmp_path / "run"
+signed, run = signed_run_fixtures()
 
 
 def accepted_by_both(path, keys=KEYS):

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from pictures import TINY_VIT
+from live_configs import TINY_BACKBONE
 
 from streamcl.errors import SourceError
 from streams.datasets.digits import DIGIT_FILES
 from streams.download.pip_assets import fetch_members
 
 SCRIPT = Path(__file__).parents[2] / "configs" / "live_demo.py"
-TINY = (
-    "backbone.name=vit_tiny_patch16_224",
-    "backbone.weights=none",
-    "backbone.image_size=32",
-    "backbone.depth=null",
-    f"backbone.args={json.dumps(TINY_VIT)}",
-    "batch.size=8",
-    "checkpoint.every_samples=16",
-)
+SMALL = (*TINY_BACKBONE, "batch.size=8", "checkpoint.every_samples=16")
 
 
 @pytest.mark.slow
@@ -36,7 +27,7 @@ def test_the_demonstration_ends_with_nothing_lost_or_doubled(tmp_path, options):
         fetch_members(DIGIT_FILES)
     except SourceError as error:
         pytest.skip(f"the digits cannot be had: {error}")
-    sets = [part for each in TINY for part in ("--set", each)]
+    sets = [part for each in SMALL for part in ("--set", each)]
     command = [sys.executable, str(SCRIPT), "--records", "64", "--rate", "40", *options, *sets]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,16 +12,14 @@ from streamcl.config.load import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
-TINY = (
+TINY_BACKBONE = (
     "backbone.name=vit_tiny_patch16_224",
     "backbone.weights=none",
     "backbone.image_size=32",
     "backbone.depth=null",
     f"backbone.args={json.dumps(TINY_VIT)}",
-    "precision=32-true",
-    "batch=4",
-    "max_samples=8",
 )
+TINY = (*TINY_BACKBONE, "precision=32-true", "batch=4", "max_samples=8")
 
 
 def ids_learned(name: str, folder: Path, *overrides: str) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from forgetting_fakes import Opened
 
 from streamcl.events import ForgetRequest
@@ -28,6 +29,21 @@ def make_run(folder: Path, signing_key=lambda: KEY) -> Path:
     with Opened(folder, source, schedule=schedule, signing_key=signing_key) as opened:
         opened.run()
     return folder
+
+
+def signed_run_fixtures():
+    """The fixtures `signed`, a run made once a module, and `run`, a copy of it for each test."""
+
+    @pytest.fixture(scope="module")
+    def signed(tmp_path_factory):
+        return make_run(tmp_path_factory.mktemp("signed") / "run")
+
+    @pytest.fixture
+    def run(signed, tmp_path):
+        shutil.copytree(signed, tmp_path / "run")
+        return tmp_path / "run"
+
+    return signed, run
 
 
 def receipts(run: Path) -> list[Path]:
