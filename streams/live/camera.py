@@ -13,8 +13,7 @@ from streamcl.errors import BadRecord
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
-from streams.live.frame_decoder import DecoderMessage, FrameDecoder, check_decoder
-from streams.live.video import check_seconds
+from streams.live.frame_decoder import DecoderMessage, FrameDecoder, check_decoder, check_seconds
 
 logger = logging.getLogger(__name__)
 

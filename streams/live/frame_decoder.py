@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from streamcl.errors import MissingExtra
+from streamcl.errors import ConfigError, MissingExtra
 
 PROGRAM = Path(__file__).with_name("frame_process.py")
 AHEAD = 4  # messages read ahead
@@ -35,6 +35,13 @@ def check_decoder() -> None:
     """Raise MissingExtra where PyAV is not installed."""
     if importlib.util.find_spec("av") is None:
         raise MissingExtra("videos and cameras need the package av", hint='pip install "streamcl[video]"')
+
+
+def check_seconds(name: str, value: Any) -> float:
+    """Return a number of seconds. Raise ConfigError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise ConfigError(f"{name} is {value!r}; expected a number of seconds", hint=f"{name}: 0.5")
+    return float(value)
 
 
 class FrameDecoder:

@@ -13,7 +13,7 @@ from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
-from streams.live.frame_decoder import DecoderMessage, FrameDecoder, check_decoder
+from streams.live.frame_decoder import DecoderMessage, FrameDecoder, check_decoder, check_seconds
 from streams.live.taken_files import ListedFile, TakenFiles
 from streams.live.time_labels import TimeLabels, sidecar_of
 
@@ -187,7 +187,7 @@ class VideoReader:
         after = self._pts if self._current == file else None
         self._reading, self._after = file, after
         self._opened[file.path] = file
-        self._labels = sidecar_of(self._root / file.path) if self._sidecar else TimeLabels(())
+        self._labels = self._labels_of(file.path)
         self._decoder = self._decoder_of(file.path, after, **self._selection)
 
     def _decoder_of(self, path: str, after: int | None, **selection: float | None) -> FrameDecoder:
@@ -201,7 +201,7 @@ class VideoReader:
         path = self._reading.path
         if message.kind == "frame":
             self._failures, self._after = 0, message.facts["pts"]
-            return Arrival(self._record(path, message), [path, message.facts["pts"]])
+            return Arrival(self._record(path, message, self._labels), [path, message.facts["pts"]])
         if message.kind == "end":
             self.close()
             self._last_frames[path] = self._after
@@ -246,24 +246,29 @@ class VideoReader:
             raise SourceError(f"{self.name}: {path} is gone; its frames were learned before the interruption")
         return file
 
-    def _record(self, path: str, message: DecoderMessage) -> dict[str, Any]:
-        label = self._labels.at(message.facts["seconds"]) if self._sidecar else self._label
+    def _record(self, path: str, message: DecoderMessage, labels: TimeLabels) -> dict[str, Any]:
+        label = labels.at(message.facts["seconds"]) if self._sidecar else self._label
         return {"image": message.image, "label": label, "id": f"{path}@{message.facts['pts']}"}
 
     def _fetched(self, path: str, stamps: set[int]) -> dict[str, Any]:
         """Return the records of a file's frames with these time stamps."""
-        labels, found = self._labels, dict[str, Any]()
-        self._labels = sidecar_of(self._root / path) if self._sidecar else labels
+        labels, found = self._labels_of(path), dict[str, Any]()
         decoder = self._decoder_of(path, None, every=self._selection["every"], change=None)
-        while len(found) < len(stamps) and (message := decoder.take(1.0)) is not None:
-            if message.kind in {"end", "error", "hung"}:
-                break
-            if message.kind == "frame" and message.facts["pts"] in stamps:
-                record = self._record(path, message)
-                found[record["id"]] = record
-        decoder.close()
-        self._labels = labels
+        try:
+            while len(found) < len(stamps):
+                if (message := decoder.take(0.5)) is None:
+                    continue
+                if message.kind in {"end", "error", "hung"}:
+                    break
+                if message.kind == "frame" and message.facts["pts"] in stamps:
+                    record = self._record(path, message, labels)
+                    found[record["id"]] = record
+        finally:
+            decoder.close()
         return found
+
+    def _labels_of(self, path: str) -> TimeLabels:
+        return sidecar_of(self._root / path) if self._sidecar else TimeLabels(())
 
     def _paths(self) -> list[str]:
         """Return the videos that are there now, by their names below the root."""
@@ -276,13 +281,6 @@ class VideoReader:
         except (OSError, ValueError):
             return None
         return ListedFile(path, found.st_size, found.st_mtime_ns)
-
-
-def check_seconds(name: str, value: Any) -> float:
-    """Return a number of seconds. Raise ConfigError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise ConfigError(f"{name} is {value!r}; expected a number of seconds", hint=f"{name}: 0.5")
-    return float(value)
 
 
 def _root_of(path: str) -> tuple[Path, str]:

@@ -13,7 +13,7 @@ from video_files import shade_of, write_video
 
 from streamcl.errors import BadRecord, ConfigError, MissingExtra, SourceError
 from streamcl.testing import check_live_reader
-from streams.live import frame_decoder
+from streams.live import frame_decoder, video
 from streams.live.video import VideoReader
 
 pytest.importorskip("av", reason="PyAV is not installed: no video is read")
@@ -167,6 +167,49 @@ def test_labels_by_time_from_a_file_beside_the_video(clip, suffix):
     reader.advance([each.key for each in arrivals])
     third = reader.fetch([arrivals[4].value["id"], f"{clip.name}@7", "absent.mp4@3"])
     assert third == {arrivals[4].value["id"]: arrivals[4].value}
+
+
+def test_a_frame_is_fetched_from_a_decoder_that_is_slow_to_begin(clip, monkeypatch, tmp_path):
+    reader = VideoReader(str(clip), every=0.5)
+    arrivals = read(reader)
+    reader.advance([each.key for each in arrivals])
+    program = tmp_path / "program.py"
+    real = frame_decoder.PROGRAM.read_text(encoding="utf-8")
+    program.write_text(real.replace("def run_decoder() -> None:", "def run_decoder():\n    time.sleep(1.2)"))
+    monkeypatch.setattr(frame_decoder, "PROGRAM", program)
+    third = arrivals[2].value
+    assert reader.fetch([third["id"]]) == {third["id"]: third}
+
+
+def test_frames_that_are_polled_during_a_fetch_have_the_labels_of_their_own_file(tmp_path, monkeypatch):
+    write_video(tmp_path / "cat.mp4", SHADES[:2])
+    reader = VideoReader(str(tmp_path), every=0, sidecar=True)
+    polled = []
+
+    class Labels:
+        """The name of the file as the label; a fetch that asks for it lets the other thread poll first."""
+
+        def __init__(self, video):
+            self.name = video.stem
+
+        def at(self, seconds):
+            if fetching:
+                fetching.pop()
+                polled.extend(reader.poll(2.0) or ())
+            return self.name
+
+    fetching = []
+    monkeypatch.setattr(video, "sidecar_of", Labels)
+    first = read(reader)
+    reader.advance([each.key for each in first])
+    write_video(tmp_path / "dog.mp4", SHADES[:4])
+    while not polled:
+        polled.extend(reader.poll(2.0) or ())
+    fetching.append(True)
+    found = reader.fetch([first[0].value["id"]])
+    reader.close()
+    assert [each["label"] for each in found.values()] == ["cat"]
+    assert {each.value["label"] for each in polled} == {"dog"}
 
 
 @pytest.mark.parametrize(
