@@ -9,7 +9,7 @@ from typing import Any
 
 from streamcl.errors import BadRecord, ForgettingError, RefusedRequest
 from streamcl.events import ForgetRequest
-from streams.user.conversion import LABEL_OF
+from streams.user.label_records import LABEL_OF
 
 ENVELOPE = "data"
 """The field that holds a whole record as a JSON object."""

@@ -111,11 +111,12 @@ class IterableReader:
         return [arrival for arrival, _ in taken]
 
     def _split(self, event: PlacedEvent, position: State) -> None:
-        """Let the records of a user's own batch come one by one: a position may lie between two of them."""
+        """Let what is in a user's own batch come one by one: a position may lie between two records."""
         parts: list[PlacedEvent] = [event]
-        if isinstance(event, Batch) and event.end > event.offset:
+        if isinstance(event, Batch):
             records = enumerate(records_of(event), start=event.offset)
             parts = [batch_of(offset, [record]) for offset, record in records]
+            parts += [batch_of(event.end, [label]) for label in event.labels]
         for number, part in enumerate(parts, 1):
             after = {"source": self._before, "skip": number}
             if number == len(parts):

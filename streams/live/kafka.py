@@ -17,7 +17,7 @@ from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
 from streams.live.envelope import record_of_fields, record_of_json, request_of_json
 from streams.live.kafka_topic import KafkaTopic, Message, connection_settings
-from streams.user.conversion import LABEL_OF
+from streams.user.label_records import LABEL_OF
 
 logger = logging.getLogger(__name__)
 

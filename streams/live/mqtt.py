@@ -149,7 +149,7 @@ class MqttProducer:
             record = record_of_json(message.payload, "")
         else:
             record = record_of_fields({**message.properties, "image": message.payload}, "")
-        if not isinstance(record, BadRecord) and not record["id"]:
+        if not isinstance(record, BadRecord) and record.get("id") == "":  # a label has none
             record = self._named(dict(record), message)
         if isinstance(record, BadRecord):
             if writer.form.policy.on_bad_record == "fail":

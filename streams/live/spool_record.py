@@ -16,7 +16,8 @@ from streamcl.requests.label import Label
 from streamcl.storage.segment_log import LogRecord
 from streams.offsets import records_of
 from streams.user.images import read_encoded
-from streams.user.labels import to_label, to_text
+from streams.user.label_records import checked_label, label_in
+from streams.user.labels import to_label, to_name, to_text
 from streams.user.raw_record import RawRecord, raw_records
 from streams.user.records import RecordPolicy, reason_of, to_pixels, user_object
 
@@ -76,8 +77,9 @@ class SpoolFormat:
         if isinstance(item, RefusedRequest):
             yield SpoolEntry({"kind": "refused", "reason": str(item), "hint": item.hint})
             return
-        if isinstance(item, Label):
-            yield SpoolEntry({"kind": "label", **asdict(item)})
+        if (label := label_in(item)) is not None:
+            checked = checked_label(label, self.policy, self.class_names)
+            yield SpoolEntry({"kind": "label", **asdict(checked)})
             return
         for each in records_of(item) if isinstance(item, Batch) else (item,):
             if isinstance(each, RejectedRecord):
@@ -115,7 +117,8 @@ class SpoolFormat:
             negative=policy.negative_label,
             class_names=self.class_names,
         )
-        names = {name: to_text(getattr(raw, name), name) for name in ("id", "subject", "domain", "privacy")}
+        names = {name: to_text(getattr(raw, name), name) for name in ("id", "privacy")}
+        names |= {name: to_name(getattr(raw, name), name) for name in ("subject", "domain")}
         image, body = self._image(raw.image)
         given = {name: value for name, value in {"label": label, **names}.items() if value is not None}
         return SpoolEntry({"kind": "sample", **given, **image}, body)

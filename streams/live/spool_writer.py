@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
-from streamcl.errors import SourceError
+from streamcl.errors import BadRecord, SourceError
 from streamcl.sources.delivery import DeliveryGuarantee
 from streams.live.spool import Spool
-from streams.live.spool_record import SpoolEntry, SpoolFormat, header_of
+from streams.live.spool_record import SpoolEntry, SpoolFormat, header_of, is_record
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ class SpoolWriter:
         log = spool.log
         first = max(log.first, log.end - recent_ids)
         for record in log.find(lambda _: recent_ids > 0, first, bodies=False):
-            self._remember(header_of(record).get("id"), record.sequence)
+            head = header_of(record)
+            self._remember(head.get("id") if is_record(head) else None, record.sequence)
 
     @property
     def note(self) -> bytes:
@@ -77,10 +78,12 @@ class SpoolWriter:
         Raises:
             SpoolFull: there is no room in time.
             SourceError: the spool is closed, or its disk fails.
-            BadRecord: the record is bad, and `on_bad_record` is "fail".
+            BadRecord: the record is bad, and `on_bad_record` is "fail"; or it is a batch.
         """
-        (number,) = self.append_entries(list(self.form.entries_of(record)), timeout=timeout)
-        return number
+        entries = list(self.form.entries_of(record))
+        if len(entries) != 1:
+            raise BadRecord(f"{len(entries)} records where one was expected")
+        return self.append_entries(entries, timeout=timeout)[0]
 
     def append_entries(
         self, entries: Sequence[SpoolEntry], note: bytes | None = None, *, timeout: float | None = None

@@ -12,14 +12,11 @@ from streamcl.errors import BadRecord
 from streamcl.events import Batch, PlacedEvent, RejectedRecord, Sample
 from streamcl.requests.label import Label
 from streams.offsets import Record, batch_of, in_order, records_of
-from streams.user.labels import text, to_label, to_text
+from streams.user.label_records import checked_label, label_in
 from streams.user.notes import Notes
 from streams.user.records import RecordPolicy, reason_of, to_samples
 
 Unit: TypeAlias = Record | Label | PlacedEvent
-
-LABEL_OF = "label_of"
-"""The key that makes of a mapping the label of the earlier record with this id."""
 
 
 class Conversion:
@@ -61,10 +58,8 @@ class Conversion:
 
         A RejectedRecord, which its reader has rejected, takes the next place.
         """
-        if type(item) is dict and LABEL_OF in item:
-            item = Label(item[LABEL_OF], item.get("label", ""))
-        if issubclass(type(item), Label):
-            return (self._label(item),)
+        if (label := label_in(item)) is not None:
+            return (self._label(label),)
         if issubclass(type(item), RejectedRecord):
             self.offset += 1
             return (replace(item, offset=self.offset - 1),)
@@ -92,21 +87,7 @@ class Conversion:
 
     def _label(self, item: Label) -> Label:
         """Return the label with its class's name, within the limits; with its fault where it has one."""
-        policy = self._policy
-        try:
-            named = to_label(
-                item.label,
-                missing="quarantine",
-                negative=policy.negative_label,
-                class_names=self._class_names,
-            )
-            label = Label(text(to_text(item.id, "id") or "", "id"), str(named), item.fault)
-            self._count(label.label)
-        except BadRecord as bad:
-            if policy.on_bad_record == "fail":
-                raise
-            return Label(str(item.id), str(item.label), reason_of(bad))
-        return label
+        return checked_label(item, self._policy, self._class_names, self._count)
 
     def _within_classes(self, record: Record) -> Record:
         if isinstance(record, RejectedRecord) or record.label is None:

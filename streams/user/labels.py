@@ -86,6 +86,16 @@ def to_text(value: Any, what: str) -> str | None:
     )
 
 
+def to_name(value: Any, what: str) -> str | None:
+    """Return an optional name of a subject or domain in its one spelling (see `canonical_name`).
+
+    >>> to_name("door ", "domain")
+    'door'
+    """
+    found = to_text(value, what)
+    return None if found is None else canonical_name(found)
+
+
 def text(value: str, what: str) -> str:
     """Return the string. Raise BadRecord where it is blank, too long, or not valid Unicode."""
     if not value.strip():

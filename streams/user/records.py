@@ -14,9 +14,8 @@ from PIL import Image
 
 from streamcl.errors import BadRecord, ConfigError, SourceError, cause_of
 from streamcl.events import NO_PIXELS, Pixels, Privacy, RejectedRecord, Sample
-from streamcl.requests.terms import canonical_name
 from streams.user.images import ImageLimits, decode, from_array
-from streams.user.labels import brief, to_label, to_text
+from streams.user.labels import brief, to_label, to_name, to_text
 from streams.user.notes import Notes
 from streams.user.raw_record import RawRecord, raw_records
 
@@ -139,15 +138,10 @@ def _sample(
         id=to_text(raw.id, "id") or default_id,
         image=to_pixels(raw.image, policy) if decoded else NO_PIXELS,
         label=label,
-        subject=_name(raw.subject, "subject"),
-        domain=_name(raw.domain, "domain"),
+        subject=to_name(raw.subject, "subject"),
+        domain=to_name(raw.domain, "domain"),
         privacy=_privacy(raw.privacy),
     )
-
-
-def _name(value: Any, what: str) -> str | None:
-    found = to_text(value, what)
-    return None if found is None else canonical_name(found)
 
 
 def to_pixels(x: Any, limits: ImageLimits) -> Pixels:

@@ -11,6 +11,7 @@ from live_readers import Clock, ScriptedReader, record
 
 from streamcl.errors import CheckpointError, RefusedRequest, SourceError
 from streamcl.events import Batch, ForgetRequest, Idle, Preview
+from streamcl.requests.label import Label
 from streamcl.testing import check_source
 from streamcl.testing.source_checks import event_fingerprint, fingerprints, first_events
 from streams.live.arrival_log import ArrivalLog, CutBatch
@@ -230,7 +231,10 @@ def own_batches(state):
                 self.at += 1
                 first = 3 * (self.at - 1)
                 samples = [to_sample(record(first + k), default_id="") for k in range(3)]
-                yield Batch(first, tuple(samples))
+                labels = tuple(Label(f"r{first + k}", "late") for k in range(state.get("labels", 0)))
+                yield Batch(first, tuple(samples), labels=labels)
+                if state.get("labels"):
+                    yield Batch(first + 3, (), labels=labels)
             if state["fails"]:
                 raise RuntimeError("the camera is gone")
 
@@ -253,6 +257,19 @@ def test_a_users_own_batches_are_cut_anew_and_resumed_within_one():
     source = made()
     assert sizes(source) == [4, 4, 4]
     source.close()
+
+
+def test_the_labels_in_a_users_own_batches_come_one_by_one_after_their_records():
+    def made():
+        return own_batches({"fails": False, "labels": 2})
+
+    check_source(made)
+    source = made()
+    batches = [event for event in source if isinstance(event, Batch)]
+    source.close()
+    assert [sample.id for batch in batches for sample in batch.samples] == [f"r{k}" for k in range(12)]
+    expected = [f"r{first + k}" for first in range(0, 12, 3) for _ in range(2) for k in range(2)]
+    assert [label.id for batch in batches for label in batch.labels] == expected
 
 
 def test_records_that_came_before_an_error_precede_it():

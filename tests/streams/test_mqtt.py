@@ -19,6 +19,7 @@ from tiny_runs import configuration
 from streamcl.errors import ConfigError, RefusedRequest, SourceError
 from streamcl.events import ForgetRequest, RejectedRecord
 from streamcl.factory.source import build_source
+from streamcl.requests.label import Label
 from streamcl.runs.open import open_run
 from streamcl.testing import each_exactly_once
 from streams.live.mqtt import MqttProducer
@@ -97,6 +98,22 @@ def test_what_is_published_while_no_run_reads_comes_later_in_order(mosquitto, tm
         with receiving(mosquitto, tmp_path) as reader:
             found = received(reader, 100 * part + 100)
     assert ids(found) == [f"m{k}" for k in range(300)]
+
+
+def test_a_message_may_be_the_label_of_an_earlier_record(mosquitto, tmp_path):
+    subscribed(mosquitto, tmp_path)
+    label = ("cam/1", b"", {"label_of": "m0", "label": "cat"})
+    mosquitto.publish([*messages([0]), label, ("cam/1", b"", {"label_of": "m0"}), *messages([1])])
+    with receiving(mosquitto, tmp_path) as reader:
+        first, second, blank, last = (each.value for each in received(reader, 4))
+    assert (first["id"], second, last["id"]) == ("m0", Label("m0", "cat"), "m1")
+    assert (blank.id, "label" in blank.fault) == ("m0", True)
+    subscribed(mosquitto, tmp_path / "2", format="envelope")
+    mosquitto.publish([("cam/2", b'{"label_of": 5, "label": 3}', {}), ("cam/2", b'{"label_of": {}}', {})])
+    with receiving(mosquitto, tmp_path / "2", format="envelope") as reader:
+        label, bad = (each.value for each in received(reader, 2))
+    assert label == Label("5", "3")
+    assert bad.fault
 
 
 def test_requests_come_from_a_topic_of_their_own(mosquitto, tmp_path):

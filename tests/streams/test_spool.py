@@ -158,6 +158,47 @@ def test_requests_and_labels_pass_in_their_order(tmp_path):
     assert [values[0]["id"], values[5]["id"]] == ["r0", "r1"]
 
 
+def test_labels_come_as_mappings_or_with_any_names_and_one_that_cannot_be_read_has_its_fault(tmp_path):
+    sent = [{"label_of": "r0", "label": "b"}, {"label_of": 7, "label": np.int64(1)}, Label("r1 ", " cat")]
+    sent += [{"label_of": "r2"}, {"label_of": None, "label": "b"}, Label("r3", 2.5), Label("r4", "b", "late")]
+    form = SpoolFormat(class_names=["ant", "bee"])
+    with opened(reader_of(tmp_path, Sends(sent), form=form)) as reader:
+        *good, blank, nameless, half, late = (each.value for each in everything(reader))
+    assert good == [Label("r0", "b"), Label("7", "bee"), Label("r1 ", "cat")]
+    assert [each.id for each in (blank, nameless, half)] == ["r2", "<NoneType>", "r3"]
+    assert all(each.fault for each in (blank, nameless, half))
+    assert late == Label("r4", "b", "late")
+    strict = SpoolFormat(RecordPolicy(on_bad_record="fail"))
+    reader = reader_of(tmp_path / "strict", Sends([{"label_of": "r2"}]), form=strict)
+    with opened(reader), pytest.raises(BadRecord, match="empty"):
+        everything(reader)
+
+
+def test_a_record_whose_label_has_come_before_it_is_no_repetition_after_a_restart(tmp_path):
+    with writing(tmp_path) as writer:
+        assert writer.append(Label("r0", "b")) == 0
+    with writing(tmp_path) as writer:
+        assert writer.append(record(0)) == 1
+        assert writer.append(record(0)) == 1
+
+
+def test_a_batch_is_not_appended_as_one_record(tmp_path):
+    with writing(tmp_path) as writer:
+        with pytest.raises(BadRecord, match="2 records"):
+            writer.append([record(0), record(1)])
+        assert writer.append(record(0)) == 0
+
+
+def test_names_are_kept_in_their_one_spelling_so_that_a_request_finds_them(tmp_path):
+    sent = {**record(0), "subject": " cafe\u0301 ", "domain": "door "}
+    with opened(reader_of(tmp_path, Sends([sent]))) as reader:
+        (found,) = everything(reader)
+    assert (found.value["subject"], found.value["domain"]) == ("caf\u00e9", "door")
+    spool = Spool(tmp_path / "spool", Retention(reserve=0))
+    assert spool.erase(ForgetRequest(subject="cafe\u0301"), []) == 1
+    assert b"caf" not in content(tmp_path)
+
+
 def test_a_batch_of_labels_that_were_erased_after_it_was_cut_is_replayed_as_nothing(tmp_path):
     with writing(tmp_path) as writer:
         for each in (record(0), Label("r0", "b"), Label("r0", "c"), ForgetRequest(subject="p"), record(1)):
