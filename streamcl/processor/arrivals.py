@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from streamcl.events import Batch, Prediction, PredictionRecord
@@ -52,6 +53,12 @@ class ArrivalPredictions:
     def after_batch(self, record: BatchRecord) -> None:
         """Drop the predictions of records that are learned."""
         self._waiting = {at: made for at, made in self._waiting.items() if at >= record.batch.end}
+
+    def keep_classes(self, classes: Collection[str]) -> None:
+        """Name no class but these in any prediction: others were erased since it was made."""
+        for at, made in self._waiting.items():
+            if made.label is not None and made.label not in classes:
+                self._waiting[at] = replace(made, label=None)
 
     def state_dict(self) -> State:
         """Return the predictions of records that wait."""

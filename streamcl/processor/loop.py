@@ -187,6 +187,7 @@ class StreamProcessor:
             if event.to_commit:
                 if event.figures:
                     self.shift_handler.after_erasure()
+                self._arrivals.keep_classes(self.learner.classes)
                 self._predictions.recount()
                 self.commit()
                 erased = True

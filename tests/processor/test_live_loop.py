@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import groupby
 
 import pytest
+from forgetting_fakes import Opened
 from live_readers import Clock, ScriptedReader, record
 from log_messages import logged
 from loop_runs import build, lines
 
+from streamcl.events import ForgetRequest
 from streamcl.processor.arrivals import HEARTBEAT
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import Checkpoints, SavedCheckpoint
@@ -105,6 +107,25 @@ def test_records_are_predicted_as_they_come_and_that_prediction_counts(tmp_path)
     assert without_step[0] == without_step[1]
     assert at_arrival.parts.scores.accuracy == with_batch.parts.scores.accuracy
     assert not at_arrival.state_dict().get("arrivals")
+
+
+def test_a_class_forgotten_between_arrival_and_batch_is_named_by_no_prediction_that_waits(tmp_path):
+    clock = Clock()
+    script = [(float(at), record(number)) for at, number in enumerate([1, 3, 5, 0, 2, 4, 6, 8])]
+    source = live(script, clock, size=4, max_wait=None, previews=True)
+    with Opened(tmp_path, source) as opened:
+        for prediction in opened.processor.run():
+            if prediction.offset == 5:
+                assert prediction.predicted == "b"
+                opened.forgetting.submit(ForgetRequest(label="b", id="r1"))
+                opened.processor.forget()
+                waiting = opened.processor.state_dict()["arrivals"]
+                assert waiting.keys() == {"4", "5"}
+                assert {label for label, _ in waiting.values()} == {None}
+        scores = opened.processor.parts.scores
+        assert scores.samples == 8
+        assert "b" not in {name for pair in scores.state_dict()["confusion"] for name in pair[:2]}
+    source.close()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
