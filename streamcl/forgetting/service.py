@@ -18,8 +18,9 @@ from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.receipts.archive import receipt_path
 from streamcl.forgetting.receipts.receipt import ErasureOutcome, log_entry
-from streamcl.forgetting.tombstones import Tombstones
+from streamcl.forgetting.tombstones import Tombstones, names_dropped
 from streamcl.protocols import BatchRecord, ForgettingEvent, State
+from streamcl.requests.label import Label
 from streamcl.sources.retention import retained_of
 
 OVERDUE = "the deadline of a request has passed, and it is not carried out"
@@ -65,7 +66,8 @@ class ForgettingService:
         self._applied: dict[str, ErasureOutcome] = {}
         self._offset = 0
         self._late: set[str] = set()
-        self._returned: set[str] = set()  # ids of samples that were dropped since the last commit
+        self._returned: set[str] = set()  # ids of records that were dropped since the last commit
+        self._returned_labels: set[Label] = set()  # and labels
         entries = ledger.entries()
         self._failed = [entry for entry in entries if entry.status == "failed"]
         self._unscrubbed = {
@@ -105,8 +107,9 @@ class ForgettingService:
         """Return the batch without samples that have a tombstone; their records keep their offsets."""
         filtered = self._tombstones.drop_erased(batch)
         if filtered is not batch:
-            remaining = {sample.id for sample in filtered.samples}
-            self._returned |= {sample.id for sample in batch.samples} - remaining
+            ids, labels = names_dropped(batch, filtered)
+            self._returned |= ids
+            self._returned_labels |= labels
         return filtered
 
     def after_batch(self, record: BatchRecord, contents: Sequence[bytes] | None = None) -> None:
@@ -142,9 +145,10 @@ class ForgettingService:
         self._lineage.commit()
         if self._run.statistics is not None:
             self._run.statistics.flush(self._offset)
-        if self._returned and (spool := retained_of(self._run.source)) is not None:
-            spool.erase_returned(self._returned)
-        self._returned = set()
+        returned = self._returned or self._returned_labels
+        if returned and (spool := retained_of(self._run.source)) is not None:
+            spool.erase_returned(self._returned, self._returned_labels)
+        self._returned, self._returned_labels = set(), set()
         self._scrub()
 
     @property

@@ -73,6 +73,15 @@ def drop_samples(batch: Batch, dropped: Collection[int]) -> Batch:
     return replace(batch, samples=kept, rejected=tuple(sorted(rejected, key=lambda each: each.offset)))
 
 
+def names_dropped(batch: Batch, filtered: Batch) -> tuple[set[str], set[Label]]:
+    """Return the ids of records, and the labels, that are in a batch and not in it once it was filtered."""
+    ids, remaining = (
+        {sample.id for sample in each.samples} | {record.id for record in each.rejected}
+        for each in (batch, filtered)
+    )
+    return ids - remaining, set(batch.labels) - set(filtered.labels)
+
+
 def dropped_from(batch: Batch) -> tuple[int, ...]:
     """Return the offsets of a batch's records that a tombstone has left no more than places."""
     return tuple(rejected.offset for rejected in batch.rejected if rejected.reason == DROPPED)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
 from streamcl.events import ForgetRequest
+from streamcl.requests.label import Label
 
 
 class RetainedRecords(Protocol):
@@ -22,8 +23,8 @@ class RetainedRecords(Protocol):
         places stay. Return how many records were taken out; repeating it is harmless.
         """
 
-    def erase_returned(self, ids: Collection[str]) -> None:
-        """Take out records that came again although they are forgotten, and are not committed yet."""
+    def erase_returned(self, ids: Collection[str], labels: Collection[Label]) -> None:
+        """Take out records and labels that came although they are forgotten, and are not committed yet."""
 
     def scrub(self, request: ForgetRequest) -> None:
         """Take out a request that came with the stream and was refused or failed; no record is."""

@@ -12,10 +12,11 @@ from typing import Any
 
 from streamcl.errors import SourceError
 from streamcl.events import ForgetRequest
+from streamcl.requests.label import Label
 from streamcl.storage import files
 from streamcl.storage.lock import RunLock
 from streamcl.storage.segment_log import SEGMENT_BYTES, LogRecord, SegmentLog
-from streams.live.spool_record import erased_header, header_of, is_record, value_of
+from streams.live.spool_record import erased_header, header_of, is_record, label_of, value_of
 
 DAY = 86_400.0
 RESERVE = 256 * 2**20
@@ -154,12 +155,13 @@ class Spool:
         self._redact(replacement)
         return erased
 
-    def erase_returned(self, ids: Collection[str]) -> None:
-        """Redact records with these ids, of those that no durable checkpoint has passed."""
+    def erase_returned(self, ids: Collection[str], labels: Collection[Label]) -> None:
+        """Redact records with these ids, and these labels, of those that no durable checkpoint has passed."""
 
         def replacement(record: LogRecord) -> bytes | None:
             head = header_of(record)
-            return erased_header(head) if is_record(head) and head["id"] in ids else None
+            is_returned = (is_record(head) and head["id"] in ids) or label_of(head) in labels
+            return erased_header(head) if is_returned else None
 
         self._redact(replacement, self._learned)
 

@@ -167,10 +167,15 @@ def _other_value(head: Mapping[str, Any]) -> Any:
         case "refused":
             return RefusedRequest(head["reason"], hint=head["hint"])
         case "label":
-            return Label(head["id"], head["label"], head["fault"])
+            return label_of(head)
         case "bad":
             return RejectedRecord(0, head["id"], head["reason"])
     return RejectedRecord(0, "", ERASED) if head["place"] else Batch(0, ())
+
+
+def label_of(head: Mapping[str, Any]) -> Label | None:
+    """Return the label in a header; None where it is that of something else."""
+    return Label(head["id"], head["label"], head["fault"]) if head["kind"] == "label" else None
 
 
 def is_record(head: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
+from forgetting_fakes import Opened
 from live_readers import Clock, ScriptedReader, record
 from log_messages import logged
 from PIL import Image
@@ -489,6 +490,36 @@ def test_records_that_wait_are_not_fetched(tmp_path):
         everything(reader, ended=False)
         reader.advance([0, 1])
         assert set(reader.fetch(["r0", "r1", "r2"])) == {"r0", "r1"}
+
+
+def test_whatever_comes_again_of_what_is_forgotten_leaves_the_spool(tmp_path):
+    """Also a record whose image is broken, and labels: of a forgotten record, and of a forgotten class."""
+    forgotten = threading.Event()
+
+    def records():
+        yield from [record(8) | {"label": "intruder"}, *map(record, range(4))]
+        assert forgotten.wait(60.0)
+        yield from [{"image": CANARY, "label": "a", "id": "face-1"}, Label("face-2", "a")]
+        yield from [
+            Label("r0", "intruder"),
+            Batch(0, (), rejected=(RejectedRecord(0, "face-3", "too large"),)),
+        ]
+        yield from map(record, (4, 6, 10))
+
+    faces = ForgetRequest(ids=("face-1", "face-2", "face-3"), id="faces")
+    intruder = ForgetRequest(label="intruder", offset=2, id="class")
+    source = LiveSource(reader_of(tmp_path, Sends(records())), cutting=Cutting(size=2, max_wait=None))
+    with Opened(tmp_path / "run", source, schedule=[faces, intruder]) as opened:
+        predicted = []
+        for each in opened.processor.run():
+            predicted.append(each.id)
+            if each.offset == 2:
+                forgotten.set()
+    source.close()
+    assert predicted == ["r8", "r0", "r1", "r2", "r3", "r4", "r6", "r10"]
+    for canary in (CANARY, b"face-", b"intruder"):
+        assert canary not in content(tmp_path / "spool")
+    assert content(tmp_path / "spool").count(b'"label":"a"') == 5
 
 
 # -- producers ---------------------------------------------------------------------------------------------
