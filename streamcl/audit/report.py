@@ -123,13 +123,15 @@ def save_audit(
     receipt = archive.newest_receipt(folder, request)
     files.make_folder(folder / archive.AUDITS)
     path = _free(folder, archive.file_name(request))
+    with signing_key() as key:
+        made = clock()
     content = {
         "request": request,
         "receipt": hash_chain.sha256_of(receipt) if receipt.exists() else None,
-        "made": clock(),
+        "made": made,
         "audit": _finite(report.to_json()),
     }
-    key, head = signing_key(), hash_chain.ChainHead(folder / archive.AUDITS, "audit")
+    head = hash_chain.ChainHead(folder / archive.AUDITS, "audit")
     head.next_link(content, key).write(path)
     if key is not None:
         head.sign(key)

@@ -58,7 +58,7 @@ def audit(
         config = replace(config, references=references, reruns=references)
     with show_messages():
         report = audit_run(run, request=request, config=config, retrain=rerun)
-    path = save_audit(run, report, signing_key=default_key_folder().signing_key)
+    path = save_audit(run, report, signing_key=default_key_folder().key_in_use)
     if as_json:
         say(json.dumps(report.to_json(), indent=2))
     else:

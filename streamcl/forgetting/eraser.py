@@ -123,9 +123,7 @@ class Eraser:
         self._drift = drift
         self._run, self._ledger, self._lineage = resources, ledger, lineage
         self._methods, self._tombstones, self._clock = tuple(methods), tombstones, clock
-        self._archive = ReceiptArchive(
-            resources.folder, signing_key=resources.signing_key, disk=resources.disk
-        )
+        self._archive = ReceiptArchive(resources.folder, disk=resources.disk)
 
     def plan(self, request: ForgetRequest) -> ErasurePlan:
         """Return what the request reaches; change nothing."""
@@ -189,35 +187,38 @@ class Eraser:
         Each step may be repeated after a crash.
         """
         run, request = self._run, plan.request
+        with run.signing_key() as key:
+            completed = self._clock()
         receipt = receipts.build_receipt(
-            request, outcome, self._ledger, completed=self._clock(), config=run.fingerprint
+            request, outcome, self._ledger, completed=completed, config=run.fingerprint
         )
         if outcome.outcome == "done":
-            self._archive.write(receipt.model_copy(update=self._erase_on_disk(plan, receipt)))
+            self._archive.write(receipt.model_copy(update=self._erase_on_disk(plan, receipt)), key)
             self._lineage.erase(sorted(plan.target.offsets))
             self._ledger.finish(request.id)
             return
         if (retained := retained_of(run.source)) is not None:
             retained.scrub(request)
-        self._archive.write(receipt)
+        self._archive.write(receipt, key)
         end = self._ledger.refuse if outcome.outcome == "refused" else self._ledger.fail
         end(request.id, str(outcome.reason))
 
     def refuse_unreadable(self, entry: LedgerEntry, reason: str, *, offset: int) -> None:
         """Refuse a request of which the ledger's content cannot be read, with a receipt like any other."""
-        self._archive.write(
-            Receipt(
-                request=entry.id,
-                kind="unreadable",
-                outcome="refused",
-                reason=reason,
-                offset=offset,
-                on_return="drop",
-                received=entry.received,
-                completed=self._clock(),
-                config=self._run.fingerprint,
-            )
+        with self._run.signing_key() as key:
+            completed = self._clock()
+        receipt = Receipt(
+            request=entry.id,
+            kind="unreadable",
+            outcome="refused",
+            reason=reason,
+            offset=offset,
+            on_return="drop",
+            received=entry.received,
+            completed=completed,
+            config=self._run.fingerprint,
         )
+        self._archive.write(receipt, key)
         self._ledger.refuse(entry.id, reason)
 
     def _erase_on_disk(self, plan: ErasurePlan, receipt: Receipt) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def assemble(
             snapshots=snapshots,
             waiting=waiting,
             fingerprint=fingerprint(settings),
-            signing_key=default_key_folder().signing_key,
+            signing_key=default_key_folder().key_in_use,
         )
         forgetting = build_forgetting(settings, resources, stack)
     store = _checkpoint_store(output, learner, group)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from streamcl.errors import ConfigError, ForgettingError
-from streamcl.storage.private_files import key_directory, read_private, write_private
+from streamcl.storage.private_files import key_directory, make_private_folder, read_private, write_private
 from streamcl.storage.signing import PublicKeys, SigningKey
 
 PRIVATE, PUBLIC = "signing-key.pem", "public-keys.json"
@@ -27,21 +30,35 @@ class KeyFolder:
 
     def create(self, *, name: str | None = None) -> SigningKey:
         """Make the first signing key and return it. Raise ConfigError where there is one."""
-        if (self.folder / PRIVATE).exists():
-            raise ConfigError(
-                f"{self.folder / PRIVATE} exists", hint="streamcl key rotate replaces it by a new one"
-            )
-        return self._make(name)
+        make_private_folder(self.folder)
+        with self._locked(fcntl.LOCK_EX):
+            if (self.folder / PRIVATE).exists():
+                raise ConfigError(
+                    f"{self.folder / PRIVATE} exists", hint="streamcl key rotate replaces it by a new one"
+                )
+            return self._make(name)
 
     def rotate(self, *, name: str | None = None) -> SigningKey:
         """Replace the signing key and return the new one; the old public key stays, valid until now.
 
         The old private key is deleted. After a crash the old key or the new one is in use.
         """
-        old = self.signing_key()
-        if old is None:
-            raise ConfigError(f"there is no key in {self.folder}", hint="streamcl key init makes the first")
-        return self._make(name or old.public.name)
+        with self._locked(fcntl.LOCK_EX):
+            old = self.signing_key()
+            if old is None:
+                raise ConfigError(
+                    f"there is no key in {self.folder}", hint="streamcl key init makes the first"
+                )
+            return self._make(name or old.public.name)
+
+    @contextmanager
+    def key_in_use(self) -> Iterator[SigningKey | None]:
+        """Yield the signing key, None where none was made; until the block ends no other takes its place.
+
+        So a time that is read in the block is one at which that key is valid.
+        """
+        with self._locked(fcntl.LOCK_SH):
+            yield self.signing_key()
 
     def signing_key(self) -> SigningKey | None:
         """Return the signing key, with its name and validity; None where none was made."""
@@ -76,6 +93,16 @@ class KeyFolder:
             )
         )
         return new
+
+    @contextmanager
+    def _locked(self, operation: int) -> Iterator[None]:
+        """Hold the folder, where it exists, against other processes that make or use a key."""
+        with ExitStack() as stack:
+            with suppress(OSError):  # some network file systems cannot lock a folder
+                folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, folder)
+                fcntl.flock(folder, operation)
+            yield
 
     def _publish(self, keys: PublicKeys) -> None:
         write_private(self.public_path, keys.to_bytes())

@@ -24,21 +24,29 @@ def key_directory(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "streamcl"
 
 
+def make_private_folder(folder: Path) -> None:
+    """Make a folder where it is missing; nobody but its owner has access to it from then on.
+
+    Raise ConfigError where that is not possible.
+    """
+    try:
+        files.make_folder(folder)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Write a file atomically; its folder is made where it is missing, and keeps others out from then on.
 
     Raise ConfigError where the folder cannot be written.
     """
+    make_private_folder(path.parent)
     try:
-        files.make_folder(path.parent)
-        path.parent.chmod(0o700)
         files.atomic_write(path, data)
         path.chmod(0o600)
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written: {error.strerror or error}",
-            hint=f"name a folder for keys, outside every run directory, in {KEYS_VARIABLE}",
-        ) from error
+        raise _unwritable(path, error) from error
 
 
 def write_private_once(path: Path, data: bytes) -> None:
@@ -71,3 +79,10 @@ def read_private(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint=f"name a folder for keys, outside every run directory, in {KEYS_VARIABLE}",
+    )

@@ -49,7 +49,7 @@ def operator(tmp_path_factory):
     source = ScriptedSource([4] * 6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STREAMCL_KEYS", str(folder / "keys"))
-        with Opened(folder / "run", source, schedule=schedule, signing_key=keys.signing_key) as run:
+        with Opened(folder / "run", source, schedule=schedule, signing_key=keys.key_in_use) as run:
             run.run()
     return folder
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from forgetting_fakes import Opened, holds
-from signed_runs import KEY, KEYS
+from signed_runs import KEY, KEYS, key_source
 from tiny_runs import untimed
 
 from streamcl.errors import ForgettingError
@@ -34,7 +34,7 @@ WISHES = {
 
 def run_once(folder, wish, disk=None):
     schedule = [ForgetRequest(**WISHES[wish], offset=12, id="r1")]
-    options = {"schedule": schedule, "disk": disk, "commit_every": 16, "signing_key": lambda: KEY}
+    options = {"schedule": schedule, "disk": disk, "commit_every": 16, "signing_key": key_source(KEY)}
     with Opened(folder, ScriptedSource([4] * 6), **options) as run:
         run.run()
 

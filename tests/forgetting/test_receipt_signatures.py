@@ -4,14 +4,17 @@ import hashlib
 import json
 import shutil
 import sqlite3
+from contextlib import nullcontext
 
 import pytest
 import rfc8785
 from forgetting_fakes import ForgettingLearner, Opened
+from live_readers import Clock
 from signed_runs import KEY, KEYS, TAMPERINGS, make_run, receipts, signed_run_fixtures
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
+from streamcl.forgetting.receipts.archive import no_signing_key
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.runs.doctor import check_run
 from streamcl.storage import envelope, hash_chain
@@ -106,7 +109,7 @@ def test_nor_with_its_request_in_the_ledger(run):
 
 
 def test_the_newest_receipt_of_a_run_without_a_key_cannot_be_removed_either(tmp_path):
-    run = make_run(tmp_path / "run", signing_key=lambda: None)
+    run = make_run(tmp_path / "run", signing_key=no_signing_key)
     lines = verify_receipt(receipts(run)[0])
     assert lines[0] == "it is not signed: it proves nothing to anyone who does not trust the run directory"
     assert json.loads(receipts(run)[0].read_text())["signed_by"] is None
@@ -189,21 +192,67 @@ def test_a_receipt_of_a_retired_key_stays_good_and_a_later_one_is_refused(tmp_pa
     times = iter([0.0, 3000.0, 3001.0])
     folder = KeyFolder(tmp_path / "keys", clock=lambda: next(times))
     old = folder.create()
-    run = make_run(tmp_path / "run", folder.signing_key)
+    run = make_run(tmp_path / "run", folder.key_in_use)
     folder.rotate()
     assert any("signed with" in line for line in verify_receipt(receipts(run)[0], folder.public_keys()))
     late = KeyFolder(tmp_path / "late", clock=lambda: 2500.0)
     late.create()
     with pytest.raises(ForgettingError, match="outside the time in which its key was valid"):
-        verify_receipt(receipts(make_run(tmp_path / "two", late.signing_key))[0], late.public_keys())
+        verify_receipt(receipts(make_run(tmp_path / "two", late.key_in_use))[0], late.public_keys())
     with pytest.raises(ForgettingError, match="none of the 1 known public keys"):
         verify_receipt(receipts(run)[0], late.public_keys())
     assert old.public.key_id in folder.public_keys()
 
 
+class ChangesKey:
+    """Copies of records of which the second erasure makes a key, or replaces the one in use."""
+
+    description = "none"
+
+    def __init__(self, change):
+        self.change, self.erasures = change, 0
+
+    def erase(self, request, ids):
+        self.erasures += 1
+        if self.erasures == 2:
+            self.change()
+        return 0
+
+    def erase_returned(self, ids, labels):
+        pass
+
+    def scrub(self, request):
+        pass
+
+
+class RetainingSource(ScriptedSource):
+    retained = None
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_key_that_is_made_or_replaced_during_an_erasure_leaves_a_chain_that_verifies(tmp_path, existed):
+    clock = Clock()
+    folder = KeyFolder(tmp_path / "keys", clock=clock)
+    if existed:
+        folder.create()
+
+    def change():
+        clock.now += 0.5
+        (folder.rotate if existed else folder.create)()
+
+    source = RetainingSource([4] * 6, classes=("zebra", "ibex"))
+    source.retained = ChangesKey(change)
+    run = make_run(tmp_path / "run", folder.key_in_use, source, clock=clock)
+    assert source.retained.erasures == 3
+    signers = [json.loads(path.read_text())["signed_by"] for path in receipts(run)]
+    assert signers[0] == signers[1] != signers[2]
+    for path in receipts(run):
+        assert verify_receipt(path, folder.public_keys())
+
+
 def test_a_run_that_loses_its_key_is_refused(tmp_path):
     keys = iter([KEY, KEY, None])
-    run = make_run(tmp_path / "run", lambda: next(keys))
+    run = make_run(tmp_path / "run", lambda: nullcontext(next(keys)))
     with pytest.raises(ForgettingError, match=r"r3\.json is not signed"):
         verify_receipt(receipts(run)[0], KEYS)
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import struct
+import threading
 from dataclasses import replace
 
 import pytest
@@ -155,6 +156,27 @@ class TestKeyFolder:
         assert not any(pem in path.read_bytes() for path in tmp_path.iterdir())
         assert keys[old.public.key_id].was_valid_at(7.0)
         assert not keys[old.public.key_id].was_valid_at(10.0)
+
+    def test_no_key_takes_the_place_of_one_in_use_before_a_receipt_is_dated(self, tmp_path):
+        in_use, seen = False, []
+
+        def clock():
+            seen.append(in_use)
+            return 5.0
+
+        folder = KeyFolder(tmp_path, clock=clock)
+        old = folder.create()
+        rotation = threading.Thread(target=KeyFolder(tmp_path, clock=clock).rotate)
+        with folder.key_in_use() as key:
+            in_use = True
+            rotation.start()
+            rotation.join(0.2)  # without the lock it would be over by now
+            in_use = False
+        rotation.join()
+        assert key.public == old.public
+        assert seen == [False, False]
+        with folder.key_in_use() as key:
+            assert key.public != old.public
 
     @pytest.mark.parametrize("after", range(3))
     def test_a_rotation_that_a_crash_ends_leaves_a_key_that_signs(self, tmp_path, monkeypatch, after):

@@ -180,6 +180,7 @@ class Opened:
         held_out=(),
         by=None,
         signing_key=no_signing_key,
+        clock=lambda: 2000.0,
     ):
         folder.mkdir(exist_ok=True)
         disk = disk or FaultyDisk()  # without faults: its syncs cost nothing
@@ -213,7 +214,7 @@ class Opened:
             self.lineage,
             [NoOp(), ClosedFormRemoval(), HeadOnly(), *methods],
             schedule=schedule,
-            clock=lambda: 2000.0,
+            clock=clock,
         )
         self.processor = StreamProcessor(
             source,

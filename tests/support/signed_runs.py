@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +20,19 @@ KEY = SigningKey.generate(name="ACME", valid_from=0.0)
 KEYS = PublicKeys.of([KEY.public])
 
 
-def make_run(folder: Path, signing_key=lambda: KEY) -> Path:
+def key_source(key):
+    """A source of signing keys that has this one for ever."""
+    return lambda: nullcontext(key)
+
+
+def make_run(folder: Path, signing_key=key_source(KEY), source=None, **options) -> Path:  # noqa: B008
     schedule = [
         ForgetRequest(subject="subject-1", offset=8, id="r1", deadline=1500.0),
         ForgetRequest(ids=[record_id(2)], offset=12, id="r2"),
         ForgetRequest(ids=[record_id(9)], offset=16, id="r3"),
     ]
-    source = ScriptedSource([4] * 6, classes=("zebra", "ibex"))
-    with Opened(folder, source, schedule=schedule, signing_key=signing_key) as opened:
+    source = source or ScriptedSource([4] * 6, classes=("zebra", "ibex"))
+    with Opened(folder, source, schedule=schedule, signing_key=signing_key, **options) as opened:
         opened.run()
     return folder
 

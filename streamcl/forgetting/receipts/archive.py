@@ -9,6 +9,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -45,33 +46,35 @@ NOT_SIGNED = "none: this run had no signing key, so the receipt proves nothing t
 ON_RETURN = {"drop": "it is not learned", "learn": "it may be learned"}
 
 
-SigningKeySource: TypeAlias = Callable[[], SigningKey | None]
-"""Gives the key that is in use at present, since a key may be made or replaced while a run goes on."""
+SigningKeySource: TypeAlias = Callable[[], AbstractContextManager[SigningKey | None]]
+"""Gives the key that is in use, which none replaces before the block ends (see `KeyFolder.key_in_use`).
+
+A key may be made or replaced while a run goes on, so a receipt is dated within the block, and signed with
+that key even where another is in use when it is written.
+"""
 
 
-def no_signing_key() -> None:
+def no_signing_key() -> AbstractContextManager[None]:
     """Return no key: receipts are not signed, and say so."""
+    return nullcontext()
 
 
 class ReceiptArchive:
-    """Writes the receipts of a run; each link of the chains is read once, not again for each receipt.
+    """Writes the receipts of a run; each link of the chains is read once, not again for each receipt."""
 
-    signing_key: gives the key that signs the next receipt and the head of the chain.
-    """
-
-    def __init__(
-        self, folder: Path, *, signing_key: SigningKeySource = no_signing_key, disk: Disk = files.DISK
-    ) -> None:
-        self._folder, self._signing_key, self._disk = folder, signing_key, disk
+    def __init__(self, folder: Path, *, disk: Disk = files.DISK) -> None:
+        self._folder, self._disk = folder, disk
         self._receipts = hash_chain.ChainHead(folder / RECEIPTS, "receipt")
         self._audits = hash_chain.ChainHead(folder / AUDITS, "audit")
 
-    def write(self, receipt: Receipt) -> Path:
+    def write(self, receipt: Receipt, key: SigningKey | None = None) -> Path:
         """Chain a receipt to the newest one and write it atomically, its page first; one that exists stays.
 
         It names the newest audit, so that no audit can be removed unnoticed. Return its path.
+
+        key: that was in use when the receipt was completed; it signs the receipt and the head of the chain.
         """
-        path, key = receipt_path(self._folder, receipt.request, receipt.attempt), self._signing_key()
+        path = receipt_path(self._folder, receipt.request, receipt.attempt)
         if not path.exists():
             files.make_folder(path.parent, disk=self._disk)
             verify = f"streamcl verify {RECEIPTS}/{path.name}"
