@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from streamcl.sources.live_reader import Arrival, LiveReader
 from streamcl.testing.source_checks import plain_hash, require
 
 QUIET = 3  # polls in a row without a record after which nothing more is expected
+LEAST = 3  # records, with fewer of which little can be checked
+PATIENCE = 60.0  # seconds within which records that are known to be there come, however busy the machine is
 
 
 def check_live_reader(make_reader: Callable[[], LiveReader], *, timeout: float = 0.2) -> None:
@@ -36,7 +39,7 @@ def check_live_reader(make_reader: Callable[[], LiveReader], *, timeout: float =
     reader.open(None)
     before = plain_hash(reader.position())
     arrivals = _polled(reader, timeout)
-    require(len(arrivals) >= 3, f"only {len(arrivals)} records came, so little can be checked")
+    require(len(arrivals) >= LEAST, f"only {len(arrivals)} records came, so little can be checked")
     require(plain_hash(reader.position()) == before, "polling moved the position: only `advance` may")
     for arrival in arrivals:
         require(json.loads(json.dumps(arrival.key)) == arrival.key, f"the key {arrival.key!r} is not JSON")
@@ -48,10 +51,10 @@ def check_live_reader(make_reader: Callable[[], LiveReader], *, timeout: float =
     _check_restarts(make_reader, arrivals, timeout)  # last: acknowledged records may be removed
 
 
-def _polled(reader: LiveReader, timeout: float) -> list[Arrival]:
-    """Return what comes until nothing has come for a few polls, or the reader ends."""
-    found, quiet = list[Arrival](), 0
-    while quiet < QUIET:
+def _polled(reader: LiveReader, timeout: float, expected: int = LEAST) -> list[Arrival]:
+    """Return what comes until `expected` records have, and then nothing for a few polls; or to the end."""
+    found, quiet, until = list[Arrival](), 0, time.monotonic() + PATIENCE
+    while quiet < QUIET or (len(found) < expected and time.monotonic() < until):
         arrivals = reader.poll(timeout)
         if arrivals is None:
             break
@@ -66,7 +69,7 @@ def _check_restarts(
     """Require the remaining records after a restart, wherever the position was."""
     reader = make_reader()
     reader.open(None)
-    require(_same(_polled(reader, timeout), arrivals), "another reader brings other records")
+    require(_same(_polled(reader, timeout, len(arrivals)), arrivals), "another reader brings other records")
     positions = [reader.position()]
     hashes = [plain_hash(positions[0])]
     for arrival in arrivals:
@@ -79,7 +82,7 @@ def _check_restarts(
         restarted = make_reader()
         restarted.open(copy.deepcopy(position))
         require(plain_hash(restarted.position()) == hashes[taken], f"position {taken} changed when opened")
-        found = _polled(restarted, timeout)
+        found = _polled(restarted, timeout, len(arrivals) - taken)
         require(_same(found, arrivals[taken:]), f"opened after record {taken}, other records come")
         restarted.acknowledge(position)
         require(not restarted.poll(timeout), f"records came twice after position {taken} was acknowledged")
@@ -96,7 +99,8 @@ def _check_replays(
     replayed = reader.replay([each.key for each in head])
     require(_same(replayed, head), "the replayed records are others than those that were polled")
     reader.advance([each.key for each in head])
-    require(_same(_polled(reader, timeout), arrivals[2:]), "after a replay other records follow")
+    rest = arrivals[2:]
+    require(_same(_polled(reader, timeout, len(rest)), rest), "after a replay other records follow")
     reader.close()
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from streamcl.errors import BadRecord, ForgettingError, RefusedRequest
 from streamcl.events import ForgetRequest
 from streams.user.label_records import LABEL_OF
+from streams.user.labels import to_text
 
 ENVELOPE = "data"
 """The field that holds a whole record as a JSON object."""
@@ -58,6 +60,17 @@ def record_of_json(data: bytes, default_id: str) -> Mapping[str, Any] | BadRecor
         return BadRecord(f"the envelope cannot be read: {error}")
     names = {name: envelope[name] for name in NAMES if envelope.get(name) is not None}
     return {"id": default_id, **names, "image": image}
+
+
+def text_id(value: Any) -> str | None:
+    """Return the id of a record in one of these forms as text; None of anything that has none.
+
+    >>> text_id({"image": b"", "id": 7}), text_id({"image": b"", "id": []})
+    ('7', None)
+    """
+    with suppress(BadRecord):
+        return to_text(value.get("id"), "id") if isinstance(value, Mapping) else None
+    return None
 
 
 def request_of_json(data: bytes, default_key: str) -> ForgetRequest | RefusedRequest:

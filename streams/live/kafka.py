@@ -15,7 +15,7 @@ from streamcl.events import ForgetRequest
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
-from streams.live.envelope import record_of_fields, record_of_json, request_of_json
+from streams.live.envelope import record_of_fields, record_of_json, request_of_json, text_id
 from streams.live.kafka_topic import KafkaTopic, Message, connection_settings
 from streams.user.label_records import LABEL_OF
 
@@ -187,8 +187,8 @@ class KafkaReader:
                     value = self._arrival(message).value
                     if message.offset() >= taken.get(message.partition(), sys.maxsize):
                         continue
-                    if isinstance(value, Mapping) and value.get("id") in wanted:
-                        found.setdefault(value["id"], value)
+                    if (name := text_id(value)) is not None and name in wanted:
+                        found.setdefault(name, value)
         finally:
             topic.close()
         return found

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
 
 from streamcl.errors import BadRecord
-from streams.live.envelope import record_of_fields
+from streams.live.envelope import record_of_fields, text_id
 from streams.live.redis_connection import RedisConnection
 from streams.live.stream_position import BEGINNING, as_text, is_entry_id, next_id
-from streams.user.labels import to_text
 
 ENTRIES_AT_ONCE = 64  # entries, over all keys, so that few are in memory
 
@@ -90,8 +88,6 @@ def _wanted_among(
     found = dict[str, Any]()
     for (key, entry), fields in entries:
         record = None if fields is None else record_of_entry(fields, f"{key}/{entry}")
-        if record is not None and not isinstance(record, BadRecord):
-            with suppress(BadRecord):
-                if (name := to_text(record.get("id"), "id")) in wanted:
-                    found[str(name)] = record
+        if (name := text_id(record)) is not None and name in wanted:
+            found[name] = record
     return found

@@ -436,6 +436,18 @@ def test_records_are_fetched_again_by_their_ids(cluster):
     assert {name: value["image"] for name, value in found.items()} == {record_id(4): png(4), "t-0-3": png(7)}
 
 
+def test_records_whose_ids_are_numbers_or_no_ids_at_all_do_not_hinder_fetching(cluster):
+    for number, name in enumerate((7, {}, None, 2**70, "x")):
+        cluster.send("t", envelope(number, id=name))
+    cluster.send("t", b'{"label_of": "x", "label": "ant"}')
+    found = KafkaReader(cluster.address, "t", format="envelope").fetch(["7", "t-0-2", "x"])
+    assert {name: value["image"] for name, value in found.items()} == {
+        "7": png(0),
+        "t-0-2": png(2),
+        "x": png(4),
+    }
+
+
 def test_no_broker_and_no_topic(cluster, monkeypatch):
     monkeypatch.setattr("streams.live.kafka_topic.BROKER_TIMEOUT", 0.5)
     with pytest.raises(SourceError, match=r"no broker answers: .*Connection refused"):
