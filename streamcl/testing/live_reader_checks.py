@@ -16,7 +16,7 @@ from streamcl.testing.source_checks import plain_hash, require
 
 QUIET = 3  # polls in a row without a record after which nothing more is expected
 LEAST = 3  # records, with fewer of which little can be checked
-PATIENCE = 60.0  # seconds within which records that are known to be there come, however busy the machine is
+LONGEST_POLLING = 60.0  # seconds within which records that are there come, however busy the machine is
 
 
 def check_live_reader(make_reader: Callable[[], LiveReader], *, timeout: float = 0.2) -> None:
@@ -53,7 +53,7 @@ def check_live_reader(make_reader: Callable[[], LiveReader], *, timeout: float =
 
 def _polled(reader: LiveReader, timeout: float, expected: int = LEAST) -> list[Arrival]:
     """Return what comes until `expected` records have, and then nothing for a few polls; or to the end."""
-    found, quiet, until = list[Arrival](), 0, time.monotonic() + PATIENCE
+    found, quiet, until = list[Arrival](), 0, time.monotonic() + LONGEST_POLLING
     while quiet < QUIET or (len(found) < expected and time.monotonic() < until):
         arrivals = reader.poll(timeout)
         if arrivals is None:

@@ -97,9 +97,8 @@ class ResumeCheck(SourceWrapper):
         found = next(iter(source), None)
         if not isinstance(found, Batch):
             return "it has no record"
-        for offset, before, after in zip(
-            expected.offsets, records_of(expected), records_of(found), strict=False
-        ):
+        pairs = zip(records_of(expected), records_of(found), strict=False)
+        for offset, (before, after) in enumerate(pairs, expected.offset):
             if before.id != after.id:
                 return f"it gives the record {after.id!r:.80} in place of {before.id!r:.80}"
             if not self._equal(before, after, offset):

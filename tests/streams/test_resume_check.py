@@ -151,6 +151,19 @@ def test_a_state_that_loses_records_is_an_error_at_the_second_batch(own_ids):
     check_source(faithful)
 
 
+def test_records_after_one_that_is_rejected_are_compared_too():
+    numbers = iter(range(99))
+
+    def changing():
+        for place in range(9):
+            yield "no picture" if place == 4 else np.full((4, 4, 3), next(numbers), np.uint8), "a"
+
+    events = iter(checked(changing, deterministic=True))
+    next(events)
+    with pytest.raises(SourceError, match="it gives another record at offset 5"):
+        next(events)
+
+
 def test_a_generator_that_is_not_deterministic_after_all_is_an_error():
     def shuffled():
         numbers = list(range(60))
