@@ -60,6 +60,25 @@ class LogFrame:
         return self.body_offset + self.body_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One record of the log.
+
+    sequence: its number, from 0, without gaps. time: seconds since the epoch when it was appended. head and
+    body: as they were appended; body is None where it is damaged, or was not asked for.
+    """
+
+    sequence: int
+    time: float
+    head: bytes
+    body: bytes | None = None
+
+    @classmethod
+    def of(cls, frame: LogFrame, body: bytes | None = None) -> LogRecord:
+        """Return the record in a frame."""
+        return cls(frame.sequence, frame.time, frame.head, body)
+
+
 @dataclass(slots=True, eq=False)
 class Segment:
     """A file of the log.

@@ -6,9 +6,9 @@ import io
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from streamcl.storage.segment import (
     NOTE,
     SEGMENT_SUFFIX,
     LogFrame,
+    LogRecord,
     Segment,
     encode_frame,
     frames,
@@ -31,20 +32,6 @@ logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 16 * 2**20
 """Bytes after which a segment is full: what an erasure rewrites at once, and what retention removes."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogRecord:
-    """One record of the log.
-
-    sequence: its number, from 0, without gaps. time: seconds since the epoch when it was appended. head and
-    body: as they were appended; body is None where it is damaged, or was not asked for.
-    """
-
-    sequence: int
-    time: float
-    head: bytes
-    body: bytes | None = None
 
 
 class SegmentLog:
@@ -143,12 +130,13 @@ class SegmentLog:
                 for file, frame in frames(segment.path, offset, segment.size):
                     if frame.is_note or frame.sequence < start:
                         continue
-                    found.append(_record(frame, read_body(file, frame)))
+                    found.append(LogRecord.of(frame, read_body(file, frame)))
                     start, size = frame.sequence + 1, size + frame.body_bytes
                     self._place = start, segment, frame.end
                     if len(found) == limit or size >= max_bytes:
                         return found
-                start, self._place = max(start, self._first_behind(segment)), None
+                start = max(start, self._first_behind(segment))
+                self._place = start, segment, segment.size
         return found
 
     def find(
@@ -158,15 +146,15 @@ class SegmentLog:
 
         Only heads are read, and the bodies of what is yielded.
         """
-        with self._lock:
-            segments = [each for each in self._segments if self._first_behind(each) > start]
-        for segment in segments:
+        for segment in self._segments_from(start):
             with self._lock:
-                if segment not in self._segments:  # it was dropped meanwhile
+                if self._is_dropped(segment):
                     continue
-                found = records(segment, lambda frame: frame.sequence >= start and wanted(_record(frame)))
+                found = records(
+                    segment, lambda frame: frame.sequence >= start and wanted(LogRecord.of(frame))
+                )
             for frame in found:
-                yield self._with_body(segment, frame) if bodies else _record(frame)
+                yield self._with_body(segment, frame) if bodies else LogRecord.of(frame)
 
     def redact(self, replacement: Callable[[LogRecord], bytes | None], start: int = 0) -> int:
         """Put a new head, and no body, in the place of every record for which there is a replacement.
@@ -176,9 +164,7 @@ class SegmentLog:
 
         replacement: is given a record without its body. start: segments before it are not searched.
         """
-        with self._lock:
-            segments = [each for each in self._segments if self._first_behind(each) > start]
-        return sum(self._redact(segment, replacement) for segment in segments)
+        return sum(self._redact(segment, replacement) for segment in self._segments_from(start))
 
     def drop(self, before: int, *, older_than: float, max_bytes: float) -> int:
         """Remove segments whose records all have numbers below `before`, oldest first; return how many.
@@ -259,11 +245,11 @@ class SegmentLog:
 
     def _redact(self, segment: Segment, replacement: Callable[[LogRecord], bytes | None]) -> int:
         with self._lock:
-            if segment not in self._segments:
+            if self._is_dropped(segment):
                 return 0
             new = {}
             for frame in records(segment, lambda _: True):
-                head = replacement(_record(frame))
+                head = replacement(LogRecord.of(frame))
                 if head is not None and (head != frame.head or frame.body_bytes):
                     new[frame.sequence] = head
             if new:
@@ -276,25 +262,34 @@ class SegmentLog:
         """Return the segment of a record, and the offset of a frame at or before it there."""
         if self._place is not None and self._place[0] == sequence:
             segment, offset = self._place[1:]
-            if segment in self._segments and offset < segment.size:
+            if offset < segment.size and not self._is_dropped(segment):
                 return segment, offset
-        holding = [each for each in self._segments if each.first <= sequence]
-        return (holding or self._segments)[-1 if holding else 0], 0
+        return self._segments[max(0, self._count_to(sequence) - 1)], 0
+
+    def _segments_from(self, start: int) -> list[Segment]:
+        """Return the segments that may have records from number `start` on, as they are now."""
+        with self._lock:
+            return self._segments[max(0, self._count_to(start) - 1) :] if start < self._end else []
 
     def _first_behind(self, segment: Segment) -> int:
         """Return the number of the first record behind a segment."""
-        return min((each.first for each in self._segments if each.path > segment.path), default=self._end)
+        behind = self._count_to(segment.first)
+        return self._segments[behind].first if behind < len(self._segments) else self._end
+
+    def _count_to(self, sequence: int) -> int:
+        """Return how many segments begin with a record of this number or a smaller one."""
+        return bisect_right(self._segments, sequence, key=lambda each: each.first)
+
+    def _is_dropped(self, segment: Segment) -> bool:
+        """Return whether a segment that was there is so no more; the oldest go first."""
+        return segment.first < self._segments[0].first
 
     def _with_body(self, segment: Segment, frame: LogFrame) -> LogRecord:
         """Return the record with its body; without one where it was dropped or redacted meanwhile."""
         with self._lock, suppress(FileNotFoundError), segment.path.open("rb") as file:
             if read_frame(file, frame.offset) == frame:
-                return _record(frame, read_body(file, frame))
-        return _record(frame)
+                return LogRecord.of(frame, read_body(file, frame))
+        return LogRecord.of(frame)
 
     def _path(self, first: int) -> Path:
         return self._folder / f"{first:020}{SEGMENT_SUFFIX}"
-
-
-def _record(frame: LogFrame, body: bytes | None = None) -> LogRecord:
-    return LogRecord(frame.sequence, frame.time, frame.head, body)

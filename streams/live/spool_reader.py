@@ -10,7 +10,7 @@ from streamcl.errors import SourceError, StreamclError
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, FetchRecords, RecordKey
-from streamcl.storage.segment_log import LogRecord
+from streamcl.storage.segment import LogRecord
 from streams.live.spool import Spool
 from streams.live.spool_record import SpoolFormat, value_of
 from streams.live.spool_writer import RECENT_IDS, SpoolProducer, SpoolWriter

@@ -13,7 +13,7 @@ import numpy as np
 from streamcl.errors import BadRecord, RefusedRequest
 from streamcl.events import Batch, ForgetRequest, RejectedRecord
 from streamcl.requests.label import Label
-from streamcl.storage.segment_log import LogRecord
+from streamcl.storage.segment import LogRecord
 from streams.offsets import records_of
 from streams.user.images import read_encoded
 from streams.user.label_records import checked_label, label_in

@@ -9,7 +9,7 @@ import pytest
 from live_readers import Clock
 from log_messages import logged
 
-from streamcl.storage import files
+from streamcl.storage import files, segment, segment_log
 from streamcl.storage.segment import SEGMENT_SUFFIX, DamagedLog
 from streamcl.storage.segment_log import SegmentLog
 from streamcl.testing import FaultyDisk, PowerLoss, durable_calls, in_child
@@ -67,6 +67,41 @@ def test_a_read_is_bounded_and_goes_on_where_it_was(tmp_path):
     assert pairs(found) == group(0, 12)
     assert len(log.read(0, limit=100, max_bytes=1)) == 1
     assert pairs(log.read(7, limit=1, max_bytes=2**30)) == group(7, 1)
+    log.close()
+
+
+@pytest.mark.parametrize("segment_bytes", [150, 2**20])
+def test_reading_at_the_tail_reads_each_record_once(tmp_path, monkeypatch, segment_bytes):
+    log, read, found = SegmentLog(tmp_path / "log", segment_bytes=segment_bytes), [], []
+
+    def counted(path, start, end):
+        for each in segment.frames(path, start, end):
+            read.append(each[1])
+            yield each
+
+    monkeypatch.setattr(segment_log, "frames", counted)
+    for number in range(40):
+        log.append(group(3 * number))
+        found += read_all(log, len(found))
+        assert not read_all(log, len(found))
+    assert pairs(found) == group(0, 120)
+    assert [each.sequence for each in read if not each.is_note] == list(range(120))
+    log.close()
+
+
+@pytest.mark.parametrize("dropped", [0, 5])
+@pytest.mark.parametrize("start", [0, 1, 12, 13, 58, 59])
+def test_whatever_is_behind_a_number_is_found_and_redacted(tmp_path, start, dropped):
+    log = SegmentLog(tmp_path / "log", segment_bytes=60)
+    for number in range(60):
+        log.append(group(number, 1))
+    assert len(segments(tmp_path / "log")) > 20
+    log.drop(dropped, older_than=-1.0, max_bytes=0)
+    first = max(start, log.first)
+    assert [each.sequence for each in log.find(lambda _: True, start)] == list(range(first, 60))
+    assert log.redact(lambda each: b"gone" if each.sequence >= start else None, start) == 60 - first
+    assert [each.head for each in read_all(log)].count(b"gone") == 60 - first
+    assert not list(log.find(lambda _: True, 60))
     log.close()
 
 
