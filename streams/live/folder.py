@@ -10,6 +10,7 @@ from pathlib import Path
 from streamcl.errors import BadRecord, SourceError
 from streams.live.listing import ListingReader, PathLayout, Replaced
 from streams.live.taken_files import ListedFile
+from streams.user.records import RecordPolicy
 
 
 class FolderReader(ListingReader):
@@ -21,7 +22,7 @@ class FolderReader(ListingReader):
 
     Args:
         root: the folder.
-        layout, interval, replaced, clock, sleep: see `streams.live.listing.ListingReader`.
+        layout, interval, replaced, clock, sleep, policy: see `streams.live.listing.ListingReader`.
         name: of the stream; that of the folder where it is None.
     """
 
@@ -35,6 +36,7 @@ class FolderReader(ListingReader):
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        policy: RecordPolicy | None = None,
     ) -> None:
         self._root = Path(root)
         if not self._root.is_dir():
@@ -48,6 +50,7 @@ class FolderReader(ListingReader):
             replaced=replaced,
             clock=clock,
             sleep=sleep,
+            policy=policy,
         )
 
     def _listing(self) -> list[ListedFile]:
@@ -81,7 +84,7 @@ class FolderReader(ListingReader):
     def _content(self, file: ListedFile) -> bytes | BadRecord:
         try:
             with open(self._place(file.path), "rb") as opened:  # noqa: PTH123 - as above
-                data = opened.read()
+                data = opened.read(file.size + 1)  # no more, where it has grown
         except OSError as error:
             return BadRecord(f"{file.path} could not be read: {error.strerror}")
         if self._stat(file.path) != file:

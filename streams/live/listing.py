@@ -14,6 +14,7 @@ from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
 from streams.live.taken_files import ListedFile, TakenFiles
 from streams.user.images import image_suffixes
+from streams.user.records import RecordPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class ListingReader:
             id, or is left out ("skip"), or ends the run ("fail").
         clock: returns the time in seconds.
         sleep: waits that many seconds.
+        policy: limits; a file above `max_file_bytes` is a bad record, and is not read.
     """
 
     delivery = DeliveryGuarantee("exactly_once", "while files stay until a checkpoint has passed them")
@@ -53,10 +55,12 @@ class ListingReader:
         replaced: Replaced,
         clock: Callable[[], float],
         sleep: Callable[[float], None],
+        policy: RecordPolicy | None,
     ) -> None:
         self.name, self.depth = name, {"flat": 0, "classes": 1, "domains": 2}[layout]
         self._interval, self._replaced = interval, replaced
         self._clock, self._sleep = clock, sleep
+        self._limits = policy or RecordPolicy()
         self.open(None)
 
     def _listing(self) -> Iterable[ListedFile]:
@@ -176,11 +180,11 @@ class ListingReader:
     def _arrivals(self) -> Sequence[Arrival]:
         """Return records of the first files that are ready, which stay ready where reading them fails."""
         files = [self._ready[index] for index in range(min(READ_AT_ONCE, len(self._ready)))]
-        contents = self._contents(files)
+        contents = self._limited_contents(files)
         found = list[Arrival]()
         for file, content in zip(files, contents, strict=True):
             self._ready.popleft()
-            again = self._taken.has_path(file) or file.path in self._returned
+            again = file.path in self._returned or self._taken.compare(file) != "new"
             self._returned.add(file.path)
             found.append(Arrival(self._record(file, content, again=again), [*file, again]))
         return found
@@ -189,16 +193,27 @@ class ListingReader:
         """Return contents that must be had now. Raise SourceError where several attempts fail."""
         for attempt in range(READ_ATTEMPTS - 1):
             try:
-                return self._contents(files)
+                return self._limited_contents(files)
             except OSError:
                 self._sleep(self._interval * 2**attempt)
         try:
-            return self._contents(files)
+            return self._limited_contents(files)
         except OSError as error:
             raise SourceError(
                 f"{self.name}: records cannot be read again: {_brief(error)}",
                 hint="the same command continues once they can be read",
             ) from error
+
+    def _limited_contents(self, files: Sequence[ListedFile]) -> Sequence[bytes | BadRecord]:
+        """Return the contents of those files that are not too large; of the others a BadRecord."""
+        too_large = dict[ListedFile, BadRecord]()
+        for file in files:
+            try:
+                self._limits.check_file(file.path, file.size)
+            except BadRecord as bad:
+                too_large[file] = bad
+        contents = iter(self._contents([file for file in files if file not in too_large]))
+        return [too_large.get(file) or next(contents) for file in files]
 
     def _back_off(self, error: OSError) -> None:
         """Wait twice as long as the last time before the next attempt."""
@@ -224,8 +239,9 @@ class ListingReader:
 
     def _wanted(self, file: ListedFile) -> bool:
         """Return whether a file is new, or taken with another content and to be taken again."""
-        if not self._taken.has_path(file) or self._taken.has_content(file):
-            return not self._taken.has_path(file)
+        state = self._taken.compare(file)
+        if state != "changed":
+            return state == "new"
         if self._replaced == "fail":
             raise SourceError(
                 f"{self.name}: {file.path} was learned and has another content now",
@@ -241,7 +257,7 @@ class ListingReader:
             file = self._stat(path)
             if file is None or version != str(file.version):
                 return None
-        return file if self._taken.has_content(file) else None
+        return file if self._taken.compare(file) == "same" else None
 
     def _record(self, file: ListedFile, content: bytes | BadRecord, *, again: bool) -> Any:
         if isinstance(content, BadRecord):

@@ -40,10 +40,9 @@ class ObjectReader(ListingReader):
 
     Args:
         url: "s3://bucket/prefix", or of another file system of fsspec whose package is installed.
-        layout, interval, replaced, clock, sleep: see `streams.live.listing.ListingReader`.
+        layout, interval, replaced, clock, sleep, policy: see `streams.live.listing.ListingReader`.
         name: of the stream; the URL without its scheme where it is None.
         options: of the file system, such as {"endpoint_url": "http://localhost:9000"} or {"anon": true}.
-        policy: limits; an object above `max_file_bytes` is not read.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class ObjectReader(ListingReader):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._fs, self._root = _file_system(url, options or {})
-        self._max_bytes = (policy or RecordPolicy()).max_file_bytes
         self._reached = False
         super().__init__(
             name or self._root.strip("/"),
@@ -69,6 +67,7 @@ class ObjectReader(ListingReader):
             replaced=replaced,
             clock=clock,
             sleep=sleep,
+            policy=policy,
         )
 
     def _listing(self) -> list[ListedFile]:
@@ -110,10 +109,6 @@ class ObjectReader(ListingReader):
         ]
 
     def _content(self, file: ListedFile) -> bytes | BadRecord | PermissionError:
-        if file.size > self._max_bytes:
-            return BadRecord(
-                f"{file.path} has {file.size} bytes; {self._max_bytes} allowed", hint="raise max_file_bytes"
-            )
         try:
             data = self._body(file)
             if data is None or not self._is_listed(file, data):

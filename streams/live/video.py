@@ -172,10 +172,11 @@ class VideoReader:
             file = self._listed(path)
             if file is None or path in self._opened:
                 continue
-            if not self._done.has_path(file):
+            state = self._done.compare(file)
+            if state == "new":
                 self._start(file)
                 return True
-            if not self._done.has_content(file):
+            if state == "changed":
                 raise SourceError(
                     f"{self.name}: {path} was learned and has another content now",
                     hint="give a new video a name of its own",
@@ -239,7 +240,7 @@ class VideoReader:
         """Return whether the frames of a file up to `pts` were taken, and it is as it was."""
         file = self._listed(path)
         newest = file == self._current and pts <= (self._pts or 0)
-        return file is not None and (self._done.has_content(file) or newest)
+        return file is not None and (newest or self._done.compare(file) == "same")
 
     def _replayed_file(self, path: str) -> ListedFile:
         if (file := self._listed(path)) is None:

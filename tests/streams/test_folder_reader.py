@@ -17,9 +17,11 @@ from streamcl.events import Batch
 from streamcl.sources.live_reader import LiveReader
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_live_reader
+from streams.build import named_source
 from streams.live.folder import FolderReader
 from streams.live.listing import READ_AT_ONCE
 from streams.live.source import LiveSource
+from streams.user.records import RecordPolicy
 
 
 def put(root: Path, name: str, shade: int = 0, *, at: float = 1000.0) -> Path:
@@ -252,3 +254,20 @@ def test_many_files_are_read_a_few_at_a_time(tmp_path):
     folder.scan()
     folder.clock.now += 100
     assert [len(folder.reader.poll(0.0)) for _ in range(3)] == [READ_AT_ONCE, 5, 0]
+
+
+def test_a_file_above_the_limit_is_a_bad_record_and_is_not_read(tmp_path):
+    put(tmp_path, "cat/a.png")
+    large = tmp_path / "cat" / "large.png"
+    large.touch()
+    os.truncate(large, 2**30)  # it takes no room on the disk
+    folder = Folder(tmp_path, policy=RecordPolicy(max_file_bytes=1000))
+    found = {each.key[0]: each.value for each in folder.settled()}
+    assert found["cat/a.png"]["label"] == "cat"
+    assert str(found["cat/large.png"]) == f"cat/large.png has {2**30} bytes; 1000 allowed"
+    assert isinstance(found["cat/large.png"], BadRecord)
+    configured = named_source("folder", {"root": str(tmp_path)}, policy=RecordPolicy(max_file_bytes=1000))
+    (batch,) = list(islice((each for each in configured if isinstance(each, Batch)), 1))
+    assert [each.id for each in batch.samples] == ["cat/a.png"]
+    assert "1000 allowed" in batch.rejected[0].reason
+    configured.close()
