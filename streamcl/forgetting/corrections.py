@@ -9,10 +9,12 @@ from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.eraser import RunResources
 from streamcl.forgetting.feature_binding import RowComparison
-from streamcl.forgetting.lineage import Lineage, LineageRow, Selection
+from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.lineage_row import LineageRow
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.forgetting.retrieval import Retrieval
+from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.statistics.store import StatisticsSelection
 
 

@@ -13,7 +13,7 @@ from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.feature_binding import RowComparison
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
-from streamcl.forgetting.lineage import Lineage, Selection
+from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ForgettingMethod, RequestScope
 from streamcl.forgetting.methods.select import select_method
 from streamcl.forgetting.purging import CheckpointPurger, purge_snapshots
@@ -31,6 +31,7 @@ from streamcl.forgetting.receipts.receipt import (
     UtilityFigures,
 )
 from streamcl.forgetting.retrieval import Retrieval, retain_source
+from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.statistics.store import StatisticsSelection, StatisticsStore
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.forgetting.waiting_store import WaitingStore, purge_waiting

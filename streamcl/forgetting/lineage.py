@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels
 from streamcl.forgetting.image_hash import hash_of_image
+from streamcl.forgetting.lineage_row import LEARNED, PRIVATE, ROW_COLUMNS, LineageRow, row_of
 from streamcl.forgetting.relabelled_rows import RELABELLED, SAMPLE_COLUMNS, RelabelledRows
+from streamcl.forgetting.selection import Selection
 from streamcl.storage.sqlite import SqliteFile
 
 LINEAGE = "lineage.sqlite"
 """The file's name in a run directory."""
 
-LEARNED, PRIVATE = 1, 2  # bits of the column `learned`
-CHUNK = 256  # samples that are retrieved together
 ROWS_IN_MEMORY = 4096  # before they are written
 LINEAGE_SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
@@ -28,28 +26,6 @@ LINEAGE_SCHEMA = (
     "CREATE INDEX by_subject ON samples(subject)",
     RELABELLED,
 )
-ROW_COLUMNS = "offset, id, label, learned, segment, content, subject, features"
-
-
-@dataclass(frozen=True, slots=True)
-class LineageRow:
-    """One sample that has passed, as the lineage remembers it.
-
-    offset: its place in the stream, unlike its id never twice the same. label: that it was learned with.
-    learned: False where it was only predicted. segment: shifts found before it. content: a keyed hash of
-    the pixels. private: whether its privacy was "user". subject: a keyed hash too. features: projections of
-    the rows that it was learned with (see `feature_binding`), where the learner has any.
-    """
-
-    offset: int
-    id: str
-    label: str | None
-    learned: bool
-    segment: int
-    content: bytes
-    private: bool = False
-    subject: bytes | None = None
-    features: bytes | None = None
 
 
 class Lineage:
@@ -149,7 +125,7 @@ class Lineage:
             "WHERE number * ? / total > (number - 1) * ? / total ORDER BY offset",
             *(limit, limit),
         )
-        return [_row(row) for row in rows[:limit]]
+        return [row_of(row) for row in rows[:limit]]
 
     def classes(self) -> tuple[str, ...]:
         """Return the classes of the samples that have passed, the most frequent first."""
@@ -232,57 +208,3 @@ class Lineage:
 
     def _digest(self, kind: str, value: str | None) -> bytes | None:
         return None if value is None else self._file.digest(kind, value)
-
-
-class Selection:
-    """The rows of one request, by their offsets in a table in memory, some 10 bytes each; `close` drops it.
-
-    learned, passed: how many samples were learned, and how many have passed, learned or not.
-    """
-
-    _count = itertools.count()
-
-    def __init__(self, file: SqliteFile, where: str, values: Sequence[Any]) -> None:
-        self._file, self._table = file, f"temp.selection_{next(self._count)}"
-        file.query(f"CREATE TABLE {self._table} (offset INTEGER PRIMARY KEY)")
-        file.query(f"INSERT INTO {self._table} SELECT offset FROM samples WHERE {where}", *values)
-        self._rows = f"samples JOIN {self._table} USING (offset)"
-        counted = f"SELECT COUNT(*), COALESCE(SUM(learned & {LEARNED}), 0) FROM {self._rows}"
-        self.passed, self.learned = map(int, file.query(counted)[0])
-
-    def chunks(self, *, learned: bool, size: int = CHUNK) -> Iterator[list[LineageRow]]:
-        """Yield the rows in the order of the stream; `learned`: those of samples that were learned only."""
-        only, after = f" AND learned & {LEARNED}" if learned else "", -1
-        while rows := self._file.query(
-            f"SELECT {ROW_COLUMNS} FROM {self._rows} WHERE offset > ?{only} ORDER BY offset LIMIT ?",
-            after,
-            size,
-        ):
-            after = rows[-1][0]
-            yield [_row(row) for row in rows]
-
-    def cohorts(self, by: Literal["class", "subject"]) -> dict[bytes | None, tuple[int, int]]:
-        """Return, by class or by subject, how many learned samples are selected, and how many there are.
-
-        A keyed hash names each that the request selects any of; None those without a subject.
-        """
-        column = "label" if by == "class" else "subject"
-        chosen = f"SELECT {column}, COUNT(*) FROM {self._rows} WHERE learned & {LEARNED} GROUP BY {column}"
-        total = f"SELECT COUNT(*) FROM samples WHERE learned & {LEARNED} AND {column} IS ?"
-        return {
-            self._file.digest("class", name) if by == "class" else name: (
-                count,
-                self._file.query(total, name)[0][0],
-            )
-            for name, count in self._file.query(chosen)
-        }
-
-    def close(self) -> None:
-        """Drop the table."""
-        self._file.query(f"DROP TABLE IF EXISTS {self._table}")
-
-
-def _row(row: tuple[Any, ...]) -> LineageRow:
-    offset, name, label, bits, segment, content, subject, features = row
-    learned, private = bool(bits & LEARNED), bool(bits & PRIVATE)
-    return LineageRow(offset, name, label, learned, segment, content, private, subject, features)

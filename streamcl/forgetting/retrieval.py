@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Event, ForgetRequest, Pixels, Sample
-from streamcl.forgetting.lineage import Lineage, LineageRow
+from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.lineage_row import LineageRow
 from streamcl.protocols import Fetch, Peekable, Source, fetch_of
 
 

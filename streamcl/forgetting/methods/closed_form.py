@@ -16,7 +16,7 @@ from streamcl.capabilities.interfaces import RemovableStatistics, Rows, Statisti
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.feature_binding import FeatureDrift
-from streamcl.forgetting.lineage import LineageRow
+from streamcl.forgetting.lineage_row import LineageRow
 from streamcl.forgetting.methods.protocol import (
     CANNOT_DROP,
     Context,

@@ -10,7 +10,7 @@ from streamcl.capabilities.declaration import Capabilities, capabilities_of
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.feature_binding import RowComparison
-from streamcl.forgetting.lineage import LineageRow
+from streamcl.forgetting.lineage_row import LineageRow
 from streamcl.forgetting.statistics.store import StatisticsSelection
 from streamcl.protocols import Learner
 from streamcl.requests.terms import Guarantee
