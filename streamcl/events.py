@@ -93,11 +93,17 @@ class RemoteSample(Sample):
 
 @dataclass(frozen=True, slots=True)
 class RejectedRecord:
-    """A record that is not a valid sample. It keeps its place in the stream, so offsets stay dense."""
+    """A record that is not a valid sample. It keeps its place in the stream, so offsets stay dense.
+
+    label, subject, domain: as far as they could be read, so that an erasure finds the record.
+    """
 
     offset: int
     id: str
     reason: str
+    label: str | None = None
+    subject: str | None = None
+    domain: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -141,10 +141,23 @@ class HoldoutHistory:
             "accuracy": [[row.accuracy.get(part) for part in self._parts] for row in self._rows],
         }
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts, in the order in which they were first evaluated."""
+        return tuple(self._parts)
+
     def summary(self) -> dict[str, Any]:
         """Return the "holdout" part of summary.json."""
         names = ("A_T", "A_AUC", "A_Last", "forgetting_measure", "backward_transfer", "matrix")
         return {name: getattr(self, name) for name in names}
+
+    def forget_parts(self, names: Collection[str]) -> None:
+        """Drop the columns of parts; figures over everything learned (A_AUC, A_Last) stay as they are."""
+        for row in self._rows:
+            row.accuracy = _without(row.accuracy, names)
+        self._best, self._initial = _without(self._best, names), _without(self._initial, names)
+        self._parts = [part for part in self._parts if part not in names]
+        self._fresh = [part for part in self._fresh if part not in names]
 
     def state_dict(self) -> State:
         """Return plain JSON values: pairs, not objects, where the order of the parts matters."""
@@ -167,6 +180,10 @@ class HoldoutHistory:
         self._initial = dict(state["initial"])
         self._fresh = list(state["fresh"])
         *self._seen, self._seen_sum, self._seen_count = state["seen"]
+
+
+def _without(figures: Mapping[str, float], names: Collection[str]) -> dict[str, float]:
+    return {part: figure for part, figure in figures.items() if part not in names}
 
 
 def _weighted(accuracies: Mapping[str, float], sizes: Mapping[str, int], parts: Sequence[str]) -> list[float]:

@@ -119,13 +119,22 @@ class Prequential:
         }
 
     def forget_class(self, label: str) -> None:
-        """Move the counts of a class to FORGOTTEN, so that nothing names it; the figures stay as they are."""
+        """Move the counts of a class to FORGOTTEN, so that nothing names it; the figures stay as they are.
+
+        A mistake between two forgotten classes is counted under None: it was none of the hits.
+        """
         state = self.state_dict()
         merged: dict[tuple[str, str | None], int] = {}
         for row, column, count in state["confusion"]:
             pair = (FORGOTTEN if row == label else row, FORGOTTEN if column == label else column)
+            if pair[0] == pair[1] and row != column:
+                pair = (FORGOTTEN, None)
             merged[pair] = merged.get(pair, 0) + count
         self.load_state_dict({**state, "confusion": [[*pair, count] for pair, count in merged.items()]})
+
+    def forget_domain(self, name: str) -> None:
+        """Drop the figures of a domain."""
+        self._domains.pop(name, None)
 
     def state_dict(self) -> State:
         """Return plain JSON values; the confusion matrix as [label, predicted, count] triples."""

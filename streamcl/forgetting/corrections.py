@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.eraser import RunResources
 from streamcl.forgetting.feature_binding import RowComparison
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.lineage_row import LineageRow
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
-from streamcl.forgetting.methods.protocol import Context, RequestScope
+from streamcl.forgetting.methods.protocol import Context, RequestScope, drop_emptied
 from streamcl.forgetting.retrieval import Retrieval
+from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.statistics.store import StatisticsSelection
 
@@ -65,7 +64,7 @@ class SampleCorrections:
         samples, before = retrieval.samples(rows), learner.state_dict()
         try:
             self._method.erase(request, context)
-            self._drop_emptied(rows, selection)
+            drop_emptied(learner, selection.emptied.unlearned)
         except (StreamclError, ValueError, OSError) as error:
             learner.load_state_dict(before)
             if stored is not None:
@@ -73,15 +72,6 @@ class SampleCorrections:
             raise error if isinstance(error, ForgettingError) else ForgettingError(str(error)) from error
         _finish(stored, self._run.learner)
         return [(row.offset, sample) for row, sample in zip(rows, samples, strict=True)]
-
-    def _drop_emptied(self, rows: Sequence[LineageRow], selection: Selection) -> None:
-        """Drop the classes of which no sample is left: with the right labels they would not have come."""
-        drop = capabilities_of(self._run.learner).drop_class
-        emptied = selection.cohorts("class")
-        for label in dict.fromkeys(str(row.label) for row in rows):
-            chosen, total = emptied[self._lineage.digest("class", label)]
-            if chosen == total and drop is not None:
-                drop(label)
 
 
 def _finish(stored: StatisticsSelection | None, learner: object) -> None:

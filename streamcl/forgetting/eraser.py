@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
+from streamcl.forgetting.erasure_plan import ErasurePlan, plan_erasure
 from streamcl.forgetting.feature_binding import RowComparison
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.methods.protocol import Context, DataLocation, ForgettingMethod, RequestScope
+from streamcl.forgetting.methods.protocol import (
+    Context,
+    DataLocation,
+    ForgettingMethod,
+    RequestScope,
+    drop_emptied,
+)
 from streamcl.forgetting.methods.select import select_method
-from streamcl.forgetting.purging import CheckpointPurger, purge_snapshots
+from streamcl.forgetting.purging import purge_snapshots
 from streamcl.forgetting.receipts import receipt as receipts
 from streamcl.forgetting.receipts.archive import (
     ReceiptArchive,
-    SigningKeySource,
     attempts,
-    no_signing_key,
 )
 from streamcl.forgetting.receipts.receipt import (
     ErasureOutcome,
@@ -31,76 +34,18 @@ from streamcl.forgetting.receipts.receipt import (
     UtilityFigures,
 )
 from streamcl.forgetting.retrieval import Retrieval, retain_source
-from streamcl.forgetting.selection import Selection
-from streamcl.forgetting.statistics.store import StatisticsSelection, StatisticsStore
+from streamcl.forgetting.run_resources import RunResources
+from streamcl.forgetting.statistics.store import StatisticsSelection
 from streamcl.forgetting.tombstones import Tombstones
-from streamcl.forgetting.waiting_store import WaitingStore, purge_waiting
-from streamcl.protocols import Learner, Source
-from streamcl.sinks.redaction import RedactableSink, RedactionTarget
+from streamcl.forgetting.waiting_store import purge_waiting
+from streamcl.sinks.event_files import TENSORBOARD, redact_event_files
+from streamcl.sinks.redaction import MissedRedaction, RedactionTarget
 from streamcl.sources.retention import held_at, retained_of
 from streamcl.storage import files
-from streamcl.storage.files import Disk
 from streamcl.storage.plain_state import state_hash
-from streamcl.storage.snapshots import Snapshots
-from streamcl.storage.thumbnails import Thumbnails
-
-if TYPE_CHECKING:  # they bring torch, which forgetting without their tests does not need
-    from streamcl.forgetting.monitoring.relapse import RelapseMonitor
-    from streamcl.forgetting.monitoring.utility import UtilityProbe
 
 DERIVED = ("summary.json", "report.html", "adapter")
 """Made from the run when it ends; removed with an erasure, and made anew at the next end."""
-
-
-class RedactableScores(Protocol):
-    """Metrics by class (see streamcl.evaluation.prequential)."""
-
-    def forget_class(self, label: str) -> None:
-        """Name the class no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunResources:
-    """The parts of a run that an erasure reaches.
-
-    snapshots: those that this process publishes for others that answer requests; None where it does not.
-    fingerprint: of the run's configuration. signing_key: signs receipts. disk: writes files.
-    """
-
-    folder: Path
-    learner: Learner
-    source: Source
-    scores: RedactableScores
-    sink: RedactableSink
-    thumbnails: Thumbnails | None = None
-    checkpoints: CheckpointPurger | None = None
-    snapshots: Snapshots | None = None
-    statistics: StatisticsStore | None = None
-    utility: UtilityProbe | None = None
-    relapse: RelapseMonitor | None = None
-    waiting: WaitingStore | None = None
-    fingerprint: str = ""
-    signing_key: SigningKeySource = no_signing_key
-    disk: Disk = field(default_factory=lambda: files.DISK)
-
-
-@dataclass(frozen=True, eq=False)
-class ErasurePlan:
-    """A request with the rows that it selects, which the lineage is searched for once."""
-
-    request: ForgetRequest
-    rows: Selection
-
-    def close(self) -> None:
-        """Drop the selection of rows."""
-        self.rows.close()
-
-    @cached_property
-    def target(self) -> RedactionTarget:
-        """The samples and the class that no file of the run may name afterwards."""
-        rows = [row for chunk in self.rows.chunks(learned=False) for row in chunk]
-        ids = {row.id for row in rows} | set(self.request.ids)
-        return RedactionTarget({row.offset for row in rows}, ids, self.request.label)
 
 
 class Eraser:
@@ -128,7 +73,7 @@ class Eraser:
 
     def plan(self, request: ForgetRequest) -> ErasurePlan:
         """Return what the request reaches; change nothing."""
-        return ErasurePlan(request, self._lineage.select(request))
+        return plan_erasure(request, self._lineage, self._run)
 
     def execute(self, plan: ErasurePlan, offset: int) -> ErasureOutcome:
         """Erase from learner, metrics and thumbnails, in memory, and return what came of it.
@@ -152,6 +97,7 @@ class Eraser:
             result = method.erase(request, context)
             if request.label is not None and request.label in learner.classes:
                 raise ForgettingError("the method left the class in place")
+            kept_names = drop_emptied(learner, plan.rows.emptied.unlearned)
         except (StreamclError, ValueError, OSError) as error:
             learner.load_state_dict(before)
             if stored is not None:
@@ -178,7 +124,7 @@ class Eraser:
             learner_before=self._ledger.fingerprint("learner", state_hash(before)),
             learner_after=state_hash(learner.state_dict()),
             locations=receipts.in_learner(
-                before, (*result.locations, *waiting, _statistics_location(stored))
+                before, (*result.locations, *waiting, *kept_names, _statistics_location(stored))
             ),
         )
 
@@ -226,9 +172,10 @@ class Eraser:
         """Erase from everything that the run keeps but the lineage; return what the receipt says of it."""
         run, request, target = self._run, plan.request, plan.target
         self._tombstones.add_tombstones(request, target.ids)
+        self._ledger.add_tombstones(request.id, "part", plan.parts)
         checkpoint = None if run.checkpoints is None else run.checkpoints.purge()
         served = purge_snapshots(run.folder, run.snapshots)
-        changed = run.sink.redact(target)
+        changed, missed = _redact(run, target)
         spool = retained_of(run.source)
         taken_out = 0 if spool is None else spool.erase(request, target.ids)
         derived = [name for name in DERIVED if (run.folder / name).exists()]
@@ -237,18 +184,24 @@ class Eraser:
         if run.statistics is not None:
             run.statistics.file.purge()
         rows, held = len(target.offsets), held_at(run.source)
-        on_disk = receipts.on_disk(request.kind, checkpoint, changed, derived, rows=rows, held=held)
+        named = bool(plan.classes or plan.domains or plan.parts)
+        on_disk = receipts.on_disk(named, checkpoint, changed, derived, rows=rows, held=held)
         if spool is not None:
             on_disk = receipts.and_spool(on_disk, taken_out, spool.description)
         hashes = {
             "ids": tuple(sorted(self._ledger.fingerprint("sample", name) for name in target.ids)),
-            "label": None if target.label is None else self._ledger.fingerprint("class", target.label),
+            "label": None if request.label is None else self._ledger.fingerprint("class", request.label),
+            "names": tuple(sorted(self._fingerprints(plan))),
         }
         return {
             "checkpoint": checkpoint,
-            "locations": (*receipt.locations, *on_disk, *served),
+            "locations": (*receipt.locations, *on_disk, *served, *missed),
             "scope": receipt.scope.model_copy(update=hashes),
         }
+
+    def _fingerprints(self, plan: ErasurePlan) -> Iterator[str]:
+        for kind, names in (("class", plan.classes), ("domain", plan.domains), ("part", plan.parts)):
+            yield from (self._ledger.fingerprint(kind, name) for name in names)
 
     def _context(self, plan: ErasurePlan, stored: StatisticsSelection | None) -> Context:
         run, request, rows = self._run, plan.request, plan.rows
@@ -267,14 +220,31 @@ class Eraser:
 
     def _erase_figures(self, plan: ErasurePlan) -> tuple[DataLocation, ...]:
         """Erase outside of the learner, in memory; return what receipts say of samples that wait."""
-        run, label = self._run, plan.request.label
-        if label is not None:
-            run.scores.forget_class(label)
+        run = self._run
         if run.thumbnails is not None:
             run.thumbnails.purge(sorted(plan.target.ids))
-            if label is not None:
+        for label in plan.classes:
+            run.scores.forget_class(label)
+            if run.thumbnails is not None:
                 run.thumbnails.forget_class(label)
+        for name in plan.domains:
+            run.scores.forget_domain(name)
+        run.history.forget_parts(plan.parts)
         return purge_waiting(run.waiting, plan.target)
+
+
+def _redact(run: RunResources, target: RedactionTarget) -> tuple[int, tuple[DataLocation, ...]]:
+    """Redact what sinks keep; return how many records changed, and what receipts say of sinks that failed.
+
+    TensorBoard's files lie in the run directory, also where the sink is not configured any more.
+    """
+    missed: tuple[DataLocation, ...] = ()
+    try:
+        changed = run.sink.redact(target)
+    except MissedRedaction as error:
+        changed, why = error.changed, f"{', '.join(error.sinks)} failed to take it out of their copies"
+        missed = (DataLocation("copies by sinks", "remains", why),)
+    return changed + redact_event_files(run.folder / TENSORBOARD, target.parts, disk=run.disk), missed
 
 
 def _statistics_location(stored: StatisticsSelection | None) -> DataLocation:

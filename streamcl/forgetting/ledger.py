@@ -15,7 +15,7 @@ from streamcl.storage.canonical_json import canonical_json
 from streamcl.storage.sqlite import SqliteFile
 
 RequestStatus: TypeAlias = Literal["received", "started", "done", "failed", "refused"]
-ErasedKind: TypeAlias = Literal["sample", "subject", "class"]
+ErasedKind: TypeAlias = Literal["sample", "subject", "class", "part"]
 
 LEDGER = "ledger.sqlite"
 """The file's name in a run directory."""

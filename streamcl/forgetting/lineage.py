@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Pixels
+from streamcl.events import Batch, ForgetRequest, Pixels, RejectedRecord
 from streamcl.forgetting.image_hash import hash_of_image
-from streamcl.forgetting.lineage_row import LEARNED, PRIVATE, ROW_COLUMNS, LineageRow, row_of
+from streamcl.forgetting.lineage_row import LEARNED, PRIVATE, REJECTED, ROW_COLUMNS, LineageRow, row_of
 from streamcl.forgetting.relabelled_rows import RELABELLED, SAMPLE_COLUMNS, RelabelledRows
 from streamcl.forgetting.selection import Selection
 from streamcl.storage.sqlite import SqliteFile
@@ -58,8 +58,9 @@ class Lineage:
     ) -> None:
         """Remember the samples of a batch that has passed, and which were learned, by their offsets.
 
-        Samples of earlier batches, whose labels have come with this one, replace their rows. contents: the
-        hashes of the images; None derives them here. features: projections of their rows.
+        Rejected records have rows too: logs name them until they are erased. Samples of earlier batches,
+        whose labels have come with this one, replace their rows. contents: the hashes of the images; None
+        derives them here. features: projections of their rows.
         """
         features = [None] * len(batch.samples) if features is None else features
         known = frozenset(learned)
@@ -82,6 +83,7 @@ class Lineage:
             replaces = offset < batch.offset
             self._earlier.number += replaces
             self._waiting.append((self._earlier.number * replaces, row))
+        self._waiting += [(0, self._rejected_row(each, segment)) for each in batch.rejected if each.id]
         if len(self._waiting) >= ROWS_IN_MEMORY:
             self.flush()
 
@@ -205,6 +207,10 @@ class Lineage:
             run("DELETE FROM temp.chosen")
             for each in ids:
                 run("INSERT OR IGNORE INTO temp.chosen VALUES (?)", (each,))
+
+    def _rejected_row(self, record: RejectedRecord, segment: int) -> tuple[Any, ...]:
+        subject, domain = self._digest("subject", record.subject), self._digest("domain", record.domain)
+        return (record.offset, record.id, record.label, subject, domain, REJECTED, segment, b"", None)
 
     def _digest(self, kind: str, value: str | None) -> bytes | None:
         return None if value is None else self._file.digest(kind, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-LEARNED, PRIVATE = 1, 2  # bits of the column `learned`
+LEARNED, PRIVATE, REJECTED = 1, 2, 4  # bits of the column `learned`
 ROW_COLUMNS = "offset, id, label, learned, segment, content, subject, features"
 """The columns of the table of samples that `row_of` reads."""
 

@@ -54,7 +54,7 @@ def refuse_unmatched(folder: Path, request: ForgetRequest) -> None:
         return
     with closing(Lineage(folder / LINEAGE)) as lineage:
         with closing(lineage.select(request)) as selection:
-            if selection.passed:
+            if selection.count:
                 return
         classes = lineage.classes() if request.kind == "class" else ()
     what = {"class": f"of the class {request.label!r:.80}", "subject": "of this subject"}.get(request.kind)

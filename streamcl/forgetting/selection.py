@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from streamcl.forgetting.lineage_row import LEARNED, ROW_COLUMNS, LineageRow, row_of
+from streamcl.forgetting.lineage_row import LEARNED, REJECTED, ROW_COLUMNS, LineageRow, row_of
 from streamcl.storage.sqlite import SqliteFile
 
 CHUNK = 256  # samples that are retrieved together
@@ -30,18 +30,22 @@ class EmptiedNames:
 class Selection:
     """The rows of one request, by their offsets in a table in memory, some 10 bytes each; `close` drops it.
 
-    learned, passed: how many samples were learned, and how many have passed, learned or not.
+    learned, passed: how many samples were learned, and how many have passed, learned or not. count: these,
+    and records that were rejected.
     """
 
-    _count = itertools.count()
+    _numbers = itertools.count()
 
     def __init__(self, file: SqliteFile, where: str, values: Sequence[Any]) -> None:
-        self._file, self._table = file, f"temp.selection_{next(self._count)}"
+        self._file, self._table = file, f"temp.selection_{next(self._numbers)}"
         file.query(f"CREATE TABLE {self._table} (offset INTEGER PRIMARY KEY)")
         file.query(f"INSERT INTO {self._table} SELECT offset FROM samples WHERE {where}", *values)
         self._rows = f"samples JOIN {self._table} USING (offset)"
-        counted = f"SELECT COUNT(*), COALESCE(SUM(learned & {LEARNED}), 0) FROM {self._rows}"
-        self.passed, self.learned = map(int, file.query(counted)[0])
+        counted = (
+            f"SELECT COUNT(*), COUNT(*) FILTER (WHERE NOT learned & {REJECTED}), "
+            f"COUNT(*) FILTER (WHERE learned & {LEARNED}) FROM {self._rows}"
+        )
+        self.count, self.passed, self.learned = map(int, file.query(counted)[0])
 
     def chunks(self, *, learned: bool, size: int = CHUNK) -> Iterator[list[LineageRow]]:
         """Yield the rows in the order of the stream; `learned`: those of samples that were learned only."""

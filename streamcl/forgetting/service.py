@@ -11,13 +11,15 @@ from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import requests
 from streamcl.forgetting.corrections import SampleCorrections
-from streamcl.forgetting.eraser import Eraser, ErasurePlan, RunResources
+from streamcl.forgetting.eraser import Eraser
+from streamcl.forgetting.erasure_plan import ErasurePlan
 from streamcl.forgetting.feature_binding import FeatureBinding
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.receipts.archive import receipt_path
 from streamcl.forgetting.receipts.receipt import ErasureOutcome, log_entry
+from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.tombstones import Tombstones, names_dropped
 from streamcl.protocols import BatchRecord, ForgettingEvent, State
 from streamcl.requests.label import Label
@@ -150,6 +152,10 @@ class ForgettingService:
             spool.erase_returned(self._returned, self._returned_labels)
         self._returned, self._returned_labels = set(), set()
         self._scrub()
+
+    def hides_part(self, name: str) -> bool:
+        """Return whether a held-out part bears the name of a class or a domain that was erased."""
+        return self._ledger.is_tombstoned("part", name)
 
     @property
     def content_key(self) -> bytes:

@@ -48,12 +48,15 @@ class Tombstones:
 
     def covers(self, sample: Sample) -> bool:
         """Return whether the sample, its subject, its class or every user was forgotten."""
+        everybody = sample.privacy == "user" and self._ledger.is_tombstoned("subject", EVERY_USER)
+        return everybody or self._is_named(sample.id, sample.subject, sample.label)
+
+    def _is_named(self, name: str, subject: str | None, label: str | None) -> bool:
         buried = self._ledger.is_tombstoned
         return (
-            buried("sample", sample.id)
-            or (sample.subject is not None and buried("subject", sample.subject))
-            or (sample.label is not None and buried("class", sample.label))
-            or (sample.privacy == "user" and buried("subject", EVERY_USER))
+            buried("sample", name)
+            or (subject is not None and buried("subject", subject))
+            or (label is not None and buried("class", label))
         )
 
     def _is_buried(self, label: Label) -> bool:
@@ -62,7 +65,7 @@ class Tombstones:
         return buried("sample", label.id) or buried("class", label.label)
 
     def _is_gone(self, rejected: RejectedRecord) -> bool:
-        return self._ledger.is_tombstoned("sample", rejected.id)
+        return self._is_named(rejected.id, rejected.subject, rejected.label)
 
 
 def drop_samples(batch: Batch, dropped: Collection[int]) -> Batch:

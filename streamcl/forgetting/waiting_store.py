@@ -24,7 +24,7 @@ def purge_waiting(store: WaitingStore | None, target: RedactionTarget) -> tuple[
     if store is None:
         return ()
     purged = store.purge(target.ids)
-    if target.label is not None:
-        store.forget_class(target.label)
+    for label in target.labels:
+        store.forget_class(label)
     status: LocationStatus = "erased" if purged else "not affected"
     return (DataLocation("samples that wait for labels", status, f"{purged} samples were among them"),)

@@ -99,7 +99,7 @@ class Quarantine(Counters):
         self.quarantined += len(named)
         self.dropped += len(batch.rejected) - len(named)
         for each in named:
-            self._log.write("quarantine", asdict(each))
+            self._log.write("quarantine", {"offset": each.offset, "id": each.id, "reason": each.reason})
             self._last = f": {each.reason}"
         if self._limit is not None and self.quarantined > self._limit:
             raise SourceError(

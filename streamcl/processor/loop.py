@@ -77,7 +77,9 @@ class StreamProcessor:
         self.labels = LateLabels(parts.waiting, parts.corrections, log)
         self._heartbeat = Heartbeat(progress, clock=clock)
         self._saved: deque[tuple[int, State]] = deque()  # steps and positions of commits not acknowledged
-        self._evaluation = HoldoutEvaluation(parts.evaluator, parts.history, learner, log)
+        self._evaluation = HoldoutEvaluation(
+            parts.evaluator, parts.history, learner, log, parts.is_hidden_part
+        )
         self._observers: tuple[BatchObserver, ...] = (
             parts.scores,
             *([] if parts.forgetting is None else [parts.forgetting]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from streamcl.errors import NotFinite
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
@@ -104,14 +106,21 @@ class HoldoutEvaluation(Counters):
     """Evaluates the learner when an evaluation is due; the accuracies go to the history and the log.
 
     last_evaluated: the offset of the last evaluation; -1 before the first.
+    is_hidden: whether a part bears a name that was erased; such parts are neither logged nor recorded.
     """
 
     COUNTERS = ("last_evaluated",)
 
     def __init__(
-        self, evaluator: HoldoutEvaluator, history: HoldoutHistory, learner: Learner, log: EventLog
+        self,
+        evaluator: HoldoutEvaluator,
+        history: HoldoutHistory,
+        learner: Learner,
+        log: EventLog,
+        is_hidden: Callable[[str], bool],
     ) -> None:
         self.last_evaluated = -1
+        self._is_hidden = is_hidden
         self._evaluator, self._history, self._learner, self._log = evaluator, history, learner, log
 
     def after_batch(self, record: BatchRecord) -> None:
@@ -131,5 +140,6 @@ class HoldoutEvaluation(Counters):
         found = self._evaluator.evaluate(self._learner)
         self.last_evaluated = offset
         finished = self._evaluator.finished_parts(offset)
-        self._history.record(offset, found.parts, found.sizes, finished, found.accuracy)
-        self._log.write_metrics("holdout", {"accuracy": found.accuracy, "parts": found.parts})
+        parts = {name: figure for name, figure in found.parts.items() if not self._is_hidden(name)}
+        self._history.record(offset, parts, found.sizes, finished, found.accuracy)
+        self._log.write_metrics("holdout", {"accuracy": found.accuracy, "parts": parts})

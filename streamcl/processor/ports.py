@@ -78,6 +78,11 @@ class StopSignal:
         self.is_set = True
 
 
+def no_part(name: str) -> bool:  # noqa: ARG001 - the signature is given
+    """Return False: nothing has been erased, so no held-out part bears an erased name."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopParts:
     """The parts that the loop drives beside source and learner; their states are in its checkpoints.
@@ -90,6 +95,7 @@ class LoopParts:
         corrections of labels, None where nothing can be corrected.
     stop: ends the loop; a source that several processes read may set it too.
     clock: returns the time in seconds; it decides when to commit and flush, and nothing that is learned.
+    is_hidden_part: whether a held-out part bears a name that was erased.
     agree: returns the first rank's value of a decision that depends on the clock, on every rank.
     """
 
@@ -109,6 +115,7 @@ class LoopParts:
     stop: StopSignal = field(default_factory=StopSignal)
     clock: Callable[[], float] = time.monotonic
     agree: Callable[[bool], bool] = bool
+    is_hidden_part: Callable[[str], bool] = no_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

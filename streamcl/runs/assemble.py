@@ -18,10 +18,10 @@ from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.forgetting import build_forgetting, for_the_loop
 from streamcl.factory.parts import build_fanout, build_learner, build_shift, build_waiting
 from streamcl.factory.source import SourceFactory, build_source
-from streamcl.forgetting.eraser import RunResources
 from streamcl.forgetting.purging import CheckpointPurger
+from streamcl.forgetting.run_resources import RunResources
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import LoopParts, LoopPolicy, StopSignal
+from streamcl.processor.ports import LoopParts, LoopPolicy, StopSignal, no_part
 from streamcl.protocols import CheckpointStore, Learner, Source
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.run import Run
@@ -56,7 +56,7 @@ def assemble(
     check_same_everywhere("backbone", backbone.fingerprint, group)
     learner = build_learner(settings, backbone, compute, group)
     output = _open_output(settings, folder, stack, backbone.fingerprint, group)
-    scores, throughput = Prequential(), Throughput()
+    scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
     waiting = build_waiting(settings, group)
     forgetting = None
     if group.is_main:
@@ -65,6 +65,7 @@ def assemble(
             learner,
             source,
             scores,
+            history,
             output.sink,
             thumbnails=output.thumbnails,
             checkpoints=CheckpointPurger(output.checkpoints, output.saver) if settings.checkpoint else None,
@@ -81,7 +82,7 @@ def assemble(
     parts = LoopParts(
         detector=build_shift(settings),
         scores=scores,
-        history=HoldoutHistory(),
+        history=history,
         evaluator=_evaluator(settings, source, group),
         meter=throughput,
         sink=output.sink,
@@ -93,6 +94,7 @@ def assemble(
         waiting=waiting,
         corrections=None if forgetting is None else forgetting.corrections,
         stop=stop,
+        is_hidden_part=no_part if forgetting is None else forgetting.hides_part,
         agree=bool if group.world_size == 1 else group.broadcast_object,
     )
     policy = LoopPolicy(

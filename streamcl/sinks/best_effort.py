@@ -7,11 +7,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from streamcl.errors import cause_of
 from streamcl.protocols import Sink, State
-from streamcl.sinks.redaction import RedactableSink, RedactionTarget
+from streamcl.sinks.redaction import MissedRedaction, RedactableSink, RedactionTarget
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +20,16 @@ WARNING_INTERVAL = 60.0
 """Seconds between two warnings about the same sink."""
 
 
+REDACTION_PATIENCE = 60.0
+"""Seconds that an erasure waits for a sink to take out what was erased; files of some 100 MB take less."""
+
+
 class BestEffortSink:
     """Hands records to `sink` from a thread of its own; what does not fit or work is dropped and counted.
 
-    No method raises for the sink's sake, and none but `close` and `redact` waits for it, at most `patience`
-    seconds. `flush` asks the sink to flush and does not wait: this is for copies of the run's record, never
-    for the record itself. Memory is bounded by `size` records.
+    No method but `redact` raises for the sink's sake, and none but `close` waits for it, at most `patience`
+    seconds, and `redact`, for longer. `flush` asks the sink to flush and does not wait: this is for copies of
+    the run's record, never for the record itself. Memory is bounded by `size` records.
     """
 
     def __init__(
@@ -66,14 +71,27 @@ class BestEffortSink:
             self._warn("did not finish in time; what it had not written is lost")
 
     def redact(self, target: RedactionTarget) -> int:
-        """Ask the sink to redact once it has caught up, where it can; what it changes is not counted.
+        """Have the sink redact once it has caught up, where it can; return how many records changed.
 
-        Wait up to `patience` seconds for a place in the queue: dropping this would keep what was erased.
+        Raise MissedRedaction where it fails, or has not finished after REDACTION_PATIENCE seconds.
         """
         sink = self._sink
-        if isinstance(sink, RedactableSink):
-            self._enqueue(lambda: sink.redact(target), patience=self._patience)
-        return 0
+        if not isinstance(sink, RedactableSink):
+            return 0
+        outcome: Future[int] = Future()
+
+        def redact() -> None:
+            try:
+                outcome.set_result(sink.redact(target))
+            except (Exception, SystemExit) as error:  # see state_dict
+                outcome.set_exception(error)
+                raise
+
+        try:
+            self._queue.put(redact, timeout=REDACTION_PATIENCE)
+            return outcome.result(REDACTION_PATIENCE)
+        except (Exception, SystemExit) as error:
+            raise MissedRedaction([self._name]) from error
 
     def state_dict(self) -> State:
         """Return the sink's own position, or nothing where it raises."""
@@ -87,9 +105,9 @@ class BestEffortSink:
         """Bring the sink back to its position, once it has caught up."""
         self._enqueue(lambda: self._sink.load_state_dict(state))
 
-    def _enqueue(self, call: Callable[[], object], patience: float = 0.0) -> None:
+    def _enqueue(self, call: Callable[[], object]) -> None:
         try:
-            self._queue.put(call, block=patience > 0, timeout=patience)
+            self._queue.put_nowait(call)
         except queue.Full:
             self.dropped += 1
             self._warn("is too slow")

@@ -11,7 +11,7 @@ from streamcl.protocols import Sink, State
 from streamcl.registry import SINKS, call_with
 from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.sinks.jsonl import JsonlSink
-from streamcl.sinks.redaction import RedactableSink, RedactionTarget
+from streamcl.sinks.redaction import MissedRedaction, RedactableSink, RedactionTarget
 
 
 class Fanout:
@@ -42,8 +42,19 @@ class Fanout:
             raise errors[0]
 
     def redact(self, target: RedactionTarget) -> int:
-        """Redact in each sink that can; return how many records changed."""
-        return sum(sink.redact(target) for sink in self.sinks.values() if isinstance(sink, RedactableSink))
+        """Redact in each sink that can; return how many records changed.
+
+        Raise MissedRedaction, after all others, where copies by a sink still hold what was erased.
+        """
+        changed, missed = 0, list[str]()
+        for sink in self.sinks.values():
+            try:
+                changed += sink.redact(target) if isinstance(sink, RedactableSink) else 0
+            except MissedRedaction as error:
+                missed += error.sinks
+        if missed:
+            raise MissedRedaction(missed, changed)
+        return changed
 
     def state_dict(self) -> State:
         """Return each sink's position, by name."""

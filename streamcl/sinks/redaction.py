@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from streamcl.errors import StreamclError
 from streamcl.protocols import Sink
 
 
 @dataclass(frozen=True, slots=True)
 class RedactionTarget:
-    """Samples, and the class, that no retained record may name after an erasure."""
+    """Samples, and names, that no retained record may hold after an erasure.
+
+    labels: classes. parts: held-out parts that are named after a class or a domain.
+    """
 
     offsets: Collection[int]
     ids: Collection[str]
-    label: str | None = None
+    labels: Collection[str] = ()
+    parts: Collection[str] = ()
 
     def redact(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the record without what it names of the target; None where it names nothing.
@@ -23,20 +28,35 @@ class RedactionTarget:
         A record of a sample keeps its step and offset, so that the log has no gap.
         """
         erased = "id" in record and (record.get("offset") in self.offsets or record["id"] in self.ids)
-        if erased or (self.label is not None and record.get("label") == self.label):
+        if erased or self._is_named(record.get("label")):
             place = {name: record[name] for name in ("step", "offset") if name in record}
             return {**place, "erased": True}
-        changed = {
-            name: [item for item in value if item != self.label] if isinstance(value, list) else None
-            for name, value in record.items()
-            if name in {"predicted", "classes", "label"} and self._is_named(value)
-        }
+        changed = {name: self._without_names(name, value) for name, value in record.items()}
+        changed = {name: each for name, each in changed.items() if each is not record[name]}
         return {**record, **changed} if changed else None
 
+    def _without_names(self, field: str, value: Any) -> Any:
+        if field == "predicted" and self._is_named(value):
+            return None
+        if field == "classes" and isinstance(value, list) and any(map(self._is_named, value)):
+            return [each for each in value if not self._is_named(each)]
+        if field == "parts" and isinstance(value, Mapping) and any(part in self.parts for part in value):
+            return {part: figure for part, figure in value.items() if part not in self.parts}
+        return value
+
     def _is_named(self, value: Any) -> bool:
-        return self.label is not None and (
-            value == self.label or (isinstance(value, list) and self.label in value)
-        )
+        return isinstance(value, str) and value in self.labels
+
+
+class MissedRedaction(StreamclError):
+    """Copies of a run's record, by sinks, still hold what was erased; the record itself does not.
+
+    sinks: their names. changed: how many records of the others changed.
+    """
+
+    def __init__(self, sinks: Sequence[str], changed: int = 0) -> None:
+        super().__init__(f"the sinks {', '.join(sinks)} still hold what was erased")
+        self.sinks, self.changed = tuple(sinks), changed
 
 
 @runtime_checkable

@@ -9,12 +9,14 @@ from typing import Any
 
 from streamcl.errors import MissingExtra
 from streamcl.protocols import State
+from streamcl.sinks.event_files import TENSORBOARD, redact_event_files
 from streamcl.sinks.figures import figures, message
+from streamcl.sinks.redaction import RedactionTarget
 
 
 def tensorboard_sink(folder: Path) -> TensorBoardSink:
     """Return the sink of a run directory; its files lie in `tensorboard/`."""
-    return TensorBoardSink(folder / "tensorboard")
+    return TensorBoardSink(folder / TENSORBOARD)
 
 
 class TensorBoardSink:
@@ -35,7 +37,8 @@ class TensorBoardSink:
             ) from error
         self._event, self._session, self._summary = event_pb2.Event, event_pb2.SessionLog, summary_pb2.Summary
         self._text, self._clock = text_pb, clock
-        self._writer = event_file_writer.EventFileWriter(str(folder))
+        self._folder, self._new_writer = folder, event_file_writer.EventFileWriter
+        self._writer = self._new_writer(str(folder))
         self._step = 0
 
     def write(self, topic: str, record: Mapping[str, Any]) -> None:
@@ -65,6 +68,17 @@ class TensorBoardSink:
         """Have TensorBoard discard everything after that step."""
         self._step = int(state.get("step", 0))
         self._add(self._step + 1, session_log=self._session(status=self._session.START))
+
+    def redact(self, target: RedactionTarget) -> int:
+        """Take the figures of erased parts out of every file; return how many files changed.
+
+        Writing goes on in a new file. Events hold no names.
+        """
+        self._writer.close()
+        try:
+            return redact_event_files(self._folder, target.parts)
+        finally:
+            self._writer = self._new_writer(str(self._folder))
 
     def _add(self, step: int, **content: Any) -> None:
         self._writer.add_event(self._event(wall_time=self._clock(), step=step, **content))

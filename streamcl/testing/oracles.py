@@ -110,7 +110,7 @@ def _check_redaction(
     sink.write("metrics", other)
     sink.flush()
     position = sink.state_dict()
-    if not sink.redact(RedactionTarget({7}, {"erased"}, "gone")):
+    if not sink.redact(RedactionTarget({7}, {"erased"}, {"gone"})):
         raise AssertionError("redact says that no record changed, and one named an erased sample")
     sink.write("metrics", {**other, "id": "later", "predicted": "kept"})
     sink.flush()

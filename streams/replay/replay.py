@@ -134,7 +134,8 @@ class ReplaySource:
             except BadRecord as error:
                 if self._on_bad_record == "fail":
                     raise
-                yield RejectedRecord(offset, self._train.ids[index], str(error))
+                known = self._train.without_pixels(index)
+                yield RejectedRecord(offset, known.id, str(error), known.label, known.subject, known.domain)
 
 
 def holdout_parts(order: Order, train: Collection, test: Collection) -> tuple[HoldoutPart, ...]:

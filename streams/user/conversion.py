@@ -97,7 +97,8 @@ class Conversion:
         except BadRecord as bad:
             if self._policy.on_bad_record == "fail":
                 raise
-            return RejectedRecord(self.offset, record.id, reason_of(bad))
+            names = (record.label, record.subject, record.domain)
+            return RejectedRecord(self.offset, record.id, reason_of(bad), *names)
         return record
 
     def _count(self, label: str) -> None:

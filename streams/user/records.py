@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,7 @@ def to_samples(
         except BadRecord as bad:
             if policy.on_bad_record == "fail":
                 raise
-            yield RejectedRecord(place, _id_of(raw, default_id), reason_of(bad))
+            yield _rejected(place, raw, default_id, bad, class_names)
 
 
 def reason_of(bad: SourceError) -> str:
@@ -181,8 +181,26 @@ def _privacy(value: Any) -> Privacy:
     raise BadRecord(f"privacy is {brief(value)}; expected core or user")
 
 
-def _id_of(raw: RawRecord | BadRecord, default_id: str) -> str:
+def _rejected(
+    place: int, raw: RawRecord | BadRecord, default_id: str, bad: BadRecord, class_names: Sequence[str]
+) -> RejectedRecord:
+    """Return a rejected record with the names that can be read, under the default id where its own cannot."""
+    if isinstance(raw, BadRecord):
+        return RejectedRecord(place, default_id, reason_of(bad))
+    return RejectedRecord(
+        place,
+        _as_far_as_readable(lambda: to_text(raw.id, "id")) or default_id,
+        reason_of(bad),
+        label=_as_far_as_readable(
+            lambda: to_label(raw.label, missing="unlabelled", negative="class", class_names=class_names)
+        ),
+        subject=_as_far_as_readable(lambda: _name(raw.subject, "subject")),
+        domain=_as_far_as_readable(lambda: _name(raw.domain, "domain")),
+    )
+
+
+def _as_far_as_readable(read: Callable[[], str | None]) -> str | None:
     try:
-        return (to_text(raw.id, "id") if isinstance(raw, RawRecord) else None) or default_id
-    except (Exception, SystemExit):  # the id is what is bad; the record keeps its place under the default one
-        return default_id
+        return read()
+    except (Exception, SystemExit):  # the name is what is bad, or any of the user's attributes raises
+        return None

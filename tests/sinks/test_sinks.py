@@ -182,7 +182,7 @@ class TestJsonl:
         sink.flush()
         position = sink.state_dict()
         sink.write("metrics", STEP)  # not flushed yet
-        assert sink.redact(RedactionTarget({0}, {"a"}, "dog")) == 2
+        assert sink.redact(RedactionTarget({0}, {"a"}, {"dog"})) == 2
         assert sink.state_dict() | {"metrics": 0} == position
         sink.write("predictions", {"offset": 1, "id": "b"})
         sink.close()

@@ -14,7 +14,6 @@ from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.events import HoldoutPart
-from streamcl.forgetting.eraser import RunResources
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
@@ -22,6 +21,7 @@ from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.no_op import NoOp
 from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.receipts.archive import no_signing_key
+from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.processor.loop import StreamProcessor
@@ -190,7 +190,8 @@ class Opened:
         self.lineage = Lineage(folder / LINEAGE)
         self.sink = JsonlSink(folder, disk=disk)
         vault = Checkpoints(folder / "checkpoints", fingerprint={}, keep=keep, disk=disk)
-        scores, gallery = Prequential(), Thumbnails(folder / "samples", 3, disk=disk)
+        scores, history = Prequential(), HoldoutHistory()
+        gallery = Thumbnails(folder / "samples", 3, disk=disk)
         self.kept = None
         if by is not None:
             self.kept = StatisticsStore(folder / STATISTICS, by, digest=self.lineage.digest, keep=keep)
@@ -200,6 +201,7 @@ class Opened:
             self.learner,
             source,
             scores,
+            history,
             self.sink,
             thumbnails=gallery,
             checkpoints=CheckpointPurger(vault),
@@ -222,7 +224,7 @@ class Opened:
             LoopParts(
                 detector=Detector(),
                 scores=scores,
-                history=HoldoutHistory(),
+                history=history,
                 evaluator=HoldoutEvaluator([]),
                 meter=StoppedClock(),
                 sink=self.sink,

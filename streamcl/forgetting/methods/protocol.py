@@ -150,6 +150,22 @@ def drop_class(request: ForgetRequest, context: Context) -> bool:
     return True
 
 
+def drop_emptied(learner: Learner, names: Sequence[str]) -> tuple[DataLocation, ...]:
+    """Drop the classes of which no learned sample is left, as if none had come.
+
+    Return what receipts say of those that the learner cannot drop.
+    """
+    known = [name for name in names if name in learner.classes]
+    if not known:
+        return ()
+    if (drop := capabilities_of(learner).drop_class) is None:
+        why = f"{len(known)} classes of which no sample is left: this learner cannot drop a class"
+        return (DataLocation("class names", "remains", why),)
+    for name in known:
+        drop(name)
+    return (DataLocation("class names", "erased", f"{len(known)} classes of which no sample is left"),)
+
+
 def purge(request: ForgetRequest, context: Context) -> DataLocation:
     """Purge the samples in scope from the learner's buffer; return what was done there."""
     buffer, purged = context.capabilities.replay_buffer, 0

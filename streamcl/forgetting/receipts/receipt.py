@@ -49,14 +49,16 @@ class _Part(BaseModel):
 class ScopeSummary(_Part):
     """The numbers of samples that the request reached, and keyed hashes of their names.
 
-    learned, passed: samples that were learned, and that passed whether learned or not. ids, label: the names
-    that `verify` looks for in the run. cohorts: classes or subjects that were erased completely.
+    learned, passed: samples that were learned, and that passed whether learned or not. ids, label, names:
+    what `verify` looks for; names are those of classes, domains and held-out parts without a sample left.
+    cohorts: classes or subjects that were erased completely.
     """
 
     learned: int | None = None
     passed: int | None = None
     ids: tuple[str, ...] = ()
     label: str | None = None
+    names: tuple[str, ...] = ()
     cohorts: tuple[str, ...] = ()
 
 
@@ -185,7 +187,7 @@ def in_learner(state: Mapping[str, Any], reported: Sequence[DataLocation]) -> tu
 
 
 def on_disk(
-    kind: Kind,
+    named: bool,
     checkpoint: PurgedCheckpoint | None,
     changed: int,
     derived: Sequence[str],
@@ -195,14 +197,18 @@ def on_disk(
 ) -> tuple[DataLocation, ...]:
     """Return one entry a location.
 
-    changed: log records edited; derived: files removed; rows: lineage; held: where the records came from.
+    named: whether a class, a domain or a held-out part has lost its name with its samples. changed: log
+    records edited; derived: files removed; rows: lineage; held: where the records came from.
     """
     origin = "the stream's own files are not streamcl's to change"
     metrics = DataLocation(
         "metrics", "remains", "aggregate counts include the samples' predictions; no ids, no pixels"
     )
-    if kind == "class":
-        why = "the class's name; its counts stay under another name, aggregates are kept"
+    if named:
+        why = (
+            "names of classes, domains and held-out parts of which nothing is left, figures of the "
+            "latter two as well; a class's counts stay under another name, aggregates are kept"
+        )
         metrics = DataLocation("metrics", "erased", why)
     checkpoints = not_affected(("checkpoints",), "this run keeps none")
     if checkpoint is not None:
@@ -230,7 +236,7 @@ def on_disk(
         DataLocation(
             "metrics services",
             "not reachable",
-            "figures sent to TensorBoard or MLflow hold no ids; they stay",
+            "figures sent to MLflow or another service hold no ids; they stay, with names of held-out parts",
         ),
         DataLocation("source data", "not reachable", origin if held is None else f"{held}; {origin}"),
     )

@@ -1,0 +1,74 @@
+"""The parts of a run that an erasure reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from streamcl.forgetting.purging import CheckpointPurger
+from streamcl.forgetting.receipts.archive import SigningKeySource, no_signing_key
+from streamcl.forgetting.statistics.store import StatisticsStore
+from streamcl.forgetting.waiting_store import WaitingStore
+from streamcl.protocols import Learner, Source
+from streamcl.sinks.redaction import RedactableSink
+from streamcl.storage import files
+from streamcl.storage.files import Disk
+from streamcl.storage.snapshots import Snapshots
+from streamcl.storage.thumbnails import Thumbnails
+
+if TYPE_CHECKING:  # they bring torch, which forgetting without their tests does not need
+    from streamcl.forgetting.monitoring.relapse import RelapseMonitor
+    from streamcl.forgetting.monitoring.utility import UtilityProbe
+
+
+class RedactableScores(Protocol):
+    """Metrics by class (see streamcl.evaluation.prequential)."""
+
+    @property
+    def per_domain(self) -> Mapping[str, float]:
+        """The figures of each domain, by its name."""
+
+    def forget_class(self, label: str) -> None:
+        """Name the class no more."""
+
+    def forget_domain(self, name: str) -> None:
+        """Drop the figures of a domain."""
+
+
+class RedactableHistory(Protocol):
+    """Held-out accuracy by part (see streamcl.evaluation.holdout_history)."""
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """The parts' names."""
+
+    def forget_parts(self, names: Collection[str]) -> None:
+        """Drop the figures of parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResources:
+    """The parts of a run that an erasure reaches.
+
+    snapshots: those that this process publishes for others that answer requests; None where it does not.
+    fingerprint: of the run's configuration. signing_key: signs receipts. disk: writes files.
+    """
+
+    folder: Path
+    learner: Learner
+    source: Source
+    scores: RedactableScores
+    history: RedactableHistory
+    sink: RedactableSink
+    thumbnails: Thumbnails | None = None
+    checkpoints: CheckpointPurger | None = None
+    snapshots: Snapshots | None = None
+    statistics: StatisticsStore | None = None
+    utility: UtilityProbe | None = None
+    relapse: RelapseMonitor | None = None
+    waiting: WaitingStore | None = None
+    fingerprint: str = ""
+    signing_key: SigningKeySource = no_signing_key
+    disk: Disk = field(default_factory=lambda: files.DISK)
