@@ -194,8 +194,8 @@ def _rejected(
         label=_as_far_as_readable(
             lambda: to_label(raw.label, missing="unlabelled", negative="class", class_names=class_names)
         ),
-        subject=_as_far_as_readable(lambda: _name(raw.subject, "subject")),
-        domain=_as_far_as_readable(lambda: _name(raw.domain, "domain")),
+        subject=_as_far_as_readable(lambda: to_name(raw.subject, "subject")),
+        domain=_as_far_as_readable(lambda: to_name(raw.domain, "domain")),
     )
 
 
