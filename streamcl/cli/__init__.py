@@ -15,16 +15,15 @@ from streamcl.cli.bench import bench
 from streamcl.cli.forget import forget, retry_request, verify
 from streamcl.cli.inspect_commands import doctor, list_names, report, schema, status, validate
 from streamcl.cli.key import key, timestamp
-from streamcl.cli.messages import print_error, silence_messages
+from streamcl.cli.messages import DEBUG, print_error, report_error, silence_messages
 from streamcl.cli.model_commands import export, fetch
 from streamcl.cli.predict import predict
 from streamcl.cli.run import run
 from streamcl.cli.serve import serve
 from streamcl.cli.source import source
 from streamcl.cli.terminal import use_any_encoding
-from streamcl.errors import SourceError, StreamclError, cause_of
+from streamcl.errors import SourceError
 
-DEBUG = "--debug"
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a command that SIGTERM has ended in an orderly way."""
 
@@ -48,7 +47,6 @@ for command in COMMANDS:
 def main() -> NoReturn:
     """Run the command line and exit with the code of `streamcl.errors`, or 0."""
     use_any_encoding()
-    debug = DEBUG in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     try:
         code = cli(arguments, prog_name="streamcl", standalone_mode=False)
@@ -57,17 +55,12 @@ def main() -> NoReturn:
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
-    except StreamclError as error:
-        print_error(error, debug=debug)
-        sys.exit(error.exit_code)
-    except Exception as error:  # of the machine, of streamcl, or of a user's part, whose place is of use
-        hint = None if isinstance(error, OSError | MemoryError) else "--debug shows where"
-        print_error(StreamclError(cause_of(error), hint=hint), debug=debug)
-        sys.exit(1)
+    except Exception as error:
+        sys.exit(report_error(error))
     except SystemExit as error:
         if error.code == TERMINATED:
             raise
         hint = "code that is called by a run must return or raise; --debug shows where it exits"
-        print_error(SourceError(f"code of yours called sys.exit({error.code!r})", hint=hint), debug=debug)
+        print_error(SourceError(f"code of yours called sys.exit({error.code!r})", hint=hint))
         sys.exit(SourceError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING
 import click
 
 from streamcl.cli.inspect_commands import OVERRIDES
-from streamcl.cli.messages import show_messages
+from streamcl.cli.messages import disk_errors, show_messages
 from streamcl.cli.terminal import say
-from streamcl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from streamcl.distributed.process_group import ProcessGroup
@@ -26,10 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
-"""Error numbers of a disk that is full or fails."""
-FOLDER_ERRORS = {errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM}
-"""Error numbers of a run directory that somebody else has changed."""
 
 STOPPED = 143
 """The exit code after a signal and a clean commit (128 + SIGTERM)."""
@@ -60,7 +54,7 @@ def run(
     with (
         _ranks(settings.distributed.timeout) as ranks,
         show_messages() if ranks.is_main else nullcontext(),
-        _disk_errors(),
+        disk_errors(),
     ):
         again = fresh and restarted()
         if again:
@@ -115,21 +109,6 @@ def _stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Raise CheckpointError in place of OSError where the disk is full or fails while the run writes."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS | FOLDER_ERRORS:
-            raise
-        where = f" ({error.filename2 or error.filename})" if error.filename else ""
-        raise CheckpointError(
-            f"the run directory can no longer be written: {error.strerror}{where}",
-            hint="its checkpoints are intact; once it is writable, the same command continues from them",
-        ) from error
 
 
 def _drive(opened: Run, *, show: bool) -> None:

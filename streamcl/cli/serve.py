@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from streamcl.cli.inspect_commands import OVERRIDES
-from streamcl.cli.messages import print_error, show_messages
+from streamcl.cli.messages import disk_errors, report_error, show_messages
 from streamcl.cli.terminal import say
-from streamcl.errors import ConfigError, MissingExtra, StreamclError, cause_of
+from streamcl.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -106,11 +106,7 @@ def learner_main(settings: RunConfig, publish_every: float, follow: bool, publis
     from streamcl.serving.processes import learn_and_publish
 
     try:
-        with show_messages():
+        with show_messages(), disk_errors():
             learn_and_publish(settings, published, every_seconds=publish_every, follow=follow)
-    except StreamclError as error:
-        print_error(error)
-        sys.exit(error.exit_code)
     except Exception as error:
-        print_error(StreamclError(cause_of(error)))
-        sys.exit(1)
+        sys.exit(report_error(error))

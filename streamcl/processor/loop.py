@@ -99,11 +99,12 @@ class StreamProcessor:
         for event in self.source:
             self.forget()
             yield from self.process(event)
-            if self.parts.stop.is_set or self._commit_due():
+            stopping = self.parts.stop.is_set  # a stop during this commit waits for the next one
+            if stopping or self._commit_due():
                 self.commit()
             elif self._flush_due():
                 self._flush()
-            if self.parts.stop.is_set:
+            if stopping:
                 return
         self.forget()
         if self.parts.stop.is_set:  # the source gave up waiting for an event

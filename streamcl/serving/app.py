@@ -25,13 +25,11 @@ from streamcl.serving.limits import BodyLimits, LocalRequests
 from streamcl.serving.metrics import ServerMetrics
 from streamcl.serving.openapi import openapi_document
 from streamcl.serving.problems import problem_response
+from streamcl.serving.schemas import MAX_REQUEST_IMAGES, MAX_TOP_K
 from streamcl.serving.service import ServingService
 
 MAX_BODY_BYTES = 64 << 20
 BODY_SECONDS = 30.0
-MAX_REQUEST_IMAGES = 64
-"""Of one request; more go into several requests, so that none keeps the others waiting."""
-MAX_TOP_K = 100
 RETRY_AFTER = {"Retry-After": "1"}
 
 
@@ -93,7 +91,7 @@ class _Routes:
         metrics.gauge("waiting_images", "Images in the queue.", lambda: len(batcher))
         metrics.gauge("predictors_ready", "Predictors that have predicted an image.", lambda: pool.ready)
         metrics.counter("predictor_restarts_total", "Predictors that were replaced.", lambda: pool.restarts)
-        metrics.gauge("learner_up", "1 while the learner lives.", lambda: service.learning() != "stopped")
+        metrics.gauge("learner_up", "1 while the learner lives.", service.learner_alive)
         metrics.gauge("model_offset_records", "Records that the model in use has read.", self._offset)
 
     async def predict(self, request: Request) -> Response:
@@ -189,7 +187,7 @@ class Measured:
 
 def _top_k(request: Request) -> int:
     given = request.query_params.get("top_k", "1")
-    if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= MAX_TOP_K):
+    if not (given.isascii() and given.isdecimal() and len(given) < 10 and 1 <= int(given) <= MAX_TOP_K):
         raise HTTPException(400, f"top_k is a number from 1 to {MAX_TOP_K}")
     return int(given)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,16 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamcl.errors import ConfigError
 from streamcl.serving.problems import problem_response
 
-LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
 
 def refuse_open_network(host: str) -> None:
     """Raise ConfigError for an address that others can reach: the server knows no tokens yet."""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+    if not _is_local(host):
         raise ConfigError(
             f"--host {host}: only this machine's own addresses can be served, since anybody who reaches the "
             "server may ask it to forget, and it cannot tell people apart by tokens yet",
@@ -85,8 +78,8 @@ class BodyLimits:
 def _foreign(headers: dict[bytes, bytes]) -> str | None:
     """Return why a request does not come from this machine's own user, or None."""
     host = headers.get(b"host", b"").decode("latin-1")
-    if _name_of(host) not in LOCAL_NAMES:
-        return "this server is reached by the name localhost, 127.0.0.1 or [::1] only"
+    if not _is_local(_name_of(host)):
+        return "this server is reached by the name localhost or a loopback address only"
     origin = headers.get(b"origin")
     if origin is not None and origin.decode("latin-1") != f"http://{host}":
         return "requests from pages of other sites are refused"
@@ -94,4 +87,14 @@ def _foreign(headers: dict[bytes, bytes]) -> str | None:
 
 
 def _name_of(host: str) -> str:
-    return host if host.endswith("]") else host.rpartition(":")[0] or host
+    """Return the host of a Host header, without its port and the brackets of an IPv6 address."""
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return name.removeprefix("[").removesuffix("]")
+
+
+def _is_local(name: str) -> bool:
+    """Return whether a name means this machine alone."""
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -10,6 +10,8 @@ from streamcl import __version__
 from streamcl.events import ForgetRequest
 from streamcl.serving.problems import PROBLEM
 from streamcl.serving.schemas import (
+    MAX_REQUEST_IMAGES,
+    MAX_TOP_K,
     RECEIPT_SCHEMA,
     ErrorDocument,
     PredictResponse,
@@ -24,7 +26,9 @@ DESCRIPTION = "Predictions by the model that a run has learned so far, and reque
 _IMAGE = {"type": "string", "format": "binary"}
 _FORM = {
     "type": "object",
-    "properties": {"image": {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": 64}},
+    "properties": {
+        "image": {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": MAX_REQUEST_IMAGES}
+    },
     "required": ["image"],
 }
 
@@ -52,7 +56,7 @@ def _paths() -> dict[str, Any]:
                         "name": "top_k",
                         "in": "query",
                         "description": "Classes to return for each image.",
-                        "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 1},
+                        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 1},
                     }
                 ],
                 "requestBody": {

@@ -6,21 +6,23 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, TypeVarTuple, Unpack
 
 from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor, WaitingImage
 from streamcl.serving.replies import PredictorReply
 from streamcl.storage.snapshots import SnapshotInfo
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
-MAX_PREDICTORS_PER_IMAGE = 2
-"""Predictors that an image may end before it is refused."""
+MAX_PREDICTORS_PER_IMAGE = 3
+"""Predictors that may end while they read an image before it is refused; the image need not be the cause."""
 RESTART_SECONDS = 0.5
 """The least time between two starts of a predictor, so that one which cannot start does not take a core."""
 
@@ -78,14 +80,13 @@ class PredictorPool:
 
     async def _use(self, predictor: _PredictorProcess) -> None:
         """Give batches to one process until it dies. Raise EOFError, OSError or TimeoutError then."""
-        loop = asyncio.get_running_loop()
-        self.model = await loop.run_in_executor(self._threads, predictor.receive_model)
+        self.model = await self._in_time(predictor.receive_model)
         self.ready += 1
         try:
             while True:
                 batch = await self._batch_or_death(predictor)
                 try:
-                    reply = await loop.run_in_executor(self._threads, predictor.exchange, batch)
+                    reply = await self._in_time(predictor.exchange, batch)
                 except (EOFError, OSError, TimeoutError):
                     self._batcher.return_batch(batch, attempts=MAX_PREDICTORS_PER_IMAGE)
                     raise
@@ -95,6 +96,12 @@ class PredictorPool:
                 self._deliver(batch, reply)
         finally:
             self.ready -= 1
+
+    async def _in_time(self, call: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
+        """Call in a thread. Raise TimeoutError after `patience`; the call ends with the process then."""
+        loop = asyncio.get_running_loop()
+        called = loop.run_in_executor(self._threads, call, *args)
+        return await asyncio.wait_for(called, self.options.patience)
 
     async def _batch_or_death(self, predictor: _PredictorProcess) -> list[WaitingImage]:
         """Return the next batch. Raise EOFError where the process dies while none is there."""
@@ -129,7 +136,6 @@ class _PredictorProcess:
 
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        self._patience = options.patience
         self._process: BaseProcess = context.Process(
             target=run_predictor, args=(other, folder, options.threads), name="predictor", daemon=True
         )
@@ -138,13 +144,13 @@ class _PredictorProcess:
 
     def receive_model(self) -> SnapshotInfo:
         """Wait until it has predicted an image; return the version of its model."""
-        model: SnapshotInfo = self._receive()
+        model: SnapshotInfo = self._connection.recv()
         return model
 
     def exchange(self, batch: Sequence[WaitingImage]) -> PredictorReply | str:
         """Send the images and wait for the reply."""
         self._connection.send(([each.image for each in batch], max(each.top_k for each in batch)))
-        reply: PredictorReply | str = self._receive()
+        reply: PredictorReply | str = self._connection.recv()
         return reply
 
     async def death(self) -> None:
@@ -157,16 +163,11 @@ class _PredictorProcess:
             loop.remove_reader(self._process.sentinel)
 
     def kill(self) -> None:
-        """End the process at once."""
-        with contextlib.suppress(OSError):
-            self._connection.close()
+        """End the process at once; a thread that waits for it gets an OSError or EOFError."""
         self._process.kill()
         self._process.join()
-
-    def _receive(self) -> Any:
-        if not self._connection.poll(self._patience):
-            raise TimeoutError
-        return self._connection.recv()
+        with contextlib.suppress(OSError):
+            self._connection.close()
 
 
 def _fail(batch: Sequence[WaitingImage], reason: str) -> None:

@@ -10,6 +10,11 @@ Learning: TypeAlias = Literal["running", "finished", "stopped"]
 """running: the stream goes on; finished: it has ended; stopped: the learner's process has ended."""
 
 
+MAX_REQUEST_IMAGES = 64
+"""Of one request; more go into several requests, so that none keeps the others waiting."""
+MAX_TOP_K = 100
+
+
 class _Schema(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 

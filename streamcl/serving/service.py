@@ -11,7 +11,7 @@ from typing import Any
 from streamcl import __version__
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
-from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt
+from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt, receipt_path
 from streamcl.forgetting.requests import submit
 from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor
 from streamcl.serving.pool import PredictorPool
@@ -55,7 +55,8 @@ class ServingService:
         self, run: ServedRun, batcher: Batcher, pool: PredictorPool, learner_alive: Callable[[], bool]
     ) -> None:
         self.batcher, self.pool = batcher, pool
-        self._folder, self._name, self._learner_alive = run.folder, run.name, learner_alive
+        self.learner_alive = learner_alive
+        self._folder, self._name = run.folder, run.name
 
     async def predict(self, images: Sequence[bytes], top_k: int) -> PredictResponse:
         """Predict encoded images. Raise QueueFull, or NoPredictor where it cannot be done in time."""
@@ -75,22 +76,21 @@ class ServingService:
         """Return the newest version that the learner has published."""
         return newest_info(self._folder / SNAPSHOTS)
 
-    def learning(self) -> Learning:
-        """Return whether the stream is still learned."""
-        if not self._learner_alive():
+    def learning(self, newest: SnapshotInfo | None) -> Learning:
+        """Return whether the stream is still learned, where `newest` is the version published last."""
+        if not self.learner_alive():
             return "stopped"
-        newest = self.newest()
         return "finished" if newest is not None and newest.facts.get("finished") else "running"
 
     def readiness(self) -> Readiness:
         """Return whether a predictor has predicted an image and lives, and whether the learner does."""
-        return Readiness(**self._readiness())
+        return Readiness(**self._readiness(self.newest()))
 
     def status(self) -> StatusResponse:
         """Return the state of server and run."""
         newest = self.newest()
         return StatusResponse(
-            **self._readiness(),
+            **self._readiness(newest),
             run=self._name,
             newest=None if newest is None else _version(newest),
             waiting=len(self.batcher),
@@ -117,11 +117,11 @@ class ServingService:
         path = newest_receipt(self._folder, request)
         return read_receipt(path).to_json() if path.exists() else None
 
-    def _readiness(self) -> dict[str, Any]:
+    def _readiness(self, newest: SnapshotInfo | None) -> dict[str, Any]:
         pool = self.pool
         return {
             "ready": pool.ready > 0 and pool.model is not None,
-            "learning": self.learning(),
+            "learning": self.learning(newest),
             "predictors": PredictorCounts(
                 ready=pool.ready, configured=pool.options.count, restarts=pool.restarts
             ),
@@ -129,7 +129,7 @@ class ServingService:
         }
 
     def _entry(self, entry: LedgerEntry) -> RequestEntry:
-        has_receipt = newest_receipt(self._folder, entry.id).exists()
+        has_receipt = receipt_path(self._folder, entry.id).exists()
         return RequestEntry(
             id=entry.id,
             status=entry.status,

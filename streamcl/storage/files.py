@@ -172,7 +172,11 @@ def make_folder(folder: Path, *, disk: Disk = DISK) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent, disk=disk)
-    disk.mkdir(folder)
+    try:
+        disk.mkdir(folder)
+    except FileExistsError:  # another process has made it meanwhile
+        if not folder.is_dir():
+            raise
     disk.fsync_folder(folder.parent)
 
 

@@ -93,7 +93,7 @@ def test_killed_at_random_calls(tmp_path, cluster):
 @pytest.mark.parametrize("later", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_ranks_learn_each_message_once(tmp_path, cluster, later):
     cluster.send_records("t", COUNT, partitions=3)
-    cluster.send("asks", request(label="ant", key="first"))
+    cluster.send("asks", request(label="owl", key="first"))  # none comes, so it erases nothing at any time
     write(tmp_path, cluster, requests="asks")
     kill = {rank: (("rank_runs:die_at", {"batch": 6}),) for rank in range(2)}
     done = streamcl_ranks(2, *RUN, "run_dir=run", folder=tmp_path, hooks=kill)

@@ -109,6 +109,8 @@ REFUSED = [
     ("POST /v1/predict", [], b"", 400),
     ("POST /v1/predict?top_k=0", [], b"x", 400),
     ("POST /v1/predict?top_k=" + "9" * 5000, [], b"x", 400),
+    ("POST /v1/predict?top_k=000000005" + "0" * 5000, [], b"x", 400),
+    ("POST /v1/predict?top_k=000000005000000", [], b"x", 400),
     ("POST /v1/predict", [("Content-Type", "multipart/form-data; boundary=x")], b"garbage", 400),
     ("POST /v1/predict", [("Content-Type", "multipart/form-data")], b"garbage", 400),
     ("GET /v1/predict", [], b"", 405),
@@ -139,6 +141,7 @@ def test_pages_of_other_sites_are_refused(server):
     assert raw(server, "GET /v1/status", [("Origin", server.url)])[0] == 200
     assert raw(server, "GET /v1/status", host="localhost:1234")[0] == 200
     assert raw(server, "GET /v1/status", host="[::1]:1234")[0] == 200
+    assert raw(server, "GET /v1/status", host="127.0.0.2:1234")[0] == 200  # it can be served on, too
 
 
 def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(server):

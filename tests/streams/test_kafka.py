@@ -96,9 +96,9 @@ def test_it_keeps_the_promises_of_a_reader(cluster):
     cluster.send_records("t", 7)
     cluster.send("t", b"no image")
     cluster.send("asks", request(label="ant"))
-    check_live_reader(lambda: KafkaReader(cluster.address, "t", partitions=[0]))
+    check_live_reader(lambda: KafkaReader(cluster.address, "t", partitions=[0]), timeout=0.05, count=8)
     options = {"partitions": [0], "requests": "asks", "group": "g"}
-    check_live_reader(lambda: KafkaReader(cluster.address, "t", **options), timeout=0.6)
+    check_live_reader(lambda: KafkaReader(cluster.address, "t", **options), timeout=0.05, count=9)
 
 
 def test_poll_waits_no_longer_than_for_the_first_message_and_brings_few(cluster):

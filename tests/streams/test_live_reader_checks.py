@@ -69,6 +69,16 @@ class AcknowledgeGoesBack(ScriptedReader):
         self.ends = False
 
 
+class SlowToBegin(ScriptedReader):
+    """Nothing comes with the first polls, as from a broker on a busy machine."""
+
+    polls = 0
+
+    def poll(self, timeout):
+        self.polls += 1
+        return [] if self.polls <= 5 else super().poll(timeout)
+
+
 def make(kind):
     return lambda: kind(SCRIPT, Clock(), ends=True)
 
@@ -92,6 +102,16 @@ def test_a_reader_that_keeps_its_promises_passes():
 def test_a_broken_promise_is_found(kind, message):
     with pytest.raises(AssertionError, match=message):
         check_live_reader(make(kind))
+
+
+def test_a_reader_that_is_slow_to_begin_passes():
+    check_live_reader(make(SlowToBegin), count=len(SCRIPT))
+
+
+def test_a_reader_that_fetches_needs_ids():
+    script = [(at, {"image": value["image"]}) for at, value in SCRIPT]
+    with pytest.raises(AssertionError, match="no record has one"):
+        check_live_reader(lambda: FetchesOthers(script, Clock(), ends=True))
 
 
 def test_too_few_records_show_nothing():

@@ -60,6 +60,7 @@ def test_it_keeps_the_promises_of_a_live_reader(redis_server, options):
             **{name: each for name, each in options.items() if name != "keys"},
         ),
         timeout=0.02,
+        count=9 if "keys" in options else 5,
     )
 
 
