@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class FolderLayout:
 
 def folders(root: Path) -> list[Path]:
     """Return the folders directly inside, by name, without hidden ones."""
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return _visible(root).folders
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -57,10 +58,8 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """Return the files directly inside, by name, without hidden ones."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
-    return [folder / name for name in sorted(names)]
+    """Return the files directly inside, by name, without hidden ones and links that lead nowhere."""
+    return _visible(folder).files
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -72,9 +71,31 @@ def _below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
     here = folder.resolve()
     if here in above:
         return
-    yield from visible_files(folder)
-    for inner in folders(folder):
+    inside = _visible(folder)
+    yield from inside.files
+    for inner in inside.folders:
         yield from _below(inner, above | {here})
+
+
+class _Visible(NamedTuple):
+    files: list[Path]
+    folders: list[Path]
+
+
+def _visible(folder: Path) -> _Visible:
+    """Return what is directly inside, by name."""
+    with os.scandir(folder) as entries:
+        kinds = {each.name: _kind_of(each) for each in entries if not each.name.startswith(".")}
+    names = sorted(kinds)
+    return _Visible(*([folder / each for each in names if kinds[each] == kind] for kind in _Visible._fields))
+
+
+def _kind_of(entry: os.DirEntry[str]) -> str | None:
+    """Return 'files' or 'folders'; None for a link that leads nowhere, a socket and the like."""
+    try:
+        return "folders" if entry.is_dir() else "files" if entry.is_file() else None
+    except OSError:  # a link in a circle
+        return None
 
 
 def is_image_file(path: Path) -> bool:

@@ -90,6 +90,13 @@ def test_where_all_images_lie_deeper_the_layout_must_say_which_folders_are_class
     assert image_folder(tmp_path, layout="domains")[0].classes == ("cat", "dog")
 
 
+def test_links_that_lead_nowhere_are_no_images(tmp_path: Path) -> None:
+    tree(tmp_path, "cat", "dog", images=2)
+    (tmp_path / "cat" / "self.png").symlink_to("self.png")
+    (tmp_path / "cat" / "gone.png").symlink_to("nothing.png")
+    assert ids(tmp_path) == {"cat/00.png", "cat/01.png", "dog/00.png", "dog/01.png"}
+
+
 def test_every_extension_that_pillow_reads_is_an_image(tmp_path: Path) -> None:
     tree(tmp_path, "cat", images=2)
     names = ["a.AVIF", "b.jfif", "c.JPG", "d.pnm", "e.apng", "f.j2k", "g.tga", "h.webp"]
