@@ -132,7 +132,7 @@ def save_audit(
         "audit": _finite(report.to_json()),
     }
     head = hash_chain.ChainHead(folder / archive.AUDITS, "audit")
-    head.next_link(content, key).write(path)
+    head.write(head.next_link(content, key), path)
     if key is not None:
         head.sign(key)
     if receipt.exists():

@@ -193,7 +193,7 @@ def request_rows(folder: Path, run: RunLog) -> list[RequestRow]:
     except ForgettingError as error:
         run.notes.append(f"Receipts cannot be shown: {error}.")
         return []
-    verdicts = {content["request"]: content["audit"]["verdict"] for _, content in audits}
+    verdicts = {each.body["request"]: each.body["audit"]["verdict"] for each in audits}
     return [
         RequestRow(each, f"receipts/{quote(f'{path.stem}.html')}", verdicts.get(each.request, ""))
         for path, each in receipts

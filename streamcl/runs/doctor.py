@@ -15,7 +15,7 @@ import yaml
 from streamcl.errors import CheckpointError, StreamclError
 from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
 from streamcl.forgetting.receipts.archive import RECEIPTS
-from streamcl.forgetting.receipts.verify import verify_chain
+from streamcl.forgetting.receipts.verified_chain import verify_chain
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
 from streamcl.runs.directory import CHECKPOINTS, CONFIG, SUMMARY
@@ -186,10 +186,10 @@ def _receipts(folder: Path, keys: PublicKeys) -> Iterator[DoctorFinding]:
         entries = _ledger_entries(folder.parent / LEDGER)
     except (StreamclError, OSError):
         return  # reported as damage of the ledger
-    chain = verify_chain(folder.parent, entries, keys)
-    signed = sum(1 for _, receipt in chain if receipt.signed_by is not None)
-    if chain:
-        yield DoctorFinding("ok", RECEIPTS, f"{len(chain)} receipts in an unbroken chain, {signed} signed")
+    receipts = verify_chain(folder.parent, entries, keys).receipts.values()
+    signed = sum(receipt.signed_by is not None for receipt in receipts)
+    if receipts:
+        yield DoctorFinding("ok", RECEIPTS, f"{len(receipts)} receipts in an unbroken chain, {signed} signed")
 
 
 def _statistics(path: Path) -> Iterator[DoctorFinding]:

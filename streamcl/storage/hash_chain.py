@@ -16,8 +16,6 @@ from streamcl.storage import envelope, files
 from streamcl.storage.files import Disk
 from streamcl.storage.signing import SigningKey
 
-Chain: TypeAlias = list[tuple[Path, dict[str, Any]]]
-
 LINK_FORMAT = 1
 LINK_SIZE_LIMIT = 64 << 20  # bytes; a receipt with every hash of ten thousand ids has under one
 HEAD = f"_head{envelope.SUFFIX}"
@@ -27,6 +25,18 @@ HEAD = f"_head{envelope.SUFFIX}"
 def payload_type(noun: str) -> str:
     """Return the media type under which a document is signed."""
     return f"application/vnd.streamcl.{noun}+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link that was read and verified byte by byte. sha256: of the bytes of its file, in hexadecimal."""
+
+    path: Path
+    body: dict[str, Any]
+    sha256: str
+
+
+Chain: TypeAlias = list[Link]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +60,13 @@ class NewLink:
         files.atomic_write(path, self.data, disk=disk)
 
 
-def read_link(path: Path, noun: str) -> dict[str, Any]:
-    """Return the body of a link, verified byte by byte. Raise ForgettingError, which names the fault."""
-    return parse_link(read_bytes(path), path, noun)
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a link's file; none of one that is too large. Raise ForgettingError."""
+def read_link(path: Path, noun: str) -> Link:
+    """Return the link in a file. Raise ForgettingError, which names the fault, where it is not as written."""
     try:
-        return path.read_bytes() if path.stat().st_size <= LINK_SIZE_LIMIT else b""
+        data = path.read_bytes() if path.stat().st_size <= LINK_SIZE_LIMIT else b""
     except OSError as error:
         raise ForgettingError(f"{path} cannot be read: {error.strerror}") from error
+    return Link(path, parse_link(data, path, noun), hashlib.sha256(data).hexdigest())
 
 
 def parse_link(data: bytes, path: Path, noun: str) -> dict[str, Any]:
@@ -83,11 +89,16 @@ def parse_link(data: bytes, path: Path, noun: str) -> dict[str, Any]:
 
 
 class ChainHead:
-    """The newest link of the chain in a folder; each link is read once."""
+    """The newest link of the chain in a folder; each link is read once.
+
+    What this object writes is not read again. What others write is found by `advance`, before the first link
+    that is written here, and after one that could not be.
+    """
 
     def __init__(self, folder: Path, noun: str) -> None:
         self._folder, self._noun = folder, noun
         self._seen: set[str] = set()
+        self._is_current = False
         self.number = 0
         self.sha256: str | None = None
 
@@ -97,32 +108,48 @@ class ChainHead:
         Raise ForgettingError at a link that is damaged, missing or not chained to the one before.
         """
         paths = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
-        new = [(path, read_link(path, self._noun)) for path in paths if path.name not in self._seen]
-        new.sort(key=lambda each: each[1]["number"])
-        for path, content in new:
-            if content["number"] != self.number + 1:
-                raise ForgettingError(f"{self._noun} number {self.number + 1} is missing before {path.name}")
-            if content["previous"] != self.sha256:
-                raise ForgettingError(f"{path.name} is not chained to the {self._noun} before it")
-            self._seen.add(path.name)
-            self.number, self.sha256 = content["number"], sha256_of(path)
+        new = [read_link(path, self._noun) for path in paths if path.name not in self._seen]
+        new.sort(key=lambda each: int(each.body["number"]))
+        for link in new:
+            name = link.path.name
+            if link.body["number"] != self.number + 1:
+                raise ForgettingError(f"{self._noun} number {self.number + 1} is missing before {name}")
+            if link.body["previous"] != self.sha256:
+                raise ForgettingError(f"{name} is not chained to the {self._noun} before it")
+            self._take(name, link.body["number"], link.sha256)
+        self._is_current = True
         return new
 
     def next_link(self, content: Mapping[str, Any], key: SigningKey | None = None) -> NewLink:
         """Return the content as the next link, to be signed by `key`. Raise as `advance` does."""
-        self.advance()
+        self._be_current()
         place = {"format": LINK_FORMAT, "number": self.number + 1, "previous": self.sha256}
         signer = None if key is None else key.public.key_id
         return NewLink(self._noun, {**content, **place, "signed_by": signer}, key)
 
+    def write(self, link: NewLink, path: Path, *, disk: Disk = files.DISK) -> None:
+        """Write the next link atomically, the envelope with its signature first, so that it is complete."""
+        self._is_current = False  # unless it is written
+        link.write(path, disk=disk)
+        self._take(path.name, link.body["number"], hashlib.sha256(link.data).hexdigest())
+        self._is_current = True
+
     def sign(self, key: SigningKey, *, disk: Disk = files.DISK) -> None:
         """Sign the number and the hash of the newest link, so that it cannot be removed unnoticed."""
-        self.advance()
+        self._be_current()
         path = self._folder / HEAD
         statement = head_statement(self.number, self.sha256)
         signed = envelope.sign(statement, payload_type(f"{self._noun}-head"), key).to_bytes()
         if not path.exists() or path.read_bytes() != signed:
             files.atomic_write(path, signed, disk=disk)
+
+    def _be_current(self) -> None:
+        if not self._is_current:
+            self.advance()
+
+    def _take(self, name: str, number: int, sha256: str) -> None:
+        self._seen.add(name)
+        self.number, self.sha256 = number, sha256
 
 
 def head_statement(number: int, sha256: str | None) -> bytes:

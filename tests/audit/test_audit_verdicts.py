@@ -141,7 +141,7 @@ def test_a_saved_report_reads_back_and_becomes_html_that_names_what_failed(tmp_p
     report = replace(examined(material, with_share(material, 1.0), references=8), request="<a&b>")
     saved = json.loads(save_audit(tmp_path, report).read_text())
     assert saved["audit"] == json.loads(json.dumps(report.to_json()))
-    assert [content["audit"] for _, content in read_audits(tmp_path)] == [saved["audit"]]
+    assert [each.body["audit"] for each in read_audits(tmp_path)] == [saved["audit"]]
     page = html_section(report)
     assert "&lt;a&amp;b&gt;" in page
     assert page.count('class="bad"') == len(wrong(report))

@@ -11,6 +11,7 @@ from signed_runs import KEYS, make_run, receipts, signed_run_fixtures
 
 from streamcl.cli import cli
 from streamcl.errors import ConfigError, ForgettingError
+from streamcl.forgetting.receipts.archive import no_signing_key
 from streamcl.forgetting.receipts.timestamp import request_stamp, stamp_path, verify_stamp
 from streamcl.forgetting.receipts.verify import verify_receipt
 
@@ -157,7 +158,7 @@ def test_what_cannot_be_stamped_is_said(run, tmp_path):
         request_stamp(receipts(run)[0], "http://127.0.0.1:9")
     with pytest.raises(ConfigError, match="expected http"):
         request_stamp(receipts(run)[0], "file:///etc/passwd")
-    unsigned = make_run(tmp_path / "unsigned", lambda: None)
+    unsigned = make_run(tmp_path / "unsigned", no_signing_key)
     with pytest.raises(ForgettingError, match="is not signed"):
         request_stamp(receipts(unsigned)[0], "http://127.0.0.1:9")
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from contextlib import suppress
 
 import pytest
 import rfc8785
@@ -14,7 +15,7 @@ from streamcl.forgetting.receipts.archive import ReceiptArchive, read_receipts, 
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.storage import hash_chain
-from streamcl.testing import ScriptedSource, record_id
+from streamcl.testing import FaultyDisk, ScriptedSource, record_id
 
 PLACES = {
     *("stored statistics", "head statistics", "adapters", "optimizer moments", "importance", "hard buffer"),
@@ -154,5 +155,20 @@ def test_a_receipt_is_written_without_reading_the_earlier_ones_again(tmp_path, m
     )
     for number in range(5):
         archive.write(SMALL.model_copy(update={"request": f"r{number}"}))
-    assert read_paths == [f"r{number}.json" for number in range(4)]
-    assert [receipt.number for _, receipt in read_receipts(tmp_path)] == [1, 2, 3, 4, 5]
+    assert not read_paths
+    ReceiptArchive(tmp_path).write(SMALL.model_copy(update={"request": "r5"}))
+    assert sorted(read_paths) == [f"r{number}.json" for number in range(5)]
+    assert [receipt.number for _, receipt in read_receipts(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_after_a_write_that_failed_the_chain_goes_on_from_what_is_there(tmp_path):
+    for number in range(1, 20):
+        disk = FaultyDisk(number, "eio")
+        archive, folder = ReceiptArchive(tmp_path / str(number), disk=disk), tmp_path / str(number)
+        for request in ("r1", "r2", "r3"):
+            with suppress(OSError):
+                archive.write(SMALL.model_copy(update={"request": request}))
+        archive.write(SMALL.model_copy(update={"request": "r4"}))
+        chain = read_receipts(folder)
+        assert [receipt.number for _, receipt in chain] == list(range(1, len(chain) + 1))
+        assert chain[-1][1].request == "r4"

@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import rfc8785
@@ -14,10 +15,11 @@ from signed_runs import KEY, KEYS, TAMPERINGS, make_run, receipts, signed_run_fi
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
+from streamcl.forgetting.receipts import verify
 from streamcl.forgetting.receipts.archive import no_signing_key
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.runs.doctor import check_run
-from streamcl.storage import envelope, hash_chain
+from streamcl.storage import envelope, hash_chain, signed_link
 from streamcl.storage.hash_chain import HEAD
 from streamcl.storage.key_folder import KeyFolder
 from streamcl.storage.plain_state import state_hash
@@ -265,7 +267,7 @@ def write_audits(run, verdicts, key=KEY):
         receipt = hash_chain.sha256_of(receipts(run)[0])
         audit = {"verdict": verdict, "models": {"references": 8}}
         content = {"request": "r1", "receipt": receipt, "made": 2500.0, "audit": audit}
-        head.next_link(content, key).write(path)
+        head.write(head.next_link(content, key), path)
         if key is not None:
             head.sign(key)
     return paths
@@ -289,6 +291,34 @@ def test_audits_are_verified_by_their_signatures_too(run):
     second.with_suffix(".dsse").unlink()
     with pytest.raises(ForgettingError, match="newest audit is not the signed head"):
         verify_receipt(receipts(run)[0], KEYS)
+
+
+def test_the_records_of_a_run_are_read_once_for_all_of_its_receipts(run, monkeypatch):
+    write_audits(run, ["fail", "pass"])
+    read = []
+    for module, name in (
+        (hash_chain, "read_link"),
+        (signed_link, "read_envelope"),
+        (verify, "logged_ids"),
+    ):
+        original = getattr(module, name)
+
+        def counted(path, *others, original=original, name=name):
+            read.append((name, path.name))
+            return original(path, *others)
+
+        monkeypatch.setattr(module, name, counted)
+    verifier = verify.ReceiptVerifier(KEYS)
+    for path in receipts(run):
+        assert verifier.verify(path)
+    links = [path.name for folder in ("receipts", "audits") for path in (run / folder).glob("*.json")]
+    own = [path.name for path in receipts(run)]  # each is verified by itself, too
+    envelopes = [Path(name).with_suffix(".dsse").name for name in links + own]
+    assert sorted(read) == sorted(
+        [("read_link", name) for name in links + own]
+        + [("read_envelope", name) for name in [*envelopes, HEAD, HEAD]]
+        + [("logged_ids", run.name)]
+    )
 
 
 def test_an_audit_without_a_signature_is_refused_where_a_key_exists(run):

@@ -223,14 +223,14 @@ class TestChain:
         head = hash_chain.ChainHead(tmp_path, "receipt")
         for number in (1, 2):
             path = tmp_path / f"r{number}.json"
-            head.next_link({"n": number}, ALICE).write(path)
+            head.write(head.next_link({"n": number}, ALICE), path)
             head.sign(ALICE)
             signed = envelope.read_envelope(tmp_path / hash_chain.HEAD)
             assert signed.verify(known(ALICE), "application/vnd.streamcl.receipt-head+json")
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             assert json.loads(signed.payload) == {"format": 1, "number": number, "sha256": digest}
         link = hash_chain.read_link(tmp_path / "r2.json", "receipt")
-        assert link["signed_by"] == ALICE.public.key_id
+        assert link.body["signed_by"] == ALICE.public.key_id
         assert envelope.read_envelope(tmp_path / "r2.dsse").payload == (tmp_path / "r2.json").read_bytes()
 
     @pytest.mark.parametrize("place", [{"number": "1"}, {"number": True}, {"number": 1.5}, {}])

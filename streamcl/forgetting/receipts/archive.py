@@ -81,7 +81,7 @@ class ReceiptArchive:
             receipt = receipt.model_copy(update={"verify": verify, "audits": self._newest_audit()})
             link = self._receipts.next_link(receipt.to_json(), key)
             write_page(path, Receipt.from_json(link.body), disk=self._disk)
-            link.write(path, disk=self._disk)
+            self._receipts.write(link, path, disk=self._disk)
         if key is not None:
             self._receipts.sign(key, disk=self._disk)
         return path
@@ -126,13 +126,13 @@ def attempts(folder: Path, request: str) -> int:
 
 def read_receipt(path: Path) -> Receipt:
     """Return a receipt whose every byte is as it was written. Raise ForgettingError with what is wrong."""
-    return Receipt.from_json(hash_chain.read_link(path, "receipt"))
+    return Receipt.from_json(hash_chain.read_link(path, "receipt").body)
 
 
 def read_receipts(folder: Path) -> list[tuple[Path, Receipt]]:
     """Return every receipt of a run in the order of the chain. Raise ForgettingError at a broken link."""
     chain = hash_chain.read_links(folder / RECEIPTS, "receipt")
-    return [(path, Receipt.from_json(content)) for path, content in chain]
+    return [(link.path, Receipt.from_json(link.body)) for link in chain]
 
 
 def read_audits(folder: Path) -> hash_chain.Chain:

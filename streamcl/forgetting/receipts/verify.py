@@ -6,22 +6,16 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from streamcl.errors import CheckpointError, ConfigError, ForgettingError
-from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
+from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.receipts.archive import (
-    AUDITS,
-    RECEIPTS,
-    attempts,
-    read_audits,
-    read_receipts,
-    receipt_path,
-)
 from streamcl.forgetting.receipts.receipt import LOCATIONS, Receipt
 from streamcl.forgetting.receipts.signature import NOT_PROVEN, explain, verify_signature
+from streamcl.forgetting.receipts.verified_chain import VerifiedChain, verify_chain
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
 from streamcl.sinks.jsonl import logged_ids
@@ -29,10 +23,7 @@ from streamcl.storage import hash_chain
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import MANIFEST, CorruptCheckpoint, verify_checkpoint
 from streamcl.storage.plain_state import state_hash
-from streamcl.storage.signed_link import verify_head, verify_link
 from streamcl.storage.signing import PublicKeys
-
-ENDED_STATUSES = frozenset({"done", "refused", "failed"})
 
 
 def verify_receipt(path: Path, keys: PublicKeys | None = None) -> list[str]:
@@ -78,35 +69,30 @@ class ReceiptVerifier:
 
 @dataclass(frozen=True)
 class RunRecords:
-    """The records of a run that its receipts are checked against, read once.
+    """The records of a run that its receipts are checked against, each read once for all of them.
 
-    receipts: by their file names, in the order of the chain. status: of each request, by the ledger. left:
-    fingerprints of erased samples that logs or lineage still hold, each with the place and its offset, None
-    where a record has none. counts: the ids in each place. audits: their hashes and contents, by file.
+    status: of each request, by the ledger. left: fingerprints of erased samples that logs or lineage still
+    hold, each with the place and its offset, None where a record has none. counts: the ids in each place.
     """
 
     folder: Path
-    receipts: Mapping[str, Receipt]
+    chain: VerifiedChain
     status: Mapping[str, str]
     left: Mapping[str, Sequence[tuple[str, int | None]]]
     counts: Mapping[str, int]
-    audits: hash_chain.Chain
 
     def verify(self, path: Path) -> Iterator[str]:
         """Yield a sentence for each check of a receipt that passed. Raise ForgettingError at a fault."""
-        if (receipt := self.receipts.get(path.name)) is None:
+        receipts = self.chain.receipts
+        if (receipt := receipts.get(path.name)) is None:
             raise ForgettingError(f"{path.name} is not in the chain of the run's receipts")
-        yield f"it is number {receipt.number} of an unbroken chain of {len(self.receipts)}"
-        yield _ledger_agrees(receipt, self._last(receipt), self.status.get(receipt.request, "nothing of it"))
+        yield f"it is number {receipt.number} of an unbroken chain of {len(receipts)}"
+        last = self.chain.last[receipt.request]
+        yield _ledger_agrees(receipt, last, self.status.get(receipt.request, "nothing of it"))
         if receipt.outcome == "done":
             yield _every_location(receipt)
             yield from self._nothing_left(receipt)
-            yield from self._audits(path, receipt)
-
-    def _last(self, receipt: Receipt) -> Receipt:
-        """Return the receipt of the request's last attempt."""
-        number = attempts(self.folder, receipt.request)
-        return self.receipts[receipt_path(self.folder, receipt.request, number).name]
+            yield from self._audits(path.name, receipt)
 
     def _nothing_left(self, receipt: Receipt) -> Iterator[str]:
         for name in receipt.scope.ids:
@@ -116,19 +102,59 @@ class RunRecords:
                     raise ForgettingError(f"{place} still hold an erased sample, at offset {offset}")
         for place, count in self.counts.items():
             yield f"none of the {count} ids in {place} is one of the {len(receipt.scope.ids)} erased"
-        if (self.folder / STATISTICS).is_file():
-            yield _no_statistics(self.folder, receipt)
-        yield _no_older_checkpoint(self.folder, receipt)
+        if self._statistics is not None:
+            yield _no_statistics(self._statistics, receipt)
+        yield _no_older_checkpoint(self._checkpoints, receipt)
 
-    def _audits(self, path: Path, receipt: Receipt) -> Iterator[str]:
+    @cached_property
+    def _statistics(self) -> frozenset[str] | None:
+        """The classes or subjects of which sums are stored; None where the run stores none."""
+        if not (self.folder / STATISTICS).is_file():
+            return None
+        with closing(BlockFile(self.folder / STATISTICS)) as file:
+            return frozenset(cohort.hex() for cohort in file.cohorts())
+
+    @cached_property
+    def _checkpoints(self) -> Mapping[str, StoredCheckpoint]:
+        """The run's checkpoints by their names, the oldest first."""
+        return {path.name: StoredCheckpoint(path) for path in list_checkpoints(self.folder / "checkpoints")}
+
+    @cached_property
+    def _audits_of(self) -> Mapping[str, hash_chain.Chain]:
+        """The audits of each request."""
+        found: dict[str, hash_chain.Chain] = {}
+        for audit in self.chain.audits:
+            found.setdefault(audit.body["request"], []).append(audit)
+        return found
+
+    def _audits(self, name: str, receipt: Receipt) -> Iterator[str]:
         """Check that the audits of a receipt are of no other."""
-        own = [content for _, content in self.audits if content["request"] == receipt.request]
-        digest = hash_chain.sha256_of(path)
-        for content in own:
-            if content["receipt"] != digest:
-                raise ForgettingError(f"audit number {content['number']} is the audit of another receipt")
-            place = f"number {content['number']} of {len(self.audits)}"
-            yield f"an audit belongs to it, {place}: {_verdict(content)}"
+        for audit in self._audits_of.get(receipt.request, ()):
+            number = audit.body["number"]
+            if audit.body["receipt"] != self.chain.hashes[name]:
+                raise ForgettingError(f"audit number {number} is the audit of another receipt")
+            place = f"number {number} of {len(self.chain.audits)}"
+            yield f"an audit belongs to it, {place}: {_verdict(audit.body)}"
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint of the run; what is derived from its files is derived once."""
+
+    path: Path
+
+    @cached_property
+    def manifest_sha256(self) -> str:
+        """The hash of its manifest."""
+        return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
+
+    @cached_property
+    def learner_sha256(self) -> str:
+        """The hash of the model in it. Raise ForgettingError where it cannot be read."""
+        try:
+            return state_hash(verify_checkpoint(self.path).state["learner"])
+        except (CorruptCheckpoint, CheckpointError) as error:
+            raise ForgettingError(f"{self.path.name} cannot be read: {error}") from error
 
 
 def read_records(folder: Path, keys: PublicKeys) -> RunRecords:
@@ -136,7 +162,7 @@ def read_records(folder: Path, keys: PublicKeys) -> RunRecords:
     with Ledger(folder / LEDGER) as ledger:
         entries = ledger.entries()
         chain = verify_chain(folder, entries, keys)
-        erased = {name for _, receipt in chain for name in receipt.scope.ids}
+        erased = {name for receipt in chain.receipts.values() for name in receipt.scope.ids}
         left: dict[str, list[tuple[str, int | None]]] = {}
         counts = {}
         for place, ids in (("the logs", logged_ids(folder)), ("the lineage", _lineage_ids(folder))):
@@ -145,64 +171,7 @@ def read_records(folder: Path, keys: PublicKeys) -> RunRecords:
                 counts[place] += 1
                 if (digest := ledger.fingerprint("sample", name)) in erased:
                     left.setdefault(digest, []).append((place, offset))
-    receipts = {path.name: receipt for path, receipt in chain}
-    status = {entry.id: entry.status for entry in entries}
-    return RunRecords(folder, receipts, status, left, counts, read_audits(folder))
-
-
-def verify_chain(
-    folder: Path, entries: Sequence[LedgerEntry], keys: PublicKeys
-) -> list[tuple[Path, Receipt]]:
-    """Return every receipt of a run in order, verified as a whole.
-
-    Each is signed as it says and chained to the one before, and no audit that it names is missing; every
-    request that has ended by the ledger has the receipt of its end; and the newest receipt is the signed head
-    of the chain. So none can be removed unnoticed. Raise ForgettingError with what is wrong.
-    """
-    chain = read_receipts(folder)
-    for path, receipt in chain:
-        if path != receipt_path(folder, receipt.request, receipt.attempt):
-            raise ForgettingError(f"{path.name} is the receipt of request {receipt.request!r}")
-    ended = {entry.id: entry.status for entry in entries if entry.status in ENDED_STATUSES}
-    last = {receipt.request: receipt.outcome for _, receipt in chain}
-    for request, status in ended.items():
-        if last.get(request) != status:
-            raise ForgettingError(
-                f"the ledger says that request {request!r} is {status}, and the receipt of that is missing"
-            )
-    _verify_signatures(folder / RECEIPTS, "receipt", keys)
-    _verify_signatures(folder / AUDITS, "audit", keys)
-    _no_audit_missing(folder, chain)
-    return chain
-
-
-def _verify_signatures(folder: Path, noun: str, keys: PublicKeys) -> None:
-    """Check that no link is unsigned after a signed one, and that the newest is the signed head of the chain.
-
-    The head is written after its link, so between the two it is still the one before, or missing.
-    """
-    chain, signed = hash_chain.read_links(folder, noun), 0
-    for path, _ in chain:
-        is_signed = verify_link(path, noun, keys).key is not None
-        if signed and not is_signed:
-            raise ForgettingError(f"{path.name} is not signed, although the {noun} before it is")
-        signed += is_signed
-    if not signed or (signed == 1 and not (folder / hash_chain.HEAD).exists()):
-        return
-    path, newest = chain[-1]
-    accepted = (
-        hash_chain.head_statement(len(chain), hash_chain.sha256_of(path)),
-        hash_chain.head_statement(len(chain) - 1, newest["previous"]),
-    )
-    if verify_head(folder, noun, keys) not in accepted:
-        raise ForgettingError(f"the newest {noun} is not the signed head of the chain: {noun}s are missing")
-
-
-def _no_audit_missing(folder: Path, chain: Sequence[tuple[Path, Receipt]]) -> None:
-    known = {hash_chain.sha256_of(each) for each, _ in read_audits(folder)}
-    for path, receipt in chain:
-        if receipt.audits not in {None, *known}:
-            raise ForgettingError(f"an audit that {path.name} refers to is missing, or has been changed")
+    return RunRecords(folder, chain, {entry.id: entry.status for entry in entries}, left, counts)
 
 
 def _every_location(receipt: Receipt) -> str:
@@ -230,11 +199,9 @@ def _ledger_agrees(receipt: Receipt, last: Receipt, status: str) -> str:
     return f"the ledger says {status} too"
 
 
-def _no_statistics(folder: Path, receipt: Receipt) -> str:
+def _no_statistics(cohorts: frozenset[str], receipt: Receipt) -> str:
     """Check that no sums are stored of a class or subject that was erased, unless it may have come again."""
-    with closing(BlockFile(folder / STATISTICS)) as file:
-        cohorts = {cohort.hex() for cohort in file.cohorts()}
-    if receipt.on_return == "drop" and cohorts & set(receipt.scope.cohorts):
+    if receipt.on_return == "drop" and not cohorts.isdisjoint(receipt.scope.cohorts):
         raise ForgettingError("the stored statistics still hold sums of what was erased")
     return f"none of the {len(cohorts)} stored statistics is of what was erased"
 
@@ -246,32 +213,20 @@ def _lineage_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
         yield from lineage.ids()
 
 
-def _no_older_checkpoint(folder: Path, receipt: Receipt) -> str:
+def _no_older_checkpoint(stored: Mapping[str, StoredCheckpoint], receipt: Receipt) -> str:
     """Check that no checkpoint is from before the erasure, and that the one made then is unchanged."""
     made = receipt.checkpoint
     if made is None:
         return "the run keeps no checkpoints"
-    paths = list_checkpoints(folder / "checkpoints")
-    if older := [path.name for path in paths if path.name < made.name]:
-        raise ForgettingError(f"{older[0]} is from before the erasure")
-    for path in paths:
-        if path.name == made.name:
-            digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
-            if digest != made.manifest_sha256:
-                raise ForgettingError(f"{path.name} is not the checkpoint that the erasure made")
-            _same_learner(path, receipt)
-            return (
-                f"{path.name} is the checkpoint that the erasure made, and the oldest there is; "
-                "its model has the hash that the receipt names"
-            )
-    return f"no checkpoint is older than {made.name}"
-
-
-def _same_learner(path: Path, receipt: Receipt) -> None:
-    """Check that the model in the checkpoint is the one that the erasure left."""
-    try:
-        learner = verify_checkpoint(path).state["learner"]
-    except (CorruptCheckpoint, CheckpointError) as error:
-        raise ForgettingError(f"{path.name} cannot be read: {error}") from error
-    if state_hash(learner) != receipt.learner_after:
-        raise ForgettingError(f"the model in {path.name} is not the one that the receipt names")
+    if (oldest := min(stored, default=made.name)) < made.name:
+        raise ForgettingError(f"{oldest} is from before the erasure")
+    if (checkpoint := stored.get(made.name)) is None:
+        return f"no checkpoint is older than {made.name}"
+    if checkpoint.manifest_sha256 != made.manifest_sha256:
+        raise ForgettingError(f"{made.name} is not the checkpoint that the erasure made")
+    if checkpoint.learner_sha256 != receipt.learner_after:
+        raise ForgettingError(f"the model in {made.name} is not the one that the receipt names")
+    return (
+        f"{made.name} is the checkpoint that the erasure made, and the oldest there is; "
+        "its model has the hash that the receipt names"
+    )
