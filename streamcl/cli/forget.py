@@ -15,7 +15,7 @@ import click
 from streamcl.cli.messages import show_messages
 from streamcl.cli.run_folder import RUN
 from streamcl.cli.terminal import say
-from streamcl.errors import ConfigError, ForgettingError
+from streamcl.errors import ConfigError, ForgettingError, RunBusy
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -225,8 +225,11 @@ def _execute(run: Path, request: str, seconds: float | None) -> LedgerEntry:
         entry = _wait(run, request, seconds, or_until=lambda: holder_of(run) is None)
         if entry.status not in PENDING or holder_of(run) is not None:
             return entry
-    with show_messages():
-        execute_pending(run)
+    try:
+        with show_messages():
+            execute_pending(run)
+    except RunBusy:  # another process was faster
+        return _execute(run, request, seconds)
     return _wait(run, request, 0.0)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+from streamcl.config.document import KeyPath
 from streamcl.config.options.run import RunConfig
-from streamcl.config.secrets import masked
+from streamcl.config.secrets import masked, secret_variables
 from streamcl.storage.canonical_json import sha256_of_json
 
 Severity: TypeAlias = Literal["safe", "warn", "refuse"]
@@ -39,7 +41,7 @@ def fingerprint(config: RunConfig) -> str:
 
     It is equal for two configurations exactly where `differences` finds nothing to refuse.
     """
-    leaves = _leaves(config).items()
+    leaves = _leaves(config, secret_variables(config.variables)).items()
     return sha256_of_json(
         {path: value for path, (value, severity) in leaves if severity == "refuse" and value is not None}
     )
@@ -47,7 +49,8 @@ def fingerprint(config: RunConfig) -> str:
 
 def differences(old: RunConfig, new: RunConfig) -> list[Difference]:
     """Return the options in which a resumed run differs from the saved one, in the order of the options."""
-    before, after = _leaves(old), _leaves(new)
+    hidden = secret_variables(old.variables) | secret_variables(new.variables)
+    before, after = _leaves(old, hidden), _leaves(new, hidden)
     found = []
     for path in {**before, **after}:
         was, severity = before.get(path, (None, "safe"))
@@ -58,15 +61,21 @@ def differences(old: RunConfig, new: RunConfig) -> list[Difference]:
     return found
 
 
-def _leaves(model: BaseModel, prefix: str = "", inherited: Severity = "refuse") -> dict[str, Leaf]:
+def _leaves(
+    model: BaseModel,
+    hidden: Collection[KeyPath],
+    at: KeyPath = (),
+    inherited: Severity = "refuse",
+) -> dict[str, Leaf]:
     """Return every option by its dotted path, in order, with the severity of a change of it; no secrets."""
     found: dict[str, Leaf] = {}
     for name, field in type(model).model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         severity: Any = extra.get("x-on-resume", inherited)
-        value, path = getattr(model, name), prefix + (field.alias or name)
+        value, path = getattr(model, name), (*at, field.alias or name)
         if isinstance(value, BaseModel):
-            found |= _leaves(value, path + ".", severity)
+            found |= _leaves(value, hidden, path, severity)
         else:
-            found[path] = (masked(to_jsonable_python(value, by_alias=True)), severity)
+            plain = to_jsonable_python(value, by_alias=True)
+            found[".".join(map(str, path))] = (masked(plain, hidden, path), severity)
     return found

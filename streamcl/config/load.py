@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from streamcl.config.document import Document, Problem, Variable, config_error
+from streamcl.config.document import Document, KeyPath, Problem, Variable, config_error, holds
 from streamcl.config.messages import checked_options
 from streamcl.config.options.run import RunConfig, remember_origin
 from streamcl.config.overrides import override
-from streamcl.config.secrets import WITHHELD, plain_secrets, secrets_in
+from streamcl.config.secrets import WITHHELD, plain_secrets, secret_variables, secrets_in
 from streamcl.config.yaml import plain_value, read_yaml
 
 __all__ = ["RunConfig", "config_from_dict", "dump_config", "load_config", "schema"]
@@ -68,14 +68,25 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
 def dump_config(config: RunConfig) -> str:
     """Return the whole configuration, defaults included, as YAML; loading it gives an equal one.
 
-    Values that came from the environment are written out as they are, but for secrets, which stay variables.
-    A secret that Python code has given is withheld.
+    Values that came from the environment are written out as they are, but for secrets and for what a
+    variable with the name of a secret is part of: these stay variables. A secret that Python code has given
+    is withheld.
     """
     plain = config.model_dump(by_alias=True)
-    for path in list(secrets_in(plain)):
+    named = (path for path in secret_variables(config.variables) if _has_text(plain, path))
+    for path in {*secrets_in(plain), *named}:
         holder: Any = reduce(operator.getitem, path[:-1], plain)  # type: ignore[arg-type]
         holder[path[-1]] = config.variables.get(path, Variable(WITHHELD))
     return str(yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31))
+
+
+def _has_text(data: Any, path: KeyPath) -> bool:
+    """Return whether there is a text or a number at that path."""
+    for key in path:
+        if not holds(data, key):
+            return False
+        data = data[key]
+    return isinstance(data, str | int | float)
 
 
 def schema() -> dict[str, Any]:

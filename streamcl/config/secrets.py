@@ -1,16 +1,21 @@
-"""Secrets among the options: recognised by their names or as passwords in URLs, and kept out of files."""
+"""Secrets among the options, kept out of files: known by their names, by those of variables, or in URLs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from streamcl.config.document import Document, KeyPath, Problem
 
 WITHHELD = "***"
 
-_NAMES = re.compile(r"(^|[_.-])(password|passwd|secret|token|(api|access|secret)_?key)$", re.IGNORECASE)
+_NAMES = re.compile(
+    r"(^|[_.-])(password|passwd|passphrase|secret|token|auth|authorization|credentials?|cookie"
+    r"|(api|access|secret|private)_?key)$",
+    re.IGNORECASE,
+)
+_VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)")
 _IN_URL = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]+(?=@)")
 
 
@@ -27,22 +32,39 @@ def secrets_in(data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
         yield path
 
 
+def secret_variables(variables: Mapping[KeyPath, str]) -> frozenset[KeyPath]:
+    """Return the paths of the values that come from variables with the name of a secret.
+
+    >>> sorted(secret_variables({("args", "headers"): "Bearer ${HUB_TOKEN}", ("args", "root"): "${DATA}/x"}))
+    [('args', 'headers')]
+    """
+    named = ((path, _VARIABLE.findall(text)) for path, text in variables.items())
+    return frozenset(path for path, names in named if any(map(_is_name, names)))
+
+
 def _is_secret(key: str | int, value: Any) -> bool:
     if isinstance(value, str) and _IN_URL.search(value):
         return True
     return _is_name(key) and isinstance(value, str | int | float) and value not in {"", True, False}
 
 
-def masked(data: Any) -> Any:
+def masked(data: Any, hidden: Collection[KeyPath] = (), path: KeyPath = ()) -> Any:
     """Return the data with every secret replaced, so that two that differ in secrets alone are equal.
+
+    hidden: paths of further secrets. path: that of the data.
 
     >>> masked({"password": None, "keys": ["a"], "url": "redis://user:pw@host/0"})
     {'password': '***', 'keys': ['a'], 'url': 'redis://***@host/0'}
     """
+    if path in hidden:
+        return WITHHELD
     if isinstance(data, dict):
-        return {key: WITHHELD if _is_name(key) else masked(value) for key, value in data.items()}
+        return {
+            key: WITHHELD if _is_name(key) else masked(value, hidden, (*path, key))
+            for key, value in data.items()
+        }
     if isinstance(data, list):
-        return [masked(value) for value in data]
+        return [masked(value, hidden, (*path, number)) for number, value in enumerate(data)]
     return _IN_URL.sub(WITHHELD, data) if isinstance(data, str) else data
 
 

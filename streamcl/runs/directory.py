@@ -48,6 +48,18 @@ def checkpoints(settings: RunConfig, folder: Path, *, backbone: str) -> Checkpoi
     return Checkpoints(folder / CHECKPOINTS, keep=keep, fingerprint=prints)
 
 
+def refuse_links(folder: Path) -> None:
+    """Raise ConfigError where the run directory holds a link.
+
+    An erasure would replace the link and leave what it leads to, and a log could overwrite data elsewhere.
+    """
+    if links := files.links_below(folder):
+        raise ConfigError(
+            f"{links[0]} is a link, and {len(links)} of them are in the run directory, which may hold none",
+            hint="put the files themselves there; the run directory as a whole may be a link",
+        )
+
+
 def move_aside(folder: Path) -> None:
     """Give an earlier run in `folder`, if there is one, another name."""
     if not folder.exists():

@@ -25,6 +25,7 @@ from streamcl.runs.directory import (
     config_of,
     folder_of,
     move_aside,
+    refuse_links,
     save_config,
     saved_config,
 )
@@ -74,6 +75,7 @@ def open_run(
     files.ensure_writable(folder)
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder))
+        refuse_links(folder)
         files.sweep(folder)
         saved = saved_config(folder)
         settings = _with_precision(settings, saved)

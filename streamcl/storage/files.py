@@ -30,8 +30,9 @@ class Disk:
         return handle
 
     def append(self, path: Path) -> io.FileIO:
-        """Open a log at its end; it is created, readable to its owner, where it is missing."""
-        handle = io.FileIO(path, "ab")
+        """Open a log, no link, at its end; it is created, readable to its owner, where it is missing."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        handle = io.FileIO(os.open(path, flags, 0o666), "ab")
         _let_owner_in(path, 0o600)
         return handle
 
@@ -180,16 +181,34 @@ def make_folder(folder: Path, *, disk: Disk = DISK) -> None:
     disk.fsync_folder(folder.parent)
 
 
+def make_owner_folder(folder: Path, *, disk: Disk = DISK) -> None:
+    """Make the folder for its owner alone, where it is missing; one that is there keeps its mode."""
+    if not folder.is_dir():
+        make_folder(folder.parent, disk=disk)
+        disk.mkdir(folder)
+        folder.chmod(0o700)
+        disk.fsync_folder(folder.parent)
+
+
+def links_below(folder: Path) -> list[Path]:
+    """Return every symbolic link in a folder and in the folders in it; none is followed."""
+    found = []
+    for path, folders, names in os.walk(folder):
+        found += [Path(path, name) for name in (*folders, *names) if Path(path, name).is_symlink()]
+    return sorted(found)
+
+
 def ensure_writable(folder: Path, *, disk: Disk = DISK) -> None:
-    """Make the folder, and write and remove a probe in it, so that an unusable one fails before a run.
+    """Make the folder, for its owner alone, and write and remove a probe in it, to fail before a run does.
 
     Raise ConfigError with the system's reason (read-only, full, not a folder, no permission).
     """
     try:
-        make_folder(folder, disk=disk)
+        make_owner_folder(folder, disk=disk)
         probe = temporary_path(folder / "probe")
         write_new(probe, b"streamcl", disk=disk)
-        disk.unlink(probe)
+        with contextlib.suppress(FileNotFoundError):  # another process sweeps the folder
+            disk.unlink(probe)
         disk.fsync_folder(folder)
     except OSError as error:
         hint = "name a run directory on a writable file system with free space"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from streamcl.errors import SourceError
 from streams.datasets.layout import split_by_group
+from streams.download.archives import refuse_bomb
 from streams.replay.collection import Collection, Grouping, Images, Indices
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -59,6 +60,7 @@ class Packed:
 def _load(file: Path) -> Arrays:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            refuse_bomb(file, sum(info.file_size for info in archive.zip.infolist()))
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise SourceError(f"{file} does not exist", hint=f"expected an .npz file with {_EXPECTED}") from None

@@ -11,12 +11,29 @@ from pathlib import Path, PurePosixPath
 
 from streamcl.errors import SourceError
 
+LARGEST_RATIO = 100
+"""Unpacked bytes for each packed one, at most; pictures are compressed already, text some ten times."""
+
+ALWAYS_ALLOWED = 64 << 20
+"""Unpacked bytes of an archive of any size."""
+
+
+def refuse_bomb(archive: Path, unpacked: int) -> None:
+    """Raise SourceError where an archive says that it unpacks to far more bytes than it has."""
+    limit = LARGEST_RATIO * archive.stat().st_size + ALWAYS_ALLOWED
+    if unpacked > limit:
+        raise SourceError(
+            f"{archive} unpacks to {unpacked} bytes, more than the {limit} that are allowed for its size",
+            hint="do not trust this archive; where you made it, unpack it yourself",
+        )
+
 
 def extract(archive: Path, folder: Path) -> Path:
     """Unpack a .tar, .tar.gz, .tgz or .zip into `folder`, which must not be there yet.
 
-    Raise SourceError for members that are links or devices, are absolute, or climb with `..`. A crash
-    leaves `<folder>.partial`, which the next attempt replaces.
+    Raise SourceError for members that are links or devices, are absolute, or climb with `..`, and for an
+    archive that unpacks to far more than its size (see `refuse_bomb`). A crash leaves `<folder>.partial`,
+    which the next attempt replaces.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -36,6 +53,7 @@ def extract(archive: Path, folder: Path) -> Path:
 def _unzip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         _check_names(archive, file.namelist())
+        refuse_bomb(archive, sum(info.file_size for info in file.infolist()))
         for info in file.infolist():
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise _refused(archive, info.filename, "is a link")
@@ -46,6 +64,7 @@ def _untar(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as file:
         members = file.getmembers()
         _check_names(archive, [member.name for member in members])
+        refuse_bomb(archive, sum(member.size for member in members))
         for member in members:
             if not (member.isfile() or member.isdir()):
                 raise _refused(archive, member.name, "is neither a file nor a folder")

@@ -57,6 +57,35 @@ def test_a_changed_secret_is_no_difference_and_is_not_shown(tmp_path):
     assert "hunter2" not in str(difference)
 
 
+WRAPPED = """
+source:
+  name: redis
+  args:
+    keys: cam
+    headers: ["Bearer ${HUB_TOKEN}"]
+    query: "?key=${API_KEY}&size=3"
+    path: "${HOME_OF}/x"
+"""
+
+
+def test_what_a_variable_with_the_name_of_a_secret_is_part_of_stays_a_variable(tmp_path):
+    values = {"HUB_TOKEN": "hub-1", "API_KEY": "api-1"}
+    config = load(tmp_path, WRAPPED, **values)
+    assert config.source.args["headers"] == ["Bearer hub-1"]
+    written = dump_config(config)
+    assert "hub-1" not in written
+    assert "api-1" not in written
+    assert "/data/x" in written
+    assert load(tmp_path, written, **values) == config
+    assert fingerprint(load(tmp_path, written, **values)) == fingerprint(config)
+    other = load(tmp_path, WRAPPED, **values | {"HUB_TOKEN": "hub-2"})
+    assert differences(config, other) == []
+    assert fingerprint(other) == fingerprint(config)
+    elsewhere = load(tmp_path, WRAPPED, **values | {"HOME_OF": "/else"})
+    assert [each.path for each in differences(config, elsewhere)] == ["source.args"]
+    assert fingerprint(elsewhere) != fingerprint(config)
+
+
 def test_an_override_may_bring_one(tmp_path):
     config = load(tmp_path, overrides=["source.args.password=${KEY}"])
     assert config.source.args["password"] == "k3y"

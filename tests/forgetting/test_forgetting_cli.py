@@ -139,3 +139,16 @@ def test_a_stream_is_asked_while_it_runs_then_killed_resumed_and_verified(tmp_pa
     code, text = user.call("verify", changed)
     assert code == 6
     assert "has been changed" in text
+
+
+@pytest.mark.slow
+def test_two_that_ask_at_once_are_both_answered(tmp_path):
+    """The one that comes second to the run directory waits for the first."""
+    user = User(tmp_path, "ridge", None, pause=0.0)
+    assert user.call("run", "visitors.yaml", "--quiet")[0] == 0
+    both = [user.start("forget", user.run, "--subject", f"person {k}", "--execute") for k in (1, 2)]
+    for process in both:
+        text, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, text
+        assert "done: exact" in text
+    assert len(user.receipts()) == 2

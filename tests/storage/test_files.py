@@ -243,6 +243,40 @@ def test_a_writable_place_is_made_and_left_empty(tmp_path):
     assert list((tmp_path / "runs" / "one").iterdir()) == []
 
 
+def test_a_run_folder_is_made_for_its_owner_alone(tmp_path):
+    files.ensure_writable(tmp_path / "runs" / "a")
+    assert (tmp_path / "runs" / "a").stat().st_mode & 0o777 == 0o700
+
+
+class SweptByAnother(Disk):
+    """A process that holds the folder's lock removes temporaries, the probe of this one among them."""
+
+    def unlink(self, path):
+        files.sweep(path.parent)
+        super().unlink(path)
+
+
+def test_another_process_may_sweep_the_probe(tmp_path):
+    files.ensure_writable(tmp_path, disk=SweptByAnother())
+
+
+def test_links_are_found_at_any_depth_and_not_followed(tmp_path):
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "link").symlink_to(tmp_path)
+    (tmp_path / "run" / "samples" / "a.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "outside")
+    found = files.links_below(tmp_path / "run")
+    assert [path.name for path in found] == ["checkpoints", "a.png"]
+
+
+def test_a_log_that_is_a_link_is_not_opened(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "log").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.open_append(tmp_path / "log")
+
+
 def test_a_file_in_the_way_fails_at_the_start(tmp_path):
     (tmp_path / "file").write_bytes(OLD)
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamcl.errors import SourceError
+from streams.datasets.npz import npz
 from streams.download.archives import extract
 
 
@@ -71,6 +72,22 @@ def test_zip_members_that_reach_out_are_refused(tmp_path: Path) -> None:
             archive.writestr(name, "hi")
         with pytest.raises(SourceError, match="nothing was unpacked"):
             extract(path, tmp_path / "here")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz", "npz"])
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path, kind: str) -> None:
+    path, zeros = tmp_path / f"bomb.{kind}", bytes(80 << 20)
+    if kind == "tgz":
+        info = tarfile.TarInfo("zeros")
+        info.size = len(zeros)
+        with tarfile.open(path, "w:gz") as archive:
+            archive.addfile(info, io.BytesIO(zeros))
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("x.npy", zeros)
+    with pytest.raises(SourceError, match="bytes, more than the"):
+        _ = npz(path) if kind == "npz" else extract(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_truncated_archive_leaves_no_folder(tmp_path: Path) -> None:

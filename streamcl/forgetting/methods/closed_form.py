@@ -88,13 +88,23 @@ class ClosedFormRemoval:
             _residual(figures),
             (
                 DataLocation("head statistics", "erased", f"{context.scope.learned} samples subtracted"),
-                *not_affected(("adapters",), "no weight of this learner is trained by gradient"),
-                *not_affected(("optimizer moments",), "there is no optimizer"),
+                *_trained_weights(context),
                 *not_affected(("importance",), "there are no importance weights"),
                 purge(request, context),
             ),
             figures,
         )
+
+
+def _trained_weights(context: Context) -> tuple[DataLocation, ...]:
+    """Return what receipts say of weights trained by gradient, which no sample in scope has trained."""
+    if context.capabilities.shared_weights is None:
+        return (
+            *not_affected(("adapters",), "no weight of this learner is trained by gradient"),
+            *not_affected(("optimizer moments",), "there is no optimizer"),
+        )
+    why = "none of the samples was in any step that trained them"
+    return not_affected(("adapters", "optimizer moments"), why)
 
 
 def stored_share(context: Context) -> StatisticsSelection | None:
