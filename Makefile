@@ -15,7 +15,7 @@ define install
 	touch "$(VENV)/.installed-$(1)"; }
 endef
 
-.PHONY: help demo demo-icons demo-live install install-test install-lint test test-slow test-faults test-kafka lint types check generated clean
+.PHONY: help demo demo-icons demo-live install install-test install-lint install-docs test test-slow test-faults test-kafka lint types check docs generated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -39,6 +39,9 @@ install-test: install
 install-lint: install-test
 	$(call install,lint)
 
+install-docs: install
+	$(call install,docs)
+
 test: install-test  ## install what the tests need, run them, and see that they cover the code
 	"$(BIN)/python" -m pytest -m "not slow" -n auto --dist loadfile --cov --cov-fail-under=92
 
@@ -61,10 +64,13 @@ types: install-lint  ## mypy, strict
 
 check: lint types test  ## all of the above
 
+docs: install-docs  ## the documentation site, into site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --strict
+
 generated: install  ## write the JSON Schema, the reference of options and the map of modules anew
 	"$(BIN)/streamcl" schema > configs/streamcl.schema.json
 	"$(BIN)/python" docs/write_configuration.py
 	"$(BIN)/python" docs/write_module_map.py
 
 clean:  ## remove the virtual environment and caches, never runs
-	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache
+	rm -rf "$(VENV)" site .pytest_cache .mypy_cache .ruff_cache

@@ -28,7 +28,7 @@ def project(tmp_path: Path) -> Path:
     os.utime(folder / "pyproject.toml", (1, 1))
     binaries = tmp_path / "an environment" / "bin"
     binaries.mkdir(parents=True)
-    for name in ("python", "streamcl", "ruff", "mypy"):
+    for name in ("python", "streamcl", "ruff", "mypy", "mkdocs"):
         tool = binaries / name
         tool.write_text(PYTHON.format(log=folder / "log").replace("python $@", f"{name} $@"))
         tool.chmod(0o755)
@@ -80,6 +80,11 @@ def test_tests_and_lint_bring_their_own_packages_once(project: Path) -> None:
         "ruff format --check .",
         "mypy ",
     ]
+
+
+def test_the_site_is_strict_about_its_links(project: Path) -> None:
+    assert installs(calls := make(project, "docs")) == [".[onnx]", ".[docs]"]
+    assert calls[-1] == "mkdocs build --strict"
 
 
 def test_a_failed_installation_is_tried_again(project: Path) -> None:
