@@ -5,33 +5,22 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from types import FrameType
 
-import uvicorn
 from starlette.applications import Starlette
 
-from streamcl.errors import ConfigError
 from streamcl.serving.app import build_app
 from streamcl.serving.batching import Batcher
+from streamcl.serving.http_server import STOPPED_BY_SIGNAL, bind_socket, run_until_stopped
 from streamcl.serving.limits import refuse_open_network
 from streamcl.serving.pool import PredictorOptions, PredictorPool
 from streamcl.serving.service import ServedRun, ServingService
 
 logger = logging.getLogger(__name__)
-
-STOPPED_BY_SIGNAL = 143
-"""The exit code after a signal and a clean commit (128 + SIGTERM)."""
-
-MAX_CONNECTIONS = 512
-"""Connections at a time; each may hold a body in memory."""
-BACKLOG = 2048
-"""Connections that the system keeps until they are taken; uvicorn's own number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +59,7 @@ def serve_run(
         ConfigError: the address is not this machine's own, or is taken.
     """
     refuse_open_network(options.host)
-    listening = _listen(options)
+    listening = bind_socket(options.host, options.port)
     stopping = _Stopping()
     context = multiprocessing.get_context("spawn")
     published = context.Event()
@@ -84,7 +73,7 @@ def serve_run(
                 if not learner.is_alive():
                     return learner.exitcode or 1
             app = _app(run, learner, options)
-            _listen_until_stopped(app, listening, options, say)
+            run_until_stopped(app, listening, say, grace=options.grace)
             return STOPPED_BY_SIGNAL
         finally:
             _end(learner, options.grace)
@@ -94,41 +83,6 @@ def _app(run: ServedRun, learner: BaseProcess, options: ServerOptions) -> Starle
     batcher = Batcher(max_batch=options.max_batch, max_delay=options.max_delay, capacity=options.queue)
     pool = PredictorPool(run.folder, batcher, options.predictors)
     return build_app(ServingService(run, batcher, pool, learner.is_alive))
-
-
-def _listen_until_stopped(
-    app: Starlette, listening: socket.socket, options: ServerOptions, say: Callable[[str], None]
-) -> None:
-    config = uvicorn.Config(
-        app,
-        lifespan="on",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=int(options.grace),
-    )
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    listening.listen(BACKLOG)  # from here on a connection waits to be answered, and is not refused
-    say(f"http://{host}:{listening.getsockname()[1]}")
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listen(options: ServerOptions) -> socket.socket:
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((options.host, options.port))
-    except OSError as error:
-        listening.close()
-        raise ConfigError(
-            f"{options.host}:{options.port} cannot be listened on: {error.strerror}",
-            hint="--port takes another one, and --port 0 any that is free",
-        ) from error
-    return listening
 
 
 def _end(learner: BaseProcess, grace: float) -> None:
