@@ -15,6 +15,7 @@ from streamcl.errors import SourceError, StreamclError, cause_of
 from streamcl.events import Batch, Event, Idle, PlacedEvent, StreamInfo
 from streamcl.protocols import Source, State
 from streamcl.sources.wrapper import SourceWrapper
+from streams.bounded_queue import put_until
 
 TICK = 0.05  # seconds between two looks at the clock, or at whether to stop
 PATIENCE = 2.0  # seconds that `close` waits for the thread
@@ -223,8 +224,4 @@ class _Worker:
 
     def _put(self, item: QueueItem) -> bool:
         """Wait for room in the queue; return False where the thread must stop instead."""
-        while not self.stop.is_set():
-            with suppress(queue.Full):
-                self._items.put(item, timeout=TICK)
-                return True
-        return False
+        return put_until(self._items, item, self.stop)

@@ -12,9 +12,8 @@ from streamcl.config.options.variants import ClassOptions, PluginOptions
 from streamcl.errors import ConfigError, SourceError, StreamclError
 from streamcl.nn.timm_compat import import_timm, refuse_unknown
 from streamcl.registry import DETECTORS, SINKS, SOURCES, bind_arguments, check_arguments, import_callable
+from streams.build import OFFERED
 from streams.download.fetch import fetched_path
-
-OFFERED = ("seed", "batch_size", "policy")  # arguments that a named source may take from the run
 
 
 def check_names(config: RunConfig) -> None:

@@ -20,7 +20,6 @@ from streamcl.factory.source import inspectable_source
 from streamcl.protocols import Source
 from streamcl.requests.label import Label
 from streamcl.sources.delivery import guarantee_of
-from streamcl.sources.live_reader import Rejoining
 from streamcl.storage.segment import SEGMENT_SUFFIX
 from streams.live.source import LiveSource
 from streams.live.spool_reader import SpoolReader
@@ -78,7 +77,7 @@ def _report(config: RunConfig, state: Mapping[str, Any] | None, wait: float, fol
     remaining, found, fault = None, "", None
     try:
         if isinstance(plain, LiveSource):
-            if isinstance(plain.reader, SpoolReader | Rejoining) or plain.replayable:
+            if plain.replayable:
                 found, remaining = _next_of_reader(config, plain, offset, wait)
         elif plain.replayable:
             found, remaining = _next_of(stream, offset)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import io
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import count
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -14,6 +16,9 @@ from PIL import Image
 from streamcl.events import NO_PIXELS, Prediction, Sample
 from streamcl.protocols import State
 
+MOST_GONE = 1000  # times of samples that are gone; with more than half of them gone the rest is sorted anew
+PngBytes: TypeAlias = bytes
+"""A picture as a PNG file."""
 FASTEST = 1  # zlib's level: a photograph in some 8 ms, and hardly larger than at the best
 
 
@@ -32,10 +37,11 @@ class WaitingSample:
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A waiting sample without pixels, and the pixels as the bytes of a PNG."""
+    """A waiting sample without pixels, the pixels as the bytes of a PNG, and the number of its arrival."""
 
     entry: WaitingSample
-    pixels: bytes
+    pixels: PngBytes
+    number: int
 
 
 class WaitingSamples:
@@ -53,6 +59,9 @@ class WaitingSamples:
         self._max_samples, self._max_bytes, self._wait = max_samples, max_bytes, wait
         self._packed: dict[str, _Packed] = {}  # the oldest first
         self._bytes = 0
+        self._names: dict[int, str] = {}  # of those that wait, by the numbers of their arrivals
+        self._numbers = count()
+        self._times: list[tuple[float, int]] = []  # a heap with the numbers; also of some that are gone
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -70,7 +79,7 @@ class WaitingSamples:
         name = entry.sample.id
         if name not in self._packed:
             bare = replace(entry, sample=replace(entry.sample, image=NO_PIXELS))
-            self._add(name, _Packed(bare, _png(entry.sample)))
+            self._add(name, bare, _png(entry.sample))
 
     def take(self, name: str) -> WaitingSample | None:
         """Remove and return the sample with this id; None where none waits."""
@@ -84,12 +93,11 @@ class WaitingSamples:
         """Remove the samples that have waited too long at the time `now`; return how many."""
         if now is None or self._wait is None:
             return 0
-        last = now - self._wait
-        times = {name: each.entry.time for name, each in self._packed.items()}
-        expired = [name for name, time in times.items() if time is not None and time < last]
-        for name in expired:
-            self._remove(name)
-        return len(expired)
+        expired, last = 0, now - self._wait
+        while self._times and self._times[0][0] < last:
+            _, number = heapq.heappop(self._times)
+            expired += number in self._names and self._remove(self._names[number]) is not None
+        return expired
 
     def evict(self) -> int:
         """Remove the oldest samples until the rest are within the limits; return how many."""
@@ -122,19 +130,29 @@ class WaitingSamples:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the store that returned `state`; an empty one empties it."""
         self._packed, self._bytes, start = {}, 0, 0
+        self._names, self._times = {}, []
         pixels = np.asarray(state.get("pixels", ()), np.uint8).tobytes()
         for facts, size in zip(state.get("facts", ()), state.get("sizes", ()), strict=True):
             entry = _entry(json.loads(facts))
-            self._add(entry.sample.id, _Packed(entry, pixels[start : start + int(size)]))
+            self._add(entry.sample.id, entry, pixels[start : start + int(size)])
             start += int(size)
 
-    def _add(self, name: str, packed: _Packed) -> None:
-        self._packed[name] = packed
-        self._bytes += len(packed.pixels)
+    def _add(self, name: str, entry: WaitingSample, pixels: PngBytes) -> None:
+        number = next(self._numbers)
+        self._packed[name] = _Packed(entry, pixels, number)
+        self._names[number] = name
+        self._bytes += len(pixels)
+        if self._wait is not None and entry.time is not None:
+            heapq.heappush(self._times, (entry.time, number))
 
     def _remove(self, name: str) -> _Packed | None:
         packed = self._packed.pop(name, None)
-        self._bytes -= 0 if packed is None else len(packed.pixels)
+        if packed is not None:
+            self._bytes -= len(packed.pixels)
+            del self._names[packed.number]
+            if len(self._times) > 2 * len(self._packed) + MOST_GONE:
+                self._times = [each for each in self._times if each[1] in self._names]
+                heapq.heapify(self._times)
         return packed
 
 

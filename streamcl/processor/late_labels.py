@@ -78,9 +78,11 @@ class LateLabels:
 
     def separated(self, batch: Batch) -> tuple[Batch, ...]:
         """Return the batch; where it is not to be learned, after the labels of earlier records, which are."""
+        if not (batch.predict_only and batch.labels):
+            return (batch,)
         own = {sample.id for sample in batch.samples} | {rejected.id for rejected in batch.rejected}
         others = tuple(label for label in batch.labels if label.id not in own)
-        if not (batch.predict_only and others):
+        if not others:
             return (batch,)
         left = tuple(label for label in batch.labels if label.id in own)
         return Batch(batch.offset, (), labels=others, time=batch.time), replace(batch, labels=left)

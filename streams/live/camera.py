@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 from streamcl.errors import BadRecord
@@ -14,14 +13,14 @@ from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
 from streams.live.frame_decoder import DecoderMessage, FrameDecoder, check_decoder, check_seconds
+from streams.live.frame_reader import FrameReader
 
 logger = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_PAUSE = 1.0, 60.0  # seconds between two attempts to connect
-PICTURES_AT_ONCE = 8
 
 
-class CameraReader:
+class CameraReader(FrameReader):
     """Pictures of a camera by rate or by change, each at most once: what nobody reads is lost.
 
     A camera that does not answer is connected to again, with growing delays, and one whose picture freezes
@@ -44,6 +43,7 @@ class CameraReader:
     delivery = DeliveryGuarantee(
         "at_most_once", "a camera cannot go back; a spool in front of it keeps what has come"
     )
+    frames_at_once = 8
     rejoins = True
 
     def __init__(
@@ -74,13 +74,7 @@ class CameraReader:
             "live": True,
             "frozen_after": check_seconds("frozen_after", frozen_after),
         }
-        self._decoder: FrameDecoder | None = None
         self.open(None)
-
-    @property
-    def guarantee(self) -> DeliveryGuarantee:
-        """At most once."""
-        return self.delivery
 
     def open(self, position: State | None) -> None:
         """Go on with what the camera shows from now on; what it showed since `position` is lost."""
@@ -95,16 +89,7 @@ class CameraReader:
                 self._sleep(min(timeout, self._next_attempt - now))
                 return ()
             self._decoder = FrameDecoder(self._spec, self._patience)
-        found = list[Arrival]()
-        while len(found) < PICTURES_AT_ONCE and self._decoder is not None:
-            message = self._decoder.take(0.0 if found else timeout)
-            if message is None:
-                break
-            if (arrival := self._taken(message)) is not None:
-                found.append(arrival)
-            elif not found:
-                break
-        return found
+        return self._frames(timeout)
 
     def replay(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
         """Return a BadRecord for each: a picture that was learned before a crash cannot be had again."""
@@ -118,22 +103,10 @@ class CameraReader:
         """Return how many pictures were read."""
         return {"read": self._read}
 
-    def acknowledge(self, position: Mapping[str, Any]) -> None:
-        """Do nothing: a camera takes no commits."""
-
     @property
     def fetch(self) -> None:
         """None: no picture can be had again."""
         return
-
-    def lag(self) -> None:
-        """Nobody knows: a camera keeps nothing."""
-
-    def close(self) -> None:
-        """Disconnect."""
-        if self._decoder is not None:
-            self._decoder.close()
-            self._decoder = None
 
     def _taken(self, message: DecoderMessage) -> Arrival | None:
         """Return the picture of a message; None for others, which are logged."""

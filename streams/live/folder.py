@@ -9,7 +9,7 @@ from pathlib import Path
 
 from streamcl.errors import BadRecord, SourceError
 from streams.live.listing import ListingReader, PathLayout, Replaced
-from streams.live.taken_files import ListedFile
+from streams.live.taken_files import ListedFile, listed_file
 from streams.user.records import RecordPolicy
 
 
@@ -69,21 +69,14 @@ class FolderReader(ListingReader):
             yield from filter(self.accepts, (inside + name for name in names))
 
     def _stat(self, path: str) -> ListedFile | None:
-        try:
-            found = os.stat(self._place(path))  # noqa: PTH116 - a Path interns every name for good
-        except (OSError, ValueError):  # removed meanwhile, or no path at all
-            return None
-        return ListedFile(path, found.st_size, found.st_mtime_ns)
-
-    def _place(self, path: str) -> str:
-        return f"{self._root}/{path}"
+        return listed_file(self._root, path)
 
     def _contents(self, files: Sequence[ListedFile]) -> list[bytes | BadRecord]:
         return [self._content(file) for file in files]
 
     def _content(self, file: ListedFile) -> bytes | BadRecord:
         try:
-            with open(self._place(file.path), "rb") as opened:  # noqa: PTH123 - as above
+            with open(f"{self._root}/{file.path}", "rb") as opened:  # noqa: PTH123 - a Path interns its name
                 data = opened.read(file.size + 1)  # no more, where it has grown
         except OSError as error:
             return BadRecord(f"{file.path} could not be read: {error.strerror}")

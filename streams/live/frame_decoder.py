@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from streamcl.errors import ConfigError, MissingExtra
+from streams.bounded_queue import put_until
 
 PROGRAM = Path(__file__).with_name("frame_process.py")
 AHEAD = 4  # messages read ahead
@@ -105,10 +106,7 @@ class FrameDecoder:
         while not ended and not self._stopped.is_set():
             message = self._message()
             ended = message.kind in {"end", "error"}
-            while not self._stopped.is_set():
-                with suppress(queue.Full):
-                    self._messages.put(message, timeout=0.1)
-                    break
+            put_until(self._messages, message, self._stopped)
 
     def _message(self) -> DecoderMessage:
         assert self._process.stdout is not None

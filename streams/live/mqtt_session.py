@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamcl.errors import MissingExtra, SourceError
+from streams.bounded_queue import put_until
 
 logger = logging.getLogger(__name__)
 
 RECONNECT = (1, 30)  # seconds before the next attempt to connect, at first and at most
 SHORT, SHORT_ONES = 10.0, 3  # seconds, and connections: two clients of one name close each other's in turn
-PUT_TICK = 0.2  # seconds after which a thread that waits for room looks whether the session is closed
 TRANSIENT = {"Server unavailable", "Server busy", "Server shutting down", "Unspecified error"}
 """Refusals after which connecting is tried again."""
 
@@ -204,10 +204,7 @@ class MqttSession:
         received = MqttMessage(
             message.topic, message.payload, properties, message.mid, message.qos, self._connection
         )
-        while not self._closed.is_set():
-            with suppress(queue.Full):
-                self._messages.put(received, timeout=PUT_TICK)
-                return
+        put_until(self._messages, received, self._closed)
 
     def _fail(self, what: str, hint: str) -> None:
         address = f"{self._options.host}:{self._options.port}"

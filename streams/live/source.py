@@ -20,6 +20,7 @@ from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, LiveReader, RecordKey, Rejoining
 from streamcl.sources.retention import RetainedRecords, held_at, retained_of
 from streams.live.arrival_log import ArrivalLog, CutBatch
+from streams.live.backlog import Backlog
 from streams.live.cutting import Cutting
 from streams.offsets import Record, batch_of, is_full, records_of
 from streams.user.conversion import Conversion
@@ -27,8 +28,7 @@ from streams.user.records import RecordPolicy, to_sample
 
 logger = logging.getLogger(__name__)
 
-POLL = 0.5
-"""Longest wait for the reader in seconds: so soon an idle loop is given the chance to stop, or to forget."""
+POLL = 0.5  # seconds for the reader at most: so soon an idle loop is given the chance to stop, or to forget
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,7 @@ class LiveSource:
         policy: limits, and what is done with bad records.
         columns: keys of the reader's mappings, as for `IterableSource`.
         log: of the batches cut since the last checkpoint; None where the run cannot be resumed.
-        clock: returns the time in seconds.
-        now: returns the seconds since the epoch, which batches carry.
+        clock, now: return the time in seconds; that of `now` is since the epoch, and batches carry it.
     """
 
     def __init__(
@@ -119,10 +118,6 @@ class LiveSource:
         """How many events after the position were handed out before a crash, and will be again."""
         return 0 if self._log is None else len(self._log.since(self._events))
 
-    def lag(self) -> int | None:
-        """Return how many records wait at the other end; None where that is not known."""
-        return self.reader.lag()
-
     def __iter__(self) -> Iterator[Event]:
         self._connect()
         for cut in () if self._log is None else self._log.since(self._events):
@@ -179,6 +174,7 @@ class LiveSource:
         self._waiting = deque[_Waiting]()
         self._without_unit: tuple[RecordKey, ...] = ()  # since, of what brings nothing into the stream
         self._shown = 0  # how many of the records that wait were shown
+        self._backlog = Backlog(self.reader.lag, self._clock)
         self._conversion = Conversion(
             self.reader.name, self._policy, (), self._columns, offset=offset, seen=seen
         )
@@ -244,7 +240,7 @@ class LiveSource:
     def _is_too_much(self, count: int) -> bool:
         """Return whether the next batch, of `count` records, is only predicted: too many wait behind it."""
         most, one_in = self._cutting.overload, self._cutting.learn_one_in
-        if most is None or max(len(self._waiting), self.reader.lag() or 0) - count <= most:
+        if most is None or max(len(self._waiting), self._backlog.records()) - count <= most:
             return False
         return one_in == 0 or self._events % one_in != 0
 
@@ -268,6 +264,7 @@ class LiveSource:
             records = [each for each in units if not isinstance(each, ForgetRequest)]
             event = replace(batch_of(self._offset, records), predict_only=cut.predict_only, time=cut.time)
         self.reader.advance(cut.keys)
+        self._backlog.take(len(cut.keys))
         self._position = self.reader.position()
         self._shown = max(0, self._shown - (event.end - self._offset))
         self._events, self._offset = self._events + 1, event.end
@@ -275,8 +272,7 @@ class LiveSource:
 
     def _patience(self) -> float:
         """Return the seconds that the reader may wait for more."""
-        longest = self._cutting.max_wait
-        if not self._waiting or longest is None:
+        if not self._waiting or (longest := self._cutting.max_wait) is None:
             return POLL
         return min(POLL, max(0.0, longest - (self._clock() - self._waiting[0].came)))
 

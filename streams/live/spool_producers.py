@@ -7,7 +7,6 @@ import json
 import queue
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +15,7 @@ from streamcl.errors import SourceError
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import LiveReader
+from streams.bounded_queue import put_until
 from streams.live.spool_record import SpoolEntry, SpoolFormat
 from streams.live.spool_writer import SpoolWriter
 from streams.user.readers import ENDED
@@ -117,12 +117,7 @@ class _PullThread:
         return position_note({"items": self._reader.items, "inner": self._reader.mark()})
 
     def _put(self, item: Pulled | BaseException | None) -> bool:
-        while True:
-            with suppress(queue.Full):
-                self._items.put(item, timeout=LOOK_EVERY)
-                return True
-            if self._stop.is_set():
-                return False
+        return put_until(self._items, item, self._stop)
 
 
 class ReaderProducer:

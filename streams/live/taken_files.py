@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_left
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -29,6 +31,18 @@ class ListedFile(NamedTuple):
     path: str
     size: int
     version: int | str
+
+
+def listed_file(root: Path, path: str) -> ListedFile | None:
+    """Return the file below a folder as it is now; None where there is none.
+
+    root: the folder. path: below it (any text). Its version is the time of the last change.
+    """
+    try:
+        found = os.stat(f"{root}/{path}")  # noqa: PTH116 - a Path interns every name for good
+    except (OSError, ValueError):
+        return None
+    return ListedFile(path, found.st_size, found.st_mtime_ns)
 
 
 class TakenFiles:

@@ -14,18 +14,18 @@ from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
 from streams.live.frame_decoder import DecoderMessage, FrameDecoder, check_decoder, check_seconds
-from streams.live.taken_files import ListedFile, TakenFiles
+from streams.live.frame_reader import FrameReader
+from streams.live.taken_files import ListedFile, TakenFiles, listed_file
 from streams.live.time_labels import TimeLabels, sidecar_of
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv"}
 SUFFIXES |= {".flv", ".3gp", ".ogv", ".mjpeg"}
-FRAMES_AT_ONCE = 16  # a frame of 4K is up to 25 MB as a PNG
 ATTEMPTS_WITHOUT_FRAME = 3  # to decode a file whose decoder hangs or dies
 
 
-class VideoReader:
+class VideoReader(FrameReader):
     """The frames of one file, or of all videos in a folder in the order of their names, each once.
 
     The position is the time stamp of the last frame taken and the set of the files before. A file that cannot
@@ -44,6 +44,7 @@ class VideoReader:
     """
 
     delivery = DeliveryGuarantee("exactly_once", "while the files stay as they are")
+    frames_at_once = 16  # one of 4K is up to 25 MB as a PNG
 
     def __init__(
         self,
@@ -63,13 +64,7 @@ class VideoReader:
         self._selection = {"every": check_seconds("every", every), "change": change}
         self._label, self._sidecar, self._patience = label, sidecar, patience
         self.name = name or self._root.name or "video"
-        self._decoder: FrameDecoder | None = None
         self.open(None)
-
-    @property
-    def guarantee(self) -> DeliveryGuarantee:
-        """Exactly once, as the position is a frame."""
-        return self.delivery
 
     def open(self, position: State | None) -> None:
         """Continue after `position`. Raise SourceError where its file is gone or has another content."""
@@ -97,16 +92,7 @@ class VideoReader:
         """Return the next frames, None after the last file."""
         if self._decoder is None and not self._start_next():
             return None
-        found = list[Arrival]()
-        while len(found) < FRAMES_AT_ONCE and self._decoder is not None:
-            message = self._decoder.take(0.0 if found else timeout)
-            if message is None:
-                break
-            if (arrival := self._taken(message)) is not None:
-                found.append(arrival)
-            elif not found:
-                break
-        return found
+        return self._frames(timeout)
 
     def replay(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
         """Return these frames. Raise SourceError where the files have others now."""
@@ -139,9 +125,6 @@ class VideoReader:
             "complete": complete,
         }
 
-    def acknowledge(self, position: Mapping[str, Any]) -> None:
-        """Do nothing: files take no commits."""
-
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Any]:
         """Return the frames that can still be decoded from their files."""
         wanted: dict[str, set[int]] = {}
@@ -153,15 +136,6 @@ class VideoReader:
         for path, stamps in wanted.items():
             found |= self._fetched(path, stamps)
         return found
-
-    def lag(self) -> None:
-        """Nobody knows how many frames the files still have."""
-
-    def close(self) -> None:
-        """End the decoder."""
-        if self._decoder is not None:
-            self._decoder.close()
-            self._decoder = None
 
     def _start_next(self) -> bool:
         """Start with the file of the position, or the next one; return whether there is one."""
@@ -277,11 +251,7 @@ class VideoReader:
         return sorted(path.as_posix() for path in paths if path.suffix.lower() in SUFFIXES)
 
     def _listed(self, path: str) -> ListedFile | None:
-        try:
-            found = (self._root / path).stat()
-        except (OSError, ValueError):
-            return None
-        return ListedFile(path, found.st_size, found.st_mtime_ns)
+        return listed_file(self._root, path)
 
 
 def _root_of(path: str) -> tuple[Path, str]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pictures import picture
 
 from streamcl.events import Prediction, Sample
+from streamcl.memory import waiting_samples
 from streamcl.memory.waiting_samples import WaitingSample, WaitingSamples
 from streamcl.storage.plain_state import state_hash
 
@@ -65,6 +66,29 @@ def test_the_oldest_leave_by_number_by_bytes_and_by_time():
     assert store.expire(5.0) == 0
     assert store.expire(None) == 0
     assert filled(5).expire(1e9) == 0
+
+
+def test_whatever_order_the_clock_gives_the_oldest_times_expire(monkeypatch):
+    monkeypatch.setattr(waiting_samples, "MOST_GONE", 4)
+    rng = np.random.default_rng(0)
+    store, waiting = filled(0, wait=10.0), {}
+    for number in range(400):
+        time = None if rng.random() < 0.1 else float(number + rng.integers(-30, 30))
+        store.put(entry(number, time))
+        waiting[f"s{number}"] = time
+        if rng.random() < 0.6:
+            name = str(rng.choice(list(waiting)))
+            store.take(name)
+            del waiting[name]
+        if rng.random() < 0.1:
+            again = filled(0, wait=10.0)
+            again.load_state_dict(store.state_dict())
+            store = again
+        gone = {name for name, time in waiting.items() if time is not None and time < number - 10.0}
+        assert store.expire(float(number)) == len(gone)
+        waiting = {name: time for name, time in waiting.items() if name not in gone}
+        assert all(name in store for name in waiting)
+        assert len(store) == len(waiting)
 
 
 def test_a_restored_store_is_the_same_and_empties_with_an_empty_state():
