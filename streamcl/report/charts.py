@@ -47,6 +47,25 @@ CHART_STYLE = {
 
 
 @dataclass(frozen=True, slots=True)
+class ChartSize:
+    """Width and height in inches, the place of the axes in shares of them, and how much fits beside another.
+
+    columns: of the legend, at most. ticks: at most, on the axis of the stream.
+    """
+
+    width: float
+    height: float
+    axes: tuple[float, float, float, float]
+    columns: int
+    ticks: int
+
+
+WIDE = ChartSize(10.4, 3.3, (0.055, 0.145, 0.915, 0.70), 6, 10)
+NARROW = ChartSize(5.0, 3.9, (0.105, 0.12, 0.84, 0.62), 2, 4)
+"""For a screen of some 360 pixels, on which its text has the size of the page's notes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Marks:
     """Offsets of shifts, detections, consolidations and requests."""
 
@@ -69,17 +88,17 @@ class Curve:
     marks: Marks = field(default_factory=Marks)
 
 
-def draw(curve: Curve) -> str:
-    """Return the curve as an <svg> element with aspect ratio 10.4 : 3.3, without text from the run."""
+def draw(curve: Curve, size: ChartSize = WIDE) -> str:
+    """Return the curve as an <svg> element, without text from the run and without a style attribute."""
     with mpl.rc_context(CHART_STYLE):
-        figure = Figure(figsize=(10.4, 3.3))
+        figure = Figure(figsize=(size.width, size.height))
         FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.055, 0.145, 0.915, 0.70))
+        axes = figure.add_axes(size.axes)
         top = 1.0 if curve.share else _top(curve.points)
-        _frame(axes, curve, top)
+        _frame(axes, curve, top, size.ticks)
         _lines(axes, curve, top)
         _marks(axes, curve.marks, top)
-        _legend(figure, axes)
+        _legend(figure, axes, size)
         return _svg(figure)
 
 
@@ -89,12 +108,12 @@ def _top(points: Sequence[Point]) -> float:
     return 1.08 * float(np.quantile(highs, 0.995)) or 1.0 if highs else 1.0
 
 
-def _frame(axes: Any, curve: Curve, top: float) -> None:
+def _frame(axes: Any, curve: Curve, top: float, ticks: int) -> None:
     axes.set_xlim(0, max(curve.end, 1))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=3, width=0.8)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0] if curve.share else MaxNLocator(4).tick_values(0, top))
     if curve.share:
@@ -139,10 +158,13 @@ def _marks(axes: Any, marks: Marks, top: float) -> None:
             axes.plot(list(offsets), [y] * len(offsets), label=name, zorder=zorder, **look, **colours)
 
 
-def _legend(figure: Any, axes: Any) -> None:
+def _legend(figure: Any, axes: Any, size: ChartSize) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        place = {"loc": "upper left", "bbox_to_anchor": (0.045, 1.02), "ncols": len(handles)}
+        left = size.axes[0] - 0.1 / size.width  # the legend begins where the axis does
+        rows = -(-len(handles) // size.columns)
+        columns = -(-len(handles) // rows)
+        place = {"loc": "upper left", "bbox_to_anchor": (left, 1.02), "ncols": columns}
         figure.legend(handles, labels, fontsize=9.5, handlelength=1.8, columnspacing=1.6, **place)
 
 
@@ -153,7 +175,21 @@ def _svg(figure: Any) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
-    text = re.sub(r' id="\w+?_\d+"', "", text)  # the same in every chart, and nothing refers to them
+    text = re.sub(r' id="[\w.]+?_\d+"', "", text)  # the same in every chart, and nothing refers to them
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    text = text.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
+    text = re.sub(r' style="([^"]*)"', _attributes, text)
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
     return text
+
+
+def _attributes(style: re.Match[str]) -> str:
+    """Return a style attribute as attributes of its own: a strict content security policy allows these.
+
+    The font's family is left to the page.
+    """
+    pairs = (each.partition(":") for each in style.group(1).split(";"))
+    found = {name.strip(): value.strip() for name, _, value in pairs if value}
+    found.pop("font-family", None)
+    return "".join(f' {name}="{value}"' for name, value in found.items())

@@ -18,9 +18,10 @@ from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.events import PredictionRecord, Sample
+from streamcl.report import charts
 from streamcl.report.overview import summary_of, text_summary
 from streamcl.report.page import write_report
-from streamcl.report.series import PredictionSeries, Series
+from streamcl.report.series import Point, PredictionSeries, Series
 from streamcl.storage.thumbnails import Thumbnails
 
 ANIMALS = ("heron", "otter", "lynx", "badger", "falcon", "newt", "hare", "stoat", "owl", "adder")
@@ -471,3 +472,17 @@ def test_requests_to_forget_are_counted_by_their_last_attempt(tmp_path):
     assert "2 of 3" in told
     assert "1 refused" in told
     assert "failed" not in told
+
+
+@pytest.mark.parametrize("size", [charts.WIDE, charts.NARROW])
+def test_a_chart_obeys_a_policy_that_forbids_styles_and_scripts(size):
+    points = [Point(offset, 0.5, 0.4, 0.6) for offset in range(100)]
+    every = dict.fromkeys(("true", "found", "false", "consolidations", "requests"), (40,))
+    svg = charts.draw(charts.Curve("accuracy", points, True, [(50, 0.5)], 100, charts.Marks(**every)), size)
+    assert "style" not in svg
+    assert "script" not in svg
+    assert 'stroke="var(--stream)"' in svg
+    legend = re.findall(r'<text [^>]*x="([\d.]+)"[^>]*>([^<]+)<', svg)
+    assert {text for _, text in legend} > {"accuracy", "false alarm", "request to forget", "consolidation"}
+    room = 72 * size.width - 60  # the legend is in as many rows as its entries need
+    assert all(float(x) < room for x, text in legend if not text[0].isdigit() and text != "images passed")
