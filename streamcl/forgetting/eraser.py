@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -118,7 +118,7 @@ class Eraser:
             method_reason=why,
             guarantee=result.guarantee,
             residual=result.residual,
-            scope=ScopeSummary(learned=plan.rows.learned, passed=plan.rows.passed, cohorts=cohorts),
+            scope=self._summary(plan, cohorts),
             figures=dict(result.figures),
             utility=None if utility is None else UtilityFigures(**utility),
             learner_before=self._ledger.fingerprint("learner", state_hash(before)),
@@ -140,8 +140,9 @@ class Eraser:
             request, outcome, self._ledger, completed=completed, config=run.fingerprint
         )
         if outcome.outcome == "done":
-            self._archive.write(receipt.model_copy(update=self._erase_on_disk(plan, receipt)), key)
-            self._lineage.erase(sorted(plan.target.offsets))
+            erased = self._erase_on_disk(plan, receipt)
+            self._lineage.erase(sorted(plan.target.offsets))  # raises while others read: no receipt says done
+            self._archive.write(receipt.model_copy(update=erased), key)
             self._ledger.finish(request.id)
             return
         if (retained := retained_of(run.source)) is not None:
@@ -188,20 +189,23 @@ class Eraser:
         on_disk = receipts.on_disk(named, checkpoint, changed, derived, rows=rows, held=held)
         if spool is not None:
             on_disk = receipts.and_spool(on_disk, taken_out, spool.description)
-        hashes = {
-            "ids": tuple(sorted(self._ledger.fingerprint("sample", name) for name in target.ids)),
-            "label": None if request.label is None else self._ledger.fingerprint("class", request.label),
-            "names": tuple(sorted(self._fingerprints(plan))),
-        }
         return {
             "checkpoint": checkpoint,
             "locations": (*receipt.locations, *on_disk, *served, *missed),
-            "scope": receipt.scope.model_copy(update=hashes),
         }
 
-    def _fingerprints(self, plan: ErasurePlan) -> Iterator[str]:
-        for kind, names in (("class", plan.classes), ("domain", plan.domains), ("part", plan.parts)):
-            yield from (self._ledger.fingerprint(kind, name) for name in names)
+    def _summary(self, plan: ErasurePlan, cohorts: tuple[str, ...]) -> ScopeSummary:
+        """Return what the request reached, in keyed hashes; commits keep it until the receipt is written."""
+        label, keyed = plan.request.label, self._ledger.fingerprint
+        kinds = (("class", plan.classes), ("domain", plan.domains), ("part", plan.parts))
+        return ScopeSummary(
+            learned=plan.rows.learned,
+            passed=plan.rows.passed,
+            ids=tuple(sorted(keyed("sample", name) for name in plan.target.ids)),
+            label=None if label is None else keyed("class", label),
+            names=tuple(sorted(keyed(kind, name) for kind, names in kinds for name in names)),
+            cohorts=cohorts,
+        )
 
     def _context(self, plan: ErasurePlan, stored: StatisticsSelection | None) -> Context:
         run, request, rows = self._run, plan.request, plan.rows

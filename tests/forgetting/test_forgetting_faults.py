@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 
 import pytest
 from forgetting_fakes import Opened, holds
@@ -121,6 +122,32 @@ def test_killed_around_every_step_in_the_database_it_is_carried_out_once(
     run_once(tmp_path / "killed", "samples")
     assert outcome(tmp_path / "killed") == undisturbed
     assert holds(tmp_path / "killed", *GONE) == {}
+
+
+@pytest.mark.parametrize("file", ["lineage.sqlite", "ledger.sqlite"])
+def test_while_another_process_reads_nothing_is_called_done_that_is_not(tmp_path, file):
+    """A reader keeps SQLite from emptying its journal, which still holds what was deleted."""
+    schedule = [ForgetRequest(ids=GONE, offset=12, id="r1")]
+    with Opened(tmp_path, ScriptedSource([4] * 6), schedule=schedule, signing_key=key_source(KEY)) as run:
+        for each in (run.lineage, run.ledger):
+            each._file.query("PRAGMA busy_timeout = 20")
+        run.processor.commit()
+        with sqlite3.connect(tmp_path / file, isolation_level=None) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT COUNT(*) FROM facts").fetchone()
+            if file == "lineage.sqlite":
+                with pytest.raises(ForgettingError, match="journal still holds"):
+                    run.run()
+                assert read_receipts(tmp_path) == []
+                assert run.ledger.entry("r1").status == "started"
+            else:
+                run.run()
+        reader.close()
+    run_once(tmp_path, "samples")
+    assert holds(tmp_path, *GONE) == {}
+    ((path, receipt),) = read_receipts(tmp_path)
+    assert len(receipt.scope.ids) == len(GONE)
+    verify_receipt(path, KEYS)
 
 
 def kill_after_commit(folder):
