@@ -201,7 +201,11 @@ def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> in
     Return the exit code: 0, or that of a wait that was too short. Raise ForgettingError where the request
     was refused or has failed.
     """
+    from streamcl.storage.run_files import earlier_runs
+
     say(request)
+    for earlier in earlier_runs(run):
+        say(f"{earlier} was moved aside by --fresh and keeps its data: request it there too", err=True)
     if execute:
         entry = _execute(run, request, wait)
     elif wait is not None:

@@ -33,6 +33,7 @@ from streamcl.forgetting.receipts.receipt import (
     ScopeSummary,
     UtilityFigures,
 )
+from streamcl.forgetting.receipts.uncovered import uncovered_locations
 from streamcl.forgetting.retrieval import Retrieval, retain_source
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.statistics.store import StatisticsSelection
@@ -191,7 +192,7 @@ class Eraser:
             on_disk = receipts.and_spool(on_disk, taken_out, spool.description)
         return {
             "checkpoint": checkpoint,
-            "locations": (*receipt.locations, *on_disk, *served, *missed),
+            "locations": (*receipt.locations, *on_disk, *served, *missed, *uncovered_locations(run.folder)),
         }
 
     def _summary(self, plan: ErasurePlan, cohorts: tuple[str, ...]) -> ScopeSummary:

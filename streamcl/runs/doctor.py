@@ -24,6 +24,7 @@ from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import CorruptCheckpoint, verify_checkpoint
 from streamcl.storage.json_lines import json_object
 from streamcl.storage.lock import holder_of
+from streamcl.storage.run_files import earlier_runs, unknown_files
 from streamcl.storage.signing import PublicKeys
 
 Level: TypeAlias = Literal["ok", "warning", "error"]
@@ -58,7 +59,7 @@ def check_run(run_dir: Path, keys: PublicKeys | None = None) -> list[DoctorFindi
     if not run_dir.is_dir():
         return [DoctorFinding("error", ".", f"{run_dir} is not a folder", "name the directory of a run")]
     checks: list[tuple[str, Check]] = [
-        ("lock", _lock), (CONFIG, _config), (CHECKPOINTS, _checkpoints), (".", _temporaries),
+        ("lock", _lock), (CONFIG, _config), (CHECKPOINTS, _checkpoints), (".", _temporaries), (".", _unknown),
         *((path.name, _log) for path in sorted(run_dir.glob("*.jsonl"))),
         (SUMMARY, _summary), (LEDGER, _ledger),
         (RECEIPTS, partial(_receipts, keys=keys or PublicKeys())), (STATISTICS, _statistics), (".", _space),
@@ -121,6 +122,24 @@ def _temporaries(run_dir: Path) -> Iterator[DoctorFinding]:
                 text = "was left by a crash, or is being written right now"
                 hint = "the next run here removes it"
                 yield DoctorFinding("warning", str(path.relative_to(run_dir)), text, hint)
+
+
+def _unknown(run_dir: Path) -> Iterator[DoctorFinding]:
+    """Yield what an erasure does not reach: files that streamcl has not written, links, other names."""
+    for path in unknown_files(run_dir):
+        place = str(path.relative_to(run_dir))
+        text = "streamcl has not written it, so no erasure reaches it"
+        yield DoctorFinding("warning", place, text, "move it out, or delete it")
+    for path in files.links_below(run_dir):
+        hint = "put the files themselves there"
+        yield DoctorFinding("error", str(path.relative_to(run_dir)), "is a link, which is refused", hint)
+    for path in sorted(run_dir.glob("*.jsonl")):
+        if path.stat().st_nlink > 1:
+            text = "has another name elsewhere (a hard link), under which erased records stay"
+            yield DoctorFinding("warning", path.name, text, "delete the other, or copy it")
+    for path in earlier_runs(run_dir):
+        text = f"{path.name} was moved aside by --fresh and keeps all that it holds"
+        yield DoctorFinding("warning", ".", text, "delete it, or request there too what is to be erased")
 
 
 def _log(path: Path) -> Iterator[DoctorFinding]:

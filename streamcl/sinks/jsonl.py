@@ -20,6 +20,8 @@ from streamcl.storage.json_lines import json_object
 TOPICS = ("predictions", "metrics", "events", "quarantine")
 BUFFER_BYTES = 1 << 16
 """Bytes kept in memory for a topic before they are written."""
+LONGEST_LINE = 1 << 22
+"""Bytes of a line that are read at once; a record has some hundred."""
 REWRITTEN = 1 << 20
 """Bytes of a redacted file that are written at a time."""
 
@@ -120,11 +122,16 @@ class JsonlSink:
 def logged_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
     """Yield every sample id in the JSON Lines of a folder, with its offset."""
     for path in sorted(folder.glob("*.jsonl")):
-        with path.open("rb") as log:
-            for each in log:
-                record = json_object(each) or {}
-                if isinstance(name := record.get("id"), str):
-                    yield record.get("offset"), name
+        yield from ids_in(path)
+
+
+def ids_in(path: Path) -> Iterator[tuple[int | None, str]]:
+    """Yield every sample id in a file of JSON Lines, with its offset; of any other file none."""
+    with path.open("rb") as log:
+        for each in iter(lambda: log.readline(LONGEST_LINE), b""):
+            record = json_object(each) or {}
+            if isinstance(name := record.get("id"), str):
+                yield record.get("offset"), name
 
 
 def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:

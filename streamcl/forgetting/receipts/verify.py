@@ -15,6 +15,7 @@ from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.receipts.receipt import LOCATIONS, Receipt
 from streamcl.forgetting.receipts.signature import NOT_PROVEN, explain, verify_signature
+from streamcl.forgetting.receipts.uncovered import copied_ids, uncovered_sentences
 from streamcl.forgetting.receipts.verified_chain import VerifiedChain, verify_chain
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
@@ -23,6 +24,7 @@ from streamcl.storage import hash_chain
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import MANIFEST, CorruptCheckpoint, verify_checkpoint
 from streamcl.storage.plain_state import state_hash
+from streamcl.storage.run_files import unknown_files
 from streamcl.storage.signing import PublicKeys
 
 
@@ -64,7 +66,8 @@ class ReceiptVerifier:
             if signed.key is None:
                 raise
             return [*found, f"its run was not checked: {error}", NOT_PROVEN]
-        return [*found, *self._runs[folder].verify(path.with_suffix(".json")), NOT_PROVEN]
+        checked = self._runs[folder].verify(path.with_suffix(".json"))
+        return [*found, *checked, *uncovered_sentences(folder), NOT_PROVEN]
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,10 @@ def read_records(folder: Path, keys: PublicKeys) -> RunRecords:
         erased = {name for receipt in chain.receipts.values() for name in receipt.scope.ids}
         left: dict[str, list[tuple[str, int | None]]] = {}
         counts = {}
-        for place, ids in (("the logs", logged_ids(folder)), ("the lineage", _lineage_ids(folder))):
+        places = {"the logs": logged_ids(folder), "the lineage": _lineage_ids(folder)}
+        if unknown_files(folder):
+            places["copies of logs"] = copied_ids(folder)
+        for place, ids in places.items():
             counts[place] = 0
             for offset, name in ids:
                 counts[place] += 1
