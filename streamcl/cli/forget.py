@@ -16,6 +16,7 @@ from streamcl.cli.messages import show_messages
 from streamcl.cli.run_folder import RUN
 from streamcl.cli.terminal import say
 from streamcl.errors import ConfigError, ForgettingError, RunBusy
+from streamcl.requests.status import PENDING
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -29,7 +30,6 @@ EXECUTE = click.option(
 WAIT = click.option(
     "--wait", type=click.FloatRange(0), metavar="SECONDS", help="Wait for a running process to do it."
 )
-PENDING = {"received", "started"}
 NOT_YET = 8
 """The exit code where a request was waited for and has not been carried out yet."""
 NO_OPTIONS = {"offset", "id", "samples"}  # fields that only a stream, a configuration or Python gives

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from streamcl.errors import ForgettingError, RefusedRequest
+from streamcl.requests.status import OVER, RequestStatus
 from streamcl.storage.canonical_json import canonical_json
 from streamcl.storage.sqlite import SqliteFile
 
-RequestStatus: TypeAlias = Literal["received", "started", "done", "failed", "refused"]
 ErasedKind: TypeAlias = Literal["sample", "subject", "class", "part"]
 
 LEDGER = "ledger.sqlite"
@@ -44,7 +44,7 @@ class LedgerEntry:
     finished: float | None
 
 
-class Ledger:
+class Ledger(AbstractContextManager["Ledger"]):
     """Forgetting requests in the order of their arrival, and tombstones of what they erased.
 
     Changes are durable when a method returns. Several processes may use one ledger; each waits up to
@@ -62,9 +62,9 @@ class Ledger:
         self._file = SqliteFile(path, patience)
         self._clock = clock
         self._version = -1
-        self._pending: list[LedgerEntry] = []
-        self._tombstones: set[bytes] | None = set()
-        self.refresh()
+        self._pending: list[LedgerEntry] | None = None  # None: to be read where they are needed
+        self._tombstones: set[bytes] | None = set()  # None: too many for the memory
+        self._is_stale = True  # whether these are to be read again
 
     def submit(self, fields: Mapping[str, Any]) -> LedgerEntry:
         """Add a request; it is durable when this returns, so it may be acknowledged then and not before.
@@ -83,7 +83,7 @@ class Ledger:
                     " VALUES (?, ?, ?, ?, 'received', ?)",
                     (request, key, digest, body, self._clock()),
                 )
-        self._read_pending()
+        self._pending = None
         found = self._file.query(
             "SELECT position, digest FROM requests WHERE key = ? OR id = ?", key, request
         )
@@ -98,9 +98,9 @@ class Ledger:
         """Record that the erasure begins; again after a crash or a failure is right."""
         return self._advance(request, "started")
 
-    def finish(self, request: str) -> LedgerEntry:
-        """Record that the erasure is committed and the older checkpoints are removed."""
-        return self._advance(request, "done")
+    def finish(self, *requests: str) -> None:
+        """Record, all at once, that erasures are committed and that the older checkpoints are removed."""
+        self._change(requests, "done")
 
     def fail(self, request: str, reason: str) -> LedgerEntry:
         """Record that the erasure failed; it may be started again."""
@@ -127,22 +127,22 @@ class Ledger:
         """Record that the request will not be executed, and why."""
         return self._advance(request, "refused", reason)
 
-    def scrub(self, request: str) -> None:
-        """Overwrite the content of a finished request; its id, times, hashes and tombstones stay.
+    def scrub(self, *requests: str) -> None:
+        """Overwrite the contents of finished requests; their ids, times, hashes and tombstones stay.
 
-        The bytes are gone from the file and its journal when this returns. Raise ForgettingError where the
+        The bytes are gone from the file and its journal when this returns. Raise ForgettingError where a
         request is not finished, or another process keeps the journal in use: then scrub again.
         """
-        entry = self.entry(request)
-        if entry.status not in {"done", "refused"}:
-            raise ForgettingError(
-                f"request {request!r} is {entry.status}, and only a finished request can be scrubbed"
-            )
         with self._file.transaction() as run:
-            run("UPDATE requests SET body = NULL, reason = NULL WHERE id = ?", (request,))
+            for request in requests:
+                if (entry := self.entry(request)).status not in {"done", "refused"}:
+                    raise ForgettingError(
+                        f"request {request!r} is {entry.status}, and only a finished request can be scrubbed"
+                    )
+                run("UPDATE requests SET body = NULL, reason = NULL WHERE id = ?", (request,))
         if not self._file.empty_journal():
             raise ForgettingError(
-                f"{self._file.path} is in use, so its journal still holds request {request!r}",
+                f"{self._file.path} is in use, so its journal still holds request {requests[0]!r}",
                 hint="scrub again when the other process has closed it",
             )
 
@@ -160,7 +160,18 @@ class Ledger:
         Includes what other processes wrote, their tombstones too.
         """
         self.refresh()
+        if self._pending is None:
+            self._pending = self._entries("WHERE status IN ('received', 'started')")
         return list(self._pending)
+
+    def failed(self) -> list[LedgerEntry]:
+        """Return the requests that have failed and are not pending again, in the order of arrival."""
+        return self._entries("WHERE status = 'failed'")
+
+    def unscrubbed(self) -> list[str]:
+        """Return the ids of the requests that are done or refused and whose contents are still there."""
+        found = "SELECT id FROM requests WHERE status IN ('done', 'refused') AND body IS NOT NULL"
+        return [name for (name,) in self._file.query(found)]
 
     @property
     def position(self) -> int:
@@ -178,8 +189,10 @@ class Ledger:
             self._tombstones.update(digests)
 
     def is_tombstoned(self, kind: ErasedKind, value: str) -> bool:
-        """Return whether the sample id, subject or class was erased; by others, as of the last `refresh`."""
+        """Return whether a name was erased; by other processes, as of the last `refresh` or later."""
         digest = self._file.digest(kind, value)
+        if self._is_stale:
+            self._read_tombstones()
         if self._tombstones is not None:
             return digest in self._tombstones
         return bool(self._file.query("SELECT 1 FROM tombstones WHERE digest = ?", digest))
@@ -200,27 +213,14 @@ class Ledger:
 
     def refresh(self) -> None:
         """Read what other processes wrote."""
-        version = self._file.version()
-        if version == self._version:
-            return
-        count = self._file.query("SELECT COUNT(*) FROM tombstones")[0][0]
-        if count > MEMORY_LIMIT:
-            self._tombstones = None
-        else:
-            self._tombstones = {bytes(row[0]) for row in self._file.query("SELECT digest FROM tombstones")}
-        self._read_pending()
-        self._version = version
+        if (version := self._file.version()) != self._version:
+            self._version, self._pending, self._is_stale = version, None, True
 
     def close(self) -> None:
         """Close the file; harmless twice."""
         self._file.close()
 
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _one(self, name: str, found: Sequence[LedgerEntry]) -> LedgerEntry:
@@ -229,24 +229,33 @@ class Ledger:
         return found[0]
 
     def _advance(self, request: str, to: RequestStatus, reason: str | None = None) -> LedgerEntry:
-        finished = self._clock() if to in {"done", "failed", "refused"} else None
-        with self._file.transaction() as run:
-            now = self.entry(request).status
-            if to not in ALLOWED[now]:
-                raise ForgettingError(f"request {request!r} is {now} and cannot become {to}")
-            run(
-                "UPDATE requests SET status = ?, reason = ?, finished = ? WHERE id = ?",
-                (to, reason, finished, request),
-            )
-        self._read_pending()
+        self._change([request], to, reason)
         return self.entry(request)
+
+    def _change(self, requests: Iterable[str], to: RequestStatus, reason: str | None = None) -> None:
+        finished = self._clock() if to in OVER else None
+        with self._file.transaction() as run:
+            for request in requests:
+                if to not in ALLOWED[now := self.entry(request).status]:
+                    raise ForgettingError(f"request {request!r} is {now} and cannot become {to}")
+                run(
+                    "UPDATE requests SET status = ?, reason = ?, finished = ? WHERE id = ?",
+                    (to, reason, finished, request),
+                )
+        self._pending = None
+
+    def _read_tombstones(self) -> None:
+        """Read the tombstones, where there are more than are known; none is ever removed."""
+        count = self._file.query("SELECT COUNT(*) FROM tombstones")[0][0]
+        if count > MEMORY_LIMIT:
+            self._tombstones = None
+        elif self._tombstones is None or len(self._tombstones) != count:
+            self._tombstones = {bytes(row[0]) for row in self._file.query("SELECT digest FROM tombstones")}
+        self._is_stale = False
 
     def _digest(self, fields: Mapping[str, Any]) -> bytes:
         """Return the hash of the content without its offset, since a stream may repeat it at others."""
         return self._file.digest("body", _canonical({k: v for k, v in fields.items() if k != "offset"}))
-
-    def _read_pending(self) -> None:
-        self._pending = self._entries("WHERE status IN ('received', 'started')")
 
     def _entries(self, where: str, *values: Any) -> list[LedgerEntry]:
         columns = "position, id, status, body, reason, received, finished, digest"

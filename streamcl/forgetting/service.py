@@ -70,11 +70,7 @@ class ForgettingService:
         self._late: set[str] = set()
         self._returned: set[str] = set()  # ids of records that were dropped since the last commit
         self._returned_labels: set[Label] = set()  # and labels
-        entries = ledger.entries()
-        self._failed = [entry for entry in entries if entry.status == "failed"]
-        self._unscrubbed = {
-            entry.id for entry in entries if entry.status in {"done", "refused"} and entry.body is not None
-        }
+        self._failed, self._unscrubbed = ledger.failed(), set(ledger.unscrubbed())
 
     def submit(self, request: ForgetRequest) -> str:
         """Put a request into the ledger (see `requests.submit`) and return its id."""
@@ -167,7 +163,7 @@ class ForgettingService:
         name = plan.request.id
         self._eraser.finalise(plan, self._applied[name])
         self._late.discard(name)
-        self._failed = [entry for entry in self._ledger.entries() if entry.status == "failed"]
+        self._failed = self._ledger.failed()
         del self._applied[name]
         self._requests.pop(name, None)
         self._unscrubbed.add(name)

@@ -18,6 +18,7 @@ from streamcl.forgetting.receipts.archive import RECEIPTS
 from streamcl.forgetting.receipts.verified_chain import verify_chain
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
+from streamcl.requests.status import PENDING
 from streamcl.runs.directory import CHECKPOINTS, CONFIG, SUMMARY
 from streamcl.storage import files
 from streamcl.storage.checkpoint import list_checkpoints
@@ -178,11 +179,11 @@ def _ledger(path: Path) -> Iterator[DoctorFinding]:
     if not path.exists():
         return
     entries = _ledger_entries(path)
-    pending = sum(1 for entry in entries if entry.status in {"received", "started"})
+    pending = sum(1 for entry in entries if entry.status in PENDING)
     yield DoctorFinding("ok", LEDGER, f"{len(entries)} forgetting requests, {pending} pending")
     for entry in entries:
         request = f"request {entry.id!r}"
-        if entry.status in {"received", "started"}:
+        if entry.status in PENDING:
             hint = "the next run carries it out"
             yield DoctorFinding("warning", LEDGER, f"{request} is {entry.status}", hint)
         elif entry.status == "failed":

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from streamcl.errors import StreamclError
 from streamcl.events import Pixels
+from streamcl.requests.status import PENDING
 from streamcl.serving.schemas import (
     ErrorDocument,
     PredictResponse,
@@ -30,9 +31,6 @@ from streamcl.serving.schemas import (
 
 ImageLike: TypeAlias = bytes | str | PathLike[str] | Pixels | Image.Image
 """An encoded image, the path of one, uint8 RGB pixels [H, W, 3] or a PIL image."""
-
-UNFINISHED = frozenset({"received", "started"})
-"""States of a request that is not over."""
 
 
 class ServerError(StreamclError):
@@ -111,7 +109,7 @@ class Client:
             found = next((each for each in self.requests() if each.id == request), None)
             if found is None:
                 raise ServerError(f"there is no request {request!r}", status=404)
-            if found.status not in UNFINISHED:
+            if found.status not in PENDING:
                 return found
             if time.monotonic() > end:
                 raise ServerError(f"request {request!r} is still {found.status} after {seconds:g} s")

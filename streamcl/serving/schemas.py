@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from streamcl.requests.status import RequestStatus
+
 Learning: TypeAlias = Literal["running", "finished", "stopped"]
 """running: the stream goes on; finished: it has ended; stopped: the learner's process has ended."""
 
@@ -82,7 +84,7 @@ class RequestEntry(_Schema):
     """A request to forget. 'received' and 'finished' in seconds since the epoch."""
 
     id: str
-    status: Literal["received", "started", "done", "failed", "refused"]
+    status: RequestStatus
     received: float
     finished: float | None = None
     reason: str | None = None

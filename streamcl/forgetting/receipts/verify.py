@@ -19,6 +19,7 @@ from streamcl.forgetting.receipts.uncovered import copied_ids, uncovered_sentenc
 from streamcl.forgetting.receipts.verified_chain import VerifiedChain, verify_chain
 from streamcl.forgetting.statistics.block_file import BlockFile
 from streamcl.forgetting.statistics.store import STATISTICS
+from streamcl.requests.status import PENDING
 from streamcl.sinks.jsonl import logged_ids
 from streamcl.storage import hash_chain
 from streamcl.storage.checkpoint import list_checkpoints
@@ -198,7 +199,7 @@ def _ledger_agrees(receipt: Receipt, last: Receipt, status: str) -> str:
     if receipt.outcome == "failed":
         if last.number != receipt.number:
             return f"it was tried again: the receipt of the last attempt is number {last.number}"
-        if status in {"received", "started"}:
+        if status in PENDING:
             return "it has been requested again, and is not carried out yet"
     if status != receipt.outcome:
         raise ForgettingError(f"the ledger says {status}, the receipt says {receipt.outcome}")
