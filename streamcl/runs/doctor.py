@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
@@ -34,6 +34,10 @@ CONFIG_LIMIT = 1 << 20  # bytes; a configuration has a few thousand
 SUMMARY_LIMIT = 1 << 28  # bytes; a confusion of some thousand classes has some millions
 LINE_LIMIT = 1 << 22  # bytes; a record is a flat object of some hundred
 LITTLE_SPACE = 512 << 20  # bytes; below it a long run's logs and checkpoints may not fit
+
+_Loader: Any = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # the other's time grows with the square of nesting
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def _config(path: Path) -> Iterator[DoctorFinding]:
     if not path.exists():
         hint = "without it the run cannot be resumed by its directory"
         yield DoctorFinding("error", path.name, "is missing", hint)
-    elif isinstance(yaml.safe_load(_read(path, CONFIG_LIMIT).decode()), dict):
+    elif isinstance(yaml.load(_read(path, CONFIG_LIMIT).decode(), _Loader), dict):
         yield DoctorFinding("ok", path.name, "can be read")
     else:
         yield DoctorFinding("error", path.name, "is not a configuration: its top is not a mapping")

@@ -308,6 +308,7 @@ def stream():
 """
 
 
+@pytest.mark.slow
 def test_a_worker_ends_when_the_command_that_started_it_is_killed(images, tmp_path):
     (tmp_path / "blocking.py").write_text(BLOCKING)
     blocks = {"protocols": ["plain"], "run": {"source": {"class": "blocking:stream"}}}

@@ -34,20 +34,28 @@ def cluster():
     return MockCluster()
 
 
-def write(folder: Path, cluster: MockCluster, **args: Any) -> None:
+def write(
+    folder: Path, cluster: MockCluster, *, count: int = COUNT, max_wait: float = 5.0, **args: Any
+) -> None:
     source = {"name": "kafka", "args": {"brokers": cluster.address, "topic": "t", **args}}
     write_config(
         folder,
         source=source,
         learner="ridge",
-        batch={"size": 8, "max_wait": 5.0},
-        max_samples=COUNT,
+        batch={"size": 8, "max_wait": max_wait},
+        max_samples=count,
         checkpoint={"every_samples": 8, "delivery": "exactly_once"},
     )
 
 
 def consumed(run: Path) -> list[str]:
     return sorted(each["id"] for each in lines(run, "predictions"))
+
+
+def write_whole_batches(folder: Path, cluster: MockCluster, **args: Any) -> None:
+    """A run whose batches are all full, so that no clock has a part in how they are cut."""
+    cluster.send_records("t", 64)
+    write(folder, cluster, count=64, max_wait=600.0, partitions=[0], **args)
 
 
 def run_undisturbed(folder: Path) -> None:
@@ -67,8 +75,7 @@ def run_killed(folder: Path, **kill: Any) -> int | None:
 
 @pytest.mark.parametrize("steps", [STEPS, pytest.param(MORE_STEPS, marks=pytest.mark.slow)])
 def test_killed_at_every_step_between_arrival_and_commit(tmp_path, cluster, steps):
-    cluster.send_records("t", COUNT)
-    write(tmp_path, cluster, partitions=[0], group="mine")
+    write_whole_batches(tmp_path, cluster, group="mine")
     run_undisturbed(tmp_path)
     for point, times in steps:
         code = run_killed(tmp_path, point=point, times=times)
@@ -80,8 +87,7 @@ def test_killed_at_every_step_between_arrival_and_commit(tmp_path, cluster, step
 
 @pytest.mark.slow
 def test_killed_at_random_calls(tmp_path, cluster):
-    cluster.send_records("t", COUNT)
-    write(tmp_path, cluster, partitions=[0])
+    write_whole_batches(tmp_path, cluster)
     run_undisturbed(tmp_path)
     rng = random.Random(0)
     codes = [run_killed(tmp_path, number=rng.randint(1, 120)) for _ in range(60)]

@@ -60,7 +60,7 @@ def test_a_killed_run_learns_each_record_once_and_in_the_steps_of_one_that_was_n
 
 
 def test_logs_are_empty_where_checkpoints_have_passed_them(tmp_path):
-    write(tmp_path)
+    write(tmp_path, batch={"size": 8, "max_wait": None}, checkpoint={"every_samples": 8})
     finish(tmp_path, 2)
     entries = {path.name: len(path.read_bytes().splitlines()) for path in tmp_path.glob("run/arrivals-*.log")}
     assert set(entries) == {"arrivals-0.log", "arrivals-1.log", "arrivals-steps.log"}

@@ -37,7 +37,7 @@ def torch_ranks(monkeypatch):
     """A group of one process over gloo."""
     for name, value in environments(1)[0].items():
         monkeypatch.setenv(name, value)
-    with TorchProcessGroup(timeout=30) as ranks:
+    with TorchProcessGroup(timeout=300) as ranks:
         yield ranks
 
 

@@ -102,7 +102,7 @@ def test_two_processes_one_directory_and_the_lock_of_a_dead_one(tmp_path):
     done = run(tmp_path, code=2)
     assert f"process {first.pid} on" in done.err
     first.send(9)
-    first.wait(10)
+    first.wait()
     run(tmp_path)  # the lock it left is no obstacle
 
 

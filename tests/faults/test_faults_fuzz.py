@@ -87,7 +87,7 @@ def test_a_mutated_yaml_is_good_or_exit_2_with_a_place(tmp_path_factory, changes
         at = int(where * len(text))
         text = text[:at] + mark + text[at + replace :]
     (folder / "stream.yaml").write_text(text)
-    done = streamcl("validate", "stream.yaml", folder=folder, seconds=20)
+    done = streamcl("validate", "stream.yaml", folder=folder, seconds=120)
     sound(done, {0, 2})
     assert done.code == 0 or "stream.yaml:" in done.err
 

@@ -160,7 +160,7 @@ def runs_or_is_refused(folder: Path, changes) -> None:
     for path, value in changes:
         config = replaced(config, path, value)
     (folder / "stream.yaml").write_text(json.dumps(config))
-    checked = streamcl("validate", "stream.yaml", folder=folder, seconds=20)
+    checked = streamcl("validate", "stream.yaml", folder=folder, seconds=120)
     sound(checked, {0, 2})
     assert checked.code == 0 or "stream.yaml:" in checked.err
     done = streamcl("run", "stream.yaml", "--quiet", folder=folder)

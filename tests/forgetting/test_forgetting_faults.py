@@ -62,7 +62,12 @@ def outcome(folder):
 
 @pytest.mark.parametrize(
     ("wish", "stride"),
-    [*((wish, 19) for wish in WISHES), *(pytest.param(wish, 1, marks=pytest.mark.slow) for wish in WISHES)],
+    [
+        ("samples", 37),
+        ("subject", 61),
+        ("class", 41),
+        *(pytest.param(wish, 1, marks=pytest.mark.slow) for wish in WISHES),
+    ],
 )
 def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish, stride):
     disk = FaultyDisk()
@@ -214,7 +219,7 @@ def test_a_request_while_a_consolidation_is_due_comes_after_it(tmp_path):
         assert not set(GONE[:2]) & set(run.learner.consumed)
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_disk_may_fail_at_any_call_and_the_request_is_not_lost(tmp_path, stride):
     disk = FaultyDisk()
     run_once(tmp_path / "whole", "samples", disk)

@@ -122,11 +122,12 @@ def test_the_newest_receipt_of_a_run_without_a_key_cannot_be_removed_either(tmp_
     assert any("receipt of that is missing" in text for text in faults(run, PublicKeys()))
 
 
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("suffix", [".json", ".dsse"])
-def test_no_byte_of_a_receipt_can_be_changed(run, suffix):
+def test_no_byte_of_a_receipt_can_be_changed(run, suffix, stride):
     path = receipts(run)[1].with_suffix(suffix)
     data = path.read_bytes()
-    for place in range(len(data)):
+    for place in range(0, len(data), stride):
         path.write_bytes(data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :])
         with pytest.raises(ForgettingError):
             verify_receipt(path, KEYS)

@@ -182,7 +182,7 @@ def check_interleaving(tmp_path_factory, tiny_backbone, fp32, data):
     bench.close()
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [3, pytest.param(25, marks=pytest.mark.slow)])
 def test_any_interleaving_equals_the_stream_without_the_forgotten(
     tmp_path_factory, tiny_backbone, fp32, examples
 ):

@@ -126,7 +126,7 @@ def test_a_request_across_cohorts_leaves_the_rest_right(tmp_path, by, other):
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("by", "stride"),
-    [("class", 29), ("subject", 31), *(pytest.param(by, 1, marks=pytest.mark.slow) for by in WISHES)],
+    [("class", 47), ("subject", 53), *(pytest.param(by, 1, marks=pytest.mark.slow) for by in WISHES)],
 )
 def test_killed_at_any_durable_call_it_ends_as_if_it_had_not_been(tmp_path, by, stride):
     disk = FaultyDisk()

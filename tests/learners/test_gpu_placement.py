@@ -92,7 +92,17 @@ def carried_through(config, stop=STOP):
         return seen, run.summary()
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+QUICK = {
+    "online_lora",
+    "hybrid",
+    "mixed",
+    "er",
+}  # between them they have every kind of part; the rest is slow
+
+
+@pytest.mark.parametrize(
+    "name", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in LEARNERS]
+)
 def test_a_run_on_a_gpu_learns_stops_forgets_and_goes_on_as_on_a_cpu(images, monkeypatch, tmp_path, name):
     config = configuration(
         images, LEARNERS[name], forgetting={"requests": [{"offset": STOP + 16, "class": "a"}]}
@@ -106,7 +116,7 @@ def test_a_run_on_a_gpu_learns_stops_forgets_and_goes_on_as_on_a_cpu(images, mon
     assert here["timing"]["device"] == "a pretended GPU"
 
 
-@pytest.mark.parametrize("method", ["gs_lora", "fast_ntk"])
+@pytest.mark.parametrize("method", ["gs_lora", pytest.param("fast_ntk", marks=pytest.mark.slow)])
 def test_a_repair_of_shared_weights_ends_on_a_gpu_as_on_a_cpu(images, monkeypatch, tmp_path, method):
     learner = {"name": "online_lora", "learning_rate": 1e-2}
     forget = [{"offset": LATE, "class": "a", "method": method}]
@@ -125,7 +135,7 @@ def receipt_in(folder):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("name", ["ridge", "hybrid"])
+@pytest.mark.parametrize("name", ["ridge", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_kept_sums_are_subtracted_on_a_gpu(gpu, images, name):
     forget = [{"offset": LATE, "class": "a"}]
     carried_through(
@@ -138,7 +148,11 @@ def test_kept_sums_are_subtracted_on_a_gpu(gpu, images, name):
 
 @pytest.mark.parametrize(
     ("name", "rerun"),
-    [("ridge", False), ("hybrid", False), pytest.param("online_lora", True, marks=pytest.mark.slow)],
+    [
+        ("ridge", False),
+        pytest.param("hybrid", False, marks=pytest.mark.slow),
+        pytest.param("online_lora", True, marks=pytest.mark.slow),
+    ],
 )
 def test_an_audit_finds_on_a_gpu_what_it_finds_on_a_cpu(images, monkeypatch, tmp_path, name, rerun):
     config = configuration(

@@ -137,7 +137,7 @@ def killed_twenty_times(tmp_path, **options):
     assert killed == 20
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_after_twenty_kills_each_id_was_consumed_once(tmp_path, every):
     killed_twenty_times(tmp_path, every=every)
     each_exactly_once(consumed(tmp_path / "run"), IDS)

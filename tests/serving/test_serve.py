@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from failing_learner import learn
 from live_server import LiveServer, serving
 from pictures import picture
 
@@ -19,16 +20,21 @@ from streamcl.cli import cli
 from streamcl.requests.status import PENDING
 from streamcl.runs.learner import load_learner
 from streamcl.serving.client import Client, ServerError
+from streamcl.serving.server import ServerOptions, serve_run
+from streamcl.serving.service import ServedRun
 from streamcl.storage.snapshots import SNAPSHOTS, list_snapshots
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server whose stream has ended: what it answers stays the same."""
+    """A server whose stream has ended."""
     with serving(tmp_path_factory.mktemp("served")) as started:
         wait_for(lambda: started.client.status().learning == "finished")
         wait_for(lambda: started.client.status().model == started.client.status().newest)
         yield started
+        wait_for((started.run / "summary.json").exists)
+        assert started.stop() == 143
+    assert not list((started.run / SNAPSHOTS).glob(".tmp-*"))
 
 
 def wait_for(condition, seconds=60.0):
@@ -177,29 +183,22 @@ def test_other_addresses_are_refused_until_there_are_tokens(host, tmp_path):
     assert result.exception.exit_code == 2
 
 
-def test_a_class_is_forgotten_while_it_is_served(tmp_path):
-    with serving(tmp_path) as server:
-        client = server.client
-        wait_for(lambda: client.status().learning == "finished")
-        wait_for(lambda: client.status().newest.offset == 160)
-        before = client.status().newest.version
-        entry = client.forget(label="4", guarantee="exact", key="letter")
-        assert entry.status in {*PENDING, "done"}
-        assert client.forget(label="4", guarantee="exact", key="letter").id == entry.id
-        assert client.wait_for_request(entry.id).status == "done"
-        image = picture("bee", 1)
-        found = client.predict(image, top_k=100)
-        assert found.model.version > before  # from the answer to the receipt on, nothing older is used
-        assert "4" not in {each.label for each in found.predictions[0].top}
-        assert len(list_snapshots(server.run / SNAPSHOTS)) == 1
-        receipt = client.receipt(entry.id)
-        assert (receipt["guarantee"], receipt["outcome"]) == ("exact", "done")
-        assert "snapshots for serving" in {each["name"] for each in receipt["locations"]}
-        with pytest.raises(ServerError, match="another request with different content"):
-            client.forget(label="5", guarantee="exact", key="letter")
-        wait_for((server.run / "summary.json").exists)
-        assert server.stop() == 143
-    assert not list((server.run / SNAPSHOTS).glob(".tmp-*"))
+def test_a_class_is_forgotten_while_it_is_served(server):
+    client = server.client
+    before = client.status().newest.version
+    entry = client.forget(label="4", guarantee="exact", key="letter")
+    assert entry.status in {*PENDING, "done"}
+    assert client.forget(label="4", guarantee="exact", key="letter").id == entry.id
+    assert client.wait_for_request(entry.id).status == "done"
+    found = client.predict(picture("bee", 1), top_k=100)
+    assert found.model.version > before  # from the answer to the receipt on, nothing older is used
+    assert "4" not in {each.label for each in found.predictions[0].top}
+    assert len(list_snapshots(server.run / SNAPSHOTS)) == 1
+    receipt = client.receipt(entry.id)
+    assert (receipt["guarantee"], receipt["outcome"]) == ("exact", "done")
+    assert "snapshots for serving" in {each["name"] for each in receipt["locations"]}
+    with pytest.raises(ServerError, match="another request with different content"):
+        client.forget(label="5", guarantee="exact", key="letter")
 
 
 @pytest.mark.faults
@@ -273,6 +272,13 @@ def alive(pid):
         return False
 
 
+def test_the_exit_code_of_a_learner_that_fails_is_that_of_the_command(tmp_path):
+    said = []
+    assert serve_run(ServedRun(tmp_path, "run"), learn, ServerOptions(port=0), said.append) == 2
+    assert said == []
+
+
+@pytest.mark.slow
 def test_an_error_of_the_run_is_that_of_the_command(tmp_path):
     with pytest.raises(RuntimeError, match="no such file of weights"):
         LiveServer(tmp_path, backbone={"name": "vit_tiny_patch16_224", "weights": "file:none.bin"})

@@ -256,7 +256,7 @@ class Kept:
 
     def write(self, topic, record):
         if self.gate is not None:
-            self.gate.wait(10)
+            self.gate.wait(120)
         if self.error is not None:
             raise self.error
         self.records.append((topic, record))

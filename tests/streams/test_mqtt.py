@@ -49,7 +49,7 @@ def receiving(server, folder, producer=MqttProducer, retention=None, **options):
         reader.close()
 
 
-def received(reader, count, seconds=20.0):
+def received(reader, count, seconds=120.0):
     """The next `count` records, and those that come right after."""
     found, deadline = list(reader.early), time.monotonic() + seconds
     reader.early = ()
@@ -69,7 +69,7 @@ def subscribed(server, folder, **options):
         eventually(lambda: reader.writer.note == b"session")
 
 
-def eventually(true, seconds=20.0):
+def eventually(true, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it does not come"

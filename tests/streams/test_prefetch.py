@@ -62,7 +62,7 @@ class Scripted:
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, threading.Event):
-                item.wait(20)
+                item.wait(120)
             self.place += 1
             if not isinstance(item, threading.Event):
                 yield item
@@ -113,7 +113,7 @@ def test_the_state_is_that_of_the_event_handed_out_not_of_those_read_ahead():
     assert source.state_dict() == {"place": 2}
 
 
-def until(condition, seconds=5.0):
+def until(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition never held"
@@ -236,7 +236,7 @@ def test_a_source_that_is_dropped_ends_its_thread():
     first_events(source, 1)
     del source
     gc.collect()
-    inner.thread.join(5)
+    inner.thread.join(120)
     assert not inner.thread.is_alive()
 
 

@@ -346,7 +346,7 @@ def test_a_full_spool_lets_its_producer_wait_until_records_are_learned(tmp_path)
     assert any("has room again" in each for each in messages)
 
 
-def until(true, seconds=20.0):
+def until(true, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it does not come"

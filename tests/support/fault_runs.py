@@ -61,7 +61,7 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, which)
 
-    def wait(self, seconds: float = 60.0) -> Done:
+    def wait(self, seconds: float = 300.0) -> Done:
         code = _ask({"wait": self.pid, "seconds": seconds})["code"]
         if code is None:
             self.send(signal.SIGKILL)
@@ -90,12 +90,12 @@ def start(*arguments: object, folder: Path, hooks: tuple[Any, ...] = (), env: An
     return Process(_ask(request)["pid"], folder, _COUNT[0])
 
 
-def streamcl(*arguments: object, folder: Path, seconds: float = 60.0, **options: Any) -> Done:
+def streamcl(*arguments: object, folder: Path, seconds: float = 300.0, **options: Any) -> Done:
     """Run `streamcl ARGUMENTS` to its end."""
     return start(*arguments, folder=folder, **options).wait(seconds)
 
 
-def until(true: Callable[[], bool], *, process: Process, seconds: float = 60.0) -> None:
+def until(true: Callable[[], bool], *, process: Process, seconds: float = 300.0) -> None:
     """Wait until a condition holds; a run that has ended meanwhile is an error."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -39,7 +39,7 @@ def environments(world: int) -> list[dict[str, str]]:
 
 def streamcl_ranks(world: int, *arguments: object, folder: Path, **options: Any) -> list[Done]:
     """Run `streamcl ARGUMENTS` on so many ranks to the end of all."""
-    return [process.wait(90) for process in start_ranks(world, *arguments, folder=folder, **options)]
+    return [process.wait(600) for process in start_ranks(world, *arguments, folder=folder, **options)]
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ class Threads:
 
     def __init__(self, world: int) -> None:
         self.world = world
-        self._barrier = threading.Barrier(world, timeout=10)
+        self._barrier = threading.Barrier(world, timeout=120)
         self._values: list[Any] = [None] * world
         self.members = [Member(self, rank) for rank in range(world)]
 
