@@ -60,20 +60,21 @@ class ChartSize:
     ticks: int
 
 
-WIDE = ChartSize(10.4, 3.3, (0.055, 0.145, 0.915, 0.70), 6, 10)
+WIDE = ChartSize(10.4, 3.3, (0.055, 0.145, 0.915, 0.70), 7, 10)
 NARROW = ChartSize(5.0, 3.9, (0.105, 0.12, 0.84, 0.62), 2, 4)
 """For a screen of some 360 pixels, on which its text has the size of the page's notes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Offsets of shifts, detections, consolidations and requests."""
+    """Offsets of shifts, detections, consolidations, requests, and of batches with new classes."""
 
     true: Sequence[int] = ()
     found: Sequence[int] = ()
     false: Sequence[int] = ()
     consolidations: Sequence[int] = ()
     requests: Sequence[int] = ()
+    classes: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +151,18 @@ def _marks(axes: Any, marks: Marks, top: float) -> None:
         ("detected shift", marks.found, high, 4, "v", 7, "alarm", "alarm"),
         ("false alarm", marks.false, high, 4, "v", 7, "paper", "alarm"),
         ("request to forget", marks.requests, high, 5, "X", 8, "ink", "paper"),
+        ("new class", _thinned(marks.classes), 0.0, 4, "^", 7, "stream", "paper"),
         ("consolidation", marks.consolidations, 0.0, 4, "D", 6, "found", "paper"),
     ):
         if offsets:
             look = {"marker": marker, "markersize": size, "linestyle": "none", "clip_on": False}
             colours = {"markerfacecolor": COLOURS[face], "markeredgecolor": COLOURS[edge]}
             axes.plot(list(offsets), [y] * len(offsets), label=name, zorder=zorder, **look, **colours)
+
+
+def _thinned(offsets: Sequence[int], most: int = 60) -> Sequence[int]:
+    """Return the offsets, or every second, third, ... where there are more than can be told apart."""
+    return offsets[:: math.ceil(len(offsets) / most) or 1]
 
 
 def _legend(figure: Any, axes: Any, size: ChartSize) -> None:

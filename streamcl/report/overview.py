@@ -1,4 +1,4 @@
-"""Key figures and a summary of a run, as sentences and as text, from its summary or else its records."""
+"""A summary of a run, as sentences and as text, from its summary or else its records."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, median
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any
 
 from streamcl.evaluation.shift_matching import match_shifts
+from streamcl.report.key_figures import key_figures, total
 from streamcl.report.reading import RunLog, read_run
 from streamcl.report.series import as_float, as_int, submapping
-from streamcl.report.wording import NONE, THIN, count, decimal, duration, memory, percent, plural, points
+from streamcl.report.wording import THIN, count, percent, plural
 
 WIDTH = 88  # columns of text for the terminal
-
-
-class KeyFigure(NamedTuple):
-    """One key figure: its name, its value as text, and a short note."""
-
-    name: str
-    value: str
-    note: str = ""
 
 
 def summary_of(run_dir: Path) -> dict[str, Any]:
@@ -60,15 +53,18 @@ def complete_summary(run: RunLog) -> dict[str, Any]:
 
 
 def _prequential(run: RunLog) -> dict[str, Any]:
-    last, curve = run.steps.last, run.predictions.curve.points
-    return {
-        "accuracy": as_float(last.get("accuracy")) if last else run.predictions.accuracy,
-        "window_accuracy": last.get("window_accuracy") if last else (curve[-1].mean if curve else None),
-        "window": run.predictions.window,
-        "per_class": run.predictions.per_class,
-        "support": dict(run.predictions.support),
+    last, predictions = run.steps.last, run.predictions
+    found = {
+        "accuracy": as_float(last.get("accuracy")) if last else predictions.accuracy,
+        "window_accuracy": last.get("window_accuracy"),
+        "window": predictions.window,
+        "per_class": predictions.per_class,
+        "support": dict(predictions.support),
         **submapping(run.summary, "prequential"),
     }
+    if predictions.window_accuracy is not None:
+        found |= {"window": predictions.window, "window_accuracy": predictions.window_accuracy}
+    return found
 
 
 def _holdout(run: RunLog) -> dict[str, Any]:
@@ -108,82 +104,6 @@ def _requests(run: RunLog) -> dict[str, int]:
     return dict(Counter(outcomes.values()))
 
 
-def key_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
-    """Return the key figures in order; the value of an unknown one is a dash."""
-    return [
-        *_accuracy_figures(summary),
-        *_shift_figures(summary),
-        *_request_figures(summary),
-        *_cost_figures(summary),
-    ]
-
-
-def _accuracy_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
-    stream, held = submapping(summary, "prequential"), submapping(summary, "holdout")
-    window = f"last {count(stream.get('window'))}: {percent(stream.get('window_accuracy'))}"
-    missing = "" if as_float(held.get("A_Last")) is not None else "no held-out figures"
-    auc = f"A_AUC {percent(held.get('A_AUC'))}"
-    transfer = f"backward transfer {points(held.get('backward_transfer'))}"
-    return [
-        KeyFigure("Prequential accuracy", percent(stream.get("accuracy")), window),
-        KeyFigure("Held-out A_Last", percent(held.get("A_Last")), missing or auc),
-        KeyFigure("Held-out A_T", percent(held.get("A_T")), missing or "mean over parts"),
-        KeyFigure("Forgetting measure", points(held.get("forgetting_measure"), sign=""), missing or transfer),
-    ]
-
-
-def _shift_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
-    shifts = submapping(summary, "shifts")
-    delays = [delay for delay in shifts.get("delays") or [] if as_float(delay) is not None]
-    late = f"median delay {count(median(delays))}" if delays else ""
-    consolidations = KeyFigure(
-        "Consolidations", count(_total(summary, "consolidated", "consolidations")), "of the adapters"
-    )
-    if not shifts.get("true"):
-        detected = KeyFigure(
-            "Shifts detected", count(_total(shifts, "total", "detected")), "the source names none"
-        )
-        classes = KeyFigure("Classes", count(summary.get("classes")), "at the end")
-        batches = KeyFigure("Batches", count(summary.get("steps")), f"{count(summary.get('samples'))} images")
-        return [detected, consolidations, classes, batches]
-    return [
-        KeyFigure("Shifts found", f"{count(shifts.get('found'))} of {count(len(shifts['true']))}", late),
-        KeyFigure("Shifts missed", count(shifts.get("missed")), "not detected in time"),
-        KeyFigure("False alarms", count(shifts.get("false_alarms")), "detected, none there"),
-        consolidations,
-    ]
-
-
-def _request_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
-    """Figures of requests to forget; empty where there were none."""
-    outcomes = submapping(summary, "requests")
-    if not outcomes:
-        return []
-    others = [f"{count(outcomes[name])} {name}" for name in ("failed", "refused") if name in outcomes]
-    done = f"{count(outcomes.get('done', 0))} of {count(sum(outcomes.values()))}"
-    return [KeyFigure("Requests forgotten", done, ", ".join(others) or "see the receipts")]
-
-
-def _total(counts: Mapping[str, Any], name: str, listed: str) -> int:
-    """The entry `name`; where it is missing, the length of the list `listed`, which may be cut."""
-    known = as_int(counts.get(name))
-    return len(counts.get(listed) or []) if known is None else known
-
-
-def _cost_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
-    timing = submapping(summary, "timing")
-    device = timing.get("device") or summary.get("device") or submapping(timing, "environment").get("device")
-    machine = KeyFigure("Device", str(device or NONE), str(timing.get("precision") or ""))
-    full = bool(submapping(summary, "requests"))  # then the last row of four has no place for it
-    loop = f"whole loop, {machine.value} {machine.note}".rstrip() if full else "whole loop"
-    figures = [
-        KeyFigure("Images per second", decimal(timing.get("images_per_s")), loop),
-        KeyFigure("Duration", duration(timing.get("seconds")), f"{count(summary.get('steps'))} batches"),
-        KeyFigure("Peak memory", memory(timing.get("peak_memory_mb")), "of the process"),
-    ]
-    return figures if full else [*figures, machine]
-
-
 def run_sentence(summary: Mapping[str, Any]) -> str:
     """Return a description of the run in one to three sentences."""
     if not as_float(summary.get("samples")):
@@ -206,37 +126,32 @@ def _remembered(summary: Mapping[str, Any]) -> str:
     last, forgotten = as_float(held.get("A_Last")), as_float(held.get("forgetting_measure"))
     if last is None:
         return ""
-    text = f"On held-out images of all parts learned its final accuracy is {percent(last)}"
+    text = f"Of images that it never learned (held out) it now predicts {percent(last)} correctly"
     if forgotten is None:
         return text + "."
     change = "below" if forgotten >= 0 else "above"
-    return f"{text}, its earlier parts {abs(100 * forgotten):.1f} points {change} their best."
+    return f"{text}; earlier parts of the stream are {abs(100 * forgotten):.1f} points {change} their best."
 
 
 def _noticed(summary: Mapping[str, Any]) -> str:
-    shifts, consolidated = submapping(summary, "shifts"), _total(summary, "consolidated", "consolidations")
+    shifts = submapping(summary, "shifts")
     true = shifts.get("true") or []
     if not true:
-        done = [f"detected {plural(_total(shifts, 'total', 'detected'), 'shift')}"]
-    else:
-        done = [
-            f"found {count(shifts.get('found'))} of {plural(len(true), 'shift')}",
-            f"raised {plural(shifts.get('false_alarms'), 'false alarm')}",
-        ]
-    done += [f"consolidated its adapters {plural(consolidated, 'time')}"] if consolidated else []
-    *first, last = done
-    return f"It {', '.join(first)} and {last}." if first else f"It {last}."
+        detected = total(shifts, "total", "detected")
+        return f"It noticed {plural(detected, 'change')} of the stream (shifts)." if detected else ""
+    found = f"It noticed {count(shifts.get('found'))} of {plural(len(true), 'change')} of the stream (shifts)"
+    return f"{found}, with {plural(shifts.get('false_alarms'), 'false alarm')}."
 
 
 def text_summary(summary: Mapping[str, Any], report: Path | None = None) -> str:
     """Return the run's figures in aligned columns for a terminal of 88 columns.
 
     Args:
-        summary: the contents of summary.json; missing figures are shown as a dash.
+        summary: the contents of summary.json; figures that are missing are left out.
         report: path of the report, for the last line.
     """
     figures = key_figures(summary)
-    left, right = max(len(f.name) for f in figures), max(len(f.value) for f in figures)
+    left, right = (max((len(f[place]) for f in figures), default=0) for place in (0, 1))
     lines = [*textwrap.wrap(run_sentence(summary), WIDTH), ""]
     lines += [f"  {f.name:<{left}}  {f.value:>{right}}  {f.note}".rstrip() for f in figures]
     if summary.get("quarantined") or summary.get("skipped_steps"):

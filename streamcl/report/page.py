@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from streamcl.forgetting.receipts.archive import html_environment, report_css
 from streamcl.report import tables, wording
-from streamcl.report.charts import Curve, Marks, draw
-from streamcl.report.overview import complete_summary, key_figures, run_sentence
+from streamcl.report.charts import NARROW, WIDE, Curve, Marks, draw
+from streamcl.report.key_figures import key_figures, terms
+from streamcl.report.overview import complete_summary, run_sentence
 from streamcl.report.reading import RunLog, read_run
 from streamcl.report.series import as_float, as_int, submapping
 from streamcl.storage.files import atomic_write
@@ -52,7 +53,10 @@ def _content(run: RunLog) -> dict[str, Any]:
         "summary": summary,
         "sentence": run_sentence(summary),
         "figures": key_figures(summary),
+        "terms": terms(summary),
+        "window": run.predictions.window,
         "charts": _charts(run, summary),
+        "new_classes": bool(run.offsets("new_class")),
         "shift_rows": shift_rows[: tables.MAX_SHIFTS],
         "shifts_left_out": max(0, len(shift_rows) - tables.MAX_SHIFTS),
         "requests": requests[-tables.MAX_REQUESTS :],
@@ -75,7 +79,7 @@ def _content(run: RunLog) -> dict[str, Any]:
 
 
 def _charts(run: RunLog, summary: Mapping[str, Any]) -> dict[str, Markup]:
-    """The curves as SVG without text from the run; an empty string for one without points."""
+    """The curves as SVG without text from the run, empty for one without points."""
     shifts = submapping(summary, "shifts")
     judged = bool(shifts.get("true"))
     marks = Marks(
@@ -84,18 +88,29 @@ def _charts(run: RunLog, summary: Mapping[str, Any]) -> dict[str, Markup]:
         false=_offsets(shifts.get("false_offsets")) if judged else (),
         consolidations=_offsets(summary.get("consolidations")),
         requests=run.offsets("forget"),
+        classes=run.offsets("new_class"),
     )
     held = [
         (offset, accuracy)
         for offset, row in sorted(run.holdout.items())
         if (accuracy := as_float(row.get("accuracy"))) is not None
     ]
-    window = run.steps.accuracy.points or run.predictions.curve.points
-    rising = Curve("prequential accuracy, windowed", window, True, held, run.end, marks)
+    newest = run.predictions.curve.points or run.steps.accuracy.points
+    rising = Curve("correct before learning", newest, True, held, run.end, marks)
     falling = Curve("loss before learning", run.steps.loss.points, False, (), run.end, marks)
     curves = {"accuracy": rising, "loss": falling}
-    drawn = {name: draw(curve) if curve.points or curve.held else "" for name, curve in curves.items()}
-    return {name: Markup(svg) for name, svg in drawn.items()}
+    return {
+        name: _both_widths(curve) if curve.points or curve.held else Markup("")
+        for name, curve in curves.items()
+    }
+
+
+def _both_widths(curve: Curve) -> Markup:
+    """The curve as drawn for a screen or paper, and for a phone; the style sheet shows one of them."""
+    drawn = {"broad": draw(curve, WIDE), "narrow": draw(curve, NARROW)}
+    return Markup("").join(
+        Markup('<div class="{}">{}</div>').format(width, Markup(svg)) for width, svg in drawn.items()
+    )
 
 
 def _offsets(values: Any) -> tuple[int, ...]:

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamcl.report.series import Lines, PredictionSeries, Series, as_float, as_int, submapping
+from streamcl.report.series import (
+    Lines,
+    PredictionSeries,
+    Series,
+    as_float,
+    as_int,
+    fitting_window,
+    submapping,
+)
 from streamcl.storage.json_lines import json_object
 
 LIMIT_EVENTS = 5000
@@ -104,8 +112,9 @@ def _read_lines(folder: Path, run: RunLog) -> None:
         kept = run.events.setdefault(str(record.get("kind")), [])
         if len(kept) < LIMIT_EVENTS:
             kept.append(record)
-    window = as_int(submapping(run.summary, "prequential").get("window"))
-    run.predictions = PredictionSeries(window=window or 1000)
+    window = as_int(submapping(run.summary, "prequential").get("window")) or 1000
+    length = as_int(run.summary.get("samples")) or as_int(run.steps.last.get("offset")) or 0
+    run.predictions = PredictionSeries(window=fitting_window(length, window))
     for record in files["predictions"]:
         run.predictions.add(record)
     run.quarantined = sum(1 for _ in files["quarantine"])

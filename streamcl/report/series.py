@@ -89,6 +89,16 @@ class Series:
             self._share *= 2
 
 
+def fitting_window(samples: int, most: int) -> int:
+    """Return 1, 2 or 5 times a power of ten: at most a tenth of the stream, from 20 to `most`.
+
+    >>> [fitting_window(samples, 1000) for samples in (30, 260, 3438, 9999, 10**6)]
+    [20, 20, 200, 500, 1000]
+    """
+    sizes = (step * 10**power for power in range(1, 7) for step in (1, 2, 5))
+    return min(most, max((size for size in sizes if 20 <= size <= samples / 10), default=20))
+
+
 @dataclass(slots=True)
 class PredictionSeries:
     """Confusion counts of predictions.jsonl, and accuracy over a sliding window of samples."""
@@ -128,6 +138,11 @@ class PredictionSeries:
         if len(self._recent) > self.window:
             self._recent_right -= self._recent.popleft()
         self.curve.add(offset, self._recent_right / len(self._recent))
+
+    @property
+    def window_accuracy(self) -> float | None:
+        """Accuracy on the newest labelled samples, as many as `window`; None without any."""
+        return self._recent_right / len(self._recent) if self._recent else None
 
     @property
     def accuracy(self) -> float | None:

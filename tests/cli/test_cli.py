@@ -113,7 +113,7 @@ def test_the_effective_configuration_is_saved_and_runs_again(finished, folder):
 
 
 def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder):
-    assert "Prequential accuracy" in streamcl("status", finished, folder=folder).out
+    assert "Correct before learning" in streamcl("status", finished, folder=folder).out
     (finished / "report.html").unlink()
     assert streamcl("report", finished, folder=folder).out.strip().endswith("report.html")
     Image.fromarray(picture("bee", 900)).save(folder / "bee.png")

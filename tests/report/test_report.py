@@ -106,6 +106,8 @@ class Fake:
                 "memory_mb": 900 + 2 * step**0.5,
             }
         )
+        if since == 0:
+            self._event("new_class", step, offset, "classes seen for the first time", classes=fresh)
         if since == self.batch and part not in (0, 3):
             self._shift(step, offset, predictions, f"mean loss of 5 batches rose from 0.21 to {loss:.2f}")
         if part == 2 and since == self.every // 2 // self.batch * self.batch:
@@ -256,6 +258,16 @@ class TestWholeRun:
         assert "1.2 GiB" in page.shown
         assert "2 records could not be read" in page.shown
 
+    def test_names_of_papers_are_folded_behind_plain_words(self, page, whole):
+        held = json.loads((whole / "summary.json").read_text())["holdout"]
+        assert page.words.index("Correct before learning") < page.words.index("prequential accuracy")
+        for name in ("A_Last", "A_AUC", "A_T"):
+            shown = f"{name} {100 * held[name]:.1f} %"
+            assert shown in " ".join(page.shown.split()), shown
+
+    def test_batches_with_new_classes_are_marked(self, page):
+        assert page.words.count("new class") == 4  # two charts, each for two widths
+
     def test_misses_and_false_alarms_are_told(self, page):
         assert page.words.count("missed") == 1
         assert page.words.count("false alarm") >= 1
@@ -278,6 +290,16 @@ class TestWholeRun:
 
 
 class TestDamage:
+    def test_figures_that_are_not_known_are_left_out(self, tmp_path):
+        page = Page(write_report(tmp_path))
+        assert "Correct on held-out images" not in page.shown
+        assert ">–<" not in page.text
+
+    def test_the_line_fits_a_short_stream(self, tmp_path):
+        fake = Fake(tmp_path / "short", batches=6, parts=2)
+        page = Page(write_report(fake.write()))
+        assert "among the last 20." in page.shown
+
     def test_an_empty_directory(self, tmp_path):
         page = Page(write_report(tmp_path))
         assert "Nothing has been recorded" in page.shown
@@ -449,7 +471,7 @@ class TestTerminal:
             {"samples": 1, "classes": 1, "shifts": {"detected": [3]}, "consolidations": [1, 2]}
         )
         assert "1 image, the learner saw 1 class." in text
-        assert "It detected 1 shift and consolidated its adapters 2 times." in " ".join(text.split())
+        assert "It noticed 1 change of the stream (shifts)." in " ".join(text.split())
         assert "the source names none" in text
 
 
