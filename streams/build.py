@@ -20,7 +20,7 @@ from streams.user.records import RecordPolicy
 Scenario: TypeAlias = tuple[str, Mapping[str, Any]]
 OFFERED = ("seed", "batch_size", "policy")
 """Arguments that a named source may take from the run."""
-NO_DELAY = "its labels cannot be made to come later"
+NO_DELAY = "its labels cannot be made to come later, nor can it be given a clock"
 
 
 def live_source(made: LiveReader | SpoolProducer) -> Source:
@@ -40,6 +40,7 @@ def named_source(
     policy: RecordPolicy | None = None,
     live: Callable[[LiveReader | SpoolProducer], Source] = live_source,
     label_delay: int | None = None,
+    rate: float | None = None,
 ) -> Source:
     """Return the named data set as a source.
 
@@ -48,7 +49,8 @@ def named_source(
     Source of its own, or a LiveReader or SpoolProducer, of which `live` makes a source. `scenario` is (name,
     args) and orders the first three; without one a Stream keeps its order, a collection with domains streams
     as it lies, any other is shuffled. `policy` limits the images and decides about bad records.
-    `label_delay`: see `ReplaySource`. Raise ConfigError for unknown names and arguments, with the nearest.
+    `label_delay`, `rate`: see `ReplaySource`. Raise ConfigError for unknown names and arguments, with the
+    nearest.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
@@ -63,14 +65,16 @@ def named_source(
                 f"the source {name!r} makes its own order, so the scenario {scenario[0]!r} cannot be applied",
                 hint="leave the scenario out, or let the source return collections",
             )
-        if label_delay is not None:
+        if label_delay is not None or rate is not None:
             raise ConfigError(f"the source {name!r} is no data set that is read by index, so {NO_DELAY}")
         return made
     stream = made if isinstance(made, Stream) else _stream(name, made, scenario, seed)
     order = stream.order if scenario is None else order_for(scenario[0], stream.train, scenario[1], seed)
     train = replace(stream.train, limits=rules)
     test = replace(stream.test, limits=rules) if stream.test is not None else None
-    return ReplaySource(train, order, batch_size, test, rules.on_bad_record, label_delay=label_delay)
+    return ReplaySource(
+        train, order, batch_size, test, rules.on_bad_record, label_delay=label_delay, rate=rate
+    )
 
 
 def _stream(name: str, made: Any, scenario: Scenario | None, seed: int) -> Stream:

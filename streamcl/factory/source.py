@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from streamcl.config.options.base import seconds
 from streamcl.config.options.batch import DEFAULT_WAIT
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -146,8 +148,9 @@ def _shardable(config: RunConfig, plain: Source) -> Shardable | None:
 
 def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -> Source:
     options, scenario, delay = config.source, None, _label_delay(config)
+    rate = None if config.scenario is None else config.scenario.rate
     if config.scenario is not None and config.scenario.name != "own_order":
-        arguments = config.scenario.model_dump(exclude={"name", "delay"}, exclude_none=True)
+        arguments = config.scenario.model_dump(exclude={"name", "delay", "rate"}, exclude_none=True)
         scenario = config.scenario.name, arguments
     if options.name is not None:
         return named_source(
@@ -159,12 +162,13 @@ def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -
             policy=record_policy(config),
             live=live_source_factory(config, folder, group),
             label_delay=delay,
+            rate=rate,
         )
     path = str(options.class_)
     make = bind_arguments(path, options.args)
-    if scenario is None and delay is not None:
+    if scenario is None and (delay is not None or rate is not None):
         raise config.refuse(
-            "scenario.delay",
+            "scenario.rate" if delay is None else "scenario.delay",
             "a class of yours keeps its own order and labels; name a scenario for a data set",
         )
     if scenario is None:
@@ -178,14 +182,20 @@ def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -
         policy=record_policy(config),
         columns=options.columns,
         label_delay=delay,
+        rate=rate,
     )
 
 
 def _label_delay(config: RunConfig) -> int | None:
     """Return after how many records labels come; None: with them. Raise ConfigError where none can wait."""
-    delay = None if config.scenario is None else config.scenario.delay
-    if delay is None:
+    if config.scenario is None or (delay := config.scenario.delay) is None:
         return None
+    if isinstance(delay, str):
+        if config.scenario.rate is None:
+            raise config.refuse(
+                "scenario.delay", "a duration needs a clock: scenario: {rate: 10}, in records a second"
+            )
+        delay = math.ceil(seconds(delay) * config.scenario.rate)
     needed = delay + config.batch.size
     if config.labels is None or config.labels.max_waiting < needed:
         raise config.refuse(

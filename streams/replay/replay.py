@@ -42,6 +42,9 @@ class ReplaySource:
 
     Where `label_delay` is given, samples have no labels, and each label comes with the batch of the record
     that is so many records later; those of the last records come after the end, without records.
+
+    Where `rate` is given, the stream has a clock, which begins at 0: so many records pass in one of its
+    seconds, and a batch has the time of its last one. Nothing waits for it.
     """
 
     replayable = True  # the data does not change
@@ -55,11 +58,12 @@ class ReplaySource:
         on_bad_record: OnBadRecord = "quarantine",
         *,
         label_delay: int | None = None,
+        rate: float | None = None,
     ) -> None:
         self._train, self._indices = train, order.indices
         self._batch_size, self._on_bad_record = batch_size, on_bad_record
         self._offset = self._labelled = 0
-        self._label_delay = label_delay
+        self._label_delay, self._rate = label_delay, rate
         self._slice = (0, 1)
         ids = b"".join(train.ids[index].encode() + b"\0" for index in order.indices)
         self._digest = hashlib.sha256(ids).hexdigest()
@@ -80,7 +84,8 @@ class ReplaySource:
             self._offset += len(taken)
             yield self._labelled_later(batch_of(self._offset - len(taken), taken))
         while self._label_delay is not None and self._labelled < self._offset:
-            yield Batch(self._offset, (), labels=self._labels(self._labelled + self._batch_size))
+            labels = self._labels(self._labelled + self._batch_size)
+            yield Batch(self._offset, (), labels=labels, time=self._time(self._labelled + self._label_delay))
 
     def read_slice(self, rank: int, world: int) -> None:
         """From here on decode only records at offsets `rank` modulo `world`; the others have no pixels."""
@@ -110,11 +115,16 @@ class ReplaySource:
         self._labelled = int(state.get("labelled", 0))
 
     def _labelled_later(self, batch: Batch) -> Batch:
-        """Return the batch with the labels that come with it in place of its samples' own."""
+        """Return the batch with its time, and the labels that come with it in place of its samples' own."""
         if self._label_delay is None:
-            return batch
+            return batch if self._rate is None else replace(batch, time=self._time(batch.end))
         samples = tuple(replace(sample, label=None) for sample in batch.samples)
-        return replace(batch, samples=samples, labels=self._labels(batch.end - self._label_delay))
+        labels = self._labels(batch.end - self._label_delay)
+        return replace(batch, samples=samples, labels=labels, time=self._time(batch.end))
+
+    def _time(self, records: int) -> float | None:
+        """Return the time at which so many records have passed; None without a clock."""
+        return None if self._rate is None else records / self._rate
 
     def _labels(self, end: int) -> tuple[Label, ...]:
         """Return the labels of the records before the offset `end` that have not come."""

@@ -30,13 +30,14 @@ def scenario_dataset(
     policy: RecordPolicy | None = None,
     columns: Mapping[str, str] | None = None,
     label_delay: int | None = None,
+    rate: float | None = None,
 ) -> Source:
     """Return a replayable source of the data set that `make` returns, ordered by `scenario`.
 
     `scenario` is (name, arguments). Labels, domains and subjects are read once, at the start; each image is
     read again when it is streamed. A `holdout` of the same kind is held out in the scenario's parts.
-    `label_delay`: see `ReplaySource`. Raise
-    ConfigError for what is not read by index (`__len__` and `__getitem__`): an iterator has its own order.
+    `label_delay`, `rate`: see `ReplaySource`. Raise ConfigError for what is not read by index (`__len__` and
+    `__getitem__`): an iterator has its own order.
     Every exception of the user's code becomes a SourceError.
     """
     rules = policy or RecordPolicy()
@@ -47,7 +48,9 @@ def scenario_dataset(
     known = {label: code for code, label in enumerate(train.classes)}
     test = None if held is None else _collection(held, f"{name}-holdout", rules, columns, known)
     order = order_for(scenario[0], train, scenario[1], seed)
-    return ReplaySource(train, order, batch_size, test, rules.on_bad_record, label_delay=label_delay)
+    return ReplaySource(
+        train, order, batch_size, test, rules.on_bad_record, label_delay=label_delay, rate=rate
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,9 +102,51 @@ def test_a_data_set_with_late_labels_keeps_the_promises_of_a_source(batch_size, 
         ({"labels": {"max_waiting": 65}}, "labels: {max_waiting: 66}"),
         ({"source": {"class": "late_label_stream:Pictures"}}, "name a scenario for a data set"),
         ({"source": {"name": "folder", "args": {"root": "."}}}, "cannot be made to come later"),
+        ({"scenario": {"delay": "5s"}}, "scenario: {rate: 10}"),
+        ({"scenario": {"delay": "5s", "rate": 10}, "labels": None}, "labels: {max_waiting: 66}"),
+        ({"scenario": {"delay": -1}}, "no number of records"),
+        ({"scenario": {"delay": "soon"}}, "is no duration"),
+        ({"source": {"class": "late_label_stream:Pictures"}, "scenario": {"rate": 2}}, "scenario.rate"),
+        ({"source": {"name": "folder", "args": {"root": "."}}, "scenario": {"rate": 2}}, "given a clock"),
     ],
 )
 def test_a_delay_that_cannot_be_is_refused(tmp_path, more, message):
-    config = configuration(tmp_path, **{"scenario": {"delay": 50}, "labels": WAIT, **more})
     with pytest.raises(ConfigError, match=message.replace("{", r"\{")):
-        open_run(config)
+        open_run(configuration(tmp_path, **{"scenario": {"delay": 50}, "labels": WAIT, **more}))
+
+
+def test_a_delay_in_seconds_is_one_in_records_by_the_rate_of_the_clock(tmp_path):
+    runs = []
+    for name, delay in (("records", {"delay": 40}), ("seconds", {"delay": "4s", "rate": 10})):
+        late = digits()
+        late["scenario"] |= delay
+        with open_run(configuration(tmp_path / name, **late, labels=WAIT)) as run:
+            list(run)
+            run.finish()
+        runs.append((untimed(run.folder / "predictions.jsonl"), state_hash(run.learner.state_dict())))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(("wait", "expired"), [("3900ms", 150), ("60s", 0)])
+def test_by_the_clock_of_a_data_set_records_wait_too_long_for_their_labels(tmp_path, wait, expired):
+    late = digits()
+    late["scenario"] |= {"delay": "10s", "rate": 4}  # batches of 16 are 4 s apart
+    with open_run(configuration(tmp_path, **late, labels={**WAIT, "wait": wait})) as run:
+        list(run)
+        summary = run.finish()
+    assert summary["labels"].get("expired", 0) == expired
+    assert summary["labels"].get("late", 0) == expired
+
+
+def test_a_data_set_has_the_clock_of_its_rate():
+    train = Collection("made", np.zeros((5, 2, 2, 3), np.uint8), np.zeros(5, int), ("a",), tuple("vwxyz"))
+    clock = ReplaySource(train, iid(train, 0), 2, rate=4)
+    assert [batch.time for batch in clock] == [0.5, 1.0, 1.25]
+    later = ReplaySource(train, iid(train, 0), 2, label_delay=4, rate=4)
+    assert [(batch.time, len(batch.labels)) for batch in later] == [
+        (0.5, 0),
+        (1.0, 0),
+        (1.25, 1),
+        (1.75, 2),
+        (2.25, 2),
+    ]

@@ -13,7 +13,7 @@ class LabelOptions(Options):
     wait: Warn[Seconds | None] = Field(
         86_400.0,
         description="A record whose label has not come within that time (24h, 30m) leaves the store; null: "
-        "it stays while there is room. By the clock of a live source; other sources have none.",
+        "it stays while there is room. By the clock of a live source, or of `scenario.rate`.",
     )
     max_waiting: Warn[int] = Field(
         10_000, ge=1, le=10**8, description="Records that wait at most; beyond, the oldest leaves."

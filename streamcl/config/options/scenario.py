@@ -5,21 +5,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-from streamcl.config.options.base import Options, Seed, distinct
+from streamcl.config.options.base import DURATION, Options, Seed, distinct, seconds
 from streamcl.config.options.variants import by_name, variant
+
+LONGEST_LABEL_DELAY = 10**9  # records
+
+
+def _checked_delay(value: int | str) -> int | str:
+    """Return the delay. Raise where it is a text without a unit, or negative."""
+    if isinstance(value, str):
+        seconds(value)
+    elif not 0 <= value <= LONGEST_LABEL_DELAY:
+        raise PydanticCustomError(
+            "delay", "is no number of records from 0 to 10**9, and no duration such as 30m"
+        )
+    return value
+
+
+LabelDelay: TypeAlias = Annotated[
+    int | str,
+    Field(union_mode="left_to_right"),
+    AfterValidator(_checked_delay),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": DURATION}]}),
+]
+"""A number of records, or a duration with its unit."""
 
 
 class ScenarioBase(Options):
     """Options that all orders share."""
 
-    delay: int | None = Field(
+    delay: LabelDelay | None = Field(
         None,
-        ge=0,
+        description="Labels come so many records (100), or so long (30m, by the clock that `rate` gives), "
+        "after their records, as if each had to be made first (needs a block labels); null: with them.",
+    )
+    rate: float | None = Field(
+        None,
+        gt=0,
         le=10**9,
-        description="Labels come so many records after their records, as if each had to be made first (needs "
-        "a block labels); null: with their records.",
+        description="Records a second of a clock that the data set then has, for `delay` and for "
+        "`labels.wait`; nothing waits for it. null: no clock.",
     )
 
 
@@ -90,8 +118,8 @@ class NewInstancesAndClassesOptions(ScenarioBase):
     seed: Seed | None = Field(None, description="Seed of the order; null: the run's.")
 
 
-def _only_delay(value: Any) -> bool:
-    return isinstance(value, Mapping) and set(value) == {"delay"}
+def _has_no_order(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and value.keys() <= {"delay", "rate"}
 
 
 ScenarioOptions: TypeAlias = Annotated[
@@ -104,5 +132,5 @@ ScenarioOptions: TypeAlias = Annotated[
     | Annotated[NewInstancesAndClassesOptions, Tag("new_instances_and_classes")],
     Discriminator(variant),
     by_name(),
-    BeforeValidator(lambda value: {"name": "own_order", **value} if _only_delay(value) else value),
+    BeforeValidator(lambda value: {"name": "own_order", **value} if _has_no_order(value) else value),
 ]
