@@ -58,6 +58,10 @@ class SourceError(StreamclError):
     exit_code = 3
 
 
+class SpoolFull(SourceError):
+    """There is no room in the spool, and there was none for the time that the caller would wait."""
+
+
 class BadRecord(SourceError):
     """One record of a source cannot become a sample (undecodable, wrong shape, label refused by policy)."""
 

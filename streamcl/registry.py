@@ -127,6 +127,7 @@ SOURCES = Registry(
         "redis": "streams.live.redis_streams:RedisReader",
         "kafka": "streams.live.kafka:KafkaReader",
         "mqtt": "streams.live.mqtt:MqttProducer",
+        "push": "streams.live.push:PushProducer",
         "webdataset": "streams.datasets.webdataset:webdataset",
     },
 )

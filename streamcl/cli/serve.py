@@ -72,6 +72,7 @@ def serve(
     the end of the stream; then the run is committed.
     """
     from streamcl.config.load import load_config
+    from streamcl.factory.inbox import inbox_of
     from streamcl.runs.directory import folder_of
 
     settings = load_config(config, overrides)
@@ -97,7 +98,8 @@ def serve(
     )
     learn = functools.partial(learner_main, settings, publish_every, follow)
     with show_messages():
-        served = ServedRun(folder_of(settings), settings.name)
+        folder = folder_of(settings)
+        served = ServedRun(folder, settings.name, inbox_of(settings, folder))
         return serve_run(served, learn, options, lambda url: say(f"serving on {url}"))
 
 

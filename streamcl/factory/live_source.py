@@ -9,13 +9,14 @@ from pathlib import Path
 from streamcl.config.options.batch import DEFAULT_WAIT
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
-from streamcl.factory.spool import with_spool
+from streamcl.factory.spool import with_inbox, with_spool
 from streamcl.protocols import Source
 from streamcl.sources.live_reader import LiveReader, ShardableReader
 from streams.distributed.live_sharded import SINGLE_LOG, LiveShard, LiveTake, ProcessLogs, Rejoined
 from streams.distributed.sharded import shard_size
 from streams.live.arrival_log import ArrivalLog
 from streams.live.cutting import Cutting
+from streams.live.push import PushProducer
 from streams.live.source import LiveSource
 from streams.live.spool_writer import SpoolProducer
 from streams.offsets import OffsetChecked, Take
@@ -38,11 +39,14 @@ def live_source_factory(
 
     def make(made: LiveReader | SpoolProducer) -> LiveSource:
         reader = with_spool(config, made, record_policy(config), folder)
+        columns = config.source.columns if reader is made else None  # a spool has standard names
+        if group.world_size == 1 and not isinstance(made, PushProducer):
+            reader = with_inbox(reader, record_policy(config), folder)
         return LiveSource(
             reader,
             cutting=_cutting(config, config.batch.size),
             policy=record_policy(config),
-            columns=config.source.columns if reader is made else None,  # a spool has standard names
+            columns=columns,
             log=log,
         )
 

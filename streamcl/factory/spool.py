@@ -10,14 +10,19 @@ from typing import Any
 from streamcl.config.options.run import RunConfig
 from streamcl.config.options.spool import SpoolOptions
 from streamcl.sources.live_reader import LiveReader
+from streams.live.push import PushProducer
 from streams.live.spool import Retention, Spool
 from streams.live.spool_producers import IterableProducer, ReaderProducer
 from streams.live.spool_reader import SpoolReader
 from streams.live.spool_record import SpoolFormat
 from streams.live.spool_writer import SpoolProducer
+from streams.live.with_inbox import InboxReader
 from streams.user.metadata import label_names
 from streams.user.records import RecordPolicy
 from streams.user.retrying import RetryingReader
+
+INBOX = "inbox"
+"""The folder in the run directory of labels that people send."""
 
 
 def with_spool(
@@ -39,6 +44,19 @@ def with_spool(
     retention = Retention(keep=options.keep, max_bytes=options.max_bytes)
     spool = Spool(folder / options.path, retention)
     return SpoolReader(spool, producer, form, recent_ids=options.recent_ids)
+
+
+def with_inbox(reader: LiveReader, policy: RecordPolicy, folder: Path | None) -> LiveReader:
+    """Return the reader with the run's inbox of labels beside it, where the run directory has one.
+
+    `streamcl serve` makes it; whoever goes on with the run reads it.
+    """
+    if folder is None or not (folder / INBOX).is_dir():
+        return reader
+    producer = PushProducer(f"{reader.name}'s inbox", records=False)
+    return InboxReader(
+        reader, SpoolReader(Spool(folder / INBOX), producer, SpoolFormat(policy), recent_ids=0)
+    )
 
 
 def spooled_iterable(

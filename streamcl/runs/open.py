@@ -17,6 +17,7 @@ from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
 from streamcl.factory.source import build_source
+from streamcl.factory.spool import INBOX
 from streamcl.protocols import Peekable, State
 from streamcl.runs.assemble import assemble
 from streamcl.runs.directory import (
@@ -80,6 +81,8 @@ def open_run(
         saved = saved_config(folder)
         settings = _with_precision(settings, saved)
         earlier = _check_earlier(settings, saved, folder)
+        if snapshots is not None and settings.labels is not None and group.world_size == 1:
+            files.make_folder(folder / INBOX)
         stream = partial(build_source, follow=follow)
         run = assemble(settings, folder, stack, vit=vit, group=group, stream=stream, snapshots=snapshots)
         if saved is None:

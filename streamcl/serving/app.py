@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +10,6 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -19,13 +17,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamcl.errors import ForgettingError
+from streamcl.errors import BadRecord, ForgettingError, SourceError, SpoolFull
+from streamcl.factory.inbox import NotTaken
 from streamcl.serving.batching import NoPredictor, QueueFull
+from streamcl.serving.bodies import checked, images_of, json_of, records_of, top_k_of
 from streamcl.serving.limits import BodyLimits, LocalRequests
 from streamcl.serving.metrics import ServerMetrics
 from streamcl.serving.openapi import openapi_document
 from streamcl.serving.problems import problem_response
-from streamcl.serving.schemas import MAX_REQUEST_IMAGES, MAX_TOP_K
+from streamcl.serving.schemas import LabelsRequest
 from streamcl.serving.service import ServingService
 
 MAX_BODY_BYTES = 64 << 20
@@ -58,6 +58,8 @@ def build_app(
             Route("/v1/predict", routes.predict, methods=["POST"]),
             Route("/v1/status", routes.status),
             Route("/v1/forget", routes.forget, methods=["POST"]),
+            Route("/v1/records", routes.records, methods=["POST"]),
+            Route("/v1/labels", routes.labels, methods=["POST"]),
             Route("/v1/receipts", routes.receipts),
             Route("/v1/receipts/{request:str}", routes.receipt),
             Route("/health/live", routes.live),
@@ -74,7 +76,11 @@ def build_app(
             HTTPException: _http_problem,
             QueueFull: _queue_full,
             NoPredictor: _no_predictor,
-            ForgettingError: _forgetting_problem,
+            ForgettingError: _unprocessable,
+            BadRecord: _unprocessable,
+            NotTaken: _not_taken,
+            SpoolFull: _queue_full,
+            SourceError: _no_learner,
             Exception: _fault,
         },
         lifespan=lifespan,
@@ -96,10 +102,10 @@ class _Routes:
 
     async def predict(self, request: Request) -> Response:
         """Predict the image that is the body, or those of a multipart form."""
-        top_k = _top_k(request)
+        top_k = top_k_of(request)
         if len(self._service.batcher) >= self._service.batcher.capacity:
             raise QueueFull("the queue is full")  # before the body is read
-        images = await _images(request)
+        images = await images_of(request)
         response = await self._service.predict(images, top_k)
         self.server_metrics.images(len(images))
         only = response.predictions[0]
@@ -113,15 +119,19 @@ class _Routes:
 
     async def forget(self, request: Request) -> Response:
         """Submit a request to forget, a JSON object."""
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise HTTPException(415, "a request to forget is sent as application/json")
-        try:
-            fields = json.loads(await request.body())
-        except (ValueError, RecursionError):
-            raise HTTPException(400, "the body is not JSON") from None
-        if not isinstance(fields, dict):
-            raise HTTPException(400, "a request to forget is a JSON object")
+        fields = await json_of(request, "a request to forget")
         return _json(await run_in_threadpool(self._service.forget, fields), 202)
+
+    async def records(self, request: Request) -> Response:
+        """Put images into the stream: the body, or those of a multipart form."""
+        records = await records_of(request)
+        return _json(await run_in_threadpool(self._service.add_records, records), 202)
+
+    async def labels(self, request: Request) -> Response:
+        """Put labels of earlier records into the stream, a JSON object."""
+        fields = await json_of(request, "a list of labels")
+        labels = checked(LabelsRequest, fields).labels
+        return _json(await run_in_threadpool(self._service.add_labels, labels), 202)
 
     async def receipts(self, request: Request) -> Response:  # noqa: ARG002
         """List the requests to forget."""
@@ -185,26 +195,6 @@ class Measured:
             self._metrics.request(pattern, method, status, time.perf_counter() - began)
 
 
-def _top_k(request: Request) -> int:
-    given = request.query_params.get("top_k", "1")
-    if not (given.isascii() and given.isdecimal() and len(given) < 10 and 1 <= int(given) <= MAX_TOP_K):
-        raise HTTPException(400, f"top_k is a number from 1 to {MAX_TOP_K}")
-    return int(given)
-
-
-async def _images(request: Request) -> list[bytes]:
-    """Return the files of a multipart form, or the body."""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=MAX_REQUEST_IMAGES, max_fields=0) as form:
-            files = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
-            images = [await each.read() for each in files]
-    else:
-        images = [await request.body()]
-    if not images or not all(images):
-        raise HTTPException(400, "send an image as the body, or files as multipart/form-data; none is empty")
-    return images
-
-
 def _json(content: BaseModel, status: int = 200) -> Response:
     return Response(content.model_dump_json(by_alias=True), status, media_type="application/json")
 
@@ -221,7 +211,15 @@ async def _no_predictor(request: Request, error: Any) -> Response:  # noqa: ARG0
     return problem_response(503, str(error), RETRY_AFTER)
 
 
-async def _forgetting_problem(request: Request, error: Any) -> Response:  # noqa: ARG001
+async def _no_learner(request: Request, error: Any) -> Response:  # noqa: ARG001
+    return problem_response(503, str(error), RETRY_AFTER)
+
+
+async def _not_taken(request: Request, error: Any) -> Response:  # noqa: ARG001
+    return problem_response(409, str(error))
+
+
+async def _unprocessable(request: Request, error: Any) -> Response:  # noqa: ARG001
     hint = f"; {error.hint}" if error.hint else ""
     return problem_response(422, f"{error}{hint}")
 

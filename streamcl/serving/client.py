@@ -22,8 +22,10 @@ from streamcl.events import Pixels
 from streamcl.requests.status import PENDING
 from streamcl.serving.schemas import (
     ErrorDocument,
+    LabelsAccepted,
     PredictResponse,
     Readiness,
+    RecordsAccepted,
     RequestEntry,
     RequestList,
     StatusResponse,
@@ -91,6 +93,33 @@ class Client:
                 raise ServerError(f"not ready after {seconds:g} s")
             time.sleep(0.1)
         return found
+
+    def add_record(self, image: ImageLike, **fields: str) -> str:
+        """Put an image into the stream, of a run whose source is "push"; return its id. It is durable then.
+
+        Args:
+            image: the record's.
+            fields: what is known of it: id, label, subject, domain, privacy. A record with an id may be sent
+                again after an error.
+        """
+        return self.add_records([(image, fields)]).ids[0]
+
+    def add_records(self, records: Sequence[tuple[ImageLike, Mapping[str, str]]]) -> RecordsAccepted:
+        """Put images with their fields into the stream, all or none; see `add_record`."""
+        form = {"records": json.dumps([dict(fields) for _, fields in records])}
+        body, content_type = _form([_encoded(image) for image, _ in records], form)
+        headers = {"Content-Type": content_type}
+        return RecordsAccepted.model_validate_json(self._call("POST", "/v1/records", body, headers))
+
+    def add_labels(self, labels: Mapping[str, str]) -> LabelsAccepted:
+        """Put classes of earlier records into the stream, by their ids; durable on return.
+
+        One of a record that was learned under another class corrects it, where the learner can do so exactly.
+        """
+        named = [{"id": name, "label": label} for name, label in labels.items()]
+        headers = {"Content-Type": "application/json"}
+        body = json.dumps({"labels": named}).encode()
+        return LabelsAccepted.model_validate_json(self._call("POST", "/v1/labels", body, headers))
 
     def forget(self, **fields: Any) -> RequestEntry:
         """Submit a request to forget, by the fields of `streamcl.ForgetRequest`; it is durable on return."""
@@ -168,9 +197,12 @@ def _encoded(image: ImageLike) -> bytes:
     return file.getvalue()
 
 
-def _form(images: Sequence[bytes]) -> tuple[bytes, str]:
-    """Return a multipart form with the images, and its content type."""
+def _form(images: Sequence[bytes], fields: Mapping[str, str] = {}) -> tuple[bytes, str]:
+    """Return a multipart form with the images and fields, and its content type."""
     boundary = f"streamcl-{secrets.token_hex(16)}"
     head = 'Content-Disposition: form-data; name="image"; filename="image"\r\n\r\n'
     parts = [f"--{boundary}\r\n{head}".encode() + each + b"\r\n" for each in images]
+    for name, value in fields.items():
+        head = f'Content-Disposition: form-data; name="{name}"\r\n\r\n'
+        parts.append(f"--{boundary}\r\n{head}{value}\r\n".encode())
     return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"

@@ -14,20 +14,35 @@ from streamcl.serving.schemas import (
     MAX_TOP_K,
     RECEIPT_SCHEMA,
     ErrorDocument,
+    LabelsAccepted,
+    LabelsRequest,
     PredictResponse,
     Readiness,
+    RecordFields,
+    RecordsAccepted,
     RequestEntry,
     RequestList,
     StatusResponse,
 )
 
-RESPONSES = (PredictResponse, StatusResponse, Readiness, RequestEntry, RequestList, ErrorDocument)
+RESPONSES = (
+    *(PredictResponse, StatusResponse, Readiness, RequestEntry, RequestList),
+    *(RecordsAccepted, LabelsAccepted, ErrorDocument),
+)
+REQUESTS = (ForgetRequest, LabelsRequest, RecordFields)
 DESCRIPTION = "Predictions by the model that a run has learned so far, and requests to forget."
 _IMAGE = {"type": "string", "format": "binary"}
-_FORM = {
+_IMAGES: dict[str, Any] = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": MAX_REQUEST_IMAGES}
+_FORM = {"type": "object", "properties": {"image": _IMAGES}, "required": ["image"]}
+_RECORDS_FORM = {
     "type": "object",
     "properties": {
-        "image": {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": MAX_REQUEST_IMAGES}
+        "image": _IMAGES,
+        "records": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "A list of objects, one for each image in their order: RecordFields.",
+        },
     },
     "required": ["image"],
 }
@@ -35,7 +50,7 @@ _FORM = {
 
 def openapi_document() -> dict[str, Any]:
     """Return the document, OpenAPI 3.1."""
-    models = [(each, "serialization") for each in RESPONSES] + [(ForgetRequest, "validation")]
+    models = [(each, "serialization") for each in RESPONSES] + [(each, "validation") for each in REQUESTS]
     _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     return {
         "openapi": "3.1.0",
@@ -85,6 +100,39 @@ def _paths() -> dict[str, Any]:
                 "responses": {
                     "202": _reply("RequestEntry", "The request is in the ledger."),
                     **_problems(400, 403, 408, 413, 415, 422),
+                },
+            }
+        },
+        "/v1/records": {
+            "post": {
+                "summary": "Images for the stream, of a run whose source is push; durable when answered.",
+                "operationId": "records",
+                "parameters": [_field(name) for name in ("id", "label", "domain", "privacy")],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "image/*": {"schema": _IMAGE},
+                        "application/octet-stream": {"schema": _IMAGE},
+                        "multipart/form-data": {"schema": _RECORDS_FORM},
+                    },
+                },
+                "responses": {
+                    "202": _reply("RecordsAccepted", "The records are in the spool."),
+                    **_problems(400, 403, 408, 409, 413, 422, 429, 503),
+                },
+            }
+        },
+        "/v1/labels": {
+            "post": {
+                "summary": "Labels of records that have come before: late ones, or corrections; durable.",
+                "operationId": "labels",
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _ref("LabelsRequest")}},
+                },
+                "responses": {
+                    "202": _reply("LabelsAccepted", "The labels are in the stream."),
+                    **_problems(400, 403, 408, 409, 413, 415, 422, 429, 503),
                 },
             }
         },
@@ -149,6 +197,12 @@ def _text(name: str, summary: str, media: str) -> dict[str, Any]:
     }
 
 
+def _field(name: str) -> dict[str, Any]:
+    """Return a field of a record as a parameter."""
+    schema = RecordFields.model_json_schema()["properties"][name]
+    return {"name": name, "in": "query", "description": schema["description"], "schema": schema}
+
+
 def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -162,11 +216,12 @@ _MEANINGS = {
     403: "It was sent from a page of another site, or to another name of this host.",
     404: "There is none.",
     408: "The body was too slow.",
+    409: "This run does not take them; the answer says why.",
     413: "The body is too large.",
     415: "The body has another content type.",
-    422: "The image cannot be read, or the request is not valid.",
+    422: "An image cannot be read, or the request is not valid.",
     429: "The queue is full; Retry-After says when to come again.",
-    503: "No predictor is there; Retry-After says when to come again.",
+    503: "The process that does it is not there; Retry-After says when to come again.",
 }
 
 

@@ -15,6 +15,8 @@ Learning: TypeAlias = Literal["running", "finished", "stopped"]
 MAX_REQUEST_IMAGES = 64
 """Of one request; more go into several requests, so that none keeps the others waiting."""
 MAX_TOP_K = 100
+MAX_LABELS = 1000
+"""Of one request."""
 
 
 class _Schema(BaseModel):
@@ -95,6 +97,54 @@ class RequestList(_Schema):
     """All requests to forget, in the order of their arrival."""
 
     requests: tuple[RequestEntry, ...]
+
+
+class LabelOfRecord(_Schema):
+    """The label of a record that has come before: a late one, or a correction."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(min_length=1, max_length=1024, description="Of the record.")
+    label: str = Field(min_length=1, max_length=1024, description="The class.")
+
+
+class LabelsRequest(_Schema):
+    """Labels of records that have come before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    labels: tuple[LabelOfRecord, ...] = Field(min_length=1, max_length=MAX_LABELS)
+
+
+class LabelsAccepted(_Schema):
+    """How many labels are in the stream; durable. What becomes of each is counted in summary.json."""
+
+    accepted: int
+
+
+class RecordFields(_Schema):
+    """What is known about a pushed image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None = Field(
+        None, min_length=1, max_length=1024, description="Known again where it is sent twice."
+    )
+    label: str | None = Field(None, min_length=1, max_length=1024, description="Its class.")
+    subject: str | None = Field(
+        None, min_length=1, max_length=1024, description="The person whose data it is."
+    )
+    domain: str | None = Field(None, min_length=1, max_length=1024, description="Where it comes from.")
+    privacy: Literal["core", "user"] | None = Field(
+        None, description="core may be learned for ever; user may have to be forgotten."
+    )
+
+
+class RecordsAccepted(_Schema):
+    """The ids of the records in the stream, in their order; durable. 'repeated' had come before."""
+
+    ids: tuple[str, ...]
+    repeated: int
 
 
 class ErrorDocument(_Schema):

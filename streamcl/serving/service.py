@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from streamcl import __version__
 from streamcl.events import ForgetRequest
+from streamcl.factory.inbox import Inbox
 from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
 from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt, receipt_path
 from streamcl.forgetting.requests import submit
@@ -17,12 +18,15 @@ from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor
 from streamcl.serving.pool import PredictorPool
 from streamcl.serving.schemas import (
     ImageResult,
+    LabelOfRecord,
+    LabelsAccepted,
     Learning,
     ModelVersion,
     PredictorCounts,
     PredictResponse,
     RankedClass,
     Readiness,
+    RecordsAccepted,
     RequestEntry,
     RequestList,
     StatusResponse,
@@ -35,10 +39,11 @@ PREDICT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServedRun:
-    """The directory and the name of a run that is served."""
+    """A run that is served: its directory and name, and where it takes what people send."""
 
     folder: Path
     name: str
+    inbox: Inbox = field(default_factory=Inbox)
 
 
 class ServingService:
@@ -56,7 +61,7 @@ class ServingService:
     ) -> None:
         self.batcher, self.pool = batcher, pool
         self.learner_alive = learner_alive
-        self._folder, self._name = run.folder, run.name
+        self._folder, self._name, self._inbox = run.folder, run.name, run.inbox
 
     async def predict(self, images: Sequence[bytes], top_k: int) -> PredictResponse:
         """Predict encoded images. Raise QueueFull, or NoPredictor where it cannot be done in time."""
@@ -106,6 +111,16 @@ class ServingService:
         request = ForgetRequest(**fields)
         with Ledger(self._folder / LEDGER) as ledger:
             return self._entry(submit(ledger, request))
+
+    def add_records(self, records: Sequence[Mapping[str, Any]]) -> RecordsAccepted:
+        """Put records into the stream; see `Inbox.add_records`."""
+        found = self._inbox.add_records(records)
+        return RecordsAccepted(ids=found.ids, repeated=found.repeated)
+
+    def add_labels(self, labels: Sequence[LabelOfRecord]) -> LabelsAccepted:
+        """Put the labels of earlier records into the stream; see `Inbox.add_labels`."""
+        self._inbox.add_labels({each.id: each.label for each in labels})
+        return LabelsAccepted(accepted=len(labels))
 
     def requests(self) -> RequestList:
         """Return all requests to forget."""

@@ -10,9 +10,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from streamcl.errors import BadRecord, SourceError
+from streamcl.errors import BadRecord, SourceError, SpoolFull
 from streamcl.sources.delivery import DeliveryGuarantee
 from streams.live.spool import Spool
 from streams.live.spool_record import SpoolEntry, SpoolFormat, header_of, is_record
@@ -58,6 +59,11 @@ class SpoolWriter:
         for record in log.find(lambda _: recent_ids > 0, first, bodies=False):
             head = header_of(record)
             self._remember(head.get("id") if is_record(head) else None, record.sequence)
+
+    @property
+    def folder(self) -> Path:
+        """The spool's."""
+        return self._spool.folder
 
     @property
     def note(self) -> bytes:
@@ -180,10 +186,6 @@ class _Wait:
         """Say that there is room again, where it was said that there is none."""
         if self._said:
             logger.info("the spool in %s has room again", self._spool.folder)
-
-
-class SpoolFull(SourceError):
-    """There is no room in the spool, and there was none for the time that the caller would wait."""
 
 
 @runtime_checkable

@@ -1,29 +1,16 @@
 """The routes without processes: what is not there is not healthy, limits hold, and the document is true."""
 
 import json
-from pathlib import Path
 
 import jsonschema
 import openapi_spec_validator
 import pytest
-from asgi_calls import call
+from asgi_calls import application, call
 from starlette.routing import Route
 
 from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.serving.app import build_app
-from streamcl.serving.batching import Batcher
 from streamcl.serving.openapi import openapi_document
-from streamcl.serving.pool import PredictorOptions, PredictorPool
-from streamcl.serving.service import ServedRun, ServingService
 from streamcl.storage.snapshots import SNAPSHOTS, Snapshots
-
-
-def application(folder: Path, *, alive=True, capacity=8, **limits):
-    """The application over a run without any predictor."""
-    Ledger(folder / LEDGER).close()
-    batcher = Batcher(max_batch=4, max_delay=0.0, capacity=capacity)
-    pool = PredictorPool(folder, batcher, PredictorOptions())
-    return build_app(ServingService(ServedRun(folder, "run"), batcher, pool, lambda: alive), **limits)
 
 
 def test_without_a_predictor_it_is_live_and_not_ready(tmp_path):

@@ -13,7 +13,7 @@ from live_readers import Clock, ScriptedReader, record
 from log_messages import logged
 from PIL import Image
 
-from streamcl.errors import BadRecord, RefusedRequest, RunBusy, SourceError
+from streamcl.errors import BadRecord, RefusedRequest, RunBusy, SourceError, SpoolFull
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.requests.label import Label
 from streamcl.sources.delivery import DeliveryGuarantee
@@ -26,7 +26,7 @@ from streams.live.spool import Retention, Spool
 from streams.live.spool_producers import IterableProducer, ReaderProducer
 from streams.live.spool_reader import SpoolReader
 from streams.live.spool_record import SpoolFormat
-from streams.live.spool_writer import SpoolFull, SpoolWriter
+from streams.live.spool_writer import SpoolWriter
 from streams.user.records import RecordPolicy
 from streams.user.retrying import RetryingReader
 

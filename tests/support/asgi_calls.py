@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
+
+from streamcl.factory.inbox import Inbox
+from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.serving.app import build_app
+from streamcl.serving.batching import Batcher
+from streamcl.serving.pool import PredictorOptions, PredictorPool
+from streamcl.serving.service import ServedRun, ServingService
 
 
 def call(app: Any, line: str, *, headers: dict[str, str] | None = None, body: list[bytes | float] = ()):
@@ -41,3 +49,14 @@ def call(app: Any, line: str, *, headers: dict[str, str] | None = None, body: li
         return sent[0]["status"], answered, b"".join(each.get("body", b"") for each in sent[1:])
 
     return asyncio.run(exchange())
+
+
+NO_INBOX = Inbox()
+
+
+def application(folder: Path, *, alive=True, capacity=8, inbox=NO_INBOX, **limits):
+    """The application over a run without any predictor."""
+    Ledger(folder / LEDGER).close()
+    batcher = Batcher(max_batch=4, max_delay=0.0, capacity=capacity)
+    pool = PredictorPool(folder, batcher, PredictorOptions())
+    return build_app(ServingService(ServedRun(folder, "run", inbox), batcher, pool, lambda: alive), **limits)

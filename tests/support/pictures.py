@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from streamcl.events import Batch, Sample
 
@@ -19,6 +21,13 @@ def picture(label: str, number: int) -> np.ndarray:
     plane = wave[:, None] if look.random() < 0.5 else wave[None, :]
     image = plane[..., None] + look.uniform(40, 215, 3) + noise.normal(0, 12, (16, 16, 3))
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def encoded_picture(label: str, number: int) -> bytes:
+    """The same as a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(picture(label, number)).save(file, "PNG")
+    return file.getvalue()
 
 
 def make_batch(offset: int, labels: Sequence[str | None]) -> Batch:

@@ -93,7 +93,7 @@ class SourceOptions(Options):
     spool: SpoolOptions | None = Field(
         None,
         description="On disk before learning: makes a source that cannot go back exactly once from there on; "
-        "for live sources and for a class of yours. mqtt always has one.",
+        "for live sources and for a class of yours. mqtt and push always have one.",
     )
     prefetch: Safe[int] = Field(2, ge=0, le=1024, description="Batches read ahead of learning; 0: none.")
 
