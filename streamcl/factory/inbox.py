@@ -1,4 +1,4 @@
-"""What people may send to a run that is served: records, where its source takes them, and labels."""
+"""Takes for a run that is served what people send: records, where its source takes them, and labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streams.live.push_channel import PushedRecord, PushReceipt, push
 
 
 class NotTaken(StreamclError):
-    """What was sent is of a kind that this run does not take."""
+    """Something was sent that this run does not take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamcl.errors import BadRecord, ForgettingError, SourceError, SpoolFull
 from streamcl.factory.inbox import NotTaken
 from streamcl.serving.batching import NoPredictor, QueueFull
-from streamcl.serving.bodies import checked, images_of, json_of, records_of, top_k_of
+from streamcl.serving.bodies import checked, images_of, json_of, pushed_records_of, top_k_of
 from streamcl.serving.limits import BodyLimits, LocalRequests
 from streamcl.serving.metrics import ServerMetrics
 from streamcl.serving.openapi import openapi_document
@@ -124,7 +124,7 @@ class _Routes:
 
     async def records(self, request: Request) -> Response:
         """Put images into the stream: the body, or those of a multipart form."""
-        records = await records_of(request)
+        records = await pushed_records_of(request)
         return _json(await run_in_threadpool(self._service.add_records, records), 202)
 
     async def labels(self, request: Request) -> Response:

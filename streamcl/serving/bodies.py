@@ -1,4 +1,4 @@
-"""What the bodies of requests hold: images, records, JSON objects."""
+"""Reads the bodies of requests: images, records, JSON objects."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def images_of(request: Request) -> list[bytes]:
         return _none_empty(await _files(form))
 
 
-async def records_of(request: Request) -> list[dict[str, Any]]:
+async def pushed_records_of(request: Request) -> list[dict[str, Any]]:
     """Return the records: the body with fields in the query, or a form with `records`, one object a file.
 
     Raise HTTPException 400 or 422.

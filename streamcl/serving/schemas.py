@@ -123,7 +123,7 @@ class LabelsAccepted(_Schema):
 
 
 class RecordFields(_Schema):
-    """What is known about a pushed image."""
+    """The facts known about a pushed image."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -23,7 +23,7 @@ LONGEST_HEAD = 4 * 2**20
 """Bytes of the JSON line before the images of a message."""
 MOST_BYTES = 256 * 2**20
 """Bytes of the images of a message."""
-PATIENCE = 30.0
+ANSWERS_WITHIN = 30.0
 """Seconds that either end waits for the other."""
 LOOPBACK = "127.0.0.1"
 
@@ -38,7 +38,7 @@ _FAULTS: Mapping[str, type[SourceError | BadRecord]] = {
 
 @dataclass(frozen=True, slots=True)
 class PushReceipt:
-    """What became of a message: the ids of its records, and how many of them had come before."""
+    """The answer to a message: the ids of its records, and how many of them had come before."""
 
     ids: tuple[str, ...]
     repeated: int = 0
@@ -57,7 +57,7 @@ def push(folder: Path, records: Sequence[PushedRecord]) -> PushReceipt:
     """
     try:
         address = json.loads((folder / ADDRESS).read_text(encoding="utf-8"))
-        with socket.create_connection((LOOPBACK, address["port"]), PATIENCE) as connection:
+        with socket.create_connection((LOOPBACK, address["port"]), ANSWERS_WITHIN) as connection:
             _send(connection, address["secret"], records)
             with connection.makefile("rb") as answers:
                 reply = json.loads(answers.readline(LONGEST_HEAD))
@@ -114,7 +114,7 @@ class _Server(socketserver.ThreadingTCPServer):
 class _Connection(socketserver.StreamRequestHandler):
     """One message and its answer."""
 
-    timeout = PATIENCE
+    timeout = ANSWERS_WITHIN
     server: _Server
 
     def handle(self) -> None:

@@ -130,12 +130,14 @@ def test_killed_around_every_step_in_the_database_it_is_carried_out_once(
 
 
 @pytest.mark.parametrize("file", ["lineage.sqlite", "ledger.sqlite"])
-def test_while_another_process_reads_nothing_is_called_done_that_is_not(tmp_path, file):
+def test_while_another_process_reads_nothing_is_called_done_that_is_not(tmp_path, file, monkeypatch):
     """A reader keeps SQLite from emptying its journal, which still holds what was deleted."""
     schedule = [ForgetRequest(ids=GONE, offset=12, id="r1")]
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **options: connect(path, **options | {"timeout": 0.02})
+    )
     with Opened(tmp_path, ScriptedSource([4] * 6), schedule=schedule, signing_key=key_source(KEY)) as run:
-        for each in (run.lineage, run.ledger):
-            each._file.query("PRAGMA busy_timeout = 20")
         run.processor.commit()
         with sqlite3.connect(tmp_path / file, isolation_level=None) as reader:
             reader.execute("BEGIN")

@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
 from asgi_calls import application, call
-from live_server import serving
+from live_server import serving, wait_for
 from pictures import encoded_picture, picture
 
 from streamcl.factory.inbox import Inbox
@@ -130,13 +129,6 @@ def test_without_a_learner_it_is_to_be_sent_again(tmp_path):
     app = application(tmp_path, inbox=Inbox(tmp_path, tmp_path))
     status, headers, _ = call(app, "POST /v1/records", body=[IMAGE])
     assert (status, headers["retry-after"]) == (503, "1")
-
-
-def wait_for(condition, seconds=120.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def learned(server):

@@ -6,14 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from failing_learner import learn
-from live_server import LiveServer, serving
+from live_server import LiveServer, serving, wait_for
 from pictures import picture
 
 from streamcl.cli import cli
@@ -35,13 +34,6 @@ def server(tmp_path_factory):
         wait_for((started.run / "summary.json").exists)
         assert started.stop() == 143
     assert not list((started.run / SNAPSHOTS).glob(".tmp-*"))
-
-
-def wait_for(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def test_images_in_every_form_have_the_classes_that_the_learner_gives(server, tmp_path):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from live_server import serving
+from live_server import serving, wait_for
 from streams_data import write_picture
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -29,21 +29,20 @@ def served(tmp_path_factory):
         write_picture(folder / "inbox" / f"{('gear', 'bolt')[number % 2]}_{number:04d}.png", number)
     for name in ("gear_0001", "bolt_0002"):
         write_picture(folder / "inbox" / f"{name}.png", 1)
-    (folder / "labels.py").write_text(SOURCE)
-    with serving(
-        folder, source={"class": "labels:pictures"}, forgetting={"keep_statistics": "per_class"}
-    ) as server:
+    with serving(folder, "--publish-every", "0.1", **PUSHED) as server:
+        inbox = sorted((folder / "inbox").iterdir())
+        server.client.add_records([(path, {"label": path.name.split("_")[0]}) for path in inbox])
+        wait_for(lambda: server.client.status().newest.offset == len(inbox))
         yield server
 
 
-SOURCE = """
-from pathlib import Path
-
-
-def pictures():
-    for path in sorted(Path("inbox").iterdir()):
-        yield path, path.name.split("_")[0]
-"""
+PUSHED = {
+    "source": {"name": "push"},
+    "max_samples": None,
+    "batch": {"size": 4, "max_wait": "50ms"},
+    "labels": {"wait": "1h", "max_waiting": 100},
+    "forgetting": {"keep_statistics": "per_class"},
+}
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -77,5 +76,5 @@ def test_the_python_works(served):
 
 
 def test_the_page_has_what_these_tests_run():
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 12
     assert len(blocks("python")) == 1
