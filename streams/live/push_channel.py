@@ -23,7 +23,7 @@ LONGEST_HEAD = 4 * 2**20
 """Bytes of the JSON line before the images of a message."""
 MOST_BYTES = 256 * 2**20
 """Bytes of the images of a message."""
-ANSWERS_WITHIN = 30.0
+REPLIES_WITHIN = 30.0
 """Seconds that either end waits for the other."""
 LOOPBACK = "127.0.0.1"
 
@@ -57,7 +57,7 @@ def push(folder: Path, records: Sequence[PushedRecord]) -> PushReceipt:
     """
     try:
         address = json.loads((folder / ADDRESS).read_text(encoding="utf-8"))
-        with socket.create_connection((LOOPBACK, address["port"]), ANSWERS_WITHIN) as connection:
+        with socket.create_connection((LOOPBACK, address["port"]), REPLIES_WITHIN) as connection:
             _send(connection, address["secret"], records)
             with connection.makefile("rb") as answers:
                 reply = json.loads(answers.readline(LONGEST_HEAD))
@@ -114,7 +114,7 @@ class _Server(socketserver.ThreadingTCPServer):
 class _Connection(socketserver.StreamRequestHandler):
     """One message and its answer."""
 
-    timeout = ANSWERS_WITHIN
+    timeout = REPLIES_WITHIN
     server: _Server
 
     def handle(self) -> None:
