@@ -174,12 +174,16 @@ class ForgetRequest(RequestTerms):
     Kinds "samples" and "subject" ask for the model retrained without them, kind "class" for the removal of
     the concept. `samples` carries samples that the source cannot fetch, and selects them where nothing else
     is selected. `id` names the receipt, so it should name nobody; requests with the same `key` are the same.
-    `deadline`: seconds since the epoch.
+    `deadline`: seconds since the epoch. `requested_by` and `grounds` go into the receipt as they are.
     """
 
     id: Id = Field(default_factory=lambda: f"request-{secrets.token_hex(8)}")
     key: Id | None = Field(None, description="The same key again is the same request.")
     deadline: float | None = Field(None, description="When it has to be done; goes into the receipt.")
+    requested_by: Id | None = Field(
+        None, description="Who asks, as an office or a ticket and no person; goes into the receipt."
+    )
+    grounds: Id | None = Field(None, description="Why, without a name; goes into the receipt.")
     samples: tuple[CarriedSample, ...] = Field((), strict=False)
 
     @property

@@ -138,7 +138,12 @@ class Eraser:
         with run.signing_key() as key:
             completed = self._clock()
         receipt = receipts.build_receipt(
-            request, outcome, self._ledger, completed=completed, config=run.fingerprint
+            request,
+            outcome,
+            self._ledger,
+            completed=completed,
+            config=run.fingerprint,
+            run=run.folder.resolve().name,
         )
         if outcome.outcome == "done":
             erased = self._erase_on_disk(plan, receipt)

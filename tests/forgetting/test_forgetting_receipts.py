@@ -142,6 +142,25 @@ def test_a_page_says_what_the_receipt_says_and_no_more(run, tmp_path):
     assert "http" not in text
 
 
+def test_a_page_says_beside_the_verdict_what_it_does_not_cover(run):
+    text = (run / "receipts" / "r1.html").read_text()
+    rest = text[text.index("What this does not cover") : text.index('class="list facts"')]
+    locations = read(run / "receipts" / "r1.json")["locations"]
+    left = {each["name"] for each in locations if each["status"] in ("remains", "not reachable")}
+    assert "source data" in left
+    assert set(re.findall(r"<em>([^<]+)</em>", rest)) == left
+
+
+def test_a_page_names_the_run_and_who_asked_and_why(run, tmp_path):
+    text = (run / "receipts" / "r1.html").read_text()
+    assert run.name in text
+    assert "Requested by" not in text
+    asked = SMALL.model_copy(update={"requested_by": "ticket 17", "grounds": "consent withdrawn"})
+    text = ReceiptArchive(tmp_path / "other").write(asked).with_suffix(".html").read_text()
+    assert "ticket 17" in text
+    assert "consent withdrawn" in text
+
+
 def test_a_page_escapes_what_it_shows(tmp_path):
     path = ReceiptArchive(tmp_path).write(SMALL)
     assert "&lt;no&gt;" in path.with_suffix(".html").read_text()

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from streamcl.errors import ForgettingError
+from streamcl.forgetting.methods.protocol import DataLocation, LocationStatus
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.storage import files, hash_chain
 from streamcl.storage.files import Disk
@@ -43,6 +44,8 @@ MEANINGS = {
     "failed": "Not erased: the erasure failed, and nothing was changed.",
 }
 NOT_SIGNED = "none: this run had no signing key, so the receipt proves nothing to others"
+REMAINING: tuple[LocationStatus, ...] = ("remains", "not reachable")
+"""Statuses of places where something of the data is left, or may be."""
 ON_RETURN = {"drop": "it is not learned", "learn": "it may be learned"}
 
 
@@ -159,7 +162,10 @@ def render_receipt(name: str, receipt: Receipt, audit: str = "") -> str:
         receipt=receipt,
         title=f"Erased: {receipt.guarantee}" if done else receipt.outcome.capitalize(),
         meaning=MEANINGS.get(meaning, ""),
-        details=(details or "").split("; "),
+        details=details or "",
+        remaining=_with_status(receipt, *REMAINING),
+        touched=_with_status(receipt, *REMAINING, "erased"),
+        untouched=_with_status(receipt, "not affected"),
         facts=[(label, text) for label, text in _facts(receipt) if text],
         evidence=_evidence(receipt),
         audit=Markup(audit),
@@ -182,12 +188,20 @@ def report_css() -> Markup:
     return Markup(PackageLoader("streamcl", "report").get_source(html_environment("report"), "report.css")[0])
 
 
+def _with_status(receipt: Receipt, *statuses: LocationStatus) -> list[DataLocation]:
+    """The locations with one of these statuses, in their order."""
+    return [each for status in statuses for each in receipt.locations if each.status == status]
+
+
 def _facts(receipt: Receipt) -> list[tuple[str, str | None]]:
     scope, done = receipt.scope, receipt.outcome == "done"
     counted = f"{scope.learned} learned, {scope.passed} seen" if scope.learned is not None else None
     method = f"{receipt.method}, streamcl {receipt.streamcl}" if receipt.method else None
     return [
+        ("Run", receipt.run),
         ("Request", receipt.request),
+        ("Requested by", receipt.requested_by),
+        ("Grounds", receipt.grounds),
         ("Kind", KINDS[receipt.kind]),
         ("Guarantee requested", receipt.requested_guarantee),
         ("Received", _moment(receipt.received)),

@@ -111,10 +111,13 @@ class Receipt(ErasureOutcome):
     request accepted. config: the fingerprint of the configuration. checkpoint: None where the run keeps none.
     audits: hash of the newest audit then. number, previous: place in the chain and hash of the receipt
     before. signed_by: id of the key that signs it; None where the run had no key, so that it proves nothing
-    to others.
+    to others. run: the name of the run directory. requested_by, grounds: as the request says.
     """
 
     request: str
+    run: str | None = None
+    requested_by: str | None = None
+    grounds: str | None = None
     key: str | None = None
     kind: Kind | Literal["unreadable"]
     requested_guarantee: Guarantee | None = None
@@ -135,16 +138,26 @@ class Receipt(ErasureOutcome):
 
 
 def build_receipt(
-    request: ForgetRequest, outcome: ErasureOutcome, ledger: Ledger, *, completed: float, config: str
+    request: ForgetRequest,
+    outcome: ErasureOutcome,
+    ledger: Ledger,
+    *,
+    completed: float,
+    config: str,
+    run: str,
 ) -> Receipt:
     """Return the receipt of a request as far as it does not depend on what is removed from disk.
 
     ledger: gives the time of arrival and keyed hashes. completed: when the request is over, in
     seconds since the epoch. config: the fingerprint of the run's configuration.
+    run: the name of its directory.
     """
     return Receipt(
         **dict(outcome),
         request=request.id,
+        run=run,
+        requested_by=request.requested_by,
+        grounds=request.grounds,
         key=None if request.key is None else ledger.fingerprint("key", request.key),
         kind=request.kind,
         requested_guarantee=request.guarantee,
