@@ -95,7 +95,7 @@ class RemoteSample(Sample):
 class RejectedRecord:
     """A record that is not a valid sample. It keeps its place in the stream, so offsets stay dense.
 
-    label, subject, domain: as far as they could be read, so that an erasure finds the record.
+    label, subject, domain, privacy: as far as they could be read, so that an erasure finds the record.
     """
 
     offset: int
@@ -104,6 +104,7 @@ class RejectedRecord:
     label: str | None = None
     subject: str | None = None
     domain: str | None = None
+    privacy: Privacy = "core"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -210,7 +210,8 @@ class Lineage:
 
     def _rejected_row(self, record: RejectedRecord, segment: int) -> tuple[Any, ...]:
         subject, domain = self._digest("subject", record.subject), self._digest("domain", record.domain)
-        return (record.offset, record.id, record.label, subject, domain, REJECTED, segment, b"", None)
+        bits = REJECTED + PRIVATE * (record.privacy == "user")
+        return (record.offset, record.id, record.label, subject, domain, bits, segment, b"", None)
 
     def _digest(self, kind: str, value: str | None) -> bytes | None:
         return None if value is None else self._file.digest(kind, value)

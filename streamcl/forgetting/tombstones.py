@@ -27,10 +27,10 @@ class Tombstones:
         if any(self._is_buried(label) for label in batch.labels):
             left = tuple(label for label in batch.labels if not self._is_buried(label))
             batch = replace(batch, labels=left)
-        if not any(map(self.covers, batch.samples)) and not any(map(self._is_gone, batch.rejected)):
+        if not any(map(self.covers, batch.samples)) and not any(map(self.covers, batch.rejected)):
             return batch
         dropped = {o for o, s in zip(batch.offsets, batch.samples, strict=True) if self.covers(s)}
-        dropped |= {rejected.offset for rejected in batch.rejected if self._is_gone(rejected)}
+        dropped |= {rejected.offset for rejected in batch.rejected if self.covers(rejected)}
         return drop_samples(batch, dropped)
 
     def add_tombstones(self, request: ForgetRequest, ids: Iterable[str]) -> None:
@@ -46,26 +46,20 @@ class Tombstones:
         if request.kind != "class":
             self._ledger.add_tombstones(request.id, "sample", ids)
 
-    def covers(self, sample: Sample) -> bool:
-        """Return whether the sample, its subject, its class or every user was forgotten."""
-        everybody = sample.privacy == "user" and self._ledger.is_tombstoned("subject", EVERY_USER)
-        return everybody or self._is_named(sample.id, sample.subject, sample.label)
-
-    def _is_named(self, name: str, subject: str | None, label: str | None) -> bool:
-        buried = self._ledger.is_tombstoned
-        return (
-            buried("sample", name)
-            or (subject is not None and buried("subject", subject))
-            or (label is not None and buried("class", label))
-        )
-
     def _is_buried(self, label: Label) -> bool:
         """Return whether the label is of a record, or of a class, that was forgotten."""
         buried = self._ledger.is_tombstoned
         return buried("sample", label.id) or buried("class", label.label)
 
-    def _is_gone(self, rejected: RejectedRecord) -> bool:
-        return self._is_named(rejected.id, rejected.subject, rejected.label)
+    def covers(self, record: Sample | RejectedRecord) -> bool:
+        """Return whether the record, its subject, its class or every user was forgotten."""
+        buried = self._ledger.is_tombstoned
+        return (
+            buried("sample", record.id)
+            or (record.subject is not None and buried("subject", record.subject))
+            or (record.label is not None and buried("class", record.label))
+            or (record.privacy == "user" and buried("subject", EVERY_USER))
+        )
 
 
 def drop_samples(batch: Batch, dropped: Collection[int]) -> Batch:

@@ -145,7 +145,8 @@ class ReplaySource:
                 if self._on_bad_record == "fail":
                     raise
                 known = self._train.without_pixels(index)
-                yield RejectedRecord(offset, known.id, str(error), known.label, known.subject, known.domain)
+                names = (known.label, known.subject, known.domain, known.privacy)
+                yield RejectedRecord(offset, known.id, str(error), *names)
 
 
 def holdout_parts(order: Order, train: Collection, test: Collection) -> tuple[HoldoutPart, ...]:

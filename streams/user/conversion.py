@@ -97,7 +97,7 @@ class Conversion:
         except BadRecord as bad:
             if self._policy.on_bad_record == "fail":
                 raise
-            names = (record.label, record.subject, record.domain)
+            names = (record.label, record.subject, record.domain, record.privacy)
             return RejectedRecord(self.offset, record.id, reason_of(bad), *names)
         return record
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,8 @@ from streams.user.images import ImageLimits, decode, from_array
 from streams.user.labels import brief, to_label, to_name, to_text
 from streams.user.notes import Notes
 from streams.user.raw_record import RawRecord, raw_records
+
+Read = TypeVar("Read")
 
 LONGEST_REASON = 500  # characters of a rejection that are logged
 
@@ -196,10 +198,11 @@ def _rejected(
         ),
         subject=_as_far_as_readable(lambda: to_name(raw.subject, "subject")),
         domain=_as_far_as_readable(lambda: to_name(raw.domain, "domain")),
+        privacy=_as_far_as_readable(lambda: _privacy(raw.privacy)) or "core",
     )
 
 
-def _as_far_as_readable(read: Callable[[], str | None]) -> str | None:
+def _as_far_as_readable(read: Callable[[], Read | None]) -> Read | None:
     try:
         return read()
     except (Exception, SystemExit):  # the name is what is bad, or any of the user's attributes raises

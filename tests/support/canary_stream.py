@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import sqlite3
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,12 +56,22 @@ class Stream:
 
     Args:
         count: records.
+        until: the canary's records lie before it.
+        privacy: of the canary's records.
         own_class: whether the canary is a class of its own.
         refused: whether one record of the canary's cannot be read.
     """
 
-    def __init__(self, count: int = 96, own_class: bool = True, refused: bool = True) -> None:
-        self.count, self.own_class, self.refused = count, own_class, refused
+    def __init__(
+        self,
+        count: int = 96,
+        own_class: bool = True,
+        refused: bool = True,
+        until: int = 10**6,
+        privacy: str = "core",
+    ) -> None:
+        self.count, self.own_class, self.refused, self.privacy = count, own_class, refused, privacy
+        self.numbers = frozenset(number for number in canary_numbers(count) if number < until)
         self.holdout = {label: [self._held_out(label, k) for k in range(3)] for label in CLASSES}
         self.holdout["2 " + CANARY_DOMAIN] = [self._canary(9000 + k) for k in range(3)]
         if own_class:
@@ -73,9 +82,8 @@ class Stream:
 
     def __getitem__(self, index: int) -> dict[str, object]:
         if self.refused and index == 2:
-            names = {"subject": CANARY_SUBJECT, "domain": CANARY_DOMAIN, "label": self._label(index)}
-            return {"image": b"no picture", "id": BAD_ID, **names}
-        if index in canary_numbers(self.count):
+            return {**self._canary(index), "image": b"no picture", "id": BAD_ID}
+        if index in self.numbers:
             return self._canary(index)
         label = CLASSES[index * 5 % 11 % 3]
         return {
@@ -96,6 +104,7 @@ class Stream:
             "id": canary_id(number),
             "subject": CANARY_SUBJECT,
             "domain": CANARY_DOMAIN,
+            "privacy": self.privacy,
         }
 
     def _held_out(self, label: str, number: int) -> dict[str, object]:
@@ -106,9 +115,38 @@ class Stream:
         }
 
 
-def stream(count: int = 96, own_class: bool = True, refused: bool = True) -> Stream:
+def stream(**options: object) -> Stream:
     """Return the stream, for `source.class`."""
-    return Stream(count, own_class, refused)
+    return Stream(**options)  # type: ignore[arg-type]
+
+
+class EagerDetector:
+    """Reports a shift at every batch, so that thumbnails are kept, and a plateau at every third."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def update(self, loss: float) -> None:
+        """Count a batch."""
+        self.count += 1
+
+    @property
+    def shift(self) -> str | None:
+        """A shift, always."""
+        return "scripted" if self.count % 2 else None
+
+    @property
+    def plateau(self) -> str | None:
+        """A plateau at every third batch."""
+        return "scripted" if self.count % 3 == 0 else None
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the count."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore the count."""
+        self.count = state["count"]
 
 
 def traces(root: Path, names: list[str], *, pixels: bool = True) -> dict[str, list[str]]:
@@ -167,9 +205,3 @@ def _shows_canary(content: bytes) -> bool:
 def all_names(count: int) -> list[str]:
     """Return every name of the canary."""
     return [CANARY_CLASS, CANARY_SUBJECT, CANARY_DOMAIN, *canary_ids(count)]
-
-
-def rows(path: Path, table: str) -> int:
-    """Return how many rows a table of an SQLite file has."""
-    with sqlite3.connect(path) as connection:
-        return int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
