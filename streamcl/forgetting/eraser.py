@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
+from streamcl.forgetting.disk_erasure import DiskErasure, erase_on_disk
 from streamcl.forgetting.erasure_plan import ErasurePlan, plan_erasure
 from streamcl.forgetting.feature_binding import RowComparison
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
@@ -21,7 +21,6 @@ from streamcl.forgetting.methods.protocol import (
     drop_emptied,
 )
 from streamcl.forgetting.methods.select import select_method
-from streamcl.forgetting.purging import purge_snapshots
 from streamcl.forgetting.receipts import receipt as receipts
 from streamcl.forgetting.receipts.archive import (
     ReceiptArchive,
@@ -33,24 +32,18 @@ from streamcl.forgetting.receipts.receipt import (
     ScopeSummary,
     UtilityFigures,
 )
-from streamcl.forgetting.receipts.uncovered import uncovered_locations
 from streamcl.forgetting.retrieval import Retrieval, retain_source
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.statistics.store import StatisticsSelection
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.forgetting.waiting_store import purge_waiting
-from streamcl.sinks.event_files import TENSORBOARD, redact_event_files
-from streamcl.sinks.redaction import MissedRedaction, RedactionTarget
-from streamcl.sources.retention import held_at, retained_of
-from streamcl.storage import files
+from streamcl.sources.retention import retained_of
 from streamcl.storage.plain_state import state_hash
-
-DERIVED = ("summary.json", "report.html", "adapter")
-"""Made from the run when it ends; removed with an erasure, and made anew at the next end."""
+from streamcl.storage.signing import SigningKey
 
 
 class Eraser:
-    """Carries a request out: `plan`, `execute` in memory, and `finalise` on disk after the commit.
+    """Carries requests out: `plan` and `execute` each in memory, `finalise` all on disk after the commit.
 
     methods: those to choose from, of equal guarantees the one listed first. tombstones: of
     what was erased before. drift: compares features with those that were learned.
@@ -76,10 +69,13 @@ class Eraser:
         """Return what the request reaches; change nothing."""
         return plan_erasure(request, self._lineage, self._run)
 
-    def execute(self, plan: ErasurePlan, offset: int) -> ErasureOutcome:
+    def execute(self, plan: ErasurePlan, offset: int, learner_before: str | None = None) -> ErasureOutcome:
         """Erase from learner, metrics and thumbnails, in memory, and return what came of it.
 
-        Where the request is refused or the erasure fails, nothing has changed.
+        Where the request is refused or the erasure fails, nothing has changed. The outcome lacks the hash of
+        the learner after the erasure, which may go on with other requests.
+
+        learner_before: the hash of the learner before the erasure; None where this request begins it.
         """
         run, request, started = self._run, plan.request, self._clock()
         learner, before = run.learner, run.learner.state_dict()
@@ -122,40 +118,60 @@ class Eraser:
             scope=self._summary(plan, cohorts),
             figures=dict(result.figures),
             utility=None if utility is None else UtilityFigures(**utility),
-            learner_before=self._ledger.fingerprint("learner", state_hash(before)),
-            learner_after=state_hash(learner.state_dict()),
+            learner_before=learner_before or self._ledger.fingerprint("learner", state_hash(before)),
             locations=receipts.in_learner(
                 before, (*result.locations, *waiting, *kept_names, _statistics_location(stored))
             ),
         )
 
-    def finalise(self, plan: ErasurePlan, outcome: ErasureOutcome) -> None:
-        """Leave nothing on disk that is older than the erasure, and write the receipt, after the commit.
+    def hide(self, plan: ErasurePlan) -> None:
+        """Let later requests of the same erasure find nothing of what this one has erased in memory."""
+        plan.rows.hide()
+        self._tombstones.expect(plan.request, plan.target.ids)
 
-        Each step may be repeated after a crash.
+    def finalise(self, ended: Sequence[tuple[ErasurePlan, ErasureOutcome]]) -> None:
+        """Leave nothing on disk that is older than the erasure, and write the receipts, after the commit.
+
+        Each step may be repeated after a crash. No receipt says that a request is done while another process
+        reads the lineage, whose journal then still holds erased rows: ForgettingError is raised.
         """
-        run, request = self._run, plan.request
-        with run.signing_key() as key:
+        with self._run.signing_key() as key:
             completed = self._clock()
-        receipt = receipts.build_receipt(
-            request,
-            outcome,
-            self._ledger,
-            completed=completed,
-            config=run.fingerprint,
-            run=run.folder.resolve().name,
-        )
-        if outcome.outcome == "done":
-            erased = self._erase_on_disk(plan, receipt)
-            self._lineage.erase(sorted(plan.target.offsets))  # raises while others read: no receipt says done
-            self._archive.write(receipt.model_copy(update=erased), key)
-            self._ledger.finish(request.id)
-            return
-        if (retained := retained_of(run.source)) is not None:
+        done = [plan for plan, outcome in ended if outcome.outcome == "done"]
+        erased = self._erase_on_disk(done) if done else None
+        for plan, outcome in ended:
+            receipt = receipts.build_receipt(
+                plan.request,
+                outcome,
+                self._ledger,
+                completed=completed,
+                config=self._run.fingerprint,
+                run=self._run.folder.resolve().name,
+            )
+            if outcome.outcome == "done" and erased is not None:
+                locations = (*receipt.locations, *erased.locations(plan))
+                update = {"checkpoint": erased.checkpoint, "locations": locations}
+                self._archive.write(receipt.model_copy(update=update), key)
+            else:
+                self._end_unerased(receipt, plan.request, key)
+        self._ledger.finish(*(plan.request.id for plan in done))
+
+    def _erase_on_disk(self, plans: Sequence[ErasurePlan]) -> DiskErasure:
+        """Set tombstones, and erase from everything that the run keeps."""
+        for plan in plans:
+            self._tombstones.add_tombstones(plan.request, plan.target.ids)
+            self._ledger.add_tombstones(plan.request.id, "part", plan.parts)
+        erased = erase_on_disk(self._run, plans)
+        self._lineage.erase(sorted({offset for plan in plans for offset in plan.target.offsets}))
+        return erased
+
+    def _end_unerased(self, receipt: Receipt, request: ForgetRequest, key: SigningKey | None) -> None:
+        """End a request that was refused or has failed."""
+        if (retained := retained_of(self._run.source)) is not None:
             retained.scrub(request)
         self._archive.write(receipt, key)
-        end = self._ledger.refuse if outcome.outcome == "refused" else self._ledger.fail
-        end(request.id, str(outcome.reason))
+        end = self._ledger.refuse if receipt.outcome == "refused" else self._ledger.fail
+        end(request.id, str(receipt.reason))
 
     def refuse_unreadable(self, entry: LedgerEntry, reason: str, *, offset: int) -> None:
         """Refuse a request of which the ledger's content cannot be read, with a receipt like any other."""
@@ -174,31 +190,6 @@ class Eraser:
         )
         self._archive.write(receipt, key)
         self._ledger.refuse(entry.id, reason)
-
-    def _erase_on_disk(self, plan: ErasurePlan, receipt: Receipt) -> dict[str, Any]:
-        """Erase from everything that the run keeps but the lineage; return what the receipt says of it."""
-        run, request, target = self._run, plan.request, plan.target
-        self._tombstones.add_tombstones(request, target.ids)
-        self._ledger.add_tombstones(request.id, "part", plan.parts)
-        checkpoint = None if run.checkpoints is None else run.checkpoints.purge()
-        served = purge_snapshots(run.folder, run.snapshots)
-        changed, missed = _redact(run, target)
-        spool = retained_of(run.source)
-        taken_out = 0 if spool is None else spool.erase(request, target.ids)
-        derived = [name for name in DERIVED if (run.folder / name).exists()]
-        for name in derived:
-            files.remove(run.folder / name, disk=run.disk)
-        if run.statistics is not None:
-            run.statistics.file.purge()
-        rows, held = len(target.offsets), held_at(run.source)
-        named = bool(plan.classes or plan.domains or plan.parts)
-        on_disk = receipts.on_disk(named, checkpoint, changed, derived, rows=rows, held=held)
-        if spool is not None:
-            on_disk = receipts.and_spool(on_disk, taken_out, spool.description)
-        return {
-            "checkpoint": checkpoint,
-            "locations": (*receipt.locations, *on_disk, *served, *missed, *uncovered_locations(run.folder)),
-        }
 
     def _summary(self, plan: ErasurePlan, cohorts: tuple[str, ...]) -> ScopeSummary:
         """Return what the request reached, in keyed hashes; commits keep it until the receipt is written."""
@@ -220,7 +211,7 @@ class Eraser:
             request,
             learned=rows.learned,
             passed=rows.passed,
-            forgotten_before=request.label is not None and self._ledger.is_tombstoned("class", request.label),
+            forgotten_before=request.label is not None and self._tombstones.are_set("class", request.label),
             chunks=lambda: rows.chunks(learned=True),
         )
         others = retain_source(run.source, self._lineage, self._tombstones.drop_erased)
@@ -241,20 +232,6 @@ class Eraser:
             run.scores.forget_domain(name)
         run.history.forget_parts(plan.parts)
         return purge_waiting(run.waiting, plan.target)
-
-
-def _redact(run: RunResources, target: RedactionTarget) -> tuple[int, tuple[DataLocation, ...]]:
-    """Redact what sinks keep; return how many records changed, and what receipts say of sinks that failed.
-
-    TensorBoard's files lie in the run directory, also where the sink is not configured any more.
-    """
-    missed: tuple[DataLocation, ...] = ()
-    try:
-        changed = run.sink.redact(target)
-    except MissedRedaction as error:
-        changed, why = error.changed, f"{', '.join(error.sinks)} failed to take it out of their copies"
-        missed = (DataLocation("copies by sinks", "remains", why),)
-    return changed + redact_event_files(run.folder / TENSORBOARD, target.parts, disk=run.disk), missed
 
 
 def _statistics_location(stored: StatisticsSelection | None) -> DataLocation:

@@ -9,7 +9,15 @@ from typing import Any
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels, RejectedRecord
 from streamcl.forgetting.image_hash import hash_of_image
-from streamcl.forgetting.lineage_row import LEARNED, PRIVATE, REJECTED, ROW_COLUMNS, LineageRow, row_of
+from streamcl.forgetting.lineage_row import (
+    LEARNED,
+    PRESENT,
+    PRIVATE,
+    REJECTED,
+    ROW_COLUMNS,
+    LineageRow,
+    row_of,
+)
 from streamcl.forgetting.relabelled_rows import RELABELLED, SAMPLE_COLUMNS, RelabelledRows
 from streamcl.forgetting.selection import Selection
 from streamcl.storage.sqlite import SqliteFile
@@ -39,6 +47,7 @@ class Lineage:
     def __init__(self, path: Path, *, keep: int = 2) -> None:
         self._file = SqliteFile(path, patience=10.0, schema=LINEAGE_SCHEMA)
         self._file.query("PRAGMA temp_store = MEMORY")  # selections name ids, which no file may keep
+        self._file.query("CREATE TEMP TABLE erased (offset INTEGER PRIMARY KEY)")
         self._waiting: list[tuple[int, tuple[Any, ...]]] = []  # each with its number among those replaced
         self._earlier = RelabelledRows(keep)
 
@@ -111,6 +120,7 @@ class Lineage:
         with self._file.transaction() as run:
             self._earlier.go_back(run, relabelled)
             run("DELETE FROM samples WHERE offset >= ?", (offset,))
+            run("DELETE FROM temp.erased")
 
     def select(self, request: ForgetRequest) -> Selection:
         """Return the rows that the request selects; the file is searched once, here."""
@@ -123,7 +133,7 @@ class Lineage:
         self.flush()
         rows = self._file.query(
             f"SELECT {ROW_COLUMNS} FROM (SELECT *, row_number() OVER (ORDER BY offset) AS number, "
-            f"count(*) OVER () AS total FROM samples WHERE learned & {LEARNED}) "
+            f"count(*) OVER () AS total FROM samples WHERE learned & {LEARNED} AND {PRESENT}) "
             "WHERE number * ? / total > (number - 1) * ? / total ORDER BY offset",
             *(limit, limit),
         )
@@ -159,6 +169,7 @@ class Lineage:
             self._earlier.erase(run)
             for offset in offsets:
                 run("DELETE FROM samples WHERE offset = ?", (offset,))
+            run("DELETE FROM temp.erased")
         if not self._file.empty_journal():
             raise ForgettingError(
                 f"{self._file.path} is in use, so its journal still holds erased samples",

@@ -9,6 +9,9 @@ LEARNED, PRIVATE, REJECTED = 1, 2, 4  # bits of the column `learned`
 ROW_COLUMNS = "offset, id, label, learned, segment, content, subject, features"
 """The columns of the table of samples that `row_of` reads."""
 
+PRESENT = "offset NOT IN (SELECT offset FROM temp.erased)"
+"""The condition of rows that no erasure has taken which is not finalised yet (see `Selection.hide`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class LineageRow:

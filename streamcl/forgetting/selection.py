@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from streamcl.forgetting.lineage_row import LEARNED, REJECTED, ROW_COLUMNS, LineageRow, row_of
+from streamcl.forgetting.lineage_row import LEARNED, PRESENT, REJECTED, ROW_COLUMNS, LineageRow, row_of
 from streamcl.storage.sqlite import SqliteFile
 
 CHUNK = 256  # samples that are retrieved together
@@ -39,7 +39,9 @@ class Selection:
     def __init__(self, file: SqliteFile, where: str, values: Sequence[Any]) -> None:
         self._file, self._table = file, f"temp.selection_{next(self._numbers)}"
         file.query(f"CREATE TABLE {self._table} (offset INTEGER PRIMARY KEY)")
-        file.query(f"INSERT INTO {self._table} SELECT offset FROM samples WHERE {where}", *values)
+        file.query(
+            f"INSERT INTO {self._table} SELECT offset FROM samples WHERE ({where}) AND {PRESENT}", *values
+        )
         self._rows = f"samples JOIN {self._table} USING (offset)"
         counted = (
             f"SELECT COUNT(*), COUNT(*) FILTER (WHERE NOT learned & {REJECTED}), "
@@ -65,7 +67,7 @@ class Selection:
         """
         column = "label" if by == "class" else "subject"
         chosen = f"SELECT {column}, COUNT(*) FROM {self._rows} WHERE learned & {LEARNED} GROUP BY {column}"
-        total = f"SELECT COUNT(*) FROM samples WHERE learned & {LEARNED} AND {column} IS ?"
+        total = f"SELECT COUNT(*) FROM samples WHERE learned & {LEARNED} AND {column} IS ? AND {PRESENT}"
         return {
             self._file.digest("class", name) if by == "class" else name: (
                 count,
@@ -87,10 +89,14 @@ class Selection:
         """Yield the column's values of which every row that meets the condition is selected."""
         chosen = f"SELECT DISTINCT {column} FROM {self._rows} WHERE {column} IS NOT NULL{condition}"
         left = (
-            f"SELECT 1 FROM samples WHERE {column} = ?{condition} "
+            f"SELECT 1 FROM samples WHERE {column} = ?{condition} AND {PRESENT} "
             f"AND offset NOT IN (SELECT offset FROM {self._table}) LIMIT 1"
         )
         yield from (value for (value,) in self._file.query(chosen) if not self._file.query(left, value))
+
+    def hide(self) -> None:
+        """Let no later selection have these rows, as if they were erased, until the lineage erases rows."""
+        self._file.query(f"INSERT OR IGNORE INTO temp.erased SELECT offset FROM {self._table}")
 
     def close(self) -> None:
         """Drop the table."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 from streamcl.errors import ForgettingError
@@ -24,6 +25,12 @@ from streamcl.forgetting.tombstones import Tombstones, names_dropped
 from streamcl.protocols import BatchRecord, ForgettingEvent, State
 from streamcl.requests.label import Label
 from streamcl.sources.retention import retained_of
+from streamcl.storage.plain_state import state_hash
+
+REQUESTS_AT_ONCE = 256
+"""Requests of one erasure at most: their outcomes are in the checkpoint until the receipts are written."""
+ROWS_AT_ONCE = 100_000
+"""Selected records after which an erasure takes no further request: their ids, some 10 MB, are in memory."""
 
 OVERDUE = "the deadline of a request has passed, and it is not carried out"
 
@@ -87,19 +94,52 @@ class ForgettingService:
     def before_batch(self, offset: int) -> Iterator[ForgettingEvent]:
         """Execute the requests that are due before the batch at `offset`, in the order of arrival.
 
-        Yield each as soon as it is executed in memory; the next step finalises it on disk, so the caller
-        commits in between. A request that cannot be executed changes nothing; its event gives the reason.
+        Yield each as soon as it is executed in memory; the last of those that are executed together asks for
+        a commit, and the next step finalises them on disk. A request that cannot be executed changes nothing;
+        its event gives the reason.
         """
         yield from self._overdue()
-        for request in self._due(offset):
-            with closing(self._eraser.plan(request)) as plan:
+        due = self._due(offset)
+        for waiting in (
+            deque(each for each in due if each.id in self._applied),  # first, for they are erased already
+            deque(each for each in due if each.id not in self._applied),
+        ):
+            while waiting:
+                yield from self._erase(waiting, offset)
+
+    def _erase(self, waiting: deque[ForgetRequest], offset: int) -> Iterator[ForgettingEvent]:
+        """Carry out the first of the requests that wait: one erasure, one commit, a receipt for each."""
+        with ExitStack() as stack:
+            plans: list[ErasurePlan] = []
+            before, rows, is_last = None, 0, False
+            while not is_last:
+                request = waiting.popleft()
+                plans.append(plan := stack.enter_context(closing(self._eraser.plan(request))))
                 figures: Mapping[str, Any] = {}
                 if request.id not in self._applied:
                     self._ledger.start(request.id)
-                    self._applied[request.id] = self._eraser.execute(plan, offset)
+                    self._applied[request.id] = self._eraser.execute(plan, offset, before)
                     figures = log_entry(request, self._applied[request.id])
-                yield ForgettingEvent("forget", figures, to_commit=True)
-                self.finalise(plan)
+                outcome = self._applied[request.id]
+                if outcome.outcome == "done":
+                    self._eraser.hide(plan)
+                before, rows = before or outcome.learner_before, rows + plan.rows.count
+                is_last = not waiting or len(plans) == REQUESTS_AT_ONCE or rows >= ROWS_AT_ONCE
+                if is_last:
+                    self._note_learner(plans)
+                yield ForgettingEvent("forget", figures, to_commit=is_last)
+            self.finalise(plans)
+
+    def _note_learner(self, plans: Sequence[ErasurePlan]) -> None:
+        """Note, for receipts, the hash of the learner that an erasure leaves."""
+        executed = {
+            plan.request.id: outcome
+            for plan in plans
+            if (outcome := self._applied[plan.request.id]).outcome == "done" and outcome.learner_after is None
+        }
+        if executed:
+            after = {"learner_after": state_hash(self._run.learner.state_dict())}
+            self._applied |= {name: each.model_copy(update=after) for name, each in executed.items()}
 
     def filter(self, batch: Batch) -> Batch:
         """Return the batch without samples that have a tombstone; their records keep their offsets."""
@@ -158,15 +198,15 @@ class ForgettingService:
         """The key of the lineage's hashes of images (see `image_hash.hash_of_image`)."""
         return self._lineage.key
 
-    def finalise(self, plan: ErasurePlan) -> None:
-        """Erase on disk what an executed plan has erased in memory, and write its receipt."""
-        name = plan.request.id
-        self._eraser.finalise(plan, self._applied[name])
-        self._late.discard(name)
+    def finalise(self, plans: Sequence[ErasurePlan]) -> None:
+        """Erase on disk what executed plans have erased in memory, and write their receipts."""
+        self._eraser.finalise([(plan, self._applied[plan.request.id]) for plan in plans])
+        for name in (plan.request.id for plan in plans):
+            self._late.discard(name)
+            del self._applied[name]
+            self._requests.pop(name, None)
+            self._unscrubbed.add(name)
         self._failed = self._ledger.failed()
-        del self._applied[name]
-        self._requests.pop(name, None)
-        self._unscrubbed.add(name)
         self._scrub()
 
     def state_dict(self) -> State:
@@ -249,10 +289,10 @@ class ForgettingService:
 
     def _scrub(self) -> None:
         """Overwrite the content of finished requests; where another process reads, at the next commit."""
-        for name in sorted(self._unscrubbed):
-            try:
-                if self._ledger.entry(name).status != "failed":
-                    self._ledger.scrub(name)
-            except ForgettingError:
-                return
-            self._unscrubbed.discard(name)
+        try:
+            entries = [self._ledger.entry(name) for name in sorted(self._unscrubbed)]
+            if over := [entry.id for entry in entries if entry.status in {"done", "refused"}]:
+                self._ledger.scrub(*over)
+        except ForgettingError:
+            return
+        self._unscrubbed.clear()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
-from streamcl.forgetting.ledger import Ledger
+from streamcl.forgetting.ledger import ErasedKind, Ledger
 from streamcl.requests.label import Label
 
 EVERY_USER = "\0every user"
@@ -21,6 +21,7 @@ class Tombstones:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._expected: set[tuple[ErasedKind, str]] = set()
 
     def drop_erased(self, batch: Batch) -> Batch:
         """Return the batch without what has a tombstone; such a record keeps its offset, its id goes."""
@@ -33,33 +34,48 @@ class Tombstones:
         dropped |= {rejected.offset for rejected in batch.rejected if self.covers(rejected)}
         return drop_samples(batch, dropped)
 
+    def expect(self, request: ForgetRequest, ids: Iterable[str]) -> None:
+        """Treat a request's tombstones as set, in this process, until `add_tombstones` sets them."""
+        for kind, values in _buried_by(request, ids):
+            self._expected.update((kind, value) for value in values)
+
     def add_tombstones(self, request: ForgetRequest, ids: Iterable[str]) -> None:
         """Set the tombstones of a request: its class, or its samples and subject. Again is harmless."""
-        if request.on_return == "learn":
-            return
-        match request.kind:
-            case "class":
-                self._ledger.add_tombstones(request.id, "class", [str(request.label)])
-            case "subject":
-                gone = EVERY_USER if request.all_users else str(request.subject)
-                self._ledger.add_tombstones(request.id, "subject", [gone])
-        if request.kind != "class":
-            self._ledger.add_tombstones(request.id, "sample", ids)
+        for kind, values in _buried_by(request, ids):
+            self._ledger.add_tombstones(request.id, kind, values)
+            self._expected.difference_update((kind, value) for value in values)
+
+    def are_set(self, kind: ErasedKind, value: str) -> bool:
+        """Return whether a sample, a subject or a class was forgotten."""
+        return (kind, value) in self._expected or self._ledger.is_tombstoned(kind, value)
 
     def _is_buried(self, label: Label) -> bool:
         """Return whether the label is of a record, or of a class, that was forgotten."""
-        buried = self._ledger.is_tombstoned
+        buried = self.are_set
         return buried("sample", label.id) or buried("class", label.label)
 
     def covers(self, record: Sample | RejectedRecord) -> bool:
         """Return whether the record, its subject, its class or every user was forgotten."""
-        buried = self._ledger.is_tombstoned
+        buried = self.are_set
         return (
             buried("sample", record.id)
             or (record.subject is not None and buried("subject", record.subject))
             or (record.label is not None and buried("class", record.label))
             or (record.privacy == "user" and buried("subject", EVERY_USER))
         )
+
+
+def _buried_by(request: ForgetRequest, ids: Iterable[str]) -> Iterator[tuple[ErasedKind, Sequence[str]]]:
+    """Yield the names that a request keeps out from then on, by their kinds."""
+    if request.on_return == "learn":
+        return
+    match request.kind:
+        case "class":
+            yield "class", [str(request.label)]
+        case "subject":
+            yield "subject", [EVERY_USER if request.all_users else str(request.subject)]
+    if request.kind != "class":
+        yield "sample", tuple(ids)
 
 
 def drop_samples(batch: Batch, dropped: Collection[int]) -> Batch:

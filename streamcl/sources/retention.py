@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
 from streamcl.events import ForgetRequest
@@ -16,11 +16,11 @@ class RetainedRecords(Protocol):
     def description(self) -> str:
         """A statement for receipts of what is kept, and for how long; without names and paths."""
 
-    def erase(self, request: ForgetRequest, ids: Collection[str]) -> int:
-        """Take out the records with these ids, and all that the request's tombstones would drop.
+    def erase(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
+        """Take out, for each request, the records with its ids, and all that its tombstones would drop.
 
-        Also the request itself, where it came with the stream. No file holds their bytes afterwards; their
-        places stay. Return how many records were taken out; repeating it is harmless.
+        Also the requests themselves, where they came with the stream. No file holds their bytes afterwards;
+        their places stay. Return how many records were taken out; repeating it is harmless.
         """
 
     def erase_returned(self, ids: Collection[str], labels: Collection[Label]) -> None:

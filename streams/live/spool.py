@@ -141,14 +141,14 @@ class Spool:
         with self._borrowed() as log:
             return {header_of(each)["id"]: value_of(each) for each in log.find(matches)}
 
-    def erase(self, request: ForgetRequest, ids: Collection[str]) -> int:
-        """Redact records (see RetainedRecords); return how many."""
-        wanted, erased = frozenset(ids), 0
+    def erase(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
+        """Redact records (see RetainedRecords) in one pass; return how many."""
+        selected, erased = _Erased(erasures), 0
 
         def replacement(record: LogRecord) -> bytes | None:
             nonlocal erased
             head = header_of(record)
-            if not _is_selected(head, request, wanted):
+            if not selected.has(head):
                 return None
             erased += is_record(head)
             return erased_header(head)
@@ -168,10 +168,11 @@ class Spool:
 
     def scrub(self, request: ForgetRequest) -> None:
         """Redact a request, and no record."""
+        selected = _Erased([(request, ())])
 
         def replacement(record: LogRecord) -> bytes | None:
             head = header_of(record)
-            return erased_header(head) if _is_request(head, request) else None
+            return erased_header(head) if selected.has_request(head) else None
 
         self._redact(replacement)
 
@@ -201,24 +202,33 @@ class Spool:
         )
 
 
-def _is_request(head: Mapping[str, Any], request: ForgetRequest) -> bool:
-    """Return whether a header is that of the request, or of the same one sent again."""
-    if head["kind"] != "request":
-        return False
-    same_key = request.key is not None and head["request"].get("key") == request.key
-    return same_key or bool(head["request"].get("id") == request.id)
+class _Erased:
+    """The records, labels and requests that some requests reach."""
 
+    def __init__(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> None:
+        requests = [request for request, _ in erasures]
+        self._requests = {request.id for request in requests}
+        self._keys = {request.key for request in requests} - {None}
+        self._ids = {name for _, ids in erasures for name in ids}
+        dropped = [request for request in requests if request.on_return == "drop"]
+        self._labels = {request.label for request in dropped if request.kind == "class"}
+        self._subjects = {request.subject for request in dropped if request.kind == "subject"} - {None}
+        self._every_user = any(request.all_users for request in dropped)
 
-def _is_selected(head: Mapping[str, Any], request: ForgetRequest, ids: Collection[str]) -> bool:
-    """Return whether a record has one of the ids, or has what would be dropped where it comes again."""
-    if head["kind"] not in {"sample", "bad", "label"}:
-        return _is_request(head, request)
-    if head["id"] in ids:
-        return True
-    if request.on_return != "drop" or request.kind == "samples":
-        return False
-    if request.kind == "class":
-        return bool(head.get("label") == request.label)
-    if request.all_users:
-        return bool(head.get("privacy") == "user")
-    return bool(head.get("subject") == request.subject)
+    def has(self, head: Mapping[str, Any]) -> bool:
+        """Return whether a header has one of the ids, or what would be dropped where it comes again."""
+        if head["kind"] not in {"sample", "bad", "label"}:
+            return self.has_request(head)
+        return (
+            head["id"] in self._ids
+            or head.get("label") in self._labels
+            or head.get("subject") in self._subjects
+            or (self._every_user and head.get("privacy") == "user")
+        )
+
+    def has_request(self, head: Mapping[str, Any]) -> bool:
+        """Return whether a header is that of one of the requests, or of the same one sent again."""
+        if head["kind"] != "request":
+            return False
+        sent = head["request"]
+        return sent.get("id") in self._requests or sent.get("key") in self._keys

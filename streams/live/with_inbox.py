@@ -118,9 +118,9 @@ class _BothRetained:
         """For how long either keeps a record."""
         return "; ".join(dict.fromkeys(each.description for each in self._both))
 
-    def erase(self, request: ForgetRequest, ids: Collection[str]) -> int:
+    def erase(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
         """Take records out of both."""
-        return sum(each.erase(request, ids) for each in self._both)
+        return sum(each.erase(erasures) for each in self._both)
 
     def erase_returned(self, ids: Collection[str], labels: Collection[Label]) -> None:
         """Take out of both what came again."""

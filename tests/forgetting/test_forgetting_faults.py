@@ -30,11 +30,14 @@ WISHES = {
     "samples": {"ids": GONE},
     "subject": {"subject": "subject-1"},
     "class": {"label": "odd"},
+    "several": {"ids": GONE},
 }
+OTHERS = ({"subject": "subject-1"}, {"ids": [*GONE, record_id(7)]}, {"label": "unheard of"})
 
 
 def run_once(folder, wish, disk=None):
-    schedule = [ForgetRequest(**WISHES[wish], offset=12, id="r1")]
+    wishes = (WISHES[wish], *(OTHERS if wish == "several" else ()))
+    schedule = [ForgetRequest(**each, offset=12, id=f"r{number}") for number, each in enumerate(wishes, 1)]
     options = {"schedule": schedule, "disk": disk, "commit_every": 16, "signing_key": key_source(KEY)}
     with Opened(folder, ScriptedSource([4] * 6), **options) as run:
         run.run()
@@ -81,10 +84,13 @@ def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish, str
         landed += died
         assert until_done(lambda: run_once(folder, wish)) == 0
         assert outcome(folder) == expected, f"killed at call {number}: {disk.calls[number - 1]}"
-        assert len(read_receipts(folder)) == 1
-        assert wish != "samples" or holds(folder, *GONE) == {}
-        verify_receipt(folder / "receipts" / "r1.json", KEYS)
-        assert json.loads(read_envelope(folder / "receipts" / HEAD).payload)["number"] == 1
+        outcomes = ["done"] if wish != "several" else ["done", "done", "done", "refused"]
+        chain = read_receipts(folder)
+        assert [receipt.outcome for _, receipt in chain if receipt.attempt == 1] == outcomes
+        assert wish not in {"samples", "several"} or holds(folder, *GONE) == {}
+        for path, _ in chain:
+            verify_receipt(path, KEYS)
+        assert json.loads(read_envelope(folder / "receipts" / HEAD).payload)["number"] == len(chain)
         shutil.rmtree(folder)
     assert landed == len(numbers)
     assert len(disk.calls) > 60

@@ -215,7 +215,7 @@ class ChangesKey:
     def __init__(self, change):
         self.change, self.erasures = change, 0
 
-    def erase(self, request, ids):
+    def erase(self, erasures):
         self.erasures += 1
         if self.erasures == 2:
             self.change()

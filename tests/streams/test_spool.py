@@ -196,7 +196,7 @@ def test_names_are_kept_in_their_one_spelling_so_that_a_request_finds_them(tmp_p
         (found,) = everything(reader)
     assert (found.value["subject"], found.value["domain"]) == ("caf\u00e9", "door")
     spool = Spool(tmp_path / "spool", Retention(reserve=0))
-    assert spool.erase(ForgetRequest(subject="cafe\u0301"), []) == 1
+    assert spool.erase([(ForgetRequest(subject="cafe\u0301"), [])]) == 1
     assert b"caf" not in content(tmp_path)
 
 
@@ -216,7 +216,7 @@ def test_a_batch_of_labels_that_were_erased_after_it_was_cut_is_replayed_as_noth
     numbers = [len(next(events).labels) for _ in range(3)]
     assert numbers == [0, 1, 1]
     first.close()
-    Spool(tmp_path / "spool", Retention(reserve=0)).erase(ForgetRequest(ids=("r0",)), ["r0"])
+    Spool(tmp_path / "spool", Retention(reserve=0)).erase([(ForgetRequest(ids=("r0",)), ["r0"])])
     again = source()
     again.load_state_dict(state)
     found = list(again)
@@ -439,10 +439,10 @@ def with_faces(folder):
 def test_an_erasure_leaves_no_byte_of_what_is_forgotten_and_every_place(tmp_path, request_, ids_):
     spool = with_faces(tmp_path)
     assert content(tmp_path).count(CANARY) == 18
-    assert spool.erase(request_, ids_) == 6
+    assert spool.erase([(request_, ids_)]) == 6
     assert CANARY not in content(tmp_path)
     assert b"r11" not in content(tmp_path)
-    assert spool.erase(request_, ids_) == 0
+    assert spool.erase([(request_, ids_)]) == 0
     with opened(reader_of(tmp_path, Sends([]))) as reader:
         values = [each.value for each in everything(reader)]
     assert [each["id"] for each in values[0:12:2]] == [f"r{k}" for k in range(0, 12, 2)]
@@ -451,7 +451,7 @@ def test_an_erasure_leaves_no_byte_of_what_is_forgotten_and_every_place(tmp_path
 
 def test_where_it_may_be_learned_again_only_samples_that_have_passed_are_erased(tmp_path):
     spool = with_faces(tmp_path)
-    assert spool.erase(ForgetRequest(subject="p1", on_return="learn"), ["r1", "r3"]) == 2
+    assert spool.erase([(ForgetRequest(subject="p1", on_return="learn"), ["r1", "r3"])]) == 2
     assert content(tmp_path).count(CANARY) == 12
 
 
@@ -471,14 +471,14 @@ def test_a_request_leaves_the_spool_with_what_it_names(tmp_path):
 
 def test_what_is_erased_while_it_waits_does_not_end_a_strict_run(tmp_path):
     spool = with_faces(tmp_path)
-    spool.erase(ForgetRequest(label="b"), ())
+    spool.erase([(ForgetRequest(label="b"), ())])
     source = LiveSource(
         reader_of(tmp_path, Sends([])), cutting=Cutting(size=12), policy=RecordPolicy(on_bad_record="fail")
     )
     with pytest.raises(BadRecord):  # the others are no images
         next(iter(source))
     source.close()
-    spool.erase(ForgetRequest(label="a"), ())
+    spool.erase([(ForgetRequest(label="a"), ())])
     batch = next(iter(source))
     source.close()
     assert {each.reason for each in batch.rejected} == {"forgotten"}

@@ -207,11 +207,13 @@ def on_disk(
     *,
     rows: int,
     held: str | None = None,
+    requests: int = 1,
 ) -> tuple[DataLocation, ...]:
     """Return one entry a location.
 
     named: whether a class, a domain or a held-out part has lost its name with its samples. changed: log
-    records edited; derived: files removed; rows: lineage; held: where the records came from.
+    records edited; derived: files removed; rows: lineage; held: where the records came from. requests: how
+    many were carried out at once.
     """
     origin = "the stream's own files are not streamcl's to change"
     metrics = DataLocation(
@@ -235,7 +237,7 @@ def on_disk(
         DataLocation(
             "prediction log, quarantine and events",
             "erased" if changed else "not affected",
-            f"{changed} records were emptied; their places stay",
+            f"{changed} records were emptied{_together(requests)}; their places stay",
         ),
         DataLocation("thumbnails", "erased", "those of the samples, where there were any"),
         _removed("report and summary", derived, ("summary.json", "report.html")),
@@ -255,19 +257,25 @@ def on_disk(
     )
 
 
-def and_spool(locations: Sequence[DataLocation], erased: int, description: str) -> tuple[DataLocation, ...]:
+def and_spool(
+    locations: Sequence[DataLocation], erased: int, description: str, *, requests: int = 1
+) -> tuple[DataLocation, ...]:
     """Return the locations of a run whose source has a spool. erased: records taken out of it.
 
-    description: what the spool keeps, and for how long.
+    description: what the spool keeps, and for how long. requests: how many were carried out at once.
     """
     caches = "the run keeps no features; images are in the thumbnails and in the spool only"
     explanation = (
-        f"{description}; {erased} records were emptied, and their places stay; what is forgotten and comes "
-        "again is emptied once it was read"
+        f"{description}; {erased} records were emptied{_together(requests)}, and their places stay; what is "
+        "forgotten and comes again is emptied once it was read"
     )
     spool = DataLocation("spool", "erased" if erased else "not affected", explanation)
     others = (replace(each, explanation=caches) if each.name == "caches" else each for each in locations)
     return (*others, spool)
+
+
+def _together(requests: int) -> str:
+    return "" if requests == 1 else f", for {requests} requests together"
 
 
 def _removed(location: str, derived: Sequence[str], names: Sequence[str], more: str = "") -> DataLocation:
