@@ -60,6 +60,8 @@ def _prequential(run: RunLog) -> dict[str, Any]:
         "window": predictions.window,
         "per_class": predictions.per_class,
         "support": dict(predictions.support),
+        "per_domain": {name: right / (right + wrong or 1) for name, (right, wrong) in run.domains.items()},
+        "domain_support": {name: sum(tally) for name, tally in run.domains.items()},
         **submapping(run.summary, "prequential"),
     }
     if predictions.window_accuracy is not None:

@@ -10,11 +10,12 @@ from markupsafe import Markup
 
 from streamcl.forgetting.receipts.archive import html_environment, report_css
 from streamcl.report import tables, wording
-from streamcl.report.charts import NARROW, WIDE, Curve, Marks, draw
+from streamcl.report.charts import NARROW, WIDE, Curve, draw
+from streamcl.report.curves import is_drawn, stream_curves
 from streamcl.report.key_figures import key_figures, terms
 from streamcl.report.overview import complete_summary, run_sentence
 from streamcl.report.reading import RunLog, read_run
-from streamcl.report.series import as_float, as_int, submapping
+from streamcl.report.series import submapping
 from streamcl.storage.files import atomic_write
 
 
@@ -47,6 +48,7 @@ def _content(run: RunLog) -> dict[str, Any]:
     stream, shifts = submapping(summary, "prequential"), submapping(summary, "shifts")
     matrix = tables.accuracy_matrix(submapping(submapping(summary, "holdout"), "matrix"))
     shift_rows = tables.shift_rows(run, shifts)
+    curves = stream_curves(run, summary)
     requests = tables.request_rows(run.folder, run) if run.folder is not None else []
     return {
         "run": run,
@@ -55,7 +57,7 @@ def _content(run: RunLog) -> dict[str, Any]:
         "figures": key_figures(summary),
         "terms": terms(summary),
         "window": run.predictions.window,
-        "charts": _charts(run, summary),
+        "charts": {name: _both_widths(each) if is_drawn(each) else Markup("") for name, each in curves.items()},
         "new_classes": bool(run.offsets("new_class")),
         "shift_rows": shift_rows[: tables.MAX_SHIFTS],
         "shifts_left_out": max(0, len(shift_rows) - tables.MAX_SHIFTS),
@@ -78,44 +80,12 @@ def _content(run: RunLog) -> dict[str, Any]:
     }
 
 
-def _charts(run: RunLog, summary: Mapping[str, Any]) -> dict[str, Markup]:
-    """The curves as SVG without text from the run, empty for one without points."""
-    shifts = submapping(summary, "shifts")
-    judged = bool(shifts.get("true"))
-    marks = Marks(
-        true=_offsets(shifts.get("true")),
-        found=_offsets([found for _, found in shifts["matches"]] if judged else shifts.get("detected")),
-        false=_offsets(shifts.get("false_offsets")) if judged else (),
-        consolidations=_offsets(summary.get("consolidations")),
-        requests=run.offsets("forget"),
-        classes=run.offsets("new_class"),
-    )
-    held = [
-        (offset, accuracy)
-        for offset, row in sorted(run.holdout.items())
-        if (accuracy := as_float(row.get("accuracy"))) is not None
-    ]
-    newest = run.predictions.curve.points or run.steps.accuracy.points
-    rising = Curve("correct before learning", newest, True, held, run.end, marks)
-    falling = Curve("loss before learning", run.steps.loss.points, False, (), run.end, marks)
-    curves = {"accuracy": rising, "loss": falling}
-    return {
-        name: _both_widths(curve) if curve.points or curve.held else Markup("")
-        for name, curve in curves.items()
-    }
-
-
 def _both_widths(curve: Curve) -> Markup:
     """The curve as drawn for a screen or paper, and for a phone; the style sheet shows one of them."""
     drawn = {"broad": draw(curve, WIDE), "narrow": draw(curve, NARROW)}
     return Markup("").join(
         Markup('<div class="{}">{}</div>').format(width, Markup(svg)) for width, svg in drawn.items()
     )
-
-
-def _offsets(values: Any) -> tuple[int, ...]:
-    found = (as_int(value) for value in values or ())
-    return tuple(sorted({offset for offset in found if offset is not None}))
 
 
 def _environment(run: RunLog, summary: Mapping[str, Any]) -> list[tuple[str, str]]:

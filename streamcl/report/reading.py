@@ -19,6 +19,9 @@ from streamcl.report.series import (
 )
 from streamcl.storage.json_lines import json_object
 
+TOPICS = ("metrics", "events", "predictions", "quarantine")
+"""The records of a run, one file `<topic>.jsonl` each."""
+
 LIMIT_EVENTS = 5000
 """Events of each kind that are read, so that memory stays bounded when a stream shifts at every step."""
 
@@ -29,6 +32,7 @@ class StepLog:
 
     accuracy: Series = field(default_factory=Series)
     loss: Series = field(default_factory=Series)
+    speed: Series = field(default_factory=Series)
     last: dict[str, Any] = field(default_factory=dict)
     peak_memory_mb: float | None = None
     step: int = -1
@@ -40,7 +44,11 @@ class StepLog:
             return
         self.step = step
         self.last = dict(record)
-        for series, name in ((self.accuracy, "window_accuracy"), (self.loss, "loss")):
+        for series, name in (
+            (self.accuracy, "window_accuracy"),
+            (self.loss, "loss"),
+            (self.speed, "images_per_s"),
+        ):
             if (value := as_float(record.get(name))) is not None:
                 series.add(offset, value)
         memory = as_float(record.get("memory_mb"))
@@ -50,7 +58,11 @@ class StepLog:
 
 @dataclass(slots=True)
 class RunLog:
-    """The contents of a run directory; notes: sentences about files that are missing or unreadable."""
+    """The contents of a run directory.
+
+    domains: right and wrong predictions by domain, where there is no summary. notes: sentences about files
+    that are missing or unreadable.
+    """
 
     name: str
     summary: dict[str, Any] = field(default_factory=dict)
@@ -60,10 +72,34 @@ class RunLog:
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     predictions: PredictionSeries = field(default_factory=PredictionSeries)
     quarantined: int = 0
+    domains: dict[str, tuple[int, int]] = field(default_factory=dict)
     thumbnails: list[dict[str, Any]] = field(default_factory=list)
     config: str = ""
     folder: Path | None = None
     notes: list[str] = field(default_factory=list)
+
+    def add(self, topic: str, record: Mapping[str, Any]) -> None:
+        """Take in one record of a topic: metrics, events, predictions or quarantine."""
+        if topic == "metrics":
+            offset = as_int(record.get("offset"))
+            if record.get("kind") == "holdout" and offset is not None:
+                self.holdout[offset] = dict(record)
+            elif record.get("kind") == "step":
+                self.steps.add(record)
+        elif topic == "events":
+            known = self.events.setdefault(str(record.get("kind")), [])
+            if len(known) < LIMIT_EVENTS:
+                known.append(dict(record))
+        elif topic == "predictions":
+            self.predictions.add(record)
+        else:
+            self.quarantined += 1
+
+    def choose_window(self, length: int | None) -> None:
+        """Begin to count predictions, in a window that suits the length of the stream, where it is known."""
+        widest = as_int(submapping(self.summary, "prequential").get("window")) or 1000
+        length = length or as_int(self.steps.last.get("offset")) or 0
+        self.predictions = PredictionSeries(window=fitting_window(length, widest))
 
     def offsets(self, kind: str) -> list[int]:
         """Return the offsets of the events of one kind in ascending order."""
@@ -83,7 +119,7 @@ def read_run(folder: Path) -> RunLog:
         OSError: files cannot be opened.
     """
     run = RunLog(folder.resolve().name, folder=folder)
-    run.summary = _read_object(folder / "summary.json", run.notes)
+    run.summary = read_summary(folder, run.notes)
     _read_lines(folder, run)
     run.finished = bool(run.summary) or "end" in run.events
     run.thumbnails = _read_gallery(folder / "samples")
@@ -98,26 +134,14 @@ def read_run(folder: Path) -> RunLog:
 
 
 def _read_lines(folder: Path, run: RunLog) -> None:
-    files = {
-        topic: Lines(folder / f"{topic}.jsonl")
-        for topic in ("metrics", "events", "predictions", "quarantine")
-    }
-    for record in files["metrics"]:
-        offset = as_int(record.get("offset"))
-        if record.get("kind") == "holdout" and offset is not None:
-            run.holdout[offset] = record
-        elif record.get("kind") == "step":
-            run.steps.add(record)
-    for record in files["events"]:
-        kept = run.events.setdefault(str(record.get("kind")), [])
-        if len(kept) < LIMIT_EVENTS:
-            kept.append(record)
-    window = as_int(submapping(run.summary, "prequential").get("window")) or 1000
-    length = as_int(run.summary.get("samples")) or as_int(run.steps.last.get("offset")) or 0
-    run.predictions = PredictionSeries(window=fitting_window(length, window))
-    for record in files["predictions"]:
-        run.predictions.add(record)
-    run.quarantined = sum(1 for _ in files["quarantine"])
+    files = {topic: Lines(folder / f"{topic}.jsonl") for topic in TOPICS}
+    for topic in ("metrics", "events"):
+        for record in files[topic]:
+            run.add(topic, record)
+    run.choose_window(as_int(run.summary.get("samples")))
+    for topic in ("predictions", "quarantine"):
+        for record in files[topic]:
+            run.add(topic, record)
     for topic, lines in files.items():
         if not lines.path.is_file() and topic != "quarantine":
             run.notes.append(f"{topic}.jsonl is missing; figures from it are left out.")
@@ -125,7 +149,9 @@ def _read_lines(folder: Path, run: RunLog) -> None:
             run.notes.append(f"{topic}.jsonl has {lines.unreadable} unreadable line(s), which are left out.")
 
 
-def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
+def read_summary(folder: Path, notes: list[str]) -> dict[str, Any]:
+    """Return what summary.json holds; nothing where there is none, or a note where it cannot be read."""
+    path = folder / "summary.json"
     if not path.is_file():
         return {}
     found = json_object(path.read_bytes())

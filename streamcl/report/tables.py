@@ -80,7 +80,7 @@ def accuracy_matrix(matrix: Mapping[str, Any]) -> HeatTable | None:
     offsets, parts, accuracy = (list(matrix.get(key) or []) for key in ("offsets", "parts", "accuracy"))
     if not offsets or not parts:
         return None
-    rows, columns = _spread(len(offsets), MAX_ROWS), _spread(len(parts), MAX_COLUMNS)
+    rows, columns = spread(len(offsets), MAX_ROWS), spread(len(parts), MAX_COLUMNS)
     found = []
     for row in rows:
         cells = [as_float(accuracy[row][column]) for column in columns]
@@ -89,8 +89,8 @@ def accuracy_matrix(matrix: Mapping[str, Any]) -> HeatTable | None:
     return HeatTable([str(parts[column]) for column in columns], found)
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most `most` indices, evenly apart, the first and the last among them."""
+def spread(count: int, most: int) -> list[int]:
+    """Return at most `most` indices below `count`, evenly apart, the first and the last among them."""
     if count <= most:
         return list(range(count))
     return [round(place * (count - 1) / (most - 1)) for place in range(most)]

@@ -63,9 +63,9 @@ def memory(value: Any) -> str:
 
 
 def plural(amount: Any, noun: str) -> str:
-    """Return the amount and the noun: 1 shift, 2 shifts, 3 classes."""
+    """Return the amount and the noun: 1 shift, 2 shifts, 3 classes, 4 batches."""
     found = as_float(amount) or 0.0
-    ending = "" if found == 1 else "es" if noun.endswith("s") else "s"
+    ending = "" if found == 1 else "es" if noun.endswith(("s", "ch")) else "s"
     return f"{count(found)} {noun}{ending}"
 
 

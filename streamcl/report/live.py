@@ -1,0 +1,176 @@
+"""The parts of the live page as HTML: what a run has recorded so far, in the words of the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from streamcl.forgetting.ledger import LEDGER
+from streamcl.forgetting.ledger_reader import newest_requests
+from streamcl.forgetting.receipts.archive import html_environment, receipt_path
+from streamcl.report import tables, wording
+from streamcl.report.charts import Curve
+from streamcl.report.curves import is_drawn, speed_curve, stream_curves
+from streamcl.report.following import RunFollower
+from streamcl.report.overview import KeyFigure, complete_summary, key_figures
+from streamcl.report.reading import RunLog
+from streamcl.report.series import as_int, submapping
+from streamcl.report.wording import NONE, count, decimal, plural
+
+Learning: TypeAlias = Literal["running", "finished", "stopped"]
+
+IDLE_SECONDS = 15.0
+"""After as long without a new record a run that goes on is said to wait: longer than most batches take."""
+MAX_LISTED = 50
+"""Rows of a table of the page, the newest."""
+TABLE_ROWS = 24
+"""Points of a curve in the table behind its chart."""
+MAX_CLASSES = 1000
+"""Classes that are offered for a correction or a request, in the order of their appearance."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What cannot be read in the run directory's records.
+
+    learning: whether the stream goes on. now: seconds since the epoch. lag: records that wait at the source,
+    where known. served: about the processes that predict; "" where none do.
+    """
+
+    learning: Learning
+    now: float
+    lag: int | None = None
+    served: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LivePage:
+    """The page at one moment: parts as HTML by name, curves by name, and the names of the classes."""
+
+    parts: Mapping[str, str]
+    curves: Mapping[str, Curve]
+    classes: Sequence[str]
+
+
+def live_page(follower: RunFollower, state: RunState) -> LivePage:
+    """Return the page of a run, as far as the run was read."""
+    run = follower.log
+    summary = complete_summary(run)
+    curves = {**stream_curves(run, summary), "speed": speed_curve(run)}
+    content = {
+        "health": _health(follower, state),
+        "figures": {"figures": _figures(run, state, summary)},
+        **{name: _chart(name, curve, summary) for name, curve in curves.items()},
+        **_tables(follower, summary),
+    }
+    parts = {name: render_part(name, arguments) for name, arguments in content.items()}
+    drawn = {name: _still(each) for name, each in curves.items() if is_drawn(each)}
+    return LivePage(parts, drawn, list(run.predictions.support)[:MAX_CLASSES])
+
+
+def render_part(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return a part of the page: the macro of that name in live.html.j2, called with the arguments."""
+    environment = html_environment("report")
+    words = ("count", "percent", "decimal", "memory", "plural", "visible")
+    environment.filters.update({word: getattr(wording, word) for word in words})
+    environment.filters["moment"] = _moment
+    macros = environment.get_template("live.html.j2").module
+    return str(getattr(macros, name)(**arguments)).strip()
+
+
+def _health(follower: RunFollower, state: RunState) -> dict[str, Any]:
+    run, written = follower.log, follower.written
+    idle = state.learning == "running" and (written is None or state.now - written >= IDLE_SECONDS)
+    return {
+        "learning": state.learning,
+        "idle": idle,
+        "records": run.end,
+        "written": written,
+        "served": state.served,
+        "behind": follower.behind / 2**20,
+        "notes": run.notes,
+    }
+
+
+def _figures(run: RunLog, state: RunState, summary: Mapping[str, Any]) -> list[KeyFigure]:
+    """Return the figures of a stream that goes on, and those of the report that are known."""
+    start, last = run.events.get("start", [{}])[-1], run.steps.last
+    length = as_int(start.get("length"))
+    lag = KeyFigure("Lag", NONE if state.lag is None else count(state.lag), "records wait at the source")
+    if state.lag is None and length is not None:
+        lag = KeyFigure("To come", count(max(0, length - run.end)), f"of {plural(length, 'record')}")
+    live = [
+        KeyFigure("Records passed", count(run.end), f"in {plural(last.get('step'), 'batch')}"),
+        KeyFigure("Images per second", decimal(last.get("images_per_s")), "learned, over the last batches"),
+        lag,
+        KeyFigure("Classes", count(summary.get("classes")), "so far"),
+    ]
+    shown = {each.name for each in live} | {"Batches", "Device"}
+    return [*live, *(each for each in key_figures(summary) if each.name not in shown and each.value != NONE)]
+
+
+def _chart(name: str, curve: Curve, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the part beside a chart: the table behind it."""
+    points, held = curve.points, dict(curve.held)
+    chosen = [points[place] for place in tables.spread(len(points), TABLE_ROWS)] if points else []
+    rows = [(each.offset, each.mean, None) for each in chosen]
+    rows += [(offset, None, accuracy) for offset, accuracy in list(held.items())[-TABLE_ROWS:]]
+    window = submapping(summary, "prequential").get("window") if name == "accuracy" else None
+    return {"rows": sorted(rows, key=lambda row: row[0]), "held": bool(held), "window": window}
+
+
+def _tables(follower: RunFollower, summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    run, stream, shifts = follower.log, submapping(summary, "prequential"), submapping(summary, "shifts")
+    per_class, support = submapping(stream, "per_class"), submapping(stream, "support")
+    domains, samples = submapping(stream, "per_domain"), submapping(stream, "domain_support")
+    return {
+        "shifts": {
+            "shift_rows": tables.shift_rows(run, shifts)[-MAX_LISTED:],
+            "judged": bool(shifts.get("true")),
+        },
+        "arrivals": {"rows": _arrivals(run)},
+        "classes": {
+            "bars": tables.bars(per_class, support, tables.latest_per_class(run)),
+            "class_count": len(per_class),
+        },
+        "domains": {"bars": tables.bars(domains, samples, {})},
+        "requests": {"rows": _requests(follower)},
+        "checkpoints": {"rows": list(reversed(follower.checkpoints.rows))[:MAX_LISTED]},
+    }
+
+
+def _arrivals(run: RunLog) -> list[tuple[int | None, list[str]]]:
+    """Return the offsets at which classes came for the first time, with their names, the newest first."""
+    rows = []
+    for event in run.events.get("new_class", [])[-MAX_LISTED:]:
+        names = event.get("classes")
+        if isinstance(names, list) and names:
+            rows.append((as_int(event.get("offset")), [str(each) for each in names]))
+    return rows[::-1]
+
+
+def _requests(follower: RunFollower) -> list[dict[str, Any]]:
+    found = newest_requests(follower.folder / LEDGER, MAX_LISTED)
+    return [
+        {
+            "id": each.id,
+            "status": each.status,
+            "received": each.received,
+            "finished": each.finished,
+            "reason": each.reason or "",
+            "has_receipt": receipt_path(follower.folder, each.id).exists(),
+        }
+        for each in reversed(found)
+    ]
+
+
+def _still(curve: Curve) -> Curve:
+    """Return the curve with points that no longer grow with the run."""
+    return Curve(curve.name, tuple(curve.points), curve.share, tuple(curve.held), curve.end, curve.marks)
+
+
+def _moment(seconds: float) -> str:
+    """Return the time as ISO 8601 in UTC; the page's script writes it in the reader's own time."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
