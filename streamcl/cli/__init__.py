@@ -1,5 +1,5 @@
-"""The command line: streamcl run, serve, validate, schema, fetch, list, source, status, report, predict,
-export, doctor, forget, retry, verify, key, timestamp, audit, bench."""
+"""The command line: streamcl run, serve, watch, validate, schema, fetch, list, source, status, report,
+predict, export, doctor, forget, retry, verify, key, timestamp, audit, bench."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from streamcl.cli.inspect_commands import doctor, list_names, report, schema, st
 from streamcl.cli.key import key, timestamp
 from streamcl.cli.messages import DEBUG, print_error, report_error, silence_messages
 from streamcl.cli.model_commands import export, fetch
+from streamcl.cli.monitor import monitor
 from streamcl.cli.predict import predict
 from streamcl.cli.run import run
 from streamcl.cli.serve import serve
@@ -37,8 +38,8 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` reads it
 
 
 COMMANDS = (
-    *(run, serve, validate, schema, fetch, list_names, source, status, report, predict, export, doctor),
-    *(forget, retry_request, verify, key, timestamp, audit, bench),
+    *(run, serve, monitor, validate, schema, fetch, list_names, source, status, report, predict, export),
+    *(doctor, forget, retry_request, verify, key, timestamp, audit, bench),
 )
 for command in COMMANDS:
     cli.add_command(command)

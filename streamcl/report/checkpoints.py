@@ -1,4 +1,4 @@
-"""What a run's checkpoints say without loading them: their place in the stream, size, age, and domains."""
+"""The facts of a run's checkpoints without loading them: place in the stream, size, age, and domains."""
 
 from __future__ import annotations
 

@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 
 from streamcl.forgetting.receipts.archive import RECEIPTS
 from streamcl.report.checkpoints import CheckpointLog
-from streamcl.report.reading import LIMIT_EVENTS, TOPICS, RunLog, read_summary
+from streamcl.report.reading import LIMIT_EVENTS, LOG_TOPICS, RunLog, summary_file
 from streamcl.report.series import as_int
 from streamcl.storage.json_lines import json_object
 
-READ_AT_ONCE = 4 << 20
+PORTION_BYTES = 4 << 20
 """Bytes of each file that one call reads at most: some 50 ms of work."""
-LONGEST_LINE = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 TAIL = 64
 """Bytes before the place in a file that must still be the same for it to be read on from there."""
 MAX_EVALUATIONS = 1000
@@ -48,7 +48,7 @@ class FollowedLines:
             return True
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the complete records after the place of the last call, of READ_AT_ONCE bytes at most."""
+        """Return the complete records after the place of the last call, of PORTION_BYTES bytes at most."""
         try:
             with self._path.open("rb") as file:
                 self._identity = _identity(file)
@@ -59,9 +59,9 @@ class FollowedLines:
     def _records(self, file: io.BufferedReader) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         end, place = os.fstat(file.fileno()).st_size, file.seek(self._place)
-        while place - self._place < READ_AT_ONCE:
-            line = file.readline(LONGEST_LINE)
-            if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
+        while place - self._place < PORTION_BYTES:
+            line = file.readline(MAX_LINE_BYTES)
+            if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
                 break  # none, or one that is still being written
             place += len(line)
             if (record := json_object(line)) is not None:
@@ -99,7 +99,7 @@ class RunFollower:
     @property
     def written(self) -> float | None:
         """When figures were written last, in seconds since the epoch; None where there are none."""
-        times = [mark[-1] for topic in TOPICS if (mark := _mark(self.folder / f"{topic}.jsonl"))]
+        times = [mark[-1] for topic in LOG_TOPICS if (mark := _mark(self.folder / f"{topic}.jsonl"))]
         return max(times) / 1e9 if times else None
 
     def advance(self) -> bool:
@@ -118,7 +118,7 @@ class RunFollower:
     def _begin(self) -> None:
         self.log = RunLog(self.folder.resolve().name, folder=self.folder)
         self.checkpoints = CheckpointLog(self.folder)
-        self._files = {topic: FollowedLines(self.folder / f"{topic}.jsonl") for topic in TOPICS}
+        self._files = {topic: FollowedLines(self.folder / f"{topic}.jsonl") for topic in LOG_TOPICS}
         self._erased = _mark(self.folder / RECEIPTS)
         self._summary_mark: Mark | None = None
 
@@ -144,7 +144,7 @@ class RunFollower:
         if changed:
             self._summary_mark, log.finished = mark, ended
             log.notes.clear()
-            log.summary = read_summary(self.folder, log.notes) if ended else {}
+            log.summary = summary_file(self.folder, log.notes) if ended else {}
         if self.checkpoints.advance():
             log.domains = self.checkpoints.domains
             changed = True

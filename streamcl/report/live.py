@@ -14,12 +14,13 @@ from streamcl.report import tables, wording
 from streamcl.report.charts import Curve
 from streamcl.report.curves import is_drawn, speed_curve, stream_curves
 from streamcl.report.following import RunFollower
-from streamcl.report.overview import KeyFigure, complete_summary, key_figures
+from streamcl.report.key_figures import KeyFigure, key_figures
+from streamcl.report.overview import complete_summary
 from streamcl.report.reading import RunLog
 from streamcl.report.series import as_int, submapping
-from streamcl.report.wording import NONE, count, decimal, plural
+from streamcl.report.wording import count, plural
 
-Learning: TypeAlias = Literal["running", "finished", "stopped"]
+LearningState: TypeAlias = Literal["running", "finished", "stopped"]
 
 IDLE_SECONDS = 15.0
 """After as long without a new record a run that goes on is said to wait: longer than most batches take."""
@@ -27,19 +28,19 @@ MAX_LISTED = 50
 """Rows of a table of the page, the newest."""
 TABLE_ROWS = 24
 """Points of a curve in the table behind its chart."""
-MAX_CLASSES = 1000
+MAX_OFFERED = 1000
 """Classes that are offered for a correction or a request, in the order of their appearance."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What cannot be read in the run directory's records.
+    """The state of a run beyond the records in its directory.
 
     learning: whether the stream goes on. now: seconds since the epoch. lag: records that wait at the source,
     where known. served: about the processes that predict; "" where none do.
     """
 
-    learning: Learning
+    learning: LearningState
     now: float
     lag: int | None = None
     served: str = ""
@@ -59,15 +60,17 @@ def live_page(follower: RunFollower, state: RunState) -> LivePage:
     run = follower.log
     summary = complete_summary(run)
     curves = {**stream_curves(run, summary), "speed": speed_curve(run)}
-    content = {
+    content: dict[str, dict[str, Any]] = {
+        "title": {"name": str(summary["run"])},
         "health": _health(follower, state),
         "figures": {"figures": _figures(run, state, summary)},
-        **{name: _chart(name, curve, summary) for name, curve in curves.items()},
+        **{name: _chart(curve) for name, curve in curves.items()},
         **_tables(follower, summary),
     }
+    content["accuracy"] |= {"window": run.predictions.window, "new_classes": bool(run.offsets("new_class"))}
     parts = {name: render_part(name, arguments) for name, arguments in content.items()}
     drawn = {name: _still(each) for name, each in curves.items() if is_drawn(each)}
-    return LivePage(parts, drawn, list(run.predictions.support)[:MAX_CLASSES])
+    return LivePage(parts, drawn, list(run.predictions.support)[:MAX_OFFERED])
 
 
 def render_part(name: str, arguments: Mapping[str, Any]) -> str:
@@ -98,27 +101,23 @@ def _figures(run: RunLog, state: RunState, summary: Mapping[str, Any]) -> list[K
     """Return the figures of a stream that goes on, and those of the report that are known."""
     start, last = run.events.get("start", [{}])[-1], run.steps.last
     length = as_int(start.get("length"))
-    lag = KeyFigure("Lag", NONE if state.lag is None else count(state.lag), "records wait at the source")
-    if state.lag is None and length is not None:
-        lag = KeyFigure("To come", count(max(0, length - run.end)), f"of {plural(length, 'record')}")
-    live = [
-        KeyFigure("Records passed", count(run.end), f"in {plural(last.get('step'), 'batch')}"),
-        KeyFigure("Images per second", decimal(last.get("images_per_s")), "learned, over the last batches"),
-        lag,
-        KeyFigure("Classes", count(summary.get("classes")), "so far"),
-    ]
-    shown = {each.name for each in live} | {"Batches", "Device"}
-    return [*live, *(each for each in key_figures(summary) if each.name not in shown and each.value != NONE)]
+    ahead = []
+    if state.lag is not None:
+        ahead.append(KeyFigure("Lag", count(state.lag), "records wait at the source"))
+    elif length is not None:
+        to_come = max(0, length - run.end)
+        ahead.append(KeyFigure("To come", count(to_come), f"of {plural(length, 'record')}"))
+    passed = KeyFigure("Records passed", count(run.end), f"in {plural(last.get('step'), 'batch')}")
+    return [passed, *ahead, *key_figures(summary)]
 
 
-def _chart(name: str, curve: Curve, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _chart(curve: Curve) -> dict[str, Any]:
     """Return the arguments of the part beside a chart: the table behind it."""
     points, held = curve.points, dict(curve.held)
     chosen = [points[place] for place in tables.spread(len(points), TABLE_ROWS)] if points else []
-    rows = [(each.offset, each.mean, None) for each in chosen]
+    rows: list[tuple[int, float | None, float | None]] = [(each.offset, each.mean, None) for each in chosen]
     rows += [(offset, None, accuracy) for offset, accuracy in list(held.items())[-TABLE_ROWS:]]
-    window = submapping(summary, "prequential").get("window") if name == "accuracy" else None
-    return {"rows": sorted(rows, key=lambda row: row[0]), "held": bool(held), "window": window}
+    return {"rows": sorted(rows, key=lambda row: row[0]), "held": bool(held)}
 
 
 def _tables(follower: RunFollower, summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -48,7 +48,10 @@ def _content(run: RunLog) -> dict[str, Any]:
     stream, shifts = submapping(summary, "prequential"), submapping(summary, "shifts")
     matrix = tables.accuracy_matrix(submapping(submapping(summary, "holdout"), "matrix"))
     shift_rows = tables.shift_rows(run, shifts)
-    curves = stream_curves(run, summary)
+    charts = {
+        name: _both_widths(curve) if is_drawn(curve) else Markup("")
+        for name, curve in stream_curves(run, summary).items()
+    }
     requests = tables.request_rows(run.folder, run) if run.folder is not None else []
     return {
         "run": run,
@@ -57,7 +60,7 @@ def _content(run: RunLog) -> dict[str, Any]:
         "figures": key_figures(summary),
         "terms": terms(summary),
         "window": run.predictions.window,
-        "charts": {name: _both_widths(each) if is_drawn(each) else Markup("") for name, each in curves.items()},
+        "charts": charts,
         "new_classes": bool(run.offsets("new_class")),
         "shift_rows": shift_rows[: tables.MAX_SHIFTS],
         "shifts_left_out": max(0, len(shift_rows) - tables.MAX_SHIFTS),

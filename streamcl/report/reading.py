@@ -19,7 +19,7 @@ from streamcl.report.series import (
 )
 from streamcl.storage.json_lines import json_object
 
-TOPICS = ("metrics", "events", "predictions", "quarantine")
+LOG_TOPICS = ("metrics", "events", "predictions", "quarantine")
 """The records of a run, one file `<topic>.jsonl` each."""
 
 LIMIT_EVENTS = 5000
@@ -119,7 +119,7 @@ def read_run(folder: Path) -> RunLog:
         OSError: files cannot be opened.
     """
     run = RunLog(folder.resolve().name, folder=folder)
-    run.summary = read_summary(folder, run.notes)
+    run.summary = summary_file(folder, run.notes)
     _read_lines(folder, run)
     run.finished = bool(run.summary) or "end" in run.events
     run.thumbnails = _read_gallery(folder / "samples")
@@ -134,7 +134,7 @@ def read_run(folder: Path) -> RunLog:
 
 
 def _read_lines(folder: Path, run: RunLog) -> None:
-    files = {topic: Lines(folder / f"{topic}.jsonl") for topic in TOPICS}
+    files = {topic: Lines(folder / f"{topic}.jsonl") for topic in LOG_TOPICS}
     for topic in ("metrics", "events"):
         for record in files[topic]:
             run.add(topic, record)
@@ -149,7 +149,7 @@ def _read_lines(folder: Path, run: RunLog) -> None:
             run.notes.append(f"{topic}.jsonl has {lines.unreadable} unreadable line(s), which are left out.")
 
 
-def read_summary(folder: Path, notes: list[str]) -> dict[str, Any]:
+def summary_file(folder: Path, notes: list[str]) -> dict[str, Any]:
     """Return what summary.json holds; nothing where there is none, or a note where it cannot be read."""
     path = folder / "summary.json"
     if not path.is_file():

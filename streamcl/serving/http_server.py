@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import uvicorn
@@ -45,6 +45,7 @@ def run_until_stopped(
     say: Callable[[str], None],
     *,
     grace: float,
+    closing: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT.
 
@@ -53,6 +54,7 @@ def run_until_stopped(
         listening: a bound socket.
         say: takes the address, once connections are taken there.
         grace: seconds in which requests get their answers after the signal.
+        closing: awaited after the signal; ends answers that would go on by themselves.
     """
     config = uvicorn.Config(
         app,
@@ -67,7 +69,21 @@ def run_until_stopped(
     listening.listen(BACKLOG)  # from here on a connection waits to be answered, and is not refused
     say(_url(listening))
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config, closing).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Calls `closing` before it waits for requests that are being answered."""
+
+    def __init__(self, config: uvicorn.Config, closing: Callable[[], Awaitable[None]] | None) -> None:
+        super().__init__(config)
+        self._closing = closing
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Shut down."""
+        if self._closing is not None:
+            await self._closing()
+        await super().shutdown(sockets)
 
 
 def _url(listening: socket.socket) -> str:

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     | {"config", "storage", "heads", "evaluation", "learners", "factory", "runs", "report"},
     "integrations": NOUNS | {"config", "factory"},
     "testing": NOUNS | {"sinks", "storage"},
-    "serving": NOUNS | {"config", "storage", "forgetting", "factory", "runs"},
+    "serving": NOUNS | {"config", "storage", "forgetting", "factory", "runs", "report"},
     "cli": NOUNS
     | {"config", "storage", "distributed", "forgetting", "factory", "runs", "audit", "benchmark", "report"}
     | {"serving"},

@@ -80,8 +80,8 @@ def test_nothing_is_read_twice(tmp_path, monkeypatch):
 
 
 def test_a_large_file_is_read_in_portions_and_a_line_without_end_is_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(following, "READ_AT_ONCE", 1000)
-    monkeypatch.setattr(following, "LONGEST_LINE", 500)
+    monkeypatch.setattr(following, "PORTION_BYTES", 1000)
+    monkeypatch.setattr(following, "MAX_LINE_BYTES", 500)
     write(tmp_path)
     with (tmp_path / "predictions.jsonl").open("a") as file:
         file.write('"' + "x" * 1900 + '"\n')
@@ -219,7 +219,7 @@ def test_no_part_has_a_style_or_a_name_as_html(tmp_path):
     add(tmp_path, "events", {"kind": "new_class", "offset": 30, "classes": ["<script>x</script>"]})
     page = live_page(read_all(RunFollower(tmp_path)), RunState("running", 1e9, lag=7))
     text = "".join(page.parts.values())
-    assert "style" not in text
+    assert "style=" not in text
     assert "<script" not in text
     assert "&lt;script" in text
     assert "records wait at the source" in text
