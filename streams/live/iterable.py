@@ -13,6 +13,7 @@ from streamcl.sources.delivery import DeliveryGuarantee, guarantee_of
 from streamcl.sources.live_reader import Arrival, RecordKey
 from streams.offsets import batch_of, records_of
 from streams.prefetch import Prefetcher
+from streams.user.conversion import ConvertedEvent
 
 REPLAY_WAIT = 0.5  # seconds between two looks for records that must come again
 
@@ -122,5 +123,5 @@ class IterableReader:
             if number == len(parts):
                 after = {"source": position, "skip": 0}
             if number > self._skip:
-                self._ready.append((Arrival(part, None), after))
+                self._ready.append((Arrival(ConvertedEvent(part), None), after))
         self._before, self._skip = position, 0

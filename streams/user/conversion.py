@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,6 +17,13 @@ from streams.user.notes import Notes
 from streams.user.records import RecordPolicy, reason_of, to_samples
 
 Unit: TypeAlias = Record | Label | PlacedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedEvent:
+    """An event whose records and labels another Conversion has converted already."""
+
+    event: PlacedEvent
 
 
 class Conversion:
@@ -58,6 +65,8 @@ class Conversion:
 
         A RejectedRecord, which its reader has rejected, takes the next place.
         """
+        if type(item) is ConvertedEvent:
+            return self._placed(item.event)
         if (label := label_in(item)) is not None:
             return (self._label(label),)
         if issubclass(type(item), RejectedRecord):
@@ -77,6 +86,12 @@ class Conversion:
                 records.append(record)
         batch = batch_of(event.offset, [*records, *map(self._label, event.labels)])
         return (replace(batch, predict_only=event.predict_only, time=event.time),)
+
+    def _placed(self, event: PlacedEvent) -> Sequence[Unit]:
+        """Return an event in its place, its records as they are."""
+        found = in_order(event, self.offset)
+        self.offset = self.offset if found is None else found.end
+        return () if found is None else (found,)
 
     def _records(self, item: Any) -> list[Record]:
         records = []

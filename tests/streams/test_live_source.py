@@ -18,6 +18,7 @@ from streams.live.arrival_log import ArrivalLog, CutBatch
 from streams.live.cutting import Cutting
 from streams.live.iterable import IterableReader
 from streams.live.source import LiveSource
+from streams.user import records
 from streams.user.records import to_sample
 from streams.user.source import IterableSource
 
@@ -270,6 +271,21 @@ def test_the_labels_in_a_users_own_batches_come_one_by_one_after_their_records()
     assert [sample.id for batch in batches for sample in batch.samples] == [f"r{k}" for k in range(12)]
     expected = [f"r{first + k}" for first in range(0, 12, 3) for _ in range(2) for k in range(2)]
     assert [label.id for batch in batches for label in batch.labels] == expected
+
+
+def test_the_records_of_a_users_iterable_are_converted_once(monkeypatch):
+    converted = []
+    monkeypatch.setattr(
+        records,
+        "to_pixels",
+        lambda image, policy, real=records.to_pixels: converted.append(0) or real(image, policy),
+    )
+    inner = IterableSource(lambda: iter([record(k) for k in range(6)]), retries=0)
+    inner.read_singly()
+    made = LiveSource(IterableReader(inner, 4), cutting=Cutting(size=4, max_wait=0.05))
+    assert sum(sizes(made)) == 6
+    made.close()
+    assert len(converted) == 6
 
 
 def test_records_that_came_before_an_error_precede_it():
