@@ -24,6 +24,7 @@ from streams.live.backlog import Backlog
 from streams.live.cutting import Cutting
 from streams.offsets import Record, batch_of, is_full, records_of
 from streams.user.conversion import Conversion
+from streams.user.decoding import DecodingPool
 from streams.user.records import RecordPolicy, to_sample
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class LiveSource:
     ) -> None:
         self.reader, self._cutting, self._policy = reader, cutting, policy or RecordPolicy()
         self._columns, self._log, self._clock, self._now = columns, log, clock, now
+        self._decoding = DecodingPool(self._policy, (columns or {}).get("image", "image"))
         self._durable = deque[Mapping[str, Any]](maxlen=1)
         self._open, self._opening = False, threading.Lock()  # fetching is done in another thread
         self._begin(None, events=0, offset=0, seen=())
@@ -159,6 +161,7 @@ class LiveSource:
         if self._open:
             self.reader.close()
             self._open = False
+        self._decoding.close()
         if self._log is not None:
             self._log.close()
 
@@ -198,10 +201,11 @@ class LiveSource:
     def _arrive(self, arrivals: Sequence[Arrival]) -> None:
         """Convert what has come, and let it wait for its event."""
         now = self._clock()
-        for arrival in arrivals:
+        values = self._decoding.ahead(arrival.value for arrival in arrivals)
+        for arrival, value in zip(arrivals, values, strict=True):
             keys = (*self._without_unit, arrival.key)
             self._without_unit = keys
-            for unit in self._units_of(arrival.value):
+            for unit in self._units_of(value):
                 self._waiting.append(_Waiting(unit, keys, now))
                 self._without_unit, keys = (), (arrival.key,)
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from streamcl.errors import BadRecord, ConfigError, SourceError, cause_of
 from streamcl.events import NO_PIXELS, Pixels, Privacy, RejectedRecord, Sample
+from streams.user.decoding import PendingImage
 from streams.user.images import ImageLimits, decode, from_array
 from streams.user.labels import brief, to_label, to_name, to_text
 from streams.user.notes import Notes
@@ -148,6 +149,8 @@ def _sample(
 
 def to_pixels(x: Any, limits: ImageLimits) -> Pixels:
     """Convert x (see `to_sample`) to an image, uint8 RGB [H, W, 3]."""
+    if isinstance(x, PendingImage):
+        return x.pixels()
     if isinstance(x, Mapping):  # Hugging Face's encoded image {"bytes": ..., "path": ...}, one of them None
         given = [x[key] for key in ("bytes", "path") if x.get(key) is not None]
         if not given:
