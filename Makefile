@@ -67,10 +67,11 @@ check: lint types test  ## all of the above
 docs: install-docs  ## the documentation site, into site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --strict
 
-generated: install  ## write the JSON Schema, the reference of options and the map of modules anew
+generated: install  ## write the JSON Schema, the reference of options, the map of modules and the table of routes anew
 	"$(BIN)/streamcl" schema > configs/streamcl.schema.json
 	"$(BIN)/python" docs/write_configuration.py
 	"$(BIN)/python" docs/write_module_map.py
+	"$(BIN)/python" docs/write_routes.py
 
 clean:  ## remove the virtual environment and caches, never runs
 	rm -rf "$(VENV)" site .pytest_cache .mypy_cache .ruff_cache

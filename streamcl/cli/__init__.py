@@ -1,5 +1,5 @@
 """The command line: streamcl run, serve, watch, validate, schema, fetch, list, source, status, report,
-predict, export, doctor, forget, retry, verify, key, timestamp, audit, bench."""
+predict, export, doctor, forget, retry, verify, key, token, timestamp, audit, bench."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from streamcl.cli.run import run
 from streamcl.cli.serve import serve
 from streamcl.cli.source import source
 from streamcl.cli.terminal import use_any_encoding
+from streamcl.cli.token import token
 from streamcl.errors import SourceError
 
 TERMINATED = 128 + signal.SIGTERM
@@ -39,7 +40,7 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` reads it
 
 COMMANDS = (
     *(run, serve, monitor, validate, schema, fetch, list_names, source, status, report, predict, export),
-    *(doctor, forget, retry_request, verify, key, timestamp, audit, bench),
+    *(doctor, forget, retry_request, verify, key, token, timestamp, audit, bench),
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @OVERRIDES
-@click.option("--host", default="127.0.0.1", show_default=True, help="An address of this machine alone.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses need tokens.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
 @click.option(
     "--predictors", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that predict."
@@ -51,6 +51,44 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds between versions of the model.",
 )
+@click.option(
+    "--tokens",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Tokens of `streamcl token`, if not those beside the signing keys.",
+)
+@click.option("--require-tokens", is_flag=True, help="Also of those who ask on this machine.")
+@click.option(
+    "--public-name",
+    "public_names",
+    multiple=True,
+    metavar="HOST",
+    help="A name by which this server is reached, beside this machine's own.",
+)
+@click.option(
+    "--proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A proxy whose X-Forwarded-For and -Proto are believed; or a network, 10.0.0.0/8.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Certificate with its chain, PEM.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Its key, PEM, without a password.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.01, 1e6),
+    help="Requests a second of one token, or of one address without. [default: 100 where tokens are needed]",
+)
 @click.option("--follow", is_flag=True, help="Do not end with the source: go on with what is added to it.")
 def serve(
     config: Path,
@@ -64,6 +102,13 @@ def serve(
     max_delay: float,
     queue: int,
     publish_every: float,
+    tokens: Path | None,
+    require_tokens: bool,
+    public_names: tuple[str, ...],
+    proxies: tuple[str, ...],
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    rate: float | None,
     follow: bool,
 ) -> int:
     """Run CONFIG, a YAML file, and answer requests over HTTP by what it has learned so far.
@@ -82,9 +127,12 @@ def serve(
             hint="leave out 'checkpoint', or give it a number of samples",
         )
     try:
+        from streamcl.serving.access_control import AccessOptions
+        from streamcl.serving.http_server import NetworkOptions
         from streamcl.serving.pool import PredictorOptions
         from streamcl.serving.server import ServerOptions, serve_run
         from streamcl.serving.service import ServedRun
+        from streamcl.serving.tokens import default_token_file
     except ImportError as error:
         hint = "pip install streamcl[serve]"
         raise MissingExtra(f"streamcl serve needs the package {error.name}", hint=hint) from error
@@ -95,6 +143,13 @@ def serve(
         max_delay=max_delay / 1000,
         queue=queue,
         predictors=PredictorOptions(count=predictors, threads=threads),
+        access=AccessOptions(
+            tokens=tokens or default_token_file().path,
+            required=require_tokens,
+            public_names=public_names,
+            rate=rate,
+        ),
+        network=NetworkOptions(tls_cert=tls_cert, tls_key=tls_key, proxies=proxies),
     )
     learn = functools.partial(learner_main, settings, publish_every, follow)
     with show_messages():

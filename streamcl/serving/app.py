@@ -19,13 +19,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamcl.errors import BadRecord, ForgettingError, SourceError, SpoolFull
 from streamcl.factory.inbox import NotTaken
+from streamcl.serving.access_control import (
+    RULE,
+    AccessControl,
+    AccessOptions,
+    caller_of,
+    note_forget_request,
+)
+from streamcl.serving.access_log import AccessLog
 from streamcl.serving.batching import NoPredictor, QueueFull
 from streamcl.serving.bodies import checked, images_of, json_of, pushed_records_of, top_k_of
-from streamcl.serving.limits import BodyLimits, LocalRequests
+from streamcl.serving.limits import BodyLimits, KnownHosts
 from streamcl.serving.metrics import ServerMetrics
 from streamcl.serving.openapi import openapi_document
 from streamcl.serving.problems import problem_response
-from streamcl.serving.schemas import LabelsRequest
+from streamcl.serving.route_table import ROUTES
+from streamcl.serving.schemas import LabelsRequest, Ready
+from streamcl.serving.security_headers import SECURITY_HEADERS, SecurityHeaders
 from streamcl.serving.service import ServingService
 
 MAX_BODY_BYTES = 64 << 20
@@ -34,16 +44,22 @@ RETRY_AFTER = {"Retry-After": "1"}
 
 
 def build_app(
-    service: ServingService, *, most_body_bytes: int = MAX_BODY_BYTES, body_seconds: float = BODY_SECONDS
+    service: ServingService,
+    access: AccessOptions,
+    *,
+    most_body_bytes: int = MAX_BODY_BYTES,
+    body_seconds: float = BODY_SECONDS,
 ) -> Starlette:
     """Return the application over a service, whose predictors live as long as it does.
 
     Args:
         service: predicts, and knows the run.
+        access: who may use it.
         most_body_bytes: the largest body accepted.
         body_seconds: the longest time in which a body may come.
     """
     routes = _Routes(service, ServerMetrics())
+    log = None if access.log is None else AccessLog(access.log)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001 - given by Starlette
@@ -52,24 +68,16 @@ def build_app(
             yield
         finally:
             await service.pool.close()
+            if log is not None:
+                log.flush()
 
     return Starlette(
-        routes=[
-            Route("/v1/predict", routes.predict, methods=["POST"]),
-            Route("/v1/status", routes.status),
-            Route("/v1/forget", routes.forget, methods=["POST"]),
-            Route("/v1/records", routes.records, methods=["POST"]),
-            Route("/v1/labels", routes.labels, methods=["POST"]),
-            Route("/v1/receipts", routes.receipts),
-            Route("/v1/receipts/{request:str}", routes.receipt),
-            Route("/health/live", routes.live),
-            Route("/health/ready", routes.ready),
-            Route("/metrics", routes.metrics),
-            Route("/openapi.json", routes.openapi),
-        ],
+        routes=[Route(each.path, getattr(routes, each.name), methods=[each.method]) for each in ROUTES],
         middleware=[
+            Middleware(SecurityHeaders),
             Middleware(Measured, metrics=routes.server_metrics),
-            Middleware(LocalRequests),
+            Middleware(KnownHosts, names=access.public_names, any_address=access.required),
+            Middleware(AccessControl, options=access, log=log),
             Middleware(BodyLimits, most=most_body_bytes, seconds=body_seconds),
         ],
         exception_handlers={
@@ -88,7 +96,7 @@ def build_app(
 
 
 class _Routes:
-    """The functions behind the routes."""
+    """The functions behind the routes, with the names that the table of routes gives them."""
 
     def __init__(self, service: ServingService, metrics: ServerMetrics) -> None:
         self._service = service
@@ -120,7 +128,9 @@ class _Routes:
     async def forget(self, request: Request) -> Response:
         """Submit a request to forget, a JSON object."""
         fields = await json_of(request, "a request to forget")
-        return _json(await run_in_threadpool(self._service.forget, fields), 202)
+        entry = await run_in_threadpool(self._service.forget, fields)
+        note_forget_request(request, entry.id)
+        return _json(entry, 202)
 
     async def records(self, request: Request) -> Response:
         """Put images into the stream: the body, or those of a multipart form."""
@@ -142,16 +152,19 @@ class _Routes:
         found = await run_in_threadpool(self._service.receipt, request.path_params["request"])
         if found is None:
             raise HTTPException(404, "there is no receipt of such a request")
+        note_forget_request(request, request.path_params["request"])
         return JSONResponse(found)
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002
         """Return 200: the server answers."""
         return JSONResponse({"live": True})
 
-    async def ready(self, request: Request) -> Response:  # noqa: ARG002
-        """Return 200 where a predictor has predicted, else 503."""
+    async def ready(self, request: Request) -> Response:
+        """Return 200 where a predictor has predicted, else 503; details only to those who may read them."""
         readiness = await run_in_threadpool(self._service.readiness)
-        return _json(readiness, 200 if readiness.ready else 503)
+        caller = caller_of(request)
+        known = caller.trusted or caller.role is not None
+        return _json(readiness if known else Ready(ready=readiness.ready), 200 if readiness.ready else 503)
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
         """Return the metrics."""
@@ -189,10 +202,9 @@ class Measured:
         try:
             await self._app(scope, receive, noted)
         finally:
-            route = scope.get("route")
-            pattern = route.path if isinstance(route, Route) else "none"
-            method = scope["method"] if pattern != "none" else "any"
-            self._metrics.request(pattern, method, status, time.perf_counter() - began)
+            rule = scope.get(RULE)
+            path, method = ("none", "any") if rule is None else (rule.path, rule.method)
+            self._metrics.request(path, method, status, time.perf_counter() - began)
 
 
 def _json(content: BaseModel, status: int = 200) -> Response:
@@ -225,4 +237,4 @@ async def _unprocessable(request: Request, error: Any) -> Response:  # noqa: ARG
 
 
 async def _fault(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the server logs it
-    return problem_response(500, "the server has a fault; its log says which")
+    return problem_response(500, "the server has a fault; its log says which", SECURITY_HEADERS)

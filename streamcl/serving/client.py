@@ -56,15 +56,22 @@ class Client:
 
     Args:
         url: of the server.
+        token: of `streamcl token add`, for a server that needs one; the error of a token that is not valid
+            has status 401, that of one whose role may not do something 403.
         timeout: seconds that an answer may take.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", *, timeout: float = 90.0) -> None:
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", *, token: str | None = None, timeout: float = 90.0
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or parts.hostname is None:
             raise ServerError(f"{url!r} is no address of a server, such as http://127.0.0.1:8000")
         self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._host, self._port, self._timeout = parts.hostname, parts.port, timeout
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ServerError("the token is none: it has characters that no token has")
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def __repr__(self) -> str:
         return f"Client({self._host}:{self._port})"
@@ -83,7 +90,11 @@ class Client:
 
     def readiness(self) -> Readiness:
         """Return whether predictions are answered, and whether the stream is learned; never raises 503."""
-        return Readiness.model_validate_json(self._call("GET", "/health/ready", expected=(200, 503)))
+        content = self._call("GET", "/health/ready", expected=(200, 503))
+        try:
+            return Readiness.model_validate_json(content)
+        except ValidationError:
+            raise ServerError("the server gives details only to those with a token", status=401) from None
 
     def wait_until_ready(self, seconds: float = 60.0) -> Readiness:
         """Return the readiness once predictions are answered. Raise ServerError where that takes too long."""
@@ -160,7 +171,7 @@ class Client:
     ) -> bytes:
         connection = self._kind(self._host, self._port, timeout=self._timeout)
         try:
-            connection.request(method, path, body, dict(headers))
+            connection.request(method, path, body, {**headers, **self._headers})
             response = connection.getresponse()
             content = response.read()
         except (OSError, HTTPException) as error:

@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 from streamcl import __version__
 from streamcl.events import ForgetRequest
 from streamcl.serving.problems import PROBLEM
+from streamcl.serving.route_table import ROUTES, RouteRule
 from streamcl.serving.schemas import (
     MAX_REQUEST_IMAGES,
     MAX_TOP_K,
@@ -18,6 +19,7 @@ from streamcl.serving.schemas import (
     LabelsRequest,
     PredictResponse,
     Readiness,
+    Ready,
     RecordFields,
     RecordsAccepted,
     RequestEntry,
@@ -26,7 +28,7 @@ from streamcl.serving.schemas import (
 )
 
 RESPONSES = (
-    *(PredictResponse, StatusResponse, Readiness, RequestEntry, RequestList),
+    *(PredictResponse, StatusResponse, Ready, Readiness, RequestEntry, RequestList),
     *(RecordsAccepted, LabelsAccepted, ErrorDocument),
 )
 REQUESTS = (ForgetRequest, LabelsRequest, RecordFields)
@@ -55,9 +57,32 @@ def openapi_document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "streamcl serve", "version": __version__, "description": DESCRIPTION},
-        "paths": _paths(),
-        "components": {"schemas": schemas["$defs"]},
+        "paths": _with_access(_paths()),
+        "components": {"schemas": schemas["$defs"], "securitySchemes": {"token": _TOKEN}},
     }
+
+
+_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A token of `streamcl token add`. A server on a loopback address needs none unless it was "
+    "started with --require-tokens. `x-roles` of an operation are the roles that may use it.",
+}
+
+
+def _with_access(paths: dict[str, Any]) -> dict[str, Any]:
+    """Return the operations with the roles that the table of routes gives them."""
+    for rule in ROUTES:
+        operation = paths[rule.path][rule.method.lower()]
+        operation |= _access(rule)
+        operation["responses"] = {**operation["responses"], **_problems(401)}
+    return paths
+
+
+def _access(rule: RouteRule) -> dict[str, Any]:
+    if None in rule.roles:
+        return {"security": [], "x-roles": list(rule.role_names)}
+    return {"security": [{"token": []}, {}], "x-roles": list(rule.role_names)}
 
 
 def _paths() -> dict[str, Any]:
@@ -165,8 +190,8 @@ def _paths() -> dict[str, Any]:
                 "summary": "Whether predictions are answered: a predictor has predicted an image, and lives.",
                 "operationId": "ready",
                 "responses": {
-                    "200": _reply("Readiness", "Ready."),
-                    "503": _reply("Readiness", "Not ready."),
+                    "200": _reply("Readiness", "Ready.", "Ready"),
+                    "503": _reply("Readiness", "Not ready.", "Ready"),
                     **_problems(403),
                 },
             }
@@ -207,13 +232,18 @@ def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _reply(schema: str, description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _ref(schema)}}}
+def _reply(schema: str, description: str, without_token: str | None = None) -> dict[str, Any]:
+    """Return a JSON response. without_token: the schema of those who send no token."""
+    found: dict[str, Any] = _ref(schema)
+    if without_token is not None:
+        found = {"anyOf": [_ref(schema), _ref(without_token)]}
+    return {"description": description, "content": {"application/json": {"schema": found}}}
 
 
 _MEANINGS = {
     400: "The request is not as described here.",
-    403: "It was sent from a page of another site, or to another name of this host.",
+    401: "There is no token, or it is not valid.",
+    403: "The token's role may not do this, or it was sent from a page of another site or to another name.",
     404: "There is none.",
     408: "The body was too slow.",
     409: "This run does not take them; the answer says why.",

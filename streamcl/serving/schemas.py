@@ -63,10 +63,15 @@ class PredictorCounts(_Schema):
     restarts: int
 
 
-class Readiness(_Schema):
-    """Whether predictions are answered, and whether the stream is still learned."""
+class Ready(_Schema):
+    """Whether predictions are answered."""
 
     ready: bool
+
+
+class Readiness(Ready):
+    """Whether predictions are answered, and whether the stream is still learned."""
+
     learning: Learning
     predictors: PredictorCounts
     model: ModelVersion | None

@@ -6,19 +6,23 @@ import logging
 import multiprocessing
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from types import FrameType
 
 from starlette.applications import Starlette
 
+from streamcl.errors import ConfigError
+from streamcl.serving.access_control import DEFAULT_RATE, AccessOptions
+from streamcl.serving.access_log import ACCESS_LOG
 from streamcl.serving.app import build_app
 from streamcl.serving.batching import Batcher
-from streamcl.serving.http_server import STOPPED_BY_SIGNAL, bind_socket, run_until_stopped
-from streamcl.serving.limits import refuse_open_network
+from streamcl.serving.http_server import STOPPED_BY_SIGNAL, NetworkOptions, bind_socket, run_until_stopped
+from streamcl.serving.limits import TOKEN_HINT, is_local, refuse_open_network
 from streamcl.serving.pool import PredictorOptions, PredictorPool
 from streamcl.serving.service import ServedRun, ServingService
+from streamcl.serving.tokens import TokenFile
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,8 @@ class ServerOptions:
     queue: int = 256
     grace: float = 25.0
     predictors: PredictorOptions = field(default_factory=PredictorOptions)
+    access: AccessOptions = field(default_factory=AccessOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
 
 
 def serve_run(
@@ -56,9 +62,11 @@ def serve_run(
         say: takes the address, once requests are answered there.
 
     Raises:
-        ConfigError: the address is not this machine's own, or is taken.
+        ConfigError: the address is taken, or others can reach it and there is no token; a certificate or the
+            file of tokens cannot be used.
     """
-    refuse_open_network(options.host)
+    access = effective_access(run, options)
+    options.network.check()
     listening = bind_socket(options.host, options.port)
     stopping = _Stopping()
     context = multiprocessing.get_context("spawn")
@@ -72,17 +80,36 @@ def serve_run(
                     return STOPPED_BY_SIGNAL
                 if not learner.is_alive():
                     return learner.exitcode or 1
-            app = _app(run, learner, options)
-            run_until_stopped(app, listening, say, grace=options.grace)
+            app = _app(run, learner, options, access)
+            run_until_stopped(app, listening, say, grace=options.grace, network=options.network)
             return STOPPED_BY_SIGNAL
         finally:
             _end(learner, options.grace)
 
 
-def _app(run: ServedRun, learner: BaseProcess, options: ServerOptions) -> Starlette:
+def effective_access(run: ServedRun, options: ServerOptions) -> AccessOptions:
+    """Return who may use the server where it listens: everybody needs a token where others can reach it.
+
+    Behind a proxy, too, which may stand on this machine and let others in. Raise ConfigError where a token is
+    needed and there is none.
+    """
+    access = options.access
+    if access.required or options.network.proxies or not is_local(options.host):
+        has_tokens = bool(TokenFile(access.tokens).tokens())
+        refuse_open_network(options.host, has_tokens=has_tokens)
+        if not has_tokens:
+            raise ConfigError("everybody needs a token, and there is none", hint=TOKEN_HINT)
+        rate = DEFAULT_RATE if access.rate is None else access.rate
+        access = replace(access, required=True, rate=rate)
+    if not (is_local(options.host) or options.network.encrypted):
+        logger.warning("tokens and images pass the network unencrypted: see --tls-cert and --proxy")
+    return replace(access, log=run.folder / ACCESS_LOG)
+
+
+def _app(run: ServedRun, learner: BaseProcess, options: ServerOptions, access: AccessOptions) -> Starlette:
     batcher = Batcher(max_batch=options.max_batch, max_delay=options.max_delay, capacity=options.queue)
     pool = PredictorPool(run.folder, batcher, options.predictors)
-    return build_app(ServingService(run, batcher, pool, learner.is_alive))
+    return build_app(ServingService(run, batcher, pool, learner.is_alive), access)
 
 
 def _end(learner: BaseProcess, grace: float) -> None:

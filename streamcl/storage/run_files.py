@@ -12,7 +12,7 @@ from streamcl.storage.files import TEMPORARY
 
 RUN_FILES = re.compile(
     r"config\.yaml|summary\.json|report\.html|lock"
-    r"|(predictions|metrics|events|quarantine)\.jsonl"
+    r"|(predictions|metrics|events|quarantine|access(\.1)?)\.jsonl"
     r"|arrivals(-\w+)?\.log"
     r"|(ledger|lineage|statistics)\.sqlite(-wal|-shm|-journal)?"
     r"|checkpoints/checkpoint-\d+-step-\d+/(manifest\.json|state\.json|arrays\.safetensors)"

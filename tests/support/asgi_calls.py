@@ -8,6 +8,7 @@ from typing import Any
 
 from streamcl.factory.inbox import Inbox
 from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.serving.access_control import AccessOptions
 from streamcl.serving.app import build_app
 from streamcl.serving.batching import Batcher
 from streamcl.serving.pool import PredictorOptions, PredictorPool
@@ -54,9 +55,13 @@ def call(app: Any, line: str, *, headers: dict[str, str] | None = None, body: li
 NO_INBOX = Inbox()
 
 
-def application(folder: Path, *, alive=True, capacity=8, inbox=NO_INBOX, **limits):
-    """The application over a run without any predictor."""
+ANYBODY = AccessOptions()
+
+
+def application(folder: Path, *, access=ANYBODY, alive=True, capacity=8, inbox=NO_INBOX, **limits):
+    """The application over a run without any predictor; by default as on a loopback address."""
     Ledger(folder / LEDGER).close()
     batcher = Batcher(max_batch=4, max_delay=0.0, capacity=capacity)
     pool = PredictorPool(folder, batcher, PredictorOptions())
-    return build_app(ServingService(ServedRun(folder, "run", inbox), batcher, pool, lambda: alive), **limits)
+    service = ServingService(ServedRun(folder, "run", inbox), batcher, pool, lambda: alive)
+    return build_app(service, access, **limits)

@@ -21,7 +21,7 @@ from streamcl.storage.lock import holder_of
 class LiveServer:
     """A server that was started, its client, and the processes below it."""
 
-    def __init__(self, folder: Path, *options: str, **config) -> None:
+    def __init__(self, folder: Path, *options: str, token: str | None = None, **config) -> None:
         self.folder = folder
         self.run = folder / "run"
         (folder / "stream.yaml").write_text(dump_config(configuration(folder, **config)))
@@ -29,8 +29,8 @@ class LiveServer:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
         with (folder / "out.txt").open("w") as out, (folder / "errors.txt").open("w") as errors:
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=errors)
-        self.url = self._address()
-        self.client = Client(self.url)
+        self.url = self._address().replace("0.0.0.0", "127.0.0.1")
+        self.client = Client(self.url, token=token)
 
     def _address(self) -> str:
         end = time.monotonic() + 120

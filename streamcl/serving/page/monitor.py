@@ -20,7 +20,7 @@ from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt
 from streamcl.report.following import RunFollower
 from streamcl.report.live import LearningState, RunState
 from streamcl.serving.http_server import bind_socket, run_until_stopped
-from streamcl.serving.limits import LocalRequests, refuse_open_network
+from streamcl.serving.limits import KnownHosts, refuse_open_network
 from streamcl.serving.page.feed import PageFeed
 from streamcl.serving.page.routes import page_routes, receipt_page, wants_page
 from streamcl.serving.problems import problem_response
@@ -67,7 +67,7 @@ def build_monitor(folder: Path, feed: PageFeed) -> Starlette:
 
     return Starlette(
         routes=[*page_routes(feed), Route("/v1/receipts/{request:str}", receipt)],
-        middleware=[Middleware(LocalRequests)],
+        middleware=[Middleware(KnownHosts)],
         exception_handlers={HTTPException: _problem, ForgettingError: _damaged},
         lifespan=lifespan,
     )

@@ -1,0 +1,55 @@
+"""The routes of the HTTP interface and who may use each: the one table of routing, checks and documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from streamcl.serving.tokens import ROLES, Role
+
+ANYONE: Final[frozenset[Role | None]] = frozenset({None, *ROLES})
+"""Those who send no token, too."""
+READERS: Final[frozenset[Role | None]] = frozenset(ROLES)
+TEACHERS: Final[frozenset[Role | None]] = frozenset({"teacher"})
+OFFICERS: Final[frozenset[Role | None]] = frozenset({"officer"})
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    """One route. name: of the function behind it, and of its operation. roles: None is no token at all."""
+
+    method: str
+    path: str
+    name: str
+    roles: frozenset[Role | None]
+
+    @property
+    def role_names(self) -> tuple[Role, ...]:
+        """The roles that may use it, in the order of ROLES."""
+        return tuple(each for each in ROLES if each in self.roles)
+
+
+ROUTES = (
+    RouteRule("POST", "/v1/predict", "predict", READERS),
+    RouteRule("GET", "/v1/status", "status", READERS),
+    RouteRule("POST", "/v1/records", "records", TEACHERS),
+    RouteRule("POST", "/v1/labels", "labels", TEACHERS),
+    RouteRule("POST", "/v1/forget", "forget", OFFICERS),
+    RouteRule("GET", "/v1/receipts", "receipts", OFFICERS),
+    RouteRule("GET", "/v1/receipts/{request}", "receipt", OFFICERS),
+    RouteRule("GET", "/health/live", "live", ANYONE),
+    RouteRule("GET", "/health/ready", "ready", ANYONE),
+    RouteRule("GET", "/metrics", "metrics", READERS),
+    RouteRule("GET", "/openapi.json", "openapi", READERS),
+)
+"""Every route; the application serves no other."""
+
+
+def routes_as_markdown() -> str:
+    """Return the table as docs/serving.md shows it."""
+    lines = [f"| route | {' | '.join(ROLES)} |", f"|---|{'---|' * len(ROLES)}"]
+    for rule in ROUTES:
+        cells = ["yes" if each in rule.roles else "" for each in ROLES]
+        anyone = ", without a token too" if None in rule.roles else ""
+        lines.append(f"| `{rule.method} {rule.path}`{anyone} | {' | '.join(cells)} |")
+    return "\n".join(lines)
