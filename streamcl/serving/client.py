@@ -54,8 +54,11 @@ class Client:
         client = streamcl.Client("http://127.0.0.1:8000")
         print(client.predict("inbox/gear_0001.png").predictions[0].label)
 
-    Args:
+    Attributes:
         url: of the server.
+
+    Args:
+        url: likewise.
         token: of `streamcl token add`, for a server that needs one; the error of a token that is not valid
             has status 401, that of one whose role may not do something 403.
         timeout: seconds that an answer may take.
@@ -67,6 +70,7 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or parts.hostname is None:
             raise ServerError(f"{url!r} is no address of a server, such as http://127.0.0.1:8000")
+        self.url = url
         self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._host, self._port, self._timeout = parts.hostname, parts.port, timeout
         if token is not None and not (token.isascii() and token.isprintable()):
