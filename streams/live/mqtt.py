@@ -12,7 +12,7 @@ from streamcl.sources.delivery import DeliveryGuarantee
 from streams.live.envelope import record_of_fields, record_of_json, request_of_json
 from streams.live.mqtt_session import MqttMessage, MqttOptions, MqttSession
 from streams.live.spool_producers import through_spool
-from streams.live.spool_writer import SpoolWriter
+from streams.live.spool_writer import SpoolWriter, in_groups
 
 SESSION_BEGUN = b"session"
 """The spool's note once the broker holds a session for this run."""
@@ -130,10 +130,12 @@ class MqttProducer:
                 begun = SESSION_BEGUN if session.is_connected and writer.note != SESSION_BEGUN else None
                 if not messages and begun is None:
                     continue
-                values = [self._value(each, writer) for each in messages]
-                entries = [entry for value in values for entry in writer.form.entries_of(value)]
-                writer.append_entries(entries, begun)
-                self.acknowledge(session, messages)
+                if begun is not None:
+                    writer.append_entries([], begun)
+                read = [(list(writer.form.entries_of(self._value(each, writer))), each) for each in messages]
+                for group in in_groups(read):
+                    writer.append_entries([entry for entries, _ in group for entry in entries])
+                    self.acknowledge(session, [message for _, message in group])
         finally:
             session.close()
 

@@ -17,7 +17,7 @@ from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import LiveReader
 from streams.bounded_queue import put_until
 from streams.live.spool_record import SpoolEntry, SpoolFormat
-from streams.live.spool_writer import SpoolWriter
+from streams.live.spool_writer import SpoolWriter, in_groups
 from streams.user.readers import ENDED
 from streams.user.retrying import RetryingReader
 
@@ -66,9 +66,8 @@ class IterableProducer:
             self._reader.restart(position["items"], position["inner"])
         pulled = _PullThread(self._reader, self._form, stop)
         while (items := pulled.take()) or (items is not None and not stop.is_set()):
-            if items:
-                entries = [each for group, _ in items for each in group]
-                writer.append_entries(entries, items[-1][1])
+            for group in in_groups(items):
+                writer.append_entries([each for entries, _ in group for each in entries], group[-1][1])
 
 
 class _PullThread:
@@ -140,13 +139,13 @@ class ReaderProducer:
         reader.open(position_of(writer.note) if writer.note and can_return else None)
         try:
             while not stop.is_set() and (arrivals := reader.poll(LOOK_EVERY)) is not None:
-                if not arrivals:
-                    continue
-                entries = [entry for each in arrivals for entry in self._form.entries_of(each.value)]
-                reader.advance([each.key for each in arrivals])
-                position = reader.position()
-                writer.append_entries(entries, position_note(position) if can_return else None)
-                reader.acknowledge(position)
+                read = [(list(self._form.entries_of(each.value)), each.key) for each in arrivals]
+                for group in in_groups(read):
+                    reader.advance([key for _, key in group])
+                    position = reader.position()
+                    entries = [each for found, _ in group for each in found]
+                    writer.append_entries(entries, position_note(position) if can_return else None)
+                    reader.acknowledge(position)
         finally:
             reader.close()
 

@@ -8,23 +8,44 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from streamcl.errors import BadRecord, SourceError, SpoolFull
 from streamcl.sources.delivery import DeliveryGuarantee
 from streams.live.spool import Spool
 from streams.live.spool_record import SpoolEntry, SpoolFormat, header_of, is_record
+from streams.user.records import reason_of
 
 logger = logging.getLogger(__name__)
+
+_Rest = TypeVar("_Rest")
+_Read: TypeAlias = tuple[Sequence[SpoolEntry], _Rest]
 
 RECENT_IDS = 100_000
 """Ids that are remembered, some 15 MB; a repetition after more records is not recognised as one."""
 REMINDER = 60.0
 """Seconds between two messages of a writer that waits for room."""
+LARGEST_HEADER = 64 * 1024  # bytes, of names of the longest kind
+GROUP_BYTES = 8 * 2**20
+"""Bytes that are written together, unless one record has more; the smallest spool has twice as many."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def in_groups(read: Sequence[_Read[_Rest]]) -> Iterator[list[_Read[_Rest]]]:
+    """Yield pairs of entries and anything, in groups of `GROUP_BYTES`, or of one pair that has more."""
+    group, size = list[_Read[_Rest]](), 0
+    for pair in read:
+        more = sum(entry.size for entry in pair[0])
+        if group and size + more > GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(pair)
+        size += more
+    if group:
+        yield group
 
 
 class SpoolWriter:
@@ -96,8 +117,10 @@ class SpoolWriter:
     ) -> list[int]:
         """Write a group with one sync, all or nothing, and return the numbers; see `append`.
 
+        A group must fit into the spool (see `in_groups`); a record that never would is a bad one.
         note: replaces the spool's note in the same step.
         """
+        entries = [self._fitting(entry) for entry in entries]
         with self._lock:
             numbers, new = self._numbered(entries)
             group = [entry.numbered(f"{self._name}-{number}") for number, entry in new.items()]
@@ -114,6 +137,19 @@ class SpoolWriter:
         self._closed = True
         with self._spool.changed:
             self._spool.changed.notify_all()
+
+    def _fitting(self, entry: SpoolEntry) -> SpoolEntry:
+        """Return the entry; a bad one in place of a record for which the empty spool would have no room."""
+        most = self._spool.retention.max_bytes
+        if len(entry.body) + LARGEST_HEADER <= most or not entry.body:
+            return entry
+        bad = BadRecord(
+            f"the record has {len(entry.body)} bytes, and the spool may have {most}", hint="raise max_bytes"
+        )
+        if self.form.policy.on_bad_record == "fail":
+            raise bad
+        named = {} if entry.id is None else {"id": entry.id}
+        return SpoolEntry({"kind": "bad", "reason": reason_of(bad), **named})
 
     def _numbered(self, entries: Sequence[SpoolEntry]) -> tuple[list[int], dict[int, SpoolEntry]]:
         """Return the number of each entry, and those to write, by their numbers."""

@@ -363,6 +363,42 @@ def test_a_producer_that_would_not_wait_is_refused_and_nothing_is_written(tmp_pa
         assert writer.append(large(1), timeout=0.0) == 1
 
 
+def taken(reader, count):
+    """Read and learn records until there are `count`."""
+    found = []
+    while len(found) < count:
+        arrivals = reader.poll(0.05)
+        assert arrivals is not None
+        found += arrivals
+        if arrivals:
+            reader.advance([each.key for each in arrivals])
+            reader.acknowledge(reader.position())
+    return found
+
+
+@pytest.mark.parametrize("kind", ["iterable", "reader"])
+def test_what_comes_at_once_may_be_more_than_the_spool_has_room_for(tmp_path, kind):
+    records = [large(number) for number in range(40)]
+    scripted = ScriptedReader([(0.0, each) for each in records], Clock(), ends=True)
+    of_reader = ReaderProducer(scripted, SpoolFormat())
+    producer = of_reader if kind == "reader" else iterable(lambda: iter(records))
+    with opened(reader_of(tmp_path, producer, Retention(max_bytes=16 * MEGABYTE, reserve=0))) as reader:
+        assert ids(taken(reader, 40)) == [f"r{number}" for number in range(40)]
+
+
+def test_a_record_that_never_has_room_is_a_bad_one(tmp_path):
+    retention = Retention(max_bytes=2 * MEGABYTE, reserve=0)
+    huge = {**large(0), "image": bytes(3 * MEGABYTE)}
+    with opened(reader_of(tmp_path, Sends([huge, large(1)]), retention)) as reader:
+        bad, good = (each.value for each in taken(reader, 2))
+    assert (bad.id, good["id"]) == ("r0", "r1")
+    assert "max_bytes" in bad.reason
+    strict = SpoolFormat(RecordPolicy(on_bad_record="fail"))
+    reader = reader_of(tmp_path / "strict", Sends([huge]), retention, form=strict)
+    with opened(reader), pytest.raises(BadRecord, match="spool may have"):
+        taken(reader, 1)
+
+
 def test_the_reserve_of_the_disk_stays_free(tmp_path):
     with writing(tmp_path, Retention(reserve=2**60)) as writer, pytest.raises(SpoolFull, match="disk"):
         writer.append(large(0), timeout=0.0)
