@@ -58,6 +58,7 @@ class Stream:
         count: records.
         until: the canary's records lie before it.
         privacy: of the canary's records.
+        held_out: whether held-out parts bear its names.
         own_class: whether the canary is a class of its own.
         refused: whether one record of the canary's cannot be read.
     """
@@ -69,12 +70,14 @@ class Stream:
         refused: bool = True,
         until: int = 10**6,
         privacy: str = "core",
+        held_out: bool = True,
     ) -> None:
         self.count, self.own_class, self.refused, self.privacy = count, own_class, refused, privacy
         self.numbers = frozenset(number for number in canary_numbers(count) if number < until)
         self.holdout = {label: [self._held_out(label, k) for k in range(3)] for label in CLASSES}
-        self.holdout["2 " + CANARY_DOMAIN] = [self._canary(9000 + k) for k in range(3)]
-        if own_class:
+        if held_out:
+            self.holdout["2 " + CANARY_DOMAIN] = [self._canary(9000 + k) for k in range(3)]
+        if held_out and own_class:
             self.holdout[CANARY_CLASS] = [self._canary(9100 + k) for k in range(3)]
 
     def __len__(self) -> int:
