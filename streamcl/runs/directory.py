@@ -12,6 +12,7 @@ from streamcl.errors import ConfigError
 from streamcl.storage import files
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.lock import RunLock
+from streamcl.storage.manifest_mac import ManifestMac
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,16 @@ def save_config(settings: RunConfig, folder: Path) -> None:
     files.atomic_write(folder / CONFIG, dump_config(settings.without_requests()).encode())
 
 
-def checkpoints(settings: RunConfig, folder: Path, *, backbone: str) -> Checkpoints:
-    """Return the checkpoints in `folder` of this configuration and the backbone with that fingerprint."""
+def checkpoints(
+    settings: RunConfig, folder: Path, *, backbone: str, mac: ManifestMac | None = None
+) -> Checkpoints:
+    """Return the checkpoints in `folder` of this configuration and the backbone with that fingerprint.
+
+    mac: checks their MACs; by default those of the user's own secret.
+    """
     keep = settings.checkpoint.keep if settings.checkpoint else 1
     prints = {"backbone": backbone, "config": fingerprint(settings)}
-    return Checkpoints(folder / CHECKPOINTS, keep=keep, fingerprint=prints)
+    return Checkpoints(folder / CHECKPOINTS, keep=keep, fingerprint=prints, mac=mac or ManifestMac())
 
 
 def refuse_links(folder: Path) -> None:

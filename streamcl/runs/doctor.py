@@ -25,6 +25,7 @@ from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import CorruptCheckpoint, verify_checkpoint
 from streamcl.storage.json_lines import json_object
 from streamcl.storage.lock import holder_of
+from streamcl.storage.manifest_mac import ManifestMac
 from streamcl.storage.run_files import earlier_runs, unknown_files
 from streamcl.storage.signing import PublicKeys
 
@@ -102,7 +103,7 @@ def _checkpoints(folder: Path) -> Iterator[DoctorFinding]:
     for path in reversed(paths):
         place = f"{CHECKPOINTS}/{path.name}"
         try:
-            manifest = verify_checkpoint(path).manifest
+            manifest = verify_checkpoint(path, ManifestMac()).manifest
         except CorruptCheckpoint as damage:
             if path.exists():  # otherwise the process at work here has replaced it in the meantime
                 hint = "a resume takes the one before it"

@@ -15,6 +15,7 @@ from streamcl.learners.predictions import to_ranking
 from streamcl.nn.peft_export import export_adapter, export_merged
 from streamcl.protocols import Learner, ProbabilisticLearner
 from streamcl.runs.directory import checkpoints, config_of
+from streamcl.storage.manifest_mac import ManifestMac
 
 
 def load_learner(
@@ -38,7 +39,8 @@ def load_learner(
         compute = compute.for_requests()
     backbone = vit(config, compute)
     learner = build_learner(config, backbone, compute)
-    found = checkpoints(config, folder, backbone=backbone.fingerprint).latest()
+    mac = ManifestMac(accept_foreign=True)  # a copy of a run on another machine can be used as well
+    found = checkpoints(config, folder, backbone=backbone.fingerprint, mac=mac).latest()
     if found is None:
         raise CheckpointError(f"{folder} holds no checkpoint")
     learner.load_state_dict(found.state["learner"])

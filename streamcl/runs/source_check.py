@@ -12,6 +12,7 @@ from streamcl.factory.source_report import SourceReport, report_source
 from streamcl.runs.directory import CHECKPOINTS, folder_of, saved_config
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import CorruptCheckpoint, verify_checkpoint
+from streamcl.storage.manifest_mac import ManifestMac
 
 
 def report_run_source(config: RunConfig, wait: float) -> tuple[SourceReport, Path | None]:
@@ -31,7 +32,7 @@ def report_run_source(config: RunConfig, wait: float) -> tuple[SourceReport, Pat
         )
     for path in reversed(list_checkpoints(folder / CHECKPOINTS)):
         try:
-            _, state = verify_checkpoint(path)
+            _, state = verify_checkpoint(path, ManifestMac())
         except CorruptCheckpoint:
             continue
         return report_source(config, _position(state, folder), wait, folder), path

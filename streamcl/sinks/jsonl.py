@@ -23,7 +23,7 @@ BUFFER_BYTES = 1 << 16
 LONGEST_LINE = 1 << 22
 """Bytes of a line that are read at once; a record has some hundred."""
 REWRITTEN = 1 << 20
-"""Bytes of a redacted file that are written at a time."""
+"""Bytes of a file that are read, or of a redacted one written, at a time."""
 
 
 class JsonlSink:
@@ -42,7 +42,9 @@ class JsonlSink:
         files.make_folder(folder, disk=disk)
         self._handles: dict[str, io.FileIO] = {}
         self._waiting = {topic: bytearray() for topic in topics}
-        self._flushed = {topic: self._size(topic) for topic in topics}
+        self._sizes = {topic: self._size(topic) for topic in topics}  # in bytes, as of the last flush
+        self._given = {topic: _count_lines(path) for topic, path in self._paths.items()}
+        self._flushed = dict(self._given)
 
     def write(self, topic: str, record: Mapping[str, Any]) -> None:
         """Append one record. Raise ValueError where the topic is unknown."""
@@ -50,6 +52,7 @@ class JsonlSink:
             raise ValueError(f"unknown topic {topic!r}; this sink writes {', '.join(self._paths)}")
         waiting = self._waiting[topic]
         waiting += line(record)
+        self._given[topic] += 1
         if len(waiting) >= BUFFER_BYTES:
             self._drain(topic)
 
@@ -58,9 +61,9 @@ class JsonlSink:
         for topic in self._paths:
             self._drain(topic)
         for topic, handle in self._handles.items():
-            if (size := self._size(topic)) != self._flushed[topic]:
+            if (size := self._size(topic)) != self._sizes[topic]:
                 self._disk.fsync(handle)
-                self._flushed[topic] = size
+                self._sizes[topic], self._flushed[topic] = size, self._given[topic]
 
     def close(self) -> None:
         """Flush and close the files; they are closed even where the flush fails."""
@@ -70,34 +73,39 @@ class JsonlSink:
             self._close_files()
 
     def state_dict(self) -> State:
-        """Return the size in bytes of each topic's file after the last flush."""
+        """Return the lines of each topic's file after the last flush: their lengths change in an erasure."""
         return dict(self._flushed)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut each file back to its size in `state`. Raise CheckpointError, cutting none, if one is short."""
+        """Cut files back to their lines in `state`. Raise CheckpointError, cutting none, if one is short."""
         self._close_files()
-        positions = {topic: int(state.get(topic, 0)) for topic in self._paths}
-        for topic, position in positions.items():
-            if self._size(topic) < position:
+        counts = {topic: int(state.get(topic, 0)) for topic in self._paths}
+        ends = {topic: _end_of(self._paths[topic], count) for topic, count in counts.items()}
+        for topic, end in ends.items():
+            if end is None:
+                found = _count_lines(self._paths[topic])
                 raise CheckpointError(
-                    f"{self._paths[topic]} has {self._size(topic)} bytes, the checkpoint expects {position}",
+                    f"{self._paths[topic]} has {found} lines, the checkpoint expects {counts[topic]}",
                     hint="the file was shortened since; restore it, or start over in another run directory",
                 )
-        for topic, position in positions.items():
+        for topic, end in ends.items():
             if self._paths[topic].exists():
-                files.truncate(self._paths[topic], position, disk=self._disk)
-        self._flushed = positions
+                files.truncate(self._paths[topic], end or 0, disk=self._disk)
+        self._sizes = {topic: end or 0 for topic, end in ends.items()}
+        self._given, self._flushed = dict(counts), counts
 
     def redact(self, target: RedactionTarget) -> int:
         """Take a target out of every file, those of earlier processes too; return how many lines changed.
 
-        A changed line keeps its length (spaces fill it), so that positions in checkpoints stay right. A crash
-        leaves each file with its old content or its new.
+        Lines stay in their places, and nothing of what they held, nor how long they were. A crash leaves each
+        file with its old content or its new.
         """
         self.flush()
         self._close_files()
         paths = [path for path in self._paths.values() if path.exists()]
-        return sum(_rewrite(path, target, disk=self._disk) for path in paths)
+        changed = sum(_rewrite(path, target, disk=self._disk) for path in paths)
+        self._sizes = {topic: self._size(topic) for topic in self._paths}
+        return changed
 
     def _close_files(self) -> None:
         for handle in self._handles.values():
@@ -160,15 +168,31 @@ def _redacted(path: Path, target: RedactionTarget) -> Iterator[tuple[bytes, byte
         for old in log:
             record = json_object(old)
             new = None if record is None else target.redact(record)
-            yield old, old if new is None else _fitted(new, len(old))
+            yield old, old if new is None else line(new)
 
 
-def _fitted(record: Mapping[str, Any], length: int) -> bytes:
-    """Return the record as a line of exactly that many bytes; what does not fit is left out."""
-    candidates: Sequence[Mapping[str, Any]] = (record, {"erased": True}, {})
-    texts = (json.dumps(each, separators=(",", ":"), ensure_ascii=False).encode() for each in candidates)
-    text = next(text for text in texts if len(text) < length)
-    return text.ljust(length - 1) + b"\n"
+def _count_lines(path: Path) -> int:
+    """Return how many whole lines a file has; 0 where there is none."""
+    return sum(chunk.count(b"\n") for chunk in _chunks(path))
+
+
+def _end_of(path: Path, count: int) -> int | None:
+    """Return where the first so many lines of a file end, in bytes; None where it has fewer."""
+    start = 0
+    for chunk in _chunks(path) if count else ():
+        if (found := chunk.count(b"\n")) >= count:
+            end = -1
+            for _ in range(count):
+                end = chunk.index(b"\n", end + 1)
+            return start + end + 1
+        count, start = count - found, start + len(chunk)
+    return None if count else 0
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    if path.exists():
+        with path.open("rb") as log:
+            yield from iter(lambda: log.read(REWRITTEN), b"")
 
 
 def line(record: Mapping[str, Any]) -> bytes:

@@ -20,6 +20,7 @@ from streamcl.protocols import State
 from streamcl.storage import files
 from streamcl.storage.checkpoint_format import CorruptCheckpoint, members_of, verify_checkpoint
 from streamcl.storage.files import DISK, Disk
+from streamcl.storage.manifest_mac import ManifestMac
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +47,26 @@ class LoadedCheckpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. One process at a time writes (`streamcl.storage.lock`)."""
+    """The checkpoints of one run directory. One process at a time writes (`streamcl.storage.lock`).
+
+    mac: authenticates those that are written, and checks those that are read.
+    """
 
     def __init__(
-        self, folder: Path, *, fingerprint: Mapping[str, str], keep: int = 2, disk: Disk = DISK
+        self,
+        folder: Path,
+        *,
+        fingerprint: Mapping[str, str],
+        keep: int = 2,
+        disk: Disk = DISK,
+        mac: ManifestMac | None = None,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}, at least one checkpoint must be kept")
         self._folder = folder
         self._fingerprint = dict(fingerprint)
         self._keep = keep
-        self._disk = disk
+        self._disk, self._mac = disk, mac
         self._damaged: set[Path] = set()
 
     def paths(self) -> list[Path]:
@@ -75,7 +85,7 @@ class Checkpoints:
         holds other than plain data.
         """
         began = time.monotonic()
-        members = members_of(offset, step, state, self._fingerprint)
+        members = members_of(offset, step, state, self._fingerprint, self._mac)
         serial = max(map(_serial, self.paths()), default=0) + 1
         path = self._folder / f"checkpoint-{serial:08d}-step-{step}"
         try:
@@ -122,7 +132,7 @@ class Checkpoints:
         any, or where the disk refuses a removal: then purge again.
         """
         try:
-            verify_checkpoint(path)
+            verify_checkpoint(path, self._mac)
         except CorruptCheckpoint as damage:
             message = f"{path.name}: {damage}; the older ones stay until a good one replaces them"
             raise CheckpointError(message) from damage
@@ -140,7 +150,7 @@ class Checkpoints:
         return files.sweep(self._folder, disk=self._disk)
 
     def _load(self, path: Path) -> LoadedCheckpoint:
-        manifest, state = verify_checkpoint(path)
+        manifest, state = verify_checkpoint(path, self._mac)
         found = manifest["fingerprint"]
         for name in sorted({*found, *self._fingerprint}):
             if found.get(name) != self._fingerprint.get(name):

@@ -2,7 +2,8 @@
 
     arrays.safetensors   every array of the state, numbered in the order in which the state holds them
     state.json           the rest of the state, with {"$array": number} where an array belongs
-    manifest.json        format, offset, step, fingerprints, size and sha256 of the members, its own sha256
+    manifest.json        format, offset, step, fingerprints, size and sha256 of the members, its own sha256,
+                         and in a run a MAC (see manifest_mac)
 
 Nothing in them can be executed.
 """
@@ -23,6 +24,7 @@ from streamcl import __version__
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
 from streamcl.storage.canonical_json import canonical_json, sha256_of_json
+from streamcl.storage.manifest_mac import MAC, ManifestMac
 from streamcl.storage.plain_state import pack, unpack
 
 CHECKPOINT_FORMAT = 1
@@ -43,12 +45,16 @@ class VerifiedCheckpoint(NamedTuple):
     state: State
 
 
-def verify_checkpoint(path: Path) -> VerifiedCheckpoint:
-    """Return a checkpoint's content, every byte of it confirmed by its manifest.
+def verify_checkpoint(path: Path, mac: ManifestMac | None = None) -> VerifiedCheckpoint:
+    """Return a checkpoint's content, every byte of it confirmed by its manifest, and that by its MAC.
 
     Raise CorruptCheckpoint, or CheckpointError for an undamaged one of a newer format.
+
+    mac: checks MACs; None takes a manifest without regard to who has written it.
     """
     manifest = _read_manifest(path)
+    if mac is not None and (fault := mac.fault(manifest)) is not None:
+        raise CorruptCheckpoint(f"{MANIFEST}: {fault}")
     _confirm_names(path)
     content = {name: _read_member(path / name, facts) for name, facts in manifest["members"].items()}
     try:
@@ -129,15 +135,24 @@ def read_regular_file(path: Path, *, limit: int) -> bytes:
         raise CorruptCheckpoint(f"{path.name} cannot be read: {error.strerror or error}") from error
 
 
-def members_of(offset: int, step: int, state: State, fingerprint: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the files of a checkpoint by name; the manifest comes last, with the hashes of the others."""
+def members_of(
+    offset: int,
+    step: int,
+    state: State,
+    fingerprint: Mapping[str, str],
+    mac: ManifestMac | None = None,
+) -> dict[str, bytes]:
+    """Return the files of a checkpoint by name; the manifest comes last, with the hashes of the others.
+
+    mac: authenticates the manifest; None leaves that out.
+    """
     tree, arrays = pack(state)
     members = {
         ARRAYS: safetensors.save(arrays),
         # The order of keys is kept here, because the order of a dict may decide the future too.
         TREE: json.dumps(tree, separators=(",", ":"), allow_nan=False).encode("ascii"),
     }
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": CHECKPOINT_FORMAT,
         "streamcl": __version__,
         "offset": offset,
@@ -145,6 +160,8 @@ def members_of(offset: int, step: int, state: State, fingerprint: Mapping[str, s
         "fingerprint": dict(fingerprint),
         "members": {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in members.items()},
     }
+    if mac is not None:
+        manifest[MAC] = mac.of(manifest)
     return {**members, MANIFEST: canonical_json({**manifest, "sha256": sha256_of_json(manifest)})}
 
 

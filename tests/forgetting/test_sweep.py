@@ -174,12 +174,12 @@ def test_nothing_is_left(tmp_path, case, monkeypatch):
 
 
 def _makes_sense(learner: str, kind: str, moment: str) -> bool:
-    """Return False for users whom no learner knows, classes before they come, and audits of many runs."""
+    """Return False for users whom no learner knows, names before they come, and audits of many runs."""
     if kind == "users" and learner != "mixed_privacy":
         return False
     if moment == "audited" and learner not in {"ridge", "ridge_lora"}:
         return False
-    return not (kind == "class" and moment == "before")
+    return not (kind in {"class", "domain"} and moment == "before")
 
 
 def product() -> list[Case]:

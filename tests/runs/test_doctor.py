@@ -13,13 +13,14 @@ from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.runs.doctor import check_run
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.lock import RunLock
+from streamcl.storage.manifest_mac import ManifestMac
 
 
 @pytest.fixture
 def run_dir(tmp_path):
     """A run that was interrupted, as it should be."""
     folder = tmp_path / "a run"
-    checkpoints = Checkpoints(folder / "checkpoints", fingerprint={})
+    checkpoints = Checkpoints(folder / "checkpoints", fingerprint={}, mac=ManifestMac())
     for step in (1, 2):
         checkpoints.save(step * 8, step, {"step": step})
     (folder / "config.yaml").write_text("learner: ridge_lora\n")

@@ -28,6 +28,7 @@ from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.ports import LoopParts, LoopPolicy
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.manifest_mac import ManifestMac
 from streamcl.storage.thumbnails import Thumbnails
 from streamcl.testing import FakeLearner, FaultyDisk
 
@@ -189,7 +190,7 @@ class Opened:
         self.ledger = Ledger(folder / LEDGER, clock=lambda: 1000.0)
         self.lineage = Lineage(folder / LINEAGE)
         self.sink = JsonlSink(folder, disk=disk)
-        vault = Checkpoints(folder / "checkpoints", fingerprint={}, keep=keep, disk=disk)
+        vault = Checkpoints(folder / "checkpoints", fingerprint={}, keep=keep, disk=disk, mac=ManifestMac())
         scores, history = Prequential(), HoldoutHistory()
         gallery = Thumbnails(folder / "samples", 3, disk=disk)
         self.kept = None

@@ -24,6 +24,7 @@ from streamcl.sinks.jsonl import logged_ids
 from streamcl.storage import hash_chain
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.checkpoint_format import MANIFEST, CorruptCheckpoint, verify_checkpoint
+from streamcl.storage.manifest_mac import ManifestMac
 from streamcl.storage.plain_state import state_hash
 from streamcl.storage.run_files import unknown_files
 from streamcl.storage.signing import PublicKeys
@@ -156,7 +157,7 @@ class StoredCheckpoint:
     def learner_sha256(self) -> str:
         """The hash of the model in it. Raise ForgettingError where it cannot be read."""
         try:
-            return state_hash(verify_checkpoint(self.path).state["learner"])
+            return state_hash(verify_checkpoint(self.path, ManifestMac()).state["learner"])
         except (CorruptCheckpoint, CheckpointError) as error:
             raise ForgettingError(f"{self.path.name} cannot be read: {error}") from error
 
