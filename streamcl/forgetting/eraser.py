@@ -38,8 +38,12 @@ from streamcl.forgetting.statistics.store import StatisticsSelection
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.forgetting.waiting_store import purge_waiting
 from streamcl.sources.retention import retained_of
+from streamcl.storage.hash_chain import ChainPlace
 from streamcl.storage.plain_state import state_hash
 from streamcl.storage.signing import SigningKey
+
+NEWEST_RECEIPT = "newest receipt"
+"""The name under which the ledger remembers it, so that no process reads the whole chain to add to it."""
 
 
 class Eraser:
@@ -63,7 +67,10 @@ class Eraser:
         self._drift = drift
         self._run, self._ledger, self._lineage = resources, ledger, lineage
         self._methods, self._tombstones, self._clock = tuple(methods), tombstones, clock
-        self._archive = ReceiptArchive(resources.folder, disk=resources.disk)
+        newest = ledger.recall(NEWEST_RECEIPT)
+        self._archive = ReceiptArchive(
+            resources.folder, newest=None if newest is None else ChainPlace(*newest), disk=resources.disk
+        )
 
     def plan(self, request: ForgetRequest) -> ErasurePlan:
         """Return what the request reaches; change nothing."""
@@ -155,6 +162,7 @@ class Eraser:
             else:
                 self._end_unerased(receipt, plan.request, key)
         self._ledger.finish(*(plan.request.id for plan in done))
+        self._ledger.remember(NEWEST_RECEIPT, self._archive.newest)
 
     def _erase_on_disk(self, plans: Sequence[ErasurePlan]) -> DiskErasure:
         """Set tombstones, and erase from everything that the run keeps."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from streamcl.errors import ForgettingError, RefusedRequest
+from streamcl.forgetting.request_fields import canonical_fields, name_in, parsed_fields
 from streamcl.requests.status import OVER, RequestStatus
 from streamcl.storage.canonical_json import canonical_json
 from streamcl.storage.sqlite import SqliteFile
@@ -20,7 +21,6 @@ ErasedKind: TypeAlias = Literal["sample", "subject", "class", "part"]
 LEDGER = "ledger.sqlite"
 """The file's name in a run directory."""
 
-BODY_LIMIT = 256 << 20  # bytes of JSON; a request may carry samples, a gigabyte of them is a mistake
 MEMORY_LIMIT = 1_000_000  # tombstones looked up in memory, some 100 bytes each; past it, in the file
 ALLOWED: Mapping[RequestStatus, frozenset[RequestStatus]] = {
     "received": frozenset({"started", "refused"}),
@@ -73,8 +73,8 @@ class Ledger(AbstractContextManager["Ledger"]):
         The same key again returns the first entry and changes nothing. Raise RefusedRequest where a key
         or an id comes back with other content, or where the fields are not JSON.
         """
-        body, request = _canonical(fields), _name(fields, "id")
-        key = self._file.digest("key", request if fields.get("key") is None else _name(fields, "key"))
+        body, request = canonical_fields(fields), name_in(fields, "id")
+        key = self._file.digest("key", request if fields.get("key") is None else name_in(fields, "key"))
         digest = self._digest(fields)
         with self._file.transaction() as run:
             if not run("SELECT 1 FROM requests WHERE key = ? OR id = ?", (key, request)).fetchall():
@@ -180,7 +180,8 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def add_tombstones(self, request: str, kind: ErasedKind, values: Iterable[str]) -> None:
         """Set tombstones for what the request erased; repeating it is harmless."""
-        digests = [self._file.digest(kind, value) for value in values]
+        if not (digests := [self._file.digest(kind, value) for value in values]):
+            return
         position = self.entry(request).position
         with self._file.transaction() as run:
             for digest in digests:
@@ -206,6 +207,16 @@ class Ledger(AbstractContextManager["Ledger"]):
             self._file.digest(kind, value),
         )
         return str(found[0][0]) if found else None
+
+    def remember(self, name: str, value: object) -> None:
+        """Store a value that JSON has, to be looked up by its name in another process."""
+        with self._file.transaction() as run:
+            run("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, canonical_json(value)))
+
+    def recall(self, name: str) -> Any:
+        """Return the value that was stored under a name; None where there is none."""
+        found = self._file.query("SELECT value FROM facts WHERE name = ?", name)
+        return json.loads(found[0][0]) if found else None
 
     def fingerprint(self, kind: str, value: str) -> str:
         """Return a keyed hash in hexadecimal, for receipts, which name nothing."""
@@ -255,7 +266,7 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def _digest(self, fields: Mapping[str, Any]) -> bytes:
         """Return the hash of the content without its offset, since a stream may repeat it at others."""
-        return self._file.digest("body", _canonical({k: v for k, v in fields.items() if k != "offset"}))
+        return self._file.digest("body", canonical_fields({k: v for k, v in fields.items() if k != "offset"}))
 
     def _entries(self, where: str, *values: Any) -> list[LedgerEntry]:
         columns = "position, id, status, body, reason, received, finished, digest"
@@ -264,35 +275,7 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def _entry(self, row: tuple[Any, ...]) -> LedgerEntry:
         position, request, status, body, reason, received, finished, digest = row
-        fields = None if body is None else _parsed(body)
+        fields = None if body is None else parsed_fields(body)
         if fields is not None and self._digest(fields) != digest:
             raise self._file.damage(f"the content of request {request!r} is not what was submitted")
         return LedgerEntry(position, request, status, fields, reason, received, finished)
-
-
-def _parsed(body: str) -> dict[str, Any]:
-    """Return the fields of a body; of one that is damaged none, which no digest fits."""
-    try:
-        fields = json.loads(body)
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def _canonical(fields: Mapping[str, Any]) -> str:
-    try:
-        body = canonical_json(dict(fields)).decode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RefusedRequest(f"a request must be a JSON object: {error}") from error
-    if len(body) > BODY_LIMIT:
-        raise RefusedRequest(f"a request of {len(body)} bytes is larger than the {BODY_LIMIT} allowed")
-    return body
-
-
-def _name(fields: Mapping[str, Any], field: str) -> str:
-    value = fields.get(field)
-    if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isprintable():
-        raise RefusedRequest(
-            f"a request's {field!r} must be a printable string of 1 to 200 characters, found {value!r:.50}"
-        )
-    return value

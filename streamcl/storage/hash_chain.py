@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import rfc8785
 
@@ -88,6 +89,14 @@ def parse_link(data: bytes, path: Path, noun: str) -> dict[str, Any]:
     return dict(content)
 
 
+class ChainPlace(NamedTuple):
+    """The newest link of a chain: the name of its file, its number and the sha256 of its bytes."""
+
+    name: str
+    number: int
+    sha256: str
+
+
 class ChainHead:
     """The newest link of the chain in a folder; each link is read once.
 
@@ -99,8 +108,23 @@ class ChainHead:
         self._folder, self._noun = folder, noun
         self._seen: set[str] = set()
         self._is_current = False
-        self.number = 0
+        self._name, self.number = "", 0
         self.sha256: str | None = None
+
+    @property
+    def place(self) -> ChainPlace | None:
+        """The newest link that is known; None where there is none."""
+        return None if self.sha256 is None else ChainPlace(self._name, self.number, self.sha256)
+
+    def resume(self, place: ChainPlace) -> None:
+        """Begin at a link without reading those before it, where it is there and no other has come."""
+        names = {path.name for path in self._folder.glob("*.json")} if self._folder.is_dir() else set()
+        if len(names) != place.number or place.name not in names:
+            return
+        with suppress(ForgettingError):  # damage is reported by `advance`
+            if read_link(self._folder / place.name, self._noun).sha256 == place.sha256:
+                self._seen = names
+                self._take(*place)
 
     def advance(self) -> Chain:
         """Read the links that are new since the last call; return them in order.
@@ -149,7 +173,7 @@ class ChainHead:
 
     def _take(self, name: str, number: int, sha256: str) -> None:
         self._seen.add(name)
-        self.number, self.sha256 = number, sha256
+        self._name, self.number, self.sha256 = name, number, sha256
 
 
 def head_statement(number: int, sha256: str | None) -> bytes:

@@ -191,3 +191,27 @@ def test_after_a_write_that_failed_the_chain_goes_on_from_what_is_there(tmp_path
         chain = read_receipts(folder)
         assert [receipt.number for _, receipt in chain] == list(range(1, len(chain) + 1))
         assert chain[-1][1].request == "r4"
+
+
+def test_a_new_process_reads_one_receipt_only_where_nothing_has_changed(tmp_path, monkeypatch):
+    archive, read_paths = ReceiptArchive(tmp_path), []
+    for number in range(4):
+        archive.write(SMALL.model_copy(update={"request": f"r{number}"}))
+    newest, read = archive.newest, hash_chain.read_link
+    monkeypatch.setattr(
+        hash_chain, "read_link", lambda path, noun: read_paths.append(path.name) or read(path, noun)
+    )
+    again = ReceiptArchive(tmp_path, newest=newest)
+    again.write(SMALL.model_copy(update={"request": "r4"}))
+    assert read_paths == ["r3.json"]
+    ReceiptArchive(tmp_path, newest=newest).write(SMALL.model_copy(update={"request": "r5"}))  # it is old
+    assert [receipt.number for _, receipt in read_receipts(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_goes_on_with_its_chain_where_it_stopped(tmp_path, monkeypatch):
+    for count in (1, 2, 3):
+        schedule = [ForgetRequest(ids=[record_id(k)], offset=4, id=f"r{k}") for k in range(count)]
+        with Opened(tmp_path, ScriptedSource([4] * (count + 1)), schedule=schedule) as opened:
+            opened.run()
+            assert opened.ledger.recall("newest receipt")[1] == count
+    assert [receipt.request for _, receipt in read_receipts(tmp_path)] == ["r0", "r1", "r2"]

@@ -10,6 +10,7 @@ import pytest
 
 from streamcl.errors import ForgettingError
 from streamcl.forgetting import ledger as module
+from streamcl.forgetting import request_fields
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.storage.sqlite import SqliteFile
 from streamcl.testing import in_child
@@ -109,7 +110,7 @@ def test_the_malformed_is_refused_with_the_reason(ledger, malformed):
 
 
 def test_a_request_of_no_reasonable_size_is_refused(ledger, monkeypatch):
-    monkeypatch.setattr(module, "BODY_LIMIT", 100)
+    monkeypatch.setattr(request_fields, "BODY_LIMIT", 100)
     with pytest.raises(ForgettingError, match="larger than the 100"):
         ledger.submit({"id": "a", "samples": "x" * 100})
 

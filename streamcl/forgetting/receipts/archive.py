@@ -63,12 +63,24 @@ def no_signing_key() -> AbstractContextManager[None]:
 
 
 class ReceiptArchive:
-    """Writes the receipts of a run; each link of the chains is read once, not again for each receipt."""
+    """Writes the receipts of a run; each link of the chains is read once, not again for each receipt.
 
-    def __init__(self, folder: Path, *, disk: Disk = files.DISK) -> None:
+    newest: the newest receipt as it was remembered; where it is that, the earlier ones are not read at all.
+    """
+
+    def __init__(
+        self, folder: Path, *, newest: hash_chain.ChainPlace | None = None, disk: Disk = files.DISK
+    ) -> None:
         self._folder, self._disk = folder, disk
         self._receipts = hash_chain.ChainHead(folder / RECEIPTS, "receipt")
         self._audits = hash_chain.ChainHead(folder / AUDITS, "audit")
+        if newest is not None:
+            self._receipts.resume(newest)
+
+    @property
+    def newest(self) -> hash_chain.ChainPlace | None:
+        """The newest receipt, to be remembered; None where there is none."""
+        return self._receipts.place
 
     def write(self, receipt: Receipt, key: SigningKey | None = None) -> Path:
         """Chain a receipt to the newest one and write it atomically, its page first; one that exists stays.
