@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -144,31 +144,45 @@ def ids_in(path: Path) -> Iterator[tuple[int | None, str]]:
 
 def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:
     """Redact one file atomically; return how many lines changed. Nothing is written where none does."""
-    changed = sum(old != new for old, new in _redacted(path, target))
-    if not changed:
-        return 0
-    temporary = files.temporary_path(path)
-    with disk.create(temporary) as handle:
-        waiting = bytearray()
-        for _, new in _redacted(path, target):
-            waiting += new
-            if len(waiting) >= REWRITTEN:
-                files.write_all(handle, bytes(waiting), disk=disk)
-                waiting = bytearray()
-        files.write_all(handle, bytes(waiting), disk=disk)
-        disk.fsync(handle)
+    with path.open("rb") as log:
+        begins = _first_change(log, target)
+        if begins is None:
+            return 0
+        changed, temporary = 0, files.temporary_path(path)
+        with disk.create(temporary) as handle:
+            log.seek(0)
+            while rest := begins - log.tell():
+                files.write_all(handle, log.read(min(rest, REWRITTEN)), disk=disk)
+            waiting = bytearray()
+            for old, new in _redacted(log, target):
+                changed += old != new
+                waiting += new
+                if len(waiting) >= REWRITTEN:
+                    files.write_all(handle, bytes(waiting), disk=disk)
+                    waiting = bytearray()
+            files.write_all(handle, bytes(waiting), disk=disk)
+            disk.fsync(handle)
     disk.replace(temporary, path)
     disk.fsync_folder(path.parent)
     return changed
 
 
-def _redacted(path: Path, target: RedactionTarget) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each line of a file before and after redaction; one that cannot be parsed stays."""
-    with path.open("rb") as log:
-        for old in log:
-            record = json_object(old)
-            new = None if record is None else target.redact(record)
-            yield old, old if new is None else line(new)
+def _first_change(log: BinaryIO, target: RedactionTarget) -> int | None:
+    """Return where the first line begins that redaction changes; None where there is none."""
+    begins = 0
+    for old, new in _redacted(log, target):
+        if old != new:
+            return begins
+        begins += len(old)
+    return None
+
+
+def _redacted(log: BinaryIO, target: RedactionTarget) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each further line before and after redaction; one that cannot be parsed stays."""
+    for old in log:
+        record = json_object(old)
+        new = None if record is None else target.redact(record)
+        yield old, old if new is None else line(new)
 
 
 def _count_lines(path: Path) -> int:
