@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from streamcl.serving.access_control import (
 from streamcl.serving.access_log import AccessLog
 from streamcl.serving.batching import NoPredictor, QueueFull
 from streamcl.serving.bodies import checked, images_of, json_of, pushed_records_of, top_k_of
+from streamcl.serving.inference_routes import InferenceRoutes
 from streamcl.serving.limits import BodyLimits, KnownHosts
 from streamcl.serving.metrics import ServerMetrics
 from streamcl.serving.openapi import openapi_document
@@ -59,6 +60,7 @@ def build_app(
         body_seconds: the longest time in which a body may come.
     """
     routes = _Routes(service, ServerMetrics())
+    inference = InferenceRoutes(service, routes.server_metrics)
     log = None if access.log is None else AccessLog(access.log)
 
     @asynccontextmanager
@@ -72,7 +74,10 @@ def build_app(
                 log.flush()
 
     return Starlette(
-        routes=[Route(each.path, getattr(routes, each.name), methods=[each.method]) for each in ROUTES],
+        routes=[
+            Route(each.path, _endpoint(each.name, routes, inference), methods=[each.method])
+            for each in ROUTES
+        ],
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(Measured, metrics=routes.server_metrics),
@@ -93,6 +98,13 @@ def build_app(
         },
         lifespan=lifespan,
     )
+
+
+def _endpoint(name: str, *groups: object) -> Callable[[Request], Awaitable[Response]]:
+    """Return the function of that name, which one of the groups has."""
+    (found,) = (getattr(group, name) for group in groups if hasattr(group, name))
+    endpoint: Callable[[Request], Awaitable[Response]] = found
+    return endpoint
 
 
 class _Routes:

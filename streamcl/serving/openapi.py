@@ -8,6 +8,12 @@ from pydantic.json_schema import models_json_schema
 
 from streamcl import __version__
 from streamcl.events import ForgetRequest
+from streamcl.serving.inference_openapi import (
+    INFERENCE_REQUESTS,
+    INFERENCE_RESPONSES,
+    inference_paths,
+    inference_problems,
+)
 from streamcl.serving.problems import PROBLEM
 from streamcl.serving.route_table import ROUTES, RouteRule
 from streamcl.serving.schemas import (
@@ -29,9 +35,9 @@ from streamcl.serving.schemas import (
 
 RESPONSES = (
     *(PredictResponse, StatusResponse, Ready, Readiness, RequestEntry, RequestList),
-    *(RecordsAccepted, LabelsAccepted, ErrorDocument),
+    *(RecordsAccepted, LabelsAccepted, ErrorDocument, *INFERENCE_RESPONSES),
 )
-REQUESTS = (ForgetRequest, LabelsRequest, RecordFields)
+REQUESTS = (ForgetRequest, LabelsRequest, RecordFields, *INFERENCE_REQUESTS)
 DESCRIPTION = "Predictions by the model that a run has learned so far, and requests to forget."
 _IMAGE = {"type": "string", "format": "binary"}
 _IMAGES: dict[str, Any] = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": MAX_REQUEST_IMAGES}
@@ -57,7 +63,7 @@ def openapi_document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "streamcl serve", "version": __version__, "description": DESCRIPTION},
-        "paths": _with_access(_paths()),
+        "paths": _with_access({**_paths(), **inference_paths()}),
         "components": {"schemas": schemas["$defs"], "securitySchemes": {"token": _TOKEN}},
     }
 
@@ -75,7 +81,8 @@ def _with_access(paths: dict[str, Any]) -> dict[str, Any]:
     for rule in ROUTES:
         operation = paths[rule.path][rule.method.lower()]
         operation |= _access(rule)
-        operation["responses"] = {**operation["responses"], **_problems(401)}
+        problems = inference_problems if rule.path.startswith("/v2") else _problems
+        operation["responses"] = {**problems(401, 403, 429), **operation["responses"]}
     return paths
 
 
@@ -250,7 +257,7 @@ _MEANINGS = {
     413: "The body is too large.",
     415: "The body has another content type.",
     422: "An image cannot be read, or the request is not valid.",
-    429: "The queue is full; Retry-After says when to come again.",
+    429: "The queue is full, or too many requests or wrong tokens came; Retry-After says when to come again.",
     503: "The process that does it is not there; Retry-After says when to come again.",
 }
 

@@ -63,6 +63,11 @@ class ServingService:
         self.learner_alive = learner_alive
         self._folder, self._name, self._inbox = run.folder, run.name, run.inbox
 
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self._name
+
     async def predict(self, images: Sequence[bytes], top_k: int) -> PredictResponse:
         """Predict encoded images. Raise QueueFull, or NoPredictor where it cannot be done in time."""
         pending = self.batcher.submit(images, top_k)

@@ -147,7 +147,7 @@ def test_pushed_records_are_learned_labelled_corrected_and_forgotten(tmp_path):
         client.add_record(picture("owl", 1), id="late")
         client.add_record(picture("bee", 9), id="wrong", label="ant")
         wait_for(lambda: learned(server) == 10)
-        assert client.predict(picture("bee", 20)).predictions[0].label == "bee"
+        wait_for(lambda: client.predict(picture("bee", 20)).predictions[0].label == "bee")
         client.add_labels({"late": "owl", "wrong": "bee"})
         wait_for(lambda: client.predict(picture("owl", 2)).predictions[0].label == "owl")
         with pytest.raises(ServerError, match="not an image") as refused:
