@@ -15,7 +15,7 @@ define install
 	touch "$(VENV)/.installed-$(1)"; }
 endef
 
-.PHONY: help demo demo-icons demo-live install install-test install-lint install-docs test test-slow test-faults test-kafka lint types check docs generated clean
+.PHONY: help demo demo-icons demo-live install install-test install-lint install-docs test test-slow test-faults test-kafka lint types check docs notebooks generated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -66,6 +66,9 @@ check: lint types test  ## all of the above
 
 docs: install-docs  ## the documentation site, into site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --strict
+
+notebooks: install-test  ## execute the notebooks anew and store their outputs
+	"$(BIN)/python" docs/run_notebooks.py
 
 generated: install  ## write the JSON Schema, the reference of options, the map of modules and the table of routes anew
 	"$(BIN)/streamcl" schema > configs/streamcl.schema.json

@@ -71,7 +71,10 @@ def _span(group: Sequence[str | int]) -> str:
 def _stream(
     train: Collection, test: Collection, parts: Sequence[ScenarioPart], seed: int, length: int | None
 ) -> Stream:
-    """Return the parts one after the other. Raise ConfigError for none, and for unknown names in them."""
+    """Return the parts one after the other, tested on their domains alone.
+
+    Raise ConfigError for no part, and for unknown names in them.
+    """
     classes, domains = train.classes, train.domains.names if train.domains else ()
     for part in parts:
         strange = [name for name in part.classes if name not in classes]
@@ -81,4 +84,5 @@ def _stream(
             raise ConfigError(f"the demonstration has no {strange[0]!r}", hint=known)
     if not parts:
         raise ConfigError("the demonstration has no segment", hint="give at least one group and one domain")
-    return Stream(train, segments(train, parts, seed, length), test)
+    shown = tuple(dict.fromkeys(name for part in parts for name in part.domains))
+    return Stream(train, segments(train, parts, seed, length), test.take(test.where(domains=shown)))

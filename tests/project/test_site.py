@@ -11,7 +11,7 @@ import streamcl
 import streamcl.errors
 
 CONFIGURATION = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-LISTED = re.findall(r": ([\w./-]+\.md)$", CONFIGURATION, re.MULTILINE)
+LISTED = re.findall(r": ([\w./-]+\.(?:md|ipynb))$", CONFIGURATION, re.MULTILINE)
 RUN_BY = {
     "README.md": "test_readme.py",
     "tutorial.md": "test_tutorial.py",
@@ -28,6 +28,7 @@ RUN_BY = {
 def test_every_page_is_in_the_navigation() -> None:
     pages = {page.name for page in DOCS.glob("*.md")}
     pages |= {"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"}
+    pages |= {f"notebooks/{page.name}" for page in (DOCS / "notebooks").glob("*.ipynb")}
     results = (ROOT / "benchmarks" / "results").glob("*.md")
     assert set(LISTED) == pages | {page.relative_to(ROOT).as_posix() for page in results}
     assert len(LISTED) == len(set(LISTED))

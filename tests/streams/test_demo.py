@@ -147,3 +147,9 @@ def test_the_data_lies_in_the_cache_alone(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     demo_digits(length=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stream_of_one_domain_is_tested_on_that_alone() -> None:
+    stream = demo_digits(length=20, groups=[[0, 1], [2, 3]], domains=["uci"])
+    parts = ReplaySource(stream.train, stream.order, 8, stream.test).info.holdout
+    assert [part.name for part in parts] == ["uci 0-1", "uci 2-3"]
