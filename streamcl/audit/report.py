@@ -14,6 +14,7 @@ from markupsafe import Markup
 from streamcl.audit.significance import MeasureResult
 from streamcl.forgetting.receipts import archive
 from streamcl.storage import files, hash_chain
+from streamcl.storage.signing import signing_date
 
 Verdict: TypeAlias = Literal["pass", "fail", "cannot tell"]
 INFINITY = 1e300
@@ -124,7 +125,7 @@ def save_audit(
     files.make_folder(folder / archive.AUDITS)
     path = _free(folder, archive.file_name(request))
     with signing_key() as key:
-        made = clock()
+        made = signing_date(key, clock())
     content = {
         "request": request,
         "receipt": hash_chain.sha256_of(receipt) if receipt.exists() else None,

@@ -31,6 +31,7 @@ from streamcl.forgetting.receipts.receipt import (
     Receipt,
     ScopeSummary,
     UtilityFigures,
+    ledger_identity,
 )
 from streamcl.forgetting.retrieval import Retrieval, retain_source
 from streamcl.forgetting.run_resources import RunResources
@@ -40,7 +41,7 @@ from streamcl.forgetting.waiting_store import purge_waiting
 from streamcl.sources.retention import retained_of
 from streamcl.storage.hash_chain import ChainPlace
 from streamcl.storage.plain_state import state_hash
-from streamcl.storage.signing import SigningKey
+from streamcl.storage.signing import SigningKey, signing_date
 
 NEWEST_RECEIPT = "newest receipt"
 """The name under which the ledger remembers it, so that no process reads the whole chain to add to it."""
@@ -143,7 +144,7 @@ class Eraser:
         reads the lineage, whose journal then still holds erased rows: ForgettingError is raised.
         """
         with self._run.signing_key() as key:
-            completed = self._clock()
+            completed = signing_date(key, self._clock())
         done = [plan for plan, outcome in ended if outcome.outcome == "done"]
         erased = self._erase_on_disk(done) if done else None
         for plan, outcome in ended:
@@ -184,7 +185,7 @@ class Eraser:
     def refuse_unreadable(self, entry: LedgerEntry, reason: str, *, offset: int) -> None:
         """Refuse a request of which the ledger's content cannot be read, with a receipt like any other."""
         with self._run.signing_key() as key:
-            completed = self._clock()
+            completed = signing_date(key, self._clock())
         receipt = Receipt(
             request=entry.id,
             kind="unreadable",
@@ -192,6 +193,7 @@ class Eraser:
             reason=reason,
             offset=offset,
             on_return="drop",
+            ledger=ledger_identity(self._ledger),
             received=entry.received,
             completed=completed,
             config=self._run.fingerprint,

@@ -96,6 +96,12 @@ class PublicKeys(dict[str, PublicKey]):
         return json.dumps({"keys": [key.to_json() for key in keys]}, indent=2).encode() + b"\n"
 
 
+def signing_date(key: SigningKey | None, now: float) -> float:
+    """Return the date of a signature: now, or the key's beginning where a clock was set back."""
+    valid_from = None if key is None else key.public.valid_from
+    return now if valid_from is None else max(now, valid_from)
+
+
 class SigningKey:
     """A private key of Ed25519, with its public key."""
 

@@ -20,6 +20,13 @@ Execute: TypeAlias = Callable[..., sqlite3.Cursor]
 SQLITE_FORMAT = 3
 """The `user_version` of a file; another one is refused."""
 
+PRAGMAS = (
+    "trusted_schema = OFF",  # of a file that others may have changed
+    "synchronous = FULL",
+    "secure_delete = ON",
+    "journal_mode = WAL",
+)
+
 KEY_CHECK = ("check", "")
 """Its hash is in the file, to tell whether a key is the file's."""
 
@@ -117,7 +124,7 @@ class SqliteFile:
             DISK.fsync_folder(self.path.parent)
 
     def _open(self) -> bytes:
-        for pragma in ("synchronous = FULL", "secure_delete = ON", "journal_mode = WAL"):
+        for pragma in PRAGMAS:
             self._connection.execute(f"PRAGMA {pragma}")
         with self.transaction() as run:
             if run("PRAGMA user_version").fetchone()[0] == 0:
@@ -131,6 +138,9 @@ class SqliteFile:
         found = self.query("PRAGMA user_version")[0][0]
         if found != SQLITE_FORMAT:
             raise ForgettingError(f"{self.path} has format {found}, this streamcl reads {SQLITE_FORMAT}")
+        if found := self.query("SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'view')"):
+            kind, name = found[0]
+            raise self.damage(f"it has a {kind}, {name!r:.60}, which streamcl has not made")
         if (damage := self.query("PRAGMA quick_check(1)")[0][0]) != "ok":
             raise self.damage(damage)
         facts = dict(self.query("SELECT name, value FROM facts"))

@@ -112,10 +112,12 @@ class Receipt(ErasureOutcome):
     audits: hash of the newest audit then. number, previous: place in the chain and hash of the receipt
     before. signed_by: id of the key that signs it; None where the run had no key, so that it proves nothing
     to others. run: the name of the run directory. requested_by, grounds: as the request says.
+    ledger: a keyed hash by which `verify` tells the receipts of this run from those of any other.
     """
 
     request: str
     run: str | None = None
+    ledger: str | None = None
     requested_by: str | None = None
     grounds: str | None = None
     key: str | None = None
@@ -162,12 +164,18 @@ def build_receipt(
         kind=request.kind,
         requested_guarantee=request.guarantee,
         on_return=request.on_return,
+        ledger=ledger_identity(ledger),
         received=ledger.entry(request.id).received,
         completed=completed,
         deadline=request.deadline,
         late_by=None if request.deadline is None else max(0.0, completed - request.deadline),
         config=config,
     )
+
+
+def ledger_identity(ledger: Ledger) -> str:
+    """Return a keyed hash that is another one for every ledger: the key follows from its own salt."""
+    return ledger.fingerprint("run", "")
 
 
 def log_entry(request: ForgetRequest, outcome: ErasureOutcome) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from streamcl.errors import CheckpointError, ConfigError, ForgettingError
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.receipts.receipt import LOCATIONS, Receipt
+from streamcl.forgetting.receipts.receipt import LOCATIONS, Receipt, ledger_identity
 from streamcl.forgetting.receipts.signature import NOT_PROVEN, explain, verify_signature
 from streamcl.forgetting.receipts.uncovered import copied_ids, uncovered_sentences
 from streamcl.forgetting.receipts.verified_chain import VerifiedChain, verify_chain
@@ -167,6 +167,7 @@ def read_records(folder: Path, keys: PublicKeys) -> RunRecords:
     with Ledger(folder / LEDGER) as ledger:
         entries = ledger.entries()
         chain = verify_chain(folder, entries, keys)
+        _of_this_run(chain, ledger_identity(ledger))
         erased = {name for receipt in chain.receipts.values() for name in receipt.scope.ids}
         left: dict[str, list[tuple[str, int | None]]] = {}
         counts = {}
@@ -180,6 +181,13 @@ def read_records(folder: Path, keys: PublicKeys) -> RunRecords:
                 if (digest := ledger.fingerprint("sample", name)) in erased:
                     left.setdefault(digest, []).append((place, offset))
     return RunRecords(folder, chain, {entry.id: entry.status for entry in entries}, left, counts)
+
+
+def _of_this_run(chain: VerifiedChain, identity: str) -> None:
+    """Check that no receipt was made in another run, whose names have other hashes."""
+    for name, receipt in chain.receipts.items():
+        if receipt.ledger not in {None, identity}:
+            raise ForgettingError(f"{name} is the receipt of another run")
 
 
 def _every_location(receipt: Receipt) -> str:
