@@ -4,7 +4,7 @@ python benchmarks/forgetting_scale.py OUT [--records 1000000] [--requests 10000]
 
 A ridge head over 16 simulated features learns the records through the whole loop, with log, lineage, ledger
 and checkpoints on disk; signed receipts. Each request is for a subject with ten records, which the source
-gives again. At some lengths of the chain three requests are carried out alone; in between they come together.
+gives again. At some lengths of the chain two requests are carried out alone; in between they come together.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from streamcl.storage.key_folder import KeyFolder
 WIDTH, CLASSES = 16, 10
 BATCH = 1000
 OF_SUBJECT = 10  # records
-ALONE = 3  # requests at each length of the chain
+ALONE = 2  # requests at each length of the chain
 COLUMNS = (
     ("receipts before", "{:,}"),
     ("alone, s", "{:.2f}"),
@@ -351,7 +351,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--step", type=int, default=2000, help="requests between two rows of the table")
+    parser.add_argument("--step", type=int, default=2500, help="requests between two rows of the table")
     parser.add_argument("--results", type=Path)
     return parser.parse_args()
 

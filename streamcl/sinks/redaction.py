@@ -31,6 +31,8 @@ class RedactionTarget:
         if erased or self._is_named(record.get("label")):
             place = {name: record[name] for name in ("step", "offset") if name in record}
             return {**place, "erased": True}
+        if not self.labels and not self.parts:
+            return None
         changed = {name: self._without_names(name, value) for name, value in record.items()}
         changed = {name: each for name, each in changed.items() if each is not record[name]}
         return {**record, **changed} if changed else None
