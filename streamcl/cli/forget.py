@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
+from streamcl.cli.forget_plan import print_plan
 from streamcl.cli.messages import show_messages
 from streamcl.cli.run_folder import RUN
 from streamcl.cli.terminal import say
@@ -102,9 +103,12 @@ class RequestCommand(click.Command):
 @click.command(cls=RequestCommand)
 @click.argument("run", type=RUN)
 @click.option("--unseen", is_flag=True, help="Submit it even where nothing that has passed fits it.")
+@click.option(
+    "--plan", is_flag=True, help="Say how it would be done, what it costs and leaves; submit nothing."
+)
 @EXECUTE
 @WAIT
-def forget(run: Path, execute: bool, unseen: bool, wait: float | None, **fields: Any) -> int:
+def forget(run: Path, execute: bool, unseen: bool, plan: bool, wait: float | None, **fields: Any) -> int:
     """Ask RUN to forget; the request is durable before its id is printed.
 
     A running process carries it out before its next batch, a stopped run when it goes on, or --execute.
@@ -118,6 +122,9 @@ def forget(run: Path, execute: bool, unseen: bool, wait: float | None, **fields:
     with _ledger(run) as ledger:
         if not unseen:
             _refuse_unmatched(run, ledger, request)
+        if plan:
+            print_plan(run, request)
+            return 0
         entry = submit(ledger, request)
     return _follow(run, entry.id, execute=execute, wait=wait)
 

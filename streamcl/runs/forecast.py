@@ -1,0 +1,184 @@
+"""The method, guarantee, cost and remains of a request to forget in a run, before it is submitted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from streamcl.config.options.run import RunConfig
+from streamcl.errors import StreamclError
+from streamcl.events import ForgetRequest
+from streamcl.factory.backbone import BackboneFactory, build_vit
+from streamcl.factory.forgetting import build_methods
+from streamcl.factory.source import build_source
+from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.methods.closed_form import stored_share
+from streamcl.forgetting.methods.protocol import Context, DataLocation, RequestScope
+from streamcl.forgetting.methods.select import select_method
+from streamcl.forgetting.receipts import receipt as receipts
+from streamcl.forgetting.receipts.archive import read_receipts
+from streamcl.forgetting.receipts.uncovered import uncovered_locations
+from streamcl.forgetting.retrieval import Retrieval, retain_source
+from streamcl.forgetting.selection import Selection
+from streamcl.forgetting.statistics.store import STATISTICS, By, StatisticsSelection, StatisticsStore
+from streamcl.forgetting.tombstones import Tombstones
+from streamcl.protocols import Source
+from streamcl.requests.terms import Guarantee
+from streamcl.runs.learner import load_learner
+from streamcl.sinks.jsonl import ids_in
+from streamcl.sources.retention import held_at
+from streamcl.storage.json_lines import json_object
+
+SAMPLES_TIMED = 32
+"""Samples that are derived to measure how long one takes."""
+LOG_END = 1 << 16  # bytes at the end of a log in which the newest line about a checkpoint is looked for
+REPAIRS = 40
+"""The cost from which on a method trains, for as long as only an earlier erasure can tell."""
+IN_THE_MODEL: Mapping[Guarantee, str] = {
+    "exact": "nothing of the samples, beyond rounding",
+    "bounded": "an influence of the samples that is limited; the receipt will state the limit",
+    "approximate": "traces in weights that many samples share; streamcl audit measures them",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureForecast:
+    """The expected course of a request.
+
+    method, guarantee, reason: what would be chosen, and why nothing stronger. learned, passed: how many
+    samples it reaches. seconds: expected, by what takes them. unknown: what cannot be told beforehand; None
+    where all can. remaining: the places where something stays, and why.
+    """
+
+    method: str
+    guarantee: Guarantee
+    reason: str
+    learned: int
+    passed: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    unknown: str | None = None
+    remaining: tuple[DataLocation, ...] = ()
+
+
+def forecast_request(
+    folder: Path, request: ForgetRequest, *, vit: BackboneFactory = build_vit
+) -> ErasureForecast:
+    """Return what a request would come to, by the newest checkpoint; nothing is changed or submitted.
+
+    A process may work on the run meanwhile. Raise ForgettingError where every method would refuse, with the
+    reasons, CheckpointError where the run has no checkpoint.
+    """
+    learner, config = load_learner(folder, vit=vit)
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(folder / LEDGER))
+        lineage = stack.enter_context(closing(Lineage(folder / LINEAGE)))
+        source = stack.enter_context(closing(build_source(config)))
+        rows = stack.enter_context(closing(lineage.select(request)))
+        tombstones = Tombstones(ledger)
+        retrieval = Retrieval(request, source, lineage.content)
+        scope = RequestScope(
+            request,
+            learned=rows.learned,
+            passed=rows.passed,
+            forgotten_before=request.label is not None and tombstones.are_set("class", request.label),
+            chunks=lambda: rows.chunks(learned=True),
+        )
+        context = Context(
+            learner,
+            scope,
+            retrieval.samples,
+            retrieval.unavailable,
+            _statistics(config, folder, lineage, rows, stack),
+            retain_source(source, lineage, tombstones.drop_erased),
+        )
+        method, reason = select_method(build_methods(), request, context)
+        seconds, unknown = _seconds(folder, context, rows, method.name, method.cost)
+        return ErasureForecast(
+            method.name,
+            method.guarantee,
+            reason,
+            rows.learned,
+            rows.passed,
+            seconds,
+            unknown,
+            _remaining(folder, context, source, method.guarantee),
+        )
+
+
+def _statistics(
+    config: RunConfig, folder: Path, lineage: Lineage, rows: Selection, stack: ExitStack
+) -> StatisticsSelection | None:
+    """Return the stored statistics that a request reaches; None where the run stores none."""
+    if config.forgetting.keep_statistics is None or not (folder / STATISTICS).is_file():
+        return None
+    by: By = "class" if config.forgetting.keep_statistics == "per_class" else "subject"
+    store = StatisticsStore(folder / STATISTICS, by, digest=lineage.digest)
+    stack.callback(store.file.close)
+    return store.select(rows.cohorts(by))
+
+
+def _seconds(
+    folder: Path, context: Context, rows: Selection, method: str, cost: int
+) -> tuple[dict[str, float], str | None]:
+    """Return the expected seconds by what takes them, and what cannot be told."""
+    found = {"logs": _timed(lambda: [list(ids_in(path)) for path in sorted(folder.glob("*.jsonl"))])}
+    if (commit := _newest_commit(folder / "metrics.jsonl")) is not None:
+        found["checkpoint"] = commit
+    if not context.scope.learned:
+        return found, None
+    if cost >= REPAIRS:
+        before = [r for _, r in read_receipts(folder) if r.method == method and r.started is not None]
+        if not before:
+            return found, f"how long {method} takes: this run has no erasure by it yet"
+        found["erasures by it before, median"] = median(r.completed - (r.started or 0.0) for r in before)
+        return found, None
+    if stored_share(context) is None and context.capabilities.statistics is not None:
+        samples = next(rows.chunks(learned=True, size=SAMPLES_TIMED))
+        try:
+            found["samples derived again"] = (
+                _derivation(context, samples) * context.scope.learned / len(samples)
+            )
+        except StreamclError as error:
+            return found, f"how long the samples take: {error}"
+    return found, None
+
+
+def _derivation(context: Context, rows: Sequence[LineageRow]) -> float:
+    """Return the seconds in which samples are retrieved, and their share is derived."""
+    statistics = context.capabilities.statistics
+    assert statistics is not None
+    derive = statistics.of if statistics.by_rows is None else statistics.by_rows.rows_of
+    return _timed(lambda: derive(context.samples(rows)))
+
+
+def _newest_commit(log: Path) -> float | None:
+    """Return the seconds that the newest checkpoint in a log of metrics took; None where it names none."""
+    if not log.is_file():
+        return None
+    with log.open("rb") as lines:
+        lines.seek(max(0, log.stat().st_size - LOG_END))
+        found = [json_object(line) or {} for line in lines]
+    return next(
+        (float(each["seconds"]) for each in reversed(found) if each.get("kind") == "checkpoint"), None
+    )
+
+
+def _remaining(
+    folder: Path, context: Context, source: Source, guarantee: Guarantee
+) -> tuple[DataLocation, ...]:
+    on_disk = receipts.on_disk(False, None, 0, (), rows=context.scope.passed, held=held_at(source))
+    places = (*receipts.in_learner(context.learner.state_dict(), ()), *on_disk, *uncovered_locations(folder))
+    left = tuple(each for each in places if each.status in {"remains", "not reachable"})
+    return (DataLocation("model", "remains", IN_THE_MODEL[guarantee]), *left)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
