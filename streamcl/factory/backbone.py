@@ -16,6 +16,7 @@ from streamcl.nn.build import build_backbone, compile_blocks
 from streamcl.nn.device import Compute, resolve_compute
 from streamcl.nn.process_settings import configure_process
 from streamcl.nn.weights.load import convert_onnx
+from streamcl.nn.weights.mapped import map_weights
 from streams.download import fetch
 from streams.download.pip_assets import cache_dir
 
@@ -61,6 +62,17 @@ def build_vit(config: RunConfig, compute: Compute) -> Backbone:
         logger.info("compiling the blocks of %s", options.name)
         compile_blocks(backbone, compute)
     return backbone
+
+
+def mapped_vit(folder: Path) -> BackboneFactory:
+    """Return a `build_vit` whose weights are shared in memory with other processes, by a file in `folder`."""
+
+    def make(config: RunConfig, compute: Compute) -> Backbone:
+        backbone = build_vit(config, compute)
+        map_weights(backbone, folder)
+        return backbone
+
+    return make
 
 
 class SharedBackbones:

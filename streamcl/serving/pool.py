@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar, TypeVarTuple, Unpack
 
 from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor, WaitingImage
@@ -52,6 +53,7 @@ class PredictorPool:
         self.restarts = 0
         self.model: SnapshotInfo | None = None
         self._folder, self._batcher = folder, batcher
+        self._weights = TemporaryDirectory(prefix="streamcl-")  # of the file that predictors share
         self._threads = ThreadPoolExecutor(options.count, thread_name_prefix="predictor")
         self._slots: list[asyncio.Task[None]] = []
 
@@ -65,10 +67,11 @@ class PredictorPool:
             slot.cancel()
         await asyncio.gather(*self._slots, return_exceptions=True)
         self._threads.shutdown(wait=False)
+        self._weights.cleanup()
 
     async def _keep_alive(self) -> None:
         while True:
-            predictor = _PredictorProcess(self._folder, self.options)
+            predictor = _PredictorProcess(self._folder, self.options, Path(self._weights.name))
             try:
                 await self._use(predictor)
             except (EOFError, OSError, TimeoutError) as error:
@@ -131,13 +134,16 @@ class PredictorPool:
 class _PredictorProcess:
     """One process and this end of its connection."""
 
-    def __init__(self, folder: Path, options: PredictorOptions) -> None:
+    def __init__(self, folder: Path, options: PredictorOptions, weights: Path) -> None:
         from streamcl.serving.processes import run_predictor
 
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process: BaseProcess = context.Process(
-            target=run_predictor, args=(other, folder, options.threads), name="predictor", daemon=True
+            target=run_predictor,
+            args=(other, folder, options.threads, weights),
+            name="predictor",
+            daemon=True,
         )
         self._process.start()
         other.close()

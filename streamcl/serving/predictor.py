@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ import numpy as np
 
 from streamcl.errors import BadRecord, StreamclError
 from streamcl.events import Prediction, Sample
-from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
+from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit, mapped_vit
 from streamcl.factory.parts import build_learner
 from streamcl.factory.request_image import request_sample
 from streamcl.protocols import Learner
@@ -132,13 +133,15 @@ class Predictor:
         return _Served(path, found.info, learner)
 
 
-def predictor_process(connection: Connection, folder: Path, threads: int) -> None:
+def predictor_process(connection: Connection, folder: Path, threads: int, weights: Path) -> None:
     """Answer what comes through the connection until its other end is closed: the body of a process.
 
     First a SnapshotInfo is sent: a model is loaded, and it has predicted an image. Then each (images, top_k)
     is answered by a PredictorReply, or by a string that says why it cannot be.
+
+    weights: the folder of the file by which predictors share them; it goes with the web process.
     """
-    predictor = Predictor(folder, threads=threads)
+    predictor = Predictor(folder, threads=threads, vit=mapped_vit(weights))
     try:
         predictor.refresh()
         connection.send(predictor.model)
@@ -148,8 +151,8 @@ def predictor_process(connection: Connection, folder: Path, threads: int) -> Non
                 continue
             images, top_k = connection.recv()
             connection.send(_reply(predictor, images, top_k))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        return
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):  # the web process has died
+        shutil.rmtree(weights, ignore_errors=True)
     finally:
         predictor.close()
 

@@ -26,13 +26,16 @@ REQUEST_POLL_SECONDS = 0.2
 """How often a learner whose stream has ended looks for requests to forget."""
 
 
-def run_predictor(connection: Connection, folder: Path, threads: int) -> None:
-    """Predict what comes through the connection, until its other end is closed."""
+def run_predictor(connection: Connection, folder: Path, threads: int, weights: Path) -> None:
+    """Predict what comes through the connection, until its other end is closed.
+
+    weights: the folder of the file by which predictors share them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the web process ends this one
     os.environ["OMP_NUM_THREADS"] = str(threads)
     from streamcl.serving.predictor import predictor_process
 
-    predictor_process(connection, folder, threads)
+    predictor_process(connection, folder, threads, weights)
 
 
 def learn_and_publish(config: RunConfig, published: Event, *, every_seconds: float, follow: bool) -> None:

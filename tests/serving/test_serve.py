@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -238,12 +239,20 @@ def test_a_learner_that_dies_leaves_serving_up_and_is_said(tmp_path):
 def test_a_killed_web_process_leaves_no_process_behind_and_the_run_goes_on(tmp_path):
     with serving(tmp_path) as server:
         below = [server.learner, *server.predictors]
+        weights = weights_of(server.predictors[0])
+        assert weights.exists()
         server.process.kill()
         server.process.wait()
         wait_for(lambda: not any(alive(each) for each in below))
+    assert not weights.exists()
     with serving(tmp_path) as again:
         wait_for(lambda: again.client.status().learning == "finished")
         assert again.client.status().newest.offset == 160
+
+
+def weights_of(predictor):
+    """The folder of the weights that a predictor has mapped."""
+    return Path(re.search(r"/\S+(?=/\w+\.safetensors)", Path(f"/proc/{predictor}/maps").read_text())[0])
 
 
 def alive(pid):
