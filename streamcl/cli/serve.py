@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +86,11 @@ if TYPE_CHECKING:
     help="Its key, PEM, without a password.",
 )
 @click.option(
+    "--label-studio",
+    metavar="URL",
+    help="Label Studio, whose images are fetched with the key in LABEL_STUDIO_API_KEY.",
+)
+@click.option(
     "--rate",
     type=click.FloatRange(0.01, 1e6),
     help="Requests a second of one token, or of one address without. [default: 100 where tokens are needed]",
@@ -108,6 +114,7 @@ def serve(
     proxies: tuple[str, ...],
     tls_cert: Path | None,
     tls_key: Path | None,
+    label_studio: str | None,
     rate: float | None,
     follow: bool,
 ) -> int:
@@ -129,6 +136,7 @@ def serve(
     try:
         from streamcl.serving.access_control import AccessOptions
         from streamcl.serving.http_server import NetworkOptions
+        from streamcl.serving.label_studio import server_from
         from streamcl.serving.pool import PredictorOptions
         from streamcl.serving.server import ServerOptions, serve_run
         from streamcl.serving.service import ServedRun
@@ -149,6 +157,7 @@ def serve(
             public_names=public_names,
             rate=rate,
         ),
+        label_studio=server_from(label_studio, os.environ),
         network=NetworkOptions(tls_cert=tls_cert, tls_key=tls_key, proxies=proxies),
     )
     learn = functools.partial(learner_main, settings, publish_every, follow)

@@ -30,6 +30,8 @@ from streamcl.serving.access_log import AccessLog
 from streamcl.serving.batching import NoPredictor, QueueFull
 from streamcl.serving.bodies import checked, images_of, json_of, pushed_records_of, top_k_of
 from streamcl.serving.inference_routes import InferenceRoutes
+from streamcl.serving.label_studio import LabelStudioServer
+from streamcl.serving.label_studio_routes import LabelStudioRoutes
 from streamcl.serving.limits import BodyLimits, KnownHosts
 from streamcl.serving.metrics import ServerMetrics
 from streamcl.serving.openapi import openapi_document
@@ -48,6 +50,7 @@ def build_app(
     service: ServingService,
     access: AccessOptions,
     *,
+    label_studio: LabelStudioServer | None = None,
     most_body_bytes: int = MAX_BODY_BYTES,
     body_seconds: float = BODY_SECONDS,
 ) -> Starlette:
@@ -56,11 +59,16 @@ def build_app(
     Args:
         service: predicts, and knows the run.
         access: who may use it.
+        label_studio: from where images of tasks are fetched; by default from nowhere.
         most_body_bytes: the largest body accepted.
         body_seconds: the longest time in which a body may come.
     """
     routes = _Routes(service, ServerMetrics())
-    inference = InferenceRoutes(service, routes.server_metrics)
+    groups = (
+        routes,
+        InferenceRoutes(service, routes.server_metrics),
+        LabelStudioRoutes(service, routes.server_metrics, label_studio),
+    )
     log = None if access.log is None else AccessLog(access.log)
 
     @asynccontextmanager
@@ -74,10 +82,7 @@ def build_app(
                 log.flush()
 
     return Starlette(
-        routes=[
-            Route(each.path, _endpoint(each.name, routes, inference), methods=[each.method])
-            for each in ROUTES
-        ],
+        routes=[Route(each.path, _endpoint(each.name, *groups), methods=[each.method]) for each in ROUTES],
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(Measured, metrics=routes.server_metrics),

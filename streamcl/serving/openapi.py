@@ -14,6 +14,7 @@ from streamcl.serving.inference_openapi import (
     inference_paths,
     inference_problems,
 )
+from streamcl.serving.label_studio_openapi import BACKEND_REQUESTS, BACKEND_RESPONSES, backend_paths
 from streamcl.serving.problems import PROBLEM
 from streamcl.serving.route_table import ROUTES, RouteRule
 from streamcl.serving.schemas import (
@@ -35,9 +36,9 @@ from streamcl.serving.schemas import (
 
 RESPONSES = (
     *(PredictResponse, StatusResponse, Ready, Readiness, RequestEntry, RequestList),
-    *(RecordsAccepted, LabelsAccepted, ErrorDocument, *INFERENCE_RESPONSES),
+    *(RecordsAccepted, LabelsAccepted, ErrorDocument, *INFERENCE_RESPONSES, *BACKEND_RESPONSES),
 )
-REQUESTS = (ForgetRequest, LabelsRequest, RecordFields, *INFERENCE_REQUESTS)
+REQUESTS = (ForgetRequest, LabelsRequest, RecordFields, *INFERENCE_REQUESTS, *BACKEND_REQUESTS)
 DESCRIPTION = "Predictions by the model that a run has learned so far, and requests to forget."
 _IMAGE = {"type": "string", "format": "binary"}
 _IMAGES: dict[str, Any] = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": MAX_REQUEST_IMAGES}
@@ -63,9 +64,14 @@ def openapi_document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "streamcl serve", "version": __version__, "description": DESCRIPTION},
-        "paths": _with_access({**_paths(), **inference_paths()}),
+        "paths": _with_access(_all_paths()),
         "components": {"schemas": schemas["$defs"], "securitySchemes": {"token": _TOKEN}},
     }
+
+
+def _all_paths() -> dict[str, Any]:
+    backend = backend_paths(_problems(400, 408, 409, 413, 415, 422, 503))
+    return {**_paths(), **inference_paths(), **backend}
 
 
 _TOKEN = {

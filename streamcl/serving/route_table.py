@@ -48,6 +48,10 @@ ROUTES = (
     RouteRule("GET", "/v2/models/{name}/versions/{version}", "v2_version", READERS),
     RouteRule("GET", "/v2/models/{name}/versions/{version}/ready", "v2_version_ready", READERS),
     RouteRule("POST", "/v2/models/{name}/versions/{version}/infer", "v2_version_infer", READERS),
+    RouteRule("GET", "/health", "backend_health", ANYONE),
+    RouteRule("POST", "/setup", "backend_setup", TEACHERS),
+    RouteRule("POST", "/predict", "backend_predict", TEACHERS),
+    RouteRule("POST", "/webhook", "backend_webhook", TEACHERS),
     RouteRule("GET", "/metrics", "metrics", READERS),
     RouteRule("GET", "/openapi.json", "openapi", READERS),
 )

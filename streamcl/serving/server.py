@@ -19,6 +19,7 @@ from streamcl.serving.access_log import ACCESS_LOG
 from streamcl.serving.app import build_app
 from streamcl.serving.batching import Batcher
 from streamcl.serving.http_server import STOPPED_BY_SIGNAL, NetworkOptions, bind_socket, run_until_stopped
+from streamcl.serving.label_studio import LabelStudioServer
 from streamcl.serving.limits import TOKEN_HINT, is_local, refuse_open_network
 from streamcl.serving.pool import PredictorOptions, PredictorPool
 from streamcl.serving.service import ServedRun, ServingService
@@ -44,6 +45,7 @@ class ServerOptions:
     predictors: PredictorOptions = field(default_factory=PredictorOptions)
     access: AccessOptions = field(default_factory=AccessOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
+    label_studio: LabelStudioServer | None = None
 
 
 def serve_run(
@@ -109,7 +111,9 @@ def effective_access(run: ServedRun, options: ServerOptions) -> AccessOptions:
 def _app(run: ServedRun, learner: BaseProcess, options: ServerOptions, access: AccessOptions) -> Starlette:
     batcher = Batcher(max_batch=options.max_batch, max_delay=options.max_delay, capacity=options.queue)
     pool = PredictorPool(run.folder, batcher, options.predictors)
-    return build_app(ServingService(run, batcher, pool, learner.is_alive), access)
+    return build_app(
+        ServingService(run, batcher, pool, learner.is_alive), access, label_studio=options.label_studio
+    )
 
 
 def _end(learner: BaseProcess, grace: float) -> None:

@@ -40,6 +40,10 @@ MAY = {
     ("GET", "/v2/models/{name}/versions/{version}"): ALL,
     ("GET", "/v2/models/{name}/versions/{version}/ready"): ALL,
     ("POST", "/v2/models/{name}/versions/{version}/infer"): ALL,
+    ("GET", "/health"): ANYONE,
+    ("POST", "/setup"): TEACHER,
+    ("POST", "/predict"): TEACHER,
+    ("POST", "/webhook"): TEACHER,
     ("GET", "/metrics"): ALL,
     ("GET", "/openapi.json"): ALL,
 }
