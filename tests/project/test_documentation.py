@@ -190,7 +190,7 @@ def test_commands_and_targets_exist(page: Path) -> None:
 def test_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     folders = "streamcl|streams|tests|benchmarks|configs|docs"
-    named = re.findall(rf"(?:{folders})/[\w./-]*\w\.(?:py|yaml|md|json)\b|\w+/test_\w+\.py", text)
+    named = re.findall(rf"(?<![\w/])(?:{folders})/[\w./-]*\w\.(?:py|yaml|md|json)\b|\w+/test_\w+\.py", text)
     assert [
         name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "tests"))
     ] == []
