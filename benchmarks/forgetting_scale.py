@@ -10,6 +10,7 @@ gives again. At some lengths of the chain two requests are carried out alone; in
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ from streamcl.shift.detector import SilentDetector
 from streamcl.sinks.jsonl import JsonlSink
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.key_folder import KeyFolder
+from streamcl.storage.manifest_mac import ManifestMac
+from streamcl.storage.private_files import KEYS_VARIABLE
 
 WIDTH, CLASSES = 16, 10
 BATCH = 1000
@@ -243,7 +246,7 @@ def open_run(folder: Path, keys: KeyFolder, records: int, stack: ExitStack) -> O
     ledger = stack.enter_context(Ledger(folder / LEDGER))
     lineage = stack.enter_context(closing(Lineage(folder / LINEAGE)))
     sink = stack.enter_context(closing(JsonlSink(folder)))
-    store, scores = Checkpoints(folder / "checkpoints", fingerprint={}), Prequential()
+    store, scores = Checkpoints(folder / "checkpoints", fingerprint={}, mac=ManifestMac()), Prequential()
     history = HoldoutHistory()
     resources = RunResources(
         folder,
@@ -277,6 +280,7 @@ class Measurement:
 
     def __init__(self, folder: Path, records: int) -> None:
         self.folder, self.records, self.carried_out = folder / "run", records, 0
+        os.environ[KEYS_VARIABLE] = str(folder / "keys")  # no secret of the user's is used
         self.keys = KeyFolder(folder / "keys")
         self.keys.create()
 
