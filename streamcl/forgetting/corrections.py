@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.feature_binding import RowComparison
@@ -14,7 +13,6 @@ from streamcl.forgetting.methods.protocol import Context, RequestScope, drop_emp
 from streamcl.forgetting.retrieval import Retrieval
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.selection import Selection
-from streamcl.forgetting.statistics.store import StatisticsSelection
 
 
 class SampleCorrections:
@@ -51,17 +49,25 @@ class SampleCorrections:
             selection.close()
 
     def _take_out(self, request: ForgetRequest, selection: Selection) -> list[tuple[int, Sample]]:
-        learner, store = self._run.learner, self._run.statistics
+        learner = self._run.learner
         rows = [row for chunk in selection.chunks(learned=True) for row in chunk]
-        retrieval = Retrieval(request, self._run.source, self._lineage.content)
+        retrieval, found = Retrieval(request, self._run.source, self._lineage.content), dict[int, Sample]()
         scope = RequestScope(
             request, learned=len(rows), passed=len(rows), forgotten_before=False, chunks=lambda: iter([rows])
         )
-        stored = None if store is None else store.select(selection.cohorts(store.by))
-        context = Context(learner, scope, retrieval.samples, retrieval.unavailable, stored, drift=self._drift)
+        stored = self._run.select_statistics(selection)
+        context = Context(
+            learner,
+            scope,
+            lambda chunk: [found[row.offset] for row in chunk],
+            retrieval.unavailable,
+            stored,
+            drift=self._drift,
+        )
         if reason := self._method.unsupported_reason(request, context) or retrieval.unavailable:
             raise ForgettingError(reason)
-        samples, before = retrieval.samples(rows), learner.state_dict()
+        found.update(zip((row.offset for row in rows), retrieval.samples(rows), strict=True))
+        before = learner.state_dict()
         try:
             self._method.erase(request, context)
             drop_emptied(learner, selection.emptied.unlearned)
@@ -70,12 +76,5 @@ class SampleCorrections:
             if stored is not None:
                 stored.rollback()
             raise error if isinstance(error, ForgettingError) else ForgettingError(str(error)) from error
-        _finish(stored, self._run.learner)
-        return [(row.offset, sample) for row, sample in zip(rows, samples, strict=True)]
-
-
-def _finish(stored: StatisticsSelection | None, learner: object) -> None:
-    statistics = capabilities_of(learner).statistics
-    by_rows = None if statistics is None else statistics.by_rows
-    if stored is not None:
-        stored.finish(0 if by_rows is None else len(by_rows.widths))
+        self._run.finish_statistics(stored)
+        return list(found.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.disk_erasure import DiskErasure, erase_on_disk
@@ -87,9 +86,7 @@ class Eraser:
         """
         run, request, started = self._run, plan.request, self._clock()
         learner, before = run.learner, run.learner.state_dict()
-        stored = (
-            None if run.statistics is None else run.statistics.select(plan.rows.cohorts(run.statistics.by))
-        )
+        stored = run.select_statistics(plan.rows)
         context = self._context(plan, stored)
         number = attempts(run.folder, request.id) + 1
         ended = partial(ErasureOutcome, offset=offset, started=started, attempt=number)
@@ -111,10 +108,7 @@ class Eraser:
         waiting = self._erase_figures(plan)
         if run.relapse is not None and request.on_return == "drop":
             run.relapse.record(request, result.method, result.guarantee, learner)
-        if stored is not None:
-            statistics = capabilities_of(learner).statistics
-            by_rows = None if statistics is None else statistics.by_rows
-            stored.finish(0 if by_rows is None else len(by_rows.widths))
+        run.finish_statistics(stored)
         utility = None if baseline is None else baseline.after(learner)
         cohorts = () if stored is None else tuple(stored.complete_cohorts)
         return ended(

@@ -15,6 +15,7 @@ SAMPLE_COLUMNS = """id TEXT NOT NULL,
     content BLOB NOT NULL,
     features BLOB"""
 """Of a row of the lineage after its offset; a replaced row is copied with all of them."""
+COLUMN_NAMES = ", ".join(each.split()[0] for each in SAMPLE_COLUMNS.split(","))
 RELABELLED = f"""CREATE TABLE relabelled (
     number INTEGER PRIMARY KEY,
     offset INTEGER NOT NULL,
@@ -42,9 +43,12 @@ class RelabelledRows:
 
     def go_back(self, run: Execute, number: int) -> None:
         """Restore every row that was replaced after the first `number`."""
-        found = run("SELECT * FROM relabelled WHERE number > ? ORDER BY number DESC", (number,)).fetchall()
-        for _, *row in found:
-            run("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        run(  # of a row that was replaced twice, the first replacement counts
+            f"INSERT OR REPLACE INTO samples (offset, {COLUMN_NAMES}) "
+            f"SELECT offset, {COLUMN_NAMES} FROM relabelled "
+            "WHERE number IN (SELECT MIN(number) FROM relabelled WHERE number > ? GROUP BY offset)",
+            (number,),
+        )
         run("DELETE FROM relabelled WHERE number > ?", (number,))
         self.number = number
         self._committed.clear()

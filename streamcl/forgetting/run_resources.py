@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from streamcl.capabilities.declaration import capabilities_of
 from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.receipts.archive import SigningKeySource, no_signing_key
-from streamcl.forgetting.statistics.store import StatisticsStore
+from streamcl.forgetting.selection import Selection
+from streamcl.forgetting.statistics.store import StatisticsSelection, StatisticsStore
 from streamcl.forgetting.waiting_store import WaitingStore
 from streamcl.protocols import Learner, Source
 from streamcl.sinks.redaction import RedactableSink
@@ -72,3 +74,15 @@ class RunResources:
     fingerprint: str = ""
     signing_key: SigningKeySource = no_signing_key
     disk: Disk = field(default_factory=lambda: files.DISK)
+
+    def select_statistics(self, rows: Selection) -> StatisticsSelection | None:
+        """Return the stored statistics that rows of the lineage reach; None where the run stores none."""
+        return None if self.statistics is None else self.statistics.select(rows.cohorts(self.statistics.by))
+
+    def finish_statistics(self, stored: StatisticsSelection | None) -> None:
+        """End an erasure from stored statistics, for the heads that the learner has now."""
+        if stored is None:
+            return
+        statistics = capabilities_of(self.learner).statistics
+        by_rows = None if statistics is None else statistics.by_rows
+        stored.finish(0 if by_rows is None else len(by_rows.widths))

@@ -148,8 +148,8 @@ def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:
         begins = _first_change(log, target)
         if begins is None:
             return 0
-        changed, temporary = 0, files.temporary_path(path)
-        with disk.create(temporary) as handle:
+        changed = 0
+        with files.replace_content(path, disk=disk) as handle:
             log.seek(0)
             while rest := begins - log.tell():
                 files.write_all(handle, log.read(min(rest, REWRITTEN)), disk=disk)
@@ -161,9 +161,6 @@ def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:
                     files.write_all(handle, bytes(waiting), disk=disk)
                     waiting = bytearray()
             files.write_all(handle, bytes(waiting), disk=disk)
-            disk.fsync(handle)
-    disk.replace(temporary, path)
-    disk.fsync_folder(path.parent)
     return changed
 
 

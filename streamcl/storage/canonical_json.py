@@ -1,4 +1,7 @@
-"""The one canonical form of JSON: sorted keys, no spaces, ASCII; equal values give equal bytes and hashes."""
+"""A canonical form of JSON: sorted keys, no spaces, ASCII; equal values give equal bytes and hashes.
+
+Manifests, requests and fingerprints have it. What strangers verify is in that of RFC 8785 (see `hash_chain`).
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 import rfc8785
 
 from streamcl.errors import ForgettingError
+from streamcl.storage import files
 from streamcl.storage.signing import PublicKey, PublicKeys, SigningKey
 
 SUFFIX = ".dsse"
@@ -68,7 +69,7 @@ def pre_authentication(payload_type: str, payload: bytes) -> bytes:
 def read_envelope(path: Path) -> Envelope:
     """Return the envelope in a file, not verified. Raise ForgettingError where its form is any other."""
     try:
-        data = path.read_bytes() if path.stat().st_size <= ENVELOPE_SIZE_LIMIT else b""
+        data = files.read_limited(path, ENVELOPE_SIZE_LIMIT)
         envelope = _parsed(json.loads(data))
         whole = envelope.to_bytes() == data
     except OSError as error:

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from streamcl.errors import ConfigError
@@ -84,14 +84,31 @@ def atomic_write(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
     Raise OSError. An error before the rename leaves the old content. An error of the last step, the sync of
     the folder, leaves the new one, which may not survive a power loss.
     """
+    with replace_content(path, disk=disk) as handle:
+        write_all(handle, data, disk=disk)
+
+
+@contextlib.contextmanager
+def replace_content(path: Path, *, disk: Disk = DISK) -> Iterator[io.FileIO]:
+    """Yield a new file that takes the place of `path` when the block has ended, synced like `atomic_write`.
+
+    Where the block raises OSError, or the process dies in it, `path` is as it was.
+    """
     temporary = temporary_path(path)
     try:
-        write_new(temporary, data, disk=disk)
+        with disk.create(temporary) as handle:
+            yield handle
+            disk.fsync(handle)
         disk.replace(temporary, path)
     except OSError:
         discard(temporary, disk=disk)
         raise
     disk.fsync_folder(path.parent)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return the content of a file; nothing of one that has more than `limit` bytes. Raise OSError."""
+    return path.read_bytes() if path.stat().st_size <= limit else b""
 
 
 def write_new(path: Path, data: bytes, *, disk: Disk = DISK) -> None:

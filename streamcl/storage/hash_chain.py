@@ -64,7 +64,7 @@ class NewLink:
 def read_link(path: Path, noun: str) -> Link:
     """Return the link in a file. Raise ForgettingError, which names the fault, where it is not as written."""
     try:
-        data = path.read_bytes() if path.stat().st_size <= LINK_SIZE_LIMIT else b""
+        data = files.read_limited(path, LINK_SIZE_LIMIT)
     except OSError as error:
         raise ForgettingError(f"{path} cannot be read: {error.strerror}") from error
     return Link(path, parse_link(data, path, noun), hashlib.sha256(data).hexdigest())

@@ -74,7 +74,7 @@ def read_private(path: Path) -> bytes | None:
             if each.stat().st_mode & OTHERS:
                 hint = f"chmod go= {each}; where others have read it, its keys are no secrets any more"
                 raise ConfigError(f"{each} can be read or changed by others", hint=hint)
-        return path.read_bytes() if path.stat().st_size <= PRIVATE_SIZE_LIMIT else b""
+        return files.read_limited(path, PRIVATE_SIZE_LIMIT)
     except FileNotFoundError:
         return None
     except OSError as error:

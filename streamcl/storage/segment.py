@@ -171,21 +171,18 @@ def last_group(path: Path) -> LogFrame:
 
 def rewrite(segment: Segment, heads: Mapping[int, bytes], disk: files.Disk) -> None:
     """Replace the file by one in which the records with these numbers have these heads, and no bodies."""
-    temporary = files.temporary_path(segment.path)
+    size = 0
     try:
-        size = 0
-        with disk.create(temporary) as new:
+        with files.replace_content(segment.path, disk=disk) as new:
             for file, frame in frames(segment.path, 0, segment.size):
                 data = _copied(file, frame, None if frame.is_note else heads.get(frame.sequence))
                 files.write_all(new, data, disk=disk)
                 size += len(data)
-            disk.fsync(new)
-        disk.replace(temporary, segment.path)
-        segment.size = size
     except OSError:
-        files.discard(temporary, disk=disk)
+        if segment.path.stat().st_size == size:  # only the sync of the folder has failed
+            segment.size = size
         raise
-    disk.fsync_folder(segment.path.parent)
+    segment.size = size
 
 
 def records(segment: Segment, wanted: Callable[[LogFrame], bool]) -> list[LogFrame]:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from streamcl.errors import ForgettingError
+from streamcl.storage import files
 
 PUBLIC_SIZE_LIMIT = 1 << 20  # bytes; a key has some 200
 
@@ -83,7 +84,7 @@ class PublicKeys(dict[str, PublicKey]):
     def read(cls, path: Path) -> PublicKeys:
         """Return the keys in a file. Raise ForgettingError where it is no JSON Web Key Set of Ed25519."""
         try:
-            data = path.read_bytes() if path.stat().st_size <= PUBLIC_SIZE_LIMIT else b""
+            data = files.read_limited(path, PUBLIC_SIZE_LIMIT)
             return cls.of(PublicKey.from_json(each) for each in json.loads(data)["keys"])
         except OSError as error:
             raise ForgettingError(f"{path} cannot be read: {error.strerror}") from error

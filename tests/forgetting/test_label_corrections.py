@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from forgetting_fakes import Opened
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from late_label_stream import CLASSES, Pictures, truth
@@ -16,6 +17,7 @@ from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.heads.ncm import ClassSums
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
+from streamcl.testing import ScriptedSource, record_id
 from streams.user.source import IterableSource
 
 STREAM = "late_label_stream:Pictures"
@@ -210,3 +212,25 @@ def test_a_forgotten_class_is_named_by_no_waiting_prediction(tmp_path):
     assert "ant" in before
     assert "ant" not in after
     assert "ant" not in run.learner.classes
+
+
+class CountingSource(ScriptedSource):
+    """Notes which records are fetched."""
+
+    def __init__(self, *values, **options):
+        super().__init__(*values, **options)
+        self.fetched = []
+
+    def fetch(self, ids):
+        self.fetched += ids
+        return super().fetch(ids)
+
+
+def test_a_correction_fetches_each_sample_once(tmp_path):
+    source = CountingSource([4] * 3)
+    with Opened(tmp_path, source) as run:
+        run.run()
+        taken = run.forgetting.corrections.take_out([record_id(5), record_id(2)])
+        assert [(offset, sample.id) for offset, sample in taken] == [(2, record_id(2)), (5, record_id(5))]
+        assert sorted(source.fetched) == [record_id(2), record_id(5)]
+        assert not {record_id(2), record_id(5)} & set(run.learner.consumed)

@@ -66,7 +66,7 @@ def verify_stamp(receipt: Path, roots: Path) -> str:
         raise ForgettingError(f"{receipt.name} has no time stamp: {path.name} is missing")
     verifier = library.VerifierBuilder(roots=certificates).build()
     try:
-        answer = path.read_bytes() if path.stat().st_size <= STAMP_SIZE_LIMIT else b""
+        answer = files.read_limited(path, STAMP_SIZE_LIMIT)
         response = library.decode_timestamp_response(answer)
         verifier.verify_message(response, signed)
     except (library.VerificationError, ValueError) as error:
