@@ -148,7 +148,15 @@ class ForgettingService:
             ids, labels = names_dropped(batch, filtered)
             self._returned |= ids
             self._returned_labels |= labels
+            self._drop_waiting({label.id for label in labels})
         return filtered
+
+    def _drop_waiting(self, ids: set[str]) -> None:
+        """Drop the pixels of samples of which a label now says that they are of a forgotten class."""
+        if self._run.waiting is not None:
+            self._run.waiting.purge(ids)
+        if self._run.thumbnails is not None and ids:
+            self._run.thumbnails.purge(ids)
 
     def after_batch(self, record: BatchRecord, contents: Sequence[bytes] | None = None) -> None:
         """Record the samples of a batch in the lineage, and which of them were learned.

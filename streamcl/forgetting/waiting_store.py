@@ -27,4 +27,7 @@ def purge_waiting(store: WaitingStore | None, target: RedactionTarget) -> tuple[
     for label in target.labels:
         store.forget_class(label)
     status: LocationStatus = "erased" if purged else "not affected"
-    return (DataLocation("samples that wait for labels", status, f"{purged} samples were among them"),)
+    why = f"{purged} samples were among them"
+    if target.labels:
+        why += "; one that a label to come names as of this class leaves then, and its id stays in the logs"
+    return (DataLocation("samples that wait for labels", status, why),)

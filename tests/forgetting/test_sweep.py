@@ -17,6 +17,7 @@ from canary_stream import (
     CANARY_CLASS,
     CANARY_DOMAIN,
     CANARY_SUBJECT,
+    DELAY,
     all_names,
     canary_ids,
     traces,
@@ -65,14 +66,23 @@ class Case:
     moment: str
     own_class: bool = True
     statistics: str | None = None
+    source: str = "read again"  # or "late labels", or "spool": read once, and kept on disk
 
     def __str__(self) -> str:
         more = [] if self.own_class else ["shared"]
-        return "-".join([self.learner, self.kind, self.moment, *more, *filter(None, [self.statistics])])
+        source = [] if self.source == "read again" else [self.source]
+        return "-".join(
+            [self.learner, self.kind, self.moment, *more, *filter(None, [self.statistics]), *source]
+        )
 
     @property
     def names(self) -> list[str]:
-        """The names that must be gone: a class that others bear is none of them."""
+        """The names that must be gone: a class that others bear is none of them.
+
+        While labels come later, a class is all that a request for it can know.
+        """
+        if self.kind == "class" and self.source == "late labels":
+            return [CANARY_CLASS]
         return [name for name in all_names(COUNT) if self.own_class or name != CANARY_CLASS]
 
 
@@ -80,14 +90,22 @@ def options(folder: Path, case: Case):
     """A run of the canary's stream. A domain and all users come no more after their request; others do."""
     at = MOMENTS[case.moment]
     until = {"until": at + 1} if case.kind in {"domain", "users"} else {}
+    if case.kind == "class" and case.source == "late labels":
+        until = {"until": COUNT - DELAY}  # all labels come before the end
     privacy = {"privacy": "user"} if case.learner == "mixed_privacy" else {}
     held_out = {"held_out": case.moment != "before"}  # what no stream has brought, no request can name
     args = {"count": COUNT, "own_class": case.own_class, **held_out, **until, **privacy}
     kept = {"forgetting": {"keep_statistics": case.statistics}} if case.statistics else {}
+    source: dict[str, object] = {"class": "canary_stream:stream", "args": args}
+    if case.source == "spool":
+        source = {"class": "canary_stream:once", "args": args, "spool": {}}
+    if case.source == "late labels":
+        source = {"class": "canary_stream:late", "args": args, "deterministic": True}
+        kept |= {"labels": {"max_waiting": 4000}}
     return configuration(
         folder,
         learner=LEARNERS[case.learner],
-        source={"class": "canary_stream:stream", "args": args},
+        source=source,
         max_samples=COUNT,
         batch=8,
         checkpoint={"every_samples": 32},
@@ -164,6 +182,8 @@ SHORT = [
     Case("cohort_adapters", "domain", "after"),
     Case("online_lora", "class", "fresh"),
     Case("er", "subject", "after", own_class=False),
+    Case("ridge", "class", "after", source="late labels"),
+    Case("ridge", "subject", "after", source="spool"),
 ]
 
 
@@ -198,7 +218,14 @@ def product() -> list[Case]:
         for statistics, kind in (("per_class", "class"), ("per_subject", "subject"))
         for moment in ("during", "after", "finished")
     ]
-    return [*cases, *shared, *kept]
+    others = [
+        Case(learner, kind, moment, source=source)
+        for learner in ("ridge", "ridge_lora", "online_lora")
+        for source in ("late labels", "spool")
+        for kind in ("class", "subject", "domain", "ids")
+        for moment in ("during", "after", "end", "finished")
+    ]
+    return [*cases, *shared, *kept, *others]
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from streamcl.requests.label import Label
+
 CLASSES = ("ant", "bee", "cow")
 CANARY_CLASS = "kanarie-klasse"
 CANARY_SUBJECT = "kanarie-person"
@@ -121,6 +123,27 @@ class Stream:
 def stream(**options: object) -> Stream:
     """Return the stream, for `source.class`."""
     return Stream(**options)  # type: ignore[arg-type]
+
+
+def once(**options: object) -> Iterator[dict[str, object]]:
+    """Yield the stream's records; they cannot be read again."""
+    made = stream(**options)
+    yield from (made[index] for index in range(len(made)))
+
+
+DELAY = 20
+"""Records after which a label comes in `late`."""
+
+
+def late(**options: object) -> Iterator[object]:
+    """Yield the stream's records without their labels, and each label some records later."""
+    made = stream(**options)
+    for index in range(len(made) + DELAY):
+        if index < len(made):
+            yield {**made[index], "label": None}
+        if index >= DELAY:
+            known = made[index - DELAY]
+            yield Label(str(known["id"]), str(known["label"]))
 
 
 class EagerDetector:
