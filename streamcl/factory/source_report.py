@@ -23,6 +23,7 @@ from streamcl.sources.delivery import guarantee_of
 from streamcl.storage.segment import SEGMENT_SUFFIX
 from streams.live.source import LiveSource
 from streams.live.spool_reader import SpoolReader
+from streams.live.with_inbox import own_position
 from streams.offsets import records_of
 from streams.user.conversion import Conversion, Unit
 
@@ -99,7 +100,7 @@ def _next_of(stream: Source, offset: int) -> tuple[str, int | None]:
 def _next_of_reader(config: RunConfig, plain: LiveSource, offset: int, wait: float) -> tuple[str, int | None]:
     """Return the description of the next record that a live reader brings in time, and its lag."""
     reader = plain.reader
-    reader.open(plain.state_dict()["reader"])
+    reader.open(own_position(plain.state_dict()["reader"]))
     try:
         for value in _values(plain, wait):
             conversion = Conversion(

@@ -59,7 +59,7 @@ class PushProducer:
             if not self._records:
                 raise BadRecord("the records of this run come from its source; labels are taken")
             decode(record["image"], writer.form.policy)
-        (entry,) = writer.form.entries_of(record)
+        (entry,) = map(writer.fitting, writer.form.entries_of(record))
         reason = entry.head.get("reason") or entry.head.get("fault")
         if reason is not None:
             raise BadRecord(reason)

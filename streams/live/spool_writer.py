@@ -120,7 +120,7 @@ class SpoolWriter:
         A group must fit into the spool (see `in_groups`); a record that never would is a bad one.
         note: replaces the spool's note in the same step.
         """
-        entries = [self._fitting(entry) for entry in entries]
+        entries = [self.fitting(entry) for entry in entries]
         with self._lock:
             numbers, new = self._numbered(entries)
             group = [entry.numbered(f"{self._name}-{number}") for number, entry in new.items()]
@@ -138,7 +138,7 @@ class SpoolWriter:
         with self._spool.changed:
             self._spool.changed.notify_all()
 
-    def _fitting(self, entry: SpoolEntry) -> SpoolEntry:
+    def fitting(self, entry: SpoolEntry) -> SpoolEntry:
         """Return the entry; a bad one in place of a record for which the empty spool would have no room."""
         most = self._spool.retention.max_bytes
         if len(entry.body) + LARGEST_HEADER <= most or not entry.body:

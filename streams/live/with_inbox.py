@@ -49,10 +49,9 @@ class InboxReader:
 
     def open(self, position: State | None) -> None:
         """Open both."""
-        own, labels = (position or {}).get(OWN, position), (position or {}).get(INBOX)
-        self.reader.open(own)
+        self.reader.open(own_position(position))
         try:
-            self._inbox.open(labels)
+            self._inbox.open((position or {}).get(INBOX))
         except BaseException:
             self.reader.close()
             raise
@@ -101,6 +100,11 @@ class InboxReader:
         """Close both."""
         self._inbox.close()
         self.reader.close()
+
+
+def own_position(position: State | None) -> State | None:
+    """Return the reader's own position, in a position with or without that of an inbox."""
+    return None if position is None else position.get(OWN, position)
 
 
 def _keyed(which: int, arrivals: Sequence[Arrival]) -> list[Arrival]:

@@ -20,8 +20,10 @@ from streamcl.config.load import load_config
 from streamcl.errors import ConfigError, SourceError
 from streamcl.events import Batch
 from streamcl.factory.source import build_source
+from streamcl.factory.spool import INBOX
 from streamcl.registry import SOURCES, import_callable
 from streamcl.sources.delivery import DeliveryGuarantee
+from streamcl.storage.snapshots import Snapshots
 
 RECORDS = 12
 
@@ -137,6 +139,20 @@ def test_a_finite_source_before_and_after_its_run(work):
     assert found["position"].startswith("offset 8 (")
     assert int(found["remaining"].split()[0]) == total - 8
     assert found["next"] != first
+
+
+def test_a_served_run_that_takes_labels_is_looked_at(work):
+    put(work, *range(10))
+    source = {"name": "folder", "args": {"root": "inbox", "interval": 0.05}}
+    config = write_config(work, source, labels={"max_waiting": 10})
+    with open_run(load_config(config, TINY), snapshots=Snapshots(work / "snapshots")) as run:
+        assert len(list(run)) == 8
+        assert (run.folder / INBOX).is_dir()
+    before = everything(work)
+    found = facts(check(config))
+    assert everything(work) == before
+    assert found["position"].startswith("offset 8 (")
+    assert found["next"].startswith("cat/08.png, ")
 
 
 @pytest.mark.parametrize("path", ["spool", "absolute"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import stat
 import threading
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from live_readers import Clock, ScriptedReader, record
 from pictures import encoded_picture
+from PIL import Image
 
 from streamcl.errors import BadRecord, SourceError, SpoolFull
 from streamcl.requests.label import Label
@@ -108,10 +111,19 @@ def test_nobody_listens_before_and_after(tmp_path):
 
 def test_a_full_spool_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("streams.live.push.ROOM_WITHIN", 0.1)
-    with receiving(spool_reader(tmp_path, max_bytes=len(IMAGE) * 3)):
+    with receiving(spool_reader(tmp_path, max_bytes=150_000)):
         with pytest.raises(SpoolFull, match="no room"):
-            push(tmp_path, [{"image": IMAGE}] * 4)
-        assert push(tmp_path, [{"image": IMAGE}]).ids == ("push-0",)
+            push(tmp_path, [{"image": noise(128)}] * 4)
+        with pytest.raises(BadRecord, match="raise max_bytes"):
+            push(tmp_path, [{"image": noise(200)}])
+        assert push(tmp_path, [{"image": noise(128)}]).ids == ("push-0",)
+
+
+def noise(side):
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
