@@ -31,11 +31,11 @@ LORA = {"name": "online_lora", "rank": 2}
 COHORTS = {
     "name": "cohort_adapters",
     "cohort_by": "offset_range",
-    "records_per_cohort": 30,
+    "records_per_cohort": 20,
     "lora": {"warmup_samples": 16},
 }
-END = 84
-COUNT = 120  # pictures; the second half, from offset 60 on, brings two classes of its own
+END = 56
+COUNT = 80  # pictures; the second half, from offset 40 on, brings two classes of its own
 CONFIG = AuditConfig(reruns=8, false_alarm_rate=0.05, permutations=299, max_samples=40)
 
 
@@ -142,15 +142,15 @@ def test_a_run_that_could_not_forget_again_gives_no_model(whole):
 @pytest.fixture(scope="module")
 def dropped(tmp_path_factory):
     """A cohort with an adapter of its own, dropped whole; nobody else has brought its classes."""
-    return finished(tmp_path_factory.mktemp("dropped"), COHORTS, offsets=(60, 90))
+    return finished(tmp_path_factory.mktemp("dropped"), COHORTS, offsets=(40, 60))
 
 
 def test_a_dropped_cohort_passes_beside_runs_that_never_saw_it(dropped):
     with logged() as messages:
         report = audit_module.audit_run(dropped, config=CONFIG)
     assert report.verdict != "fail", text_table(report)
-    assert report.counts["forget"] == END - 60
-    assert report.counts["retain"] == 60
+    assert report.counts["forget"] == END - 40
+    assert report.counts["retain"] == 40
     assert report.models == {"audited": 1, "references": 8, "unforgotten": 8, "forgotten again": 8}
     assert report.unforgotten_detected
     assert report.unforgotten_failing == 1.0, "each that never forgot fails, pushed through the audit alone"
@@ -167,7 +167,7 @@ def test_a_cohort_that_was_never_dropped_fails(dropped, monkeypatch):
     kept = dict(retained_labels(dropped))
     with closing(audit_module.build_source(load_learner(dropped)[1])) as source:
         samples = [sample for batch in source for sample in batch.samples]
-    kept |= {offset: samples[offset].label for offset in range(60, END)}
+    kept |= {offset: samples[offset].label for offset in range(40, END)}
     runs, _ = again(dropped)
     learner = runs.run(kept.get, lambda model: model)
     config = load_learner(dropped)[1]

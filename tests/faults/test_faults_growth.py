@@ -95,7 +95,10 @@ def test_the_summary_tells_the_totals_and_judges_what_it_still_knows(tmp_path):
     assert (summary["consolidated"], len(summary["consolidations"])) == (steps, REMEMBERED)
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    "detector",
+    [each if each == "relative_rise" else pytest.param(each, marks=pytest.mark.slow) for each in DETECTORS],
+)
 def test_no_part_of_the_state_grows_under_odd_records(tmp_path, monkeypatch, detector):
     monkeypatch.setattr(river, "HISTORY_LIMIT", 64)  # losses; else it is long until none is added
     made = build_detector("river" if "name" in DETECTORS[detector] else detector, **DETECTORS[detector])
