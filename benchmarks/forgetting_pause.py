@@ -98,6 +98,7 @@ def _configuration(arguments: argparse.Namespace) -> dict[str, Any]:
         "run_dir": str(arguments.out),
         "source": "demo_digits",
         "scenario": "iid",
+        "batch": 64,
         "max_samples": arguments.samples,
         "backbone": vit,
         "learner": arguments.learner,

@@ -64,10 +64,10 @@ def joint_summary(
         source.close()
     options = NaiveLoRAOptions(rank=joint.rank, learning_rate=joint.learning_rate)
     model = build_model(options, LearnerContext(vit(config, compute), compute, config.seed))
-    train(model, samples, joint.epochs, config.batch.size)
-    refitted = refit(model, samples, joint, config.batch.size)
+    train(model, samples, joint.epochs, config.batch.largest)
+    refitted = refit(model, samples, joint, config.batch.largest)
     examiner = HoldoutEvaluator(
-        source.info.holdout, max_per_part=config.evaluate.max_per_part, batch_size=config.batch.size
+        source.info.holdout, max_per_part=config.evaluate.max_per_part, batch_size=config.batch.largest
     )
     seconds = monotonic() - began
     return {

@@ -57,7 +57,7 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
 
     >>> config = config_from_dict({"source": "demo_digits", "learner": {"name": "ridge"}})
     >>> config.source.name, config.learner.name, config.batch.size
-    ('demo_digits', 'ridge', 64)
+    ('demo_digits', 'ridge', None)
     >>> config_from_dict({"source": "demo_digits", "bacth": 8})
     Traceback (most recent call last):
     streamcl.errors.ConfigError: unknown key 'bacth'; did you mean 'batch'?

@@ -33,7 +33,7 @@ def build_compute(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> Co
     configure_process(threads=config.threads)
     if group.world_size > 1 and config.device.startswith("cuda:"):
         raise config.refuse("device", f"{config.device} is one device for {group.world_size} ranks; use cuda")
-    compute = resolve_compute(config.device, config.precision, config.batch.size)
+    compute = resolve_compute(config.device, config.precision, config.batch.largest)
     if group.world_size == 1 or compute.device.type != "cuda":
         return compute
     own = resolve_compute(f"cuda:{local_rank()}", config.precision)

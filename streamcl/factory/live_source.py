@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from streamcl.config.options.batch import DEFAULT_WAIT
@@ -44,7 +44,7 @@ def live_source_factory(
             reader = with_inbox(reader, record_policy(config), folder)
         return LiveSource(
             reader,
-            cutting=_cutting(config, config.batch.size),
+            cutting=replace(_cutting(config, config.batch.largest), adaptive=config.batch.size is None),
             policy=record_policy(config),
             columns=columns,
             log=log,
@@ -105,7 +105,7 @@ def live_shard(
         logs = ProcessLogs.of_rank(folder, group.rank)
     source = LiveSource(
         undivided.reader.shard(group.rank, group.world_size),
-        cutting=_cutting(config, shard_size(config.batch.size, group)),
+        cutting=_cutting(config, shard_size(config.batch.largest, group)),
         policy=record_policy(config),
         columns=config.source.columns,
         log=None if logs is None else logs.batches,

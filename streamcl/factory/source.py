@@ -85,7 +85,7 @@ def build_source(
         read_ahead = _prefetcher(config, OffsetChecked(live.source), RANK_IDLE)
         return take(plain, LiveSharded(read_ahead, live, plain, group, on_stop), limit, group)
     if (whole := _shardable(config, plain)) is not None:
-        shard = whole.shard(group.rank, group.world_size, shard_size(config.batch.size, group))
+        shard = whole.shard(group.rank, group.world_size, shard_size(config.batch.largest, group))
         return Take(Sharded(_prefetcher(config, OffsetChecked(shard), None), plain, group, on_stop), limit)
     if isinstance(plain, Sliceable):  # otherwise each rank decodes everything
         plain.read_slice(group.rank, group.world_size)
@@ -147,6 +147,14 @@ def _shardable(config: RunConfig, plain: Source) -> Shardable | None:
 
 
 def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -> Source:
+    """Return the source itself; its batches are as long as configured, or adapt to what has passed."""
+    source = _chosen_source(config, folder, group)
+    if config.batch.size is None and isinstance(source, ReplaySource | IterableSource):
+        source.adapt_batch_size()
+    return source
+
+
+def _chosen_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -> Source:
     options, scenario, delay = config.source, None, _label_delay(config)
     rate = None if config.scenario is None else config.scenario.rate
     if config.scenario is not None and config.scenario.name != "own_order":
@@ -157,7 +165,7 @@ def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -
             options.name,
             options.args,
             scenario,
-            batch_size=config.batch.size,
+            batch_size=config.batch.largest,
             seed=config.seed,
             policy=record_policy(config),
             live=live_source_factory(config, folder, group),
@@ -177,7 +185,7 @@ def _plain_source(config: RunConfig, folder: Path | None, group: ProcessGroup) -
         make,
         scenario,
         name=path.rpartition(":")[2],
-        batch_size=config.batch.size,
+        batch_size=config.batch.largest,
         seed=config.seed,
         policy=record_policy(config),
         columns=options.columns,
@@ -196,7 +204,7 @@ def _label_delay(config: RunConfig) -> int | None:
                 "scenario.delay", "a duration needs a clock: scenario: {rate: 10}, in records a second"
             )
         delay = math.ceil(seconds(delay) * config.scenario.rate)
-    needed = delay + config.batch.size
+    needed = delay + config.batch.largest
     if config.labels is None or config.labels.max_waiting < needed:
         raise config.refuse(
             "scenario.delay", f"records wait for their labels: labels: {{max_waiting: {needed}}}"
@@ -226,7 +234,7 @@ def _users_source(
     source = IterableSource(
         begin,
         name=name,
-        batch_size=config.batch.size,
+        batch_size=config.batch.largest,
         policy=record_policy(config),
         columns=options.columns,
         deterministic=options.deterministic,
@@ -239,4 +247,4 @@ def _users_source(
     if wait is None:
         return source
     source.read_singly()
-    return live(IterableReader(source, config.batch.size))
+    return live(IterableReader(source, config.batch.largest))

@@ -166,7 +166,7 @@ def _evaluator(settings: RunConfig, source: Source, group: ProcessGroup) -> Hold
         at_part_end=plan.at_part_end,
         at_stream_end=plan.at_stream_end,
         max_per_part=plan.max_per_part,
-        batch_size=settings.batch.size,
+        batch_size=settings.batch.largest,
         group=group if group.world_size > 1 else None,
     )
 

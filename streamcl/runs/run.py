@@ -94,7 +94,7 @@ class Run:
             name=self.config.name,
             learner=learner_name(self.config.learner),
             processor=self.processor,
-            batch_size=self.config.batch.size,
+            batch_size=self.config.batch.largest,
             timing=timing(self.throughput, self.compute, self.group.world_size),
         )
 

@@ -230,16 +230,19 @@ class LiveSource:
 
     def _units_waiting(self) -> int:
         """Return how many records and labels wait before the first request, up to a full batch."""
-        counts = {True: 0, False: 0}
+        counts, size = {True: 0, False: 0}, self._cutting.size_at(self._offset)
         for count, each in enumerate(self._waiting):
-            if isinstance(each.unit, ForgetRequest) or max(counts.values()) == self._cutting.size:
+            if isinstance(each.unit, ForgetRequest) or max(counts.values()) == size:
                 return count
             counts[isinstance(each.unit, Label)] += 1
         return len(self._waiting)
 
     def _is_full(self, count: int) -> bool:
         units = (each.unit for each in islice(self._waiting, count))
-        return is_full([each for each in units if not isinstance(each, ForgetRequest)], self._cutting.size)
+        return is_full(
+            [each for each in units if not isinstance(each, ForgetRequest)],
+            self._cutting.size_at(self._offset),
+        )
 
     def _is_too_much(self, count: int) -> bool:
         """Return whether the next batch, of `count` records, is only predicted: too many wait behind it."""

@@ -15,6 +15,7 @@ from streamcl.errors import BadRecord, SourceError
 from streamcl.events import Batch, HoldoutPart, RejectedRecord, Sample, StreamInfo
 from streamcl.protocols import State
 from streamcl.requests.label import Label
+from streams.batch_size import BatchSize
 from streams.offsets import Record, batch_of
 from streams.replay.collection import Collection, View
 from streams.replay.scenarios import Order, ScenarioPart
@@ -61,7 +62,7 @@ class ReplaySource:
         rate: float | None = None,
     ) -> None:
         self._train, self._indices = train, order.indices
-        self._batch_size, self._on_bad_record = batch_size, on_bad_record
+        self._batch_size, self._on_bad_record = BatchSize(batch_size), on_bad_record
         self._offset = self._labelled = 0
         self._label_delay, self._rate = label_delay, rate
         self._slice = (0, 1)
@@ -80,12 +81,16 @@ class ReplaySource:
 
     def __iter__(self) -> Iterator[Batch]:
         records = self._records()
-        while taken := tuple(islice(records, self._batch_size)):
+        while taken := tuple(islice(records, self._batch_size.at(self._offset))):
             self._offset += len(taken)
             yield self._labelled_later(batch_of(self._offset - len(taken), taken))
         while self._label_delay is not None and self._labelled < self._offset:
-            labels = self._labels(self._labelled + self._batch_size)
+            labels = self._labels(self._labelled + self._batch_size.largest)
             yield Batch(self._offset, (), labels=labels, time=self._time(self._labelled + self._label_delay))
+
+    def adapt_batch_size(self) -> None:
+        """From here on batches are small while little of the stream has passed; see `BatchSize`."""
+        self._batch_size = replace(self._batch_size, adaptive=True)
 
     def read_slice(self, rank: int, world: int) -> None:
         """From here on decode only records at offsets `rank` modulo `world`; the others have no pixels."""

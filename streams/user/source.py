@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from streamcl.events import Batch, Event, PlacedEvent, Sample, StreamInfo
 from streamcl.protocols import Fetch, State
 from streamcl.registry import bind_arguments
 from streamcl.requests.label import Label
+from streams.batch_size import BatchSize
 from streams.offsets import Record, batch_of, is_full
 from streams.user.conversion import Conversion, Unit
 from streams.user.metadata import info_of, label_names
@@ -72,7 +73,7 @@ class IterableSource:
         backoff: float = 0.5,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._make, self._name, self._batch_size = make, name, batch_size
+        self._make, self._name, self._batch_size = make, name, BatchSize(batch_size)
         self._policy, self._columns = policy or RecordPolicy(), columns
         self._reading: dict[str, Any] = {"deterministic": deterministic, "retries": retries}
         self._reading |= {"backoff": backoff, "sleep": sleep}
@@ -115,7 +116,11 @@ class IterableSource:
 
     def read_singly(self) -> None:
         """From here on yield batches of one record; `streams.live.source.LiveSource` cuts them by time."""
-        self._batch_size = 1
+        self._batch_size = BatchSize(1)
+
+    def adapt_batch_size(self) -> None:
+        """From here on batches are small while little of the stream has passed; see `BatchSize`."""
+        self._batch_size = replace(self._batch_size, adaptive=True)
 
     def read_slice(self, rank: int, world: int) -> None:
         """From here on decode only records at offsets `rank` modulo `world`; the others have no pixels."""
@@ -164,7 +169,7 @@ class IterableSource:
 
     def _copy(self, make: Callable[[], Any], **changed: Any) -> IterableSource:
         """Return a source of what `make` returns, from the beginning and with the options of this one."""
-        options = {"name": self._name, "batch_size": self._batch_size, **self._reading, **changed}
+        options = {"name": self._name, "batch_size": self._batch_size.largest, **self._reading, **changed}
         return IterableSource(make, policy=self._policy, columns=self._columns, **options)
 
     def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
@@ -203,7 +208,7 @@ class IterableSource:
     def _next_event(self) -> Event | None:
         """Return a full batch, a short one before the user's own event or the end, or that event."""
         pending = self._pending
-        while not is_full(pending, self._batch_size):
+        while not is_full(pending, self._batch_size.at(self._offset)):
             unit = self._next_unit()
             if isinstance(unit, PlacedEvent):
                 if not pending:

@@ -40,7 +40,7 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
 def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL, "my stream.yaml"))
     assert config.name == "my-stream"
-    assert (config.seed, config.batch.size, config.max_samples, config.run_dir) == (0, 64, None, None)
+    assert (config.seed, config.batch.size, config.max_samples, config.run_dir) == (0, None, None, None)
     assert config.source.name == "demo"
     assert config.source.policy.max_file_bytes == 64 * 2**20
     assert config.learner.name == "ridge_lora"

@@ -14,12 +14,22 @@ DEFAULT_WAIT = 2.0
 """Seconds that a record of a live source waits for its batch, where the configuration does not say."""
 
 
+LARGEST = 64
+"""Records in a batch of a long stream, where the configuration does not say."""
+
+
 class BatchOptions(Options):
     """How many records a batch has, and how long its first record waits for the others."""
 
     model_config = ConfigDict(json_schema_extra={"type": ["object", "integer"], "minimum": 1})
 
-    size: int = Field(64, ge=1, le=65_536, description="Records per batch.")
+    size: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="Records per batch; null: half of the records that have passed, rounded down to a "
+        "power of two, from 1 to 64; 64 where several ranks read shards.",
+    )
     max_wait: Safe[Literal["auto"] | Seconds | None] = Field(
         "auto",
         description="A batch that is not full is learned once its first record has waited that long (2s, "
@@ -30,6 +40,11 @@ class BatchOptions(Options):
         "batch",
         description="When a record is predicted: with its batch, or as it comes; live sources only.",
     )
+
+    @property
+    def largest(self) -> int:
+        """The records of a full batch once much of the stream has passed."""
+        return LARGEST if self.size is None else self.size
 
 
 def by_size() -> BeforeValidator:
