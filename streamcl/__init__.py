@@ -12,24 +12,37 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _HOMES = {
+    "BadRecord": "streamcl.errors",
     "Batch": "streamcl.events",
+    "CheckpointError": "streamcl.errors",
     "Client": "streamcl.serving.client",
+    "ConfigError": "streamcl.errors",
+    "DistributedError": "streamcl.errors",
     "ForgetRequest": "streamcl.events",
+    "ForgettingError": "streamcl.errors",
     "HoldoutPart": "streamcl.events",
+    "MissingExtra": "streamcl.errors",
+    "NotFinite": "streamcl.errors",
     "OnlineLoRALearner": "streamcl.learners.online_lora",
     "Prediction": "streamcl.events",
     "PredictionRecord": "streamcl.events",
+    "RefusedRequest": "streamcl.errors",
     "RidgeLearner": "streamcl.learners.ridge",
     "RiverClassifier": "streamcl.integrations.river",
     "Run": "streamcl.runs.run",
+    "RunBusy": "streamcl.errors",
     "RunConfig": "streamcl.config.load",
+    "RunModel": "streamcl.runs.model",
     "Sample": "streamcl.events",
+    "SourceError": "streamcl.errors",
     "StepResult": "streamcl.events",
     "StreamInfo": "streamcl.events",
     "StreamProcessor": "streamcl.processor.loop",
     "StreamclError": "streamcl.errors",
+    "WeightsError": "streamcl.errors",
     "build_backbone": "streamcl.nn.build",
     "build_detector": "streamcl.shift.detector",
+    "load": "streamcl.runs.model",
     "load_config": "streamcl.config.load",
     "load_learner": "streamcl.runs.learner",
     "open_run": "streamcl.runs.open",
@@ -39,7 +52,20 @@ _HOMES = {
 if TYPE_CHECKING:
     from streamcl.config.load import load_config
     from streamcl.config.options.run import RunConfig
-    from streamcl.errors import StreamclError
+    from streamcl.errors import (
+        BadRecord,
+        CheckpointError,
+        ConfigError,
+        DistributedError,
+        ForgettingError,
+        MissingExtra,
+        NotFinite,
+        RefusedRequest,
+        RunBusy,
+        SourceError,
+        StreamclError,
+        WeightsError,
+    )
     from streamcl.events import (
         Batch,
         ForgetRequest,
@@ -57,31 +83,45 @@ if TYPE_CHECKING:
     from streamcl.processor.loop import StreamProcessor
     from streamcl.report.page import write_report
     from streamcl.runs.learner import load_learner
+    from streamcl.runs.model import RunModel, load
     from streamcl.runs.open import open_run
     from streamcl.runs.run import Run
     from streamcl.serving.client import Client
     from streamcl.shift.detector import build_detector
 
 __all__ = [
+    "BadRecord",
     "Batch",
+    "CheckpointError",
     "Client",
+    "ConfigError",
+    "DistributedError",
     "ForgetRequest",
+    "ForgettingError",
     "HoldoutPart",
+    "MissingExtra",
+    "NotFinite",
     "OnlineLoRALearner",
     "Prediction",
     "PredictionRecord",
+    "RefusedRequest",
     "RidgeLearner",
     "RiverClassifier",
     "Run",
+    "RunBusy",
     "RunConfig",
+    "RunModel",
     "Sample",
+    "SourceError",
     "StepResult",
     "StreamInfo",
     "StreamProcessor",
     "StreamclError",
+    "WeightsError",
     "__version__",
     "build_backbone",
     "build_detector",
+    "load",
     "load_config",
     "load_learner",
     "open_run",

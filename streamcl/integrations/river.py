@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from river import base
 
 from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
-from streamcl.errors import BadRecord
-from streamcl.events import Batch, Pixels, Sample
+from streamcl.events import Batch, Sample
 from streamcl.factory.backbone import build_compute, build_vit
 from streamcl.factory.parts import build_learner
+from streamcl.factory.request_image import image_sample
 from streamcl.protocols import Learner, ProbabilisticLearner
 
 
 class RiverClassifier(base.Classifier):  # type: ignore[misc]
-    """`learn_one(x, y)` and `predict_one(x)` of images: uint8 [H, W, 3], or {"image": such an array}.
+    """`learn_one(x, y)` and `predict_one(x)` of images in any form that a source takes, or {"image": one}.
 
     config: the `backbone`, `learner`, `precision`, `device` and `seed` of a configuration, as a mapping or a
         RunConfig; its sources are not used.
@@ -48,9 +48,9 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
         return self._learner
 
     def learn_one(self, x: Any, y: Any) -> None:
-        """Take one labelled image, uint8 [H, W, 3]; every `batch_size` images make a learning step."""
+        """Take one labelled image; every `batch_size` images make a learning step."""
         self._names[str(y)] = y
-        self._waiting.append(Sample(f"river-{self._seen}", _image(x), str(y)))
+        self._waiting.append(_sample(x, f"river-{self._seen}", str(y)))
         self._seen += 1
         if len(self._waiting) >= self.batch_size:
             self._learner.learn(Batch(self._seen - len(self._waiting), tuple(self._waiting)))
@@ -58,12 +58,12 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
 
     def predict_one(self, x: Any) -> Any:
         """Return the class of one image, of the type in which it was learned; None while none is known."""
-        predicted = self._learner.predict([Sample("river", _image(x))])[0]
+        predicted = self._learner.predict([_sample(x, "river")])[0]
         return None if predicted.label is None else self._names[predicted.label]
 
     def predict_proba_one(self, x: Any) -> dict[Any, float]:
         """Return the probability of each known class, by class; nothing while none is known."""
-        sample = Sample("river", _image(x))
+        sample = _sample(x, "river")
         if not self._learner.classes:
             return {}
         if not isinstance(self._learner, ProbabilisticLearner):
@@ -74,9 +74,6 @@ class RiverClassifier(base.Classifier):  # type: ignore[misc]
         return {name: chance for name, chance in zip(names, chances, strict=True) if math.isfinite(chance)}
 
 
-def _image(x: Any) -> Pixels:
-    image = np.asarray(x["image"] if isinstance(x, Mapping) and "image" in x else x)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        found = f"{image.dtype} {list(image.shape)}"
-        raise BadRecord(f"expected an image, uint8 [H, W, 3], found {found}", hint='or {"image": array}')
-    return image
+def _sample(x: Any, name: str, label: str | None = None) -> Sample:
+    image = x["image"] if isinstance(x, Mapping) and "image" in x else x
+    return replace(image_sample(image, name), label=label)

@@ -70,7 +70,7 @@ def test_the_pages_have_what_these_tests_run() -> None:
     names = ("my_stream", "my_datasets", "my_source")
     pairs = {f"{name}.{ending}" for name in names for ending in ("py", "yaml")}
     assert set(FILES) == pairs | {"my_camera.py", "cifar.yaml"}
-    assert (len(SCRIPTS), len(blocks(TESTING, "python"))) == (4, 6)
+    assert (len(SCRIPTS), len(blocks(TESTING, "python"))) == (5, 6)
     assert len(FILES["my_stream.py"].splitlines()) <= 15
 
 
