@@ -26,6 +26,7 @@ _REQUEST = "streamcl.forget_request"
 
 DEFAULT_RATE = 100.0
 """Requests a second of one token, where others can reach the server; a predictor answers some 50."""
+MAX_ADDRESS = 64
 WRONG_TOKENS = 10
 """Wrong tokens that an address may send in a minute."""
 
@@ -92,7 +93,7 @@ class AccessControl:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        address = (scope.get("client") or ("unknown",))[0]
+        address = (scope.get("client") or ("unknown",))[0][:MAX_ADDRESS]  # a proxy may pass any text on
         secret = sent_token(scope["headers"])
         token = None if secret is None else self._tokens.find(secret)
         caller = scope[CALLER] = Caller(token, trusted=secret is None and not self._required)
