@@ -65,7 +65,8 @@ class Notes:
         if first != offset:
             logger.warning(
                 "%s: the records at offsets %d and %d have the same id %s: both are learned, and a request "
-                "to forget the id erases both; this is said once",
+                "covers both; where it needs their pictures again it fails unless these are equal, since one "
+                "is found by an id; this is said once",
                 self._name,
                 first,
                 offset,

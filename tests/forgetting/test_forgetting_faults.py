@@ -1,5 +1,6 @@
 """Killed anywhere between a request and its receipt: it is carried out, once, and nothing is left over."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -9,7 +10,7 @@ from forgetting_fakes import Opened, holds
 from signed_runs import KEY, KEYS, key_source
 from tiny_runs import untimed
 
-from streamcl.errors import ForgettingError
+from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting import service as module
 from streamcl.forgetting.ledger import Ledger
@@ -94,6 +95,21 @@ def test_killed_at_every_durable_call_it_is_carried_out_once(tmp_path, wish, str
         shutil.rmtree(folder)
     assert landed == len(numbers)
     assert len(disk.calls) > 60
+
+
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_after_a_full_disk_at_any_durable_call_the_next_start_carries_it_out(tmp_path, stride):
+    disk = FaultyDisk()
+    run_once(tmp_path / "whole", "samples", disk)
+    expected = outcome(tmp_path / "whole")
+    for number in range(1, len(disk.calls) + 1, stride):
+        folder = tmp_path / str(number)
+        with contextlib.suppress(OSError, StreamclError):
+            run_once(folder, "samples", FaultyDisk(number, "enospc"))
+        run_once(folder, "samples")
+        assert outcome(folder) == expected, f"full at call {number}: {disk.calls[number - 1]}"
+        assert holds(folder, *GONE) == {}
+        verify_receipt(folder / "receipts" / "r1.json", KEYS)
 
 
 STEPS = [

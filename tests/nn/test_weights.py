@@ -315,3 +315,20 @@ def test_a_conversion_is_named_as_timm_names(tmp_path):
     state = on_disk(hugging_face("vit"), tmp_path)
     convert_onnx(exported(state, tmp_path / "a.onnx"), tmp_path / "b.safetensors")
     assert load_file(tmp_path / "b.safetensors").keys() == build("vit").model.state_dict().keys()
+
+
+@pytest.mark.parametrize("place", ["../secret", "/etc/hostname", "link"])
+def test_onnx_data_outside_of_the_files_own_folder_are_not_read(tmp_path, place):
+    onnx = pytest.importorskip("onnx")
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "link").symlink_to(tmp_path / "secret")
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[4])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", place
+    graph = onnx.helper.make_graph([], "g", [], [], [tensor])
+    path = tmp_path / "model" / "a.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(WeightsError, match=r"external|inside|symbolic link"):
+        read_weights(path)
