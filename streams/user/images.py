@@ -6,6 +6,7 @@ import io
 import re
 import stat
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,9 @@ from streamcl.errors import BadRecord
 from streamcl.events import Pixels
 
 # Raster formats only. Pillow can open more, but EPS starts Ghostscript and WMF draws with the system.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA", "HEIF")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # of phones; pictures, though an extra is needed to read them
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1")  # at byte 8, after "ftyp"
 ORIENTATION = 0x0112  # the EXIF tag
 CHANNELS = (1, 3, 4)
 _SILENCE = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as Python keeps the filter set below
@@ -73,7 +76,7 @@ def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
     try:
         image = Image.open(io.BytesIO(encoded), formats=_formats())
     except UnidentifiedImageError as error:
-        raise BadRecord(f"{what} is not an image of a known format") from error
+        raise BadRecord(f"{what} is not an image of a known format", hint=_extra_for(encoded)) from error
     except Exception as error:  # Pillow's parsers raise nearly everything when fed garbage
         raise BadRecord(f"{what} is not a readable image: {_brief(error)}") from error
     with image:
@@ -135,16 +138,30 @@ def _to_bytes(values: npt.NDArray[Any]) -> Pixels:
 
 @cache
 def _formats() -> list[str]:
-    """Return those of FORMATS that this Pillow can open."""
+    """Return those of FORMATS that this Pillow can open, HEIF where pillow-heif is installed."""
     Image.init()
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _extra_for(encoded: bytes) -> str | None:
+    """Return the hint for an encoded image that an extra could read."""
+    is_heif = encoded[4:8] == b"ftyp" and encoded[8:12] in HEIF_BRANDS
+    return 'pip install "streamcl[heif]"' if is_heif and "HEIF" not in _formats() else None
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Return the extensions, in lower case and with their dot, of the pictures that `decode` reads."""
+    """Return the extensions, in lower case and with their dot, of the pictures that `decode` reads.
+
+    Those of HEIF are among them in any case, so that such files are not passed over in silence.
+    """
     known = _formats()
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
+    found = (suffix for suffix, name in Image.registered_extensions().items() if name in known)
+    return frozenset((*found, *HEIF_SUFFIXES))
 
 
 def read_encoded(path: Path, limits: ImageLimits) -> bytes:

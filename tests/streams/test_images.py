@@ -2,6 +2,8 @@ import contextlib
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from streamcl.errors import BadRecord
-from streams.user.images import ImageLimits, decode, from_array
+from streams.user.images import ImageLimits, decode, from_array, image_suffixes
 
 LIMITS = ImageLimits()
 
@@ -277,3 +279,54 @@ def test_the_array_is_copied():
 def test_other_arrays_are_refused(array, word):
     with pytest.raises(BadRecord, match=word):
         from_array(array, LIMITS)
+
+
+@pytest.fixture
+def heic(tmp_path):
+    """A photograph as a phone takes it, 32 x 48, in quarters of other colours."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: HEIC is not tried")
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pixels[:16, :24], pixels[16:, 24:] = (200, 30, 30), (30, 30, 200)
+    path = tmp_path / "IMG_0001.HEIC"
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(path, quality=95)
+    return path, pixels
+
+
+def test_a_phones_photograph_is_read(heic):
+    path, pixels = heic
+    found = decode(path, LIMITS)
+    assert found.shape == pixels.shape
+    assert np.abs(found.astype(int) - pixels).mean() < 8
+    assert np.array_equal(decode(path.read_bytes(), LIMITS), found)
+    with pytest.raises(BadRecord, match="are allowed"):
+        decode(path, ImageLimits(max_pixels=1000))
+    with pytest.raises(BadRecord):
+        decode(path.read_bytes()[:200], LIMITS)
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+
+sys.modules["pillow_heif"] = None  # as if it were not installed
+from streamcl.errors import BadRecord
+from streams.user.images import ImageLimits, decode
+
+try:
+    decode(Path(sys.argv[1]), ImageLimits())
+except BadRecord as error:
+    print(error, error.hint)
+"""
+
+
+def test_without_the_extra_a_phones_photograph_names_it(heic):
+    path, _ = heic
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(path)], capture_output=True, text=True, check=True
+    )
+    assert "'IMG_0001.HEIC' is not an image of a known format" in done.stdout
+    assert 'pip install "streamcl[heif]"' in done.stdout
+
+
+def test_photographs_of_phones_count_as_images_whether_they_can_be_read_or_not():
+    assert {".heic", ".heif", ".png", ".jpg"} <= image_suffixes()
