@@ -164,16 +164,21 @@ def verify(receipts: tuple[Path, ...], keys: Path | None, roots: Path | None, sh
     """Check RECEIPTS: who signed them, not a byte changed, and within a run its chain and what it keeps.
 
     A receipt (ID.dsse) can be verified anywhere with the public keys of its operator, and without the run.
+    The head of a chain (_head.dsse) is read with the chain, and passed over here.
     """
     from streamcl.forgetting.receipts.signature import verify_signature
     from streamcl.forgetting.receipts.timestamp import verify_stamp
     from streamcl.forgetting.receipts.verify import ReceiptVerifier
+    from streamcl.storage.hash_chain import HEAD
     from streamcl.storage.key_folder import default_key_folder
     from streamcl.storage.signing import PublicKeys
 
     known = default_key_folder().public_keys() if keys is None else PublicKeys.read(keys)
     verifier = ReceiptVerifier(known)
-    for path in receipts:
+    named = [path for path in receipts if path.name != HEAD]
+    if not named:
+        raise ForgettingError(f"{HEAD} is the signed head of a chain and no receipt: name a receipt")
+    for path in named:
         for line in verifier.verify(path):
             say(f"{path.name}: {line}")
         if roots is not None:

@@ -112,3 +112,13 @@ def test_the_operator_verifies_the_run_with_the_own_keys(operator):
         cli, ["doctor", str(operator / "run")], env={"STREAMCL_KEYS": str(operator / "keys")}
     )
     assert "1 receipts in an unbroken chain, 1 signed" in found.output
+
+
+def test_the_head_of_the_chain_among_receipts_is_passed_over(operator):
+    folder = operator / "run" / "receipts"
+    signed = sorted(folder.glob("*.dsse"))
+    assert [path.name for path in signed] == ["_head.dsse", "r1.dsse"]
+    shown = call(operator / "keys", "verify", *signed)
+    assert shown == call(operator / "keys", "verify", folder / "r1.dsse")
+    with pytest.raises(ForgettingError, match="no receipt"):
+        call(operator / "keys", "verify", folder / "_head.dsse")
