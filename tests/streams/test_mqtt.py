@@ -319,5 +319,6 @@ def test_a_run_that_is_killed_anywhere_learns_every_message_once(mosquitto, tmp_
     last = start("run", "stream.yaml", "--quiet", folder=tmp_path)
     until(lambda: len(predicted()) >= len(sent), process=last)
     last.send(signal.SIGTERM)
-    assert last.wait().code == 143
+    done = last.wait()
+    assert done.code == 143, done
     each_exactly_once(predicted(), sent)
