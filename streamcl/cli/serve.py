@@ -16,6 +16,7 @@ from streamcl.cli.terminal import say
 from streamcl.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Event
 
     from streamcl.config.options.run import RunConfig
@@ -167,12 +168,14 @@ def serve(
         return serve_run(served, learn, options, lambda url: say(f"serving on {url}"))
 
 
-def learner_main(settings: RunConfig, publish_every: float, follow: bool, published: Event) -> None:
+def learner_main(
+    settings: RunConfig, publish_every: float, follow: bool, published: Event, images: Connection
+) -> None:
     """Learn and publish: the body of the learner's process, which reports its errors as a command does."""
     from streamcl.serving.processes import learn_and_publish
 
     try:
         with show_messages(), disk_errors():
-            learn_and_publish(settings, published, every_seconds=publish_every, follow=follow)
+            learn_and_publish(settings, published, images, every_seconds=publish_every, follow=follow)
     except Exception as error:
         sys.exit(report_error(error))

@@ -92,6 +92,7 @@ class StreamProcessor:
             self.overload,
             self.labels,
             self._heartbeat,
+            *parts.observers,
         )
 
     def run(self) -> Iterator[PredictionRecord]:

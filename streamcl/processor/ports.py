@@ -97,6 +97,7 @@ class LoopParts:
     clock: returns the time in seconds; it decides when to commit and flush, and nothing that is learned.
     is_hidden_part: whether a held-out part bears a name that was erased.
     agree: returns the first rank's value of a decision that depends on the clock, on every rank.
+    observers: given every batch after all others; they have no state, and change nothing.
     """
 
     detector: ShiftDetector
@@ -116,6 +117,7 @@ class LoopParts:
     clock: Callable[[], float] = time.monotonic
     agree: Callable[[bool], bool] = bool
     is_hidden_part: Callable[[str], bool] = no_part
+    observers: tuple[BatchObserver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,13 +37,15 @@ class RunState:
     """The state of a run beyond the records in its directory.
 
     learning: whether the stream goes on. now: seconds since the epoch. lag: records that wait at the source,
-    where known. served: about the processes that predict; "" where none do.
+    where known. served: about the processes that predict; "" where none do. name: of the run; "" is that of
+    its directory.
     """
 
     learning: LearningState
     now: float
     lag: int | None = None
     served: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def live_page(follower: RunFollower, state: RunState) -> LivePage:
     summary = complete_summary(run)
     curves = {**stream_curves(run, summary), "speed": speed_curve(run)}
     content: dict[str, dict[str, Any]] = {
-        "title": {"name": str(summary["run"])},
+        "title": {"name": state.name or str(summary["run"])},
         "health": _health(follower, state),
         "figures": {"figures": _figures(run, state, summary)},
         **{name: _chart(curve) for name, curve in curves.items()},

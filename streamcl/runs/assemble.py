@@ -21,7 +21,7 @@ from streamcl.factory.source import SourceFactory, build_source
 from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import LoopParts, LoopPolicy, StopSignal, no_part
+from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy, StopSignal, no_part
 from streamcl.protocols import CheckpointStore, Learner, Source
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.run import Run
@@ -44,6 +44,7 @@ def assemble(
     group: ProcessGroup,
     stream: SourceFactory = build_source,
     snapshots: Snapshots | None = None,
+    observers: tuple[BatchObserver, ...] = (),
 ) -> Run:
     """Return the run at the beginning of its stream; `stack` closes what this opens."""
     seed_generators(settings.seed)
@@ -96,6 +97,7 @@ def assemble(
         stop=stop,
         is_hidden_part=no_part if forgetting is None else forgetting.hides_part,
         agree=bool if group.world_size == 1 else group.broadcast_object,
+        observers=observers,
     )
     policy = LoopPolicy(
         commit_every=settings.checkpoint.every_samples if settings.checkpoint else None,

@@ -18,6 +18,7 @@ from streamcl.errors import CheckpointError, ConfigError
 from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
 from streamcl.factory.source import build_source
 from streamcl.factory.spool import INBOX
+from streamcl.processor.ports import BatchObserver
 from streamcl.protocols import Peekable, State
 from streamcl.runs.assemble import assemble
 from streamcl.runs.directory import (
@@ -49,6 +50,7 @@ def open_run(
     vit: BackboneFactory = build_vit,
     group: ProcessGroup = SINGLE_PROCESS,
     snapshots: Snapshots | None = None,
+    observers: tuple[BatchObserver, ...] = (),
 ) -> Run:
     """Return the run that a configuration describes: continued where its directory holds one, else begun.
 
@@ -61,6 +63,7 @@ def open_run(
         vit: makes the backbone, or lends one that several runs share.
         group: the processes that run it together (see `TorchProcessGroup`), each of which calls this.
         snapshots: where each commit publishes the learner, for processes that answer requests.
+        observers: given every batch after its learning step, after the run's own; they change nothing of it.
 
     Raises:
         RunBusy: another process holds the directory.
@@ -84,7 +87,16 @@ def open_run(
         if snapshots is not None and settings.labels is not None and group.world_size == 1:
             files.make_folder(folder / INBOX)
         stream = partial(build_source, follow=follow)
-        run = assemble(settings, folder, stack, vit=vit, group=group, stream=stream, snapshots=snapshots)
+        run = assemble(
+            settings,
+            folder,
+            stack,
+            vit=vit,
+            group=group,
+            stream=stream,
+            snapshots=snapshots,
+            observers=observers,
+        )
         if saved is None:
             save_config(settings, folder)
         _resume(run, strict=strict)

@@ -35,8 +35,10 @@ from streamcl.serving.label_studio_routes import LabelStudioRoutes
 from streamcl.serving.limits import BodyLimits, KnownHosts
 from streamcl.serving.metrics import ServerMetrics
 from streamcl.serving.openapi import openapi_document
+from streamcl.serving.page.routes import PageRoutes, receipt_page, wants_page
+from streamcl.serving.page.served import served_feed
 from streamcl.serving.problems import problem_response
-from streamcl.serving.route_table import ROUTES
+from streamcl.serving.route_table import EVENTS, ROUTES
 from streamcl.serving.schemas import LabelsRequest, Ready
 from streamcl.serving.security_headers import SECURITY_HEADERS, SecurityHeaders
 from streamcl.serving.service import ServingService
@@ -56,6 +58,8 @@ def build_app(
 ) -> Starlette:
     """Return the application over a service, whose predictors live as long as it does.
 
+    Its `state.end_updates` ends the updates of live pages, which go on by themselves.
+
     Args:
         service: predicts, and knows the run.
         access: who may use it.
@@ -63,11 +67,12 @@ def build_app(
         most_body_bytes: the largest body accepted.
         body_seconds: the longest time in which a body may come.
     """
-    routes = _Routes(service, ServerMetrics())
+    routes, feed = _Routes(service, ServerMetrics()), served_feed(service)
     groups = (
         routes,
         InferenceRoutes(service, routes.server_metrics),
         LabelStudioRoutes(service, routes.server_metrics, label_studio),
+        PageRoutes(feed, service.recent),
     )
     log = None if access.log is None else AccessLog(access.log)
 
@@ -77,11 +82,12 @@ def build_app(
         try:
             yield
         finally:
+            await feed.close()
             await service.pool.close()
             if log is not None:
                 log.flush()
 
-    return Starlette(
+    app = Starlette(
         routes=[Route(each.path, _endpoint(each.name, *groups), methods=[each.method]) for each in ROUTES],
         middleware=[
             Middleware(SecurityHeaders),
@@ -103,6 +109,8 @@ def build_app(
         },
         lifespan=lifespan,
     )
+    app.state.end_updates = feed.close
+    return app
 
 
 def _endpoint(name: str, *groups: object) -> Callable[[Request], Awaitable[Response]]:
@@ -165,12 +173,18 @@ class _Routes:
         return _json(await run_in_threadpool(self._service.requests))
 
     async def receipt(self, request: Request) -> Response:
-        """Return one receipt."""
-        found = await run_in_threadpool(self._service.receipt, request.path_params["request"])
+        """Return one receipt, as a page where a browser asks for one."""
+        name = request.path_params["request"]
+        if wants_page(request):
+            page = await run_in_threadpool(self._service.receipt_page, name)
+            if page is not None:
+                note_forget_request(request, name)
+                return receipt_page(page)
+        found = await run_in_threadpool(self._service.receipt, name)
         if found is None:
             raise HTTPException(404, "there is no receipt of such a request")
-        note_forget_request(request, request.path_params["request"])
-        return JSONResponse(found)
+        note_forget_request(request, name)
+        return JSONResponse(found, headers={"Vary": "Accept"})
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002
         """Return 200: the server answers."""
@@ -221,7 +235,8 @@ class Measured:
         finally:
             rule = scope.get(RULE)
             path, method = ("none", "any") if rule is None else (rule.path, rule.method)
-            self._metrics.request(path, method, status, time.perf_counter() - began)
+            seconds = None if path == EVENTS else time.perf_counter() - began  # as long as somebody looks
+            self._metrics.request(path, method, status, seconds)
 
 
 def _json(content: BaseModel, status: int = 200) -> Response:

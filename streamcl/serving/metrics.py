@@ -39,10 +39,14 @@ class ServerMetrics:
         """Add a count that somebody else keeps."""
         self._registry.register(_ReadCounter(f"streamcl_{name}", description, read))
 
-    def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request; `route` is a pattern, never a path that a client made up."""
+    def request(self, route: str, method: str, status: int, seconds: float | None) -> None:
+        """Count an answered request, and its time where that says anything.
+
+        route: a pattern, never a path that a client made up.
+        """
         self._requests.labels(route, method, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        if seconds is not None:
+            self._seconds.labels(route).observe(seconds)
 
     def images(self, count: int) -> None:
         """Count predicted images."""

@@ -16,7 +16,7 @@ from streamcl.serving.inference_openapi import (
 )
 from streamcl.serving.label_studio_openapi import BACKEND_REQUESTS, BACKEND_RESPONSES, backend_paths
 from streamcl.serving.problems import PROBLEM
-from streamcl.serving.route_table import ROUTES, RouteRule
+from streamcl.serving.route_table import EVENTS, ROUTES, RouteRule
 from streamcl.serving.schemas import (
     MAX_REQUEST_IMAGES,
     MAX_TOP_K,
@@ -211,7 +211,26 @@ def _paths() -> dict[str, Any]:
         },
         "/metrics": _text("metrics", "The metrics for Prometheus.", "text/plain"),
         "/openapi.json": _text("openapi", "This document.", "application/json"),
+        EVENTS: _of_page(
+            "events", "The live page and its changes, as server-sent events.", "text/event-stream", 503
+        ),
+        "/": _of_page("page", "The live page.", "text/html"),
+        "/page/{name}": _of_page("page_file", "A file of the live page.", "text/css", 404),
+        "/page/charts/{name}.svg": _of_page("page_chart", "A chart of the live page.", "image/svg+xml", 404),
+        "/page/images/{number}": _of_page("page_image", "A recent image.", "image/*", 404),
     }
+
+
+def _of_page(name: str, summary: str, media: str, *problems: int) -> dict[str, Any]:
+    """Return the operation of a route of the live page, whose path names its parameter."""
+    read = _text(name, summary, media)
+    read["get"]["responses"]["200"]["content"][media] = {"schema": {"type": "string"}}
+    read["get"]["responses"] |= _problems(*problems)
+    if parameter := {"page_file": "name", "page_chart": "name", "page_image": "number"}.get(name):
+        read["get"]["parameters"] = [
+            {"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    return read
 
 
 def _read(name: str, summary: str, schema: str) -> dict[str, Any]:

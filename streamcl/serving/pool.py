@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -53,13 +54,15 @@ class PredictorPool:
         self.restarts = 0
         self.model: SnapshotInfo | None = None
         self._folder, self._batcher = folder, batcher
-        self._weights = TemporaryDirectory(prefix="streamcl-")  # of the file that predictors share
+        self._started = ExitStack()
         self._threads = ThreadPoolExecutor(options.count, thread_name_prefix="predictor")
         self._slots: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Start the processes; called in the event loop of the batcher."""
-        self._slots = [asyncio.create_task(self._keep_alive()) for _ in range(self.options.count)]
+        shared = self._started.enter_context(TemporaryDirectory(prefix="streamcl-"))  # the weights' file
+        keep_alive = (self._keep_alive(Path(shared)) for _ in range(self.options.count))
+        self._slots = [asyncio.create_task(each) for each in keep_alive]
 
     async def close(self) -> None:
         """End all processes and wait for them."""
@@ -67,11 +70,11 @@ class PredictorPool:
             slot.cancel()
         await asyncio.gather(*self._slots, return_exceptions=True)
         self._threads.shutdown(wait=False)
-        self._weights.cleanup()
+        self._started.close()
 
-    async def _keep_alive(self) -> None:
+    async def _keep_alive(self, shared: Path) -> None:
         while True:
-            predictor = _PredictorProcess(self._folder, self.options, Path(self._weights.name))
+            predictor = _PredictorProcess(self._folder, self.options, shared)
             try:
                 await self._use(predictor)
             except (EOFError, OSError, TimeoutError) as error:

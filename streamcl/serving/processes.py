@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from streamcl.config.options.run import RunConfig
 from streamcl.runs.directory import folder_of
+from streamcl.serving.image_channel import ImageSender
 from streamcl.storage.snapshots import SNAPSHOTS, Snapshots
 
 if TYPE_CHECKING:
@@ -38,19 +39,23 @@ def run_predictor(connection: Connection, folder: Path, threads: int, weights: P
     predictor_process(connection, folder, threads, weights)
 
 
-def learn_and_publish(config: RunConfig, published: Event, *, every_seconds: float, follow: bool) -> None:
+def learn_and_publish(
+    config: RunConfig, published: Event, images: Connection, *, every_seconds: float, follow: bool
+) -> None:
     """Run the stream and publish what is learned; after its end carry out requests to forget, until SIGTERM.
 
     Args:
         config: of the run.
         published: set once the first snapshot is there.
+        images: takes thumbnails of what is learned.
         every_seconds: a snapshot is published that often, where something was learned, and at each commit.
         follow: the run does not end with its source.
     """
     from streamcl.runs.open import open_run
 
     snapshots = Snapshots(folder_of(config) / SNAPSHOTS)
-    with open_run(config, follow=follow, snapshots=snapshots) as run:
+    observers = (ImageSender(images),)
+    with open_run(config, follow=follow, snapshots=snapshots, observers=observers) as run:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: run.stop())
         _stop_with_parent(run)

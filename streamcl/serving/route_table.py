@@ -11,23 +11,30 @@ ANYONE: Final[frozenset[Role | None]] = frozenset({None, *ROLES})
 """Those who send no token, too."""
 READERS: Final[frozenset[Role | None]] = frozenset(ROLES)
 TEACHERS: Final[frozenset[Role | None]] = frozenset({"teacher"})
+IMAGE_VIEWERS: Final[frozenset[Role | None]] = frozenset({"teacher", "officer"})
 OFFICERS: Final[frozenset[Role | None]] = frozenset({"officer"})
 
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
-    """One route. name: of the function behind it, and of its operation. roles: None is no token at all."""
+    """One route. name: of the function behind it, and of its operation. roles: None is no token at all.
+
+    of_page: whether it is a part of the live page.
+    """
 
     method: str
     path: str
     name: str
     roles: frozenset[Role | None]
+    of_page: bool = False
 
     @property
     def role_names(self) -> tuple[Role, ...]:
         """The roles that may use it, in the order of ROLES."""
         return tuple(each for each in ROLES if each in self.roles)
 
+
+EVENTS = "/v1/events"
 
 ROUTES = (
     RouteRule("POST", "/v1/predict", "predict", READERS),
@@ -54,6 +61,11 @@ ROUTES = (
     RouteRule("POST", "/webhook", "backend_webhook", TEACHERS),
     RouteRule("GET", "/metrics", "metrics", READERS),
     RouteRule("GET", "/openapi.json", "openapi", READERS),
+    RouteRule("GET", EVENTS, "events", READERS, of_page=True),
+    RouteRule("GET", "/", "page", ANYONE, of_page=True),
+    RouteRule("GET", "/page/{name}", "page_file", ANYONE, of_page=True),
+    RouteRule("GET", "/page/charts/{name}.svg", "page_chart", READERS, of_page=True),
+    RouteRule("GET", "/page/images/{number}", "page_image", IMAGE_VIEWERS, of_page=True),
 )
 """Every route; the application serves no other."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from types import FrameType
@@ -50,7 +52,7 @@ class ServerOptions:
 
 def serve_run(
     run: ServedRun,
-    learn: Callable[[Event], None],
+    learn: Callable[[Event, Connection], None],
     options: ServerOptions,
     say: Callable[[str], None],
 ) -> int:
@@ -59,7 +61,7 @@ def serve_run(
     Args:
         run: its directory and name.
         learn: the body of the learner's process, which can be pickled; it sets the event once the first
-            snapshot is published.
+            snapshot is published, and sends images of the stream through the connection.
         options: address and batching.
         say: takes the address, once requests are answered there.
 
@@ -72,18 +74,26 @@ def serve_run(
     listening = bind_socket(options.host, options.port)
     stopping = _Stopping()
     context = multiprocessing.get_context("spawn")
-    published = context.Event()
-    learner: BaseProcess = context.Process(target=learn, args=(published,), name="learner")
+    published, (images, sent_images) = context.Event(), context.Pipe(duplex=False)
+    learner: BaseProcess = context.Process(target=learn, args=(published, sent_images), name="learner")
     with listening, stopping:
         learner.start()
+        sent_images.close()  # the learner's end is its own: when it dies, this one notices
         try:
             while not published.wait(0.1):
                 if stopping.requested:
                     return STOPPED_BY_SIGNAL
                 if not learner.is_alive():
                     return learner.exitcode or 1
-            app = _app(run, learner, options, access)
-            run_until_stopped(app, listening, say, grace=options.grace, network=options.network)
+            app = _app(run, learner, images, options, access)
+            run_until_stopped(
+                app,
+                listening,
+                say,
+                grace=options.grace,
+                closing=app.state.end_updates,
+                network=options.network,
+            )
             return STOPPED_BY_SIGNAL
         finally:
             _end(learner, options.grace)
@@ -108,12 +118,14 @@ def effective_access(run: ServedRun, options: ServerOptions) -> AccessOptions:
     return replace(access, log=run.folder / ACCESS_LOG)
 
 
-def _app(run: ServedRun, learner: BaseProcess, options: ServerOptions, access: AccessOptions) -> Starlette:
+def _app(
+    run: ServedRun, learner: BaseProcess, images: Connection, options: ServerOptions, access: AccessOptions
+) -> Starlette:
     batcher = Batcher(max_batch=options.max_batch, max_delay=options.max_delay, capacity=options.queue)
     pool = PredictorPool(run.folder, batcher, options.predictors)
-    return build_app(
-        ServingService(run, batcher, pool, learner.is_alive), access, label_studio=options.label_studio
-    )
+    service = ServingService(run, batcher, pool, learner.is_alive)
+    threading.Thread(target=service.recent.receive, args=(images,), name="images", daemon=True).start()
+    return build_app(service, access, label_studio=options.label_studio)
 
 
 def _end(learner: BaseProcess, grace: float) -> None:

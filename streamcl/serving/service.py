@@ -15,6 +15,7 @@ from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
 from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt, receipt_path
 from streamcl.forgetting.requests import submit
 from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor
+from streamcl.serving.page.recent_images import RecentImages
 from streamcl.serving.pool import PredictorPool
 from streamcl.serving.schemas import (
     ImageResult,
@@ -62,6 +63,17 @@ class ServingService:
         self.batcher, self.pool = batcher, pool
         self.learner_alive = learner_alive
         self._folder, self._name, self._inbox = run.folder, run.name, run.inbox
+        self.recent = RecentImages(run.folder)
+
+    @property
+    def folder(self) -> Path:
+        """The directory of the run."""
+        return self._folder
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether labels of earlier records can be sent."""
+        return self._inbox.labels is not None
 
     @property
     def name(self) -> str:
@@ -79,8 +91,10 @@ class ServingService:
         finally:
             for each in pending:
                 each.cancel()
+        results = tuple(map(_image_result, outcomes))
+        self.recent.add_predicted(images, results)
         oldest = min((each.model for each in outcomes), key=lambda model: model.number)
-        return PredictResponse(model=_version(oldest), predictions=tuple(map(_image_result, outcomes)))
+        return PredictResponse(model=_version(oldest), predictions=results)
 
     def newest(self) -> SnapshotInfo | None:
         """Return the newest version that the learner has published."""
@@ -114,6 +128,7 @@ class ServingService:
         Raise ForgettingError where it is not valid, or its key or id was used for another request.
         """
         request = ForgetRequest(**fields)
+        self.recent.drop()
         with Ledger(self._folder / LEDGER) as ledger:
             return self._entry(submit(ledger, request))
 
@@ -136,6 +151,11 @@ class ServingService:
         """Return the receipt of a request's last attempt; None where there is none."""
         path = newest_receipt(self._folder, request)
         return read_receipt(path).to_json() if path.exists() else None
+
+    def receipt_page(self, request: str) -> str | None:
+        """Return the receipt of a request's last attempt as HTML; None where there is none."""
+        path = newest_receipt(self._folder, request).with_suffix(".html")
+        return path.read_text("utf-8") if path.exists() else None
 
     def _readiness(self, newest: SnapshotInfo | None) -> dict[str, Any]:
         pool = self.pool

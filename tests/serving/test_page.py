@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from asgi_calls import call
+from asgi_calls import application, call
 
+from streamcl.serving.access_control import AccessOptions
 from streamcl.serving.page import feed as feeds
 from streamcl.serving.page.feed import PageFeed
 from streamcl.serving.page.monitor import build_monitor, run_state
 from streamcl.serving.page.routes import receipt_page
+from streamcl.serving.tokens import TokenFile
 
 
 def add(folder, topic, *records):
@@ -58,6 +60,23 @@ def test_the_page_loads_nothing_from_outside_and_allows_no_inline_script_or_styl
 )
 def test_there_are_no_other_files(run, path):
     assert call(monitor(run), f"GET /{path}")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("role", "seen"),
+    [("reader", set()), ("teacher", {"images", "labels"}), ("officer", {"images", "actions", "requests"})],
+)
+def test_whoever_looks_is_sent_what_the_role_may_see(tmp_path, role, seen):
+    file = TokenFile(tmp_path / "tokens.json")
+    headers = {"authorization": f"Bearer {file.add('somebody', role)}"}
+    app = application(tmp_path, access=AccessOptions(tokens=file.path, required=True))
+    status, _, body = call(app, "GET /v1/events", headers=headers, leave_after=2)
+    first, second = (json.loads(each.partition("data: ")[2]) for each in body.decode().split("\n\n")[:2])
+    assert status == 200
+    assert set(first["allowed"]) == seen
+    assert {"images", "actions", "requests"} & second["parts"].keys() == seen - {"labels"}
+    assert call(app, "GET /page/images/1", headers=headers)[0] == (404 if "images" in seen else 403)
+    assert call(app, "GET /")[0] == 200  # the page itself holds nothing, and asks for a token
 
 
 def test_other_sites_may_not_look(run):

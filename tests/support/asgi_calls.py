@@ -15,8 +15,18 @@ from streamcl.serving.pool import PredictorOptions, PredictorPool
 from streamcl.serving.service import ServedRun, ServingService
 
 
-def call(app: Any, line: str, *, headers: dict[str, str] | None = None, body: list[bytes | float] = ()):
-    """Return status, headers and body. A number in `body` is a pause in seconds before what follows."""
+def call(
+    app: Any,
+    line: str,
+    *,
+    headers: dict[str, str] | None = None,
+    body: list[bytes | float] = (),
+    leave_after: int = 1,
+):
+    """Return status, headers and body. A number in `body` is a pause in seconds before what follows.
+
+    leave_after: parts of an answer without an end after which the caller leaves.
+    """
 
     async def exchange():
         method, _, path = line.partition(" ")
@@ -34,16 +44,23 @@ def call(app: Any, line: str, *, headers: dict[str, str] | None = None, body: li
             "scheme": "http",
             "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
         }
-        parts, sent = list(body), []
+        parts, sent, complete, leave = list(body), [], False, asyncio.Event()
 
         async def receive():
+            nonlocal complete
+            if complete:
+                await leave.wait()
+                return {"type": "http.disconnect"}
             while parts and isinstance(parts[0], float):
                 await asyncio.sleep(parts.pop(0))
             data = parts.pop(0) if parts else b""
+            complete = not parts
             return {"type": "http.request", "body": data, "more_body": bool(parts)}
 
         async def send(message):
             sent.append(message)
+            if sum(bool(each.get("body")) for each in sent) >= leave_after:
+                leave.set()
 
         await app(scope, receive, send)
         answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}

@@ -38,14 +38,14 @@ class PageFeed:
     Args:
         folder: of the run.
         state: returns what is not in the run's records, given these; called in a thread.
-        more: returns parts of the page that are not of the run directory, as HTML by name.
+        more: returns parts of the page that are not of the run directory, as HTML by name; in a thread, too.
     """
 
     def __init__(
         self,
         folder: Path,
         state: Callable[[RunFollower], RunState],
-        more: Callable[[], Mapping[str, str]] = dict,
+        more: Callable[[RunFollower], Mapping[str, str]] = lambda _: {},
     ) -> None:
         self._follower, self._state, self._more = RunFollower(folder), state, more
         self._content: dict[tuple[str, str], _Change] = {}
@@ -126,7 +126,7 @@ class PageFeed:
 
     def _read(self) -> tuple[LivePage, Mapping[str, str]]:
         self._follower.advance()
-        return live_page(self._follower, self._state(self._follower)), self._more()
+        return live_page(self._follower, self._state(self._follower)), self._more(self._follower)
 
     async def _note(self, found: Mapping[tuple[str, str], Any]) -> None:
         """Remember what has changed, and wake up those who wait for it."""

@@ -22,8 +22,10 @@ from streamcl.report.live import LearningState, RunState
 from streamcl.serving.http_server import bind_socket, run_until_stopped
 from streamcl.serving.limits import KnownHosts, refuse_open_network
 from streamcl.serving.page.feed import PageFeed
-from streamcl.serving.page.routes import page_routes, receipt_page, wants_page
+from streamcl.serving.page.routes import PageRoutes, receipt_page, wants_page
 from streamcl.serving.problems import problem_response
+from streamcl.serving.route_table import ROUTES
+from streamcl.serving.security_headers import SecurityHeaders
 from streamcl.storage.lock import holder_of
 
 GRACE_SECONDS = 5.0
@@ -51,6 +53,7 @@ def monitor_run(folder: Path, host: str, port: int, say: Callable[[str], None]) 
 
 def build_monitor(folder: Path, feed: PageFeed) -> Starlette:
     """Return the application: the page and the receipts of a run, to be read only."""
+    page = PageRoutes(feed)
 
     async def receipt(request: Request) -> Response:
         path = newest_receipt(folder, request.path_params["request"])
@@ -66,8 +69,11 @@ def build_monitor(folder: Path, feed: PageFeed) -> Starlette:
         await feed.close()
 
     return Starlette(
-        routes=[*page_routes(feed), Route("/v1/receipts/{request:str}", receipt)],
-        middleware=[Middleware(KnownHosts)],
+        routes=[
+            *(Route(each.path, getattr(page, each.name)) for each in ROUTES if each.of_page),
+            Route("/v1/receipts/{request}", receipt),
+        ],
+        middleware=[Middleware(SecurityHeaders), Middleware(KnownHosts)],
         exception_handlers={HTTPException: _problem, ForgettingError: _damaged},
         lifespan=lifespan,
     )

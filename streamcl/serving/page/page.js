@@ -85,6 +85,7 @@ function say(text) {
 // ---- parts of the page ---------------------------------------------------------------------------------------
 
 const postponed = new Map();
+let allowed = new Set(); // what whoever looks may see and do
 
 function setPart(name, html) {
   const place = document.querySelector(`[data-part="${CSS.escape(name)}"]`);
@@ -101,6 +102,7 @@ function setPart(name, html) {
   for (const id of open) byId(id)?.setAttribute("open", "");
   place.querySelectorAll(".wide").forEach((each, at) => scrolled[at] && each.scrollTo(...scrolled[at]));
   if (active) place.querySelectorAll("a, summary, .wide")[focused]?.focus({ preventScroll: true });
+  for (const each of place.querySelectorAll("[data-needs]")) each.hidden = !allowed.has(each.dataset.needs);
   writeTimes(place);
   showImages(place);
   if (name === "title") document.title = `${place.textContent} – streamcl`;
@@ -155,7 +157,9 @@ async function showChart(name) {
     const answer = await request(`/page/charts/${encodeURIComponent(name)}.svg?size=${size}`);
     if (!place || !answer.ok) return;
     const drawn = new DOMParser().parseFromString(await answer.text(), "image/svg+xml");
-    if (drawn.documentElement.nodeName === "svg") place.replaceChildren(document.importNode(drawn.documentElement, true));
+    const svg = document.importNode(drawn.documentElement, true);
+    svg.setAttribute("aria-hidden", "true"); // the figure has a name, and the table below the values
+    if (svg.nodeName === "svg") place.replaceChildren(svg);
   } catch {
     // the next update tries again
   }
@@ -197,6 +201,7 @@ async function picture(source) {
 // ---- updates -------------------------------------------------------------------------------------------------
 
 function apply(update) {
+  if (update.allowed) allowed = new Set(update.allowed);
   if (update.classes) setClasses(update.classes);
   for (const [name, html] of Object.entries(update.parts ?? {})) setPart(name, html);
   for (const [name, version] of Object.entries(update.charts ?? {})) {
