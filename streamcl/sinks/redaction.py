@@ -25,9 +25,11 @@ class RedactionTarget:
     def redact(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the record without what it names of the target; None where it names nothing.
 
-        A record of a sample keeps its step and offset, so that the log has no gap.
+        A record of a sample keeps its step and offset, so that the log has no gap. The offset of an event,
+        which has a kind, is that of the next record of the stream, and not that of the sample that it names.
         """
-        erased = "id" in record and (record.get("offset") in self.offsets or record["id"] in self.ids)
+        own = "kind" not in record and record.get("offset") in self.offsets
+        erased = "id" in record and (own or record["id"] in self.ids)
         if erased or self._is_named(record.get("label")):
             place = {name: record[name] for name in ("step", "offset") if name in record}
             return {**place, "erased": True}

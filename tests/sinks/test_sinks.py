@@ -515,3 +515,11 @@ class TestBuild:
         both.write("events", STEP)
         both.close()
         assert kept.records == [("events", STEP)]
+
+
+def test_an_event_before_an_erased_record_stays():
+    target = RedactionTarget({40}, {"washer-1"})
+    corrected = {"kind": "label", "step": 5, "offset": 40, "id": "bolt-6", "outcome": "corrected"}
+    assert target.redact(corrected) is None
+    assert target.redact({**corrected, "id": "washer-1"}) == {"step": 5, "offset": 40, "erased": True}
+    assert target.redact({"step": 5, "offset": 40, "id": "unknown"}) is not None
