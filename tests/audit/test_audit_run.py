@@ -188,4 +188,4 @@ def test_the_report_shows_requests_with_their_audits(forgotten):
     text = write_report(forgotten).read_text()
     assert "Requests to forget" in text
     assert 'href="receipts/class.html"' in text
-    assert f"<td>{report.verdict}</td>" in text
+    assert f'<td data-name="audit">{report.verdict}</td>' in text
