@@ -123,6 +123,7 @@ SOURCES = Registry(
         "s3": "streams.live.objects:ObjectReader",
         "video": "streams.live.video:VideoReader",
         "camera": "streams.live.camera:CameraReader",
+        "manifest": "streams.datasets.manifest:manifest",
         "label_studio": "streams.datasets.label_studio:label_studio",
         "redis": "streams.live.redis_streams:RedisReader",
         "kafka": "streams.live.kafka:KafkaReader",
