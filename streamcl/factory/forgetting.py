@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
-from streamcl.evaluation.prequential import Prequential
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.distributed import ReplicatedForgetting
 from streamcl.forgetting.ledger import LEDGER, Ledger
@@ -20,7 +20,7 @@ from streamcl.forgetting.monitoring.utility import UtilityProbe
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
-from streamcl.protocols import Learner
+from streamcl.protocols import Stateful
 from streamcl.registry import FORGETTING
 
 
@@ -78,9 +78,12 @@ def _statistics(
 
 
 def for_the_loop(
-    service: ForgettingService | None, learner: Learner, scores: Prequential, group: ProcessGroup
+    service: ForgettingService | None, erased_from: Sequence[Stateful], group: ProcessGroup
 ) -> ForgettingService | ReplicatedForgetting:
-    """Return what has every role of forgetting in the loop: the service, or one that follows rank 0's."""
+    """Return what has every role of forgetting in the loop: the service, or one that follows rank 0's.
+
+    erased_from: the learner and the figures that an erasure changes.
+    """
     if service is None or group.world_size > 1:
-        return ReplicatedForgetting(service, learner, scores, group)
+        return ReplicatedForgetting(service, erased_from, group)
     return service

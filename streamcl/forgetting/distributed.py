@@ -19,12 +19,15 @@ from streamcl.protocols import BatchRecord, ForgettingEvent, State, Stateful
 
 
 class ReplicatedForgetting:
-    """The forgetting of one rank among several. service: rank 0's; None on every other rank."""
+    """The forgetting of one rank among several. service: rank 0's; None on every other rank.
+
+    erased_from: the parts that an erasure changes on rank 0, and whose states the others then take over.
+    """
 
     def __init__(
-        self, service: ForgettingService | None, learner: Stateful, scores: Stateful, group: ProcessGroup
+        self, service: ForgettingService | None, erased_from: Sequence[Stateful], group: ProcessGroup
     ) -> None:
-        self._service, self._learner, self._scores, self._group = service, learner, scores, group
+        self._service, self._erased_from, self._group = service, tuple(erased_from), group
         self._content_key: bytes = group.broadcast_object(b"" if service is None else service.content_key)
 
     def submit_from_stream(self, request: ForgetRequest) -> None:
@@ -37,15 +40,14 @@ class ReplicatedForgetting:
         if self._service is not None:
             for event in self._service.before_batch(offset):
                 erased = event.to_commit and event.figures
-                states = (self._learner.state_dict(), self._scores.state_dict()) if erased else None
+                states = [each.state_dict() for each in self._erased_from] if erased else None
                 self._group.broadcast_object((event, states))
                 yield event
         else:
             while (decided := self._group.broadcast_object(None)) is not None:
                 event, states = decided
-                if states is not None:
-                    self._learner.load_state_dict(states[0])
-                    self._scores.load_state_dict(states[1])
+                for each, state in zip(self._erased_from, states or (), strict=states is not None):
+                    each.load_state_dict(state)
                 yield event
             return
         self._group.broadcast_object(None)
@@ -55,6 +57,11 @@ class ReplicatedForgetting:
         decided = () if self._service is None else dropped_from(self._service.filter(batch))
         dropped = self._group.broadcast_object(decided)
         return drop_samples(batch, dropped) if dropped else batch
+
+    def hides_part(self, name: str) -> bool:
+        """Return what rank 0 says of a held-out part; all ranks evaluate at the same point, and ask alike."""
+        hidden = self._service is not None and self._service.hides_part(name)
+        return bool(self._group.broadcast_object(hidden))
 
     def after_batch(self, record: BatchRecord) -> None:
         """Record the batch on rank 0, with the hashes of the images that the other ranks hold."""

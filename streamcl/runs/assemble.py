@@ -21,7 +21,7 @@ from streamcl.factory.source import SourceFactory, build_source
 from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy, StopSignal, no_part
+from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy, StopSignal
 from streamcl.protocols import CheckpointStore, Learner, Source
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.run import Run
@@ -79,7 +79,7 @@ def assemble(
     store = _checkpoint_store(output, learner, group)
     if snapshots is not None:
         store = PublishingStore(store, snapshots)
-    in_loop = for_the_loop(forgetting, learner, scores, group)
+    in_loop = for_the_loop(forgetting, (learner, scores, history), group)
     parts = LoopParts(
         detector=build_shift(settings),
         scores=scores,
@@ -95,7 +95,7 @@ def assemble(
         waiting=waiting,
         corrections=None if forgetting is None else forgetting.corrections,
         stop=stop,
-        is_hidden_part=no_part if forgetting is None else forgetting.hides_part,
+        is_hidden_part=in_loop.hides_part,
         agree=bool if group.world_size == 1 else group.broadcast_object,
         observers=observers,
     )

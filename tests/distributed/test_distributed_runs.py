@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from canary_stream import CANARY_CLASS, traces
 from fault_runs import LEARNERS, Done, left, lines, newest_state, start, streamcl
 from rank_runs import start_ranks, streamcl_ranks, write_config
 
@@ -90,6 +91,15 @@ def test_what_is_forgotten_is_forgotten_everywhere_at_the_same_step(tmp_path):
     assert newest_state(two)["learner"]["classes"] == newest_state(one)["learner"]["classes"]
     done = streamcl("verify", *sorted((two / "receipts").glob("*.json")), folder=tmp_path)
     assert done.code == 0, done.out + done.err
+
+
+def test_a_held_out_part_that_bears_a_forgotten_name_is_dropped_by_every_rank(tmp_path):
+    """Ranks whose figures differ could not commit."""
+    source = {"class": "canary_stream:stream", "args": {"refused": False}}
+    forget = {"requests": [{"offset": 40, "class": CANARY_CLASS}]}
+    write_config(tmp_path, "ridge", source=source, forgetting=forget, evaluate={"every_samples": 16})
+    ranks(tmp_path, settings=["max_samples=96"])
+    assert traces(tmp_path / "two", [CANARY_CLASS]) == {}
 
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])

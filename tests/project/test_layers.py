@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "forgetting": NOUNS | {"storage", "distributed", "nn", "heads", "sinks", "capabilities"},
     "processor": NOUNS | {"storage", "evaluation", "memory"},
     "factory": NOUNS
-    | {"config", "storage", "distributed", "nn", "capabilities", "shift", "evaluation", "sinks"}
+    | {"config", "storage", "distributed", "nn", "capabilities", "shift", "sinks"}
     | {"learners", "forgetting", "memory"},
     "report": NOUNS | {"storage", "evaluation", "forgetting"},
     "runs": NOUNS
