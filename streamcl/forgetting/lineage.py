@@ -32,6 +32,7 @@ LINEAGE_SCHEMA = (
     "CREATE INDEX by_id ON samples(id)",
     "CREATE INDEX by_label ON samples(label)",
     "CREATE INDEX by_subject ON samples(subject)",
+    "CREATE INDEX by_domain ON samples(domain) WHERE domain IS NOT NULL",
     RELABELLED,
 )
 

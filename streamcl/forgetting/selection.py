@@ -42,7 +42,7 @@ class Selection:
         file.query(
             f"INSERT INTO {self._table} SELECT offset FROM samples WHERE ({where}) AND {PRESENT}", *values
         )
-        self._rows = f"samples JOIN {self._table} USING (offset)"
+        self._rows = f"{self._table} CROSS JOIN samples USING (offset)"  # in this order, never all samples
         counted = (
             f"SELECT COUNT(*), COUNT(*) FILTER (WHERE NOT learned & {REJECTED}), "
             f"COUNT(*) FILTER (WHERE learned & {LEARNED}) FROM {self._rows}"

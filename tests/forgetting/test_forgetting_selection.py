@@ -1,6 +1,7 @@
 """What a request selects, and what becomes of it when it comes again, in each of the four ways to ask."""
 
 import json
+from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +13,8 @@ from streamcl.errors import ConfigError
 from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.factory.forgetting import build_schedule
 from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.storage.sqlite import SqliteFile
 from streamcl.testing import ScriptedSource, record_id
 
 
@@ -145,3 +148,25 @@ def test_a_span_that_ends_before_it_begins_is_refused(tmp_path):
     with pytest.raises(ConfigError) as refused:
         configuration(tmp_path, forgetting={"requests": [{"offset": 3, "offsets": [9, 4]}]})
     assert "'offsets' must be two offsets" in str(refused.value) + str(refused.value.problems)
+
+
+@pytest.mark.parametrize("terms", [{"subject": "subject-1"}, {"ids": (record_id(3),)}, {"offsets": (0, 4)}])
+def test_what_a_selection_asks_for_never_reads_all_samples(tmp_path, monkeypatch, terms):
+    """The planner of SQLite knows nothing of the size of a table in memory."""
+    query, plans = SqliteFile.query, []
+
+    def explained(self, sql, *values):
+        if sql.startswith("SELECT"):
+            plans.extend(step for *_, step in query(self, f"EXPLAIN QUERY PLAN {sql}", *values))
+        return query(self, sql, *values)
+
+    with closing(Lineage(tmp_path / LINEAGE)) as lineage:
+        for batch in batches():
+            lineage.record(batch, learned=batch.labelled_offsets, segment=0)
+        monkeypatch.setattr(SqliteFile, "query", explained)
+        with closing(lineage.select(ForgetRequest(**terms))) as selection:
+            assert selection.emptied
+            assert selection.cohorts("class")
+            assert list(selection.chunks(learned=True))
+    assert any("samples" in step for step in plans)
+    assert not [step for step in plans if step.startswith("SCAN samples")]
