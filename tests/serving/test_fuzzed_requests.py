@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 from live_server import serving
 
 from streamcl.serving.openapi import openapi_document
-from streamcl.serving.route_table import ROUTES
+from streamcl.serving.route_table import EVENTS, ROUTES
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+
+RULES = [rule for rule in ROUTES if rule.path != EVENTS]  # its answer never ends
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +68,12 @@ def send(server, operation, examples):
     answered()
 
 
-@pytest.mark.parametrize("rule", ROUTES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_no_request_is_answered_by_a_fault(rule, server, operations):
     send(server, operations[rule.method, rule.path], 4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ROUTES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_no_request_of_many_is_answered_by_a_fault(rule, server, operations):
     send(server, operations[rule.method, rule.path], 20 if rule.name == "forget" else 150)
