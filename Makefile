@@ -43,7 +43,7 @@ install-docs: install
 	$(call install,docs)
 
 test: install-test  ## install what the tests need, run them, and see that they cover the code
-	"$(BIN)/python" -m pytest -m "not slow" -n auto --dist loadfile --cov --cov-fail-under=92
+	"$(BIN)/python" -m pytest -m "not slow" -n auto --dist loadfile --cov --cov-fail-under=93
 
 test-slow: install-test  ## the tests that take longer
 	"$(BIN)/python" -m pytest -m slow
