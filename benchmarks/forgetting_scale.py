@@ -60,7 +60,7 @@ COLUMNS = (
     ("receipts before", "{:,}"),
     ("alone, s", "{:.2f}"),
     ("together, ms each", "{:.1f}"),
-    ("of an erasure of", "{:,}"),
+    ("requests together", "{:,}"),
     ("submitting, ms", "{:.1f}"),
     ("opening the run, s", "{:.2f}"),
     ("verifying one, s", "{:.2f}"),
