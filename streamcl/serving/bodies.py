@@ -17,6 +17,8 @@ _RECORDS = TypeAdapter(tuple[RecordFields, ...])
 RECORDS_FIELD = "records"
 """The field of a form with what is known about its images."""
 MAX_FIELD_BYTES = 1 << 20
+MAX_JSON_BYTES = 4 << 20
+"""Of a JSON object, which takes far more memory once it is parsed."""
 
 
 def top_k_of(request: Request) -> int:
@@ -28,11 +30,14 @@ def top_k_of(request: Request) -> int:
 
 
 async def json_of(request: Request, subject: str) -> dict[str, Any]:
-    """Return the JSON object in the body. Raise HTTPException 415 or 400, whose message names the subject."""
+    """Return the JSON object in the body. Raise HTTPException 400, 413 or 415, which names the subject."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, f"{subject} is sent as application/json")
+    body = await request.body()
+    if len(body) > MAX_JSON_BYTES:
+        raise HTTPException(413, f"{subject} may have {MAX_JSON_BYTES} bytes")
     try:
-        fields = json.loads(await request.body())
+        fields = json.loads(body)
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is not JSON") from None
     if not isinstance(fields, dict):

@@ -12,6 +12,7 @@ from pictures import encoded_picture, picture
 
 from streamcl.factory.inbox import Inbox
 from streamcl.runs.learner import load_learner
+from streamcl.serving.bodies import MAX_JSON_BYTES
 from streamcl.serving.client import ServerError
 from streams.live.push_channel import PushReceipt, listening
 
@@ -114,6 +115,15 @@ def test_labels_that_are_none_are_refused(taking, body, status):
     assert "ant" not in detail(answer)
     assert not taken
     assert call(app, "POST /v1/labels", body=[body.encode()])[0] == 415
+
+
+def test_json_of_many_bytes_is_refused_before_it_is_parsed(taking):
+    app, taken = taking
+    many = b'{"labels": [' + b" " * MAX_JSON_BYTES + b"]}"
+    for route in ("labels", "forget"):
+        answer = call(app, f"POST /v1/{route}", headers=JSON, body=[many])
+        assert (answer[0], "bytes" in detail(answer)) == (413, True)
+    assert not taken
 
 
 def test_a_run_that_takes_none_says_what_would(tmp_path):
