@@ -117,18 +117,6 @@ def _drive(opened: Run, *, show: bool) -> None:
         for _ in opened:
             pass
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from streamcl.cli.progress import drive_with_progress
 
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(opened.config.name, total=opened.length, figures="")
-        for number, _ in enumerate(opened):
-            if number % 16 == 0:
-                bar.update(task, completed=opened.processor.progress.offset, figures=opened.figures())
+    drive_with_progress(opened)

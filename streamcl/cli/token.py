@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamcl.cli.help import WholeSentences
 from streamcl.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ TOKENS_OPTION = click.option(
 )
 
 
-@click.group()
+@click.group(cls=WholeSentences)
 def token() -> None:
     """The tokens of those who may use `streamcl serve`; servers read changes at once."""
 
