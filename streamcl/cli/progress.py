@@ -79,4 +79,5 @@ class LiveState(ProgressColumn):
             return f"{self._offset:,} learned  {figures}".rstrip()
         if self._last is None:
             return "waiting for the first record"
-        return f"waiting, {self._offset:,} learned, last at {time.strftime('%H:%M', self._local_time(self._last))}"
+        last = time.strftime("%H:%M", self._local_time(self._last))
+        return f"waiting, {self._offset:,} learned, last at {last}"
