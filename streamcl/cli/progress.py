@@ -43,7 +43,7 @@ def drive_with_progress(opened: Run) -> None:
         for number, _ in enumerate(opened):
             offset = opened.processor.progress.offset
             state.note(offset)
-            if number % UPDATE_EVERY == 0:
+            if number % UPDATE_EVERY == 0 or not known:  # the next record of a live stream may take hours
                 bar.update(task, completed=offset, figures=opened.figures())
 
 
