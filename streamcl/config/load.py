@@ -132,14 +132,25 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True
 
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        """Represent a mapping, whose keys are read as they stand."""
+        keyed = {_Key(key) if type(key) is str else key: value for key, value in mapping.items()}
+        return super().represent_mapping(tag, keyed, flow_style)
+
+
+class _Key(str):
+    """A key of a mapping, in which no variable is looked for."""
+
+    __slots__ = ()
+
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     try:
         plain = isinstance(plain_value(text), str) and not _BREAKS & set(text)
     except ValueError:
         plain = False
-    escaped = text.replace("${", "$${")
-    return dumper.represent_scalar("tag:yaml.org,2002:str", escaped, style=None if plain else '"')
+    escaped = text if isinstance(text, _Key) else text.replace("${", "$${")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", str(escaped), style=None if plain else '"')
 
 
 def _variable(dumper: _Dumper, text: Variable) -> yaml.ScalarNode:
@@ -149,4 +160,5 @@ def _variable(dumper: _Dumper, text: Variable) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
+_Dumper.add_representer(_Key, _text)
 _Dumper.add_representer(Variable, _variable)

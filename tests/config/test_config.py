@@ -373,6 +373,7 @@ def test_examples_survive_a_dump(data: dict[str, Any], tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @example({"source": {"name": "\x85", "args": {"\u2028": "\n\r \ufeff", "\uf8f0": "${\uf8f1}"}}})
+@example({"source": {"name": "0", "args": {"${": None, "$${X}": "${X}"}}})
 @given(EVERYTHING)
 def test_dump_and_load_round_trip(tmp_path: Path, data: dict[str, Any]) -> None:
     config = config_from_dict(data)
