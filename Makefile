@@ -15,7 +15,7 @@ define install
 	touch "$(VENV)/.installed-$(1)"; }
 endef
 
-.PHONY: help demo demo-icons demo-live install install-test install-lint install-docs test test-slow test-faults test-kafka lint types check docs notebooks generated clean
+.PHONY: help demo demo-icons demo-live install install-test install-lint install-docs test test-all test-slow test-faults test-kafka lint types check docs notebooks generated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -42,7 +42,10 @@ install-lint: install-test
 install-docs: install
 	$(call install,docs)
 
-test: install-test  ## install what the tests need, run them, and see that they cover the code
+test: install-test  ## install what the tests need, and run those that are quick
+	"$(BIN)/python" -m pytest -m "not slow and not long" -n auto --dist loadfile
+
+test-all: install-test  ## all tests but the slow ones, and see that they cover the code
 	"$(BIN)/python" -m pytest -m "not slow" -n auto --dist loadfile --cov --cov-fail-under=93
 
 test-slow: install-test  ## the tests that take longer

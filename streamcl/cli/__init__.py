@@ -13,7 +13,7 @@ from streamcl import __version__
 from streamcl.cli.audit import audit
 from streamcl.cli.bench import bench
 from streamcl.cli.forget import forget, retry_request, verify
-from streamcl.cli.help import WholeSentences
+from streamcl.cli.help import FullHelpGroup
 from streamcl.cli.inspect_commands import doctor, list_names, report, schema, status, validate
 from streamcl.cli.key import key, timestamp
 from streamcl.cli.messages import DEBUG, print_error, report_error, silence_messages
@@ -31,7 +31,7 @@ TERMINATED = 128 + signal.SIGTERM
 """The exit code of a command that SIGTERM has ended in an orderly way."""
 
 
-@click.group(cls=WholeSentences, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=FullHelpGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="streamcl")
 @click.option(DEBUG, is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:  # noqa: ARG001 - `main` reads it

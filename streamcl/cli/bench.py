@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from streamcl.cli.help import WholeSentences
+from streamcl.cli.help import FullHelpGroup
 from streamcl.cli.messages import show_messages
 from streamcl.cli.terminal import say
 
 
-@click.group(cls=WholeSentences)
+@click.group(cls=FullHelpGroup)
 def bench() -> None:
     """Measure learners against one another."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-class WholeSentences(click.Group):
+class FullHelpGroup(click.Group):
     """A group of commands whose help has the first sentence of each, on as many lines as it takes."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

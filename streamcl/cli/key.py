@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from streamcl.cli.help import WholeSentences
+from streamcl.cli.help import FullHelpGroup
 from streamcl.cli.terminal import say
 
 HOLDER = click.option("--name", metavar="TEXT", help="Who holds the key, for those who verify with it.")
 
 
-@click.group(cls=WholeSentences)
+@click.group(cls=FullHelpGroup)
 def key() -> None:
     """The key that signs receipts, in $STREAMCL_KEYS or ~/.config/streamcl."""
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from streamcl.cli.help import WholeSentences
+from streamcl.cli.help import FullHelpGroup
 from streamcl.cli.inspect_commands import OVERRIDES
 from streamcl.cli.terminal import printable
 
 
-@click.group(cls=WholeSentences)
+@click.group(cls=FullHelpGroup)
 def source() -> None:
     """Look at the source of a configuration."""
 

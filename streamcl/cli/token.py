@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamcl.cli.help import WholeSentences
+from streamcl.cli.help import FullHelpGroup
 from streamcl.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ TOKENS_OPTION = click.option(
 )
 
 
-@click.group(cls=WholeSentences)
+@click.group(cls=FullHelpGroup)
 def token() -> None:
     """The tokens of those who may use `streamcl serve`; servers read changes at once."""
 

@@ -27,6 +27,8 @@ from streamcl.storage.files import is_temporary
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import ScriptedSource
 
+pytestmark = pytest.mark.long
+
 LORA = {"name": "online_lora", "rank": 2}
 COHORTS = {
     "name": "cohort_adapters",

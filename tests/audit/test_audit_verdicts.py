@@ -16,6 +16,8 @@ from streamcl.forgetting.receipts.archive import read_audits
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.statistics import PerHead
 
+pytestmark = pytest.mark.long
+
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 WIDTHS = (120, 60)
 

@@ -25,6 +25,8 @@ from streamcl.report.comparison import LearnerFigure, write_comparison
 from streamcl.runs.open import open_run
 from streams.replay.scenarios import Order
 
+pytestmark = pytest.mark.long
+
 TINY = {
     "name": "vit_tiny_patch16_224",
     "weights": "none",

@@ -22,6 +22,8 @@ from streamcl.events import Sample
 from streamcl.runs.learner import load_learner
 from streamcl.runs.open import open_run
 
+pytestmark = pytest.mark.long
+
 LABELS = ["ant", "bee", "cat", "dog"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 

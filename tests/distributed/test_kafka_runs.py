@@ -15,6 +15,8 @@ from fault_runs import left, lines, newest_state, start, streamcl
 from kafka_brokers import MockCluster, record_id, request
 from rank_runs import streamcl_ranks, write_config
 
+pytestmark = pytest.mark.long
+
 RUN = ("run", "stream.yaml", "--set")
 COUNT = 60
 LOST = 7  # of a rank that notices the other's death before it comes to its own

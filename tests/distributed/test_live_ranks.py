@@ -12,6 +12,8 @@ from fault_runs import left, lines, newest_state, streamcl
 from live_shards import all_ids
 from rank_runs import streamcl_ranks, write_config
 
+pytestmark = pytest.mark.long
+
 RUN = ("run", "stream.yaml", "--set")
 LENGTHS = (40, 30, 26)
 KEEP = ("live_shards:keep_logs", {})

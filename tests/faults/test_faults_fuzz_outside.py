@@ -28,7 +28,7 @@ from streams.user.images import ImageLimits, decode
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 MANY = {"phases": [Phase.generate], **(QUIET | {"derandomize": False})}
 

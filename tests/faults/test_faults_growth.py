@@ -24,7 +24,7 @@ from streams.user.source import IterableSource
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import soak
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 DETECTORS = {
     "relative_rise": {},

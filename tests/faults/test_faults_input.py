@@ -9,7 +9,7 @@ import pytest
 from fault_runs import learned, lines, newest_state, streamcl, write_config
 from PIL import Image
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 
 def go(folder, source, code=0, **changes):

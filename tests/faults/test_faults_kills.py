@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fault_runs import Left, learned, left, start, streamcl, write_config
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 RECORDS = 240
 PHASES = (  # what is killed at its nth call, in this order, in one run directory

@@ -15,7 +15,7 @@ from fault_runs import left, lines, start, streamcl, write_config
 from fault_sources import CLASSES, picture
 from PIL import Image
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 RECORDS = 96
 BATCH = {"size": 8, "max_wait": "1h"}  # so that the clock cuts nothing

@@ -16,7 +16,7 @@ from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FakeLearner, ScriptedSource, each_exactly_once, record_id
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 
 def run(folder, name="run", *more, code=0, **options):

@@ -24,7 +24,7 @@ from streamcl.storage.hash_chain import HEAD
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FaultyDisk, ScriptedSource, in_child, record_id, until_done
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 GONE = [record_id(k) for k in (1, 5, 17)]
 WISHES = {

@@ -16,6 +16,8 @@ from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.storage import envelope, hash_chain
 from streamcl.storage.signing import PublicKeys, SigningKey
 
+pytestmark = pytest.mark.long
+
 OTHER = SigningKey.generate()
 
 

@@ -20,6 +20,8 @@ from streamcl.forgetting.statistics.store import StatisticsStore
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.ridge import RidgeLearner
 
+pytestmark = pytest.mark.long
+
 LABELS = ["ant", "bee", "cat", "dog"]
 WIDTH = 3 * 64
 

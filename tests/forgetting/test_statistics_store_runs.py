@@ -25,6 +25,8 @@ from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FaultyDisk, ScriptedSource, in_child, until_done
 
+pytestmark = pytest.mark.long
+
 
 class Unfetched(ScriptedSource):
     """A stream that passes once: nothing can be brought back."""

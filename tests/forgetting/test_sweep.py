@@ -27,6 +27,8 @@ from tiny_runs import call, configuration
 from streamcl.runs.open import open_run
 from streamcl.storage.snapshots import Snapshots
 
+pytestmark = pytest.mark.long
+
 COUNT = 96
 WARMUP = 32
 LEARNERS: dict[str, object] = {

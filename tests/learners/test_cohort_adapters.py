@@ -24,6 +24,8 @@ from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_learner
 
+pytestmark = pytest.mark.long
+
 TENANTS = ("acme", "bolt", "crow")
 SHARPNESS = 10.0  # of the logits, unless a learner is made with another
 CLASSES = {"acme": ("ant", "bee"), "bolt": ("bee", "cat", "dog"), "crow": ("ant", "dog")}

@@ -16,6 +16,8 @@ from streamcl.audit.data import AuditConfig
 from streamcl.audit.run import audit_run
 from streamcl.runs.open import open_run
 
+pytestmark = pytest.mark.long
+
 COUNT, STOP, LATE = 80, 24, 56  # the last is when what is learned in either part is asked back
 ADAPT = {"warmup_samples": 16, "first_block": 1}
 LEARNERS = {

@@ -28,6 +28,8 @@ from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_learner
 
+pytestmark = pytest.mark.long
+
 LABELS = ("ant", "bee", "cat", "dog")
 METHODS = [AllUsers(), ClosedFormRemoval(), MixedPrivacy()]
 

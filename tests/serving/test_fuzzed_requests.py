@@ -8,6 +8,8 @@ from live_server import serving
 from streamcl.serving.openapi import openapi_document
 from streamcl.serving.route_table import EVENTS, ROUTES
 
+pytestmark = pytest.mark.long
+
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 RULES = [rule for rule in ROUTES if rule.path != EVENTS]  # its answer never ends

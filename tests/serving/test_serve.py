@@ -23,6 +23,8 @@ from streamcl.serving.server import ServerOptions, serve_run
 from streamcl.serving.service import ServedRun
 from streamcl.storage.snapshots import SNAPSHOTS, list_snapshots
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):

@@ -23,6 +23,8 @@ from streams.live.kafka import MESSAGES_AT_ONCE, REFRESH, KafkaReader
 from streams.live.kafka_topic import HELD
 from streams.live.source import LiveSource
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def cluster():

@@ -26,6 +26,8 @@ from streams.live.mqtt import MqttProducer
 from streams.live.spool import Retention, Spool
 from streams.live.spool_reader import SpoolReader
 
+pytestmark = pytest.mark.long
+
 
 def messages(numbers, topic="cam/1", **names):
     return [(topic, b"image %d" % k, {"label": "ab"[k % 2], "id": f"m{k}", **names}) for k in numbers]

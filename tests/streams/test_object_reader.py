@@ -29,6 +29,8 @@ from streams.live.objects import BODY_ATTEMPTS, ObjectReader
 from streams.live.source import LiveSource
 from streams.user.records import RecordPolicy
 
+pytestmark = pytest.mark.long
+
 
 def png(shade: int) -> bytes:
     file = io.BytesIO()

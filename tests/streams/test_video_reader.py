@@ -18,6 +18,8 @@ from streams.live.video import VideoReader
 
 pytest.importorskip("av", reason="PyAV is not installed: no video is read")
 
+pytestmark = pytest.mark.long
+
 SHADES = [8 * number for number in range(1, 31)]  # 3 s at 10 frames a second
 
 
