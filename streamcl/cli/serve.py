@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from streamcl.config.options.run import RunConfig
 
 
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @OVERRIDES
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tokens",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Tokens of `streamcl token`, if not those beside the signing keys.",
 )
@@ -76,13 +79,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tls-cert",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Certificate with its chain, PEM.",
 )
 @click.option(
     "--tls-key",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Its key, PEM, without a password.",
 )

@@ -17,6 +17,7 @@ from streamcl.serving.access_log import AccessEntry, AccessLog
 from streamcl.serving.problems import problem_response
 from streamcl.serving.rate_limits import TokenBuckets, sender_of
 from streamcl.serving.route_table import ROUTES, RouteRule
+from streamcl.serving.sent_status import SentStatus
 from streamcl.serving.tokens import AccessToken, LiveTokens, Role, TokenFile, default_token_file
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="streamcl"'}
@@ -98,14 +99,7 @@ class AccessControl:
         token = None if secret is None else self._tokens.find(secret)
         caller = scope[CALLER] = Caller(token, trusted=secret is None and not self._required)
         rule = scope[RULE] = rule_of(scope)
-        status = 500
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        noted = SentStatus(send)
         try:
             if refusal := self._refusal(caller, rule, address, wrong=secret is not None and token is None):
                 answer = problem_response(refusal.status, refusal.reason, refusal.headers)
@@ -113,7 +107,7 @@ class AccessControl:
             else:
                 await self._app(scope, receive, noted if token is None else self._until_revoked(token, noted))
         finally:
-            self._note(scope, address, status)
+            self._note(scope, address, noted.status)
 
     def _refusal(
         self, caller: Caller, rule: RouteRule | None, address: str, *, wrong: bool

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamcl.errors import BadRecord, ForgettingError, SourceError, SpoolFull
 from streamcl.factory.inbox import NotTaken
@@ -41,6 +41,7 @@ from streamcl.serving.problems import problem_response
 from streamcl.serving.route_table import EVENTS, ROUTES
 from streamcl.serving.schemas import LabelsRequest, Ready
 from streamcl.serving.security_headers import SECURITY_HEADERS, SecurityHeaders
+from streamcl.serving.sent_status import SentStatus
 from streamcl.serving.service import ServingService
 
 MAX_BODY_BYTES = 64 << 20
@@ -222,21 +223,14 @@ class Measured:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        began, noted = time.perf_counter(), SentStatus(send)
         try:
             await self._app(scope, receive, noted)
         finally:
             rule = scope.get(RULE)
             path, method = ("none", "any") if rule is None else (rule.path, rule.method)
             seconds = None if path == EVENTS else time.perf_counter() - began  # as long as somebody looks
-            self._metrics.request(path, method, status, seconds)
+            self._metrics.request(path, method, noted.status, seconds)
 
 
 def _json(content: BaseModel, status: int = 200) -> Response:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conditions import wait_for
 from fault_runs import left, lines, start, streamcl, write_config
 from fault_sources import CLASSES, picture
 from PIL import Image
@@ -170,7 +171,7 @@ def test_a_broker_that_is_killed_while_it_is_read(tmp_path, redis_server):
         stream.send(range(RECORDS if database == 0 else RECORDS // 2), database)
     assert run(tmp_path, 0) == (0, "")
     process = start("run", "stream-1.yaml", folder=tmp_path)
-    wait_until(lambda: len(learned_ids(tmp_path, 1)) == RECORDS // 2)
+    wait_for(lambda: len(learned_ids(tmp_path, 1)) == RECORDS // 2)
     redis_server.kill()
     time.sleep(0.5)
     redis_server.start()
@@ -226,10 +227,3 @@ def test_a_request_of_the_broker_is_carried_out_once(tmp_path, redis_server, poi
         (event,) = [each for each in lines(folder, "events") if each["kind"] == "forget"]
         assert (event["request"], event["outcome"]) == ("r1", "done")
         assert len(list((folder / "receipts").glob("*.json"))) == 1
-
-
-def wait_until(condition, seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it takes too long"
-        time.sleep(0.05)

@@ -1,15 +1,15 @@
 """The live page in a real browser: it follows a run; a label is corrected, and a class forgotten."""
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from conditions import wait_for
+from followed_runs import add, step
 from live_server import serving
 from pictures import picture
 
@@ -105,23 +105,6 @@ def test_a_label_is_corrected_by_a_click_and_a_class_is_forgotten(tmp_path, open
         assert page.locator("#images li").count() == 0
         page.locator("#requests a", has_text="receipt").click()
         page.get_by_role("heading", name="Receipt for a request to forget").wait_for()
-
-
-def wait_for(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
-
-
-def add(folder, topic, *records):
-    with (folder / f"{topic}.jsonl").open("a") as file:
-        file.writelines(json.dumps(each) + "\n" for each in records)
-
-
-def step(number):
-    figures = {"loss": 1 / number, "window_accuracy": 0.5, "accuracy": 0.5, "images_per_s": 9.0}
-    return {"kind": "step", "step": number, "offset": number, **figures}
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import struct
 import numpy as np
 import pytest
 from asgi_calls import application, call
+from conditions import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
-from live_server import serving, wait_for
+from live_server import serving
 from pictures import picture
 from PIL import Image
 

@@ -10,7 +10,8 @@ import time
 from contextlib import suppress
 
 import pytest
-from live_server import LiveServer, serving, wait_for
+from conditions import wait_for
+from live_server import LiveServer, serving
 from pictures import picture
 
 from streamcl.serving.client import ServerError

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 from asgi_calls import application, call
-from live_server import serving, wait_for
+from conditions import wait_for
+from live_server import serving
 from pictures import encoded_picture, picture
 
 from streamcl.errors import BadRecord

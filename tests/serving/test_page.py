@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from asgi_calls import application, call
+from followed_runs import add, step
 
 from streamcl.serving.access_control import AccessOptions
 from streamcl.serving.page import feed as feeds
@@ -15,16 +16,6 @@ from streamcl.serving.page.feed import PageFeed
 from streamcl.serving.page.monitor import build_monitor, run_state
 from streamcl.serving.page.routes import receipt_page
 from streamcl.serving.tokens import TokenFile
-
-
-def add(folder, topic, *records):
-    with (folder / f"{topic}.jsonl").open("a") as file:
-        file.writelines(json.dumps(each) + "\n" for each in records)
-
-
-def step(number):
-    figures = {"loss": 1 / number, "window_accuracy": 0.5, "accuracy": 0.5, "images_per_s": 9.0}
-    return {"kind": "step", "step": number, "offset": number, **figures}
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conditions import wait_for
 from failing_learner import learn
-from live_server import LiveServer, serving, wait_for
+from live_server import LiveServer, serving
 from pictures import picture
 
 from streamcl.requests.status import PENDING

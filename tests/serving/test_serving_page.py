@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from live_server import serving, wait_for
+from conditions import wait_for
+from live_server import serving
 from streams_data import write_picture
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from conditions import wait_for
 from live_readers import Clock, ScriptedReader, record
 from pictures import encoded_picture
 from PIL import Image
@@ -52,14 +53,6 @@ def receiving(reader):
         done.set()
         thread.join()
         reader.close()
-
-
-def wait_for(condition):
-    for _ in range(6000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it did not come true in time")
 
 
 def test_pushed_records_arrive_once_with_their_fields(tmp_path):

@@ -69,11 +69,3 @@ def serving(folder: Path, *options: str, **config) -> Iterator[LiveServer]:
         if server.process.poll() is None:
             server.process.kill()
             server.process.wait()
-
-
-def wait_for(condition, seconds: float = 120.0) -> None:
-    """Wait until `condition()` is true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import safetensors.torch
 
 from streamcl.nn.backbone import Backbone
+from streamcl.storage import files
 
 
 def map_weights(backbone: Backbone, folder: Path) -> None:
@@ -28,7 +28,7 @@ def map_weights(backbone: Backbone, folder: Path) -> None:
     model = backbone.model
     path = folder / f"{backbone.fingerprint}.safetensors"
     if not path.exists():
-        temporary = folder / f"{os.getpid()}.partial"
+        temporary = files.temporary_path(path)
         safetensors.torch.save_model(model, str(temporary))
         temporary.replace(path)
     mapped = safetensors.torch.load_file(path)
