@@ -22,7 +22,7 @@ RUN_FILES = re.compile(
     r"|audits/[^/]+\.(json|dsse)"
     r"|adapter/(adapter_config\.json|adapter_model\.safetensors|classes\.json|merged\.safetensors)"
     r"|tensorboard/events\.out\.tfevents\.[^/]+"
-    r"|spool/[^/]+"
+    r"|(spool|inbox)/[^/]+"
 )
 """The paths, below a run directory, of everything that streamcl writes there."""
 

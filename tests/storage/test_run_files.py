@@ -5,11 +5,13 @@ import shutil
 
 import pytest
 from canary_stream import CANARY_SUBJECT
+from pictures import encoded_picture
 from tiny_runs import call, configuration
 
 from streamcl.runs.doctor import check_run
 from streamcl.runs.open import open_run
 from streamcl.storage.run_files import RUN_FILES, earlier_runs, unknown_files
+from streamcl.storage.snapshots import SNAPSHOTS, Snapshots
 
 
 @pytest.fixture
@@ -37,6 +39,20 @@ def test_everything_that_a_run_writes_is_known(run):
     _, _, path = forget(run)
     assert unknown_files(run) == []
     assert not {"other files", "earlier runs"} & places(path).keys()
+
+
+def test_the_inbox_of_a_served_run_is_known(tmp_path):
+    (tmp_path / "in" / "bee").mkdir(parents=True)
+    for number in range(8):
+        (tmp_path / "in" / "bee" / f"{number}.png").write_bytes(encoded_picture("bee", number))
+    source = {"name": "folder", "args": {"root": str(tmp_path / "in"), "interval": 0.05}}
+    labels = {"max_waiting": 10}
+    options = configuration(tmp_path, source=source, max_samples=8, batch=4, labels=labels)
+    folder = tmp_path / "run"
+    with open_run(options, snapshots=Snapshots(folder / SNAPSHOTS)) as opened:
+        list(opened)
+    assert list((folder / "inbox").iterdir())
+    assert unknown_files(folder) == []
 
 
 @pytest.mark.parametrize(
