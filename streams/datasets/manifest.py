@@ -1,4 +1,4 @@
-"""Reads a CSV file that lists images: a path and, as known, label, id, subject, domain and privacy."""
+"""Reads a CSV or Parquet file that lists images, with label, id, subject, domain, privacy as known."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcl.errors import BadRecord, ConfigError, SourceError, nearest
+from streams.datasets.parquet_rows import PARQUET_SUFFIXES, ParquetRows, parquet_columns
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
 
@@ -24,22 +25,22 @@ def manifest(
     batch_size: int = 64,
     policy: RecordPolicy | None = None,
 ) -> IterableSource:
-    """Return a source of the images that a CSV file lists, in its order.
+    """Return a source of the images that a CSV or Parquet file lists, in its order.
 
-    The first line names the columns. An empty field is unknown; without an id, the image's path is one. Other
-    columns are passed over.
+    The first line of a CSV file names the columns. An empty field, or null, is unknown; without an id, the
+    image's path is one. Other columns are passed over. Of a Parquet file one row group at a time is read.
 
     Args:
-        path: of the CSV file, in UTF-8.
-        root: the folder to which the images' paths are relative, that of the CSV file where it is None.
+        path: of the file: Parquet where it ends with .parquet or .pq, else CSV in UTF-8.
+        root: the folder to which the images' paths are relative, that of the file where it is None.
         columns: names of the file's own columns, {"path": "file_name", "label": "species"}.
         name: of the stream.
         batch_size: records in a batch.
         policy: limits, and what is done with bad records.
 
     Raises:
-        ConfigError: there is no such file, folder or column.
-        SourceError: the file is no CSV in UTF-8.
+        ConfigError: there is no such file, folder or column, or pyarrow is needed and not installed.
+        SourceError: the file is no CSV in UTF-8, or no Parquet file.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -47,9 +48,7 @@ def manifest(
     base = file.parent if root is None else Path(root).expanduser()
     if not base.is_dir():
         raise ConfigError(f"{base} is not a folder", hint="root is the folder of the images")
-    rows = _rows(
-        file, {each: each for each in (PATH, *MANIFEST_FIELDS)} | dict(columns or {}), set(columns or {})
-    )
+    rows = _rows(file, columns or {})
     records = ListedImages(rows, base)
     return IterableSource(lambda: records, name=name, batch_size=batch_size, policy=policy or RecordPolicy())
 
@@ -57,7 +56,7 @@ def manifest(
 class ListedImages:
     """The records of a manifest by index; an image is read when its record is converted."""
 
-    def __init__(self, rows: Sequence[Mapping[str, str]], root: Path) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]], root: Path) -> None:
         self._rows, self._root = rows, root
 
     def __len__(self) -> int:
@@ -65,29 +64,36 @@ class ListedImages:
 
     def __getitem__(self, index: int) -> Any:
         row = self._rows[index]
-        if not row.get(PATH):
+        if not isinstance(row.get(PATH), str) or not row[PATH]:
             return BadRecord(f"row {index + 1} has no path")
-        facts = {each: row[each] for each in MANIFEST_FIELDS if each in row}
+        facts = {each: row[each] for each in MANIFEST_FIELDS if row.get(each, "") != ""}
         return {"id": row[PATH], "label": None, **facts, "image": self._root / row[PATH]}
 
 
-def _rows(file: Path, columns: Mapping[str, str], required: set[str]) -> list[dict[str, str]]:
-    """Return the known fields of each row under our names; empty ones are left out."""
-    if unknown := sorted(required - {PATH, *MANIFEST_FIELDS}):
-        raise ConfigError(
-            f"columns has the key {unknown[0]!r}", hint=nearest(unknown[0], (PATH, *MANIFEST_FIELDS))
-        )
+def _rows(file: Path, renamed: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
+    """Return the known fields of each row under our names. renamed: columns that the file must have."""
+    known = (PATH, *MANIFEST_FIELDS)
+    if unknown := sorted(set(renamed) - set(known)):
+        raise ConfigError(f"columns has the key {unknown[0]!r}", hint=nearest(unknown[0], known))
+    columns = {each: renamed.get(each, each) for each in known}
+    required = [columns[each] for each in sorted({PATH, *renamed})]
+    if file.suffix.lower() in PARQUET_SUFFIXES:
+        found = parquet_columns(file)
+        _require(file, required, found)
+        return ParquetRows(file, {ours: theirs for ours, theirs in columns.items() if theirs in found})
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
-            found = list(reader.fieldnames or ())
-            for each in sorted({PATH} | required):
-                if columns[each] not in found:
-                    raise ConfigError(
-                        f"{file} has no column {columns[each]!r}", hint=nearest(columns[each], found)
-                    )
+            _require(file, required, list(reader.fieldnames or ()))
             return [
                 {ours: row[theirs] for ours, theirs in columns.items() if row.get(theirs)} for row in reader
             ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{file} is no CSV file in UTF-8: {error}") from error
+
+
+def _require(file: Path, required: Sequence[str], found: Sequence[str]) -> None:
+    """Raise ConfigError where a required column is not among those found."""
+    for each in required:
+        if each not in found:
+            raise ConfigError(f"{file} has no column {each!r}", hint=nearest(each, found))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from dataset_files import write_cifar100_meta, write_cifar100_side, write_core50, write_cub200, write_tar
 from streams_data import png, write_picture
 
@@ -20,6 +22,7 @@ def data_root(root: Path) -> Path:
     _folders(root / "imagenet-sketch" / "sketch", [f"n{number:08d}" for number in range(CLASSES)])
     _folders(root / "folder", ["ant", "bee", "cat", "dog", "emu"])
     _shards(root / "shards")
+    _lists(root / "lists")
     return root
 
 
@@ -55,3 +58,11 @@ def _shards(root: Path) -> None:
         names = [f"{shard}{number}" for number in range(5)]
         members = [(f"{n}.png", png(int(n))) for n in names] + [(f"{n}.cls", n[-1].encode()) for n in names]
         write_tar(root / f"train-{shard:03}.tar", sorted(members))
+
+
+def _lists(root: Path) -> None:
+    names = [f"birds/{number}.png" for number in range(10)]
+    for number, name in enumerate(names):
+        write_picture(root / name, number)
+    table = pa.table({"path": names, "species": ["wren", "robin"] * 5})
+    pq.write_table(table, root / "birds.parquet")
