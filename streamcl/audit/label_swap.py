@@ -38,7 +38,14 @@ def confusion_result(after: Floats, never: Floats, before: Floats, *, step: floa
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureLabelSwap:
-    """Two class columns, the rows of retained samples with swapped labels, and these samples so labelled."""
+    """Retained samples of two classes with swapped labels, and held-out samples of both classes.
+
+    Attributes:
+        pair: the two class columns.
+        rows: int64 [M], of the retained samples with swapped labels.
+        wrong: these samples with those labels.
+        check: held-out samples of both classes, with their own labels.
+    """
 
     pair: tuple[int, int]
     rows: Tensor

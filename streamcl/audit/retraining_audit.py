@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LearnerOutput:
-    """Logits [N, C] of one learner on all probe samples, and its accuracies after relearning 1, 2, 4, ..."""
+    """Logits [N, C] of a learner on all probe samples, and accuracies [K] after relearning 1, 2, 4, ..."""
 
     logits: Tensor
     relearned: Floats

@@ -59,7 +59,7 @@ def compare_with_references(
     centre: float | None = None,
     paper: str = "",
 ) -> MeasureResult:
-    """Judge the mean of M values as if it were the value of one more reference.
+    """Return how the mean of M values compares with K references, as if it were one more of them.
 
     Student's t for a new observation, with standard error std * sqrt(1 + 1/K). Averaging over M > 1 makes a
     false alarm rarer than stated, never more frequent.
@@ -84,7 +84,9 @@ def compare_with_references(
 
 
 def compare_with_permutations(measure: str, value: float, null: Floats, *, paper: str = "") -> MeasureResult:
-    """Judge a value of two groups of models by a permutation test, one-sided: large values are bad.
+    """Return how a value of two groups of models compares with those of random groups; large values are bad.
+
+    A permutation test, one-sided.
 
     Args:
         measure: its name.

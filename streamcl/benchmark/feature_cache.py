@@ -23,7 +23,12 @@ CachedFeatures = tuple[Tensor, ...]
 
 
 class CachedReader:
-    """Wraps a feature reader and calls it only for samples that are not in the cache, which cells share."""
+    """Wraps a feature reader and calls it only for samples that are not in the cache, which cells share.
+
+    Args:
+        reader: returns the features [B, F] of B samples.
+        cache: by sample, its features [F] and tokens; it grows by what is read.
+    """
 
     def __init__(self, reader: FeatureReader, cache: dict[str, CachedFeatures]) -> None:
         self._reader = reader

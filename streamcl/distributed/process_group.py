@@ -66,7 +66,7 @@ class ProcessGroup:
         return dict(gradients)
 
     def count_once(self, loss: Tensor) -> Tensor:
-        """Return `loss`, a scalar that every rank computes in full, with a gradient on rank 0 only."""
+        """Return a scalar with the value of `loss`, a scalar of every rank, and a gradient on rank 0 only."""
         return loss
 
     def fetch_pixels(

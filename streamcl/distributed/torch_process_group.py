@@ -104,7 +104,7 @@ class TorchProcessGroup(ProcessGroup):
         return {name: piece.view_as(gradients[name]) for name, piece in zip(gradients, pieces, strict=True)}
 
     def count_once(self, loss: Tensor) -> Tensor:
-        """Return `loss`, a scalar, detached on all ranks but the first."""
+        """Return a scalar: `loss`, a scalar too, detached on all ranks but the first."""
         return loss if self.is_main else loss.detach()
 
     def fetch_pixels(self, stored: Sequence[Sample], among: Sequence[Sample]) -> Sequence[Sample]:

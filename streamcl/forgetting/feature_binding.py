@@ -86,7 +86,7 @@ class FeatureBinding:
         return found
 
     def drift(self, bound: Sequence[LineageRow], rows: Sequence[Rows]) -> FeatureDrift:
-        """Compare rows that are derived now with those that were learned.
+        """Return how far rows that are derived now lie from those that were learned.
 
         Args:
             bound: the n samples in the lineage.

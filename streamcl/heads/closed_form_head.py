@@ -97,10 +97,10 @@ class ClosedFormHead(Protocol[S]):
             raise ValueError(f"features have shape {tuple(features.shape)}, expected [N, {self.width}]")
 
     def scores(self, features: Tensor) -> Tensor:
-        """Return float64 [N, C] by the weights in use while learning; change nothing."""
+        """Return float64 [N, C] of features [N, d] by the weights in use while learning; change nothing."""
 
     def scores_refit(self, features: Tensor) -> Tensor:
-        """Return float64 [N, C] by weights of all that is known; change nothing."""
+        """Return float64 [N, C] of features [N, d] by weights of all that is known; change nothing."""
 
     def state_dict(self) -> State:
         """Return the statistics and the weights in use."""

@@ -165,7 +165,7 @@ class NCMHead(ClosedFormHead[ClassSums]):
         self._S, self._counts = self._S[columns], self._counts[columns]
 
     def scores_refit(self, features: Tensor) -> Tensor:
-        """Return `scores` [N, C]: means are never behind."""
+        """Return `scores` [N, C] of features [N, d]: means are never behind."""
         return self.scores(features)
 
     def scores(self, features: Tensor) -> Tensor:

@@ -202,7 +202,10 @@ class RidgeHead(ClosedFormHead[Statistics]):
         return linear_scores(self.statistic_rows(features), *self._solver.weights(self._sums), self._known)
 
     def scores_refit(self, features: Tensor) -> Tensor:
-        """Return `scores` [N, C] by weights refitted on all statistics; `scores` may use an older solve."""
+        """Return scores [N, C] of features [N, d] by weights refitted on all statistics.
+
+        `scores` may use an older solve.
+        """
         h = self.statistic_rows(features)
         return linear_scores(h, *self._solver.refit_weights(self._sums), self._known)
 

@@ -140,7 +140,7 @@ class Quadratic:
         return torch.cholesky_solve(self.H @ W - self.B, self._factor)
 
     def newton(self, W: Tensor) -> Tensor:
-        """Return W [D, C] after one Newton step, which ends at the minimiser."""
+        """Return W [D, C] after one Newton step from W [D, C], which ends at the minimiser."""
         return (W - self.distance(W)).contiguous()
 
     def nats(self, W: Tensor, noise: float) -> float | None:

@@ -84,7 +84,7 @@ class Cohort:
         return self._sums.select([own.get(name, -1) for name in index.names])
 
     def learn(self, features: Tensor, views: Sequence[Tensor], labels: Sequence[str]) -> bool:
-        """Add samples to the sums and train the branch; False, for the caller to roll back, if not finite.
+        """Add samples to the sums and train the branch; return False, to be rolled back, where not finite.
 
         Args:
             features: float32 [B, D], of the frozen blocks.
@@ -150,17 +150,17 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SharedSolution:
-    """The shared weights W [D, C] and b [C], and the counts that they were solved for."""
+    """The shared weights W [D, C] and b [C], and the counts int64 [C] that they were solved for."""
 
     W: Tensor
     b: Tensor
     counts: Tensor
 
     def scores(self, features: Tensor) -> Tensor:
-        """float64 [B, C]; a class without samples is never named."""
+        """Return scores float64 [B, C] of features [B, D]; a class without samples is never named."""
         return linear_scores(features, self.W, self.b, self.counts > 0)
 
     def widened(self, classes: int) -> SharedSolution:
-        """With columns for so many classes."""
+        """Return the same solution with columns for so many classes."""
         more = classes - len(self.counts)
         return SharedSolution(*(zero_padded(each, more) for each in (self.W, self.b, self.counts)))

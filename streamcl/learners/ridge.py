@@ -187,11 +187,11 @@ class RidgeLearner(LogitLearner, Generic[S]):
         return self.features(samples)
 
     def refresh_features(self, reading: Tensor) -> Tensor:
-        """Return the reading [B, D] itself: features are fixed."""
+        """Return float32 [B, D], the reading [B, D] itself: features are fixed."""
         return reading
 
     def scores(self, reading: Tensor) -> Tensor:
-        """Return float64 [B, C] by the weights in use while learning."""
+        """Return float64 [B, C] of a reading [B, D], by the weights in use while learning."""
         return self.head.scores(reading)
 
     def state_dict(self) -> State:

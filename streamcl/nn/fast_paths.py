@@ -69,7 +69,7 @@ def write_count(value: Tensor) -> int | None:
 
 
 def norms(values: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return the Euclidean norm of each tensor, a scalar in its dtype; with one kernel for all on a GPU."""
+    """Return the Euclidean norm, a scalar, of each tensor of any shape; by one kernel on a GPU."""
     together = getattr(torch, "_foreach_norm", None) if enabled() else None
     if together is None:
         return [torch.linalg.vector_norm(value) for value in values]

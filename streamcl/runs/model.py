@@ -47,7 +47,9 @@ class RunModel:
         return [each.label for each in self._learner.predict(_samples(images))]
 
     def predict_proba(self, images: ManyImages) -> npt.NDArray[np.float64]:
-        """Return the probability of each class, [N, C]; see `classes`. images: as for `predict`.
+        """Return the probability of each class, float64 [N, C] in the order of `classes`.
+
+        images: as for `predict`, for example uint8 [N, H, W, 3].
 
         A learner that gives no probability of every class has its confidence in the class that it names, and
         divides the rest among the others. Raise BadRecord for what is no image.

@@ -158,6 +158,10 @@ class View(Sequence[Sample]):
 
     Iterating and slicing leave out images that cannot be decoded, so that one damaged test image does not
     end a run; `view[i]` raises BadRecord for it, and `len` counts it.
+
+    Args:
+        collection: the samples are of this one.
+        positions: int64 [n], their places in it, in the order of the view.
     """
 
     def __init__(self, collection: Collection, positions: Indices) -> None:

@@ -27,7 +27,7 @@ class ScenarioPart:
 class Order:
     """The order of a stream.
 
-    indices: int64, positions in the train collection. shifts: offsets at which the classes or the domain
+    indices: int64 [N], positions in the train collection. shifts: offsets at which the classes or the domain
     change. parts: the content of each stretch, for held-out evaluation; () where the stream has no parts.
     """
 

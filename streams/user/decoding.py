@@ -15,7 +15,11 @@ THREADS = min(4, os.cpu_count() or 1)
 
 
 class PendingImage:
-    """A picture that is being decoded; it stands in for its bytes in a record."""
+    """A picture that is being decoded; it stands in for its bytes in a record.
+
+    Args:
+        pixels: its result is the pixels, uint8 RGB [H, W, 3], or the BadRecord that says why there are none.
+    """
 
     def __init__(self, pixels: Future[Pixels]) -> None:
         self._pixels = pixels

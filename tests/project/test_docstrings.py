@@ -73,8 +73,10 @@ def alias_of(node: ast.stmt) -> tuple[str | None, ast.expr | None]:
     return None, None
 
 
-def names_a_tensor(annotation: ast.AST, types: frozenset[str]) -> bool:
+def names_a_tensor(annotation: ast.AST | None, types: frozenset[str]) -> bool:
     """Whether a value of this type holds tensors; a callable does not, whatever it takes and returns."""
+    if annotation is None:
+        return False
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Callable"):
         return False
     name = getattr(annotation, "attr", getattr(annotation, "id", None))
@@ -94,11 +96,15 @@ def tensor_parameters(node: ast.FunctionDef) -> list[str]:
     ]
 
 
-def says_shapes(text: str) -> bool:
-    """Whether it has a shape such as [B, D], or says why there is none."""
-    return bool(
-        re.search(r"\[[^\]]*[A-Za-z0-9][^\]]*\]|scalar|any shape|by name|by parameter|state dict", text)
+def shapes(text: str) -> int:
+    """Return how many shapes such as [B, D] a text has, and how many words that stand for one."""
+    return len(
+        re.findall(r"\[[^\]]*[A-Za-z0-9][^\]]*\]|scalar|any shape|by name|by parameter|state dict", text)
     )
+
+
+def says_shapes(text: str) -> bool:
+    return shapes(text) > 0
 
 
 def section(text: str, title: str) -> str:
@@ -118,16 +124,57 @@ def entries(text: str) -> dict[str, str]:
 def faults(node: ast.FunctionDef) -> list[str]:
     """Return how the docstring of a public function falls short of what tensors need."""
     text = ast.get_docstring(node) or ""
-    tensors, described = tensor_parameters(node), entries(text)
-    if len(parameters(node)) > 1:
-        found = [
-            f"Args lacks the shape of {name}" for name in tensors if not says_shapes(described.get(name, ""))
-        ]
-    else:
-        found = ["no shape of its tensor"] if tensors and not says_shapes(text) else []
-    if node.returns is not None and names_a_tensor(node.returns, tensor_types()):
-        found += [] if says_shapes(text.replace(section(text, "Args"), "")) else ["no shape of its result"]
+    tensors, returns_tensor = tensor_parameters(node), names_a_tensor(node.returns, tensor_types())
+    if len(parameters(node)) > 1 or section(text, "Args"):
+        found = faults_of_args(node, text) if tensors else []
+        found += ["no shape of its result"] * (returns_tensor and not shapes(without_args(text)))
+    else:  # one sentence says both, each with its shape: "Return y [N, C] of x [N, D]"
+        missing = bool(tensors) + returns_tensor - shapes(text)
+        found = ["no shape of its tensor or its result"] * (missing > 0)
+    if tensors and returns_a_value(node) and not re.search(r"\b(Return|return|Yield)s?\b", text):
+        found.append("does not say what it returns")
     return found + ([f"does not name {each}" for each in raised(node) - mentioned(text)] if tensors else [])
+
+
+def faults_of_args(node: ast.FunctionDef, text: str) -> list[str]:
+    """Return which parameters the section Args leaves out, and which tensors it gives no shape."""
+    described, tensors = entries(text), tensor_parameters(node)
+    unnamed = [each.arg for each in parameters(node) if each.arg not in described]
+    return [f"Args lacks {name}" for name in unnamed] + [
+        f"Args lacks the shape of {name}"
+        for name in tensors
+        if name in described and not says_shapes(described[name])
+    ]
+
+
+def without_args(text: str) -> str:
+    return text.replace(section(text, "Args"), "")
+
+
+def returns_a_value(node: ast.FunctionDef) -> bool:
+    return node.returns is not None and ast.unparse(node.returns) != "None"
+
+
+def class_faults(node: ast.ClassDef) -> list[str]:
+    """Return what a public class leaves unsaid of the tensors among its arguments and fields."""
+    text = ast.get_docstring(node) or ""
+    found: list[str] = []
+    for method in (each for each in node.body if isinstance(each, ast.FunctionDef)):
+        own = ast.get_docstring(method)
+        if method.name == "__init__" and tensor_parameters(method):
+            found += faults_of_args(method, own or text)
+        elif method.name == "__call__" and tensor_parameters(method):
+            found += faults(method)
+    fields = [each.target for each in node.body if isinstance(each, ast.AnnAssign) and holds_tensors(each)]
+    alone = [each.value for each in node.body if isinstance(each, ast.Expr)]
+    said = "".join(str(each.value) for each in alone if isinstance(each, ast.Constant))
+    if shapes(said) < len(fields):
+        found.append(f"fewer shapes than tensors: {', '.join(map(ast.unparse, fields))}")
+    return found
+
+
+def holds_tensors(field: ast.AnnAssign) -> bool:
+    return not ast.unparse(field.target).startswith("_") and names_a_tensor(field.annotation, tensor_types())
 
 
 def raised(node: ast.FunctionDef) -> set[str]:
@@ -140,13 +187,13 @@ def mentioned(text: str) -> set[str]:
     return set(re.findall(r"\w+", text))
 
 
-def test_public_functions_of_tensors_say_their_shapes() -> None:
+def test_public_code_says_the_shapes_of_its_tensors() -> None:
     found = [
         f"{path}:{node.lineno} {node.name}: {fault}"
         for path, tree in modules()
         for node in public(tree)
-        if isinstance(node, ast.FunctionDef)
-        for fault in faults(node)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        for fault in (faults(node) if isinstance(node, ast.FunctionDef) else class_faults(node))
     ]
     assert not found, "\n".join(found)
 
@@ -159,6 +206,7 @@ def f(x: Tensor, rows: Mapping[str, Floats], run: Callable[[Tensor], Tensor], n:
         x: float32 [N, D], features
             of samples.
         rows: by name.
+        run: makes y.
         n: a number.
 
     Raises:
@@ -173,7 +221,9 @@ def f(x: Tensor, rows: Mapping[str, Floats], run: Callable[[Tensor], Tensor], n:
     [
         ("", "", []),
         ("x: float32 [N, D]", "x: float32", ["Args lacks the shape of x"]),
-        ("        rows: by name.\n", "", ["Args lacks the shape of rows"]),
+        ("        rows: by name.\n", "", ["Args lacks rows"]),
+        ("        run: makes y.\n", "", ["Args lacks run"]),
+        ("Return y", "The y", ["does not say what it returns"]),
         ("y [N, D]", "y", ["no shape of its result"]),
         ("ValueError: n", "n", ["does not name ValueError"]),
     ],
@@ -182,6 +232,56 @@ def test_each_fault_of_a_docstring_is_found(old: str, new: str, fault: list[str]
     (node,) = ast.parse(COMPLETE.replace(old, new, 1)).body
     assert isinstance(node, ast.FunctionDef)
     assert faults(node) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("Return y [N, C] of x [N, D].", []),
+        ("Return y [N, C].", ["no shape of its tensor or its result"]),
+        ("Return y [N, C].\n\n    Args:\n        x: [N, D].\n", []),
+    ],
+)
+def test_one_sentence_is_enough_for_one_parameter(text: str, fault: list[str]) -> None:
+    (node,) = ast.parse(f'def f(x: Tensor) -> Tensor:\n    """{text}"""\n').body
+    assert isinstance(node, ast.FunctionDef)
+    assert faults(node) == fault
+
+
+MADE_OF_TENSORS = '''
+class C:
+    """Holds y [N, C].
+
+    Args:
+        x: float32 [N, D].
+        n: a number.
+    """
+    y: Tensor
+    z: Tensor
+    """Sums [D]."""
+    def __init__(self, x: Tensor, n: int) -> None:
+        self.y = x
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("", "", []),
+        ("float32 [N, D]", "features", ["Args lacks the shape of x"]),
+        ("        n: a number.\n", "", ["Args lacks n"]),
+    ],
+)
+def test_a_class_says_the_shapes_of_its_arguments_and_fields(old: str, new: str, fault: list[str]) -> None:
+    (node,) = ast.parse(MADE_OF_TENSORS.replace(old, new, 1)).body
+    assert isinstance(node, ast.ClassDef)
+    assert class_faults(node) == fault
+
+
+def test_fields_without_shapes_are_found() -> None:
+    (node,) = ast.parse(MADE_OF_TENSORS.replace("y [N, C]", "y").replace("Sums [D]", "Sums")).body
+    assert isinstance(node, ast.ClassDef)
+    assert class_faults(node) == ["fewer shapes than tensors: y, z"]
 
 
 def test_docstrings_of_every_kind_are_seen() -> None:

@@ -216,6 +216,10 @@ class ProximalDescent:
     One scale for all, unlike Adam, which moves every entry alike whether its gradient matters or not: so a
     group that gains little moves less than it is shrunk and stays at zero. The scale is that of the largest
     gradient so far, so steps grow shorter as the goal comes near.
+
+    Args:
+        groups: the parameters to move, each of any shape, in groups that are shrunk together.
+        momentum: share in [0, 1) of the mean of earlier gradients that a step keeps.
     """
 
     def __init__(self, groups: Sequence[ParameterGroup], *, momentum: float = 0.9) -> None:

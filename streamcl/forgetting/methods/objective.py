@@ -48,8 +48,12 @@ class ForgetObjective:
     unseen class, ln C, for a class; for samples and subjects the loss of retained samples, which is why those
     must have labels then.
 
-    forget, retain: tokens [F, T, d] and [R, T, d]. targets: columns [F] of the forgotten samples; None where
-    the class has no row in the head. bound: in nats; None for a class.
+    Args:
+        blocks: the blocks to repair, with the head above them.
+        forget: tokens [F, T, d] of the samples to forget.
+        targets: int64 [F], their columns; None where the class has no row in the head.
+        retain: tokens [R, T, d] of the samples to retain.
+        bound: in nats; None for a class.
     """
 
     def __init__(
@@ -216,8 +220,13 @@ class LinearProbe:
 
     The ridge regression of class (1) or not (0) on features, scaled to be a row beside the head's others.
 
-    features [F, d] with logits [F, C] are of the class, others [R, d] are not. A regression of 1 outweighs
-    all other columns by MARGIN; features that do not separate the class give it no more than half of that.
+    A regression of 1 outweighs all other columns by MARGIN; features that do not separate the class give it
+    no more than half of that.
+
+    Args:
+        features: [F, d], of samples of the class.
+        logits: [F, C], the head's for these samples.
+        others: [R, d], features of samples that are not of the class.
     """
 
     def __init__(self, features: Tensor, logits: Tensor, others: Tensor) -> None:

@@ -62,7 +62,9 @@ def retained(
 class ReferenceOutputs:
     """A model's outputs as a reference: its softmax over the columns that stay (arXiv 1606.09282).
 
-    logits [N, C]; columns [K]: those that stay.
+    Args:
+        logits: [N, C], before the erasure.
+        columns: int64 [K], those that stay.
     """
 
     def __init__(self, logits: Tensor, columns: Tensor) -> None:

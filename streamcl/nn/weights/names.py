@@ -28,7 +28,7 @@ _RENAMED = (
 
 
 def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under timm's names; a state dict that is not Hugging Face's is returned as it is."""
+    """Return a state dict under timm's names; another state dict than Hugging Face's stays as it is."""
     if not any(_SIGN.search(key) for key in state):
         return dict(state)
     renamed = _with_fused_qkv(
