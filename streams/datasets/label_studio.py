@@ -1,4 +1,4 @@
-"""Reads exports of Label Studio: tasks with an image and choices, as labelled records."""
+"""Reads exports of Label Studio, JSON and JSON-MIN: tasks with an image and choices, as labelled records."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
 from streamcl.errors import BadRecord, ConfigError, SourceError
+from streams.datasets.label_studio_min import complete_tasks, is_min
+from streams.datasets.layout import path_below
 from streams.user.records import RecordPolicy
 from streams.user.source import IterableSource
 
@@ -24,7 +26,7 @@ logger = logging.getLogger(__name__)
 Disagreement = Literal["refuse", "majority", "latest"]
 
 DOWNLOAD_TIMEOUT = 30.0  # seconds that a server may be silent
-_EXPORT = 'export the project as "JSON", the complete format, not as JSON-MIN or CSV'
+_EXPORT = 'export the project as "JSON" or "JSON-MIN"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def label_studio(
     batch_size: int = 64,
     policy: RecordPolicy | None = None,
 ) -> IterableSource:
-    """Return a source of the tasks in JSON exports, in their order.
+    """Return a source of the tasks in exports as JSON or JSON-MIN, in their order.
 
     Cancelled and empty annotations are left out, and so are predictions. Where a task has annotations that
     are marked as ground truth, only these count. A task that is in several files is read from the last one.
@@ -73,7 +75,8 @@ def label_studio(
         root: the folder of the images, that of the (first) export where it is None. "/data/upload/1/a.jpg"
             is upload/1/a.jpg below it, "/data/local-files/?d=b/c.jpg" is b/c.jpg.
         image: the key of the task's data with the image: a path, a data URI, or a URL.
-        choices: the name of the choices in the labelling interface; needed where it has several.
+        choices: the name of the choices in the labelling interface; needed where it has several, and in
+            JSON-MIN where it is not "choice".
         subject, domain: keys of the task's data with the subject and the domain of the record.
         disagreement: of several annotations with different labels: a bad record ("refuse"), the label of
             more than half of them, else a bad record ("majority"), or the one updated last ("latest").
@@ -128,10 +131,7 @@ class LabelledTasks:
             return self._downloaded(place)
         if scheme not in {"", "file"}:
             raise BadRecord(f"{scheme}:// is not read", hint="copy the images, and give their folder as root")
-        path = (self._root / _relative(place, self._root)).resolve()
-        if not path.is_relative_to(self._root):
-            raise BadRecord(f"{place[:200]!r} lies outside of {self._root}", hint="give its folder as root")
-        return path
+        return path_below(self._root, _relative(place, self._root))
 
     def _downloaded(self, url: str) -> bytes:
         shown = urlsplit(url)._replace(query="", netloc=urlsplit(url).hostname or "").geturl()[:200]
@@ -177,6 +177,8 @@ def _read(path: Path, fields: _Fields) -> Iterable[_Task]:
         raise SourceError(f"{path.name} is not JSON: {error}", hint=_EXPORT) from error
     if not isinstance(raw, list) or not all(isinstance(each, dict) for each in raw):
         raise SourceError(f"{path.name} is not a list of tasks", hint=_EXPORT)
+    if is_min(raw):
+        raw = complete_tasks(path.name, raw, fields.choices)
     for number, task in enumerate(raw):
         if not isinstance(task.get("data"), dict) or "id" not in task:
             raise SourceError(f"{path.name}: entry {number} has no id and data", hint=_EXPORT)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from streamcl.errors import ConfigError, SourceError
+from streamcl.errors import BadRecord, ConfigError, SourceError
 from streams.replay.collection import Indices
 from streams.user.images import image_suffixes
 
@@ -45,6 +45,14 @@ class FolderLayout:
         found = sorted(entry.name for entry in folder.iterdir())[:5]
         listed = f"found {', '.join(found)}" if found else "it is empty"
         return SourceError(f"{folder} does not hold {self.expected}; {listed}", hint=self.hint)
+
+
+def path_below(root: Path, place: str) -> Path:
+    """Return the file at a place below `root`, a resolved path. Raise BadRecord where it lies elsewhere."""
+    path = (root / place).resolve()
+    if not path.is_relative_to(root):
+        raise BadRecord(f"{place[:200]!r} lies outside of {root}", hint="give its folder as root")
+    return path
 
 
 def folders(root: Path) -> list[Path]:

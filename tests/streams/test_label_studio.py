@@ -141,6 +141,34 @@ def test_a_task_in_several_exports_is_read_from_the_last(tmp_path):
     assert read(f"{tmp_path}/*.json") == ([("task-2", "b"), ("task-1", "new")], [])
 
 
+def minimal(number: int, image: str, choice: object = None, **more: object) -> dict[str, object]:
+    entry = {"id": number, "image": image, "annotator": 1, "annotation_id": number, "lead_time": 1.5, **more}
+    return entry if choice is None else {**entry, "choice": choice}
+
+
+def test_json_min_gives_the_records_of_the_complete_json(tmp_path):
+    entries = [
+        minimal(1, "1.png", "a", who="p1"),
+        minimal(2, "2.png", "a", updated_at="2026-01-01"),
+        minimal(2, "2.png", "b", updated_at="2026-02-01"),
+        minimal(3, "3.png", {"choices": ["a", "b"]}),
+        minimal(4, "4.png"),
+    ]
+    path = export(tmp_path, *entries)
+    found, reasons = read(path)
+    assert found == [("task-1", "a"), ("task-4", None)]
+    assert [word in reason for word, reason in zip(["disagree", "2 choices"], reasons, strict=True)] == [1, 1]
+    assert read(path, disagreement="latest")[0] == [("task-1", "a"), ("task-2", "b"), ("task-4", None)]
+    subjects = [each.subject for each in samples_of(first_events(label_studio(path, subject="who")))]
+    assert subjects == ["p1", None]
+    check_source(lambda: label_studio(path, batch_size=2), limit=None)
+
+
+def test_choices_of_json_min_have_the_name_of_the_interface(tmp_path):
+    path = export(tmp_path, {"id": 1, "image": "1.png", "kind": "a"})
+    assert read(path, choices="kind") == ([("task-1", "a")], [])
+
+
 def test_one_of_several_choices_is_named(tmp_path):
     both = choice("a", name="class")
     both["result"] += choice("sharp", name="quality")["result"]
@@ -161,7 +189,9 @@ def test_a_task_with_two_labels_is_bad(tmp_path):
     [
         ("{", SourceError, "is not JSON"),
         ('{"tasks": []}', SourceError, "not a list of tasks"),
-        ('[{"id": 1, "image": "a.png", "class": "a"}]', SourceError, "entry 0 has no id and data"),
+        ('[{"image": "a.png", "choice": "a"}]', SourceError, "entry 0 has no id and data"),
+        ('[{"id": 1, "image": "a.png", "class": "a"}]', ConfigError, "no choices 'choice' among class, id"),
+        ('[{"id": 1, "image": "a.png", "choice": 5}]', SourceError, "'choice' of task 1 is neither"),
         ('[{"id": 1, "data": {"img": "a.png"}}]', ConfigError, "among its data: img"),
         (
             json.dumps([task(1, "a.png", {"result": [{"type": "rectanglelabels"}]})]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ def data_root(root: Path) -> Path:
     _folders(root / "folder", ["ant", "bee", "cat", "dog", "emu"])
     _shards(root / "shards")
     _lists(root / "lists")
+    _coco(root / "coco")
     return root
 
 
@@ -66,3 +68,18 @@ def _lists(root: Path) -> None:
         write_picture(root / name, number)
     table = pa.table({"path": names, "species": ["wren", "robin"] * 5})
     pq.write_table(table, root / "birds.parquet")
+
+
+def _coco(root: Path) -> None:
+    """Five pictures of 16 x 16 pixels with two boxes each."""
+    images, boxes = [], []
+    for number in range(5):
+        write_picture(root / "images" / f"{number}.png", number, size=16)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 16, "height": 16})
+        for side in range(2):
+            place = {"bbox": [8 * side, 0, 8, 12], "category_id": side}
+            boxes.append({"id": len(boxes), "image_id": number, **place})
+    categories = [{"id": 0, "name": "cup"}, {"id": 1, "name": "jug"}]
+    (root / "annotations").mkdir()
+    content = {"images": images, "annotations": boxes, "categories": categories}
+    (root / "annotations" / "instances.json").write_text(json.dumps(content))
