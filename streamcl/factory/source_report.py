@@ -161,7 +161,7 @@ def _describe(unit: Unit) -> str:
         case RejectedRecord():
             return f"{unit.id}, a bad record: {unit.reason}"
         case Label():
-            return f"a label, of {unit.id}"
+            return f"{'a label' if unit.label is not None else 'the withdrawal of a label'}, of {unit.id}"
         case ForgetRequest():
             return f"a request to forget, {unit.id}"
     return type(unit).__name__

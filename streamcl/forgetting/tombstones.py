@@ -52,7 +52,7 @@ class Tombstones:
     def _is_buried(self, label: Label) -> bool:
         """Return whether the label is of a record, or of a class, that was forgotten."""
         buried = self.are_set
-        return buried("sample", label.id) or buried("class", label.label)
+        return buried("sample", label.id) or (label.label is not None and buried("class", label.label))
 
     def covers(self, record: Sample | RejectedRecord) -> bool:
         """Return whether the record, its subject, its class or every user was forgotten."""

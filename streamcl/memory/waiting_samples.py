@@ -26,13 +26,15 @@ FASTEST = 1  # zlib's level: a photograph in some 8 ms, and hardly larger than a
 class WaitingSample:
     """A sample without a label, its place in the stream, its first prediction, and when it was made.
 
-    time: seconds since the epoch; None where the stream has no clock.
+    time: seconds since the epoch; None where the stream has no clock. scored: it was learned, and its label
+    was withdrawn, so that its first prediction has been compared with a label already.
     """
 
     sample: Sample
     offset: int
     prediction: Prediction
     time: float | None
+    scored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +167,10 @@ def _png(sample: Sample) -> bytes:
 def _facts(entry: WaitingSample) -> list[Any]:
     sample, made = entry.sample, entry.prediction
     names = [sample.id, sample.subject, sample.domain, sample.privacy]
-    return [*names, entry.offset, made.label, made.confidence, entry.time]
+    return [*names, entry.offset, made.label, made.confidence, entry.time, *[True] * entry.scored]
 
 
 def _entry(facts: list[Any]) -> WaitingSample:
-    name, subject, domain, privacy, offset, label, confidence, time = facts
+    name, subject, domain, privacy, offset, label, confidence, time, *scored = facts
     sample = Sample(name, NO_PIXELS, None, subject, domain, privacy)
-    return WaitingSample(sample, offset, Prediction(label, confidence), time)
+    return WaitingSample(sample, offset, Prediction(label, confidence), time, bool(scored))

@@ -19,12 +19,14 @@ from streamcl.requests.label import Label
 
 logger = logging.getLogger(__name__)
 
-LabelOutcome: TypeAlias = Literal["in_time", "repeated", "corrected", "late", "refused", "expired"]
-"""Of a label; "expired" is a record that left before its label came."""
+LabelOutcome: TypeAlias = Literal[
+    "in_time", "repeated", "corrected", "withdrawn", "unlabelled", "late", "refused", "expired"
+]
+"""Of a label; "unlabelled" is a withdrawal of none, "expired" a record that left before its label came."""
 
 LATE = "no record with this id waits for its label: it has left the store, or none has come"
-NO_CORRECTIONS = "this run keeps no lineage of what was learned"
 CORRECTED = "the sample is taken out under its old label and learned under the new one"
+WITHDRAWN = "the sample has no label any more: where it was learned it is taken out; it waits for a label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class LabelledBatch:
 
     predictions: of earlier samples, made at first sight, by offset. completed: offsets of samples of the
     batch itself whose labels came with it. corrected: offsets of samples that were learned under another
-    label; their predictions were scored with the first.
+    label, which was corrected or withdrawn; their predictions were scored with the first.
     """
 
     batch: Batch
@@ -46,15 +48,20 @@ class LabelledBatch:
 class _Assignment:
     """What the labels of a batch say. own: the batch's samples, by id, with the labels that they came with.
 
-    labels: those to learn in this step, by id. waited: earlier samples that they are of. corrections: labels
-    of samples that were learned under others. late: how many are of no sample that is known.
+    labels: those to learn in this step, by id, of own samples and of those that wait. withdrawn: own samples
+    without the labels that they came with. corrections: labels of samples that were learned under others;
+    None: withdrawn. late: how many labels are of no sample that is known.
     """
 
     own: dict[str, str | None]
     labels: dict[str, str] = field(default_factory=dict)
-    waited: list[WaitingSample] = field(default_factory=list)
-    corrections: dict[str, str] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
+    corrections: dict[str, str | None] = field(default_factory=dict)
     late: int = 0
+
+    def label_of(self, sample: Sample) -> str | None:
+        """Return the label that an own sample has now."""
+        return self.labels.get(sample.id, None if sample.id in self.withdrawn else sample.label)
 
 
 class LateLabels:
@@ -62,7 +69,8 @@ class LateLabels:
 
     Samples wait in a bounded store. A label in time brings its sample into the step of the batch that it
     comes with. One of a sample that was learned under another label is a correction, where the learner can
-    take the sample out exactly. The same label again changes nothing; all others are refused, and logged.
+    take the sample out exactly. A withdrawal takes it out too, and lets it wait for a label. The same label
+    again changes nothing; all others are refused, and logged.
 
     Args:
         waiting: the store; None where labels come with their records only.
@@ -103,17 +111,19 @@ class LateLabels:
         for label in batch.labels:
             self._assign(label, found, self._waiting)
         self._note_late(found.late)
-        return _labelled_batch(batch, found, self._taken_out(found.corrections))
+        waited = [entry for name in found.labels if (entry := self._waiting.take(name)) is not None]
+        return _labelled_batch(batch, found, waited, self._taken_out(found.corrections))
 
     def after_batch(self, record: BatchRecord) -> None:
-        """Let the batch's unlabelled samples wait, with the predictions that were made of them."""
+        """Let unlabelled samples wait, with the predictions that were made of them first."""
         batch = record.batch
         if self._waiting is None or batch.predict_only:
             return
         for sample, made in zip(batch.samples, record.predictions, strict=True):
             if sample.label is None:
                 prediction = Prediction(made.predicted, made.confidence)
-                self._waiting.put(WaitingSample(sample, made.offset, prediction, batch.time))
+                scored = made.offset in record.corrected
+                self._waiting.put(WaitingSample(sample, made.offset, prediction, batch.time, scored))
         self._left(self._waiting.evict(), "had no room to wait for their labels")
 
     def summary(self) -> dict[str, int]:
@@ -137,33 +147,49 @@ class LateLabels:
         name = label.id
         if label.fault is not None:
             self._note("refused", label, label.fault)
+        elif label.label is None:
+            self._withdraw(label, found, waiting)
         elif name in found.labels or found.own.get(name) is not None:
             before = found.labels.get(name) or found.own[name]
             self._note("repeated" if before == label.label else "corrected", label, CORRECTED)
             found.labels[name] = label.label
-        elif name in found.own:
+        elif name in found.own or name in waiting:
             self._note("in_time", label)
             found.labels[name] = label.label
-        elif (entry := waiting.take(name)) is not None:
-            self._note("in_time", label)
-            found.labels[name] = label.label
-            found.waited.append(entry)
         else:
             self._assign_learned(label, found)
 
     def _assign_learned(self, label: Label, found: _Assignment) -> None:
         """Note a correction, where the label is of a sample that was learned under another one."""
-        learned = found.corrections.get(label.id)
-        if learned is None and self._corrections is not None:
-            learned = self._corrections.learned_label(label.id)
-        if learned is None:
+        learned = self._learned_label(label.id, found)
+        if learned is None and label.id not in found.corrections:
             found.late += 1
         elif learned == label.label:
             self._note("repeated", label)
         else:
             found.corrections[label.id] = label.label
 
-    def _taken_out(self, corrections: Mapping[str, str]) -> list[tuple[int, Sample]]:
+    def _withdraw(self, label: Label, found: _Assignment, waiting: WaitingSamples) -> None:
+        """Take back the label of a sample: of this batch, of one that waits, or of one that was learned."""
+        name = label.id
+        if name in found.labels or found.own.get(name) is not None:
+            self._note("withdrawn", label, WITHDRAWN)
+            found.labels.pop(name, None)
+            if name in found.own:
+                found.own[name] = None
+                found.withdrawn.add(name)
+        elif name in found.own or name in waiting or self._learned_label(name, found) is None:
+            self._note("unlabelled", label)
+        else:
+            found.corrections[name] = None
+
+    def _learned_label(self, name: str, found: _Assignment) -> str | None:
+        """Return the label under which a sample was learned, or that earlier labels of the batch gave it."""
+        if name in found.corrections:
+            return found.corrections[name]
+        return None if self._corrections is None else self._corrections.learned_label(name)
+
+    def _taken_out(self, corrections: Mapping[str, str | None]) -> list[tuple[int, Sample]]:
         """Take samples out of the learner; return them, with their offsets and new labels.
 
         They are taken out together or, where that is refused, one by one: a sample that is gone does not
@@ -178,21 +204,27 @@ class LateLabels:
                 return []
         return [each for item in corrections.items() for each in self._taken_out(dict([item]))]
 
-    def _take_out(self, corrections: Mapping[str, str]) -> list[tuple[int, Sample]]:
+    def _take_out(self, corrections: Mapping[str, str | None]) -> list[tuple[int, Sample]]:
         if not corrections or self._corrections is None:
             return []
         taken = self._corrections.take_out(list(corrections))
         for name, label in corrections.items():
-            self._note("corrected", Label(name, label), CORRECTED)
+            withdrawn = label is None
+            self._note(
+                "withdrawn" if withdrawn else "corrected",
+                Label(name, label),
+                WITHDRAWN if withdrawn else CORRECTED,
+            )
         return [(offset, replace(sample, label=corrections[sample.id])) for offset, sample in taken]
 
     def _note(self, outcome: LabelOutcome, label: Label, reason: str = "") -> None:
         """Count a label, and log it unless it is learned as usual or changes nothing."""
         self.counts[outcome] += 1
-        if outcome in {"corrected", "refused"}:
+        if outcome in {"corrected", "withdrawn", "refused"}:
             self._log.log("label", reason, outcome=outcome, id=label.id, label=label.label)
         if outcome == "refused" and self.counts[outcome] == 1:
-            logger.warning("a label is not learned: %s; events.jsonl has all such labels", reason)
+            what = "withdrawn" if label.label is None else "learned"
+            logger.warning("a label is not %s: %s; events.jsonl has all such labels", what, reason)
 
     def _note_late(self, count: int) -> None:
         """Count and log late labels. They are not named: their records may have been forgotten."""
@@ -213,14 +245,15 @@ class LateLabels:
 
 
 def _labelled_batch(
-    batch: Batch, found: _Assignment, taken_out: Sequence[tuple[int, Sample]]
+    batch: Batch,
+    found: _Assignment,
+    waiting: Sequence[WaitingSample],
+    taken_out: Sequence[tuple[int, Sample]],
 ) -> LabelledBatch:
     """Return the batch of all that is learned now: earlier samples first, in the order of their labels."""
-    waited = [
-        (entry.offset, replace(entry.sample, label=found.labels[entry.sample.id])) for entry in found.waited
-    ]
+    waited = [(entry.offset, replace(entry.sample, label=found.labels[entry.sample.id])) for entry in waiting]
     earlier = [*waited, *taken_out]
-    own = tuple(replace(each, label=found.labels.get(each.id, each.label)) for each in batch.samples)
+    own = tuple(replace(each, label=found.label_of(each)) for each in batch.samples)
     made = (*(sample for _, sample in earlier), *own)
     offsets = tuple(offset for offset, _ in earlier)
     merged = (
@@ -233,7 +266,7 @@ def _labelled_batch(
     )
     return LabelledBatch(
         merged,
-        {entry.offset: entry.prediction for entry in found.waited},
+        {entry.offset: entry.prediction for entry in waiting if not entry.scored},
         frozenset(completed),
-        frozenset(offset for offset, _ in taken_out),
+        frozenset(offset for offset, _ in taken_out) | {entry.offset for entry in waiting if entry.scored},
     )

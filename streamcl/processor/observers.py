@@ -128,7 +128,8 @@ class HoldoutEvaluation(Counters):
         batch = record.batch
         if self._evaluator.due(batch.offset, batch.end):
             self._evaluate(batch.end)
-        elif batch.end == batch.offset and record.result.learned:  # late labels, after the last record
+        elif batch.end == batch.offset and (record.result.learned or record.corrected):
+            # late labels, after the last record
             self.last_evaluated = min(self.last_evaluated, batch.end - 1)
 
     def finish(self, offset: int) -> None:

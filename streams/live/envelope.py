@@ -10,23 +10,26 @@ from typing import Any
 
 from streamcl.errors import BadRecord, ForgettingError, RefusedRequest
 from streamcl.events import ForgetRequest
-from streams.user.label_records import LABEL_OF
+from streams.user.label_records import LABEL_OF, WITHDRAW
 from streams.user.labels import to_text
 
 ENVELOPE = "data"
 """The field that holds a whole record as a JSON object."""
 NAMES = ("label", "id", "subject", "domain", "privacy")
 """The fields of a record beside its image."""
+LABEL_FIELDS = (LABEL_OF, "label", WITHDRAW)
+"""The fields of the label of an earlier record."""
 
 
 def record_of_fields(fields: Mapping[str, bytes], default_id: str) -> Mapping[str, Any] | BadRecord:
     """Return the record in a message's fields: "image" with its bytes, and text; or "data" with an envelope.
 
-    With a field "label_of" it is the label of an earlier record, of the id there. An empty text is a missing
-    one. Other fields are ignored. A BadRecord is returned, not raised.
+    With a field "label_of" it is the label of an earlier record, of the id there; with "withdraw" that label
+    is taken back. An empty text is a missing one. Other fields are ignored. A BadRecord is returned, not
+    raised.
     """
     if LABEL_OF in fields:
-        texts = {name: fields.get(name, b"").decode(errors="replace") for name in (LABEL_OF, "label")}
+        texts = {name: fields.get(name, b"").decode(errors="replace") for name in LABEL_FIELDS}
         return {name: text or None for name, text in texts.items()}
     if ENVELOPE in fields and "image" not in fields:
         return record_of_json(fields[ENVELOPE], default_id)
@@ -46,13 +49,14 @@ def record_of_fields(fields: Mapping[str, bytes], default_id: str) -> Mapping[st
 def record_of_json(data: bytes, default_id: str) -> Mapping[str, Any] | BadRecord:
     """Return the record in an envelope: {"image": base64 of its bytes, "label": ..., "id": ..., ...}.
 
-    Or the label of an earlier record: {"label_of": its id, "label": ...}. Keys beside the image and `NAMES`
+    Or the label of an earlier record: {"label_of": its id, "label": ...}, with "withdraw": true instead of a
+    label where it is taken back. Keys beside the image and `NAMES`
     are ignored. A BadRecord is returned, not raised.
     """
     try:
         envelope = _object(data)
         if LABEL_OF in envelope:
-            return {name: envelope.get(name) for name in (LABEL_OF, "label")}
+            return {name: envelope.get(name) for name in LABEL_FIELDS}
         image = base64.b64decode(envelope["image"], validate=True)
     except KeyError:
         return BadRecord("the envelope has no 'image'")

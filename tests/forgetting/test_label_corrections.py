@@ -109,6 +109,54 @@ def test_a_corrected_stream_is_learned_like_one_that_was_right_at_once(
     lineage.close()
 
 
+some_numbers = st.sets(st.integers(0, COUNT - 1), min_size=1, max_size=12)
+
+
+@settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.generate])
+@example("ridge", {4, 5, 6}, {5}, 5)
+@given(
+    st.sampled_from(["ridge", "ncm", "slda"]), some_numbers, some_numbers, st.sampled_from([None, 0, 5, 20])
+)
+def test_a_label_that_is_withdrawn_was_never_there(tmp_path_factory, name, withdrawn, again, delay):
+    again &= withdrawn
+    folder = tmp_path_factory.mktemp("withdrawn")
+    stream = {"delay": delay, "withdrawn": sorted(withdrawn), "again": sorted(again)}
+    learner, counts, run = finished(settings_of(folder / "one", name, **stream))
+    never = {"delay": delay, "never": sorted(withdrawn - again)}
+    other, expected, _ = finished(settings_of(folder / "other", name, **never))
+    check_equal(learner, other)
+    assert counts["withdrawn"] == counts["unlabelled"] == len(withdrawn)
+    assert counts.get("in_time", 0) == expected.get("in_time", 0) + (delay is not None) * len(withdrawn) + (
+        delay is None
+    ) * len(again)
+    assert {json.loads(each)[0] for each in waiting_facts(run)} == {f"s{k}" for k in withdrawn - again}
+    lineage = Lineage(folder / "one" / "run" / LINEAGE)
+    for number in range(COUNT):
+        label = None if number in withdrawn - again else truth(number)
+        assert lineage.learned_label(f"s{number}") == label
+    lineage.close()
+    lines = [each for each in logged(run, "predictions") if each.get("label") is not None]
+    assert len(lines) == len({each["id"] for each in lines}) == run.processor.parts.scores.samples
+
+
+def test_stored_sums_lose_a_sample_whose_label_is_withdrawn(tmp_path):
+    same = [k for k in range(COUNT) if truth(k) == truth(3)]
+    config = settings_of(tmp_path, withdrawn=[3, 9])
+    kept = config.model_copy(
+        update={"forgetting": config.forgetting.model_copy(update={"keep_statistics": "per_class"})}
+    )
+    with open_run(kept) as run:
+        list(run)
+        before = run.learner.head.statistics.total
+        run.forgetting.submit(ForgetRequest(id="r", label=truth(3)))
+        run.processor.forget()
+        assert [each for each in logged(run) if each.get("kind") == "forget"][-1]["outcome"] == "done"
+        assert before == COUNT - 2
+        assert run.learner.head.statistics.total == COUNT - len({*same, 3, 9})
+        other, _, _ = finished(settings_of(tmp_path / "other", never=[9, *same]))
+        check_equal(run.learner, other)
+
+
 def test_stored_sums_are_corrected_too(tmp_path, right_at_once):
     config = settings_of(tmp_path, wrong={3: "bee" if truth(3) != "bee" else "cat", 9: "typo"})
     kept = config.model_copy(
@@ -144,9 +192,18 @@ def test_a_correction_that_cannot_be_exact_is_refused_with_the_reason(tmp_path, 
     assert "typo" in learner.classes
 
 
+def test_a_withdrawal_that_cannot_be_exact_is_refused_with_the_reason(tmp_path):
+    _, counts, run = finished(settings_of(tmp_path, "naive_lora", withdrawn=[3]))
+    assert counts == {"refused": 1, "unlabelled": 1}
+    (said,) = [each for each in logged(run) if each.get("kind") == "label"]
+    assert (said["id"], said["label"], "not a sum" in said["reason"]) == ("s3", None, True)
+    assert not waiting_facts(run)
+
+
 def test_a_run_that_is_left_at_every_batch_is_corrected_alike(tmp_path):
     """Left after a batch that was not committed, so that lineage, sums and store go back each time."""
     options = {"delay": 5, "wrong": {2: "typo", 20: "typo", 21: "bee" if truth(21) != "bee" else "cat"}}
+    options |= {"withdrawn": [4, 17, 30], "again": [17]}
     undisturbed, _, _ = finished(settings_of(tmp_path / "whole", **options))
     config = settings_of(tmp_path / "left", **options)
     left, ended = 0, False
@@ -171,7 +228,7 @@ def test_a_run_that_is_left_at_every_batch_is_corrected_alike(tmp_path):
         rows.append([(each.offset, each.id, each.label, each.learned) for each in lineage.subsample(1000)])
         lineage.close()
     assert rows[0] == rows[1]
-    assert len(rows[0]) == COUNT
+    assert len(rows[0]) == COUNT - 2
 
 
 @pytest.mark.parametrize("what", [{"ids": ("s10",)}, {"subject": "p0"}])
@@ -197,7 +254,7 @@ def test_what_is_forgotten_while_it_waits_is_not_learned_when_its_label_comes(tm
 
 
 def waiting_facts(run):
-    return run.processor.state_dict()["labels"]["waiting"]["facts"]
+    return run.processor.labels.state_dict()["waiting"]["facts"]
 
 
 def test_a_forgotten_class_is_named_by_no_waiting_prediction(tmp_path):

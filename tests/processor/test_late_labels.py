@@ -148,6 +148,47 @@ def test_of_several_labels_in_one_batch_the_last_counts(tmp_path):
     assert counts(processor) == {"in_time": 1, "repeated": 2, "corrected": 2}
 
 
+def withdrawal(number):
+    return {"label_of": f"r{number}", "withdraw": True}
+
+
+def test_a_label_that_is_withdrawn_before_it_is_learned_leaves_the_record_waiting(tmp_path):
+    script = [(0.0, unlabelled(0)), (0.0, record(1)), (0.0, withdrawal(1)), (0.0, withdrawal(7))]
+    script += [(9.0, label(0)), (9.0, withdrawal(0)), (9.0, withdrawal(0)), (20.0, withdrawal(0))]
+    script += [(30.0, label(1)), (30.0, withdrawal(1)), (30.0, label(1)), (40.0, record(2))]
+    processor, _ = run(tmp_path, script)
+    assert processor.learner.consumed == ["r1", "r2"]
+    assert counts(processor) == {"withdrawn": 3, "unlabelled": 3, "in_time": 3}
+    assert processor.labels.summary()["waiting"] == 1
+    assert processor.parts.scores.samples == 2
+
+
+def test_a_record_whose_label_was_withdrawn_waits_for_another_and_is_scored_once(tmp_path):
+    corrections = Corrections({"r1": "b"})
+    script = [(0.0, record(0)), (0.0, record(1)), (9.0, withdrawal(1)), (9.5, withdrawal(1))]
+    script += [(20.0, label(1, "c")), (30.0, record(2))]
+    processor, yielded = run(tmp_path, script, corrections=corrections)
+    assert corrections.taken == [["r1"]]
+    assert processor.learner.consumed == ["r0", "r1", "r1", "r2"]
+    assert processor.learner.classes[-1] == "c"
+    assert counts(processor) == {"withdrawn": 1, "unlabelled": 1, "in_time": 1}
+    assert processor.parts.scores.samples == 3
+    assert [each["id"] for each in lines(tmp_path, "predictions")] == ["r0", "r1", "r2"]
+    assert [each.id for each in yielded] == ["r0", "r1", "r2"]
+    (said,) = [each for each in lines(tmp_path, "events") if each["kind"] == "label"]
+    assert (said["outcome"], said["id"], said["label"]) == ("withdrawn", "r1", None)
+
+
+def test_of_labels_and_withdrawals_in_one_batch_the_last_counts(tmp_path):
+    corrections = Corrections({"r0": "a", "r1": "b"})
+    script = [(0.0, record(0)), (0.0, record(1)), (9.0, label(0, "c")), (9.0, withdrawal(0))]
+    script += [(9.0, withdrawal(1)), (9.0, label(1, "c"))]
+    processor, _ = run(tmp_path, script, corrections=corrections, size=8)
+    assert corrections.taken == [["r0", "r1"]]
+    assert counts(processor) == {"withdrawn": 1, "corrected": 1}
+    assert processor.labels.summary()["waiting"] == 1
+
+
 def test_a_label_that_is_none_is_refused_and_said(tmp_path):
     script = [(0.0, unlabelled(0)), (9.0, Label("r0", ["a"])), (20.0, label(0))]
     processor, _ = run(tmp_path, script)
@@ -169,6 +210,8 @@ def scrambled(count, seed):
         script.append((at, record(k) if k % 5 == 4 else unlabelled(k)))
         for _ in range(draw.choice([0, 1, 1, 1, 2])):
             script.append((at + draw.choice([-1.0, 0.1, 3.0, 7.0, 30.0]), label(k)))
+        if draw.random() < 0.3:
+            script.append((at + draw.choice([-1.0, 0.1, 3.0, 7.0]), withdrawal(k)))
     script.append((4.0, label(0, "z")))
     return sorted(((max(0.0, at), value) for at, value in script), key=lambda each: each[0])
 

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from streamcl.errors import BadRecord, RefusedRequest
 from streamcl.events import ForgetRequest
+from streamcl.requests.label import Label
 from streams.live.envelope import record_of_fields, record_of_json, request_of_json
+from streams.user.label_records import checked_label, label_in
+from streams.user.records import RecordPolicy
 
 IMAGE = b"\xff\xd8 bytes of an image"
 
@@ -90,10 +93,39 @@ def test_nothing_is_ever_raised(data):
 
 
 def test_a_message_may_be_the_label_of_an_earlier_record():
-    expected = {"label_of": "cam/1-0", "label": "café"}
+    expected = {"label_of": "cam/1-0", "label": "café", "withdraw": None}
     fields = {"label_of": b"cam/1-0", "label": "café".encode(), "image": b"ignored"}
     assert record_of_fields(fields, "x") == expected
     envelope = json.dumps({"label_of": "cam/1-0", "label": "café", "image": 3}).encode()
     assert record_of_fields({"data": envelope}, "x") == expected
     assert record_of_json(envelope, "x") == expected
-    assert record_of_fields({"label_of": b"r1"}, "x") == {"label_of": "r1", "label": None}
+    assert record_of_fields({"label_of": b"r1"}, "x") == {"label_of": "r1", "label": None, "withdraw": None}
+
+
+def test_a_message_may_take_back_the_label_of_an_earlier_record():
+    fields = {"label_of": b"r1", "withdraw": b"true"}
+    assert label_in(record_of_fields(fields, "x")) == Label("r1", None)
+    for envelope in (
+        {"label_of": "r1", "withdraw": True},
+        {"label_of": "r1", "withdraw": True, "label": None},
+    ):
+        assert label_in(record_of_json(json.dumps(envelope).encode(), "x")) == Label("r1", None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"withdraw": True, "label": "a"},
+        {"withdraw": "yes"},
+        {"withdraw": 1},
+        {"withdraw": [True]},
+        {"withdraw": False},
+        {},
+        {"label": ""},
+    ],
+)
+def test_a_message_that_neither_gives_a_label_nor_takes_one_back_is_refused(fields):
+    label = label_in({"label_of": "r1", **fields})
+    assert checked_label(label, RecordPolicy()).fault
+    with pytest.raises(BadRecord):
+        checked_label(label, RecordPolicy(on_bad_record="fail"))

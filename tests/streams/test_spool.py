@@ -161,17 +161,24 @@ def test_requests_and_labels_pass_in_their_order(tmp_path):
 
 def test_labels_come_as_mappings_or_with_any_names_and_one_that_cannot_be_read_has_its_fault(tmp_path):
     sent = [{"label_of": "r0", "label": "b"}, {"label_of": 7, "label": np.int64(1)}, Label("r1 ", " cat")]
+    sent += [{"label_of": "r0", "withdraw": True}, Label("r1", None)]
     sent += [{"label_of": "r2"}, {"label_of": None, "label": "b"}, Label("r3", 2.5), Label("r4", "b", "late")]
     form = SpoolFormat(class_names=["ant", "bee"])
     with opened(reader_of(tmp_path, Sends(sent), form=form)) as reader:
         *good, blank, nameless, half, late = (each.value for each in everything(reader))
-    assert good == [Label("r0", "b"), Label("7", "bee"), Label("r1 ", "cat")]
+    assert good == [
+        Label("r0", "b"),
+        Label("7", "bee"),
+        Label("r1 ", "cat"),
+        Label("r0", None),
+        Label("r1", None),
+    ]
     assert [each.id for each in (blank, nameless, half)] == ["r2", "<NoneType>", "r3"]
     assert all(each.fault for each in (blank, nameless, half))
     assert late == Label("r4", "b", "late")
     strict = SpoolFormat(RecordPolicy(on_bad_record="fail"))
     reader = reader_of(tmp_path / "strict", Sends([{"label_of": "r2"}]), form=strict)
-    with opened(reader), pytest.raises(BadRecord, match="empty"):
+    with opened(reader), pytest.raises(BadRecord, match="no label"):
         everything(reader)
 
 

@@ -22,26 +22,34 @@ def item(number, label):
 class Pictures:
     """Records in order. delay: records after which a label comes; None: with the record.
 
-    wrong: {number: label} at first; each is corrected `patience` records after its label. Iterating anew
-    begins anew.
+    wrong: {number: label} at first; each is corrected `patience` records after its label. withdrawn: numbers
+    whose labels are taken back as late, twice; again: those of them that are labelled once more `patience`
+    records later. never: numbers without a label. Iterating anew begins anew.
     """
 
-    def __init__(self, count=64, delay=None, wrong=None, patience=16):
+    def __init__(self, count=64, delay=None, wrong=None, patience=16, withdrawn=(), again=(), never=()):
         self.count, self.delay, self.patience = count, delay, patience
         self.wrong = {int(number): name for number, name in (wrong or {}).items()}
+        self.withdrawn, self.again, self.never = set(withdrawn), set(again), set(never)
+
+    def first_label(self, number):
+        return None if number in self.never else self.wrong.get(number, truth(number))
 
     def __iter__(self):
         delay = self.delay
-        for number in range(self.count + (delay or 0) + self.patience):
+        for number in range(self.count + (delay or 0) + 2 * self.patience):
             if number < self.count:
-                first = self.wrong.get(number, truth(number))
-                yield item(number, first if delay is None else None)
+                yield item(number, self.first_label(number) if delay is None else None)
             labelled = number - (delay or 0)
-            if delay is not None and 0 <= labelled < self.count:
-                yield Label(f"s{labelled}", self.wrong.get(labelled, truth(labelled)))
+            if delay is not None and 0 <= labelled < self.count and labelled not in self.never:
+                yield Label(f"s{labelled}", self.first_label(labelled))
             corrected = labelled - self.patience
             if corrected in self.wrong:
                 yield Label(f"s{corrected}", truth(corrected))
+            if corrected in self.withdrawn:
+                yield from [{"label_of": f"s{corrected}", "withdraw": True}] * 2
+            if (again := corrected - self.patience) in self.again:
+                yield Label(f"s{again}", truth(again))
 
 
 class DataSet:
