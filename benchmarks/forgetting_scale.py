@@ -13,7 +13,7 @@ import argparse
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +96,9 @@ class SimulatedSource:
             first, self._next = self._next, min(self._next + BATCH, self._records)
             yield Batch(first, tuple(map(sample_of, range(first, self._next))))
 
-    def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
-        """Return records by their ids."""
-        return {name: sample_of(int(name[-8:])) for name in ids}
+    def fetch(self, ids: Sequence[str]) -> Generator[Sample, None, None]:
+        """Yield records by their ids."""
+        yield from (sample_of(int(name[-8:])) for name in ids)
 
     def state_dict(self) -> State:
         """Return the number of the next record."""

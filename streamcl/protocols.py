@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -64,8 +64,11 @@ class Source(Stateful, Protocol):
     def __iter__(self) -> Iterator[Event]: ...
 
 
-Fetch: TypeAlias = Callable[[Sequence[str]], Mapping[str, Sample]]
-"""Returns the samples with these ids that still exist; an id that is gone is absent from the mapping."""
+Fetch: TypeAlias = Callable[[Sequence[str]], Generator[Sample, None, None]]
+"""Yields the samples with these ids that still exist; where several have the same id, each of them.
+
+It is closed before its end where no more is needed.
+"""
 
 
 @runtime_checkable

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Event, ForgetRequest, Pixels, Sample
@@ -18,7 +19,7 @@ class Retrieval:
     """
 
     def __init__(self, request: ForgetRequest, source: Source, content: Callable[[Pixels], bytes]) -> None:
-        self._carried = {sample.id: sample for sample in request.samples}
+        self._carried = request.samples
         self._fetch = fetch_of(source)
         self._content = content
 
@@ -32,24 +33,64 @@ class Retrieval:
     def samples(self, rows: Sequence[LineageRow]) -> list[Sample]:
         """Return the samples of the rows, in order, with the labels they were learned with.
 
-        Raise ForgettingError where one is gone, or has other pixels than those that were learned.
+        Of several with the same id, each row gets the one that was learned there. Raise ForgettingError
+        where one is gone, or there are only others than were learned.
         """
-        missing = [row.id for row in rows if row.id not in self._carried]
-        found = dict(self._fetch(missing)) if missing and self._fetch is not None else {}
-        found |= self._carried
-        gone = sum(row.id not in found for row in rows)
+        found = LearnedSamples(rows, self._content)
+        found.add(self._carried)
+        if self._fetch is not None:
+            found.fetch(self._fetch)
+        gone = sum(row.id not in found.ids for row in rows)
         if gone:
             raise ForgettingError(
                 f"{gone} of {len(rows)} samples cannot be fetched again to compute their statistics",
                 hint="include them in the request",
             )
-        changed = sum(self._content(found[row.id].image) != row.content for row in rows)
-        if changed:
+        if changed := sum(row not in found for row in rows):
             raise ForgettingError(
                 f"{changed} of {len(rows)} samples have other pixels than when they were learned",
                 hint="include them in the request as they were",
             )
-        return [labelled(found[row.id], row.label) for row in rows]
+        return [found[row] for row in rows]
+
+
+class LearnedSamples:
+    """The samples of some lineage rows, recognised by their ids and the hashes of their pixels.
+
+    ids: of the samples that were looked at, and are of a row's id.
+    """
+
+    def __init__(self, rows: Sequence[LineageRow], content: Callable[[Pixels], bytes]) -> None:
+        self._content = content
+        self._names = {row.id for row in rows}
+        self._missing = {(row.id, row.content) for row in rows}
+        self._found = dict[tuple[str, bytes], Sample]()
+        self.ids = set[str]()
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Look at samples, as many as it takes until none is missing."""
+        for sample in samples if self._missing else ():
+            if sample.id not in self._names:
+                continue
+            self.ids.add(sample.id)
+            if (key := (sample.id, self._content(sample.image))) in self._missing:
+                self._missing.remove(key)
+                self._found[key] = sample
+                if not self._missing:
+                    return
+
+    def fetch(self, fetch: Fetch) -> None:
+        """Look at what the source has of the ids of which a sample is missing."""
+        if names := list(dict.fromkeys(name for name, _ in self._missing)):
+            with closing(fetch(names)) as samples:
+                self.add(samples)
+
+    def __contains__(self, row: LineageRow) -> bool:
+        return (row.id, row.content) in self._found
+
+    def __getitem__(self, row: LineageRow) -> Sample:
+        """Return the sample of a row, with the label that it was learned with."""
+        return labelled(self._found[row.id, row.content], row.label)
 
 
 def labelled(sample: Sample, label: str | None) -> Sample:
@@ -71,16 +112,17 @@ def retain_source(
     filter_batch: removes samples that have a tombstone from a batch.
     """
     if (fetch := fetch_of(source)) is not None:
-        return lambda limit: _fetched(fetch, lineage.subsample(limit))
+        return lambda limit: _fetched(fetch, lineage.subsample(limit), lineage.content)
     if isinstance(source, Peekable):
         return lambda limit: _coming(source.peek(limit), filter_batch)[:limit]
     return None
 
 
-def _fetched(fetch: Fetch, rows: Sequence[LineageRow]) -> list[Sample]:
-    """Return those that still exist, with the labels they were learned with."""
-    found = fetch([row.id for row in rows])
-    return [labelled(found[row.id], row.label) for row in rows if row.id in found]
+def _fetched(fetch: Fetch, rows: Sequence[LineageRow], content: Callable[[Pixels], bytes]) -> list[Sample]:
+    """Return those that still exist as they were learned, with the labels they were learned with."""
+    found = LearnedSamples(rows, content)
+    found.fetch(fetch)
+    return [found[row] for row in rows if row in found]
 
 
 def _coming(events: Sequence[Event], filter_batch: Callable[[Batch], Batch]) -> list[Sample]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -13,8 +13,9 @@ RecordKey: TypeAlias = Any
 """Identifies a record within its reader, as plain JSON: an offset, an entry's id, a file and its time."""
 
 
-FetchRecords: TypeAlias = Callable[[Sequence[str]], Mapping[str, Any]]
-"""Returns records by their ids, in any form that `streams.user.records.to_sample` takes."""
+FetchRecords: TypeAlias = Callable[[Sequence[str]], Generator[tuple[str, Any], None, None]]
+"""Yields ids and records, of an id each that there is, in any form that `streams.user.records.to_sample`
+takes. It is closed before its end where no more is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class LiveReader(Protocol):
 
     @property
     def fetch(self) -> FetchRecords | None:
-        """Returns the records with these ids that still exist; None where none can be read again."""
+        """Yields the records with these ids that still exist; None where none can be read again."""
 
     def lag(self) -> int | None:
         """Return how many records there are after the position; None where that is not known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -118,8 +119,9 @@ def _check_fetch(reader: LiveReader, arrivals: Sequence[Arrival]) -> None:
     taken = named[0]
     for arrival in arrivals[: arrivals.index(taken) + 1]:
         reader.advance([arrival.key])
-    found = reader.fetch([taken.value["id"], "no such id"])
-    for name, value in found.items():
+    with closing(reader.fetch([taken.value["id"], "no such id"])) as fetched:
+        found = list(fetched)
+    for name, value in found:
         require(name == taken.value["id"], f"fetch returned {name!r}, which was not requested")
         require(_comparable(value) == _comparable(taken.value), f"fetch returned another record as {name!r}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -132,9 +132,9 @@ class ScriptedSource:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._item, self._offset = int(state["item"]), int(state["offset"])
 
-    def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
-        """Return samples by their ids, with the labels of batches that are given by number."""
-        return {name: self._sample(int(name), self._label(int(name))) for name in ids if name.isdigit()}
+    def fetch(self, ids: Sequence[str]) -> Generator[Sample, None, None]:
+        """Yield samples by their ids, with the labels of batches that are given by number."""
+        yield from (self._sample(int(name), self._label(int(name))) for name in ids if name.isdigit())
 
     def _play(self, index: int) -> PlacedEvent | None:
         match item := self._script[index]:

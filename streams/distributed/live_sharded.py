@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -123,7 +123,7 @@ class LiveSharded(Sharded):
 
     @property
     def fetch(self) -> Fetch | None:
-        """Returns samples by their ids that any rank has read; None where the source cannot."""
+        """Yields samples by their ids that any rank has read; None where the source cannot."""
         return None if self._undivided.fetch is None else self._fetch
 
     def state_dict(self) -> State:
@@ -154,13 +154,13 @@ class LiveSharded(Sharded):
         if self._logs is not None:
             self._logs.close()
 
-    def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
+    def _fetch(self, ids: Sequence[str]) -> Generator[Sample, None, None]:
         """Fetch samples with a reader that is opened, for so long, where all shards have come to."""
         position = undivided_position(self.state_dict(), self._fresh, self._merge)
         self._undivided.load_state_dict(position["source"])
         try:
-            fetch = self._undivided.fetch
-            return {} if fetch is None else fetch(ids)
+            if (fetch := self._undivided.fetch) is not None:
+                yield from fetch(ids)
         finally:
             self._undivided.close()
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from streamcl.errors import SourceError
 from streamcl.events import Batch, Idle, PlacedEvent, Preview
-from streamcl.protocols import Fetch, Source, State, fetch_of
+from streamcl.protocols import Source, State, fetch_of
 from streamcl.sources.delivery import DeliveryGuarantee, guarantee_of
-from streamcl.sources.live_reader import Arrival, RecordKey
+from streamcl.sources.live_reader import Arrival, FetchRecords, RecordKey
 from streams.offsets import batch_of, records_of
 from streams.prefetch import Prefetcher
 from streams.user.conversion import ConvertedEvent
@@ -80,9 +81,14 @@ class IterableReader:
         """Nothing is told to an iterable."""
 
     @property
-    def fetch(self) -> Fetch | None:
-        """The source's own `fetch`, or None."""
-        return fetch_of(self._source)
+    def fetch(self) -> FetchRecords | None:
+        """Yields what the source's own `fetch` does; None where it has none."""
+        return None if fetch_of(self._source) is None else self._fetch
+
+    def _fetch(self, ids: Sequence[str]) -> Generator[tuple[str, Any], None, None]:
+        if (fetch := fetch_of(self._source)) is not None:
+            with closing(fetch(ids)) as samples:
+                yield from ((sample.id, sample) for sample in samples)
 
     def lag(self) -> None:
         """Nobody knows how much an iterable still has."""

@@ -6,7 +6,7 @@ import copy
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,22 +176,21 @@ class KafkaReader:
             if name in self._topics:
                 self._topics[name].commit({int(each): offset for each, offset in offsets.items()})
 
-    def fetch(self, ids: Sequence[str]) -> Mapping[str, Any]:
-        """Return the records with these ids that were taken and are still there: the topic is read again."""
-        topic, wanted, found = KafkaTopic(self._topic, self._settings), set(ids), dict[str, Any]()
+    def fetch(self, ids: Sequence[str]) -> Generator[tuple[str, Any], None, None]:
+        """Yield the records with these ids that were taken and are still there: the topic is read again."""
+        topic, wanted = KafkaTopic(self._topic, self._settings), set(ids)
         taken = self._next.get(self._topic, {})  # of a reader that was never opened others have taken records
         try:
             topic.begin({each: topic.watermarks(each)[0] for each in self._own(topic.partitions())})
-            while wanted - found.keys() and not topic.reached_ends:
+            while not topic.reached_ends:
                 for message in topic.take(MESSAGES_AT_ONCE, 1.0):
                     value = self._arrival(message).value
                     if message.offset() >= taken.get(message.partition(), sys.maxsize):
                         continue
                     if (name := text_id(value)) is not None and name in wanted:
-                        found.setdefault(name, value)
+                        yield name, value
         finally:
             topic.close()
-        return found
 
     def lag(self) -> int | None:
         """Return how many offsets lie before the ends of the partitions; None where no broker answers."""

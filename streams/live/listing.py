@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from streamcl.errors import BadRecord, SourceError
@@ -140,15 +140,13 @@ class ListingReader:
     def acknowledge(self, position: Mapping[str, Any]) -> None:
         """Do nothing: a listing takes no commits."""
 
-    def fetch(self, ids: Sequence[str]) -> Mapping[str, Any]:
-        """Return the records whose files still have the content that was learned."""
+    def fetch(self, ids: Sequence[str]) -> Generator[tuple[str, Any], None, None]:
+        """Yield the records whose files still have the content that was learned."""
         files = {name: file for name in ids if (file := self._learned(name)) is not None}
         contents = self._read_again(list(files.values()))
-        return {
-            name: self._record(file, content, again=name != file.path)
-            for (name, file), content in zip(files.items(), contents, strict=True)
-            if not isinstance(content, BadRecord)
-        }
+        for (name, file), content in zip(files.items(), contents, strict=True):
+            if not isinstance(content, BadRecord):
+                yield name, self._record(file, content, again=name != file.path)
 
     def lag(self) -> int:
         """Return how many files the last listing found that are not learned."""

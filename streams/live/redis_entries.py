@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -51,43 +51,40 @@ class Lookup:
     def __init__(self, connection: RedisConnection, keys: Sequence[str], patience: float) -> None:
         self._connection, self._keys, self._patience = connection, keys, patience
 
-    def __call__(self, ids: Sequence[str]) -> Mapping[str, Any]:
-        """Return the records that are still there, by their ids. Raise SourceError without a broker."""
+    def __call__(self, ids: Sequence[str]) -> Generator[tuple[str, Any], None, None]:
+        """Yield ids and records that are still there. Raise SourceError without a broker."""
         wanted = frozenset(ids)
         placed = {name: place for name in sorted(wanted) if (place := self._place(name)) is not None}
-        places, found = list(placed.values()), dict[str, Any]()
+        places = list(placed.values())
         for start in range(0, len(places), ENTRIES_AT_ONCE):
             part = places[start : start + ENTRIES_AT_ONCE]
             entries = self._connection.insist(partial(entries_of, places=part), self._patience)
-            found |= _wanted_among(zip(part, entries, strict=True), wanted)
-        for key in self._keys:
-            found |= self._search(key, wanted - placed.keys() - found.keys())
-        return found
+            yield from _wanted_among(zip(part, entries, strict=True), wanted)
+        if others := wanted - placed.keys():
+            for key in self._keys:
+                yield from self._search(key, others)
 
     def _place(self, name: str) -> tuple[str, str] | None:
         """Return the key and the entry's id in a record's id; None where it has none."""
         key, _, entry = name.rpartition("/")
         return (key, entry) if key in self._keys and is_entry_id(entry) else None
 
-    def _search(self, key: str, wanted: frozenset[str]) -> dict[str, Any]:
-        """Return the wanted records of a stream."""
-        found, after = dict[str, Any](), BEGINNING
-        while len(found) < len(wanted):
+    def _search(self, key: str, wanted: frozenset[str]) -> Iterator[tuple[str, Any]]:
+        """Yield the wanted records of a stream."""
+        after = BEGINNING
+        while True:
             read = partial(_entries_from, key=key, start=next_id(after))
             part = self._connection.insist(read, self._patience)
             if not part:
-                break
+                return
             after = as_text(part[-1][0])
-            found |= _wanted_among((((key, as_text(entry)), fields) for entry, fields in part), wanted)
-        return found
+            yield from _wanted_among((((key, as_text(entry)), fields) for entry, fields in part), wanted)
 
 
 def _wanted_among(
     entries: Iterable[tuple[tuple[str, str], EntryFields | None]], wanted: frozenset[str]
-) -> dict[str, Any]:
-    found = dict[str, Any]()
+) -> Iterator[tuple[str, Any]]:
     for (key, entry), fields in entries:
         record = None if fields is None else record_of_entry(fields, f"{key}/{entry}")
         if (name := text_id(record)) is not None and name in wanted:
-            found[name] = record
-    return found
+            yield name, record

@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -107,7 +107,7 @@ class LiveSource:
 
     @property
     def fetch(self) -> Fetch | None:
-        """Returns samples by their ids, as far as they still exist at the other end; None where it cannot."""
+        """Yields samples by their ids, as far as they still exist at the other end; None where it cannot."""
         return None if self.reader.fetch is None else self._fetch
 
     @property
@@ -298,10 +298,14 @@ class LiveSource:
         if position is not None:
             self.reader.acknowledge(position)
 
-    def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
+    def _fetch(self, ids: Sequence[str]) -> Generator[Sample, None, None]:
         self._connect()
-        found = dict[str, Sample]()
-        for name, value in (self.reader.fetch(ids) if self.reader.fetch else {}).items():
-            with suppress(BadRecord):
-                found[name] = to_sample(value, default_id=name, policy=self._policy)
-        return found
+        if (fetch := self.reader.fetch) is None:
+            return
+        with closing(fetch(ids)) as found:
+            for name, value in found:
+                try:
+                    sample = to_sample(value, default_id=name, policy=self._policy)
+                except BadRecord:
+                    continue
+                yield sample

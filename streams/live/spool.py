@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +126,8 @@ class Spool:
             return f"its disk has {free} bytes left, of which {self.retention.reserve} stay free"
         return None
 
-    def fetch(self, ids: Sequence[str], before: int | None = None) -> Mapping[str, Any]:
-        """Return the kept records with these ids, of each the newest one. All headers are searched.
+    def fetch(self, ids: Sequence[str], before: int | None = None) -> Generator[tuple[str, Any], None, None]:
+        """Yield the kept records with these ids. All headers are searched.
 
         before: only records with smaller numbers; None: any.
         """
@@ -139,7 +139,7 @@ class Spool:
             return is_early and head["kind"] == "sample" and head["id"] in wanted
 
         with self._borrowed() as log:
-            return {header_of(each)["id"]: value_of(each) for each in log.find(matches)}
+            yield from ((header_of(each)["id"], value_of(each)) for each in log.find(matches))
 
     def erase(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
         """Redact records (see RetainedRecords) in one pass; return how many."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +125,15 @@ class VideoReader(FrameReader):
             "complete": complete,
         }
 
-    def fetch(self, ids: Sequence[str]) -> Mapping[str, Any]:
-        """Return the frames that can still be decoded from their files."""
+    def fetch(self, ids: Sequence[str]) -> Generator[tuple[str, Any], None, None]:
+        """Yield the frames that can still be decoded from their files."""
         wanted: dict[str, set[int]] = {}
         for each in ids:
             path, _, pts = each.rpartition("@")
             if re.fullmatch(r"-?\d{1,18}", pts) and self._learned(path, int(pts)):
                 wanted.setdefault(path, set()).add(int(pts))
-        found: dict[str, Any] = {}
         for path, stamps in wanted.items():
-            found |= self._fetched(path, stamps)
-        return found
+            yield from self._fetched(path, stamps)
 
     def _start_next(self) -> bool:
         """Start with the file of the position, or the next one; return whether there is one."""
@@ -225,22 +223,22 @@ class VideoReader(FrameReader):
         label = labels.at(message.facts["seconds"]) if self._sidecar else self._label
         return {"image": message.image, "label": label, "id": f"{path}@{message.facts['pts']}"}
 
-    def _fetched(self, path: str, stamps: set[int]) -> dict[str, Any]:
-        """Return the records of a file's frames with these time stamps."""
-        labels, found = self._labels_of(path), dict[str, Any]()
+    def _fetched(self, path: str, stamps: set[int]) -> Generator[tuple[str, Any], None, None]:
+        """Yield ids and records of a file's frames with these time stamps."""
+        labels, found = self._labels_of(path), 0
         decoder = self._decoder_of(path, None, every=self._selection["every"], change=None)
         try:
-            while len(found) < len(stamps):
+            while found < len(stamps):
                 if (message := decoder.take(0.5)) is None:
                     continue
                 if message.kind in {"end", "error", "hung"}:
                     break
                 if message.kind == "frame" and message.facts["pts"] in stamps:
                     record = self._record(path, message, labels)
-                    found[record["id"]] = record
+                    found += 1
+                    yield record["id"], record
         finally:
             decoder.close()
-        return found
 
     def _labels_of(self, path: str) -> TimeLabels:
         return sidecar_of(self._root / path) if self._sidecar else TimeLabels(())

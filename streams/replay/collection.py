@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -117,10 +117,10 @@ class Collection:
             domain=self.domains.name(index) if self.domains else None,
         )
 
-    def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
-        """Return the samples with these ids; an id that is unknown, or whose image is bad, is absent."""
+    def fetch(self, ids: Sequence[str]) -> Generator[Sample, None, None]:
+        """Yield the samples with these ids; an id that is unknown, or whose image is bad, is passed over."""
         known = [self._positions[name] for name in ids if name in self._positions]
-        return {sample.id: sample for sample in View(self, np.array(known, np.int64))}
+        yield from View(self, np.array(known, np.int64))
 
     def take(self, positions: npt.ArrayLike) -> Collection:
         """Return the images at these positions (int [M]), in this order; pixels are shared."""

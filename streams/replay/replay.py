@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, TypeAlias
@@ -96,9 +96,9 @@ class ReplaySource:
         """From here on decode only records at offsets `rank` modulo `world`; the others have no pixels."""
         self._slice = (rank, world)
 
-    def fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
-        """Return the train samples with these ids."""
-        return self._train.fetch(ids)
+    def fetch(self, ids: Sequence[str]) -> Generator[Sample, None, None]:
+        """Yield the train samples with these ids."""
+        yield from self._train.fetch(ids)
 
     def state_dict(self) -> State:
         """Return the offset of the next record, a digest of the order, and how many labels have come."""

@@ -65,8 +65,7 @@ class Notes:
         if first != offset:
             logger.warning(
                 "%s: the records at offsets %d and %d have the same id %s: both are learned, and a request "
-                "covers both; where it needs their pictures again it fails unless these are equal, since one "
-                "is found by an id; this is said once",
+                "covers both, with the pictures of both; this is said once",
                 self._name,
                 first,
                 offset,

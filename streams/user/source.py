@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -144,7 +145,7 @@ class IterableSource:
 
     @property
     def fetch(self) -> Fetch | None:
-        """Returns samples by their ids, reading the user's object again; None where it is read once."""
+        """Yields samples by their ids, reading the user's object again; None where it is read once."""
         return self._fetch if self.replayable else None
 
     def state_dict(self) -> State:
@@ -172,15 +173,14 @@ class IterableSource:
         options = {"name": self._name, "batch_size": self._batch_size.largest, **self._reading, **changed}
         return IterableSource(make, policy=self._policy, columns=self._columns, **options)
 
-    def _fetch(self, ids: Sequence[str]) -> Mapping[str, Sample]:
-        wanted, found = set(ids), dict[str, Sample]()
+    def _fetch(self, ids: Sequence[str]) -> Generator[Sample, None, None]:
+        """Yield the samples with these ids before the position; before the end where nothing was read."""
+        wanted, end = set(ids), self._offset or math.inf
         for event in self._copy(self._make, retries=0):
-            for sample in event.samples if isinstance(event, Batch) else ():
-                if sample.id in wanted:
-                    found[sample.id] = sample
-            if len(found) == len(wanted):
-                break
-        return found
+            if isinstance(event, Batch):
+                if event.offset >= end:
+                    return
+                yield from (each for each in event.samples if each.id in wanted)
 
     def _begin(self, point: ResumePoint, *, taken: int, offset: int, seen: list[str]) -> None:
         self._reader.restart(point.items, point.inner)

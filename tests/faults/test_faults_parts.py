@@ -242,7 +242,7 @@ class Recalled(ScriptedSource):
         self.samples = {sample.id: sample for batch in batches for sample in batch.samples}
 
     def fetch(self, ids):
-        return {name: self.samples[name] for name in ids}
+        yield from (self.samples[name] for name in ids)
 
 
 @dataclass(frozen=True)

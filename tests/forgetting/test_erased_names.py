@@ -103,7 +103,7 @@ def test_logits_are_those_of_a_stream_without_the_subject(tmp_path, learner):
         predictions = list(run)
         run.forget(**REQUESTS["subject"])
         run.processor.forget()
-        samples = list(run.source.fetch([p.id for p in predictions if p.label != CANARY_CLASS]).values())
+        samples = list(run.source.fetch([p.id for p in predictions if p.label != CANARY_CLASS]))
         logits = run.learner.logits(samples).numpy()
         with open_run(options(tmp_path / "b", learner)) as other:
             other.learner.learn(Batch(0, tuple(samples)))

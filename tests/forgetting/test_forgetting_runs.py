@@ -89,7 +89,7 @@ def test_the_result_is_that_of_the_run_without_the_samples(tmp_path):
         forgotten = run.learner.head.statistics
         with open_run(configuration(tmp_path / "b", max_samples=1)) as other:
             fresh = other.learner
-            samples = list(run.source.fetch(rest).values())
+            samples = list(run.source.fetch(rest))
             from streamcl.events import Batch
 
             fresh.learn(Batch(0, tuple(samples)))
@@ -182,7 +182,7 @@ def test_dropping_a_class_leaves_the_other_rows_as_they_were(tmp_path):
 @pytest.mark.parametrize("learner", ["ridge", "ridge_lora", "ncm", "slda"])
 def test_after_every_sample_is_erased_no_class_is_predicted(tmp_path, learner):
     with open_run(configuration(tmp_path, learner=learner, max_samples=80)) as run:
-        sample = next(iter(run.source.fetch([next(iter(run)).id]).values()))
+        sample = next(run.source.fetch([next(iter(run)).id]))
         for _ in run:
             pass
     code, text = call("forget", tmp_path / "run", "--offsets", "0:80", "--execute")

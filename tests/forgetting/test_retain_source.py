@@ -42,7 +42,7 @@ def test_fetched_samples_have_the_labels_they_were_learned_with_and_what_is_gone
     batch = make_batch(0, ["ant", "bee"] * 4)
     lineage = lineage_of(tmp_path, batch)
     there = {s.id: type(s)(s.id, s.image, "renamed") for s in batch.samples[2:]}
-    source = SimpleNamespace(fetch=lambda ids: {name: there[name] for name in ids if name in there})
+    source = SimpleNamespace(fetch=lambda ids: (there[name] for name in ids if name in there))
     found = retain_source(source, lineage, admit)(100)
     assert [s.id for s in found] == [s.id for s in batch.samples[2:]]
     assert {s.label for s in found} == {"ant", "bee"}

@@ -95,10 +95,10 @@ def test_a_kill_needs_a_memory():
 def test_samples_can_be_fetched_again():
     source = ScriptedSource([4])
     (batch,) = source
-    found = source.fetch(["000002", "nobody"])
-    assert list(found) == ["000002"]
-    assert (found["000002"].image == batch.samples[2].image).all()
-    assert found["000002"].label == batch.samples[2].label
+    (found,) = source.fetch(["000002", "nobody"])
+    assert found.id == "000002"
+    assert (found.image == batch.samples[2].image).all()
+    assert found.label == batch.samples[2].label
 
 
 # -- a run under kills -------------------------------------------------------------------------------------

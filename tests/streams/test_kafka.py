@@ -434,15 +434,22 @@ def test_records_are_fetched_again_by_their_ids(cluster):
     cluster.send_records("t", 6, partitions=2)
     cluster.send("t", png(7))
     made = KafkaReader(cluster.address, "t")
-    found = made.fetch([record_id(4), "t-0-3", "no such id"])
+    found = dict(made.fetch([record_id(4), "t-0-3", "no such id"]))
     assert {name: value["image"] for name, value in found.items()} == {record_id(4): png(4), "t-0-3": png(7)}
+
+
+def test_all_records_with_an_id_are_fetched(cluster):
+    for number in range(4):
+        cluster.send("t", envelope(number, id="x" if number % 2 else f"r{number}"))
+    found = list(KafkaReader(cluster.address, "t", format="envelope").fetch(["x"]))
+    assert [(name, value["image"]) for name, value in found] == [("x", png(1)), ("x", png(3))]
 
 
 def test_records_whose_ids_are_numbers_or_no_ids_at_all_do_not_hinder_fetching(cluster):
     for number, name in enumerate((7, {}, None, 2**70, "x")):
         cluster.send("t", envelope(number, id=name))
     cluster.send("t", b'{"label_of": "x", "label": "ant"}')
-    found = KafkaReader(cluster.address, "t", format="envelope").fetch(["7", "t-0-2", "x"])
+    found = dict(KafkaReader(cluster.address, "t", format="envelope").fetch(["7", "t-0-2", "x"]))
     assert {name: value["image"] for name, value in found.items()} == {
         "7": png(0),
         "t-0-2": png(2),

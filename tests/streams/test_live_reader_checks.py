@@ -58,7 +58,7 @@ class FetchesOthers(ScriptedReader):
     """It fetches what nobody has requested."""
 
     def fetch(self, ids):
-        return {value["id"]: value for _, value in self.script}
+        return ((value["id"], value) for _, value in self.script)
 
 
 class AcknowledgeGoesBack(ScriptedReader):

@@ -186,9 +186,8 @@ def test_samples_are_fetched_by_their_ids():
     first_events(made)
     again = source(SCRIPT)  # a request that was pending is carried out before anything is read
     again.load_state_dict(made.state_dict())
-    found = again.fetch(["r3", "no such id"])
-    assert list(found) == ["r3"]
-    assert found["r3"].label == "b"
+    (found,) = again.fetch(["r3", "no such id"])
+    assert (found.id, found.label) == ("r3", "b")
 
 
 def predict_only(events):

@@ -81,8 +81,7 @@ def test_a_repeated_id_is_said_at_once_and_both_records_are_learned(caplog):
     assert [sample.id for sample in next(events).samples] == ["k0", "k1", "k2", "k0"]
     assert caplog.messages == [
         "s: the records at offsets 0 and 3 have the same id 'k0': both are learned, and a request covers "
-        "both; where it needs their pictures again it fails unless these are equal, since one is found by an "
-        "id; this is said once"
+        "both, with the pictures of both; this is said once"
     ]
     assert len(samples_of(events)) == 5
     assert len(caplog.messages) == 1

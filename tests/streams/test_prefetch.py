@@ -74,7 +74,7 @@ class Scripted:
         self.place = state["place"]
 
     def fetch(self, ids):
-        return {name: sample(int(name[1:])) for name in ids if name[1:].isdigit()}
+        yield from (sample(int(name[1:])) for name in ids if name[1:].isdigit())
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_wrapper_fetches_where_the_wrapped_source_does():
         Take(Scripted(), 3),
         OffsetChecked(Take(Prefetcher(Scripted()), 3)),
     ):
-        assert source.fetch(["n5"])["n5"].id == "n5"
+        assert [each.id for each in source.fetch(["n5"])] == ["n5"]
         assert not hasattr(source, "nothing")
     once = IterableSource(lambda: iter([]))
     assert fetch_of(once) is None

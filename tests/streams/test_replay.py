@@ -68,7 +68,7 @@ def test_fetch_brings_train_samples_back() -> None:
     batch = next(iter(source))
     assert isinstance(batch, Batch)
     again = source.fetch([sample.id for sample in batch.samples] + ["gone"])
-    assert list(again) == [sample.id for sample in batch.samples]
+    assert [each.id for each in again] == [sample.id for sample in batch.samples]
 
 
 def test_disjoint_holds_out_the_classes_of_each_part() -> None:

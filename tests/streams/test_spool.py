@@ -447,12 +447,12 @@ def test_learned_records_are_kept_for_a_while_and_then_dropped(tmp_path):
             clock.now += 11
         found = everything(reader, ended=False)
         reader.advance([each.key for each in found])
-        assert set(reader.fetch(["r0", "r19"])) == {"r0", "r19"}
+        assert set(dict(reader.fetch(["r0", "r19"]))) == {"r0", "r19"}
         reader.acknowledge(reader.position())
-        assert set(reader.fetch(["r0", "r19"])) == {"r19"}
+        assert set(dict(reader.fetch(["r0", "r19"]))) == {"r19"}
         clock.now += 1000
         reader.acknowledge(reader.position())
-        assert not reader.fetch(["r19"])
+        assert not list(reader.fetch(["r19"]))
         assert reader.writer.append(record(20)) == 20
 
 
@@ -532,7 +532,7 @@ def test_records_that_wait_are_not_fetched(tmp_path):
     with opened(reader_of(tmp_path)) as reader:
         everything(reader, ended=False)
         reader.advance([0, 1])
-        assert set(reader.fetch(["r0", "r1", "r2"])) == {"r0", "r1"}
+        assert set(dict(reader.fetch(["r0", "r1", "r2"]))) == {"r0", "r1"}
 
 
 def test_whatever_comes_again_of_what_is_forgotten_leaves_the_spool(tmp_path):

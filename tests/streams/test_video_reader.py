@@ -167,7 +167,7 @@ def test_labels_by_time_from_a_file_beside_the_video(clip, suffix):
     arrivals = read(reader)
     assert [each.value["label"] for each in arrivals] == ["cat", "cat", None, None, "dog", "dog"]
     reader.advance([each.key for each in arrivals])
-    third = reader.fetch([arrivals[4].value["id"], f"{clip.name}@7", "absent.mp4@3"])
+    third = dict(reader.fetch([arrivals[4].value["id"], f"{clip.name}@7", "absent.mp4@3"]))
     assert third == {arrivals[4].value["id"]: arrivals[4].value}
 
 
@@ -180,7 +180,7 @@ def test_a_frame_is_fetched_from_a_decoder_that_is_slow_to_begin(clip, monkeypat
     program.write_text(real.replace("def run_decoder() -> None:", "def run_decoder():\n    time.sleep(1.2)"))
     monkeypatch.setattr(frame_decoder, "PROGRAM", program)
     third = arrivals[2].value
-    assert reader.fetch([third["id"]]) == {third["id"]: third}
+    assert list(reader.fetch([third["id"]])) == [(third["id"], third)]
 
 
 def test_frames_that_are_polled_during_a_fetch_have_the_labels_of_their_own_file(tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_frames_that_are_polled_during_a_fetch_have_the_labels_of_their_own_file
     while not polled:
         polled.extend(reader.poll(2.0) or ())
     fetching.append(True)
-    found = reader.fetch([first[0].value["id"]])
+    found = dict(reader.fetch([first[0].value["id"]]))
     reader.close()
     assert [each["label"] for each in found.values()] == ["cat"]
     assert {each.value["label"] for each in polled} == {"dog"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,9 +81,9 @@ class ScriptedReader:
     def acknowledge(self, position: Mapping[str, Any]) -> None:
         self.acknowledged.append(position)
 
-    def fetch(self, ids: Sequence[str]) -> Mapping[str, Any]:
+    def fetch(self, ids: Sequence[str]) -> Generator[tuple[str, Any], None, None]:
         records = [value for _, value in self.script[: self.next] if isinstance(value, dict)]
-        return {each["id"]: each for each in records if each["id"] in ids}
+        yield from ((each["id"], each) for each in records if each["id"] in ids)
 
     def lag(self) -> int:
         return len(self.script) - self.next
