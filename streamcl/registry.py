@@ -124,6 +124,7 @@ SOURCES = Registry(
         "video": "streams.live.video:VideoReader",
         "camera": "streams.live.camera:CameraReader",
         "manifest": "streams.datasets.manifest:manifest",
+        "huggingface": "streams.datasets.huggingface:huggingface",
         "coco": "streams.datasets.coco:coco",
         "label_studio": "streams.datasets.label_studio:label_studio",
         "redis": "streams.live.redis_streams:RedisReader",

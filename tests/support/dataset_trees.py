@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ def data_root(root: Path) -> Path:
     _shards(root / "shards")
     _lists(root / "lists")
     _coco(root / "coco")
+    _hub(root / "pets")
     return root
 
 
@@ -83,3 +85,11 @@ def _coco(root: Path) -> None:
     (root / "annotations").mkdir()
     content = {"images": images, "annotations": boxes, "categories": categories}
     (root / "annotations" / "instances.json").write_text(json.dumps(content))
+
+
+def _hub(root: Path) -> None:
+    """A data set as the package `datasets` saves it: two splits of ten pictures."""
+    rows = {"image": [{"bytes": png(number), "path": None} for number in range(10)], "label": [0, 1] * 5}
+    types = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    split = datasets.Dataset.from_dict(rows, features=datasets.Features(types))
+    datasets.DatasetDict({"train": split, "test": split}).save_to_disk(str(root))
