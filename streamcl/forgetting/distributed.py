@@ -8,6 +8,7 @@ afterwards all ranks have the same state.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from streamcl.distributed.process_group import ProcessGroup
@@ -54,8 +55,9 @@ class ReplicatedForgetting:
 
     def filter(self, batch: Batch) -> Batch:
         """Return the batch without what has a tombstone in rank 0's ledger."""
-        decided = () if self._service is None else dropped_from(self._service.filter(batch))
-        dropped = self._group.broadcast_object(decided)
+        filtered = batch if self._service is None else self._service.filter(batch)
+        dropped, labels = self._group.broadcast_object((dropped_from(filtered), filtered.labels))
+        batch = batch if labels == batch.labels else replace(batch, labels=labels)
         return drop_samples(batch, dropped) if dropped else batch
 
     def hides_part(self, name: str) -> bool:
