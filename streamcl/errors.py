@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-_LONGEST_WORD = 60  # characters: the search takes time with their square
-_MOST_LISTED = 30
-_LONGEST_TEXT = 1000  # characters of a foreign exception
+_MAX_WORD = 60  # characters: the search takes time with their square
+_MAX_LISTED = 30
+_MAX_TEXT = 1000  # characters of a foreign exception
 
 
 class StreamclError(Exception):
@@ -118,7 +118,7 @@ def cause_of(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:  # a user's class may raise from its __str__
         text = "(its text cannot be read)"
-    return f"{type(error).__name__}: {text[:_LONGEST_TEXT]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:_MAX_TEXT]}" if text else type(error).__name__
 
 
 def nearest(word: str, known: Iterable[str], listed: str = "known") -> str:
@@ -130,11 +130,11 @@ def nearest(word: str, known: Iterable[str], listed: str = "known") -> str:
     'known: relative_rise, plateau'
     """
     names = list(known)
-    close = get_close_matches(word, names, 1) if len(word) <= _LONGEST_WORD else []
-    more = ", ..." if len(names) > _MOST_LISTED else ""
+    close = get_close_matches(word, names, 1) if len(word) <= _MAX_WORD else []
+    more = ", ..." if len(names) > _MAX_LISTED else ""
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"{listed}: {', '.join(names[:_MOST_LISTED]) or 'none'}{more}"
+    return f"{listed}: {', '.join(names[:_MAX_LISTED]) or 'none'}{more}"
 
 
 def malformed_request(error: ValidationError, fields: Iterable[str]) -> ForgettingError:

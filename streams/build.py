@@ -18,7 +18,7 @@ from streams.replay.scenarios import as_is, iid, order_for
 from streams.user.records import RecordPolicy
 
 Scenario: TypeAlias = tuple[str, Mapping[str, Any]]
-OFFERED = ("seed", "batch_size", "policy")
+RUN_ARGUMENTS = ("seed", "batch_size", "policy")
 """Arguments that a named source may take from the run."""
 NO_DELAY = "its labels cannot be made to come later, nor can it be given a clock"
 
@@ -55,7 +55,7 @@ def named_source(
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
     rules = policy or RecordPolicy()
-    offered = dict(zip(OFFERED, (seed, batch_size, rules), strict=True))
+    offered = dict(zip(RUN_ARGUMENTS, (seed, batch_size, rules), strict=True))
     made = SOURCES.make(name, args or {}, offered=offered)
     if isinstance(made, LiveReader | SpoolProducer):
         made = live(made)

@@ -9,9 +9,9 @@ from streamcl.events import Event, Idle
 from streamcl.protocols import Source
 from streamcl.sources.wrapper import SourceWrapper
 
-LOOK_AGAIN = 1.0  # seconds between two looks at a source that has ended
-LOOKING_SHARE = 0.1  # of the time at most is spent on looking
-IDLE_EVERY = 0.5  # seconds between two idle moments
+POLL_INTERVAL = 1.0  # seconds between two looks at a source that has ended
+MAX_POLLING_SHARE = 0.1  # of the time at most is spent on looking
+IDLE_INTERVAL = 0.5  # seconds between two idle moments
 
 
 class Follow(SourceWrapper):
@@ -38,8 +38,8 @@ class Follow(SourceWrapper):
             yield from self._source
             began = self._clock()
             self._source.load_state_dict(self._source.state_dict())
-            pause = max(LOOK_AGAIN, (self._clock() - began) / LOOKING_SHARE)
+            pause = max(POLL_INTERVAL, (self._clock() - began) / MAX_POLLING_SHARE)
             until = self._clock() + pause
             while (left := until - self._clock()) > 0:
                 yield Idle()
-                self._sleep(min(IDLE_EVERY, left))
+                self._sleep(min(IDLE_INTERVAL, left))

@@ -18,7 +18,7 @@ from streamcl.sources.wrapper import SourceWrapper
 from streams.bounded_queue import put_until
 
 TICK = 0.05  # seconds between two looks at the clock, or at whether to stop
-PATIENCE = 2.0  # seconds that `close` waits for the thread
+CLOSE_TIMEOUT = 2.0  # seconds that `close` waits for the thread
 Position: TypeAlias = tuple[State, State]
 """The state of a source after an event, and that of the random generators."""
 QueueItem: TypeAlias = tuple[Event | None, Position, BaseException | None]
@@ -132,11 +132,11 @@ class Prefetcher(SourceWrapper):
     def close(self) -> None:
         """End the thread. Iterating a replayable source again continues after the last event handed out.
 
-        A thread that hangs in the source is left behind after PATIENCE seconds.
+        A thread that hangs in the source is left behind after CLOSE_TIMEOUT seconds.
         """
         if self._worker is not None:
             position = self.state_dict()
-            if not self._worker.join(PATIENCE):
+            if not self._worker.join(CLOSE_TIMEOUT):
                 return
             if self._source.replayable:
                 self._worker = None

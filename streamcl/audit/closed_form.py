@@ -23,7 +23,7 @@ from streamcl.audit.data import (
     draw_left_out,
 )
 from streamcl.audit.label_swap import confusion_result, swap_features
-from streamcl.audit.relearning import REGAINED, accuracy_after, relearn_result, relearn_times
+from streamcl.audit.relearning import REGAINED_SHARE, accuracy_after, relearn_result, relearn_times
 from streamcl.audit.report import AuditReport
 from streamcl.audit.significance import MeasureResult
 from streamcl.heads.ridge import RidgeHead
@@ -144,7 +144,7 @@ def _relearn_time(models: ReferenceModels, known: ModelStatistics) -> list[Measu
     if not len(check):
         return []
     examples = data.forget.shuffled(models.config.seed)
-    target = REGAINED * accuracy_after(solver, models.retained, examples, check)
+    target = REGAINED_SHARE * accuracy_after(solver, models.retained, examples, check)
     times = (
         relearn_times(solver, models.few_without(each), examples, check, target)
         for each in (known, models.retained, models.unforgotten)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from streamcl.audit.data import ModelStatistics
-from streamcl.audit.stream_split import PORTION, with_offsets
+from streamcl.audit.stream_split import SAMPLES_AT_ONCE, with_offsets
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.events import Batch, Sample
 from streamcl.heads.ridge import RidgeHead
@@ -77,7 +77,7 @@ class WarmUpReplay:
             if offset in labels or sample.label is None
         ]
         self._learner.learn(Batch(batch.offset, tuple(samples)))
-        self._last = samples[:PORTION] or self._last
+        self._last = samples[:SAMPLES_AT_ONCE] or self._last
 
     def finish(self) -> ClosedFormHeads:
         """Consolidate, which fixes the features, and return the heads of the learner."""

@@ -16,7 +16,7 @@ from streamcl.audit.closed_form_models import ClosedFormModels
 from streamcl.audit.data import Examples, Floats, ModelStatistics
 from streamcl.audit.significance import MeasureResult, compare_with_references
 
-REGAINED = 0.9
+REGAINED_SHARE = 0.9
 """Share, of the accuracy after all forgotten samples, at which they count as relearned: the anamnesis index
 takes a margin of the original model's accuracy, here 10 %."""
 

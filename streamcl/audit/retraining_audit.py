@@ -14,11 +14,11 @@ from torch import Tensor
 from streamcl.audit.comparison import compare_distributions, compare_group, make_report
 from streamcl.audit.data import MIN_MODELS, AuditConfig, Examples, Floats, ModelGroup, ModelGroups, ProbeSet
 from streamcl.audit.label_swap import LabelSwap, confusion_result
-from streamcl.audit.relearning import REGAINED, log2_samples_until, relearn_result
+from streamcl.audit.relearning import REGAINED_SHARE, log2_samples_until, relearn_result
 from streamcl.audit.report import AuditReport
 from streamcl.audit.retraining import RetrainedModels, Retraining
 from streamcl.audit.significance import MeasureResult
-from streamcl.audit.stream_split import StreamSplit, in_portions, predicted_labels
+from streamcl.audit.stream_split import StreamSplit, in_chunks, predicted_labels
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.protocols import Learner, ProbabilisticLearner
@@ -87,7 +87,7 @@ class LearnerProbes:
     def _logits(self, learner: Learner) -> Tensor:
         """[N, C] on the CPU, minus infinity for classes that the learner does not know."""
         assert isinstance(learner, ProbabilisticLearner)
-        found = torch.cat([learner.logits(each).double().cpu() for each in in_portions(self._samples)])
+        found = torch.cat([learner.logits(each).double().cpu() for each in in_chunks(self._samples)])
         logits = torch.full((len(found), len(self._columns)), -torch.inf, dtype=torch.float64)
         logits[:, [self._columns[name] for name in learner.classes]] = found
         return logits
@@ -187,7 +187,7 @@ def _relearn_time(
     unforgotten: Sequence[LearnerOutput],
     retrained: LearnerOutput,
 ) -> MeasureResult:
-    target = REGAINED * float(retrained.relearned[-1])
+    target = REGAINED_SHARE * float(retrained.relearned[-1])
     times = (
         np.array([log2_samples_until(each.relearned, target) for each in outputs])
         for outputs in ([own], references, unforgotten)

@@ -22,7 +22,7 @@ from streamcl.audit.stream_split import (
     ReceiptScope,
     batches_to_audit,
     find_receipt,
-    in_portions,
+    in_chunks,
     labelled_held_out,
     reconstruct_request,
     request_for_swapped,
@@ -162,7 +162,7 @@ class _FeatureList:
 
     def add(self, heads: ClosedFormHeads, samples: Sequence[Sample]) -> None:
         """Append labelled samples."""
-        for portion in in_portions(samples):
+        for portion in in_chunks(samples):
             self.features.append(heads.features(portion))
             self.labels += [str(sample.label) for sample in portion]
 

@@ -22,7 +22,7 @@ from streamcl.learners.cohort_adapters import CohortAdaptersOptions
 from streamcl.protocols import Learner, Source
 
 _Item = TypeVar("_Item")
-PORTION = 64
+SAMPLES_AT_ONCE = 64
 """Samples that go through the backbone together, which bounds the memory of their activations."""
 MAX_BYTES = 512 << 20
 """Images of one kind that are held in memory, in bytes."""
@@ -79,15 +79,15 @@ def with_offsets(batch: Batch) -> Iterator[tuple[int, Sample]]:
     return zip(batch.offsets, batch.samples, strict=True)
 
 
-def in_portions(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
-    """Yield the items, PORTION at a time."""
-    for start in range(0, len(items), PORTION):
-        yield items[start : start + PORTION]
+def in_chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    """Yield the items, SAMPLES_AT_ONCE at a time."""
+    for start in range(0, len(items), SAMPLES_AT_ONCE):
+        yield items[start : start + SAMPLES_AT_ONCE]
 
 
 def predicted_labels(learner: Learner, samples: Sequence[Sample]) -> list[str | None]:
     """Return the class that the learner predicts for each sample."""
-    return [prediction.label for each in in_portions(samples) for prediction in learner.predict(each)]
+    return [prediction.label for each in in_chunks(samples) for prediction in learner.predict(each)]
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from streamcl.cli.terminal import use_any_encoding
 from streamcl.cli.token import token
 from streamcl.errors import SourceError
 
-TERMINATED = 128 + signal.SIGTERM
+EXIT_TERMINATED = 128 + signal.SIGTERM
 """The exit code of a command that SIGTERM has ended in an orderly way."""
 
 
@@ -61,7 +61,7 @@ def main() -> NoReturn:
     except Exception as error:
         sys.exit(report_error(error))
     except SystemExit as error:
-        if error.code == TERMINATED:
+        if error.code == EXIT_TERMINATED:
             raise
         hint = "code that is called by a run must return or raise; --debug shows where it exits"
         print_error(SourceError(f"code of yours called sys.exit({error.code!r})", hint=hint))

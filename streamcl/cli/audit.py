@@ -14,7 +14,7 @@ from streamcl.cli.messages import show_messages
 from streamcl.cli.run_folder import RUN
 from streamcl.cli.terminal import say
 
-FAILED = 6
+EXIT_AUDIT_FAILED = 6
 """The exit code where the audited model is not like the references (that of `ForgettingError`)."""
 
 
@@ -64,4 +64,4 @@ def audit(
     else:
         say(text_table(report))
         say(f"streamcl: written to {path}", err=True)
-    return FAILED if report.verdict == "fail" else 0
+    return EXIT_AUDIT_FAILED if report.verdict == "fail" else 0

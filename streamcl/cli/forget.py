@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from streamcl.events import ForgetRequest
     from streamcl.forgetting.ledger import Ledger, LedgerEntry
 
-EXECUTE = click.option(
+EXECUTE_OPTION = click.option(
     "--execute", is_flag=True, help="Carry it out now; where a process works on the run, wait for it."
 )
-WAIT = click.option(
+WAIT_OPTION = click.option(
     "--wait", type=click.FloatRange(0), metavar="SECONDS", help="Wait for a running process to do it."
 )
-NOT_YET = 8
+EXIT_NOT_FINISHED = 8
 """The exit code where a request was waited for and has not been carried out yet."""
 NO_OPTIONS = {"offset", "id", "samples"}  # fields that only a stream, a configuration or Python gives
 
@@ -106,8 +106,8 @@ class RequestCommand(click.Command):
 @click.option(
     "--plan", is_flag=True, help="Say how it would be done, what it costs and leaves; submit nothing."
 )
-@EXECUTE
-@WAIT
+@EXECUTE_OPTION
+@WAIT_OPTION
 def forget(run: Path, execute: bool, unseen: bool, plan: bool, wait: float | None, **fields: Any) -> int:
     """Ask RUN to forget; the request is durable before its id is printed.
 
@@ -132,8 +132,8 @@ def forget(run: Path, execute: bool, unseen: bool, plan: bool, wait: float | Non
 @click.command("retry")
 @click.argument("run", type=RUN)
 @click.argument("request", metavar="ID")
-@EXECUTE
-@WAIT
+@EXECUTE_OPTION
+@WAIT_OPTION
 def retry_request(run: Path, request: str, execute: bool, wait: float | None) -> int:
     """Ask RUN again for a request that has failed, by its id or its key."""
     from streamcl.forgetting.requests import retry
@@ -226,7 +226,7 @@ def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> in
         return 0
     if entry.status in PENDING:
         say(f"{entry.status}, not carried out yet")
-        return NOT_YET
+        return EXIT_NOT_FINISHED
     _report(run, entry)
     return 0
 

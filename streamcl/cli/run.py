@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-STOPPED = 143
+EXIT_STOPPED = 143
 """The exit code after a signal and a clean commit (128 + SIGTERM)."""
 
 
@@ -76,7 +76,7 @@ def _run(opened: Run, *, quiet: bool) -> int:
         if opened.processor.stopped:
             offset = opened.processor.progress.offset
             logger.info("stopped at %d samples; the same command continues from there", offset)
-            return STOPPED
+            return EXIT_STOPPED
     if leads:
         from streamcl.report.overview import text_summary
 
@@ -101,7 +101,7 @@ def _stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is given
         stop()
         for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, lambda *_: os._exit(STOPPED))
+            signal.signal(each, lambda *_: os._exit(EXIT_STOPPED))
 
     before = {each: signal.signal(each, on_signal) for each in (signal.SIGTERM, signal.SIGINT)}
     try:

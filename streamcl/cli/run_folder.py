@@ -9,7 +9,7 @@ import click
 
 from streamcl.errors import ConfigError
 
-TRACES = ("config.yaml", "events.jsonl", "predictions.jsonl", "checkpoints", "summary.json")
+IDENTIFYING_FILES = ("config.yaml", "events.jsonl", "predictions.jsonl", "checkpoints", "summary.json")
 """The files that a run leaves; a damaged one may have lost some of them."""
 
 
@@ -25,13 +25,13 @@ class RunFolder(click.Path):
         if not holds_run(path):
             inside = [str(each) for each in sorted(path.iterdir()) if each.is_dir() and holds_run(each)]
             hint = f"name one of its runs: {', '.join(inside[:5])}" if inside else "see `streamcl run --help`"
-            raise ConfigError(f"{path} holds no run: there is no {TRACES[0]} in it", hint=hint)
+            raise ConfigError(f"{path} holds no run: there is no {IDENTIFYING_FILES[0]} in it", hint=hint)
         return path
 
 
 def holds_run(path: Path) -> bool:
     """Return whether a run has left something in the folder."""
-    return any((path / name).exists() for name in TRACES)
+    return any((path / name).exists() for name in IDENTIFYING_FILES)
 
 
 RUN = RunFolder()

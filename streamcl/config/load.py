@@ -16,7 +16,7 @@ from streamcl.config.document import Document, KeyPath, Problem, Variable, confi
 from streamcl.config.messages import checked_options
 from streamcl.config.options.run import RunConfig, remember_origin
 from streamcl.config.overrides import override
-from streamcl.config.secrets import WITHHELD, plain_secrets, secret_variables, secrets_in
+from streamcl.config.secrets import MASK, plain_secrets, secret_variables, secrets_in
 from streamcl.config.yaml import plain_value, read_yaml
 
 __all__ = ["RunConfig", "config_from_dict", "dump_config", "load_config", "schema"]
@@ -76,7 +76,7 @@ def dump_config(config: RunConfig) -> str:
     named = (path for path in secret_variables(config.variables) if _has_text(plain, path))
     for path in {*secrets_in(plain), *named}:
         holder: Any = reduce(operator.getitem, path[:-1], plain)  # type: ignore[arg-type]
-        holder[path[-1]] = config.variables.get(path, Variable(WITHHELD))
+        holder[path[-1]] = config.variables.get(path, Variable(MASK))
     return str(yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31))
 
 

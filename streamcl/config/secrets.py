@@ -8,7 +8,7 @@ from typing import Any
 
 from streamcl.config.document import Document, KeyPath, Problem
 
-WITHHELD = "***"
+MASK = "***"
 
 _NAMES = re.compile(
     r"(^|[_.-])(password|passwd|passphrase|secret|token|auth|authorization|credentials?|cookie"
@@ -57,15 +57,14 @@ def masked(data: Any, hidden: Collection[KeyPath] = (), path: KeyPath = ()) -> A
     {'password': '***', 'keys': ['a'], 'url': 'redis://***@host/0'}
     """
     if path in hidden:
-        return WITHHELD
+        return MASK
     if isinstance(data, dict):
         return {
-            key: WITHHELD if _is_name(key) else masked(value, hidden, (*path, key))
-            for key, value in data.items()
+            key: MASK if _is_name(key) else masked(value, hidden, (*path, key)) for key, value in data.items()
         }
     if isinstance(data, list):
         return [masked(value, hidden, (*path, number)) for number, value in enumerate(data)]
-    return _IN_URL.sub(WITHHELD, data) if isinstance(data, str) else data
+    return _IN_URL.sub(MASK, data) if isinstance(data, str) else data
 
 
 def plain_secrets(document: Document) -> list[Problem]:

@@ -18,7 +18,7 @@ from streamcl.storage.plain_state import state_hash
 
 logger = logging.getLogger(__name__)
 
-DECIDED = (
+REPLICATED_PARTS = (
     *("detector", "scores", "history", "progress"),
     *("quarantine", "predictions", "guard", "shifts", "evaluation"),
 )
@@ -104,7 +104,7 @@ class ReplicatedCheckpointStore:
 
     def save(self, offset: int, step: int, state: State) -> Any:
         """Commit, on all ranks at once; return the result of rank 0's store on all."""
-        decided = {name: state[name] for name in DECIDED}
+        decided = {name: state[name] for name in REPLICATED_PARTS}
         hashes = self._group.all_gather_object((state_hash(state["learner"]), state_hash(decided)))
         if (rank := _first_other([decisions for _, decisions in hashes])) is not None:
             raise DistributedError(

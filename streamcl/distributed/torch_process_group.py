@@ -28,7 +28,7 @@ from streamcl.nn.process_settings import configure_process
 
 _T = TypeVar("_T")
 
-BLANK = Sample("", np.zeros((8, 8, 3), np.uint8))
+PLACEHOLDER = Sample("", np.zeros((8, 8, 3), np.uint8))
 """Computed by a rank without a sample of a batch, so that its tensors have a shape; the rows are dropped."""
 
 
@@ -51,8 +51,8 @@ class TorchProcessGroup(ProcessGroup):
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
     def local_samples(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """Return the samples that are not remote, in order; BLANK where there is none."""
-        return [sample for sample in samples if not isinstance(sample, RemoteSample)] or [BLANK]
+        """Return the samples that are not remote, in order; PLACEHOLDER where there is none."""
+        return [sample for sample in samples if not isinstance(sample, RemoteSample)] or [PLACEHOLDER]
 
     def scatter(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Return the samples, of which sample i keeps its pixels on rank i modulo the number of ranks."""

@@ -12,7 +12,7 @@ from streamcl.config.options.variants import ClassOptions, PluginOptions
 from streamcl.errors import ConfigError, SourceError, StreamclError
 from streamcl.nn.timm_compat import import_timm, refuse_unknown
 from streamcl.registry import DETECTORS, SINKS, SOURCES, bind_arguments, check_arguments, import_callable
-from streams.build import OFFERED
+from streams.build import RUN_ARGUMENTS
 from streams.download.fetch import fetched_path
 
 
@@ -55,7 +55,7 @@ def _check_source(config: RunConfig) -> None:
         bind_arguments(options.class_, options.args)
         return
     name = str(options.name)
-    offered = dict.fromkeys(OFFERED)
+    offered = dict.fromkeys(RUN_ARGUMENTS)
     check_arguments(SOURCES.find(name), f"source {name!r}", options.args, offered=offered)
 
 

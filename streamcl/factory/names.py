@@ -8,7 +8,7 @@ from typing import Any
 from streamcl.errors import ConfigError
 from streamcl.nn.build import backbone_names
 from streamcl.registry import DETECTORS, FORGETTING, LEARNERS, SINKS, SOURCES
-from streamcl.sources.delivery import READ_AGAIN, DeliveryGuarantee
+from streamcl.sources.delivery import DATASET_GUARANTEE, DeliveryGuarantee
 from streams.download import fetch
 
 
@@ -39,4 +39,4 @@ def _delivery(name: str) -> str:
         return str(error)
     if isinstance(declared, DeliveryGuarantee):
         return str(declared)
-    return str(READ_AGAIN) if name in SOURCES.built_in else "said at the start of a run"
+    return str(DATASET_GUARANTEE) if name in SOURCES.built_in else "said at the start of a run"

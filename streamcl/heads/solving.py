@@ -9,13 +9,13 @@ from torch import Tensor
 
 from streamcl.heads.statistics import Statistics
 
-BALANCE = 0.5
+RARITY_POWER = 0.5
 """Power of its rarity by which the column of a class is raised: 0 lets frequent classes lead, 1 none."""
 
-DEAD = 1e-6
+DEAD_FEATURE_SHARE = 1e-6
 """Share of the mean variance under which a feature says nothing and its weights are held at zero."""
 
-LEAST_RIDGE = 1e-9
+MIN_RIDGE = 1e-9
 """Least ridge as a share of the mean square of the features, where sums are singular up to rounding."""
 
 
@@ -60,7 +60,7 @@ def solve_ridge(
     try:
         W = gram.regular(ridge, less=centre).solve(moments)
     except ArithmeticError:  # the variance is rounding alone: one picture again and again
-        floor = max(LEAST_RIDGE * gram.trace / gram.width, torch.finfo(ridge.dtype).tiny)
+        floor = max(MIN_RIDGE * gram.trace / gram.width, torch.finfo(ridge.dtype).tiny)
         W = gram.regular(ridge.clamp(min=floor), less=centre).solve(moments)
     if variance_ridge is not None:  # else few samples are outvoted
         W = W * rarity(counts, total)
@@ -97,7 +97,7 @@ def rarity(counts: Tensor, total: int) -> Tensor:
     """
     present = counts > 0
     share = 1.0 / max(int(present.sum()), 1)
-    return torch.where(present, share * total / counts.clamp(min=1), 1.0) ** BALANCE
+    return torch.where(present, share * total / counts.clamp(min=1), 1.0) ** RARITY_POWER
 
 
 def variance(statistics: Statistics) -> Tensor:
@@ -121,7 +121,7 @@ class Quadratic:
         self._mean = sums.Q.sum(1) / total  # [D]: every sample has one class
         A = sums.gram.full().addr_(self._mean, self._mean, alpha=-float(total))
         variance = (A.diagonal() / total).clamp(min=0.0)
-        alive = variance > DEAD * variance.mean()
+        alive = variance > DEAD_FEATURE_SHARE * variance.mean()
         self.variance = torch.where(alive, variance, 0.0)
         self.unit = torch.where(alive, variance, 1.0).rsqrt() * alive
         A *= alive[:, None] * alive

@@ -18,7 +18,7 @@ from streamcl.nn.device import Compute
 
 DETECTOR_WIDTH = 384
 """Number of features that a detector gets: few, since their means over batches are part of its state."""
-BORDER = 0.1
+CROPPED_BORDER = 0.1
 """Share of each side that the second view leaves out."""
 
 
@@ -60,7 +60,7 @@ def tta_views(pixels: Tensor, count: int) -> list[Tensor]:
     if count == 1:
         return [pixels]
     side = pixels.shape[-1]
-    edge = max(1, int(side * BORDER))
+    edge = max(1, int(side * CROPPED_BORDER))
     inner = pixels[..., edge : side - edge, edge : side - edge].flip(-1)
     return [pixels, F.interpolate(inner, (side, side), mode="bicubic", align_corners=False)]
 

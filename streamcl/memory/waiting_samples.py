@@ -16,10 +16,11 @@ from PIL import Image
 from streamcl.events import NO_PIXELS, Prediction, Sample
 from streamcl.protocols import State
 
-MOST_GONE = 1000  # times of samples that are gone; with more than half of them gone the rest is sorted anew
+MAX_REMOVED_TIMES = 1000
+"""Times of samples that are gone; with more than half of them gone the rest is sorted anew."""
 PngBytes: TypeAlias = bytes
 """A picture as a PNG file."""
-FASTEST = 1  # zlib's level: a photograph in some 8 ms, and hardly larger than at the best
+PNG_COMPRESSION = 1  # zlib's level: a photograph in some 8 ms, and hardly larger than at the best
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class WaitingSamples:
         if packed is not None:
             self._bytes -= len(packed.pixels)
             del self._names[packed.number]
-            if len(self._times) > 2 * len(self._packed) + MOST_GONE:
+            if len(self._times) > 2 * len(self._packed) + MAX_REMOVED_TIMES:
                 self._times = [each for each in self._times if each[1] in self._names]
                 heapq.heapify(self._times)
         return packed
@@ -160,7 +161,7 @@ class WaitingSamples:
 
 def _png(sample: Sample) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(sample.image)).save(file, "PNG", compress_level=FASTEST)
+    Image.fromarray(np.ascontiguousarray(sample.image)).save(file, "PNG", compress_level=PNG_COMPRESSION)
     return file.getvalue()
 
 

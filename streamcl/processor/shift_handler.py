@@ -10,7 +10,7 @@ from streamcl.processor.ports import RelapseTester
 from streamcl.protocols import BatchRecord, FeatureShiftDetector, Learner, ShiftDetector
 from streamcl.storage.thumbnails import Thumbnails
 
-REMEMBERED = 1000
+MAX_OFFSETS_IN_STATE = 1000
 """Offsets of shifts, and of consolidations, that a run's state holds: some 10 kB; events.jsonl has all."""
 
 
@@ -71,7 +71,7 @@ class ShiftHandler(Counters):
         self._detector.update(loss)
         if (reason := self._detector.shift) is not None:
             self.segment += 1
-            self.shifts = [*self.shifts, offset][-REMEMBERED:]
+            self.shifts = [*self.shifts, offset][-MAX_OFFSETS_IN_STATE:]
             self._log.log("shift", reason, loss=loss)
             if self._thumbnails is not None:
                 self._thumbnails.keep(offset, record.batch.samples, record.predictions)
@@ -79,5 +79,5 @@ class ShiftHandler(Counters):
         if (reason := self._detector.plateau) is not None:
             if figures := self._learner.consolidate():
                 self.consolidated += 1
-                self.consolidations = [*self.consolidations, offset][-REMEMBERED:]
+                self.consolidations = [*self.consolidations, offset][-MAX_OFFSETS_IN_STATE:]
             self._log.log("consolidation" if figures else "plateau", reason, loss=loss, **figures)

@@ -13,7 +13,7 @@ from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.report.key_figures import key_figures, total
 from streamcl.report.reading import RunLog, read_run
 from streamcl.report.series import as_float, as_int, submapping
-from streamcl.report.wording import THIN, count, percent, plural
+from streamcl.report.wording import NARROW_SPACE, count, percent, plural
 
 WIDTH = 88  # columns of text for the terminal
 
@@ -163,4 +163,4 @@ def text_summary(summary: Mapping[str, Any], report: Path | None = None) -> str:
     if skipped := summary.get("skipped_steps"):
         lines += [f"  {plural(skipped, 'step')} skipped: losses not finite"]
     lines += ["", f"Report: {report}"] if report is not None else []
-    return "\n".join(lines).replace(THIN, " ")
+    return "\n".join(lines).replace(NARROW_SPACE, " ")

@@ -7,7 +7,7 @@ from typing import Any
 from streamcl.report.series import as_float
 
 NONE = "–"
-THIN = "\u202f"  # the narrow space between a number and its unit, which never breaks
+NARROW_SPACE = "\u202f"  # the narrow space between a number and its unit, which never breaks
 
 
 def count(value: Any) -> str:
@@ -19,7 +19,7 @@ def count(value: Any) -> str:
 def percent(value: Any) -> str:
     """Return a share in [0, 1] as 81.3 %, or a dash."""
     found = as_float(value)
-    return NONE if found is None else f"{100 * found:.1f}{THIN}%"
+    return NONE if found is None else f"{100 * found:.1f}{NARROW_SPACE}%"
 
 
 def points(value: Any, sign: str = "+") -> str:
@@ -29,7 +29,7 @@ def points(value: Any, sign: str = "+") -> str:
         return NONE
     tenths = round(1000 * found)
     mark = "−" if tenths < 0 else sign if tenths > 0 else ""
-    return f"{mark}{abs(tenths) / 10:,.1f}{THIN}pts"
+    return f"{mark}{abs(tenths) / 10:,.1f}{NARROW_SPACE}pts"
 
 
 def decimal(value: Any, digits: int = 1) -> str:
@@ -45,13 +45,13 @@ def duration(value: Any) -> str:
         return NONE
     seconds = round(found)
     if found < 10:
-        return f"{found:.1f}{THIN}s"
+        return f"{found:.1f}{NARROW_SPACE}s"
     if seconds < 60:
-        return f"{seconds}{THIN}s"
+        return f"{seconds}{NARROW_SPACE}s"
     minutes, seconds = divmod(seconds, 60)
     if minutes < 60:
-        return f"{minutes}{THIN}min {seconds:02d}{THIN}s"
-    return f"{minutes // 60}{THIN}h {minutes % 60:02d}{THIN}min"
+        return f"{minutes}{NARROW_SPACE}min {seconds:02d}{NARROW_SPACE}s"
+    return f"{minutes // 60}{NARROW_SPACE}h {minutes % 60:02d}{NARROW_SPACE}min"
 
 
 def memory(value: Any) -> str:
@@ -59,7 +59,7 @@ def memory(value: Any) -> str:
     found = as_float(value)
     if found is None:
         return NONE
-    return f"{found:,.0f}{THIN}MiB" if found < 1024 else f"{found / 1024:,.1f}{THIN}GiB"
+    return f"{found:,.0f}{NARROW_SPACE}MiB" if found < 1024 else f"{found / 1024:,.1f}{NARROW_SPACE}GiB"
 
 
 def plural(amount: Any, noun: str) -> str:

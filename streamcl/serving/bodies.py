@@ -17,7 +17,7 @@ _RECORDS = TypeAdapter(tuple[RecordFields, ...])
 RECORDS_FIELD = "records"
 """The field of a form with what is known about its images."""
 MAX_FIELD_BYTES = 1 << 20
-LARGEST_JSON_BYTES = 4 << 20
+MAX_JSON_BODY_BYTES = 4 << 20
 """Of a JSON object, which takes far more memory once it is parsed."""
 
 
@@ -34,8 +34,8 @@ async def json_of(request: Request, subject: str) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, f"{subject} is sent as application/json")
     body = await request.body()
-    if len(body) > LARGEST_JSON_BYTES:
-        raise HTTPException(413, f"{subject} may have {LARGEST_JSON_BYTES} bytes")
+    if len(body) > MAX_JSON_BODY_BYTES:
+        raise HTTPException(413, f"{subject} may have {MAX_JSON_BODY_BYTES} bytes")
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):

@@ -22,15 +22,15 @@ _FLOOR = 0.05  # nats, added to every loss: one mistake in a batch of 64 costs a
 _POWER = 1 / 3  # makes means of skewed losses nearly normal (Wilson and Hilferty, 1931) at every batch size
 _MEMORY = 64  # batches that are remembered
 _REFERENCE = 32  # batches of the segment that make its level
-_LEAST_REFERENCE = 4
+_MIN_REFERENCE = 4
 _WINDOWS = (2, 3, 4, 6, 8, 12)  # batches that may make a rise; never one alone
 _THRESHOLD = 2.8  # standard errors
 _NOVELTY = 3.5  # the same, of what the loss does not feel; at 2.8 there would be three times the false alarms
 _CLIP = 4.5  # noise units: no batch counts for more
-_LEAST_RISE = 1.1**_POWER - 1  # ten per cent of loss
-_LEAST_NOISE = 0.02 * _POWER  # two per cent of loss
+_MIN_RISE = 1.1**_POWER - 1  # ten per cent of loss
+_MIN_NOISE = 0.02 * _POWER  # two per cent of loss
 _WARM_UP = 8  # batches before anything is said
-_LEAST_SEGMENT = 8  # batches between two shifts
+_MIN_SEGMENT = 8  # batches between two shifts
 _HALF = 5  # batches; a plateau compares the last five with the five before
 
 
@@ -84,7 +84,7 @@ class RelativeRiseDetector(LossDetector):
             return
         noise = _noise(np.array(self._values))
         segment = np.array(self._values[-self._segment :])
-        if self._since >= _LEAST_SEGMENT:
+        if self._since >= _MIN_SEGMENT:
             self._seek_shift(segment, noise)
             if self.shift is None and strange is not None:
                 self._begin(strange, 2)
@@ -93,12 +93,12 @@ class RelativeRiseDetector(LossDetector):
 
     def _seek_shift(self, segment: Values, noise: float) -> None:
         for w in _WINDOWS:
-            if len(segment) - w < _LEAST_REFERENCE:
+            if len(segment) - w < _MIN_REFERENCE:
                 return
             level, error = _level(segment[:-w][-_REFERENCE:], noise)
             rise = float(_trimmed(segment[-w:] / level, noise).mean()) - 1
             errors = rise / math.hypot(noise / math.sqrt(w), error)
-            if rise > _LEAST_RISE and errors > self._threshold:
+            if rise > _MIN_RISE and errors > self._threshold:
                 why = (
                     f"loss {_loss(level * (1 + rise)):.3g} over {w} batches after {_loss(level):.3g}: "
                     f"{errors:.1f} standard errors at {noise / _POWER:.0%} noise"
@@ -165,7 +165,7 @@ def _noise(values: Values) -> float:
     differences = 2 * np.abs(np.diff(values)) / (values[1:] + values[:-1])
     middle, tail = np.quantile(differences, (0.5, 0.85)) / (0.674 * math.sqrt(2), 1.440 * math.sqrt(2))
     few = 1 + 4 / len(differences)  # quantiles of few differences are often too small
-    return max(few * float(max(middle, tail)), _LEAST_NOISE)
+    return max(few * float(max(middle, tail)), _MIN_NOISE)
 
 
 def _bounded(values: Values, noise: float) -> Values:
@@ -184,7 +184,7 @@ def _level(reference: Values, noise: float) -> tuple[float, float]:
     mean = float(values.mean())
     if slope > -2 * noise * mean / math.sqrt(square):
         return mean, noise / math.sqrt(count)
-    tail = values[-max(_LEAST_REFERENCE, count // 4) :]  # a line's end would lie below a fall that flattens
+    tail = values[-max(_MIN_REFERENCE, count // 4) :]  # a line's end would lie below a fall that flattens
     return float(tail.mean()), noise / math.sqrt(len(tail))
 
 

@@ -20,7 +20,7 @@ WARNING_INTERVAL = 60.0
 """Seconds between two warnings about the same sink."""
 
 
-REDACTION_PATIENCE = 60.0
+REDACTION_TIMEOUT = 60.0
 """Seconds that an erasure waits for a sink to take out what was erased; files of some 100 MB take less."""
 
 
@@ -73,7 +73,7 @@ class BestEffortSink:
     def redact(self, target: RedactionTarget) -> int:
         """Have the sink redact once it has caught up, where it can; return how many records changed.
 
-        Raise MissedRedaction where it fails, or has not finished after REDACTION_PATIENCE seconds.
+        Raise MissedRedaction where it fails, or has not finished after REDACTION_TIMEOUT seconds.
         """
         sink = self._sink
         if not isinstance(sink, RedactableSink):
@@ -88,8 +88,8 @@ class BestEffortSink:
                 raise
 
         try:
-            self._queue.put(redact, timeout=REDACTION_PATIENCE)
-            return outcome.result(REDACTION_PATIENCE)
+            self._queue.put(redact, timeout=REDACTION_TIMEOUT)
+            return outcome.result(REDACTION_TIMEOUT)
         except (Exception, SystemExit) as error:
             raise MissedRedaction([self._name]) from error
 

@@ -20,7 +20,7 @@ from streamcl.storage.json_lines import json_object
 TOPICS = ("predictions", "metrics", "events", "quarantine")
 BUFFER_BYTES = 1 << 16
 """Bytes kept in memory for a topic before they are written."""
-LONGEST_LINE = 1 << 22
+MAX_LOG_LINE_BYTES = 1 << 22
 """Bytes of a line that are read at once; a record has some hundred."""
 REWRITTEN = 1 << 20
 """Bytes of a file that are read, or of a redacted one written, at a time."""
@@ -136,7 +136,7 @@ def logged_ids(folder: Path) -> Iterator[tuple[int | None, str]]:
 def ids_in(path: Path) -> Iterator[tuple[int | None, str]]:
     """Yield every sample id in a file of JSON Lines, with its offset; of any other file none."""
     with path.open("rb") as log:
-        for each in iter(lambda: log.readline(LONGEST_LINE), b""):
+        for each in iter(lambda: log.readline(MAX_LOG_LINE_BYTES), b""):
             record = json_object(each) or {}
             if isinstance(name := record.get("id"), str):
                 yield record.get("offset"), name

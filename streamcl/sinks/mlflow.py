@@ -11,7 +11,7 @@ from streamcl.errors import MissingExtra
 from streamcl.protocols import State
 from streamcl.sinks.figures import figures, message
 
-NOT_ALLOWED = re.compile(r"[^\w\-. /]", re.ASCII)
+FORBIDDEN_CHARACTERS = re.compile(r"[^\w\-. /]", re.ASCII)
 """Characters that MLflow refuses in the name of a metric."""
 
 
@@ -44,7 +44,7 @@ class MLflowSink:
         step = int(record.get("step", 0))
         if topic == "metrics":
             for name, value in figures(record).items():
-                self._client.log_metric(self._run_id(), NOT_ALLOWED.sub("_", name), value, step=step)
+                self._client.log_metric(self._run_id(), FORBIDDEN_CHARACTERS.sub("_", name), value, step=step)
         elif topic == "events":
             self._client.set_tag(self._run_id(), f"event.{step:08d}.{record.get('kind')}", message(record))
 

@@ -24,7 +24,7 @@ class DeliveryGuarantee:
         return f"{self.kind.replace('_', ' ')}: {self.reason}"
 
 
-READ_AGAIN = DeliveryGuarantee("exactly_once", "it can be read again from any position")
+DATASET_GUARANTEE = DeliveryGuarantee("exactly_once", "it can be read again from any position")
 """The guarantee of a data set."""
 
 
@@ -42,7 +42,7 @@ def guarantee_of(source: Source) -> DeliveryGuarantee:
     if isinstance(source, Guaranteeing):
         return source.guarantee
     if source.replayable:
-        return READ_AGAIN
+        return DATASET_GUARANTEE
     return DeliveryGuarantee("at_most_once", "it is read once and cannot go back")
 
 

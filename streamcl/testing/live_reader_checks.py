@@ -14,13 +14,13 @@ from streamcl.events import ForgetRequest
 from streamcl.sources.live_reader import Arrival, LiveReader
 from streamcl.testing.source_checks import plain_hash, require
 
-QUIET = 3  # polls in a row without a record after which nothing more is expected
-PATIENT = 600  # the same while records are missing that are known to be there
-LEAST = 3  # records, with fewer of which little can be checked
+EMPTY_POLLS = 3  # polls in a row without a record after which nothing more is expected
+MAX_POLLS = 600  # the same while records are missing that are known to be there
+MIN_RECORDS = 3  # records, with fewer of which little can be checked
 
 
 def check_live_reader(
-    make_reader: Callable[[], LiveReader], *, timeout: float = 0.2, count: int = LEAST
+    make_reader: Callable[[], LiveReader], *, timeout: float = 0.2, count: int = MIN_RECORDS
 ) -> None:
     """Check a reader over the records that have come already: keys, positions, restarts, replays, fetching.
 
@@ -43,7 +43,7 @@ def check_live_reader(
     reader.open(None)
     before = plain_hash(reader.position())
     arrivals = _polled(reader, timeout, count)
-    require(len(arrivals) >= LEAST, f"only {len(arrivals)} records came, so little can be checked")
+    require(len(arrivals) >= MIN_RECORDS, f"only {len(arrivals)} records came, so little can be checked")
     require(plain_hash(reader.position()) == before, "polling moved the position: only `advance` may")
     for arrival in arrivals:
         require(json.loads(json.dumps(arrival.key)) == arrival.key, f"the key {arrival.key!r} is not JSON")
@@ -58,7 +58,7 @@ def check_live_reader(
 def _polled(reader: LiveReader, timeout: float, count: int) -> list[Arrival]:
     """Return what comes until `count` records have come and then none for a few polls, or the reader ends."""
     found, quiet = list[Arrival](), 0
-    while quiet < (PATIENT if len(found) < count else QUIET):
+    while quiet < (MAX_POLLS if len(found) < count else EMPTY_POLLS):
         arrivals = reader.poll(timeout)
         if arrivals is None:
             break

@@ -18,7 +18,7 @@ from streamcl.errors import SourceError
 
 ATTEMPTS = 4  # without a byte of progress, before the shard is given up
 DELAY = 0.5  # seconds before the second attempt; doubled for each further one
-SILENCE = 60.0  # seconds that the server may be silent
+READ_TIMEOUT = 60.0  # seconds that the server may be silent
 WINDOW = 1 << 18  # bytes read at once, and remembered for short steps back
 GZIP = b"\x1f\x8b"
 
@@ -96,7 +96,7 @@ class HttpBody:
         request = urllib.request.Request(self._url)
         if self._read:
             request.add_header("Range", f"bytes={self._read}-")
-        answer = cast("HTTPResponse", urllib.request.urlopen(request, timeout=SILENCE))
+        answer = cast("HTTPResponse", urllib.request.urlopen(request, timeout=READ_TIMEOUT))
         missing = int(length) if (length := answer.headers.get("Content-Length")) else None
         skipped = self._read if answer.status == 206 else 0
         total = None if missing is None else skipped + missing

@@ -53,7 +53,7 @@ FILLED = ("fontawesome", "material", "remix-fill", "phosphor-fill")
 OUTLINED = ("material-outline", "remix-line", "phosphor")
 STYLES = (*FILLED, *OUTLINED)
 PIXELS = 64
-INK = 52  # the longer side of a drawing, in pixels
+GLYPH_SIDE = 52  # the longer side of a drawing, in pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def draw_glyph(font: Path, character: str) -> Pixels | None:
     if ink is None:
         return None
     glyph = page.crop(ink)
-    scale = INK / max(glyph.size)
+    scale = GLYPH_SIDE / max(glyph.size)
     size = (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale)))
     picture = Image.new("L", (PIXELS, PIXELS), 255)
     corner = ((PIXELS - size[0]) // 2, (PIXELS - size[1]) // 2)

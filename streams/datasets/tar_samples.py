@@ -14,8 +14,8 @@ from streams.user.images import image_suffixes
 
 LABELS = ("cls", "json", "txt")  # the first that a sample has is used
 FACTS = ("label", "id", "subject", "domain", "privacy")
-MOST_TEXT = 2**20  # bytes of a label's member
-MOST_IMAGES = 16  # of one sample; more are samples whose names have been cut at a dot
+MAX_TEXT_BYTES = 2**20  # bytes of a label's member
+MAX_IMAGES_PER_SAMPLE = 16  # of one sample; more are samples whose names have been cut at a dot
 _ONE_KEY = (
     "a sample's name ends at its first dot, as in the webdataset package: rename x_0.5.png to x_0-5.png"
 )
@@ -75,11 +75,11 @@ class SampleMembers:
         picture = is_image(extension)
         if self.bad or not (picture or kind in LABELS):
             return False
-        most = max_file_bytes if picture else MOST_TEXT
+        most = max_file_bytes if picture else MAX_TEXT_BYTES
         if size > most:
             self.refuse(f"member .{extension} has {size} bytes; {most} are allowed")
-        elif picture and len(self.images) == MOST_IMAGES:
-            self.refuse(f"has more than {MOST_IMAGES} pictures; {_ONE_KEY}")
+        elif picture and len(self.images) == MAX_IMAGES_PER_SAMPLE:
+            self.refuse(f"has more than {MAX_IMAGES_PER_SAMPLE} pictures; {_ONE_KEY}")
         return not self.bad
 
     def add(self, extension: str, content: bytes) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from streamcl.errors import SourceError
 
-LARGEST_RATIO = 100
+MAX_COMPRESSION_RATIO = 100
 """Unpacked bytes for each packed one, at most; pictures are compressed already, text some ten times."""
 
 ALWAYS_ALLOWED = 64 << 20
@@ -20,7 +20,7 @@ ALWAYS_ALLOWED = 64 << 20
 
 def refuse_bomb(archive: Path, unpacked: int) -> None:
     """Raise SourceError where an archive says that it unpacks to far more bytes than it has."""
-    limit = LARGEST_RATIO * archive.stat().st_size + ALWAYS_ALLOWED
+    limit = MAX_COMPRESSION_RATIO * archive.stat().st_size + ALWAYS_ALLOWED
     if unpacked > limit:
         raise SourceError(
             f"{archive} unpacks to {unpacked} bytes, more than the {limit} that are allowed for its size",

@@ -18,7 +18,7 @@ from streamcl.errors import ConfigError, MissingExtra
 from streams.bounded_queue import put_until
 
 PROGRAM = Path(__file__).with_name("frame_process.py")
-AHEAD = 4  # messages read ahead
+READ_AHEAD = 4  # messages read ahead
 
 
 class DecoderMessage(NamedTuple):
@@ -55,7 +55,7 @@ class FrameDecoder:
 
     def __init__(self, spec: Mapping[str, Any], patience: float) -> None:
         self._patience, self._waited = patience, 0.0
-        self._messages: queue.Queue[DecoderMessage] = queue.Queue(AHEAD)
+        self._messages: queue.Queue[DecoderMessage] = queue.Queue(READ_AHEAD)
         self._last: DecoderMessage | None = None
         # -P: the folder of the program, which has modules named like packages, is not on its path.
         self._process = subprocess.Popen(

@@ -25,8 +25,8 @@ import av
 import numpy as np
 
 COMPARED_SIDE = 32  # of the picture on which two frames are compared, in pixels
-ALIVE = 1.0  # seconds after which a decoder that brings no frame says that it is at work
-QUEUED = 8  # frames of a camera that wait for a slow reader; then the oldest is dropped
+ALIVE_INTERVAL = 1.0  # seconds after which a decoder that brings no frame says that it is at work
+MAX_WAITING_FRAMES = 8  # frames of a camera that wait for a slow reader; then the oldest is dropped
 
 FrameMessage = tuple[dict[str, Any], bytes]
 
@@ -111,7 +111,7 @@ def decoded(spec: Spec) -> Iterator[FrameMessage]:
             elif selection.wants(seconds, small):
                 said = time.monotonic()
                 yield {"kind": "frame", "pts": frame.pts, "seconds": float(seconds)}, _png(frame)
-            elif time.monotonic() - said > ALIVE:
+            elif time.monotonic() - said > ALIVE_INTERVAL:
                 said = time.monotonic()
                 yield {"kind": "alive"}, b""
     if not found:
@@ -136,7 +136,7 @@ def captured(spec: Spec) -> Iterator[FrameMessage]:
                 yield {"kind": "frozen" if frozen else "moving"}, b""
             if not frozen and selection.wants(Fraction(now - began), _small_of(frame)):
                 yield {"kind": "frame", "at": time.time()}, _png(frame)
-            elif now - said > ALIVE:
+            elif now - said > ALIVE_INTERVAL:
                 said = now
                 yield {"kind": "alive"}, b""
     yield {"kind": "end", "damaged": 0}, b""
@@ -171,7 +171,7 @@ def _send(out: BinaryIO, message: FrameMessage) -> None:
 
 def _send_newest(out: BinaryIO, spec: Spec) -> None:
     """Send a camera's messages while a thread makes them; frames that nobody takes in time are dropped."""
-    waiting: queue.Queue[FrameMessage | None] = queue.Queue(QUEUED)
+    waiting: queue.Queue[FrameMessage | None] = queue.Queue(MAX_WAITING_FRAMES)
     dropped = 0
 
     def put(message: FrameMessage | None) -> None:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 MESSAGES_AT_ONCE = 64  # messages, so that few images are in memory
 REFRESH = 60.0  # seconds between two looks for partitions that the topic has grown by
-LONGEST_ID = 200  # characters of a request's id
+MAX_REQUEST_ID_LENGTH = 200  # characters of a request's id
 
 
 class KafkaReader:
@@ -262,7 +262,7 @@ class KafkaReader:
         return Arrival(made(message, "-".join(map(str, place))), place)
 
     def _request(self, message: Message, place: str) -> Any:
-        return request_of_json(message.value() or b"", place[-LONGEST_ID:])
+        return request_of_json(message.value() or b"", place[-MAX_REQUEST_ID_LENGTH:])
 
     def _record(self, message: Message, place: str) -> Any:
         """Return the record of a message, or the request of a tombstone, or why there is none."""
@@ -288,7 +288,7 @@ class KafkaReader:
             return BadRecord("the message has no value; with key: id or key: subject it would ask to forget")
         chosen = {"ids": (names["id"],)} if self._key == "id" else {"subject": names["subject"]}
         try:
-            return ForgetRequest(id=place[-LONGEST_ID:], **chosen)
+            return ForgetRequest(id=place[-MAX_REQUEST_ID_LENGTH:], **chosen)
         except ForgettingError as error:
             return RefusedRequest(str(error))
 

@@ -17,7 +17,8 @@ Message: TypeAlias = Any
 """A confluent_kafka.Message without an error."""
 
 BROKER_TIMEOUT = 30.0  # seconds for an answer of the brokers, and without the next record of a replay
-HELD = 256  # messages of a partition that wait for their turn in a replay; more are not fetched until then
+MAX_BUFFERED = 256
+"""Messages of a partition that wait for their turn in a replay; more are not fetched until then."""
 
 GUARANTEES = {
     "enable.auto.commit": "false",
@@ -33,7 +34,7 @@ DEFAULTS = {
     "log_level": "2",  # critical: what is wrong is said once, by this module
 }
 """Settings of librdkafka where the user gives none."""
-OWN = {*GUARANTEES, "bootstrap.servers", "metadata.broker.list", "group.id"}
+RESERVED_SETTINGS = {*GUARANTEES, "bootstrap.servers", "metadata.broker.list", "group.id"}
 SECRETS = ("password", "secret", "ssl.key.pem", "sasl.oauthbearer.config")
 
 
@@ -61,7 +62,7 @@ def connection_settings(
                 hint="write it as a line name=value into a file, and give the file's path as credentials",
             )
     given = {**settings, **_credentials(credentials)}
-    if own := sorted(OWN & given.keys()):
+    if own := sorted(RESERVED_SETTINGS & given.keys()):
         raise ConfigError(f"the setting {own[0]} cannot be given: the source sets it itself")
     servers = {"bootstrap.servers": brokers, "group.id": group}
     return {**DEFAULTS, **given, **GUARANTEES, **servers}
@@ -195,7 +196,7 @@ class KafkaTopic:
         while not held and partition not in self._at_end:
             if self._clock() > until:
                 raise SourceError(f"{self.name}/{partition}: the broker does not send offset {offset}")
-            for message in self._receive(HELD, 0.5):
+            for message in self._receive(MAX_BUFFERED, 0.5):
                 until = self._clock() + BROKER_TIMEOUT
                 self._hold(message)
         if held and held[0].offset() < offset:
@@ -250,7 +251,7 @@ class KafkaTopic:
     def _hold(self, message: Message) -> None:
         partition = message.partition()
         self._held[partition].append(message)
-        if len(self._held[partition]) >= HELD and partition not in self._paused:
+        if len(self._held[partition]) >= MAX_BUFFERED and partition not in self._paused:
             self._consumer.pause([self._at(partition)])
             self._paused.add(partition)
 

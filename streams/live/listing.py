@@ -18,9 +18,9 @@ from streams.user.records import RecordPolicy
 
 logger = logging.getLogger(__name__)
 
-SHARE = 0.1  # of the time at most is spent on listing
+MAX_LISTING_SHARE = 0.1  # of the time at most is spent on listing
 READ_AT_ONCE = 64  # files, so that few are in memory
-LONGEST_DELAY = 60.0  # seconds between two attempts while the other end fails
+MAX_RETRY_DELAY = 60.0  # seconds between two attempts while the other end fails
 READ_ATTEMPTS = 5  # to read records again that were learned before
 
 PathLayout = Literal["flat", "classes", "domains"]
@@ -173,7 +173,7 @@ class ListingReader:
         began = self._clock()
         self._ready.extend(self._complete_files())
         took = self._clock() - began
-        self._next_listing = self._clock() + max(self._interval, took / SHARE)
+        self._next_listing = self._clock() + max(self._interval, took / MAX_LISTING_SHARE)
 
     def _arrivals(self) -> Sequence[Arrival]:
         """Return records of the first files that are ready, which stay ready where reading them fails."""
@@ -215,8 +215,8 @@ class ListingReader:
 
     def _back_off(self, error: OSError) -> None:
         """Wait twice as long as the last time before the next attempt."""
-        if self._delay < LONGEST_DELAY:
-            self._delay = min(LONGEST_DELAY, max(self._interval, 2 * self._delay))
+        if self._delay < MAX_RETRY_DELAY:
+            self._delay = min(MAX_RETRY_DELAY, max(self._interval, 2 * self._delay))
             logger.warning("%s: %s; next attempt in %g s", self.name, _brief(error), self._delay)
         self._next_listing = self._clock() + self._delay
 

@@ -13,7 +13,7 @@ from streams.live.spool_record import SpoolEntry
 from streams.live.spool_writer import SpoolWriter
 from streams.user.images import decode
 
-ROOM_WITHIN = 5.0
+ROOM_TIMEOUT = 5.0
 """Seconds that a message waits for room in the spool before it is refused."""
 
 
@@ -49,7 +49,7 @@ class PushProducer:
         """Write the records of a message. Raise BadRecord where one cannot be read: none is written then."""
         before = writer.repetitions
         entries = [self._entry(each, writer) for each in records]
-        numbers = writer.append_entries(entries, timeout=ROOM_WITHIN)
+        numbers = writer.append_entries(entries, timeout=ROOM_TIMEOUT)
         named = zip(entries, numbers, strict=True)
         ids = tuple(entry.head.get("id") or f"{self.name}-{number}" for entry, number in named)
         return PushReceipt(ids, writer.repetitions - before)

@@ -19,11 +19,11 @@ from streamcl.storage.private_files import write_private
 
 ADDRESS = "push.json"
 """The file in the spool's folder with the port and the secret of who listens, readable by its owner alone."""
-LONGEST_HEAD = 4 * 2**20
+MAX_PUSH_HEAD_BYTES = 4 * 2**20
 """Bytes of the JSON line before the images of a message."""
-MOST_BYTES = 256 * 2**20
+MAX_PUSH_BYTES = 256 * 2**20
 """Bytes of the images of a message."""
-REPLIES_WITHIN = 30.0
+REPLY_TIMEOUT = 30.0
 """Seconds that either end waits for the other."""
 LOOPBACK = "127.0.0.1"
 
@@ -57,10 +57,10 @@ def push(folder: Path, records: Sequence[PushedRecord]) -> PushReceipt:
     """
     try:
         address = json.loads((folder / ADDRESS).read_text(encoding="utf-8"))
-        with socket.create_connection((LOOPBACK, address["port"]), REPLIES_WITHIN) as connection:
+        with socket.create_connection((LOOPBACK, address["port"]), REPLY_TIMEOUT) as connection:
             _send(connection, address["secret"], records)
             with connection.makefile("rb") as answers:
-                reply = json.loads(answers.readline(LONGEST_HEAD))
+                reply = json.loads(answers.readline(MAX_PUSH_HEAD_BYTES))
     except (OSError, ValueError) as error:
         raise SourceError("no process learns the stream now", hint="send it again in a while") from error
     if "fault" in reply:
@@ -114,13 +114,13 @@ class _Server(socketserver.ThreadingTCPServer):
 class _Connection(socketserver.StreamRequestHandler):
     """One message and its answer."""
 
-    timeout = REPLIES_WITHIN
+    timeout = REPLY_TIMEOUT
     server: _Server
 
     def handle(self) -> None:
         """Take the message, where its secret is right; answer nothing to anything else."""
         try:
-            message = json.loads(self.rfile.readline(LONGEST_HEAD))
+            message = json.loads(self.rfile.readline(MAX_PUSH_HEAD_BYTES))
             if not hmac.compare_digest(str(message["secret"]), self.server.secret):
                 return
             records = [self._record(each) for each in message["records"]]
@@ -139,7 +139,7 @@ class _Connection(socketserver.StreamRequestHandler):
     def _record(self, sized: Mapping[str, Any]) -> PushedRecord:
         if sized["image"] is None:
             return dict(sized["fields"])
-        if not 0 <= sized["image"] <= MOST_BYTES:
+        if not 0 <= sized["image"] <= MAX_PUSH_BYTES:
             raise ValueError
         image = self.rfile.read(sized["image"])
         if len(image) < sized["image"]:

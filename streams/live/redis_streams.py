@@ -26,7 +26,7 @@ from streams.live.stream_position import StreamFacts, StreamPosition, as_text
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATIENCE = 10.0  # seconds in which the broker must reply: a wrong address is said soon
+OPEN_TIMEOUT = 10.0  # seconds in which the broker must reply: a wrong address is said soon
 
 
 class RedisReader:
@@ -108,7 +108,7 @@ class RedisReader:
 
     def open(self, position: State | None) -> None:
         """Connect, and continue after `position`. Raise SourceError at a gap, or without an answer."""
-        facts = self._connection.insist(self._facts, OPEN_PATIENCE)
+        facts = self._connection.insist(self._facts, OPEN_TIMEOUT)
         self._between = {}
         self._taken = {
             key: StreamPosition(*position[key])
@@ -149,7 +149,7 @@ class RedisReader:
         arrivals = list[Arrival]()
         for start in range(0, len(keys), ENTRIES_AT_ONCE):
             part = keys[start : start + ENTRIES_AT_ONCE]
-            found = self._connection.insist(partial(entries_of, places=part), OPEN_PATIENCE)
+            found = self._connection.insist(partial(entries_of, places=part), OPEN_TIMEOUT)
             arrivals += [
                 self._arrival(key, entry, fields) for (key, entry), fields in zip(part, found, strict=True)
             ]
@@ -173,7 +173,7 @@ class RedisReader:
     @property
     def fetch(self) -> FetchRecords | None:
         """Returns the entries that are still there; None where they are trimmed."""
-        return None if self._trim else Lookup(self._connection, self._data, OPEN_PATIENCE)
+        return None if self._trim else Lookup(self._connection, self._data, OPEN_TIMEOUT)
 
     def lag(self) -> int | None:
         """Return how many entries of data wait; None while the broker is away."""

@@ -20,9 +20,9 @@ from streamcl.storage.segment_log import SEGMENT_BYTES, SegmentLog
 from streams.live.spool_record import erased_header, header_of, is_record, label_of, value_of
 
 DAY = 86_400.0
-RESERVE = 256 * 2**20
+RESERVED_BYTES = 256 * 2**20
 """Bytes of the disk that a spool leaves free, so that the run can write the checkpoint that empties it."""
-PARTS = 16
+SEGMENTS_OF_A_SPOOL = 16
 """Segments of a full spool, and of `keep`: so coarse is its retention."""
 
 
@@ -37,7 +37,7 @@ class Retention:
 
     keep: float = 7 * DAY
     max_bytes: int = 10 * 2**30
-    reserve: int = RESERVE
+    reserve: int = RESERVED_BYTES
 
 
 class Spool:
@@ -195,8 +195,8 @@ class Spool:
     def _opened(self) -> SegmentLog:
         return SegmentLog(
             self.folder,
-            segment_bytes=min(SEGMENT_BYTES, self.retention.max_bytes // PARTS),
-            segment_seconds=self.retention.keep / PARTS,
+            segment_bytes=min(SEGMENT_BYTES, self.retention.max_bytes // SEGMENTS_OF_A_SPOOL),
+            segment_seconds=self.retention.keep / SEGMENTS_OF_A_SPOOL,
             disk=self._disk,
             clock=self._clock,
         )

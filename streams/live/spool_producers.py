@@ -22,9 +22,9 @@ from streams.user.readers import ENDED
 from streams.user.retrying import RetryingReader
 
 GROUP = 64  # records that are synced together at most
-LOOK_EVERY = 0.2  # seconds after which a waiting thread looks whether to stop
+STOP_CHECK_INTERVAL = 0.2  # seconds after which a waiting thread looks whether to stop
 ARRAY = "__array__"  # of the objects in a note that stand for an array
-LARGEST_POSITION = 64 * 1024  # bytes; it is written again with every group
+MAX_POSITION_BYTES = 64 * 1024  # bytes; it is written again with every group
 
 Pulled: TypeAlias = tuple[Sequence[SpoolEntry], bytes | None]
 """The entries of one item, and the note after it."""
@@ -84,7 +84,7 @@ class _PullThread:
         found = list[Pulled]()
         while not self._last and sum(len(entries) for entries, _ in found) < GROUP:
             try:
-                item = self._items.get_nowait() if found else self._items.get(timeout=LOOK_EVERY)
+                item = self._items.get_nowait() if found else self._items.get(timeout=STOP_CHECK_INTERVAL)
             except queue.Empty:
                 return found
             if isinstance(item, tuple):
@@ -138,7 +138,7 @@ class ReaderProducer:
         reader, can_return = self._reader, self._reader.guarantee.kind != "at_most_once"
         reader.open(position_of(writer.note) if writer.note and can_return else None)
         try:
-            while not stop.is_set() and (arrivals := reader.poll(LOOK_EVERY)) is not None:
+            while not stop.is_set() and (arrivals := reader.poll(STOP_CHECK_INTERVAL)) is not None:
                 read = [(list(self._form.entries_of(each.value)), each.key) for each in arrivals]
                 for group in in_groups(read):
                     reader.advance([key for _, key in group])
@@ -153,7 +153,7 @@ class ReaderProducer:
 def position_note(position: State) -> bytes:
     """Return a position as the spool's note. Raise SourceError where it is too large."""
     note = json.dumps(position, separators=(",", ":"), default=_encoded_array).encode()
-    if len(note) > LARGEST_POSITION:
+    if len(note) > MAX_POSITION_BYTES:
         raise SourceError(
             f"the source's position has {len(note)} bytes, too many for a spool",
             hint="a source with such a position can go back by itself: leave source.spool out",

@@ -17,7 +17,7 @@ from streams.live.spool_writer import RECENT_IDS, SpoolProducer, SpoolWriter
 
 RECORDS_AT_ONCE = 64  # records
 BYTES_AT_ONCE = 16 * 2**20
-STOPS_WITHIN = 2.0  # seconds in which a producer's thread is expected to stop
+STOP_TIMEOUT = 2.0  # seconds in which a producer's thread is expected to stop
 
 
 class SpoolReader:
@@ -161,7 +161,7 @@ class _ProducerThread:
     def join(self) -> bool:
         """Ask the thread to stop; return whether it did. One that hangs in its source is left behind."""
         self._stop.set()
-        self._thread.join(STOPS_WITHIN)
+        self._thread.join(STOP_TIMEOUT)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

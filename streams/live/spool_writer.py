@@ -28,7 +28,7 @@ RECENT_IDS = 100_000
 """Ids that are remembered, some 15 MB; a repetition after more records is not recognised as one."""
 REMINDER = 60.0
 """Seconds between two messages of a writer that waits for room."""
-LARGEST_HEADER = 64 * 1024  # bytes, of names of the longest kind
+MAX_HEADER_BYTES = 64 * 1024  # bytes, of names of the longest kind
 GROUP_BYTES = 8 * 2**20
 """Bytes that are written together, unless one record has more; the smallest spool has twice as many."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -141,7 +141,7 @@ class SpoolWriter:
     def fitting(self, entry: SpoolEntry) -> SpoolEntry:
         """Return the entry; a bad one in place of a record for which the empty spool would have no room."""
         most = self._spool.retention.max_bytes
-        if len(entry.body) + LARGEST_HEADER <= most or not entry.body:
+        if len(entry.body) + MAX_HEADER_BYTES <= most or not entry.body:
             return entry
         bad = BadRecord(
             f"the record has {len(entry.body)} bytes, and the spool may have {most}", hint="raise max_bytes"

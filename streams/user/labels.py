@@ -12,8 +12,8 @@ import numpy as np
 from streamcl.errors import BadRecord, SourceError
 from streamcl.requests.terms import canonical_name
 
-LONGEST = 1024  # characters of a label, id, subject or domain
-WIDEST = 2**63  # integer labels have 64 bits
+MAX_NAME_LENGTH = 1024  # characters of a label, id, subject or domain
+INT64_BOUND = 2**63  # integer labels have 64 bits
 
 
 def to_label(
@@ -56,7 +56,7 @@ def to_label(
 
 
 def _from_integer(label: int, negative: str, class_names: Sequence[str]) -> str:
-    if not -WIDEST <= label < WIDEST:
+    if not -INT64_BOUND <= label < INT64_BOUND:
         raise BadRecord("label is an integer of more than 64 bits")
     if label < 0 and negative != "class":
         error = SourceError if negative == "fail" else BadRecord
@@ -77,7 +77,7 @@ def to_text(value: Any, what: str) -> str | None:
     value = scalar(value)
     if value is None:
         return None
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < WIDEST:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < INT64_BOUND:
         return str(int(value))
     if isinstance(value, str):
         return text(value, what)
@@ -100,8 +100,8 @@ def text(value: str, what: str) -> str:
     """Return the string. Raise BadRecord where it is blank, too long, or not valid Unicode."""
     if not value.strip():
         raise BadRecord(f"{what} is an empty string", hint="a missing one is None")
-    if len(value) > LONGEST:
-        raise BadRecord(f"{what} has {len(value)} characters; {LONGEST} are allowed")
+    if len(value) > MAX_NAME_LENGTH:
+        raise BadRecord(f"{what} has {len(value)} characters; {MAX_NAME_LENGTH} are allowed")
     try:
         value.encode()
     except UnicodeEncodeError as error:

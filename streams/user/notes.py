@@ -10,7 +10,7 @@ from streamcl.events import Sample
 
 logger = logging.getLogger(__name__)
 
-RECENT = 100_000  # ids that are remembered, some 20 MB; a repetition after more records is not found
+MAX_RECENT_IDS = 100_000  # ids that are remembered, some 20 MB; a repetition after more records is not found
 FIRST = 256  # labels that are counted before it is said that most are missing
 
 
@@ -72,5 +72,5 @@ class Notes:
                 ascii(name)[:80],
             )
             self._ids = None
-        elif len(ids) > RECENT:
+        elif len(ids) > MAX_RECENT_IDS:
             ids.popitem(last=False)

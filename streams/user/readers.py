@@ -9,7 +9,7 @@ from streamcl.errors import BadRecord, SourceError
 from streams.user.inner_state import from_plain, to_plain
 from streams.user.raw_record import ALIASES, RawRecord, is_batch
 
-DEEPEST = 1000  # objects inside a user's one that are looked at; some make a new one for any attribute
+MAX_INSPECTED = 1000  # objects inside a user's one that are looked at; some make a new one for any attribute
 ENDED = object()
 """Returned by `pull` after the last item."""
 
@@ -105,7 +105,7 @@ def lost_by_state(made: Any) -> str | None:
     Hugging Face's iterable data sets do not save their shuffle buffers: records in them would never come.
     """
     todo, seen = [made], set[int]()
-    while todo and len(seen) < DEEPEST:
+    while todo and len(seen) < MAX_INSPECTED:
         part = todo.pop()
         seen.add(id(part))
         buffer = getattr(part, "buffer_size", 0)

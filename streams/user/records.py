@@ -22,7 +22,7 @@ from streams.user.raw_record import RawRecord, raw_records
 
 Read = TypeVar("Read")
 
-LONGEST_REASON = 500  # characters of a rejection that are logged
+MAX_REASON_LENGTH = 500  # characters of a rejection that are logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def reason_of(bad: SourceError) -> str:
     """Return the message and its hint, shortened, and the same in every run."""
     reason = f"{bad}; {bad.hint}" if bad.hint else str(bad)
     reason = re.sub(r" at 0x[0-9a-fA-F]+", "", reason)  # addresses differ from run to run, offsets do not
-    return reason.encode(errors="replace").decode()[:LONGEST_REASON]
+    return reason.encode(errors="replace").decode()[:MAX_REASON_LENGTH]
 
 
 def _raw_records(record: Any, columns: Mapping[str, str] | None) -> Iterator[RawRecord | BadRecord]:
@@ -128,7 +128,7 @@ def user_object() -> Iterator[None]:
         raise SourceError(f"a record's code ended the process: {cause_of(error)}") from error
     except Exception as error:
         message = f"record cannot be read: {cause_of(error)}"
-        raise BadRecord(message[:LONGEST_REASON]) from error
+        raise BadRecord(message[:MAX_REASON_LENGTH]) from error
 
 
 def _sample(

@@ -8,7 +8,7 @@ import torch
 from rank_runs import environments
 
 from streamcl.distributed.process_group import SINGLE_PROCESS, launched
-from streamcl.distributed.torch_process_group import BLANK, TorchProcessGroup
+from streamcl.distributed.torch_process_group import PLACEHOLDER, TorchProcessGroup
 from streamcl.errors import DistributedError
 from streamcl.events import NO_PIXELS, RemoteSample, Sample
 
@@ -69,7 +69,7 @@ def test_gradients_come_back_by_name_and_shape(torch_ranks):
 
 def test_a_share_is_never_empty(torch_ranks):
     (theirs,) = [RemoteSample.of(sample, 1) for sample in samples(1)]
-    assert torch_ranks.local_samples([theirs]) == [BLANK]
+    assert torch_ranks.local_samples([theirs]) == [PLACEHOLDER]
     assert theirs.image is NO_PIXELS
     (mine,) = samples(1)
     assert torch_ranks.local_samples([theirs, mine]) == [mine]

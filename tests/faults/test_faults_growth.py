@@ -13,7 +13,7 @@ from fault_sources import Always
 from loop_runs import build
 
 from streamcl.errors import BadRecord
-from streamcl.processor.shift_handler import REMEMBERED
+from streamcl.processor.shift_handler import MAX_OFFSETS_IN_STATE
 from streamcl.runs.summary import summarise
 from streamcl.shift import river
 from streamcl.shift.detector import build_detector
@@ -65,18 +65,18 @@ def odd_records():
 
 
 def test_a_shift_and_a_consolidation_at_every_step_leave_the_newest_and_a_count(tmp_path):
-    steps = REMEMBERED + 500
+    steps = MAX_OFFSETS_IN_STATE + 500
     processor = build(
         tmp_path, soak.Endless(2 * steps), learner=Consolidating(), detector=Always(), commit_every=None
     )
-    assert grown(processor, steps)["shifts"] <= 2 * REMEMBERED + 10  # an offset has a digit more
+    assert grown(processor, steps)["shifts"] <= 2 * MAX_OFFSETS_IN_STATE + 10  # an offset has a digit more
     found = processor.shift_handler
-    assert len(found.shifts) == len(found.consolidations) == REMEMBERED
+    assert len(found.shifts) == len(found.consolidations) == MAX_OFFSETS_IN_STATE
     assert (found.shifts[-1], found.segment, found.consolidated) == (2 * steps,) * 3
 
 
 def test_the_summary_tells_the_totals_and_judges_what_it_still_knows(tmp_path):
-    steps = REMEMBERED + 500
+    steps = MAX_OFFSETS_IN_STATE + 500
     source = soak.Endless(steps)
     source.info = soak.StreamInfo("soak", steps, shifts=(100, 499, 501, 1000))
     processor = build(tmp_path, source, learner=Consolidating(), detector=Always(), commit_every=None)
@@ -91,8 +91,8 @@ def test_the_summary_tells_the_totals_and_judges_what_it_still_knows(tmp_path):
     shifts = summary["shifts"]
     assert (shifts["total"], shifts["judged_from"]) == (steps, 501)
     assert shifts["true"] == [501, 1000]
-    assert (shifts["found"], shifts["missed"], shifts["false_alarms"]) == (2, 0, REMEMBERED - 2)
-    assert (summary["consolidated"], len(summary["consolidations"])) == (steps, REMEMBERED)
+    assert (shifts["found"], shifts["missed"], shifts["false_alarms"]) == (2, 0, MAX_OFFSETS_IN_STATE - 2)
+    assert (summary["consolidated"], len(summary["consolidations"])) == (steps, MAX_OFFSETS_IN_STATE)
 
 
 @pytest.mark.parametrize(

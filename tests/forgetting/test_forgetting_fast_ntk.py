@@ -199,7 +199,7 @@ def test_a_failed_step_leaves_the_learner_as_it_was(tiny_backbone, fp32, method,
     learner = taught(tiny_backbone, fp32)
     request = request_of("cat")
     before = state_hash(learner.state_dict())
-    monkeypatch.setattr("streamcl.forgetting.methods.objective.INTACT", 1.1)
+    monkeypatch.setattr("streamcl.forgetting.methods.objective.MIN_RETAINED_AGREEMENT", 1.1)
     with pytest.raises(ForgettingError, match="would stay the same"):
         method.erase(request, context_of(learner, request))
     assert state_hash(learner.state_dict()) == before

@@ -258,9 +258,9 @@ def test_what_did_not_come_to_be_is_not_claimed(tiny_backbone, fp32, monkeypatch
     learner = taught(tiny_backbone, fp32, passes=3)
     request = request_of("cat")
     before = state_hash(learner.state_dict())
-    monkeypatch.setattr("streamcl.forgetting.methods.objective.ENOUGH", enough)
-    monkeypatch.setattr("streamcl.forgetting.methods.objective.SHOWN", 1.0)
-    monkeypatch.setattr("streamcl.forgetting.methods.objective.INTACT", intact)
+    monkeypatch.setattr("streamcl.forgetting.methods.objective.MIN_BOUND_SHARE", enough)
+    monkeypatch.setattr("streamcl.forgetting.methods.objective.MAX_RECOGNISED", 1.0)
+    monkeypatch.setattr("streamcl.forgetting.methods.objective.MIN_RETAINED_AGREEMENT", intact)
     with pytest.raises(ForgettingError, match=match):
         method_of(steps=4).erase(request, context_of(learner, request))
     assert state_hash(learner.state_dict()) == before

@@ -14,7 +14,7 @@ from streamcl.errors import BadRecord
 from streamcl.events import ForgetRequest, HoldoutPart, Sample
 from streamcl.forgetting.methods.protocol import ErasureResult
 from streamcl.forgetting.monitoring.held_out import MAX_PER_NAME, HeldOutSamples
-from streamcl.forgetting.monitoring.relapse import REPEATS, RelapseMonitor, features_of
+from streamcl.forgetting.monitoring.relapse import MAX_REPEATS, RelapseMonitor, features_of
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.online_lora import OnlineLoRALearner
@@ -95,7 +95,7 @@ def test_an_erased_subject_is_tested_by_its_held_out_samples():
 
 def test_a_repetition_is_measured_anew_and_after_some_a_relapse_is_only_reported():
     monitor, learner = watched(relapse(), Adapted(0.0)), Adapted(4.0)
-    for round_ in range(REPEATS):
+    for round_ in range(MAX_REPEATS):
         _, (found,) = monitor.retest(learner, 100 * round_)
         assert found.again.id == f"r1-again-{100 * round_}"
         watched(monitor, Adapted(0.0), found.again)
@@ -269,7 +269,7 @@ def test_a_learner_that_relapses_in_a_run_is_made_to_forget_again_with_a_receipt
     assert [event["offset"] for event in tested] == [*later, 96]  # and once more at the end
     assert relapses
     chain = [each.to_json() for _, each in read_receipts(tmp_path)]
-    assert [content["request"] for content in chain] == ["r1", *(e["again"] for e in relapses[:REPEATS])]
+    assert [content["request"] for content in chain] == ["r1", *(e["again"] for e in relapses[:MAX_REPEATS])]
     assert chain[1]["figures"]["shown"] == 30
     assert chain[1]["offset"] == relapses[0]["offset"]
     assert relapses[0]["request"] == "r1"

@@ -69,7 +69,7 @@ def test_the_oldest_leave_by_number_by_bytes_and_by_time():
 
 
 def test_whatever_order_the_clock_gives_the_oldest_times_expire(monkeypatch):
-    monkeypatch.setattr(waiting_samples, "MOST_GONE", 4)
+    monkeypatch.setattr(waiting_samples, "MAX_REMOVED_TIMES", 4)
     rng = np.random.default_rng(0)
     store, waiting = filled(0, wait=10.0), {}
     for number in range(400):

@@ -13,7 +13,7 @@ from pictures import encoded_picture, picture
 
 from streamcl.factory.inbox import Inbox
 from streamcl.runs.learner import load_learner
-from streamcl.serving.bodies import LARGEST_JSON_BYTES
+from streamcl.serving.bodies import MAX_JSON_BODY_BYTES
 from streamcl.serving.client import ServerError
 from streams.live.push_channel import PushReceipt, listening
 
@@ -120,7 +120,7 @@ def test_labels_that_are_none_are_refused(taking, body, status):
 
 def test_json_of_many_bytes_is_refused_before_it_is_parsed(taking):
     app, taken = taking
-    many = b'{"labels": [' + b" " * LARGEST_JSON_BYTES + b"]}"
+    many = b'{"labels": [' + b" " * MAX_JSON_BODY_BYTES + b"]}"
     for route in ("labels", "forget"):
         answer = call(app, f"POST /v1/{route}", headers=JSON, body=[many])
         assert (answer[0], "bytes" in detail(answer)) == (413, True)

@@ -20,7 +20,7 @@ from streams.build import named_source
 from streams.live.arrival_log import ArrivalLog
 from streams.live.cutting import Cutting
 from streams.live.kafka import MESSAGES_AT_ONCE, REFRESH, KafkaReader
-from streams.live.kafka_topic import HELD
+from streams.live.kafka_topic import MAX_BUFFERED
 from streams.live.source import LiveSource
 
 pytestmark = pytest.mark.long
@@ -184,7 +184,7 @@ def test_what_was_merged_from_several_partitions_comes_again_in_the_same_order(c
 
 
 def test_a_replay_holds_back_what_other_partitions_send_and_loses_none_of_it(cluster):
-    count = 3 * HELD
+    count = 3 * MAX_BUFFERED
     for number in range(count):
         cluster.queue("t", b"", headers={"id": str(number)}, partition=1)
     for _ in range(3):

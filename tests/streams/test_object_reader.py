@@ -24,7 +24,7 @@ from streamcl.errors import BadRecord, ConfigError, MissingExtra, SourceError
 from streamcl.events import Batch
 from streamcl.sources.live_reader import LiveReader
 from streamcl.testing import check_live_reader
-from streams.live.listing import LONGEST_DELAY
+from streams.live.listing import MAX_RETRY_DELAY
 from streams.live.objects import BODY_ATTEMPTS, ObjectReader
 from streams.live.source import LiveSource
 from streams.user.records import RecordPolicy
@@ -60,7 +60,7 @@ class Bucket:
         """Return what the next two listings find: one is enough where objects have tags."""
         found = []
         for _ in range(2):
-            self.clock.now += LONGEST_DELAY + 1
+            self.clock.now += MAX_RETRY_DELAY + 1
             found += (reader or self.reader).poll(0.0)
         return found
 

@@ -103,7 +103,7 @@ def test_nobody_listens_before_and_after(tmp_path):
 
 
 def test_a_full_spool_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("streams.live.push.ROOM_WITHIN", 0.1)
+    monkeypatch.setattr("streams.live.push.ROOM_TIMEOUT", 0.1)
     with receiving(spool_reader(tmp_path, max_bytes=150_000)):
         with pytest.raises(SpoolFull, match="no room"):
             push(tmp_path, [{"image": noise(128)}] * 4)

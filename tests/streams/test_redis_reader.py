@@ -168,7 +168,7 @@ def test_a_broker_that_is_killed_is_waited_for_and_nothing_is_lost_or_doubled(re
 
 
 def test_a_broker_that_is_not_there_is_refused_when_reading_begins(redis_server, monkeypatch):
-    monkeypatch.setattr("streams.live.redis_streams.OPEN_PATIENCE", 0.3)
+    monkeypatch.setattr("streams.live.redis_streams.OPEN_TIMEOUT", 0.3)
     redis_server.kill()
     with pytest.raises(SourceError, match="does not answer"):
         opened(redis_server)

@@ -11,14 +11,14 @@ from pydantic_core import PydanticCustomError
 from streamcl.config.options.base import DURATION, Options, Seed, distinct, seconds
 from streamcl.config.options.variants import by_name, variant
 
-LONGEST_LABEL_DELAY = 10**9  # records
+MAX_LABEL_DELAY = 10**9  # records
 
 
 def _checked_delay(value: int | str) -> int | str:
     """Return the delay. Raise where it is a text without a unit, or negative."""
     if isinstance(value, str):
         seconds(value)
-    elif not 0 <= value <= LONGEST_LABEL_DELAY:
+    elif not 0 <= value <= MAX_LABEL_DELAY:
         raise PydanticCustomError(
             "delay", "is no number of records from 0 to 10**9, and no duration such as 30m"
         )

@@ -38,7 +38,7 @@ NO_STATISTICS = "this learner's knowledge is not a sum that samples can be taken
 DERIVED_TWICE = 63
 """Samples whose features are derived twice; an odd number, so that a batch's size would show."""
 
-ROWS = 1024
+ROW_CHUNK = 1024
 """Samples whose rows are summed at once: 44 MB of them with the default learner."""
 
 TOLERANCE = 1e-9
@@ -169,11 +169,11 @@ def _from_rows(statistics: StatisticRows[V], context: Context) -> tuple[V | None
 
 
 def _grouped(chunks: Iterator[Sequence[LineageRow]]) -> Iterator[list[Sequence[LineageRow]]]:
-    """Yield chunks in groups of ROWS samples or a little more."""
+    """Yield chunks in groups of ROW_CHUNK samples or a little more."""
     group: list[Sequence[LineageRow]] = []
     for chunk in chunks:
         group.append(chunk)
-        if sum(map(len, group)) >= ROWS:
+        if sum(map(len, group)) >= ROW_CHUNK:
             yield group
             group = []
     if group:

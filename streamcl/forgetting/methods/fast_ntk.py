@@ -10,7 +10,7 @@ from torch import Tensor
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.jacobian import ParameterSubset, SampleOutput
-from streamcl.forgetting.methods.objective import BEYOND, ForgetObjective
+from streamcl.forgetting.methods.objective import BOUND_MARGIN, ForgetObjective
 from streamcl.forgetting.methods.protocol import Context, ErasureResult
 from streamcl.forgetting.methods.retain_set import Retain, missing, retained
 from streamcl.forgetting.methods.weight_repair import (
@@ -23,10 +23,10 @@ from streamcl.forgetting.methods.weight_repair import (
 )
 from streamcl.requests.terms import Guarantee
 
-LIMIT = 1 << 30
+MAX_JACOBIAN_BYTES = 1 << 30
 """Bytes that the Jacobian may have; the products made of it are never larger."""
 
-SHARES = (1.0, 0.5, 0.25, 0.125)
+STEP_SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of a step, tried in turn: past some length the model is not the linear one that the step was made for."""
 
 MIN_AGREEMENT = 0.95
@@ -73,7 +73,7 @@ class FastNTK:
         sketches: int = 6,
         ridge: float = 1e-2,
         steps: int = 6,
-        limit: int = LIMIT,
+        limit: int = MAX_JACOBIAN_BYTES,
     ) -> None:
         self._retain, self._blocks = retain, blocks
         self._forget, self._retain_samples, self._sketches = forget, retain_samples, sketches
@@ -168,7 +168,7 @@ class FastNTK:
     def _go(self, objective: ForgetObjective, subset: ParameterSubset, step: Tensor) -> bool:
         """Move by the largest share that forgets some and keeps the answers; return whether there was one."""
         here, before = subset.copy(), float(_margins(objective).mean())
-        for share in SHARES:
+        for share in STEP_SHARES:
             subset.move(share * step)
             if objective.agreement() >= MIN_AGREEMENT and float(_margins(objective).mean()) < before:
                 return True
@@ -197,7 +197,7 @@ def _margins(objective: ForgetObjective) -> Tensor:
 
 def _aim(objective: ForgetObjective) -> float:
     """Return the margin at which the loss is a little past the bound."""
-    return -math.log(math.expm1(objective.bound + BEYOND))
+    return -math.log(math.expm1(objective.bound + BOUND_MARGIN))
 
 
 def unlearning_step(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:

@@ -20,7 +20,12 @@ from streamcl.forgetting.methods.ffn_lora import (
     norm,
     unsupported_ffn,
 )
-from streamcl.forgetting.methods.objective import BEACON, BEYOND, SHOWN, ForgetObjective
+from streamcl.forgetting.methods.objective import (
+    BOUND_MARGIN,
+    MAX_BOUND_SHARE,
+    MAX_RECOGNISED,
+    ForgetObjective,
+)
 from streamcl.forgetting.methods.protocol import Context, ErasureResult
 from streamcl.forgetting.methods.retain_set import Retain, missing, retained
 from streamcl.forgetting.methods.weight_repair import (
@@ -32,7 +37,7 @@ from streamcl.forgetting.methods.weight_repair import (
 )
 from streamcl.requests.terms import Guarantee
 
-STUBBORN = 2.0
+RECOGNISED_WEIGHT = 2.0
 """Weight of a sample that is still recognised; without it a few samples of a class were never forgotten."""
 
 GS_LORA_RESIDUAL = (
@@ -157,8 +162,8 @@ def descend(
         seen.append((float(losses.detach().mean()), int(shown.sum())))
         if number >= a_round and _is_done(objective, seen) and _all_done(objective):
             return number
-        aim = torch.full_like(losses, objective.bound + BEYOND)
-        short = F.smooth_l1_loss(losses, aim, reduction="none") * torch.where(shown, STUBBORN, 1.0)
+        aim = torch.full_like(losses, objective.bound + BOUND_MARGIN)
+        short = F.smooth_l1_loss(losses, aim, reduction="none") * torch.where(shown, RECOGNISED_WEIGHT, 1.0)
         beta = strength.beta * 2 ** (number / strength.doubling)
         loss = beta * short.mean() + distance
         found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
@@ -173,14 +178,14 @@ def _is_done(objective: ForgetObjective, seen: deque[tuple[float, int]]) -> bool
     losses, shown = zip(*seen, strict=True)
     mean = sum(losses) / len(losses)
     return bool(
-        objective.bound <= mean <= BEACON * objective.bound and sum(shown) <= 1
+        objective.bound <= mean <= MAX_BOUND_SHARE * objective.bound and sum(shown) <= 1
     )  # one may be mislabelled
 
 
 def _all_done(objective: ForgetObjective) -> bool:
     """Return whether it is so for all at once: later steps may undo what earlier ones reached."""
     now = objective.figures()
-    return objective.is_done(now) and now["forget_accuracy"] <= SHOWN / 2
+    return objective.is_done(now) and now["forget_accuracy"] <= MAX_RECOGNISED / 2
 
 
 def draws(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:

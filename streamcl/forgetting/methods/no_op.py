@@ -6,7 +6,9 @@ from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.protocol import SHARED_PARTS, Context, ErasureResult, not_affected
 from streamcl.requests.terms import Guarantee
 
-SINCE = "None beyond what the receipt of the earlier request names: nothing of it was learned since then."
+NO_OP_RESIDUAL = (
+    "None beyond what the receipt of the earlier request names: nothing of it was learned since then."
+)
 
 
 class NoOp:
@@ -34,6 +36,6 @@ class NoOp:
         return ErasureResult(
             self.name,
             self.guarantee,
-            SINCE if before else "None: nothing of it was learned.",
+            NO_OP_RESIDUAL if before else "None: nothing of it was learned.",
             not_affected(("head statistics", *SHARED_PARTS, "hard buffer"), "no sample in scope was learned"),
         )

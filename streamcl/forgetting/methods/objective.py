@@ -12,25 +12,25 @@ from torch.nn import functional as F
 
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.methods.retain_set import FEWEST, ReferenceOutputs
+from streamcl.forgetting.methods.retain_set import MIN_RETAINED, ReferenceOutputs
 from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 
-ENOUGH = 0.75
+MIN_BOUND_SHARE = 0.75
 """Share of the bound that the forgotten samples' loss must reach, or the erasure counts as failed."""
 
-SHOWN = 0.1
+MAX_RECOGNISED = 0.1
 """Share of a forgotten class's samples that may still be recognised by the row that it had."""
 
-BEACON = 2.0
+MAX_BOUND_SHARE = 2.0
 """Times the bound past which a loss shows what was deleted, and the erasure counts as failed."""
 
-INTACT = 0.75
+MIN_RETAINED_AGREEMENT = 0.75
 """Share of retained answers that must stay the same, or the erasure counts as failed."""
 
-BEYOND = 0.3
+BOUND_MARGIN = 0.3
 """Nats past the bound that the samples used are aimed at, as others of the class follow less far."""
 
-MARGIN = 2.0
+PROBE_MARGIN = 2.0
 """Nats by which the probe's score of its class exceeds all others together: a sure answer of 0.88."""
 
 PROBE_RIDGE = 1e-2
@@ -90,9 +90,9 @@ class ForgetObjective:
         if request.kind == "class":
             return cls(blocks, forget, targets if bool((targets >= 0).all()) else None, retain, None)
         columns = blocks.model.targets(others)
-        if int((columns >= 0).sum()) < FEWEST:
+        if int((columns >= 0).sum()) < MIN_RETAINED:
             raise ForgettingError(
-                f"fewer than {FEWEST} retained samples have labels, so the loss of others is unknown",
+                f"fewer than {MIN_RETAINED} retained samples have labels, so the loss of others is unknown",
                 hint="give more labelled samples to retain",
             )
         with torch.no_grad():
@@ -184,30 +184,30 @@ class ForgetObjective:
 
     def is_done(self, now: Figures) -> bool:
         """Return whether the samples to forget are known no better than what was never learned."""
-        shown = self._of_class and now["forget_accuracy"] > SHOWN
+        shown = self._of_class and now["forget_accuracy"] > MAX_RECOGNISED
         return now["forget_loss"] >= self.bound and not shown
 
     def check(self, before: Figures, after: Figures) -> None:
         """Raise ForgettingError where too little is forgotten, or so much that it shows."""
         loss, shown = after["forget_loss"], after["forget_accuracy"]
-        if loss < ENOUGH * self.bound:
+        if loss < MIN_BOUND_SHARE * self.bound:
             raise ForgettingError(
                 f"the loss of the samples to forget reached only {loss:.2f} nats, "
-                f"under {ENOUGH:.0%} of the bound {self.bound:.2f}",
+                f"under {MIN_BOUND_SHARE:.0%} of the bound {self.bound:.2f}",
                 hint="allow more steps or longer ones",
             )
-        if self._of_class and shown > SHOWN:
+        if self._of_class and shown > MAX_RECOGNISED:
             raise ForgettingError(
                 f"{shown:.0%} of the forgotten class's samples are still recognised by the row it had",
                 hint="allow more steps or longer ones",
             )
-        if loss > max(BEACON * self.bound, before["forget_loss"]) + BEYOND:
+        if loss > max(MAX_BOUND_SHARE * self.bound, before["forget_loss"]) + BOUND_MARGIN:
             raise ForgettingError(
                 f"the loss of the samples to forget rose to {loss:.2f} nats, far above that of an unseen "
                 f"class ({self.bound:.2f}): that would reveal what was deleted",
                 hint="allow shorter steps",
             )
-        if after["retained_agreement"] < INTACT:
+        if after["retained_agreement"] < MIN_RETAINED_AGREEMENT:
             raise ForgettingError(
                 f"only {after['retained_agreement']:.0%} of the predictions on retained samples "
                 "would stay the same",
@@ -220,8 +220,8 @@ class LinearProbe:
 
     The ridge regression of class (1) or not (0) on features, scaled to be a row beside the head's others.
 
-    A regression of 1 outweighs all other columns by MARGIN; features that do not separate the class give it
-    no more than half of that.
+    A regression of 1 outweighs all other columns by PROBE_MARGIN; features that do not separate the class
+    give it no more than half of that.
 
     Args:
         features: [F, d], of samples of the class.
@@ -232,7 +232,7 @@ class LinearProbe:
     def __init__(self, features: Tensor, logits: Tensor, others: Tensor) -> None:
         self._weight, self._bias = _fit(features.detach(), others)
         top = logits.detach().logsumexp(dim=1).mean() if logits.shape[1] else logits.new_zeros(())
-        self._scale = top + MARGIN
+        self._scale = top + PROBE_MARGIN
 
     def append(self, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [B, C + 1], the probe's column last, and targets int64 [B], that column for each row.

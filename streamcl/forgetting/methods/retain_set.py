@@ -21,7 +21,7 @@ samples of the request.
 
 _Item = TypeVar("_Item")
 
-FEWEST = 8
+MIN_RETAINED = 8
 """Samples below which a repair is refused: with none it destroys the model (0.0 % of the forgotten class but
 1.7 % of all others was measured for CLIP)."""
 
@@ -29,12 +29,12 @@ FEWEST = 8
 def missing(retain: Retain | None, request: ForgetRequest, context: Context) -> str | None:
     """Return why there is nothing to retain; None where there is, or may be."""
     given = retain is not None or context.others is not None
-    if given or len(_held(request, context)) >= FEWEST:
+    if given or len(_held(request, context)) >= MIN_RETAINED:
         return None
     return (
         "there is nothing to retain (the source can neither fetch samples by id nor look ahead, no proxy "
-        f"samples were given, the hard buffer has fewer than {FEWEST} others), and without it the repair "
-        "destroys the model"
+        f"samples were given, the hard buffer has fewer than {MIN_RETAINED} others), and without it the "
+        "repair destroys the model"
     )
 
 
@@ -44,17 +44,17 @@ def retained(
     """Return at most `limit` samples that are neither in scope nor of a class that the learner does not know.
 
     They are those of the hard buffer, then those that `retain` brings, or the run itself where that is None.
-    Raise ForgettingError where fewer than FEWEST are left.
+    Raise ForgettingError where fewer than MIN_RETAINED are left.
     """
     ids = {row.id for chunk in context.scope.chunks() for row in chunk} | {s.id for s in forgotten}
     bring = retain or context.others
     offered = [*_held(request, context), *(bring(limit) if bring is not None else ())]
     known = {None, *context.learner.classes}
     found = {s.id: s for s in offered if s.id not in ids and s.label in known and _others(request, s)}
-    if len(found) < FEWEST:
+    if len(found) < MIN_RETAINED:
         raise ForgettingError(
             f"{len(found)} samples to retain are too few, and without them the repair destroys the model",
-            hint=f"give at least {FEWEST} that are not to be forgotten, labelled or not",
+            hint=f"give at least {MIN_RETAINED} that are not to be forgotten, labelled or not",
         )
     return list(found.values())[:limit]
 

@@ -28,14 +28,14 @@ ErasedBy: TypeAlias = Callable[[Named, str], str | None]
 RelapsePolicy: TypeAlias = Literal["repeat", "report"]
 
 NAMED: tuple[Named, ...] = ("class", "subject")
-TOGETHER = 16  # samples that go through the backbone together
+FEATURE_CHUNK = 16  # samples that go through the backbone together
 DEVIATIONS = 3.0  # standard errors by which separability must have risen
-FEWEST_HELD_OUT = 8  # samples of an erasure, and of others, under which it is not tested
-PER_TEST = 16  # erasures tested by held-out samples at one shift; the next test goes on from there
-CARRIED_BYTES = 64 << 20  # of held-out images that a repeated request carries at most
-AGAIN = "-again-"  # between a request's id and the offset at which it is repeated
-REPEATS = 3  # times that an erasure is repeated before relapses are only reported
-CLAIMLESS = frozenset({"head_only"})  # methods that repair nothing, so that repeating them changes nothing
+MIN_HELD_OUT = 8  # samples of an erasure, and of others, under which it is not tested
+ERASURES_PER_TEST = 16  # erasures tested by held-out samples at one shift; the next test goes on from there
+MAX_CARRIED_BYTES = 64 << 20  # of held-out images that a repeated request carries at most
+REPEAT_MARK = "-again-"  # between a request's id and the offset at which it is repeated
+MAX_REPEATS = 3  # times that an erasure is repeated before relapses are only reported
+NOT_REPEATED = frozenset({"head_only"})  # methods that repair nothing, so that repeating them changes nothing
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class RelapseMonitor:
         before = self._known.get(first)
         if before is not None and method == "no_op":
             return  # requested again, and nothing was done since
-        repeats = before.repeats if before is not None and AGAIN in request.id else 0
+        repeats = before.repeats if before is not None and REPEAT_MARK in request.id else 0
         score = self._scores(learner, [pair]).get(pair) if pair and guarantee != "exact" else None
         self._known[first] = ErasureRecord(method, guarantee, None if score is None else score.area, repeats)
 
@@ -134,7 +134,7 @@ class RelapseMonitor:
         every = [pair for kind in NAMED for pair in ((kind, name) for name in self._held_out.names(kind))]
         found = [pair for pair in every if self._erased_by(*pair) in testable]
         start = self._next % max(1, len(found))
-        turn = [*found[start:], *found[:start]][:PER_TEST]
+        turn = [*found[start:], *found[:start]][:ERASURES_PER_TEST]
         self._next = start + len(turn)
         return turn
 
@@ -143,9 +143,9 @@ class RelapseMonitor:
         extract = capabilities_of(learner).features
         if extract is None or not pairs:
             return {}
-        samples = {pair: held for pair in pairs if len(held := self._held_out.of(*pair)) >= FEWEST_HELD_OUT}
+        samples = {pair: held for pair in pairs if len(held := self._held_out.of(*pair)) >= MIN_HELD_OUT}
         others = self._held_out.others(self._is_erased) if samples else []
-        if len(others) < FEWEST_HELD_OUT:
+        if len(others) < MIN_HELD_OUT:
             return {}
         features = features_of(extract, others)
         return {
@@ -172,12 +172,12 @@ class RelapseMonitor:
     def _again(self, pair: Pair, named: bool, offset: int) -> ForgetRequest | None:
         """Return the request to erase it once more, by the same method, with held-out samples to forget."""
         (kind, name), (request, erased) = pair, self._erased(pair)
-        useless = not named and erased.method in CLAIMLESS
-        if self._policy != "repeat" or useless or erased.repeats >= REPEATS:
+        useless = not named and erased.method in NOT_REPEATED
+        if self._policy != "repeat" or useless or erased.repeats >= MAX_REPEATS:
             return None
-        samples = [] if named else within(self._held_out.of(kind, name), CARRIED_BYTES)
+        samples = [] if named else within(self._held_out.of(kind, name), MAX_CARRIED_BYTES)
         return ForgetRequest(
-            id=f"{request}{AGAIN}{offset}",
+            id=f"{request}{REPEAT_MARK}{offset}",
             offset=offset,
             label=name if kind == "class" else None,
             subject=name if kind == "subject" else None,
@@ -195,7 +195,7 @@ class RelapseMonitor:
 
 def features_of(extract: Callable[[Sequence[Sample]], Any], samples: Sequence[Sample]) -> Matrix:
     """Return float64 [N, D]: the features that `extract` gives of samples as a tensor, a few at a time."""
-    chunks = [samples[start : start + TOGETHER] for start in range(0, len(samples), TOGETHER)]
+    chunks = [samples[start : start + FEATURE_CHUNK] for start in range(0, len(samples), FEATURE_CHUNK)]
     with torch.no_grad():
         return np.concatenate([np.asarray(extract(each).cpu(), dtype=float) for each in chunks])
 

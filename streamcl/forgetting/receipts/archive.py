@@ -27,7 +27,7 @@ from streamcl.storage.signing import SigningKey
 RECEIPTS, AUDITS = "receipts", "audits"
 """The folders' names in a run directory."""
 
-PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 KINDS = {
     "samples": "Single samples: the model without them",
@@ -35,7 +35,7 @@ KINDS = {
     "class": "A whole class: the concept is to be gone",
     "unreadable": "A request that cannot be read",
 }
-MEANINGS = {
+GUARANTEE_MEANINGS = {
     "exact": "The model is the one that the stream would have made without these data, up to rounding.",
     "bounded": "What the model can still tell of these data is limited; the limit is in the evidence below.",
     "approximate": "Weights that many samples share were trained on these data. They were repaired or left "
@@ -126,7 +126,7 @@ def newest_receipt(folder: Path, request: str) -> Path:
 
 def file_name(request: str) -> str:
     """Return the name of a request's files, without an ending."""
-    if PLAIN.fullmatch(request):
+    if PLAIN_NAME.fullmatch(request):
         return request
     return hashlib.sha256(request.encode(errors="surrogatepass")).hexdigest()
 
@@ -173,7 +173,7 @@ def render_receipt(name: str, receipt: Receipt, audit: str = "") -> str:
         css=report_css(),
         receipt=receipt,
         title=f"Erased: {receipt.guarantee}" if done else receipt.outcome.capitalize(),
-        meaning=MEANINGS.get(meaning, ""),
+        meaning=GUARANTEE_MEANINGS.get(meaning, ""),
         details=details or "",
         remaining=_with_status(receipt, *REMAINING),
         touched=_with_status(receipt, *REMAINING, "erased"),

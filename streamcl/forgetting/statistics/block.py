@@ -22,7 +22,7 @@ CohortRow: TypeAlias = tuple[Any, ...]
 
 LABEL = np.dtype([("digest", "S16"), ("count", "<i8")])
 
-STRAY = 1e-9
+SPAN_TOLERANCE = 1e-9
 """Tolerance for the part of rows outside the span of the sum they are subtracted from, relative to size."""
 
 
@@ -131,7 +131,7 @@ def without(root_of_all: Array, rows: Array, left: int) -> Array:
     gone = max(0, len(values) - left)
     scale = max(float(np.square(root_of_all).sum()), 1e-300)
     surplus = max(float(np.abs(values[:gone]).max(initial=0.0)), -float(values.min(initial=0.0)))
-    if stray**2 > STRAY**2 * scale or surplus > STRAY * scale:
+    if stray**2 > SPAN_TOLERANCE**2 * scale or surplus > SPAN_TOLERANCE * scale:
         raise ForgettingError("not all of the samples are in the stored statistics")
     remaining = np.sqrt(values[gone:].clip(min=0.0))[:, None] * vectors[:, gone:].T
     return root(remaining @ basis.T)

@@ -28,7 +28,7 @@ PAGE_POLICY = (
 )
 MEDIA = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 FILES = ("page.html", "page.css", "page.js", "icon.svg")
-NEEDS = {"images": "page_image", "labels": "labels", "actions": "forget", "requests": "receipts"}
+REQUIRED_ROUTES = {"images": "page_image", "labels": "labels", "actions": "forget", "requests": "receipts"}
 """Parts of the page, and buttons in them, by the route that whoever sees them must be allowed to use."""
 
 
@@ -80,11 +80,11 @@ def _file(name: str) -> Response:
 
 
 def _allowed(request: Request) -> frozenset[str]:
-    """Return what of NEEDS the caller may see or do; all of it where no tokens are looked at."""
+    """Return what of REQUIRED_ROUTES the caller may see or do; all of it where no tokens are looked at."""
     if CALLER not in request.scope:
-        return frozenset(NEEDS)
+        return frozenset(REQUIRED_ROUTES)
     caller, rules = caller_of(request), {rule.name: rule for rule in ROUTES}
-    return frozenset(part for part, name in NEEDS.items() if caller.may(rules[name]))
+    return frozenset(part for part, name in REQUIRED_ROUTES.items() if caller.may(rules[name]))
 
 
 def receipt_page(html: str) -> Response:
@@ -117,7 +117,7 @@ async def _event_stream(feed: PageFeed, allowed: frozenset[str]) -> AsyncIterato
             yield b": nothing new\n\n"
             continue
         parts = update.get("parts", {})
-        shown = {name: html for name, html in parts.items() if name not in NEEDS or name in allowed}
+        shown = {name: html for name, html in parts.items() if name not in REQUIRED_ROUTES or name in allowed}
         yield _event({**update, "parts": shown})
 
 
