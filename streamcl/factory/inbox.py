@@ -40,13 +40,21 @@ class Inbox:
             )
         return push(self.records, records)
 
-    def add_labels(self, labels: Mapping[str, str]) -> None:
-        """Put the classes of earlier records into the stream, by their ids; see `add_records`."""
+    def add_labels(self, labels: Mapping[str, str | None]) -> None:
+        """Put the classes of earlier records into the stream, by their ids; see `add_records`.
+
+        None takes back the label of a record.
+        """
         if self.labels is None:
             raise NotTaken(
                 "the labels of this run come with its records; a block labels: lets them come later"
             )
-        push(self.labels, [{"label_of": name, "label": label} for name, label in labels.items()])
+        push(self.labels, [_label_record(name, label) for name, label in labels.items()])
+
+
+def _label_record(name: str, label: str | None) -> PushedRecord:
+    given = {"withdraw": True} if label is None else {"label": label}
+    return {"label_of": name, **given}
 
 
 def inbox_of(config: RunConfig, folder: Path) -> Inbox:

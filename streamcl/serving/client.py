@@ -131,10 +131,14 @@ class Client:
 
         One of a record that was learned under another class corrects it, where the learner can do so exactly.
         """
-        named = [{"id": name, "label": label} for name, label in labels.items()]
-        headers = {"Content-Type": "application/json"}
-        body = json.dumps({"labels": named}).encode()
-        return LabelsAccepted.model_validate_json(self._call("POST", "/v1/labels", body, headers))
+        return self._send_labels([{"id": name, "label": label} for name, label in labels.items()])
+
+    def withdraw_labels(self, *ids: str) -> LabelsAccepted:
+        """Take back the labels of earlier records, by their ids; durable on return.
+
+        A record that was learned is taken out, where the learner can do so exactly, and waits for a label.
+        """
+        return self._send_labels([{"id": name, "withdraw": True} for name in ids])
 
     def forget(self, **fields: Any) -> RequestEntry:
         """Submit a request to forget, by the fields of `streamcl.ForgetRequest`; it is durable on return."""
@@ -163,6 +167,11 @@ class Client:
         """Return the receipt of a request's last attempt, as in RUN/receipts."""
         content: dict[str, Any] = json.loads(self._call("GET", f"/v1/receipts/{quote(request, safe='')}"))
         return content
+
+    def _send_labels(self, labels: Sequence[Mapping[str, Any]]) -> LabelsAccepted:
+        headers = {"Content-Type": "application/json"}
+        body = json.dumps({"labels": labels}).encode()
+        return LabelsAccepted.model_validate_json(self._call("POST", "/v1/labels", body, headers))
 
     def _call(
         self,

@@ -162,7 +162,7 @@ def _paths() -> dict[str, Any]:
         },
         "/v1/labels": {
             "post": {
-                "summary": "Labels of records that have come before: late ones, or corrections; durable.",
+                "summary": "Labels of records that have come before: late, corrected or withdrawn; durable.",
                 "operationId": "labels",
                 "requestBody": {
                     "required": True,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from streamcl.requests.status import RequestStatus
 
@@ -105,12 +105,21 @@ class RequestList(_Schema):
 
 
 class LabelOfRecord(_Schema):
-    """The label of a record that has come before: a late one, or a correction."""
+    """The label of a record that has come before: a late one, a correction, or its withdrawal."""
 
     model_config = ConfigDict(extra="forbid")
 
     id: str = Field(min_length=1, max_length=1024, description="Of the record.")
-    label: str = Field(min_length=1, max_length=1024, description="The class.")
+    label: str | None = Field(None, min_length=1, max_length=1024, description="The class.")
+    withdraw: bool = Field(
+        False, strict=True, description="The record's label is taken back; without a label here."
+    )
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if self.withdraw == (self.label is not None):
+            raise ValueError("a label, or withdraw: true")
+        return self
 
 
 class LabelsRequest(_Schema):

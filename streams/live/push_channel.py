@@ -28,7 +28,7 @@ REPLY_TIMEOUT = 30.0
 LOOPBACK = "127.0.0.1"
 
 PushedRecord = Mapping[str, Any]
-"""A record with its encoded "image", or `{"label_of": id, "label": class}`; see `SpoolFormat`."""
+"""A record with its encoded "image", or the label of an earlier one; see `SpoolFormat` and `label_in`."""
 _FAULTS: Mapping[str, type[SourceError | BadRecord]] = {
     "bad": BadRecord,
     "full": SpoolFull,

@@ -96,6 +96,13 @@ def test_labels_are_taken_together(taking):
     assert taken == [{"label_of": "a", "label": "ant"}, {"label_of": "b", "label": "bee"}]
 
 
+def test_a_label_is_withdrawn(taking):
+    app, taken = taking
+    body = json.dumps({"labels": [{"id": "a", "withdraw": True}, {"id": "b", "label": "bee"}]}).encode()
+    assert call(app, "POST /v1/labels", headers=JSON, body=[body])[0] == 202
+    assert taken == [{"label_of": "a", "withdraw": True}, {"label_of": "b", "label": "bee"}]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -106,6 +113,9 @@ def test_labels_are_taken_together(taking):
         ('{"labels": [{"id": "a"}]}', 422),
         ('{"labels": [{"id": "a", "label": ""}]}', 422),
         ('{"labels": [{"id": "a", "label": 3}]}', 422),
+        ('{"labels": [{"id": "a", "withdraw": false}]}', 422),
+        ('{"labels": [{"id": "a", "withdraw": 1}]}', 422),
+        ('{"labels": [{"id": "a", "label": "ant", "withdraw": true}]}', 422),
         ('{"labels": [{"id": "a", "label": "ant", "who": "me"}]}', 422),
     ],
 )
@@ -161,6 +171,10 @@ def test_pushed_records_are_learned_labelled_corrected_and_forgotten(tmp_path):
         wait_for(lambda: client.predict(picture("bee", 20)).predictions[0].label == "bee")
         client.add_labels({"late": "owl", "wrong": "bee"})
         wait_for(lambda: client.predict(picture("owl", 2)).predictions[0].label == "owl")
+        client.withdraw_labels("late", "bee0")
+        wait_for(lambda: client.predict(picture("owl", 2)).predictions[0].label != "owl")
+        client.add_labels({"late": "owl"})
+        wait_for(lambda: client.predict(picture("owl", 2)).predictions[0].label == "owl")
         with pytest.raises(ServerError, match="not an image") as refused:
             client.add_record(b"no image")
         assert refused.value.status == 422
@@ -171,6 +185,7 @@ def test_pushed_records_are_learned_labelled_corrected_and_forgotten(tmp_path):
     assert [each["offset"] for each in events if each["kind"] == "forget"]
     learner, _ = load_learner(server.run)
     assert set(learner.classes) == {"bee", "owl"}
+    assert learner.head.statistics.total == 5  # bee1, bee2, bee3, wrong, late
     everything = b"".join(each.read_bytes() for each in (server.run / "spool").iterdir())
     assert b"ant0" not in everything
     assert b"bee0" in everything
