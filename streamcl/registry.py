@@ -125,6 +125,7 @@ SOURCES = Registry(
         "camera": "streams.live.camera:CameraReader",
         "manifest": "streams.datasets.manifest:manifest",
         "huggingface": "streams.datasets.huggingface:huggingface",
+        "torchvision": "streams.datasets.torchvision_sets:torchvision",
         "coco": "streams.datasets.coco:coco",
         "label_studio": "streams.datasets.label_studio:label_studio",
         "redis": "streams.live.redis_streams:RedisReader",

@@ -44,7 +44,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_there_is_one_config_a_scenario() -> None:
     asked = {"demo", "icons", "cifar100_disjoint", "cifar100_si_blurry", "core50_domain", "imagenet_r"}
     asked |= {"imagenet_sketch", "cub200", "custom", "image_folder", "webdataset", "users", "tenants"}
-    asked |= {"manifest", "coco", "huggingface"}
+    asked |= {"manifest", "coco", "huggingface", "torchvision"}
     asked |= {"live_s3", "live_video", "live_camera"}
     assert asked <= {path.stem for path in CONFIGS}
     published = [path.stem for path in CONFIGS if path.parent.name == "published"]

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -183,23 +180,3 @@ def test_a_hub_without_a_network_is_refused_with_a_hint(monkeypatch, tmp_path):
     with pytest.raises(WeightsError, match="the weights of vit_tiny_patch16_224 cannot be had") as caught:
         build_backbone("vit_tiny_patch16_224")
     assert "file:PATH" in str(caught.value)
-
-
-_BROKEN_EXTENSION = """
-import importlib.util, sys, torch
-from streamcl.nn.timm_compat import declare_torchvision_operators
-if importlib.util.find_spec("torchvision") is None:
-    sys.exit("torchvision is absent")
-declare_torchvision_operators()
-declare_torchvision_operators()
-import torchvision.transforms, timm
-print(hasattr(torch.ops.torchvision, "nms"))
-"""
-
-
-@pytest.mark.skipif("not __import__('importlib.util').util.find_spec('torchvision')")
-def test_torchvision_imports_after_declare_whatever_its_extension_does():
-    done = subprocess.run(
-        [sys.executable, "-c", _BROKEN_EXTENSION], capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "True", done.stderr

@@ -69,7 +69,14 @@ def make_tiny(name: str) -> None:
 def test_the_pages_have_what_these_tests_run() -> None:
     names = ("my_stream", "my_datasets", "my_source")
     pairs = {f"{name}.{ending}" for name in names for ending in ("py", "yaml")}
-    assert set(FILES) == pairs | {"my_camera.py", "cifar.yaml", "listed.yaml", "boxes.yaml", "pets.yaml"}
+    assert set(FILES) == pairs | {
+        "my_camera.py",
+        "cifar.yaml",
+        "listed.yaml",
+        "boxes.yaml",
+        "pets.yaml",
+        "digits.yaml",
+    }
     assert (len(SCRIPTS), len(blocks(TESTING, "python"))) == (5, 6)
     assert len(FILES["my_stream.py"].splitlines()) <= 15
 

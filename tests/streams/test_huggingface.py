@@ -74,7 +74,8 @@ def test_rows_have_their_place_as_their_id_and_can_be_fetched(tmp_path: Path) ->
     ]
     assert np.array_equal(samples[3].image, picture(3))
     assert source.fetch is not None
-    assert np.array_equal(source.fetch(["saved/train/00007"])["saved/train/00007"].image, picture(7))
+    (again,) = source.fetch(["saved/train/00007"])
+    assert np.array_equal(again.image, picture(7))
 
 
 def test_columns_are_named_where_they_are_not_found_by_their_types(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import tarfile
 from pathlib import Path
 
@@ -71,3 +72,16 @@ def write_tar(path, members, mode="w"):
             else:
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
+
+
+def write_mnist(root: Path, train: int = 12, test: int = 4) -> Path:
+    """The four files of MNIST; digits take turns."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for side, count in (("train", train), ("t10k", test)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
+        header = struct.pack(">4i", 2051, count, 28, 28)
+        (raw / f"{side}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        labels = bytes(number % 10 for number in range(count))
+        (raw / f"{side}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + labels)
+    return root

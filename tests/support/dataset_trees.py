@@ -9,7 +9,14 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dataset_files import write_cifar100_meta, write_cifar100_side, write_core50, write_cub200, write_tar
+from dataset_files import (
+    write_cifar100_meta,
+    write_cifar100_side,
+    write_core50,
+    write_cub200,
+    write_mnist,
+    write_tar,
+)
 from streams_data import png, write_picture
 
 CLASSES = 20  # as many as the most parts that a shipped config asks for
@@ -27,6 +34,7 @@ def data_root(root: Path) -> Path:
     _lists(root / "lists")
     _coco(root / "coco")
     _hub(root / "pets")
+    write_mnist(root / "torchvision", train=40, test=20)
     return root
 
 

@@ -7,7 +7,7 @@ import torch
 
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.build import build_backbone
-from streamcl.nn.timm_compat import declare_torchvision_operators
+from streamcl.sources.torchvision_package import declare_torchvision_operators
 
 declare_torchvision_operators()
 import timm  # noqa: E402, F401 - the tests' timm, imported after the declaration
