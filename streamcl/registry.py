@@ -185,6 +185,7 @@ FORGETTING = Registry(
         "head_only": "streamcl.forgetting.methods.head_only:HeadOnly",
         "gs_lora": "streamcl.forgetting.methods.gs_lora:GSLoRA",
         "fast_ntk": "streamcl.forgetting.methods.fast_ntk:FastNTK",
+        "replay_from_checkpoint": "streamcl.forgetting.methods.replay_from_checkpoint:ReplayFromCheckpoint",
     },
 )
 

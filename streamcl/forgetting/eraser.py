@@ -8,7 +8,7 @@ from functools import partial
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.disk_erasure import DiskErasure, erase_on_disk
-from streamcl.forgetting.erasure_plan import ErasurePlan, plan_erasure
+from streamcl.forgetting.erasure_plan import ErasurePlan, plan_erasure, request_replay
 from streamcl.forgetting.feature_binding import RowComparison
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
@@ -87,7 +87,7 @@ class Eraser:
         run, request, started = self._run, plan.request, self._clock()
         learner, before = run.learner, run.learner.state_dict()
         stored = run.select_statistics(plan.rows)
-        context = self._context(plan, stored)
+        context = self._context(plan, stored, offset)
         number = attempts(run.folder, request.id) + 1
         ended = partial(ErasureOutcome, offset=offset, started=started, attempt=number)
         try:
@@ -109,6 +109,8 @@ class Eraser:
         if run.relapse is not None and request.on_return == "drop":
             run.relapse.record(request, result.method, result.guarantee, learner)
         run.finish_statistics(stored)
+        if run.replay is not None:
+            run.replay.finish()
         utility = None if baseline is None else baseline.after(learner)
         cohorts = () if stored is None else tuple(stored.complete_cohorts)
         return ended(
@@ -208,7 +210,7 @@ class Eraser:
             cohorts=cohorts,
         )
 
-    def _context(self, plan: ErasurePlan, stored: StatisticsSelection | None) -> Context:
+    def _context(self, plan: ErasurePlan, stored: StatisticsSelection | None, offset: int) -> Context:
         run, request, rows = self._run, plan.request, plan.rows
         retrieval = Retrieval(request, run.source, self._lineage.content)
         scope = RequestScope(
@@ -220,7 +222,14 @@ class Eraser:
         )
         others = retain_source(run.source, self._lineage, self._tombstones.drop_erased)
         return Context(
-            run.learner, scope, retrieval.samples, retrieval.unavailable, stored, others, self._drift
+            run.learner,
+            scope,
+            retrieval.samples,
+            retrieval.unavailable,
+            stored,
+            others,
+            self._drift,
+            request_replay(run.replay, plan.target.offsets, self._lineage, self._tombstones, offset),
         )
 
     def _erase_figures(self, plan: ErasurePlan) -> tuple[DataLocation, ...]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from streamcl.events import ForgetRequest
+from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.replay import RequestReplay, StreamReplay
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.selection import Selection
+from streamcl.forgetting.tombstones import Tombstones, drop_samples
 from streamcl.sinks.redaction import RedactionTarget
 
 
@@ -57,6 +59,34 @@ def plan_erasure(request: ForgetRequest, lineage: Lineage, run: RunResources) ->
     domains = tuple(sorted(name for name in known if lineage.digest("domain", name) in hashes))
     hidden = tuple(part for part in parts if any(mentions(part, name) for name in (*classes, *domains)))
     return ErasurePlan(request, rows, domains, hidden)
+
+
+def request_replay(
+    stream: StreamReplay | None,
+    selected: Collection[int],
+    lineage: Lineage,
+    tombstones: Tombstones,
+    end: int,
+) -> RequestReplay | None:
+    """Return the replay that would erase some records; None where the run has none, or none are selected.
+
+    Args:
+        stream: replays the run's stream.
+        selected: offsets of the request's records.
+        lineage: knows which records other requests of this erasure have taken.
+        tombstones: of what was erased before.
+        end: offset at which the run stands.
+    """
+    if stream is None or not selected:
+        return None
+    dropped = frozenset(selected) | lineage.hidden_offsets()
+
+    def filter_batch(batch: Batch) -> Batch:
+        here = dropped.intersection(range(batch.offset, batch.end))
+        remaining = tombstones.drop_erased(batch)
+        return drop_samples(remaining, here) if here else remaining
+
+    return RequestReplay(stream, min(dropped), end, filter_batch)
 
 
 def emptied_classes(request: ForgetRequest, rows: Selection) -> tuple[str, ...]:

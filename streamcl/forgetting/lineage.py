@@ -129,6 +129,10 @@ class Lineage:
         where, values = self._condition(request)
         return Selection(self._file, where, values)
 
+    def hidden_offsets(self) -> frozenset[int]:
+        """Return the offsets that earlier requests of this erasure have taken (see `Selection.hide`)."""
+        return frozenset(offset for (offset,) in self._file.query("SELECT offset FROM temp.erased"))
+
     def subsample(self, limit: int) -> list[LineageRow]:
         """At most so many traces of learned samples, evenly from the beginning of the stream to its end."""
         self.flush()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.receipts.archive import SigningKeySource, no_signing_key
+from streamcl.forgetting.replay import StreamReplay
 from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.statistics.store import StatisticsSelection, StatisticsStore
 from streamcl.forgetting.waiting_store import WaitingStore
@@ -71,6 +72,7 @@ class RunResources:
     utility: UtilityProbe | None = None
     relapse: RelapseMonitor | None = None
     waiting: WaitingStore | None = None
+    replay: StreamReplay | None = None
     fingerprint: str = ""
     signing_key: SigningKeySource = no_signing_key
     disk: Disk = field(default_factory=lambda: files.DISK)

@@ -24,6 +24,7 @@ from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy, StopSignal
 from streamcl.protocols import CheckpointStore, Learner, Source
 from streamcl.runs.directory import checkpoints
+from streamcl.runs.replay import CheckpointReplay
 from streamcl.runs.run import Run
 from streamcl.runs.summary import environment
 from streamcl.sinks.fanout import Fanout
@@ -59,6 +60,9 @@ def assemble(
     output = _open_output(settings, folder, stack, backbone.fingerprint, group)
     scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
     waiting = build_waiting(settings, group)
+    replay = None
+    if group.world_size == 1:  # several ranks would have to read and learn it together
+        replay = CheckpointReplay(settings, source, learner, output.checkpoints, output.saver)
     forgetting = None
     if group.is_main:
         resources = RunResources(
@@ -72,6 +76,7 @@ def assemble(
             checkpoints=CheckpointPurger(output.checkpoints, output.saver) if settings.checkpoint else None,
             snapshots=snapshots,
             waiting=waiting,
+            replay=replay,
             fingerprint=fingerprint(settings),
             signing_key=default_key_folder().key_in_use,
         )
@@ -115,6 +120,8 @@ def assemble(
         environment=environment(compute, group.world_size),
         generators=source.rng_state if settings.source.class_ else capture_generators,
     )
+    if replay is not None:
+        replay.attach(processor)
     return Run(
         config=settings,
         folder=folder,

@@ -15,29 +15,35 @@ from streamcl.events import ForgetRequest
 from streamcl.factory.backbone import BackboneFactory, build_vit
 from streamcl.factory.forgetting import build_methods
 from streamcl.factory.source import build_source
+from streamcl.forgetting.erasure_plan import request_replay
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.lineage_row import LineageRow
 from streamcl.forgetting.methods.closed_form import stored_share
 from streamcl.forgetting.methods.protocol import Context, DataLocation, RequestScope
+from streamcl.forgetting.methods.replay_from_checkpoint import ReplayFromCheckpoint
 from streamcl.forgetting.methods.select import select_method
 from streamcl.forgetting.receipts import receipt as receipts
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.uncovered import uncovered_locations
+from streamcl.forgetting.replay import RequestReplay
 from streamcl.forgetting.retrieval import Retrieval, retain_source
 from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.statistics.store import STATISTICS, By, StatisticsSelection, StatisticsStore
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.protocols import Source
 from streamcl.requests.terms import Guarantee
+from streamcl.runs.directory import checkpoints
 from streamcl.runs.learner import load_learner
+from streamcl.runs.replay import CheckpointReplay
 from streamcl.sinks.jsonl import ids_in
 from streamcl.sources.retention import held_at
 from streamcl.storage.json_lines import json_object
+from streamcl.storage.manifest_mac import ManifestMac
 
 SAMPLES_TIMED = 32
 """Samples that are derived to measure how long one takes."""
-LOG_END = 1 << 16  # bytes at the end of a log in which the newest line about a checkpoint is looked for
+LOG_END = 1 << 16  # bytes at the end of a log in which the newest line of a kind is looked for
 REPAIRS = 40
 """The cost from which on a method trains, for as long as only an earlier erasure can tell."""
 IN_THE_MODEL: Mapping[Guarantee, str] = {
@@ -81,6 +87,7 @@ def forecast_request(
         source = stack.enter_context(closing(build_source(config)))
         rows = stack.enter_context(closing(lineage.select(request)))
         tombstones = Tombstones(ledger)
+        saved = checkpoints(config, folder, backbone="", mac=ManifestMac(accept_foreign=True))
         retrieval = Retrieval(request, source, lineage.content)
         scope = RequestScope(
             request,
@@ -96,6 +103,13 @@ def forecast_request(
             retrieval.unavailable,
             _statistics(config, folder, lineage, rows, stack),
             retain_source(source, lineage, tombstones.drop_erased),
+            replay=request_replay(
+                CheckpointReplay(config, source, learner, saved),
+                [row.offset for chunk in rows.chunks(learned=False) for row in chunk],
+                lineage,
+                tombstones,
+                saved.newest_offset(),
+            ),
         )
         method, reason = select_method(build_methods(), request, context)
         seconds, unknown = _seconds(folder, context, rows, method.name, method.cost)
@@ -128,10 +142,12 @@ def _seconds(
 ) -> tuple[dict[str, float], str | None]:
     """Return the expected seconds by what takes them, and what cannot be told."""
     found = {"logs": _timed(lambda: [list(ids_in(path)) for path in sorted(folder.glob("*.jsonl"))])}
-    if (commit := _newest_commit(folder / "metrics.jsonl")) is not None:
+    if (commit := _newest_figure(folder / "metrics.jsonl", "checkpoint", "seconds")) is not None:
         found["checkpoint"] = commit
     if not context.scope.learned:
         return found, None
+    if method == ReplayFromCheckpoint.name and context.replay is not None:
+        return _replay_seconds(folder, context.replay, found)
     if cost >= REPAIRS:
         before = [r for _, r in read_receipts(folder) if r.method == method and r.started is not None]
         if not before:
@@ -149,6 +165,17 @@ def _seconds(
     return found, None
 
 
+def _replay_seconds(
+    folder: Path, replay: RequestReplay, found: dict[str, float]
+) -> tuple[dict[str, float], str | None]:
+    """Add the seconds of a replay, at the pace at which the run has learned last."""
+    records = replay.end - (replay.start or 0)
+    pace = _newest_figure(folder / "metrics.jsonl", "step", "images_per_s")
+    if pace is None:
+        return found, f"how long {records} records take: the run has logged no pace of learning yet"
+    return {**found, f"{records} records learned again": records / pace}, None
+
+
 def _derivation(context: Context, rows: Sequence[LineageRow]) -> float:
     """Return the seconds in which samples are retrieved, and their share is derived."""
     statistics = context.capabilities.statistics
@@ -157,16 +184,15 @@ def _derivation(context: Context, rows: Sequence[LineageRow]) -> float:
     return _timed(lambda: derive(context.samples(rows)))
 
 
-def _newest_commit(log: Path) -> float | None:
-    """Return the seconds that the newest checkpoint in a log of metrics took; None where it names none."""
+def _newest_figure(log: Path, kind: str, name: str) -> float | None:
+    """Return a figure of the newest record of a kind in a log of metrics; None where there is none."""
     if not log.is_file():
         return None
     with log.open("rb") as lines:
         lines.seek(max(0, log.stat().st_size - LOG_END))
         found = [json_object(line) or {} for line in lines]
-    return next(
-        (float(each["seconds"]) for each in reversed(found) if each.get("kind") == "checkpoint"), None
-    )
+    figures = (each.get(name) for each in reversed(found) if each.get("kind") == kind)
+    return next((float(figure) for figure in figures if figure is not None), None)
 
 
 def _remaining(

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from pathlib import Path
 
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
 from streamcl.storage import files
-from streamcl.storage.checkpoint_format import CorruptCheckpoint, members_of, verify_checkpoint
+from streamcl.storage.checkpoint_format import (
+    CorruptCheckpoint,
+    members_of,
+    offset_of,
+    verify_checkpoint,
+)
 from streamcl.storage.files import DISK, Disk
 from streamcl.storage.manifest_mac import ManifestMac
 
@@ -76,6 +83,32 @@ class Checkpoints:
     def oldest_step(self) -> int | None:
         """Return the step of the oldest checkpoint, good or damaged; None where there is none."""
         return next((_step(path) for path in self.paths()), None)
+
+    def newest_before(self, offset: int) -> tuple[Path, int] | None:
+        """Return the newest checkpoint that no record at or after `offset` has reached, and its offset.
+
+        Only its manifest is read; `load` verifies the rest. None where there is none.
+        """
+        for path in reversed(self.paths()):
+            try:
+                found = offset_of(path, self._mac)
+            except CorruptCheckpoint:
+                continue
+            if found <= offset:
+                return path, found
+        return None
+
+    def newest_offset(self) -> int:
+        """Return the offset of the newest checkpoint; 0 where there is none."""
+        found = self.newest_before(sys.maxsize)
+        return 0 if found is None else found[1]
+
+    def load(self, path: Path) -> LoadedCheckpoint:
+        """Return one checkpoint. Raise CheckpointError where it is damaged, or of another configuration."""
+        try:
+            return self._load(path)
+        except CorruptCheckpoint as damage:
+            raise CheckpointError(f"{path.name}: {damage}") from damage
 
     def save(self, offset: int, step: int, state: State) -> SavedCheckpoint:
         """Make a checkpoint durable, then remove the older ones beyond `keep`.
@@ -196,6 +229,10 @@ class BackgroundSaver:
         """Wait until the last checkpoint is durable; return it, once."""
         running, self._running = self._running, None
         return None if running is None else running.result()
+
+    def wait_until_written(self) -> None:
+        """Wait until no checkpoint is being written; what came of it is left to `wait`."""
+        wait_for([] if self._running is None else [self._running])
 
     def close(self) -> SavedCheckpoint | None:
         """Wait for the last checkpoint and end the thread."""

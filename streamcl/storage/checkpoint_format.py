@@ -52,9 +52,7 @@ def verify_checkpoint(path: Path, mac: ManifestMac | None = None) -> VerifiedChe
 
     mac: checks MACs; None takes a manifest without regard to who has written it.
     """
-    manifest = _read_manifest(path)
-    if mac is not None and (fault := mac.fault(manifest)) is not None:
-        raise CorruptCheckpoint(f"{MANIFEST}: {fault}")
+    manifest = _authentic_manifest(path, mac)
     _confirm_names(path)
     content = {name: _read_member(path / name, facts) for name, facts in manifest["members"].items()}
     try:
@@ -62,6 +60,19 @@ def verify_checkpoint(path: Path, mac: ManifestMac | None = None) -> VerifiedChe
         return VerifiedCheckpoint(manifest, state)
     except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise CorruptCheckpoint(f"its members do not make a state: {error!r}") from error
+
+
+def offset_of(path: Path, mac: ManifestMac | None = None) -> int:
+    """Return the offset of a checkpoint, from its manifest alone. Raise CorruptCheckpoint for a bad one."""
+    return int(_authentic_manifest(path, mac)["offset"])
+
+
+def _authentic_manifest(path: Path, mac: ManifestMac | None) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, and check its MAC."""
+    manifest = _read_manifest(path)
+    if mac is not None and (fault := mac.fault(manifest)) is not None:
+        raise CorruptCheckpoint(f"{MANIFEST}: {fault}")
+    return manifest
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -142,8 +142,8 @@ def test_a_finished_run_carries_requests_out_when_it_is_opened(tmp_path):
         assert "4" not in again.finish()["prequential"]["per_class"]
 
 
-def test_shared_lora_is_never_called_exact(tmp_path):
-    with open_run(configuration(tmp_path, learner="online_lora")) as run:
+def test_shared_lora_that_is_not_replayed_is_never_called_exact(tmp_path):
+    with open_run(configuration(tmp_path, learner="online_lora", forgetting={"max_replay": 0})) as run:
         for prediction in run:
             if prediction.offset == 79:
                 run.forget(label="4", guarantee="exact", id="r1")
@@ -220,7 +220,8 @@ def test_a_wait_that_was_too_short_has_a_code_of_its_own(stopped):
 
 
 def test_a_refusal_is_one_sentence_and_the_receipt_has_the_reasons(tmp_path):
-    with open_run(configuration(tmp_path, learner="online_lora", max_samples=32)) as run:
+    once = {"max_samples": 32, "forgetting": {"max_replay": 0}}
+    with open_run(configuration(tmp_path, learner="online_lora", **once)) as run:
         list(run)
     code, text = call("forget", tmp_path / "run", "--class", "4", "--guarantee", "exact", "--execute")
     assert (code, text) == (6, "refused: no method can erase this with the guarantee exact")

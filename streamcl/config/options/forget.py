@@ -32,6 +32,13 @@ class ForgettingOptions(Options):
         description="After a shift, erased classes and subjects are tested for relapse: repeat the erasure, "
         "report it only, or do not test.",
     )
+    max_replay: Safe[int] = Field(
+        10_000,
+        ge=0,
+        le=10**12,
+        description="Records that an erasure may learn again from a checkpoint older than the samples, which "
+        "is exact for learners trained by gradient; 0: never.",
+    )
     requests: Safe[list[ForgetRequestOptions]] = Field(
         [], max_length=10_000, description="Requests to forget at offsets of the stream."
     )

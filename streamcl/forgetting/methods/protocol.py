@@ -11,6 +11,7 @@ from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.feature_binding import RowComparison
 from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.replay import RequestReplay
 from streamcl.forgetting.statistics.store import StatisticsSelection
 from streamcl.protocols import Learner
 from streamcl.requests.terms import Guarantee
@@ -55,6 +56,7 @@ class Context:
         has none to give.
     drift: compares rows derived now with those that were learned (see `feature_binding`); None where nothing
         is known of these.
+    replay: would learn the stream again without the samples; None where the run offers none.
     """
 
     learner: Learner
@@ -64,6 +66,7 @@ class Context:
     statistics: StatisticsSelection | None = None
     others: Callable[[int], Sequence[Sample]] | None = None
     drift: RowComparison | None = None
+    replay: RequestReplay | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -111,7 +114,7 @@ class ForgettingMethod(Protocol):
         """Of equal guarantees the method of the least cost is taken.
 
         0 does nothing, 10 drops a part that is there, 20 subtracts statistics, 30 gives up something trained,
-        40 and more repair weights.
+        40 and more repair weights, 90 learns the stream again.
         """
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
