@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from streamcl.forgetting.annotations import erase_annotations
 from streamcl.forgetting.erasure_plan import ErasurePlan
 from streamcl.forgetting.methods.protocol import DataLocation
 from streamcl.forgetting.purging import purge_snapshots
@@ -62,7 +63,9 @@ def erase_on_disk(run: RunResources, plans: Sequence[ErasurePlan]) -> DiskErasur
     """
     checkpoint = None if run.checkpoints is None else run.checkpoints.purge()
     served = purge_snapshots(run.folder, run.snapshots)
-    changed, missed = _redact(run, _joined([plan.target for plan in plans]))
+    target = _joined([plan.target for plan in plans])
+    changed, missed = _redact(run, target)
+    annotated = erase_annotations(run.folder, target)
     spool, spooled = retained_of(run.source), None
     if spool is not None:
         spooled = spool.erase([(plan.request, plan.target.ids) for plan in plans]), spool.description
@@ -71,7 +74,7 @@ def erase_on_disk(run: RunResources, plans: Sequence[ErasurePlan]) -> DiskErasur
         files.remove(run.folder / name, disk=run.disk)
     if run.statistics is not None:
         run.statistics.file.purge()
-    others = (*served, *missed, *uncovered_locations(run.folder))
+    others = (*served, *annotated, *missed, *uncovered_locations(run.folder))
     return DiskErasure(len(plans), checkpoint, changed, spooled, derived, held_at(run.source), others)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import requests
+from streamcl.forgetting.annotations import erase_returned_annotations
 from streamcl.forgetting.corrections import SampleCorrections
 from streamcl.forgetting.eraser import Eraser
 from streamcl.forgetting.erasure_plan import ErasurePlan
@@ -191,9 +192,11 @@ class ForgettingService:
         self._lineage.commit()
         if self._run.statistics is not None:
             self._run.statistics.flush(self._offset)
-        returned = self._returned or self._returned_labels
-        if returned and (spool := retained_of(self._run.source)) is not None:
-            spool.erase_returned(self._returned, self._returned_labels)
+        if self._returned or self._returned_labels:
+            returned = self._returned, self._returned_labels
+            if (spool := retained_of(self._run.source)) is not None:
+                spool.erase_returned(*returned)
+            erase_returned_annotations(self._run.folder, *returned)
         self._returned, self._returned_labels = set(), set()
         self._scrub()
 

@@ -1,4 +1,4 @@
-"""Label Studio's view of a run: tasks in, predicted choices out; annotations in, labels out."""
+"""Label Studio's view of a run: tasks in, predicted choices out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ MAX_TASKS = 1000
 MAX_CONFIG_CHARACTERS = 1 << 18
 FETCH_SECONDS = 15.0
 MAX_IMAGE_BYTES = 64 << 20
-LABELLING = frozenset({"ANNOTATION_CREATED", "ANNOTATION_UPDATED"})
-DELETION = "ANNOTATIONS_DELETED"
 
 
 class _Part(BaseModel):
@@ -79,43 +77,6 @@ class TaskPredictions(_Part):
     results: tuple[TaskPrediction, ...]
 
 
-class ChoiceValue(_Part):
-    """The choices of an annotation's part."""
-
-    choices: tuple[str, ...] = ()
-
-
-class AnnotationPart(_Part):
-    """One part of an annotation; only choices count."""
-
-    type: str = ""
-    from_name: str = ""
-    value: ChoiceValue = ChoiceValue()
-
-
-class Annotation(_Part):
-    """The choices of a person for a task."""
-
-    result: tuple[AnnotationPart, ...] = ()
-    was_cancelled: bool = False
-
-
-class AnnotationEvent(_Part):
-    """An event of a project, sent to a webhook."""
-
-    action: str
-    task: LabellingTask | None = None
-    annotation: Annotation | None = None
-
-
-class EventOutcome(_Part):
-    """How an event was answered: a label of that record is in the stream, or the event says nothing to us."""
-
-    status: Literal["labelled", "ignored"]
-    record: str | None = None
-    label: str | None = None
-
-
 class BackendHealth(_Part):
     """The server is there."""
 
@@ -163,26 +124,6 @@ def choices_control(label_config: str) -> ChoicesControl:
             values = frozenset(choice.get("value", "") for choice in each.iter("Choice"))
             return ChoicesControl(name, str(image), images[image].removeprefix("$"), values)
     raise BadRecord('the labelling configuration has no <Choices> for an <Image value="$...">')
-
-
-def label_of_event(event: AnnotationEvent, control: str | None) -> tuple[str, str] | None:
-    """Return the record and its label; None where the event brings none. Raise BadRecord.
-
-    control: the name of the choices, needed where an annotation has several.
-    """
-    if event.action not in LABELLING or event.annotation is None or event.annotation.was_cancelled:
-        return None
-    if event.task is None:
-        raise BadRecord("the event has no task", hint="the webhook sends its payload")
-    parts = [
-        each
-        for each in event.annotation.result
-        if each.type == "choices" and control in {None, each.from_name}
-    ]
-    chosen = [choice for each in parts for choice in each.value.choices]
-    if len(chosen) > 1:
-        raise BadRecord(f"an annotation has {len(chosen)} choices; a record has one label")
-    return (event.task.record, chosen[0]) if chosen and chosen[0] else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamcl.serving.label_studio import (
-    AnnotationEvent,
     BackendHealth,
-    EventOutcome,
     SetupAccepted,
     SetupRequest,
     TaskPredictions,
     TasksRequest,
 )
+from streamcl.serving.label_studio_events import AnnotationEvent, EventOutcome
 
 BACKEND_RESPONSES = (BackendHealth, SetupAccepted, TaskPredictions, EventOutcome)
 BACKEND_REQUESTS = (SetupRequest, TasksRequest, AnnotationEvent)
@@ -27,7 +26,13 @@ _CHOICES = {
 
 def backend_paths(problems: Mapping[str, Any]) -> dict[str, Any]:
     """Return the operations by path and method. problems: the responses of errors."""
-    webhook = _post("webhook", "An annotation becomes a label.", "AnnotationEvent", "EventOutcome", problems)
+    webhook = _post(
+        "webhook",
+        "Annotations become labels; a deleted one is taken back.",
+        "AnnotationEvent",
+        "EventOutcome",
+        problems,
+    )
     webhook["post"]["parameters"] = [_CHOICES]
     return {
         "/health": {

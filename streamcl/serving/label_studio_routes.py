@@ -7,18 +7,15 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from streamcl.errors import BadRecord
+from streamcl.serving.annotation_labels import take_annotations
 from streamcl.serving.bodies import checked, json_of
 from streamcl.serving.label_studio import (
-    DELETION,
-    AnnotationEvent,
     BackendHealth,
     ChoicesControl,
-    EventOutcome,
     LabellingTask,
     LabelStudioServer,
     SetupAccepted,
@@ -28,10 +25,9 @@ from streamcl.serving.label_studio import (
     TasksRequest,
     choices_control,
     image_of_task,
-    label_of_event,
 )
+from streamcl.serving.label_studio_events import AnnotationEvent, changes_of
 from streamcl.serving.metrics import ServerMetrics
-from streamcl.serving.schemas import LabelOfRecord
 from streamcl.serving.service import ServingService
 
 TASKS_AT_A_TIME = 8
@@ -66,19 +62,10 @@ class LabelStudioRoutes:
         return _json(TaskPredictions(results=tuple(found)))
 
     async def backend_webhook(self, request: Request) -> Response:
-        """Take the label of an annotation, as POST /v1/labels does."""
+        """Take the labels of annotations, as POST /v1/labels does, and take back those of deleted ones."""
         event = checked(AnnotationEvent, await json_of(request, "an event"))
-        if event.action == DELETION:
-            raise HTTPException(
-                409, "a deleted annotation takes nothing out of a model; an officer's request to forget does"
-            )
-        labelled = label_of_event(event, request.query_params.get("choices"))
-        if labelled is None:
-            return _json(EventOutcome(status="ignored"))
-        name, label = labelled
-        given = checked(LabelOfRecord, {"id": name, "label": label})
-        await run_in_threadpool(self._service.add_labels, [given])
-        return _json(EventOutcome(status="labelled", record=name, label=label))
+        changes = list(changes_of(event, request.query_params.get("choices")))
+        return _json(await run_in_threadpool(take_annotations, self._service, changes))
 
     async def _predict(self, tasks: Sequence[LabellingTask], control: ChoicesControl) -> list[TaskPrediction]:
         images = await asyncio.gather(*(self._image(task, control.image_key) for task in tasks))

@@ -14,7 +14,7 @@ RUN_FILES = re.compile(
     r"config\.yaml|summary\.json|report\.html|lock"
     r"|(predictions|metrics|events|quarantine|access(\.1)?)\.jsonl"
     r"|arrivals(-\w+)?\.log"
-    r"|(ledger|lineage|statistics)\.sqlite(-wal|-shm|-journal)?"
+    r"|(ledger|lineage|statistics|annotations)\.sqlite(-wal|-shm|-journal)?"
     r"|checkpoints/checkpoint-\d+-step-\d+/(manifest\.json|state\.json|arrays\.safetensors)"
     r"|snapshots/(last_number|snapshot-\d+/(manifest\.json|state\.json|arrays\.safetensors))"
     r"|samples/(index\.json|[0-9a-f]{64}\.png)"

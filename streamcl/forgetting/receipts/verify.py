@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcl.errors import CheckpointError, ConfigError, ForgettingError
+from streamcl.forgetting.annotations import ANNOTATIONS, annotated_records
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.receipts.receipt import LOCATIONS, Receipt, ledger_identity
@@ -172,6 +173,8 @@ def read_records(folder: Path, keys: PublicKeys) -> RunRecords:
         left: dict[str, list[tuple[str, int | None]]] = {}
         counts = {}
         places = {"the logs": logged_ids(folder), "the lineage": _lineage_ids(folder)}
+        if (folder / ANNOTATIONS).exists():
+            places["the annotations"] = ((None, name) for name in annotated_records(folder))
         if unknown_files(folder):
             places["copies of logs"] = copied_ids(folder)
         for place, ids in places.items():
