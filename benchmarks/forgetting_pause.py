@@ -33,7 +33,7 @@ from streamcl.storage.plain_state import state_hash
 PARTS: tuple[tuple[object, Callable[..., Any], str], ...] = (
     (eraser, state_hash, "hashes of the state"),
     (RidgeHead, RidgeHead._smallest_of, "check of what remains"),
-    (cross_validation, cross_validation.strengthened, "how strong the ridge is to be"),
+    (cross_validation, cross_validation.cross_validated_ridge, "how strong the ridge is to be"),
     (RidgeSolver, RidgeSolver._solve, "solve"),
     (UtilityProbe, UtilityProbe.before, "accuracy before"),
     (UtilityBaseline, UtilityBaseline.after, "accuracy after, its solve included"),

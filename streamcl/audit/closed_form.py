@@ -101,7 +101,7 @@ class ReferenceModels:
             group = self._probes.evaluate([audited], everything)
         return ModelGroups(group, references, unforgotten, retrained, erased)
 
-    def few_without(self, known: ModelStatistics, rows: Tensor | None = None) -> Iterator[ModelStatistics]:
+    def few_models(self, known: ModelStatistics, rows: Tensor | None = None) -> Iterator[ModelStatistics]:
         """Yield the statistics of a few models, each without a random share of the retained samples.
 
         Args:
@@ -132,8 +132,8 @@ def _confusion(models: ReferenceModels, known: ModelStatistics) -> list[MeasureR
     swap = swap_features(solver.solve(models.retained), data.retain, data.test, models.config.seed)
     if swap is None:
         return []
-    before, after = swap.confusion_after_erasure(solver, models.few_without(known, swap.rows))
-    never = [swap.confusion(solver.solve(each)) for each in models.few_without(models.retained, swap.rows)]
+    before, after = swap.confusion_after_erasure(solver, models.few_models(known, swap.rows))
+    never = [swap.confusion(solver.solve(each)) for each in models.few_models(models.retained, swap.rows)]
     step = 1 / len(swap.check)
     return [confusion_result(after, np.array(never), before, step=step)]
 
@@ -146,7 +146,7 @@ def _relearn_time(models: ReferenceModels, known: ModelStatistics) -> list[Measu
     examples = data.forget.shuffled(models.config.seed)
     target = REGAINED_SHARE * accuracy_after(solver, models.retained, examples, check)
     times = (
-        relearn_times(solver, models.few_without(each), examples, check, target)
+        relearn_times(solver, models.few_models(each), examples, check, target)
         for each in (known, models.retained, models.unforgotten)
     )
     return [relearn_result(*times)]

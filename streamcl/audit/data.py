@@ -81,12 +81,12 @@ class Examples:
         """Return the examples of a mask bool [N] or of indices int64 [M]."""
         return Examples(self.features[rows], self.labels[rows])
 
-    def sample(self, most: int, seed: int) -> tuple[Examples, Tensor]:
-        """Return at most `most` examples, drawn without replacement, and their rows, int64 [M] ascending."""
-        if len(self) <= most:
+    def sample(self, limit: int, seed: int) -> tuple[Examples, Tensor]:
+        """Return at most `limit` examples, drawn without replacement, and their rows, int64 [M] ascending."""
+        if len(self) <= limit:
             rows = torch.arange(len(self))
         else:
-            chosen = np.random.default_rng(seed).choice(len(self), most, replace=False)
+            chosen = np.random.default_rng(seed).choice(len(self), limit, replace=False)
             rows = torch.from_numpy(np.sort(chosen))
         return self.at(rows), rows
 

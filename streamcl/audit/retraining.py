@@ -96,25 +96,25 @@ class Retraining:
     def run(
         self,
         label: Callable[[int], str | None],
-        then: Callable[[Learner], Result],
+        evaluate: Callable[[Learner], Result],
         request: ForgetRequest | None = None,
-        before: Callable[[Learner], None] | None = None,
+        before_request: Callable[[Learner], None] | None = None,
     ) -> Result | None:
-        """Run the stream once and return `then(learner)`; None where the request was not carried out.
+        """Run the stream once and return `evaluate(learner)`; None where the request was not carried out.
 
         Args:
             label: of the sample at an offset, None where it is not to be learned.
-            then: called with the learner at the end.
+            evaluate: called with the learner at the end.
             request: to carry out at its offset.
-            before: called with the learner just before the request.
+            before_request: called with the learner just before the request.
         """
         folder = Path(mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=self.folder))
         with ExitStack() as stack:
             stack.callback(discard, folder)
 
             def on_request() -> None:
-                if before is not None:
-                    before(run.learner)
+                if before_request is not None:
+                    before_request(run.learner)
 
             run = assemble(
                 self._settings(folder),
@@ -132,7 +132,7 @@ class Retraining:
             outcomes = {each.request: each.outcome for _, each in read_receipts(folder)}
             if request is not None and outcomes.get(request.id) != "done":
                 return None
-            return then(run.learner)
+            return evaluate(run.learner)
 
     def _settings(self, folder: Path) -> RunConfig:
         quiet = self.config.forgetting.model_copy(update={"requests": [], "keep_statistics": None})
@@ -150,7 +150,7 @@ class Retraining:
 class RetrainedModels(Generic[Output]):
     """Makes the models of an audit one by one, and evaluates each at the end of its run.
 
-    evaluate: returns the figures that are compared of a learner; most: number of runs at most, for the log.
+    evaluate: returns the figures that are compared of a learner; limit: number of runs at most, for the log.
     """
 
     def __init__(
@@ -160,9 +160,9 @@ class RetrainedModels(Generic[Output]):
         evaluate: Callable[[Learner], Output],
         config: AuditConfig,
         *,
-        most: int,
+        limit: int,
     ) -> None:
-        self.runs, self._most = 0, most
+        self.runs, self._limit = 0, limit
         self._split, self._retraining, self._evaluate = split, retraining, evaluate
         self._offsets = np.array(sorted(split.retained_labels))
         self._config, self._rng = config, np.random.default_rng(config.seed)
@@ -224,7 +224,7 @@ class RetrainedModels(Generic[Output]):
     def _next(self, name: str) -> Retraining:
         """Count and log a run that is about to begin."""
         self.runs += 1
-        logger.info("run %d of at most %d: %s", self.runs, self._most, name)
+        logger.info("run %d of at most %d: %s", self.runs, self._limit, name)
         return self._retraining
 
 

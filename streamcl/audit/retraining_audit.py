@@ -121,8 +121,8 @@ def audit_by_retraining(
     """
     began = time.perf_counter()
     probes = LearnerProbes(split, learner.classes, request.kind, config.seed)
-    most = 1 + (3 if swap is None else 5) * config.reruns
-    models = RetrainedModels(split, retraining, probes.evaluate, config, most=most)
+    limit = 1 + (3 if swap is None else 5) * config.reruns
+    models = RetrainedModels(split, retraining, probes.evaluate, config, limit=limit)
     probe_set = probes.probe_set()
 
     def group(

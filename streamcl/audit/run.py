@@ -132,17 +132,17 @@ def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | N
 def _by_retraining(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport:
     remove_leftovers(case.folder)
     kept, receipt, seed = retained_labels(case.folder), case.receipt, case.config.seed
-    most = min(case.config.max_samples, MAX_RETRAINING_SAMPLES)
+    limit = min(case.config.max_samples, MAX_RETRAINING_SAMPLES)
     with case.stream() as (source, scope):
-        held_out = labelled_held_out(source, 2 * most)
+        held_out = labelled_held_out(source, 2 * limit)
         swap = swap_labels(learner, held_out, kept, seed)
         with_samples = fetch_of(source) is None  # then the request must bring all of its samples
         split = split_stream(
             *(source, kept, scope),
             held_out=held_out,
             swapped={} if swap is None else swap.wrong,
-            every=1 if with_samples else max(1, -(-(receipt.scope.learned or 0) // most)),
-            most=most,
+            every=1 if with_samples else max(1, -(-(receipt.scope.learned or 0) // limit)),
+            limit=limit,
             seed=seed,
         )
     retraining = Retraining(case.run_config, case.folder, backbone, max([*kept, scope.end - 1]) + 1)

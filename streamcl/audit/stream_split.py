@@ -15,7 +15,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.monitoring.held_out import spread_over, within
+from streamcl.forgetting.monitoring.held_out import sample_evenly, within_bytes
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.learners.cohort_adapters import CohortAdaptersOptions
@@ -170,7 +170,7 @@ def split_stream(
     held_out: Sequence[Sample],
     swapped: Collection[int],
     every: int,
-    most: int,
+    limit: int,
     seed: int,
 ) -> StreamSplit:
     """Read the stream once, up to the last retained or forgotten sample.
@@ -182,7 +182,7 @@ def split_stream(
         held_out: samples to take over.
         swapped: offsets of retained samples to return in `swapped`.
         every: one in so many forgotten samples is returned.
-        most: retained samples to return at most, drawn at random.
+        limit: retained samples to return at most, drawn at random.
         seed: of the draw.
 
     Raises:
@@ -191,7 +191,7 @@ def split_stream(
     split = StreamSplit(labels, held_out=held_out)
     rng = np.random.default_rng(seed)
     drawn = (
-        set(rng.choice(sorted(labels), min(most, len(labels)), replace=False).tolist()) if labels else set()
+        set(rng.choice(sorted(labels), min(limit, len(labels)), replace=False).tolist()) if labels else set()
     )
     for batch in batches_to_audit(source, labels, scope):
         for offset, sample in with_offsets(batch):
@@ -199,8 +199,8 @@ def split_stream(
                 split.add_retained(offset, sample, drawn=offset in drawn, swapped=offset in swapped)
             elif scope.contains(offset, sample):
                 split.add_forgotten(offset, sample, drawn=len(split.gone) % every == 0)
-    split.forgotten = within(split.forgotten, MAX_BYTES)
-    split.retained = within(split.retained, MAX_BYTES)
+    split.forgotten = within_bytes(split.forgotten, MAX_BYTES)
+    split.retained = within_bytes(split.retained, MAX_BYTES)
     split.retained_offsets = split.retained_offsets[: len(split.retained)]
     for name, samples in (("forgotten", split.forgotten), ("retained", split.retained)):
         if not samples:
@@ -208,10 +208,10 @@ def split_stream(
     return split
 
 
-def labelled_held_out(source: Source, most: int) -> list[Sample]:
-    """Return at most `most` of the source's labelled held-out samples, evenly over its parts."""
-    labelled = [sample for sample in spread_over(source.info.holdout, most) if sample.label is not None]
-    return within(labelled, MAX_BYTES)
+def labelled_held_out(source: Source, limit: int) -> list[Sample]:
+    """Return at most `limit` of the source's labelled held-out samples, evenly over its parts."""
+    labelled = [sample for sample in sample_evenly(source.info.holdout, limit) if sample.label is not None]
+    return within_bytes(labelled, MAX_BYTES)
 
 
 def reconstruct_request(

@@ -20,7 +20,7 @@ from streamcl.factory.source import build_source
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapter_model import AdapterModel
 from streamcl.learners.baselines.finetune import FinetuneLearner, NaiveLoRAOptions, build_model
-from streamcl.learners.block_features import concat_block_tokens, concat_width, spread_blocks
+from streamcl.learners.block_features import concat_block_tokens, concat_width, evenly_spaced_blocks
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import Learner
@@ -99,7 +99,7 @@ def train(model: AdapterModel, samples: Sequence[Sample], epochs: int, batch_siz
 def refit(model: AdapterModel, samples: Sequence[Sample], joint: JointOptions, batch_size: int) -> Learner:
     """Return a ridge head fitted on the adapted features of all samples."""
     depth = model.backbone.depth
-    blocks = joint.blocks or spread_blocks(depth)
+    blocks = joint.blocks or evenly_spaced_blocks(depth)
     head = RidgeHead(
         concat_width(model.backbone, blocks),
         trace_ridge=joint.trace_ridge,

@@ -12,7 +12,7 @@ import click
 
 from streamcl.cli.messages import show_messages
 from streamcl.cli.run_folder import RUN
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 
 EXIT_AUDIT_FAILED = 6
 """The exit code where the audited model is not like the references (that of `ForgettingError`)."""
@@ -60,8 +60,8 @@ def audit(
         report = audit_run(run, request=request, config=config, retrain=rerun)
     path = save_audit(run, report, signing_key=default_key_folder().key_in_use)
     if as_json:
-        say(json.dumps(report.to_json(), indent=2))
+        echo(json.dumps(report.to_json(), indent=2))
     else:
-        say(text_table(report))
-        say(f"streamcl: written to {path}", err=True)
+        echo(text_table(report))
+        echo(f"streamcl: written to {path}", err=True)
     return EXIT_AUDIT_FAILED if report.verdict == "fail" else 0

@@ -8,7 +8,7 @@ import click
 
 from streamcl.cli.help import FullHelpGroup
 from streamcl.cli.messages import show_messages
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 
 
 @click.group(cls=FullHelpGroup)
@@ -41,14 +41,14 @@ def accuracy(*, name: str, out: Path, seeds: int | None, pattern: str, jobs: int
     chosen = cells(suite, out, seeds=seeds, pattern=pattern)
     if just_list:
         for cell in chosen:
-            say(f"{cell.id}{f'  (needs {cell.missing})' if cell.missing else ''}")
+            echo(f"{cell.id}{f'  (needs {cell.missing})' if cell.missing else ''}")
         return 0
     from streamcl.benchmark.table import fill_table
 
     with show_messages(prefix=""):
         table = fill_table(suite, chosen, out, jobs=jobs)
-    say(f"{len(table.results)} results in {out / 'results.md'}")
+    echo(f"{len(table.results)} results in {out / 'results.md'}")
     if table.failure is not None:
-        say(f"streamcl: a cell failed: {table.failure}", err=True)
+        echo(f"streamcl: a cell failed: {table.failure}", err=True)
         return table.failure.exit_code
     return 0

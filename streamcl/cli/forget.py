@@ -15,7 +15,7 @@ import click
 from streamcl.cli.forget_plan import print_plan
 from streamcl.cli.messages import show_messages
 from streamcl.cli.run_folder import RUN
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 from streamcl.errors import ConfigError, ForgettingError, RunBusy
 from streamcl.requests.status import PENDING
 
@@ -180,12 +180,12 @@ def verify(receipts: tuple[Path, ...], keys: Path | None, roots: Path | None, sh
         raise ForgettingError(f"{HEAD} is the signed head of a chain and no receipt: name a receipt")
     for path in named:
         for line in verifier.verify(path):
-            say(f"{path.name}: {line}")
+            echo(f"{path.name}: {line}")
         if roots is not None:
-            say(f"{path.name}: {verify_stamp(path, roots)}")
+            echo(f"{path.name}: {verify_stamp(path, roots)}")
         if show:
             content = verify_signature(path, known).receipt.to_json()
-            say(json.dumps(content, indent=2))
+            echo(json.dumps(content, indent=2))
 
 
 def _ledger(run: Path) -> Ledger:
@@ -215,9 +215,9 @@ def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> in
     """
     from streamcl.storage.run_files import earlier_runs
 
-    say(request)
+    echo(request)
     for earlier in earlier_runs(run):
-        say(f"{earlier} was moved aside by --fresh and keeps its data: request it there too", err=True)
+        echo(f"{earlier} was moved aside by --fresh and keeps its data: request it there too", err=True)
     if execute:
         entry = _execute(run, request, wait)
     elif wait is not None:
@@ -225,7 +225,7 @@ def _follow(run: Path, request: str, *, execute: bool, wait: float | None) -> in
     else:
         return 0
     if entry.status in PENDING:
-        say(f"{entry.status}, not carried out yet")
+        echo(f"{entry.status}, not carried out yet")
         return EXIT_NOT_FINISHED
     _report(run, entry)
     return 0
@@ -237,7 +237,7 @@ def _execute(run: Path, request: str, seconds: float | None) -> LedgerEntry:
     from streamcl.storage.lock import holder_of
 
     if (holder := holder_of(run)) is not None:
-        say(f"waiting for {holder}, which carries it out before its next batch", err=True)
+        echo(f"waiting for {holder}, which carries it out before its next batch", err=True)
         entry = _wait(run, request, seconds, or_until=lambda: holder_of(run) is None)
         if entry.status not in PENDING or holder_of(run) is not None:
             return entry
@@ -274,4 +274,4 @@ def _report(run: Path, entry: LedgerEntry) -> None:
         sentence, _, reasons = (receipt.reason or "").partition(": ")
         hint = f"{path} gives the reason of each method" if ";" in reasons else None
         raise ForgettingError(f"{entry.status}: {sentence if hint else receipt.reason}", hint=hint)
-    say(f"done: {receipt.guarantee}, by {receipt.method}; {path}")
+    echo(f"done: {receipt.guarantee}, by {receipt.method}; {path}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 
 if TYPE_CHECKING:
     from streamcl.events import ForgetRequest
@@ -16,12 +16,12 @@ def print_plan(run: Path, request: ForgetRequest) -> None:
     from streamcl.runs.forecast import forecast_request
 
     found = forecast_request(run, request)
-    say(f"method: {found.method}, because {found.reason}")
-    say(f"guarantee: {found.guarantee}")
-    say(f"reaches: {found.learned} samples that were learned, {found.passed} that have passed")
+    echo(f"method: {found.method}, because {found.reason}")
+    echo(f"guarantee: {found.guarantee}")
+    echo(f"reaches: {found.learned} samples that were learned, {found.passed} that have passed")
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found.seconds.items())
-    say(f"expected: {sum(found.seconds.values()):.1f} s ({parts})")
+    echo(f"expected: {sum(found.seconds.values()):.1f} s ({parts})")
     if found.unknown is not None:
-        say(f"not known: {found.unknown}")
+        echo(f"not known: {found.unknown}")
     for place in found.remaining:
-        say(f"{place.status}: {place.name}: {place.explanation}")
+        echo(f"{place.status}: {place.name}: {place.explanation}")

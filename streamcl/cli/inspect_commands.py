@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from streamcl.cli.run_folder import RUN
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 from streamcl.errors import CheckpointError, ConfigError
 
 OVERRIDES = click.option(
@@ -37,7 +37,7 @@ def validate(configs: tuple[Path, ...], overrides: tuple[str, ...], syntax: bool
                 from streamcl.factory.check_names import check_names
 
                 check_names(config)
-            say(f"{path}: good")
+            echo(f"{path}: good")
         except ConfigError as error:
             problems += error.problems or (f"{path}: {error}",)
     if problems:
@@ -49,7 +49,7 @@ def schema() -> None:
     """Print the JSON Schema of the YAML file, for editors."""
     from streamcl.config.load import schema as config_schema
 
-    say(json.dumps(config_schema(), indent=2))
+    echo(json.dumps(config_schema(), indent=2))
 
 
 @click.command("list")
@@ -66,7 +66,7 @@ def list_names(what: str, pattern: str) -> None:
 
     for name, note in known_names(what):
         if fnmatch(name, pattern):
-            say(f"{name:32} {note}".rstrip())
+            echo(f"{name:32} {note}".rstrip())
 
 
 @click.command()
@@ -78,12 +78,12 @@ def status(run: Path) -> None:
     from streamcl.storage.lock import holder_of
 
     log = read_run(run)
-    say(text_summary(complete_summary(log)))
+    echo(text_summary(complete_summary(log)))
     if (holder := holder_of(run)) is not None:
-        say(f"In progress: {holder} works on it.")
+        echo(f"In progress: {holder} works on it.")
     elif not log.finished:
-        say(f"Interrupted at offset {log.end}. This command continues it:")
-        say(f"  streamcl run {shlex.quote(f'{run}/config.yaml')} --set {shlex.quote(f'run_dir={run}')}")
+        echo(f"Interrupted at offset {log.end}. This command continues it:")
+        echo(f"  streamcl run {shlex.quote(f'{run}/config.yaml')} --set {shlex.quote(f'run_dir={run}')}")
 
 
 @click.command()
@@ -92,7 +92,7 @@ def report(run: Path) -> None:
     """Write RUN's report.html anew from what the run has left, finished or not."""
     from streamcl.report.page import write_report
 
-    say(str(write_report(run)))
+    echo(str(write_report(run)))
 
 
 @click.command()
@@ -105,5 +105,5 @@ def doctor(run: Path) -> int:
     findings = check_run(run, default_key_folder().public_keys())
     for finding in findings:
         hint = f" ({finding.hint})" if finding.hint else ""
-        say(f"{finding.level:8} {finding.place}: {finding.text}{hint}")
+        echo(f"{finding.level:8} {finding.place}: {finding.text}{hint}")
     return CheckpointError.exit_code if any(finding.level == "error" for finding in findings) else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from streamcl.cli.help import FullHelpGroup
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 
 HOLDER = click.option("--name", metavar="TEXT", help="Who holds the key, for those who verify with it.")
 
@@ -25,8 +25,8 @@ def init_key(name: str | None) -> None:
     from streamcl.storage.key_folder import default_key_folder
 
     folder = default_key_folder()
-    say(folder.create(name=name).public.key_id)
-    say(f"streamcl: give {folder.public_path} to those who verify receipts", err=True)
+    echo(folder.create(name=name).public.key_id)
+    echo(f"streamcl: give {folder.public_path} to those who verify receipts", err=True)
 
 
 @key.command("show")
@@ -36,12 +36,12 @@ def show_keys() -> None:
 
     folder = default_key_folder()
     keys, current = folder.public_keys(), folder.signing_key()
-    say(keys.to_bytes().decode().rstrip())
+    echo(keys.to_bytes().decode().rstrip())
     for each in keys.values():
         state = "signs" if current is not None and each.key_id == current.public.key_id else "retired"
-        say(f"streamcl: {each.key_id} {state}, made {_date(each.valid_from)}", err=True)
+        echo(f"streamcl: {each.key_id} {state}, made {_date(each.valid_from)}", err=True)
     if current is None:
-        say(f"streamcl: no key in {folder.folder}, so receipts are not signed", err=True)
+        echo(f"streamcl: no key in {folder.folder}, so receipts are not signed", err=True)
 
 
 @key.command("rotate")
@@ -51,8 +51,8 @@ def rotate_key(name: str | None) -> None:
     from streamcl.storage.key_folder import default_key_folder
 
     folder = default_key_folder()
-    say(folder.rotate(name=name).public.key_id)
-    say(f"streamcl: give {folder.public_path} anew to those who verify receipts", err=True)
+    echo(folder.rotate(name=name).public.key_id)
+    echo(f"streamcl: give {folder.public_path} anew to those who verify receipts", err=True)
 
 
 @click.command()
@@ -68,7 +68,7 @@ def timestamp(receipts: tuple[Path, ...], authority: str) -> None:
     from streamcl.forgetting.receipts.timestamp import request_stamp
 
     for path in receipts:
-        say(str(request_stamp(path, authority)))
+        echo(str(request_stamp(path, authority)))
 
 
 def _date(moment: float | None) -> str:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from streamcl.cli.terminal import one_line, say
+from streamcl.cli.terminal import echo, one_line
 from streamcl.errors import CheckpointError, ConfigError, StreamclError, cause_of
 
 
@@ -17,7 +17,7 @@ class _ToStderr(logging.Handler):
     """Writes to the present stderr, which a test or a caller may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(one_line(self.format(record)), err=True)
+        echo(one_line(self.format(record)), err=True)
 
 
 DEBUG = "--debug"
@@ -80,9 +80,9 @@ def print_error(error: StreamclError) -> None:
         traceback.print_exc()
     problems = error.problems if isinstance(error, ConfigError) else ()
     for line in problems or (str(error),):
-        say(f"streamcl: {one_line(line)}", err=True)
+        echo(f"streamcl: {one_line(line)}", err=True)
     if error.hint:
-        say(f"  hint: {one_line(error.hint)}", err=True)
+        echo(f"  hint: {one_line(error.hint)}", err=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from streamcl.cli.run_folder import RUN
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 from streamcl.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def fetch(names: tuple[str, ...]) -> None:
 
     if not names:
         for entry in CATALOGUE:
-            say(f"{entry.name:16} {entry.kind:9} {entry.note} [{entry.licence}]")
+            echo(f"{entry.name:16} {entry.kind:9} {entry.note} [{entry.licence}]")
         return
     for name in names:
         path = bring(name, _progress if sys.stderr.isatty() else None)
@@ -29,7 +29,7 @@ def fetch(names: tuple[str, ...]) -> None:
             from streamcl.factory.backbone import fetched_weights
 
             path = fetched_weights(name)
-        say(str(path))
+        echo(str(path))
 
 
 def _progress(name: str, done: int, total: int | None) -> None:
@@ -51,4 +51,4 @@ def export(run: Path, folder: Path | None) -> None:
     if not written:
         raise ConfigError(f"{run}: its learner has no adapters to export")
     for path in written:
-        say(str(path))
+        echo(str(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from streamcl.cli.run_folder import RUN
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 from streamcl.errors import MissingExtra
 
 
@@ -26,4 +26,4 @@ def monitor(run: Path, host: str, port: int) -> None:
     except ImportError as error:
         hint = "pip install streamcl[serve]"
         raise MissingExtra(f"streamcl watch needs the package {error.name}", hint=hint) from error
-    monitor_run(run, host, port, lambda url: say(f"watch {run} on {url}"))
+    monitor_run(run, host, port, lambda url: echo(f"watch {run} on {url}"))

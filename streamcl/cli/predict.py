@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamcl.cli.run_folder import RUN
-from streamcl.cli.terminal import one_line, printable, say
+from streamcl.cli.terminal import echo, one_line, printable
 from streamcl.errors import BadRecord, ConfigError
 
 if TYPE_CHECKING:
     from streamcl.events import Prediction, Sample
 
-DECODED_TOGETHER = 64  # images that are decoded before they are predicted
+IMAGES_DECODED_AT_ONCE = 64  # images that are decoded before they are predicted
 
 
 @click.command()
@@ -45,14 +45,14 @@ def predict(run: Path, images: tuple[str, ...], top: int, threshold: float, as_j
 
     learner, _ = load_learner(run, fitted=True)
     unread = 0
-    for start in range(0, len(paths), DECODED_TOGETHER):
-        part = paths[start : start + DECODED_TOGETHER]
+    for start in range(0, len(paths), IMAGES_DECODED_AT_ONCE):
+        part = paths[start : start + IMAGES_DECODED_AT_ONCE]
         samples = list(_decoded(part))
         unread += len(part) - len(samples)
         for sample, ranked in zip(samples, rank_classes(learner, samples, top), strict=True):
             kept = [each for each in ranked if each.label is not None and each.confidence >= threshold]
             best = ranked[0].confidence if ranked else 0.0
-            say(_as_json(sample.id, kept, best, top) if as_json else _as_text(sample.id, kept, best))
+            echo(_as_json(sample.id, kept, best, top) if as_json else _as_text(sample.id, kept, best))
     return BadRecord.exit_code if unread else 0
 
 
@@ -85,7 +85,7 @@ def _decoded(paths: Sequence[Path]) -> Iterator[Sample]:
         try:
             yield Sample(str(path), decode(path, ImageLimits()))
         except BadRecord as error:
-            say(one_line(f"streamcl: {path}: {error}"), err=True)
+            echo(one_line(f"streamcl: {path}: {error}"), err=True)
 
 
 def _as_json(name: str, kept: Sequence[Prediction], best: float, top: int) -> str:

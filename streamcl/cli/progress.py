@@ -28,7 +28,7 @@ IDLE_AFTER = 3.0
 UPDATE_EVERY = 16  # records
 
 
-def drive_with_progress(opened: Run) -> None:
+def run_with_progress(opened: Run) -> None:
     """Drive a run to its end or its stop, and show it on stderr: a bar where the end is known."""
     known = opened.length is not None
     name = TextColumn("[bold]{task.description}")

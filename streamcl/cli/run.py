@@ -16,7 +16,7 @@ import click
 
 from streamcl.cli.inspect_commands import OVERRIDES
 from streamcl.cli.messages import disk_errors, show_messages
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 
 if TYPE_CHECKING:
     from streamcl.distributed.process_group import ProcessGroup
@@ -82,7 +82,7 @@ def _run(opened: Run, *, quiet: bool) -> int:
 
         summary = opened.finish()
         if not quiet:
-            say(text_summary(summary, opened.folder / "report.html"))
+            echo(text_summary(summary, opened.folder / "report.html"))
     return 0
 
 
@@ -117,6 +117,6 @@ def _drive(opened: Run, *, show: bool) -> None:
         for _ in opened:
             pass
         return
-    from streamcl.cli.progress import drive_with_progress
+    from streamcl.cli.progress import run_with_progress
 
-    drive_with_progress(opened)
+    run_with_progress(opened)

@@ -12,7 +12,7 @@ import click
 
 from streamcl.cli.inspect_commands import OVERRIDES
 from streamcl.cli.messages import disk_errors, report_error, show_messages
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 from streamcl.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def serve(
     with show_messages():
         folder = folder_of(settings)
         served = ServedRun(folder, settings.name, inbox_of(settings, folder))
-        return serve_run(served, learn, options, lambda url: say(f"serving on {url}"))
+        return serve_run(served, learn, options, lambda url: echo(f"serving on {url}"))
 
 
 def learner_main(

@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def say(text: str, *, err: bool = False) -> None:
+def echo(text: str, *, err: bool = False) -> None:
     """Write the lines of a text to stdout or stderr; in each only tabs stay of the control characters."""
     lines = ("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
     click.echo("\n".join(lines), err=err)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streamcl.cli.help import FullHelpGroup
-from streamcl.cli.terminal import say
+from streamcl.cli.terminal import echo
 
 if TYPE_CHECKING:
     from streamcl.serving.tokens import Role, TokenFile
@@ -39,8 +39,8 @@ def token() -> None:
 def add_token(name: str, role: Role, tokens: Path | None) -> None:
     """Print a new token, this once; only its SHA-256 is stored. NAME is who bears it."""
     secret = _file(tokens).add(name, role)
-    say(secret)
-    say(f"streamcl: the token of {name} ({role}); it cannot be shown again", err=True)
+    echo(secret)
+    echo(f"streamcl: the token of {name} ({role}); it cannot be shown again", err=True)
 
 
 @token.command("list")
@@ -48,7 +48,7 @@ def add_token(name: str, role: Role, tokens: Path | None) -> None:
 def list_tokens(tokens: Path | None) -> None:
     """Print the name, role and date of each token."""
     for each in _file(tokens).tokens():
-        say(f"{each.name}\t{each.role}\t{time.strftime('%Y-%m-%d', time.gmtime(each.created))}")
+        echo(f"{each.name}\t{each.role}\t{time.strftime('%Y-%m-%d', time.gmtime(each.created))}")
 
 
 @token.command("revoke")
@@ -57,7 +57,7 @@ def list_tokens(tokens: Path | None) -> None:
 def revoke_token(name: str, tokens: Path | None) -> None:
     """Make the token NAME void, at once, also for servers that run."""
     _file(tokens).revoke(name)
-    say(f"streamcl: {name} is revoked", err=True)
+    echo(f"streamcl: {name} is revoked", err=True)
 
 
 def _file(path: Path | None) -> TokenFile:

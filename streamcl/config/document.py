@@ -84,7 +84,7 @@ def config_error(problems: list[Problem]) -> ConfigError:
     return ConfigError("\n".join(lines), problems=tuple(lines))
 
 
-def holds(data: Any, key: str | int) -> bool:
+def has_key(data: Any, key: str | int) -> bool:
     """Return whether a mapping has the key, or a list the index."""
     if isinstance(data, Mapping):
         return key in data

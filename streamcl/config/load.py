@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from streamcl.config.document import Document, KeyPath, Problem, Variable, config_error, holds
+from streamcl.config.document import Document, KeyPath, Problem, Variable, config_error, has_key
 from streamcl.config.messages import checked_options
 from streamcl.config.options.run import RunConfig, remember_origin
 from streamcl.config.overrides import override
@@ -83,7 +83,7 @@ def dump_config(config: RunConfig) -> str:
 def _has_text(data: Any, path: KeyPath) -> bool:
     """Return whether there is a text or a number at that path."""
     for key in path:
-        if not holds(data, key):
+        if not has_key(data, key):
             return False
         data = data[key]
     return isinstance(data, str | int | float)

@@ -16,7 +16,7 @@ from streamcl.config.document import (
     KeyPath,
     Problem,
     config_error,
-    holds,
+    has_key,
     shortened,
 )
 from streamcl.errors import nearest
@@ -129,9 +129,9 @@ def _located(details: ErrorDetails, root: type[BaseModel], data: Any) -> _Spot:
             path.append(part)
             field = _field(owner, part)
             members = _members(field.annotation) if field else {}
-        elif holds(_at(data, path), part):
+        elif has_key(_at(data, path), part):
             path.append(part)
-    if details["type"] == "union_tag_invalid" and holds(_at(data, path), "name"):
+    if details["type"] == "union_tag_invalid" and has_key(_at(data, path), "name"):
         path.append("name")
     return _Spot(details, tuple(path), owner, members)
 
@@ -162,7 +162,7 @@ def _choices(annotation: Any) -> list[str]:
 
 def _at(data: Any, path: Iterable[str | int]) -> Any:
     for key in path:
-        if not holds(data, key):
+        if not has_key(data, key):
             return None
         data = data[key]
     return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamcl.config.document import Document, KeyPath, Problem, SourceLocation, holds
+from streamcl.config.document import Document, KeyPath, Problem, SourceLocation, has_key
 from streamcl.config.yaml import parse_yaml
 
 
@@ -35,7 +35,7 @@ def _assign(document: Document, keys: Sequence[str], value: Any, place: SourceLo
     holder, path = document.data, list[str | int]()
     for key in keys[:-1]:
         path.append(_key(holder, key))
-        inner = holder[path[-1]] if holds(holder, path[-1]) else None
+        inner = holder[path[-1]] if has_key(holder, path[-1]) else None
         if not isinstance(inner, dict | list):
             # A bare name stands for its block: "learner: ridge" takes "learner.trace_ridge=1" as well.
             inner = {} if inner is None else {"name": inner}

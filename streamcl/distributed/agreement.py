@@ -35,10 +35,10 @@ def check_agreement(settings: RunConfig, group: ProcessGroup) -> None:
             f"the learner {learner_name(settings.learner)!r} cannot learn on several ranks",
             hint=f"start it as one process, or choose one of {', '.join(sorted(able))}",
         )
-    check_same_everywhere("configuration", dump_config(settings), group)
+    check_equal_on_all_ranks("configuration", dump_config(settings), group)
 
 
-def check_same_everywhere(what: str, value: Any, group: ProcessGroup) -> None:
+def check_equal_on_all_ranks(what: str, value: Any, group: ProcessGroup) -> None:
     """Raise ConfigError, naming `what`, where a rank's value differs from rank 0's."""
     if (other := _first_other(group.all_gather_object(value))) is not None:
         raise ConfigError(

@@ -77,7 +77,7 @@ def _statistics(
     return store
 
 
-def for_the_loop(
+def loop_forgetting(
     service: ForgettingService | None, erased_from: Sequence[Stateful], group: ProcessGroup
 ) -> ForgettingService | ReplicatedForgetting:
     """Return what has every role of forgetting in the loop: the service, or one that follows rank 0's.

@@ -13,7 +13,7 @@ from streamcl.factory.spool import INBOX
 from streams.live.push_channel import PushedRecord, PushReceipt, push
 
 
-class NotTaken(StreamclError):
+class NotAccepted(StreamclError):
     """Something was sent that this run does not take."""
 
 
@@ -31,11 +31,11 @@ class Inbox:
     def add_records(self, records: Sequence[PushedRecord]) -> PushReceipt:
         """Put records into the stream; on return they survive a crash.
 
-        Raise NotTaken where the run takes none, BadRecord where one cannot be read, SpoolFull or SourceError
-        where it cannot be done now. None is taken then.
+        Raise NotAccepted where the run takes none, BadRecord where one cannot be read, SpoolFull or
+        SourceError where it cannot be done now. None is taken then.
         """
         if self.records is None:
-            raise NotTaken(
+            raise NotAccepted(
                 "the records of this run come from its source; source: {name: push} takes them here"
             )
         return push(self.records, records)
@@ -46,7 +46,7 @@ class Inbox:
         None takes back the label of a record.
         """
         if self.labels is None:
-            raise NotTaken(
+            raise NotAccepted(
                 "the labels of this run come with its records; a block labels: lets them come later"
             )
         push(self.labels, [_label_record(name, label) for name, label in labels.items()])

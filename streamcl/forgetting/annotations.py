@@ -36,7 +36,7 @@ class Annotations(AbstractContextManager["Annotations"]):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = SqliteFile(path, patience=10.0, schema=ANNOTATIONS_SCHEMA)
+        self._file = SqliteFile(path, timeout=10.0, schema=ANNOTATIONS_SCHEMA)
 
     def note(self, given: Iterable[tuple[int, str, str]]) -> None:
         """Note annotations: number, record and label of each. One that is known becomes the newest."""

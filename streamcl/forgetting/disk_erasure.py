@@ -16,7 +16,7 @@ from streamcl.forgetting.receipts.uncovered import uncovered_locations
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.sinks.event_files import TENSORBOARD, redact_event_files
 from streamcl.sinks.redaction import MissedRedaction, RedactionTarget
-from streamcl.sources.retention import held_at, retained_of
+from streamcl.sources.retention import retained_of, stored_at
 from streamcl.storage import files
 
 DERIVED = ("summary.json", "report.html", "adapter")
@@ -28,7 +28,7 @@ class DiskErasure:
     """The result of an erasure on disk, for receipts.
 
     requests: how many it was for. checkpoint: that is left. changed: log records edited. spooled: records
-    emptied in the spool, and its description; None without one. derived: files removed. held: where the
+    emptied in the spool, and its description; None without one. derived: files removed. stored_at: where the
     records came from. others: locations that only some runs have.
     """
 
@@ -37,22 +37,22 @@ class DiskErasure:
     changed: int
     spooled: tuple[int, str] | None
     derived: Sequence[str]
-    held: str | None
+    stored_at: str | None
     others: tuple[DataLocation, ...]
 
     def locations(self, plan: ErasurePlan) -> tuple[DataLocation, ...]:
         """Return the entries of one request's receipt."""
-        found = receipts.on_disk(
+        found = receipts.disk_locations(
             bool(plan.classes or plan.domains or plan.parts),
             self.checkpoint,
             self.changed,
             self.derived,
             rows=len(plan.target.offsets),
-            held=self.held,
+            stored_at=self.stored_at,
             requests=self.requests,
         )
         if self.spooled is not None:
-            found = receipts.and_spool(found, *self.spooled, requests=self.requests)
+            found = receipts.with_spool_location(found, *self.spooled, requests=self.requests)
         return (*found, *self.others)
 
 
@@ -75,7 +75,7 @@ def erase_on_disk(run: RunResources, plans: Sequence[ErasurePlan]) -> DiskErasur
     if run.statistics is not None:
         run.statistics.file.purge()
     others = (*served, *annotated, *missed, *uncovered_locations(run.folder))
-    return DiskErasure(len(plans), checkpoint, changed, spooled, derived, held_at(run.source), others)
+    return DiskErasure(len(plans), checkpoint, changed, spooled, derived, stored_at(run.source), others)
 
 
 def _joined(targets: Sequence[RedactionTarget]) -> RedactionTarget:

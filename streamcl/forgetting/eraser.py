@@ -123,7 +123,7 @@ class Eraser:
             figures=dict(result.figures),
             utility=None if utility is None else UtilityFigures(**utility),
             learner_before=learner_before or self._ledger.fingerprint("learner", state_hash(before)),
-            locations=receipts.in_learner(
+            locations=receipts.learner_locations(
                 before, (*result.locations, *waiting, *kept_names, _statistics_location(stored))
             ),
         )

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from streamcl.errors import ForgettingError, RefusedRequest
 from streamcl.forgetting.request_fields import canonical_fields, name_in, parsed_fields
-from streamcl.requests.status import OVER, RequestStatus
+from streamcl.requests.status import ENDED, RequestStatus
 from streamcl.storage.canonical_json import canonical_json
 from streamcl.storage.sqlite import SqliteFile
 
@@ -48,7 +48,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     """Forgetting requests in the order of their arrival, and tombstones of what they erased.
 
     Changes are durable when a method returns. Several processes may use one ledger; each waits up to
-    `patience` seconds for the other. A Ledger belongs to the thread that opened it and does not cross a fork.
+    `timeout` seconds for the other. A Ledger belongs to the thread that opened it and does not cross a fork.
 
     Tombstones and keys are stored as hashes under a key that is not in the run directory (see
     `streamcl.storage.hash_secret`), so whoever holds the file alone can neither read a name nor test one. The
@@ -58,8 +58,8 @@ class Ledger(AbstractContextManager["Ledger"]):
     opening it raises ConfigError where the secret of the hashes is missing.
     """
 
-    def __init__(self, path: Path, *, patience: float = 10.0, clock: Callable[[], float] = time.time) -> None:
-        self._file = SqliteFile(path, patience)
+    def __init__(self, path: Path, *, timeout: float = 10.0, clock: Callable[[], float] = time.time) -> None:
+        self._file = SqliteFile(path, timeout)
         self._clock = clock
         self._version = -1
         self._pending: list[LedgerEntry] | None = None  # None: to be read where they are needed
@@ -244,7 +244,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         return self.entry(request)
 
     def _change(self, requests: Iterable[str], to: RequestStatus, reason: str | None = None) -> None:
-        finished = self._clock() if to in OVER else None
+        finished = self._clock() if to in ENDED else None
         with self._file.transaction() as run:
             for request in requests:
                 if to not in ALLOWED[now := self.entry(request).status]:

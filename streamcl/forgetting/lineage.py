@@ -46,7 +46,7 @@ class Lineage:
     """
 
     def __init__(self, path: Path, *, keep: int = 2) -> None:
-        self._file = SqliteFile(path, patience=10.0, schema=LINEAGE_SCHEMA)
+        self._file = SqliteFile(path, timeout=10.0, schema=LINEAGE_SCHEMA)
         self._file.query("PRAGMA temp_store = MEMORY")  # selections name ids, which no file may keep
         self._file.query("CREATE TEMP TABLE erased (offset INTEGER PRIMARY KEY)")
         self._waiting: list[tuple[int, tuple[Any, ...]]] = []  # each with its number among those replaced
@@ -119,7 +119,7 @@ class Lineage:
         """Forget what passed at or after an offset, and labels after the first so many: they come again."""
         self._waiting.clear()
         with self._file.transaction() as run:
-            self._earlier.go_back(run, relabelled)
+            self._earlier.restore(run, relabelled)
             run("DELETE FROM samples WHERE offset >= ?", (offset,))
             run("DELETE FROM temp.erased")
 

@@ -41,7 +41,7 @@ class RelabelledRows:
         """Save the row at an offset, which is replaced next, under its number."""
         run("INSERT OR REPLACE INTO relabelled SELECT ?, * FROM samples WHERE offset = ?", (number, offset))
 
-    def go_back(self, run: Execute, number: int) -> None:
+    def restore(self, run: Execute, number: int) -> None:
         """Restore every row that was replaced after the first `number`."""
         run(  # of a row that was replaced twice, the first replacement counts
             f"INSERT OR REPLACE INTO samples (offset, {COLUMN_NAMES}) "

@@ -179,8 +179,8 @@ class ForgettingService:
             return []
         figures, found = monitor.retest(self._run.learner, offset)
         for relapse in found:
-            if relapse.again is not None:
-                requests.submit_from_stream(self._ledger, relapse.again)
+            if relapse.request is not None:
+                requests.submit_from_stream(self._ledger, relapse.request)
         tested = [ForgettingEvent("retest", figures)] if figures else []
         return tested + [ForgettingEvent("relapse", each.figures) for each in found]
 

@@ -35,55 +35,57 @@ class AdaptiveRidge:
     """
 
     value: float | None
-    least: float | None
+    minimum: float | None
     gcv_margin: float | None
     found_at: int = 0
 
     @classmethod
-    def of(cls, least: float | None, gcv_margin: float | None) -> AdaptiveRidge:
+    def of(cls, minimum: float | None, gcv_margin: float | None) -> AdaptiveRidge:
         """Return the least value, not searched yet; raise ValueError where a number is not above zero."""
-        for name, value in (("variance_ridge", least), ("gcv_margin", gcv_margin)):
+        for name, value in (("variance_ridge", minimum), ("gcv_margin", gcv_margin)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}, expected a positive number")
-        return cls(least, least, None if least is None else gcv_margin)
+        return cls(minimum, minimum, None if minimum is None else gcv_margin)
 
-    def outgrown(self, sums: Statistics) -> bool:
+    def is_outdated(self, sums: Statistics) -> bool:
         """Return whether the samples have doubled since it was found."""
         return self.gcv_margin is not None and sums.total >= 2 * self.found_at
 
-    def found(self, sums: Statistics) -> AdaptiveRidge:
+    def searched(self, sums: Statistics) -> AdaptiveRidge:
         """Return the ridge for sums that have only grown since; itself where it never changes."""
-        if self.gcv_margin is None or self.least is None or self.found_at == sums.total:
+        if self.gcv_margin is None or self.minimum is None or self.found_at == sums.total:
             return self
-        return replace(self, value=strengthened(sums, self.least, self.gcv_margin), found_at=sums.total)
+        return replace(
+            self, value=cross_validated_ridge(sums, self.minimum, self.gcv_margin), found_at=sums.total
+        )
 
-    def stale(self) -> AdaptiveRidge:
+    def reset(self) -> AdaptiveRidge:
         """Return the least value, to be found anew, after samples were subtracted."""
-        return replace(self, value=self.least, found_at=0)
+        return replace(self, value=self.minimum, found_at=0)
 
     def state_dict(self) -> State:
         """Return the value and when it was found; nothing where it never changes."""
         return {} if self.gcv_margin is None else {"strength": self.value, "found_at": self.found_at}
 
-    def restored(self, state: Mapping[str, Any]) -> AdaptiveRidge:
+    def with_state(self, state: Mapping[str, Any]) -> AdaptiveRidge:
         """Return the ridge that gave `state`."""
-        value = self.least if self.gcv_margin is None else state.get("strength", self.least)
+        value = self.minimum if self.gcv_margin is None else state.get("strength", self.minimum)
         return replace(self, value=value, found_at=int(state.get("found_at", 0)))
 
 
-def strengthened(statistics: Statistics, variance_ridge: float, gcv_margin: float) -> float:
+def cross_validated_ridge(statistics: Statistics, variance_ridge: float, gcv_margin: float) -> float:
     """Return the mean, geometric, of `variance_ridge` and the error's minimiser over `gcv_margin`, if more.
 
     The error asks for more than accuracy does, most where classes are many: on CIFAR-100 six times what is
     best. So half of it is taken, in the logarithm, and none of it within gcv_margin.
     """
     tried = [gcv_margin * variance_ridge * step for step in STEPS]
-    fits = explained(statistics, tried)
+    fits = explained_shares(statistics, tried)
     best = int(fits.argmax())
     return variance_ridge * math.sqrt(STEPS[best])
 
 
-def explained(statistics: Statistics, ridges: list[float]) -> Tensor:
+def explained_shares(statistics: Statistics, ridges: list[float]) -> Tensor:
     """Return float64 [R]: the share of the targets, 0 to 1, that R ridges explain on samples left out.
 
     The mean over classes of the squared correlation of a sample's target with the score that it would have
@@ -121,7 +123,7 @@ def _squares(statistics: Statistics) -> tuple[Tensor, Tensor, Tensor] | None:
     counts = statistics.counts[known].double()
     step = -(-statistics.gram.width // MAX_FEATURES)
     mean = statistics.Q.sum(dim=1)[::step] / total  # [m]
-    A = statistics.gram.every(step).addr_(mean, mean, alpha=-total)
+    A = statistics.gram.subsampled(step).addr_(mean, mean, alpha=-total)
     spread = variance(statistics)[::step]
     scale = torch.where(spread > 0, spread.rsqrt(), 0.0)
     A.mul_(scale).mul_(scale[:, None])

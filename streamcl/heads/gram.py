@@ -94,7 +94,7 @@ class Gram:
         """The largest absolute entry."""
         return max((float(block.abs().max()) for block in self._blocks), default=0.0)
 
-    def regular(self, ridge: Tensor, *, less: Tensor | None = None) -> Cholesky:
+    def regularised(self, ridge: Tensor, *, less: Tensor | None = None) -> Cholesky:
         """Return the Cholesky factor of G + diag(ridge) - less^T less.
 
         Args:
@@ -113,7 +113,7 @@ class Gram:
             blocks.append(own)
         return Cholesky(blocks)
 
-    def every(self, step: int) -> Tensor:
+    def subsampled(self, step: int) -> Tensor:
         """Return rows and columns 0, step, 2 step, ... as a new [E, E]; only its lower triangle is valid."""
         size = len(range(0, self.width, step))
         part = torch.zeros(size, size, dtype=torch.float64, device=self._device)
@@ -125,7 +125,7 @@ class Gram:
 
     def full(self) -> Tensor:
         """Return G, float64 [D, D]."""
-        lower = self.every(1)
+        lower = self.subsampled(1)
         return lower.tril() + lower.tril(-1).T
 
     def state_dict(self) -> State:

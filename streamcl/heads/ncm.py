@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from streamcl.errors import ForgettingError
 from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.linear import padded_rows
-from streamcl.heads.statistics import PartsOfHead, confirm_counts, confirm_fit, largest, ratio
+from streamcl.heads.statistics import PartsOfHead, check_counts, check_fit, largest, ratio
 from streamcl.protocols import Rollback, State, savepoint_of
 
 Metric: TypeAlias = Literal["cosine", "euclid"]
@@ -93,7 +93,7 @@ class NCMHead(ClosedFormHead[ClassSums]):
             ValueError: another shape, a column that does not exist, or a value that is not finite.
         """
         x, targets = self.statistic_rows(features), targets.to(self._S.device)
-        confirm_fit(x, targets, self.classes)
+        check_fit(x, targets, self.classes)
         sums = x.new_zeros(self.classes, self.width).index_add_(0, targets, x)
         return ClassSums(sums, targets.bincount(minlength=self.classes))
 
@@ -147,7 +147,7 @@ class NCMHead(ClosedFormHead[ClassSums]):
         """
         other = self._aligned(other)
         S, counts = self._S - other.S, self._counts - other.counts
-        confirm_counts(counts)
+        check_counts(counts)
         gone = counts == 0
         was = float(self._S[gone].abs().max()) if bool(gone.any()) else 0.0
         if was and float(S[gone].abs().max()) > _RESIDUE * was:

@@ -23,7 +23,7 @@ from streamcl.heads.solving import linear_scores, solve_ridge, variance
 from streamcl.heads.statistics import (
     PartsOfHead,
     Statistics,
-    confirm_fit,
+    check_fit,
     smallest_eigenvalue,
     sums_by_class,
     without_residue,
@@ -96,7 +96,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
     def empty_on_rows(self, classes: int) -> RidgeHead:
         """Return a head without samples on the CPU, with the same ridge, whose features are rows phi."""
         ridge = self._solver.ridge
-        options: dict[str, Any] = {"variance_ridge": ridge.least, "gcv_margin": ridge.gcv_margin}
+        options: dict[str, Any] = {"variance_ridge": ridge.minimum, "gcv_margin": ridge.gcv_margin}
         head = RidgeHead(self.statistic_width, trace_ridge=self._trace_ridge, **options)
         head.grow(classes)
         return head
@@ -243,7 +243,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
     def _checked(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         h = self.statistic_rows(features)
         targets = targets.to(h.device)
-        confirm_fit(h, targets, self.classes)
+        check_fit(h, targets, self.classes)
         return h, targets
 
     def _aligned(self, other: Statistics) -> Statistics:
@@ -257,7 +257,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
     def _take_over(self, sums: Statistics, *, due: bool) -> None:
         """Have these sums from here on. Fails in no place, so that all of it happens."""
         self._sums, self._smallest = sums, None
-        self._solver.learned(sums, due=due)
+        self._solver.after_learning(sums, due=due)
 
     def _replace(self, left: Statistics) -> None:
         """Take over the statistics that erasing leaves, once they have been shown to be possible."""
@@ -268,14 +268,14 @@ class RidgeHead(ClosedFormHead[Statistics]):
                 hint="they were forgotten before, never learned, or their features were derived differently",
             )
         self._sums, self._smallest = left, smallest
-        self._solver.erased(left)
+        self._solver.after_erasure(left)
 
     def _ridge(self, statistics: Statistics) -> Tensor:
         """[D]: the ridge beside the uncentred G, which separates possible sums from impossible ones."""
-        if self._solver.ridge.least is None:
+        if self._solver.ridge.minimum is None:
             mean_eigenvalue = statistics.gram.trace / statistics.gram.width
             return torch.full_like(statistics.gram.diagonal(), self._trace_ridge * mean_eigenvalue)
-        return self._solver.ridge.least * variance(statistics)
+        return self._solver.ridge.minimum * variance(statistics)
 
     def _smallest_of(self, left: Statistics) -> float:
         return smallest_eigenvalue(left, self._ridge(left))

@@ -69,20 +69,20 @@ class RidgeSolver:
         """Return weights of all that is known now, [D, C] and [C]; those in use stay."""
         self._solve_if_due(statistics)
         if self._refit is None:
-            ridge = self.ridge.found(statistics)
+            ridge = self.ridge.searched(statistics)
             same = ridge.value == self.ridge.value and torch.equal(self._solved_counts, statistics.counts)
             self._refit = (self._W, self._b) if same else self._solve(statistics, ridge)
         return self._refit
 
     def exact_weights(self, statistics: Statistics) -> Weights:
         """Solve for all that is known now, use the weights from here on, and return them, [D, C] and [C]."""
-        self._due, self.ridge = True, self.ridge.stale()
+        self._due, self.ridge = True, self.ridge.reset()
         return self.weights(statistics)
 
     def falls_due(self, statistics: Statistics, counts: Tensor) -> bool:
         """Return whether a solve falls due when the counts have changed; else make one that is pending.
 
-        Called before the statistics change, which `learned` reports.
+        Called before the statistics change, which `after_learning` reports.
 
         Args:
             statistics: those before the change.
@@ -91,22 +91,22 @@ class RidgeSolver:
         grown = counts > statistics.counts
         apart = statistics.gram.width // MIN_SAMPLES_BETWEEN_SOLVES
         if is_due(counts, self._solved_counts, grown, self._refit_fraction, apart=apart):
-            if self.ridge.outgrown(statistics):  # or it would matter whether scores were asked for
+            if self.ridge.is_outdated(statistics):  # or it would matter whether scores were asked for
                 self._solve_if_due(statistics)
             return True
         self._solve_if_due(statistics)
         return False
 
-    def learned(self, statistics: Statistics, *, due: bool) -> None:
+    def after_learning(self, statistics: Statistics, *, due: bool) -> None:
         """Go on with statistics that have grown. Cannot fail, so that all of a step happens."""
         self._refit = None
         if due:
             self._due, self._solved_counts = True, statistics.counts
 
-    def erased(self, statistics: Statistics) -> None:
+    def after_erasure(self, statistics: Statistics) -> None:
         """Go on with statistics from which samples were subtracted: a solve is due, the ridge found anew."""
-        self.learned(statistics, due=True)
-        self.ridge = self.ridge.stale()
+        self.after_learning(statistics, due=True)
+        self.ridge = self.ridge.reset()
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the present weights and what is owed."""
@@ -125,12 +125,12 @@ class RidgeSolver:
         self._W, self._b, self._solved_counts = (
             torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
         )
-        self.ridge, self._due, self._refit = self.ridge.restored(state), False, None
+        self.ridge, self._due, self._refit = self.ridge.with_state(state), False, None
 
     def _solve_if_due(self, statistics: Statistics) -> None:
         if not self._due:
             return
-        ridge = self.ridge.found(statistics) if self.ridge.outgrown(statistics) else self.ridge
+        ridge = self.ridge.searched(statistics) if self.ridge.is_outdated(statistics) else self.ridge
         self._W, self._b = self._solve(statistics, ridge)
         self.ridge, self._solved_counts, self._due = ridge, statistics.counts, False
 

@@ -62,5 +62,5 @@ def _solve_discriminant(
     floor = 1e-9 * trace / total / width  # every sample at its class mean: no variance
     ridge = mean.new_full((width,), (max(shrinkage * spread, floor) or 1.0) / share)
     apart = means - mean[:, None]
-    W = statistics.gram.regular(ridge, less=within).solve(apart) / share
+    W = statistics.gram.regularised(ridge, less=within).solve(apart) / share
     return W, -(mean @ W) - (apart * W).sum(dim=0) / 2

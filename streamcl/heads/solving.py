@@ -58,10 +58,10 @@ def solve_ridge(
     ridge = torch.where(ridge > 0, ridge, 1.0)  # no variance at all: any ridge gives W = 0
     moments = Q - torch.outer(mean, counts.double())
     try:
-        W = gram.regular(ridge, less=centre).solve(moments)
+        W = gram.regularised(ridge, less=centre).solve(moments)
     except ArithmeticError:  # the variance is rounding alone: one picture again and again
         floor = max(MIN_RIDGE * gram.trace / gram.width, torch.finfo(ridge.dtype).tiny)
-        W = gram.regular(ridge.clamp(min=floor), less=centre).solve(moments)
+        W = gram.regularised(ridge.clamp(min=floor), less=centre).solve(moments)
     if variance_ridge is not None:  # else few samples are outvoted
         W = W * rarity(counts, total)
         frequency = torch.where(counts > 0, 1.0 / int((counts > 0).sum()), 0.0).double()

@@ -142,7 +142,7 @@ def sums_by_class(rows: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, 
     return Q, targets.bincount(minlength=classes)
 
 
-def confirm_fit(rows: Tensor, targets: Tensor, classes: int) -> None:
+def check_fit(rows: Tensor, targets: Tensor, classes: int) -> None:
     """Check samples before a head sums them.
 
     Args:
@@ -192,7 +192,7 @@ def ratio(difference: float, size: float) -> float:
     return difference / size if size else difference
 
 
-def confirm_counts(left: Tensor) -> None:
+def check_counts(left: Tensor) -> None:
     """Raise ForgettingError where a count of samples left, int64 [C], is negative."""
     if bool((left < 0).any()):
         raise ForgettingError("more samples of a class are to be forgotten than were learned")
@@ -204,7 +204,7 @@ def without_residue(left: Statistics, before: Statistics) -> Statistics:
     Raises:
         ForgettingError: features of `before` would be left where no samples are.
     """
-    confirm_counts(left.counts)
+    check_counts(left.counts)
     gone = left.counts == 0
     residue = float(left.Q[:, gone].abs().max()) if bool(gone.any()) else 0.0
     if residue > _RESIDUE * max(float(before.Q.abs().max()), 1e-300):
@@ -230,7 +230,7 @@ def smallest_eigenvalue(statistics: Statistics, ridge: Tensor) -> float:
     if not bool((ridge > 0).all()):
         return 0.0
     try:
-        factor = statistics.gram.regular(ridge / 2)
+        factor = statistics.gram.regularised(ridge / 2)
     except ArithmeticError:
         return 0.0
     scale = ridge.sqrt()[:, None]
@@ -247,13 +247,13 @@ def subtracted(sums: Statistics, part: Statistics) -> Statistics:
         ForgettingError: a count or an eigenvalue would be negative, so `part` is not in the sums.
     """
     left = sums - part
-    confirm_counts(left.counts)
+    check_counts(left.counts)
     if not left.total:
         return Statistics.empty(sums.gram.width, sums.Q.device, left.classes)
     left.Q[:, left.counts == 0] = 0.0
     ridge = 0.5e-6 * sums.gram.trace / sums.gram.width
     try:
-        left.gram.regular(left.Q.new_full((left.gram.width,), ridge))
+        left.gram.regularised(left.Q.new_full((left.gram.width,), ridge))
     except ArithmeticError as error:
         raise ForgettingError(
             "an eigenvalue of what remains would be negative: these are not in the sums"

@@ -45,7 +45,7 @@ def concat_width(backbone: Backbone, blocks: Sequence[int]) -> int:
         return concat_block_tokens(backbone, backbone.run(tokens, 0, max(blocks) + 1), blocks).shape[1]
 
 
-def spread_blocks(depth: int, count: int = 4) -> list[int]:
+def evenly_spaced_blocks(depth: int, count: int = 4) -> list[int]:
     """Return every second of the last blocks: 4, 6, 8, 10 of 11. Neighbours serve a linear head alike."""
     return sorted(block for block in range(depth - 1, -1, -2)[:count])
 

@@ -45,9 +45,9 @@ class LearnerContext:
 
     def blocks(self, named: Sequence[int] | None) -> list[int]:
         """Return the blocks whose tokens are the features: those named, or a spread of the last."""
-        from streamcl.learners.block_features import spread_blocks
+        from streamcl.learners.block_features import evenly_spaced_blocks
 
-        blocks, depth = list(named or spread_blocks(self.backbone.depth)), self.backbone.depth
+        blocks, depth = list(named or evenly_spaced_blocks(self.backbone.depth)), self.backbone.depth
         if max(blocks) >= depth:
             raise self.refuse("learner.blocks", f"block {max(blocks)} does not exist; there are {depth}")
         return blocks

@@ -196,6 +196,6 @@ class AdaptedProduct(torch.autograd.Function):
         down = g @ R  # [N, 2r]
         of_x = None
         if ctx.needs_input_grad[0]:
-            through = g @ W if ctx.low_pass is None else ctx.low_pass.through_rows(g, W)  # [N, d]
+            through = g @ W if ctx.low_pass is None else ctx.low_pass.filtered_product_of_rows(g, W)  # [N, d]
             of_x = torch.addmm(through, down, A)
         return of_x, None, None, down.T @ x, g.T @ h, None

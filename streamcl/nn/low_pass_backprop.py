@@ -55,7 +55,7 @@ class LowPass:
         """N, the tokens of an image in the gradients."""
         return self.basis.shape[1]
 
-    def through(self, g: Tensor, W: Tensor) -> Tensor:
+    def filtered_product(self, g: Tensor, W: Tensor) -> Tensor:
         """Return g W, [B, N, d], its patch part low-passed.
 
         Args:
@@ -65,14 +65,14 @@ class LowPass:
         Q = self.basis = self.basis.to(g)
         return Q.T @ ((Q @ g) @ W)
 
-    def through_rows(self, g: Tensor, W: Tensor) -> Tensor:
-        """Return g W, [B N, d], low-passed as by `through`.
+    def filtered_product_of_rows(self, g: Tensor, W: Tensor) -> Tensor:
+        """Return g W, [B N, d], low-passed as by `filtered_product`.
 
         Args:
             g: [B N, o], whose tokens are in the order of their images.
             W: [o, d].
         """
-        return self.through(g.view(-1, self.tokens, g.shape[1]), W).reshape(len(g), -1)
+        return self.filtered_product(g.view(-1, self.tokens, g.shape[1]), W).reshape(len(g), -1)
 
 
 class _Product(torch.autograd.Function):
@@ -87,7 +87,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (W,) = ctx.saved_tensors
-        return ctx.low_pass.through(gradients[0], W), None, None, None
+        return ctx.low_pass.filtered_product(gradients[0], W), None, None, None
 
 
 class LowPassLinear(FrozenLinear):

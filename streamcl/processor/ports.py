@@ -78,7 +78,7 @@ class StopSignal:
         self.is_set = True
 
 
-def no_part(name: str) -> bool:  # noqa: ARG001 - the signature is given
+def no_hidden_part(name: str) -> bool:  # noqa: ARG001 - the signature is given
     """Return False: nothing has been erased, so no held-out part bears an erased name."""
     return False
 
@@ -116,7 +116,7 @@ class LoopParts:
     stop: StopSignal = field(default_factory=StopSignal)
     clock: Callable[[], float] = time.monotonic
     agree: Callable[[bool], bool] = bool
-    is_hidden_part: Callable[[str], bool] = no_part
+    is_hidden_part: Callable[[str], bool] = no_hidden_part
     observers: tuple[BatchObserver, ...] = ()
 
 

@@ -24,7 +24,7 @@ COLOURS = {
     "rule": "#010103",
     "grid": "#010104",
     "stream": "#010105",
-    "held": "#010106",
+    "held_out": "#010106",
     "alarm": "#010107",
     "found": "#010108",
     "paper": "#010109",
@@ -84,7 +84,7 @@ class Curve:
     name: str
     points: Sequence[Point]
     share: bool  # a share in [0, 1], drawn from 0 to 100 %
-    held: Sequence[tuple[int, float]] = ()
+    held_out: Sequence[tuple[int, float]] = ()
     end: int = 0
     marks: Marks = field(default_factory=Marks)
 
@@ -133,11 +133,11 @@ def _lines(axes: Any, curve: Curve, top: float) -> None:
             axes.fill_between(x, low, high, color=COLOURS["stream"], alpha=0.18, linewidth=0)
         y = [min(point.mean, top) for point in curve.points]
         axes.plot(x, y, color=COLOURS["stream"], linewidth=1.6, label=curve.name)
-    if curve.held:
-        x, y = [offset for offset, _ in curve.held], [value for _, value in curve.held]
+    if curve.held_out:
+        x, y = [offset for offset, _ in curve.held_out], [value for _, value in curve.held_out]
         size = 5 if len(x) <= 60 else 2.5
         line = {"linewidth": 1.0, "marker": "o", "markersize": size, "markeredgewidth": 0.8}
-        colour = {"color": COLOURS["held"], "markeredgecolor": COLOURS["paper"]}
+        colour = {"color": COLOURS["held_out"], "markeredgecolor": COLOURS["paper"]}
         axes.plot(x, y, label="held-out accuracy", clip_on=False, zorder=3, **line, **colour)
 
 
@@ -160,9 +160,9 @@ def _marks(axes: Any, marks: Marks, top: float) -> None:
             axes.plot(list(offsets), [y] * len(offsets), label=name, zorder=zorder, **look, **colours)
 
 
-def _thinned(offsets: Sequence[int], most: int = 60) -> Sequence[int]:
+def _thinned(offsets: Sequence[int], limit: int = 60) -> Sequence[int]:
     """Return the offsets, or every second, third, ... where there are more than can be told apart."""
-    return offsets[:: math.ceil(len(offsets) / most) or 1]
+    return offsets[:: math.ceil(len(offsets) / limit) or 1]
 
 
 def _legend(figure: Any, axes: Any, size: ChartSize) -> None:

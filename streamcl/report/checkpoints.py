@@ -79,8 +79,8 @@ def _domains(path: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _bounded(path: Path, most: int) -> bytes:
+def _bounded(path: Path, limit: int) -> bytes:
     """Return a file's content; nothing where it is larger."""
     with path.open("rb") as file:
-        data = file.read(most + 1)
-    return data if len(data) <= most else b""
+        data = file.read(limit + 1)
+    return data if len(data) <= limit else b""

@@ -32,7 +32,7 @@ def speed_curve(run: RunLog) -> Curve:
 
 def is_drawn(curve: Curve) -> bool:
     """Return whether there is anything to draw."""
-    return bool(curve.points or curve.held)
+    return bool(curve.points or curve.held_out)
 
 
 def _marks(run: RunLog, summary: Mapping[str, Any]) -> Marks:

@@ -115,11 +115,11 @@ def _figures(run: RunLog, state: RunState, summary: Mapping[str, Any]) -> list[K
 
 def _chart(curve: Curve) -> dict[str, Any]:
     """Return the arguments of the part beside a chart: the table behind it."""
-    points, held = curve.points, dict(curve.held)
-    chosen = [points[place] for place in tables.spread(len(points), TABLE_ROWS)] if points else []
+    points, held = curve.points, dict(curve.held_out)
+    chosen = [points[place] for place in tables.evenly_spaced(len(points), TABLE_ROWS)] if points else []
     rows: list[tuple[int, float | None, float | None]] = [(each.offset, each.mean, None) for each in chosen]
     rows += [(offset, None, accuracy) for offset, accuracy in list(held.items())[-TABLE_ROWS:]]
-    return {"rows": sorted(rows, key=lambda row: row[0]), "held": bool(held)}
+    return {"rows": sorted(rows, key=lambda row: row[0]), "held_out": bool(held)}
 
 
 def _tables(follower: RunFollower, summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -169,7 +169,7 @@ def _requests(follower: RunFollower) -> list[dict[str, Any]]:
 
 def _still(curve: Curve) -> Curve:
     """Return the curve with points that no longer grow with the run."""
-    return Curve(curve.name, tuple(curve.points), curve.share, tuple(curve.held), curve.end, curve.marks)
+    return Curve(curve.name, tuple(curve.points), curve.share, tuple(curve.held_out), curve.end, curve.marks)
 
 
 def _moment(seconds: float) -> str:

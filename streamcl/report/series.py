@@ -89,14 +89,14 @@ class Series:
             self._share *= 2
 
 
-def fitting_window(samples: int, most: int) -> int:
-    """Return 1, 2 or 5 times a power of ten: at most a tenth of the stream, from 20 to `most`.
+def fitting_window(samples: int, limit: int) -> int:
+    """Return 1, 2 or 5 times a power of ten: at most a tenth of the stream, from 20 to `limit`.
 
     >>> [fitting_window(samples, 1000) for samples in (30, 260, 3438, 9999, 10**6)]
     [20, 20, 200, 500, 1000]
     """
     sizes = (step * 10**power for power in range(1, 7) for step in (1, 2, 5))
-    return min(most, max((size for size in sizes if 20 <= size <= samples / 10), default=20))
+    return min(limit, max((size for size in sizes if 20 <= size <= samples / 10), default=20))
 
 
 @dataclass(slots=True)

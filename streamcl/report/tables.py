@@ -48,7 +48,7 @@ class Bar:
 
     name: str
     accuracy: float
-    held: float | None
+    held_out: float | None
     samples: int | None
 
 
@@ -80,7 +80,7 @@ def accuracy_matrix(matrix: Mapping[str, Any]) -> HeatTable | None:
     offsets, parts, accuracy = (list(matrix.get(key) or []) for key in ("offsets", "parts", "accuracy"))
     if not offsets or not parts:
         return None
-    rows, columns = spread(len(offsets), MAX_ROWS), spread(len(parts), MAX_COLUMNS)
+    rows, columns = evenly_spaced(len(offsets), MAX_ROWS), evenly_spaced(len(parts), MAX_COLUMNS)
     found = []
     for row in rows:
         cells = [as_float(accuracy[row][column]) for column in columns]
@@ -89,21 +89,21 @@ def accuracy_matrix(matrix: Mapping[str, Any]) -> HeatTable | None:
     return HeatTable([str(parts[column]) for column in columns], found)
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Return at most `most` indices below `count`, evenly apart, the first and the last among them."""
-    if count <= most:
+def evenly_spaced(count: int, limit: int) -> list[int]:
+    """Return at most `limit` indices below `count`, evenly apart, the first and the last among them."""
+    if count <= limit:
         return list(range(count))
-    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+    return [round(place * (count - 1) / (limit - 1)) for place in range(limit)]
 
 
-def bars(accuracies: Mapping[str, Any], samples: Mapping[str, Any], held: Mapping[str, Any]) -> list[Bar]:
+def bars(accuracies: Mapping[str, Any], samples: Mapping[str, Any], held_out: Mapping[str, Any]) -> list[Bar]:
     """Return a bar for each name; of more than MAX_BARS those with the lowest and highest accuracy."""
     known = {str(name): share for name, value in accuracies.items() if (share := as_float(value)) is not None}
     names = list(known)
     if len(names) > MAX_BARS:
         ranked = sorted(names, key=lambda name: known[name])
         names = ranked[: MAX_BARS // 2] + ranked[-MAX_BARS // 2 :]
-    return [Bar(name, known[name], as_float(held.get(name)), as_int(samples.get(name))) for name in names]
+    return [Bar(name, known[name], as_float(held_out.get(name)), as_int(samples.get(name))) for name in names]
 
 
 def latest_per_class(run: RunLog) -> Mapping[str, Any]:
@@ -131,14 +131,14 @@ def confusion_matrix(predictions: PredictionSeries) -> HeatTable | None:
     return HeatTable([class_name(column) for column in columns], rows)
 
 
-def largest_confusions(predictions: PredictionSeries, most: int = 20) -> list[tuple[str, str, int, float]]:
+def largest_confusions(predictions: PredictionSeries, limit: int = 20) -> list[tuple[str, str, int, float]]:
     """Return (class, prediction, count, share of the class's samples), the most frequent first."""
     mistakes = [
         (count, label, guess) for (label, guess), count in predictions.pairs.items() if label != guess
     ]
     mistakes.sort(key=lambda item: (-item[0], item[1], item[2] or ""))
     return [
-        (label, class_name(other), n, n / predictions.support[label]) for n, label, other in mistakes[:most]
+        (label, class_name(other), n, n / predictions.support[label]) for n, label, other in mistakes[:limit]
     ]
 
 

@@ -9,5 +9,5 @@ RequestStatus: TypeAlias = Literal["received", "started", "done", "failed", "ref
 PENDING: frozenset[RequestStatus] = frozenset({"received", "started"})
 """Not carried out yet."""
 
-OVER: frozenset[RequestStatus] = frozenset({"done", "failed", "refused"})
+ENDED: frozenset[RequestStatus] = frozenset({"done", "failed", "refused"})
 """Over, with a receipt; of these only what has failed may become pending again."""

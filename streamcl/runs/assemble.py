@@ -8,14 +8,18 @@ from pathlib import Path
 
 from streamcl.config.compatibility import fingerprint
 from streamcl.config.options.run import RunConfig
-from streamcl.distributed.agreement import ReplicatedCheckpointStore, ReplicatedLearner, check_same_everywhere
+from streamcl.distributed.agreement import (
+    ReplicatedCheckpointStore,
+    ReplicatedLearner,
+    check_equal_on_all_ranks,
+)
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.factory.backbone import BackboneFactory, build_compute
-from streamcl.factory.forgetting import build_forgetting, for_the_loop
+from streamcl.factory.forgetting import build_forgetting, loop_forgetting
 from streamcl.factory.parts import build_fanout, build_learner, build_shift, build_waiting
 from streamcl.factory.source import SourceFactory, build_source
 from streamcl.forgetting.purging import CheckpointPurger
@@ -55,7 +59,7 @@ def assemble(
     stack.callback(source.close)
     _check_delivery(settings, source)
     backbone = vit(settings, compute)
-    check_same_everywhere("backbone", backbone.fingerprint, group)
+    check_equal_on_all_ranks("backbone", backbone.fingerprint, group)
     learner = build_learner(settings, backbone, compute, group)
     output = _open_output(settings, folder, stack, backbone.fingerprint, group)
     scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
@@ -84,7 +88,7 @@ def assemble(
     store = _checkpoint_store(output, learner, group)
     if snapshots is not None:
         store = PublishingStore(store, snapshots)
-    in_loop = for_the_loop(forgetting, (learner, scores, history), group)
+    in_loop = loop_forgetting(forgetting, (learner, scores, history), group)
     parts = LoopParts(
         detector=build_shift(settings),
         scores=scores,

@@ -37,7 +37,7 @@ from streamcl.runs.directory import checkpoints
 from streamcl.runs.learner import load_learner
 from streamcl.runs.replay import CheckpointReplay
 from streamcl.sinks.jsonl import ids_in
-from streamcl.sources.retention import held_at
+from streamcl.sources.retention import stored_at
 from streamcl.storage.json_lines import json_object
 from streamcl.storage.manifest_mac import ManifestMac
 
@@ -198,8 +198,13 @@ def _newest_figure(log: Path, kind: str, name: str) -> float | None:
 def _remaining(
     folder: Path, context: Context, source: Source, guarantee: Guarantee
 ) -> tuple[DataLocation, ...]:
-    on_disk = receipts.on_disk(False, None, 0, (), rows=context.scope.passed, held=held_at(source))
-    places = (*receipts.in_learner(context.learner.state_dict(), ()), *on_disk, *uncovered_locations(folder))
+    at = stored_at(source)
+    on_disk = receipts.disk_locations(False, None, 0, (), rows=context.scope.passed, stored_at=at)
+    places = (
+        *receipts.learner_locations(context.learner.state_dict(), ()),
+        *on_disk,
+        *uncovered_locations(folder),
+    )
     left = tuple(each for each in places if each.status in {"remains", "not reachable"})
     return (DataLocation("model", "remains", IN_THE_MODEL[guarantee]), *left)
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamcl.errors import BadRecord, ForgettingError, SourceError, SpoolFull
-from streamcl.factory.inbox import NotTaken
+from streamcl.factory.inbox import NotAccepted
 from streamcl.serving.access_control import (
     RULE,
     AccessControl,
@@ -54,7 +54,7 @@ def build_app(
     access: AccessOptions,
     *,
     label_studio: LabelStudioServer | None = None,
-    most_body_bytes: int = MAX_BODY_BYTES,
+    max_body_bytes: int = MAX_BODY_BYTES,
     body_seconds: float = BODY_SECONDS,
 ) -> Starlette:
     """Return the application over a service, whose predictors live as long as it does.
@@ -65,7 +65,7 @@ def build_app(
         service: predicts, and knows the run.
         access: who may use it.
         label_studio: from where images of tasks are fetched; by default from nowhere.
-        most_body_bytes: the largest body accepted.
+        max_body_bytes: the largest body accepted.
         body_seconds: the longest time in which a body may come.
     """
     routes, feed = _Routes(service, ServerMetrics()), served_feed(service)
@@ -95,7 +95,7 @@ def build_app(
             Middleware(Measured, metrics=routes.server_metrics),
             Middleware(KnownHosts, names=access.public_names, any_address=access.required),
             Middleware(AccessControl, options=access, log=log),
-            Middleware(BodyLimits, most=most_body_bytes, seconds=body_seconds),
+            Middleware(BodyLimits, max_bytes=max_body_bytes, seconds=body_seconds),
         ],
         exception_handlers={
             HTTPException: _http_problem,
@@ -103,7 +103,7 @@ def build_app(
             NoPredictor: _no_predictor,
             ForgettingError: _unprocessable,
             BadRecord: _unprocessable,
-            NotTaken: _not_taken,
+            NotAccepted: _not_taken,
             SpoolFull: _queue_full,
             SourceError: _no_learner,
             Exception: _fault,

@@ -30,7 +30,7 @@ from streamcl.serving.label_studio_events import AnnotationEvent, changes_of
 from streamcl.serving.metrics import ServerMetrics
 from streamcl.serving.service import ServingService
 
-TASKS_AT_A_TIME = 8
+TASKS_AT_ONCE = 8
 """Tasks whose images are fetched and predicted together."""
 
 
@@ -57,8 +57,8 @@ class LabelStudioRoutes:
         asked = checked(TasksRequest, await json_of(request, "a list of tasks"))
         control = choices_control(asked.label_config)
         found: list[TaskPrediction] = []
-        for start in range(0, len(asked.tasks), TASKS_AT_A_TIME):
-            found += await self._predict(asked.tasks[start : start + TASKS_AT_A_TIME], control)
+        for start in range(0, len(asked.tasks), TASKS_AT_ONCE):
+            found += await self._predict(asked.tasks[start : start + TASKS_AT_ONCE], control)
         return _json(TaskPredictions(results=tuple(found)))
 
     async def backend_webhook(self, request: Request) -> Response:

@@ -59,10 +59,10 @@ class KnownHosts:
 
 
 class BodyLimits:
-    """Ends a request whose body is larger than `most` bytes, or is not there after `seconds`."""
+    """Ends a request whose body is larger than `max_bytes` bytes, or is not there after `seconds`."""
 
-    def __init__(self, app: ASGIApp, *, most: int, seconds: float) -> None:
-        self._app, self._most, self._seconds = app, most, seconds
+    def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float) -> None:
+        self._app, self._max_bytes, self._seconds = app, max_bytes, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with a body that is counted as it comes."""
@@ -70,7 +70,7 @@ class BodyLimits:
             await self._app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._most:
+        if declared.isdigit() and int(declared) > self._max_bytes:
             await problem_response(413, self._too_large())(scope, receive, send)
             return
         taken, complete = 0, False
@@ -87,14 +87,14 @@ class BodyLimits:
                 raise HTTPException(408, f"the body was not complete within {self._seconds:g} s") from None
             taken += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if taken > self._most:
+            if taken > self._max_bytes:
                 raise HTTPException(413, self._too_large())
             return message
 
         await self._app(scope, counted, send)
 
     def _too_large(self) -> str:
-        return f"a body may have {self._most} bytes"
+        return f"a body may have {self._max_bytes} bytes"
 
 
 def _name_of(host: str) -> str:

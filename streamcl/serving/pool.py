@@ -33,12 +33,12 @@ RESTART_SECONDS = 0.5
 class PredictorOptions:
     """How many predictors there are, and how each computes.
 
-    threads: CPU threads of each. patience: seconds for a batch, or a start, after which one is replaced.
+    threads: CPU threads of each. timeout: seconds for a batch, or a start, after which one is replaced.
     """
 
     count: int = 1
     threads: int = 1
-    patience: float = 120.0
+    timeout: float = 120.0
 
 
 class PredictorPool:
@@ -104,10 +104,10 @@ class PredictorPool:
             self.ready -= 1
 
     async def _in_time(self, call: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
-        """Call in a thread. Raise TimeoutError after `patience`; the call ends with the process then."""
+        """Call in a thread. Raise TimeoutError after `timeout`; the call ends with the process then."""
         loop = asyncio.get_running_loop()
         called = loop.run_in_executor(self._threads, call, *args)
-        return await asyncio.wait_for(called, self.options.patience)
+        return await asyncio.wait_for(called, self.options.timeout)
 
     async def _batch_or_death(self, predictor: _PredictorProcess) -> list[WaitingImage]:
         """Return the next batch. Raise EOFError where the process dies while none is there."""

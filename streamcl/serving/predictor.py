@@ -55,18 +55,18 @@ class Predictor:
     Args:
         folder: the run's directory.
         threads: CPU threads; the learner and other predictors use the other cores.
-        patience: seconds that `refresh` waits for a snapshot where there is none.
+        timeout: seconds that `refresh` waits for a snapshot where there is none.
         vit: makes the backbone.
     """
 
     def __init__(
-        self, folder: Path, *, threads: int = 1, patience: float = 10.0, vit: BackboneFactory = build_vit
+        self, folder: Path, *, threads: int = 1, timeout: float = 10.0, vit: BackboneFactory = build_vit
     ) -> None:
         self._snapshots = folder / SNAPSHOTS
         self._config = config_of(folder).model_copy(update={"threads": threads})
         self._compute = build_compute(self._config).for_requests()
         self._backbone = vit(self._config, self._compute)
-        self._patience = patience
+        self._timeout = timeout
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
         self._loading: Future[_Served | None] | None = None
         self._served: _Served | None = None
@@ -85,7 +85,7 @@ class Predictor:
         """
         if self._loading is not None and self._loading.done():
             self._served, self._loading = self._loading.result() or self._served, None
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._timeout
         while self._served is None or not self._served.path.exists():
             self._served = self._newest()
             if self._served is None and time.monotonic() > deadline:

@@ -27,9 +27,9 @@ REDACTION_TIMEOUT = 60.0
 class BestEffortSink:
     """Hands records to `sink` from a thread of its own; what does not fit or work is dropped and counted.
 
-    No method but `redact` raises for the sink's sake, and none but `close` waits for it, at most `patience`
-    seconds, and `redact`, for longer. `flush` asks the sink to flush and does not wait: this is for copies of
-    the run's record, never for the record itself. Memory is bounded by `size` records.
+    No method but `redact` raises for the sink's sake, and none but `close` waits for it, at most
+    `close_timeout` seconds, and `redact`, for longer. `flush` asks the sink to flush and does not wait: this
+    is for copies of the run's record, never for the record itself. Memory is bounded by `size` records.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class BestEffortSink:
         name: str,
         *,
         size: int = 1000,
-        patience: float = 5.0,
+        close_timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dropped = 0
         self.failed = 0
-        self._sink, self._name, self._patience, self._clock = sink, name, patience, clock
+        self._sink, self._name, self._close_timeout, self._clock = sink, name, close_timeout, clock
         self._warn_after = float("-inf")
         self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(size)
         self._thread = threading.Thread(target=self._work, name=f"sink-{name}", daemon=True)
@@ -59,10 +59,10 @@ class BestEffortSink:
         self._enqueue(self._sink.flush)
 
     def close(self) -> None:
-        """Let the sink catch up and close it, within `patience` seconds."""
-        deadline = self._clock() + self._patience
+        """Let the sink catch up and close it, within `close_timeout` seconds."""
+        deadline = self._clock() + self._close_timeout
         try:
-            self._queue.put(None, timeout=self._patience)
+            self._queue.put(None, timeout=self._close_timeout)
         except queue.Full:
             self.dropped += self._queue.qsize()
         else:

@@ -45,14 +45,14 @@ def retained_of(source: object) -> RetainedRecords | None:
 
 
 @runtime_checkable
-class HeldRemotely(Protocol):
+class StoredRemotely(Protocol):
     """A source, or a reader, whose records stay at the other end, where streamcl cannot remove them."""
 
     @property
-    def held_at(self) -> str | None:
+    def stored_at(self) -> str | None:
         """The place, and until when, in a clause for receipts; None where it is not known."""
 
 
-def held_at(source: object) -> str | None:
+def stored_at(source: object) -> str | None:
     """Return where, and until when, the other end holds the records of a source; None where nobody says."""
-    return source.held_at if isinstance(source, HeldRemotely) else None
+    return source.stored_at if isinstance(source, StoredRemotely) else None

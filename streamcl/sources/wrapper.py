@@ -8,7 +8,7 @@ from typing import Any
 from streamcl.events import Event, StreamInfo
 from streamcl.protocols import Fetch, Source, State, fetch_of
 from streamcl.sources.delivery import Acknowledging, Closable, DeliveryGuarantee, guarantee_of
-from streamcl.sources.retention import RetainedRecords, held_at, retained_of
+from streamcl.sources.retention import RetainedRecords, retained_of, stored_at
 
 
 class SourceWrapper:
@@ -46,9 +46,9 @@ class SourceWrapper:
         return retained_of(self._source)
 
     @property
-    def held_at(self) -> str | None:
+    def stored_at(self) -> str | None:
         """The place where the wrapped source's records stay, or None."""
-        return held_at(self._source)
+        return stored_at(self._source)
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self._source)

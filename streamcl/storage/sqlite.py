@@ -59,7 +59,7 @@ class SqliteFile:
     def __init__(
         self,
         path: Path,
-        patience: float,
+        timeout: float,
         schema: Sequence[str] = LEDGER_SCHEMA,
         *,
         secret: HashSecret | None = None,
@@ -68,7 +68,7 @@ class SqliteFile:
         self._schema, self._secret = schema, secret or HashSecret()
         with self._translated_errors():
             self._make_readable()
-            self._connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+            self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
             try:
                 self.key = self._open()
             except BaseException:

@@ -133,8 +133,10 @@ class Icon:
         return f"icons/{self.style}/{self.stem}"
 
 
-def icons(most: int = 40, test_percent: float = 25, seed: int = 0) -> tuple[Collection, Collection]:
-    """Draw train and test, at most `most` drawings of a concept per font family, black on white, 64 x 64.
+def icons(
+    max_per_concept: int = 40, test_percent: float = 25, seed: int = 0
+) -> tuple[Collection, Collection]:
+    """Draw train and test, black on white, 64 x 64, at most `max_per_concept` of a concept per font family.
 
     Variants of one drawing (filled and outlined) are on the same side, so that no test drawing has been
     learned in another style. Domains are the seven styles.
@@ -144,7 +146,7 @@ def icons(most: int = 40, test_percent: float = 25, seed: int = 0) -> tuple[Coll
     listed = [icon for font, path in zip(FONTS, paths[1::2], strict=True) for icon in _listed(font, path)]
     stems = groups_of([f"{icon.family}/{icon.concept}/{icon.stem}" for icon in listed])
     cells = groups_of([name.rpartition("/")[0] for name in stems.names])  # family and concept of each stem
-    kept = _at_most(cells.index, most, seed)
+    kept = _at_most(cells.index, max_per_concept, seed)
     test = kept[split_by_group(cells.index[kept], cells.names, test_percent, seed)]
     sides = (np.flatnonzero(np.isin(stems.index, side)) for side in (np.setdiff1d(kept, test), test))
     train, held = (_collection([listed[index] for index in side], fonts) for side in sides)
@@ -201,10 +203,10 @@ def _listed(font: Font, charmap: Path) -> Iterator[Icon]:
         yield Icon(font.family, font.styles[end], stem, concept, chr(int(code, 16)))
 
 
-def _at_most(owner: Indices, most: int, seed: int) -> Indices:
-    """Return the positions (ascending) of at most `most` of each owner, seeded."""
+def _at_most(owner: Indices, limit: int, seed: int) -> Indices:
+    """Return the positions (ascending) of at most `limit` of each owner, seeded."""
     rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(np.flatnonzero(owner == code))[:most] for code in np.unique(owner)]
+    chosen = [rng.permutation(np.flatnonzero(owner == code))[:limit] for code in np.unique(owner)]
     return np.sort(np.concatenate(chosen))
 
 

@@ -33,7 +33,7 @@ class CameraReader(FrameReader):
         change: the mean difference in [0, 1] that a picture must have from the last one taken; None: any.
         label: of every picture.
         frozen_after: seconds of exactly the same picture after which the camera counts as frozen.
-        patience: seconds without a picture after which it is connected to again.
+        timeout: seconds without a picture after which it is connected to again.
         options: of libav, such as {"rtsp_transport": "tcp"}.
         name: of the stream.
         clock: returns the time in seconds.
@@ -54,14 +54,14 @@ class CameraReader(FrameReader):
         *,
         label: str | None = None,
         frozen_after: float = 30.0,
-        patience: float = 10.0,
+        timeout: float = 10.0,
         options: Mapping[str, str] | None = None,
         name: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         check_decoder()
-        self._patience = check_seconds("patience", patience)
+        self._timeout = check_seconds("timeout", timeout)
         self._label, self._clock, self._sleep = label, clock, sleep
         self.name = name or urlsplit(address).hostname or address.rpartition("/")[2] or "camera"
         self._spec = {
@@ -88,7 +88,7 @@ class CameraReader(FrameReader):
             if (now := self._clock()) < self._next_attempt:
                 self._sleep(min(timeout, self._next_attempt - now))
                 return ()
-            self._decoder = FrameDecoder(self._spec, self._patience)
+            self._decoder = FrameDecoder(self._spec, self._timeout)
         return self._frames(timeout)
 
     def replay(self, keys: Sequence[RecordKey]) -> Sequence[Arrival]:
@@ -123,7 +123,7 @@ class CameraReader(FrameReader):
             case "moving":
                 logger.info("%s moves again", self.name)
             case "hung":
-                self._reconnect(f"no picture within {self._patience:g} s")
+                self._reconnect(f"no picture within {self._timeout:g} s")
             case "error" | "end":
                 self._reconnect(message.facts.get("reason", "the stream has ended"))
         return None

@@ -50,11 +50,11 @@ class FrameDecoder:
 
     Args:
         spec: see `streams.live.frame_process.Spec`.
-        patience: seconds without a message, while one is waited for, after which the decoder hangs.
+        frame_timeout: seconds without a message, while one is waited for, after which the decoder hangs.
     """
 
-    def __init__(self, spec: Mapping[str, Any], patience: float) -> None:
-        self._patience, self._waited = patience, 0.0
+    def __init__(self, spec: Mapping[str, Any], frame_timeout: float) -> None:
+        self._frame_timeout, self._waited = frame_timeout, 0.0
         self._messages: queue.Queue[DecoderMessage] = queue.Queue(READ_AHEAD)
         self._last: DecoderMessage | None = None
         # -P: the folder of the program, which has modules named like packages, is not on its path.
@@ -76,12 +76,12 @@ class FrameDecoder:
         """Return the next message, None where none comes in time; the last one again and again."""
         if self._last is not None:
             return self._last
-        timeout = min(timeout, self._patience - self._waited)
+        timeout = min(timeout, self._frame_timeout - self._waited)
         try:
             message = self._messages.get(timeout=timeout) if timeout > 0 else self._messages.get_nowait()
         except queue.Empty:
             self._waited += timeout
-            if timeout <= 0 or self._waited < self._patience:
+            if timeout <= 0 or self._waited < self._frame_timeout:
                 return None
             message = DecoderMessage("hung", {}, b"")
         self._waited = 0.0

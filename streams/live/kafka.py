@@ -101,7 +101,7 @@ class KafkaReader:
         return self.delivery
 
     @property
-    def held_at(self) -> str:
+    def stored_at(self) -> str:
         """The topic, which holds its messages until the broker removes them."""
         return f"the Kafka topic {self._topic} holds messages until the broker removes them"
 

@@ -85,7 +85,7 @@ class ListingReader:
         return self.delivery
 
     @property
-    def held_at(self) -> str:
+    def stored_at(self) -> str:
         """The folder or bucket, which holds its files until somebody removes them."""
         return f"{self.name} holds its files until somebody removes them"
 

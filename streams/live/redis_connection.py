@@ -70,9 +70,9 @@ class RedisConnection:
         self._found_again()
         return found
 
-    def insist(self, work: Callable[[Any], _Found], patience: float) -> _Found:
-        """Return what `work` returns for the client. Raise SourceError after `patience` seconds without."""
-        until = self._clock() + patience
+    def retry_until(self, work: Callable[[Any], _Found], timeout: float) -> _Found:
+        """Return what `work` returns for the client. Raise SourceError after `timeout` seconds without."""
+        until = self._clock() + timeout
         while (found := self.attempt(lambda client: (work(client),), 0.5)) is None:
             if self._clock() >= until:
                 raise SourceError(

@@ -48,8 +48,8 @@ class Lookup:
     Ids of the form "<key>/<entry id>" are looked up; for others the streams are read from their beginning.
     """
 
-    def __init__(self, connection: RedisConnection, keys: Sequence[str], patience: float) -> None:
-        self._connection, self._keys, self._patience = connection, keys, patience
+    def __init__(self, connection: RedisConnection, keys: Sequence[str], timeout: float) -> None:
+        self._connection, self._keys, self._timeout = connection, keys, timeout
 
     def __call__(self, ids: Sequence[str]) -> Generator[tuple[str, Any], None, None]:
         """Yield ids and records that are still there. Raise SourceError without a broker."""
@@ -58,7 +58,7 @@ class Lookup:
         places = list(placed.values())
         for start in range(0, len(places), ENTRIES_AT_ONCE):
             part = places[start : start + ENTRIES_AT_ONCE]
-            entries = self._connection.insist(partial(entries_of, places=part), self._patience)
+            entries = self._connection.retry_until(partial(entries_of, places=part), self._timeout)
             yield from _wanted_among(zip(part, entries, strict=True), wanted)
         if others := wanted - placed.keys():
             for key in self._keys:
@@ -74,7 +74,7 @@ class Lookup:
         after = BEGINNING
         while True:
             read = partial(_entries_from, key=key, start=next_id(after))
-            part = self._connection.insist(read, self._patience)
+            part = self._connection.retry_until(read, self._timeout)
             if not part:
                 return
             after = as_text(part[-1][0])

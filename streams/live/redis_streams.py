@@ -100,7 +100,7 @@ class RedisReader:
         return DeliveryGuarantee("at_most_once", reason)
 
     @property
-    def held_at(self) -> str:
+    def stored_at(self) -> str:
         """The streams, which hold their entries until somebody trims them."""
         until = "a checkpoint has passed them" if self._trim else "somebody trims them"
         streams = f"{', '.join(self._keys)} at {self._connection.address}"
@@ -108,7 +108,7 @@ class RedisReader:
 
     def open(self, position: State | None) -> None:
         """Connect, and continue after `position`. Raise SourceError at a gap, or without an answer."""
-        facts = self._connection.insist(self._facts, OPEN_TIMEOUT)
+        facts = self._connection.retry_until(self._facts, OPEN_TIMEOUT)
         self._between = {}
         self._taken = {
             key: StreamPosition(*position[key])
@@ -149,7 +149,7 @@ class RedisReader:
         arrivals = list[Arrival]()
         for start in range(0, len(keys), ENTRIES_AT_ONCE):
             part = keys[start : start + ENTRIES_AT_ONCE]
-            found = self._connection.insist(partial(entries_of, places=part), OPEN_TIMEOUT)
+            found = self._connection.retry_until(partial(entries_of, places=part), OPEN_TIMEOUT)
             arrivals += [
                 self._arrival(key, entry, fields) for (key, entry), fields in zip(part, found, strict=True)
             ]

@@ -18,7 +18,7 @@ from streamcl.protocols import Fetch, State
 from streamcl.requests.label import Label
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, LiveReader, RecordKey, Rejoining
-from streamcl.sources.retention import RetainedRecords, held_at, retained_of
+from streamcl.sources.retention import RetainedRecords, retained_of, stored_at
 from streams.live.arrival_log import ArrivalLog, CutBatch
 from streams.live.backlog import Backlog
 from streams.live.cutting import Cutting
@@ -101,9 +101,9 @@ class LiveSource:
         return retained_of(self.reader)
 
     @property
-    def held_at(self) -> str | None:
+    def stored_at(self) -> str | None:
         """The place where the records stay at the other end, or None."""
-        return held_at(self.reader)
+        return stored_at(self.reader)
 
     @property
     def fetch(self) -> Fetch | None:
@@ -185,7 +185,7 @@ class LiveSource:
     def _poll(self) -> tuple[Sequence[Arrival] | None, StreamclError | None]:
         """Return what has come, None at the end; or None and the error, raised after what came before it."""
         try:
-            arrivals = self.reader.poll(self._patience())
+            arrivals = self.reader.poll(self._poll_timeout())
             self._arrive(arrivals or ())
         except StreamclError as error:
             return None, error
@@ -277,7 +277,7 @@ class LiveSource:
         self._events, self._offset = self._events + 1, event.end
         return event
 
-    def _patience(self) -> float:
+    def _poll_timeout(self) -> float:
         """Return the seconds that the reader may wait for more."""
         if not self._waiting or (longest := self._cutting.max_wait) is None:
             return POLL

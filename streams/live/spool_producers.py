@@ -18,7 +18,7 @@ from streamcl.sources.live_reader import LiveReader
 from streams.bounded_queue import put_until
 from streams.live.spool_record import SpoolEntry, SpoolFormat
 from streams.live.spool_writer import SpoolWriter, in_groups
-from streams.user.readers import ENDED
+from streams.user.readers import END_OF_ITEMS
 from streams.user.retrying import RetryingReader
 
 GROUP = 64  # records that are synced together at most
@@ -100,7 +100,7 @@ class _PullThread:
     def _pull(self) -> None:
         count, last = 0, None
         try:
-            while not self._stop.is_set() and (item := self._reader.pull(count)) is not ENDED:
+            while not self._stop.is_set() and (item := self._reader.pull(count)) is not END_OF_ITEMS:
                 entries = list(self._form.entries_of(item))
                 count += len(entries)
                 if not self._put((entries, self._note())):

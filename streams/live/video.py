@@ -39,7 +39,7 @@ class VideoReader(FrameReader):
         label: of every frame.
         sidecar: whether the labels are in a file beside the video, clip.csv or clip.json for clip.mp4: the
             columns, or keys, start and end (in seconds, the end excluded) and label. Other times have none.
-        patience: seconds without a sign of life after which the decoder is started again.
+        timeout: seconds without a sign of life after which the decoder is started again.
         name: of the stream.
     """
 
@@ -54,7 +54,7 @@ class VideoReader(FrameReader):
         *,
         label: str | None = None,
         sidecar: bool = False,
-        patience: float = 30.0,
+        timeout: float = 30.0,
         name: str | None = None,
     ) -> None:
         check_decoder()
@@ -62,7 +62,7 @@ class VideoReader(FrameReader):
             raise ConfigError("a label and a sidecar are both given", hint="leave one of them out")
         self._root, self._pattern = _root_of(path)
         self._selection = {"every": check_seconds("every", every), "change": change}
-        self._label, self._sidecar, self._patience = label, sidecar, patience
+        self._label, self._sidecar, self._timeout = label, sidecar, timeout
         self.name = name or self._root.name or "video"
         self.open(None)
 
@@ -166,7 +166,7 @@ class VideoReader(FrameReader):
     def _decoder_of(self, path: str, after: int | None, **selection: float | None) -> FrameDecoder:
         spec: dict[str, Any] = {"address": str(self._root / path), "after": after, **selection}
         fixed: dict[str, Any] = {"format": None, "options": {}, "live": False, "frozen_after": 0}
-        return FrameDecoder(spec | fixed, self._patience)
+        return FrameDecoder(spec | fixed, self._timeout)
 
     def _taken(self, message: DecoderMessage) -> Arrival | None:
         """Return the frame of a message; None for others, after which another file may be read."""
@@ -181,7 +181,7 @@ class VideoReader(FrameReader):
             if message.facts["damaged"]:
                 logger.warning("%s: %d packets of %s are damaged", self.name, message.facts["damaged"], path)
         elif message.kind in {"error", "hung"}:
-            return self._failed(path, message.facts.get("reason", f"no frame within {self._patience:g} s"))
+            return self._failed(path, message.facts.get("reason", f"no frame within {self._timeout:g} s"))
         return None
 
     def _failed(self, path: str, reason: str) -> Arrival | None:

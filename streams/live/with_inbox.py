@@ -11,7 +11,7 @@ from streamcl.protocols import State
 from streamcl.requests.label import Label
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, FetchRecords, LiveReader, RecordKey, Rejoining
-from streamcl.sources.retention import RetainedRecords, held_at, retained_of
+from streamcl.sources.retention import RetainedRecords, retained_of, stored_at
 from streams.live.spool_reader import SpoolReader
 
 OWN, INBOX = "inbox/source", "inbox/labels"
@@ -32,7 +32,7 @@ class InboxReader:
     def __init__(self, reader: LiveReader, inbox: SpoolReader) -> None:
         self.name, self.reader, self._inbox = reader.name, reader, inbox
         self._readers: tuple[LiveReader, LiveReader] = (reader, inbox)
-        self.held_at = held_at(reader)
+        self.stored_at = stored_at(reader)
         if isinstance(reader, Rejoining):
             self.rejoins = reader.rejoins
 

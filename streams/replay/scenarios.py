@@ -191,7 +191,7 @@ def blur(pieces: Sequence[Indices], percent: float, rng: np.random.Generator) ->
     """
     total = int(sum(map(len, pieces)) * percent / 100)
     asked = [len(piece) for piece in _cut(rng, np.arange(total), len(pieces))]
-    amounts = fit_to_room(asked, [len(piece) for piece in pieces])
+    amounts = fit_to_capacity(asked, [len(piece) for piece in pieces])
     pool = rng.permutation(np.concatenate([p[:n] for p, n in zip(pieces, amounts, strict=True)]))
     back = np.split(pool, list(accumulate(amounts))[:-1])
     return [
@@ -200,10 +200,10 @@ def blur(pieces: Sequence[Indices], percent: float, rng: np.random.Generator) ->
     ]
 
 
-def fit_to_room(wanted: Sequence[int], room: Sequence[int]) -> list[int]:
+def fit_to_capacity(wanted: Sequence[int], room: Sequence[int]) -> list[int]:
     """Return amounts with the sum of `wanted`, none above its room; the excess goes to the next.
 
-    >>> fit_to_room([5, 1, 0], [3, 9, 9])
+    >>> fit_to_capacity([5, 1, 0], [3, 9, 9])
     [3, 3, 0]
     """
     amounts = [min(each, most) for each, most in zip(wanted, room, strict=True)]

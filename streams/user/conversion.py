@@ -13,7 +13,7 @@ from streamcl.events import Batch, PlacedEvent, RejectedRecord, Sample
 from streamcl.requests.label import Label
 from streams.offsets import Record, batch_of, in_order, records_of
 from streams.user.label_records import checked_label, label_in
-from streams.user.notes import Notes
+from streams.user.record_warnings import RecordWarnings
 from streams.user.records import RecordPolicy, reason_of, to_samples
 
 Unit: TypeAlias = Record | Label | PlacedEvent
@@ -47,14 +47,14 @@ class Conversion:
         self._policy = policy
         self._class_names = class_names
         self._salt = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
-        self.notes = Notes(name)
+        self.warnings = RecordWarnings(name)
         self._read = partial(
             to_samples,
             name=name,
             policy=policy,
             class_names=class_names,
             columns=columns,
-            notes=self.notes,
+            warnings=self.warnings,
         )
         self.wanted = (0, 1)
         self.offset = offset

@@ -10,7 +10,7 @@ from streams.user.inner_state import from_plain, to_plain
 from streams.user.raw_record import ALIASES, RawRecord, is_batch
 
 MAX_INSPECTED = 1000  # objects inside a user's one that are looked at; some make a new one for any attribute
-ENDED = object()
+END_OF_ITEMS = object()
 """Returned by `pull` after the last item."""
 
 
@@ -33,7 +33,7 @@ def open_reader(made: Any, items: int, state: Any, *, deterministic: bool) -> In
         return IteratorReader(iterator_of(made) if owner is made else owner, owner)
     reader = IteratorReader(owner, replayable=deterministic)
     for done in range(items):
-        if reader.pull() is ENDED:
+        if reader.pull() is END_OF_ITEMS:
             raise SourceError(f"the source ended early when it was read again: after {done} of {items} items")
     return reader
 
@@ -52,7 +52,7 @@ class IndexedReader:
     def pull(self) -> Any:
         """Return the item at the next index; a BadRecord that the data set raises is returned as the item."""
         if self._index >= self._length:
-            return ENDED
+            return END_OF_ITEMS
         try:
             item = self._made[self._index]
         except BadRecord as bad:
@@ -72,8 +72,8 @@ class IteratorReader:
         self.replayable = replayable
 
     def pull(self) -> Any:
-        """Return the next item, or ENDED."""
-        return next(self._iterator, ENDED)
+        """Return the next item, or END_OF_ITEMS."""
+        return next(self._iterator, END_OF_ITEMS)
 
     def state(self) -> Any:
         """Return a plain copy of the user's own state; None where only the count of items is known."""

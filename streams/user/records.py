@@ -17,8 +17,8 @@ from streamcl.events import NO_PIXELS, Pixels, Privacy, RejectedRecord, Sample
 from streams.user.decoding import PendingImage
 from streams.user.images import ImageLimits, decode, from_array
 from streams.user.labels import brief, to_label, to_name, to_text
-from streams.user.notes import Notes
 from streams.user.raw_record import RawRecord, raw_records
+from streams.user.record_warnings import RecordWarnings
 
 Read = TypeVar("Read")
 
@@ -72,7 +72,7 @@ def to_samples(
     class_names: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     wanted: tuple[int, int] = (0, 1),
-    notes: Notes | None = None,
+    warnings: RecordWarnings | None = None,
 ) -> Iterator[Sample | RejectedRecord]:
     """Yield the samples of one record, or of a batch of them, in order; `offset` is the first one's.
 
@@ -81,7 +81,7 @@ def to_samples(
     (a domain, say) holds for all. `columns` renames a mapping's keys, {"label": "fine_label"}. A BadRecord in
     place of a record is one already rejected. Records without an id are called "{name}-{offset}". An empty
     batch yields nothing. With `on_bad_record: fail` the first BadRecord is raised. `wanted` is (rank, world):
-    records at other offsets than `rank` modulo `world` are not decoded and have no pixels. `notes` takes
+    records at other offsets than `rank` modulo `world` are not decoded and have no pixels. `warnings` takes
     every sample with the label and the id that its record gave.
     """
     policy = policy or RecordPolicy()
@@ -93,8 +93,8 @@ def to_samples(
                 raise raw
             with user_object():
                 sample = _sample(raw, default_id, policy, class_names, decoded=place % world == rank)
-            if notes is not None:
-                notes.take(place, sample, label=raw.label, own_id=sample.id != default_id)
+            if warnings is not None:
+                warnings.observe(place, sample, label=raw.label, own_id=sample.id != default_id)
             yield sample
         except BadRecord as bad:
             if policy.on_bad_record == "fail":

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from streamcl.errors import SourceError, StreamclError, cause_of
-from streams.user.readers import ENDED, IndexedReader, IteratorReader, as_items, open_reader
+from streams.user.readers import END_OF_ITEMS, IndexedReader, IteratorReader, as_items, open_reader
 
 
 @contextmanager
@@ -72,7 +72,7 @@ class RetryingReader:
         return self._reader is not None and self._reader.replayable
 
     def pull(self, offset: int) -> Any:
-        """Return the next item, or ENDED; `offset` is that of the next record, for messages.
+        """Return the next item, or END_OF_ITEMS; `offset` is that of the next record, for messages.
 
         Where the user's code raises and the object is replayable, it is made anew up to `retries` times.
         """
@@ -95,9 +95,9 @@ class RetryingReader:
                 attempt += 1
             else:
                 most = max(self.items, offset)  # a length counts items or records
-                if item is ENDED and most < self._length:
+                if item is END_OF_ITEMS and most < self._length:
                     raise SourceError(f"{self._name} ended early, after {most} of {self._length}")
-                self.items += item is not ENDED
+                self.items += item is not END_OF_ITEMS
                 return item
 
     def _open(self) -> IndexedReader | IteratorReader:
@@ -110,7 +110,7 @@ class RetryingReader:
         start, inner = self._start
         reader = open_reader(made, start, inner, deterministic=self._deterministic)
         for _ in range(self.items - start):
-            if reader.pull() is ENDED:
+            if reader.pull() is END_OF_ITEMS:
                 raise SourceError(
                     f"{self._name} ended early when it was read again: before item {self.items}"
                 )

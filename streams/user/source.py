@@ -20,7 +20,7 @@ from streams.batch_size import BatchSize
 from streams.offsets import Record, batch_of, is_full
 from streams.user.conversion import Conversion, Unit
 from streams.user.metadata import info_of, label_names
-from streams.user.readers import ENDED, is_map_style, lost_by_state
+from streams.user.readers import END_OF_ITEMS, is_map_style, lost_by_state
 from streams.user.records import RecordPolicy
 from streams.user.retrying import RetryingReader, user_code
 
@@ -229,9 +229,9 @@ class IterableSource:
     def _next_unit(self) -> Unit | None:
         while not self._queue and not self._ended:
             item = self._reader.pull(self._conversion.offset)
-            if item is ENDED:
+            if item is END_OF_ITEMS:
                 self._ended = True
-                self._conversion.notes.end()
+                self._conversion.warnings.end()
                 break
             units = self._conversion.units_of(item)
             self._pulled += len(units)

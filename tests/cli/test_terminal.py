@@ -9,7 +9,7 @@ import fault_runs
 import pytest
 from PIL import Image
 
-from streamcl.cli.terminal import one_line, printable, say
+from streamcl.cli.terminal import echo, one_line, printable
 from streamcl.errors import cause_of
 
 
@@ -20,7 +20,7 @@ def test_control_characters_are_escaped_and_scripts_stay():
 
 
 def test_lines_and_tabs_of_our_own_stay(capsys):
-    say("a\tb\nc\x1b[31m")
+    echo("a\tb\nc\x1b[31m")
     assert capsys.readouterr().out == "a\tb\nc\\x1b[31m\n"
 
 

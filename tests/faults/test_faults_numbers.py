@@ -146,7 +146,7 @@ def test_a_run_whose_services_are_down_ends_as_one_without_them(tmp_path):
 def test_a_sink_that_is_down_or_slow_changes_nothing_but_one_warning(tmp_path, caplog, seconds):
     alone = build(tmp_path / "alone", ScriptedSource([4] * 100))
     list(alone.run())
-    sink = BestEffortSink(Broken(tmp_path, seconds), "broken", size=20, patience=0.1)
+    sink = BestEffortSink(Broken(tmp_path, seconds), "broken", size=20, close_timeout=0.1)
     beside = build(tmp_path / "beside", ScriptedSource([4] * 100), beside=sink)
     list(beside.run())
     sink.close()

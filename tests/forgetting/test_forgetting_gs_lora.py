@@ -11,7 +11,7 @@ from pictures import make_batch
 from torch import nn
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.methods.ffn_lora import attached, merge, norm, unsupported_ffn
+from streamcl.forgetting.methods.ffn_lora import attached_updates, merge, norm, unsupported_ffn
 from streamcl.forgetting.methods.gs_lora import GSLoRA, GSLoRAOptions, ProximalDescent, shrink
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.nn.adapted_blocks import Adapters
@@ -94,7 +94,7 @@ def test_fresh_updates_add_nothing_have_a_gradient_and_leave_no_trace(tiny_backb
     tokens = tiny_backbone.run(tiny_backbone.stem(torch.randn(2, 3, 32, 32, generator=generator())), 0, 1)[-1]
     plain = adapters.run(tokens)[-1]
     state = state_hash(adapters.export_state())
-    with attached(adapters, adapters.block_names, 4, generator()) as blocks:
+    with attached_updates(adapters, adapters.block_names, 4, generator()) as blocks:
         assert torch.equal(adapters.run(tokens)[-1], plain)
         assert [block.norm for block in blocks] == [0.0, 0.0]
         adapters.run(tokens)[-1].square().sum().backward()
@@ -107,7 +107,7 @@ def test_folding_keeps_the_outputs_and_blocks_at_zero_stay_the_backbones_own(tin
     adapters = Adapters(tiny_backbone, rank=2, first_block=0, generator=generator())
     tokens = tiny_backbone.stem(torch.randn(2, 3, 32, 32, generator=generator()))
     frozen = {name: p.clone() for name, p in tiny_backbone.named_parameters()}
-    with attached(adapters, adapters.block_names, 4, generator()) as blocks:
+    with attached_updates(adapters, adapters.block_names, 4, generator()) as blocks:
         for block in blocks[:2]:
             for low in block.layers.values():
                 nn.init.normal_(low.lora_B, std=0.5, generator=generator())

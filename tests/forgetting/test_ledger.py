@@ -252,7 +252,7 @@ def test_a_ledger_held_for_long_says_so(path, ledger):
     with plain(path) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(ForgettingError, match="busy"):
-            Ledger(path, patience=0.05)
+            Ledger(path, timeout=0.05)
 
 
 # -- privacy -----------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_an_unfinished_request_is_not_scrubbed(ledger):
 
 
 def test_scrub_says_when_the_journal_could_not_be_emptied(path):
-    with Ledger(path, patience=0.05) as ledger, plain(path) as reader:
+    with Ledger(path, timeout=0.05) as ledger, plain(path) as reader:
         ledger.submit(REQUEST)
         ledger.refuse("r1", "no such subject")
         reader.execute("BEGIN")

@@ -76,7 +76,7 @@ def test_nothing_is_tested_or_logged_before_anything_was_erased():
 def test_shared_weights_that_tell_an_erased_class_apart_again_are_a_relapse_and_it_is_erased_again():
     figures, (found,) = watched(relapse(), Adapted(0.0)).retest(Adapted(4.0), 50)
     assert figures["risen"] == figures["relapsed"] == 1
-    again = found.again
+    again = found.request
     assert (again.kind, again.label, again.method, again.offset) == ("class", ERASED, "gs_lora", 50)
     assert {sample.label for sample in again.samples} == {ERASED}
     assert again.id == found.figures["again"] == "r1-again-50"
@@ -88,7 +88,7 @@ def test_an_erased_subject_is_tested_by_its_held_out_samples():
     request = ForgetRequest(id="r2", subject=ERASED)
     monitor = watched(relapse(faces), Adapted(0.0), request)
     _, (found,) = monitor.retest(Adapted(4.0), 50)
-    again = found.again
+    again = found.request
     assert (again.kind, again.subject) == ("subject", ERASED)
     assert {sample.subject for sample in again.samples} == {ERASED}
 
@@ -97,28 +97,28 @@ def test_a_repetition_is_measured_anew_and_after_some_a_relapse_is_only_reported
     monitor, learner = watched(relapse(), Adapted(0.0)), Adapted(4.0)
     for round_ in range(MAX_REPEATS):
         _, (found,) = monitor.retest(learner, 100 * round_)
-        assert found.again.id == f"r1-again-{100 * round_}"
-        watched(monitor, Adapted(0.0), found.again)
+        assert found.request.id == f"r1-again-{100 * round_}"
+        watched(monitor, Adapted(0.0), found.request)
     _, (found,) = monitor.retest(learner, 999)
-    assert found.again is None
+    assert found.request is None
     assert found.figures["again"] is None
 
 
 def test_a_repetition_that_did_not_help_is_not_taken_for_the_measure():
     monitor = watched(relapse(), Adapted(0.0))
     _, (found,) = monitor.retest(Adapted(4.0), 50)
-    watched(monitor, Adapted(0.1), found.again)
+    watched(monitor, Adapted(0.1), found.request)
     assert monitor.retest(Adapted(4.0), 90)[0]["risen"] == 1
 
 
 def test_by_policy_a_relapse_is_only_reported():
     _, (found,) = watched(relapse(policy="report"), Adapted(0.0)).retest(Adapted(4.0), 50)
-    assert found.again is None
+    assert found.request is None
 
 
 def test_a_method_that_repairs_nothing_is_not_repeated():
     _, (found,) = watched(relapse(), Adapted(0.0), method="head_only").retest(Adapted(4.0), 50)
-    assert found.again is None
+    assert found.request is None
 
 
 def test_a_learner_that_names_an_erased_class_has_relapsed_whatever_the_guarantee():
@@ -126,7 +126,7 @@ def test_a_learner_that_names_an_erased_class_has_relapsed_whatever_the_guarante
         monitor = watched(relapse([]), Adapted(0.0), method="closed_form", guarantee=guarantee)
         figures, (found,) = monitor.retest(Adapted(0.0, ("dog", ERASED)), 50)
         assert (figures["named"], figures["tested"]) == (1, 0)
-        assert (found.again.method, found.again.samples) == ("auto", ())
+        assert (found.request.method, found.request.samples) == ("auto", ())
 
 
 def test_learners_by_gradient_show_their_features(tiny_backbone, fp32):

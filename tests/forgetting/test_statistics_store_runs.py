@@ -195,7 +195,7 @@ def test_without_going_back_what_is_kept_would_hold_samples_twice(tmp_path, monk
                     os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(dying) < 0
-    monkeypatch.setattr(BlockFile, "go_back", lambda self, moment: setattr(self, "moment", moment))
+    monkeypatch.setattr(BlockFile, "restore", lambda self, moment: setattr(self, "moment", moment))
     run_once(tmp_path)
     reason = json.loads((tmp_path / "receipts" / "r1.json").read_text()).get("reason") or ""
     assert "carries no samples" in reason  # too many are kept, so they cannot be used

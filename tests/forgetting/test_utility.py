@@ -42,7 +42,7 @@ def test_accuracy_before_and_after_is_what_predictions_give(name, tiny_backbone,
     learner = taught(name, tiny_backbone, fp32)
     held = samples(30, 500)
     useful = UtilityProbe([HoldoutPart("all", held)]).before(learner, ForgetRequest(id="r", label="cat"))
-    assert [sample.label for sample in useful.seen.samples] == ["ant", "bee"] * 10
+    assert [sample.label for sample in useful.held_out.samples] == ["ant", "bee"] * 10
     left = [sample for sample in held if sample.label != "cat"]
     before = [guess.label == sample.label for guess, sample in pairs(learner, left)]
     if (drop := learner.capabilities.drop_adapted_branch) is not None:
@@ -78,10 +78,10 @@ def test_what_was_prepared_before_anything_was_learned_tells_the_same(name, tiny
     for start in range(0, 96, 8):
         learner.learn(Batch(start, tuple(samples(8, start))))
     before, fresh = early.before(learner, request), UtilityProbe(parts).before(learner, request)
-    assert not any(sample.image.size for sample in before.seen.samples)
+    assert not any(sample.image.size for sample in before.held_out.samples)
     assert (before.before == fresh.before).all()
     if hasattr(learner, "drop_adapted"):
-        assert before.seen.reading.adapted is not None
+        assert before.held_out.reading.adapted is not None
         learner.drop_adapted()
     cats = [sample for sample in samples(96) if sample.label == "cat"]
     learner.statistics.subtract(learner.statistics.of(cats))
@@ -106,8 +106,8 @@ def test_features_of_a_subject_who_is_erased_are_not_kept(tiny_backbone, fp32):
     utility = UtilityProbe([HoldoutPart("all", counted)])
     utility.prepare(learner)
     assert counted.read == 30
-    assert len(utility.before(learner, ForgetRequest(id="r", subject="other")).seen.samples) == 30
-    assert len(utility.before(learner, ForgetRequest(id="r", subject="s3")).seen.samples) == 24
+    assert len(utility.before(learner, ForgetRequest(id="r", subject="other")).held_out.samples) == 30
+    assert len(utility.before(learner, ForgetRequest(id="r", subject="s3")).held_out.samples) == 24
     assert counted.read == 30
     utility.before(learner, NOBODY)
     assert counted.read == 60  # nothing was there any more, so all are read anew

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from streamcl.heads import cross_validation
-from streamcl.heads.cross_validation import explained, strengthened
+from streamcl.heads.cross_validation import cross_validated_ridge, explained_shares
 from streamcl.heads.gram import Gram
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics
@@ -50,7 +50,9 @@ def ridge(made):
 @pytest.mark.parametrize("penalty", [1.0, 30.0, 1000.0])
 def test_it_is_the_correlation_with_scores_of_samples_left_out_by_their_mean_leverage(penalty):
     x, _, y = data(90, wrong=0.2)
-    found = explained(Statistics.of(x, y, CLASSES + 1), [penalty])  # a class without samples counts nowhere
+    found = explained_shares(
+        Statistics.of(x, y, CLASSES + 1), [penalty]
+    )  # a class without samples counts nowhere
     h = x.double() - x.double().mean(0)
     Y = F.one_hot(y, CLASSES).double()
     Y = Y - Y.mean(0)
@@ -66,7 +68,7 @@ def test_it_is_the_correlation_with_scores_of_samples_left_out_by_their_mean_lev
 def test_it_is_near_what_truly_leaving_each_sample_out_gives():
     x, _, y = data(120, wrong=0.3)
     ridges = [1.0, 10.0, 100.0, 1000.0, 10000.0]
-    found = explained(Statistics.of(x, y, CLASSES), ridges)
+    found = explained_shares(Statistics.of(x, y, CLASSES), ridges)
     for ridge, value in zip(ridges, found.tolist(), strict=True):
         scores = []
         for i in range(len(x)):
@@ -86,8 +88,8 @@ def test_wrong_labels_ask_for_more_and_right_ones_for_no_more_than_was_set():
     x, truth, y = data(600, wrong=0.5)
     clean = Statistics.of(x, truth, CLASSES)
     noisy = Statistics.of(x, y, CLASSES)
-    assert strengthened(noisy, 20.0, 2.0) > strengthened(clean, 20.0, 2.0)
-    assert strengthened(Statistics.of(*data(600)[:2], CLASSES), 200.0, 2.0) == 200.0
+    assert cross_validated_ridge(noisy, 20.0, 2.0) > cross_validated_ridge(clean, 20.0, 2.0)
+    assert cross_validated_ridge(Statistics.of(*data(600)[:2], CLASSES), 200.0, 2.0) == 200.0
 
 
 def test_it_makes_up_for_wrong_labels():
@@ -150,8 +152,8 @@ def test_what_is_found_never_depends_on_when_scores_were_asked_for():
 
 def test_it_is_looked_for_when_the_samples_have_doubled(monkeypatch):
     looked = []
-    real = cross_validation.strengthened
-    monkeypatch.setattr(cross_validation, "strengthened", lambda *a: looked.append(1) or real(*a))
+    real = cross_validation.cross_validated_ridge
+    monkeypatch.setattr(cross_validation, "cross_validated_ridge", lambda *a: looked.append(1) or real(*a))
     x, _, y = data(1024)
     made = head()
     for start in range(0, len(x), 8):
@@ -174,10 +176,12 @@ def test_a_learning_that_is_taken_back_leaves_what_was_found():
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_few_samples_ask_for_nothing(count):
     x, _, y = data(8)
-    assert strengthened(Statistics.of(x[:count], y[:count], CLASSES), 5.0, 2.0) >= 5.0
+    assert cross_validated_ridge(Statistics.of(x[:count], y[:count], CLASSES), 5.0, 2.0) >= 5.0
     same = torch.zeros(8, dtype=torch.int64)
-    assert strengthened(Statistics.of(x, same, CLASSES), 5.0, 2.0) == 5.0  # one class
-    flat = strengthened(Statistics.of(torch.ones(8, WIDTH), y, CLASSES), 5.0, 2.0)  # no variance at all
+    assert cross_validated_ridge(Statistics.of(x, same, CLASSES), 5.0, 2.0) == 5.0  # one class
+    flat = cross_validated_ridge(
+        Statistics.of(torch.ones(8, WIDTH), y, CLASSES), 5.0, 2.0
+    )  # no variance at all
     assert np.isfinite(flat)
 
 
@@ -185,7 +189,7 @@ def test_few_samples_ask_for_nothing(count):
 def test_images_that_are_all_alike_ask_for_nothing(value):
     x, y = torch.full((50, WIDTH), value), torch.arange(50) % CLASSES
     x[:, ::2] *= torch.linspace(0.1, 3, WIDTH // 2)  # each feature rounds in its own way
-    found = explained(Statistics.of(x, y, CLASSES), [5.0, 50.0])
+    found = explained_shares(Statistics.of(x, y, CLASSES), [5.0, 50.0])
     assert found.isfinite().all()
     assert learned(x, y).scores_refit(x).isfinite().all()
 
@@ -196,7 +200,7 @@ def test_every_so_many_rows_and_columns(step):
     rows = torch.randn(20, 1100, dtype=torch.float64)
     gram.add(rows)
     expected = (rows[:, ::step].T @ rows[:, ::step]).tril()
-    torch.testing.assert_close(gram.every(step).tril(), expected)
+    torch.testing.assert_close(gram.subsampled(step).tril(), expected)
 
 
 def test_a_wide_head_looks_at_features_evenly_spaced(monkeypatch):
@@ -204,9 +208,9 @@ def test_a_wide_head_looks_at_features_evenly_spaced(monkeypatch):
     width = 1000
     latent, _, y = data(300, width=60, wrong=0.3)
     x = latent @ torch.randn(60, width, generator=torch.Generator().manual_seed(3))  # features say much twice
-    few = explained(Statistics.of(x, y, CLASSES), [50.0, 500.0, 5000.0])
+    few = explained_shares(Statistics.of(x, y, CLASSES), [50.0, 500.0, 5000.0])
     monkeypatch.setattr(cross_validation, "MAX_FEATURES", width)
-    every = explained(Statistics.of(x, y, CLASSES), [50.0, 500.0, 5000.0])
+    every = explained_shares(Statistics.of(x, y, CLASSES), [50.0, 500.0, 5000.0])
     assert int(few.argmax()) == int(every.argmax())
     torch.testing.assert_close(few, every, rtol=0.2, atol=0.05)
 

@@ -428,7 +428,9 @@ def test_a_matrix_taken_apart_by_blocks_solves_as_one_does(width):
     ridge = torch.rand(width, dtype=torch.float64, generator=rng) + 0.5
     right = torch.randn(7, width, dtype=torch.float64, generator=rng).T
     expected = torch.linalg.solve(before - less.T @ less + ridge.diag(), right)
-    torch.testing.assert_close(gram.regular(ridge, less=less).solve(right), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        gram.regularised(ridge, less=less).solve(right), expected, rtol=1e-9, atol=1e-12
+    )
     assert torch.equal(gram.full(), before)  # the sum itself is as it was
 
 
@@ -437,7 +439,7 @@ def test_a_matrix_that_is_not_positive_definite_cannot_be_taken_apart(bad):
     gram = Gram(900)
     gram.add(torch.eye(900, dtype=torch.float64))
     ridge = torch.zeros(900, dtype=torch.float64)
-    gram.regular(ridge)
+    gram.regularised(ridge)
     ridge[bad] = -1.5
     with pytest.raises(ArithmeticError):
-        gram.regular(ridge)
+        gram.regularised(ridge)

@@ -73,7 +73,7 @@ def test_the_gradient_comes_nearer_with_the_order_and_the_output_stays(family):
 def test_prefix_tokens_are_passed_exactly():
     low_pass = LowPass(2, 4, 4, order=1)
     g, W = torch.randn(3, 18, 5), torch.randn(5, 6)
-    got = low_pass.through(g, W)
+    got = low_pass.filtered_product(g, W)
     torch.testing.assert_close(got[:, :2], (g @ W)[:, :2])
     torch.testing.assert_close(got[:, 2:], (g @ W)[:, 2:].mean(1, keepdim=True).expand(-1, 16, -1))
 

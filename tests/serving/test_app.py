@@ -47,7 +47,7 @@ def test_more_images_than_may_wait_are_refused_together(tmp_path):
 
 @pytest.mark.parametrize("declared", [{}, {"content-length": "10"}, {"content-length": "99999"}])
 def test_a_body_is_counted_as_it_comes_whatever_its_header_says(tmp_path, declared):
-    app = application(tmp_path, most_body_bytes=100)
+    app = application(tmp_path, max_body_bytes=100)
     for line, kind in (("POST /v1/predict", "image/png"), ("POST /v1/forget", "application/json")):
         headers = {"content-type": kind, **declared}
         status, answered, _ = call(app, line, headers=headers, body=[b"x" * 60, b"x" * 60])

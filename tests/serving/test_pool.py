@@ -36,7 +36,7 @@ async def _answered_after_a_hang(folder, image):
         await _until(lambda: pool.ready == 1)
         (process,) = (each for each in multiprocessing.active_children() if each.name == "predictor")
         os.kill(process.pid, signal.SIGSTOP)
-        pool.options = replace(patient, patience=0.5)
+        pool.options = replace(patient, timeout=0.5)
         (answer,) = batcher.submit([image], 1)
         await _until(lambda: pool.restarts == 1)
         pool.options = patient

@@ -107,6 +107,6 @@ def test_an_erasure_by_a_run_that_publishes_nothing_removes_them_all(tmp_path):
         run.forget(label="4")
         run.processor.forget()
     assert list_snapshots(folder / SNAPSHOTS) == []
-    predictor = Predictor(folder, patience=0.0)
+    predictor = Predictor(folder, timeout=0.0)
     with pytest.raises(NoModel):
         predictor.refresh()

@@ -320,7 +320,7 @@ class TestLossy:
     def test_a_stuck_sink_holds_nobody_up_and_warns_once_a_minute(self, caplog):
         gate, now = threading.Event(), [0.0]
         kept = Kept(gate)
-        sink = BestEffortSink(kept, "stuck", size=10, patience=0.05, clock=lambda: now[0])
+        sink = BestEffortSink(kept, "stuck", size=10, close_timeout=0.05, clock=lambda: now[0])
         with caplog.at_level(logging.WARNING):
             for number in range(1000):
                 sink.write("metrics", {"n": number})

@@ -89,7 +89,7 @@ def reader(camera) -> Iterator[Callable[..., CameraReader]]:
     made = []
 
     def make(**options) -> CameraReader:
-        made.append(CameraReader(camera.address, **{"every": 0, "patience": 20.0, **options}))
+        made.append(CameraReader(camera.address, **{"every": 0, "timeout": 20.0, **options}))
         return made[-1]
 
     yield make
@@ -143,7 +143,7 @@ def test_a_frozen_camera_is_said_and_brings_nothing_until_it_moves(camera, reade
 
 def test_a_camera_that_sends_nothing_or_hangs_up_is_connected_to_again(camera, reader):
     waits: list[float] = []
-    made = reader(patience=3.0, sleep=waits.append, clock=lambda: sum(waits))
+    made = reader(timeout=3.0, sleep=waits.append, clock=lambda: sum(waits))
     with logged() as lines:
         until(made, 1)
         camera.mood = "silent"
@@ -214,7 +214,7 @@ def test_an_rtsp_stream_is_read():
         free.bind(("127.0.0.1", 0))
         address = f"rtsp://127.0.0.1:{free.getsockname()[1]}/camera"
     options = {"rtsp_flags": "listen", "listen_timeout": "20"}
-    made = CameraReader(address, every=0, options=options, patience=30.0)
+    made = CameraReader(address, every=0, options=options, timeout=30.0)
     stop = threading.Event()
     thread = threading.Thread(target=push, args=(address, stop))
     thread.start()

@@ -18,7 +18,7 @@ from streams.replay.scenarios import (
     blur,
     disjoint,
     domain_incremental,
-    fit_to_room,
+    fit_to_capacity,
     iid,
     new_instances_and_classes,
     order_for,
@@ -100,7 +100,7 @@ def test_blurring_pools_exactly_that_share_and_keeps_every_size(
 @given(pairs=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=6))
 def test_amounts_that_do_not_fit_go_to_other_parts(pairs: list[tuple[int, int]]) -> None:
     asked, room = [want for want, _ in pairs], [most for _, most in pairs]
-    amounts = fit_to_room(asked, room)
+    amounts = fit_to_capacity(asked, room)
     assert all(0 <= amount <= most for amount, most in zip(amounts, room, strict=True))
     assert sum(amounts) == min(sum(asked), sum(room))
 

@@ -134,7 +134,7 @@ def test_a_decoder_that_hangs_or_dies_is_started_again_and_cannot_hang_the_run(
     program = tmp_path / "program.py"
     program.write_text(PROGRAMS[kind])
     monkeypatch.setattr(frame_decoder, "PROGRAM", program)
-    reader = VideoReader(str(clip), patience=0.2)
+    reader = VideoReader(str(clip), timeout=0.2)
     (arrival,) = read(reader)
     assert isinstance(arrival.value, BadRecord)
     reader.close()

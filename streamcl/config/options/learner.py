@@ -51,7 +51,7 @@ else:
     LearnerOptions = Annotated[Union[(*_BUILT_IN, *_OWN)], Discriminator(variant), by_name(DEFAULT)]
 
 
-def beyond_depth(learner: Any, depth: int) -> list[InitErrorDetails]:
+def blocks_beyond_depth(learner: Any, depth: int) -> list[InitErrorDetails]:
     """Return a fault for each block that a learner's options name and a backbone of that depth lacks."""
     kept = f"backbone.depth keeps blocks 0 to {depth - 1}"
     return [

@@ -15,7 +15,7 @@ from streamcl.config.options.forget import ForgettingOptions
 from streamcl.config.options.labels import LabelOptions
 from streamcl.config.options.learner import (
     LearnerOptions,
-    beyond_depth,
+    blocks_beyond_depth,
     conflict,
     default_learner,
     learner_factory,
@@ -110,7 +110,7 @@ class RunConfig(Options):
     @classmethod
     def _within_depth(cls, learner: Any, info: ValidationInfo) -> Any:
         depth = info.data["backbone"].depth if "backbone" in info.data else None
-        if depth is not None and (faults := beyond_depth(learner, depth)):
+        if depth is not None and (faults := blocks_beyond_depth(learner, depth)):
             raise ValidationError.from_exception_data("RunConfig", faults)
         return learner
 

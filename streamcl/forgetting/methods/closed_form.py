@@ -23,7 +23,7 @@ from streamcl.forgetting.methods.protocol import (
     DataLocation,
     ErasureResult,
     drop_class,
-    knows,
+    knows_class,
     not_affected,
     purge,
     required,
@@ -66,7 +66,7 @@ class ClosedFormRemoval:
             return NO_STATISTICS
         if request.kind == "class" and context.capabilities.drop_class is None:
             return CANNOT_DROP
-        if not knows(request, context):
+        if not knows_class(request, context):
             return "no class of that name was learned"
         if touched := shared_weights(context):
             return f"the samples have trained shared weights ({', '.join(touched)})"

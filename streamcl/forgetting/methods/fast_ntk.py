@@ -12,7 +12,7 @@ from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.jacobian import ParameterSubset, SampleOutput
 from streamcl.forgetting.methods.objective import BOUND_MARGIN, ForgetObjective
 from streamcl.forgetting.methods.protocol import Context, ErasureResult
-from streamcl.forgetting.methods.retain_set import Retain, missing, retained
+from streamcl.forgetting.methods.retain_set import Retain, missing_reason, retained_samples
 from streamcl.forgetting.methods.weight_repair import (
     RepairableBlocks,
     finish_repair,
@@ -32,7 +32,7 @@ STEP_SHARES = (1.0, 0.5, 0.25, 0.125)
 MIN_AGREEMENT = 0.95
 """Share of retained answers that every step must keep as they were before the first."""
 
-CHANGE = "repaired, not retrained: closed-form steps in the adapters of the last {} blocks"
+REPAIR_DESCRIPTION = "repaired, not retrained: closed-form steps in the adapters of the last {} blocks"
 
 FAST_NTK_RESIDUAL = (
     "The steps are right for a linear model and all retained data; here they are estimates from a few "
@@ -81,7 +81,7 @@ class FastNTK:
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
         """Return a reason unless there are adapted blocks, samples of both sorts, a Jacobian that fits."""
-        if reason := unrepairable_reason(request, context) or missing(self._retain, request, context):
+        if reason := unrepairable_reason(request, context) or missing_reason(self._retain, request, context):
             return reason
         forget = min(self._forget, context.scope.learned or len(request.samples))
         subset = self._subset(repairable_blocks(context, self._blocks), request)
@@ -96,7 +96,7 @@ class FastNTK:
         blocks = repairable_blocks(context, self._blocks)
         subset = self._subset(blocks, request)
         forgotten = samples_to_forget(request, context, self._forget)
-        others = retained(self._retain, request, context, forgotten, self._retain_samples)
+        others = retained_samples(self._retain, request, context, forgotten, self._retain_samples)
         if reason := self._too_large(len(forgotten), len(others), subset.count):
             raise ForgettingError(reason)
         objective = ForgetObjective.of(blocks, request, forgotten, others)
@@ -109,7 +109,7 @@ class FastNTK:
             subset.restore(backup)
             raise
         figures = {**objective.report(before, after), **walked, "parameters": subset.count}
-        locations = finish_repair(request, context, others, CHANGE.format(len(blocks.names)))
+        locations = finish_repair(request, context, others, REPAIR_DESCRIPTION.format(len(blocks.names)))
         return ErasureResult(self.name, self.guarantee, FAST_NTK_RESIDUAL, locations, rounded(figures))
 
     def _subset(self, blocks: RepairableBlocks, request: ForgetRequest) -> ParameterSubset:

@@ -78,7 +78,7 @@ def unsupported_ffn(adapters: Adapters) -> str | None:
 
 
 @contextmanager
-def attached(
+def attached_updates(
     adapters: Adapters, names: Sequence[str], rank: int, generator: torch.Generator
 ) -> Iterator[list[FFNBlock]]:
     """Yield the named blocks with updates of both FFN linears in place; on leaving these are removed."""
@@ -96,7 +96,10 @@ def attached(
 
 
 def merge(adapters: Adapters, blocks: Sequence[FFNBlock]) -> int:
-    """Merge every group that is not zero into its block's weights, after `attached`; return their number."""
+    """Merge every group that is not zero into its block's weights; return their number.
+
+    Called after `attached_updates`.
+    """
     changed = [block for block in blocks if block.norm > 0]
     for block in changed:
         for path, layer in block.layers.items():

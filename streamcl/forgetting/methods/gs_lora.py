@@ -15,7 +15,7 @@ from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.ffn_lora import (
     FFNBlock,
     ParameterGroup,
-    attached,
+    attached_updates,
     merge,
     norm,
     unsupported_ffn,
@@ -27,7 +27,7 @@ from streamcl.forgetting.methods.objective import (
     ForgetObjective,
 )
 from streamcl.forgetting.methods.protocol import Context, ErasureResult
-from streamcl.forgetting.methods.retain_set import Retain, missing, retained
+from streamcl.forgetting.methods.retain_set import Retain, missing_reason, retained_samples
 from streamcl.forgetting.methods.weight_repair import (
     finish_repair,
     repairable_blocks,
@@ -103,7 +103,7 @@ class GSLoRA:
         if reason := unrepairable_reason(request, context):
             return reason
         adapters = repairable_blocks(context, self._strength.blocks).adapters
-        return unsupported_ffn(adapters) or missing(self._retain, request, context)
+        return unsupported_ffn(adapters) or missing_reason(self._retain, request, context)
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Change the FFNs, merge the change into the learner's weights, drop the class, finish the repair.
@@ -114,11 +114,11 @@ class GSLoRA:
         strength = self._strength
         repaired = repairable_blocks(context, strength.blocks)
         forgotten = samples_to_forget(request, context, strength.forget)
-        others = retained(self._retain, request, context, forgotten, strength.retain)
+        others = retained_samples(self._retain, request, context, forgotten, strength.retain)
         objective = ForgetObjective.of(repaired, request, forgotten, others)
         generator = torch.Generator().manual_seed(0)  # a repetition after a crash comes to the same weights
         before, steps = objective.figures(), 0
-        with attached(repaired.adapters, repaired.names, strength.rank, generator) as blocks:
+        with attached_updates(repaired.adapters, repaired.names, strength.rank, generator) as blocks:
             if not objective.is_done(before):
                 steps = descend(objective, blocks, strength, generator)
             after = objective.figures()
@@ -156,7 +156,7 @@ def descend(
     a_round = math.ceil(len(objective.forget) / strength.batch)
     seen: deque[tuple[float, int]] = deque(maxlen=a_round)  # of each step: mean loss, samples recognised
     rows = (len(objective.forget), strength.batch), (len(objective.retain), strength.keep)
-    drawn = [draws(count, size, strength.steps, generator) for count, size in rows]
+    drawn = [random_batches(count, size, strength.steps, generator) for count, size in rows]
     for number, (forget, retain) in enumerate(zip(*drawn, strict=True)):
         losses, shown, distance = objective.terms(forget, retain)
         seen.append((float(losses.detach().mean()), int(shown.sum())))
@@ -188,7 +188,7 @@ def _all_done(objective: ForgetObjective) -> bool:
     return objective.is_done(now) and now["forget_accuracy"] <= MAX_RECOGNISED / 2
 
 
-def draws(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+def random_batches(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield rows, int64 [n], n at most `size`, for each step: each comes once before any comes again."""
     waiting = torch.zeros(0, dtype=torch.int64)
     for _ in range(steps):

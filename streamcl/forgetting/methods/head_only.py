@@ -10,7 +10,7 @@ from streamcl.forgetting.methods.protocol import (
     DataLocation,
     ErasureResult,
     drop_class,
-    knows,
+    knows_class,
     purge,
     shared_weights,
 )
@@ -32,7 +32,7 @@ class HeadOnly:
         able = context.capabilities
         if request.kind == "class" and able.drop_class is None:
             return CANNOT_DROP
-        if not knows(request, context):
+        if not knows_class(request, context):
             return "no class of that name was learned"
         if context.scope.learned and (able.statistics is not None or able.cohorts is not None):
             return "its sums hold the samples, and dropping a name would leave them there"

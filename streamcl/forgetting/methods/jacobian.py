@@ -17,7 +17,7 @@ from streamcl.nn.lora import LoRALinear
 SampleOutput: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(features [N, d], logits [N, C], rows [N]) to one number a sample, [N], of its own features alone."""
 
-Seen: TypeAlias = dict[LoRALinear, tuple[Tensor, Tensor]]
+LayerTensors: TypeAlias = dict[LoRALinear, tuple[Tensor, Tensor]]
 """Inputs and outputs of each layer, in one pass over some samples."""
 
 
@@ -103,8 +103,8 @@ def _by_pair(layer: LoRALinear, taken: Tensor, gradient: Tensor, samples: int) -
 
 
 @contextmanager
-def _recorded(layers: Sequence[LoRALinear]) -> Iterator[Seen]:
-    seen: Seen = {}
+def _recorded(layers: Sequence[LoRALinear]) -> Iterator[LayerTensors]:
+    seen: LayerTensors = {}
 
     def note(layer: nn.Module, taken: tuple[Tensor, ...], given: Tensor) -> None:
         assert isinstance(layer, LoRALinear)

@@ -186,7 +186,7 @@ def not_affected(names: Sequence[str], explanation: str) -> tuple[DataLocation, 
     return tuple(DataLocation(name, "not affected", explanation) for name in names)
 
 
-def knows(request: ForgetRequest, context: Context) -> bool:
+def knows_class(request: ForgetRequest, context: Context) -> bool:
     """Return False where the request is for a class that the learner has not learned, else True."""
     return request.kind != "class" or bool(context.scope.learned) or request.label in context.learner.classes
 

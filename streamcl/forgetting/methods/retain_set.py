@@ -15,8 +15,8 @@ from streamcl.forgetting.methods.protocol import Context
 Retain: TypeAlias = Callable[[int], Sequence[Sample]]
 """Gives up to so many samples to retain: the next live batches, stored images or public proxies.
 
-Their labels are never learned, so a live batch can be used before it is predicted; `retained` leaves out
-samples of the request.
+Their labels are never learned, so a live batch can be used before it is predicted; `retained_samples` leaves
+out samples of the request.
 """
 
 _Item = TypeVar("_Item")
@@ -26,7 +26,7 @@ MIN_RETAINED = 8
 1.7 % of all others was measured for CLIP)."""
 
 
-def missing(retain: Retain | None, request: ForgetRequest, context: Context) -> str | None:
+def missing_reason(retain: Retain | None, request: ForgetRequest, context: Context) -> str | None:
     """Return why there is nothing to retain; None where there is, or may be."""
     given = retain is not None or context.others is not None
     if given or len(_held(request, context)) >= MIN_RETAINED:
@@ -38,7 +38,7 @@ def missing(retain: Retain | None, request: ForgetRequest, context: Context) -> 
     )
 
 
-def retained(
+def retained_samples(
     retain: Retain | None, request: ForgetRequest, context: Context, forgotten: Sequence[Sample], limit: int
 ) -> list[Sample]:
     """Return at most `limit` samples that are neither in scope nor of a class that the learner does not know.

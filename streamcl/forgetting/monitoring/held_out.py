@@ -61,12 +61,12 @@ class HeldOutSamples:
         return self._places
 
 
-def spread_over(parts: Sequence[HoldoutPart], most: int) -> Iterator[Sample]:
-    """Yield at most `most` samples, evenly over all parts; no others are read."""
-    return _read(parts, subsample(_places(parts), most))
+def sample_evenly(parts: Sequence[HoldoutPart], limit: int) -> Iterator[Sample]:
+    """Yield at most `limit` samples, evenly over all parts; no others are read."""
+    return _read(parts, subsample(_places(parts), limit))
 
 
-def within(samples: Sequence[Sample], limit: int) -> list[Sample]:
+def within_bytes(samples: Sequence[Sample], limit: int) -> list[Sample]:
     """Return the first samples whose images have at most `limit` bytes together."""
     sizes = accumulate(sample.image.nbytes for sample in samples)
     return [sample for sample, size in zip(samples, sizes, strict=True) if size <= limit]

@@ -18,7 +18,7 @@ import torch
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.monitoring.held_out import HeldOutSamples, Named, within
+from streamcl.forgetting.monitoring.held_out import HeldOutSamples, Named, within_bytes
 from streamcl.protocols import Learner, State
 from streamcl.requests.terms import Guarantee
 
@@ -68,7 +68,7 @@ class RelapseFinding:
     """One relapse: figures to log, without names, and the request that repeats the erasure, if any does."""
 
     figures: Mapping[str, Any]
-    again: ForgetRequest | None
+    request: ForgetRequest | None
 
 
 class RelapseMonitor:
@@ -175,7 +175,7 @@ class RelapseMonitor:
         useless = not named and erased.method in NOT_REPEATED
         if self._policy != "repeat" or useless or erased.repeats >= MAX_REPEATS:
             return None
-        samples = [] if named else within(self._held_out.of(kind, name), MAX_CARRIED_BYTES)
+        samples = [] if named else within_bytes(self._held_out.of(kind, name), MAX_CARRIED_BYTES)
         return ForgetRequest(
             id=f"{request}{REPEAT_MARK}{offset}",
             offset=offset,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import StreamclError
 from streamcl.events import NO_PIXELS, ForgetRequest, HoldoutPart, Sample
-from streamcl.forgetting.monitoring.held_out import spread_over
+from streamcl.forgetting.monitoring.held_out import sample_evenly
 from streamcl.protocols import Learner
 
 CorrectFlags: TypeAlias = npt.NDArray[np.bool_]
@@ -51,7 +51,7 @@ class UtilityProbe:
         if self._samples is not None and cached is not None:
             self._samples = replace(self._samples, reading=cached.refresh_features(self._samples.reading))
             return self._samples
-        samples = [sample for sample in spread_over(self._parts, MAX_SAMPLES) if sample.label is not None]
+        samples = [sample for sample in sample_evenly(self._parts, MAX_SAMPLES) if sample.label is not None]
         if cached is None:
             return _HeldOut([sample for sample in samples if sample.label in learner.classes], None)
         if samples:
@@ -96,15 +96,15 @@ class _HeldOut:
 class UtilityBaseline:
     """Which held-out samples a learner classified correctly before an erasure, bool [N]."""
 
-    seen: _HeldOut
+    held_out: _HeldOut
     before: CorrectFlags
 
     def after(self, learner: Learner) -> dict[str, float] | None:
         """Return accuracy before and after on samples of classes still known; None where there are none."""
-        known = np.array([sample.label in learner.classes for sample in self.seen.samples], dtype=bool)
+        known = np.array([sample.label in learner.classes for sample in self.held_out.samples], dtype=bool)
         if not known.any():
             return None
-        now = self.seen.correct(learner)
+        now = self.held_out.correct(learner)
         return {
             "samples": int(known.sum()),
             "before": float(self.before[known].mean()),

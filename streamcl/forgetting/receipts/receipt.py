@@ -191,7 +191,7 @@ def log_entry(request: ForgetRequest, outcome: ErasureOutcome) -> dict[str, Any]
     }
 
 
-def in_learner(state: Mapping[str, Any], reported: Sequence[DataLocation]) -> tuple[DataLocation, ...]:
+def learner_locations(state: Mapping[str, Any], reported: Sequence[DataLocation]) -> tuple[DataLocation, ...]:
     """Return the locations that a method reported, and those that no method knows.
 
     state: the learner's before the erasure.
@@ -207,23 +207,25 @@ def in_learner(state: Mapping[str, Any], reported: Sequence[DataLocation]) -> tu
     return (*reported, *(each for each in others if each.name not in named))
 
 
-def on_disk(
+def disk_locations(
     named: bool,
     checkpoint: PurgedCheckpoint | None,
     changed: int,
     derived: Sequence[str],
     *,
     rows: int,
-    held: str | None = None,
+    stored_at: str | None = None,
     requests: int = 1,
 ) -> tuple[DataLocation, ...]:
     """Return one entry a location.
 
     named: whether a class, a domain or a held-out part has lost its name with its samples. changed: log
-    records edited; derived: files removed; rows: lineage; held: where the records came from. requests: how
-    many were carried out at once.
+    records edited; derived: files removed; rows: lineage; stored_at: where the records came from. requests:
+    how many were carried out at once.
     """
     origin = "the stream's own files are not streamcl's to change"
+    if stored_at is not None:
+        origin = f"{stored_at}; {origin}"
     metrics = DataLocation(
         "metrics", "remains", "aggregate counts include the samples' predictions; no ids, no pixels"
     )
@@ -261,11 +263,11 @@ def on_disk(
             "not reachable",
             "figures sent to MLflow or another service hold no ids; they stay, with names of held-out parts",
         ),
-        DataLocation("source data", "not reachable", origin if held is None else f"{held}; {origin}"),
+        DataLocation("source data", "not reachable", origin),
     )
 
 
-def and_spool(
+def with_spool_location(
     locations: Sequence[DataLocation], erased: int, description: str, *, requests: int = 1
 ) -> tuple[DataLocation, ...]:
     """Return the locations of a run whose source has a spool. erased: records taken out of it.

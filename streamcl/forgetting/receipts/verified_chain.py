@@ -10,7 +10,7 @@ from streamcl.errors import ForgettingError
 from streamcl.forgetting.ledger import LedgerEntry
 from streamcl.forgetting.receipts.archive import AUDITS, RECEIPTS, read_audits, receipt_path
 from streamcl.forgetting.receipts.receipt import Receipt
-from streamcl.requests.status import OVER
+from streamcl.requests.status import ENDED
 from streamcl.storage import hash_chain
 from streamcl.storage.signed_link import verify_head, verify_link_key
 from streamcl.storage.signing import PublicKeys
@@ -44,7 +44,7 @@ def verify_chain(folder: Path, entries: Sequence[LedgerEntry], keys: PublicKeys)
             raise ForgettingError(f"{name} is the receipt of request {receipt.request!r}")
     last = {receipt.request: receipt for receipt in receipts.values()}
     for entry in entries:
-        if entry.status in OVER and not _has_ended(last.get(entry.id), entry.status):
+        if entry.status in ENDED and not _has_ended(last.get(entry.id), entry.status):
             raise ForgettingError(
                 f"the ledger says that request {entry.id!r} is {entry.status}, and the receipt of that is "
                 "missing"

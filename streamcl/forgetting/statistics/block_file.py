@@ -51,10 +51,10 @@ class BlockFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = SqliteFile(path, patience=10.0, schema=BLOCK_SCHEMA)
+        self._file = SqliteFile(path, timeout=10.0, schema=BLOCK_SCHEMA)
         self.moment = 0
 
-    def standing(self, cohort: bytes, head: int) -> list[tuple[int, int]]:
+    def present_blocks(self, cohort: bytes, head: int) -> list[tuple[int, int]]:
         """Return the numbers of a cohort's blocks, and the samples of each, largest and oldest first."""
         query = "SELECT id, samples FROM blocks WHERE cohort = ? AND head = ? AND died IS NULL ORDER BY id"
         return self._file.query(query, cohort, head)
@@ -69,7 +69,7 @@ class BlockFile:
 
     def blocks(self, cohort: bytes, head: int) -> Iterator[StatisticsBlock]:
         """Yield the blocks of a cohort."""
-        for number, _ in self.standing(cohort, head):
+        for number, _ in self.present_blocks(cohort, head):
             yield self.load(number)
 
     def transaction(self) -> contextlib.AbstractContextManager[Execute]:
@@ -98,7 +98,7 @@ class BlockFile:
             run("DELETE FROM blocks WHERE died <= ?", (oldest,))
             run("DELETE FROM commits WHERE moment < ?", (oldest,))
 
-    def go_back(self, moment: int) -> None:
+    def restore(self, moment: int) -> None:
         """Restore the blocks of that moment, 0 for none. Raise ForgettingError where it cannot be reached."""
         self.moment = moment
         if moment and not self._file.query("SELECT 1 FROM commits WHERE moment = ?", moment):
@@ -114,7 +114,7 @@ class BlockFile:
     def replace(self, cohort: bytes, head: int, left: StatisticsBlock) -> None:
         """Replace a cohort's blocks by `left`, or by none where it is of no samples; staged."""
         with self._file.transaction() as run:
-            for number, _ in self.standing(cohort, head):
+            for number, _ in self.present_blocks(cohort, head):
                 run("UPDATE blocks SET died = ? WHERE id = ?", (STAGED, number))
             if left.samples:
                 insert(run, cohort, head, left, STAGED)

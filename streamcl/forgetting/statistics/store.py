@@ -93,7 +93,7 @@ class StatisticsStore:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to that moment. Raise ForgettingError where the file does not reach back to it."""
-        self.file.go_back(int(state["moment"]))
+        self.file.restore(int(state["moment"]))
         self._waiting, self._count = [], 0
 
     def select(self, groups: Mapping[bytes | None, tuple[int, int]]) -> StatisticsSelection:
@@ -113,7 +113,7 @@ class StatisticsStore:
         self._waiting, self._count = [], 0
 
     def _fold(self, run: Execute, cohort: bytes, head: int, units: Sequence[StatisticsBlock]) -> None:
-        stack = [_Placed(samples, number) for number, samples in self.file.standing(cohort, head)]
+        stack = [_Placed(samples, number) for number, samples in self.file.present_blocks(cohort, head)]
         for unit in units:
             new = unit
             while stack and stack[-1].samples <= new.samples:

@@ -11,10 +11,10 @@ from streamcl.events import Sample
 logger = logging.getLogger(__name__)
 
 MAX_RECENT_IDS = 100_000  # ids that are remembered, some 20 MB; a repetition after more records is not found
-FIRST = 256  # labels that are counted before it is said that most are missing
+LABELS_CHECKED = 256  # labels that are counted before it is said that most are missing
 
 
-class Notes:
+class RecordWarnings:
     """Oddities of a stream's records: labels spelled differently, labels missing, ids repeated.
 
     Nothing is changed here, and nothing of it is part of a checkpoint: a resumed process begins anew.
@@ -26,7 +26,7 @@ class Notes:
         self._total = self._unlabelled = 0
         self._ids: OrderedDict[int, int] | None = OrderedDict()
 
-    def take(self, offset: int, sample: Sample, *, label: Any, own_id: bool) -> None:
+    def observe(self, offset: int, sample: Sample, *, label: Any, own_id: bool) -> None:
         """Note a sample. label: as its record gave it. own_id: whether the record gave the id."""
         if not self._spelling_said and isinstance(label, str) and sample.label not in {label, None}:
             self._spelling_said = True
@@ -41,12 +41,12 @@ class Notes:
             self._note_id(offset, sample.id, self._ids)
         self._total += 1
         self._unlabelled += sample.label is None
-        if self._total == FIRST:
+        if self._total == LABELS_CHECKED:
             self._say_unlabelled()
 
     def end(self) -> None:
         """Note the end of the stream."""
-        if self._total < FIRST:
+        if self._total < LABELS_CHECKED:
             self._say_unlabelled()
 
     def _say_unlabelled(self) -> None:
