@@ -15,7 +15,7 @@ define install
 	touch "$(VENV)/.installed-$(1)"; }
 endef
 
-.PHONY: help demo demo-icons demo-live install install-test install-lint install-docs test test-all test-slow test-faults test-kafka lint types check docs notebooks generated clean
+.PHONY: help demo demo-icons demo-live install install-test install-lint install-docs test test-all test-slow test-faults test-package test-kafka lint types check docs notebooks generated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -53,6 +53,9 @@ test-slow: install-test  ## the tests that take longer
 
 test-faults: install-test  ## crash and fault cases alone, those that take longer too
 	"$(BIN)/python" -m pytest -m faults -n auto --dist loadfile
+
+test-package: install-test  ## build the wheel, install it into an empty environment and use it there
+	"$(BIN)/python" -m pytest -m "slow or not slow" tests/project/test_package.py
 
 test-kafka: install-test  ## the Kafka source against a real broker: make test-kafka BROKERS=host:port
 	@test -n "$(BROKERS)" || { echo "name a broker: make test-kafka BROKERS=host:port" >&2; exit 2; }
