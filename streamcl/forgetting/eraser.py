@@ -229,7 +229,7 @@ class Eraser:
             stored,
             others,
             self._drift,
-            request_replay(run.replay, plan.target.offsets, self._lineage, self._tombstones, offset),
+            request_replay(run.replay, rows, self._lineage, self._tombstones, offset),
         )
 
     def _erase_figures(self, plan: ErasurePlan) -> tuple[DataLocation, ...]:

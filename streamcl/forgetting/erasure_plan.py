@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from streamcl.events import Batch, ForgetRequest
+from streamcl.events import ForgetRequest
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.replay import RequestReplay, StreamReplay
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.selection import Selection
-from streamcl.forgetting.tombstones import Tombstones, drop_samples
+from streamcl.forgetting.tombstones import Tombstones
 from streamcl.sinks.redaction import RedactionTarget
 
 
@@ -62,31 +62,25 @@ def plan_erasure(request: ForgetRequest, lineage: Lineage, run: RunResources) ->
 
 
 def request_replay(
-    stream: StreamReplay | None,
-    selected: Collection[int],
-    lineage: Lineage,
-    tombstones: Tombstones,
-    end: int,
+    stream: StreamReplay | None, rows: Selection, lineage: Lineage, tombstones: Tombstones, end: int
 ) -> RequestReplay | None:
     """Return the replay that would erase some records; None where the run has none, or none are selected.
 
     Args:
         stream: replays the run's stream.
-        selected: offsets of the request's records.
+        rows: the request's records.
         lineage: knows which records other requests of this erasure have taken.
         tombstones: of what was erased before.
         end: offset at which the run stands.
     """
-    if stream is None or not selected:
+    if stream is None or not rows.count:
         return None
-    dropped = frozenset(selected) | lineage.hidden_offsets()
 
-    def filter_batch(batch: Batch) -> Batch:
-        here = dropped.intersection(range(batch.offset, batch.end))
-        remaining = tombstones.drop_erased(batch)
-        return drop_samples(remaining, here) if here else remaining
+    def select() -> frozenset[int]:
+        offsets = (row.offset for chunk in rows.chunks(learned=False) for row in chunk)
+        return lineage.hidden_offsets().union(offsets)
 
-    return RequestReplay(stream, min(dropped), end, filter_batch)
+    return RequestReplay(stream, select, end, tombstones.drop_erased)
 
 
 def emptied_classes(request: ForgetRequest, rows: Selection) -> tuple[str, ...]:

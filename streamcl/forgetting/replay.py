@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from streamcl.events import Batch
+from streamcl.forgetting.tombstones import drop_samples
 
 
 class StreamReplay(Protocol):
@@ -34,23 +36,35 @@ class StreamReplay(Protocol):
         """Make the run's detector that of the replay, once the erasure has succeeded; else do nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class RequestReplay:
     """The replay that would erase what one request selects.
 
-    first: offset of the first record that the request selects. end: where the run stands.
-    filter_batch: removes the request's records, and those that were erased before.
+    select: returns the offsets of the request's records, one at least, and of those that requests of the same
+    erasure have taken; called once, where a replay is considered at all. end: where the run stands.
+    drop_erased: removes what was erased before from a batch.
     """
 
     stream: StreamReplay
-    first: int
+    select: Callable[[], frozenset[int]]
     end: int
-    filter_batch: Callable[[Batch], Batch]
+    drop_erased: Callable[[Batch], Batch]
+
+    @cached_property
+    def dropped(self) -> frozenset[int]:
+        """The offsets of the records that are not learned again."""
+        return self.select()
+
+    def filter_batch(self, batch: Batch) -> Batch:
+        """Return a batch without the records that are not learned again; their places stay."""
+        here = self.dropped.intersection(range(batch.offset, batch.end))
+        remaining = self.drop_erased(batch)
+        return drop_samples(remaining, here) if here else remaining
 
     @property
     def start(self) -> int | None:
         """The offset of the checkpoint to begin at; None where there is none."""
-        return self.stream.checkpoint_before(self.first)
+        return self.stream.checkpoint_before(min(self.dropped))
 
     @property
     def unsupported_reason(self) -> str | None:
@@ -59,7 +73,7 @@ class RequestReplay:
             return reason
         if (start := self.start) is None:
             return (
-                f"no checkpoint is kept from before record {self.first}, the first of the request's "
+                f"no checkpoint is kept from before record {min(self.dropped)}, the first of the request's "
                 "(see checkpoint.keep)"
             )
         if self.end - start > self.stream.limit:

@@ -105,7 +105,7 @@ def forecast_request(
             retain_source(source, lineage, tombstones.drop_erased),
             replay=request_replay(
                 CheckpointReplay(config, source, learner, saved),
-                [row.offset for chunk in rows.chunks(learned=False) for row in chunk],
+                rows,
                 lineage,
                 tombstones,
                 saved.newest_offset(),
