@@ -70,13 +70,20 @@ class Annotations(AbstractContextManager["Annotations"]):
             for number in numbers:
                 run("DELETE FROM annotations WHERE number = ?", (number,))
 
-    def erase(self, target: RedactionTarget) -> int:
-        """Remove, for good, those of some records and of some classes; return how many."""
+    def count(self, target: RedactionTarget) -> int:
+        """Return how many there are of some records and of some classes."""
+        read = self._file.query
+        found = [read("SELECT number FROM annotations WHERE record = ?", name) for name in target.ids]
+        found += [read("SELECT number FROM annotations WHERE label = ?", name) for name in target.labels]
+        return len({number for rows in found for (number,) in rows})
+
+    def erase(self, target: RedactionTarget) -> None:
+        """Remove, for good, those of some records and of some classes."""
         with self._erasing() as run:
-            removed = sum(run("DELETE FROM annotations WHERE record = ?", (i,)).rowcount for i in target.ids)
-            named = (run("DELETE FROM annotations WHERE label = ?", (name,)) for name in target.labels)
-            removed += sum(each.rowcount for each in named)
-        return removed
+            for name in target.ids:
+                run("DELETE FROM annotations WHERE record = ?", (name,))
+            for name in target.labels:
+                run("DELETE FROM annotations WHERE label = ?", (name,))
 
     def erase_returned(self, ids: Collection[str], labels: Collection[Label]) -> None:
         """Remove, for good, those of some records, and those that gave these labels."""
@@ -120,12 +127,23 @@ def annotated_records(folder: Path) -> Iterator[str]:
         yield from known.records()
 
 
-def erase_annotations(folder: Path, target: RedactionTarget) -> tuple[DataLocation, ...]:
-    """Remove a target from the annotations; return what was done there, nothing where a run has none."""
+def count_annotations(folder: Path, target: RedactionTarget) -> int:
+    """Return how many annotations of a run are of a target."""
+    if not (folder / ANNOTATIONS).exists():
+        return 0
+    with Annotations(folder / ANNOTATIONS) as known:
+        return known.count(target)
+
+
+def erase_annotations(folder: Path, target: RedactionTarget, removed: int) -> tuple[DataLocation, ...]:
+    """Remove a target from the annotations; return what was done there, nothing where a run has none.
+
+    removed: how many the receipt says there were, before a crash too.
+    """
     if not (folder / ANNOTATIONS).exists():
         return ()
     with Annotations(folder / ANNOTATIONS) as known:
-        removed = known.erase(target)
+        known.erase(target)
     status: LocationStatus = "erased" if removed else "not affected"
     return (DataLocation("annotations of a labelling tool", status, f"{removed} were of it"),)
 

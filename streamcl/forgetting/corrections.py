@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.feature_binding import RowComparison
+from streamcl.forgetting.feature_probe import FeatureChecks
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, RequestScope, drop_emptied
@@ -24,11 +24,11 @@ class SampleCorrections:
     Args:
         resources: the parts of the run.
         lineage: of what was learned.
-        drift: compares features with those that were learned.
+        features: how they are compared with those that were learned.
     """
 
-    def __init__(self, resources: RunResources, lineage: Lineage, drift: RowComparison | None = None) -> None:
-        self._run, self._lineage, self._drift = resources, lineage, drift
+    def __init__(self, resources: RunResources, lineage: Lineage, features: FeatureChecks) -> None:
+        self._run, self._lineage, self._features = resources, lineage, features
         self._method = ClosedFormRemoval()
 
     def learned_label(self, name: str) -> str | None:
@@ -60,9 +60,10 @@ class SampleCorrections:
             learner,
             scope,
             lambda chunk: [found[row.offset] for row in chunk],
-            retrieval.unavailable,
-            stored,
-            drift=self._drift,
+            unavailable=retrieval.unavailable,
+            changed_features=self._features.probes([rows]),
+            statistics=stored,
+            drift=self._features.rows,
         )
         if reason := self._method.unsupported_reason(request, context) or retrieval.unavailable:
             raise ForgettingError(reason)

@@ -9,7 +9,8 @@ from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.disk_erasure import DiskErasure, erase_on_disk
 from streamcl.forgetting.erasure_plan import ErasurePlan, plan_erasure, request_replay
-from streamcl.forgetting.feature_binding import RowComparison
+from streamcl.forgetting.erasure_progress import ErasureProgress
+from streamcl.forgetting.feature_probe import FeatureChecks
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import (
@@ -50,7 +51,7 @@ class Eraser:
     """Carries requests out: `plan` and `execute` each in memory, `finalise` all on disk after the commit.
 
     methods: those to choose from, of equal guarantees the one listed first. tombstones: of
-    what was erased before. drift: compares features with those that were learned.
+    what was erased before.
     """
 
     def __init__(
@@ -59,12 +60,12 @@ class Eraser:
         ledger: Ledger,
         lineage: Lineage,
         methods: Sequence[ForgettingMethod],
+        features: FeatureChecks,
         *,
         tombstones: Tombstones,
         clock: Callable[[], float],
-        drift: RowComparison | None = None,
     ) -> None:
-        self._drift = drift
+        self._features = features
         self._run, self._ledger, self._lineage = resources, ledger, lineage
         self._methods, self._tombstones, self._clock = tuple(methods), tombstones, clock
         newest = ledger.recall(NEWEST_RECEIPT)
@@ -153,7 +154,7 @@ class Eraser:
                 run=self._run.folder.resolve().name,
             )
             if outcome.outcome == "done" and erased is not None:
-                locations = (*receipt.locations, *erased.locations(plan))
+                locations = (*receipt.locations, *erased.locations(plan.request.id))
                 update = {"checkpoint": erased.checkpoint, "locations": locations}
                 self._archive.write(receipt.model_copy(update=update), key)
             else:
@@ -166,7 +167,8 @@ class Eraser:
         for plan in plans:
             self._tombstones.add_tombstones(plan.request, plan.target.ids)
             self._ledger.add_tombstones(plan.request.id, "part", plan.parts)
-        erased = erase_on_disk(self._run, plans)
+        progress = ErasureProgress(self._ledger, [plan.request.id for plan in plans])
+        erased = erase_on_disk(self._run, plans, progress)
         self._lineage.erase(sorted({offset for plan in plans for offset in plan.target.offsets}))
         return erased
 
@@ -225,11 +227,12 @@ class Eraser:
             run.learner,
             scope,
             retrieval.samples,
-            retrieval.unavailable,
-            stored,
-            others,
-            self._drift,
-            request_replay(run.replay, rows, self._lineage, self._tombstones, offset),
+            unavailable=retrieval.unavailable,
+            changed_features=self._features.probes(scope.chunks()),
+            statistics=stored,
+            others=others,
+            drift=self._features.rows,
+            replay=request_replay(run.replay, rows, self._lineage, self._tombstones, offset),
         )
 
     def _erase_figures(self, plan: ErasurePlan) -> tuple[DataLocation, ...]:

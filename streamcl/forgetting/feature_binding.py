@@ -19,6 +19,10 @@ from streamcl.storage.plain_state import Array
 PROJECTIONS = 2
 """Numbers a row and head. One alone misses a change of relative size s with a chance of about 1e-5 / s."""
 
+SAME_FEATURES = 1e-5
+"""Relative difference of features from those that were learned, up to which they are called the same: batches
+of another size and other thread counts round by some 1e-7, another resize or library changes 1e-3."""
+
 NOISE = 1e-12
 """Relative rounding of the projections themselves, in float64; differences below it are called none."""
 

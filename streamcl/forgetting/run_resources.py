@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from streamcl.capabilities.declaration import capabilities_of
+from streamcl.forgetting.feature_probe import FeatureProbe
 from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.receipts.archive import SigningKeySource, no_signing_key
 from streamcl.forgetting.replay import StreamReplay
@@ -15,7 +16,7 @@ from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.statistics.store import StatisticsSelection, StatisticsStore
 from streamcl.forgetting.waiting_store import WaitingStore
 from streamcl.protocols import Learner, Source
-from streamcl.sinks.redaction import RedactableSink
+from streamcl.sinks.redaction import RunRecord
 from streamcl.storage import files
 from streamcl.storage.files import Disk
 from streamcl.storage.snapshots import Snapshots
@@ -56,7 +57,8 @@ class RunResources:
     """The parts of a run that an erasure reaches.
 
     snapshots: those that this process publishes for others that answer requests; None where it does not.
-    fingerprint: of the run's configuration. signing_key: signs receipts. disk: writes files.
+    fingerprint: of the run's configuration. probe: of the backbone's features. signing_key: signs receipts.
+    disk: writes files.
     """
 
     folder: Path
@@ -64,7 +66,7 @@ class RunResources:
     source: Source
     scores: RedactableScores
     history: RedactableHistory
-    sink: RedactableSink
+    sink: RunRecord
     thumbnails: Thumbnails | None = None
     checkpoints: CheckpointPurger | None = None
     snapshots: Snapshots | None = None
@@ -74,6 +76,7 @@ class RunResources:
     waiting: WaitingStore | None = None
     replay: StreamReplay | None = None
     fingerprint: str = ""
+    probe: FeatureProbe | None = None
     signing_key: SigningKeySource = no_signing_key
     disk: Disk = field(default_factory=lambda: files.DISK)
 

@@ -16,6 +16,7 @@ from streamcl.forgetting.corrections import SampleCorrections
 from streamcl.forgetting.eraser import Eraser
 from streamcl.forgetting.erasure_plan import ErasurePlan
 from streamcl.forgetting.feature_binding import FeatureBinding
+from streamcl.forgetting.feature_probe import FeatureChecks, ProbeHistory
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
@@ -61,16 +62,12 @@ class ForgettingService:
         self._clock = clock
         self._features = FeatureBinding(lineage.key)
         self._features.observe(resources.learner)
+        self._probes = ProbeHistory(ledger, resources.probe)
+        checks = FeatureChecks(self._features.drift, self._probes.difference_from_learned)
         self._eraser = Eraser(
-            resources,
-            ledger,
-            lineage,
-            methods,
-            tombstones=self._tombstones,
-            clock=clock,
-            drift=self._features.drift,
+            resources, ledger, lineage, methods, checks, tombstones=self._tombstones, clock=clock
         )
-        self.corrections = SampleCorrections(resources, lineage, self._features.drift)
+        self.corrections = SampleCorrections(resources, lineage, checks)
         self._schedule = sorted(schedule, key=lambda each: each.offset)
         self._requests: dict[str, ForgetRequest] = {}
         self._applied: dict[str, ErasureOutcome] = {}
@@ -262,6 +259,7 @@ class ForgettingService:
     def _go_on_from(self, offset: int, statistics: Mapping[str, Any], relabelled: int) -> None:
         """Drop what was recorded at or after an offset: the stream goes on from there."""
         self._lineage.truncate(offset, relabelled)
+        self._probes.begin(offset)
         self._offset = offset
         if self._run.statistics is not None:
             self._run.statistics.load_state_dict(statistics)

@@ -22,15 +22,17 @@ from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.forgetting import build_forgetting, loop_forgetting
 from streamcl.factory.parts import build_fanout, build_learner, build_shift, build_waiting
 from streamcl.factory.source import SourceFactory, build_source
+from streamcl.forgetting.feature_probe import FeatureProbe
 from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.run_resources import RunResources
+from streamcl.nn.probe_features import probe_features
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy, StopSignal
 from streamcl.protocols import CheckpointStore, Learner, Source
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.replay import CheckpointReplay
 from streamcl.runs.run import Run
-from streamcl.runs.summary import environment
+from streamcl.runs.summary import environment, library_versions
 from streamcl.sinks.fanout import Fanout
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
@@ -82,6 +84,7 @@ def assemble(
             waiting=waiting,
             replay=replay,
             fingerprint=fingerprint(settings),
+            probe=FeatureProbe.of(probe_features(backbone), library_versions()),
             signing_key=default_key_folder().key_in_use,
         )
         forgetting = build_forgetting(settings, resources, stack)

@@ -16,6 +16,7 @@ from streamcl.factory.backbone import BackboneFactory, build_vit
 from streamcl.factory.forgetting import build_methods
 from streamcl.factory.source import build_source
 from streamcl.forgetting.erasure_plan import request_replay
+from streamcl.forgetting.feature_probe import FeatureProbe, ProbeHistory
 from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.lineage_row import LineageRow
@@ -31,11 +32,15 @@ from streamcl.forgetting.retrieval import Retrieval, retain_source
 from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.statistics.store import STATISTICS, By, StatisticsSelection, StatisticsStore
 from streamcl.forgetting.tombstones import Tombstones
+from streamcl.nn.backbone import Backbone
+from streamcl.nn.device import Compute
+from streamcl.nn.probe_features import probe_features
 from streamcl.protocols import Source
 from streamcl.requests.terms import Guarantee
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.learner import load_learner
 from streamcl.runs.replay import CheckpointReplay
+from streamcl.runs.summary import library_versions
 from streamcl.sinks.jsonl import ids_in
 from streamcl.sources.retention import stored_at
 from streamcl.storage.json_lines import json_object
@@ -80,7 +85,14 @@ def forecast_request(
     A process may work on the run meanwhile. Raise ForgettingError where every method would refuse, with the
     reasons, CheckpointError where the run has no checkpoint.
     """
-    learner, config = load_learner(folder, vit=vit)
+    probes = list[FeatureProbe]()
+
+    def probed(config: RunConfig, compute: Compute) -> Backbone:
+        backbone = vit(config, compute)
+        probes.append(FeatureProbe.of(probe_features(backbone), library_versions()))
+        return backbone
+
+    learner, config = load_learner(folder, vit=probed)
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(folder / LEDGER))
         lineage = stack.enter_context(closing(Lineage(folder / LINEAGE)))
@@ -100,9 +112,10 @@ def forecast_request(
             learner,
             scope,
             retrieval.samples,
-            retrieval.unavailable,
-            _statistics(config, folder, lineage, rows, stack),
-            retain_source(source, lineage, tombstones.drop_erased),
+            unavailable=retrieval.unavailable,
+            changed_features=ProbeHistory(ledger, *probes).difference_from_learned(scope.chunks()),
+            statistics=_statistics(config, folder, lineage, rows, stack),
+            others=retain_source(source, lineage, tombstones.drop_erased),
             replay=request_replay(
                 CheckpointReplay(config, source, learner, saved),
                 rows,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -69,6 +71,15 @@ def timing(throughput: Throughput, compute: Compute, ranks: int = 1) -> dict[str
         "peak_memory_mb": peak_memory_mb(),
         "peak_device_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
     }
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that features depend on."""
+    found = {}
+    for name in ("torch", "torchvision", "timm", "numpy", "pillow"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def environment(compute: Compute, ranks: int = 1) -> dict[str, Any]:

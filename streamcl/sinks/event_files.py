@@ -21,7 +21,7 @@ def redact_event_files(folder: Path, parts: Collection[str], *, disk: files.Disk
     A file that names none of them stays as it is. Where the package tensorboard is missing, or a file is
     damaged, a file that names one is removed. No process may be writing to the files.
     """
-    named = [path for path in sorted(folder.glob(EVENT_FILES)) if _names_any(path.read_bytes(), parts)]
+    named = event_files_with(folder, parts)
     for path in named:
         content = _without(path.read_bytes(), parts)
         if content is None or _names_any(content, parts):
@@ -29,6 +29,11 @@ def redact_event_files(folder: Path, parts: Collection[str], *, disk: files.Disk
         else:
             files.atomic_write(path, content, disk=disk)
     return len(named)
+
+
+def event_files_with(folder: Path, parts: Collection[str]) -> list[Path]:
+    """Return the event files in a folder that name any of these held-out parts."""
+    return [path for path in sorted(folder.glob(EVENT_FILES)) if _names_any(path.read_bytes(), parts)]
 
 
 def _names_any(content: bytes, parts: Collection[str]) -> bool:

@@ -11,7 +11,13 @@ from streamcl.protocols import Sink, State
 from streamcl.registry import SINKS, call_with
 from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.sinks.jsonl import JsonlSink
-from streamcl.sinks.redaction import MissedRedaction, RedactableSink, RedactionTarget
+from streamcl.sinks.redaction import (
+    MissedRedaction,
+    NoteCount,
+    RedactableSink,
+    RedactionTarget,
+    count_unnoted,
+)
 
 
 class Fanout:
@@ -41,19 +47,22 @@ class Fanout:
         if errors:
             raise errors[0]
 
-    def redact(self, target: RedactionTarget) -> int:
-        """Redact in each sink that can; return how many records changed.
+    def redact(self, target: RedactionTarget, note: NoteCount = count_unnoted) -> int:
+        """Redact in each sink that can; return how many records changed. Of copies it is noted afterwards.
 
         Raise MissedRedaction, after all others, where copies by a sink still hold what was erased.
         """
         changed, missed = 0, list[str]()
-        for sink in self.sinks.values():
+        for name, sink in self.sinks.items():
             try:
-                changed += sink.redact(target) if isinstance(sink, RedactableSink) else 0
+                if isinstance(sink, JsonlSink):
+                    changed += sink.redact(target, note)
+                elif isinstance(sink, RedactableSink):
+                    changed += note(name, sink.redact(target))
             except MissedRedaction as error:
                 missed += error.sinks
         if missed:
-            raise MissedRedaction(missed, changed)
+            raise MissedRedaction(missed)
         return changed
 
     def state_dict(self) -> State:

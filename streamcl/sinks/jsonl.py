@@ -13,7 +13,7 @@ import numpy as np
 
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
-from streamcl.sinks.redaction import RedactionTarget
+from streamcl.sinks.redaction import NoteCount, RedactionTarget, count_unnoted
 from streamcl.storage import files
 from streamcl.storage.json_lines import json_object
 
@@ -94,16 +94,16 @@ class JsonlSink:
         self._sizes = {topic: end or 0 for topic, end in ends.items()}
         self._given, self._flushed = dict(counts), counts
 
-    def redact(self, target: RedactionTarget) -> int:
+    def redact(self, target: RedactionTarget, note: NoteCount = count_unnoted) -> int:
         """Take a target out of every file, those of earlier processes too; return how many lines changed.
 
         Lines stay in their places, and nothing of what they held, nor how long they were. A crash leaves each
-        file with its old content or its new.
+        file with its old content or its new; how many lines of it change is noted before.
         """
         self.flush()
         self._close_files()
         paths = [path for path in self._paths.values() if path.exists()]
-        changed = sum(_rewrite(path, target, disk=self._disk) for path in paths)
+        changed = sum(_rewrite(path, target, note, disk=self._disk) for path in paths)
         self._sizes = {topic: self._size(topic) for topic in self._paths}
         return changed
 
@@ -142,12 +142,12 @@ def ids_in(path: Path) -> Iterator[tuple[int | None, str]]:
                 yield record.get("offset"), name
 
 
-def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:
+def _rewrite(path: Path, target: RedactionTarget, note: NoteCount, *, disk: files.Disk) -> int:
     """Redact one file atomically; return how many lines changed. Nothing is written where none does."""
     with path.open("rb") as log:
         begins = _first_change(log, target)
         if begins is None:
-            return 0
+            return note(path.name, 0)
         changed = 0
         with files.replace_content(path, disk=disk) as handle:
             log.seek(0)
@@ -161,6 +161,7 @@ def _rewrite(path: Path, target: RedactionTarget, *, disk: files.Disk) -> int:
                     files.write_all(handle, bytes(waiting), disk=disk)
                     waiting = bytearray()
             files.write_all(handle, bytes(waiting), disk=disk)
+            changed = note(path.name, changed)
     return changed
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from streamcl.errors import StreamclError
 from streamcl.protocols import Sink
@@ -52,15 +52,25 @@ class RedactionTarget:
         return isinstance(value, str) and value in self.labels
 
 
+NoteCount: TypeAlias = Callable[[str, int], int]
+"""Makes durable how many records of a file, by its name, are to change, and returns the count that holds: the
+one from before where a crash has interrupted the same erasure after the file was replaced."""
+
+
+def count_unnoted(name: str, count: int) -> int:  # noqa: ARG001 - the signature is given
+    """Return the count, which is not made durable."""
+    return count
+
+
 class MissedRedaction(StreamclError):
     """Copies of a run's record, by sinks, still hold what was erased; the record itself does not.
 
-    sinks: their names. changed: how many records of the others changed.
+    sinks: their names.
     """
 
-    def __init__(self, sinks: Sequence[str], changed: int = 0) -> None:
+    def __init__(self, sinks: Sequence[str]) -> None:
         super().__init__(f"the sinks {', '.join(sinks)} still hold what was erased")
-        self.sinks, self.changed = tuple(sinks), changed
+        self.sinks = tuple(sinks)
 
 
 @runtime_checkable
@@ -71,4 +81,14 @@ class RedactableSink(Sink, Protocol):
         """Redact every record written so far; positions stay as they are. Return how many changed.
 
         After a crash a record is as before or redacted; redacting again is harmless.
+        """
+
+
+class RunRecord(Sink, Protocol):
+    """The sinks of a run together, or the one that is its record."""
+
+    def redact(self, target: RedactionTarget, note: NoteCount = count_unnoted) -> int:
+        """Redact like RedactableSink, each count noted before the records are gone; return their sum.
+
+        Raise MissedRedaction, after all others, where copies by a sink still hold what was erased.
         """

@@ -16,6 +16,9 @@ class RetainedRecords(Protocol):
     def description(self) -> str:
         """A statement for receipts of what is kept, and for how long; without names and paths."""
 
+    def count(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
+        """Return how many records `erase` would take out."""
+
     def erase(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
         """Take out, for each request, the records with its ids, and all that its tombstones would drop.
 

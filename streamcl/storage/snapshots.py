@@ -110,14 +110,18 @@ class Snapshots:
             files.remove(old, disk=self._disk)
         return info
 
+    def stale(self) -> list[Path]:
+        """Return the paths of every snapshot but the one that this object published last."""
+        newest = None if self.published is None else self._path(self.published)
+        return [path for path in list_snapshots(self.folder) if path != newest]
+
     def purge(self) -> int:
-        """Remove every snapshot but the one that this object published last; return how many were removed.
+        """Remove every stale snapshot; return how many were removed.
 
         After an erasure and its commit none is left that is older. A reader answers nothing by a snapshot
         that has been removed.
         """
-        newest = None if self.published is None else self._path(self.published)
-        removed = [path for path in list_snapshots(self.folder) if path != newest]
+        removed = self.stale()
         for path in removed:
             files.remove(path, disk=self._disk)
         files.sweep(self.folder, disk=self._disk)

@@ -141,6 +141,17 @@ class Spool:
         with self._borrowed() as log:
             yield from ((header_of(each)["id"], value_of(each)) for each in log.find(matches))
 
+    def count(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
+        """Return how many records `erase` would redact. All headers are searched."""
+        selected = _Erased(erasures)
+
+        def is_erased(record: LogRecord) -> bool:
+            head = header_of(record)
+            return is_record(head) and selected.has(head)
+
+        with self._borrowed() as log:
+            return sum(1 for _ in log.find(is_erased, bodies=False))
+
     def erase(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
         """Redact records (see RetainedRecords) in one pass; return how many."""
         selected, erased = _Erased(erasures), 0

@@ -122,6 +122,10 @@ class _BothRetained:
         """For how long either keeps a record."""
         return "; ".join(dict.fromkeys(each.description for each in self._both))
 
+    def count(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
+        """Return how many records of both `erase` would take out."""
+        return sum(each.count(erasures) for each in self._both)
+
     def erase(self, erasures: Sequence[tuple[ForgetRequest, Collection[str]]]) -> int:
         """Take records out of both."""
         return sum(each.erase(erasures) for each in self._both)

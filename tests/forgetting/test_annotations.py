@@ -8,6 +8,7 @@ from streamcl.forgetting.annotations import (
     ANNOTATIONS,
     Annotations,
     annotated_records,
+    count_annotations,
     erase_annotations,
     erase_returned_annotations,
 )
@@ -40,11 +41,13 @@ def contents(folder):
 def test_erased_samples_and_classes_are_in_no_byte_of_the_file(tmp_path, known):
     known.note([(4, "erased-one", "ant"), (5, "r5", "erased-class")])
     assert b"erased-" in contents(tmp_path)
-    (place,) = erase_annotations(tmp_path, RedactionTarget((), {"erased-one"}, {"erased-class"}))
+    target = RedactionTarget((), {"erased-one"}, {"erased-class"})
+    assert count_annotations(tmp_path, target) == 2
+    (place,) = erase_annotations(tmp_path, target, removed=2)
     assert (place.status, place.explanation) == ("erased", "2 were of it")
     assert b"erased-" not in contents(tmp_path)
     assert list(annotated_records(tmp_path)) == ["r1", "r2", "r1"]
-    (place,) = erase_annotations(tmp_path, RedactionTarget((), {"erased-one"}))
+    (place,) = erase_annotations(tmp_path, target, count_annotations(tmp_path, target))
     assert place.status == "not affected"
 
 
@@ -56,6 +59,7 @@ def test_what_comes_again_is_erased_and_no_other_label_of_its_class(tmp_path, kn
 
 
 def test_a_run_without_annotations_has_no_file(tmp_path):
-    assert erase_annotations(tmp_path, RedactionTarget((), {"r1"})) == ()
+    target = RedactionTarget((), {"r1"})
+    assert erase_annotations(tmp_path, target, count_annotations(tmp_path, target)) == ()
     erase_returned_annotations(tmp_path, {"r1"}, set())
     assert not list(tmp_path.iterdir())

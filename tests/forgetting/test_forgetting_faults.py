@@ -60,6 +60,9 @@ def outcome(folder):
         "consumed": found.state["learner"]["consumed"],
         "state": state_hash(state),
         "receipt": {name: receipt[name] for name in kept} | {"learned": receipt["scope"]["learned"]},
+        "places": [(each["name"], each["status"], each["explanation"]) for each in receipt["locations"]],
+        "passed": receipt["scope"]["passed"],
+        "removed": receipt["checkpoint"]["removed"],
         "logs": [untimed(folder / f"{topic}.jsonl") for topic in ("predictions", "metrics")],
     }
 

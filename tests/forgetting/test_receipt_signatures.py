@@ -217,6 +217,9 @@ class ChangesKey:
     def __init__(self, change):
         self.change, self.erasures = change, 0
 
+    def count(self, erasures):
+        return 0
+
     def erase(self, erasures):
         self.erasures += 1
         if self.erasures == 2:

@@ -482,6 +482,7 @@ def with_faces(folder):
 def test_an_erasure_leaves_no_byte_of_what_is_forgotten_and_every_place(tmp_path, request_, ids_):
     spool = with_faces(tmp_path)
     assert content(tmp_path).count(CANARY) == 18
+    assert spool.count([(request_, ids_)]) == 6
     assert spool.erase([(request_, ids_)]) == 6
     assert CANARY not in content(tmp_path)
     assert b"r11" not in content(tmp_path)

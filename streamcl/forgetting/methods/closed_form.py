@@ -15,7 +15,7 @@ import numpy as np
 from streamcl.capabilities.interfaces import RemovableStatistics, Rows, StatisticRows, StatisticsPart, V
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.feature_binding import FeatureDrift
+from streamcl.forgetting.feature_binding import SAME_FEATURES, FeatureDrift
 from streamcl.forgetting.lineage_row import LineageRow
 from streamcl.forgetting.methods.protocol import (
     CANNOT_DROP,
@@ -44,10 +44,6 @@ ROW_CHUNK = 1024
 TOLERANCE = 1e-9
 """Relative difference of sums, in float64, up to which an erasure is called exact."""
 
-DRIFT_TOLERANCE = 1e-5
-"""Relative difference of features from those that were learned, up to which they are called the same: batches
-of another size and other thread counts round by some 1e-7, another resize or library changes 1e-3."""
-
 
 class ClosedFormRemoval:
     """Subtracts samples from a learner's statistics; for a class the column goes too.
@@ -61,7 +57,10 @@ class ClosedFormRemoval:
     cost = 20
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:
-        """Return a reason unless there are sums, samples or their share, and no trained shared weights."""
+        """Return a reason unless there are sums, samples or their share, and no trained shared weights.
+
+        Samples do where their features are still those that were learned.
+        """
         if context.capabilities.statistics is None:
             return NO_STATISTICS
         if request.kind == "class" and context.capabilities.drop_class is None:
@@ -72,7 +71,7 @@ class ClosedFormRemoval:
             return f"the samples have trained shared weights ({', '.join(touched)})"
         if not context.scope.learned or stored_share(context) is not None:
             return None
-        return context.unavailable
+        return context.unavailable or context.changed_features
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:
         """Add up the share of all samples in scope, subtract once, drop the class: all of it or nothing."""
@@ -192,10 +191,10 @@ def _rows_again(
 
 def _same_features(drift: FeatureDrift) -> dict[str, Any]:
     """Return figures; raise ForgettingError where features are not those that were learned."""
-    if not drift.largest <= DRIFT_TOLERANCE:
+    if not drift.largest <= SAME_FEATURES:
         raise ForgettingError(
             f"features of the samples differ by {drift.largest:.1e} from those that were learned, more than "
-            f"{DRIFT_TOLERANCE:.0e}: weights, image processing or a library have changed",
+            f"{SAME_FEATURES:.0e}: weights, image processing or a library have changed",
             hint="erase with the versions of then (see the start events), or accept another guarantee",
         )
     return {"features_compared": drift.compared, "feature_drift": drift.largest}

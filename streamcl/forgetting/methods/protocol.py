@@ -57,6 +57,8 @@ class Context:
     drift: compares rows derived now with those that were learned (see `feature_binding`); None where nothing
         is known of these.
     replay: would learn the stream again without the samples; None where the run offers none.
+    changed_features: how present features differ from those that the samples were learned with; None where no
+        difference is known.
     """
 
     learner: Learner
@@ -67,6 +69,7 @@ class Context:
     others: Callable[[int], Sequence[Sample]] | None = None
     drift: RowComparison | None = None
     replay: RequestReplay | None = None
+    changed_features: str | None = None
 
     @property
     def capabilities(self) -> Capabilities:

@@ -30,12 +30,12 @@ class ReplayFromCheckpoint:
     cost = 90
 
     def unsupported_reason(self, request: ForgetRequest, context: Context) -> str | None:  # noqa: ARG002 - the signature is given
-        """Return a reason unless the run can be replayed from a checkpoint older than the samples."""
+        """Return a reason unless the run can be replayed, with features of then, from an older checkpoint."""
         if context.capabilities.statistics is not None:
             return HAS_SUMS
         if context.replay is None:
             return NO_REPLAY
-        return context.replay.unsupported_reason
+        return context.replay.unsupported_reason or context.changed_features
 
     def erase(self, request: ForgetRequest, context: Context) -> ErasureResult:  # noqa: ARG002 - the signature is given
         """Replay. Raise ForgettingError where the checkpoint is gone, other errors where the source fails."""
