@@ -11,7 +11,6 @@ from typing import Any
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting import requests
-from streamcl.forgetting.annotations import erase_returned_annotations
 from streamcl.forgetting.corrections import SampleCorrections
 from streamcl.forgetting.eraser import Eraser
 from streamcl.forgetting.erasure_plan import ErasurePlan
@@ -22,11 +21,10 @@ from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.receipts.archive import receipt_path
 from streamcl.forgetting.receipts.receipt import ErasureOutcome, log_entry
+from streamcl.forgetting.returned_records import ReturnedRecords
 from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.tombstones import Tombstones, names_dropped
 from streamcl.protocols import BatchRecord, ForgettingEvent, State
-from streamcl.requests.label import Label
-from streamcl.sources.retention import retained_of
 from streamcl.storage.plain_state import state_hash
 
 REQUESTS_AT_ONCE = 256
@@ -73,8 +71,7 @@ class ForgettingService:
         self._applied: dict[str, ErasureOutcome] = {}
         self._offset = 0
         self._late: set[str] = set()
-        self._returned: set[str] = set()  # ids of records that were dropped since the last commit
-        self._returned_labels: set[Label] = set()  # and labels
+        self._returned = ReturnedRecords(resources)
         self._failed, self._unscrubbed = ledger.failed(), set(ledger.unscrubbed())
 
     def submit(self, request: ForgetRequest) -> str:
@@ -143,18 +140,8 @@ class ForgettingService:
         """Return the batch without samples that have a tombstone; their records keep their offsets."""
         filtered = self._tombstones.drop_erased(batch)
         if filtered is not batch:
-            ids, labels = names_dropped(batch, filtered)
-            self._returned |= ids
-            self._returned_labels |= labels
-            self._drop_waiting({label.id for label in labels})
+            self._returned.add(*names_dropped(batch, filtered))
         return filtered
-
-    def _drop_waiting(self, ids: set[str]) -> None:
-        """Drop the pixels of samples of which a label now says that they are of a forgotten class."""
-        if self._run.waiting is not None:
-            self._run.waiting.purge(ids)
-        if self._run.thumbnails is not None and ids:
-            self._run.thumbnails.purge(ids)
 
     def after_batch(self, record: BatchRecord, contents: Sequence[bytes] | None = None) -> None:
         """Record the samples of a batch in the lineage, and which of them were learned.
@@ -189,12 +176,7 @@ class ForgettingService:
         self._lineage.commit()
         if self._run.statistics is not None:
             self._run.statistics.flush(self._offset)
-        if self._returned or self._returned_labels:
-            returned = self._returned, self._returned_labels
-            if (spool := retained_of(self._run.source)) is not None:
-                spool.erase_returned(*returned)
-            erase_returned_annotations(self._run.folder, *returned)
-        self._returned, self._returned_labels = set(), set()
+        self._returned.erase()
         self._scrub()
 
     def hides_part(self, name: str) -> bool:

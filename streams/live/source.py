@@ -8,21 +8,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
 from typing import Any
 
 from streamcl.errors import BadRecord, RefusedRequest, SourceError, StreamclError
 from streamcl.events import Batch, Event, ForgetRequest, Idle, PlacedEvent, Preview, Sample, StreamInfo
 from streamcl.protocols import Fetch, State
-from streamcl.requests.label import Label
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, LiveReader, RecordKey, Rejoining
 from streamcl.sources.retention import RetainedRecords, retained_of, stored_at
 from streams.live.arrival_log import ArrivalLog, CutBatch
 from streams.live.backlog import Backlog
 from streams.live.cutting import Cutting
-from streams.offsets import Record, batch_of, is_full, records_of
+from streams.live.waiting_units import LiveUnit, WaitingUnits
+from streams.offsets import batch_of, records_of
 from streams.user.conversion import Conversion
 from streams.user.decoding import DecodingPool
 from streams.user.records import RecordPolicy, to_sample
@@ -30,18 +29,6 @@ from streams.user.records import RecordPolicy, to_sample
 logger = logging.getLogger(__name__)
 
 POLL = 0.5  # seconds for the reader at most: so soon an idle loop is given the chance to stop, or to forget
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A record, label or request that waits for its event, and when it came.
-
-    keys: its own, after those of arrivals just before it that bring nothing into the stream.
-    """
-
-    unit: Record | Label | ForgetRequest
-    keys: tuple[RecordKey, ...]
-    came: float
 
 
 class LiveSource:
@@ -174,8 +161,7 @@ class LiveSource:
 
     def _begin(self, position: State | None, *, events: int, offset: int, seen: Sequence[str]) -> None:
         self._position, self._events, self._offset = position, events, offset
-        self._waiting = deque[_Waiting]()
-        self._without_unit: tuple[RecordKey, ...] = ()  # since, of what brings nothing into the stream
+        self._waiting = WaitingUnits()
         self._shown = 0  # how many of the records that wait were shown
         self._backlog = Backlog(self.reader.lag, self._clock)
         self._conversion = Conversion(
@@ -203,13 +189,9 @@ class LiveSource:
         now = self._clock()
         values = self._decoding.ahead(arrival.value for arrival in arrivals)
         for arrival, value in zip(arrivals, values, strict=True):
-            keys = (*self._without_unit, arrival.key)
-            self._without_unit = keys
-            for unit in self._units_of(value):
-                self._waiting.append(_Waiting(unit, keys, now))
-                self._without_unit, keys = (), (arrival.key,)
+            self._waiting.add(arrival.key, self._units_of(value), now)
 
-    def _units_of(self, value: Any) -> Iterator[Record | Label | ForgetRequest]:
+    def _units_of(self, value: Any) -> Iterator[LiveUnit]:
         """Yield the records and labels in what has come, or the request that it is."""
         if isinstance(value, RefusedRequest):
             logger.warning("%s: a request to forget is refused: %s", self.reader.name, value)
@@ -219,52 +201,35 @@ class LiveSource:
 
     def _complete(self, *, ended: bool) -> int:
         """Return how many of those that wait make the next event now; 0 where there is none yet."""
-        if not self._waiting:
+        first_came, longest = self._waiting.first_came, self._cutting.max_wait
+        if first_came is None:
             return 0
-        first, longest = self._waiting[0], self._cutting.max_wait
-        units = self._units_waiting()
+        size = self._cutting.size_at(self._offset)
+        units = self._waiting.before_request(size)
         if units == 0:
             return 1  # a request
-        waited = longest is not None and self._clock() - first.came >= longest
-        return units if units < len(self._waiting) or self._is_full(units) or waited or ended else 0
-
-    def _units_waiting(self) -> int:
-        """Return how many records and labels wait before the first request, up to a full batch."""
-        counts, size = {True: 0, False: 0}, self._cutting.size_at(self._offset)
-        for count, each in enumerate(self._waiting):
-            if isinstance(each.unit, ForgetRequest) or max(counts.values()) == size:
-                return count
-            counts[isinstance(each.unit, Label)] += 1
-        return len(self._waiting)
-
-    def _is_full(self, count: int) -> bool:
-        units = (each.unit for each in islice(self._waiting, count))
-        return is_full(
-            [each for each in units if not isinstance(each, ForgetRequest)],
-            self._cutting.size_at(self._offset),
-        )
+        waited = longest is not None and self._clock() - first_came >= longest
+        full = units < len(self._waiting) or self._waiting.make_full_batch(units, size)
+        return units if full or waited or ended else 0
 
     def _is_too_much(self, count: int) -> bool:
         """Return whether the next batch, of `count` records, is only predicted: too many wait behind it."""
-        most, one_in = self._cutting.overload, self._cutting.learn_one_in
-        if most is None or max(len(self._waiting), self._backlog.records()) - count <= most:
+        limit, one_in = self._cutting.overload, self._cutting.learn_one_in
+        if limit is None or max(len(self._waiting), self._backlog.records()) - count <= limit:
             return False
         return one_in == 0 or self._events % one_in != 0
 
     def _cut(self, count: int) -> PlacedEvent:
         """Log that the first `count` of those that wait make the next event, and return it."""
-        keys = tuple(key for each in islice(self._waiting, count) for key in each.keys)
-        cut = CutBatch(self._events, keys, self._is_too_much(count), self._now())
+        cut = CutBatch(self._events, self._waiting.keys(count), self._is_too_much(count), self._now())
         if self._log is not None:
             self._log.append(cut)
         return self._hand_out(count, cut)
 
     def _hand_out(self, count: int, cut: CutBatch) -> PlacedEvent:
         """Return the next event, of the first `count` that wait, and move the position past it."""
-        units = [self._waiting.popleft().unit for _ in range(count)]
+        units = self._waiting.take(count)  # none where all of it was erased since the batch was cut
         event: PlacedEvent
-        if not units:  # all of it was erased since the batch was cut
-            self._without_unit = ()
         if units and isinstance(units[0], ForgetRequest):
             event = units[0]
         else:
@@ -279,13 +244,14 @@ class LiveSource:
 
     def _poll_timeout(self) -> float:
         """Return the seconds that the reader may wait for more."""
-        if not self._waiting or (longest := self._cutting.max_wait) is None:
+        first_came, longest = self._waiting.first_came, self._cutting.max_wait
+        if first_came is None or longest is None:
             return POLL
-        return min(POLL, max(0.0, longest - (self._clock() - self._waiting[0].came)))
+        return min(POLL, max(0.0, longest - (self._clock() - first_came)))
 
     def _preview(self) -> Preview | None:
         """Return the records that wait and were not shown yet; None where all were."""
-        records = [each.unit for each in self._waiting if not isinstance(each.unit, ForgetRequest | Label)]
+        records = self._waiting.records
         shown, self._shown = self._shown, len(records)
         return Preview(batch_of(self._offset + shown, records[shown:])) if shown < len(records) else None
 
