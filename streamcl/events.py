@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from streamcl.errors import ForgettingError, first_fault, malformed_request
 from streamcl.requests.label import Label
+from streamcl.requests.packed_sample import PackedSample
 from streamcl.requests.terms import SELECTING, Id, RequestTerms
 
 Privacy: TypeAlias = Literal["core", "user"]
@@ -48,28 +49,13 @@ def pack_sample(sample: Sample) -> dict[str, Any]:
     return {"image": pixels, "shape": list(sample.image.shape), **names}
 
 
-class _PackedSample(BaseModel):
-    """The fields of a packed sample, before its pixels are decoded."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    image: str
-    shape: Annotated[tuple[NonNegativeInt, NonNegativeInt, Literal[3]], Field(strict=False)]
-    id: str
-    label: str | None = None
-    subject: str | None = None
-    domain: str | None = None
-    privacy: Privacy = "core"
-
-
 def unpack_sample(packed: Sample | Mapping[str, Any]) -> Sample:
     """Return the sample that `pack_sample` packed. Raise ForgettingError where `packed` is none."""
     if isinstance(packed, Sample):
         return packed
     try:
-        fields = _PackedSample.model_validate(packed)
-        raw = np.frombuffer(base64.b64decode(fields.image, validate=True), np.uint8)
-        return Sample(image=raw.reshape(fields.shape), **fields.model_dump(exclude={"image", "shape"}))
+        fields = PackedSample.model_validate(packed)
+        return Sample(image=fields.pixels(), **fields.model_dump(exclude={"image", "shape"}))
     except ValueError as error:
         why = first_fault(error) if isinstance(error, pydantic.ValidationError) else error
         raise ForgettingError(f"a sample that the request carries cannot be read: {why}") from None

@@ -12,9 +12,9 @@ from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
 from streamcl.learners.factory import LearnerContext
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge import RidgeOptions
 from streamcl.protocols import Rollback, State
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Sample
-from streamcl.registry import lazy_imports
+from streamcl.learners.lazy_imports import lazy_imports
 
 with lazy_imports():
     import torch

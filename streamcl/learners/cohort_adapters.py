@@ -18,11 +18,11 @@ from streamcl.events import Batch, ForgetRequest, Sample, StepResult
 from streamcl.learners.adapted_branch import AdaptedBranch, LoRABranchOptions, build_branch
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge import RIDGE_SHARPNESS
 from streamcl.learners.ridge_lora import RidgeBranchOptions
 from streamcl.learners.step import LogitLearner, Transaction, prepare_step
 from streamcl.protocols import State, savepoint_of
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     import torch

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.events import Batch, Sample, StepResult
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.step import LogitLearner, Transaction
 from streamcl.protocols import Rollback, State
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     from torch.nn import functional as F

@@ -14,11 +14,11 @@ from streamcl.events import Batch, Sample, StepResult
 from streamcl.learners.adapted_branch import LoRABranchOptions, RidgeLoRAFeatures
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge_lora import RidgeBranchOptions, RidgeLoRALearner, build_ridge_lora
 from streamcl.learners.statistics import MixedPrivacyStatistics, subject_cohort
 from streamcl.learners.step import LogitLearner, Transaction
 from streamcl.protocols import State, savepoint_of
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     import torch

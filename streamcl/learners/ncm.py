@@ -8,8 +8,8 @@ from pydantic import Field
 
 from streamcl.config.options.base import BlockIndices, Options
 from streamcl.learners.factory import LearnerContext, LearnerFactory
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     from streamcl.heads import ncm as ncm_head

@@ -17,9 +17,9 @@ from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.memory.hard_buffer import HardBuffer
 from streamcl.protocols import Rollback, State
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     import torch

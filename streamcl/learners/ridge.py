@@ -15,10 +15,10 @@ from streamcl.events import Batch, Sample, StepResult
 from streamcl.heads.closed_form_head import ClosedFormHead, S
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.learners.step import LogitLearner, Transaction, prepare_step
 from streamcl.protocols import Rollback, State, savepoint_of
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     from streamcl.heads import ridge as ridge_head

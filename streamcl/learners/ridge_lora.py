@@ -21,11 +21,11 @@ from streamcl.learners.adapted_branch import (
     build_branch,
 )
 from streamcl.learners.factory import LearnerContext, LearnerFactory
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge import RidgeLearner, RidgeOptions, build_ridge
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.learners.step import LogitLearner, Transaction, labelled_rows, prepare_step
 from streamcl.protocols import State, savepoint_of
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     from streamcl.learners import block_features, predictions

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.learners.class_index import ClassIndex
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.protocols import Rollback
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     from streamcl.learners import block_features, predictions

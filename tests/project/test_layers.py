@@ -52,6 +52,7 @@ MAY_IMPORT = {
 """What a module or folder directly under `streamcl` may import; each may read `streamcl.__version__`."""
 
 MODULES_AT_THE_ROOT = 6
+MAX_LINES = 300
 IMPORTS_STREAMS = {"factory", "cli"}
 STREAMS_MAY_IMPORT = NOUNS | {"storage"}
 
@@ -131,6 +132,12 @@ def test_a_circle_is_found() -> None:
 
 def test_the_root_holds_few_modules() -> None:
     assert len(list((ROOT / "streamcl").glob("*.py"))) <= MODULES_AT_THE_ROOT
+
+
+@pytest.mark.parametrize("package", ["streamcl", "streams"])
+def test_no_module_is_long(package: str) -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules(package)}
+    assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
 
 
 @pytest.mark.parametrize("package", ["streamcl", "streams"])

@@ -11,8 +11,8 @@ from streamcl.config.options.base import Warn
 from streamcl.learners.baselines.finetune import AdaptedBaselineOptions, build_model
 from streamcl.learners.factory import LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.protocols import Rollback, State, savepoint_of
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     import torch

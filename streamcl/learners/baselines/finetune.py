@@ -10,7 +10,7 @@ from pydantic import Field
 from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
-from streamcl.registry import lazy_imports
+from streamcl.learners.lazy_imports import lazy_imports
 
 with lazy_imports():
     import torch

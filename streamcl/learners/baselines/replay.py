@@ -14,8 +14,8 @@ from streamcl.events import Sample
 from streamcl.learners.baselines.finetune import AdaptedBaselineOptions, build_model
 from streamcl.learners.factory import LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
+from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.protocols import Rollback, State
-from streamcl.registry import lazy_imports
 
 with lazy_imports():
     import torch
