@@ -179,7 +179,7 @@ def call_with(
     except (StreamclError, OSError, MemoryError):
         raise
     except Exception as error:  # a user's part may raise anything
-        why = str(error) if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, TypeError | ValueError) else cause_of(error)
         hint = f"its arguments were {dict(args)}"
         raise ConfigError(f"the {label} cannot be made: {why}", hint=hint) from error
 

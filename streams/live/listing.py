@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from streamcl.errors import BadRecord, SourceError
+from streamcl.errors import BadRecord, SourceError, cause_of
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
@@ -198,7 +198,7 @@ class ListingReader:
             return self._limited_contents(files)
         except OSError as error:
             raise SourceError(
-                f"{self.name}: records cannot be read again: {_brief(error)}",
+                f"{self.name}: records cannot be read again: {cause_of(error)}",
                 hint="the same command continues once they can be read",
             ) from error
 
@@ -217,7 +217,7 @@ class ListingReader:
         """Wait twice as long as the last time before the next attempt."""
         if self._delay < MAX_RETRY_DELAY:
             self._delay = min(MAX_RETRY_DELAY, max(self._interval, 2 * self._delay))
-            logger.warning("%s: %s; next attempt in %g s", self.name, _brief(error), self._delay)
+            logger.warning("%s: %s; next attempt in %g s", self.name, cause_of(error), self._delay)
         self._next_listing = self._clock() + self._delay
 
     def _complete_files(self) -> list[ListedFile]:
@@ -267,7 +267,3 @@ class ListingReader:
             "domain": parts[0] if self.depth == 2 else None,
             "id": f"{file.path}@{file.version}" if again else file.path,
         }
-
-
-def _brief(error: OSError) -> str:
-    return f"{type(error).__name__}: {error}"[:200]

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamcl.errors import SourceError, StreamclError
+from streamcl.errors import SourceError, StreamclError, cause_of
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, FetchRecords, RecordKey
@@ -170,7 +170,7 @@ class _ProducerThread:
         except StreamclError as error:
             self.error = error
         except Exception as error:  # a producer may raise anything; the reader raises it
-            self.error = SourceError(f"{self._producer.name} failed: {type(error).__name__}: {error}")
+            self.error = SourceError(f"{self._producer.name} failed: {cause_of(error)}")
             self.error.__cause__ = error
         finally:
             self._done.set()

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from streamcl.errors import SourceError
+from streamcl.errors import SourceError, cause_of
 
 
 class LabelledTime(NamedTuple):
@@ -51,7 +51,7 @@ def sidecar_of(video: Path) -> TimeLabels:
                 stretches = sorted(_stretch(row) for row in _rows(path))
             except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
                 raise SourceError(
-                    f"{path.name} has no labels by time: {type(error).__name__}: {error}",
+                    f"{path.name} has no labels by time: {cause_of(error)}",
                     hint="its columns, or keys, are start and end in seconds, and label",
                 ) from error
             _check_apart(path, stretches)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from streamcl.errors import BadRecord
+from streamcl.errors import BadRecord, cause_of
 from streamcl.events import Pixels
 
 # Raster formats only. Pillow can open more, but EPS starts Ghostscript and WMF draws with the system.
@@ -78,7 +78,7 @@ def decode(source: bytes | Path | Image.Image, limits: ImageLimits) -> Pixels:
     except UnidentifiedImageError as error:
         raise BadRecord(f"{what} is not an image of a known format", hint=_extra_for(encoded)) from error
     except Exception as error:  # Pillow's parsers raise nearly everything when fed garbage
-        raise BadRecord(f"{what} is not a readable image: {_brief(error)}") from error
+        raise BadRecord(f"{what} is not a readable image: {cause_of(error)}") from error
     with image:
         return _upright_rgb(image, limits, what)
 
@@ -176,7 +176,7 @@ def read_encoded(path: Path, limits: ImageLimits) -> bytes:
     except (OSError, ValueError) as error:
         remote = re.match(r"\w{2,}:/", path.as_posix())  # Path makes one slash of two
         hint = "download it first: no network is used unless asked for" if remote else None
-        raise BadRecord(f"file {str(path)[:200]!r} cannot be read: {_brief(error)}", hint=hint) from error
+        raise BadRecord(f"file {str(path)[:200]!r} cannot be read: {cause_of(error)}", hint=hint) from error
 
 
 def _upright_rgb(image: Image.Image, limits: ImageLimits, what: str) -> Pixels:
@@ -189,7 +189,7 @@ def _upright_rgb(image: Image.Image, limits: ImageLimits, what: str) -> Pixels:
     except BadRecord:
         raise
     except Exception as error:  # as above: truncated and forged files raise nearly everything
-        raise BadRecord(f"{what} cannot be decoded: {_brief(error)}") from error
+        raise BadRecord(f"{what} cannot be decoded: {cause_of(error)}") from error
     limits.check(pixels.shape[1], pixels.shape[0])  # some formats find their true size while loading
     return pixels
 
@@ -215,11 +215,6 @@ def _from_sixteen_bits(grey: npt.NDArray[np.int64]) -> Pixels:
 def _over_white(image: Image.Image) -> Pixels:
     white = Image.new("RGBA", image.size, "white")
     return np.array(Image.alpha_composite(white, image).convert("RGB"), order="C")
-
-
-def _brief(error: BaseException) -> str:
-    text = str(error).replace("\n", " ")
-    return f"{type(error).__name__}: {text}"[:200]
 
 
 def _quiet_pillow() -> None:

@@ -13,6 +13,7 @@ import pytest
 import video_files
 from live_configs import ids_learned
 from log_messages import logged
+from ports import free_port
 
 from streamcl.errors import BadRecord
 from streamcl.sources.live_reader import LiveReader, Rejoining
@@ -210,9 +211,7 @@ def test_a_password_is_in_no_message():
 
 def test_an_rtsp_stream_is_read():
     """The camera pushes its stream to the reader, as libav has no RTSP server: the protocol is the same."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"rtsp://127.0.0.1:{free.getsockname()[1]}/camera"
+    address = f"rtsp://127.0.0.1:{free_port()}/camera"
     options = {"rtsp_flags": "listen", "listen_timeout": "20"}
     made = CameraReader(address, every=0, options=options, timeout=30.0)
     stop = threading.Event()

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pictures import TINY_VIT
+from ports import free_port
 
 from streamcl.errors import SourceError
 from streams.download.fetch import fetched_path
@@ -103,9 +103,7 @@ class Follower:
             "STREAMCL_KEYS": str(folder / ".keys"),
             "OMP_NUM_THREADS": "1",
         }
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
 
     def follow(self, block: Block) -> str:
         """Do what a block says; return what it printed. Fail where a command fails."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import fault_runs
 from fault_runs import Done, Process, start
 from fault_sources import Pictures
+from ports import free_port
 
 from streamcl.errors import SourceError
 
@@ -40,12 +40,6 @@ def environments(world: int) -> list[dict[str, str]]:
 def streamcl_ranks(world: int, *arguments: object, folder: Path, **options: Any) -> list[Done]:
     """Run `streamcl ARGUMENTS` on so many ranks to the end of all."""
     return [process.wait(600) for process in start_ranks(world, *arguments, folder=folder, **options)]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class DiesOnce(Pictures):
