@@ -37,6 +37,24 @@ def test_a_batch_that_is_not_full_is_taken_after_its_delay():
     assert asyncio.run(run()) == [b"1", b"2"]
 
 
+def test_clients_that_wait_for_their_answers_fill_batches_of_powers_of_two():
+    """32 clients ask again as soon as they are answered, while a predictor works on the next batch."""
+
+    async def run():
+        batcher, sizes = Batcher(max_batch=32, max_delay=0.0, capacity=64), []
+        batcher.submit([b"x"] * 17, 1)
+        working = await batcher.next_batch()
+        batcher.submit([b"x"] * 15, 1)
+        for _ in range(20):
+            following = await batcher.next_batch()
+            sizes.append(len(following))
+            batcher.submit([b"x"] * len(working), 1)
+            working = following
+        return sizes
+
+    assert asyncio.run(run()) == [16] * 20
+
+
 def test_a_full_queue_takes_all_images_of_a_request_or_none():
     async def run():
         batcher = Batcher(max_batch=8, max_delay=0.0, capacity=3)
@@ -53,7 +71,7 @@ def test_a_batch_comes_back_in_its_order_and_an_image_that_ends_predictors_fails
         batcher = Batcher(max_batch=8, max_delay=0.0, capacity=10)
         pending = batcher.submit([b"1", b"2"], 1)
         batcher.return_batch(await batcher.next_batch(), attempts=2)
-        batcher.submit([b"3"], 1)
+        batcher.submit([b"3", b"4"], 1)
         second = await batcher.next_batch()
         batcher.return_batch(second, attempts=2)
         third = await batcher.next_batch()
@@ -61,7 +79,7 @@ def test_a_batch_comes_back_in_its_order_and_an_image_that_ends_predictors_fails
         return images(second), images(third), await asyncio.gather(*pending, return_exceptions=True)
 
     second, third, outcomes = asyncio.run(run())
-    assert (second, third) == ([b"1", b"2", b"3"], [b"3"])
+    assert (second, third) == ([b"1", b"2", b"3", b"4"], [b"3", b"4"])
     assert [type(each) for each in outcomes] == [NoPredictor, NoPredictor]
 
 
