@@ -233,6 +233,7 @@ class BatchRecord:
     logged: offsets whose predictions were made, and logged with the sample's label, at arrival.
     completed: offsets whose predictions were logged before, without the label that came with this batch.
     corrected: offsets of samples that were learned under another label before, and scored then.
+    held_out: offsets of labelled samples that are never learned, so that accuracy can be measured on them.
     """
 
     batch: Batch
@@ -244,6 +245,7 @@ class BatchRecord:
     logged: frozenset[int] = frozenset()
     completed: frozenset[int] = frozenset()
     corrected: frozenset[int] = frozenset()
+    held_out: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,14 @@ logger = logging.getLogger(__name__)
 Output = TypeVar("Output")
 Result = TypeVar("Result")
 FOLDER_PREFIX = f"{TEMPORARY}audit-"
-NO_EVALUATION = EvaluateOptions(every_samples=None, at_part_end=False, max_per_part=None, at_stream_end=False)
+NO_EVALUATION = EvaluateOptions(
+    hold_out=0.0,
+    max_held_out=1,
+    every_samples=None,
+    at_part_end=False,
+    max_per_part=None,
+    at_stream_end=False,
+)
 
 
 class RelabelledSource(SourceWrapper):

@@ -32,7 +32,7 @@ from streamcl.audit.stream_split import (
 )
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ForgettingError
-from streamcl.events import Sample
+from streamcl.events import HoldoutPart, Sample
 from streamcl.factory.backbone import SharedBackbones, build_compute
 from streamcl.factory.parts import build_learner
 from streamcl.factory.source import build_source
@@ -40,7 +40,7 @@ from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, fetch_of
-from streamcl.runs.learner import load_learner
+from streamcl.runs.learner import load_held_out, load_learner
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.plain_state import state_hash
 
@@ -80,7 +80,7 @@ def audit_run(
     learner, run_config = load_learner(folder, vit=shared.backbone)
     heads = None if retrain else closed_form_heads(learner)
     before = state_hash(learner.state_dict())
-    case = _Case(folder, receipt, run_config, config)
+    case = _Case(folder, receipt, run_config, config, load_held_out(folder, vit=shared.backbone))
     compute = build_compute(run_config)
     backbone = shared.backbone(run_config, compute)
     if heads is None:
@@ -104,21 +104,35 @@ class _Case:
     receipt: Receipt
     run_config: RunConfig
     config: AuditConfig
+    own_held_out: tuple[HoldoutPart, ...]
 
     @contextmanager
     def stream(self) -> Iterator[tuple[SourceWrapper, ReceiptScope]]:
-        """The run's stream at its beginning, and which of its samples were forgotten."""
+        """The run's stream at its beginning, and which of its samples were forgotten.
+
+        Raise ForgettingError where the audit lacks something, before anything is computed.
+        """
         with closing(build_source(self.run_config)) as source, Ledger(self.folder / LEDGER) as ledger:
             if not source.replayable:
                 raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
+            if not any(len(part.samples) for part in self.held_out(source)):
+                raise ForgettingError(
+                    "there are no held-out samples, which an audit compares models on",
+                    hint="the source has some, or evaluate.hold_out takes them from the stream, once 20 "
+                    "samples of a class have been learned",
+                )
             yield source, ReceiptScope(self.receipt, ledger.fingerprint)
+
+    def held_out(self, source: Source) -> tuple[HoldoutPart, ...]:
+        """Return the held-out samples of the source, or those that the run held out."""
+        return source.info.holdout or self.own_held_out
 
 
 def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | None) -> AuditReport:
     with case.stream() as (source, scope):
         retained, forgotten = _read_features(source, heads, retained_labels(case.folder), scope, replay)
         held_out = _FeatureList()
-        labelled = [each for part in source.info.holdout for each in part.samples if each.label is not None]
+        labelled = [each for part in case.held_out(source) for each in part.samples if each.label is not None]
         held_out.add(heads, labelled)
     names = dict.fromkeys([*heads.learner.classes, *retained.labels, *forgotten.labels])
     columns = {name: i for i, name in enumerate(names)}  # those of erased classes come last
@@ -134,7 +148,7 @@ def _by_retraining(case: _Case, learner: Learner, backbone: Backbone) -> AuditRe
     kept, receipt, seed = retained_labels(case.folder), case.receipt, case.config.seed
     limit = min(case.config.max_samples, MAX_RETRAINING_SAMPLES)
     with case.stream() as (source, scope):
-        held_out = labelled_held_out(source, 2 * limit)
+        held_out = labelled_held_out(case.held_out(source), 2 * limit)
         swap = swap_labels(learner, held_out, kept, seed)
         with_samples = fetch_of(source) is None  # then the request must bring all of its samples
         split = split_stream(

@@ -13,7 +13,7 @@ import numpy as np
 from streamcl.audit.data import Flags
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest, Sample
+from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample
 from streamcl.forgetting.lineage import LINEAGE, Lineage
 from streamcl.forgetting.monitoring.held_out import sample_evenly, within_bytes
 from streamcl.forgetting.receipts.archive import read_receipts
@@ -29,15 +29,18 @@ MAX_BYTES = 512 << 20
 
 
 class ReceiptScope:
-    """The samples that a receipt names as erased: keyed hashes of their ids, up to offset `end`."""
+    """The samples that a receipt names as erased from the learner: keyed hashes of their ids.
+
+    end: the offset before which they were learned.
+    """
 
     def __init__(self, receipt: Receipt, fingerprint: Callable[[str, str], str]) -> None:
         self.end = receipt.offset
-        self._ids = frozenset(receipt.scope.ids)
+        self._ids = frozenset(receipt.scope.ids) - frozenset(receipt.scope.unlearned)
         self._fingerprint = fingerprint
 
     def contains(self, offset: int, sample: Sample) -> bool:
-        """Return whether the sample was erased; one without a label was never learned."""
+        """Return whether the sample was erased from the learner; one without a label was never in it."""
         learned = offset < self.end and sample.label is not None
         return learned and self._fingerprint("sample", sample.id) in self._ids
 
@@ -208,9 +211,9 @@ def split_stream(
     return split
 
 
-def labelled_held_out(source: Source, limit: int) -> list[Sample]:
-    """Return at most `limit` of the source's labelled held-out samples, evenly over its parts."""
-    labelled = [sample for sample in sample_evenly(source.info.holdout, limit) if sample.label is not None]
+def labelled_held_out(parts: Sequence[HoldoutPart], limit: int) -> list[Sample]:
+    """Return at most `limit` of the labelled held-out samples, evenly over the parts."""
+    labelled = [sample for sample in sample_evenly(parts, limit) if sample.label is not None]
     return within_bytes(labelled, MAX_BYTES)
 
 

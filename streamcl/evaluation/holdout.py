@@ -29,6 +29,8 @@ class HoldoutEvaluator:
 
     at_part_end: also at the end of a part. at_stream_end: also at the end of the stream.
     max_per_part: samples per part, evenly spread; None takes all.
+    records_per_sample: an evaluation every `every_samples` records waits until so many have passed for each
+        held-out sample, which bounds the share of time that it takes; 0 sets no bound.
     group: ranks that evaluate together, each its share of the samples; None: this process alone.
     """
 
@@ -40,6 +42,7 @@ class HoldoutEvaluator:
         at_part_end: bool = True,
         at_stream_end: bool = True,
         max_per_part: int | None = None,
+        records_per_sample: int = 0,
         batch_size: int = 64,
         group: Collective | None = None,
     ) -> None:
@@ -48,17 +51,28 @@ class HoldoutEvaluator:
         self._marks = (
             frozenset(p.end_offset for p in parts if p.end_offset is not None) if at_part_end else frozenset()
         )
-        self.at_stream_end = at_stream_end and bool(self.parts)
+        self._at_stream_end = at_stream_end
+        self._per_sample = records_per_sample
         self._limit = max_per_part
         self._batch_size = batch_size
         self._group = group
 
     def due(self, before: int, after: int) -> bool:
         """Return whether an evaluation falls in the offsets (before, after]."""
-        if not self.parts:
+        if not (size := self._size):
             return False
-        regular = self._every is not None and before // self._every != after // self._every
+        every = None if self._every is None else max(self._every, self._per_sample * size)
+        regular = every is not None and before // every != after // every
         return regular or any(before < mark <= after for mark in self._marks)
+
+    @property
+    def at_stream_end(self) -> bool:
+        """Whether there is something to evaluate on at the end of the stream."""
+        return self._at_stream_end and bool(self._size)
+
+    @property
+    def _size(self) -> int:
+        return sum(len(part.samples) for part in self.parts)
 
     def finished_parts(self, offset: int) -> tuple[str, ...]:
         """Return the names of the parts whose last sample has passed at that offset."""

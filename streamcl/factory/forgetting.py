@@ -47,10 +47,11 @@ def build_forgetting(settings: RunConfig, resources: RunResources, stack: ExitSt
     keep = settings.checkpoint.keep if settings.checkpoint else 0
     lineage = Lineage(resources.folder / LINEAGE, keep=keep)
     stack.callback(lineage.close)
-    parts = resources.source.info.holdout
-    utility, relapse = UtilityProbe(parts), None
+    parts, version = resources.holdout, resources.holdout_version
+    utility, relapse = UtilityProbe(parts, version), None
     if settings.forgetting.on_relapse != "ignore":
-        relapse = RelapseMonitor(ledger.erased_by, HeldOutSamples(parts), settings.forgetting.on_relapse)
+        held_out = HeldOutSamples(parts, version)
+        relapse = RelapseMonitor(ledger.erased_by, held_out, settings.forgetting.on_relapse)
     statistics = _statistics(settings, resources, lineage, stack)
     if statistics is not None:  # their purpose is a short pause at a request, so the samples are read now
         utility.prepare(resources.learner)

@@ -12,7 +12,9 @@ from streamcl.config.options.run import RunConfig
 from streamcl.config.options.variants import ClassOptions, PluginOptions
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.errors import ConfigError, MissingExtra
+from streamcl.events import StreamInfo
 from streamcl.learners.factory import LearnerContext
+from streamcl.memory.holdout_store import HoldoutStore
 from streamcl.memory.waiting_samples import WaitingSamples
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -66,6 +68,19 @@ def build_waiting(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> Wa
             "labels", "labels that come later need a run of one process; start it without torchrun"
         )
     return WaitingSamples(options.max_waiting, options.max_bytes, options.wait)
+
+
+def build_held_out(
+    config: RunConfig, info: StreamInfo, image_size: int, group: ProcessGroup = SINGLE_PROCESS
+) -> HoldoutStore:
+    """Return the store of samples that the run holds out; it stays empty where the source has its own."""
+    return HoldoutStore(
+        0.0 if info.holdout else config.evaluate.hold_out,
+        max_samples=config.evaluate.max_held_out,
+        seed=config.seed,
+        side=image_size,
+        group=group if group.world_size > 1 else None,
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from streamcl.forgetting.disk_erasure import DiskErasure, erase_on_disk
 from streamcl.forgetting.erasure_plan import ErasurePlan, plan_erasure, request_replay
 from streamcl.forgetting.erasure_progress import ErasureProgress
 from streamcl.forgetting.feature_probe import FeatureChecks
+from streamcl.forgetting.held_out_store import purge_held_out
 from streamcl.forgetting.ledger import Ledger, LedgerEntry
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.methods.protocol import (
@@ -207,6 +208,7 @@ class Eraser:
             learned=plan.rows.learned,
             passed=plan.rows.passed,
             ids=tuple(sorted(keyed("sample", name) for name in plan.target.ids)),
+            unlearned=tuple(sorted(keyed("sample", name) for name in plan.unlearned)),
             label=None if label is None else keyed("class", label),
             names=tuple(sorted(keyed(kind, name) for kind, names in kinds for name in names)),
             cohorts=cohorts,
@@ -222,7 +224,7 @@ class Eraser:
             forgotten_before=request.label is not None and self._tombstones.are_set("class", request.label),
             chunks=lambda: rows.chunks(learned=True),
         )
-        others = retain_source(run.source, self._lineage, self._tombstones.drop_erased)
+        others = retain_source(run.source, self._lineage, self._tombstones.drop_erased, run.held_out)
         return Context(
             run.learner,
             scope,
@@ -236,7 +238,7 @@ class Eraser:
         )
 
     def _erase_figures(self, plan: ErasurePlan) -> tuple[DataLocation, ...]:
-        """Erase outside of the learner, in memory; return what receipts say of samples that wait."""
+        """Erase outside of the learner, in memory; return what receipts say of stored samples."""
         run = self._run
         if run.thumbnails is not None:
             run.thumbnails.purge(sorted(plan.target.ids))
@@ -247,7 +249,7 @@ class Eraser:
         for name in plan.domains:
             run.scores.forget_domain(name)
         run.history.forget_parts(plan.parts)
-        return purge_waiting(run.waiting, plan.target)
+        return (*purge_waiting(run.waiting, plan.target), *purge_held_out(run.held_out, plan.target))
 
 
 def _statistics_location(stored: StatisticsSelection | None) -> DataLocation:

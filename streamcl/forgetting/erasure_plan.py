@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from streamcl.events import ForgetRequest
+from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.replay import RequestReplay, StreamReplay
 from streamcl.forgetting.run_resources import RunResources
@@ -39,6 +39,12 @@ class ErasurePlan:
         return emptied_classes(self.request, self.rows)
 
     @cached_property
+    def unlearned(self) -> frozenset[str]:
+        """The ids of the samples that have passed and were never learned."""
+        learned = {row.id for chunk in self.rows.chunks(learned=True) for row in chunk}
+        return frozenset(self.target.ids) - learned
+
+    @cached_property
     def target(self) -> RedactionTarget:
         """The samples and names that no file of the run may hold afterwards."""
         rows = [row for chunk in self.rows.chunks(learned=False) for row in chunk]
@@ -52,12 +58,14 @@ def plan_erasure(request: ForgetRequest, lineage: Lineage, run: RunResources) ->
     """Return what the request reaches in a run; change nothing."""
     rows = lineage.select(request)
     classes, hashes = emptied_classes(request, rows), rows.emptied.domains
+    own = {part.name for part in (run.held_out.parts if run.held_out is not None else ())}
     parts = dict.fromkeys([*run.history.parts, *(part.name for part in run.source.info.holdout)])
     known = {*run.scores.per_domain, *(text for part in parts for text in _possible_domains(part))}
     if request.domain is not None:
         known.add(request.domain)
     domains = tuple(sorted(name for name in known if lineage.digest("domain", name) in hashes))
-    hidden = tuple(part for part in parts if any(mentions(part, name) for name in (*classes, *domains)))
+    gone = (*classes, *domains)
+    hidden = tuple(p for p in parts if p not in own and any(mentions(p, name) for name in gone))
     return ErasurePlan(request, rows, domains, hidden)
 
 
@@ -80,7 +88,11 @@ def request_replay(
         offsets = (row.offset for chunk in rows.chunks(learned=False) for row in chunk)
         return lineage.hidden_offsets().union(offsets)
 
-    return RequestReplay(stream, select, end, tombstones.drop_erased)
+    def filter_batch(batch: Batch) -> Batch:
+        unlearned = lineage.unlearned_offsets(batch.offset, batch.end)  # such as those that are held out
+        return tombstones.drop_erased(batch).without_labels(unlearned)
+
+    return RequestReplay(stream, select, end, filter_batch)
 
 
 def emptied_classes(request: ForgetRequest, rows: Selection) -> tuple[str, ...]:

@@ -144,6 +144,15 @@ class Lineage:
         )
         return [row_of(row) for row in rows[:limit]]
 
+    def unlearned_offsets(self, start: int, end: int) -> frozenset[int]:
+        """Return the offsets in [start, end) of samples with a label that were not learned."""
+        self.flush()
+        found = (
+            "SELECT offset FROM samples WHERE offset >= ? AND offset < ? AND label IS NOT NULL "
+            f"AND NOT learned & {LEARNED | REJECTED}"
+        )
+        return frozenset(offset for (offset,) in self._file.query(found, start, end))
+
     def classes(self) -> tuple[str, ...]:
         """Return the classes of the samples that have passed, the most frequent first."""
         found = "SELECT label FROM samples WHERE label IS NOT NULL GROUP BY label ORDER BY COUNT(*) DESC"

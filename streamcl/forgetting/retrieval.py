@@ -7,6 +7,7 @@ from contextlib import closing
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Event, ForgetRequest, Pixels, Sample
+from streamcl.forgetting.held_out_store import HeldOutStore
 from streamcl.forgetting.lineage import Lineage
 from streamcl.forgetting.lineage_row import LineageRow
 from streamcl.protocols import Fetch, Peekable, Source, fetch_of
@@ -101,7 +102,10 @@ def labelled(sample: Sample, label: str | None) -> Sample:
 
 
 def retain_source(
-    source: Source, lineage: Lineage, filter_batch: Callable[[Batch], Batch]
+    source: Source,
+    lineage: Lineage,
+    filter_batch: Callable[[Batch], Batch],
+    held_out: HeldOutStore | None = None,
 ) -> Callable[[int], Sequence[Sample]] | None:
     """Return what gives a repair at most so many samples to retain; None where the source cannot.
 
@@ -109,12 +113,13 @@ def retain_source(
     whole stream. Otherwise the next batches are read ahead of learning; their labels are never learned from.
     Either way nothing is stored, and the same samples come again when the erasure is repeated after a crash.
 
-    filter_batch: removes samples that have a tombstone from a batch.
+    filter_batch: removes samples that have a tombstone from a batch. held_out: those that are never learned,
+    which are not given.
     """
     if (fetch := fetch_of(source)) is not None:
         return lambda limit: _fetched(fetch, lineage.subsample(limit), lineage.content)
     if isinstance(source, Peekable):
-        return lambda limit: _coming(source.peek(limit), filter_batch)[:limit]
+        return lambda limit: _coming(source.peek(limit), filter_batch, held_out)[:limit]
     return None
 
 
@@ -125,5 +130,10 @@ def _fetched(fetch: Fetch, rows: Sequence[LineageRow], content: Callable[[Pixels
     return [found[row] for row in rows if row in found]
 
 
-def _coming(events: Sequence[Event], filter_batch: Callable[[Batch], Batch]) -> list[Sample]:
-    return [sample for event in events if isinstance(event, Batch) for sample in filter_batch(event).samples]
+def _coming(
+    events: Sequence[Event], filter_batch: Callable[[Batch], Batch], held_out: HeldOutStore | None
+) -> list[Sample]:
+    coming = [
+        sample for event in events if isinstance(event, Batch) for sample in filter_batch(event).samples
+    ]
+    return [each for each in coming if held_out is None or not held_out.may_hold_out(each)]

@@ -25,6 +25,8 @@ class ReturnedRecords:
         waiting = {label.id for label in labels}
         if self._run.waiting is not None:
             self._run.waiting.purge(waiting)
+        if self._run.held_out is not None:
+            self._run.held_out.purge(waiting)
         if self._run.thumbnails is not None and waiting:
             self._run.thumbnails.purge(waiting)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from streamcl.capabilities.declaration import capabilities_of
+from streamcl.events import HoldoutPart
 from streamcl.forgetting.feature_probe import FeatureProbe
+from streamcl.forgetting.held_out_store import HeldOutStore
 from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.receipts.archive import SigningKeySource, no_signing_key
 from streamcl.forgetting.replay import StreamReplay
@@ -75,10 +77,20 @@ class RunResources:
     relapse: RelapseMonitor | None = None
     waiting: WaitingStore | None = None
     replay: StreamReplay | None = None
+    held_out: HeldOutStore | None = None
     fingerprint: str = ""
     probe: FeatureProbe | None = None
     signing_key: SigningKeySource = no_signing_key
     disk: Disk = field(default_factory=lambda: files.DISK)
+
+    @property
+    def holdout(self) -> tuple[HoldoutPart, ...]:
+        """The held-out samples: the source's own, or those that the run holds out."""
+        return self.source.info.holdout or (() if self.held_out is None else self.held_out.parts)
+
+    def holdout_version(self) -> int:
+        """Return a number that changes whenever the held-out samples do."""
+        return 0 if self.held_out is None else self.held_out.version
 
     def select_statistics(self, rows: Selection) -> StatisticsSelection | None:
         """Return the stored statistics that rows of the lineage reach; None where the run stores none."""

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import heapq
-import io
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from streamcl.events import NO_PIXELS, Prediction, Sample
+from streamcl.memory.png import PngBytes, from_png, to_png
 from streamcl.protocols import State
 
 MAX_REMOVED_TIMES = 1000
 """Times of samples that are gone; with more than half of them gone the rest is sorted anew."""
-PngBytes: TypeAlias = bytes
-"""A picture as a PNG file."""
-PNG_COMPRESSION = 1  # zlib's level: a photograph in some 8 ms, and hardly larger than at the best
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +78,14 @@ class WaitingSamples:
         name = entry.sample.id
         if name not in self._packed:
             bare = replace(entry, sample=replace(entry.sample, image=NO_PIXELS))
-            self._add(name, bare, _png(entry.sample))
+            self._add(name, bare, to_png(entry.sample.image))
 
     def take(self, name: str) -> WaitingSample | None:
         """Remove and return the sample with this id; None where none waits."""
         packed = self._remove(name)
         if packed is None:
             return None
-        sample = replace(packed.entry.sample, image=np.array(Image.open(io.BytesIO(packed.pixels))))
+        sample = replace(packed.entry.sample, image=from_png(packed.pixels))
         return replace(packed.entry, sample=sample)
 
     def expire(self, now: float | None) -> int:
@@ -157,12 +153,6 @@ class WaitingSamples:
                 self._times = [each for each in self._times if each[1] in self._names]
                 heapq.heapify(self._times)
         return packed
-
-
-def _png(sample: Sample) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(sample.image)).save(file, "PNG", compress_level=PNG_COMPRESSION)
-    return file.getvalue()
 
 
 def _facts(entry: WaitingSample) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from streamcl.errors import ForgettingError, SourceError
 from streamcl.events import Batch, Prediction, Sample
+from streamcl.memory.holdout_store import HoldoutStore
 from streamcl.memory.waiting_samples import WaitingSample, WaitingSamples
 from streamcl.processor.event_log import EventLog
 from streamcl.processor.merged_batch import MergedBatch
@@ -76,13 +77,19 @@ class LateLabels:
         waiting: the store; None where labels come with their records only.
         corrections: takes samples out of the learner; None where the run cannot.
         log: of the run.
+        held_out: samples that are held out; a label of one of them is corrected or withdrawn there.
     """
 
     def __init__(
-        self, waiting: WaitingSamples | None, corrections: LabelCorrections | None, log: EventLog
+        self,
+        waiting: WaitingSamples | None,
+        corrections: LabelCorrections | None,
+        log: EventLog,
+        held_out: HoldoutStore,
     ) -> None:
         self.counts = Counter[str]()
         self._waiting, self._corrections, self._log = waiting, corrections, log
+        self._held_out = held_out
 
     def separated(self, batch: Batch) -> tuple[Batch, ...]:
         """Return the batch; where it is not to be learned, after the labels of earlier records, which are."""
@@ -184,9 +191,14 @@ class LateLabels:
             found.corrections[name] = None
 
     def _learned_label(self, name: str, found: _Assignment) -> str | None:
-        """Return the label under which a sample was learned, or that earlier labels of the batch gave it."""
+        """Return the label under which a sample was learned, or that earlier labels of the batch gave it.
+
+        Of a sample that is held out it is the label that it is evaluated under.
+        """
         if name in found.corrections:
             return found.corrections[name]
+        if (label := self._held_out.label_of(name)) is not None:
+            return label
         return None if self._corrections is None else self._corrections.learned_label(name)
 
     def _taken_out(self, corrections: Mapping[str, str | None]) -> list[tuple[int, Sample]]:
@@ -207,7 +219,10 @@ class LateLabels:
     def _take_out(self, corrections: Mapping[str, str | None]) -> list[tuple[int, Sample]]:
         if not corrections or self._corrections is None:
             return []
-        taken = self._corrections.take_out(list(corrections))
+        held_out = [name for name in corrections if self._held_out.label_of(name) is not None]
+        learned = [name for name in corrections if name not in held_out]
+        taken = list(self._corrections.take_out(learned)) if learned else []
+        taken += [self._held_out.take(name) for name in held_out]
         for name, label in corrections.items():
             withdrawn = label is None
             self._note(

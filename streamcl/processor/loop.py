@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from streamcl.errors import ForgettingError, RefusedRequest
 from streamcl.events import Batch, Event, ForgetRequest, Idle, PredictionRecord, Preview
+from streamcl.processor.acknowledgement import SavedPositions
 from streamcl.processor.arrivals import ArrivalPredictions, Heartbeat, OverloadLog
 from streamcl.processor.event_log import EventLog, Progress, Quarantine
 from streamcl.processor.late_labels import LateLabels
@@ -17,11 +17,10 @@ from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.processor.step import StepRunner, predictions_of
 from streamcl.protocols import BatchRecord, Learner, Source, State, Stateful
-from streamcl.sources.delivery import Acknowledging
 from streamcl.storage.rng_state import capture_generators, restore_generators
 
-LIVE_PARTS = frozenset({"arrivals", "overload", "labels"})
-"""Parts whose state is empty, and left out of checkpoints, but for some live sources."""
+OPTIONAL_PARTS = frozenset({"arrivals", "overload", "labels", "held_out"})
+"""Parts whose state is empty, and left out of checkpoints, but for some sources."""
 
 
 class StreamProcessor:
@@ -74,9 +73,9 @@ class StreamProcessor:
         self._predictions = PredictionLog(log, learner)
         self._arrivals = ArrivalPredictions(learner, log)
         self.overload = OverloadLog(log)
-        self.labels = LateLabels(parts.waiting, parts.corrections, log)
+        self.labels = LateLabels(parts.waiting, parts.corrections, log, parts.held_out)
         self._heartbeat = Heartbeat(progress, clock=clock)
-        self._saved: deque[tuple[int, State]] = deque()  # steps and positions of commits not acknowledged
+        self._saved = SavedPositions(source, parts.checkpoints)
         self._evaluation = HoldoutEvaluation(
             parts.evaluator, parts.history, learner, log, parts.is_hidden_part
         )
@@ -87,6 +86,7 @@ class StreamProcessor:
             self.guard,
             self.shift_handler,
             StepMetricsLog(log, learner, self.shift_handler, parts.scores, parts.meter),
+            parts.held_out,
             self._evaluation,
             self._arrivals,
             self.overload,
@@ -148,7 +148,9 @@ class StreamProcessor:
         batch, shown = attached.batch, self._arrivals.of(attached.batch)
         if attached.corrected:
             self._predictions.recount()
-        outcome, earlier = self._step.run(batch), {**shown, **attached.predictions}
+        held_out = self.parts.held_out.choose(batch)
+        outcome = self._step.run(batch.without_labels(held_out))
+        earlier = {**shown, **attached.predictions}
         record = BatchRecord(
             batch,
             predictions_of(batch, outcome.result, earlier),
@@ -159,6 +161,7 @@ class StreamProcessor:
             logged=frozenset(shown) - attached.completed,
             completed=(frozenset(shown) & attached.completed) | frozenset(attached.predictions),
             corrected=attached.corrected,
+            held_out=held_out,
         )
         self.progress.advance(batch)
         for observer in self._observers:
@@ -220,35 +223,30 @@ class StreamProcessor:
         self.progress.committed = self.progress.offset
         if self.parts.checkpoints is not None:
             saved = self.parts.checkpoints.save(self.progress.offset, self.progress.step, self.state_dict())
-            self._saved.append((self.progress.step, self._position))
+            self._saved.add(self.progress.step, self._position)
             if saved is not None:
                 self._log.write_metrics("checkpoint", {"bytes": saved.bytes, "seconds": saved.seconds})
             self.acknowledge()
 
     def acknowledge(self) -> None:
         """Let the source know the position of the oldest checkpoint: no restart goes back behind it."""
-        oldest = None if self.parts.checkpoints is None else self.parts.checkpoints.oldest_step()
-        passed = [each for each in self._saved if oldest is not None and each[0] <= oldest]
-        if passed and isinstance(self.source, Acknowledging):
-            self.source.acknowledge(passed[-1][1])
-        for _ in passed:
-            self._saved.popleft()
+        self._saved.acknowledge()
 
     def state_dict(self) -> State:
         """Return the whole state; only "sinks" and "meter" depend on the clock."""
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        present = {name: part for name, part in parts.items() if part or name not in LIVE_PARTS}
+        present = {name: part for name, part in parts.items() if part or name not in OPTIONAL_PARTS}
         return {"source": self._position, "random": self._random, **present}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the processor that returned `state`; the sink goes back to where it was then."""
         self.source.load_state_dict(state["source"])
         for name, part in self._stateful().items():
-            part.load_state_dict(state.get(name, {}) if name in LIVE_PARTS else state[name])
+            part.load_state_dict(state.get(name, {}) if name in OPTIONAL_PARTS else state[name])
         self._position = self.source.state_dict()
         restore_generators(state["random"])
         self._random, self._committed_step = state["random"], self.progress.step
-        self._saved.append((self._committed_step, self._position))
+        self._saved.add(self._committed_step, self._position)
 
     def _stateful(self) -> dict[str, Stateful]:
         """Return the parts whose states are committed, in the order in which they are restored."""
@@ -266,6 +264,7 @@ class StreamProcessor:
             "arrivals": self._arrivals,
             "overload": self.overload,
             "labels": self.labels,
+            "held_out": parts.held_out,
             "guard": self.guard,
             "shifts": self.shift_handler,
             "evaluation": self._evaluation,

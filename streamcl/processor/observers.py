@@ -32,7 +32,8 @@ class PredictionLog(Counters):
         for prediction in record.predictions:
             if prediction.offset not in written:
                 again = {"labelled_later": True} if prediction.offset in record.completed else {}
-                self._log.write_prediction(prediction, **again)
+                held_out = {"held_out": True} if prediction.offset in record.held_out else {}
+                self._log.write_prediction(prediction, **again, **held_out)
         if new := self._learner.classes[self.classes :]:
             self.classes += len(new)
             self._log.log("new_class", f"{len(new)} classes seen for the first time", classes=list(new))
@@ -84,7 +85,8 @@ class NonFiniteGuard(Counters):
 
     def after_batch(self, record: BatchRecord) -> None:
         """Count and log a batch with a step that was not finite. Raise NotFinite where there are too many."""
-        learned, labelled = len(record.result.learned), len(record.batch.labelled)
+        learned = len(record.result.learned)
+        labelled = len(set(record.batch.labelled_offsets) - record.held_out)
         if record.not_finite:
             self.skipped += 1
             self.skipped_in_a_row += 1

@@ -12,6 +12,7 @@ from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.events import Batch, ForgetRequest, Sample
+from streamcl.memory.holdout_store import HoldoutStore
 from streamcl.memory.waiting_samples import WaitingSamples
 from streamcl.protocols import BatchRecord, CheckpointStore, ForgettingEvent, ShiftDetector, Sink, Stateful
 from streamcl.storage.thumbnails import Thumbnails
@@ -93,6 +94,7 @@ class LoopParts:
         source, or does not test its erasures again; one object may have several of these roles.
     waiting, corrections: samples that wait for their labels, None where labels come with their records only;
         corrections of labels, None where nothing can be corrected.
+    held_out: samples that are held out of the stream.
     stop: ends the loop; a source that several processes read may set it too.
     clock: returns the time in seconds; it decides when to commit and flush, and nothing that is learned.
     is_hidden_part: whether a held-out part bears a name that was erased.
@@ -113,6 +115,7 @@ class LoopParts:
     relapse_tester: RelapseTester | None = None
     waiting: WaitingSamples | None = None
     corrections: LabelCorrections | None = None
+    held_out: HoldoutStore = field(default_factory=HoldoutStore)
     stop: StopSignal = field(default_factory=StopSignal)
     clock: Callable[[], float] = time.monotonic
     agree: Callable[[bool], bool] = bool

@@ -20,11 +20,12 @@ from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.forgetting import build_forgetting, loop_forgetting
-from streamcl.factory.parts import build_fanout, build_learner, build_shift, build_waiting
+from streamcl.factory.parts import build_fanout, build_held_out, build_learner, build_shift, build_waiting
 from streamcl.factory.source import SourceFactory, build_source
 from streamcl.forgetting.feature_probe import FeatureProbe
 from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.run_resources import RunResources
+from streamcl.memory.holdout_store import HoldoutStore
 from streamcl.nn.probe_features import probe_features
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy, StopSignal
@@ -40,6 +41,10 @@ from streamcl.storage.key_folder import default_key_folder
 from streamcl.storage.rng_state import capture_generators, seed_generators
 from streamcl.storage.snapshots import PublishingStore, Snapshots
 from streamcl.storage.thumbnails import Thumbnails
+
+RECORDS_PER_SAMPLE = 10
+"""Records between two evaluations for each sample that is held out of them, and that an evaluation predicts:
+so it adds at most a tenth of the images, and less of the time."""
 
 
 def assemble(
@@ -69,6 +74,7 @@ def assemble(
     replay = None
     if group.world_size == 1:  # several ranks would have to read and learn it together
         replay = CheckpointReplay(settings, source, learner, output.checkpoints, output.saver)
+    held_out = build_held_out(settings, source.info, backbone.image_size, group)
     forgetting = None
     if group.is_main:
         resources = RunResources(
@@ -83,6 +89,7 @@ def assemble(
             snapshots=snapshots,
             waiting=waiting,
             replay=replay,
+            held_out=held_out,
             fingerprint=fingerprint(settings),
             probe=FeatureProbe.of(probe_features(backbone), library_versions()),
             signing_key=default_key_folder().key_in_use,
@@ -91,12 +98,12 @@ def assemble(
     store = _checkpoint_store(output, learner, group)
     if snapshots is not None:
         store = PublishingStore(store, snapshots)
-    in_loop = loop_forgetting(forgetting, (learner, scores, history), group)
+    in_loop = loop_forgetting(forgetting, (learner, scores, history, held_out), group)
     parts = LoopParts(
         detector=build_shift(settings),
         scores=scores,
         history=history,
-        evaluator=_evaluator(settings, source, group),
+        evaluator=_evaluator(settings, source, held_out, group),
         meter=throughput,
         sink=output.sink,
         thumbnails=output.thumbnails,
@@ -106,6 +113,7 @@ def assemble(
         relapse_tester=in_loop,
         waiting=waiting,
         corrections=None if forgetting is None else forgetting.corrections,
+        held_out=held_out,
         stop=stop,
         is_hidden_part=in_loop.hides_part,
         agree=bool if group.world_size == 1 else group.broadcast_object,
@@ -174,14 +182,17 @@ def _checkpoint_store(output: RunOutput, learner: Learner, group: ProcessGroup) 
     return ReplicatedCheckpointStore(output.saver if group.is_main else None, learner, group)
 
 
-def _evaluator(settings: RunConfig, source: Source, group: ProcessGroup) -> HoldoutEvaluator:
+def _evaluator(
+    settings: RunConfig, source: Source, held_out: HoldoutStore, group: ProcessGroup
+) -> HoldoutEvaluator:
     plan = settings.evaluate
     return HoldoutEvaluator(
-        source.info.holdout,
+        source.info.holdout or held_out.parts,
         every_samples=plan.every_samples,
         at_part_end=plan.at_part_end,
         at_stream_end=plan.at_stream_end,
         max_per_part=plan.max_per_part,
+        records_per_sample=0 if source.info.holdout else RECORDS_PER_SAMPLE,
         batch_size=settings.batch.largest,
         group=group if group.world_size > 1 else None,
     )

@@ -8,12 +8,14 @@ from pathlib import Path
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import CheckpointError
-from streamcl.events import Prediction, Sample
+from streamcl.events import HoldoutPart, Prediction, Sample
 from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
 from streamcl.factory.parts import build_learner
 from streamcl.learners.predictions import to_ranking
+from streamcl.memory.holdout_store import HoldoutStore
+from streamcl.nn.backbone import Backbone
 from streamcl.nn.peft_export import export_adapter, export_merged
-from streamcl.protocols import Learner, ProbabilisticLearner
+from streamcl.protocols import Learner, ProbabilisticLearner, State
 from streamcl.runs.directory import checkpoints, config_of
 from streamcl.storage.manifest_mac import ManifestMac
 
@@ -39,12 +41,32 @@ def load_learner(
         compute = compute.for_requests()
     backbone = vit(config, compute)
     learner = build_learner(config, backbone, compute)
+    learner.load_state_dict(_newest_state(folder, config, backbone)["learner"])
+    return learner, config
+
+
+def load_held_out(folder: str | Path, *, vit: BackboneFactory = build_vit) -> tuple[HoldoutPart, ...]:
+    """Return the samples that a run holds out of its stream, as its newest good checkpoint holds them.
+
+    There are none where the run's source has held-out samples of its own. Raise CheckpointError where there
+    is no checkpoint.
+    """
+    folder = Path(folder)
+    config = config_of(folder)
+    store = HoldoutStore(config.evaluate.hold_out)
+    store.load_state_dict(
+        _newest_state(folder, config, vit(config, build_compute(config))).get("held_out", {})
+    )
+    return store.parts if len(store) else ()
+
+
+def _newest_state(folder: Path, config: RunConfig, backbone: Backbone) -> State:
+    """Return the state in the newest good checkpoint. Raise CheckpointError where there is none."""
     mac = ManifestMac(accept_foreign=True)  # a copy of a run on another machine can be used as well
     found = checkpoints(config, folder, backbone=backbone.fingerprint, mac=mac).latest()
     if found is None:
         raise CheckpointError(f"{folder} holds no checkpoint")
-    learner.load_state_dict(found.state["learner"])
-    return learner, config
+    return found.state
 
 
 def rank_classes(learner: Learner, samples: Sequence[Sample], top: int) -> list[tuple[Prediction, ...]]:

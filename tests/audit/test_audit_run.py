@@ -5,9 +5,10 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from audit_runs import configuration
+from audit_runs import LABELS, configuration
 from click.testing import CliRunner
 from log_messages import logged
+from pictures import picture
 
 from streamcl.audit import run as audit_module
 from streamcl.audit.data import AuditConfig
@@ -104,6 +105,50 @@ def test_an_unknown_request_names_those_that_are_known(forgotten):
     with pytest.raises(ForgettingError, match="no receipt of an erasure by the request 'other'") as caught:
         audit_module.audit_run(forgotten, request="other")
     assert "thirty" in caught.value.hint
+
+
+class Unsplit:
+    """160 pictures of four classes, read by index, none of them held out by the source."""
+
+    def __len__(self):
+        return 160
+
+    def __getitem__(self, index):
+        label = LABELS[index % 4]
+        return {"image": picture(label, index), "label": label, "id": f"s{index}"}
+
+
+def unsplit(folder, **evaluate):
+    """A run over these pictures that was made to forget 40 of them."""
+    config = configuration(folder, {"name": "ridge", "trace_ridge": 0.001})
+    del config["scenario"]
+    config |= {"source": {"class": f"{__name__}:Unsplit"}, "evaluate": evaluate}
+    with open_run(config) as run:
+        list(run)
+        run.forget(offsets=(90, 130), id="forty")
+        run.processor.forget()
+        return run.folder, [sample.id for sample in run.processor.parts.held_out]
+
+
+def test_an_erasure_is_audited_on_samples_that_the_run_held_out_of_its_stream(tmp_path):
+    folder, held_out = unsplit(tmp_path, hold_out="30%")
+    receipt = json.loads((folder / "receipts" / "forty.json").read_text())
+    with logged() as messages:
+        report = audit_module.audit_run(folder, config=QUICK)
+    assert messages == [], "held-out samples do not count as forgotten"
+    assert report.verdict != "fail", text_table(report)
+    assert report.statistics_error < 1e-5
+    assert report.counts["test"] == len(held_out) > 0
+    assert report.counts["forget"] == receipt["scope"]["learned"] < receipt["scope"]["passed"] == 40
+    assert len(receipt["scope"]["unlearned"]) == 40 - receipt["scope"]["learned"]
+
+
+def test_an_audit_without_held_out_samples_says_so_before_it_reads_the_stream(tmp_path, monkeypatch):
+    folder, _ = unsplit(tmp_path, hold_out=0)
+    monkeypatch.setattr(audit_module, "batches_to_audit", None)
+    with pytest.raises(ForgettingError, match="no held-out samples") as caught:
+        audit_module.audit_run(folder, config=QUICK)
+    assert "evaluate.hold_out" in caught.value.hint
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import pytest
 import torch
@@ -208,7 +209,7 @@ def test_a_run_that_is_left_at_every_batch_is_corrected_alike(tmp_path):
     config = settings_of(tmp_path / "left", **options)
     left, ended = 0, False
     while not ended:
-        with open_run(config) as run:
+        with closing(open_run(config)) as run:  # as a crash leaves it
             events = iter(run.source)
             if (event := next(events, None)) is None:
                 ended = True

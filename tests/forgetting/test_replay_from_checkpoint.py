@@ -25,22 +25,31 @@ PLATEAUS = {"name": "plateau", "window": 3, "mean_threshold": 5.0, "variance_thr
 
 
 class RefusingSource(SourceWrapper):
-    """Refuses the records that a test names, at their places."""
+    """Refuses the records that a test names, at their places, and hides the labels at some offsets."""
 
-    def __init__(self, source, refuses):
+    def __init__(self, source, refuses, unlabelled=frozenset()):
         super().__init__(source)
-        self._refuses = refuses
+        self._refuses, self._unlabelled = refuses, unlabelled
 
     def __iter__(self):
         for event in self._source:
             if isinstance(event, Batch):
                 pairs = list(zip(event.offsets, event.samples, strict=True))
                 gone = [offset for offset, sample in pairs if self._refuses(offset, sample)]
-                yield replace(
+                left = replace(
                     event,
                     samples=tuple(sample for offset, sample in pairs if offset not in gone),
                     rejected=tuple(RejectedRecord(offset, "", "refused") for offset in gone),
                 )
+                yield left.without_labels(self._unlabelled)
+
+
+class Undivided(SourceWrapper):
+    """A source without held-out samples of its own."""
+
+    @property
+    def info(self):
+        return replace(super().info, holdout=())
 
 
 def config(folder, learner=LEARNER, **more):
@@ -49,19 +58,25 @@ def config(folder, learner=LEARNER, **more):
     )
 
 
-def run_without(folder, refuses, **more):
+def run_of(folder, stack, wrap, **more):
+    """A run whose source is wrapped."""
+    (folder / "run").mkdir(parents=True)
+    run = assemble(
+        config(folder, **more),
+        folder / "run",
+        stack,
+        vit=build_vit,
+        group=SINGLE_PROCESS,
+        stream=lambda *given: wrap(build_source(*given)),
+    )
+    begin_or_restore(run, None)
+    return run
+
+
+def run_without(folder, refuses, unlabelled=frozenset(), **more):
     """The state of learner, detector and segments of a run whose source refuses these records."""
     with ExitStack() as stack:
-        (folder / "run").mkdir(parents=True)
-        run = assemble(
-            config(folder, **more),
-            folder / "run",
-            stack,
-            vit=build_vit,
-            group=SINGLE_PROCESS,
-            stream=lambda *given: RefusingSource(build_source(*given), refuses),
-        )
-        begin_or_restore(run, None)
+        run = run_of(folder, stack, lambda source: RefusingSource(source, refuses, unlabelled), **more)
         for _ in run:
             pass
         return future_of(run)
@@ -102,6 +117,20 @@ def test_the_run_goes_on_as_one_whose_source_refused_the_records(tmp_path, learn
     assert receipt["figures"]["records_replayed"] == receipt["offset"] - 64
     never = run_without(tmp_path / "b", lambda offset, _: 70 <= offset < 90, learner=learner)
     assert end == never
+
+
+def test_records_that_are_held_out_stay_so_when_the_stream_is_learned_again(tmp_path):
+    with ExitStack() as stack:
+        run = run_of(tmp_path / "a", stack, Undivided, evaluate={"hold_out": "50%"})
+        name = None
+        for prediction in run:
+            if name is None and prediction.offset >= 111:
+                name = run.forget(offsets=(70, 90), on_return="learn")
+        receipt, end = receipt_of(tmp_path / "a", name), future_of(run)
+        held_out = frozenset(kept.offset for kept in run.processor.parts.held_out._kept.values())
+    assert receipt["method"] == "replay_from_checkpoint"
+    assert any(64 <= offset < 112 for offset in held_out)
+    assert end == run_without(tmp_path / "b", lambda offset, _: 70 <= offset < 90, held_out)
 
 
 def test_a_class_that_came_late_leaves_no_trace_in_any_weight(tmp_path):

@@ -169,6 +169,7 @@ def configuration(
         "shift": DETECTORS[detector],
         "checkpoint": {"every_samples": checkpoint},
         "evaluate": {
+            "hold_out": 0,
             "every_samples": 64 if examine else None,
             "at_part_end": examine,
             "at_stream_end": examine,

@@ -24,7 +24,7 @@ def configuration(folder, learner="ridge", **more):
             "learner": learner,
             "shift": "none",
             "checkpoint": {"every_samples": 64},
-            "evaluate": {"every_samples": None, "at_stream_end": False, "at_part_end": False},
+            "evaluate": {"hold_out": 0, "every_samples": None, "at_stream_end": False, "at_part_end": False},
             **more,
         }
     )

@@ -43,6 +43,38 @@ Seconds: TypeAlias = Annotated[
 ]
 """A duration: a number of seconds, or a number with its unit."""
 
+PERCENTAGE = r"^([0-9]+(?:\.[0-9]+)?)\s*%$"
+MAX_SHARE = 0.5
+
+
+def share(value: Any) -> Any:
+    """Return the share of a percentage such as "5%"; numbers unchanged.
+
+    >>> share("5%"), share("2.5 %"), share(0.1)
+    (0.05, 0.025, 0.1)
+    """
+    if isinstance(value, str) and (found := re.fullmatch(PERCENTAGE, value.strip())):
+        return float(found[1]) / 100
+    if isinstance(value, str):
+        raise PydanticCustomError("share", "is no share; write 5% or 0.05")
+    return value
+
+
+Share: TypeAlias = Annotated[
+    float,
+    Field(ge=0, le=MAX_SHARE),
+    BeforeValidator(share),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": MAX_SHARE},
+                {"type": "string", "pattern": PERCENTAGE},
+            ]
+        }
+    ),
+]
+"""A share of at most a half: a number, or a percentage."""
+
 IMPORT_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 """Pattern of the import path of a callable, package.module:callable."""
 

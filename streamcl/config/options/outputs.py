@@ -6,12 +6,22 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from streamcl.config.options.base import Options, Seconds
+from streamcl.config.options.base import Options, Seconds, Share, Warn
 from streamcl.config.options.variants import ClassOptions, PluginOptions, by_name, variant
 
 
 class EvaluateOptions(Options):
-    """When to evaluate on the source's held-out samples."""
+    """Which samples are held out, and when to evaluate on them."""
+
+    hold_out: Warn[Share] = Field(
+        0.05,
+        description="Share of the labelled records that are predicted and never learned, chosen by a hash of "
+        "the id. Only where the source has no held-out samples of its own; the first 20 of each class are "
+        "learned. 0: none.",
+    )
+    max_held_out: Warn[int] = Field(
+        256, ge=1, le=10_000, description="Of those the number that is kept; most of the others are learned."
+    )
 
     every_samples: int | None = Field(
         1000, ge=1, le=10**12, description="Samples between evaluations; null: never."

@@ -1,4 +1,4 @@
-"""A source's held-out samples by class and subject, to test erasures without keeping data."""
+"""Held-out samples by class and subject, to test erasures without keeping data."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ Place: TypeAlias = tuple[int, int]
 class HeldOutSamples:
     """Indexes held-out samples by class and subject; pixels are read from the source at each call.
 
-    The index reads all of them once, at the first call.
+    The index reads all of them once, at the first call, and again where `version` gives another number.
     """
 
-    def __init__(self, parts: Sequence[HoldoutPart]) -> None:
-        self._parts = tuple(parts)
+    def __init__(self, parts: Sequence[HoldoutPart], version: Callable[[], int] = lambda: 0) -> None:
+        self._parts, self._version = tuple(parts), version
+        self._indexed = version()
         self._places: dict[tuple[Named, str], list[Place]] | None = None
         self._all: list[tuple[Place, str | None, str | None]] = []
 
@@ -49,8 +50,8 @@ class HeldOutSamples:
         return list(_read(self._parts, subsample(places, MAX_OTHERS)))
 
     def _index(self) -> dict[tuple[Named, str], list[Place]]:
-        if self._places is None:
-            self._places = {}
+        if self._places is None or self._indexed != self._version():
+            self._places, self._all, self._indexed = {}, [], self._version()
             for place in _places(self._parts):
                 for sample in _read(self._parts, [place]):
                     self._all.append((place, sample.label, sample.subject))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -25,11 +25,13 @@ class UtilityProbe:
     """Evaluates a learner on the same few held-out samples before and after an erasure.
 
     What a learner with cached features reads of them is stored from one request to the next, features and no
-    pixels, until a subject is erased who is among them.
+    pixels, until a subject is erased who is among them, or `version` gives another number: the held-out
+    samples are others then.
     """
 
-    def __init__(self, parts: Sequence[HoldoutPart]) -> None:
-        self._parts = tuple(parts)
+    def __init__(self, parts: Sequence[HoldoutPart], version: Callable[[], int] = lambda: 0) -> None:
+        self._parts, self._version = tuple(parts), version
+        self._read_at = version()
         self._samples: _HeldOut | None = None
 
     def prepare(self, learner: Learner) -> None:
@@ -48,6 +50,8 @@ class UtilityProbe:
 
     def _read(self, learner: Learner) -> _HeldOut:
         cached = capabilities_of(learner).cached_features
+        if self._read_at != self._version():
+            self._samples, self._read_at = None, self._version()
         if self._samples is not None and cached is not None:
             self._samples = replace(self._samples, reading=cached.refresh_features(self._samples.reading))
             return self._samples

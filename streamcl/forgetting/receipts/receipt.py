@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -51,12 +50,14 @@ class ScopeSummary(_Part):
 
     learned, passed: samples that were learned, and that passed whether learned or not. ids, label, names:
     what `verify` looks for; names are those of classes, domains and held-out parts without a sample left.
+    unlearned: those of `ids` whose samples were never learned, such as held-out ones.
     cohorts: classes or subjects that were erased completely.
     """
 
     learned: int | None = None
     passed: int | None = None
     ids: tuple[str, ...] = ()
+    unlearned: tuple[str, ...] = ()
     label: str | None = None
     names: tuple[str, ...] = ()
     cohorts: tuple[str, ...] = ()
@@ -253,7 +254,7 @@ def disk_locations(
         _removed("report and summary", derived, ("summary.json", "report.html")),
         _removed("exports", derived, ("adapter",), "; copies made elsewhere are not reachable"),
         *not_affected(
-            ("caches",), "the run keeps no features and no images on disk other than the thumbnails"
+            ("caches",), "the run keeps no features, and no images on disk other than the places named here"
         ),
         *checkpoints,
         DataLocation("ledger", "erased", "what the request said is overwritten; keyed hashes and times stay"),
@@ -274,14 +275,12 @@ def with_spool_location(
 
     description: what the spool keeps, and for how long. requests: how many were carried out at once.
     """
-    caches = "the run keeps no features; images are in the thumbnails and in the spool only"
     explanation = (
         f"{description}; {erased} records were emptied{_together(requests)}, and their places stay; what is "
         "forgotten and comes again is emptied once it was read"
     )
     spool = DataLocation("spool", "erased" if erased else "not affected", explanation)
-    others = (replace(each, explanation=caches) if each.name == "caches" else each for each in locations)
-    return (*others, spool)
+    return (*locations, spool)
 
 
 def _together(requests: int) -> str:
