@@ -14,6 +14,7 @@ from streamcl.processor.event_log import EventLog, Progress, Quarantine
 from streamcl.processor.late_labels import LateLabels
 from streamcl.processor.observers import HoldoutEvaluation, NonFiniteGuard, PredictionLog, StepMetricsLog
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy
+from streamcl.processor.schedule import CommitSchedule
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.processor.step import StepRunner, predictions_of
 from streamcl.protocols import BatchRecord, Learner, Source, State, Stateful
@@ -52,11 +53,10 @@ class StreamProcessor:
         generators: Callable[[], State] = capture_generators,
     ) -> None:
         self.source, self.learner, self.parts = source, learner, parts
-        self._policy, self._environment, self._generators = policy, environment, generators
-        self._clock = clock = parts.clock
+        self._environment, self._generators = environment, generators
         self._position, self._random = source.state_dict(), generators()
-        self._committed_at, self._flushed_at, self._committed_step = clock(), clock(), 0
         self.progress = progress = Progress()
+        self._schedule = CommitSchedule(policy, progress, parts.clock, parts.agree)
         self._log = log = EventLog(parts.sink, progress)
         self._step = StepRunner(learner, log)
         self.quarantine = Quarantine(log, policy.max_quarantined)
@@ -74,7 +74,7 @@ class StreamProcessor:
         self._arrivals = ArrivalPredictions(learner, log)
         self.overload = OverloadLog(log)
         self.labels = LateLabels(parts.waiting, parts.corrections, log, parts.held_out)
-        self._heartbeat = Heartbeat(progress, clock=clock)
+        self._heartbeat = Heartbeat(progress, clock=parts.clock)
         self._saved = SavedPositions(source, parts.checkpoints)
         self._evaluation = HoldoutEvaluation(
             parts.evaluator, parts.history, learner, log, parts.is_hidden_part
@@ -101,9 +101,9 @@ class StreamProcessor:
             self.forget()
             yield from self.process(event)
             stopping = self.parts.stop.is_set  # a stop during this commit waits for the next one
-            if stopping or self._commit_due():
+            if stopping or (self._schedule.commit_due and not self.guard.skipped_in_a_row):
                 self.commit()
-            elif self._flush_due():
+            elif self._schedule.flush_due:
                 self._flush()
             if stopping:
                 return
@@ -219,7 +219,7 @@ class StreamProcessor:
         self._flush()
         if self.parts.forgetting is not None:
             self.parts.forgetting.commit()
-        self._committed_at, self._committed_step = self._clock(), self.progress.step
+        self._schedule.committed()
         self.progress.committed = self.progress.offset
         if self.parts.checkpoints is not None:
             saved = self.parts.checkpoints.save(self.progress.offset, self.progress.step, self.state_dict())
@@ -227,6 +227,11 @@ class StreamProcessor:
             if saved is not None:
                 self._log.write_metrics("checkpoint", {"bytes": saved.bytes, "seconds": saved.seconds})
             self.acknowledge()
+
+    def commit_rest(self) -> None:
+        """Commit what has passed since the last commit, where it may be: not after steps that failed."""
+        if self._schedule.has_uncommitted and not self.guard.skipped_in_a_row:
+            self.commit()
 
     def acknowledge(self) -> None:
         """Let the source know the position of the oldest checkpoint: no restart goes back behind it."""
@@ -245,8 +250,9 @@ class StreamProcessor:
             part.load_state_dict(state.get(name, {}) if name in OPTIONAL_PARTS else state[name])
         self._position = self.source.state_dict()
         restore_generators(state["random"])
-        self._random, self._committed_step = state["random"], self.progress.step
-        self._saved.add(self._committed_step, self._position)
+        self._random = state["random"]
+        self._schedule.restored()
+        self._saved.add(self.progress.step, self._position)
 
     def _stateful(self) -> dict[str, Stateful]:
         """Return the parts whose states are committed, in the order in which they are restored."""
@@ -272,21 +278,9 @@ class StreamProcessor:
             "meter": parts.meter,
         }
 
-    def _commit_due(self) -> bool:
-        every, seconds, progress = self._policy.commit_every, self._policy.commit_seconds, self.progress
-        due = every is not None and progress.offset // every != progress.committed // every
-        if seconds is not None:
-            passed = self._clock() - self._committed_at >= seconds
-            due = self.parts.agree(due or (passed and progress.step > self._committed_step))
-        return due and not self.guard.skipped_in_a_row
-
-    def _flush_due(self) -> bool:
-        seconds = self._policy.flush_seconds
-        return seconds is not None and self._clock() - self._flushed_at >= seconds
-
     def _flush(self) -> None:
         self.parts.sink.flush()
-        self._flushed_at = self._clock()
+        self._schedule.flushed()
 
     def _finish(self) -> None:
         self.quarantine.refuse_unused(self.source.info.name, self.progress.offset)

@@ -106,6 +106,8 @@ def open_run(
             run.processor.reopen()
             logger.info("the source has more: going on from offset %d", run.processor.progress.offset)
         group.broadcast_object(run.processor.progress.finished)
+        if run.processor.progress.finished:
+            run.written = run.processor.progress.step
         run.stack = stack.pop_all()
     return run
 
@@ -129,8 +131,6 @@ def execute_pending(folder: Path) -> None:
     config = config_of(folder)
     with open_run(config.model_copy(update={"run_dir": str(folder)}), reopen=False) as run:
         run.processor.forget()
-        if run.processor.progress.finished:
-            run.finish()
 
 
 def _read(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:

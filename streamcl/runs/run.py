@@ -33,8 +33,10 @@ from streamcl.storage.checkpoint import Checkpoints
 class Run:
     """A run with its directory. Iterate it to run it: it yields a PredictionRecord per sample.
 
-    Use it as a context manager: leaving it releases the directory's lock and the files. On several ranks each
-    has one; only the first has the directory, and `forgetting`. `stack` closes what the run has opened.
+    Use it as a context manager. Leaving it commits what has passed and, where the stream has ended, writes
+    the summary and the report (`finish`); after an exception neither is done, as after a crash. Either way it
+    releases the directory's lock and the files. On several ranks each has one; only the first has the
+    directory, and `forgetting`. `stack` closes what the run has opened; `written` is the step of the summary.
     """
 
     config: RunConfig
@@ -48,6 +50,7 @@ class Run:
     checkpoints: Checkpoints
     group: ProcessGroup
     stack: ExitStack
+    written: int | None = None
 
     def __iter__(self) -> Iterator[PredictionRecord]:
         return self.processor.run()
@@ -58,7 +61,19 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if kind is None:
+                self._end()
+        finally:
+            self.close()
+
+    def _end(self) -> None:
+        """Commit what has passed; at the end of the stream write what is written there, unless it was."""
+        self.processor.commit_rest()
+        progress = self.processor.progress
+        written = self.written == progress.step and (self.folder / SUMMARY).exists()
+        if progress.finished and self.group.is_main and not written:
+            self.finish()
 
     def stop(self) -> None:
         """End the run after the current event, with a commit. Safe to call from a signal handler.
@@ -125,4 +140,5 @@ class Run:
         files.atomic_write(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         export_learner(self.learner, self.config, self.folder / "adapter")
         write_report(self.folder)
+        self.written = self.processor.progress.step
         return summary
