@@ -40,7 +40,7 @@ from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, fetch_of
-from streamcl.runs.learner import load_held_out, load_learner
+from streamcl.runs.learner import StreamFacts, load_learner, load_stream_facts
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.plain_state import state_hash
 
@@ -80,7 +80,7 @@ def audit_run(
     learner, run_config = load_learner(folder, vit=shared.backbone)
     heads = None if retrain else closed_form_heads(learner)
     before = state_hash(learner.state_dict())
-    case = _Case(folder, receipt, run_config, config, load_held_out(folder, vit=shared.backbone))
+    case = _Case(folder, receipt, run_config, config, load_stream_facts(folder, vit=shared.backbone))
     compute = build_compute(run_config)
     backbone = shared.backbone(run_config, compute)
     if heads is None:
@@ -104,7 +104,7 @@ class _Case:
     receipt: Receipt
     run_config: RunConfig
     config: AuditConfig
-    own_held_out: tuple[HoldoutPart, ...]
+    facts: StreamFacts
 
     @contextmanager
     def stream(self) -> Iterator[tuple[SourceWrapper, ReceiptScope]]:
@@ -115,6 +115,11 @@ class _Case:
         with closing(build_source(self.run_config)) as source, Ledger(self.folder / LEDGER) as ledger:
             if not source.replayable:
                 raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
+            if self.facts.put_in:
+                raise ForgettingError(
+                    f"{self.facts.put_in} records were learned by partial_fit, and are not in the stream",
+                    hint="an audit compares models that learn the same stream again",
+                )
             if not any(len(part.samples) for part in self.held_out(source)):
                 raise ForgettingError(
                     "there are no held-out samples, which an audit compares models on",
@@ -125,7 +130,7 @@ class _Case:
 
     def held_out(self, source: Source) -> tuple[HoldoutPart, ...]:
         """Return the held-out samples of the source, or those that the run held out."""
-        return source.info.holdout or self.own_held_out
+        return source.info.holdout or self.facts.held_out
 
 
 def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | None) -> AuditReport:

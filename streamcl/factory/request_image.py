@@ -17,6 +17,14 @@ def request_sample(encoded: bytes) -> Sample:
     return Sample("request", decode(encoded, ImageLimits()))
 
 
+def labelled_sample(image: Any, label: Any, name: str, subject: str | None = None) -> Sample:
+    """Return an image of any form (see `image_sample`) as a sample with a label, as a source gives it.
+
+    label: a class's name, or an integer; None leaves it out. Raise BadRecord for another label too.
+    """
+    return to_sample({"image": image, "label": label, "subject": subject}, default_id=name)
+
+
 def image_sample(image: Any, name: str) -> Sample:
     """Return an image of any form as a sample of that name, without a label.
 

@@ -26,6 +26,7 @@ from streamcl.registry import bind_arguments
 from streamcl.sources.live_reader import LiveReader
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.rng_state import capture_generators, restore_generators
+from streams.appended import Appended
 from streams.build import named_source
 from streams.distributed.live_sharded import LiveSharded
 from streams.distributed.replicated import Replicated
@@ -79,7 +80,7 @@ def build_source(
     if group.world_size == 1:
         checked = checked_live_source(_resume_checked(config, plain))
         followed = Follow(checked) if follow else checked
-        return _prefetcher(config, take(plain, followed, limit, group), IDLE)
+        return Appended(_prefetcher(config, take(plain, followed, limit, group), IDLE))
     if isinstance(plain, LiveSource):
         live = live_shard(config, plain, group, folder)
         read_ahead = _prefetcher(config, OffsetChecked(live.source), RANK_IDLE)

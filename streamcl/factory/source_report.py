@@ -19,6 +19,7 @@ from streamcl.factory.live_source import record_policy
 from streamcl.factory.source import inspectable_source
 from streamcl.protocols import Source
 from streamcl.requests.label import Label
+from streamcl.sources.appending import source_position
 from streamcl.sources.delivery import guarantee_of
 from streamcl.storage.segment import SEGMENT_SUFFIX
 from streams.live.source import LiveSource
@@ -72,6 +73,7 @@ def report_source(
 def _report(config: RunConfig, state: Mapping[str, Any] | None, wait: float, folder: Path) -> SourceReport:
     stream, plain = inspectable_source(config, folder)
     if state is not None:
+        state = source_position(state)
         stream.load_state_dict(state)
     live = isinstance(plain, LiveSource)
     offset = 0 if state is None else int(state["offset"])

@@ -111,7 +111,7 @@ class StreamProcessor:
         if self.parts.stop.is_set:  # the source gave up waiting for an event
             self.commit()
             return
-        self._finish()
+        self.finish()
 
     def process(self, event: Event) -> tuple[PredictionRecord, ...]:
         """Carry out one event, whatever its kind; return the predictions of a batch."""
@@ -282,7 +282,8 @@ class StreamProcessor:
         self.parts.sink.flush()
         self._schedule.flushed()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Do what is due at the end of the stream: test erasures, evaluate, and commit."""
         self.quarantine.refuse_unused(self.source.info.name, self.progress.offset)
         self.shift_handler.retest()
         self.forget()

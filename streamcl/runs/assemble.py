@@ -147,6 +147,7 @@ def assemble(
         throughput=throughput,
         forgetting=forgetting,
         checkpoints=output.checkpoints,
+        saver=output.saver,
         group=group,
         stack=stack,
     )

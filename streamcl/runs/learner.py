@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamcl.capabilities.declaration import capabilities_of
@@ -17,6 +18,7 @@ from streamcl.nn.backbone import Backbone
 from streamcl.nn.peft_export import export_adapter, export_merged
 from streamcl.protocols import Learner, ProbabilisticLearner, State
 from streamcl.runs.directory import checkpoints, config_of
+from streamcl.sources.appending import appended
 from streamcl.storage.manifest_mac import ManifestMac
 
 
@@ -45,19 +47,29 @@ def load_learner(
     return learner, config
 
 
-def load_held_out(folder: str | Path, *, vit: BackboneFactory = build_vit) -> tuple[HoldoutPart, ...]:
-    """Return the samples that a run holds out of its stream, as its newest good checkpoint holds them.
+@dataclass(frozen=True, slots=True)
+class StreamFacts:
+    """The part of a run's state that concerns its stream.
 
-    There are none where the run's source has held-out samples of its own. Raise CheckpointError where there
-    is no checkpoint.
+    held_out: samples that the run holds out; none where its source has held-out samples of its own.
+    put_in: records that were learned and do not come from the source.
+    """
+
+    held_out: tuple[HoldoutPart, ...]
+    put_in: int
+
+
+def load_stream_facts(folder: str | Path, *, vit: BackboneFactory = build_vit) -> StreamFacts:
+    """Return what the newest good checkpoint of a run says of its stream.
+
+    Raise CheckpointError where there is no checkpoint.
     """
     folder = Path(folder)
     config = config_of(folder)
+    state = _newest_state(folder, config, vit(config, build_compute(config)))
     store = HoldoutStore(config.evaluate.hold_out)
-    store.load_state_dict(
-        _newest_state(folder, config, vit(config, build_compute(config))).get("held_out", {})
-    )
-    return store.parts if len(store) else ()
+    store.load_state_dict(state.get("held_out", {}))
+    return StreamFacts(store.parts if len(store) else (), appended(state["source"]))
 
 
 def _newest_state(folder: Path, config: RunConfig, backbone: Backbone) -> State:

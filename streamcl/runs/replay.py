@@ -15,6 +15,7 @@ from streamcl.factory.source import build_source
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.replay import Replay
 from streamcl.protocols import Learner, Source
+from streamcl.sources.appending import appended
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.rng_state import capture_generators, restore_generators
 
@@ -48,11 +49,18 @@ class CheckpointReplay:
         saver: BackgroundSaver | None = None,
     ) -> None:
         self.limit = config.forgetting.max_replay
-        self.unavailable = unavailable_reason(config, source)
-        self._config, self._learner = config, learner
+        self._unavailable = unavailable_reason(config, source)
+        self._config, self._source, self._learner = config, source, learner
         self._checkpoints, self._saver = checkpoints, saver
         self._processor: StreamProcessor | None = None
         self._replayed: Replay | None = None
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why the stream cannot be learned again; None where it can."""
+        if self._unavailable is None and appended(self._source.state_dict()):
+            return "records were learned by partial_fit, which the source does not have"
+        return self._unavailable
 
     def attach(self, processor: StreamProcessor) -> None:
         """Name the loop whose detector an erasure replaces."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 from streamcl.config.options.learner import learner_name
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
-from streamcl.errors import ForgettingError
+from streamcl.errors import ConfigError, ForgettingError
 from streamcl.evaluation.throughput import Throughput
-from streamcl.events import ForgetRequest, PredictionRecord
+from streamcl.events import Batch, ForgetRequest, PredictionRecord, Sample
 from streamcl.forgetting.service import ForgettingService
 from streamcl.nn.device import Compute
 from streamcl.processor.loop import StreamProcessor
@@ -24,9 +24,10 @@ from streamcl.report.page import write_report
 from streamcl.runs.directory import SUMMARY
 from streamcl.runs.learner import export_learner
 from streamcl.runs.summary import summarise, timing
+from streamcl.sources.appending import Appendable
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage import files
-from streamcl.storage.checkpoint import Checkpoints
+from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 
 
 @dataclass(slots=True)
@@ -36,7 +37,8 @@ class Run:
     Use it as a context manager. Leaving it commits what has passed and, where the stream has ended, writes
     the summary and the report (`finish`); after an exception neither is done, as after a crash. Either way it
     releases the directory's lock and the files. On several ranks each has one; only the first has the
-    directory, and `forgetting`. `stack` closes what the run has opened; `written` is the step of the summary.
+    directory, and `forgetting`. `stack` closes what the run has opened. written: the step of the summary.
+    ended: whether samples were learned by `learn` after the stream had ended.
     """
 
     config: RunConfig
@@ -48,9 +50,11 @@ class Run:
     throughput: Throughput
     forgetting: ForgettingService | None
     checkpoints: Checkpoints
+    saver: BackgroundSaver
     group: ProcessGroup
     stack: ExitStack
     written: int | None = None
+    ended: bool = False
 
     def __iter__(self) -> Iterator[PredictionRecord]:
         return self.processor.run()
@@ -63,13 +67,33 @@ class Run:
     ) -> None:
         try:
             if kind is None:
-                self._end()
+                self.save()
         finally:
             self.close()
 
-    def _end(self) -> None:
-        """Commit what has passed; at the end of the stream write what is written there, unless it was."""
+    def learn(self, samples: Sequence[Sample]) -> tuple[PredictionRecord, ...]:
+        """Learn a batch that does not come from the source; return its predictions, made before.
+
+        Its samples get the next offsets, and are evaluated, held out, recorded and erased like all others.
+        The source goes on after them. They are in a checkpoint with the next commit (see `save`), and are to
+        be given again where the process dies before. Raise ConfigError on several ranks.
+        """
+        if not isinstance(self.source, Appendable):
+            raise ConfigError("samples can be put into a run of one process only", hint="start no torchrun")
+        self.processor.forget()
+        if self.processor.progress.finished:
+            self.processor.reopen()
+            self.ended = True
+        self.source.append(len(samples))
+        return self.processor.process(Batch(self.processor.progress.offset, tuple(samples)))
+
+    def save(self) -> None:
+        """Commit what has passed; a checkpoint has it on return. At the end also write summary and report."""
+        if self.ended:
+            self.processor.finish()
+            self.ended = False
         self.processor.commit_rest()
+        self.saver.wait()
         progress = self.processor.progress
         written = self.written == progress.step and (self.folder / SUMMARY).exists()
         if progress.finished and self.group.is_main and not written:

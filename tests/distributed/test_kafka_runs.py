@@ -27,7 +27,7 @@ STEPS = (  # from a message's arrival to the commit of its offset; killed at the
 MORE_STEPS = (
     *(("KafkaReader.open", 1), ("StreamProcessor.begin", 1), ("KafkaReader.poll", 2)),
     *(("KafkaReader.advance", 2), ("ArrivalLog.append", 1), ("LiveSource.load_state_dict", 1)),
-    *(("LiveSource._pass_on", 1), ("Checkpoints._fill", 1), ("StreamProcessor._finish", 1)),
+    *(("LiveSource._pass_on", 1), ("Checkpoints._fill", 1), ("StreamProcessor.finish", 1)),
 )
 
 

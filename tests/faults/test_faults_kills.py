@@ -22,7 +22,7 @@ PHASES = (  # what is killed at its nth call, in this order, in one run director
     ("Checkpoints.sweep", 1), ("JsonlSink.load_state_dict", 1), ("Checkpoints._fill", 2), ("Disk.write", 9),
     ("Checkpoints._prune", 2), ("Disk.rmdir", 2), ("Disk.unlink", 4), ("Disk.replace", 5), ("Disk.fsync", 12),
     ("Disk.fsync_folder", 7), ("Learner.state_dict", 2), ("BackgroundSaver.wait", 2), ("Disk.truncate", 1),
-    ("HoldoutEvaluation._evaluate", 1), ("HoldoutEvaluation._evaluate", 1), ("StreamProcessor._finish", 1),
+    ("HoldoutEvaluation._evaluate", 1), ("HoldoutEvaluation._evaluate", 1), ("StreamProcessor.finish", 1),
     ("Run.finish", 1), ("Run.close", 1),
 )  # fmt: skip
 CLASS = {"online_lora": "OnlineLoRALearner", "ridge": "RidgeLearner"}

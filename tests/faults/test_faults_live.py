@@ -27,7 +27,7 @@ STEPS = (  # from a record's arrival to the word to the broker that it may go; k
 MORE_STEPS = (
     ("RedisReader.open", 1), ("StreamProcessor.begin", 1), ("RedisReader.poll", 2),
     ("RedisReader.advance", 2), ("ArrivalLog.append", 1), ("LiveSource.load_state_dict", 1),
-    ("LiveSource._pass_on", 1), ("Checkpoints._fill", 1), ("StreamProcessor._finish", 1),
+    ("LiveSource._pass_on", 1), ("Checkpoints._fill", 1), ("StreamProcessor.finish", 1),
 )  # fmt: skip
 
 

@@ -194,7 +194,7 @@ def lines(run: Path, topic: str) -> list[dict[str, Any]]:
 
 _DISK = "create append write fsync truncate mkdir replace unlink rmdir fsync_folder"
 _LEARNER = "learn consolidate state_dict load_state_dict"
-_LOOP = "begin commit restore process _finish"
+_LOOP = "begin commit restore process finish"
 POINTS = {
     "streamcl.storage.files:Disk": _DISK,
     "streamcl.learners.online_lora:OnlineLoRALearner": _LEARNER,
