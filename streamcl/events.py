@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
@@ -129,16 +129,6 @@ class Batch:
     def labelled_offsets(self) -> tuple[int, ...]:
         """The offset of each sample in `labelled`."""
         return tuple(o for o, s in zip(self.offsets, self.samples, strict=True) if s.label is not None)
-
-    def without_labels(self, offsets: Collection[int]) -> Batch:
-        """Return the batch without the labels of the samples at these offsets: they are only predicted."""
-        if not offsets:
-            return self
-        placed = zip(self.offsets, self.samples, strict=True)
-        return replace(
-            self,
-            samples=tuple(replace(each, label=None) if at in offsets else each for at, each in placed),
-        )
 
     def halves(self) -> tuple[Batch, Batch]:
         """Return two batches of half the samples each, cut at an offset, without labels of other records.

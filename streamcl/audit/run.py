@@ -40,7 +40,7 @@ from streamcl.forgetting.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, fetch_of
-from streamcl.runs.learner import StreamFacts, load_learner, load_stream_facts
+from streamcl.runs.learner import StreamState, load_learner, load_stream_state
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.plain_state import state_hash
 
@@ -80,7 +80,7 @@ def audit_run(
     learner, run_config = load_learner(folder, vit=shared.backbone)
     heads = None if retrain else closed_form_heads(learner)
     before = state_hash(learner.state_dict())
-    case = _Case(folder, receipt, run_config, config, load_stream_facts(folder, vit=shared.backbone))
+    case = _Case(folder, receipt, run_config, config, load_stream_state(folder, vit=shared.backbone))
     compute = build_compute(run_config)
     backbone = shared.backbone(run_config, compute)
     if heads is None:
@@ -104,7 +104,7 @@ class _Case:
     receipt: Receipt
     run_config: RunConfig
     config: AuditConfig
-    facts: StreamFacts
+    stream_state: StreamState
 
     @contextmanager
     def stream(self) -> Iterator[tuple[SourceWrapper, ReceiptScope]]:
@@ -115,9 +115,9 @@ class _Case:
         with closing(build_source(self.run_config)) as source, Ledger(self.folder / LEDGER) as ledger:
             if not source.replayable:
                 raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
-            if self.facts.put_in:
+            if count := self.stream_state.appended:
                 raise ForgettingError(
-                    f"{self.facts.put_in} records were learned by partial_fit, and are not in the stream",
+                    f"{count} records were learned by partial_fit and are not in the stream",
                     hint="an audit compares models that learn the same stream again",
                 )
             if not any(len(part.samples) for part in self.held_out(source)):
@@ -130,7 +130,7 @@ class _Case:
 
     def held_out(self, source: Source) -> tuple[HoldoutPart, ...]:
         """Return the held-out samples of the source, or those that the run held out."""
-        return source.info.holdout or self.facts.held_out
+        return source.info.holdout or self.stream_state.held_out
 
 
 def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | None) -> AuditReport:

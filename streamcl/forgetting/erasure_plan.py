@@ -14,6 +14,7 @@ from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.tombstones import Tombstones
 from streamcl.sinks.redaction import RedactionTarget
+from streamcl.sources.hidden_labels import hide_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ def request_replay(
 
     def filter_batch(batch: Batch) -> Batch:
         unlearned = lineage.unlearned_offsets(batch.offset, batch.end)  # such as those that are held out
-        return tombstones.drop_erased(batch).without_labels(unlearned)
+        return hide_labels(tombstones.drop_erased(batch), unlearned)
 
     return RequestReplay(stream, select, end, filter_batch)
 

@@ -42,7 +42,7 @@ class RequestReplay:
 
     select: returns the offsets of the request's records, one at least, and of those that requests of the same
     erasure have taken; called once, where a replay is considered at all. end: where the run stands.
-    drop_erased: removes what was erased before from a batch.
+    drop_erased: removes from a batch what was erased before, and labels of what was not learned.
     """
 
     stream: StreamReplay

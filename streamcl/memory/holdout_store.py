@@ -18,7 +18,7 @@ from streamcl.protocols import BatchRecord, Collective, State
 
 FIRST_LEARNED = 20
 """Samples of a class that are learned before one is held out: a new class needs each of its first ones."""
-MAX_BYTES = 64 << 20
+MAX_PIXEL_BYTES = 64 << 20
 """Compressed pixels that are kept at most: they are part of every checkpoint."""
 PART_NAME = "held out"
 
@@ -82,6 +82,11 @@ class HoldoutStore(Sequence[Sample]):
         if isinstance(kept, list):
             return [_unpacked(each) for each in kept]
         return _unpacked(kept)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """The place of each sample in the stream."""
+        return tuple(kept.offset for kept in self._kept.values())
 
     @property
     def parts(self) -> tuple[HoldoutPart, ...]:
@@ -188,7 +193,7 @@ class HoldoutStore(Sequence[Sample]):
         for (offset, sample), pixels in zip(held_out, packed, strict=True):
             bare = Sample(sample.id, NO_PIXELS, sample.label, sample.subject, sample.domain, sample.privacy)
             self._add(_Kept(bare, offset, self._draw(sample.id), pixels))
-        while len(self._kept) > self._max_samples or self._bytes > MAX_BYTES:
+        while len(self._kept) > self._max_samples or self._bytes > MAX_PIXEL_BYTES:
             largest = max(self._kept.values(), key=lambda each: each.draw)
             self._limit = min(self._limit, self._remove(largest.sample.id).draw)
 

@@ -18,6 +18,7 @@ from streamcl.processor.schedule import CommitSchedule
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.processor.step import StepRunner, predictions_of
 from streamcl.protocols import BatchRecord, Learner, Source, State, Stateful
+from streamcl.sources.hidden_labels import hide_labels
 from streamcl.storage.rng_state import capture_generators, restore_generators
 
 OPTIONAL_PARTS = frozenset({"arrivals", "overload", "labels", "held_out"})
@@ -149,7 +150,7 @@ class StreamProcessor:
         if attached.corrected:
             self._predictions.recount()
         held_out = self.parts.held_out.choose(batch)
-        outcome = self._step.run(batch.without_labels(held_out))
+        outcome = self._step.run(hide_labels(batch, held_out))
         earlier = {**shown, **attached.predictions}
         record = BatchRecord(
             batch,
@@ -228,7 +229,7 @@ class StreamProcessor:
                 self._log.write_metrics("checkpoint", {"bytes": saved.bytes, "seconds": saved.seconds})
             self.acknowledge()
 
-    def commit_rest(self) -> None:
+    def commit_pending(self) -> None:
         """Commit what has passed since the last commit, where it may be: not after steps that failed."""
         if self._schedule.has_uncommitted and not self.guard.skipped_in_a_row:
             self.commit()

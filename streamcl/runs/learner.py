@@ -48,18 +48,18 @@ def load_learner(
 
 
 @dataclass(frozen=True, slots=True)
-class StreamFacts:
+class StreamState:
     """The part of a run's state that concerns its stream.
 
     held_out: samples that the run holds out; none where its source has held-out samples of its own.
-    put_in: records that were learned and do not come from the source.
+    appended: records that were learned and do not come from the source.
     """
 
     held_out: tuple[HoldoutPart, ...]
-    put_in: int
+    appended: int
 
 
-def load_stream_facts(folder: str | Path, *, vit: BackboneFactory = build_vit) -> StreamFacts:
+def load_stream_state(folder: str | Path, *, vit: BackboneFactory = build_vit) -> StreamState:
     """Return what the newest good checkpoint of a run says of its stream.
 
     Raise CheckpointError where there is no checkpoint.
@@ -69,7 +69,7 @@ def load_stream_facts(folder: str | Path, *, vit: BackboneFactory = build_vit) -
     state = _newest_state(folder, config, vit(config, build_compute(config)))
     store = HoldoutStore(config.evaluate.hold_out)
     store.load_state_dict(state.get("held_out", {}))
-    return StreamFacts(store.parts if len(store) else (), appended(state["source"]))
+    return StreamState(store.parts if len(store) else (), appended(state["source"]))
 
 
 def _newest_state(folder: Path, config: RunConfig, backbone: Backbone) -> State:

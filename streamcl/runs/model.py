@@ -55,6 +55,10 @@ class RunModel:
     def __repr__(self) -> str:
         return f"RunModel({str(self.folder)!r}, learner={self._name!r}, classes={len(self.classes)})"
 
+    def __reduce__(self) -> tuple[type[RunModel], tuple[str | PathLike[str]]]:
+        """Be pickled as the name of the run: what was not saved stays here."""
+        return type(self), (self.run,)
+
     def __enter__(self) -> Self:
         return self
 
@@ -74,7 +78,7 @@ class RunModel:
 
     @property
     def classes_(self) -> npt.NDArray[np.str_]:
-        """The same as an array, under scikit-learn's name."""
+        """The same as an array [C], under scikit-learn's name."""
         return np.array(self.classes, dtype=np.str_)
 
     def predict(self, images: ManyImages) -> list[str | None]:
@@ -110,7 +114,12 @@ class RunModel:
         return found
 
     def score(self, images: ManyImages, labels: Sequence[Any]) -> float:
-        """Return the share of images whose class is predicted right; NaN of none."""
+        """Return the share of images whose class is predicted right; NaN of none.
+
+        Args:
+            images: [N, ...], as for `predict`.
+            labels: the class of each.
+        """
         _check_lengths(images, labels)
         pairs = zip(self.predict(images), labels, strict=True)
         hits = [predicted == str(label) for predicted, label in pairs]
@@ -130,7 +139,7 @@ class RunModel:
         a small share is held out. They are in a checkpoint with `save`, or with the next erasure.
 
         Args:
-            images: as for `predict`.
+            images: [N, ...], as for `predict`.
             labels: a name or an integer for each; None for an image that is only predicted.
             ids: names by which images can be forgotten; by default "appended-" and the place in the stream.
             subjects: the persons whose images they are.
@@ -167,7 +176,7 @@ class RunModel:
             RunBusy: another process works on the run.
         """
         run = self._opened()
-        run.processor.commit_rest()  # the lineage on disk then has all that has passed
+        run.processor.commit_pending()  # the lineage on disk then has all that has passed
         if images is not None:
             request["samples"] = tuple(image_sample(image, name) for name, image in images.items())
         refuse_unmatched(run.folder, ForgetRequest(**request))

@@ -92,7 +92,7 @@ class Run:
         if self.ended:
             self.processor.finish()
             self.ended = False
-        self.processor.commit_rest()
+        self.processor.commit_pending()
         self.saver.wait()
         progress = self.processor.progress
         written = self.written == progress.step and (self.folder / SUMMARY).exists()

@@ -16,6 +16,7 @@ from streamcl.factory.source import build_source
 from streamcl.runs.assemble import assemble
 from streamcl.runs.forecast import forecast_request
 from streamcl.runs.open import begin_or_restore
+from streamcl.sources.hidden_labels import hide_labels
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.plain_state import state_hash
 
@@ -41,7 +42,7 @@ class RefusingSource(SourceWrapper):
                     samples=tuple(sample for offset, sample in pairs if offset not in gone),
                     rejected=tuple(RejectedRecord(offset, "", "refused") for offset in gone),
                 )
-                yield left.without_labels(self._unlabelled)
+                yield hide_labels(left, self._unlabelled)
 
 
 class Undivided(SourceWrapper):
@@ -127,7 +128,7 @@ def test_records_that_are_held_out_stay_so_when_the_stream_is_learned_again(tmp_
             if name is None and prediction.offset >= 111:
                 name = run.forget(offsets=(70, 90), on_return="learn")
         receipt, end = receipt_of(tmp_path / "a", name), future_of(run)
-        held_out = frozenset(kept.offset for kept in run.processor.parts.held_out._kept.values())
+        held_out = frozenset(run.processor.parts.held_out.offsets)
     assert receipt["method"] == "replay_from_checkpoint"
     assert any(64 <= offset < 112 for offset in held_out)
     assert end == run_without(tmp_path / "b", lambda offset, _: 70 <= offset < 90, held_out)

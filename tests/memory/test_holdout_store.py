@@ -50,15 +50,14 @@ def test_the_choice_depends_on_the_id_and_the_seed_and_not_on_the_batches():
 
 
 def test_beyond_the_bound_the_largest_numbers_leave_and_the_rest_is_learned():
-    unbounded, _ = streamed(2000)
-    store, chosen = streamed(2000, max_samples=20)
-    smallest = sorted(unbounded, key=lambda each: unbounded._draw(each.id))[:20]
-    assert {each.id for each in store} == {each.id for each in smallest}
+    (every, _), (store, chosen), (fewer, _) = (streamed(2000, max_samples=most) for most in (10**6, 20, 10))
+    assert (len(store), len(fewer)) == (20, 10)
+    assert {each.id for each in fewer} < {each.id for each in store} < {each.id for each in every}
     assert len(chosen) < 0.1 * 2000
 
 
 def test_pixels_are_bounded_by_their_bytes(monkeypatch):
-    monkeypatch.setattr(holdout_store, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(holdout_store, "MAX_PIXEL_BYTES", 20_000)
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     store = HoldoutStore(0.5)
     for number in range(200):

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "report": NOUNS | {"storage", "evaluation", "forgetting"},
     "runs": NOUNS
     | {"config", "capabilities", "storage", "distributed", "learners", "nn", "evaluation", "sinks"}
-    | {"forgetting", "processor", "factory", "report"},
+    | {"memory", "forgetting", "processor", "factory", "report"},
     "audit": NOUNS
     | {"config", "storage", "distributed", "nn", "heads", "capabilities", "learners", "forgetting"}
     | {"factory", "runs"},

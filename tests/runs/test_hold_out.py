@@ -30,7 +30,7 @@ class Pictures:
     def __getitem__(self, index):
         label = CLASSES[index % 2]
         names = {"subject": f"p{index % 5}", "domain": "day" if index < 80 else "night"}
-        return {"image": picture(label, index), "label": label, "id": f"s{index}", **names}
+        return {"image": picture(label, index), "label": label, "id": f"picture-{index}", **names}
 
 
 class WithOwn(Pictures):
@@ -111,7 +111,7 @@ def test_a_run_that_was_stopped_holds_out_what_an_uninterrupted_one_does(tmp_pat
 
 REQUESTS = {
     "class": ({"label": "held"}, lambda number: number % 2 == 1),
-    "ids": ({"ids": tuple(f"s{number}" for number in range(120))}, lambda number: True),
+    "ids": ({"ids": tuple(f"picture-{number}" for number in range(120))}, lambda number: True),
     "subject": ({"subject": "p3"}, lambda number: number % 5 == 3),
     "domain": ({"domain": "night"}, lambda number: number >= 80),
 }
@@ -123,7 +123,7 @@ def test_held_out_samples_are_erased_like_all_others(tmp_path, kind):
     with open_run(options(tmp_path)) as run:
         list(run)
         before = held_out(run)
-        gone = [name for name in before if reaches(int(name[1:]))]
+        gone = [name for name in before if reaches(int(name.split("-")[1]))]
         assert gone
         run.forget(**asked)
         run.processor.forget()
@@ -149,7 +149,7 @@ def corrected():
     pictures = Pictures()
     yield from (pictures[index] for index in range(120))
     for index in range(120):
-        yield Label(f"s{index}", CLASSES[(index + 1) % 2])
+        yield Label(f"picture-{index}", CLASSES[(index + 1) % 2])
     yield pictures[0] | {"id": "last"}
 
 
@@ -162,7 +162,7 @@ def test_a_label_of_a_held_out_record_is_corrected_and_it_stays_held_out(tmp_pat
         store = run.processor.parts.held_out
         labels = {sample.id: sample.label for sample in store if sample.id != "last"}
         assert len(labels) > 15
-        assert labels == {name: CLASSES[(int(name[1:]) + 1) % 2] for name in labels}
+        assert labels == {name: CLASSES[(int(name.split("-")[1]) + 1) % 2] for name in labels}
         assert run.learner.head.statistics.total == 121 - len(store)
         run.forget(label="ant")
         run.processor.forget()
