@@ -31,7 +31,7 @@ from streamcl.config.load import config_from_dict
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.factory.parts import build_learner
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.drop_branch import DropBranch
 from streamcl.forgetting.methods.drop_cohort import DropCohort

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from streamcl.forgetting import eraser
+from streamcl.forgetting.erasure import eraser
 from streamcl.forgetting.monitoring.utility import UtilityBaseline, UtilityProbe
 from streamcl.heads import cross_validation
 from streamcl.heads.ridge import RidgeHead

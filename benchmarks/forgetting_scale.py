@@ -32,14 +32,14 @@ from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.events import Batch, ForgetRequest, Prediction, Sample, StepResult, StreamInfo
-from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.erasure.purging import CheckpointPurger
+from streamcl.forgetting.erasure.run_resources import RunResources
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.no_op import NoOp
-from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.receipts.archive import receipt_path
 from streamcl.forgetting.receipts.verify import ReceiptVerifier
-from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.service import ForgettingService
 from streamcl.nn.device import resolve_compute
 from streamcl.processor.loop import StreamProcessor

@@ -36,7 +36,7 @@ from streamcl.events import HoldoutPart, Sample
 from streamcl.factory.backbone import SharedBackbones, build_compute
 from streamcl.factory.parts import build_learner
 from streamcl.factory.source import build_source
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, fetch_of

@@ -14,7 +14,7 @@ from streamcl.audit.data import Flags
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, HoldoutPart, Sample
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.forgetting.monitoring.held_out import sample_evenly, within_bytes
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.receipt import Receipt

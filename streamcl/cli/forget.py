@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from streamcl.events import ForgetRequest
-    from streamcl.forgetting.ledger import Ledger, LedgerEntry
+    from streamcl.forgetting.ledger.ledger import Ledger, LedgerEntry
 
 EXECUTE_OPTION = click.option(
     "--execute", is_flag=True, help="Carry it out now; where a process works on the run, wait for it."
@@ -115,7 +115,7 @@ def forget(run: Path, execute: bool, unseen: bool, plan: bool, wait: float | Non
     Exit code 8 where --wait ended before it was carried out.
     """
     from streamcl.events import ForgetRequest
-    from streamcl.forgetting.requests import submit
+    from streamcl.forgetting.ledger.requests import submit
 
     given = {name: value for name, value in fields.items() if value not in (None, False)}
     request = ForgetRequest(**given)
@@ -136,7 +136,7 @@ def forget(run: Path, execute: bool, unseen: bool, plan: bool, wait: float | Non
 @WAIT_OPTION
 def retry_request(run: Path, request: str, execute: bool, wait: float | None) -> int:
     """Ask RUN again for a request that has failed, by its id or its key."""
-    from streamcl.forgetting.requests import retry
+    from streamcl.forgetting.ledger.requests import retry
 
     with _ledger(run) as ledger:
         entry = retry(ledger, request)
@@ -190,7 +190,7 @@ def verify(receipts: tuple[Path, ...], keys: Path | None, roots: Path | None, sh
 
 def _ledger(run: Path) -> Ledger:
     """Return the open ledger of `run`. Raise ConfigError where the directory holds no run."""
-    from streamcl.forgetting.ledger import LEDGER, Ledger
+    from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
     from streamcl.runs.directory import CONFIG
 
     if not (run / CONFIG).exists():
@@ -200,7 +200,7 @@ def _ledger(run: Path) -> Ledger:
 
 def _refuse_unmatched(run: Path, ledger: Ledger, request: ForgetRequest) -> None:
     """Raise ForgettingError where nothing that has passed fits, but not while a process adds to it."""
-    from streamcl.forgetting.requests import is_known, refuse_unmatched
+    from streamcl.forgetting.ledger.requests import is_known, refuse_unmatched
     from streamcl.storage.lock import holder_of
 
     if holder_of(run) is None and not is_known(ledger, request):
@@ -253,7 +253,7 @@ def _wait(
     run: Path, request: str, seconds: float | None, or_until: Callable[[], bool] = lambda: False
 ) -> LedgerEntry:
     """Return the request's entry once it is over, the time has passed (None: never) or a condition holds."""
-    from streamcl.forgetting.ledger import LEDGER, Ledger
+    from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 
     end = None if seconds is None else time.monotonic() + seconds
     with Ledger(run / LEDGER) as ledger:

@@ -11,13 +11,13 @@ from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.distributed import ReplicatedForgetting
-from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.erasure.run_resources import RunResources
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.monitoring.held_out import HeldOutSamples
 from streamcl.forgetting.monitoring.relapse import RelapseMonitor
 from streamcl.forgetting.monitoring.utility import UtilityProbe
-from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.protocols import Stateful

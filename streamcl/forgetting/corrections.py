@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.feature_probe import FeatureChecks
-from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.erasure.retrieval import Retrieval
+from streamcl.forgetting.erasure.run_resources import RunResources
+from streamcl.forgetting.lineage.feature_probe import FeatureChecks
+from streamcl.forgetting.lineage.lineage import Lineage
+from streamcl.forgetting.lineage.selection import Selection
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, RequestScope, drop_emptied
-from streamcl.forgetting.retrieval import Retrieval
-from streamcl.forgetting.run_resources import RunResources
-from streamcl.forgetting.selection import Selection
 
 
 class SampleCorrections:

@@ -13,9 +13,9 @@ from typing import Any
 
 from streamcl.distributed.process_group import ProcessGroup
 from streamcl.events import Batch, ForgetRequest, RemoteSample
-from streamcl.forgetting.image_hash import hash_of_image
+from streamcl.forgetting.ledger.tombstones import drop_samples, dropped_from
+from streamcl.forgetting.lineage.image_hash import hash_of_image
 from streamcl.forgetting.service import ForgettingService
-from streamcl.forgetting.tombstones import drop_samples, dropped_from
 from streamcl.protocols import BatchRecord, ForgettingEvent, State, Stateful
 
 

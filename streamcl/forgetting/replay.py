@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Protocol
 
 from streamcl.events import Batch
-from streamcl.forgetting.tombstones import drop_samples
+from streamcl.forgetting.ledger.tombstones import drop_samples
 
 
 class StreamReplay(Protocol):

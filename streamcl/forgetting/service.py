@@ -10,20 +10,20 @@ from typing import Any
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest
-from streamcl.forgetting import requests
 from streamcl.forgetting.corrections import SampleCorrections
-from streamcl.forgetting.eraser import Eraser
-from streamcl.forgetting.erasure_plan import ErasurePlan
-from streamcl.forgetting.feature_binding import FeatureBinding
-from streamcl.forgetting.feature_probe import FeatureChecks, ProbeHistory
-from streamcl.forgetting.ledger import Ledger, LedgerEntry
-from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.erasure.eraser import Eraser
+from streamcl.forgetting.erasure.erasure_plan import ErasurePlan
+from streamcl.forgetting.erasure.returned_records import ReturnedRecords
+from streamcl.forgetting.erasure.run_resources import RunResources
+from streamcl.forgetting.ledger import requests
+from streamcl.forgetting.ledger.ledger import Ledger, LedgerEntry
+from streamcl.forgetting.ledger.tombstones import Tombstones, names_dropped
+from streamcl.forgetting.lineage.feature_binding import FeatureBinding
+from streamcl.forgetting.lineage.feature_probe import FeatureChecks, ProbeHistory
+from streamcl.forgetting.lineage.lineage import Lineage
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.receipts.archive import receipt_path
 from streamcl.forgetting.receipts.receipt import ErasureOutcome, log_entry
-from streamcl.forgetting.returned_records import ReturnedRecords
-from streamcl.forgetting.run_resources import RunResources
-from streamcl.forgetting.tombstones import Tombstones, names_dropped
 from streamcl.protocols import BatchRecord, ForgettingEvent, State
 from streamcl.storage.plain_state import state_hash
 

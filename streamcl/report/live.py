@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from streamcl.forgetting.ledger import LEDGER
-from streamcl.forgetting.ledger_reader import newest_requests
+from streamcl.forgetting.ledger.ledger import LEDGER
+from streamcl.forgetting.ledger.ledger_reader import newest_requests
 from streamcl.forgetting.receipts.archive import html_environment, receipt_path
 from streamcl.report import tables, wording
 from streamcl.report.charts import Curve

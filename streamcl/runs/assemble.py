@@ -22,9 +22,9 @@ from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.forgetting import build_forgetting, loop_forgetting
 from streamcl.factory.parts import build_fanout, build_held_out, build_learner, build_shift, build_waiting
 from streamcl.factory.source import SourceFactory, build_source
-from streamcl.forgetting.feature_probe import FeatureProbe
-from streamcl.forgetting.purging import CheckpointPurger
-from streamcl.forgetting.run_resources import RunResources
+from streamcl.forgetting.erasure.purging import CheckpointPurger
+from streamcl.forgetting.erasure.run_resources import RunResources
+from streamcl.forgetting.lineage.feature_probe import FeatureProbe
 from streamcl.memory.holdout_store import HoldoutStore
 from streamcl.nn.probe_features import probe_features
 from streamcl.processor.loop import StreamProcessor

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from streamcl.errors import CheckpointError, StreamclError
-from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger, LedgerEntry
 from streamcl.forgetting.receipts.archive import RECEIPTS
 from streamcl.forgetting.receipts.verified_chain import verify_chain
 from streamcl.forgetting.statistics.block_file import BlockFile

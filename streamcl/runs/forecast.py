@@ -15,11 +15,14 @@ from streamcl.events import ForgetRequest
 from streamcl.factory.backbone import BackboneFactory, build_vit
 from streamcl.factory.forgetting import build_methods
 from streamcl.factory.source import build_source
-from streamcl.forgetting.erasure_plan import request_replay
-from streamcl.forgetting.feature_probe import FeatureProbe, ProbeHistory
-from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.forgetting.lineage import LINEAGE, Lineage
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.erasure.erasure_plan import request_replay
+from streamcl.forgetting.erasure.retrieval import Retrieval, retain_source
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.tombstones import Tombstones
+from streamcl.forgetting.lineage.feature_probe import FeatureProbe, ProbeHistory
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
+from streamcl.forgetting.lineage.lineage_row import LineageRow
+from streamcl.forgetting.lineage.selection import Selection
 from streamcl.forgetting.methods.closed_form import stored_share
 from streamcl.forgetting.methods.protocol import Context, DataLocation, RequestScope
 from streamcl.forgetting.methods.replay_from_checkpoint import ReplayFromCheckpoint
@@ -28,10 +31,7 @@ from streamcl.forgetting.receipts import receipt as receipts
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.uncovered import uncovered_locations
 from streamcl.forgetting.replay import RequestReplay
-from streamcl.forgetting.retrieval import Retrieval, retain_source
-from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.statistics.store import STATISTICS, By, StatisticsSelection, StatisticsStore
-from streamcl.forgetting.tombstones import Tombstones
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.nn.probe_features import probe_features

@@ -16,9 +16,9 @@ from streamcl.errors import BadRecord, ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.factory.backbone import SharedBackbones
 from streamcl.factory.request_image import image_sample, labelled_sample
+from streamcl.forgetting.ledger.requests import refuse_unmatched
 from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt
 from streamcl.forgetting.receipts.receipt import Receipt
-from streamcl.forgetting.requests import refuse_unmatched
 from streamcl.protocols import Learner, ProbabilisticLearner
 from streamcl.runs.directory import config_of
 from streamcl.runs.learner import load_learner

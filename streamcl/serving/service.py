@@ -11,9 +11,9 @@ from typing import Any
 from streamcl import __version__
 from streamcl.events import ForgetRequest
 from streamcl.factory.inbox import Inbox
-from streamcl.forgetting.ledger import LEDGER, Ledger, LedgerEntry
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger, LedgerEntry
+from streamcl.forgetting.ledger.requests import submit
 from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt, receipt_path
-from streamcl.forgetting.requests import submit
 from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor
 from streamcl.serving.page.recent_images import RecentImages
 from streamcl.serving.pool import PredictorPool

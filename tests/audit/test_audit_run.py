@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
 @pytest.fixture(scope="module")
 def forgotten(finished):
     """The same run after two requests: 30 samples, then a class."""
-    from streamcl.forgetting.ledger import LEDGER, Ledger
+    from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 
     with Ledger(finished / LEDGER) as ledger:
         ledger.submit(ForgetRequest(offsets=(10, 40), id="thirty").model_dump(mode="json"))

@@ -12,7 +12,7 @@ from streamcl.cli import cli
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import FORGOTTEN, Prequential
 from streamcl.events import Batch, PredictionRecord
-from streamcl.forgetting.erasure_plan import mentions
+from streamcl.forgetting.erasure.erasure_plan import mentions
 from streamcl.runs.open import open_run
 from streamcl.sinks.best_effort import BestEffortSink
 from streamcl.sinks.fanout import Fanout

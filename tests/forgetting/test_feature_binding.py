@@ -7,8 +7,8 @@ import pytest
 from forgetting_fakes import ForgettingLearner, Opened, RowsLearner
 
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.feature_binding import FeatureBinding
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.lineage.feature_binding import FeatureBinding
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.testing import ScriptedSource, record_id
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)

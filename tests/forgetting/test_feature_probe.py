@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from tiny_runs import configuration
 
 from streamcl.cli import cli
-from streamcl.forgetting.feature_probe import PROBES, FeatureProbe, ProbeHistory
-from streamcl.forgetting.ledger import Ledger
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.ledger.ledger import Ledger
+from streamcl.forgetting.lineage.feature_probe import PROBES, FeatureProbe, ProbeHistory
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.nn.probe_features import probe_features, probe_images
 from streamcl.runs import assemble as assembly
 from streamcl.runs.open import open_run

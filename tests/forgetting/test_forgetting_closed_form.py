@@ -10,7 +10,7 @@ from tiny_learners import statistics_by_class
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.heads.ncm import NCMHead

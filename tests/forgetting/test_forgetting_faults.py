@@ -13,11 +13,11 @@ from tiny_runs import untimed
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting import service as module
-from streamcl.forgetting.ledger import Ledger
-from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.ledger.ledger import Ledger
+from streamcl.forgetting.ledger.tombstones import Tombstones
+from streamcl.forgetting.lineage.lineage import Lineage
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.verify import verify_receipt
-from streamcl.forgetting.tombstones import Tombstones
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.envelope import read_envelope
 from streamcl.storage.hash_chain import HEAD

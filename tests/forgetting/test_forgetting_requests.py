@@ -55,7 +55,7 @@ def test_a_scheduled_request_waits_for_its_offset(tmp_path):
 
 
 def test_a_request_through_the_ledger_is_seen_before_the_next_batch(tmp_path):
-    from streamcl.forgetting.ledger import LEDGER, Ledger
+    from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 
     with Opened(tmp_path, source()) as run:
         for prediction in run.processor.run():

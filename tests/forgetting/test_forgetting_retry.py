@@ -11,7 +11,7 @@ from tiny_runs import call, configuration
 from streamcl.errors import BadRecord, ForgettingError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting import service as module
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.verify import verify_receipt
 from streamcl.runs.doctor import check_run

@@ -14,9 +14,9 @@ from tiny_runs import call, configuration
 from streamcl.cli import cli
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.requests import refuse_unmatched
 from streamcl.forgetting.receipts.archive import read_receipt
-from streamcl.forgetting.requests import refuse_unmatched
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 

@@ -12,8 +12,8 @@ from streamcl.cli import cli
 from streamcl.errors import ConfigError
 from streamcl.events import Batch, ForgetRequest, Sample
 from streamcl.factory.forgetting import build_schedule
-from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.storage.sqlite import SqliteFile
 from streamcl.testing import ScriptedSource, record_id
 

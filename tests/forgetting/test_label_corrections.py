@@ -14,7 +14,7 @@ from late_label_stream import CLASSES, Pictures, truth
 from tiny_runs import configuration
 
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.heads.ncm import ClassSums
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash

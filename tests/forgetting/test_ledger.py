@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting import ledger as module
-from streamcl.forgetting import request_fields
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger import ledger as module
+from streamcl.forgetting.ledger import request_fields
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 from streamcl.storage.sqlite import SqliteFile
 from streamcl.testing import in_child
 

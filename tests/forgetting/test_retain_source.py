@@ -7,8 +7,8 @@ from pictures import make_batch
 from tiny_runs import configuration
 
 from streamcl.events import Batch, ForgetRequest
-from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.retrieval import retain_source
+from streamcl.forgetting.erasure.retrieval import retain_source
+from streamcl.forgetting.lineage.lineage import Lineage
 from streamcl.runs.open import open_run
 
 

@@ -12,7 +12,7 @@ from tiny_learners import statistics_by_class
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Sample
-from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.lineage.lineage import Lineage
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.forgetting.statistics.block import packed, root, unpacked, without

@@ -16,7 +16,7 @@ from streamcl.cli import cli
 from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError, ForgettingError
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.mixed_privacy import AllUsers, MixedPrivacy
 from streamcl.forgetting.methods.protocol import Context, RequestScope

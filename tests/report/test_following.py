@@ -7,8 +7,8 @@ import pytest
 
 from streamcl.evaluation.prequential import Prequential
 from streamcl.events import PredictionRecord
-from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.forgetting.ledger_reader import newest_requests
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.ledger_reader import newest_requests
 from streamcl.report import following
 from streamcl.report.following import RunFollower
 from streamcl.report.live import RunState, live_page

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_runs import configuration, untimed
 
 from streamcl.errors import ConfigError
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_source

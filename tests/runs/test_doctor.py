@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.archive import ReceiptArchive
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.runs.doctor import check_run

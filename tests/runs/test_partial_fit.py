@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_runs import call, configuration
 
 import streamcl
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.sources.appending import appended, source_position
 from streamcl.storage.checkpoint import list_checkpoints
 from streamcl.storage.plain_state import state_hash

@@ -8,7 +8,7 @@ import pytest
 from asgi_calls import application, call
 from starlette.routing import Route
 
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 from streamcl.serving.openapi import openapi_document
 from streamcl.storage.snapshots import SNAPSHOTS, Snapshots
 

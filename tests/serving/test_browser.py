@@ -13,7 +13,7 @@ from followed_runs import add, step
 from live_server import serving
 from pictures import picture
 
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 PLAYWRIGHT = importlib.util.find_spec("playwright") is not None

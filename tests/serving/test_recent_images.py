@@ -8,7 +8,7 @@ import pytest
 from pictures import encoded_picture, picture
 
 from streamcl.events import Batch, PredictionRecord, Sample
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 from streamcl.protocols import BatchRecord, StepResult
 from streamcl.serving import image_channel
 from streamcl.serving.image_channel import ImageSender, unpack_image

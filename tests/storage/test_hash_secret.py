@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from streamcl.errors import ConfigError, ForgettingError
-from streamcl.forgetting.ledger import Ledger
+from streamcl.forgetting.ledger.ledger import Ledger
 from streamcl.storage.hash_secret import HashSecret
 from streamcl.storage.sqlite import SqliteFile
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcl.factory.inbox import Inbox
-from streamcl.forgetting.ledger import LEDGER, Ledger
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 from streamcl.serving.access_control import AccessOptions
 from streamcl.serving.app import build_app
 from streamcl.serving.batching import Batcher

@@ -216,7 +216,7 @@ POINTS = {
     "streams.live.redis_streams:RedisReader": "open poll replay advance acknowledge",
     "streams.live.kafka:KafkaReader": "open poll replay advance acknowledge",
     "streams.live.listing:ListingReader": "open poll replay advance acknowledge",
-    "streamcl.forgetting.ledger:Ledger": "submit start finish",
+    "streamcl.forgetting.ledger.ledger:Ledger": "submit start finish",
 }
 """Methods whose calls are the phases of a run."""
 

@@ -14,14 +14,14 @@ from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.events import HoldoutPart
-from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.erasure.purging import CheckpointPurger
+from streamcl.forgetting.erasure.run_resources import RunResources
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.forgetting.methods.closed_form import ClosedFormRemoval
 from streamcl.forgetting.methods.head_only import HeadOnly
 from streamcl.forgetting.methods.no_op import NoOp
-from streamcl.forgetting.purging import CheckpointPurger
 from streamcl.forgetting.receipts.archive import no_signing_key
-from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.service import ForgettingService
 from streamcl.forgetting.statistics.store import STATISTICS, StatisticsStore
 from streamcl.processor.loop import StreamProcessor

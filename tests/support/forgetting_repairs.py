@@ -3,7 +3,7 @@
 from pictures import make_batch
 
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.methods.protocol import Context, RequestScope
 from streamcl.learners.online_lora import OnlineLoRALearner
 

@@ -15,8 +15,8 @@ import numpy as np
 from streamcl.capabilities.interfaces import RemovableStatistics, Rows, StatisticRows, StatisticsPart, V
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.feature_binding import SAME_FEATURES, FeatureDrift
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.lineage.feature_binding import SAME_FEATURES, FeatureDrift
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.methods.protocol import (
     CANNOT_DROP,
     Context,

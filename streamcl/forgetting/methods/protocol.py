@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 from streamcl.capabilities.declaration import Capabilities, capabilities_of
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
-from streamcl.forgetting.feature_binding import RowComparison
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.lineage.feature_binding import RowComparison
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.replay import RequestReplay
 from streamcl.forgetting.statistics.store import StatisticsSelection
 from streamcl.protocols import Learner

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from streamcl import __version__
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.ledger import Ledger
+from streamcl.forgetting.ledger.ledger import Ledger
 from streamcl.forgetting.methods.protocol import SHARED_PARTS, DataLocation, not_affected
 from streamcl.requests.terms import Guarantee, Kind, OnReturn
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamcl.errors import ForgettingError
-from streamcl.forgetting.ledger import LedgerEntry
+from streamcl.forgetting.ledger.ledger import LedgerEntry
 from streamcl.forgetting.receipts.archive import AUDITS, RECEIPTS, read_audits, receipt_path
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.requests.status import ENDED

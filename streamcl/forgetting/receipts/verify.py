@@ -12,8 +12,8 @@ from typing import Any
 
 from streamcl.errors import CheckpointError, ConfigError, ForgettingError
 from streamcl.forgetting.annotations import ANNOTATIONS, annotated_records
-from streamcl.forgetting.ledger import LEDGER, Ledger
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.forgetting.receipts.receipt import LOCATIONS, Receipt, ledger_identity
 from streamcl.forgetting.receipts.signature import NOT_PROVEN, explain, verify_signature
 from streamcl.forgetting.receipts.uncovered import copied_ids, uncovered_sentences

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from streamcl.capabilities.interfaces import StatisticsPart
 from streamcl.errors import ForgettingError
 from streamcl.events import Sample
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.statistics.block import StatisticsBlock
 from streamcl.forgetting.statistics.block_file import BlockFile, end, insert
 from streamcl.protocols import State

@@ -11,8 +11,8 @@ from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from streamcl.forgetting.ledger import LEDGER
-from streamcl.forgetting.ledger_reader import newest_requests
+from streamcl.forgetting.ledger.ledger import LEDGER
+from streamcl.forgetting.ledger.ledger_reader import newest_requests
 from streamcl.serving.image_channel import unpack_image
 from streamcl.serving.schemas import ImageResult
 

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from streamcl.forgetting.feature_binding import SAME_FEATURES, RowComparison
-from streamcl.forgetting.ledger import Ledger
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.ledger.ledger import Ledger
+from streamcl.forgetting.lineage.feature_binding import SAME_FEATURES, RowComparison
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.storage.plain_state import Array
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from streamcl.errors import ForgettingError, nearest
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.ledger import Ledger, LedgerEntry
-from streamcl.forgetting.lineage import LINEAGE, Lineage
+from streamcl.forgetting.ledger.ledger import Ledger, LedgerEntry
+from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 
 
 def submit(ledger: Ledger, request: ForgetRequest) -> LedgerEntry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streamcl.forgetting.ledger import LedgerEntry
+from streamcl.forgetting.ledger.ledger import LedgerEntry
 from streamcl.storage.sqlite import read_rows
 
 COLUMNS = "position, id, status, reason, received, finished"

@@ -7,9 +7,9 @@ from contextlib import closing
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, Event, ForgetRequest, Pixels, Sample
-from streamcl.forgetting.held_out_store import HeldOutStore
-from streamcl.forgetting.lineage import Lineage
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.erasure.held_out_store import HeldOutStore
+from streamcl.forgetting.lineage.lineage import Lineage
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.protocols import Fetch, Peekable, Source, fetch_of
 
 

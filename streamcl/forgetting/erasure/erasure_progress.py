@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from streamcl.forgetting.ledger import Ledger
+from streamcl.forgetting.ledger.ledger import Ledger
 
 PROGRESS = "erasure"
 """The name under which the ledger remembers them."""

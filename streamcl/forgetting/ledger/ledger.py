@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from streamcl.errors import ForgettingError, RefusedRequest
-from streamcl.forgetting.request_fields import canonical_fields, name_in, parsed_fields
+from streamcl.forgetting.ledger.request_fields import canonical_fields, name_in, parsed_fields
 from streamcl.requests.status import ENDED, RequestStatus
 from streamcl.storage.canonical_json import canonical_json
 from streamcl.storage.sqlite import SqliteFile

@@ -7,13 +7,17 @@ from functools import partial
 
 from streamcl.errors import ForgettingError, StreamclError
 from streamcl.events import ForgetRequest
-from streamcl.forgetting.disk_erasure import DiskErasure, erase_on_disk
-from streamcl.forgetting.erasure_plan import ErasurePlan, plan_erasure, request_replay
-from streamcl.forgetting.erasure_progress import ErasureProgress
-from streamcl.forgetting.feature_probe import FeatureChecks
-from streamcl.forgetting.held_out_store import purge_held_out
-from streamcl.forgetting.ledger import Ledger, LedgerEntry
-from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.erasure.disk_erasure import DiskErasure, erase_on_disk
+from streamcl.forgetting.erasure.erasure_plan import ErasurePlan, plan_erasure, request_replay
+from streamcl.forgetting.erasure.erasure_progress import ErasureProgress
+from streamcl.forgetting.erasure.held_out_store import purge_held_out
+from streamcl.forgetting.erasure.retrieval import Retrieval, retain_source
+from streamcl.forgetting.erasure.run_resources import RunResources
+from streamcl.forgetting.erasure.waiting_store import purge_waiting
+from streamcl.forgetting.ledger.ledger import Ledger, LedgerEntry
+from streamcl.forgetting.ledger.tombstones import Tombstones
+from streamcl.forgetting.lineage.feature_probe import FeatureChecks
+from streamcl.forgetting.lineage.lineage import Lineage
 from streamcl.forgetting.methods.protocol import (
     Context,
     DataLocation,
@@ -34,11 +38,7 @@ from streamcl.forgetting.receipts.receipt import (
     UtilityFigures,
     ledger_identity,
 )
-from streamcl.forgetting.retrieval import Retrieval, retain_source
-from streamcl.forgetting.run_resources import RunResources
 from streamcl.forgetting.statistics.store import StatisticsSelection
-from streamcl.forgetting.tombstones import Tombstones
-from streamcl.forgetting.waiting_store import purge_waiting
 from streamcl.sources.retention import retained_of
 from streamcl.storage.hash_chain import ChainPlace
 from streamcl.storage.plain_state import state_hash

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from streamcl.forgetting.lineage_row import LEARNED, PRESENT, REJECTED, ROW_COLUMNS, LineageRow, row_of
+from streamcl.forgetting.lineage.lineage_row import (
+    LEARNED,
+    PRESENT,
+    REJECTED,
+    ROW_COLUMNS,
+    LineageRow,
+    row_of,
+)
 from streamcl.storage.sqlite import SqliteFile
 
 CHUNK = 256  # samples that are retrieved together

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from streamcl.events import Batch, ForgetRequest
-from streamcl.forgetting.lineage import Lineage
+from streamcl.forgetting.erasure.run_resources import RunResources
+from streamcl.forgetting.ledger.tombstones import Tombstones
+from streamcl.forgetting.lineage.lineage import Lineage
+from streamcl.forgetting.lineage.selection import Selection
 from streamcl.forgetting.replay import RequestReplay, StreamReplay
-from streamcl.forgetting.run_resources import RunResources
-from streamcl.forgetting.selection import Selection
-from streamcl.forgetting.tombstones import Tombstones
 from streamcl.sinks.redaction import RedactionTarget
 from streamcl.sources.hidden_labels import hide_labels
 

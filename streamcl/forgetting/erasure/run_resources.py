@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.events import HoldoutPart
-from streamcl.forgetting.feature_probe import FeatureProbe
-from streamcl.forgetting.held_out_store import HeldOutStore
-from streamcl.forgetting.purging import CheckpointPurger
+from streamcl.forgetting.erasure.held_out_store import HeldOutStore
+from streamcl.forgetting.erasure.purging import CheckpointPurger
+from streamcl.forgetting.erasure.waiting_store import WaitingStore
+from streamcl.forgetting.lineage.feature_probe import FeatureProbe
+from streamcl.forgetting.lineage.selection import Selection
 from streamcl.forgetting.receipts.archive import SigningKeySource, no_signing_key
 from streamcl.forgetting.replay import StreamReplay
-from streamcl.forgetting.selection import Selection
 from streamcl.forgetting.statistics.store import StatisticsSelection, StatisticsStore
-from streamcl.forgetting.waiting_store import WaitingStore
 from streamcl.protocols import Learner, Source
 from streamcl.sinks.redaction import RunRecord
 from streamcl.storage import files

@@ -8,8 +8,8 @@ from typing import Any
 
 from streamcl.errors import ForgettingError
 from streamcl.events import Batch, ForgetRequest, Pixels, RejectedRecord
-from streamcl.forgetting.image_hash import hash_of_image
-from streamcl.forgetting.lineage_row import (
+from streamcl.forgetting.lineage.image_hash import hash_of_image
+from streamcl.forgetting.lineage.lineage_row import (
     LEARNED,
     PRESENT,
     PRIVATE,
@@ -18,8 +18,8 @@ from streamcl.forgetting.lineage_row import (
     LineageRow,
     row_of,
 )
-from streamcl.forgetting.relabelled_rows import RELABELLED, SAMPLE_COLUMNS, RelabelledRows
-from streamcl.forgetting.selection import Selection
+from streamcl.forgetting.lineage.relabelled_rows import RELABELLED, SAMPLE_COLUMNS, RelabelledRows
+from streamcl.forgetting.lineage.selection import Selection
 from streamcl.storage.sqlite import SqliteFile
 
 LINEAGE = "lineage.sqlite"

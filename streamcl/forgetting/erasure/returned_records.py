@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 from streamcl.forgetting.annotations import erase_returned_annotations
-from streamcl.forgetting.run_resources import RunResources
+from streamcl.forgetting.erasure.run_resources import RunResources
 from streamcl.requests.label import Label
 from streamcl.sources.retention import retained_of
 

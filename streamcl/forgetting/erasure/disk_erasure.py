@@ -8,14 +8,14 @@ from itertools import chain
 from pathlib import Path
 
 from streamcl.forgetting.annotations import count_annotations, erase_annotations
-from streamcl.forgetting.erasure_plan import ErasurePlan
-from streamcl.forgetting.erasure_progress import ErasureProgress
+from streamcl.forgetting.erasure.erasure_plan import ErasurePlan
+from streamcl.forgetting.erasure.erasure_progress import ErasureProgress
+from streamcl.forgetting.erasure.purging import purge_snapshots, stale_snapshots
+from streamcl.forgetting.erasure.run_resources import RunResources
 from streamcl.forgetting.methods.protocol import DataLocation
-from streamcl.forgetting.purging import purge_snapshots, stale_snapshots
 from streamcl.forgetting.receipts import receipt as receipts
 from streamcl.forgetting.receipts.receipt import PurgedCheckpoint
 from streamcl.forgetting.receipts.uncovered import uncovered_locations
-from streamcl.forgetting.run_resources import RunResources
 from streamcl.sinks.event_files import TENSORBOARD, event_files_with, redact_event_files
 from streamcl.sinks.redaction import MissedRedaction, RedactionTarget
 from streamcl.sources.retention import retained_of, stored_at

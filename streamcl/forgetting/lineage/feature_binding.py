@@ -12,7 +12,7 @@ import numpy as np
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.capabilities.interfaces import Rows
 from streamcl.events import Sample
-from streamcl.forgetting.lineage_row import LineageRow
+from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.protocols import Learner
 from streamcl.storage.plain_state import Array
 

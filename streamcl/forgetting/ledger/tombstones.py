@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
-from streamcl.forgetting.ledger import ErasedKind, Ledger
+from streamcl.forgetting.ledger.ledger import ErasedKind, Ledger
 from streamcl.requests.label import Label
 
 EVERY_USER = "\0every user"

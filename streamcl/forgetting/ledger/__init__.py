@@ -1,0 +1,1 @@
+"""The ledger: requests, durable before they are acknowledged, and the tombstones that they leave."""
