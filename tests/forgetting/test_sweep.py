@@ -7,7 +7,11 @@ a receipt names a place may something be found there.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import html
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +28,7 @@ from canary_stream import (
 )
 from tiny_runs import call, configuration
 
+from streamcl.factory.backbone import build_vit
 from streamcl.runs.open import open_run
 from streamcl.storage.snapshots import Snapshots
 
@@ -118,25 +123,59 @@ def options(folder: Path, case: Case):
     )
 
 
-def carry_out(folder: Path, case: Case) -> list[dict[str, object]]:
-    """Run, ask at the moment, go on to the end; return the receipts."""
-    settings, request = options(folder, case), REQUESTS[case.kind]
-    if case.moment == "fresh":
-        with open_run(settings) as run:
-            list(run)
-    run_dir = folder / "run"
-    with open_run(settings, fresh=case.moment == "fresh", snapshots=Snapshots(run_dir / "snapshots")) as run:
-        if case.moment == "before":
+@functools.cache
+def shared_backbone():
+    """Return a function that lends every run the same frozen backbone."""
+    made = []
+
+    def lend(settings, compute):
+        if not made:
+            made.append(build_vit(settings, compute))
+        return made[0]
+
+    return lend
+
+
+class FinishedRuns:
+    """Runs that have ended and forgotten nothing, each learned once and copied for every request."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._made = folder, {}
+
+    def copy(self, folder: Path, case: Case) -> None:
+        """Copy the run of a case, without its request, to `folder`."""
+        settings = options(Path("/"), case)
+        name = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]
+        if name not in self._made:
+            self._made[name] = self._folder / name
+            learn_all(self._folder / name, case, ask_at=None)
+        shutil.copytree(self._made[name] / "run", folder / "run")
+
+
+def learn_all(folder: Path, case: Case, ask_at: int | None, *, fresh: bool = False) -> None:
+    """Learn the stream and end the run; ask before it begins for 0, and else at an offset."""
+    settings, snapshots = options(folder, case), Snapshots(folder / "run" / "snapshots")
+    request = REQUESTS[case.kind]
+    with open_run(settings, fresh=fresh, snapshots=snapshots, vit=shared_backbone()) as run:
+        if ask_at == 0:
             run.forget(**request, id="r1")
-        meanwhile = case.moment not in {"before", "finished", "audited"}
         for prediction in run:
-            if meanwhile and prediction.offset == MOMENTS[case.moment]:
+            if ask_at and prediction.offset == ask_at:
                 run.forget(**request, id="r1")
         run.finish()
+
+
+def carry_out(folder: Path, case: Case, finished: FinishedRuns) -> list[dict[str, object]]:
+    """Run, ask at the moment, go on to the end; return the receipts."""
+    run_dir = folder / "run"
+    if case.moment in {"finished", "audited", "fresh"}:
+        finished.copy(folder, case)
     if case.moment in {"finished", "audited"}:
-        with open_run(settings) as run:
-            run.forget(**request, id="r1")
+        with open_run(options(folder, case), vit=shared_backbone()) as run:
+            run.forget(**REQUESTS[case.kind], id="r1")
             run.processor.forget()
+    else:
+        learn_all(folder, case, MOMENTS[case.moment], fresh=case.moment == "fresh")
     if case.moment == "audited":
         code, text = call("audit", run_dir, "--references", "8")
         assert code in {0, 6}, text
@@ -157,14 +196,14 @@ def excused(found: dict[str, list[str]], receipt: dict[str, object]) -> dict[str
     return left
 
 
-def sweep(folder: Path, case: Case, monkeypatch) -> None:
+def sweep(folder: Path, case: Case, finished: FinishedRuns, monkeypatch) -> None:
     """Carry out a case with all temporary folders and caches in the folder, and search it."""
     folders = {"TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "HF_HOME": "hf", "TORCH_HOME": "torch"}
     for variable, name in folders.items():
         (folder / name).mkdir()
         monkeypatch.setenv(variable, str(folder / name))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    (receipt,) = carry_out(folder, case)
+    (receipt,) = carry_out(folder, case, finished)
     if receipt["outcome"] == "done":
         assert excused(traces(folder, case.names), receipt) == {}
     else:
@@ -190,10 +229,15 @@ SHORT = [
 ]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return FinishedRuns(tmp_path_factory.mktemp("finished"))
+
+
 @pytest.mark.parametrize("case", SHORT, ids=str)
-def test_nothing_is_left(tmp_path, case, monkeypatch):
+def test_nothing_is_left(tmp_path, case, finished, monkeypatch):
     pytest.importorskip("tensorboard")
-    sweep(tmp_path, case, monkeypatch)
+    sweep(tmp_path, case, finished, monkeypatch)
 
 
 def _makes_sense(learner: str, kind: str, moment: str) -> bool:
@@ -233,9 +277,11 @@ def product() -> list[Case]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", product(), ids=str)
-def test_nothing_is_left_whatever_was_asked_whenever(tmp_path, case, monkeypatch):
+def test_nothing_is_left_whatever_was_asked_whenever(tmp_path, case, finished, monkeypatch):
+    """Charts, a third of the time, are their curves in words here: names in these would be found as well."""
     pytest.importorskip("tensorboard")
-    sweep(tmp_path, case, monkeypatch)
+    monkeypatch.setattr("streamcl.report.page.draw", lambda curve, size: html.escape(repr(curve)))
+    sweep(tmp_path, case, finished, monkeypatch)
 
 
 def test_the_search_finds_the_canary_in_every_form(tmp_path, monkeypatch):
