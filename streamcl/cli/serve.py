@@ -16,10 +16,8 @@ from streamcl.cli.terminal import echo
 from streamcl.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-    from multiprocessing.synchronize import Event
-
     from streamcl.config.options.run import RunConfig
+    from streamcl.serving.learner_reports import LearnerReports
 
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -171,14 +169,12 @@ def serve(
         return serve_run(served, learn, options, lambda url: echo(f"serving on {url}"))
 
 
-def learner_main(
-    settings: RunConfig, publish_every: float, follow: bool, published: Event, images: Connection
-) -> None:
+def learner_main(settings: RunConfig, publish_every: float, follow: bool, reports: LearnerReports) -> None:
     """Learn and publish: the body of the learner's process, which reports its errors as a command does."""
     from streamcl.serving.processes import learn_and_publish
 
     try:
         with show_messages(), disk_errors():
-            learn_and_publish(settings, published, images, every_seconds=publish_every, follow=follow)
+            learn_and_publish(settings, reports, every_seconds=publish_every, follow=follow)
     except Exception as error:
         sys.exit(report_error(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -133,6 +134,9 @@ class _Routes:
         metrics.counter("predictor_restarts_total", "Predictors that were replaced.", lambda: pool.restarts)
         metrics.gauge("learner_up", "1 while the learner lives.", service.learner_alive)
         metrics.gauge("model_offset_records", "Records that the model in use has read.", self._offset)
+        metrics.gauge(
+            "source_lag_records", "Records that wait at the source; NaN: it does not say.", self._lag
+        )
 
     async def predict(self, request: Request) -> Response:
         """Predict the image that is the body, or those of a multipart form."""
@@ -206,6 +210,10 @@ class _Routes:
     async def openapi(self, request: Request) -> Response:  # noqa: ARG002
         """Return the description of this interface."""
         return JSONResponse(openapi_document())
+
+    def _lag(self) -> float:
+        lag = self._service.lag()
+        return math.nan if lag is None else lag
 
     def _offset(self) -> float:
         model = self._service.pool.model

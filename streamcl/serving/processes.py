@@ -9,13 +9,14 @@ import signal
 import threading
 import time
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamcl.config.options.run import RunConfig
 from streamcl.runs.directory import folder_of
 from streamcl.serving.image_channel import ImageSender
+from streamcl.serving.learner_reports import LearnerReports
+from streamcl.sources.backlog import lag_of
 from streamcl.storage.snapshots import SNAPSHOTS, Snapshots
 
 if TYPE_CHECKING:
@@ -40,28 +41,28 @@ def run_predictor(connection: Connection, folder: Path, threads: int, weights: P
 
 
 def learn_and_publish(
-    config: RunConfig, published: Event, images: Connection, *, every_seconds: float, follow: bool
+    config: RunConfig, reports: LearnerReports, *, every_seconds: float, follow: bool
 ) -> None:
     """Run the stream and publish what is learned; after its end carry out requests to forget, until SIGTERM.
 
     Args:
         config: of the run.
-        published: set once the first snapshot is there.
-        images: takes thumbnails of what is learned.
+        reports: to the web process.
         every_seconds: a snapshot is published that often, where something was learned, and at each commit.
         follow: the run does not end with its source.
     """
     from streamcl.runs.open import open_run
 
     snapshots = Snapshots(folder_of(config) / SNAPSHOTS)
-    observers = (ImageSender(images),)
+    observers = (ImageSender(reports.images),)
     with open_run(config, follow=follow, snapshots=snapshots, observers=observers) as run:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: run.stop())
         _stop_with_parent(run)
+        reports.lag.follow(lambda: lag_of(run.source))
         snapshots.purge()
         _publish(run, snapshots)
-        published.set()
+        reports.published.set()
         if not run.processor.progress.finished:
             _learn(run, snapshots, every_seconds)
         if run.processor.progress.finished:

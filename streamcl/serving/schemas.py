@@ -84,6 +84,7 @@ class StatusResponse(Readiness):
     newest: ModelVersion | None = Field(description="The newest version published; 'model' predicted last.")
     waiting: int = Field(description="Images in the queue.")
     capacity: int = Field(description="Images that may wait in the queue.")
+    lag: int | None = Field(None, description="Records that wait at the source; null where it does not say.")
     streamcl: str = Field(description="The version of streamcl.")
 
 

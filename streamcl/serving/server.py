@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import signal
@@ -10,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from types import FrameType
+from typing import NamedTuple
 
 from starlette.applications import Starlette
 
@@ -22,6 +23,7 @@ from streamcl.serving.app import build_app
 from streamcl.serving.batching import Batcher
 from streamcl.serving.http_server import STOPPED_BY_SIGNAL, NetworkOptions, bind_socket, run_until_stopped
 from streamcl.serving.label_studio import LabelStudioServer
+from streamcl.serving.learner_reports import LearnerReports, SharedLag
 from streamcl.serving.limits import TOKEN_HINT, is_local, refuse_open_network
 from streamcl.serving.pool import PredictorOptions, PredictorPool
 from streamcl.serving.service import ServedRun, ServingService
@@ -52,7 +54,7 @@ class ServerOptions:
 
 def serve_run(
     run: ServedRun,
-    learn: Callable[[Event, Connection], None],
+    learn: Callable[[LearnerReports], None],
     options: ServerOptions,
     say: Callable[[str], None],
 ) -> int:
@@ -60,8 +62,7 @@ def serve_run(
 
     Args:
         run: its directory and name.
-        learn: the body of the learner's process, which can be pickled; it sets the event once the first
-            snapshot is published, and sends images of the stream through the connection.
+        learn: the body of the learner's process, which can be pickled.
         options: address and batching.
         say: takes the address, once requests are answered there.
 
@@ -75,7 +76,9 @@ def serve_run(
     stopping = _Stopping()
     context = multiprocessing.get_context("spawn")
     published, (images, sent_images) = context.Event(), context.Pipe(duplex=False)
-    learner: BaseProcess = context.Process(target=learn, args=(published, sent_images), name="learner")
+    lag = SharedLag(context)
+    reports = LearnerReports(published, sent_images, lag)
+    learner: BaseProcess = context.Process(target=learn, args=(reports,), name="learner")
     with listening, stopping:
         learner.start()
         sent_images.close()  # the learner's end is its own: when it dies, this one notices
@@ -85,7 +88,7 @@ def serve_run(
                     return STOPPED_BY_SIGNAL
                 if not learner.is_alive():
                     return learner.exitcode or 1
-            app = _app(run, learner, images, options, access)
+            app = _app(run, _LearnerEnd(learner, images, lag), options, access)
             run_until_stopped(
                 app,
                 listening,
@@ -118,13 +121,20 @@ def effective_access(run: ServedRun, options: ServerOptions) -> AccessOptions:
     return replace(access, log=run.folder / ACCESS_LOG)
 
 
-def _app(
-    run: ServedRun, learner: BaseProcess, images: Connection, options: ServerOptions, access: AccessOptions
-) -> Starlette:
+class _LearnerEnd(NamedTuple):
+    """The learner's process, and what it sends."""
+
+    process: BaseProcess
+    images: Connection
+    lag: SharedLag
+
+
+def _app(run: ServedRun, learner: _LearnerEnd, options: ServerOptions, access: AccessOptions) -> Starlette:
     batcher = Batcher(max_batch=options.max_batch, max_delay=options.max_delay, capacity=options.queue)
     pool = PredictorPool(run.folder, batcher, options.predictors)
-    service = ServingService(run, batcher, pool, learner.is_alive)
-    threading.Thread(target=service.recent.receive, args=(images,), name="images", daemon=True).start()
+    service = ServingService(run, batcher, pool, learner.process.is_alive, learner.lag.get)
+    receive = functools.partial(service.recent.receive, learner.images)
+    threading.Thread(target=receive, name="images", daemon=True).start()
     return build_app(service, access, label_studio=options.label_studio)
 
 

@@ -55,13 +55,19 @@ class ServingService:
         batcher: takes images.
         pool: predicts them.
         learner_alive: returns whether the learner's process is there.
+        lag: returns how many records wait at the source, as the learner said last; None where it does not.
     """
 
     def __init__(
-        self, run: ServedRun, batcher: Batcher, pool: PredictorPool, learner_alive: Callable[[], bool]
+        self,
+        run: ServedRun,
+        batcher: Batcher,
+        pool: PredictorPool,
+        learner_alive: Callable[[], bool],
+        lag: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.batcher, self.pool = batcher, pool
-        self.learner_alive = learner_alive
+        self.learner_alive, self._lag = learner_alive, lag
         self._folder, self._name, self._inbox = run.folder, run.name, run.inbox
         self.recent = RecentImages(run.folder)
 
@@ -106,6 +112,10 @@ class ServingService:
             return "stopped"
         return "finished" if newest is not None and newest.facts.get("finished") else "running"
 
+    def lag(self) -> int | None:
+        """Return how many records wait at the source; None where that is not known, or nobody learns."""
+        return self._lag() if self.learner_alive() else None
+
     def readiness(self) -> Readiness:
         """Return whether a predictor has predicted an image and lives, and whether the learner does."""
         return Readiness(**self._readiness(self.newest()))
@@ -119,6 +129,7 @@ class ServingService:
             newest=None if newest is None else _version(newest),
             waiting=len(self.batcher),
             capacity=self.batcher.capacity,
+            lag=self.lag(),
             streamcl=__version__,
         )
 

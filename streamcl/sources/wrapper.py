@@ -7,6 +7,7 @@ from typing import Any
 
 from streamcl.events import Event, StreamInfo
 from streamcl.protocols import Fetch, Source, State, fetch_of
+from streamcl.sources.backlog import lag_of
 from streamcl.sources.delivery import Acknowledging, Closable, DeliveryGuarantee, guarantee_of
 from streamcl.sources.retention import RetainedRecords, retained_of, stored_at
 
@@ -49,6 +50,10 @@ class SourceWrapper:
     def stored_at(self) -> str | None:
         """The place where the wrapped source's records stay, or None."""
         return stored_at(self._source)
+
+    def lag(self) -> int | None:
+        """Return how many records wait at the other end of the wrapped source; None where nobody says."""
+        return lag_of(self._source)
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self._source)

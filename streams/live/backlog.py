@@ -16,14 +16,20 @@ class Backlog:
 
     def __init__(self, lag: Callable[[], int | None], clock: Callable[[], float]) -> None:
         self._lag, self._clock = lag, clock
-        self._records, self._next = 0, -float("inf")
+        self._records: int | None = 0
+        self._next = -float("inf")
+
+    def known(self) -> int | None:
+        """Return how many there are; None where that is not known."""
+        if (now := self._clock()) >= self._next:
+            self._records, self._next = self._lag(), now + LAG_EVERY
+        return self._records
 
     def records(self) -> int:
         """Return how many there are; 0 where that is not known."""
-        if (now := self._clock()) >= self._next:
-            self._records, self._next = self._lag() or 0, now + LAG_EVERY
-        return self._records
+        return self.known() or 0
 
     def take(self, count: int) -> None:
         """Note that the position has moved past so many records."""
-        self._records = max(0, self._records - count)
+        if self._records is not None:
+            self._records = max(0, self._records - count)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +97,14 @@ class LiveSource:
         """Yields samples by their ids, as far as they still exist at the other end; None where it cannot."""
         return None if self.reader.fetch is None else self._fetch
 
+    def lag(self) -> int | None:
+        """Return how many records wait at the other end; None where that is not known, or not yet.
+
+        May be called in any thread: the reader is asked in that which reads, between two polls.
+        """
+        self._lag_wanted = True
+        return self._lag
+
     @property
     def log(self) -> ArrivalLog | None:
         """The log of the batches cut since the last checkpoint."""
@@ -115,6 +123,7 @@ class LiveSource:
         while True:
             arrivals, failure = self._poll()
             self._relay()
+            self._note_lag()
             while (complete := self._complete(ended=arrivals is None)) > 0:
                 yield self._cut(complete)
                 self._relay()
@@ -164,6 +173,8 @@ class LiveSource:
         self._waiting = WaitingUnits()
         self._shown = 0  # how many of the records that wait were shown
         self._backlog = Backlog(self.reader.lag, self._clock)
+        self._lag: int | None = None
+        self._lag_wanted = False  # nobody asks for it in most runs, and a broker takes a round trip
         self._conversion = Conversion(
             self.reader.name, self._policy, (), self._columns, offset=offset, seen=seen
         )
@@ -248,6 +259,11 @@ class LiveSource:
         if first_came is None or longest is None:
             return POLL
         return min(POLL, max(0.0, longest - (self._clock() - first_came)))
+
+    def _note_lag(self) -> None:
+        if self._lag_wanted:
+            with suppress(StreamclError):  # the broker is away; the next poll says so
+                self._lag = self._backlog.known()
 
     def _preview(self) -> Preview | None:
         """Return the records that wait and were not shown yet; None where all were."""

@@ -98,6 +98,14 @@ def test_what_is_answered_is_as_the_document_says(tmp_path, line, body):
         jsonschema.validate(json.loads(content), schema)
 
 
+def test_status_and_metrics_say_how_many_records_wait_at_the_source(tmp_path):
+    for options, lag in (({"lag": 7}, 7), ({}, None), ({"lag": 7, "alive": False}, None)):
+        app = application(tmp_path, **options)
+        assert json.loads(call(app, "GET /v1/status")[2])["lag"] == lag
+        found = call(app, "GET /metrics")[2].decode().split("streamcl_source_lag_records ")[-1].split()[0]
+        assert found == ("NaN" if lag is None else "7.0")
+
+
 def test_a_request_is_in_the_ledger_when_it_is_answered(tmp_path):
     app = application(tmp_path)
     body = [json.dumps({"label": "4", "key": "k"}).encode()]

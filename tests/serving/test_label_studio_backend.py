@@ -287,6 +287,7 @@ def test_tasks_are_predicted_and_annotations_are_learned(tmp_path):
             return [part["value"]["choices"] for part in found[0]["result"]]
 
         wait_for(lambda: chosen() == [["bee"]])
+        wait_for(lambda: client.status().lag == 0)
         odd = [{"id": number} for number in (1, 3, 5, 7)]
         assert send("/webhook", {"action": "ANNOTATIONS_DELETED", "annotations": odd})["records"] == 4
         wait_for(lambda: chosen() == [["ant"]])

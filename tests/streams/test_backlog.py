@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from live_readers import Clock
+from live_readers import Clock, ScriptedReader, record
 
+from streamcl.sources.backlog import lag_of
 from streams.live.backlog import LAG_EVERY, Backlog
+from streams.live.cutting import Cutting
+from streams.live.source import LiveSource
+from streams.offsets import OffsetChecked
+from streams.user.source import IterableSource
 
 
 def test_the_lag_is_asked_now_and_then_and_counted_down_in_between():
@@ -24,3 +29,22 @@ def test_the_lag_is_asked_now_and_then_and_counted_down_in_between():
     assert (backlog.records(), len(asked)) == (100, 2)
     clock.now = 6.0
     assert (backlog.records(), len(asked)) == (0, 3)
+    assert backlog.known() is None
+    backlog.take(1)
+    assert backlog.known() is None
+
+
+def test_a_live_source_asks_for_its_lag_once_somebody_wants_to_know_it():
+    clock = Clock()
+    reader = ScriptedReader([(0.0, record(k)) for k in range(8)], clock, ends=True)
+    asked = []
+    reader.lag = lambda: asked.append(clock.now) or 5
+    source = OffsetChecked(LiveSource(reader, cutting=Cutting(size=4, max_wait=1.0), clock=clock, now=clock))
+    events = iter(source)
+    next(events)
+    assert not asked
+    assert lag_of(source) is None
+    list(events)
+    assert asked
+    assert lag_of(source) == 5
+    assert lag_of(IterableSource(lambda: iter(()), name="s", batch_size=4)) is None

@@ -75,10 +75,10 @@ NO_INBOX = Inbox()
 ANYBODY = AccessOptions()
 
 
-def application(folder: Path, *, access=ANYBODY, alive=True, capacity=8, inbox=NO_INBOX, **limits):
+def application(folder: Path, *, access=ANYBODY, alive=True, capacity=8, inbox=NO_INBOX, lag=None, **limits):
     """The application over a run without any predictor; by default as on a loopback address."""
     Ledger(folder / LEDGER).close()
     batcher = Batcher(max_batch=4, max_delay=0.0, capacity=capacity)
     pool = PredictorPool(folder, batcher, PredictorOptions())
-    service = ServingService(ServedRun(folder, "run", inbox), batcher, pool, lambda: alive)
+    service = ServingService(ServedRun(folder, "run", inbox), batcher, pool, lambda: alive, lambda: lag)
     return build_app(service, access, **limits)

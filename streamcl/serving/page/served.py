@@ -23,8 +23,7 @@ def served_feed(service: ServingService) -> PageFeed:
     def state(follower: RunFollower) -> RunState:
         del follower
         newest = service.newest()
-        lag = None if newest is None else newest.facts.get("lag")
-        return RunState(service.learning(newest), time.time(), lag, _served(service), service.name)
+        return RunState(service.learning(newest), time.time(), service.lag(), _served(service), service.name)
 
     def more(follower: RunFollower) -> Mapping[str, str]:
         classes = list(follower.log.predictions.support)
