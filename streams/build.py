@@ -11,7 +11,7 @@ from streamcl.protocols import Source
 from streamcl.registry import SOURCES
 from streamcl.sources.live_reader import LiveReader
 from streams.live.source import LiveSource
-from streams.live.spool_writer import SpoolProducer
+from streams.live.spool.spool_writer import SpoolProducer
 from streams.replay.collection import Collection
 from streams.replay.replay import ReplaySource, Stream
 from streams.replay.scenarios import as_is, iid, order_for

@@ -10,7 +10,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.config.options.spool import SpoolOptions
 from streamcl.errors import StreamclError
 from streamcl.factory.spool import INBOX
-from streams.live.push_channel import PushedRecord, PushReceipt, push
+from streams.live.spool.push_channel import PushedRecord, PushReceipt, push
 
 
 class NotAccepted(StreamclError):

@@ -16,9 +16,9 @@ from streams.distributed.live_sharded import SINGLE_LOG, LiveShard, LiveTake, Pr
 from streams.distributed.sharded import shard_size
 from streams.live.arrival_log import ArrivalLog
 from streams.live.cutting import Cutting
-from streams.live.push import PushProducer
 from streams.live.source import LiveSource
-from streams.live.spool_writer import SpoolProducer
+from streams.live.spool.push import PushProducer
+from streams.live.spool.spool_writer import SpoolProducer
 from streams.offsets import OffsetChecked, Take
 from streams.user.records import RecordPolicy
 

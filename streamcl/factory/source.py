@@ -34,7 +34,7 @@ from streams.distributed.sharded import Sharded, shard_size
 from streams.follow import Follow
 from streams.live.iterable import IterableReader
 from streams.live.source import LiveSource
-from streams.live.spool_writer import SpoolProducer
+from streams.live.spool.spool_writer import SpoolProducer
 from streams.offsets import OffsetChecked, Take
 from streams.prefetch import Prefetcher
 from streams.replay.replay import ReplaySource

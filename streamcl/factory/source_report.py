@@ -23,7 +23,7 @@ from streamcl.sources.appending import source_position
 from streamcl.sources.delivery import guarantee_of
 from streamcl.storage.segment import SEGMENT_SUFFIX
 from streams.live.source import LiveSource
-from streams.live.spool_reader import SpoolReader
+from streams.live.spool.spool_reader import SpoolReader
 from streams.live.with_inbox import own_position
 from streams.offsets import records_of
 from streams.user.conversion import Conversion, Unit

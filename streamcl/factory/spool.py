@@ -10,12 +10,12 @@ from typing import Any
 from streamcl.config.options.run import RunConfig
 from streamcl.config.options.spool import SpoolOptions
 from streamcl.sources.live_reader import LiveReader
-from streams.live.push import PushProducer
-from streams.live.spool import Retention, Spool
-from streams.live.spool_producers import IterableProducer, ReaderProducer
-from streams.live.spool_reader import SpoolReader
-from streams.live.spool_record import SpoolFormat
-from streams.live.spool_writer import SpoolProducer
+from streams.live.spool.push import PushProducer
+from streams.live.spool.spool import Retention, Spool
+from streams.live.spool.spool_producers import IterableProducer, ReaderProducer
+from streams.live.spool.spool_reader import SpoolReader
+from streams.live.spool.spool_record import SpoolFormat
+from streams.live.spool.spool_writer import SpoolProducer
 from streams.live.with_inbox import InboxReader
 from streams.user.metadata import label_names
 from streams.user.records import RecordPolicy

@@ -12,7 +12,7 @@ from streamcl.requests.label import Label
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, FetchRecords, LiveReader, RecordKey, Rejoining
 from streamcl.sources.retention import RetainedRecords, retained_of, stored_at
-from streams.live.spool_reader import SpoolReader
+from streams.live.spool.spool_reader import SpoolReader
 
 OWN, INBOX = "inbox/source", "inbox/labels"
 """The keys of the two positions; no reader's own position has them."""

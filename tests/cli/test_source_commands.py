@@ -179,7 +179,7 @@ PARTS = """
 from pathlib import Path
 
 from streamcl.errors import SourceError
-from streams.live.folder import FolderReader
+from streams.live.files.folder import FolderReader
 
 import numpy as np
 

@@ -10,8 +10,8 @@ from documentation import DOCS, blocks
 from streams_data import png
 
 from streamcl.sources.delivery import DeliveryGuarantee
-from streams.live.spool import Retention, Spool
-from streams.live.spool_writer import SpoolWriter
+from streams.live.spool.spool import Retention, Spool
+from streams.live.spool.spool_writer import SpoolWriter
 
 
 class Request:

@@ -26,7 +26,7 @@ from streamcl.serving.label_studio import (
 )
 from streamcl.serving.label_studio_events import AnnotationEvent, changes_of
 from streamcl.serving.schemas import ImageResult
-from streams.live.push_channel import PushReceipt, listening
+from streams.live.spool.push_channel import PushReceipt, listening
 
 CONFIG = """<View><Image name="shown" value="$picture"/><Text name="t" value="$text"/>
 <Choices name="other" toName="t"><Choice value="x"/></Choices>

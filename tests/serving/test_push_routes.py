@@ -15,7 +15,7 @@ from streamcl.factory.inbox import Inbox
 from streamcl.runs.learner import load_learner
 from streamcl.serving.bodies import MAX_JSON_BODY_BYTES
 from streamcl.serving.client import ServerError
-from streams.live.push_channel import PushReceipt, listening
+from streams.live.spool.push_channel import PushReceipt, listening
 
 IMAGE = encoded_picture("bee", 1)
 JSON = {"content-type": "application/json"}

@@ -17,8 +17,8 @@ from ports import free_port
 
 from streamcl.errors import BadRecord
 from streamcl.sources.live_reader import LiveReader, Rejoining
-from streams.live.camera import CameraReader
 from streams.live.source import LiveSource
+from streams.live.video.camera import CameraReader
 
 av = pytest.importorskip("av", reason="PyAV is not installed: no camera is read")
 

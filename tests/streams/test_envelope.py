@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamcl.errors import BadRecord, RefusedRequest
 from streamcl.events import ForgetRequest
 from streamcl.requests.label import Label
-from streams.live.envelope import record_of_fields, record_of_json, request_of_json
+from streams.live.brokers.envelope import record_of_fields, record_of_json, request_of_json
 from streams.user.label_records import checked_label, label_in
 from streams.user.records import RecordPolicy
 

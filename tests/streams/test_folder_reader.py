@@ -18,8 +18,8 @@ from streamcl.sources.live_reader import LiveReader
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_live_reader
 from streams.build import named_source
-from streams.live.folder import FolderReader
-from streams.live.listing import READ_AT_ONCE
+from streams.live.files.folder import FolderReader
+from streams.live.files.listing import READ_AT_ONCE
 from streams.live.source import LiveSource
 from streams.user.records import RecordPolicy
 

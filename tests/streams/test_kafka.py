@@ -18,9 +18,9 @@ from streamcl.testing import check_live_reader
 from streamcl.testing.source_checks import fingerprints
 from streams.build import named_source
 from streams.live.arrival_log import ArrivalLog
+from streams.live.brokers.kafka import MESSAGES_AT_ONCE, REFRESH, KafkaReader
+from streams.live.brokers.kafka_topic import MAX_BUFFERED
 from streams.live.cutting import Cutting
-from streams.live.kafka import MESSAGES_AT_ONCE, REFRESH, KafkaReader
-from streams.live.kafka_topic import MAX_BUFFERED
 from streams.live.source import LiveSource
 
 pytestmark = pytest.mark.long
@@ -298,7 +298,7 @@ def test_partitions_that_the_checkpoint_does_not_know_are_read_from_their_beginn
 
 
 def test_partitions_that_a_topic_grows_by_are_found_while_it_runs(cluster, monkeypatch):
-    from streams.live.kafka_topic import KafkaTopic
+    from streams.live.brokers.kafka_topic import KafkaTopic
 
     for partition in range(PARTITIONS):
         cluster.send_record("t", partition, partition=partition)
@@ -458,7 +458,7 @@ def test_records_whose_ids_are_numbers_or_no_ids_at_all_do_not_hinder_fetching(c
 
 
 def test_no_broker_and_no_topic(cluster, monkeypatch):
-    monkeypatch.setattr("streams.live.kafka_topic.BROKER_TIMEOUT", 0.5)
+    monkeypatch.setattr("streams.live.brokers.kafka_topic.BROKER_TIMEOUT", 0.5)
     with pytest.raises(SourceError, match=r"no broker answers: .*Connection refused"):
         KafkaReader("127.0.0.1:9", "t").open(None)
     with pytest.raises(SourceError, match="'nothing' cannot be read"):

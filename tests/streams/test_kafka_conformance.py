@@ -21,8 +21,8 @@ from streamcl.events import Batch, ForgetRequest
 from streamcl.testing import check_live_reader
 from streamcl.testing.source_checks import fingerprints
 from streams.live.arrival_log import ArrivalLog
+from streams.live.brokers.kafka import REFRESH, KafkaReader
 from streams.live.cutting import Cutting
-from streams.live.kafka import REFRESH, KafkaReader
 from streams.live.source import LiveSource
 
 BROKERS = os.environ.get("BROKERS")

@@ -22,9 +22,9 @@ from streamcl.factory.source import build_source
 from streamcl.requests.label import Label
 from streamcl.runs.open import open_run
 from streamcl.testing import each_exactly_once
-from streams.live.mqtt import MqttProducer
-from streams.live.spool import Retention, Spool
-from streams.live.spool_reader import SpoolReader
+from streams.live.brokers.mqtt import MqttProducer
+from streams.live.spool.spool import Retention, Spool
+from streams.live.spool.spool_reader import SpoolReader
 
 pytestmark = pytest.mark.long
 

@@ -24,8 +24,8 @@ from streamcl.errors import BadRecord, ConfigError, MissingExtra, SourceError
 from streamcl.events import Batch
 from streamcl.sources.live_reader import LiveReader
 from streamcl.testing import check_live_reader
-from streams.live.listing import MAX_RETRY_DELAY
-from streams.live.objects import BODY_ATTEMPTS, ObjectReader
+from streams.live.files.listing import MAX_RETRY_DELAY
+from streams.live.files.objects import BODY_ATTEMPTS, ObjectReader
 from streams.live.source import LiveSource
 from streams.user.records import RecordPolicy
 

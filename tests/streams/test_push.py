@@ -19,11 +19,11 @@ from PIL import Image
 from streamcl.errors import BadRecord, SourceError, SpoolFull
 from streamcl.requests.label import Label
 from streamcl.testing import check_live_reader
-from streams.live.push import PushProducer
-from streams.live.push_channel import ADDRESS, PushReceipt, listening, push
 from streams.live.source import LiveSource
-from streams.live.spool import Retention, Spool
-from streams.live.spool_reader import SpoolReader
+from streams.live.spool.push import PushProducer
+from streams.live.spool.push_channel import ADDRESS, PushReceipt, listening, push
+from streams.live.spool.spool import Retention, Spool
+from streams.live.spool.spool_reader import SpoolReader
 from streams.live.with_inbox import InboxReader
 
 IMAGE = encoded_picture("bee", 1)
@@ -103,7 +103,7 @@ def test_nobody_listens_before_and_after(tmp_path):
 
 
 def test_a_full_spool_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("streams.live.push.ROOM_TIMEOUT", 0.1)
+    monkeypatch.setattr("streams.live.spool.push.ROOM_TIMEOUT", 0.1)
     with receiving(spool_reader(tmp_path, max_bytes=150_000)):
         with pytest.raises(SpoolFull, match="no room"):
             push(tmp_path, [{"image": noise(128)}] * 4)

@@ -23,9 +23,9 @@ from streamcl.errors import BadRecord, ConfigError, RefusedRequest, SourceError
 from streamcl.events import Batch, ForgetRequest
 from streamcl.sources.live_reader import ShardableReader
 from streamcl.testing import check_live_reader
-from streams.live.redis_connection import RedisConnection
-from streams.live.redis_entries import ENTRIES_AT_ONCE
-from streams.live.redis_streams import RedisReader
+from streams.live.brokers.redis_connection import RedisConnection
+from streams.live.brokers.redis_entries import ENTRIES_AT_ONCE
+from streams.live.brokers.redis_streams import RedisReader
 from streams.live.source import LiveSource
 
 
@@ -168,7 +168,7 @@ def test_a_broker_that_is_killed_is_waited_for_and_nothing_is_lost_or_doubled(re
 
 
 def test_a_broker_that_is_not_there_is_refused_when_reading_begins(redis_server, monkeypatch):
-    monkeypatch.setattr("streams.live.redis_streams.OPEN_TIMEOUT", 0.3)
+    monkeypatch.setattr("streams.live.brokers.redis_streams.OPEN_TIMEOUT", 0.3)
     redis_server.kill()
     with pytest.raises(SourceError, match="does not answer"):
         opened(redis_server)

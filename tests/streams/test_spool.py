@@ -22,11 +22,11 @@ from streamcl.testing import FaultyDisk, PowerLoss, check_live_reader, each_exac
 from streams.live.arrival_log import ArrivalLog
 from streams.live.cutting import Cutting
 from streams.live.source import LiveSource
-from streams.live.spool import Retention, Spool
-from streams.live.spool_producers import IterableProducer, ReaderProducer
-from streams.live.spool_reader import SpoolReader
-from streams.live.spool_record import SpoolFormat
-from streams.live.spool_writer import SpoolWriter
+from streams.live.spool.spool import Retention, Spool
+from streams.live.spool.spool_producers import IterableProducer, ReaderProducer
+from streams.live.spool.spool_reader import SpoolReader
+from streams.live.spool.spool_record import SpoolFormat
+from streams.live.spool.spool_writer import SpoolWriter
 from streams.user.records import RecordPolicy
 from streams.user.retrying import RetryingReader
 

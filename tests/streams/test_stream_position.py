@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.live.stream_position import BEGINNING, StreamFacts, StreamPosition, order
+from streams.live.brokers.stream_position import BEGINNING, StreamFacts, StreamPosition, order
 
 
 class Stream:

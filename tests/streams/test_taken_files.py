@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from streams.live import taken_files
-from streams.live.taken_files import ListedFile, TakenFiles
+from streams.live.files import taken_files
+from streams.live.files.taken_files import ListedFile, TakenFiles
 
 
 @pytest.fixture(autouse=True)

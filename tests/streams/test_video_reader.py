@@ -13,8 +13,8 @@ from video_files import shade_of, write_video
 
 from streamcl.errors import BadRecord, ConfigError, MissingExtra, SourceError
 from streamcl.testing import check_live_reader
-from streams.live import frame_decoder, video
-from streams.live.video import VideoReader
+from streams.live.video import frame_decoder, video
+from streams.live.video.video import VideoReader
 
 pytest.importorskip("av", reason="PyAV is not installed: no video is read")
 

@@ -213,9 +213,9 @@ POINTS = {
     "streams.user.source:IterableSource": "load_state_dict _next_event",
     "streams.live.source:LiveSource": "load_state_dict _hand_out acknowledge _pass_on",
     "streams.live.arrival_log:ArrivalLog": "append drop_before",
-    "streams.live.redis_streams:RedisReader": "open poll replay advance acknowledge",
-    "streams.live.kafka:KafkaReader": "open poll replay advance acknowledge",
-    "streams.live.listing:ListingReader": "open poll replay advance acknowledge",
+    "streams.live.brokers.redis_streams:RedisReader": "open poll replay advance acknowledge",
+    "streams.live.brokers.kafka:KafkaReader": "open poll replay advance acknowledge",
+    "streams.live.files.listing:ListingReader": "open poll replay advance acknowledge",
     "streamcl.forgetting.ledger.ledger:Ledger": "submit start finish",
 }
 """Methods whose calls are the phases of a run."""

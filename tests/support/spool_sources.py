@@ -12,8 +12,8 @@ from typing import Any
 from fault_sources import CLASSES, picture
 from PIL import Image
 
-from streams.live.spool import Retention, Spool
-from streams.live.spool_record import value_of
+from streams.live.spool.spool import Retention, Spool
+from streams.live.spool.spool_record import value_of
 
 CANARY = b"\xffthe face of p1\xfe"
 

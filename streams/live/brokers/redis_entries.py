@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from streamcl.errors import BadRecord
-from streams.live.envelope import record_of_fields, text_id
-from streams.live.redis_connection import RedisConnection
-from streams.live.stream_position import BEGINNING, as_text, is_entry_id, next_id
+from streams.live.brokers.envelope import record_of_fields, text_id
+from streams.live.brokers.redis_connection import RedisConnection
+from streams.live.brokers.stream_position import BEGINNING, as_text, is_entry_id, next_id
 
 ENTRIES_AT_ONCE = 64  # entries, over all keys, so that few are in memory
 

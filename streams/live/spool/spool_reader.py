@@ -11,9 +11,9 @@ from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, FetchRecords, RecordKey
 from streamcl.storage.segment import LogRecord
-from streams.live.spool import Spool
-from streams.live.spool_record import SpoolFormat, value_of
-from streams.live.spool_writer import RECENT_IDS, SpoolProducer, SpoolWriter
+from streams.live.spool.spool import Spool
+from streams.live.spool.spool_record import SpoolFormat, value_of
+from streams.live.spool.spool_writer import RECENT_IDS, SpoolProducer, SpoolWriter
 
 RECORDS_AT_ONCE = 64  # records
 BYTES_AT_ONCE = 16 * 2**20

@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from streamcl.errors import BadRecord, SourceError, SpoolFull
 from streamcl.sources.delivery import DeliveryGuarantee
-from streams.live.spool import Spool
-from streams.live.spool_record import SpoolEntry, SpoolFormat, header_of, is_record
+from streams.live.spool.spool import Spool
+from streams.live.spool.spool_record import SpoolEntry, SpoolFormat, header_of, is_record
 from streams.user.records import reason_of
 
 logger = logging.getLogger(__name__)

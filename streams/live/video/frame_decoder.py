@@ -24,7 +24,7 @@ READ_AHEAD = 4  # messages read ahead
 class DecoderMessage(NamedTuple):
     """A message of the decoder. kind: frame, alive, frozen, moving, end, error, or hung.
 
-    facts: see `streams.live.frame_process`. image: the PNG of a frame.
+    facts: see `streams.live.video.frame_process`. image: the PNG of a frame.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class FrameDecoder:
     """One decoder process, from its start to its end.
 
     Args:
-        spec: see `streams.live.frame_process.Spec`.
+        spec: see `streams.live.video.frame_process.Spec`.
         frame_timeout: seconds without a message, while one is waited for, after which the decoder hangs.
     """
 

@@ -15,8 +15,8 @@ from streamcl.events import ForgetRequest
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
-from streams.live.envelope import record_of_fields, record_of_json, request_of_json, text_id
-from streams.live.kafka_topic import KafkaTopic, Message, connection_settings
+from streams.live.brokers.envelope import record_of_fields, record_of_json, request_of_json, text_id
+from streams.live.brokers.kafka_topic import KafkaTopic, Message, connection_settings
 from streams.user.label_records import LABEL_OF
 
 logger = logging.getLogger(__name__)

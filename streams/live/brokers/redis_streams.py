@@ -12,9 +12,9 @@ from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, FetchRecords, RecordKey
-from streams.live.envelope import ENVELOPE, request_of_json
-from streams.live.redis_connection import RedisConnection
-from streams.live.redis_entries import (
+from streams.live.brokers.envelope import ENVELOPE, request_of_json
+from streams.live.brokers.redis_connection import RedisConnection
+from streams.live.brokers.redis_entries import (
     ENTRIES_AT_ONCE,
     EntryFields,
     Lookup,
@@ -22,7 +22,7 @@ from streams.live.redis_entries import (
     record_of_entry,
     trim_up_to,
 )
-from streams.live.stream_position import StreamFacts, StreamPosition, as_text
+from streams.live.brokers.stream_position import StreamFacts, StreamPosition, as_text
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ OPEN_TIMEOUT = 10.0  # seconds in which the broker must reply: a wrong address i
 class RedisReader:
     """The entries of Redis Streams, by plain XREAD: the position is the last id of each key, and no group.
 
-    An entry has the fields of `streams.live.envelope.record_of_fields`. Before every read, in one transaction
-    with it, the position is compared with what is left of each stream.
+    An entry has the fields of `streams.live.brokers.envelope.record_of_fields`. Before every read, in one
+    transaction with it, the position is compared with what is left of each stream.
 
     Args:
         keys: of the streams to learn from.

@@ -12,8 +12,8 @@ from streamcl.errors import BadRecord
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
-from streams.live.frame_decoder import DecoderMessage, FrameDecoder, check_decoder, check_seconds
-from streams.live.frame_reader import FrameReader
+from streams.live.video.frame_decoder import DecoderMessage, FrameDecoder, check_decoder, check_seconds
+from streams.live.video.frame_reader import FrameReader
 
 logger = logging.getLogger(__name__)
 

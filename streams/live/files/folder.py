@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from streamcl.errors import BadRecord, SourceError
-from streams.live.listing import ListingReader, PathLayout, Replaced
-from streams.live.taken_files import ListedFile, listed_file
+from streams.live.files.listing import ListingReader, PathLayout, Replaced
+from streams.live.files.taken_files import ListedFile, listed_file
 from streams.user.records import RecordPolicy
 
 
@@ -22,7 +22,7 @@ class FolderReader(ListingReader):
 
     Args:
         root: the folder.
-        layout, interval, replaced, clock, sleep, policy: see `streams.live.listing.ListingReader`.
+        layout, interval, replaced, clock, sleep, policy: see `streams.live.files.listing.ListingReader`.
         name: of the stream; that of the folder where it is None.
     """
 

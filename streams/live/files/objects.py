@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from streamcl.errors import BadRecord, ConfigError, MissingExtra, SourceError
-from streams.live.listing import ListingReader, PathLayout, Replaced
-from streams.live.taken_files import ListedFile
+from streams.live.files.listing import ListingReader, PathLayout, Replaced
+from streams.live.files.taken_files import ListedFile
 from streams.user.records import RecordPolicy
 
 CONNECTIONS = 8  # objects that are read at once; S3 answers the first byte after 20 to 100 ms
@@ -40,7 +40,7 @@ class ObjectReader(ListingReader):
 
     Args:
         url: "s3://bucket/prefix", or of another file system of fsspec whose package is installed.
-        layout, interval, replaced, clock, sleep, policy: see `streams.live.listing.ListingReader`.
+        layout, interval, replaced, clock, sleep, policy: see `streams.live.files.listing.ListingReader`.
         name: of the stream; the URL without its scheme where it is None.
         options: of the file system, such as {"endpoint_url": "http://localhost:9000"} or {"anon": true}.
     """

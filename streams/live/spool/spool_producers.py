@@ -16,8 +16,8 @@ from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import LiveReader
 from streams.bounded_queue import put_until
-from streams.live.spool_record import SpoolEntry, SpoolFormat
-from streams.live.spool_writer import SpoolWriter, in_groups
+from streams.live.spool.spool_record import SpoolEntry, SpoolFormat
+from streams.live.spool.spool_writer import SpoolWriter, in_groups
 from streams.user.readers import END_OF_ITEMS
 from streams.user.retrying import RetryingReader
 

@@ -12,7 +12,7 @@ from streamcl.errors import BadRecord, SourceError, cause_of
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
-from streams.live.taken_files import ListedFile, TakenFiles
+from streams.live.files.taken_files import ListedFile, TakenFiles
 from streams.user.images import image_suffixes
 from streams.user.records import RecordPolicy
 
@@ -158,7 +158,7 @@ class ListingReader:
     def accepts(self, path: str) -> bool:
         """Return whether a path is an image at the layout's depth or deeper, no part of it hidden.
 
-        >>> from streams.live.folder import FolderReader
+        >>> from streams.live.files.folder import FolderReader
         >>> reader = FolderReader(".", layout="classes")
         >>> [reader.accepts(path) for path in ("cat/a.PNG", "a.png", "cat/.a.png", ".git/a.png", "cat/a.txt")]
         [True, False, False, False, False]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from streamcl.errors import BadRecord
 from streamcl.sources.delivery import DeliveryGuarantee
-from streams.live.push_channel import PushedRecord, PushReceipt, listening
-from streams.live.spool_producers import through_spool
-from streams.live.spool_record import SpoolEntry
-from streams.live.spool_writer import SpoolWriter
+from streams.live.spool.push_channel import PushedRecord, PushReceipt, listening
+from streams.live.spool.spool_producers import through_spool
+from streams.live.spool.spool_record import SpoolEntry
+from streams.live.spool.spool_writer import SpoolWriter
 from streams.user.images import decode
 
 ROOM_TIMEOUT = 5.0

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival
-from streams.live.frame_decoder import DecoderMessage, FrameDecoder
+from streams.live.video.frame_decoder import DecoderMessage, FrameDecoder
 
 
 class FrameReader:

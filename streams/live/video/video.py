@@ -13,10 +13,10 @@ from streamcl.errors import BadRecord, ConfigError, SourceError
 from streamcl.protocols import State
 from streamcl.sources.delivery import DeliveryGuarantee
 from streamcl.sources.live_reader import Arrival, RecordKey
-from streams.live.frame_decoder import DecoderMessage, FrameDecoder, check_decoder, check_seconds
-from streams.live.frame_reader import FrameReader
-from streams.live.taken_files import ListedFile, TakenFiles, listed_file
-from streams.live.time_labels import TimeLabels, sidecar_of
+from streams.live.files.taken_files import ListedFile, TakenFiles, listed_file
+from streams.live.video.frame_decoder import DecoderMessage, FrameDecoder, check_decoder, check_seconds
+from streams.live.video.frame_reader import FrameReader
+from streams.live.video.time_labels import TimeLabels, sidecar_of
 
 logger = logging.getLogger(__name__)
 

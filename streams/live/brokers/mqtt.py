@@ -9,10 +9,10 @@ from typing import Any, Literal
 from streamcl.errors import BadRecord, ConfigError
 from streamcl.events import RejectedRecord
 from streamcl.sources.delivery import DeliveryGuarantee
-from streams.live.envelope import record_of_fields, record_of_json, request_of_json
-from streams.live.mqtt_session import MqttMessage, MqttOptions, MqttSession
-from streams.live.spool_producers import through_spool
-from streams.live.spool_writer import SpoolWriter, in_groups
+from streams.live.brokers.envelope import record_of_fields, record_of_json, request_of_json
+from streams.live.brokers.mqtt_session import MqttMessage, MqttOptions, MqttSession
+from streams.live.spool.spool_producers import through_spool
+from streams.live.spool.spool_writer import SpoolWriter, in_groups
 
 SESSION_BEGUN = b"session"
 """The spool's note once the broker holds a session for this run."""

@@ -17,7 +17,7 @@ from streamcl.storage import files
 from streamcl.storage.lock import RunLock
 from streamcl.storage.segment import LogRecord
 from streamcl.storage.segment_log import SEGMENT_BYTES, SegmentLog
-from streams.live.spool_record import erased_header, header_of, is_record, label_of, value_of
+from streams.live.spool.spool_record import erased_header, header_of, is_record, label_of, value_of
 
 DAY = 86_400.0
 RESERVED_BYTES = 256 * 2**20

@@ -1,0 +1,1 @@
+"""Readers of listings that grow: folders, and buckets of object stores."""

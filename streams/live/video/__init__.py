@@ -1,0 +1,1 @@
+"""Readers of videos and cameras, whose frames another process decodes."""
