@@ -14,12 +14,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 from streamcl.errors import ConfigError
+from streamcl.serving.http_protocol import ProblemProtocol, RequestLimit
 
 STOPPED_BY_SIGNAL = 143
 """The exit code after a signal and a clean end (128 + SIGTERM)."""
 
-MAX_CONNECTIONS = 512
-"""Connections at a time; each may hold a body in memory."""
+MAX_HTTP_REQUESTS = 512
+"""Requests at a time; each may hold a body in memory."""
 BACKLOG = 2048
 """Connections that the system keeps until they are taken; uvicorn's own number."""
 
@@ -110,7 +111,8 @@ def run_until_stopped(
 def server_config(app: Starlette, network: NetworkOptions, *, grace: float) -> uvicorn.Config:
     """Return the configuration of uvicorn, in which proxy headers of others than the proxies are ignored."""
     return uvicorn.Config(
-        app,
+        RequestLimit(app, MAX_HTTP_REQUESTS),
+        http=ProblemProtocol,
         lifespan="on",
         access_log=False,
         log_level="warning",
@@ -119,7 +121,6 @@ def server_config(app: Starlette, network: NetworkOptions, *, grace: float) -> u
         forwarded_allow_ips=list(network.proxies),
         ssl_certfile=network.tls_cert,
         ssl_keyfile=network.tls_key,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=int(grace),
     )
 
