@@ -563,3 +563,21 @@ def test_labels_of_earlier_records_come_with_the_next_batch_and_take_no_offset()
     check_source(lambda: IterableSource(make, name="s", batch_size=2, deterministic=True), limit=None)
     alone = IterableSource(lambda: iter(late[:2]), name="s", batch_size=1)
     assert [(batch.end, len(batch.labels)) for batch in alone] == [(0, 1), (0, 1)]
+
+
+def test_of_an_endless_stream_only_what_has_been_read_is_fetched():
+    """An id that is gone would otherwise be searched for without end."""
+
+    def endless():
+        number = 0
+        while True:
+            yield {"image": picture(number), "label": "a", "id": f"n{number}"}
+            number += 1
+
+    made = IterableSource(endless, deterministic=True, batch_size=4)
+    events = iter(made)
+    next(events), next(events)
+    assert [each.id for each in made.fetch(["n3", "n5", "gone"])] == ["n3", "n5"]
+    continued = IterableSource(endless, deterministic=True, batch_size=4)
+    continued.load_state_dict(made.state_dict())
+    assert [each.id for each in continued.fetch(["n3", "n5", "gone"])] == ["n3", "n5"]
