@@ -144,9 +144,7 @@ def retry_request(run: Path, request: str, execute: bool, wait: float | None) ->
 
 
 @click.command()
-@click.argument(
-    "receipts", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+@click.argument("receipts", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--keys",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -163,7 +161,8 @@ def retry_request(run: Path, request: str, execute: bool, wait: float | None) ->
 def verify(receipts: tuple[Path, ...], keys: Path | None, roots: Path | None, show: bool) -> None:
     """Check RECEIPTS: who signed them, not a byte changed, and within a run its chain and what it keeps.
 
-    A receipt (ID.dsse) can be verified anywhere with the public keys of its operator, and without the run.
+    RECEIPTS are files, or runs, of which every receipt is checked. A receipt (ID.dsse) can be verified
+    anywhere with the public keys of its operator, and without the run.
     The head of a chain (_head.dsse) is read with the chain, and passed over here.
     """
     from streamcl.forgetting.receipts.signature import verify_signature
@@ -175,7 +174,7 @@ def verify(receipts: tuple[Path, ...], keys: Path | None, roots: Path | None, sh
 
     known = default_key_folder().public_keys() if keys is None else PublicKeys.read(keys)
     verifier = ReceiptVerifier(known)
-    named = [path for path in receipts if path.name != HEAD]
+    named = [path for given in receipts for path in _receipts_at(given) if path.name != HEAD]
     if not named:
         raise ForgettingError(f"{HEAD} is the signed head of a chain and no receipt: name a receipt")
     for path in named:
@@ -186,6 +185,18 @@ def verify(receipts: tuple[Path, ...], keys: Path | None, roots: Path | None, sh
         if show:
             content = verify_signature(path, known).receipt.to_json()
             echo(json.dumps(content, indent=2))
+
+
+def _receipts_at(path: Path) -> list[Path]:
+    """Return the file, or every receipt of the run in a folder. Raise ForgettingError where it has none."""
+    from streamcl.forgetting.receipts.archive import RECEIPTS
+
+    if not path.is_dir():
+        return [path]
+    found = sorted((path / RECEIPTS).glob("*.json"))
+    if not found:
+        raise ForgettingError(f"{path} has no receipts", hint="a request has one once it is carried out")
+    return found
 
 
 def _ledger(run: Path) -> Ledger:

@@ -85,11 +85,12 @@ def forecast_request(
     A process may work on the run meanwhile. Raise ForgettingError where every method would refuse, with the
     reasons, CheckpointError where the run has no checkpoint.
     """
-    probes = list[FeatureProbe]()
+    probes, backbones = list[FeatureProbe](), list[Backbone]()
 
     def probed(config: RunConfig, compute: Compute) -> Backbone:
         backbone = vit(config, compute)
         probes.append(FeatureProbe.of(probe_features(backbone), library_versions()))
+        backbones.append(backbone)
         return backbone
 
     learner, config = load_learner(folder, vit=probed)
@@ -99,7 +100,10 @@ def forecast_request(
         source = stack.enter_context(closing(build_source(config)))
         rows = stack.enter_context(closing(lineage.select(request)))
         tombstones = Tombstones(ledger)
-        saved = checkpoints(config, folder, backbone="", mac=ManifestMac(accept_foreign=True))
+        mac = ManifestMac(accept_foreign=True)
+        saved = checkpoints(config, folder, backbone=backbones[0].fingerprint, mac=mac)
+        if (newest := saved.latest()) is not None:  # a live source fetches what it has delivered
+            source.load_state_dict(newest.state["source"])
         retrieval = Retrieval(request, source, lineage.content)
         scope = RequestScope(
             request,

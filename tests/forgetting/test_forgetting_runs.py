@@ -56,6 +56,7 @@ def test_a_stopped_run_carries_a_request_out_at_once(stopped):
     assert "done: exact, by closed_form" in text
     assert holds(stopped / "run", *gone) == {}
     (receipt,) = (stopped / "run" / "receipts").glob("*.json")
+    assert call("verify", receipt) == call("verify", stopped / "run")
     assert call("verify", receipt)[0] == 0
     receipt.write_bytes(receipt.read_bytes().replace(b'"exact"', b'"Exact"'))
     assert call("verify", receipt)[0] == 6
@@ -205,6 +206,9 @@ def test_an_unknown_name_is_answered_at_once(stopped):
     with pytest.raises(ForgettingError) as caught:
         refuse_unmatched(stopped / "run", ForgetRequest(label="44"))
     assert caught.value.hint == "did you mean '4'? --unseen submits it for records to come"
+    with pytest.raises(ForgettingError) as caught:
+        refuse_unmatched(stopped / "run", ForgetRequest(label="hen"))
+    assert "; --unseen submits it for records to come" in str(caught.value.hint)
     assert call("forget", stopped / "run", "--subject", "nobody")[0] == 6
     assert call("forget", stopped / "run", "--offsets", "9000:9001")[0] == 6
     assert entries(stopped / "run") == []

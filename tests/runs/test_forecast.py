@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import pytest
+from streams_data import write_picture
 from tiny_runs import call, configuration
 
 from streamcl import open_run
@@ -57,3 +58,16 @@ def test_the_command_prints_it_and_submits_nothing(run):
     lines = dict(line.split(": ", 1) for line in text.splitlines())
     assert set(lines) >= {"method", "guarantee", "reaches", "expected", "remains", "not reachable"}
     assert hashes(run) == before
+
+
+def test_what_a_live_source_has_delivered_is_retrieved_for_the_forecast(tmp_path):
+    for number in range(8):
+        write_picture(tmp_path / "inbox" / "ab"[number % 2] / f"{number}.png", number)
+    source = {"name": "folder", "args": {"root": str(tmp_path / "inbox")}}
+    with open_run(configuration(tmp_path, source=source, max_samples=8, batch=4)) as opened:
+        list(opened)
+    before = hashes(tmp_path / "run")
+    found = forecast_request(tmp_path / "run", ForgetRequest(label="a"))
+    assert (found.method, found.learned, found.unknown) == ("closed_form", 4, None)
+    assert found.seconds["samples derived again"] >= 0.0
+    assert hashes(tmp_path / "run") == before

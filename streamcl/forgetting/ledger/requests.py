@@ -58,10 +58,11 @@ def refuse_unmatched(folder: Path, request: ForgetRequest) -> None:
                 return
         classes = lineage.classes() if request.kind == "class" else ()
     what = {"class": f"of the class {request.label!r:.80}", "subject": "of this subject"}.get(request.kind)
-    meant = f"{nearest(str(request.label), classes, 'known classes')} " if classes else ""
+    meant = nearest(str(request.label), classes, "known classes") if classes else ""
+    between = " " if meant.endswith("?") else "; "
     raise ForgettingError(
         f"no sample {what or 'that fits the request'} has passed, or all were erased",
-        hint=f"{meant}--unseen submits it for records to come",
+        hint=f"{meant}{between if meant else ''}--unseen submits it for records to come",
     )
 
 
