@@ -20,11 +20,21 @@ endef
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-demo: install  ## run configs/demo.yaml on real images and show where the report lies
+# $(call forget,RUN,CLASS): asks a run to forget a class, prints what the receipt shows, and writes the report anew.
+define forget
+@echo "" && echo "Now forget the class $(2): streamcl forget $(1) --class $(2) --execute"
+@"$(BIN)/streamcl" forget $(1) --class $(2) --execute
+@"$(BIN)/streamcl" verify $(1)
+@echo "Report, with the request: $$("$(BIN)/streamcl" report $(1))"
+endef
+
+demo: install  ## run configs/demo.yaml on real images, forget a class, and show where the report lies
 	@"$(BIN)/streamcl" run "$(CONFIG)" --fresh
+	$(if $(filter configs/demo.yaml,$(CONFIG)),$(call forget,runs/demo,7))
 
 demo-icons: install  ## the second demonstration: icons drawn in several styles
 	@"$(BIN)/streamcl" run configs/icons.yaml --fresh
+	$(call forget,runs/icons,camera)
 
 demo-live: install  ## a stream that never ends: digits through Redis, or a folder, and a kill -9 on the way
 	$(call install,redis)

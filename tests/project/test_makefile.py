@@ -54,8 +54,15 @@ def installs(calls: list[str]) -> list[str]:
 def test_the_demo_installs_once_and_runs_each_time(project: Path) -> None:
     first = make(project, "demo")
     assert installs(first) == [".[onnx]"]
-    assert first[-1] == "streamcl run configs/demo.yaml --fresh"
-    assert make(project, "demo") == ["streamcl run configs/demo.yaml --fresh"]
+    shown = [
+        "streamcl run configs/demo.yaml --fresh",
+        "streamcl forget runs/demo --class 7 --execute",
+        "streamcl verify runs/demo",
+        "streamcl report runs/demo",
+    ]
+    assert first[-4:] == shown
+    assert make(project, "demo") == shown
+    assert make(project, "demo", "CONFIG=mine.yaml") == ["streamcl run mine.yaml --fresh"]
 
 
 def test_the_demo_of_live_sources_brings_the_client_of_redis(project: Path) -> None:
