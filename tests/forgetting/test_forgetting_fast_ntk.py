@@ -12,6 +12,7 @@ from pictures import make_batch
 from streamcl.errors import ForgettingError
 from streamcl.forgetting.methods.fast_ntk import FastNTK, kernel_form, primal_form, unlearning_step
 from streamcl.forgetting.methods.jacobian import ParameterSubset
+from streamcl.forgetting.methods.objective import ForgetObjective
 from streamcl.forgetting.methods.protocol import ForgettingMethod
 from streamcl.forgetting.methods.weight_repair import RepairableBlocks
 from streamcl.storage.plain_state import state_hash
@@ -209,3 +210,25 @@ def test_without_anything_to_hold_on_to_it_is_refused(tiny_backbone, fp32):
     learner = taught(tiny_backbone, fp32)
     request = request_of("cat")
     assert "destroys the model" in str(FastNTK().unsupported_reason(request, context_of(learner, request)))
+
+
+def test_what_all_remaining_rows_share_holds_no_step_back(tiny_backbone, fp32, method):
+    """Answers do not depend on it; where it was held, later requests brought earlier classes back."""
+    learner = taught(tiny_backbone, fp32)
+    request = request_of("cat")
+    blocks = RepairableBlocks(learner.model, learner.adapters, 2)
+    subset = ParameterSubset(blocks)
+    context = context_of(learner, request)
+    forgotten = context.samples([row for chunk in context.scope.chunks() for row in chunk])
+    objective = ForgetObjective.of(blocks, request, forgotten, retain_of(600, ["ant", "bee", "dog"])(32))
+
+    def held():
+        generator = torch.Generator().manual_seed(0)
+        return method._sketched(objective, subset, objective.retain, generator)
+
+    before = held()
+    with torch.no_grad():
+        learner.head.weight += torch.randn(
+            learner.head.weight.shape[1], generator=torch.Generator().manual_seed(1)
+        )
+    assert (held() - before).norm() <= 1e-4 * before.norm()

@@ -10,7 +10,7 @@ from torch import Tensor
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest
 from streamcl.forgetting.methods.jacobian import ParameterSubset, SampleOutput
-from streamcl.forgetting.methods.objective import BOUND_MARGIN, ForgetObjective
+from streamcl.forgetting.methods.objective import ForgetObjective, margins_over_others
 from streamcl.forgetting.methods.protocol import Context, ErasureResult
 from streamcl.forgetting.methods.retain_set import Retain, missing_reason, retained_samples
 from streamcl.forgetting.methods.weight_repair import (
@@ -148,19 +148,27 @@ class FastNTK:
         J_r = self._sketched(objective, subset, objective.retain, generator)
         if objective.instead is not None:  # a forgotten class's samples keep their answers among the others
             J_r = torch.cat([J_r, self._sketched(objective, subset, objective.forget, generator)])
-        excess = (_margins(objective) - _aim(objective)).clamp(min=0)
+        excess = (_margins(objective) - objective.target_margin).clamp(min=0)
         ridge = self._ridge * float((J_f.square().sum() + J_r.square().sum()) / (len(J_f) + len(J_r)))
         return unlearning_step(J_f, J_r, excess, J_r.new_zeros(len(J_r)), ridge)
 
     def _sketched(
         self, objective: ForgetObjective, subset: ParameterSubset, tokens: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Return the Jacobian of random signed sums of remaining logits, scaled to weigh as all do."""
+        """Return the Jacobian of random signed sums of remaining logits, scaled to weigh as all do.
+
+        The sums are of logits less their mean, as answers do not depend on what is added to all of them. If
+        the logits themselves were held, the features could leave the forgotten class only along what its row
+        does not share with the remaining ones. Rows sum to about zero, so an earlier class's row, which the
+        head lacks by then, points the other way, and that class came back.
+        """
         shape = (self._sketches, len(tokens), len(objective.columns))
         signs = 2.0 * torch.randint(2, shape, generator=generator).to(tokens.device) - 1
 
         def sketch(number: int) -> SampleOutput:
-            return lambda _, logits, rows: (signs[number, rows] * logits[:, objective.columns]).sum(dim=1)
+            return lambda _, logits, rows: (signs[number, rows] * _centred(logits[:, objective.columns])).sum(
+                1
+            )
 
         outputs = [sketch(number) for number in range(self._sketches)]
         return subset.jacobian(tokens, outputs) / math.sqrt(self._sketches)
@@ -176,13 +184,15 @@ class FastNTK:
         return False
 
 
+def _centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean(dim=1, keepdim=True)
+
+
 def _margin(objective: ForgetObjective) -> SampleOutput:
     """Return a forgotten sample's logit less the logsumexp of all others; its loss is softplus(-margin)."""
 
     def margin(features: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
-        scores, targets = objective.scored(features, logits, rows)
-        others = scores.scatter(1, targets[:, None], -torch.inf).logsumexp(dim=1)
-        return scores.gather(1, targets[:, None])[:, 0] - others
+        return margins_over_others(*objective.scored(features, logits, rows))
 
     return margin
 
@@ -193,11 +203,6 @@ def _margins(objective: ForgetObjective) -> Tensor:
     features = objective.blocks.features(objective.forget)
     rows = torch.arange(len(features), device=features.device)
     return _margin(objective)(features, objective.blocks.model.head(features), rows).double()
-
-
-def _aim(objective: ForgetObjective) -> float:
-    """Return the margin at which the loss is a little past the bound."""
-    return -math.log(math.expm1(objective.bound + BOUND_MARGIN))
 
 
 def unlearning_step(J_f: Tensor, J_r: Tensor, v_f: Tensor, v_r: Tensor, ridge: float) -> Tensor:

@@ -136,8 +136,8 @@ class ForgetObjective:
             retain: int64 [R], rows among the samples to retain.
 
         Returns:
-            Losses [B] of the samples to forget, in nats; which of them are still recognised, bool [B]; and, a
-            scalar in nats, how far the answers moved that are to stay.
+            Margins [B] of the samples to forget (see `margins_over_others`); which of them are still
+            recognised, bool [B]; and, a scalar in nats, how far the answers moved that are to stay.
         """
         features = self.blocks.features(torch.cat([self.forget[forget], self.retain[retain]]))
         logits = torch.as_tensor(self.blocks.model.head(features))
@@ -146,8 +146,12 @@ class ForgetObjective:
         distance = self.reference.distance(logits[count:], retain)
         if self.instead is not None:
             distance = distance + self.instead.distance(logits[:count], forget)
-        losses = F.cross_entropy(scores, targets, reduction="none")
-        return losses, scores.argmax(dim=1) == targets, distance
+        return margins_over_others(scores, targets), scores.argmax(dim=1) == targets, distance
+
+    @property
+    def target_margin(self) -> float:
+        """The margin at which the loss of a sample to forget is a little past the bound."""
+        return -math.log(math.expm1(self.bound + BOUND_MARGIN))
 
     @torch.no_grad()
     def _fresh_probe(self) -> LinearProbe:
@@ -213,6 +217,17 @@ class ForgetObjective:
                 "would stay the same",
                 hint="give more samples to retain",
             )
+
+
+def margins_over_others(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return each row's target logit less the logsumexp of its others, [B]; the loss is softplus(-margin).
+
+    Args:
+        scores: logits [B, C].
+        targets: int64 [B], columns.
+    """
+    others = scores.scatter(1, targets[:, None], -torch.inf).logsumexp(dim=1)
+    return scores.gather(1, targets[:, None])[:, 0] - others
 
 
 class LinearProbe:
