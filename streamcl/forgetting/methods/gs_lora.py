@@ -39,6 +39,9 @@ from streamcl.requests.terms import Guarantee
 RECOGNISED_WEIGHT = 2.0
 """Weight of a sample that is still recognised; without it a few samples of a class were never forgotten."""
 
+MAX_LOSS_SHARE = 1.6
+"""Of the bound, at the last step: below what `ForgetObjective.check` refuses (2.0), above the aim (1.2)."""
+
 GS_LORA_RESIDUAL = (
     "The samples no longer show in the answers, but shared weights that they trained were repaired and not "
     "retrained: whoever holds the weights may find traces or relearn faster than from nothing."
@@ -184,8 +187,13 @@ def _is_done(objective: ForgetObjective, seen: deque[tuple[float, int]]) -> bool
 
 
 def _all_done(objective: ForgetObjective) -> bool:
-    """Return whether it is so for all at once: later steps may undo what earlier ones reached."""
+    """Return whether it is so for all at once: later steps may undo what earlier ones reached, or go past it.
+
+    A loss past MAX_LOSS_SHARE of the bound is drawn back by further steps.
+    """
     now = objective.figures()
+    if now["forget_loss"] > MAX_LOSS_SHARE * objective.bound:
+        return False
     return objective.is_done(now) and now["forget_accuracy"] <= MAX_RECOGNISED / 2
 
 
