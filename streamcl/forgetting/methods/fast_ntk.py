@@ -145,33 +145,14 @@ class FastNTK:
     ) -> Tensor:
         """Return float64 [p]: in the linear model it lowers every margin that is too high to the aim."""
         J_f = subset.jacobian(objective.forget, [_margin(objective)])
-        J_r = self._sketched(objective, subset, objective.retain, generator)
+        J_r = sketched_outputs(objective, subset, objective.retain, self._sketches, generator)
         if objective.instead is not None:  # a forgotten class's samples keep their answers among the others
-            J_r = torch.cat([J_r, self._sketched(objective, subset, objective.forget, generator)])
+            J_r = torch.cat(
+                [J_r, sketched_outputs(objective, subset, objective.forget, self._sketches, generator)]
+            )
         excess = (_margins(objective) - objective.target_margin).clamp(min=0)
         ridge = self._ridge * float((J_f.square().sum() + J_r.square().sum()) / (len(J_f) + len(J_r)))
         return unlearning_step(J_f, J_r, excess, J_r.new_zeros(len(J_r)), ridge)
-
-    def _sketched(
-        self, objective: ForgetObjective, subset: ParameterSubset, tokens: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Return the Jacobian of random signed sums of remaining logits, scaled to weigh as all do.
-
-        The sums are of logits less their mean, as answers do not depend on what is added to all of them. If
-        the logits themselves were held, the features could leave the forgotten class only along what its row
-        does not share with the remaining ones. Rows sum to about zero, so an earlier class's row, which the
-        head lacks by then, points the other way, and that class came back.
-        """
-        shape = (self._sketches, len(tokens), len(objective.columns))
-        signs = 2.0 * torch.randint(2, shape, generator=generator).to(tokens.device) - 1
-
-        def sketch(number: int) -> SampleOutput:
-            return lambda _, logits, rows: (signs[number, rows] * _centred(logits[:, objective.columns])).sum(
-                1
-            )
-
-        outputs = [sketch(number) for number in range(self._sketches)]
-        return subset.jacobian(tokens, outputs) / math.sqrt(self._sketches)
 
     def _go(self, objective: ForgetObjective, subset: ParameterSubset, step: Tensor) -> bool:
         """Move by the largest share that forgets some and keeps the answers; return whether there was one."""
@@ -182,6 +163,40 @@ class FastNTK:
                 return True
             subset.restore(here)
         return False
+
+
+def sketched_outputs(
+    objective: ForgetObjective,
+    subset: ParameterSubset,
+    tokens: Tensor,
+    sketches: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the Jacobian of random signed sums of remaining logits, scaled to weigh as all do.
+
+    The sums are of logits less their mean, as answers do not depend on what is added to all of them. If
+    the logits themselves were held, the features could leave the forgotten class only along what its row
+    does not share with the remaining ones. Rows sum to about zero, so an earlier class's row, which the
+    head lacks by then, points the other way, and that class came back.
+
+    Args:
+        objective: names the columns that stay.
+        subset: the parameters that move.
+        tokens: [N, T, d], those that enter the first of the blocks.
+        sketches: K sums a sample.
+        generator: draws the signs.
+
+    Returns:
+        Float64 [K N, p].
+    """
+    shape = (sketches, len(tokens), len(objective.columns))
+    signs = 2.0 * torch.randint(2, shape, generator=generator).to(tokens.device) - 1
+
+    def sketch(number: int) -> SampleOutput:
+        return lambda _, logits, rows: (signs[number, rows] * _centred(logits[:, objective.columns])).sum(1)
+
+    outputs = [sketch(number) for number in range(sketches)]
+    return subset.jacobian(tokens, outputs) / math.sqrt(sketches)
 
 
 def _centred(logits: Tensor) -> Tensor:
