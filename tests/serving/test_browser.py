@@ -14,12 +14,13 @@ from live_server import serving
 from pictures import picture
 
 from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
+from streamcl.serving.tokens import TokenFile
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 PLAYWRIGHT = importlib.util.find_spec("playwright") is not None
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not PLAYWRIGHT, reason="playwright is not installed (pip install playwright)"),
+    pytest.mark.skipif(not PLAYWRIGHT, reason="playwright is not installed (pip install -e .[browser])"),
     pytest.mark.skipif(shutil.which(CHROMIUM) is None, reason="no chromium (apt-get install chromium)"),
 ]
 PUSHED = {
@@ -61,6 +62,14 @@ def opened(browser):
     for context in contexts:
         context.close()
     assert faults == []
+
+
+FORGET = """async () => {
+  const token = sessionStorage.getItem("streamcl-token");
+  const headers = { "Content-Type": "application/json", Authorization: `Bearer ${token}` };
+  return (await fetch("/v1/forget", { method: "POST", headers, body: '{"label": "otter"}' })).status;
+}"""
+"""The answer to a request to forget with the token that the page has."""
 
 
 def push(server, label, numbers):
@@ -105,6 +114,46 @@ def test_a_label_is_corrected_by_a_click_and_a_class_is_forgotten(tmp_path, open
         assert page.locator("#images li").count() == 0
         page.locator("#requests a", has_text="receipt").click()
         page.get_by_role("heading", name="Receipt for a request to forget").wait_for()
+
+
+def test_the_page_asks_for_a_token_and_offers_what_its_role_may_do(tmp_path, opened):
+    file = TokenFile(tmp_path / "tokens.json")
+    teacher, officer = file.add("ann", "teacher"), file.add("dpo", "officer")
+    with serving(tmp_path, "--require-tokens", "--tokens", str(file.path), token=teacher, **PUSHED) as server:
+        push(server, "heron", range(4))
+        page = opened(server.url)
+        dialog = page.locator("#dialog-token")
+        dialog.wait_for()
+        dialog.get_by_label("Token").fill("streamcl_wrong")
+        dialog.get_by_role("button", name="Use this token").click()
+        page.locator("#token-reason", has_text="not accepted").wait_for()
+        assert page.locator("#figures dd").count() == 0  # nothing is shown without a token
+        dialog.get_by_label("Token").fill(teacher)
+        page.keyboard.press("Enter")
+        figure(page, "Records passed").get_by_text("4", exact=True).wait_for()
+        dialog.wait_for(state="hidden")
+        push(server, "otter", range(4))
+        image = page.locator("#images li", has=page.locator("[data-record='otter-3']"))
+        image.get_by_role("button", name="The label of this image is heron").click()
+        page.locator("#message", has_text="Label sent: heron.").wait_for()
+        assert page.get_by_role("button", name="Ask to forget a class").count() == 0
+        assert page.evaluate(FORGET) == 403
+
+        page = opened(server.url)  # another window has a token of its own
+        page.get_by_role("textbox", name="Token").fill(officer)
+        page.get_by_role("button", name="Use this token").click()
+        page.get_by_role("button", name="Ask to forget a class").click()
+        page.locator("#forget-class").select_option("otter")
+        page.get_by_label("Erase it for good").check()
+        page.get_by_role("button", name="Forget the class").click()
+        page.locator("#requests .verdict", has_text="done").wait_for()
+        assert page.locator("#images button").count() == 0  # labels are the teacher's
+        with page.expect_download() as saved:
+            page.locator("#requests a", has_text="receipt").click()
+        assert saved.value.suggested_filename.startswith("receipt-")
+        file.revoke("dpo")
+        page.reload()
+        page.locator("#token-reason", has_text="not accepted").wait_for()
 
 
 @pytest.fixture

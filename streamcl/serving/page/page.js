@@ -302,6 +302,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-record], button[data-action]");
   const link = event.target.closest("a[data-receipt]");
   if (button?.dataset.action === "forget") forgetClass();
+  else if (button?.dataset.action === "cancel") button.closest("dialog").close(); // no submit: Enter would press it
   else if (button?.dataset.label !== undefined) correct(button.dataset.record, button.dataset.label);
   else if (button?.dataset.record !== undefined) otherLabel(button.dataset.record);
   else if (link && sessionStorage.getItem("streamcl-token")) {
