@@ -126,11 +126,14 @@ def nearest(word: str, known: Iterable[str], listed: str = "known") -> str:
 
     >>> nearest("plateu", ["relative_rise", "plateau"])
     "did you mean 'plateau'?"
+    >>> nearest("demo", ["video", "demo_digits"])
+    "did you mean 'demo_digits'?"
     >>> nearest("x", ["relative_rise", "plateau"])
     'known: relative_rise, plateau'
     """
     names = list(known)
-    close = get_close_matches(word, names, 1) if len(word) <= _MAX_WORD else []
+    begun = [name for name in names if len(word) > 2 and name.startswith(word)]
+    close = begun or (get_close_matches(word, names, 1) if len(word) <= _MAX_WORD else [])
     more = ", ..." if len(names) > _MAX_LISTED else ""
     if close:
         return f"did you mean {close[0]!r}?"

@@ -209,6 +209,9 @@ def test_an_unknown_name_is_answered_at_once(stopped):
     with pytest.raises(ForgettingError) as caught:
         refuse_unmatched(stopped / "run", ForgetRequest(label="hen"))
     assert "; --unseen submits it for records to come" in str(caught.value.hint)
+    with pytest.raises(ForgettingError) as caught:
+        refuse_unmatched(stopped / "run", ForgetRequest(subject="nobody"))
+    assert "check the spelling" in str(caught.value.hint)
     assert call("forget", stopped / "run", "--subject", "nobody")[0] == 6
     assert call("forget", stopped / "run", "--offsets", "9000:9001")[0] == 6
     assert entries(stopped / "run") == []

@@ -59,6 +59,8 @@ def refuse_unmatched(folder: Path, request: ForgetRequest) -> None:
         classes = lineage.classes() if request.kind == "class" else ()
     what = {"class": f"of the class {request.label!r:.80}", "subject": "of this subject"}.get(request.kind)
     meant = nearest(str(request.label), classes, "known classes") if classes else ""
+    if request.kind == "subject":
+        meant = "check the spelling: names of subjects are kept as hashes, so no similar one can be named"
     between = " " if meant.endswith("?") else "; "
     raise ForgettingError(
         f"no sample {what or 'that fits the request'} has passed, or all were erased",
