@@ -41,9 +41,12 @@ def _accuracy_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
     window, samples = as_int(stream.get("window")), as_int(summary.get("samples")) or 0
     newest = window is not None and window < samples and as_float(stream.get("window_accuracy")) is not None
     note = f"of the last {count(window)}: {percent(stream.get('window_accuracy'))}" if newest else ""
+    own = f"{count(kept)} images " if (kept := as_int(summary.get("held_out"))) else ""
     return [
         *_known("Correct before learning", stream.get("accuracy"), percent, note),
-        *_known("Correct on held-out images", held.get("A_Last"), percent, "of the classes seen, at the end"),
+        *_known(
+            "Correct on held-out images", held.get("A_Last"), percent, f"{own}of the classes seen, at the end"
+        ),
         *_known("Lost on earlier parts", held.get("forgetting_measure"), _lost, "of their best accuracy"),
     ]
 

@@ -76,9 +76,12 @@ def shift_rows(run: RunLog, shifts: Mapping[str, Any]) -> list[ShiftRow]:
 
 
 def accuracy_matrix(matrix: Mapping[str, Any]) -> HeatTable | None:
-    """Return held-out accuracy by evaluation (rows) and part (columns), thinned where it is large."""
+    """Return held-out accuracy by evaluation (rows) and part (columns), thinned where it is large.
+
+    None where there is one part only, which the chart over the stream shows.
+    """
     offsets, parts, accuracy = (list(matrix.get(key) or []) for key in ("offsets", "parts", "accuracy"))
-    if not offsets or not parts:
+    if not offsets or len(parts) < 2:
         return None
     rows, columns = evenly_spaced(len(offsets), MAX_ROWS), evenly_spaced(len(parts), MAX_COLUMNS)
     found = []

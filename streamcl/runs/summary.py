@@ -45,6 +45,7 @@ def summarise(
         "consolidated": shifts.consolidated,
         "quarantined": processor.quarantine.quarantined,
         "skipped_steps": processor.guard.skipped,
+        **({"held_out": len(parts.held_out)} if len(parts.held_out) else {}),
         **({"labels": found} if (found := processor.labels.summary()) else {}),
         **(
             {"predicted_only": processor.overload.predicted_only} if processor.overload.predicted_only else {}

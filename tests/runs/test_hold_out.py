@@ -72,6 +72,10 @@ def test_held_out_records_are_predicted_and_never_learned(tmp_path):
     assert summary["prequential"]["samples"] == 120
     assert [line["id"] for line in lines(run) if line.get("held_out")] == held
     assert summary["holdout"]["A_Last"] is not None
+    assert summary["held_out"] == len(held)
+    page = (run.folder / "report.html").read_text()
+    assert f"{len(held)} images of the classes seen, at the end" in page
+    assert "Accuracy matrix" not in page, "of one part the chart says all"
     assert summary["holdout"]["matrix"]["parts"] == ["held out"]
 
 
