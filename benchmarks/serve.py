@@ -40,7 +40,7 @@ from streamcl.factory.backbone import build_compute
 from streamcl.factory.source import build_source
 from streamcl.runs.directory import config_of
 from streamcl.serving.client import Client
-from streamcl.serving.predictor import Predictor
+from streamcl.serving.prediction.predictor import Predictor
 
 VIT = {"name": "vit_small_patch14_dinov2", "weights": "fetch:vit-s-focus", "image_size": 98, "depth": 11}
 BATCH = 32

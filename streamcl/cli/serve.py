@@ -136,13 +136,13 @@ def serve(
             hint="leave out 'checkpoint', or give it a number of samples",
         )
     try:
-        from streamcl.serving.access_control import AccessOptions
+        from streamcl.serving.access.access_control import AccessOptions
+        from streamcl.serving.access.tokens import default_token_file
         from streamcl.serving.http_server import NetworkOptions
-        from streamcl.serving.label_studio import server_from
-        from streamcl.serving.pool import PredictorOptions
+        from streamcl.serving.label_studio.label_studio import server_from
+        from streamcl.serving.prediction.pool import PredictorOptions
         from streamcl.serving.server import ServerOptions, serve_run
         from streamcl.serving.service import ServedRun
-        from streamcl.serving.tokens import default_token_file
     except ImportError as error:
         hint = "pip install streamcl[serve]"
         raise MissingExtra(f"streamcl serve needs the package {error.name}", hint=hint) from error

@@ -12,7 +12,7 @@ from streamcl.cli.help import FullHelpGroup
 from streamcl.cli.terminal import echo
 
 if TYPE_CHECKING:
-    from streamcl.serving.tokens import Role, TokenFile
+    from streamcl.serving.access.tokens import Role, TokenFile
 
 TOKENS_OPTION = click.option(
     "--tokens",
@@ -61,6 +61,6 @@ def revoke_token(name: str, tokens: Path | None) -> None:
 
 
 def _file(path: Path | None) -> TokenFile:
-    from streamcl.serving.tokens import TokenFile, default_token_file
+    from streamcl.serving.access.tokens import TokenFile, default_token_file
 
     return default_token_file() if path is None else TokenFile(path)

@@ -20,28 +20,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamcl.errors import BadRecord, ForgettingError, SourceError, SpoolFull
 from streamcl.factory.inbox import NotAccepted
-from streamcl.serving.access_control import (
+from streamcl.serving.access.access_control import (
     RULE,
     AccessControl,
     AccessOptions,
     caller_of,
     note_forget_request,
 )
-from streamcl.serving.access_log import AccessLog
-from streamcl.serving.batching import NoPredictor, QueueFull
+from streamcl.serving.access.access_log import AccessLog
+from streamcl.serving.access.limits import BodyLimits, KnownHosts
+from streamcl.serving.access.security_headers import SECURITY_HEADERS, SecurityHeaders
 from streamcl.serving.bodies import checked, images_of, json_of, pushed_records_of, top_k_of
-from streamcl.serving.inference_routes import InferenceRoutes
-from streamcl.serving.label_studio import LabelStudioServer
-from streamcl.serving.label_studio_routes import LabelStudioRoutes
-from streamcl.serving.limits import BodyLimits, KnownHosts
+from streamcl.serving.label_studio.label_studio import LabelStudioServer
+from streamcl.serving.label_studio.label_studio_routes import LabelStudioRoutes
 from streamcl.serving.metrics import ServerMetrics
+from streamcl.serving.open_inference.inference_routes import InferenceRoutes
 from streamcl.serving.openapi import openapi_document
 from streamcl.serving.page.routes import PageRoutes, receipt_page, wants_page
 from streamcl.serving.page.served import served_feed
+from streamcl.serving.prediction.batching import NoPredictor, QueueFull
 from streamcl.serving.problems import problem_response
 from streamcl.serving.route_table import EVENTS, ROUTES
 from streamcl.serving.schemas import LabelsRequest, Ready
-from streamcl.serving.security_headers import SECURITY_HEADERS, SecurityHeaders
 from streamcl.serving.sent_status import SentStatus
 from streamcl.serving.service import ServingService
 

@@ -6,8 +6,8 @@ import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from streamcl.serving.access.security_headers import SECURITY_HEADERS
 from streamcl.serving.problems import problem_response
-from streamcl.serving.security_headers import SECURITY_HEADERS
 
 CLOSING = {"Connection": "close"}
 

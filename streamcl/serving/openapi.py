@@ -8,13 +8,8 @@ from pydantic.json_schema import models_json_schema
 
 from streamcl import __version__
 from streamcl.events import ForgetRequest
-from streamcl.serving.inference_openapi import (
-    INFERENCE_REQUESTS,
-    INFERENCE_RESPONSES,
-    inference_paths,
-    inference_problems,
-)
-from streamcl.serving.label_studio_openapi import BACKEND_REQUESTS, BACKEND_RESPONSES, backend_paths
+from streamcl.serving.label_studio import label_studio_openapi as label_studio
+from streamcl.serving.open_inference import inference_openapi as inference
 from streamcl.serving.problems import PROBLEM
 from streamcl.serving.route_table import EVENTS, ROUTES, RouteRule
 from streamcl.serving.schemas import (
@@ -36,9 +31,14 @@ from streamcl.serving.schemas import (
 
 RESPONSES = (
     *(PredictResponse, StatusResponse, Ready, Readiness, RequestEntry, RequestList),
-    *(RecordsAccepted, LabelsAccepted, ErrorDocument, *INFERENCE_RESPONSES, *BACKEND_RESPONSES),
+    *(RecordsAccepted, LabelsAccepted, ErrorDocument),
+    *inference.INFERENCE_RESPONSES,
+    *label_studio.BACKEND_RESPONSES,
 )
-REQUESTS = (ForgetRequest, LabelsRequest, RecordFields, *INFERENCE_REQUESTS, *BACKEND_REQUESTS)
+REQUESTS = (
+    *(ForgetRequest, LabelsRequest, RecordFields),
+    *(*inference.INFERENCE_REQUESTS, *label_studio.BACKEND_REQUESTS),
+)
 DESCRIPTION = "Predictions by the model that a run has learned so far, and requests to forget."
 _IMAGE = {"type": "string", "format": "binary"}
 _IMAGES: dict[str, Any] = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": MAX_REQUEST_IMAGES}
@@ -70,8 +70,8 @@ def openapi_document() -> dict[str, Any]:
 
 
 def _all_paths() -> dict[str, Any]:
-    backend = backend_paths(_problems(400, 408, 409, 413, 415, 422, 503))
-    return {**_paths(), **inference_paths(), **backend}
+    backend = label_studio.backend_paths(_problems(400, 408, 409, 413, 415, 422, 503))
+    return {**_paths(), **inference.inference_paths(), **backend}
 
 
 _TOKEN = {
@@ -87,7 +87,7 @@ def _with_access(paths: dict[str, Any]) -> dict[str, Any]:
     for rule in ROUTES:
         operation = paths[rule.path][rule.method.lower()]
         operation |= _access(rule)
-        problems = inference_problems if rule.path.startswith("/v2") else _problems
+        problems = inference.inference_problems if rule.path.startswith("/v2") else _problems
         operation["responses"] = {**problems(401, 403, 429), **operation["responses"]}
     return paths
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from streamcl.serving.inference_protocol import InferenceError
+from streamcl.serving.open_inference.inference_protocol import InferenceError
 from streamcl.serving.schemas import ErrorDocument
 
 PROBLEM = "application/problem+json"

@@ -35,7 +35,7 @@ def run_predictor(connection: Connection, folder: Path, threads: int, weights: P
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the web process ends this one
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    from streamcl.serving.predictor import predictor_process
+    from streamcl.serving.prediction.predictor import predictor_process
 
     predictor_process(connection, folder, threads, weights)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from streamcl.serving.tokens import ROLES, Role
+from streamcl.serving.access.tokens import ROLES, Role
 
 ANYONE: Final[frozenset[Role | None]] = frozenset({None, *ROLES})
 """Those who send no token, too."""

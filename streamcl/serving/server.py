@@ -17,17 +17,17 @@ from typing import NamedTuple
 from starlette.applications import Starlette
 
 from streamcl.errors import ConfigError
-from streamcl.serving.access_control import DEFAULT_RATE, AccessOptions
-from streamcl.serving.access_log import ACCESS_LOG
+from streamcl.serving.access.access_control import DEFAULT_RATE, AccessOptions
+from streamcl.serving.access.access_log import ACCESS_LOG
+from streamcl.serving.access.limits import TOKEN_HINT, is_local, refuse_open_network
+from streamcl.serving.access.tokens import TokenFile
 from streamcl.serving.app import build_app
-from streamcl.serving.batching import Batcher
 from streamcl.serving.http_server import STOPPED_BY_SIGNAL, NetworkOptions, bind_socket, run_until_stopped
-from streamcl.serving.label_studio import LabelStudioServer
+from streamcl.serving.label_studio.label_studio import LabelStudioServer
 from streamcl.serving.learner_reports import LearnerReports, SharedLag
-from streamcl.serving.limits import TOKEN_HINT, is_local, refuse_open_network
-from streamcl.serving.pool import PredictorOptions, PredictorPool
+from streamcl.serving.prediction.batching import Batcher
+from streamcl.serving.prediction.pool import PredictorOptions, PredictorPool
 from streamcl.serving.service import ServedRun, ServingService
-from streamcl.serving.tokens import TokenFile
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from streamcl.factory.inbox import Inbox
 from streamcl.forgetting.ledger.ledger import LEDGER, Ledger, LedgerEntry
 from streamcl.forgetting.ledger.requests import submit
 from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt, receipt_path
-from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor
 from streamcl.serving.page.recent_images import RecentImages
-from streamcl.serving.pool import PredictorPool
+from streamcl.serving.prediction.batching import Batcher, ImageOutcome, NoPredictor
+from streamcl.serving.prediction.pool import PredictorPool
 from streamcl.serving.schemas import (
     ImageResult,
     LabelOfRecord,

@@ -13,10 +13,10 @@ from starlette.responses import StreamingResponse
 
 from streamcl.cli import cli
 from streamcl.errors import ConfigError
-from streamcl.serving.access_control import AccessControl, AccessOptions, sent_token
+from streamcl.serving.access.access_control import AccessControl, AccessOptions, sent_token
+from streamcl.serving.access.tokens import ROLES, LiveTokens, TokenFile, hash_of
 from streamcl.serving.openapi import openapi_document
 from streamcl.serving.route_table import routes_as_markdown
-from streamcl.serving.tokens import ROLES, LiveTokens, TokenFile, hash_of
 
 READER, TEACHER, OFFICER = ({"reader"}, {"teacher"}, {"officer"})
 ALL = READER | TEACHER | OFFICER

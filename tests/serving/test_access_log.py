@@ -2,7 +2,7 @@
 
 import json
 
-from streamcl.serving.access_log import ACCESS_LOG, EARLIER_ACCESS_LOG, AccessEntry, AccessLog
+from streamcl.serving.access.access_log import ACCESS_LOG, EARLIER_ACCESS_LOG, AccessEntry, AccessLog
 
 PREDICT = AccessEntry("camera", "reader", "192.0.2.7", "POST /v1/predict", 200)
 FORGET = AccessEntry("dpo", "officer", "192.0.2.8", "POST /v1/forget", 202)

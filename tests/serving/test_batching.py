@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor, QueueFull
+from streamcl.serving.prediction.batching import Batcher, ImageOutcome, NoPredictor, QueueFull
 from streamcl.storage.snapshots import SnapshotInfo
 
 MODEL = SnapshotInfo(1, 0, 0, 0.0)

@@ -14,7 +14,7 @@ from live_server import serving
 from pictures import picture
 
 from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
-from streamcl.serving.tokens import TokenFile
+from streamcl.serving.access.tokens import TokenFile
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 PLAYWRIGHT = importlib.util.find_spec("playwright") is not None

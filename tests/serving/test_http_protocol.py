@@ -12,9 +12,9 @@ from asgi_calls import call
 from conditions import wait_for
 from starlette.responses import PlainTextResponse
 
+from streamcl.serving.access.security_headers import SECURITY_HEADERS
 from streamcl.serving.http_protocol import RequestLimit
 from streamcl.serving.http_server import NetworkOptions, bind_socket, server_config
-from streamcl.serving.security_headers import SECURITY_HEADERS
 
 
 async def hello(scope, receive, send):

@@ -15,7 +15,7 @@ from live_server import serving
 from pictures import picture
 from PIL import Image
 
-from streamcl.serving.inference_protocol import (
+from streamcl.serving.open_inference.inference_protocol import (
     HEADER_LENGTH,
     MAX_JSON_BYTES,
     InferenceRequest,

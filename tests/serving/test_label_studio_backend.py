@@ -17,14 +17,14 @@ from streamcl.errors import BadRecord
 from streamcl.factory.inbox import Inbox
 from streamcl.forgetting.annotations import ANNOTATIONS, Annotations
 from streamcl.serving.client import Client
-from streamcl.serving.label_studio import (
+from streamcl.serving.label_studio.label_studio import (
     LabellingTask,
     LabelStudioServer,
     choices_control,
     image_of_task,
     server_from,
 )
-from streamcl.serving.label_studio_events import AnnotationEvent, changes_of
+from streamcl.serving.label_studio.label_studio_events import AnnotationEvent, changes_of
 from streamcl.serving.schemas import ImageResult
 from streams.live.spool.push_channel import PushReceipt, listening
 

@@ -16,14 +16,14 @@ from live_server import serving
 
 from streamcl.cli import cli
 from streamcl.errors import ConfigError
-from streamcl.serving.access_control import DEFAULT_RATE, WRONG_TOKENS, AccessOptions
-from streamcl.serving.access_log import ACCESS_LOG
+from streamcl.serving.access.access_control import DEFAULT_RATE, WRONG_TOKENS, AccessOptions
+from streamcl.serving.access.access_log import ACCESS_LOG
+from streamcl.serving.access.tokens import ROLES, TokenFile, hash_of
 from streamcl.serving.client import Client, ServerError
 from streamcl.serving.http_server import NetworkOptions, server_config
 from streamcl.serving.openapi import openapi_document
 from streamcl.serving.server import ServerOptions, effective_access
 from streamcl.serving.service import ServedRun
-from streamcl.serving.tokens import ROLES, TokenFile, hash_of
 
 
 @pytest.fixture

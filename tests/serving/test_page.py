@@ -10,12 +10,12 @@ import pytest
 from asgi_calls import application, call
 from followed_runs import add, step
 
-from streamcl.serving.access_control import AccessOptions
+from streamcl.serving.access.access_control import AccessOptions
+from streamcl.serving.access.tokens import TokenFile
 from streamcl.serving.page import feed as feeds
 from streamcl.serving.page.feed import PageFeed
 from streamcl.serving.page.monitor import build_monitor, run_state
 from streamcl.serving.page.routes import receipt_page
-from streamcl.serving.tokens import TokenFile
 
 
 @pytest.fixture

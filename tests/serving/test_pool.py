@@ -10,8 +10,8 @@ import pytest
 from tiny_runs import configuration
 
 from streamcl.runs.open import open_run
-from streamcl.serving.batching import Batcher
-from streamcl.serving.pool import PredictorOptions, PredictorPool
+from streamcl.serving.prediction.batching import Batcher
+from streamcl.serving.prediction.pool import PredictorOptions, PredictorPool
 from streamcl.storage.snapshots import SNAPSHOTS, Snapshots
 
 LARGE = bytes(8 << 20)  # more than the connection takes while nobody reads it

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_runs import configuration
 
 from streamcl.runs.open import open_run
-from streamcl.serving.predictor import NoModel, Predictor
+from streamcl.serving.prediction.predictor import NoModel, Predictor
 from streamcl.storage.snapshots import SNAPSHOTS, Snapshots, list_snapshots, newest_info
 
 

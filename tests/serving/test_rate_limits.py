@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamcl.serving.rate_limits import MAX_SENDERS, TokenBuckets, sender_of
+from streamcl.serving.access.rate_limits import MAX_SENDERS, TokenBuckets, sender_of
 
 
 def test_a_burst_passes_and_then_the_rate():

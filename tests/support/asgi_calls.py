@@ -8,10 +8,10 @@ from typing import Any
 
 from streamcl.factory.inbox import Inbox
 from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
-from streamcl.serving.access_control import AccessOptions
+from streamcl.serving.access.access_control import AccessOptions
 from streamcl.serving.app import build_app
-from streamcl.serving.batching import Batcher
-from streamcl.serving.pool import PredictorOptions, PredictorPool
+from streamcl.serving.prediction.batching import Batcher
+from streamcl.serving.prediction.pool import PredictorOptions, PredictorPool
 from streamcl.serving.service import ServedRun, ServingService
 
 

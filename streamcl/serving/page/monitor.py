@@ -19,13 +19,13 @@ from streamcl.errors import ForgettingError
 from streamcl.forgetting.receipts.archive import newest_receipt, read_receipt
 from streamcl.report.following import RunFollower
 from streamcl.report.live import LearningState, RunState
+from streamcl.serving.access.limits import KnownHosts, refuse_open_network
+from streamcl.serving.access.security_headers import SecurityHeaders
 from streamcl.serving.http_server import bind_socket, run_until_stopped
-from streamcl.serving.limits import KnownHosts, refuse_open_network
 from streamcl.serving.page.feed import PageFeed
 from streamcl.serving.page.routes import PageRoutes, receipt_page, wants_page
 from streamcl.serving.problems import problem_response
 from streamcl.serving.route_table import ROUTES
-from streamcl.serving.security_headers import SecurityHeaders
 from streamcl.storage.lock import holder_of
 
 GRACE_SECONDS = 5.0

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from streamcl.forgetting.receipts.archive import report_css
-from streamcl.serving.access_control import CALLER, caller_of
+from streamcl.serving.access.access_control import CALLER, caller_of
 from streamcl.serving.page.feed import MAX_VIEWERS, PageFeed
 from streamcl.serving.page.recent_images import RecentImages
 from streamcl.serving.route_table import ROUTES

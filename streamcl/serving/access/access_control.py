@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamcl.serving.access_log import AccessEntry, AccessLog
+from streamcl.serving.access.access_log import AccessEntry, AccessLog
+from streamcl.serving.access.rate_limits import TokenBuckets, sender_of
+from streamcl.serving.access.tokens import AccessToken, LiveTokens, Role, TokenFile, default_token_file
 from streamcl.serving.problems import problem_response
-from streamcl.serving.rate_limits import TokenBuckets, sender_of
 from streamcl.serving.route_table import ROUTES, RouteRule
 from streamcl.serving.sent_status import SentStatus
-from streamcl.serving.tokens import AccessToken, LiveTokens, Role, TokenFile, default_token_file
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="streamcl"'}
 CALLER, RULE = "streamcl.caller", "streamcl.rule"

@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar, TypeVarTuple, Unpack
 
-from streamcl.serving.batching import Batcher, ImageOutcome, NoPredictor, WaitingImage
-from streamcl.serving.replies import PredictorReply
+from streamcl.serving.prediction.batching import Batcher, ImageOutcome, NoPredictor, WaitingImage
+from streamcl.serving.prediction.replies import PredictorReply
 from streamcl.storage.snapshots import SnapshotInfo
 
 logger = logging.getLogger(__name__)

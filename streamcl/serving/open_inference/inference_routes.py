@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from streamcl import __version__
-from streamcl.serving.batching import QueueFull
 from streamcl.serving.bodies import checked
-from streamcl.serving.inference_protocol import (
+from streamcl.serving.metrics import ServerMetrics
+from streamcl.serving.open_inference.inference_protocol import (
     HEADER_LENGTH,
     InferenceRequest,
     MalformedTensor,
@@ -21,7 +21,7 @@ from streamcl.serving.inference_protocol import (
     response_body,
     split_body,
 )
-from streamcl.serving.metrics import ServerMetrics
+from streamcl.serving.prediction.batching import QueueFull
 from streamcl.serving.service import ServingService
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from streamcl.serving.label_studio import (
+from streamcl.serving.label_studio.label_studio import (
     BackendHealth,
     SetupAccepted,
     SetupRequest,
     TaskPredictions,
     TasksRequest,
 )
-from streamcl.serving.label_studio_events import AnnotationEvent, EventOutcome
+from streamcl.serving.label_studio.label_studio_events import AnnotationEvent, EventOutcome
 
 BACKEND_RESPONSES = (BackendHealth, SetupAccepted, TaskPredictions, EventOutcome)
 BACKEND_REQUESTS = (SetupRequest, TasksRequest, AnnotationEvent)

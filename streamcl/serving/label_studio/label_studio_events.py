@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from streamcl.errors import BadRecord
-from streamcl.serving.label_studio import LabellingTask
+from streamcl.serving.label_studio.label_studio import LabellingTask
 
 LABELLING = frozenset({"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED"})
 DELETING = frozenset({"ANNOTATION_DELETED", "ANNOTATIONS_DELETED"})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from streamcl.errors import StreamclError
-from streamcl.serving.replies import Ranked
+from streamcl.serving.prediction.replies import Ranked
 from streamcl.storage.snapshots import SnapshotInfo
 
 MIN_FILLING = 7 / 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamcl.serving.inference_protocol import (
+from streamcl.serving.open_inference.inference_protocol import (
     HEADER_LENGTH,
     InferenceError,
     InferenceRequest,

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from streamcl.errors import BadRecord
-from streamcl.serving.annotation_labels import take_annotations
 from streamcl.serving.bodies import checked, json_of
-from streamcl.serving.label_studio import (
+from streamcl.serving.label_studio.annotation_labels import take_annotations
+from streamcl.serving.label_studio.label_studio import (
     BackendHealth,
     ChoicesControl,
     LabellingTask,
@@ -26,7 +26,7 @@ from streamcl.serving.label_studio import (
     choices_control,
     image_of_task,
 )
-from streamcl.serving.label_studio_events import AnnotationEvent, changes_of
+from streamcl.serving.label_studio.label_studio_events import AnnotationEvent, changes_of
 from streamcl.serving.metrics import ServerMetrics
 from streamcl.serving.service import ServingService
 

@@ -21,7 +21,7 @@ from streamcl.factory.request_image import request_sample
 from streamcl.protocols import Learner
 from streamcl.runs.directory import config_of
 from streamcl.runs.learner import rank_classes
-from streamcl.serving.replies import PredictorReply, Ranked
+from streamcl.serving.prediction.replies import PredictorReply, Ranked
 from streamcl.storage.snapshots import (
     SNAPSHOTS,
     SnapshotInfo,

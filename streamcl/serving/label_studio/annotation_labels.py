@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from streamcl.forgetting.annotations import ANNOTATIONS, Annotations
 from streamcl.serving.bodies import checked
-from streamcl.serving.label_studio_events import AnnotationChange, EventOutcome
+from streamcl.serving.label_studio.label_studio_events import AnnotationChange, EventOutcome
 from streamcl.serving.schemas import MAX_LABELS, LabelOfRecord
 from streamcl.serving.service import ServingService
 

@@ -1,0 +1,1 @@
+"""A machine-learning backend for Label Studio: predictions out, annotations in."""

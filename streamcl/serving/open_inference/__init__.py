@@ -1,0 +1,1 @@
+"""The Open Inference Protocol (version 2), as clients of Triton and KServe speak it."""
