@@ -118,7 +118,12 @@ def save_audit(
     """Write the audit atomically, chained to the one before and bound to its receipt; return its path.
 
     A second audit of the same request gets a file of its own. The receipt's page shows the newest.
-    folder: of the run; signing_key: gives the key that signs it; clock: seconds since 1970.
+
+    Args:
+        folder: of the run.
+        report: what is written.
+        signing_key: gives the key that signs it.
+        clock: returns seconds since 1970.
     """
     request = report.request or "audit"
     receipt = archive.newest_receipt(folder, request)

@@ -27,11 +27,16 @@ class HoldoutResult:
 class HoldoutEvaluator:
     """Evaluates a learner on held-out parts every `every_samples` records.
 
-    at_part_end: also at the end of a part. at_stream_end: also at the end of the stream.
-    max_per_part: samples per part, evenly spread; None takes all.
-    records_per_sample: an evaluation every `every_samples` records waits until so many have passed for each
-        held-out sample, which bounds the share of time that it takes; 0 sets no bound.
-    group: ranks that evaluate together, each its share of the samples; None: this process alone.
+    Args:
+        parts: the held-out samples.
+        every_samples: records between two evaluations; None evaluates at ends only.
+        at_part_end: also at the end of a part.
+        at_stream_end: also at the end of the stream.
+        max_per_part: samples per part, evenly spread; None takes all.
+        records_per_sample: an evaluation every `every_samples` records waits until so many have passed for
+            each held-out sample, which bounds the share of time that it takes; 0 sets no bound.
+        batch_size: samples that are predicted at once.
+        group: ranks that evaluate together, each its share of the samples; None: this process alone.
     """
 
     def __init__(

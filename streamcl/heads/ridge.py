@@ -34,26 +34,30 @@ from streamcl.protocols import Rollback, State, savepoint_of
 class RidgeHead(ClosedFormHead[Statistics]):
     """Scores [N, C] = features W + b with W = (G + lambda I)^-1 Q over everything learned and not forgotten.
 
-    width: d of the features. projection: D of seeded random ReLU features phi = ReLU(f P), P ~ N(0, 1), or
-    None for phi = f. trace_ridge: lambda as a share of the mean eigenvalue of what is inverted, so it
-    depends on nothing but the data that remains. G and Q are centred by the mean feature and the class
-    frequencies when they are solved (an intercept that costs no statistic of its own: the sum of all
-    features is the row sum of Q).
+    G and Q are centred by the mean feature and the class frequencies when they are solved (an intercept that
+    costs no statistic of its own: the sum of all features is the row sum of Q).
 
-    variance_ridge: replaces lambda I by a ridge for each feature, its variance times so many samples, which
-    makes the solution blind to the features' scales, and strong while samples are few (None: lambda I).
+    The weights in use belong to a solve. `update` makes one due when samples since the last one exceed
+    `refit_fraction` of all, when a class is new, or when one has twice the samples and
+    D / MIN_SAMPLES_BETWEEN_SOLVES have come since; an erasure always does. Which solve that is never depends
+    on when scores were asked for.
 
-    gcv_margin: has variance_ridge grow where the error on samples left out is least at more than so many
-    times as much, as with wrong labels it is (see `cross_validation`; None: never). Its value
-    depends on the sums alone: it is found anew whenever they have doubled, after an erasure, and for
-    `scores_refit`.
-
-    rule: another closed form on the same statistics, in place of the ridge regression.
-
-    The weights in use belong to a solve, which `update` falls due when samples since the last one exceed
-    `refit_fraction` of all (0 solves at every update), when a class is new, or when one has twice the samples
-    and D / MIN_SAMPLES_BETWEEN_SOLVES have come since; erasing always does.
-    Which solve that is never depends on when scores were asked for.
+    Args:
+        width: d of the features.
+        projection: D of seeded random ReLU features phi = ReLU(f P), P ~ N(0, 1), or None for phi = f.
+        seed: of the projection.
+        trace_ridge: lambda as a share of the mean eigenvalue of what is inverted, so it depends on nothing
+            but the data that remains.
+        variance_ridge: replaces lambda I by a ridge for each feature, its variance times so many samples,
+            which makes the solution blind to the features' scales, and strong while samples are few; None:
+            lambda I.
+        gcv_margin: has variance_ridge grow where the error on samples left out is least at more than so many
+            times as much, as with wrong labels it is (see `cross_validation`); None: never. Its value depends
+            on the sums alone: it is searched anew whenever they have doubled, after an erasure, and for
+            `scores_refit`.
+        refit_fraction: share of new samples at which a solve is due; 0 solves at every update.
+        device: of the statistics and weights.
+        rule: another closed form on the same statistics, in place of the ridge regression.
     """
 
     def __init__(

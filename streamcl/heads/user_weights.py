@@ -29,9 +29,14 @@ class UserWeights:
     The noise is N(0, noise^2) for each weight in units of 1 / its feature's standard deviation; its seed is
     a hash of the users' sums, so the same sums give the same noise, and nobody can derive it without them.
 
-    max_tracked_subjects: cohorts with sums of their own, 8 D (D / 2 + C) bytes each; later ones only add to
-        the total.
-    refit_fraction: share of new samples at which, or when a class has doubled, a solve is due.
+    Args:
+        width: D.
+        variance_ridge: the ridge of each feature, its variance times so many samples.
+        noise: standard deviation of a weight, times that of its feature.
+        refit_fraction: share of new samples at which, or when a class has doubled, a solve is due.
+        max_tracked_subjects: cohorts with sums of their own, 8 D (D / 2 + C) bytes each; later ones only add
+            to the total.
+        device: of the sums and weights.
     """
 
     def __init__(

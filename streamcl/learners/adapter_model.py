@@ -42,9 +42,13 @@ class ForwardPass:
 class AdapterModel:
     """Adapters (or none) on a frozen backbone, and a linear head that grows, trained by one optimizer.
 
-    adapters: None leaves the backbone as it is and trains the head alone. optimizer: makes the optimizer of
-    all parameters that are trained. generator: the learner's; its position is part of the state.
-    ranks: those that learn a batch together; `read`, `gradients` and `step` are called by all of them.
+    Args:
+        backbone: the frozen transformer.
+        compute: device and precision.
+        adapters: None leaves the backbone as it is and trains the head alone.
+        optimizer: makes the optimizer of all parameters that are trained.
+        generator: the learner's; its position is part of the state.
+        group: the processes that learn a batch together; all of them call `forward`, `gradients` and `step`.
     """
 
     def __init__(

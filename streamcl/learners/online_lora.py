@@ -116,11 +116,19 @@ class OnlineLoRALearner(GradientLearner):
     folds B A into the frozen weight and draws a new pair, the importance is a mean over single samples of
     the whole buffer, and the buffer holds samples, not batches.
 
-    rank: of the q and of the v adapter. first_block: the blocks before it stay without adapters.
-    regularisation: lambda. hard_buffer_size: samples in the hard buffer.
-    buffer_weight: "sample" makes a held sample count as a fresh one, w = held / fresh; "batch" is w = 1.
-    mask_absent: leave classes that are not in the step's samples out of its cross-entropy.
-    low_pass: takes gradients through frozen weights on low-pass bases; None passes them whole.
+    Args:
+        backbone: the frozen transformer.
+        compute: device and precision.
+        rank: of the q and of the v adapter.
+        first_block: the blocks before it stay without adapters.
+        learning_rate: of Adam.
+        regularisation: lambda.
+        hard_buffer_size: samples in the hard buffer.
+        buffer_weight: "sample" makes a held sample count as a fresh one, w = held / fresh; "batch" is w = 1.
+        mask_absent: leave classes that are not in the step's samples out of its cross-entropy.
+        low_pass: takes gradients through frozen weights on low-pass bases; None passes them whole.
+        seed: of the adapters and of the head's new rows.
+        group: the processes that learn a batch together.
     """
 
     def __init__(

@@ -57,10 +57,11 @@ class RidgeLoRAOptions(Options):
 class RidgeLoRALearner(LogitLearner):
     """Two ridge heads' scores as one: on frozen features, and on features adapted early in the stream.
 
-    exact: the frozen branch, a RidgeLearner of its own; order-free, and what is forgotten there is gone
-        exactly. Nothing that LoRA does reaches it.
-    adapted: shares the frozen prefix; None once it has been dropped, which leaves the exact branch alone.
-    new_branch: makes a branch like `adapted`, for a state from before the branch was dropped.
+    Args:
+        exact: the frozen branch, a RidgeLearner of its own; order-free, and what is forgotten there is gone
+            exactly. Nothing that LoRA does reaches it.
+        adapted: shares the frozen prefix; None once it has been dropped, which leaves the exact branch alone.
+        new_branch: makes a branch like `adapted`, for a state from before the branch was dropped.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ from streamcl.forgetting.methods.closed_form import stored_share
 from streamcl.forgetting.methods.protocol import Context, DataLocation, RequestScope
 from streamcl.forgetting.methods.replay_from_checkpoint import ReplayFromCheckpoint
 from streamcl.forgetting.methods.select import select_method
-from streamcl.forgetting.receipts import receipt as receipts
+from streamcl.forgetting.receipts import locations
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.uncovered import uncovered_locations
 from streamcl.forgetting.replay import RequestReplay
@@ -63,7 +63,7 @@ class ErasureForecast:
     """The expected course of a request.
 
     method, guarantee, reason: what would be chosen, and why nothing stronger. learned, passed: how many
-    samples it reaches. seconds: expected, by what takes them. unknown: what cannot be told beforehand; None
+    samples it reaches. seconds: expected, by what takes them. unknown: what is not known beforehand; None
     where all can. remaining: the places where something stays, and why.
     """
 
@@ -157,7 +157,7 @@ def _statistics(
 def _seconds(
     folder: Path, context: Context, rows: Selection, method: str, cost: int
 ) -> tuple[dict[str, float], str | None]:
-    """Return the expected seconds by what takes them, and what cannot be told."""
+    """Return the expected seconds by what takes them, and what is not known."""
     found = {"logs": _timed(lambda: [list(ids_in(path)) for path in sorted(folder.glob("*.jsonl"))])}
     if (commit := _newest_figure(folder / "metrics.jsonl", "checkpoint", "seconds")) is not None:
         found["checkpoint"] = commit
@@ -216,9 +216,9 @@ def _remaining(
     folder: Path, context: Context, source: Source, guarantee: Guarantee
 ) -> tuple[DataLocation, ...]:
     at = stored_at(source)
-    on_disk = receipts.disk_locations(False, None, 0, (), rows=context.scope.passed, stored_at=at)
+    on_disk = locations.disk_locations(False, None, 0, (), rows=context.scope.passed, stored_at=at)
     places = (
-        *receipts.learner_locations(context.learner.state_dict(), ()),
+        *locations.learner_locations(context.learner.state_dict(), ()),
         *on_disk,
         *uncovered_locations(folder),
     )

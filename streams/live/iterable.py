@@ -78,7 +78,7 @@ class IterableReader:
         return self._position
 
     def acknowledge(self, position: Mapping[str, Any]) -> None:
-        """Nothing is told to an iterable."""
+        """Do nothing: an iterable has no use for it."""
 
     @property
     def fetch(self) -> FetchRecords | None:

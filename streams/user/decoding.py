@@ -32,8 +32,10 @@ class PendingImage:
 class DecodingPool:
     """Threads that decode pictures, started with the first one.
 
-    limits: of the pictures. image: the key of mappings under which they are. threads: fewer than two decode
-    nothing ahead.
+    Args:
+        limits: of the pictures.
+        image: the key of mappings under which they are.
+        threads: fewer than two decode nothing ahead.
     """
 
     def __init__(self, limits: ImageLimits, image: str = "image", threads: int = THREADS) -> None:

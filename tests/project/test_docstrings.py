@@ -198,6 +198,35 @@ def test_public_code_says_the_shapes_of_its_tensors() -> None:
     assert not found, "\n".join(found)
 
 
+def described_in_prose(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
+    """Return the parameters of a class or function that its docstring describes outside the section Args."""
+    methods = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+    signature = node if isinstance(node, ast.FunctionDef) else next(iter(methods), None)
+    text = without_args(ast.get_docstring(node) or "")
+    names = [each.arg for each in parameters(signature)] if signature else []
+    return [each for each in names if re.search(rf"(^|[.;] ){each}(, \w+)*: ", text, re.MULTILINE)]
+
+
+def test_many_parameters_are_described_in_a_section() -> None:
+    found = {
+        f"{path}:{node.lineno} {node.name}": names
+        for path, tree in modules()
+        for node in public(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        if len(names := described_in_prose(node)) > 2
+    }
+    assert found == {}, "describe them in the section Args"
+
+
+def test_parameters_described_in_prose_are_found() -> None:
+    code = (
+        'def f(a, b, c, d):\n    """Do it.\n\n    a: one. b: two.\n\n    Args:\n        c: three.\n    """\n'
+    )
+    (node,) = ast.parse(code).body
+    assert isinstance(node, ast.FunctionDef)
+    assert described_in_prose(node) == ["a", "b"]
+
+
 COMPLETE = '''
 def f(x: Tensor, rows: Mapping[str, Floats], run: Callable[[Tensor], Tensor], n: int) -> tuple[Tensor, int]:
     """Return y [N, D] and a number.

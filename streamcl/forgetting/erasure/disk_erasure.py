@@ -13,7 +13,7 @@ from streamcl.forgetting.erasure.erasure_progress import ErasureProgress
 from streamcl.forgetting.erasure.purging import purge_snapshots, stale_snapshots
 from streamcl.forgetting.erasure.run_resources import RunResources
 from streamcl.forgetting.methods.protocol import DataLocation
-from streamcl.forgetting.receipts import receipt as receipts
+from streamcl.forgetting.receipts import locations
 from streamcl.forgetting.receipts.receipt import PurgedCheckpoint
 from streamcl.forgetting.receipts.uncovered import uncovered_locations
 from streamcl.sinks.event_files import TENSORBOARD, event_files_with, redact_event_files
@@ -43,7 +43,7 @@ class DiskErasure:
 
     def locations(self, request: str) -> tuple[DataLocation, ...]:
         """Return the entries of one request's receipt."""
-        found = receipts.disk_locations(
+        found = locations.disk_locations(
             self.progress["named"][request],
             self.checkpoint,
             self.progress.logged,
@@ -54,7 +54,7 @@ class DiskErasure:
         )
         if self.spool is not None:
             spooled = self.progress["spooled"]
-            found = receipts.with_spool_location(found, spooled, self.spool, requests=self.requests)
+            found = locations.with_spool_location(found, spooled, self.spool, requests=self.requests)
         return (*found, *self.others)
 
 

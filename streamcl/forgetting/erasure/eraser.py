@@ -26,6 +26,7 @@ from streamcl.forgetting.methods.protocol import (
     drop_emptied,
 )
 from streamcl.forgetting.methods.select import select_method
+from streamcl.forgetting.receipts import locations
 from streamcl.forgetting.receipts import receipt as receipts
 from streamcl.forgetting.receipts.archive import (
     ReceiptArchive,
@@ -125,7 +126,7 @@ class Eraser:
             figures=dict(result.figures),
             utility=None if utility is None else UtilityFigures(**utility),
             learner_before=learner_before or self._ledger.fingerprint("learner", state_hash(before)),
-            locations=receipts.learner_locations(
+            locations=locations.learner_locations(
                 before, (*result.locations, *waiting, *kept_names, _statistics_location(stored))
             ),
         )

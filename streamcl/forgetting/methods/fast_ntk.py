@@ -53,10 +53,14 @@ class FastNTK:
     does not move, V reaches all the way to what was never learned, each step goes only as far as retained
     answers stay, and an erasure that does not reach the bound fails.
 
-    retain: gives samples to retain (see `retain_set`). blocks: the lora_B of the last so many move. forget,
-    retain_samples: how many of each are used. sketches: random signed sums of a retained sample's remaining
-    logits, which stand for all of them. ridge: lambda, as a share of the mean diagonal entry of J J^T. steps:
-    at most. limit: bytes of J.
+    Args:
+        retain: gives samples to retain (see `retain_set`).
+        blocks: the lora_B of the last so many move.
+        forget, retain_samples: how many samples of each kind are used.
+        sketches: random signed sums of a retained sample's remaining logits, which stand for all of them.
+        ridge: lambda, as a share of the mean diagonal entry of J J^T.
+        steps: at most.
+        limit: bytes of J.
     """
 
     name = "fast_ntk"

@@ -74,11 +74,14 @@ class RelapseFinding:
 class RelapseMonitor:
     """Tests erasures again: `record` right after each, `retest` at every later shift.
 
-    erased_by: the request that erased a class or a subject first (`Ledger.erased_by`). held_out: the source's
-    held-out samples. policy: whether a relapse is erased again or only reported.
     An exact erasure cannot come back by itself: only its name is looked for. For others the source's held-out
     samples of the class or the subject are separated from others by the learner's features, and compared with
     the separability right after the erasure. Single samples cannot be tested: their ids are not kept.
+
+    Args:
+        erased_by: returns the request that erased a class or a subject first (`Ledger.erased_by`).
+        held_out: the source's held-out samples.
+        policy: whether a relapse is erased again or only reported.
     """
 
     def __init__(

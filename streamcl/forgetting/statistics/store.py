@@ -42,11 +42,14 @@ class _Placed:
 class StatisticsStore:
     """The statistics of each class or each subject, head by head; only what waits is in memory.
 
-    by: what a cohort is. digest: the lineage's keyed hash, since names stay out of the file. keep: how many
-    checkpoints a run keeps.
-
     What a learner adds is folded into blocks that double in size, so a cohort of n samples has log2 n of them
     at most, and what they hold depends on the order of the stream alone, not on where commits fell.
+
+    Args:
+        path: of the SQLite file.
+        by: whether a cohort is a class or a subject.
+        digest: the lineage's keyed hash, since names stay out of the file.
+        keep: how many checkpoints a run keeps.
     """
 
     def __init__(self, path: Path, by: By, *, digest: Digest, keep: int = 2) -> None:
