@@ -35,6 +35,7 @@ _HOMES = {
     "RunModel": "streamcl.runs.model",
     "Sample": "streamcl.events",
     "SourceError": "streamcl.errors",
+    "SpoolFull": "streamcl.errors",
     "StepResult": "streamcl.events",
     "StreamInfo": "streamcl.events",
     "StreamProcessor": "streamcl.processor.loop",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         RefusedRequest,
         RunBusy,
         SourceError,
+        SpoolFull,
         StreamclError,
         WeightsError,
     )
@@ -113,6 +115,7 @@ __all__ = [
     "RunModel",
     "Sample",
     "SourceError",
+    "SpoolFull",
     "StepResult",
     "StreamInfo",
     "StreamProcessor",

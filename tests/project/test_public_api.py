@@ -8,6 +8,7 @@ import pytest
 from pictures import TINY_VIT, picture
 
 import streamcl
+from streamcl import errors
 
 TINY = {"backbone": {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY_VIT}}
 
@@ -17,6 +18,12 @@ def test_every_exported_name_is_there_and_documented(name):
     found = getattr(streamcl, name)
     assert isinstance(found, str) or found.__doc__
     assert name in dir(streamcl)
+
+
+def test_every_error_is_exported():
+    defined = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    ours = {name for name in defined if issubclass(getattr(errors, name), errors.StreamclError)}
+    assert ours <= set(streamcl.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error():
