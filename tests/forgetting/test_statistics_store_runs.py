@@ -144,7 +144,7 @@ def test_killed_at_any_durable_call_it_ends_as_if_it_had_not_been(tmp_path, by, 
     assert landed > 60 // stride
 
 
-STEPS = [("go_back", 1), ("commit", 2), ("commit", 4), ("flush", 1), ("flush", 4), ("select", 1),
+STEPS = [("restore", 1), ("commit", 2), ("commit", 4), ("flush", 1), ("flush", 4), ("select", 1),
          ("select", 2), ("drop", 1), ("accept", 1), ("accept", 2), ("purge", 1), ("purge", 2)]  # fmt: skip
 
 
