@@ -104,6 +104,7 @@ def run_with_request(folder, at, learner=LEARNER, **terms):
         return receipt_of(folder, name), future_of(run)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "learner", [LEARNER, {"name": "der_pp", "learning_rate": 0.01}], ids=["online_lora", "der_pp"]
 )
@@ -120,6 +121,7 @@ def test_the_run_goes_on_as_one_whose_source_refused_the_records(tmp_path, learn
     assert end == never
 
 
+@pytest.mark.long
 def test_records_that_are_held_out_stay_so_when_the_stream_is_learned_again(tmp_path):
     with ExitStack() as stack:
         run = run_of(tmp_path / "a", stack, Undivided, evaluate={"hold_out": "50%"})
@@ -151,6 +153,7 @@ def test_a_class_that_came_late_leaves_no_trace_in_any_weight(tmp_path):
     assert call("verify", tmp_path / "a" / "run" / "receipts" / f"{name}.json")[0] == 0
 
 
+@pytest.mark.long
 def test_requests_of_one_erasure_leave_what_none_of_them_selects(tmp_path):
     with open_run(config(tmp_path / "a")) as run:
         names = []
@@ -162,6 +165,7 @@ def test_requests_of_one_erasure_leave_what_none_of_them_selects(tmp_path):
     assert end == run_without(tmp_path / "b", lambda offset, _: offset in {*range(80, 84), 100, 101})
 
 
+@pytest.mark.long
 def test_the_plan_says_how_many_records_are_learned_again_and_for_how_long(tmp_path):
     with open_run(config(tmp_path)) as run:
         list(run)
@@ -170,6 +174,7 @@ def test_the_plan_says_how_many_records_are_learned_again_and_for_how_long(tmp_p
     assert found.seconds["32 records learned again"] > 0.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "first", "reason"),
     [
@@ -190,6 +195,7 @@ def test_where_it_is_not_possible_an_exact_request_is_refused_with_the_reason(
     assert reason in receipt["reason"]
 
 
+@pytest.mark.long
 def test_a_replay_that_fails_leaves_the_learner_as_it_was(tmp_path, monkeypatch):
     with open_run(config(tmp_path)) as run:
         list(run)
