@@ -48,7 +48,7 @@ CONFIG = {
     },
     "learner": {"name": "ridge", "blocks": [1, 2]},
     "checkpoint": {"every_samples": 100_000, "every_seconds": "5s", "delivery": "exactly_once"},
-    "evaluate": {"every_samples": None},
+    "evaluate": {"hold_out": 0, "every_samples": None},
     "precision": "32-true",
     "threads": 1,
     "report": {"samples": 0},

@@ -52,7 +52,7 @@ def config(learner: str, batches: int, size: int, precision: str) -> dict[str, A
         "learner": learner,
         "precision": precision,
         "device": "cpu",
-        "evaluate": {"at_stream_end": False, "at_part_end": False, "every_samples": None},
+        "evaluate": {"hold_out": 0, "at_stream_end": False, "at_part_end": False, "every_samples": None},
     }  # fmt: skip
 
 
