@@ -30,8 +30,8 @@ from streamcl.nn.probe_features import probe_features
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.ports import BatchObserver, LoopParts, LoopPolicy, StopSignal
 from streamcl.protocols import CheckpointStore, Learner, Source
+from streamcl.runs.checkpoint_replay import CheckpointReplay
 from streamcl.runs.directory import checkpoints
-from streamcl.runs.replay import CheckpointReplay
 from streamcl.runs.run import Run
 from streamcl.runs.summary import environment, library_versions
 from streamcl.sinks.fanout import Fanout

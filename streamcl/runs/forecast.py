@@ -30,16 +30,16 @@ from streamcl.forgetting.methods.select import select_method
 from streamcl.forgetting.receipts import locations
 from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.uncovered import uncovered_locations
-from streamcl.forgetting.replay import RequestReplay
+from streamcl.forgetting.request_replay import RequestReplay
 from streamcl.forgetting.statistics.store import STATISTICS, By, StatisticsSelection, StatisticsStore
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.nn.probe_features import probe_features
 from streamcl.protocols import Source
 from streamcl.requests.terms import Guarantee
+from streamcl.runs.checkpoint_replay import CheckpointReplay
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.learner import load_learner
-from streamcl.runs.replay import CheckpointReplay
 from streamcl.runs.summary import library_versions
 from streamcl.sinks.jsonl import ids_in
 from streamcl.sources.retention import stored_at

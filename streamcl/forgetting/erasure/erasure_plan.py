@@ -12,7 +12,7 @@ from streamcl.forgetting.erasure.run_resources import RunResources
 from streamcl.forgetting.ledger.tombstones import Tombstones
 from streamcl.forgetting.lineage.lineage import Lineage
 from streamcl.forgetting.lineage.selection import Selection
-from streamcl.forgetting.replay import RequestReplay, StreamReplay
+from streamcl.forgetting.request_replay import RequestReplay, StreamReplay
 from streamcl.sinks.redaction import RedactionTarget
 from streamcl.sources.hidden_labels import hide_labels
 

@@ -15,7 +15,7 @@ from streamcl.forgetting.erasure.waiting_store import WaitingStore
 from streamcl.forgetting.lineage.feature_probe import FeatureProbe
 from streamcl.forgetting.lineage.selection import Selection
 from streamcl.forgetting.receipts.archive import SigningKeySource, no_signing_key
-from streamcl.forgetting.replay import StreamReplay
+from streamcl.forgetting.request_replay import StreamReplay
 from streamcl.forgetting.statistics.store import StatisticsSelection, StatisticsStore
 from streamcl.protocols import Learner, Source
 from streamcl.sinks.redaction import RunRecord

@@ -11,7 +11,7 @@ from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.lineage.feature_binding import RowComparison
 from streamcl.forgetting.lineage.lineage_row import LineageRow
-from streamcl.forgetting.replay import RequestReplay
+from streamcl.forgetting.request_replay import RequestReplay
 from streamcl.forgetting.statistics.store import StatisticsSelection
 from streamcl.protocols import Learner
 from streamcl.requests.terms import Guarantee

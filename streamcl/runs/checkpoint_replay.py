@@ -13,7 +13,7 @@ from streamcl.events import Batch
 from streamcl.factory.parts import build_shift
 from streamcl.factory.source import build_source
 from streamcl.processor.loop import StreamProcessor
-from streamcl.processor.replay import Replay
+from streamcl.processor.stream_replay import Replay
 from streamcl.protocols import Learner, Source
 from streamcl.sources.appending import appended
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints

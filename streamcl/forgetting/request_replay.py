@@ -12,7 +12,7 @@ from streamcl.forgetting.ledger.tombstones import drop_samples
 
 
 class StreamReplay(Protocol):
-    """Replays a run's stream from one of its checkpoints (see streamcl.runs.replay)."""
+    """Replays a run's stream from one of its checkpoints (see streamcl.runs.checkpoint_replay)."""
 
     @property
     def unavailable(self) -> str | None:
