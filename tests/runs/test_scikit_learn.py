@@ -34,7 +34,9 @@ def test_scikit_learns_own_checks_pass(model, check):
 
 
 @pytest.mark.parametrize(
-    "copied", [base.clone, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=str
+    "copied",
+    [base.clone, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))],
+    ids=["clone", "deepcopy", "pickle"],
 )
 def test_a_copy_is_the_model_of_the_same_run(model, images, copied):
     again = copied(model)
