@@ -24,7 +24,7 @@ from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.lineage.selection import Selection
 from streamcl.forgetting.methods.closed_form import stored_share
-from streamcl.forgetting.methods.protocol import Context, DataLocation, RequestScope
+from streamcl.forgetting.methods.protocol import Context, DataLocation, ForgettingMethod, RequestScope
 from streamcl.forgetting.methods.replay_from_checkpoint import ReplayFromCheckpoint
 from streamcl.forgetting.methods.select import select_method
 from streamcl.forgetting.receipts import locations
@@ -50,7 +50,7 @@ SAMPLES_TIMED = 32
 """Samples that are derived to measure how long one takes."""
 LOG_END = 1 << 16  # bytes at the end of a log in which the newest line of a kind is looked for
 REPAIRS = 40
-"""The cost from which on a method trains, for as long as only an earlier erasure can tell."""
+"""The cost from which on a method trains, for as long as only an erasure by it can tell."""
 IN_THE_MODEL: Mapping[Guarantee, str] = {
     "exact": "nothing of the samples, beyond rounding",
     "bounded": "an influence of the samples that is limited; the receipt will state the limit",
@@ -129,7 +129,8 @@ def forecast_request(
             ),
         )
         method, reason = select_method(build_methods(), request, context)
-        seconds, unknown = _seconds(folder, context, rows, method.name, method.cost)
+        remaining = _remaining(folder, context, source, method.guarantee)
+        seconds, unknown = _seconds(folder, context, rows, method)  # a rehearsal changes the copy
         return ErasureForecast(
             method.name,
             method.guarantee,
@@ -138,7 +139,7 @@ def forecast_request(
             rows.passed,
             seconds,
             unknown,
-            _remaining(folder, context, source, method.guarantee),
+            remaining,
         )
 
 
@@ -155,7 +156,7 @@ def _statistics(
 
 
 def _seconds(
-    folder: Path, context: Context, rows: Selection, method: str, cost: int
+    folder: Path, context: Context, rows: Selection, method: ForgettingMethod
 ) -> tuple[dict[str, float], str | None]:
     """Return the expected seconds by what takes them, and what is not known."""
     found = {"logs": _timed(lambda: [list(ids_in(path)) for path in sorted(folder.glob("*.jsonl"))])}
@@ -163,14 +164,10 @@ def _seconds(
         found["checkpoint"] = commit
     if not context.scope.learned:
         return found, None
-    if method == ReplayFromCheckpoint.name and context.replay is not None:
+    if method.name == ReplayFromCheckpoint.name and context.replay is not None:
         return _replay_seconds(folder, context.replay, found)
-    if cost >= REPAIRS:
-        before = [r for _, r in read_receipts(folder) if r.method == method and r.started is not None]
-        if not before:
-            return found, f"how long {method} takes: this run has no erasure by it yet"
-        found["erasures by it before, median"] = median(r.completed - (r.started or 0.0) for r in before)
-        return found, None
+    if method.cost >= REPAIRS:
+        return _repair_seconds(folder, context, method, found)
     if stored_share(context) is None and context.capabilities.statistics is not None:
         samples = next(rows.chunks(learned=True, size=SAMPLES_TIMED))
         try:
@@ -180,6 +177,21 @@ def _seconds(
         except StreamclError as error:
             return found, f"how long the samples take: {error}"
     return found, None
+
+
+def _repair_seconds(
+    folder: Path, context: Context, method: ForgettingMethod, found: dict[str, float]
+) -> tuple[dict[str, float], str | None]:
+    """Add the seconds of earlier erasures by a method that trains, or of a rehearsal on the loaded copy."""
+    before = [r for _, r in read_receipts(folder) if r.method == method.name and r.started is not None]
+    if before:
+        seconds = median(r.completed - (r.started or 0.0) for r in before)
+        return {**found, "erasures by it before, median": seconds}, None
+    try:
+        seconds = _timed(lambda: method.erase(context.scope.request, context))
+    except StreamclError as error:
+        return found, f"how long {method.name} takes: it failed when it was tried on a copy: {error}"
+    return {**found, f"{method.name}, tried on a copy": seconds}, None
 
 
 def _replay_seconds(

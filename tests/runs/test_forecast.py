@@ -51,6 +51,28 @@ def test_what_every_method_would_refuse_is_refused_by_the_forecast(run):
         forecast_request(run, ForgetRequest(label="unheard of"))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    with open_run(configuration(folder, "online_lora")) as opened:
+        list(opened)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("method", ["gs_lora", "fast_ntk"])
+def test_the_time_of_a_method_that_trains_is_measured_on_a_copy(trained, method):
+    before = hashes(trained)
+    found = forecast_request(trained, ForgetRequest(label="4", method=method))
+    assert hashes(trained) == before
+    assert found.method == method
+    measured, failed = (
+        f"{method}, tried on a copy" in found.seconds,
+        "tried on a copy" in (found.unknown or ""),
+    )
+    assert measured != failed
+    assert "model" in {place.name for place in found.remaining}
+
+
 def test_the_command_prints_it_and_submits_nothing(run):
     before = hashes(run)
     code, text = call("forget", run, "--offsets", "30:40", "--plan")
