@@ -98,9 +98,14 @@ class StreamProcessor:
 
     def run(self) -> Iterator[PredictionRecord]:
         """Process every event that the source still has; commit when due, at a stop and at the end."""
+        for predictions in self.steps():
+            yield from predictions
+
+    def steps(self) -> Iterator[tuple[PredictionRecord, ...]]:
+        """Do as `run`, and yield the predictions of each event; none where a live source had nothing."""
         for event in self.source:
             self.forget()
-            yield from self.process(event)
+            yield self.process(event)
             stopping = self.parts.stop.is_set  # a stop during this commit waits for the next one
             if stopping or (self._schedule.commit_due and not self.guard.skipped_in_a_row):
                 self.commit()

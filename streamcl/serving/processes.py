@@ -71,11 +71,12 @@ def learn_and_publish(
 
 
 def _learn(run: Run, snapshots: Snapshots, every_seconds: float) -> None:
-    offset, due = run.processor.progress.offset, time.monotonic() + every_seconds
-    for _ in run:
-        if time.monotonic() >= due and run.processor.progress.offset > offset:
+    progress = run.processor.progress
+    step, due = progress.step, time.monotonic() + every_seconds
+    for _ in run.processor.steps():  # while the source has nothing too, or its last batch would not be seen
+        if time.monotonic() >= due and progress.step > step:
             _publish(run, snapshots)
-            offset, due = run.processor.progress.offset, time.monotonic() + every_seconds
+            step, due = progress.step, time.monotonic() + every_seconds
 
 
 def _forget_until_stopped(run: Run, snapshots: Snapshots) -> None:
