@@ -180,8 +180,13 @@ class SimulatedRidge:
         if any(count < 0 for count, _ in left.values()):
             raise ForgettingError("more samples were to be subtracted than were learned")
         self._sums = Sums(self._sums.gram - value.gram, left)
-        smallest = float(np.linalg.eigvalsh(self._sums.gram + np.eye(WIDTH))[0])
-        return {"samples_left": sum(n for n, _ in left.values()), "smallest_eigenvalue_over_lambda": smallest}
+        total = sum(n for n, _ in left.values())
+        rounding = np.finfo(float).eps * self._sums.gram.diagonal().max() * total**0.5
+        return {
+            "samples_left": total,
+            "smallest_eigenvalue_over_lambda": float(np.linalg.eigvalsh(self._sums.gram + np.eye(WIDTH))[0]),
+            "rounding_over_lambda": float(rounding),
+        }
 
     def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, ...]:
         """Return the class of the largest score."""

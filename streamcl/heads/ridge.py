@@ -24,6 +24,7 @@ from streamcl.heads.statistics import (
     PartsOfHead,
     Statistics,
     check_fit,
+    eigenvalue_rounding,
     smallest_eigenvalue,
     sums_by_class,
     without_residue,
@@ -230,9 +231,12 @@ class RidgeHead(ClosedFormHead[Statistics]):
         return self._smallest_of(self._sums) if self._smallest is None else self._smallest
 
     def removal_figures(self) -> Mapping[str, Any]:
-        """Return the number of samples left and the smallest eigenvalue."""
-        eigenvalue = self.smallest_eigenvalue()
-        return {"samples_left": self._sums.total, "smallest_eigenvalue_over_lambda": eigenvalue}
+        """Return the samples left, the smallest eigenvalue, and what rounding may have taken off it."""
+        return {
+            "samples_left": self._sums.total,
+            "smallest_eigenvalue_over_lambda": self.smallest_eigenvalue(),
+            "rounding_over_lambda": eigenvalue_rounding(self._sums, self._ridge(self._sums)),
+        }
 
     def state_dict(self) -> State:
         """Return the statistics, and the weights in use with the solve that they belong to."""

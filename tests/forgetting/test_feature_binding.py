@@ -65,13 +65,22 @@ def test_a_learner_whose_features_are_not_recorded_is_said_to_be_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("eigenvalue", "outcome"),
-    [(1 - 1e-8, "failed"), (float("nan"), "failed"), (1 - 1e-10, "done"), (1.5, "done")],
+    ("eigenvalue", "rounding", "outcome"),
+    [
+        (1 - 1e-8, 0.0, "failed"),
+        (float("nan"), 1.0, "failed"),
+        (1 - 1e-10, 0.0, "done"),
+        (1.5, 0.0, "done"),
+        (1 - 1e-8, 2e-8, "done"),
+        (1 - 1e-7, 2e-8, "failed"),
+    ],
 )
-def test_an_impossible_remainder_is_not_called_exact(tmp_path, eigenvalue, outcome):
+def test_an_impossible_remainder_is_not_called_exact(tmp_path, eigenvalue, rounding, outcome):
+    found = {"smallest_eigenvalue_over_lambda": eigenvalue, "rounding_over_lambda": rounding}
+
     class Figures(RowsLearner):
         def subtract(self, value):
-            return {**super().subtract(value), "smallest_eigenvalue_over_lambda": eigenvalue}
+            return {**super().subtract(value), **found}
 
     receipt = receipt_of(tmp_path, Figures())
     assert receipt["outcome"] == outcome

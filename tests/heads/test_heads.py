@@ -417,6 +417,22 @@ def test_the_smallest_eigenvalue_is_near_that_of_a_full_decomposition():
     assert head.smallest_eigenvalue() != found
 
 
+@pytest.mark.parametrize("samples", [1_000, 200_000])
+def test_rounding_moves_the_smallest_eigenvalue_by_no_more_than_is_said(samples):
+    """Features of rank 3 in 8 dimensions: five eigenvalues would be zero but for rounding."""
+    rng = torch.Generator().manual_seed(0)
+    head, mixed = RidgeHead(8, variance_ridge=300.0, refit_fraction=1.0), torch.randn(3, 8, generator=rng)
+    head.grow(2)
+    features = (3 + torch.rand(samples, 3, generator=rng)) @ mixed
+    for part in features.split(500):
+        head.update(part, torch.arange(len(part)) % 2)
+    head.downdate(features[:10], torch.arange(10) % 2)
+    figures = head.removal_figures()
+    rounding = figures["rounding_over_lambda"]
+    assert 1 - figures["smallest_eigenvalue_over_lambda"] <= rounding
+    assert (rounding > 1e-9) == (samples > 1_000)
+
+
 @pytest.mark.parametrize("width", [1, 511, 512, 1100])
 def test_a_matrix_taken_apart_by_blocks_solves_as_one_does(width):
     rng = torch.Generator().manual_seed(0)

@@ -205,7 +205,7 @@ def _require_possible(figures: Mapping[str, Any]) -> None:
     if figures.get("samples_left") == 0:
         return
     eigenvalue = figures.get("smallest_eigenvalue_over_lambda", 1.0)
-    if not eigenvalue >= 1 - TOLERANCE:
+    if not eigenvalue >= 1 - max(TOLERANCE, figures.get("rounding_over_lambda", 0.0)):
         raise ForgettingError(
             f"the smallest eigenvalue of what remains is {eigenvalue:.12f} of the ridge, less than 1: "
             "something was subtracted that had not been added"
