@@ -30,7 +30,6 @@ from streamcl.audit.stream_split import (
     split_stream,
     with_offsets,
 )
-from streamcl.config.options.run import RunConfig
 from streamcl.errors import ForgettingError
 from streamcl.events import HoldoutPart, Sample
 from streamcl.factory.backbone import SharedBackbones, build_compute
@@ -40,7 +39,7 @@ from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.nn.backbone import Backbone
 from streamcl.protocols import Learner, Source, fetch_of
-from streamcl.runs.learner import StreamState, load_learner, load_stream_state
+from streamcl.runs.learner import LoadedRun, load_run
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.plain_state import state_hash
 
@@ -77,16 +76,16 @@ def audit_run(
     config = config or AuditConfig()
     receipt = find_receipt(folder, request)
     shared = SharedBackbones()
-    learner, run_config = load_learner(folder, vit=shared.backbone)
+    loaded = load_run(folder, vit=shared.backbone)
+    learner, run_config = loaded.learner, loaded.config
     heads = None if retrain else closed_form_heads(learner)
     before = state_hash(learner.state_dict())
-    case = _Case(folder, receipt, run_config, config, load_stream_state(folder, vit=shared.backbone))
-    compute = build_compute(run_config)
-    backbone = shared.backbone(run_config, compute)
+    case = _Case(folder, receipt, loaded, config)
+    backbone = loaded.backbone
     if heads is None:
         report = _by_retraining(case, learner, backbone)
     else:
-        again = build_learner(run_config, backbone, compute)
+        again = build_learner(run_config, backbone, build_compute(run_config))
         report = _by_statistics(case, heads, WarmUpReplay(heads, again) if len(heads.heads) > 1 else None)
     expected = receipt.scope.learned
     if report.counts["forget"] != expected:
@@ -102,9 +101,8 @@ class _Case:
 
     folder: Path
     receipt: Receipt
-    run_config: RunConfig
+    run: LoadedRun
     config: AuditConfig
-    stream_state: StreamState
 
     @contextmanager
     def stream(self) -> Iterator[tuple[SourceWrapper, ReceiptScope]]:
@@ -112,10 +110,10 @@ class _Case:
 
         Raise ForgettingError where the audit lacks something, before anything is computed.
         """
-        with closing(build_source(self.run_config)) as source, Ledger(self.folder / LEDGER) as ledger:
+        with closing(build_source(self.run.config)) as source, Ledger(self.folder / LEDGER) as ledger:
             if not source.replayable:
                 raise ForgettingError("the stream cannot be read again, so there is nothing to audit with")
-            if count := self.stream_state.appended:
+            if count := self.run.appended:
                 raise ForgettingError(
                     f"{count} records were learned by partial_fit and are not in the stream",
                     hint="an audit compares models that learn the same stream again",
@@ -130,7 +128,7 @@ class _Case:
 
     def held_out(self, source: Source) -> tuple[HoldoutPart, ...]:
         """Return the held-out samples of the source, or those that the run held out."""
-        return source.info.holdout or self.stream_state.held_out
+        return source.info.holdout or self.run.held_out
 
 
 def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | None) -> AuditReport:
@@ -164,11 +162,11 @@ def _by_retraining(case: _Case, learner: Learner, backbone: Backbone) -> AuditRe
             limit=limit,
             seed=seed,
         )
-    retraining = Retraining(case.run_config, case.folder, backbone, max([*kept, scope.end - 1]) + 1)
+    retraining = Retraining(case.run.config, case.folder, backbone, max([*kept, scope.end - 1]) + 1)
     with_request = None
     if swap is not None:
         with_request = swap, request_for_swapped(receipt, split, retraining.end, with_samples=with_samples)
-    request = reconstruct_request(receipt, split, case.run_config, with_samples=with_samples)
+    request = reconstruct_request(receipt, split, case.run.config, with_samples=with_samples)
     return audit_by_retraining(learner, split, retraining, request, swap=with_request, config=case.config)
 
 

@@ -3,7 +3,6 @@ predict, export, doctor, forget, retry, verify, key, token, timestamp, audit, be
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import NoReturn
 
@@ -20,15 +19,12 @@ from streamcl.cli.messages import DEBUG, print_error, report_error, silence_mess
 from streamcl.cli.model_commands import export, fetch
 from streamcl.cli.monitor import monitor
 from streamcl.cli.predict import predict
-from streamcl.cli.run import run
+from streamcl.cli.run import EXIT_STOPPED, run
 from streamcl.cli.serve import serve
 from streamcl.cli.source import source
 from streamcl.cli.terminal import use_any_encoding
 from streamcl.cli.token import token
 from streamcl.errors import SourceError
-
-EXIT_TERMINATED = 128 + signal.SIGTERM
-"""The exit code of a command that SIGTERM has ended in an orderly way."""
 
 
 @click.group(cls=FullHelpGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +57,7 @@ def main() -> NoReturn:
     except Exception as error:
         sys.exit(report_error(error))
     except SystemExit as error:
-        if error.code == EXIT_TERMINATED:
+        if error.code == EXIT_STOPPED:
             raise
         hint = "code that is called by a run must return or raise; --debug shows where it exits"
         print_error(SourceError(f"code of yours called sys.exit({error.code!r})", hint=hint))

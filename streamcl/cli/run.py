@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-EXIT_STOPPED = 143
-"""The exit code after a signal and a clean commit (128 + SIGTERM)."""
+EXIT_STOPPED = 128 + signal.SIGTERM
+"""The exit code after a signal and an orderly end, 143: a run has then committed."""
 
 
 @click.command()

@@ -58,6 +58,11 @@ def build_shift(config: RunConfig) -> ShiftDetector:
     return build_detector(options.name, **arguments)
 
 
+def detector_batch(config: RunConfig) -> int:
+    """Return how many samples the mean loss is of, at least, that the shift detector is given."""
+    return int(getattr(config.shift, "min_samples", 1))
+
+
 def build_waiting(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> WaitingSamples | None:
     """Return the store of samples that wait for their labels; None where labels come with their records."""
     options = config.labels

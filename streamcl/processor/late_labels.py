@@ -224,12 +224,10 @@ class LateLabels:
         taken = list(self._corrections.take_out(learned)) if learned else []
         taken += [self._held_out.take(name) for name in held_out]
         for name, label in corrections.items():
-            withdrawn = label is None
-            self._note(
-                "withdrawn" if withdrawn else "corrected",
-                Label(name, label),
-                WITHDRAWN if withdrawn else CORRECTED,
-            )
+            if label is None:
+                self._note("withdrawn", Label(name, label), WITHDRAWN)
+            else:
+                self._note("corrected", Label(name, label), CORRECTED)
         return [(offset, replace(sample, label=corrections[sample.id])) for offset, sample in taken]
 
     def _note(self, outcome: LabelOutcome, label: Label, reason: str = "") -> None:

@@ -10,27 +10,7 @@ from streamcl.processor.event_log import EventLog, Progress
 from streamcl.processor.observers import NonFiniteGuard
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.processor.step import StepRunner, predictions_of
-from streamcl.protocols import BatchRecord, Learner, ShiftDetector, Source, State
-
-
-class NoSink:
-    """Keeps nothing: what is learned again has been logged when it was learned first."""
-
-    def write(self, topic: str, record: Mapping[str, Any]) -> None:
-        """Drop the record."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    def state_dict(self) -> State:
-        """Return nothing."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take nothing."""
+from streamcl.protocols import BatchRecord, Learner, ShiftDetector, Sink, Source
 
 
 class Replay:
@@ -43,6 +23,7 @@ class Replay:
         learner: the run's own; it is changed.
         detector: another one, of the run's kind.
         state: of the run's checkpoint (see `StreamProcessor.state_dict`).
+        sink: takes what is logged again, and keeps none of it.
         min_samples, max_skipped: the run's (see `LoopPolicy`).
     """
 
@@ -51,12 +32,13 @@ class Replay:
         learner: Learner,
         detector: ShiftDetector,
         state: Mapping[str, Any],
+        sink: Sink,
         *,
         min_samples: int,
         max_skipped: int,
     ) -> None:
         self.detector, self.progress = detector, Progress()
-        log = EventLog(NoSink(), self.progress)
+        log = EventLog(sink, self.progress)
         self.shift_handler = ShiftHandler(
             detector,
             learner,

@@ -20,7 +20,14 @@ from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.factory.backbone import BackboneFactory, build_compute
 from streamcl.factory.forgetting import build_forgetting, loop_forgetting
-from streamcl.factory.parts import build_fanout, build_held_out, build_learner, build_shift, build_waiting
+from streamcl.factory.parts import (
+    build_fanout,
+    build_held_out,
+    build_learner,
+    build_shift,
+    build_waiting,
+    detector_batch,
+)
 from streamcl.factory.source import SourceFactory, build_source
 from streamcl.forgetting.erasure.purging import CheckpointPurger
 from streamcl.forgetting.erasure.run_resources import RunResources
@@ -123,7 +130,7 @@ def assemble(
         commit_every=settings.checkpoint.every_samples if settings.checkpoint else None,
         commit_seconds=settings.checkpoint.every_seconds if settings.checkpoint else None,
         flush_seconds=settings.flush,
-        min_samples=getattr(settings.shift, "min_samples", 1),
+        min_samples=detector_batch(settings),
         max_skipped=settings.max_skipped,
         max_quarantined=settings.source.policy.max_quarantined,
     )

@@ -10,11 +10,12 @@ from typing import Any
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import CheckpointError
 from streamcl.events import Batch
-from streamcl.factory.parts import build_shift
+from streamcl.factory.parts import build_shift, detector_batch
 from streamcl.factory.source import build_source
 from streamcl.processor.loop import StreamProcessor
 from streamcl.processor.stream_replay import Replay
 from streamcl.protocols import Learner, Source
+from streamcl.sinks.fanout import Fanout
 from streamcl.sources.appending import appended
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.rng_state import capture_generators, restore_generators
@@ -101,7 +102,8 @@ class CheckpointReplay:
                 self._learner,
                 build_shift(config),
                 state,
-                min_samples=getattr(config.shift, "min_samples", 1),
+                Fanout({}),
+                min_samples=detector_batch(config),
                 max_skipped=config.max_skipped,
             )
             replay.learn(source, end, filter_batch)

@@ -32,19 +32,15 @@ from streamcl.forgetting.receipts.archive import read_receipts
 from streamcl.forgetting.receipts.uncovered import uncovered_locations
 from streamcl.forgetting.request_replay import RequestReplay
 from streamcl.forgetting.statistics.store import STATISTICS, By, StatisticsSelection, StatisticsStore
-from streamcl.nn.backbone import Backbone
-from streamcl.nn.device import Compute
 from streamcl.nn.probe_features import probe_features
 from streamcl.protocols import Source
 from streamcl.requests.terms import Guarantee
 from streamcl.runs.checkpoint_replay import CheckpointReplay
-from streamcl.runs.directory import checkpoints
-from streamcl.runs.learner import load_learner
+from streamcl.runs.learner import load_run
 from streamcl.runs.summary import library_versions
 from streamcl.sinks.jsonl import ids_in
 from streamcl.sources.retention import stored_at
 from streamcl.storage.json_lines import json_object
-from streamcl.storage.manifest_mac import ManifestMac
 
 SAMPLES_TIMED = 32
 """Samples that are derived to measure how long one takes."""
@@ -85,25 +81,16 @@ def forecast_request(
     A process may work on the run meanwhile. Raise ForgettingError where every method would refuse, with the
     reasons, CheckpointError where the run has no checkpoint.
     """
-    probes, backbones = list[FeatureProbe](), list[Backbone]()
-
-    def probed(config: RunConfig, compute: Compute) -> Backbone:
-        backbone = vit(config, compute)
-        probes.append(FeatureProbe.of(probe_features(backbone), library_versions()))
-        backbones.append(backbone)
-        return backbone
-
-    learner, config = load_learner(folder, vit=probed)
+    loaded = load_run(folder, vit=vit)
+    learner, config = loaded.learner, loaded.config
+    probe = FeatureProbe.of(probe_features(loaded.backbone), library_versions())
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(folder / LEDGER))
         lineage = stack.enter_context(closing(Lineage(folder / LINEAGE)))
         source = stack.enter_context(closing(build_source(config)))
         rows = stack.enter_context(closing(lineage.select(request)))
         tombstones = Tombstones(ledger)
-        mac = ManifestMac(accept_foreign=True)
-        saved = checkpoints(config, folder, backbone=backbones[0].fingerprint, mac=mac)
-        if (newest := saved.latest()) is not None:  # a live source fetches what it has delivered
-            source.load_state_dict(newest.state["source"])
+        source.load_state_dict(loaded.state["source"])  # a live source fetches what it has delivered
         retrieval = Retrieval(request, source, lineage.content)
         scope = RequestScope(
             request,
@@ -117,15 +104,15 @@ def forecast_request(
             scope,
             retrieval.samples,
             unavailable=retrieval.unavailable,
-            changed_features=ProbeHistory(ledger, *probes).difference_from_learned(scope.chunks()),
+            changed_features=ProbeHistory(ledger, probe).difference_from_learned(scope.chunks()),
             statistics=_statistics(config, folder, lineage, rows, stack),
             others=retain_source(source, lineage, tombstones.drop_erased),
             replay=request_replay(
-                CheckpointReplay(config, source, learner, saved),
+                CheckpointReplay(config, source, learner, loaded.checkpoints),
                 rows,
                 lineage,
                 tombstones,
-                saved.newest_offset(),
+                loaded.checkpoints.newest_offset(),
             ),
         )
         method, reason = select_method(build_methods(), request, context)

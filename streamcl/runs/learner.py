@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from streamcl.capabilities.declaration import capabilities_of
@@ -19,6 +20,7 @@ from streamcl.nn.peft_export import export_adapter, export_merged
 from streamcl.protocols import Learner, ProbabilisticLearner, State
 from streamcl.runs.directory import checkpoints, config_of
 from streamcl.sources.appending import appended
+from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.manifest_mac import ManifestMac
 
 
@@ -36,6 +38,42 @@ def load_learner(
     Raises:
         CheckpointError: there is no checkpoint.
     """
+    loaded = load_run(folder, vit=vit, fitted=fitted)
+    return loaded.learner, loaded.config
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A run as its newest good checkpoint holds it.
+
+    learner: with that checkpoint's state, on `backbone`. checkpoints: all that are kept. state: the whole of
+    the newest one.
+    """
+
+    config: RunConfig
+    backbone: Backbone
+    learner: Learner
+    checkpoints: Checkpoints
+    state: State
+
+    @cached_property
+    def held_out(self) -> tuple[HoldoutPart, ...]:
+        """The samples that the run holds out; none where its source has held-out samples of its own."""
+        store = HoldoutStore(self.config.evaluate.hold_out)
+        store.load_state_dict(self.state.get("held_out", {}))
+        return store.parts if len(store) else ()
+
+    @property
+    def appended(self) -> int:
+        """The number of records that were learned and do not come from the source."""
+        return appended(self.state["source"])
+
+
+def load_run(folder: str | Path, *, vit: BackboneFactory = build_vit, fitted: bool = False) -> LoadedRun:
+    """Return a run as its newest good checkpoint holds it. See `load_learner`.
+
+    Raise CheckpointError where there is no checkpoint.
+    """
     folder = Path(folder)
     config = config_of(folder)
     compute = build_compute(config)
@@ -43,42 +81,12 @@ def load_learner(
         compute = compute.for_requests()
     backbone = vit(config, compute)
     learner = build_learner(config, backbone, compute)
-    learner.load_state_dict(_newest_state(folder, config, backbone)["learner"])
-    return learner, config
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """The part of a run's state that concerns its stream.
-
-    held_out: samples that the run holds out; none where its source has held-out samples of its own.
-    appended: records that were learned and do not come from the source.
-    """
-
-    held_out: tuple[HoldoutPart, ...]
-    appended: int
-
-
-def load_stream_state(folder: str | Path, *, vit: BackboneFactory = build_vit) -> StreamState:
-    """Return what the newest good checkpoint of a run says of its stream.
-
-    Raise CheckpointError where there is no checkpoint.
-    """
-    folder = Path(folder)
-    config = config_of(folder)
-    state = _newest_state(folder, config, vit(config, build_compute(config)))
-    store = HoldoutStore(config.evaluate.hold_out)
-    store.load_state_dict(state.get("held_out", {}))
-    return StreamState(store.parts if len(store) else (), appended(state["source"]))
-
-
-def _newest_state(folder: Path, config: RunConfig, backbone: Backbone) -> State:
-    """Return the state in the newest good checkpoint. Raise CheckpointError where there is none."""
     mac = ManifestMac(accept_foreign=True)  # a copy of a run on another machine can be used as well
-    found = checkpoints(config, folder, backbone=backbone.fingerprint, mac=mac).latest()
-    if found is None:
+    kept = checkpoints(config, folder, backbone=backbone.fingerprint, mac=mac)
+    if (found := kept.latest()) is None:
         raise CheckpointError(f"{folder} holds no checkpoint")
-    return found.state
+    learner.load_state_dict(found.state["learner"])
+    return LoadedRun(config, backbone, learner, kept, found.state)
 
 
 def rank_classes(learner: Learner, samples: Sequence[Sample], top: int) -> list[tuple[Prediction, ...]]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from audit_runs import configuration
@@ -21,7 +22,7 @@ from streamcl.benchmark.cells import SharedResources
 from streamcl.cli import cli
 from streamcl.events import Batch, ForgetRequest
 from streamcl.factory.backbone import build_compute
-from streamcl.runs.learner import load_learner
+from streamcl.runs.learner import load_learner, load_run
 from streamcl.runs.open import open_run
 from streamcl.storage.files import is_temporary
 from streamcl.storage.plain_state import state_hash
@@ -172,8 +173,8 @@ def test_a_cohort_that_was_never_dropped_fails(dropped, monkeypatch):
     kept |= {offset: samples[offset].label for offset in range(40, END)}
     runs, _ = again(dropped)
     learner = runs.run(kept.get, lambda model: model)
-    config = load_learner(dropped)[1]
-    monkeypatch.setattr(audit_module, "load_learner", lambda *_, **__: (learner, config))
+    loaded = replace(load_run(dropped), learner=learner)
+    monkeypatch.setattr(audit_module, "load_run", lambda *_, **__: loaded)
     report = audit_module.audit_run(dropped, config=CONFIG)
     assert report.unforgotten_detected, text_table(report)
     assert report.verdict == "fail", text_table(report)

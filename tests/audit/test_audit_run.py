@@ -79,11 +79,12 @@ def test_counts_are_those_of_the_stream(forgotten):
 
 def test_a_run_that_kept_what_its_receipt_says_it_erased_fails(forgotten, monkeypatch):
     """The learner has the thirty samples again, and the receipt says that they are gone."""
-    learner, config = audit_module.load_learner(forgotten)
+    loaded = audit_module.load_run(forgotten)
+    learner, config = loaded.learner, loaded.config
     with closing(audit_module.build_source(config)) as source:
         samples = [sample for batch in source for sample in batch.samples][10:40]
     learner.learn(Batch(0, tuple(sample for sample in samples if sample.label != "2")))
-    monkeypatch.setattr(audit_module, "load_learner", lambda *_, **__: (learner, config))
+    monkeypatch.setattr(audit_module, "load_run", lambda *_, **__: loaded)
     report = audit_module.audit_run(forgotten, request="thirty", config=QUICK)
     assert report.statistics_error > 1e-3
     assert report.verdict == "fail" or not report.unforgotten_detected, text_table(report)
@@ -175,12 +176,13 @@ def test_the_sum_of_a_hybrids_heads_is_audited_beside_references_that_share_its_
 
 
 def test_a_hybrid_that_forgot_in_its_exact_head_alone_is_seen(hybrid, monkeypatch):
-    learner, config = audit_module.load_learner(hybrid)
+    loaded = audit_module.load_run(hybrid)
+    learner, config = loaded.learner, loaded.config
     with closing(audit_module.build_source(config)) as source:
         samples = [sample for batch in source for sample in batch.samples][100:130]
     _, kept = learner.statistics.of(samples).heads
     learner.adapted.head.merge(kept)
-    monkeypatch.setattr(audit_module, "load_learner", lambda *_, **__: (learner, config))
+    monkeypatch.setattr(audit_module, "load_run", lambda *_, **__: loaded)
     report = audit_module.audit_run(hybrid, config=QUICK)
     assert report.statistics_error > 1e-3
     assert report.verdict == "fail" or not report.unforgotten_detected, text_table(report)

@@ -39,20 +39,25 @@ class ErasurePlan:
         """The classes that nothing may name afterwards: the request's, and those without a sample left."""
         return emptied_classes(self.request, self.rows)
 
-    @cached_property
+    @property
     def unlearned(self) -> frozenset[str]:
         """The ids of the samples that have passed and were never learned."""
-        learned = {row.id for chunk in self.rows.chunks(learned=True) for row in chunk}
-        return frozenset(self.target.ids) - learned
+        return frozenset(self.target.ids) - self._scan[1]
 
-    @cached_property
+    @property
     def target(self) -> RedactionTarget:
         """The samples and names that no file of the run may hold afterwards."""
+        return self._scan[0]
+
+    @cached_property
+    def _scan(self) -> tuple[RedactionTarget, frozenset[str]]:
+        """The target, and the ids of samples that were learned: of one scan of the rows."""
         rows = [row for chunk in self.rows.chunks(learned=False) for row in chunk]
         ids = {row.id for row in rows} | set(self.request.ids)
-        return RedactionTarget(
+        target = RedactionTarget(
             {row.offset for row in rows}, ids, frozenset(self.classes), frozenset(self.parts)
         )
+        return target, frozenset(row.id for row in rows if row.learned)
 
 
 def plan_erasure(request: ForgetRequest, lineage: Lineage, run: RunResources) -> ErasurePlan:

@@ -20,8 +20,7 @@ class CheckpointPurger:
 
     def older(self) -> int:
         """Wait for the commit just made, and return how many checkpoints are older."""
-        if self._saver is not None:
-            self._saver.wait()
+        self._wait()
         return len(self._checkpoints.paths()) - 1
 
     def purge(self, removed: int) -> PurgedCheckpoint:
@@ -32,11 +31,15 @@ class CheckpointPurger:
         Args:
             removed: how many the receipt says there were, before a crash too.
         """
-        self.older()
+        self._wait()
         newest = self._checkpoints.paths()[-1]
         self._checkpoints.purge_before(newest)
         digest = hashlib.sha256((newest / MANIFEST).read_bytes()).hexdigest()
         return PurgedCheckpoint(name=newest.name, manifest_sha256=digest, removed=removed)
+
+    def _wait(self) -> None:
+        if self._saver is not None:
+            self._saver.wait()
 
 
 def stale_snapshots(folder: Path, published: Snapshots | None) -> list[Path]:
