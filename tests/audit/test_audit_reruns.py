@@ -195,9 +195,9 @@ def test_sums_can_be_audited_beside_further_runs_too(tmp_path):
 @pytest.mark.slow
 def test_a_class_whose_row_alone_went_is_audited_from_the_command_line(tmp_path):
     folder = finished(tmp_path, LORA, label="1", method="head_only")
-    shown = CliRunner().invoke(cli, ["audit", str(folder), "--json"])
+    shown = CliRunner().invoke(cli, ["audit", str(folder), "--json"], standalone_mode=False)
     report = json.loads(shown.stdout)
-    assert shown.exit_code == (6 if report["verdict"] == "fail" else 0), shown.output
+    assert shown.return_value == (6 if report["verdict"] == "fail" else 0), shown.output
     assert report["kind"] == "class"
     assert report["reruns"] == 41
     measures = {each["measure"] for each in report["results"]}
