@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+EXIT_STOPPED = 128 + 15
+"""The exit code of a command that SIGTERM, 15, or SIGINT has ended in an orderly way: a run has committed."""
 _MAX_WORD = 60  # characters: the search takes time with their square
 _MAX_LISTED = 30
 _MAX_TEXT = 1000  # characters of a foreign exception

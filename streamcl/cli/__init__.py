@@ -19,12 +19,12 @@ from streamcl.cli.messages import DEBUG, print_error, report_error, silence_mess
 from streamcl.cli.model_commands import export, fetch
 from streamcl.cli.monitor import monitor
 from streamcl.cli.predict import predict
-from streamcl.cli.run import EXIT_STOPPED, run
+from streamcl.cli.run import run
 from streamcl.cli.serve import serve
 from streamcl.cli.source import source
 from streamcl.cli.terminal import use_any_encoding
 from streamcl.cli.token import token
-from streamcl.errors import SourceError
+from streamcl.errors import EXIT_STOPPED, SourceError
 
 
 @click.group(cls=FullHelpGroup, context_settings={"help_option_names": ["-h", "--help"]})

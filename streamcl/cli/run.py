@@ -17,16 +17,13 @@ import click
 from streamcl.cli.inspect_commands import OVERRIDES
 from streamcl.cli.messages import disk_errors, show_messages
 from streamcl.cli.terminal import echo
+from streamcl.errors import EXIT_STOPPED
 
 if TYPE_CHECKING:
     from streamcl.distributed.process_group import ProcessGroup
     from streamcl.runs.run import Run
 
 logger = logging.getLogger(__name__)
-
-
-EXIT_STOPPED = 128 + signal.SIGTERM
-"""The exit code after a signal and an orderly end, 143: a run has then committed."""
 
 
 @click.command()

@@ -16,9 +16,6 @@ from starlette.applications import Starlette
 from streamcl.errors import ConfigError
 from streamcl.serving.http_protocol import ProblemProtocol, RequestLimit
 
-STOPPED_BY_SIGNAL = 143
-"""The exit code after a signal and a clean end (128 + SIGTERM)."""
-
 MAX_HTTP_REQUESTS = 512
 """Requests at a time; each may hold a body in memory."""
 BACKLOG = 2048

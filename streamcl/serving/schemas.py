@@ -23,6 +23,12 @@ class _Schema(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
 
+class ForeignMessage(BaseModel):
+    """A message of somebody else's protocol: fields that are not known here are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
 class ModelVersion(_Schema):
     """The version of a model: its snapshot's number, and how far the stream was learned then."""
 

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 from starlette.applications import Starlette
 
-from streamcl.errors import ConfigError
+from streamcl.errors import EXIT_STOPPED, ConfigError
 from streamcl.serving.access.access_control import DEFAULT_RATE, AccessOptions
 from streamcl.serving.access.access_log import ACCESS_LOG
 from streamcl.serving.access.limits import TOKEN_HINT, is_local, refuse_open_network
 from streamcl.serving.access.tokens import TokenFile
 from streamcl.serving.app import build_app
-from streamcl.serving.http_server import STOPPED_BY_SIGNAL, NetworkOptions, bind_socket, run_until_stopped
+from streamcl.serving.http_server import NetworkOptions, bind_socket, run_until_stopped
 from streamcl.serving.label_studio.label_studio import LabelStudioServer
 from streamcl.serving.learner_reports import LearnerReports, SharedLag
 from streamcl.serving.prediction.batching import Batcher
@@ -85,7 +85,7 @@ def serve_run(
         try:
             while not published.wait(0.1):
                 if stopping.requested:
-                    return STOPPED_BY_SIGNAL
+                    return EXIT_STOPPED
                 if not learner.is_alive():
                     return learner.exitcode or 1
             app = _app(run, _LearnerEnd(learner, images, lag), options, access)
@@ -97,7 +97,7 @@ def serve_run(
                 closing=app.state.end_updates,
                 network=options.network,
             )
-            return STOPPED_BY_SIGNAL
+            return EXIT_STOPPED
         finally:
             _end(learner, options.grace)
 

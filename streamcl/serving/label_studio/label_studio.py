@@ -12,10 +12,10 @@ from typing import Any, Literal
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 from xml.etree import ElementTree
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from streamcl.errors import BadRecord
-from streamcl.serving.schemas import ImageResult
+from streamcl.serving.schemas import ForeignMessage, ImageResult
 
 MAX_TASKS = 1000
 MAX_CONFIG_CHARACTERS = 1 << 18
@@ -23,11 +23,7 @@ FETCH_SECONDS = 15.0
 MAX_IMAGE_BYTES = 64 << 20
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class LabellingTask(_Part):
+class LabellingTask(ForeignMessage):
     """A task. data: its image, and where the record has another id than "task-<id>", that as "id"."""
 
     id: int | None = None
@@ -44,26 +40,26 @@ class LabellingTask(_Part):
         return f"task-{self.id}"
 
 
-class SetupRequest(_Part):
+class SetupRequest(ForeignMessage):
     """The labelling configuration of a project, as XML."""
 
     label_config: str = Field("", alias="schema", max_length=MAX_CONFIG_CHARACTERS)
 
 
-class SetupAccepted(_Part):
+class SetupAccepted(ForeignMessage):
     """The version of the model; "none" before the first."""
 
     model_version: str
 
 
-class TasksRequest(_Part):
+class TasksRequest(ForeignMessage):
     """Tasks to predict."""
 
     tasks: tuple[LabellingTask, ...] = Field(max_length=MAX_TASKS)
     label_config: str = Field("", max_length=MAX_CONFIG_CHARACTERS)
 
 
-class TaskPrediction(_Part):
+class TaskPrediction(ForeignMessage):
     """The prediction for one task; `result` is empty where there is none."""
 
     result: tuple[dict[str, Any], ...] = ()
@@ -71,13 +67,13 @@ class TaskPrediction(_Part):
     model_version: str
 
 
-class TaskPredictions(_Part):
+class TaskPredictions(ForeignMessage):
     """The predictions, in the order of the tasks."""
 
     results: tuple[TaskPrediction, ...]
 
 
-class BackendHealth(_Part):
+class BackendHealth(ForeignMessage):
     """The server is there."""
 
     status: Literal["UP"] = "UP"

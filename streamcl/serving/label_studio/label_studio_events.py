@@ -6,26 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from streamcl.errors import BadRecord
 from streamcl.serving.label_studio.label_studio import LabellingTask
+from streamcl.serving.schemas import ForeignMessage
 
 LABELLING = frozenset({"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED"})
 DELETING = frozenset({"ANNOTATION_DELETED", "ANNOTATIONS_DELETED"})
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class ChoiceValue(_Part):
+class ChoiceValue(ForeignMessage):
     """The choices of an annotation's part."""
 
     choices: tuple[str, ...] = ()
 
 
-class AnnotationPart(_Part):
+class AnnotationPart(ForeignMessage):
     """One part of an annotation; only choices count."""
 
     type: str = ""
@@ -33,7 +28,7 @@ class AnnotationPart(_Part):
     value: ChoiceValue = ChoiceValue()
 
 
-class Annotation(_Part):
+class Annotation(ForeignMessage):
     """The choices of a person for a task, which `task` numbers; one that is deleted may be a number only."""
 
     id: int | None = None
@@ -42,7 +37,7 @@ class Annotation(_Part):
     was_cancelled: bool = False
 
 
-class AnnotationEvent(_Part):
+class AnnotationEvent(ForeignMessage):
     """An event of a project, sent to a webhook. annotations: those that are deleted."""
 
     action: str
@@ -65,7 +60,7 @@ class AnnotationEvent(_Part):
         return () if self.task is None else (self.task,)
 
 
-class EventOutcome(_Part):
+class EventOutcome(ForeignMessage):
     """How an event was answered: labels are in the stream, or are taken back, or it says nothing to us.
 
     "labelled" also where of several annotations of a record one was deleted, and another one gives its label.

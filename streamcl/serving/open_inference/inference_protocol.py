@@ -12,9 +12,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from streamcl.serving.schemas import MAX_REQUEST_IMAGES, MAX_TOP_K, ImageResult, PredictResponse
+from streamcl.serving.schemas import (
+    MAX_REQUEST_IMAGES,
+    MAX_TOP_K,
+    ForeignMessage,
+    ImageResult,
+    PredictResponse,
+)
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The HTTP header with the length of the JSON before the tensors in binary form."""
@@ -37,17 +43,13 @@ class MalformedTensor(Exception):
     """A request does not follow the protocol, or is not of this model; the message says how."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # the protocol lets others add parameters
-
-
-class InputParameters(_Part):
+class InputParameters(ForeignMessage):
     """Of an input: the bytes that it has after the JSON; None where its data are in the JSON."""
 
     binary_data_size: int | None = Field(None, ge=0)
 
 
-class InputTensor(_Part):
+class InputTensor(ForeignMessage):
     """The input "image": BYTES [N], encoded images (in JSON as base64), or UINT8 [N, H, W, 3], RGB pixels."""
 
     name: Literal["image"]
@@ -57,27 +59,27 @@ class InputTensor(_Part):
     data: list[Any] | None = None
 
 
-class OutputParameters(_Part):
+class OutputParameters(ForeignMessage):
     """Of an output: whether it comes after the JSON; by default as `binary_data_output` says."""
 
     binary_data: bool | None = None
 
 
-class RequestedOutput(_Part):
+class RequestedOutput(ForeignMessage):
     """An output that is asked for."""
 
     name: Literal["class", "confidence", "top_classes", "probabilities"]
     parameters: OutputParameters = OutputParameters()
 
 
-class RequestParameters(_Part):
+class RequestParameters(ForeignMessage):
     """Of a request. top_k: columns of "top_classes" and "probabilities"."""
 
     binary_data_output: bool = False
     top_k: int = Field(1, ge=1, le=MAX_TOP_K)
 
 
-class InferenceRequest(_Part):
+class InferenceRequest(ForeignMessage):
     """The JSON of a request."""
 
     id: str | None = Field(None, max_length=1000)
@@ -86,7 +88,7 @@ class InferenceRequest(_Part):
     outputs: tuple[RequestedOutput, ...] = Field((), max_length=len(OUTPUTS))
 
 
-class OutputTensor(_Part):
+class OutputTensor(ForeignMessage):
     """An output in an answer; without `data` its bytes come after the JSON."""
 
     name: str
@@ -96,7 +98,7 @@ class OutputTensor(_Part):
     data: list[Any] | None = None
 
 
-class InferenceResponse(_Part):
+class InferenceResponse(ForeignMessage):
     """The JSON of an answer."""
 
     model_name: str
@@ -106,7 +108,7 @@ class InferenceResponse(_Part):
     outputs: tuple[OutputTensor, ...]
 
 
-class TensorDescription(_Part):
+class TensorDescription(ForeignMessage):
     """An input or output of a model; -1 is any size."""
 
     name: str
@@ -114,7 +116,7 @@ class TensorDescription(_Part):
     shape: tuple[int, ...]
 
 
-class ModelMetadata(_Part):
+class ModelMetadata(ForeignMessage):
     """A model that is served; `versions` has the one in use, none before the first."""
 
     name: str
@@ -127,7 +129,7 @@ class ModelMetadata(_Part):
     )
 
 
-class ServerMetadata(_Part):
+class ServerMetadata(ForeignMessage):
     """The server."""
 
     name: str = "streamcl"
@@ -135,7 +137,7 @@ class ServerMetadata(_Part):
     extensions: tuple[str, ...] = ("binary_tensor_data",)
 
 
-class InferenceError(_Part):
+class InferenceError(ForeignMessage):
     """An error as the protocol has it."""
 
     error: str
