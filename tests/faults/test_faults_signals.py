@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from fault_runs import left, lines, newest_state, start, streamcl, write_config
+from fault_runs import Done, left, lines, newest_state, start, streamcl, write_config
 
 pytestmark = pytest.mark.faults
 
@@ -25,6 +25,12 @@ def goes_on_to_the_same_end(folder, name):
     done = streamcl("run", "stream.yaml", "--set", f"run_dir={name}", folder=folder)
     assert done.code == 0, done.err
     assert left(folder / name) == left(folder / "whole")
+
+
+def test_a_process_killed_before_its_first_step_has_said_nothing(folder):
+    process = start("run", "stream.yaml", "--set", "run_dir=never", folder=folder)
+    process.send(signal.SIGKILL)
+    assert process.wait() == Done(-signal.SIGKILL, "", "")
 
 
 POINTS = {

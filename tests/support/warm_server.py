@@ -32,23 +32,30 @@ def warm() -> None:
 
 
 def start(request: dict[str, Any]) -> int:
+    # Opened before the fork: a child killed before its first step leaves files that are empty.
+    streams = [
+        os.open(request[kind], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) for kind in ("out", "err")
+    ]
     child = os.fork()
     if child == 0:
         try:
-            _run(request)
+            _run(request, streams)
         finally:
             os._exit(99)  # main leaves by SystemExit, which _run turns into an exit
+    for stream in streams:
+        os.close(stream)
     return child
 
 
-def _run(request: dict[str, Any]) -> None:
+def _run(request: dict[str, Any], streams: list[int]) -> None:
     os.setsid()
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
     for name in [name for name, value in request["env"].items() if value is None]:
         os.environ.pop(name)
-    for number, path in ((1, request["out"]), (2, request["err"])):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    for number, stream in zip((1, 2), streams, strict=True):
+        os.dup2(stream, number)
+        os.close(stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = ["streamcl", *request["start"]]
     sys.path.insert(0, request["cwd"])
