@@ -10,7 +10,8 @@ sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is count
 lbp_wht are online_lora with these options, ridge_lora_compiled and ridge_compiled have `backbone.compile`;
 what compiling takes is not counted. All take turns in one process, round after round, in an order
 that rotates; a round's ratio is to the floor of the same round. `--clock cpu` counts this process's processor
-time, threads added up, for a machine that is not quiet.
+time, threads added up, for a machine that is not quiet. Where the processor's energy counters can be read
+(RAPL, see energy.py), joules an image stand beside.
 Pretrained ViT-S (fetch:vit-s-focus in STREAMCL_CACHE) and CIFAR-100 images (STREAMCL_DEV_DATA); where one is
 absent this says so and stops, unless `--images random` and `--weights none` stand in.
 """
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from contestants import CLASSES, Bare, Forward, Reference
+from energy import ABSENT, EnergyMeter
 from machine import machine
 
 from streamcl.benchmark.cells import SharedResources
@@ -67,14 +69,18 @@ class Timed:
         self, go: Callable[[int], None], compute: Compute, images: int, clock: Callable[[], float]
     ) -> None:
         self._go, self._compute, self.images, self._clock = go, compute, images, clock
+        self._meter = EnergyMeter()
         self.rates: list[float] = []
+        self.joules: list[float] = []
 
     def round(self) -> None:
         wait_for(self._compute.device)
-        began = self._clock()
+        counters, began = self._meter.read(), self._clock()
         self._go(self.images)
         wait_for(self._compute.device)
         self.rates.append(self.images / (self._clock() - began))
+        if (spent := self._meter.joules(counters)) is not None:
+            self.joules.append(spent / self.images)
 
 
 def bare(kind: str, backbone: Backbone, compute: Compute, args: argparse.Namespace) -> Timed:
@@ -198,21 +204,24 @@ def figures(one: Timed, floor: Timed, begin: float | None) -> dict[str, Any]:
     low, middle, high = np.percentile(one.rates, [25, 50, 75])
     worst, ratio, best = np.percentile(ratios, [25, 50, 75])
     rates = {"images_per_s": middle, "quartiles": [low, high], "rounds": one.rates}
-    return {**rates, "of_floor": ratio, "of_floor_quartiles": [worst, best], "at_begin": begin}
+    joules = {"joules_per_image": float(np.median(one.joules))} if one.joules else {}
+    return {**rates, **joules, "of_floor": ratio, "of_floor_quartiles": [worst, best], "at_begin": begin}
 
 
 def table(found: dict[str, Any]) -> str:
     where, how = found["machine"], found["options"]
+    metered = all("joules_per_image" in row for row in found["results"].values())
     lines = [
         f"# Throughput, {where['date']}",
         "",
         f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads, {where['device']}, torch "
         f"{where['torch']}; {how['backbone']}, depth {how['depth']}, {how['size']} px, batch {how['batch']}, "
         f"{how['precision']}, {how['images']} images; {how['repeats']} rounds, "
-        f"{how['clock']} clock; load {where['load']}.",
+        f"{how['clock']} clock; load {where['load']}.{'' if metered else ' ' + ABSENT}",
         "",
-        "| | images/s, median (quartiles) | of the floor, median (quartiles) | at its beginning |",
-        "|---|---|---|---|",
+        "| | images/s, median (quartiles) | of the floor, median (quartiles) | at its beginning |"
+        + " joules an image |" * metered,
+        "|---|---|---|---|" + "---|" * metered,
     ]
     for name, row in found["results"].items():
         (low, high), (worst, best) = row["quartiles"], row["of_floor_quartiles"]
@@ -220,6 +229,7 @@ def table(found: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['images_per_s']:.1f} ({low:.1f} - {high:.1f}) "
             f"| {row['of_floor']:.2f} ({worst:.2f} - {best:.2f}) | {begin} |"
+            + (f" {row['joules_per_image']:.2f} |" if metered else "")
         )
     return "\n".join(lines) + "\n"
 
