@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +43,10 @@ def predict(run: Path, images: tuple[str, ...], top: int, threshold: float, as_j
     paths = list(find_images(images))
     if not paths:
         raise ConfigError(f"no image is found in {', '.join(images)}")
-    from streamcl.runs.learner import load_learner, rank_classes
+    with _collector_paused():
+        from streamcl.runs.learner import load_learner, rank_classes
 
-    learner, _ = load_learner(run, fitted=True)
+        learner, _ = load_learner(run, fitted=True)
     unread = 0
     for start in range(0, len(paths), IMAGES_DECODED_AT_ONCE):
         part = paths[start : start + IMAGES_DECODED_AT_ONCE]
@@ -68,6 +71,17 @@ def find_images(named: Sequence[str]) -> Iterator[Path]:
             yield path
         else:
             yield from (found for found in map(Path, sorted(glob.glob(each))) if found.is_file())  # noqa: PTH207
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Let what is loaded stay out of all garbage collections, which take a tenth of one prediction's time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _images_below(folder: Path) -> Iterator[Path]:

@@ -22,7 +22,7 @@ with lazy_imports():
     from streamcl.heads import linear
     from streamcl.heads import ridge as ridge_head
     from streamcl.learners import adapter_model, block_features
-    from streamcl.nn import adapted_blocks, optimizer_state
+    from streamcl.nn import adapted_blocks, optimizer_state, optimizers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -117,7 +117,7 @@ class AdaptedBranch:
             backbone, rank=rank, first_block=first_block, generator=self.generator
         )
         self.probe = linear.LinearHead(2 * backbone.width, device=backbone.device)
-        self._optimizer = torch.optim.Adam(self._parameters().values(), lr=learning_rate, fused=True)
+        self._optimizer = optimizers.Adam(self._parameters().values(), lr=learning_rate, fused=True)
         self._steps = steps
         self._left = warmup_samples
         self._stale: tuple[int, ...] = ()  # per class column, samples learned while the features moved

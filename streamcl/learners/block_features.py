@@ -39,10 +39,8 @@ def concat_block_tokens(
 
 
 def concat_width(backbone: Backbone, blocks: Sequence[int]) -> int:
-    """Return F of `concat_block_tokens`, by one black image (blocks differ where a backbone has stages)."""
-    with torch.no_grad():
-        tokens = backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)]))
-        return concat_block_tokens(backbone, backbone.run(tokens, 0, max(blocks) + 1), blocks).shape[1]
+    """Return F of `concat_block_tokens`: two tokens of each block, which differ in width between stages."""
+    return sum(2 * backbone.qkv(backbone.blocks[block]).weight.shape[1] for block in blocks)
 
 
 def evenly_spaced_blocks(depth: int, count: int = 4) -> list[int]:

@@ -27,7 +27,7 @@ with lazy_imports():
     from streamcl.heads import linear as linear_head
     from streamcl.learners import adapter_model, predictions
     from streamcl.memory import importance as importance_weights
-    from streamcl.nn import adapted_blocks, low_pass_backprop, optimizer_state
+    from streamcl.nn import adapted_blocks, low_pass_backprop, optimizer_state, optimizers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,7 +155,7 @@ class OnlineLoRALearner(GradientLearner):
             backbone,
             compute,
             self.adapters,
-            optimizer=functools.partial(torch.optim.Adam, lr=learning_rate, fused=True),
+            optimizer=functools.partial(optimizers.Adam, lr=learning_rate, fused=True),
             generator=generator,
             group=group,
         )

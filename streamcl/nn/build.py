@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from streamcl.errors import ConfigError, WeightsError, cause_of
 from streamcl.nn.backbone import Backbone
@@ -23,6 +25,7 @@ from streamcl.nn.weights.load import (
 )
 
 _HUB = ("hf-hub:", "local-dir:")  # timm's own words for a model and its weights together
+_DRAWS = {Tensor.uniform_, Tensor.normal_, Tensor.erfinv_}  # erfinv_ makes normal numbers of uniform ones
 
 
 def build_backbone(
@@ -54,7 +57,8 @@ def build_backbone(
     size = {} if image_size is None else {"img_size": image_size}
     hub = weights == "pretrained" or weights.startswith(_HUB)
     source = weights if weights.startswith(_HUB) else name
-    with torch.random.fork_rng(devices=[]):
+    in_file = not hub and weights != "none"
+    with torch.random.fork_rng(devices=[]), _NoDraws() if in_file else nullcontext():
         torch.default_generator.manual_seed(seed)  # timm draws from the global one; built on the CPU
         model = _create(timm, source, pretrained=hub, args={**args, **size})
     found, wanted = model.pretrained_cfg.get("architecture"), name.partition(".")[0]
@@ -62,7 +66,7 @@ def build_backbone(
         raise WeightsError(f"{source} holds a {found}, not a {wanted}", hint=f"name the model {found}")
     refuse_unfit(name, model)
     truncate_blocks(name, model, depth)
-    if not hub and weights != "none":
+    if in_file:
         _load(model, weights.removeprefix("file:"))
     if weights != "none":
         refuse_not_finite(model.state_dict(), source if hub else weights.removeprefix("file:"))
@@ -71,6 +75,20 @@ def build_backbone(
     if args:
         _refuse_unusable(backbone)
     return backbone
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves parameters undefined where they would get random values: a file fills all of them afterwards.
+
+    To draw those of a ViT-S takes longer than to read them.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in _DRAWS and isinstance(args[0], nn.Parameter):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _refuse_unusable(backbone: Backbone) -> None:

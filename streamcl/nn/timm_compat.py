@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from streamcl.errors import ConfigError, nearest
+from streamcl.sources.deferred_compiler import deferred_compiler
 from streamcl.sources.torchvision_package import declare_torchvision_operators
 
 _FAMILIES = {  # whose stem, blocks and head `Backbone` knows how to run one by one
@@ -85,9 +86,10 @@ def truncate_blocks(name: str, model: Any, depth: int | None) -> None:
 
 
 def import_timm() -> ModuleType:
-    """Return timm, imported after `declare_torchvision_operators`."""
+    """Return timm, imported after `declare_torchvision_operators` and without torch's compiler."""
     declare_torchvision_operators()
-    import timm
-    import timm.data
+    with deferred_compiler():
+        import timm
+        import timm.data
 
     return timm  # type: ignore[no-any-return]

@@ -91,11 +91,13 @@ class IndexedPictures:
 
 
 def _class_of(name: str) -> Callable[..., Any]:
+    from streamcl.sources.deferred_compiler import deferred_compiler
     from streamcl.sources.torchvision_package import declare_torchvision_operators
 
     declare_torchvision_operators()
     try:
-        from torchvision import datasets
+        with deferred_compiler():
+            from torchvision import datasets
     except ImportError as error:
         hint = "pip install torchvision"
         raise MissingExtra(f"torchvision cannot be imported: {error}", hint=hint) from error

@@ -114,6 +114,21 @@ def test_the_effective_configuration_is_saved_and_runs_again(finished, folder):
     streamcl("validate", finished / "config.yaml", folder=folder)
 
 
+def test_a_prediction_imports_neither_the_compiler_nor_what_reports_need(finished, folder):
+    Image.fromarray(picture("bee", 900)).save(folder / "bee.png")
+    code = (
+        "import atexit, sys; from streamcl.cli import main\n"
+        "atexit.register(lambda: print(*sys.modules))\n"
+        "sys.argv[1:] = ['predict', *sys.argv[1:]]; main()"
+    )
+    command = [sys.executable, "-c", code, finished, "bee.png"]
+    shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    loaded = shown.splitlines()[-1].split()
+    unneeded = {"torch._dynamo", "torch._inductor", "sympy", "jinja2", "onnx", "sklearn", "pandas", "river"}
+    assert "timm" in loaded
+    assert unneeded & set(loaded) == set()
+
+
 def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder):
     assert "Correct before learning" in streamcl("status", finished, folder=folder).out
     (finished / "report.html").unlink()

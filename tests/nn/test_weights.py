@@ -9,6 +9,7 @@ import torch
 from log_messages import logged
 from safetensors.torch import load_file, save_file
 from tiny_backbones import FAMILIES, PLAIN, build, images, timm
+from torch.overrides import TorchFunctionMode
 
 from streamcl.errors import MissingExtra, WeightsError
 from streamcl.nn.build import build_backbone
@@ -56,6 +57,35 @@ def test_every_family_loads_its_own_weights(family, tmp_path):
     path = saved(backbone.model.state_dict(), tmp_path / "w.safetensors")
     name, args = FAMILIES[family]
     assert same(built(path, name, args=args), backbone)
+
+
+class CountedDraws(TorchFunctionMode):
+    """Counts the random values that are drawn for whole tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func in {torch.Tensor.uniform_, torch.Tensor.normal_}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_random_values_are_drawn_where_a_file_brings_all(family, tmp_path):
+    name, args = FAMILIES[family]
+    with CountedDraws() as random:
+        backbone = build_backbone(name, weights="none", args=args)
+    path = saved(backbone.model.state_dict(), tmp_path / "w.safetensors")
+    before = torch.random.get_rng_state()
+    with CountedDraws() as of_a_file:
+        loaded = built(path, name, args=args)
+    assert random.count > 0
+    assert of_a_file.count == 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert loaded.fingerprint == backbone.fingerprint
+    buffers = dict(backbone.named_buffers())  # those that are in no file as well
+    assert all(torch.equal(value, buffers[key]) for key, value in loaded.named_buffers())
 
 
 def prefixed(prefix, state):

@@ -7,10 +7,9 @@ import torch
 
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.build import build_backbone
-from streamcl.sources.torchvision_package import declare_torchvision_operators
+from streamcl.nn.timm_compat import import_timm
 
-declare_torchvision_operators()
-import timm  # noqa: E402, F401 - the tests' timm, imported after the declaration
+timm = import_timm()
 
 PLAIN = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 STAGED = {

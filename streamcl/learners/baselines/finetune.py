@@ -16,7 +16,7 @@ with lazy_imports():
     import torch
 
     from streamcl.learners import adapter_model
-    from streamcl.nn import adapted_blocks
+    from streamcl.nn import adapted_blocks, optimizers
 
 if TYPE_CHECKING:
     from streamcl.learners.adapter_model import AdapterModel, OptimizerOf
@@ -60,9 +60,9 @@ def build_model(options: BaselineOptions, context: LearnerContext) -> AdapterMod
     """Return adapters and head under Adam; where the options have no adapters, the head under SGD."""
     generator = torch.Generator().manual_seed(context.seed)
     adapters, rate = None, options.learning_rate
-    optimizer: OptimizerOf = functools.partial(torch.optim.SGD, lr=rate)
+    optimizer: OptimizerOf = functools.partial(optimizers.SGD, lr=rate)
     if isinstance(options, AdaptedBaselineOptions):
-        optimizer = functools.partial(torch.optim.Adam, lr=rate, fused=True)
+        optimizer = functools.partial(optimizers.Adam, lr=rate, fused=True)
         adapters = adapted_blocks.Adapters(
             context.backbone, rank=options.rank, first_block=options.first_block, generator=generator
         )
