@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from streamcl.capabilities.interfaces import (
     AdapterExport,
+    AssessesPredictions,
     CachesFeatures,
     CohortPartitioned,
     GradientModel,
@@ -45,6 +46,7 @@ class Capabilities:
         importance: importance weights of the parameters.
         cached_features: scores from features that no erasure changes.
         adapter_export: adapters that can be written in the layout of PEFT.
+        assessment: stability and novelty of predictions, from its statistics.
         features: float [N, D] of N samples, those on which the learner decides at present.
     """
 
@@ -59,6 +61,7 @@ class Capabilities:
     importance: ParameterImportance | None = None
     cached_features: CachesFeatures | None = None
     adapter_export: AdapterExport | None = None
+    assessment: AssessesPredictions | None = None
     features: Callable[[Sequence[Sample]], Any] | None = None
 
 

@@ -173,6 +173,26 @@ class CachesFeatures(Protocol):
         """Return a tensor [B, C] by the weights in use."""
 
 
+class AssessedScores(NamedTuple):
+    """The logits [N, C] of N samples, and what to expect of them.
+
+    flips: [N], the probability that an equally good model, learned from other samples of the same stream,
+    names another class. novelty: [N]; 1 as a new sample of the stream is on average. NaN where nothing is
+    known.
+    """
+
+    logits: torch.Tensor
+    flips: torch.Tensor
+    novelty: torch.Tensor
+
+
+class AssessesPredictions(Protocol):
+    """A learner that knows how stable a prediction is, and how new its input."""
+
+    def assess(self, samples: Sequence[Sample]) -> AssessedScores:
+        """Return the logits of samples, one or more, as `predict` uses them, with their assessment."""
+
+
 class GradientModel(Protocol):
     """Adapted blocks and a linear head on a frozen backbone, trained by one optimizer."""
 

@@ -19,6 +19,7 @@ from streamcl.errors import BadRecord, ConfigError
 
 if TYPE_CHECKING:
     from streamcl.events import Prediction, Sample
+    from streamcl.runs.learner import AssessedPrediction
 
 IMAGES_DECODED_AT_ONCE = 64  # images that are decoded before they are predicted
 
@@ -39,12 +40,16 @@ def predict(run: Path, images: tuple[str, ...], top: int, threshold: float, as_j
 
     IMAGES are files, folders (with all images in them), patterns such as "inbox/*.png", and - for paths on
     standard input, one a line. Exit code 3 where one of them cannot be read.
+
+    With --json each has, beside its confidence, its stability (the probability that an equally good model,
+    learned from other images of the same stream, names the same class) and its novelty (1: as a new image
+    of the stream is on average); null where the learner cannot compute them.
     """
     paths = list(find_images(images))
     if not paths:
         raise ConfigError(f"no image is found in {', '.join(images)}")
     with _collector_paused():
-        from streamcl.runs.learner import load_learner, rank_classes
+        from streamcl.runs.learner import AssessedPrediction, assess_predictions, load_learner, rank_classes
 
         learner, _ = load_learner(run, fitted=True)
     unread = 0
@@ -52,10 +57,13 @@ def predict(run: Path, images: tuple[str, ...], top: int, threshold: float, as_j
         part = paths[start : start + IMAGES_DECODED_AT_ONCE]
         samples = list(_decoded(part))
         unread += len(part) - len(samples)
-        for sample, ranked in zip(samples, rank_classes(learner, samples, top), strict=True):
-            kept = [each for each in ranked if each.label is not None and each.confidence >= threshold]
-            best = ranked[0].confidence if ranked else 0.0
-            echo(_as_json(sample.id, kept, best, top) if as_json else _as_text(sample.id, kept, best))
+        if as_json:
+            predicted = assess_predictions(learner, samples, top)
+        else:
+            predicted = [AssessedPrediction(ranked) for ranked in rank_classes(learner, samples, top)]
+        for sample, found in zip(samples, predicted, strict=True):
+            kept = [each for each in found.ranked if each.label is not None and each.confidence >= threshold]
+            echo(_as_json(sample.id, kept, found, top) if as_json else _as_text(sample.id, kept, found))
     return BadRecord.exit_code if unread else 0
 
 
@@ -102,13 +110,19 @@ def _decoded(paths: Sequence[Path]) -> Iterator[Sample]:
             echo(one_line(f"streamcl: {path}: {error}"), err=True)
 
 
-def _as_json(name: str, kept: Sequence[Prediction], best: float, top: int) -> str:
-    answer: dict[str, Any] = {"image": name, "class": kept[0].label if kept else None, "confidence": best}
+def _as_json(name: str, kept: Sequence[Prediction], found: AssessedPrediction, top: int) -> str:
+    answer: dict[str, Any] = {
+        "image": name,
+        "class": kept[0].label if kept else None,
+        "confidence": found.confidence,
+        "stability": found.stability,
+        "novelty": found.novelty,
+    }
     if top > 1:
         answer["top"] = [{"class": each.label, "confidence": each.confidence} for each in kept]
     return json.dumps(answer)
 
 
-def _as_text(name: str, kept: Sequence[Prediction], best: float) -> str:
+def _as_text(name: str, kept: Sequence[Prediction], found: AssessedPrediction) -> str:
     classes = [f"{printable(str(each.label))}\t{each.confidence:.3f}" for each in kept]
-    return "\t".join([printable(name), *(classes or [f"(no class)\t{best:.3f}"])])
+    return "\t".join([printable(name), *(classes or [f"(no class)\t{found.confidence:.3f}"])])

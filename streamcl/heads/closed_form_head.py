@@ -11,15 +11,20 @@ from streamcl.protocols import State
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from streamcl.heads.stability import ScoreUncertainty
     from streamcl.heads.statistics import HeadStatistics, PartsOfHead
 
 S = TypeVar("S", bound="HeadStatistics")
 
 
 class ClosedFormHead(Protocol[S]):
-    """Scores [N, C] of features [N, d], solved from sums over rows [N, D] of what was learned."""
+    """Scores [N, C] of features [N, d], solved from sums over rows [N, D] of what was learned.
+
+    has_uncertainty: whether the sums hold what `uncertainty` needs.
+    """
 
     width: int
+    has_uncertainty: bool = False
 
     @property
     def statistics(self) -> S:
@@ -101,6 +106,10 @@ class ClosedFormHead(Protocol[S]):
 
     def scores_refit(self, features: Tensor) -> Tensor:
         """Return float64 [N, C] of features [N, d] by weights of all that is known; change nothing."""
+
+    def uncertainty(self, features: Tensor) -> ScoreUncertainty:
+        """Return the uncertainty of `scores_refit` of features [N, d]; raise TypeError where it has none."""
+        raise TypeError(f"{type(self).__name__} has none, not even of {len(features)} samples")
 
     def state_dict(self) -> State:
         """Return the statistics and the weights in use."""

@@ -182,13 +182,38 @@ class Cholesky:
             self._parts.append((start, stop, block))
             start = stop
 
-    def solve(self, right: Tensor) -> Tensor:
-        """Return A^-1 B, [D, C], for B [D, C]."""
-        x = right.clone(memory_format=torch.contiguous_format)
-        for start, stop, block in self._parts:
+    def leading(self, width: int) -> Cholesky:
+        """Return the factor of the first `width` rows and columns of A; copies nothing."""
+        part = Cholesky([])
+        part._parts = [
+            (start, min(stop, width), block[: width - start, : width - start])
+            for start, stop, block in self._parts
+            if start < width
+        ]
+        return part
+
+    def inverse_diagonal(self) -> Tensor:
+        """Return [D], the diagonal of A^-1; takes about as long as the decomposition."""
+        found = []
+        for number, (start, stop, block) in enumerate(self._parts):
+            x = block.new_zeros(self._parts[-1][1], stop - start)
+            x[start:stop].fill_diagonal_(1.0)
+            self._forward(x, self._parts[number:])
+            found.append(x.square_().sum(dim=0))
+        return torch.cat(found)
+
+    @staticmethod
+    def _forward(x: Tensor, parts: Sequence[tuple[int, int, Tensor]]) -> None:
+        """Solve L x = b in place, for b [D, N] that is zero above the first of the parts."""
+        for start, stop, block in parts:
             corner, below = block[: stop - start], block[stop - start :]
             x[start:stop] = torch.linalg.solve_triangular(corner, x[start:stop], upper=False)
             x[stop:].addmm_(below, x[start:stop], alpha=-1)
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Return A^-1 B, [D, C], for B [D, C]."""
+        x = right.clone(memory_format=torch.contiguous_format)
+        self._forward(x, self._parts)
         for start, stop, block in reversed(self._parts):
             corner, below = block[: stop - start], block[stop - start :]
             rest = x[start:stop].addmm_(below.T, x[stop:], alpha=-1)

@@ -6,7 +6,6 @@ ACU (arXiv 2505.12239).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,8 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.ridge_solver import RidgeSolver, SolveRule
-from streamcl.heads.solving import linear_scores, solve_ridge, variance
+from streamcl.heads.solving import linear_scores, variance
+from streamcl.heads.stability import ScoreUncertainty
 from streamcl.heads.statistics import (
     PartsOfHead,
     Statistics,
@@ -77,14 +77,16 @@ class RidgeHead(ClosedFormHead[Statistics]):
         if trace_ridge <= 0:
             raise ValueError(f"trace_ridge is {trace_ridge}, expected a positive number")
         self.width = width
+        self.has_uncertainty = rule is None
         self._trace_ridge = trace_ridge
         self._smallest: float | None = None  # the smallest eigenvalue, known after an erasure
         self._P = None if projection is None else _projection(width, projection, seed).to(device)
         self._sums = Statistics.empty(projection or width, device)  # its Gram alone is added to in place
         self._solver = RidgeSolver(
-            rule or functools.partial(solve_ridge, trace_ridge),
+            rule,
             self._sums,
             AdaptiveRidge.of(variance_ridge, gcv_margin),
+            trace_ridge=trace_ridge,
             refit_fraction=refit_fraction,
         )
 
@@ -204,7 +206,8 @@ class RidgeHead(ClosedFormHead[Statistics]):
 
     def scores(self, features: Tensor) -> Tensor:
         """Return scores float64 [N, C] of features [N, d]; -inf for a class without samples."""
-        return linear_scores(self.statistic_rows(features), *self._solver.weights(self._sums), self._known)
+        h = self.statistic_rows(features)
+        return linear_scores(h, *self._solver.weights(self._sums), self._sums.counts > 0)
 
     def scores_refit(self, features: Tensor) -> Tensor:
         """Return scores [N, C] of features [N, d] by weights refitted on all statistics.
@@ -212,15 +215,15 @@ class RidgeHead(ClosedFormHead[Statistics]):
         `scores` may use an older solve.
         """
         h = self.statistic_rows(features)
-        return linear_scores(h, *self._solver.refit_weights(self._sums), self._known)
+        return linear_scores(h, *self._solver.refit_weights(self._sums), self._sums.counts > 0)
+
+    def uncertainty(self, features: Tensor) -> ScoreUncertainty:
+        """Return the uncertainty of `scores_refit` of features [N, d]."""
+        return self._solver.refit_uncertainty(self._sums, self.statistic_rows(features))
 
     def exact_weights(self) -> tuple[Tensor, Tensor]:
         """Solve for all that is known now, use it from here on, and return W, float64 [D, C], and b [C]."""
         return self._solver.exact_weights(self._sums)
-
-    @property
-    def _known(self) -> Tensor:
-        return self._sums.counts > 0
 
     def smallest_eigenvalue(self) -> float:
         """Return the smallest eigenvalue of G + lambda I as a share of lambda: 1 or a little more.

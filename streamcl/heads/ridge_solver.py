@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -10,7 +12,8 @@ import torch
 from torch import Tensor
 
 from streamcl.heads.cross_validation import AdaptiveRidge
-from streamcl.heads.solving import is_due
+from streamcl.heads.solving import is_due, normal_equations, solve_ridge
+from streamcl.heads.stability import RidgeStability, ScoreUncertainty
 from streamcl.heads.statistics import Statistics, zero_padded
 from streamcl.protocols import Rollback, State, savepoint_of
 
@@ -36,16 +39,25 @@ class RidgeSolver:
     """
 
     def __init__(
-        self, rule: SolveRule, statistics: Statistics, ridge: AdaptiveRidge, *, refit_fraction: float
+        self,
+        rule: SolveRule | None,
+        statistics: Statistics,
+        ridge: AdaptiveRidge,
+        *,
+        trace_ridge: float,
+        refit_fraction: float,
     ) -> None:
         self.ridge = ridge
-        self._rule = rule
+        self._trace_ridge = trace_ridge
+        self._rule = functools.partial(solve_ridge, trace_ridge) if rule is None else rule
         self._refit_fraction = refit_fraction
         self._W = statistics.Q.clone()
         self._b = self._W[0].clone()
         self._solved_counts = statistics.counts
         self._due = False
         self._refit: Weights | None = None  # of all that is known; only spares a second solve
+        self._refit_ridge = ridge
+        self._stability: tuple[Statistics, RidgeStability] | None = None  # of these sums; the same
 
     def grow(self, more: int) -> None:
         """Have so many more class columns, with zero weights."""
@@ -69,10 +81,28 @@ class RidgeSolver:
         """Return weights of all that is known now, [D, C] and [C]; those in use stay."""
         self._solve_if_due(statistics)
         if self._refit is None:
-            ridge = self.ridge.searched(statistics)
+            self._refit_ridge = ridge = self.ridge.searched(statistics)
             same = ridge.value == self.ridge.value and torch.equal(self._solved_counts, statistics.counts)
             self._refit = (self._W, self._b) if same else self._solve(statistics, ridge)
         return self._refit
+
+    def refit_uncertainty(self, statistics: Statistics, rows: Tensor) -> ScoreUncertainty:
+        """Return the uncertainty of the scores that `refit_weights` give rows [N, D].
+
+        The first call after a change decomposes the sums, which takes about twice as long as a solve.
+
+        Args:
+            statistics: of all that is known.
+            rows: float64 [N, D].
+        """
+        if not statistics.total:
+            variance = rows.new_zeros(len(rows), statistics.classes)
+            return ScoreUncertainty(variance, rows.new_full((len(rows),), math.nan))
+        if self._stability is None or self._stability[0] is not statistics:
+            self.refit_weights(statistics)  # finds the ridge
+            equations = normal_equations(self._trace_ridge, statistics, self._refit_ridge.value)
+            self._stability = statistics, RidgeStability(equations)
+        return self._stability[1].uncertainty(rows)
 
     def exact_weights(self, statistics: Statistics) -> Weights:
         """Solve for all that is known now, use the weights from here on, and return them, [D, C] and [C]."""
@@ -106,11 +136,11 @@ class RidgeSolver:
     def after_erasure(self, statistics: Statistics) -> None:
         """Go on with statistics from which samples were subtracted: a solve is due, the ridge found anew."""
         self.after_learning(statistics, due=True)
-        self.ridge = self.ridge.reset()
+        self.ridge, self._stability = self.ridge.reset(), None
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the present weights and what is owed."""
-        return savepoint_of(self, "_W", "_b", "_solved_counts", "_due", "_refit", "ridge")
+        return savepoint_of(self, "_W", "_b", "_solved_counts", "_due", "_refit", "_refit_ridge", "ridge")
 
     def state_dict(self, statistics: Statistics) -> State:
         """Return the weights in use, the counts that they were solved for, and the ridge."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from streamcl.heads.gram import Cholesky
 from streamcl.heads.statistics import Statistics
 
 RARITY_POWER = 0.5
@@ -31,6 +33,57 @@ def linear_scores(h: Tensor, W: Tensor, b: Tensor, known: Tensor) -> Tensor:
     return (h.double() @ W + b).masked_fill(~known, -math.inf)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class NormalEquations:
+    """A W = M, the centred normal equations of a ridge regression, with A factored.
+
+    factor: of A = centred G + diag(ridge), [D, D]. moments: M = Q - mean n^T, [D, C]. mean: of the features,
+    [D]. ridge: [D]. scale: [C], by which the column of each class is raised. at_mean: [C], the scores at the
+    mean feature. counts: int64 [C], samples of each class. All but the counts are float64.
+    """
+
+    factor: Cholesky
+    moments: Tensor
+    mean: Tensor
+    ridge: Tensor
+    scale: Tensor
+    at_mean: Tensor
+    counts: Tensor
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """Return the weights W [D, C] and b [C]."""
+        W = self.factor.solve(self.moments) * self.scale
+        return W, self.at_mean - self.mean @ W
+
+
+def normal_equations(
+    trace_ridge: float, statistics: Statistics, variance_ridge: float | None = None
+) -> NormalEquations:
+    """Return the normal equations of `solve_ridge`, for one sample or more."""
+    gram, Q, counts = statistics.gram, statistics.Q, statistics.counts
+    total = statistics.total
+    mean = Q.sum(dim=1) / total  # [D], as every sample has one class
+    centre = mean[None] * math.sqrt(total)  # G less its outer product is of centred features
+    if variance_ridge is None:
+        trace = gram.trace - float(centre.square().sum())
+        ridge = mean.new_full((gram.width,), trace_ridge * max(trace, 1e-9 * gram.trace) / gram.width)
+    else:
+        ridge = variance_ridge * variance(statistics)
+    ridge = torch.where(ridge > 0, ridge, 1.0)  # no variance at all: any ridge gives W = 0
+    try:
+        factor = gram.regularised(ridge, less=centre)
+    except ArithmeticError:  # the variance is rounding alone: one picture again and again
+        floor = max(MIN_RIDGE * gram.trace / gram.width, torch.finfo(ridge.dtype).tiny)
+        ridge = ridge.clamp(min=floor)
+        factor = gram.regularised(ridge, less=centre)
+    moments = Q - torch.outer(mean, counts.double())
+    scale, at_mean = torch.ones_like(counts, dtype=torch.float64), counts.double() / total
+    if variance_ridge is not None:  # else few samples are outvoted
+        scale = rarity(counts, total).double()
+        at_mean = torch.where(counts > 0, 1.0 / int((counts > 0).sum()), 0.0).double()
+    return NormalEquations(factor, moments, mean, ridge, scale, at_mean, counts)
+
+
 def solve_ridge(
     trace_ridge: float, statistics: Statistics, variance_ridge: float | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -43,29 +96,9 @@ def solve_ridge(
         statistics: G, Q and the counts.
         variance_ridge: the ridge in samples, times each feature's variance; None to use `trace_ridge`.
     """
-    gram, Q, counts = statistics.gram, statistics.Q, statistics.counts
-    total = statistics.total
-    if total == 0:
-        return torch.zeros_like(Q), torch.zeros_like(Q[0])
-    mean = Q.sum(dim=1) / total  # [D], as every sample has one class
-    frequency = counts.double() / total  # [C]
-    centre = mean[None] * math.sqrt(total)  # G less its outer product is of centred features
-    if variance_ridge is None:
-        trace = gram.trace - float(centre.square().sum())
-        ridge = mean.new_full((gram.width,), trace_ridge * max(trace, 1e-9 * gram.trace) / gram.width)
-    else:
-        ridge = variance_ridge * variance(statistics)
-    ridge = torch.where(ridge > 0, ridge, 1.0)  # no variance at all: any ridge gives W = 0
-    moments = Q - torch.outer(mean, counts.double())
-    try:
-        W = gram.regularised(ridge, less=centre).solve(moments)
-    except ArithmeticError:  # the variance is rounding alone: one picture again and again
-        floor = max(MIN_RIDGE * gram.trace / gram.width, torch.finfo(ridge.dtype).tiny)
-        W = gram.regularised(ridge.clamp(min=floor), less=centre).solve(moments)
-    if variance_ridge is not None:  # else few samples are outvoted
-        W = W * rarity(counts, total)
-        frequency = torch.where(counts > 0, 1.0 / int((counts > 0).sum()), 0.0).double()
-    return W, frequency - mean @ W
+    if statistics.total == 0:
+        return torch.zeros_like(statistics.Q), torch.zeros_like(statistics.Q[0])
+    return normal_equations(trace_ridge, statistics, variance_ridge).solve()
 
 
 def is_due(counts: Tensor, solved: Tensor, grown: Tensor, refit_fraction: float, *, apart: int = 0) -> bool:

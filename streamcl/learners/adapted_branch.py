@@ -172,10 +172,18 @@ class AdaptedBranch:
             frozen: [N, C], scores of the frozen branch.
             adapted: [N, C], scores of this branch; where one is not finite the frozen branch's stands.
         """
-        counts = self.head.statistics.counts
-        stale = counts.new_tensor([*self._stale, *[0] * (len(counts) - len(self._stale))])
-        weights = adapted_share(stale, counts).to(frozen)
+        weights = self._shares().to(frozen)
         return torch.where(adapted.isfinite(), frozen + weights * (adapted - frozen), frozen)
+
+    def blend_variance(self, frozen: Tensor, adapted: Tensor) -> Tensor:
+        """Return the variance [N, C] of the blended scores, as if those of the branches were independent.
+
+        Args:
+            frozen: [N, C], variances of the frozen branch's scores.
+            adapted: [N, C], variances of this branch's.
+        """
+        weights = self._shares().to(frozen) * (self.head.statistics.counts > 0)
+        return (1 - weights).square() * frozen + weights.square() * adapted
 
     def freeze(self) -> None:
         """Merge the adapters; from here on only the statistics of the branch change."""
@@ -204,6 +212,11 @@ class AdaptedBranch:
         self._stale = (*self._stale[:column], *self._stale[column + 1 :])
         if not self.frozen and column < self.probe.classes:
             self.probe.drop(column, self._optimizer)
+
+    def _shares(self) -> Tensor:
+        counts = self.head.statistics.counts
+        stale = counts.new_tensor([*self._stale, *[0] * (len(counts) - len(self._stale))])
+        return adapted_share(stale, counts)
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {**self.adapters.trainable(), **{f"probe.{n}": p for n, p in self.probe.named_parameters()}}

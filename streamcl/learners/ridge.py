@@ -13,6 +13,7 @@ from streamcl.config.options.base import BlockIndices, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Batch, Sample, StepResult
 from streamcl.heads.closed_form_head import ClosedFormHead, S
+from streamcl.learners.assessment import HeadAssessment
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
@@ -116,13 +117,13 @@ class RidgeLearner(LogitLearner, Generic[S]):
         self.reader: FeatureReader = block_features.FrozenReader(
             backbone, compute, blocks, tta_views=tta_views
         )
-        self._sharpness = sharpness
+        self.sharpness = sharpness
         self.index = ClassIndex()
         self._listeners: list[LearnedListener] = []
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Return scores [B, C] by weights of all that is known."""
-        return self._sharpness * self.head.scores_refit(self.features(samples))
+        return self.sharpness * self.head.scores_refit(self.features(samples))
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then add its labelled samples to the statistics."""
@@ -130,7 +131,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
             return StepResult((), (), learned=())
         mine = self.features(self.group.local_samples(batch.samples))
         features = self.group.all_gather_rows(mine, batch.samples)  # [B, D]
-        step = prepare_step(batch, self._sharpness * self.scores(features), self.index)
+        step = prepare_step(batch, self.sharpness * self.scores(features), self.index)
         if not step.rows or not predictions.all_finite(features):
             return step.refused()
         learned = step.learned(features)
@@ -169,6 +170,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
             statistics=self.statistics,
             drop_class=self.drop_class,
             cached_features=self,
+            assessment=HeadAssessment(self) if self.head.has_uncertainty else None,
             features=self.features,
         )
 

@@ -20,6 +20,7 @@ from streamcl.learners.adapted_branch import (
     RidgeLoRAFeatures,
     build_branch,
 )
+from streamcl.learners.assessment import BlendAssessment
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge import RidgeLearner, RidgeOptions, build_ridge
@@ -191,6 +192,7 @@ class RidgeLoRALearner(LogitLearner):
             shared_weights=self.weights_trained_on,
             drop_adapted_branch=self.drop_adapted,
             cached_features=self,
+            assessment=BlendAssessment(self),
             adapter_export=None if branch is None else AdapterExport(branch.adapters, None, self.classes),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from streamcl.errors import CheckpointError
 from streamcl.events import HoldoutPart, Prediction, Sample
 from streamcl.factory.backbone import BackboneFactory, build_compute, build_vit
 from streamcl.factory.parts import build_learner
-from streamcl.learners.predictions import to_ranking
+from streamcl.learners.predictions import to_predictions, to_ranking
 from streamcl.memory.holdout_store import HoldoutStore
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.peft_export import export_adapter, export_merged
@@ -97,6 +98,43 @@ def rank_classes(learner: Learner, samples: Sequence[Sample], top: int) -> list[
     if samples and top > 1 and isinstance(learner, ProbabilisticLearner):
         return to_ranking(learner.logits(samples), learner.classes, top)
     return [(each,) for each in learner.predict(samples)]
+
+
+@dataclass(frozen=True, slots=True)
+class AssessedPrediction:
+    """The likeliest classes of a sample, the likeliest first; none where none can be predicted.
+
+    stability: the probability that an equally good model, learned from other samples of the stream, names
+    the same class. novelty: how far the sample is from those learned; 1 as a new sample of the stream is on
+    average. Both None where the learner cannot compute them.
+    """
+
+    ranked: tuple[Prediction, ...]
+    stability: float | None = None
+    novelty: float | None = None
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the likeliest class; 0 without one."""
+        return self.ranked[0].confidence if self.ranked else 0.0
+
+
+def assess_predictions(learner: Learner, samples: Sequence[Sample], top: int) -> list[AssessedPrediction]:
+    """Return the classes of `rank_classes` with stability and novelty, in one reading of the samples."""
+    assessment = capabilities_of(learner).assessment
+    if assessment is None or not samples:
+        return [AssessedPrediction(ranked) for ranked in rank_classes(learner, samples, top)]
+    found = assessment.assess(samples)
+    if top > 1:
+        ranked = to_ranking(found.logits, learner.classes, top)
+    else:
+        ranked = [(each,) for each in to_predictions(found.logits, learner.classes)]
+    rows = zip(ranked, found.flips.tolist(), found.novelty.tolist(), strict=True)
+    return [AssessedPrediction(row, _finite(1 - flip), _finite(novelty)) for row, flip, novelty in rows]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def export_learner(learner: Learner, config: RunConfig, folder: Path) -> list[Path]:

@@ -139,6 +139,7 @@ def test_inspect_report_predict_export_and_doctor_read_the_run(finished, folder)
     (expected,) = learner.predict([Sample("bee", picture("bee", 900))])
     assert line["class"] == expected.label
     assert line["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
+    assert line.keys() >= {"stability", "novelty"}
     assert "merged.safetensors" in streamcl("export", finished, "--out", "out", folder=folder).out
     assert (folder / "out" / "adapter_config.json").exists()
     streamcl("doctor", finished, folder=folder)

@@ -332,7 +332,7 @@ def test_a_wide_head_waits_before_it_solves_for_a_class_that_doubled():
 def test_weights_are_solved_anew_only_when_it_is_due(monkeypatch):
     x, y = data(2000)
     solves = []
-    import streamcl.heads.ridge as module
+    import streamcl.heads.ridge_solver as module
 
     solve = module.solve_ridge
     monkeypatch.setattr(module, "solve_ridge", lambda *a: solves.append(1) or solve(*a))
