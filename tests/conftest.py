@@ -8,7 +8,7 @@ import shutil
 import tempfile
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from mosquitto_servers import mosquitto  # noqa: F401 - a fixture
 from pictures import TINY_VIT
 from redis_servers import redis_server  # noqa: F401 - a fixture
@@ -22,7 +22,9 @@ os.environ["STREAMCL_KEYS"] = tempfile.mkdtemp(prefix="streamcl-keys-")  # never
 atexit.register(shutil.rmtree, os.environ["STREAMCL_KEYS"], ignore_errors=True)
 HashSecret().make()  # here, so that no run of a test says that it was made
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of an example
+settings.register_profile(  # a busy machine is no fault of an example
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("untimed")
 
 

@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
 from audit_runs import configuration
 from click.testing import CliRunner
+from conditions import wait_for
 from log_messages import logged
 
 from streamcl.audit import run as audit_module
@@ -124,11 +124,9 @@ def test_a_terminated_audit_leaves_nothing_behind(tmp_path):
     folder = finished(tmp_path, LORA, label="1", method="head_only")
     command = [sys.executable, "-m", "streamcl", "audit", str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not temporaries(folder) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: temporaries(folder))
     process.terminate()
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=300) == 143
     assert not temporaries(folder)
 
 

@@ -190,11 +190,9 @@ def test_a_stream_without_a_usable_record_is_exit_3_and_leaves_no_finished_run(f
 def test_stopped_by_sigterm_it_commits_and_goes_on_to_the_same_end(finished, folder):
     process = fault_runs.start("run", "stream.yaml", "--set", "run_dir=runs/stopped", folder=folder)
     log = folder / "runs/stopped/metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    fault_runs.until(lambda: log.exists() and log.stat().st_size > 0, process=process)
     process.send(signal.SIGTERM)
-    done = process.wait(60)
+    done = process.wait()
     if done.code != 0:  # a fast machine may have ended it before the signal came
         assert done.code == 143, done.err
         assert "stopped at" in done.err

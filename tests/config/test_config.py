@@ -371,7 +371,7 @@ def test_examples_survive_a_dump(data: dict[str, Any], tmp_path: Path) -> None:
     assert load_config(write(tmp_path, dump_config(config)), environment={}) == config
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @example({"source": {"name": "\x85", "args": {"\u2028": "\n\r \ufeff", "\uf8f0": "${\uf8f1}"}}})
 @example({"source": {"name": "0", "args": {"${": None, "$${X}": "${X}"}}})
 @given(EVERYTHING)
@@ -410,7 +410,11 @@ def problems_or_none(path: Path, *overrides: str) -> tuple[str, ...]:
     return ()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+    max_examples=300,
+)
 @given(
     st.lists(WORDS | MARKS, max_size=25).map("".join) | st.text(max_size=30),
     st.lists(st.text(max_size=12), max_size=2),
@@ -421,7 +425,7 @@ def test_random_text_raises_config_errors_only(tmp_path: Path, text: str, overri
         assert line.startswith((f"{path}:", "--set "))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(st.binary(max_size=50))
 def test_random_bytes_raise_config_errors_only(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "raw.yaml"

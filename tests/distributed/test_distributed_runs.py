@@ -188,7 +188,7 @@ def test_a_rank_that_hangs_ends_the_run_when_the_time_is_over(tmp_path):
     write_config(tmp_path, "ridge", distributed={"timeout": 5.0})
     hang = (("rank_runs:hang_at", {"batch": 4}),)
     waiting, hanging = start_ranks(2, *RUN, "run_dir=two", folder=tmp_path, hooks={1: hang})
-    done = waiting.wait(60)
+    done = waiting.wait()
     hanging.send(signal.SIGKILL)
     hanging.wait()
     assert done.code == 7

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from fault_runs import Done, left, lines, newest_state, start, streamcl, write_config
+from fault_runs import Done, left, lines, newest_state, start, streamcl, until, write_config
 
 pytestmark = pytest.mark.faults
 
@@ -70,12 +70,10 @@ def test_two_signals_stop_at_once_and_the_last_checkpoint_is_good(folder, place)
 def test_a_signal_is_heard_while_the_source_is_silent(folder):
     write_config(folder, "silent.yaml", source={"class": "fault_sources:Hangs"})
     process = start("run", "silent.yaml", "--set", "run_dir=silent", folder=folder)
-    deadline = time.monotonic() + 20
-    while len(lines_or_none(folder / "silent") or ()) < 5 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
+    until(lambda: len(lines_or_none(folder / "silent") or ()) >= 5, process=process)
+    time.sleep(0.3)  # until it waits for the source; a signal before that must end the run as well
     process.send(signal.SIGTERM)
-    done = process.wait(10)
+    done = process.wait()
     assert done.code == 143, done.err
     assert newest_state(folder / "silent")["progress"]["offset"] == 40
 

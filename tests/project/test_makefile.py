@@ -41,7 +41,7 @@ def make(project: Path, *targets: str) -> list[str]:
     environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "MAKEFLAGS"}}
     command = [str(MAKE), *targets, f"VENV={project.parent / 'an environment'}"]
     done = subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return (project / "log").read_text().splitlines()

@@ -186,7 +186,7 @@ class Watching:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(300)
         self.process.stdout.close()
 
 

@@ -155,7 +155,11 @@ def assert_identical(left, right):
         assert repr(left) == repr(right)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(kept=st.dictionaries(st.text(max_size=4), values, max_size=4))
 def test_any_state_comes_back_bit_equal(tmp_path, kept):
     folder = tmp_path / "any"
@@ -430,7 +434,11 @@ def test_a_truncation_is_named_as_one(base, tmp_path):
 
 
 @pytest.mark.faults
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_any_flipped_bit_is_found(base, tmp_path, data):
     member = data.draw(st.sampled_from(MEMBERS))

@@ -212,7 +212,7 @@ def test_a_password_is_in_no_message():
 def test_an_rtsp_stream_is_read():
     """The camera pushes its stream to the reader, as libav has no RTSP server: the protocol is the same."""
     address = f"rtsp://127.0.0.1:{free_port()}/camera"
-    options = {"rtsp_flags": "listen", "listen_timeout": "20"}
+    options = {"rtsp_flags": "listen", "listen_timeout": "120"}
     made = CameraReader(address, every=0, options=options, timeout=30.0)
     stop = threading.Event()
     thread = threading.Thread(target=push, args=(address, stop))

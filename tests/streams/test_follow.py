@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import time
 from itertools import islice
 
 import numpy as np
 import pytest
-from fault_runs import lines, start, streamcl, write_config
+from fault_runs import lines, start, streamcl, until, write_config
 from live_readers import Clock
 
 from streamcl.events import Batch, Idle
@@ -61,17 +59,9 @@ def test_a_finished_run_goes_on_by_itself_where_its_source_has_more(growing):
 
 def test_a_run_that_follows_its_source_does_not_end_with_it(growing):
     run = start("run", "stream.yaml", "--follow", folder=growing)
-
-    def wait_for(count):
-        deadline = time.monotonic() + 60
-        while len(predicted(growing)) < count:
-            assert time.monotonic() < deadline
-            os.kill(run.pid, 0)
-            time.sleep(0.05)
-
-    wait_for(20)
+    until(lambda: len(predicted(growing)) >= 20, process=run)
     (growing / "count.txt").write_text("23")
-    wait_for(23)
+    until(lambda: len(predicted(growing)) >= 23, process=run)
     run.send(signal.SIGTERM)
     assert run.wait().code == 143
     assert predicted(growing) == [f"{k:06d}" for k in range(23)]

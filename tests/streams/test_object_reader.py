@@ -122,7 +122,7 @@ def test_it_keeps_the_promises_of_a_live_reader():
     bucket = Bucket(f"memory://{uuid.uuid4().hex}/in")
     for number in range(4):
         bucket.put(f"cat/{number}.png", shade=number)
-    check_live_reader(lambda: ObjectReader(bucket.url, interval=0.01), timeout=0.05)
+    check_live_reader(lambda: ObjectReader(bucket.url, interval=0.01), timeout=0.05, count=4)
 
 
 def test_a_key_that_sorts_before_the_position_is_seen_after_a_restart_too(bucket):

@@ -8,4 +8,4 @@ def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
+        time.sleep(0.02)

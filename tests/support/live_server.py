@@ -33,7 +33,7 @@ class LiveServer:
         self.client = Client(self.url, token=token)
 
     def _address(self) -> str:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not (said := (self.folder / "out.txt").read_text()).startswith("serving on "):
             if self.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError((self.folder / "errors.txt").read_text())
@@ -56,7 +56,7 @@ class LiveServer:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conditions import wait_for
 from ports import free_port
 
 
@@ -34,12 +34,12 @@ class MosquittoServer:
         command = ["mosquitto", "-c", str(self.folder / "mosquitto.conf")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        for _ in range(500):
-            with socket.socket() as attempt:
-                if attempt.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        raise AssertionError((self.folder / "log").read_text())
+        wait_for(lambda: self._process.poll() is not None or self._listens())
+        assert self._process.poll() is None, (self.folder / "log").read_text()
+
+    def _listens(self) -> bool:
+        with socket.socket() as attempt:
+            return attempt.connect_ex(("127.0.0.1", self.port)) == 0
 
     def stop(self) -> None:
         """End it in good order: it saves what it holds."""

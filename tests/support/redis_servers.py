@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conditions import wait_for
 
 
 class RedisServer:
@@ -30,11 +30,8 @@ class RedisServer:
         command += ["--dir", str(self._folder), "--save", "", "--appendonly", "yes"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*command, "--appendfsync", "always", *options], stdout=log)
-        for _ in range(400):
-            if self._replies():
-                return
-            time.sleep(0.01)
-        raise AssertionError((self._folder / "log").read_text())
+        wait_for(lambda: self._process.poll() is not None or self._replies())
+        assert self._process.poll() is None, (self._folder / "log").read_text()
 
     def _replies(self) -> bool:
         import redis

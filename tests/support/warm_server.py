@@ -7,6 +7,7 @@ Requests and answers are JSON lines on stdin and stdout:
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 
 def warm() -> None:
-    """Load what a run loads, and build a tiny ViT once."""
+    """Load what a run loads, and build a tiny ViT once; no child collects or copies any of it."""
     from fault_runs import TINY
 
     import streamcl.report
@@ -29,6 +30,8 @@ def warm() -> None:
     assert streamcl.report
     assert streamcl.runs.open
     build_backbone(TINY["name"], weights="none", image_size=32, args=TINY["args"])
+    gc.collect()
+    gc.freeze()
 
 
 def start(request: dict[str, Any]) -> int:
