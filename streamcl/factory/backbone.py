@@ -13,6 +13,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup, local_rank
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.build import build_backbone, compile_blocks
+from streamcl.nn.cuda_graphs import graph_blocks
 from streamcl.nn.device import Compute, resolve_compute
 from streamcl.nn.process_settings import configure_process
 from streamcl.nn.weights.load import convert_onnx
@@ -44,7 +45,8 @@ def build_compute(config: RunConfig, group: ProcessGroup = SINGLE_PROCESS) -> Co
 def build_vit(config: RunConfig, compute: Compute) -> Backbone:
     """Return the frozen backbone that the configuration names; fetch its weights where they are missing.
 
-    Blocks are compiled for the one shape of a run, so not where chunks fit requests.
+    Blocks are compiled, and captured as CUDA graphs, for the one shape of a run, so not where chunks fit
+    requests.
     """
     options, weights = config.backbone, config.backbone.weights
     if weights.startswith("fetch:"):
@@ -61,6 +63,8 @@ def build_vit(config: RunConfig, compute: Compute) -> Backbone:
     if options.compile and not compute.fitted:
         logger.info("compiling the blocks of %s", options.name)
         compile_blocks(backbone, compute)
+    if options.cuda_graphs and not compute.fitted:
+        graph_blocks(backbone, compute)
     return backbone
 
 

@@ -145,8 +145,13 @@ class Backbone(nn.Module):
             chosen[-1] = functools.partial(_narrowed, own[-1], read)
         return self.final([tokens, *self.run(tokens, start, None, chosen)][-1])
 
+    @property
+    def quick_blocks(self) -> list[Callable[..., Tensor]]:
+        """The blocks as they run without gradients: compiled where `use_compiled` says so."""
+        return [self._compiled.get(id(block), block) for block in self.blocks]
+
     def use_compiled(self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int]) -> None:
-        """Use compiled blocks in place of its own, where no gradients are needed.
+        """Use compiled or captured blocks in place of its own, where no gradients are needed.
 
         Args:
             blocks: one for each block, of tokens [B, N, d].

@@ -38,4 +38,7 @@ class BackboneOptions(Options):
     compile: bool = Field(
         False, description="Compile the frozen blocks (torch.compile); on a CPU it needs a C++ compiler."
     )
+    cuda_graphs: bool = Field(
+        False, description="Replay the frozen blocks as CUDA graphs; on a GPU only, and not yet seen on one."
+    )
     args: Args = Field({}, description="Further keyword arguments for timm.create_model.")
