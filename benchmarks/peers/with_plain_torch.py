@@ -50,6 +50,20 @@ class OnlineLoRA:
         self._keep_hardest(images, labels, losses.detach())
         self._watch(float(data.detach()))
 
+    def consolidate(self) -> None:
+        found = [torch.zeros_like(each) for each in self.factors]
+        for image, label in zip(self.hard_images, self.hard_labels, strict=True):
+            loss = F.cross_entropy(self.model(image[None]), label[None])
+            for total, gradient in zip(found, torch.autograd.grad(loss, self.factors), strict=True):
+                total.add_(gradient**2 / len(self.hard_labels))
+        self.consolidations += 1
+        for weight, new in zip(self.importance, found, strict=True):
+            weight.add_((new - weight) / self.consolidations)
+        with torch.no_grad():
+            for each in self.adapters:
+                _fold(each)
+        self.optimizer = self._new_optimizer()
+
     def _keep_hardest(self, images: Tensor, labels: Tensor, losses: Tensor) -> None:
         hardest = losses.topk(HARD).indices
         self.hard_images = torch.cat([images, self.hard_images])[hardest]
@@ -63,21 +77,7 @@ class OnlineLoRA:
         self.peak = self.peak or mean > self.threshold
         if self.peak and mean < MEAN and variance < VARIANCE:
             self.threshold, self.peak = mean + math.sqrt(variance), False
-            self._consolidate()
-
-    def _consolidate(self) -> None:
-        found = [torch.zeros_like(each) for each in self.factors]
-        for image, label in zip(self.hard_images, self.hard_labels, strict=True):
-            loss = F.cross_entropy(self.model(image[None]), label[None])
-            for total, gradient in zip(found, torch.autograd.grad(loss, self.factors), strict=True):
-                total.add_(gradient**2 / len(self.hard_labels))
-        self.consolidations += 1
-        for weight, new in zip(self.importance, found, strict=True):
-            weight.add_((new - weight) / self.consolidations)
-        with torch.no_grad():
-            for each in self.adapters:
-                _fold(each)
-        self.optimizer = self._new_optimizer()
+            self.consolidate()
 
     def _new_optimizer(self) -> Adam:
         return Adam([each for each in self.model.parameters() if each.requires_grad], lr=self.rate)

@@ -94,7 +94,7 @@ def test_consolidation_of_the_papers_loop_keeps_the_outputs(work) -> None:
     with torch.no_grad():
         before = learner.model(work.test_images)
         assert any(bool(each.B.abs().max()) for each in learner.model.modules() if isinstance(each, LoRA))
-    learner._consolidate()
+    learner.consolidate()
     with torch.no_grad():
         torch.testing.assert_close(learner.model(work.test_images), before, rtol=1e-4, atol=1e-4)
     assert all(bool(each.max() > 0) for each in learner.importance[:1])
