@@ -192,6 +192,14 @@ class AssessesPredictions(Protocol):
     def assess(self, samples: Sequence[Sample]) -> AssessedScores:
         """Return the logits of samples, one or more, as `predict` uses them, with their assessment."""
 
+    def change_probabilities(self, reading: Any, erased: int) -> torch.Tensor:
+        """Return the probability [N] that the erasure of samples drawn at random has changed each class.
+
+        Args:
+            reading: of N samples, as `cached_features` reads them.
+            erased: the number of samples that are not in the statistics any more.
+        """
+
 
 class GradientModel(Protocol):
     """Adapted blocks and a linear head on a frozen backbone, trained by one optimizer."""

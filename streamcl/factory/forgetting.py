@@ -48,7 +48,7 @@ def build_forgetting(settings: RunConfig, resources: RunResources, stack: ExitSt
     lineage = Lineage(resources.folder / LINEAGE, keep=keep)
     stack.callback(lineage.close)
     parts, version = resources.holdout, resources.holdout_version
-    utility, relapse = UtilityProbe(parts, version), None
+    utility, relapse = UtilityProbe(parts, version, expects_changes=settings.answer.stability), None
     if settings.forgetting.on_relapse != "ignore":
         held_out = HeldOutSamples(parts, version)
         relapse = RelapseMonitor(ledger.erased_by, held_out, settings.forgetting.on_relapse)

@@ -13,6 +13,10 @@ with lazy_imports():
     from streamcl.heads import stability
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.heads.stability import ScoreUncertainty
+    from streamcl.learners.adapted_branch import RidgeLoRAFeatures
     from streamcl.learners.ridge import RidgeLearner
     from streamcl.learners.ridge_lora import RidgeLoRALearner
 
@@ -25,11 +29,23 @@ class HeadAssessment:
 
     def assess(self, samples: Sequence[Sample]) -> AssessedScores:
         """Return the logits of samples, one or more, with their stability and novelty."""
-        learner, features = self._learner, self._learner.features(samples)
-        scores = learner.head.scores_refit(features)
-        variance, novelty = learner.head.uncertainty(features)
+        scores, (variance, novelty) = self._uncertain(self._learner.read(samples))
         flips = stability.flip_probability(scores, variance)
-        return AssessedScores(learner.sharpness * scores, flips, novelty)
+        return AssessedScores(self._learner.sharpness * scores, flips, novelty)
+
+    def change_probabilities(self, reading: Tensor, erased: int) -> Tensor:
+        """Return the probability [N] that the erasure of so many samples has changed the class of each.
+
+        Args:
+            reading: the features [N, D].
+            erased: the number of samples that are not in the statistics any more.
+        """
+        scores, uncertainty = self._uncertain(reading)
+        return _changed_by_erasure(scores, uncertainty.variance, sum(self._learner.head.counts), erased)
+
+    def _uncertain(self, features: Tensor) -> tuple[Tensor, ScoreUncertainty]:
+        head = self._learner.head
+        return head.scores_refit(features), head.uncertainty(features)
 
 
 class BlendAssessment:
@@ -44,11 +60,30 @@ class BlendAssessment:
 
     def assess(self, samples: Sequence[Sample]) -> AssessedScores:
         """Return the logits of samples, one or more, with their stability and novelty."""
-        learner, reading = self._learner, self._learner.read(samples)
-        scores = learner.scores_refit(reading)
+        scores, (variance, novelty) = self._uncertain(self._learner.read(samples))
+        flips = stability.flip_probability(scores, variance)
+        return AssessedScores(self._learner.sharpness * scores, flips, novelty)
+
+    def change_probabilities(self, reading: RidgeLoRAFeatures, erased: int) -> Tensor:
+        """Return the probability [N] that the erasure of so many samples has changed the class of each.
+
+        Args:
+            reading: of N samples.
+            erased: the number of samples that are not in the statistics any more.
+        """
+        scores, uncertainty = self._uncertain(reading)
+        left = sum(self._learner.exact.head.counts)
+        return _changed_by_erasure(scores, uncertainty.variance, left, erased)
+
+    def _uncertain(self, reading: RidgeLoRAFeatures) -> tuple[Tensor, ScoreUncertainty]:
+        learner = self._learner
         variance, novelty = learner.exact.head.uncertainty(reading.features)
         if learner.adapted is not None and reading.adapted is not None:
             adapted = learner.adapted.head.uncertainty(reading.adapted)
             variance = learner.adapted.blend_variance(variance, adapted.variance)
-        flips = stability.flip_probability(scores, variance)
-        return AssessedScores(learner.sharpness * scores, flips, novelty)
+        return learner.scores_refit(reading), stability.ScoreUncertainty(variance, novelty)
+
+
+def _changed_by_erasure(scores: Tensor, variance: Tensor, left: int, erased: int) -> Tensor:
+    """Return the probability [N]: m of n samples left out move a score by m / n of its later variance."""
+    return stability.flip_probability(scores, variance * erased / max(left + erased, 1))

@@ -44,15 +44,18 @@ def test_accuracy_before_and_after_is_what_predictions_give(name, tiny_backbone,
     useful = UtilityProbe([HoldoutPart("all", held)]).before(learner, ForgetRequest(id="r", label="cat"))
     assert [sample.label for sample in useful.held_out.samples] == ["ant", "bee"] * 10
     left = [sample for sample in held if sample.label != "cat"]
-    before = [guess.label == sample.label for guess, sample in pairs(learner, left)]
+    named = [guess.label for guess in learner.predict(left)]
+    before = [name == sample.label for name, sample in zip(named, left, strict=True)]
     if (drop := learner.capabilities.drop_adapted_branch) is not None:
         drop()
     if (statistics := learner.capabilities.statistics) is not None:
         statistics.subtract(statistics.of([sample for sample in samples(96) if sample.label == "cat"]))
     learner.drop_class("cat")
     after = [guess.label == sample.label for guess, sample in pairs(learner, left)]
-    told = useful.after(learner)
-    assert told == {"samples": 20, "before": np.mean(before), "after": np.mean(after)}
+    changed = sum(guess.label != name for guess, name in zip(learner.predict(left), named, strict=True))
+    told = useful.after(learner, 32)
+    figures = {"samples": 20, "before": np.mean(before), "after": np.mean(after), "changed": changed}
+    assert told == figures
     assert told["after"] > 0.5
 
 
@@ -64,7 +67,7 @@ def test_samples_are_looked_at_once_where_no_erasure_changes_their_features(tiny
     learner = taught({"name": "ridge", "blocks": [0, 1]}, tiny_backbone, fp32)
     useful = UtilityProbe([HoldoutPart("all", samples(30, 500))]).before(learner, NOBODY)
     monkeypatch.setattr(type(learner), "features", lambda *_: pytest.fail("looked at again"))
-    assert useful.after(learner)["samples"] == 30
+    assert useful.after(learner, 32)["samples"] == 30
 
 
 @pytest.mark.parametrize(
@@ -79,14 +82,14 @@ def test_what_was_prepared_before_anything_was_learned_tells_the_same(name, tiny
         learner.learn(Batch(start, tuple(samples(8, start))))
     before, fresh = early.before(learner, request), UtilityProbe(parts).before(learner, request)
     assert not any(sample.image.size for sample in before.held_out.samples)
-    assert (before.before == fresh.before).all()
+    assert before.before == fresh.before
     if hasattr(learner, "drop_adapted"):
         assert before.held_out.reading.adapted is not None
         learner.drop_adapted()
     cats = [sample for sample in samples(96) if sample.label == "cat"]
     learner.statistics.subtract(learner.statistics.of(cats))
     learner.drop_class("cat")
-    assert before.after(learner) == fresh.after(learner)
+    assert before.after(learner, 0) == fresh.after(learner, 0)
 
 
 class Counted(list):
@@ -129,12 +132,30 @@ def test_classes_that_went_with_the_erasure_are_not_held_against_it(tiny_backbon
     learner = taught("online_lora", tiny_backbone, fp32)
     useful = UtilityProbe([HoldoutPart("all", samples(30, 500))]).before(learner, NOBODY)
     learner.drop_class("bee")
-    assert useful.after(learner)["samples"] == 20
+    assert useful.after(learner, 32)["samples"] == 20
     for name in ("ant", "cat"):
         learner.drop_class(name)
-    assert useful.after(learner) is None
+    assert useful.after(learner, 32) is None
 
 
 def test_without_held_out_samples_nothing_is_said(tiny_backbone, fp32):
     learner = taught("online_lora", tiny_backbone, fp32)
-    assert UtilityProbe([]).before(learner, NOBODY).after(learner) is None
+    assert UtilityProbe([]).before(learner, NOBODY).after(learner, 0) is None
+
+
+@pytest.mark.parametrize(
+    "name", [{"name": "ridge", "blocks": [0, 1]}, {"name": "ridge_lora", "lora": {"warmup_samples": 48}}]
+)
+def test_expected_changes_are_the_more_the_more_is_erased_and_only_of_learners_that_know(
+    name, tiny_backbone, fp32
+):
+    learner = taught(name, tiny_backbone, fp32)
+    for start in range(96, 576, 8):  # of these a third has its own class as label
+        noisy = [replace(each, label=LABELS[n // 3 % 3]) for n, each in enumerate(samples(8, start))]
+        learner.learn(Batch(start, tuple(noisy)))
+    probe = UtilityProbe([HoldoutPart("all", samples(30, 900))], expects_changes=True)
+    few, many = (probe.before(learner, NOBODY).after(learner, count) for count in (2, 5000))
+    assert 0 <= few["expected_changed"] < many["expected_changed"] < 30
+    assert few["changed"] == many["changed"] == 0
+    other = taught("online_lora", tiny_backbone, fp32)
+    assert "expected_changed" not in probe.before(other, NOBODY).after(other, 9)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from streamcl.config.document import Document, KeyPath, Problem, Variable, config_error
+from streamcl.config.options.answer import AnswerOptions
 from streamcl.config.options.backbone import BackboneOptions
 from streamcl.config.options.base import Options, Safe, Seconds, Seed, Warn
 from streamcl.config.options.batch import BatchOptions, OverloadOptions, by_size
@@ -78,6 +79,7 @@ class RunConfig(Options):
         description="auto, cpu, cuda, or cuda:N.",
     )
     threads: Warn[int | None] = Field(None, ge=1, le=1024, description="CPU threads; null: torch's choice.")
+    answer: Safe[AnswerOptions] = Field(AnswerOptions(), description="Further statements about predictions.")
     evaluate: Safe[EvaluateOptions] = Field(EvaluateOptions(), description="Evaluation on held-out samples.")
     checkpoint: Safe[CheckpointOptions | None] = Field(
         CheckpointOptions(), description="Checkpoints; null: the run cannot be resumed."

@@ -114,7 +114,7 @@ class Eraser:
         run.finish_statistics(stored)
         if run.replay is not None:
             run.replay.finish()
-        utility = None if baseline is None else baseline.after(learner)
+        utility = None if baseline is None else baseline.after(learner, plan.rows.learned)
         cohorts = () if stored is None else tuple(stored.complete_cohorts)
         return ended(
             outcome="done",

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import StreamclError
@@ -16,7 +15,7 @@ from streamcl.events import NO_PIXELS, ForgetRequest, HoldoutPart, Sample
 from streamcl.forgetting.monitoring.held_out import sample_evenly
 from streamcl.protocols import Learner
 
-CorrectFlags: TypeAlias = npt.NDArray[np.bool_]
+PredictedClasses: TypeAlias = list[str | None]
 
 MAX_SAMPLES = 48  # so that a request holds the stream up no longer than a batch does
 
@@ -27,10 +26,21 @@ class UtilityProbe:
     What a learner with cached features reads of them is stored from one request to the next, features and no
     pixels, until a subject is erased who is among them, or `version` gives another number: the held-out
     samples are others then.
+
+    Args:
+        parts: the held-out samples.
+        version: returns another number once they are others.
+        expects_changes: also compute how many predictions an erasure was expected to change.
     """
 
-    def __init__(self, parts: Sequence[HoldoutPart], version: Callable[[], int] = lambda: 0) -> None:
-        self._parts, self._version = tuple(parts), version
+    def __init__(
+        self,
+        parts: Sequence[HoldoutPart],
+        version: Callable[[], int] = lambda: 0,
+        *,
+        expects_changes: bool = False,
+    ) -> None:
+        self._parts, self._version, self._expects = tuple(parts), version, expects_changes
         self._read_at = version()
         self._samples: _HeldOut | None = None
 
@@ -40,13 +50,13 @@ class UtilityProbe:
             self._read(learner)
 
     def before(self, learner: Learner, request: ForgetRequest) -> UtilityBaseline:
-        """Return which samples of what stays the learner classifies correctly now; change nothing."""
+        """Return how the learner classifies samples of what stays now; change nothing."""
         seen = self._read(learner)
         subject = request.subject if request.kind == "subject" else None
         if subject is not None and any(each.subject == subject for each in seen.samples):
             self._samples = None
         seen = seen.without(request)
-        return UtilityBaseline(seen, seen.correct(learner))
+        return UtilityBaseline(seen, seen.classify(learner), self._expects)
 
     def _read(self, learner: Learner) -> _HeldOut:
         cached = capabilities_of(learner).cached_features
@@ -83,34 +93,48 @@ class _HeldOut:
             [self.samples[row] for row in rows], None if self.reading is None else self.reading[rows]
         )
 
-    def correct(self, learner: Learner) -> CorrectFlags:
-        """Return bool [N]: which samples are classified correctly."""
+    def classify(self, learner: Learner) -> PredictedClasses:
+        """Return the class that the learner names for each sample."""
         if not self.samples or not learner.classes:
-            return np.zeros(len(self.samples), dtype=bool)
+            return [None] * len(self.samples)
         cached = capabilities_of(learner).cached_features
         if self.reading is not None and cached is not None:
             columns = cached.scores(self.reading).argmax(dim=1).tolist()
-            named: list[str | None] = [learner.classes[column] for column in columns]
-        else:
-            named = [each.label for each in learner.predict(self.samples)]
-        return np.array([name == sample.label for name, sample in zip(named, self.samples, strict=True)])
+            return [learner.classes[column] for column in columns]
+        return [each.label for each in learner.predict(self.samples)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UtilityBaseline:
-    """Which held-out samples a learner classified correctly before an erasure, bool [N]."""
+    """The classes that a learner named for held-out samples before an erasure."""
 
     held_out: _HeldOut
-    before: CorrectFlags
+    before: PredictedClasses
+    expects_changes: bool
 
-    def after(self, learner: Learner) -> dict[str, float] | None:
-        """Return accuracy before and after on samples of classes still known; None where there are none."""
-        known = np.array([sample.label in learner.classes for sample in self.held_out.samples], dtype=bool)
-        if not known.any():
+    def after(self, learner: Learner, erased: int) -> dict[str, float] | None:
+        """Return accuracy before and after, and how many predictions have changed and were expected to.
+
+        Of samples of classes still known; None where there are none. erased: how many samples were.
+        """
+        rows = zip(self.held_out.samples, self.before, self.held_out.classify(learner), strict=True)
+        known = [(each.label, before, now) for each, before, now in rows if each.label in learner.classes]
+        if not known:
             return None
-        now = self.held_out.correct(learner)
+        expected = self._expected_changes(learner, erased) if self.expects_changes else None
         return {
-            "samples": int(known.sum()),
-            "before": float(self.before[known].mean()),
-            "after": float(now[known].mean()),
+            **({} if expected is None else {"expected_changed": expected}),
+            "samples": len(known),
+            "before": float(np.mean([before == label for label, before, _ in known])),
+            "after": float(np.mean([now == label for label, _, now in known])),
+            "changed": sum(before != now for _, before, now in known),
         }
+
+    def _expected_changes(self, learner: Learner, erased: int) -> float | None:
+        """Return the expected number, of samples of classes still known; None where it cannot be computed."""
+        assessment = capabilities_of(learner).assessment
+        if assessment is None or self.held_out.reading is None:
+            return None
+        chances: list[float] = assessment.change_probabilities(self.held_out.reading, erased).tolist()
+        pairs = zip(self.held_out.samples, chances, strict=True)
+        return sum(chance for sample, chance in pairs if sample.label in learner.classes)

@@ -243,9 +243,12 @@ def _evidence(receipt: Receipt) -> list[tuple[str, str]]:
 def _utility(receipt: Receipt) -> str | None:
     if (utility := receipt.utility) is None:
         return None
+    changed = "" if utility.changed is None else f"; for {utility.changed} of them another class is named"
+    if utility.expected_changed is not None:
+        changed += f", as was to be expected for {utility.expected_changed:.1f}"
     return (
         f"{100 * utility.after:.1f} % of {utility.samples} held-out samples of what stays are classified "
-        f"correctly, {100 * utility.before:.1f} % before"
+        f"correctly, {100 * utility.before:.1f} % before{changed}"
     )
 
 

@@ -64,11 +64,18 @@ class ScopeSummary(_Part):
 
 
 class UtilityFigures(_Part):
-    """Accuracy on held-out samples of what stays, before and after."""
+    """Accuracy on held-out samples of what stays, before and after.
+
+    changed: those of them for which another class is named after than before; None in older receipts.
+    expected_changed: the expectation of it for an erasure of so many samples drawn at random; None where it
+        was not asked for (`answer.stability`), or the learner cannot compute it.
+    """
 
     samples: int
     before: float
     after: float
+    changed: int | None = None
+    expected_changed: float | None = None
 
 
 class PurgedCheckpoint(_Part):

@@ -1,0 +1,17 @@
+"""Options of what is stated about predictions, beside class and confidence."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from streamcl.config.options.base import Options
+
+
+class AnswerOptions(Options):
+    """Further statements about predictions, beside class and confidence; of ridge and ridge_lora."""
+
+    stability: bool = Field(
+        False,
+        description="Receipts also say for how many held-out samples another class was to be expected after "
+        "an erasure of that size; a request takes longer by twice the time of a solve.",
+    )
