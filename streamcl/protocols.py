@@ -154,6 +154,14 @@ class Learner(Stateful, Protocol):
 
 
 @runtime_checkable
+class EndOfStreamLearner(Protocol):
+    """A learner that has something to do when its stream ends; it may go on learning later."""
+
+    def end_stream(self, offset: int) -> Mapping[str, Any]:
+        """Do it at the offset where the stream ends; return figures for the log, none if nothing was due."""
+
+
+@runtime_checkable
 class ProbabilisticLearner(Protocol):
     """A learner that computes the probability of every class."""
 

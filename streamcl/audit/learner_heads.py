@@ -97,10 +97,10 @@ class WarmUpReplay:
 def closed_form_heads(learner: Learner) -> ClosedFormHeads | None:
     """Return the learner's heads: one ridge head, or a frozen one blended with that of an adapted branch.
 
-    None where it predicts by anything else.
+    None where it predicts by anything else, as by weights trained on stored features.
     """
     able = capabilities_of(learner)
-    if not isinstance(able.statistics, ClosedFormStatistics):
+    if not isinstance(able.statistics, ClosedFormStatistics) or able.retrained is not None:
         return None
     found, blended = ClosedFormHeads(learner, able.statistics), able.drop_adapted_branch is not None
     fit = len(found.heads) == len(able.statistics.heads) <= 1 + blended

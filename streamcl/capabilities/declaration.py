@@ -16,6 +16,7 @@ from streamcl.capabilities.interfaces import (
     ParameterImportance,
     RemovableStatistics,
     ReplayBuffer,
+    RetrainedWeights,
     UserPartitioned,
 )
 from streamcl.events import Sample
@@ -38,6 +39,7 @@ class Capabilities:
         shared_weights: names the weights trained by gradients of many samples, those learned samples among
             them, so that none can be removed alone; an empty tuple where they trained none. A learner without
             it has no such weights.
+        retrained: weights trained on stored features of samples, and again without some of them.
         drop_adapted_branch: removes the one branch that gradients trained, on which nothing was built; the
             callable that it returns puts the branch back.
         cohorts: parts that one cohort each has taught.
@@ -54,6 +56,7 @@ class Capabilities:
     drop_class: Callable[[str], None] | None = None
     replay_buffer: ReplayBuffer | None = None
     shared_weights: SharedWeights | None = None
+    retrained: RetrainedWeights | None = None
     drop_adapted_branch: Callable[[], Callable[[], None]] | None = None
     cohorts: CohortPartitioned | None = None
     users: UserPartitioned | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -90,6 +90,20 @@ class StatisticRows(Protocol[V_co]):
 
     def on_learned(self, listener: LearnedListener) -> None:
         """Call the listener after each batch, within the step: where it raises, nothing is learned."""
+
+
+class RetrainedWeights(Protocol):
+    """Weights that gradients trained on stored features alone, and so can be trained again without some."""
+
+    def remove(self, offsets: Collection[int]) -> int:
+        """Remove the stored features of samples at these offsets; return how many there were.
+
+        The weights become, bit for bit, those of a learner that was never given these samples, at the
+        latest when they are next used.
+        """
+
+    def seconds(self, offsets: Collection[int]) -> float:
+        """Return how long `remove` and training again would take."""
 
 
 class ReplayBuffer(Protocol):

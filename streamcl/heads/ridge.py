@@ -146,12 +146,13 @@ class RidgeHead(ClosedFormHead[Statistics]):
                 total.counts[column] += count
         return total
 
-    def update(self, features: Tensor, targets: Tensor) -> None:
+    def update(self, features: Tensor, targets: Tensor, weight: int = 1) -> None:
         """Learn samples. Where memory runs out, nothing has changed.
 
         Args:
             features: [N, d].
             targets: int64 [N], columns that exist.
+            weight: how many samples each of them stands for.
 
         Raises:
             ValueError: another shape, a column that does not exist, or a value that is not finite. Nothing
@@ -159,9 +160,9 @@ class RidgeHead(ClosedFormHead[Statistics]):
         """
         h, targets = self._checked(features, targets)
         Q, counts = sums_by_class(h, targets, self.classes)
-        learned = Statistics(self._sums.gram, self._sums.Q + Q, self._sums.counts + counts)
+        learned = Statistics(self._sums.gram, self._sums.Q + weight * Q, self._sums.counts + weight * counts)
         due = self._solver.falls_due(self._sums, learned.counts)
-        learned.gram.add(h)
+        learned.gram.add(h if weight == 1 else h * weight**0.5)
         self._take_over(learned, due=due)
 
     def savepoint(self) -> Rollback:

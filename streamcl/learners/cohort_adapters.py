@@ -20,7 +20,7 @@ from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge import RIDGE_SHARPNESS
-from streamcl.learners.ridge_lora import RidgeBranchOptions
+from streamcl.learners.ridge_lora_options import RidgeBranchOptions
 from streamcl.learners.step import LogitLearner, Transaction, prepare_step
 from streamcl.protocols import State, savepoint_of
 

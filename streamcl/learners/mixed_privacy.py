@@ -15,7 +15,8 @@ from streamcl.learners.adapted_branch import LoRABranchOptions, RidgeLoRAFeature
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
-from streamcl.learners.ridge_lora import RidgeBranchOptions, RidgeLoRALearner, build_ridge_lora
+from streamcl.learners.ridge_lora import RidgeLoRALearner, build_ridge_lora
+from streamcl.learners.ridge_lora_options import RidgeBranchOptions
 from streamcl.learners.statistics import MixedPrivacyStatistics, subject_cohort
 from streamcl.learners.step import LogitLearner, Transaction
 from streamcl.protocols import State, savepoint_of

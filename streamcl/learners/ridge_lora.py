@@ -5,13 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import AdapterExport, LearnedListener, LearnedSample
-from streamcl.config.options.base import Options
 from streamcl.errors import CheckpointError
 from streamcl.events import Batch, Sample, StepResult
 from streamcl.learners.adapted_branch import (
@@ -23,36 +20,19 @@ from streamcl.learners.adapted_branch import (
 from streamcl.learners.assessment import BlendAssessment
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
-from streamcl.learners.ridge import RidgeLearner, RidgeOptions, build_ridge
+from streamcl.learners.ridge import RidgeLearner, build_ridge
+from streamcl.learners.ridge_lora_options import RidgeBranchOptions, RidgeLoRAOptions
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.learners.step import LogitLearner, Transaction, labelled_rows, prepare_step
-from streamcl.protocols import State, savepoint_of
+from streamcl.protocols import Learner, State, savepoint_of
 
 with lazy_imports():
-    from streamcl.learners import block_features, predictions
+    from streamcl.learners import block_features, latent_ridge_lora, predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from streamcl.heads.statistics import Statistics
-
-
-class RidgeBranchOptions(RidgeOptions):
-    """A ridge head on the frozen backbone, over two views of each image by default."""
-
-    tta_views: Literal[1, 2] = Field(
-        2, description="2: the mean over an image and its mirrored inner part; twice the cost."
-    )
-
-
-class RidgeLoRAOptions(Options):
-    """A ridge head that forgets exactly, and adapters for what the frozen features lack."""
-
-    name: Literal["ridge_lora"] = Field(
-        "ridge_lora", description="Ridge head and adapters together; the default."
-    )
-    ridge: RidgeBranchOptions = Field(RidgeBranchOptions(), description="The closed-form branch.")
-    lora: LoRABranchOptions = Field(LoRABranchOptions(), description="The adapted branch.")
 
 
 class RidgeLoRALearner(LogitLearner):
@@ -287,9 +267,16 @@ def build_ridge_lora(
     return RidgeLoRALearner(exact, branch(), branch)
 
 
+def build_with_latents(options: RidgeLoRAOptions, context: LearnerContext) -> Learner:
+    """Return the learner that the options describe, with a store of latents where they have a budget."""
+    if not options.latents.budget:
+        return build_ridge_lora(options.ridge, options.lora, context)
+    return latent_ridge_lora.build_latent_ridge_lora(options.ridge, options.lora, options.latents, context)
+
+
 RIDGE_LORA = LearnerFactory(
     RidgeLoRAOptions,
-    lambda options, context: build_ridge_lora(options.ridge, options.lora, context),
+    build_with_latents,
     distributed=True,
     keeps_statistics=True,
 )

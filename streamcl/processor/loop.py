@@ -291,7 +291,7 @@ class StreamProcessor:
     def finish(self) -> None:
         """Do what is due at the end of the stream: test erasures, evaluate, and commit."""
         self.quarantine.refuse_unused(self.source.info.name, self.progress.offset)
-        self.shift_handler.retest()
+        self.shift_handler.end_stream()
         self.forget()
         self._evaluation.finish(self.progress.offset)
         self.progress.finished = True

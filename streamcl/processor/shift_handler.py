@@ -7,7 +7,13 @@ from statistics import fmean
 
 from streamcl.processor.event_log import Counters, EventLog, Progress
 from streamcl.processor.ports import RelapseTester
-from streamcl.protocols import BatchRecord, FeatureShiftDetector, Learner, ShiftDetector
+from streamcl.protocols import (
+    BatchRecord,
+    EndOfStreamLearner,
+    FeatureShiftDetector,
+    Learner,
+    ShiftDetector,
+)
 from streamcl.storage.thumbnails import Thumbnails
 
 MAX_OFFSETS_IN_STATE = 1000
@@ -59,6 +65,13 @@ class ShiftHandler(Counters):
         """Have the detector drop everything that was derived from features of samples."""
         if isinstance(self._detector, FeatureShiftDetector):
             self._detector.drop_features()
+
+    def end_stream(self) -> None:
+        """Let the learner do what it does at the end of a stream, and test erasures."""
+        ends = self._learner.end_stream if isinstance(self._learner, EndOfStreamLearner) else None
+        if ends is not None and (figures := ends(self._progress.offset)):
+            self._log.log("training", "the stream ended", **figures)
+        self.retest()
 
     def retest(self) -> None:
         """Test whether something erased has come back; if so, it is erased again before the next batch."""

@@ -23,7 +23,7 @@ from streamcl.forgetting.lineage.feature_probe import FeatureProbe, ProbeHistory
 from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.lineage.selection import Selection
-from streamcl.forgetting.methods.closed_form import stored_share
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval, stored_share
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ForgettingMethod, RequestScope
 from streamcl.forgetting.methods.replay_from_checkpoint import ReplayFromCheckpoint
 from streamcl.forgetting.methods.select import select_method
@@ -155,6 +155,7 @@ def _seconds(
         return _replay_seconds(folder, context.replay, found)
     if method.cost >= REPAIRS:
         return _repair_seconds(folder, context, method, found)
+    found |= _training_seconds(context, method)
     if stored_share(context) is None and context.capabilities.statistics is not None:
         samples = next(rows.chunks(learned=True, size=SAMPLES_TIMED))
         try:
@@ -164,6 +165,16 @@ def _seconds(
         except StreamclError as error:
             return found, f"how long the samples take: {error}"
     return found, None
+
+
+def _training_seconds(context: Context, method: ForgettingMethod) -> dict[str, float]:
+    """Return the seconds in which weights are trained again from stored features; none where they are not."""
+    retrained = context.capabilities.retrained
+    if retrained is None or method.name != ClosedFormRemoval.name:
+        return {}
+    offsets = {row.offset for rows in context.scope.chunks() for row in rows}
+    seconds = retrained.seconds(offsets)
+    return {"adapters trained again": seconds} if seconds else {}
 
 
 def _repair_seconds(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pictures import picture
-from tiny_learners import hybrid
+from tiny_learners import hybrid, latent
 
 from streamcl.events import Batch, ForgetRequest, RejectedRecord, Sample
 from streamcl.forgetting.lineage.lineage_row import LineageRow
@@ -20,6 +20,7 @@ from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
 from streamcl.learners.block_features import FrozenReader
 from streamcl.learners.ridge import RidgeLearner
+from streamcl.storage.plain_state import state_hash
 
 LABELS = ("ant", "bee", "cat", "dog")
 COUNT, SIZE, WIDTH = 96, 12, 3 * 64
@@ -161,5 +162,37 @@ def test_an_adapted_branch_that_is_frozen(tiny_backbone, fp32):
         learner = taught(fresh())
         erase(learner, gone)
         check_equal_logits(learner, taught(fresh(), gone))
+
+    holds()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rows", [200, 40], ids=["all stored", "some stored"])
+def test_adapters_that_are_trained_again(rows, tiny_backbone, fp32):
+    """Whoever is erased, the adapters are to the last bit those of a stream without, and the logits equal."""
+
+    def fresh():
+        return latent(tiny_backbone, fp32, first=WARMUP, rows=rows)
+
+    @settings(max_examples=6, derandomize=True, deadline=None)
+    @example([("samples", frozenset({0}))])
+    @example([("samples", frozenset({COUNT - 1})), ("class", "bee")])
+    @example([("samples", frozenset(range(SIZE, 2 * SIZE)))])
+    @given(st.lists(subsets, min_size=1, max_size=2))
+    def holds(requests):
+        learner, gone = taught(fresh()), frozenset()
+        for kind, value in requests:
+            if wanted := numbers_of(kind, value) - gone:
+                gone |= wanted
+                if len(gone) == COUNT:
+                    return
+                erase(learner, wanted, value if kind == "class" else None)
+        never = taught(fresh(), gone)
+        adapters = learner.branch.state_dict()["adapters"], never.branch.state_dict()["adapters"]
+        assert state_hash(adapters[0]) == state_hash(adapters[1])
+        stored = learner.branch.store.state_dict(), never.branch.store.state_dict()
+        assert state_hash(stored[0]) == state_hash(stored[1])
+        assert learner.branch.trained
+        check_equal_logits(learner, never)
 
     holds()

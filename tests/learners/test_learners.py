@@ -16,12 +16,8 @@ from streamcl.learners import adapter_model
 from streamcl.learners.adapted_branch import AdaptedBranch, LoRABranchOptions
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.learners.ridge_lora import (
-    RIDGE_LORA,
-    RidgeBranchOptions,
-    RidgeLoRALearner,
-    RidgeLoRAOptions,
-)
+from streamcl.learners.ridge_lora import RIDGE_LORA, RidgeLoRALearner
+from streamcl.learners.ridge_lora_options import RidgeBranchOptions, RidgeLoRAOptions
 from streamcl.nn.build import build_backbone
 from streamcl.nn.device import resolve_compute
 from streamcl.storage.plain_state import state_hash

@@ -18,11 +18,15 @@ from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
 from streamcl.learners.block_features import FrozenReader
 from streamcl.learners.cohort import CohortRule
 from streamcl.learners.cohort_adapters import CohortAdaptersLearner
+from streamcl.learners.latent_ridge_lora import LatentRidgeLoRALearner
+from streamcl.learners.latent_training import LatentTraining
 from streamcl.learners.mixed_privacy import MixedPrivacyLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
+from streamcl.learners.retrained_branch import RetrainedBranch
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.learners.tangent_features import TangentReader
+from streamcl.memory.latent_store import LatentSchedule, LatentStore
 from streamcl.nn.adapted_blocks import Adapters
 
 LABELS = ["ant", "bee", "cat", "dog"]
@@ -44,6 +48,24 @@ def hybrid(backbone, compute, *, adapt=20, blocks=(0, 1, 2)):
     return RidgeLoRALearner(
         exact, AdaptedBranch(backbone, compute, head, blocks=blocks, first_block=1, warmup_samples=adapt)
     )
+
+
+def latent(backbone, compute, *, first=24, rows=60, blocks=(0, 1, 2), dtype="int4", seed=0):
+    """The hybrid with a store of latents for `rows` samples."""
+    exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, variance_ridge=3.0), blocks=blocks, tta_views=2)
+    training = LatentTraining(backbone=backbone, compute=compute, first_block=1, learning_rate=1e-2)
+
+    def branch():
+        return RetrainedBranch(
+            training,
+            lambda: RidgeHead(2 * 64, variance_ridge=3.0),
+            LatentStore(dtype, key=b"key"),
+            LatentSchedule(first, rows),
+            blocks=blocks,
+            seed=seed,
+        )
+
+    return LatentRidgeLoRALearner(exact, branch(), branch)
 
 
 def ncm(backbone, compute):
@@ -85,7 +107,7 @@ def ewc_pp(backbone, compute, **options):
 BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]
 
 
-LEARNERS = [online_lora, ridge, hybrid, ncm, slda, *BASELINES]
+LEARNERS = [online_lora, ridge, hybrid, latent, ncm, slda, *BASELINES]
 
 
 def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):

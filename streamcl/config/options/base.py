@@ -43,6 +43,31 @@ Seconds: TypeAlias = Annotated[
 ]
 """A duration: a number of seconds, or a number with its unit."""
 
+BYTES = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30}
+SIZE = r"^([0-9]+)\s*(B|kB|MB|GB)$"
+
+
+def size(value: Any) -> Any:
+    """Return the bytes of a size such as "64MB" or "1GB"; other values unchanged.
+
+    >>> size("64MB"), size("512 kB"), size(4096)
+    (67108864, 524288, 4096)
+    """
+    if isinstance(value, str) and (found := re.fullmatch(SIZE, value.strip())):
+        return int(found[1]) * BYTES[found[2]]
+    if isinstance(value, str):
+        raise PydanticCustomError("size", "is no size; write 64MB, 512kB or 1GB, or bytes")
+    return value
+
+
+Size: TypeAlias = Annotated[
+    int,
+    Field(ge=0, le=2**50),
+    BeforeValidator(size),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": SIZE}]}),
+]
+"""Bytes: a number, or a number with its unit (powers of 1,024)."""
+
 PERCENTAGE = r"^([0-9]+(?:\.[0-9]+)?)\s*%$"
 MAX_SHARE = 0.5
 

@@ -22,6 +22,7 @@ from streamcl.forgetting.methods.protocol import (
     Context,
     DataLocation,
     ErasureResult,
+    LocationStatus,
     drop_class,
     knows_class,
     not_affected,
@@ -40,6 +41,8 @@ DERIVED_TWICE = 63
 
 ROW_CHUNK = 1024
 """Samples whose rows are summed at once: 44 MB of them with the default learner."""
+
+UNTOUCHED = "none of the samples was in any step that trained them"
 
 TOLERANCE = 1e-9
 """Relative difference of sums, in float64, up to which an erasure is called exact."""
@@ -80,6 +83,7 @@ class ClosedFormRemoval:
         if value is not None:
             figures |= statistics.subtract(value)
             _require_possible(figures)
+        figures |= _remove_latents(context)
         drop_class(request, context)
         return ErasureResult(
             self.name,
@@ -87,7 +91,7 @@ class ClosedFormRemoval:
             _residual(figures),
             (
                 DataLocation("head statistics", "erased", f"{context.scope.learned} samples subtracted"),
-                *_trained_weights(context),
+                *_trained_weights(context, figures),
                 *not_affected(("importance",), "there are no importance weights"),
                 purge(request, context),
             ),
@@ -95,15 +99,34 @@ class ClosedFormRemoval:
         )
 
 
-def _trained_weights(context: Context) -> tuple[DataLocation, ...]:
+def _remove_latents(context: Context) -> dict[str, Any]:
+    """Remove the samples' stored features; return how many there were, nothing without a store of them."""
+    if (retrained := context.capabilities.retrained) is None:
+        return {}
+    offsets = {row.offset for rows in context.scope.chunks() for row in rows}
+    return {"latents_removed": retrained.remove(offsets)}
+
+
+def _trained_weights(context: Context, figures: Mapping[str, Any]) -> tuple[DataLocation, ...]:
     """Return what receipts say of weights trained by gradient, which no sample in scope has trained."""
+    if context.capabilities.retrained is not None:
+        removed = int(figures["latents_removed"])
+        why = "trained again from the stored features that remain" if removed else UNTOUCHED
+        return (
+            DataLocation("stored features", _erased(removed), f"those of {removed} samples were removed"),
+            DataLocation("adapters", _erased(removed), why),
+            *not_affected(("optimizer moments",), "none are kept after a training"),
+        )
     if context.capabilities.shared_weights is None:
         return (
             *not_affected(("adapters",), "no weight of this learner is trained by gradient"),
             *not_affected(("optimizer moments",), "there is no optimizer"),
         )
-    why = "none of the samples was in any step that trained them"
-    return not_affected(("adapters", "optimizer moments"), why)
+    return not_affected(("adapters", "optimizer moments"), UNTOUCHED)
+
+
+def _erased(count: int) -> LocationStatus:
+    return "erased" if count else "not affected"
 
 
 def stored_share(context: Context) -> StatisticsSelection | None:

@@ -1,0 +1,60 @@
+"""Options of ridge_lora: of both branches, and of the store of latents that adapters are trained on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from streamcl.config.options.base import Options, Size, Warn
+from streamcl.learners.adapted_branch import LoRABranchOptions
+from streamcl.learners.ridge import RidgeOptions
+
+
+class RidgeBranchOptions(RidgeOptions):
+    """A ridge head on the frozen backbone, over two views of each image by default."""
+
+    tta_views: Literal[1, 2] = Field(
+        2, description="2: the mean over an image and its mirrored inner part; twice the cost."
+    )
+
+
+class LatentOptions(Options):
+    """Tokens of some learned samples, kept so that adapters are trained anew as the stream grows.
+
+    With them every sample can be erased exactly, those too that have trained adapters: these are then trained
+    again without it.
+    """
+
+    budget: Size = Field(
+        0,
+        description="Bytes of tokens that are kept, such as 64MB, 13,000 samples of a ViT-S at 70 pixels. "
+        "0: none, and the adapters are trained on the first samples alone.",
+    )
+    dtype: Literal["int4", "int8", "float16"] = Field(
+        "int4", description="How tokens are stored; int8 and float16 take twice and four times the bytes."
+    )
+    first_samples: int = Field(
+        1000,
+        ge=1,
+        le=10**9,
+        description="Position in the stream of the first training; later ones are at four times that and so "
+        "on, at every doubling once not all samples can be stored, and at the end.",
+    )
+    passes: Warn[float] = Field(
+        0.5, gt=0, le=100, description="Passes over the stored samples at each training, and so its cost."
+    )
+    learning_rate: Warn[float] = Field(2e-3, gt=0, le=10, description="Adam's largest step size.")
+
+
+class RidgeLoRAOptions(Options):
+    """A ridge head that forgets exactly, and adapters for what the frozen features lack."""
+
+    name: Literal["ridge_lora"] = Field(
+        "ridge_lora", description="Ridge head and adapters together; the default."
+    )
+    ridge: RidgeBranchOptions = Field(RidgeBranchOptions(), description="The closed-form branch.")
+    lora: LoRABranchOptions = Field(LoRABranchOptions(), description="The adapted branch.")
+    latents: LatentOptions = Field(
+        LatentOptions(), description="Stored tokens, on which adapters are trained as the stream grows."
+    )
