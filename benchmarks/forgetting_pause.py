@@ -1,8 +1,9 @@
 """Measures how long a stream pauses for an exact request, and the parts of that time.
 
 python benchmarks/forgetting_pause.py OUT [--statistics per_class] [--learner ridge_lora] [--samples 1500]
+    [--device cuda] [--images random] [--weights none]
 
-The demo's digits pass once (98 px, ViT-S by pip), then classes are forgotten one after the other. With
+The demo's digits, or noise, pass once (98 px, ViT-S by pip), then classes are forgotten one by one. With
 `--statistics` no sample is fetched; without, each class is derived again. Seconds of wall clock and of
 processor time, the fastest and the median request.
 """
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from vit_options import add_vit_options, source_of, vit_of
 
 from streamcl.forgetting.erasure import eraser
 from streamcl.forgetting.monitoring.utility import UtilityBaseline, UtilityProbe
@@ -87,20 +90,16 @@ def _time(owner: object, function: Callable[..., Any], label: str, spent: dict[s
 
 
 def _configuration(arguments: argparse.Namespace) -> dict[str, Any]:
-    vit = {
-        "name": "vit_small_patch14_dinov2",
-        "weights": "fetch:vit-s-focus",
-        "image_size": 98,
-        "depth": 11,
-    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
     return {
         "name": "pause",
-        "run_dir": str(arguments.out),
-        "source": "demo_digits",
+        "run_dir": str(arguments.out / "run"),
+        "source": source_of(arguments, arguments.out, arguments.samples),
+        "device": arguments.device,
         "scenario": "iid",
         "batch": 64,
         "max_samples": arguments.samples,
-        "backbone": vit,
+        "backbone": vit_of(arguments),
         "learner": arguments.learner,
         "forgetting": {"keep_statistics": arguments.statistics, "on_relapse": "ignore"},
         "evaluate": {"every_samples": None, "at_stream_end": False, "at_part_end": False},
@@ -114,6 +113,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--statistics", choices=["per_class", "per_subject"])
     parser.add_argument("--learner", choices=["ridge_lora", "ridge"], default="ridge_lora")
     parser.add_argument("--samples", type=int, default=1500)
+    add_vit_options(parser)
     return parser.parse_args()
 
 

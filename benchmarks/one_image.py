@@ -1,10 +1,11 @@
 """Measures a prediction of one image: padded to the run's batch, as learning needs it, and read alone.
 
-python benchmarks/one_image.py [--samples 512] [--repeats 15]
+python benchmarks/one_image.py [--samples 512] [--repeats 15] [--device cuda] [--images random]
+    [--weights none]
 
-The demo's digits pass once (98 px, ViT-S by pip, batches of 64, learner ridge_lora), then the learner of the
-checkpoint predicts one image in both ways, taking turns. Milliseconds, median (quartiles), and the median
-ratio of a turn, by the wall clock and of processor time, which other programs disturb less.
+The demo's digits, or noise, pass once (98 px, ViT-S by pip, batches of 64, learner ridge_lora), then the
+learner of the checkpoint predicts one image in both ways, taking turns. Milliseconds, median (quartiles), and
+the median ratio of a turn, by the wall clock and of processor time, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median, quantiles
 
 from machine import machine
+from vit_options import add_vit_options, source_of, vit_of
 
 from streamcl.events import Sample
 from streamcl.factory.backbone import SharedBackbones, build_compute
@@ -24,24 +27,30 @@ from streamcl.protocols import Learner
 from streamcl.runs.learner import load_learner
 from streamcl.runs.open import open_run
 
-VIT = {"name": "vit_small_patch14_dinov2", "weights": "fetch:vit-s-focus", "image_size": 98, "depth": 11}
-
 
 def main() -> None:
     """Run the stream, predict in turns, print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=15)
+    add_vit_options(parser)
     arguments = parser.parse_args()
     shared = SharedBackbones()
     with tempfile.TemporaryDirectory() as folder:
-        config = {"source": "demo_digits", "backbone": VIT, "batch": 64, "max_samples": arguments.samples}
-        with open_run({**config, "run_dir": folder}, vit=shared.backbone) as run:
+        config = {
+            "source": source_of(arguments, Path(folder), arguments.samples),
+            "backbone": vit_of(arguments),
+            "device": arguments.device,
+            "batch": 64,
+            "max_samples": arguments.samples,
+        }
+        run_dir = str(Path(folder) / "run")
+        with open_run({**config, "run_dir": run_dir}, vit=shared.backbone) as run:
             for _ in run:
                 pass
             sample = Sample("one", next(iter(run.source.info.holdout)).samples[0].image)
         contestants = {
-            name: load_learner(folder, vit=shared.backbone, fitted=fitted)
+            name: load_learner(run_dir, vit=shared.backbone, fitted=fitted)
             for name, fitted in (("padded", False), ("alone", True))
         }
         print(json.dumps(machine(build_compute(contestants["alone"][1]))))

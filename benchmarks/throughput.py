@@ -7,11 +7,11 @@
 forward: the frozen backbone alone. floor: LoRA forward + backward + Adam on pixels that are ready. reference:
 the published code's step, re-enacted. The others are whole runs: source, predict, learn, detector, metrics,
 sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is counted); last_4_blocks and
-lbp_wht are online_lora with these options, ridge_lora_compiled and ridge_compiled have `backbone.compile`;
-what compiling takes is not counted. All take turns in one process, round after round, in an order
-that rotates; a round's ratio is to the floor of the same round. `--clock cpu` counts this process's processor
-time, threads added up, for a machine that is not quiet. Where the processor's energy counters can be read
-(RAPL, see energy.py), joules an image stand beside.
+lbp_wht are online_lora with these options, those in _compiled have `backbone.compile`, those in _graphed
+`backbone.cuda_graphs` (a GPU only); what compiling takes is not counted. All take turns in one
+process, round after round, in an order that rotates; a round's ratio is to the floor of the same round.
+`--clock cpu` counts this process's processor time, threads added up, for a machine that is not quiet. Where
+the processor's energy counters can be read (RAPL, see energy.py), joules an image stand beside.
 Pretrained ViT-S (fetch:vit-s-focus in STREAMCL_CACHE) and CIFAR-100 images (STREAMCL_DEV_DATA); where one is
 absent this says so and stops, unless `--images random` and `--weights none` stand in.
 """
@@ -53,8 +53,11 @@ LEARNERS: dict[str, Any] = {
     "ridge": "ridge",
     "ridge_lora_compiled": "ridge_lora",
     "ridge_compiled": "ridge",
+    "ridge_lora_graphed": "ridge_lora",
+    "ridge_graphed": "ridge",
 }
-COMPILED = "_compiled"
+COMPILED, GRAPHED = "_compiled", "_graphed"
+"""Endings of learners whose backbone is compiled, or replayed as CUDA graphs, which a CPU does not have."""
 BARE: dict[str, type[Bare]] = {"forward": Forward, "floor": Bare, "reference": Reference}
 SHARE = {"forward": 4, "floor": 4, "reference": 16}
 """A round of these is so many times shorter than one of a whole run."""
@@ -126,7 +129,11 @@ def configuration(name: str, data: Path, folder: Path, args: argparse.Namespace)
             "source": {"name": "npz", "args": {"path": str(data)}},
             "scenario": {"name": "disjoint", "parts": 10},
             "batch": args.batch,
-            "backbone": {**backbone_options(args), "compile": name.endswith(COMPILED)},
+            "backbone": {
+                **backbone_options(args),
+                "compile": name.endswith(COMPILED),
+                "cuda_graphs": name.endswith(GRAPHED),
+            },
             "learner": LEARNERS[name],
             "precision": args.precision,
             "device": args.device,
@@ -179,6 +186,8 @@ def measure(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     begin: dict[str, float] = {}
     for name in [*BARE, *LEARNERS]:
         if args.only and name not in {"floor", *args.only.split(",")}:
+            continue
+        if name.endswith(GRAPHED) and compute.device.type != "cuda":
             continue
         if name in BARE:
             timed[name] = bare(name, backbone, compute, args)
