@@ -14,6 +14,7 @@ from streamcl.config.options.run import RunConfig
 from streamcl.events import Sample
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import FeatureReader, FrozenReader, PrefixReader
+from streamcl.learners.latent_ridge_lora import LatentRidgeLoRALearner
 from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.protocols import Learner
 
@@ -92,22 +93,24 @@ class FeatureCache:
     def attach(self, learner: Learner, config: RunConfig) -> None:
         """Route a learner's frozen reader through the cache; learners without one are left unchanged."""
         branch = learner.adapted if isinstance(learner, RidgeLoRALearner) else None
-        holder: Any = learner.exact if isinstance(learner, RidgeLoRALearner) else learner
+        first = None if branch is None else branch.adapters.first_block
+        if isinstance(learner, LatentRidgeLoRALearner) and learner.branch is not None:
+            first = learner.branch.training.first_block
+        holder: Any = learner
+        if isinstance(learner, RidgeLoRALearner | LatentRidgeLoRALearner):
+            holder = learner.exact
         reader = getattr(holder, "reader", None)
         if not isinstance(reader, FrozenReader):
             return
         source = config.source.model_dump_json()
         if source != self._source:
             self._source, self._cache = source, {}
-        first = None if branch is None else branch.adapters.first_block
         key = f"{reader.backbone.fingerprint} {reader.blocks} {reader.tta_views} {reader.compute} {first}"
         cache = self._cache.setdefault(key, {})
-        if branch is None:
-            holder.reader = CachedReader(reader, cache)
-            return
-        holder.reader = CachedPrefixReader(reader, cache)
-        patched: Any = branch
-        patched.features = CachedBranch(branch)
+        holder.reader = (CachedReader if first is None else CachedPrefixReader)(reader, cache)
+        if branch is not None:
+            patched: Any = branch
+            patched.features = CachedBranch(branch)
 
 
 def _through(

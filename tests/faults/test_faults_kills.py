@@ -25,7 +25,11 @@ PHASES = (  # what is killed at its nth call, in this order, in one run director
     ("HoldoutEvaluation._evaluate", 1), ("HoldoutEvaluation._evaluate", 1), ("StreamProcessor.finish", 1),
     ("Run.finish", 1), ("Run.close", 1),
 )  # fmt: skip
-CLASS = {"online_lora": "OnlineLoRALearner", "ridge": "RidgeLearner"}
+CLASS = {
+    "online_lora": "OnlineLoRALearner",
+    "latents": "LatentRidgeLoRALearner",
+    "ridge": "RidgeLearner",
+}
 
 
 def config(folder: Path, learner: str, **changes) -> None:
@@ -49,7 +53,14 @@ def attempt(folder: Path, **kill) -> tuple[int | None, str]:
     return done.code, note.read_text().split("\n")[-2] if note.exists() else ""
 
 
-@pytest.mark.parametrize("learner", ["online_lora", pytest.param("ridge", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "learner",
+    [
+        "online_lora",
+        pytest.param("latents", marks=pytest.mark.long),
+        pytest.param("ridge", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_in_every_phase_it_ends_as_if_it_had_not_been(tmp_path, learner):
     config(tmp_path, learner)
     whole = uninterrupted(tmp_path)
