@@ -199,6 +199,17 @@ class AssessedScores(NamedTuple):
     flips: torch.Tensor
     novelty: torch.Tensor
 
+    @property
+    def unsupported(self) -> torch.Tensor:
+        """Novelty for each unit of the best logit, [N]; infinite where that is not above zero.
+
+        A class that was never learned has a novel image or a low score, another data set mostly the former.
+        """
+        if not self.logits.shape[1]:
+            return self.novelty.new_full((len(self.novelty),), float("inf"))
+        best = self.logits.amax(dim=1).to(self.novelty)
+        return (self.novelty / best.clamp(min=0)).nan_to_num(nan=float("inf"))
+
 
 class AssessesPredictions(Protocol):
     """A learner that knows how stable a prediction is, and how new its input."""

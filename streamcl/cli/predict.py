@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import glob
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from streamcl.errors import BadRecord, ConfigError
 
 if TYPE_CHECKING:
     from streamcl.events import Prediction, Sample
-    from streamcl.runs.learner import AssessedPrediction
+    from streamcl.runs.learner import AssessedPrediction, LoadedRun
 
 IMAGES_DECODED_AT_ONCE = 64  # images that are decoded before they are predicted
 
@@ -43,27 +44,34 @@ def predict(run: Path, images: tuple[str, ...], top: int, threshold: float, as_j
 
     With --json each has, beside its confidence, its stability (the probability that an equally good model,
     learned from other images of the same stream, names the same class) and its novelty (1: as a new image
-    of the stream is on average); null where the learner cannot compute them.
+    of the stream is on average); null where the learner cannot compute them. Where `answer.unknown` is set
+    in the configuration of RUN, an image unlike those learned has no class and is called unknown.
     """
     paths = list(find_images(images))
     if not paths:
         raise ConfigError(f"no image is found in {', '.join(images)}")
     with _collector_paused():
-        from streamcl.runs.learner import AssessedPrediction, assess_predictions, load_learner, rank_classes
+        from streamcl.runs.learner import AssessedPrediction, assess_predictions, load_run, rank_classes
 
-        learner, _ = load_learner(run, fitted=True)
-    unread = 0
+        loaded = load_run(run, fitted=True)
+        learner = loaded.learner
+    unread, limit = 0, _limit(loaded)
     for start in range(0, len(paths), IMAGES_DECODED_AT_ONCE):
         part = paths[start : start + IMAGES_DECODED_AT_ONCE]
         samples = list(_decoded(part))
         unread += len(part) - len(samples)
-        if as_json:
-            predicted = assess_predictions(learner, samples, top)
+        if as_json or limit is not None:
+            predicted = assess_predictions(learner, samples, top, math.inf if limit is None else limit)
         else:
             predicted = [AssessedPrediction(ranked) for ranked in rank_classes(learner, samples, top)]
         for sample, found in zip(samples, predicted, strict=True):
-            kept = [each for each in found.ranked if each.label is not None and each.confidence >= threshold]
-            echo(_as_json(sample.id, kept, found, top) if as_json else _as_text(sample.id, kept, found))
+            named = [] if found.is_unknown else found.ranked
+            kept = [each for each in named if each.label is not None and each.confidence >= threshold]
+            if as_json:
+                judged = {} if limit is None else {"unknown": found.is_unknown}
+                echo(json.dumps({**_as_fields(sample.id, kept, found, top), **judged}))
+            else:
+                echo(_as_text(sample.id, kept, found))
     return BadRecord.exit_code if unread else 0
 
 
@@ -110,7 +118,21 @@ def _decoded(paths: Sequence[Path]) -> Iterator[Sample]:
             echo(one_line(f"streamcl: {path}: {error}"), err=True)
 
 
-def _as_json(name: str, kept: Sequence[Prediction], found: AssessedPrediction, top: int) -> str:
+def _limit(run: LoadedRun) -> float | None:
+    """Return the limit of `answer.unknown`; None where it is not set; warn where it has no effect."""
+    from streamcl.runs.learner import unsupported_limit
+
+    if (share := run.config.answer.unknown) is None:
+        return None
+    if (limit := unsupported_limit(run, share)) is None:
+        reason = (
+            "too few images of known classes are held out, or the learner cannot tell how new an image is"
+        )
+        echo(f"streamcl: answer.unknown has no effect: {reason}", err=True)
+    return limit
+
+
+def _as_fields(name: str, kept: Sequence[Prediction], found: AssessedPrediction, top: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "image": name,
         "class": kept[0].label if kept else None,
@@ -120,9 +142,10 @@ def _as_json(name: str, kept: Sequence[Prediction], found: AssessedPrediction, t
     }
     if top > 1:
         answer["top"] = [{"class": each.label, "confidence": each.confidence} for each in kept]
-    return json.dumps(answer)
+    return answer
 
 
 def _as_text(name: str, kept: Sequence[Prediction], found: AssessedPrediction) -> str:
     classes = [f"{printable(str(each.label))}\t{each.confidence:.3f}" for each in kept]
-    return "\t".join([printable(name), *(classes or [f"(no class)\t{found.confidence:.3f}"])])
+    missing = "unknown" if found.is_unknown else "no class"
+    return "\t".join([printable(name), *(classes or [f"({missing})\t{found.confidence:.3f}"])])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import starmap
 from pathlib import Path
 
 from streamcl.capabilities.declaration import capabilities_of
@@ -23,6 +24,9 @@ from streamcl.runs.directory import checkpoints, config_of
 from streamcl.sources.appending import appended
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.manifest_mac import ManifestMac
+
+ASSESSED_AT_ONCE = 64
+"""Held-out samples that go through the backbone together."""
 
 
 def load_learner(
@@ -106,12 +110,14 @@ class AssessedPrediction:
 
     stability: the probability that an equally good model, learned from other samples of the stream, names
     the same class. novelty: how far the sample is from those learned; 1 as a new sample of the stream is on
-    average. Both None where the learner cannot compute them.
+    average. Both None where the learner cannot compute them. is_unknown: it is further from what was learned
+    than a limit that was given (see `unsupported_limit`).
     """
 
     ranked: tuple[Prediction, ...]
     stability: float | None = None
     novelty: float | None = None
+    is_unknown: bool = False
 
     @property
     def confidence(self) -> float:
@@ -119,8 +125,13 @@ class AssessedPrediction:
         return self.ranked[0].confidence if self.ranked else 0.0
 
 
-def assess_predictions(learner: Learner, samples: Sequence[Sample], top: int) -> list[AssessedPrediction]:
-    """Return the classes of `rank_classes` with stability and novelty, in one reading of the samples."""
+def assess_predictions(
+    learner: Learner, samples: Sequence[Sample], top: int, limit: float = math.inf
+) -> list[AssessedPrediction]:
+    """Return the classes of `rank_classes` with stability and novelty, in one reading of the samples.
+
+    limit: of `AssessedScores.unsupported`, above which a sample is unknown.
+    """
     assessment = capabilities_of(learner).assessment
     if assessment is None or not samples:
         return [AssessedPrediction(ranked) for ranked in rank_classes(learner, samples, top)]
@@ -129,8 +140,25 @@ def assess_predictions(learner: Learner, samples: Sequence[Sample], top: int) ->
         ranked = to_ranking(found.logits, learner.classes, top)
     else:
         ranked = [(each,) for each in to_predictions(found.logits, learner.classes)]
-    rows = zip(ranked, found.flips.tolist(), found.novelty.tolist(), strict=True)
-    return [AssessedPrediction(row, _finite(1 - flip), _finite(novelty)) for row, flip, novelty in rows]
+    stable, unknown = (1 - found.flips).tolist(), (found.unsupported > limit).tolist()
+    rows = zip(ranked, map(_finite, stable), map(_finite, found.novelty.tolist()), unknown, strict=True)
+    return list(starmap(AssessedPrediction, rows))
+
+
+def unsupported_limit(run: LoadedRun, share: float) -> float | None:
+    """Return the limit below which the given share of the held-out samples lies; None without one.
+
+    It depends on the learner and the held-out samples that are left, so after an erasure it is the one of
+    a run without the erased samples. There is none where the learner has no `assessment`, or fewer than
+    1 / (1 - share) samples of classes that it knows are held out.
+    """
+    assessment = capabilities_of(run.learner).assessment
+    samples = [each for part in run.held_out for each in part.samples if each.label in run.learner.classes]
+    if assessment is None or len(samples) * (1 - share) < 1:
+        return None
+    chunks = [samples[start : start + ASSESSED_AT_ONCE] for start in range(0, len(samples), ASSESSED_AT_ONCE)]
+    values: list[float] = [x for each in chunks for x in assessment.assess(each).unsupported.tolist()]
+    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def _finite(value: float) -> float | None:

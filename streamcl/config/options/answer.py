@@ -10,6 +10,13 @@ from streamcl.config.options.base import Options
 class AnswerOptions(Options):
     """Further statements about predictions, beside class and confidence; of ridge and ridge_lora."""
 
+    unknown: float | None = Field(
+        None,
+        ge=0.5,
+        lt=1,
+        description="`predict` names no class, but says unknown, where an image is further from what was "
+        "learned, for its best score, than this share of the held-out images; null: it always names one.",
+    )
     stability: bool = Field(
         False,
         description="Receipts also say for how many held-out samples another class was to be expected after "
