@@ -20,7 +20,8 @@ from streamcl.audit.retraining import RetrainedModels, Retraining
 from streamcl.audit.significance import MeasureResult
 from streamcl.audit.stream_split import StreamSplit, in_chunks, predicted_labels
 from streamcl.errors import ForgettingError
-from streamcl.events import Batch, ForgetRequest
+from streamcl.events import Batch, ForgetRequest, HoldoutPart
+from streamcl.learners.holdout_calibration import HoldoutCalibrator
 from streamcl.protocols import Learner, ProbabilisticLearner
 from streamcl.requests.terms import Kind
 
@@ -87,6 +88,9 @@ class LearnerProbes:
     def _logits(self, learner: Learner) -> Tensor:
         """[N, C] on the CPU, minus infinity for classes that the learner does not know."""
         assert isinstance(learner, ProbabilisticLearner)
+        HoldoutCalibrator(
+            learner, [HoldoutPart("test", self._parts[-1])]
+        ).fit()  # retrained models hold none out
         found = torch.cat([learner.logits(each).double().cpu() for each in in_chunks(self._samples)])
         logits = torch.full((len(found), len(self._columns)), -torch.inf, dtype=torch.float64)
         logits[:, [self._columns[name] for name in learner.classes]] = found

@@ -116,7 +116,8 @@ def refit(model: AdapterModel, samples: Sequence[Sample], joint: JointOptions, b
 
 def _figures(examiner: HoldoutEvaluator, learner: Learner, offset: int) -> dict[str, Any]:
     result, history = examiner.evaluate(learner), HoldoutHistory()
-    history.record(offset, result.parts, result.sizes, examiner.finished_parts(offset), result.accuracy)
+    finished, error = examiner.finished_parts(offset), result.calibration_error
+    history.record(offset, result.parts, result.sizes, finished, result.accuracy, calibration_error=error)
     return history.summary()
 
 

@@ -10,6 +10,7 @@ from streamcl.capabilities.interfaces import (
     AdapterExport,
     AssessesPredictions,
     CachesFeatures,
+    CalibratedScores,
     CohortPartitioned,
     GradientModel,
     LearnedSample,
@@ -47,6 +48,7 @@ class Capabilities:
         gradient_model: adapters and a linear head that a repair may train further.
         importance: importance weights of the parameters.
         cached_features: scores from features that no erasure changes.
+        calibration: confidences that are fitted to held-out samples.
         adapter_export: adapters that can be written in the layout of PEFT.
         assessment: stability and novelty of predictions, from its statistics.
         features: float [N, D] of N samples, those on which the learner decides at present.
@@ -63,6 +65,7 @@ class Capabilities:
     gradient_model: GradientModel | None = None
     importance: ParameterImportance | None = None
     cached_features: CachesFeatures | None = None
+    calibration: CalibratedScores | None = None
     adapter_export: AdapterExport | None = None
     assessment: AssessesPredictions | None = None
     features: Callable[[Sequence[Sample]], Any] | None = None

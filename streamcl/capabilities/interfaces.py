@@ -226,6 +226,32 @@ class AssessesPredictions(Protocol):
         """
 
 
+class CalibratedScores(Protocol):
+    """Confidences that are fitted to samples which are never learned."""
+
+    @property
+    def features_version(self) -> Any:
+        """Compares equal as long as the features of a sample stay the same."""
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether confidences of `predict` depend on held-out samples and weights alone."""
+
+    def read(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, ...]:
+        """Return what `fit` needs of N samples: tensors [N, d], equal rows whichever come together."""
+
+    def fit(self, features: tuple[torch.Tensor, ...], labels: Sequence[str]) -> None:
+        """Fit to samples.
+
+        Args:
+            features: of N samples, as `read` returns them: tensors [N, d]; none for no samples.
+            labels: N classes that are known.
+        """
+
+    def restart(self) -> None:
+        """Let what follows predictions before learning begin anew, at the fit where there is one."""
+
+
 class GradientModel(Protocol):
     """Adapted blocks and a linear head on a frozen backbone, trained by one optimizer."""
 

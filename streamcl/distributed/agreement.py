@@ -19,10 +19,11 @@ from streamcl.storage.plain_state import state_hash
 logger = logging.getLogger(__name__)
 
 REPLICATED_PARTS = (
-    *("detector", "scores", "history", "progress"),
+    *("detector", "scores", "history", "progress", "held_out"),
     *("quarantine", "predictions", "guard", "shifts", "evaluation"),
 )
-"""Parts of a processor's state that must be the same on all ranks."""
+"""Parts of a processor's state that must be the same on all ranks; a run without held-out samples of its own
+has no state of them."""
 
 
 def check_agreement(settings: RunConfig, group: ProcessGroup) -> None:
@@ -104,7 +105,7 @@ class ReplicatedCheckpointStore:
 
     def save(self, offset: int, step: int, state: State) -> Any:
         """Commit, on all ranks at once; return the result of rank 0's store on all."""
-        decided = {name: state[name] for name in REPLICATED_PARTS}
+        decided = {name: state.get(name) for name in REPLICATED_PARTS}
         hashes = self._group.all_gather_object((state_hash(state["learner"]), state_hash(decided)))
         if (rank := _first_other([decisions for _, decisions in hashes])) is not None:
             raise DistributedError(

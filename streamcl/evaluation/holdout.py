@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from streamcl.errors import BadRecord
+from streamcl.evaluation.reliability import ReliabilityBins
 from streamcl.events import HoldoutPart, Sample
 from streamcl.protocols import Collective, Learner
 
@@ -16,12 +19,14 @@ class HoldoutResult:
 
     accuracy: over the samples whose class the learner has seen; None while there is none.
     parts: accuracy of each part over all of its samples; a class not seen yet counts as wrong.
-    sizes: samples in each part.
+    sizes: samples in each part. calibration_error: the expected one of the confidences (see
+        `reliability`), over the samples that `accuracy` is of.
     """
 
     accuracy: float | None
     parts: dict[str, float]
     sizes: dict[str, int]
+    calibration_error: float | None
 
 
 class HoldoutEvaluator:
@@ -88,24 +93,29 @@ class HoldoutEvaluator:
         known = frozenset(learner.classes)
         correct: dict[str, int] = {}
         sizes: dict[str, int] = {}
-        seen = 0
+        seen, reliability = 0, ReliabilityBins()
         for part in self.parts:
             hits = total = 0
             for samples in self._chunks(part.samples):
                 usable = [sample for sample in samples if sample.label in known]
                 predicted = learner.predict(usable)
-                hits += sum(p.label == s.label for p, s in zip(predicted, usable, strict=True))
+                for prediction, sample in zip(predicted, usable, strict=True):
+                    right = prediction.label == sample.label
+                    hits += right
+                    reliability.add(prediction.confidence, right=right)
                 seen += len(usable)
                 total += len(samples)
             correct[part.name], sizes[part.name] = hits, total
         if self._group is not None:
-            counts = self._group.all_gather_object((correct, sizes, seen))
+            counts = self._group.all_gather_object((correct, sizes, seen, reliability.counts))
             correct, sizes = (_summed([each[i] for each in counts]) for i in (0, 1))
             seen = sum(each[2] for each in counts)
+            reliability = reduce(operator.add, (ReliabilityBins(each[3]) for each in counts))
         return HoldoutResult(
             accuracy=sum(correct.values()) / seen if seen else None,
             parts={name: correct[name] / sizes[name] for name in sizes if sizes[name]},
             sizes=sizes,
+            calibration_error=reliability.calibration_error,
         )
 
     def _chunks(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:

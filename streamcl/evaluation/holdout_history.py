@@ -37,6 +37,8 @@ class HoldoutHistory:
         self._fresh: list[str] = []  # parts that ended just before the latest evaluation
         self._seen: list[float] = []  # the latest accuracy over what was learned: one value, or none
         self._seen_sum, self._seen_count = 0.0, 0
+        self.calibration_error: float | None = None
+        """That of the latest evaluation, in [0, 1]; None before one of classes that were seen."""
 
     def record(
         self,
@@ -45,20 +47,32 @@ class HoldoutHistory:
         sizes: Mapping[str, int],
         learned: Sequence[str],
         seen: float | None = None,
+        *,
+        calibration_error: float | None = None,
     ) -> None:
         """Take one evaluation of every part, made when `offset` records had passed.
 
-        learned: the parts whose classes (or domain) have passed, in order. seen: the accuracy over samples
-        of every class that has passed, where parts are not made of whole classes; None takes the learned
-        parts, each by its size. A second evaluation at the same offset takes the place of the first; an
-        earlier offset is a ValueError.
+        A second evaluation at the same offset takes the place of the first.
+
+        Args:
+            offset: records that have passed.
+            accuracies: of each part, in [0, 1].
+            sizes: samples of each part.
+            learned: the parts whose classes (or domain) have passed, in order.
+            seen: the accuracy over samples of every class that has passed, where parts are not made of whole
+                classes; None takes the learned parts, each by its size.
+            calibration_error: of the samples that `seen` is of.
+
+        Raises:
+            ValueError: an earlier offset.
         """
         last = self._rows[-1] if self._rows else None
+        if last is not None and offset < last.offset:
+            raise ValueError(f"evaluation at offset {offset} after one at {last.offset}")
+        self.calibration_error = calibration_error
         if last is not None and offset == last.offset:
             self._replace(accuracies, sizes, [part for part in learned if part in accuracies], seen)
             return
-        if last is not None and offset < last.offset:
-            raise ValueError(f"evaluation at offset {offset} after one at {last.offset}")
         for part, accuracy in last.accuracy.items() if last else ():
             self._best[part] = max(accuracy, self._best.get(part, accuracy))
         known = [part for part in learned if part in accuracies]
@@ -148,8 +162,8 @@ class HoldoutHistory:
 
     def summary(self) -> dict[str, Any]:
         """Return the "holdout" part of summary.json."""
-        names = ("A_T", "A_AUC", "A_Last", "forgetting_measure", "backward_transfer", "matrix")
-        return {name: getattr(self, name) for name in names}
+        names = ("A_T", "A_AUC", "A_Last", "forgetting_measure", "backward_transfer")
+        return {name: getattr(self, name) for name in (*names, "calibration_error", "matrix")}
 
     def forget_parts(self, names: Collection[str]) -> None:
         """Drop the columns of parts; figures over everything learned (A_AUC, A_Last) stay as they are."""
@@ -168,6 +182,7 @@ class HoldoutHistory:
             "initial": [list(pair) for pair in self._initial.items()],
             "fresh": list(self._fresh),
             "seen": [*self._seen, self._seen_sum, self._seen_count],
+            "calibration_error": self.calibration_error,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -180,6 +195,7 @@ class HoldoutHistory:
         self._initial = dict(state["initial"])
         self._fresh = list(state["fresh"])
         *self._seen, self._seen_sum, self._seen_count = state["seen"]
+        self.calibration_error = state.get("calibration_error")
 
 
 def _without(figures: Mapping[str, float], names: Collection[str]) -> dict[str, float]:

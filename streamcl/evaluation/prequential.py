@@ -8,6 +8,7 @@ from typing import Any
 from river import metrics as river_metrics
 from river.utils import Rolling
 
+from streamcl.evaluation.reliability import ReliabilityBins
 from streamcl.events import PredictionRecord
 from streamcl.protocols import BatchRecord, State
 
@@ -36,6 +37,7 @@ class Prequential:
         # Counts only "right or wrong": its matrix has two cells however many classes there are.
         self._window = Rolling(river_metrics.Accuracy, self._window_size)
         self._domains: dict[str, Any] = {}
+        self._reliability = ReliabilityBins()
 
     def after_batch(self, record: BatchRecord) -> None:
         """Count the predictions of a batch, each sample once: not those of corrected samples."""
@@ -57,6 +59,7 @@ class Prequential:
             right = prediction.predicted == prediction.label
             self._count(prediction.label, prediction.predicted)
             self._window.update(True, right)
+            self._reliability.add(prediction.confidence, right=right)
             if domain is not None:
                 self._domain(domain).update(True, right)
 
@@ -90,6 +93,11 @@ class Prequential:
         return float(self._window.get()) if self.samples else None
 
     @property
+    def calibration_error(self) -> float | None:
+        """The expected calibration error, in [0, 1]; None before the first labelled sample."""
+        return self._reliability.calibration_error
+
+    @property
     def per_class(self) -> dict[str, float]:
         """The share of each class's samples predicted right, in the order in which the classes appeared."""
         rows = self._confusion.data
@@ -112,6 +120,7 @@ class Prequential:
             "window_accuracy": self.window_accuracy,
             "window": self._window_size,
             "samples": self.samples,
+            "calibration_error": self.calibration_error,
             "per_class": self.per_class,
             "support": self.support,
             "per_domain": self.per_domain,
@@ -146,6 +155,7 @@ class Prequential:
                 for predicted, count in row.items()
             ],
             "domains": {name: _tally(accuracy) for name, accuracy in self._domains.items()},
+            "reliability": self._reliability.counts,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -157,6 +167,7 @@ class Prequential:
         for right in state["window"]:
             self._window.update(True, right == "1")
         self._domains = {name: _accuracy(tally) for name, tally in state["domains"].items()}
+        self._reliability = ReliabilityBins(state.get("reliability", ()))
 
 
 def _tally(accuracy: Any) -> list[int]:

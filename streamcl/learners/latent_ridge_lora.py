@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,14 @@ from streamcl.events import Batch, Sample, StepResult
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners import block_features, predictions
 from streamcl.learners.adapted_branch import ADAPTED_BLOCKS, LoRABranchOptions
+from streamcl.learners.calibration import ScoreCalibration
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.latent_training import LatentTraining
 from streamcl.learners.retrained_branch import RetrainedBranch
 from streamcl.learners.ridge import RidgeLearner, RidgeOptions, build_ridge
 from streamcl.learners.ridge_lora_options import LatentOptions
 from streamcl.learners.statistics import ClosedFormStatistics
-from streamcl.learners.step import LogitLearner, PreparedStep, Transaction, prepare_step
+from streamcl.learners.step import LogitLearner, PreparedStep, Transaction
 from streamcl.memory.latent_store import LatentSchedule, LatentStore
 from streamcl.memory.quantised_tokens import QuantisedTokens, TokenDtype
 from streamcl.protocols import State, savepoint_of
@@ -72,7 +74,7 @@ class LatentRidgeLoRALearner(LogitLearner):
         new_branch: Callable[[], RetrainedBranch] | None = None,
     ) -> None:
         self.exact, self.branch, self._new_branch = exact, branch, new_branch
-        self._calibration = predictions.Calibration()
+        self.calibration = exact.calibration
         self._listeners: list[LearnedListener] = []
 
     @property
@@ -85,14 +87,10 @@ class LatentRidgeLoRALearner(LogitLearner):
         """The frozen backbone that both branches share."""
         return self.exact.backbone
 
-    @property
-    def sharpness(self) -> float:
-        """The factor on scores before the softmax."""
-        return self._calibration.sharpness
-
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Return scores [B, C] by weights of all that is known."""
-        return self.sharpness * self.scores_refit(self.read(samples))
+        scores = self.scores_refit(self.read(samples))
+        return self.calibration.for_predictions(scores) * scores
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, add its labelled samples to the frozen head, and store some of them."""
@@ -133,25 +131,21 @@ class LatentRidgeLoRALearner(LogitLearner):
 
     def scores_refit(self, reading: LatentReading) -> Tensor:
         """Return float64 [B, C] by weights of all that is known."""
-        scores = self.exact.head.scores_refit(reading.features)
-        if self.branch is None or (adapted := self.refresh_features(reading).adapted) is None:
-            return scores
-        return self.branch.blend_scores(scores, self.branch.head.scores_refit(adapted))
+        return self._blended(reading.features, self.refresh_features(reading).adapted)
 
     def learn_from(self, batch: Batch, reading: LatentReading) -> StepResult:
         """Learn the batch from features that were read of its samples."""
         scores = self.scores(reading)  # [B, C]
-        step = prepare_step(batch, self.sharpness * scores, self.exact.index)
+        step = self.exact.prepared(batch, scores)
         seen = [part for part in (reading.features, reading.tokens, reading.adapted) if part is not None]
         if not step.rows or not predictions.all_finite(*seen):
             return step.refused()
         learned = step.learned(reading.features)
-        with Transaction(self.exact.savepoint(), self._calibration.savepoint()) as transaction:
+        with Transaction(self.exact.savepoint()) as transaction:
             if self.branch is not None:
                 transaction.cover(self.branch.savepoint())
             self.exact.add(reading.features[step.rows], step.targets, step.index)
-            known = step.targets < scores.shape[1]
-            self._calibration.update(scores[step.rows][known], step.targets[known])
+            self.calibration.update(scores[step.rows], step.targets)
             self._store(step, reading)
             self.statistics.notify(batch.labelled, [reading.features[step.rows]])
         return learned
@@ -163,25 +157,27 @@ class LatentRidgeLoRALearner(LogitLearner):
     @property
     def statistics(self) -> ClosedFormStatistics[Statistics]:
         """The removable statistics, of the frozen head; the adapted one holds what is stored."""
-        return ClosedFormStatistics(
-            (self.exact.head,),
-            lambda samples: (self.exact.features(samples),),
-            self.exact.index,
-            self._listeners,
-        )
+        heads, read = (self.exact.head,), lambda samples: (self.exact.features(samples),)
+        return ClosedFormStatistics(heads, read, self.exact.index, self._listeners)
 
     @property
     def capabilities(self) -> Capabilities:
         """Statistics that samples are subtracted from, and adapters that are trained again without them."""
+        branch = self.branch
         return Capabilities(
             statistics=self.statistics,
             drop_class=self.drop_class,
-            retrained=self.branch,
+            retrained=branch,
             drop_adapted_branch=self.drop_adapted,
             cached_features=self,
-            adapter_export=(
-                None if self.branch is None else AdapterExport(self.branch.adapters, None, self.classes)
+            calibration=ScoreCalibration(
+                self.calibration,
+                self._calibration_features,
+                lambda rows: self._blended(rows[0], rows[1] if rows[1:] else None),
+                self.exact.index,
+                features_version=None if branch is None else branch.version,
             ),
+            adapter_export=None if branch is None else AdapterExport(branch.adapters, None, self.classes),
         )
 
     def drop_class(self, name: str) -> None:
@@ -197,11 +193,10 @@ class LatentRidgeLoRALearner(LogitLearner):
         return undo
 
     def state_dict(self) -> State:
-        """Return both branches and the calibration, without the backbone's own weights."""
+        """Return both branches, without the backbone's own weights."""
         return {
             "exact": self.exact.state_dict(),
             "latents": None if self.branch is None else self.branch.state_dict(),
-            "calibration": self._calibration.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -216,10 +211,20 @@ class LatentRidgeLoRALearner(LogitLearner):
                 raise CheckpointError("the state has stored latents, and this learner was made without any")
             branch = self._new_branch()
         self.exact.load_state_dict(state["exact"])
-        self._calibration.load_state_dict(state["calibration"])
         self.branch = None if state["latents"] is None else branch
         if self.branch is not None:
             self.branch.load_state_dict(state["latents"])
+
+    def _blended(self, features: Tensor, adapted: Tensor | None) -> Tensor:
+        scores = self.exact.head.scores_refit(features)
+        if self.branch is None or adapted is None:
+            return scores
+        return self.branch.blend_scores(scores, self.branch.head.scores_refit(adapted))
+
+    def _calibration_features(self, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
+        """Return the features that scores are of: [B, D] and, once adapters were trained, [B, E]."""
+        reading = self.read(samples)
+        return (reading.features,) if reading.adapted is None else (reading.features, reading.adapted)
 
     def _store(self, step: PreparedStep, reading: LatentReading) -> None:
         """Store the labelled samples of a batch whose place it is."""
@@ -244,10 +249,7 @@ def build_latent_ridge_lora(
     ridge: RidgeOptions, lora: LoRABranchOptions, latents: LatentOptions, context: LearnerContext
 ) -> LatentRidgeLoRALearner:
     """Return the closed form with a branch beside it that is trained from stored latents."""
-
-    def branch() -> RetrainedBranch:
-        return build_retrained_branch(ridge, lora, latents, context)
-
+    branch = functools.partial(build_retrained_branch, ridge, lora, latents, context)
     return LatentRidgeLoRALearner(build_ridge(ridge, context), branch(), branch)
 
 

@@ -90,7 +90,7 @@ class MixedPrivacyLearner(LogitLearner):
         """Return scores [B, C] by weights of all that is known."""
         reading = self.core.read(samples)
         scores = self._total(self.core.scores_refit(reading), self.users.scores_refit(self._z(reading)))
-        return self.core.sharpness * scores
+        return self.core.calibration.for_predictions(scores) * scores
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, teach the core its core samples, and add everything to the sums of z."""
@@ -98,7 +98,8 @@ class MixedPrivacyLearner(LogitLearner):
             return StepResult((), (), learned=())
         sides = self._sides(batch)
         scores = self._scores(batch, sides)
-        predicted = predictions.to_predictions(self.core.sharpness * scores, self.classes)
+        factor = self.core.calibration.before_learning(scores)
+        predicted = predictions.to_predictions(factor * scores, self.classes)
         losses = self._losses(batch, scores)
         if not all(predictions.all_finite(side.z) for side in sides):
             return StepResult(predicted, losses, learned=())
@@ -230,10 +231,8 @@ class MixedPrivacyLearner(LogitLearner):
 
     def _total(self, core: Tensor, users: Tensor) -> Tensor:
         """[B, C] from the core's [B, c] and the users': a class that the core has not met scores 0 there."""
-        total = users.clone()
-        if self.core.classes:
-            columns = self.index.columns(self.core.classes, users.device)
-            total[:, columns] += core.masked_fill(core.isinf(), 0.0)
+        total, columns = users.clone(), self.index.columns(self.core.classes, users.device)
+        total[:, columns] += core.masked_fill(core.isinf(), 0.0)
         return total.masked_fill(self.users.counts == 0, -torch.inf)
 
     def _losses(self, batch: Batch, scores: Tensor) -> tuple[float, ...]:
@@ -245,7 +244,7 @@ class MixedPrivacyLearner(LogitLearner):
         ]
         names = [str(batch.samples[row].label) for row in rows]
         targets = ClassIndex([*self.classes, *names]).columns(names, scores.device)
-        return tuple(predictions.open_set_nll(self.core.sharpness * scores[rows], targets).tolist())
+        return tuple(predictions.open_set_nll(self.core.exact.sharpness * scores[rows], targets).tolist())
 
     def _add(self, side: _Side) -> None:
         """Add labelled samples to the sums: the core's at once, users' cohort by cohort."""

@@ -1,10 +1,9 @@
-"""From class scores to predictions, their calibration, and the losses that detectors and metrics read."""
+"""From class scores to predictions, and to the losses that detectors and metrics read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +11,6 @@ from torch.nn import functional as F
 
 from streamcl.events import Prediction
 from streamcl.nn.fast_paths import norms
-from streamcl.protocols import Rollback, State, savepoint_of
-
-SHARPNESS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-DECAY = 0.95  # a batch; the last twenty or so decide
 
 
 def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ...]:
@@ -78,43 +73,3 @@ def all_finite(*values: Tensor) -> bool:
         return True
     sizes = torch.stack([norm.double() for norm in norms(values)])
     return bool(sizes.isfinite().all()) or all(bool(torch.isfinite(value).all()) for value in values)
-
-
-class Calibration:
-    """Picks the factor on the scores under which recent labels were likeliest before they were learned.
-
-    Temperature scaling (arXiv 1706.04599) on test-then-train predictions, over a fixed grid. It changes
-    confidences, never which class is predicted. Its state is one running loss for each factor.
-    """
-
-    def __init__(self) -> None:
-        self._losses = torch.zeros(len(SHARPNESS), dtype=torch.float64)
-
-    @property
-    def sharpness(self) -> float:
-        """The factor in use; 16 before anything was seen."""
-        return SHARPNESS[int(self._losses.argmin())] if bool(self._losses.any()) else 16.0
-
-    def update(self, scores: Tensor, targets: Tensor) -> None:
-        """Add a batch to the running losses.
-
-        Args:
-            scores: [B, C], made before the batch was learned.
-            targets: int64 [B], columns below C.
-        """
-        if not len(targets):
-            return
-        losses = [float(F.cross_entropy(factor * scores, targets)) for factor in SHARPNESS]
-        self._losses = DECAY * self._losses + torch.tensor(losses, dtype=torch.float64)
-
-    def savepoint(self) -> Rollback:
-        """Return a callable that restores the present losses."""
-        return savepoint_of(self, "_losses")
-
-    def state_dict(self) -> State:
-        """Return the running losses."""
-        return {"losses": self._losses.numpy().copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the calibration that returned `state`."""
-        self._losses = torch.from_numpy(state["losses"].copy())

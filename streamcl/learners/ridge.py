@@ -18,12 +18,12 @@ from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.statistics import ClosedFormStatistics
-from streamcl.learners.step import LogitLearner, Transaction, prepare_step
+from streamcl.learners.step import LogitLearner, PreparedStep, Transaction, prepare_step
 from streamcl.protocols import Rollback, State, savepoint_of
 
 with lazy_imports():
     from streamcl.heads import ridge as ridge_head
-    from streamcl.learners import block_features, predictions
+    from streamcl.learners import block_features, calibration, predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from streamcl.nn.device import Compute
 
 RIDGE_SHARPNESS = 10.0
-"""Factor on ridge scores, which lie near 0 and 1, before the softmax that makes confidences of them."""
+"""Factor on ridge scores, which lie near 0 and 1, before the softmax that losses are of. It is fixed, so that
+a shift detector sees the stream in them, and not the calibration of confidences."""
 
 
 class ClosedFormOptions(Options):
@@ -95,8 +96,8 @@ class RidgeLearner(LogitLearner, Generic[S]):
     Each block gives its class token and its central patch token, layer-normalised; all of them side by side
     are the features, and `tta_views` of 2 averages them over the image and its mirrored inner part. What
     `learn` predicts comes from weights that are a little older than its statistics (see `refit_fraction` of
-    the head); `predict` uses weights of all that is known. `sharpness` multiplies the regression scores
-    before the softmax that makes confidences of them.
+    the head); `predict` uses weights of all that is known. `sharpness` multiplies the scores before the
+    softmax that losses are of; confidences have factors of their own (see `calibration`).
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class RidgeLearner(LogitLearner, Generic[S]):
             backbone, compute, blocks, tta_views=tta_views
         )
         self.sharpness = sharpness
+        self.calibration = calibration.Calibration()
         self.index = ClassIndex()
         self._listeners: list[LearnedListener] = []
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Return scores [B, C] by weights of all that is known."""
-        return self.sharpness * self.head.scores_refit(self.features(samples))
+        scores = self.head.scores_refit(self.features(samples))
+        return self.calibration.for_predictions(scores) * scores
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then add its labelled samples to the statistics."""
@@ -131,14 +134,26 @@ class RidgeLearner(LogitLearner, Generic[S]):
             return StepResult((), (), learned=())
         mine = self.features(self.group.local_samples(batch.samples))
         features = self.group.all_gather_rows(mine, batch.samples)  # [B, D]
-        step = prepare_step(batch, self.sharpness * self.scores(features), self.index)
+        scores = self.scores(features)  # [B, C]
+        step = self.prepared(batch, scores)
         if not step.rows or not predictions.all_finite(features):
             return step.refused()
         learned = step.learned(features)
         with Transaction(self.savepoint()):
+            self.calibration.update(scores[step.rows], step.targets)
             self.add(features[step.rows], step.targets, step.index)
             self.statistics.notify(batch.labelled, (features[step.rows],))
         return learned
+
+    def prepared(self, batch: Batch, scores: Tensor) -> PreparedStep:
+        """Return a batch with what is predicted of it before it is learned.
+
+        Args:
+            batch: B samples, one or more.
+            scores: [B, C], by the weights in use.
+        """
+        calibrated = self.calibration.before_learning(scores) * scores
+        return prepare_step(batch, self.sharpness * scores, self.index, calibrated)
 
     def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:
         """Add samples. Where it may fail half-way the caller restores a savepoint.
@@ -154,7 +169,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the state after one `add`."""
-        return savepoint_of(self, "index", parts=(self.head.savepoint(),))
+        return savepoint_of(self, "index", parts=(self.head.savepoint(), self.calibration.savepoint()))
 
     @property
     def statistics(self) -> ClosedFormStatistics[S]:
@@ -172,6 +187,12 @@ class RidgeLearner(LogitLearner, Generic[S]):
             cached_features=self,
             assessment=HeadAssessment(self) if self.head.has_uncertainty else None,
             features=self.features,
+            calibration=calibration.ScoreCalibration(
+                self.calibration,
+                lambda samples: (self.features(samples),),
+                lambda rows: self.head.scores_refit(rows[0]),
+                self.index,
+            ),
         )
 
     def drop_class(self, name: str) -> None:
@@ -197,13 +218,18 @@ class RidgeLearner(LogitLearner, Generic[S]):
         return self.head.scores(reading)
 
     def state_dict(self) -> State:
-        """Return the head's statistics and the names of its columns."""
-        return {"head": self.head.state_dict(), "classes": list(self.classes)}
+        """Return the head's statistics, the names of its columns, and the calibration."""
+        return {
+            "head": self.head.state_dict(),
+            "classes": list(self.classes),
+            "calibration": self.calibration.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the learner that returned `state`."""
         self.index = ClassIndex(state["classes"])
         self.head.load_state_dict(state["head"])
+        self.calibration.load_state_dict(state.get("calibration", calibration.Calibration().state_dict()))
 
 
 def build_closed_form(

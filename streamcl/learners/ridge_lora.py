@@ -23,11 +23,11 @@ from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge import RidgeLearner, build_ridge
 from streamcl.learners.ridge_lora_options import RidgeBranchOptions, RidgeLoRAOptions
 from streamcl.learners.statistics import ClosedFormStatistics
-from streamcl.learners.step import LogitLearner, Transaction, labelled_rows, prepare_step
+from streamcl.learners.step import LogitLearner, Transaction, labelled_rows
 from streamcl.protocols import Learner, State, savepoint_of
 
 with lazy_imports():
-    from streamcl.learners import block_features, latent_ridge_lora, predictions
+    from streamcl.learners import block_features, calibration, latent_ridge_lora, predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class RidgeLoRALearner(LogitLearner):
         self.exact = exact
         self.adapted = adapted
         self._new_branch = new_branch
-        self._calibration = predictions.Calibration()
+        self.calibration = exact.calibration
         self._listeners: list[LearnedListener] = []
         self.adapted_until = 0  # the stream offset up to which samples have trained the adapters
 
@@ -68,14 +68,10 @@ class RidgeLoRALearner(LogitLearner):
         """The frozen backbone that both branches share."""
         return self.exact.backbone
 
-    @property
-    def sharpness(self) -> float:
-        """The factor on scores before the softmax."""
-        return self._calibration.sharpness
-
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Return scores [B, C] by weights of all that is known."""
-        return self.sharpness * self.scores_refit(self.read(samples))
+        scores = self.scores_refit(self.read(samples))
+        return self.calibration.for_predictions(scores) * scores
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, adapt during warm-up, and add its labelled samples to both heads."""
@@ -122,21 +118,20 @@ class RidgeLoRALearner(LogitLearner):
         """Learn the batch from features that were read of its samples."""
         features, views, adapted = reading.features, reading.views, reading.adapted
         scores = self.scores(reading)  # [B, C]
-        step = prepare_step(batch, self.sharpness * scores, self.exact.index)
+        step = self.exact.prepared(batch, scores)
         rows, targets = step.rows, step.targets
         if not rows or not predictions.all_finite(features, *([] if adapted is None else [adapted])):
             return step.refused()
         learned = step.learned(features)
         adapting = self.adapted is not None and not self.adapted.frozen
-        with Transaction(self.exact.savepoint(), self._calibration.savepoint()) as transaction:
+        with Transaction(self.exact.savepoint()) as transaction:
             if self.adapted is not None:
                 transaction.cover(self.adapted.savepoint())
             if not self._learn_adapted(views, adapted, batch, targets, len(step.index)):
                 transaction.refuse()
                 return step.refused()
             self.exact.add(features[rows], targets, step.index)
-            known = targets < scores.shape[1]
-            self._calibration.update(scores[rows][known], targets[known])
+            self.calibration.update(scores[rows], targets)
             subtractable: list[Tensor | None] = [features[rows]]
             if self.adapted is not None:
                 subtractable.append(None if adapted is None or adapting else adapted[rows])
@@ -173,6 +168,13 @@ class RidgeLoRALearner(LogitLearner):
             drop_adapted_branch=self.drop_adapted,
             cached_features=self,
             assessment=BlendAssessment(self),
+            calibration=calibration.ScoreCalibration(
+                self.calibration,
+                self._calibration_features,
+                lambda rows: self.scores_refit(RidgeLoRAFeatures(rows[0], (), rows[1] if rows[1:] else None)),
+                self.exact.index,
+                features_version=None if branch is None else branch.frozen,
+            ),
             adapter_export=None if branch is None else AdapterExport(branch.adapters, None, self.classes),
         )
 
@@ -196,11 +198,10 @@ class RidgeLoRALearner(LogitLearner):
         return undo
 
     def state_dict(self) -> State:
-        """Return both branches and the calibration, without the backbone's own weights."""
+        """Return both branches, without the backbone's own weights."""
         return {
             "exact": self.exact.state_dict(),
             "adapted": None if self.adapted is None else self.adapted.state_dict(),
-            "calibration": self._calibration.state_dict(),
             "adapted_until": self.adapted_until,
         }
 
@@ -218,7 +219,6 @@ class RidgeLoRALearner(LogitLearner):
                 )
             branch = self._new_branch()
         self.exact.load_state_dict(state["exact"])
-        self._calibration.load_state_dict(state["calibration"])
         self.adapted_until = int(state["adapted_until"])
         self.adapted = None if state["adapted"] is None else branch
         if self.adapted is not None:
@@ -230,6 +230,11 @@ class RidgeLoRALearner(LogitLearner):
         if self.adapted is None or not isinstance(reader, block_features.PrefixReader):
             return self.exact.features(samples), []
         return reader.read(samples, self.adapted.adapters.first_block)
+
+    def _calibration_features(self, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
+        """Return the features that scores are of: [B, D] and, once the branch is frozen, [B, E]."""
+        reading = self.read(samples)
+        return (reading.features,) if reading.adapted is None else (reading.features, reading.adapted)
 
     def _features(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Return the features [B, d] of samples for each head."""

@@ -53,20 +53,24 @@ class PreparedStep:
         return StepResult(self.predictions, self.losses, self.batch.labelled_offsets, shown)
 
 
-def prepare_step(batch: Batch, logits: Tensor, known: ClassIndex) -> PreparedStep:
+def prepare_step(
+    batch: Batch, logits: Tensor, known: ClassIndex, calibrated: Tensor | None = None
+) -> PreparedStep:
     """Return the batch with its predictions and targets; change nothing.
 
     Args:
         batch: B samples, one or more.
-        logits: [B, C], with the columns of `known`; their softmax gives the confidence of a prediction.
+        logits: [B, C], with the columns of `known`; their softmax gives the losses.
         known: the classes known before the batch.
+        calibrated: [B, C], whose softmax gives the confidences; None: that of the logits.
     """
+    made = predictions.to_predictions(logits if calibrated is None else calibrated, known.names)
     rows = labelled_rows(batch.samples)
     names = [str(batch.samples[row].label) for row in rows]
     index = ClassIndex([*known.names, *names])
     targets = index.columns(names, logits.device)
     losses = tuple(predictions.open_set_nll(logits[rows], targets).tolist()) if rows else ()
-    return PreparedStep(batch, predictions.to_predictions(logits, known.names), losses, rows, targets, index)
+    return PreparedStep(batch, made, losses, rows, targets, index)
 
 
 def labelled_rows(samples: Sequence[Sample]) -> list[int]:

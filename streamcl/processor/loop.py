@@ -77,8 +77,9 @@ class StreamProcessor:
         self.labels = LateLabels(parts.waiting, parts.corrections, log, parts.held_out)
         self._heartbeat = Heartbeat(progress, clock=parts.clock)
         self._saved = SavedPositions(source, parts.checkpoints)
+        evaluated = parts.evaluator, parts.history, learner, log
         self._evaluation = HoldoutEvaluation(
-            parts.evaluator, parts.history, learner, log, parts.is_hidden_part
+            *evaluated, is_hidden=parts.is_hidden_part, calibrate=parts.calibrate
         )
         self._observers: tuple[BatchObserver, ...] = (
             parts.scores,

@@ -109,6 +109,7 @@ class HoldoutEvaluation(Counters):
 
     last_evaluated: the offset of the last evaluation; -1 before the first.
     is_hidden: whether a part bears a name that was erased; such parts are neither logged nor recorded.
+    calibrate: fits the learner's confidences first.
     """
 
     COUNTERS = ("last_evaluated",)
@@ -119,10 +120,12 @@ class HoldoutEvaluation(Counters):
         history: HoldoutHistory,
         learner: Learner,
         log: EventLog,
+        *,
         is_hidden: Callable[[str], bool],
+        calibrate: Callable[[], None],
     ) -> None:
         self.last_evaluated = -1
-        self._is_hidden = is_hidden
+        self._is_hidden, self._calibrate = is_hidden, calibrate
         self._evaluator, self._history, self._learner, self._log = evaluator, history, learner, log
 
     def after_batch(self, record: BatchRecord) -> None:
@@ -140,9 +143,12 @@ class HoldoutEvaluation(Counters):
             self._evaluate(offset)
 
     def _evaluate(self, offset: int) -> None:
+        self._calibrate()
         found = self._evaluator.evaluate(self._learner)
         self.last_evaluated = offset
         finished = self._evaluator.finished_parts(offset)
         parts = {name: figure for name, figure in found.parts.items() if not self._is_hidden(name)}
-        self._history.record(offset, parts, found.sizes, finished, found.accuracy)
-        self._log.write_metrics("holdout", {"accuracy": found.accuracy, "parts": parts})
+        error = found.calibration_error
+        self._history.record(offset, parts, found.sizes, finished, found.accuracy, calibration_error=error)
+        figures = {"accuracy": found.accuracy, "calibration_error": error, "parts": parts}
+        self._log.write_metrics("holdout", figures)

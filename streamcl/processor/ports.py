@@ -79,6 +79,10 @@ class StopSignal:
         self.is_set = True
 
 
+def no_calibration() -> None:
+    """Do nothing: the learner's confidences are fitted to no held-out samples."""
+
+
 def no_hidden_part(name: str) -> bool:  # noqa: ARG001 - the signature is given
     """Return False: nothing has been erased, so no held-out part bears an erased name."""
     return False
@@ -98,6 +102,7 @@ class LoopParts:
     stop: ends the loop; a source that several processes read may set it too.
     clock: returns the time in seconds; it decides when to commit and flush, and nothing that is learned.
     is_hidden_part: whether a held-out part bears a name that was erased.
+    calibrate: fits the learner's confidences to the held-out samples, before each evaluation.
     agree: returns the first rank's value of a decision that depends on the clock, on every rank.
     observers: given every batch after all others; they have no state, and change nothing.
     """
@@ -120,6 +125,7 @@ class LoopParts:
     clock: Callable[[], float] = time.monotonic
     agree: Callable[[bool], bool] = bool
     is_hidden_part: Callable[[str], bool] = no_hidden_part
+    calibrate: Callable[[], None] = no_calibration
     observers: tuple[BatchObserver, ...] = ()
 
 

@@ -114,6 +114,18 @@ def terms(summary: Mapping[str, Any]) -> list[Term]:
     known = (
         ("prequential accuracy", percent, stream.get("accuracy"), "each image is predicted, then learned"),
         ("A_Last", percent, held.get("A_Last"), "held-out accuracy over the classes seen, at the end"),
+        (
+            "calibration error",
+            percent,
+            held.get("calibration_error"),
+            "held-out confidence and accuracy apart (ECE, 15 bins), over the classes seen, at the end",
+        ),
+        (
+            "prequential calibration error",
+            percent,
+            stream.get("calibration_error"),
+            "the same of predictions before learning, samples of new classes included",
+        ),
         ("A_AUC", percent, held.get("A_AUC"), "the same, as the mean over all evaluations of the run"),
         ("A_T", percent, held.get("A_T"), "held-out accuracy, as the mean over the parts of the stream"),
         (

@@ -77,6 +77,7 @@ def _holdout(run: RunLog) -> dict[str, Any]:
     return {
         "A_AUC": fmean(known) if known else None,
         "A_Last": known[-1] if known else None,
+        "calibration_error": rows[-1].get("calibration_error") if rows else None,
         "matrix": {
             "offsets": sorted(run.holdout),
             "parts": parts,

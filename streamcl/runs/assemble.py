@@ -32,6 +32,7 @@ from streamcl.factory.source import SourceFactory, build_source
 from streamcl.forgetting.erasure.purging import CheckpointPurger
 from streamcl.forgetting.erasure.run_resources import RunResources
 from streamcl.forgetting.lineage.feature_probe import FeatureProbe
+from streamcl.learners.holdout_calibration import HoldoutCalibrator
 from streamcl.memory.holdout_store import HoldoutStore
 from streamcl.nn.probe_features import probe_features
 from streamcl.processor.loop import StreamProcessor
@@ -82,6 +83,7 @@ def assemble(
     if group.world_size == 1:  # several ranks would have to read and learn it together
         replay = CheckpointReplay(settings, source, learner, output.checkpoints, output.saver)
     held_out = build_held_out(settings, source.info, backbone.image_size, group)
+    calibrator = HoldoutCalibrator(learner, source.info.holdout or held_out.parts, lambda: held_out.version)
     forgetting = None
     if group.is_main:
         resources = RunResources(
@@ -97,6 +99,7 @@ def assemble(
             waiting=waiting,
             replay=replay,
             held_out=held_out,
+            calibrator=calibrator,
             fingerprint=fingerprint(settings),
             probe=FeatureProbe.of(probe_features(backbone), library_versions()),
             signing_key=default_key_folder().key_in_use,
@@ -123,6 +126,7 @@ def assemble(
         held_out=held_out,
         stop=stop,
         is_hidden_part=in_loop.hides_part,
+        calibrate=calibrator.fit,
         agree=bool if group.world_size == 1 else group.broadcast_object,
         observers=observers,
     )

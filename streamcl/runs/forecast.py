@@ -227,8 +227,10 @@ def _remaining(
 ) -> tuple[DataLocation, ...]:
     at = stored_at(source)
     on_disk = locations.disk_locations(False, None, 0, (), rows=context.scope.passed, stored_at=at)
+    calibration = context.capabilities.calibration
+    fitted = calibration is not None and calibration.is_fitted
     places = (
-        *locations.learner_locations(context.learner.state_dict(), ()),
+        *locations.learner_locations(context.learner.state_dict(), (), recalibrated=fitted),
         *on_disk,
         *uncovered_locations(folder),
     )

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections import deque
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -71,6 +72,25 @@ class TestPrequential:
         assert [metric.summary()[name] for name in stays] == [whole.summary()[name] for name in stays]
         assert metric.support.get("(forgotten)") == whole.support.get("cat")
         assert metric.per_class.get("(forgotten)") == whole.per_class.get("cat")
+
+    @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1))
+    def test_calibration_error_is_that_of_the_definition(self, made):
+        metric, bins = Prequential(), [[] for _ in range(15)]
+        for offset, (confidence, right) in enumerate(made):
+            metric.update([PredictionRecord("i", offset, "a", "a" if right else "b", confidence)])
+            bins[min(int(15 * confidence), 14)].append((confidence, right))
+        apart = [
+            abs(fmean(c for c, _ in each) - fmean(r for _, r in each)) * len(each) for each in bins if each
+        ]
+        assert metric.calibration_error == pytest.approx(sum(apart) / len(made), abs=1e-12)
+
+    def test_a_confidence_that_is_none_is_left_out_of_the_calibration_error(self):
+        metric = Prequential()
+        assert metric.calibration_error is None
+        metric.update(
+            [PredictionRecord("i", 0, "a", "a", math.nan), PredictionRecord("j", 1, "a", "b", 0.75)]
+        )
+        assert metric.calibration_error == 0.75
 
     def test_unlabelled_is_not_counted_and_no_guess_is_wrong(self):
         metric = fed([(None, "cat", None), ("cat", None, None)])

@@ -173,3 +173,58 @@ def test_a_label_of_a_held_out_record_is_corrected_and_it_stays_held_out(tmp_pat
         assert {sample.label for sample in store} == {"held"}
     gone = [name for name, label in labels.items() if label == "ant"]
     assert holds(run.folder, *gone) == {}
+
+
+class Day(Pictures):
+    """The pictures of the day alone."""
+
+    def __len__(self):
+        return 80
+
+
+def calibration_location(run):
+    (receipt,) = (each for _, each in read_receipts(run.folder))
+    (place,) = (each for each in receipt.locations if each.name == "calibration")
+    return place
+
+
+@pytest.mark.parametrize("learner", ["ridge", "slda", "ncm"])
+def test_confidences_after_an_erasure_are_those_of_a_run_that_never_saw_the_samples(tmp_path, learner):
+    """The first 20 pictures of each class, after which some are held out, are all of the day."""
+    changed = {"learner": {"name": learner, "blocks": [0, 1]}}
+    with open_run(options(tmp_path / "never", source="Day", **changed)) as never:
+        list(never)
+    with open_run(options(tmp_path / "run", **changed)) as run:
+        list(run)
+        before = run.learner.calibration.held_out
+        run.forget(domain="night")
+        run.processor.forget()
+        assert held_out(run) == held_out(never)
+        probes = list(run.processor.parts.held_out)
+        assert run.learner.calibration.held_out not in {None, before}
+        assert run.learner.logits(probes).numpy() == pytest.approx(
+            never.learner.logits(probes).numpy(), rel=1e-9
+        )
+        never.learner.calibration.restart()
+        expected = never.learner.calibration.state_dict()
+        assert run.learner.calibration.state_dict() == pytest.approx(expected, rel=1e-9)
+    place = calibration_location(run)
+    assert place.status == "erased"
+    assert "held-out samples" in place.explanation
+
+
+def test_without_held_out_samples_the_receipt_says_that_calibration_remains(tmp_path):
+    with open_run(options(tmp_path, evaluate={"hold_out": 0})) as run:
+        list(run)
+        run.forget(domain="night")
+        run.processor.forget()
+    assert calibration_location(run).status == "remains"
+
+
+def test_the_calibration_error_of_held_out_samples_is_in_log_summary_and_report(tmp_path):
+    run, summary = finished(tmp_path)
+    metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    newest = [each["calibration_error"] for each in metrics if each["kind"] == "holdout"][-1]
+    assert 0 <= summary["holdout"]["calibration_error"] == newest <= 1
+    assert 0 <= summary["prequential"]["calibration_error"] <= 1
+    assert "prequential calibration error" in (run.folder / "report.html").read_text()

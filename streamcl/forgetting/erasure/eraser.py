@@ -109,6 +109,7 @@ class Eraser:
                 stored.rollback()
             return ended(outcome="failed", reason=f"{method.name}: {_cause(error)}")
         waiting = self._erase_figures(plan)
+        recalibrated = run.recalibrate()
         if run.relapse is not None and request.on_return == "drop":
             run.relapse.record(request, result.method, result.guarantee, learner)
         run.finish_statistics(stored)
@@ -127,7 +128,9 @@ class Eraser:
             utility=None if utility is None else UtilityFigures(**utility),
             learner_before=learner_before or self._ledger.fingerprint("learner", state_hash(before)),
             locations=locations.learner_locations(
-                before, (*result.locations, *waiting, *kept_names, _statistics_location(stored))
+                before,
+                (*result.locations, *waiting, *kept_names, _statistics_location(stored)),
+                recalibrated=recalibrated,
             ),
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from streamcl.capabilities.declaration import capabilities_of
+from streamcl.errors import StreamclError
 from streamcl.events import HoldoutPart
 from streamcl.forgetting.erasure.held_out_store import HeldOutStore
 from streamcl.forgetting.erasure.purging import CheckpointPurger
@@ -54,11 +55,19 @@ class RedactableHistory(Protocol):
         """Drop the figures of parts."""
 
 
+class ConfidenceFit(Protocol):
+    """Fits confidences to held-out samples (see streamcl.learners.holdout_calibration)."""
+
+    def fit_after_erasure(self) -> bool:
+        """Fit again, with nothing left of before; return whether that was possible."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunResources:
     """The parts of a run that an erasure reaches.
 
     snapshots: those that this process publishes for others that answer requests; None where it does not.
+    calibrator: fits the learner's confidences; None where they are fitted to nothing.
     fingerprint: of the run's configuration. probe: of the backbone's features. signing_key: signs receipts.
     disk: writes files.
     """
@@ -78,6 +87,7 @@ class RunResources:
     waiting: WaitingStore | None = None
     replay: StreamReplay | None = None
     held_out: HeldOutStore | None = None
+    calibrator: ConfidenceFit | None = None
     fingerprint: str = ""
     probe: FeatureProbe | None = None
     signing_key: SigningKeySource = no_signing_key
@@ -95,6 +105,15 @@ class RunResources:
     def select_statistics(self, rows: Selection) -> StatisticsSelection | None:
         """Return the stored statistics that rows of the lineage reach; None where the run stores none."""
         return None if self.statistics is None else self.statistics.select(rows.cohorts(self.statistics.by))
+
+    def recalibrate(self) -> bool:
+        """Fit confidences anew after an erasure; return whether nothing of before is left in them."""
+        if self.calibrator is None:
+            return False
+        try:
+            return self.calibrator.fit_after_erasure()
+        except (StreamclError, OSError):  # held-out samples that cannot be read stop no erasure
+            return False
 
     def finish_statistics(self, stored: StatisticsSelection | None) -> None:
         """End an erasure from stored statistics, for the heads that the learner has now."""

@@ -9,20 +9,41 @@ from streamcl.forgetting.methods.protocol import DataLocation, not_affected
 from streamcl.forgetting.receipts.receipt import PurgedCheckpoint
 
 
-def learner_locations(state: Mapping[str, Any], reported: Sequence[DataLocation]) -> tuple[DataLocation, ...]:
+def learner_locations(
+    state: Mapping[str, Any], reported: Sequence[DataLocation], *, recalibrated: bool
+) -> tuple[DataLocation, ...]:
     """Return the locations that a method reported, and those that no method knows.
 
-    state: the learner's before the erasure.
+    Args:
+        state: the learner's before the erasure.
+        reported: by the method.
+        recalibrated: whether confidences depend on remaining weights and held-out samples alone.
     """
-    parts = [state, *(part for part in state.values() if isinstance(part, Mapping))]
     calibration = not_affected(("calibration",), "there is none")
-    if any("calibration" in part for part in parts):
-        why = "running losses of six factors, which reveal no sample"
-        calibration = (DataLocation("calibration", "remains", why),)
+    if _has_calibration(state):
+        calibration = (_recalibrated() if recalibrated else _running_calibration(),)
     why = "none are stored beside the head's statistics, which class means are part of"
     named = {location.name for location in reported}
     others = (*not_affected(("prototypes",), why), *calibration)
     return (*reported, *(each for each in others if each.name not in named))
+
+
+def _has_calibration(state: Mapping[str, Any]) -> bool:
+    parts = [part for part in state.values() if isinstance(part, Mapping)]
+    return "calibration" in state or any(_has_calibration(part) for part in parts)
+
+
+def _recalibrated() -> DataLocation:
+    why = "fitted anew, by the weights after the erasure, to held-out samples, which are never learned"
+    return DataLocation("calibration", "erased", why)
+
+
+def _running_calibration() -> DataLocation:
+    why = (
+        "three numbers that follow how sure predictions were and how often right, which reveal no sample: "
+        "too few samples are held out to fit confidences to"
+    )
+    return DataLocation("calibration", "remains", why)
 
 
 def disk_locations(
