@@ -94,8 +94,8 @@ class FeatureCache:
         """Route a learner's frozen reader through the cache; learners without one are left unchanged."""
         branch = learner.adapted if isinstance(learner, RidgeLoRALearner) else None
         first = None if branch is None else branch.adapters.first_block
-        if isinstance(learner, LatentRidgeLoRALearner) and learner.branch is not None:
-            first = learner.branch.training.first_block
+        if isinstance(learner, LatentRidgeLoRALearner) and learner.adapted is not None:
+            first = learner.adapted.training.first_block
         holder: Any = learner
         if isinstance(learner, RidgeLoRALearner | LatentRidgeLoRALearner):
             holder = learner.exact

@@ -11,6 +11,7 @@ from pydantic import Field
 from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
+from streamcl.learners.blending import BlendedBranch
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge import RidgeOptions
@@ -82,7 +83,7 @@ class RidgeLoRAFeatures:
         return RidgeLoRAFeatures(self.features[rows], [view[rows] for view in self.views], adapted)
 
 
-class AdaptedBranch:
+class AdaptedBranch(BlendedBranch):
     """LoRA on the blocks from `first_block` on, and a ridge head on what those blocks then give.
 
     While it adapts, `steps` Adam steps are made on each batch, on its views in turn: cross-entropy over the
@@ -110,7 +111,7 @@ class AdaptedBranch:
         self.group = group
         self.backbone = backbone
         self.compute = compute
-        self.head = head
+        self._head = head
         self.blocks = tuple(block for block in sorted(blocks) if block >= first_block)
         self.generator = torch.Generator().manual_seed(seed)
         self.adapters = adapted_blocks.Adapters(
@@ -161,29 +162,22 @@ class AdaptedBranch:
             self.freeze()
         return True
 
-    def blend_scores(self, frozen: Tensor, adapted: Tensor) -> Tensor:
-        """Return one set of scores [N, C] from those of the frozen branch and of this one, once it is frozen.
+    @property
+    def head(self) -> RidgeHead:
+        """The head on the adapted features."""
+        return self._head
 
-        This branch has a third of the weight on a class if all of its samples came after the adapters were
-        frozen, and less by the share that came before. With equal weights, classes of the start were lost:
-        96.5 % at the end of a video of fruits of which the frozen branch alone has 99.1.
+    @property
+    def shares(self) -> Tensor:
+        """The branch's weight on each class of the head, float64 [C].
 
-        Args:
-            frozen: [N, C], scores of the frozen branch.
-            adapted: [N, C], scores of this branch; where one is not finite the frozen branch's stands.
+        It is a third for a class if all of its samples came after the adapters were frozen, and less by the
+        share that came before. With equal weights, classes of the start were lost: 96.5 % at the end of a
+        video of fruits of which the frozen branch alone has 99.1.
         """
-        weights = self._shares().to(frozen)
-        return torch.where(adapted.isfinite(), frozen + weights * (adapted - frozen), frozen)
-
-    def blend_variance(self, frozen: Tensor, adapted: Tensor) -> Tensor:
-        """Return the variance [N, C] of the blended scores, as if those of the branches were independent.
-
-        Args:
-            frozen: [N, C], variances of the frozen branch's scores.
-            adapted: [N, C], variances of this branch's.
-        """
-        weights = self._shares().to(frozen) * (self.head.statistics.counts > 0)
-        return (1 - weights).square() * frozen + weights.square() * adapted
+        counts = self.head.statistics.counts
+        stale = counts.new_tensor([*self._stale, *[0] * (len(counts) - len(self._stale))])
+        return adapted_share(stale, counts)
 
     def freeze(self) -> None:
         """Merge the adapters; from here on only the statistics of the branch change."""
@@ -212,11 +206,6 @@ class AdaptedBranch:
         self._stale = (*self._stale[:column], *self._stale[column + 1 :])
         if not self.frozen and column < self.probe.classes:
             self.probe.drop(column, self._optimizer)
-
-    def _shares(self) -> Tensor:
-        counts = self.head.statistics.counts
-        stale = counts.new_tensor([*self._stale, *[0] * (len(counts) - len(self._stale))])
-        return adapted_share(stale, counts)
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {**self.adapters.trainable(), **{f"probe.{n}": p for n, p in self.probe.named_parameters()}}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from streamcl.heads.stability import ScoreUncertainty
-    from streamcl.learners.adapted_branch import RidgeLoRAFeatures
+    from streamcl.learners.latent_ridge_lora import LatentRidgeLoRALearner
     from streamcl.learners.ridge import RidgeLearner
     from streamcl.learners.ridge_lora import RidgeLoRALearner
 
@@ -55,8 +55,8 @@ class BlendAssessment:
     samples. Novelty is the frozen branch's, which has learned all of them.
     """
 
-    def __init__(self, learner: RidgeLoRALearner) -> None:
-        self._learner = learner
+    def __init__(self, learner: RidgeLoRALearner | LatentRidgeLoRALearner) -> None:
+        self._learner: Any = learner  # either, with readings of its own
 
     def assess(self, samples: Sequence[Sample]) -> AssessedScores:
         """Return the logits of samples, one or more, with their stability and novelty."""
@@ -64,19 +64,19 @@ class BlendAssessment:
         flips = stability.flip_probability(scores, variance)
         return AssessedScores(self._learner.calibration.for_predictions(scores) * scores, flips, novelty)
 
-    def change_probabilities(self, reading: RidgeLoRAFeatures, erased: int) -> Tensor:
+    def change_probabilities(self, reading: Any, erased: int) -> Tensor:
         """Return the probability [N] that the erasure of so many samples has changed the class of each.
 
         Args:
-            reading: of N samples.
+            reading: the learner's, of N samples.
             erased: the number of samples that are not in the statistics any more.
         """
         scores, uncertainty = self._uncertain(reading)
         left = sum(self._learner.exact.head.counts)
         return _changed_by_erasure(scores, uncertainty.variance, left, erased)
 
-    def _uncertain(self, reading: RidgeLoRAFeatures) -> tuple[Tensor, ScoreUncertainty]:
-        learner = self._learner
+    def _uncertain(self, reading: Any) -> tuple[Tensor, ScoreUncertainty]:
+        learner, reading = self._learner, self._learner.refresh_features(reading)
         variance, novelty = learner.exact.head.uncertainty(reading.features)
         if learner.adapted is not None and reading.adapted is not None:
             adapted = learner.adapted.head.uncertainty(reading.adapted)

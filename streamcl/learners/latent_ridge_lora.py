@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import AdapterExport, LearnedListener
 from streamcl.errors import CheckpointError
 from streamcl.events import Batch, Sample, StepResult
-from streamcl.heads.ridge import RidgeHead
 from streamcl.learners import block_features, predictions
-from streamcl.learners.adapted_branch import ADAPTED_BLOCKS, LoRABranchOptions
+from streamcl.learners.assessment import BlendAssessment
 from streamcl.learners.calibration import ScoreCalibration
-from streamcl.learners.factory import LearnerContext
-from streamcl.learners.latent_training import LatentTraining
 from streamcl.learners.retrained_branch import RetrainedBranch
-from streamcl.learners.ridge import RidgeLearner, RidgeOptions, build_ridge
-from streamcl.learners.ridge_lora_options import LatentOptions
+from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.learners.step import LogitLearner, PreparedStep, Transaction
-from streamcl.memory.latent_store import LatentSchedule, LatentStore
-from streamcl.memory.quantised_tokens import QuantisedTokens, TokenDtype
 from streamcl.protocols import State, savepoint_of
 
 if TYPE_CHECKING:
@@ -63,17 +53,17 @@ class LatentRidgeLoRALearner(LogitLearner):
 
     Args:
         exact: the frozen branch, a RidgeLearner of its own.
-        branch: the adapted branch; None once it has been dropped.
+        adapted: the adapted branch; None once it has been dropped.
         new_branch: makes a branch like it, for a state from before it was dropped.
     """
 
     def __init__(
         self,
         exact: RidgeLearner[Statistics],
-        branch: RetrainedBranch | None,
+        adapted: RetrainedBranch | None,
         new_branch: Callable[[], RetrainedBranch] | None = None,
     ) -> None:
-        self.exact, self.branch, self._new_branch = exact, branch, new_branch
+        self.exact, self.adapted, self._new_branch = exact, adapted, new_branch
         self.calibration = exact.calibration
         self._listeners: list[LearnedListener] = []
 
@@ -101,17 +91,17 @@ class LatentRidgeLoRALearner(LogitLearner):
     def read(self, samples: Sequence[Sample]) -> LatentReading:
         """Return the features of samples, one or more, for `scores` and `learn_from`."""
         reader = self.exact.reader
-        if self.branch is None or not isinstance(reader, block_features.PrefixReader):
+        if self.adapted is None or not isinstance(reader, block_features.PrefixReader):
             return LatentReading(self.exact.features(samples))
-        features, views = reader.read(samples, self.branch.training.first_block)
+        features, views = reader.read(samples, self.adapted.training.first_block)
         return self.refresh_features(LatentReading(features, views[0], version=-1))
 
     def refresh_features(self, reading: LatentReading) -> LatentReading:
         """Return a reading with the adapted features of the adapters as they are now."""
-        if self.branch is None or reading.tokens is None or reading.version == self.branch.version:
+        if self.adapted is None or reading.tokens is None or reading.version == self.adapted.version:
             return reading
-        adapted = self.branch.features(reading.tokens) if self.branch.trained else None
-        return replace(reading, adapted=adapted, version=self.branch.version)
+        adapted = self.adapted.features(reading.tokens) if self.adapted.trained else None
+        return replace(reading, adapted=adapted, version=self.adapted.version)
 
     def read_together(self, samples: Sequence[Sample]) -> LatentReading:
         """Read on all ranks, each its share of the samples; every rank gets all rows."""
@@ -125,9 +115,9 @@ class LatentRidgeLoRALearner(LogitLearner):
     def scores(self, reading: LatentReading) -> Tensor:
         """Return float64 [B, C] by the weights in use while learning."""
         scores = self.exact.head.scores(reading.features)
-        if self.branch is None or (adapted := self.refresh_features(reading).adapted) is None:
+        if self.adapted is None or (adapted := self.refresh_features(reading).adapted) is None:
             return scores
-        return self.branch.blend_scores(scores, self.branch.head.scores(adapted))
+        return self.adapted.blend_scores(scores, self.adapted.head.scores(adapted))
 
     def scores_refit(self, reading: LatentReading) -> Tensor:
         """Return float64 [B, C] by weights of all that is known."""
@@ -142,8 +132,8 @@ class LatentRidgeLoRALearner(LogitLearner):
             return step.refused()
         learned = step.learned(reading.features)
         with Transaction(self.exact.savepoint()) as transaction:
-            if self.branch is not None:
-                transaction.cover(self.branch.savepoint())
+            if self.adapted is not None:
+                transaction.cover(self.adapted.savepoint())
             self.exact.add(reading.features[step.rows], step.targets, step.index)
             self.calibration.update(scores[step.rows], step.targets)
             self._store(step, reading)
@@ -152,7 +142,7 @@ class LatentRidgeLoRALearner(LogitLearner):
 
     def end_stream(self, offset: int) -> Mapping[str, Any]:
         """Train the adapters once more, where much has come since they were last trained."""
-        return {} if self.branch is None else self.branch.end_stream(offset)
+        return {} if self.adapted is None else self.adapted.end_stream(offset)
 
     @property
     def statistics(self) -> ClosedFormStatistics[Statistics]:
@@ -163,13 +153,14 @@ class LatentRidgeLoRALearner(LogitLearner):
     @property
     def capabilities(self) -> Capabilities:
         """Statistics that samples are subtracted from, and adapters that are trained again without them."""
-        branch = self.branch
+        branch = self.adapted
         return Capabilities(
             statistics=self.statistics,
             drop_class=self.drop_class,
             retrained=branch,
             drop_adapted_branch=self.drop_adapted,
             cached_features=self,
+            assessment=BlendAssessment(self),
             calibration=ScoreCalibration(
                 self.calibration,
                 self._calibration_features,
@@ -184,19 +175,19 @@ class LatentRidgeLoRALearner(LogitLearner):
         """Lose a class whose samples are all forgotten; later classes move up by one column."""
         column = self.classes.index(name) if name in self.classes else -1
         self.exact.drop_class(name)
-        if self.branch is not None:
-            self.branch.drop_class(column, self.exact.index)
+        if self.adapted is not None:
+            self.adapted.drop_class(column, self.exact.index)
 
     def drop_adapted(self) -> Callable[[], None]:
         """Remove the adapted branch with its store. Return a callable that puts it back."""
-        undo, self.branch = savepoint_of(self, "branch"), None
+        undo, self.adapted = savepoint_of(self, "adapted"), None
         return undo
 
     def state_dict(self) -> State:
         """Return both branches, without the backbone's own weights."""
         return {
             "exact": self.exact.state_dict(),
-            "latents": None if self.branch is None else self.branch.state_dict(),
+            "latents": None if self.adapted is None else self.adapted.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -205,21 +196,21 @@ class LatentRidgeLoRALearner(LogitLearner):
         Raises:
             CheckpointError: the state has a branch, and this learner was made without one.
         """
-        branch = self.branch
+        branch = self.adapted
         if branch is None and state["latents"] is not None:
             if self._new_branch is None:
                 raise CheckpointError("the state has stored latents, and this learner was made without any")
             branch = self._new_branch()
         self.exact.load_state_dict(state["exact"])
-        self.branch = None if state["latents"] is None else branch
-        if self.branch is not None:
-            self.branch.load_state_dict(state["latents"])
+        self.adapted = None if state["latents"] is None else branch
+        if self.adapted is not None:
+            self.adapted.load_state_dict(state["latents"])
 
     def _blended(self, features: Tensor, adapted: Tensor | None) -> Tensor:
         scores = self.exact.head.scores_refit(features)
-        if self.branch is None or adapted is None:
+        if self.adapted is None or adapted is None:
             return scores
-        return self.branch.blend_scores(scores, self.branch.head.scores_refit(adapted))
+        return self.adapted.blend_scores(scores, self.adapted.head.scores_refit(adapted))
 
     def _calibration_features(self, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
         """Return the features that scores are of: [B, D] and, once adapters were trained, [B, E]."""
@@ -228,73 +219,18 @@ class LatentRidgeLoRALearner(LogitLearner):
 
     def _store(self, step: PreparedStep, reading: LatentReading) -> None:
         """Store the labelled samples of a batch whose place it is."""
-        if self.branch is None or reading.tokens is None:
+        if self.adapted is None or reading.tokens is None:
             return
         tokens, samples, offsets = reading.tokens, step.batch.labelled, step.batch.labelled_offsets
-        self.branch.grow(self.exact.index)
-        self.branch.advance(step.batch.offset)
+        self.adapted.grow(self.exact.index)
+        self.adapted.advance(step.batch.offset)
         adapted = self.refresh_features(reading).adapted
-        chosen = self.branch.chosen([sample.id for sample in samples])
+        chosen = self.adapted.chosen([sample.id for sample in samples])
         rows = [step.rows[each] for each in chosen]
-        self.branch.add(
+        self.adapted.add(
             tokens[rows],
             None if adapted is None else adapted[rows],
             [str(samples[each].label) for each in chosen],
             [offsets[each] for each in chosen],
             [samples[each].id for each in chosen],
         )
-
-
-def build_latent_ridge_lora(
-    ridge: RidgeOptions, lora: LoRABranchOptions, latents: LatentOptions, context: LearnerContext
-) -> LatentRidgeLoRALearner:
-    """Return the closed form with a branch beside it that is trained from stored latents."""
-    branch = functools.partial(build_retrained_branch, ridge, lora, latents, context)
-    return LatentRidgeLoRALearner(build_ridge(ridge, context), branch(), branch)
-
-
-def build_retrained_branch(
-    ridge: RidgeOptions, lora: LoRABranchOptions, latents: LatentOptions, context: LearnerContext
-) -> RetrainedBranch:
-    """Return a branch that knows nothing."""
-    backbone = context.backbone
-    first = backbone.depth // 3 if lora.first_block is None else lora.first_block
-    blocks = [block for block in context.blocks(ridge.blocks) if block >= first][-ADAPTED_BLOCKS:]
-    if not blocks:
-        raise context.refuse("learner.lora.first_block", f"the ridge head reads no block at or after {first}")
-    rows = latents.budget // _bytes_of_sample(context, first, latents.dtype)
-    if not rows:
-        raise context.refuse("learner.latents.budget", "not even one sample's tokens fit into it")
-    training = LatentTraining(
-        backbone=backbone,
-        compute=context.compute,
-        first_block=first,
-        rank=lora.rank,
-        learning_rate=latents.learning_rate,
-        passes=latents.passes,
-    )
-
-    def new_head() -> RidgeHead:
-        return RidgeHead(
-            block_features.concat_width(backbone, blocks),
-            **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction"}),
-            device=context.compute.device,
-        )
-
-    return RetrainedBranch(
-        training,
-        new_head,
-        LatentStore(latents.dtype, key=f"{context.seed}".encode()),
-        LatentSchedule(latents.first_samples, rows),
-        blocks=blocks,
-        seed=context.seed,
-    )
-
-
-def _bytes_of_sample(context: LearnerContext, block: int, dtype: TokenDtype) -> int:
-    """Return the bytes of the stored tokens of one image at a block's input."""
-    backbone = context.backbone
-    with torch.no_grad(), context.compute.autocast():
-        tokens = backbone.stem(backbone.prepare([np.zeros((8, 8, 3), np.uint8)]))
-        tokens = [tokens, *backbone.run(tokens, 0, block)][-1]
-    return QuantisedTokens.of(tokens.float().cpu().numpy(), dtype).nbytes

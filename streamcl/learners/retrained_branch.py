@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
+from streamcl.learners.blending import BlendedBranch
 from streamcl.learners.block_features import concat_block_tokens, map_chunks
 from streamcl.learners.class_index import ClassIndex
 from streamcl.protocols import Rollback, State, savepoint_of
@@ -35,7 +36,7 @@ SHARE = 1 / 3
 Outdated: TypeAlias = Literal["nothing", "head", "adapters"]
 
 
-class RetrainedBranch:
+class RetrainedBranch(BlendedBranch):
     """LoRA on the later blocks, a ridge head on what those blocks give, and the store that both come from.
 
     At each position of the schedule the store is thinned, fresh adapters are trained on it, and the head is
@@ -101,18 +102,18 @@ class RetrainedBranch:
         stored = torch.from_numpy(self.store.round_trip(tokens.float().cpu().numpy()))
         return self._features(stored.to(tokens.device))
 
-    def blend_scores(self, frozen: Tensor, adapted: Tensor) -> Tensor:
-        """Return one set of scores [N, C] from those of the frozen branch and of this one.
+    @property
+    def shares(self) -> Tensor:
+        """The branch's weight on each class of the head, float64 [C].
 
-        This branch has a third of the weight on a class if all of its samples are stored, else that third's
-        share of them.
-
-        Args:
-            frozen: [N, C], scores of the frozen branch.
-            adapted: [N, C], scores of this branch; where one is not finite the frozen branch's stands.
+        It is a third for a class if all of its samples are stored, else that third's share of them.
         """
-        weights = torch.tensor(self._shares(), dtype=frozen.dtype, device=frozen.device)
-        return torch.where(adapted.isfinite(), frozen + weights * (adapted - frozen), frozen)
+        stored = Counter[str]()
+        for group in self.store.groups:
+            stored.update(group.labels)
+        counts = self._head.statistics.counts
+        rows = counts.new_tensor([stored[name] for name in self._index.names])
+        return SHARE * rows.double() / counts.clamp(min=1)
 
     def chosen(self, names: Sequence[str]) -> list[int]:
         """Return the positions, among the ids of samples, of those that are to be stored now."""
@@ -272,14 +273,6 @@ class RetrainedBranch:
                 self._add_to_head(part, self._features(self._restored(part)))
         if any(self._head.counts):
             self._head.exact_weights()
-
-    def _shares(self) -> list[float]:
-        """Return this branch's weight in the blend for each class of the head."""
-        stored = Counter[str]()
-        for group in self.store.groups:
-            stored.update(group.labels)
-        counts = dict(zip(self._index.names, self._head.counts, strict=True))
-        return [SHARE * stored[name] / max(count, 1) for name, count in counts.items()]
 
     def _restored(self, group: LatentGroup) -> Tensor:
         """Return the tokens of a group, float32 [n, N, d]."""

@@ -27,7 +27,7 @@ from streamcl.learners.step import LogitLearner, Transaction, labelled_rows
 from streamcl.protocols import Learner, State, savepoint_of
 
 with lazy_imports():
-    from streamcl.learners import block_features, calibration, latent_ridge_lora, predictions
+    from streamcl.learners import block_features, calibration, latent_factory, predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -276,7 +276,7 @@ def build_with_latents(options: RidgeLoRAOptions, context: LearnerContext) -> Le
     """Return the learner that the options describe, with a store of latents where they have a budget."""
     if not options.latents.budget:
         return build_ridge_lora(options.ridge, options.lora, context)
-    return latent_ridge_lora.build_latent_ridge_lora(options.ridge, options.lora, options.latents, context)
+    return latent_factory.build_latent_ridge_lora(options.ridge, options.lora, options.latents, context)
 
 
 RIDGE_LORA = LearnerFactory(

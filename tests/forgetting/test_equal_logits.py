@@ -204,11 +204,11 @@ def test_adapters_that_are_trained_again(rows, tiny_backbone, fp32):
                     return
                 erase(learner, wanted, value if kind == "class" else None)
         never = taught(fresh(), gone)
-        adapters = learner.branch.state_dict()["adapters"], never.branch.state_dict()["adapters"]
+        adapters = learner.adapted.state_dict()["adapters"], never.adapted.state_dict()["adapters"]
         assert state_hash(adapters[0]) == state_hash(adapters[1])
-        stored = learner.branch.store.state_dict(), never.branch.store.state_dict()
+        stored = learner.adapted.store.state_dict(), never.adapted.store.state_dict()
         assert state_hash(stored[0]) == state_hash(stored[1])
-        assert learner.branch.trained
+        assert learner.adapted.trained
         check_equal_logits(learner, never)
 
     holds()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pictures import make_batch
-from tiny_learners import LABELS, hybrid, ncm, ridge, slda, teach
+from tiny_learners import LABELS, hybrid, latent, ncm, ridge, slda, teach
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.runs.learner import AssessedPrediction, assess_predictions, rank_classes
@@ -14,7 +14,7 @@ from streamcl.runs.learner import AssessedPrediction, assess_predictions, rank_c
 SAMPLES = make_batch(4000, LABELS).samples
 
 
-@pytest.fixture(params=[ridge, hybrid], ids=lambda make: make.__name__)
+@pytest.fixture(params=[ridge, hybrid, latent], ids=lambda make: make.__name__)
 def make(request, tiny_backbone, fp32):
     return lambda **options: request.param(tiny_backbone, fp32, **options)
 
@@ -66,10 +66,12 @@ def test_after_an_erasure_it_is_that_of_a_learner_that_never_saw_the_samples(mak
     learner, other = make(), make()
     for each in (learner, other):
         teach_noisily(each, 10)
-    extra = make_batch(7000, LABELS * 2)
+    extra = make_batch(80, LABELS * 2)
     learner.learn(extra)
     statistics = learner.statistics
     statistics.subtract(statistics.of(extra.samples))
+    if (retrained := capabilities_of(learner).retrained) is not None:
+        assert retrained.remove(extra.offsets)
     found, expected = assessment_of(learner), assessment_of(other)
     assert found.flips.tolist() == pytest.approx(expected.flips.tolist(), rel=1e-6)
     assert found.novelty.tolist() == pytest.approx(expected.novelty.tolist(), rel=1e-7)

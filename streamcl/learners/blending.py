@@ -1,0 +1,49 @@
+"""Scores of a frozen and an adapted branch as one, with a weight of the adapted branch for each class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from streamcl.learners.lazy_imports import lazy_imports
+
+with lazy_imports():
+    import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamcl.heads.ridge import RidgeHead
+
+
+class BlendedBranch(ABC):
+    """An adapted branch with a ridge head, whose scores are blended with those of a frozen one."""
+
+    @property
+    @abstractmethod
+    def head(self) -> RidgeHead:
+        """The head on the adapted features."""
+
+    @property
+    @abstractmethod
+    def shares(self) -> Tensor:
+        """The branch's weight on each class of the head, float64 [C]."""
+
+    def blend_scores(self, frozen: Tensor, adapted: Tensor) -> Tensor:
+        """Return one set of scores [N, C] from those of the frozen branch and of this one.
+
+        Args:
+            frozen: [N, C], scores of the frozen branch.
+            adapted: [N, C], scores of this branch; where one is not finite the frozen branch's stands.
+        """
+        return torch.where(adapted.isfinite(), frozen + self.shares.to(frozen) * (adapted - frozen), frozen)
+
+    def blend_variance(self, frozen: Tensor, adapted: Tensor) -> Tensor:
+        """Return the variance [N, C] of the blended scores, as if those of the branches were independent.
+
+        Args:
+            frozen: [N, C], variances of the frozen branch's scores.
+            adapted: [N, C], variances of this branch's.
+        """
+        weights = self.shares.to(frozen) * (self.head.statistics.counts > 0)
+        return (1 - weights).square() * frozen + weights.square() * adapted
