@@ -51,18 +51,20 @@ def main() -> None:
 
 
 def measure(method: Method, work: Work) -> dict[str, Any]:
-    """Return the figures of a method: images/s, MiB, accuracy, lines, and joules where there are counters."""
+    """Return the figures of a method: images/s, MiB, accuracy, lines; joules where there are counters."""
     torch.set_num_threads(work.options["threads"])
     torch.manual_seed(work.options["seed"])
     prepared = method(work)
     meter = EnergyMeter()
-    counters, began = meter.read(), time.perf_counter()
+    counters, began, used = meter.read(), time.perf_counter(), time.process_time()
     prepared.learn()
-    seconds, joules = time.perf_counter() - began, meter.joules(counters)
+    seconds, processor = time.perf_counter() - began, time.process_time() - used
+    joules = meter.joules(counters)
     peak, right = peak_mib(), accuracy(prepared, work)
     prepared.close()
     return {
         "images_per_s": len(work.images) / seconds,
+        "images_per_cpu_s": len(work.images) / processor,
         "joules_per_image": None if joules is None else joules / len(work.images),
         "peak_mib": peak,
         "accuracy": right,

@@ -21,7 +21,7 @@ from streams.build import named_source
 
 PARTS = 4
 """Parts of the stream of an .npz file; the demonstration's digits have as many."""
-TESTED = 500
+TESTED = 300
 """Held-out images at most: enough for a percent or two, and no more than a few seconds of a peer's time."""
 
 

@@ -28,47 +28,46 @@ from streamcl.config.load import config_from_dict
 from streamcl.factory.backbone import build_compute
 
 HERE = Path(__file__).parent
+SHARED_OPTIONS = ("backbone", "depth", "size", "batch", "rate", "threads", "seed")
+"""Options of the command line that every peer is given."""
 LONGEST = 3600
 """Seconds after which a run is given up: a hundred times what the slowest needs on a quiet machine."""
 
 
 def main() -> None:
-    """Prepare the work, run the rounds, print and write the table."""
+    """Prepare the work, run the rounds, and after each one write the table of all so far."""
     args = _arguments()
-    chosen = [peer for peer in PEERS if not args.peers or peer.name in args.peers.split(",")]
-    methods = (
-        set(args.methods.split(",")) if args.methods else {name for peer in PEERS for name in peer.methods}
-    )
+    order = _order(args)
+    chosen = [peer for peer in PEERS if any(peer is each for each, _ in order)]
     if args.again:
         for failed in args.cache.glob("*.failed"):
             failed.unlink()
-    options = {
-        "backbone": args.backbone,
-        "depth": args.depth,
-        "size": args.size,
-        "batch": args.batch,
-        "rate": args.rate,
-        "threads": args.threads,
-        "seed": args.seed,
-    }
+    options = {name: getattr(args, name) for name in SHARED_OPTIONS}
     folder = args.cache / "work"
     prepare(folder, options, args.images, args.pack, args.weights)
-    runs: Runs = {(peer.name, name): [] for peer in chosen for name in peer.methods if name in methods}
+    stream = args.pack.name if args.pack else "the demonstration's digits"
     pythons = {peer.name: _python(peer, args.cache) for peer in chosen}
-    order = [(peer, name) for peer in chosen for name in peer.methods if name in methods]
-    for number in range(args.rounds):
-        for peer, name in order[number:] + order[:number]:
-            runs[peer.name, name].append(_one(peer, name, pythons[peer.name], folder))
-        print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
     where = machine(build_compute(config_from_dict({"source": "demo_digits", "threads": args.threads})))
-    how = options | {
-        "images": args.images,
-        "stream": args.pack.name if args.pack else "the demonstration's digits",
-    }
-    text = table(runs, where, how | {"rounds": args.rounds}, {peer.name: peer.remark for peer in chosen})
+    runs: Runs = {(peer.name, method): [] for peer, method in order}
+    for number in range(args.rounds):
+        turn = number % len(order)
+        for peer, method in order[turn:] + order[:turn]:
+            found = _one(peer, method, pythons[peer.name], folder)
+            runs[peer.name, method].append(found)
+            print(f"{number + 1}: {peer.name}, {method}: {found}", file=sys.stderr, flush=True)
+        how = options | {"images": args.images, "stream": stream, "rounds": number + 1}
+        text = table(runs, where, how, {peer.name: peer.remark for peer in chosen})
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / f"{where['date']}-peers.md").write_text(text, encoding="utf-8")
     print(text)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{where['date']}-peers.md").write_text(text, encoding="utf-8")
+
+
+def _order(args: argparse.Namespace) -> list[tuple[Peer, str]]:
+    """Return peers and methods, the same work side by side, as a machine's load changes with time."""
+    chosen = [peer for peer in PEERS if not args.peers or peer.name in args.peers.split(",")]
+    methods = dict.fromkeys(name for peer in chosen for name in peer.methods)
+    wanted = args.methods.split(",") if args.methods else list(methods)
+    return [(peer, name) for name in wanted for peer in chosen if name in peer.methods]
 
 
 def _python(peer: Peer, cache: Path) -> Path | str:
@@ -115,7 +114,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--images", type=int, default=2000, help="length of the stream")
     parser.add_argument("--pack", type=Path, help="an .npz with x, y, split in place of the digits")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="at least 1")
     parser.add_argument("--peers", default="", help="names, by commas; all by default")
     parser.add_argument("--methods", default="", help="names, by commas; all by default")
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2")

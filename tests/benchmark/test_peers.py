@@ -144,6 +144,7 @@ def test_a_peer_that_cannot_be_installed_keeps_its_reason(tmp_path, monkeypatch)
 def figures(rate: float) -> dict[str, float | None]:
     return {
         "images_per_s": rate,
+        "images_per_cpu_s": rate / 2,
         "peak_mib": 500.0,
         "accuracy": 0.5,
         "lines": 12,
@@ -161,8 +162,11 @@ def test_the_table_has_ratios_within_rounds_and_reasons() -> None:
         ("absent", "slda"): ["cannot be installed: no Java", "cannot be installed: no Java"],
     }
     text = table(runs, where, how, {"slow": "It waits.", "quick": ""})
-    assert "streamcl is at 2.50 (2.00 - 3.00) of the fastest peer, quick, with 1.00 of its memory." in text
-    assert "| absent | cannot be installed: no Java | | | |" in text
+    ratios = (
+        "2.50 (2.00 - 3.00) of the fastest peer, quick (2.50 by processor time), with 1.00 of its memory."
+    )
+    assert f"streamcl is at {ratios}" in text
+    assert "| absent | cannot be installed: no Java | | | | |" in text
     assert "- slow: It waits." in text
     assert "joules an image" not in text
     for found in runs.values():
