@@ -39,6 +39,8 @@ class HoldoutHistory:
         self._seen_sum, self._seen_count = 0.0, 0
         self.calibration_error: float | None = None
         """That of the latest evaluation, in [0, 1]; None before one of classes that were seen."""
+        self.older_than_erasure = False
+        """Whether samples have been erased since the latest evaluation."""
 
     def record(
         self,
@@ -69,7 +71,7 @@ class HoldoutHistory:
         last = self._rows[-1] if self._rows else None
         if last is not None and offset < last.offset:
             raise ValueError(f"evaluation at offset {offset} after one at {last.offset}")
-        self.calibration_error = calibration_error
+        self.calibration_error, self.older_than_erasure = calibration_error, False
         if last is not None and offset == last.offset:
             self._replace(accuracies, sizes, [part for part in learned if part in accuracies], seen)
             return
@@ -163,7 +165,14 @@ class HoldoutHistory:
     def summary(self) -> dict[str, Any]:
         """Return the "holdout" part of summary.json."""
         names = ("A_T", "A_AUC", "A_Last", "forgetting_measure", "backward_transfer")
-        return {name: getattr(self, name) for name in (*names, "calibration_error", "matrix")}
+        figures = {name: getattr(self, name) for name in (*names, "calibration_error", "matrix")}
+        return figures | ({"older_than_erasure": True} if self.older_than_erasure else {})
+
+    def outdate(self) -> bool:
+        """Note an erasure; return whether figures have become older than it by that."""
+        changed = bool(self._rows) and not self.older_than_erasure
+        self.older_than_erasure = self.older_than_erasure or changed
+        return changed
 
     def forget_parts(self, names: Collection[str]) -> None:
         """Drop the columns of parts; figures over everything learned (A_AUC, A_Last) stay as they are."""
@@ -183,6 +192,7 @@ class HoldoutHistory:
             "fresh": list(self._fresh),
             "seen": [*self._seen, self._seen_sum, self._seen_count],
             "calibration_error": self.calibration_error,
+            "older_than_erasure": self.older_than_erasure,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -196,6 +206,7 @@ class HoldoutHistory:
         self._fresh = list(state["fresh"])
         *self._seen, self._seen_sum, self._seen_count = state["seen"]
         self.calibration_error = state.get("calibration_error")
+        self.older_than_erasure = state.get("older_than_erasure", False)
 
 
 def _without(figures: Mapping[str, float], names: Collection[str]) -> dict[str, float]:

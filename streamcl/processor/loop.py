@@ -77,10 +77,7 @@ class StreamProcessor:
         self.labels = LateLabels(parts.waiting, parts.corrections, log, parts.held_out)
         self._heartbeat = Heartbeat(progress, clock=parts.clock)
         self._saved = SavedPositions(source, parts.checkpoints)
-        evaluated = parts.evaluator, parts.history, learner, log
-        self._evaluation = HoldoutEvaluation(
-            *evaluated, is_hidden=parts.is_hidden_part, calibrate=parts.calibrate
-        )
+        self._evaluation = HoldoutEvaluation(parts, learner, log)
         self._observers: tuple[BatchObserver, ...] = (
             parts.scores,
             *([] if parts.forgetting is None else [parts.forgetting]),
@@ -198,6 +195,8 @@ class StreamProcessor:
         for event in forgetting.before_batch(self.progress.offset) if forgetting is not None else ():
             if event.figures:
                 self._log.write_event(event.kind, event.figures)
+            if event.figures.get("outcome") == "done":
+                self._evaluation.after_erasure()
             if event.to_commit:
                 if event.figures:
                     self.shift_handler.after_erasure()

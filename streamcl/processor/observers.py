@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from streamcl.errors import NotFinite
-from streamcl.evaluation.holdout import HoldoutEvaluator
-from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
 from streamcl.processor.event_log import Counters, EventLog, Progress
+from streamcl.processor.ports import LoopParts
 from streamcl.processor.shift_handler import ShiftHandler
 from streamcl.protocols import BatchRecord, Learner
 
@@ -107,26 +104,23 @@ class NonFiniteGuard(Counters):
 class HoldoutEvaluation(Counters):
     """Evaluates the learner when an evaluation is due; the accuracies go to the history and the log.
 
+    Its confidences are fitted to the held-out samples first. Parts that bear a name which was erased are
+    neither logged nor recorded.
+
     last_evaluated: the offset of the last evaluation; -1 before the first.
-    is_hidden: whether a part bears a name that was erased; such parts are neither logged nor recorded.
-    calibrate: fits the learner's confidences first.
     """
 
     COUNTERS = ("last_evaluated",)
 
-    def __init__(
-        self,
-        evaluator: HoldoutEvaluator,
-        history: HoldoutHistory,
-        learner: Learner,
-        log: EventLog,
-        *,
-        is_hidden: Callable[[str], bool],
-        calibrate: Callable[[], None],
-    ) -> None:
+    def __init__(self, parts: LoopParts, learner: Learner, log: EventLog) -> None:
         self.last_evaluated = -1
-        self._is_hidden, self._calibrate = is_hidden, calibrate
-        self._evaluator, self._history, self._learner, self._log = evaluator, history, learner, log
+        self._is_hidden, self._calibrate = parts.is_hidden_part, parts.calibrate
+        self._evaluator, self._history, self._learner, self._log = (
+            parts.evaluator,
+            parts.history,
+            learner,
+            log,
+        )
 
     def after_batch(self, record: BatchRecord) -> None:
         """Evaluate where an evaluation falls into the batch."""
@@ -136,6 +130,11 @@ class HoldoutEvaluation(Counters):
         elif batch.end == batch.offset and (record.result.learned or record.corrected):
             # late labels, after the last record
             self.last_evaluated = min(self.last_evaluated, batch.end - 1)
+
+    def after_erasure(self) -> None:
+        """Log that the figures are older than an erasure, where they have become so."""
+        if self._history.outdate():
+            self._log.write_metrics("holdout_outdated", {})
 
     def finish(self, offset: int) -> None:
         """Evaluate at the end of the stream, where that is configured and was not just done."""

@@ -26,6 +26,10 @@ class Term(NamedTuple):
     meaning: str
 
 
+BEFORE_ERASURE = "before the last erasure"
+"""Says of figures that they are of a model which still had the samples."""
+
+
 def key_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
     """Return the key figures in order; unknown ones are left out."""
     return [
@@ -42,12 +46,15 @@ def _accuracy_figures(summary: Mapping[str, Any]) -> list[KeyFigure]:
     newest = window is not None and window < samples and as_float(stream.get("window_accuracy")) is not None
     note = f"of the last {count(window)}: {percent(stream.get('window_accuracy'))}" if newest else ""
     own = f"{count(kept)} images " if (kept := as_int(summary.get("held_out"))) else ""
+    when = BEFORE_ERASURE if held.get("older_than_erasure") else "at the end"
+    older = f", {BEFORE_ERASURE}" if held.get("older_than_erasure") else ""
+    lost = f"of their best accuracy{older}"
     return [
         *_known("Correct before learning", stream.get("accuracy"), percent, note),
         *_known(
-            "Correct on held-out images", held.get("A_Last"), percent, f"{own}of the classes seen, at the end"
+            "Correct on held-out images", held.get("A_Last"), percent, f"{own}of the classes seen, {when}"
         ),
-        *_known("Lost on earlier parts", held.get("forgetting_measure"), _lost, "of their best accuracy"),
+        *_known("Lost on earlier parts", held.get("forgetting_measure"), _lost, lost),
     ]
 
 

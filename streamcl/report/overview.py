@@ -78,6 +78,7 @@ def _holdout(run: RunLog) -> dict[str, Any]:
         "A_AUC": fmean(known) if known else None,
         "A_Last": known[-1] if known else None,
         "calibration_error": rows[-1].get("calibration_error") if rows else None,
+        "older_than_erasure": run.holdout_outdated,
         "matrix": {
             "offsets": sorted(run.holdout),
             "parts": parts,
@@ -129,7 +130,9 @@ def _remembered(summary: Mapping[str, Any]) -> str:
     last, forgotten = as_float(held.get("A_Last")), as_float(held.get("forgetting_measure"))
     if last is None:
         return ""
-    text = f"Of images that it never learned (held out) it now predicts {percent(last)} correctly"
+    now = "predicted" if held.get("older_than_erasure") else "now predicts"
+    text = f"Of images that it never learned (held out) it {now} {percent(last)} correctly"
+    text += " before samples were erased" if held.get("older_than_erasure") else ""
     if forgotten is None:
         return text + "."
     change = "below" if forgotten >= 0 else "above"

@@ -60,7 +60,8 @@ class StepLog:
 class RunLog:
     """The contents of a run directory.
 
-    domains: right and wrong predictions by domain, where there is no summary. notes: sentences about files
+    domains: right and wrong predictions by domain, where there is no summary. holdout_outdated: whether
+    samples were erased after the last evaluation. notes: sentences about files
     that are missing or unreadable.
     """
 
@@ -69,6 +70,7 @@ class RunLog:
     finished: bool = False
     steps: StepLog = field(default_factory=StepLog)
     holdout: dict[int, dict[str, Any]] = field(default_factory=dict)
+    holdout_outdated: bool = False
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     predictions: PredictionSeries = field(default_factory=PredictionSeries)
     quarantined: int = 0
@@ -83,7 +85,9 @@ class RunLog:
         if topic == "metrics":
             offset = as_int(record.get("offset"))
             if record.get("kind") == "holdout" and offset is not None:
-                self.holdout[offset] = dict(record)
+                self.holdout[offset], self.holdout_outdated = dict(record), False
+            elif record.get("kind") == "holdout_outdated":
+                self.holdout_outdated = True
             elif record.get("kind") == "step":
                 self.steps.add(record)
         elif topic == "events":

@@ -13,6 +13,8 @@ from tiny_runs import configuration
 from streamcl.config.load import config_from_dict
 from streamcl.errors import ConfigError
 from streamcl.forgetting.receipts.archive import read_receipts
+from streamcl.report.overview import complete_summary, text_summary
+from streamcl.report.reading import read_run
 from streamcl.requests.label import Label
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
@@ -228,3 +230,22 @@ def test_the_calibration_error_of_held_out_samples_is_in_log_summary_and_report(
     assert 0 <= summary["holdout"]["calibration_error"] == newest <= 1
     assert 0 <= summary["prequential"]["calibration_error"] <= 1
     assert "prequential calibration error" in (run.folder / "report.html").read_text()
+
+
+def test_figures_from_before_an_erasure_say_so_until_there_are_new_ones(tmp_path):
+    with open_run(options(tmp_path, source="WithOwn")) as run:
+        for prediction in run:
+            if prediction.offset == 103:
+                run.forget(subject="p3")
+                run.processor.stop()
+        run.processor.forget()
+        assert run.summary()["holdout"]["older_than_erasure"]
+        text = text_summary(complete_summary(read_run(run.folder)))
+        assert "before the last erasure" in text
+        assert "before samples were erased" in text
+    with open_run(options(tmp_path, source="WithOwn")) as run:
+        assert run.summary()["holdout"]["older_than_erasure"], "a process that starts knows it"
+        list(run)
+        summary = run.finish()
+    assert "older_than_erasure" not in summary["holdout"]
+    assert "before the last erasure" not in text_summary(complete_summary(read_run(run.folder)))
