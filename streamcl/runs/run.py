@@ -20,7 +20,6 @@ from streamcl.forgetting.service import ForgettingService
 from streamcl.nn.device import Compute
 from streamcl.processor.loop import StreamProcessor
 from streamcl.protocols import Learner
-from streamcl.report.page import write_report
 from streamcl.runs.directory import SUMMARY
 from streamcl.runs.learner import export_learner
 from streamcl.runs.summary import summarise, timing
@@ -160,6 +159,8 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Write summary.json, adapter/ and report.html; return the summary."""
+        from streamcl.report.page import write_report  # with matplotlib: 30 MiB that a run needs at its end
+
         summary = self.summary()
         files.atomic_write(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         export_learner(self.learner, self.config, self.folder / "adapter")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from tiny_runs import configuration
@@ -57,3 +59,9 @@ def test_an_erasure_in_a_finished_run_makes_summary_and_report_anew(tmp_path):
         assert not (run.folder / "report.html").exists()
     summary = json.loads((run.folder / "summary.json").read_text())
     assert "4" not in summary["class_names"]
+
+
+def test_the_library_of_the_reports_charts_is_loaded_by_the_report_alone():
+    """It takes 30 MiB and half a second, and a stream may never end."""
+    script = "import sys, streamcl.runs.open\nassert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
