@@ -74,6 +74,7 @@ PEERS = (
             "sortedcontainers",
             "torchviz",
             "tqdm",
+            "pytest",  # deep-river imports it and does not say so
         ),
         unchecked=("deep-river==0.3.4",),
         remark="LoRA by deep-river, whose bound of torch below 2.6 is overruled: all have one torch. River "
