@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 from streamcl.capabilities.interfaces import (
     AdapterExport,
-    AssessesPredictions,
     CachesFeatures,
     CalibratedScores,
     CohortPartitioned,
@@ -20,6 +19,7 @@ from streamcl.capabilities.interfaces import (
     RetrainedWeights,
     UserPartitioned,
 )
+from streamcl.capabilities.prediction_interfaces import AssessesPredictions, ExitsEarly
 from streamcl.events import Sample
 
 SharedWeights: TypeAlias = Callable[[Iterator[Sequence[LearnedSample]]], tuple[str, ...]]
@@ -51,6 +51,7 @@ class Capabilities:
         calibration: confidences that are fitted to held-out samples.
         adapter_export: adapters that can be written in the layout of PEFT.
         assessment: stability and novelty of predictions, from its statistics.
+        early_exit: predictions at intermediate blocks.
         features: float [N, D] of N samples, those on which the learner decides at present.
     """
 
@@ -68,6 +69,7 @@ class Capabilities:
     calibration: CalibratedScores | None = None
     adapter_export: AdapterExport | None = None
     assessment: AssessesPredictions | None = None
+    early_exit: ExitsEarly | None = None
     features: Callable[[Sequence[Sample]], Any] | None = None
 
 

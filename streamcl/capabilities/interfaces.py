@@ -187,45 +187,6 @@ class CachesFeatures(Protocol):
         """Return a tensor [B, C] by the weights in use."""
 
 
-class AssessedScores(NamedTuple):
-    """The logits [N, C] of N samples, and what to expect of them.
-
-    flips: [N], the probability that an equally good model, learned from other samples of the same stream,
-    names another class. novelty: [N]; 1 as a new sample of the stream is on average. NaN where nothing is
-    known.
-    """
-
-    logits: torch.Tensor
-    flips: torch.Tensor
-    novelty: torch.Tensor
-
-    @property
-    def unsupported(self) -> torch.Tensor:
-        """Novelty for each unit of the best logit, [N]; infinite where that is not above zero.
-
-        A class that was never learned has a novel image or a low score, another data set mostly the former.
-        """
-        if not self.logits.shape[1]:
-            return self.novelty.new_full((len(self.novelty),), float("inf"))
-        best = self.logits.amax(dim=1).to(self.novelty)
-        return (self.novelty / best.clamp(min=0)).nan_to_num(nan=float("inf"))
-
-
-class AssessesPredictions(Protocol):
-    """A learner that knows how stable a prediction is, and how new its input."""
-
-    def assess(self, samples: Sequence[Sample]) -> AssessedScores:
-        """Return the logits of samples, one or more, as `predict` uses them, with their assessment."""
-
-    def change_probabilities(self, reading: Any, erased: int) -> torch.Tensor:
-        """Return the probability [N] that the erasure of samples drawn at random has changed each class.
-
-        Args:
-            reading: of N samples, as `cached_features` reads them.
-            erased: the number of samples that are not in the statistics any more.
-        """
-
-
 class CalibratedScores(Protocol):
     """Confidences that are fitted to samples which are never learned."""
 

@@ -7,10 +7,11 @@ import glob
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -20,7 +21,7 @@ from streamcl.errors import BadRecord, ConfigError
 
 if TYPE_CHECKING:
     from streamcl.events import Prediction, Sample
-    from streamcl.runs.learner import AssessedPrediction, LoadedRun
+    from streamcl.runs.learner import LoadedRun
 
 IMAGES_DECODED_AT_ONCE = 64  # images that are decoded before they are predicted
 
@@ -35,8 +36,16 @@ IMAGES_DECODED_AT_ONCE = 64  # images that are decoded before they are predicted
     default=0.0,
     help="Confidence below which an image has no class.",
 )
+@click.option(
+    "--budget",
+    callback=lambda context, parameter, value: _budget(value),  # noqa: ARG005 - the signature is click's
+    metavar="SHARE",
+    help="Share of the work of all blocks that is used on average, such as 50%.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(run: Path, images: tuple[str, ...], top: int, threshold: float, as_json: bool) -> int:
+def predict(
+    run: Path, images: tuple[str, ...], *, top: int, threshold: float, budget: float | None, as_json: bool
+) -> int:
     """Name the class of each of IMAGES with the model that RUN has learned so far.
 
     IMAGES are files, folders (with all images in them), patterns such as "inbox/*.png", and - for paths on
@@ -46,33 +55,91 @@ def predict(run: Path, images: tuple[str, ...], top: int, threshold: float, as_j
     learned from other images of the same stream, names the same class) and its novelty (1: as a new image
     of the stream is on average); null where the learner cannot compute them. Where `answer.unknown` is set
     in the configuration of RUN, an image unlike those learned has no class and is called unknown.
+
+    With --budget an image goes no further through the backbone than until its class stands out, by thresholds
+    from the images that RUN holds out; --json then gives the share of the work that it took in their place.
     """
     paths = list(find_images(images))
     if not paths:
         raise ConfigError(f"no image is found in {', '.join(images)}")
     with _collector_paused():
-        from streamcl.runs.learner import AssessedPrediction, assess_predictions, load_run, rank_classes
+        from streamcl.runs.learner import load_run
 
-        loaded = load_run(run, fitted=True)
-        learner = loaded.learner
-    unread, limit = 0, _limit(loaded)
+        predict_batch = _predictor(load_run(run, fitted=True), top, budget, assess=as_json)
+    unread = 0
     for start in range(0, len(paths), IMAGES_DECODED_AT_ONCE):
         part = paths[start : start + IMAGES_DECODED_AT_ONCE]
         samples = list(_decoded(part))
         unread += len(part) - len(samples)
-        if as_json or limit is not None:
-            predicted = assess_predictions(learner, samples, top, math.inf if limit is None else limit)
-        else:
-            predicted = [AssessedPrediction(ranked) for ranked in rank_classes(learner, samples, top)]
-        for sample, found in zip(samples, predicted, strict=True):
-            named = [] if found.is_unknown else found.ranked
-            kept = [each for each in named if each.label is not None and each.confidence >= threshold]
-            if as_json:
-                judged = {} if limit is None else {"unknown": found.is_unknown}
-                echo(json.dumps({**_as_fields(sample.id, kept, found, top), **judged}))
-            else:
-                echo(_as_text(sample.id, kept, found))
+        for sample, found in zip(samples, predict_batch(samples), strict=True):
+            kept = [each for each in found.ranked if each.label is not None and each.confidence >= threshold]
+            echo(_as_json(sample.id, kept, found, top) if as_json else _as_text(sample.id, kept, found))
     return BadRecord.exit_code if unread else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is printed of an image. missing: in place of a class. facts: further fields of its JSON object."""
+
+    ranked: Sequence[Prediction]
+    confidence: float
+    missing: str = "no class"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+_Predictor: TypeAlias = Callable[[Sequence["Sample"]], list[_Found]]
+
+
+def _predictor(run: LoadedRun, top: int, budget: float | None, *, assess: bool) -> _Predictor:
+    """Return the function that predicts a batch of images."""
+    if budget is not None:
+        return _within_budget(run, top, budget)
+    limit = _limit(run)
+    if assess or limit is not None:
+        return _assessed(run, top, limit)
+    from streamcl.runs.learner import rank_classes
+
+    def rank(samples: Sequence[Sample]) -> list[_Found]:
+        return [_Found(row, _best(row)) for row in rank_classes(run.learner, samples, top)]
+
+    return rank
+
+
+def _assessed(run: LoadedRun, top: int, limit: float | None) -> _Predictor:
+    from streamcl.runs.learner import assess_predictions
+
+    def assess(samples: Sequence[Sample]) -> list[_Found]:
+        found = assess_predictions(run.learner, samples, top, math.inf if limit is None else limit)
+        return [
+            _Found(
+                () if each.is_unknown else each.ranked,
+                _best(each.ranked),
+                "unknown" if each.is_unknown else "no class",
+                {"stability": each.stability, "novelty": each.novelty}
+                | ({} if limit is None else {"unknown": each.is_unknown}),
+            )
+            for each in found
+        ]
+
+    return assess
+
+
+def _within_budget(run: LoadedRun, top: int, budget: float) -> _Predictor:
+    from streamcl.runs.early_prediction import BudgetedPredictor
+
+    predictor = BudgetedPredictor(run, budget)
+
+    def predict_early(samples: Sequence[Sample]) -> list[_Found]:
+        return [
+            _Found(each.ranked, _best(each.ranked), facts={"work": round(each.cost, 4)})
+            for each in predictor.predict(samples, top)
+        ]
+
+    return predict_early
+
+
+def _best(ranked: Sequence[Prediction]) -> float:
+    return ranked[0].confidence if ranked else 0.0
 
 
 def find_images(named: Sequence[str]) -> Iterator[Path]:
@@ -118,6 +185,20 @@ def _decoded(paths: Sequence[Path]) -> Iterator[Sample]:
             echo(one_line(f"streamcl: {path}: {error}"), err=True)
 
 
+def _budget(value: str | None) -> float | None:
+    """Return the share that 50% or 0.5 stands for."""
+    if value is None:
+        return None
+    number, _, rest = value.strip().partition("%")
+    try:
+        budget = float(number) / (100 if "%" in value else 1)
+    except ValueError:
+        budget = math.nan
+    if rest or not 0 < budget <= 1:
+        raise click.BadParameter(f"{value} is no share of the work; write 50% or 0.5")
+    return budget
+
+
 def _limit(run: LoadedRun) -> float | None:
     """Return the limit of `answer.unknown`; None where it is not set; warn where it has no effect."""
     from streamcl.runs.learner import unsupported_limit
@@ -132,20 +213,18 @@ def _limit(run: LoadedRun) -> float | None:
     return limit
 
 
-def _as_fields(name: str, kept: Sequence[Prediction], found: AssessedPrediction, top: int) -> dict[str, Any]:
-    answer: dict[str, Any] = {
+def _as_json(name: str, kept: Sequence[Prediction], found: _Found, top: int) -> str:
+    fields: dict[str, Any] = {
         "image": name,
         "class": kept[0].label if kept else None,
         "confidence": found.confidence,
-        "stability": found.stability,
-        "novelty": found.novelty,
+        **found.facts,
     }
     if top > 1:
-        answer["top"] = [{"class": each.label, "confidence": each.confidence} for each in kept]
-    return answer
+        fields["top"] = [{"class": each.label, "confidence": each.confidence} for each in kept]
+    return json.dumps(fields)
 
 
-def _as_text(name: str, kept: Sequence[Prediction], found: AssessedPrediction) -> str:
+def _as_text(name: str, kept: Sequence[Prediction], found: _Found) -> str:
     classes = [f"{printable(str(each.label))}\t{each.confidence:.3f}" for each in kept]
-    missing = "unknown" if found.is_unknown else "no class"
-    return "\t".join([printable(name), *(classes or [f"({missing})\t{found.confidence:.3f}"])])
+    return "\t".join([printable(name), *(classes or [f"({found.missing})\t{found.confidence:.3f}"])])

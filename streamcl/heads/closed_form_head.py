@@ -20,11 +20,12 @@ S = TypeVar("S", bound="HeadStatistics")
 class ClosedFormHead(Protocol[S]):
     """Scores [N, C] of features [N, d], solved from sums over rows [N, D] of what was learned.
 
-    has_uncertainty: whether the sums hold what `uncertainty` needs.
+    has_uncertainty, has_leading: whether the sums hold what `uncertainty` and `leading_scores` need.
     """
 
     width: int
     has_uncertainty: bool = False
+    has_leading: bool = False
 
     @property
     def statistics(self) -> S:
@@ -110,6 +111,14 @@ class ClosedFormHead(Protocol[S]):
     def uncertainty(self, features: Tensor) -> ScoreUncertainty:
         """Return the uncertainty of `scores_refit` of features [N, d]; raise TypeError where it has none."""
         raise TypeError(f"{type(self).__name__} has none, not even of {len(features)} samples")
+
+    def leading_scores(self, features: Tensor) -> Tensor:
+        """Return float64 [N, C] refitted to the first d' features alone, which are given, [N, d'].
+
+        Raises:
+            TypeError: the head cannot leave out features.
+        """
+        raise TypeError(f"{type(self).__name__} cannot leave out features, {features.shape[1]} are given")
 
     def state_dict(self) -> State:
         """Return the statistics and the weights in use."""

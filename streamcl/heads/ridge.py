@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +17,7 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.ridge_solver import RidgeSolver, SolveRule
-from streamcl.heads.solving import linear_scores, variance
+from streamcl.heads.solving import linear_scores, random_projection, variance
 from streamcl.heads.stability import ScoreUncertainty
 from streamcl.heads.statistics import (
     PartsOfHead,
@@ -77,10 +76,10 @@ class RidgeHead(ClosedFormHead[Statistics]):
         if trace_ridge <= 0:
             raise ValueError(f"trace_ridge is {trace_ridge}, expected a positive number")
         self.width = width
-        self.has_uncertainty = rule is None
+        self.has_uncertainty, self.has_leading = rule is None, rule is None and projection is None
         self._trace_ridge = trace_ridge
         self._smallest: float | None = None  # the smallest eigenvalue, known after an erasure
-        self._P = None if projection is None else _projection(width, projection, seed).to(device)
+        self._P = None if projection is None else random_projection(width, projection, seed).to(device)
         self._sums = Statistics.empty(projection or width, device)  # its Gram alone is added to in place
         self._solver = RidgeSolver(
             rule,
@@ -222,6 +221,14 @@ class RidgeHead(ClosedFormHead[Statistics]):
         """Return the uncertainty of `scores_refit` of features [N, d]."""
         return self._solver.refit_uncertainty(self._sums, self.statistic_rows(features))
 
+    def leading_scores(self, features: Tensor) -> Tensor:
+        """Return scores [N, C] refitted to the first d' features alone, which are given, [N, d'].
+
+        Only where `has_leading`: without a projection the features are the columns that are summed.
+        """
+        weights = self._solver.leading_weights(self._sums, features.shape[1])
+        return linear_scores(features.double(), *weights, self._sums.counts > 0)
+
     def exact_weights(self) -> tuple[Tensor, Tensor]:
         """Solve for all that is known now, use it from here on, and return W, float64 [D, C], and b [C]."""
         return self._solver.exact_weights(self._sums)
@@ -291,8 +298,3 @@ class RidgeHead(ClosedFormHead[Statistics]):
 
     def _smallest_of(self, left: Statistics) -> float:
         return smallest_eigenvalue(left, self._ridge(left))
-
-
-def _projection(width: int, wide: int, seed: int) -> Tensor:
-    """P [d, D], standard normal."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal((width, wide), dtype=np.float32))

@@ -98,11 +98,20 @@ class RidgeSolver:
         if not statistics.total:
             variance = rows.new_zeros(len(rows), statistics.classes)
             return ScoreUncertainty(variance, rows.new_full((len(rows),), math.nan))
-        if self._stability is None or self._stability[0] is not statistics:
-            self.refit_weights(statistics)  # finds the ridge
-            equations = normal_equations(self._trace_ridge, statistics, self._refit_ridge.value)
-            self._stability = statistics, RidgeStability(equations)
-        return self._stability[1].uncertainty(rows)
+        return self._refit_stability(statistics).uncertainty(rows)
+
+    def leading_weights(self, statistics: Statistics, width: int) -> Weights:
+        """Return weights of all that is known on the first `width` features alone, [width, C] and [C].
+
+        The first call after a change decomposes the sums, for all widths. Ridges are those of all features.
+
+        Args:
+            statistics: of all that is known.
+            width: at most D.
+        """
+        if not statistics.total:
+            return statistics.Q[:width], statistics.Q[0]
+        return self._refit_stability(statistics).leading_weights(width)
 
     def exact_weights(self, statistics: Statistics) -> Weights:
         """Solve for all that is known now, use the weights from here on, and return them, [D, C] and [C]."""
@@ -163,6 +172,13 @@ class RidgeSolver:
         ridge = self.ridge.searched(statistics) if self.ridge.is_outdated(statistics) else self.ridge
         self._W, self._b = self._solve(statistics, ridge)
         self.ridge, self._solved_counts, self._due = ridge, statistics.counts, False
+
+    def _refit_stability(self, statistics: Statistics) -> RidgeStability:
+        if self._stability is None or self._stability[0] is not statistics:
+            self.refit_weights(statistics)  # finds the ridge
+            equations = normal_equations(self._trace_ridge, statistics, self._refit_ridge.value)
+            self._stability = statistics, RidgeStability(equations)
+        return self._stability[1]
 
     def _solve(self, statistics: Statistics, ridge: AdaptiveRidge) -> Weights:
         """Weights in the order of memory that a state restores: a product's last bits depend on it."""

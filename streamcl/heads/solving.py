@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,11 @@ class NormalEquations:
         """Return the weights W [D, C] and b [C]."""
         W = self.factor.solve(self.moments) * self.scale
         return W, self.at_mean - self.mean @ W
+
+    def leading(self, width: int) -> NormalEquations:
+        """Return the equations of the first `width` features alone, with the same ridges; factors nothing."""
+        part = {name: getattr(self, name)[:width] for name in ("moments", "mean", "ridge")}
+        return replace(self, factor=self.factor.leading(width), **part)
 
 
 def normal_equations(
@@ -139,6 +145,11 @@ def variance(statistics: Statistics) -> Tensor:
     mean = statistics.Q.sum(dim=1) / total
     spread = (statistics.gram.diagonal() / total - mean.square()).clamp(min=0.0)
     return spread.clamp(min=float(1e-6 * spread.mean()))
+
+
+def random_projection(width: int, wide: int, seed: int) -> Tensor:
+    """Return P [d, D], standard normal, float32."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((width, wide), dtype=np.float32))
 
 
 class Quadratic:

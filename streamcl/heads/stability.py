@@ -38,6 +38,7 @@ class RidgeStability:
 
     def __init__(self, equations: NormalEquations) -> None:
         self._equations = equations
+        self._leading: dict[int, tuple[Tensor, Tensor]] = {}
         self._total = int(equations.counts.sum())
 
     def uncertainty(self, h: Tensor) -> ScoreUncertainty:
@@ -53,6 +54,12 @@ class RidgeStability:
         shares = self._equations.scale.square()
         variance = self.residual_variance * torch.outer(spread + 1 / self._total, shares)
         return ScoreUncertainty(variance, leverage / self.usual_leverage)
+
+    def leading_weights(self, width: int) -> tuple[Tensor, Tensor]:
+        """Return the weights of the first `width` features alone, [width, C] and [C]."""
+        if width not in self._leading:
+            self._leading[width] = self._equations.leading(width).solve()
+        return self._leading[width]
 
     @cached_property
     def usual_leverage(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from streamcl.capabilities.interfaces import AssessedScores
+from streamcl.capabilities.prediction_interfaces import AssessedScores
 from streamcl.events import Sample
 from streamcl.learners.lazy_imports import lazy_imports
 

@@ -23,7 +23,7 @@ from streamcl.protocols import Rollback, State, savepoint_of
 
 with lazy_imports():
     from streamcl.heads import ridge as ridge_head
-    from streamcl.learners import block_features, calibration, predictions
+    from streamcl.learners import block_features, calibration, early_exit, predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,6 +186,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
             drop_class=self.drop_class,
             cached_features=self,
             assessment=HeadAssessment(self) if self.head.has_uncertainty else None,
+            early_exit=early_exit.early_exit_of(self),
             features=self.features,
             calibration=calibration.ScoreCalibration(
                 self.calibration,

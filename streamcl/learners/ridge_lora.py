@@ -27,7 +27,7 @@ from streamcl.learners.step import LogitLearner, Transaction, labelled_rows
 from streamcl.protocols import Learner, State, savepoint_of
 
 with lazy_imports():
-    from streamcl.learners import block_features, calibration, latent_factory, predictions
+    from streamcl.learners import block_features, calibration, early_exit, latent_factory, predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,6 +175,7 @@ class RidgeLoRALearner(LogitLearner):
                 self.exact.index,
                 features_version=None if branch is None else branch.frozen,
             ),
+            early_exit=early_exit.early_exit_of(self.exact, self),
             adapter_export=None if branch is None else AdapterExport(branch.adapters, None, self.classes),
         )
 

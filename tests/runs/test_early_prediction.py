@@ -1,0 +1,86 @@
+"""`predict --budget`: a share of the work on average, by thresholds from what the run holds out."""
+
+import json
+
+import pytest
+from pictures import picture
+from PIL import Image
+from tiny_runs import call, configuration
+
+from streamcl.errors import ConfigError
+from streamcl.events import Sample
+from streamcl.runs.early_prediction import BudgetedPredictor
+from streamcl.runs.learner import load_run, rank_classes
+from streamcl.runs.open import open_run
+
+CLASSES = ("ant", "bee")
+SAMPLES = [Sample(f"{n}", picture(CLASSES[n % 2], 6000 + n)) for n in range(24)]
+
+
+class Pictures:
+    """160 pictures of two classes, read by index."""
+
+    def __len__(self):
+        return 160
+
+    def __getitem__(self, index):
+        label = CLASSES[index % 2]
+        return {"image": picture(label, index), "label": label, "id": f"picture-{index}"}
+
+
+def finished(folder, learner="ridge", hold_out="40%"):
+    source, evaluate = {"class": f"{__name__}:Pictures"}, {"hold_out": hold_out}
+    with open_run(
+        configuration(folder, learner=learner, source=source, max_samples=None, evaluate=evaluate)
+    ) as run:
+        list(run)
+        run.finish()
+    return run.folder
+
+
+@pytest.fixture(params=["ridge", "ridge_lora"])
+def loaded(request, tmp_path):
+    learner = {"name": "ridge_lora", "lora": {"warmup_samples": 32}}
+    return load_run(finished(tmp_path, "ridge" if request.param == "ridge" else learner))
+
+
+def test_the_work_stays_within_the_budget_and_all_of_it_is_predict(loaded):
+    held = [each for part in loaded.held_out for each in part.samples]
+    for budget in (0.5, 0.75):
+        predictor = BudgetedPredictor(loaded, budget)
+        costs = [each.cost for each in predictor.predict(held, 1)]
+        assert sum(costs) / len(costs) <= budget + 1e-9
+        assert predictor.plan.expected_cost == pytest.approx(sum(costs) / len(costs), abs=0.05)
+    everything = BudgetedPredictor(loaded, 1.0).predict(SAMPLES, 2)
+    assert [each.ranked for each in everything] == rank_classes(loaded.learner, SAMPLES, 2)
+    assert all(each.cost == pytest.approx(1) for each in everything)
+
+
+def test_a_budget_below_the_first_exit_is_refused(loaded):
+    with pytest.raises(ConfigError, match="less than the first exit takes"):
+        BudgetedPredictor(loaded, 0.01)
+
+
+def test_predict_gives_the_work_of_each_image(tmp_path):
+    run = finished(tmp_path)
+    for number in range(2):
+        Image.fromarray(SAMPLES[number].image).save(tmp_path / f"{number}.png")
+    code, output = call("predict", run, tmp_path / "0.png", tmp_path / "1.png", "--budget", "60%", "--json")
+    answers = [json.loads(line) for line in output.splitlines()]
+    assert code == 0
+    assert [each["class"] for each in answers] == ["ant", "bee"]
+    assert all(0 < each["work"] <= 1 and "stability" not in each for each in answers)
+    assert call("predict", run, tmp_path / "0.png", "--budget", "0.6")[0] == 0
+
+
+@pytest.mark.parametrize("budget", ["0", "150%", "half", "5%5"])
+def test_what_is_no_share_is_refused(budget, tmp_path):
+    code, output = call("predict", tmp_path, "x.png", "--budget", budget)
+    assert code == 2, output
+
+
+def test_learners_without_exits_and_runs_that_hold_nothing_out_are_refused(tmp_path):
+    for name, learner, hold_out in (("slda", "slda", "40%"), ("none", "ridge", 0)):
+        loaded = load_run(finished(tmp_path / name, learner, hold_out), fitted=True)
+        with pytest.raises(ConfigError, match="no exits" if learner == "slda" else "holds out"):
+            BudgetedPredictor(loaded, 0.5)
