@@ -199,10 +199,10 @@ class RetrainedBranch(BlendedBranch):
         """Do what is due: train where the schedule asks for it, and again after a removal."""
         if self._outdated == "adapters":
             self._adapters = self.training.train(self._trained_on, self._seed + self._trainings)
-            self._version += 1
-        if self._outdated != "nothing":
-            self._outdated = "nothing"
+            self._version, self._outdated = self._version + 1, "head"
+        if self._outdated == "head":
             self._fill_head()
+            self._outdated = "nothing"
 
     def end_stream(self, offset: int) -> Mapping[str, Any]:
         """Train once more, where the stream has grown by a quarter since the last time; return figures.
@@ -213,7 +213,7 @@ class RetrainedBranch(BlendedBranch):
             return {}
         self.advance(offset)
         if self._trained_at < offset:
-            self._thin(offset)
+            self._note_training(offset)
         self.update()
         return {"samples": len(self.store), "trainings": self._trainings}
 
@@ -256,13 +256,16 @@ class RetrainedBranch(BlendedBranch):
         """Have all that is stored train adapters at a position, as far as its place allows."""
         weight = self.schedule.weight(self._due)
         self.store.thin(1 / weight, trainings=self._trainings, weight=weight)
+        self._note_training(position)
+
+    def _note_training(self, position: int) -> None:
+        """Have all that is stored train adapters at a position, when the branch is next used."""
         self._trainings += 1
         self._trained_at, self._outdated = position, "adapters"
 
     @property
     def _trained_on(self) -> LatentGroup | None:
-        """The stored samples of before the last training, which are one group; None: there are none."""
-        return next((group for group in self.store.groups if group.trainings < self._trainings), None)
+        return self.store.entered_before(self._trainings)
 
     def _fill_head(self) -> None:
         self._head = self._new_head()

@@ -123,6 +123,11 @@ class LatentStore:
         kept = [group for group in kept if len(group)]
         self.groups = (replace(_joined(kept), trainings=trainings, weight=weight),) if kept else ()
 
+    def entered_before(self, trainings: int) -> LatentGroup | None:
+        """Return all samples that entered before a training, as one group; None where there are none."""
+        old = [group for group in self.groups if group.trainings < trainings]
+        return _joined(old) if old else None
+
     def remove(self, offsets: Collection[int]) -> tuple[int, ...]:
         """Remove the samples at these offsets; return `trainings` of each that was there."""
         gone = np.array(sorted(offsets), np.int64)
