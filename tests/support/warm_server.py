@@ -16,9 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+IMPORTED_LATE = ("torch._dynamo", "matplotlib.backends.backend_svg", "matplotlib.figure")
+"""What a run imports at an optimizer's first step and for its report."""
+
 
 def warm() -> None:
     """Load what a run loads, and build a tiny ViT once; no child collects or copies any of it."""
+    for name in IMPORTED_LATE:
+        importlib.import_module(name)
     from fault_runs import TINY
 
     import streamcl.report
