@@ -1,6 +1,7 @@
 """Measures how far confidences are from accuracy on images that are never learned, before and after a fit.
 
     python benchmarks/calibration.py [--packs office_caltech10,...] [--learners ridge,...] [--images 4000]
+                                     [--image-size 70]
 
 Each learner passes once over the training images of a development pack (STREAMCL_DEV_DATA names their folder;
 ViT-S by pip, its first 11 blocks, batches of 64, ten disjoint parts or one domain after the other), as a run
@@ -10,8 +11,9 @@ error (15 bins) in per cent, one line a pack and learner:
 fixed: on the pack's test images, with the factor on scores that was built in before this was fitted.
 own: on the same images, with the factor fitted to what the run has held out of its stream; in brackets how
     many those are.
-test: on one half of the test images with the factor fitted to the other half, as where a source has held-out
+test: on each half of the test images with the factor fitted to the other half, as where a source has held-out
     images of its own, which need not be like those of the stream.
+chance: what perfect confidences of that size would come to on so few images.
 before learning: of all predictions of the stream, new classes included.
 """
 
@@ -23,7 +25,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -43,8 +45,11 @@ from streams.datasets.npz import npz
 FOLDER = os.environ.get("STREAMCL_DEV_DATA", "../shared/data")
 PACKS = ("cifar100_dev", "office_caltech10", "grocery81", "emoji_dev", "fruits65_video", "core50_micro")
 FIXED = {"ridge": 10.0, "slda": 1.0, "ncm": 10.0, "ridge_lora": 16.0}
-VIT = {"name": "vit_small_patch14_dinov2", "weights": "fetch:vit-s-focus", "depth": 11, "image_size": 70}
+VIT = {"name": "vit_small_patch14_dinov2", "weights": "fetch:vit-s-focus", "depth": 11}
 TEST_IMAGES = 1000
+
+Outcome: TypeAlias = tuple[float, bool]
+"""The confidence of a prediction, and whether it was right."""
 
 
 def main() -> None:
@@ -53,25 +58,28 @@ def main() -> None:
     parser.add_argument("--packs", default=",".join(PACKS))
     parser.add_argument("--learners", default=",".join(FIXED))
     parser.add_argument("--images", type=int, default=4000, help="training images of a pack, at most")
+    parser.add_argument("--image-size", type=int, default=70)
     arguments = parser.parse_args()
     shared = SharedResources()
-    columns = ("pack", "learner", "accuracy", "fixed", "own", "test", "before learning")
+    columns = ("pack", "learner", "accuracy", "fixed", "own", "test", "chance", "before learning")
     print(json.dumps(machine(Compute(torch.device("cpu"), "32-true"))))
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for pack in arguments.packs.split(","):
         for learner in arguments.learners.split(","):
-            figures = measured(Path(FOLDER) / f"{pack}.npz", learner, arguments.images, shared)
+            figures = measured(Path(FOLDER) / f"{pack}.npz", learner, arguments, shared)
             print(f"| {' | '.join((pack, learner, *figures))} |", flush=True)
 
 
-def measured(pack: Path, learner: str, limit: int, shared: SharedResources) -> list[str]:
+def measured(pack: Path, learner: str, options: argparse.Namespace, shared: SharedResources) -> list[str]:
     """Return the columns of one pack and learner."""
     _, test = npz(pack)
     step = max(1, len(test) // TEST_IMAGES)
     images = [test[place] for place in range(0, len(test), step)]
     with tempfile.TemporaryDirectory() as folder:
-        write_training_images(pack, Path(folder) / "train.npz", limit)
-        with open_run(configuration(Path(folder), pack.stem, learner), vit=shared.backbone) as run:
+        write_training_images(pack, Path(folder) / "train.npz", options.images)
+        config = configuration(Path(folder), pack.stem, learner)
+        config["backbone"] |= {"image_size": options.image_size}
+        with open_run(config, vit=shared.backbone) as run:
             shared.feature_cache.attach(run.learner, run.config)
             for _ in run:
                 pass
@@ -79,9 +87,10 @@ def measured(pack: Path, learner: str, limit: int, shared: SharedResources) -> l
             known = [each for each in images if each.label in run.learner.classes]
             return [
                 f"{100 * accuracy(run.learner, known):.1f}",
-                percent(calibration_error(run.learner, known, FIXED[learner])),
-                f"{percent(calibration_error(run.learner, known))} ({summary.get('held_out', 0)})",
-                percent(cross_fitted(run.learner, known)),
+                percent(error_of(outcomes(run.learner, known, FIXED[learner]))),
+                f"{percent(error_of(outcomes(run.learner, known)))} ({summary.get('held_out', 0)})",
+                percent(error_of(fitted := cross_fitted(run.learner, known))),
+                percent(by_chance(fitted)),
                 percent(summary["prequential"]["calibration_error"]),
             ]
 
@@ -93,7 +102,7 @@ def configuration(folder: Path, pack: str, learner: str) -> dict[str, Any]:
         "run_dir": str(folder / "run"),
         "source": {"name": "npz", "args": {"path": str(folder / "train.npz"), "test_percent": 0}},
         "scenario": {"name": "domain_incremental", "seed": 0} if pack == "office_caltech10" else parts,
-        "backbone": VIT,
+        "backbone": dict(VIT),
         "batch": 64,
         "learner": learner,
         "checkpoint": {"every_samples": 10**9, "every_seconds": None, "keep": 1},
@@ -127,9 +136,9 @@ def accuracy(learner: Learner, samples: Sequence[Sample]) -> float:
     return float(np.mean([one.label == two.label for one, two in zip(predicted, samples, strict=True)]))
 
 
-def calibration_error(learner: Any, samples: Sequence[Sample], factor: float | None = None) -> float:
-    """Return the expected calibration error, in [0, 1]; with a factor on the scores where one is given."""
-    bins, calibration = ReliabilityBins(), capabilities_of(learner).calibration
+def outcomes(learner: Any, samples: Sequence[Sample], factor: float | None = None) -> list[Outcome]:
+    """Return each prediction's confidence, with another factor on the scores where one is given."""
+    made, calibration = list[Outcome](), capabilities_of(learner).calibration
     assert isinstance(calibration, ScoreCalibration)
     for chunk in chunks(samples):
         if factor is None:
@@ -137,20 +146,36 @@ def calibration_error(learner: Any, samples: Sequence[Sample], factor: float | N
         else:
             logits = factor * calibration.score(calibration.read(chunk))
         confidence, column = logits.softmax(dim=1).max(dim=1)
-        for sure, best, sample in zip(confidence.tolist(), column.tolist(), chunk, strict=True):
-            bins.add(sure, right=learner.classes[best] == sample.label)
-    error = bins.calibration_error
-    assert error is not None
-    return error
+        right = [
+            learner.classes[best] == each.label for best, each in zip(column.tolist(), chunk, strict=True)
+        ]
+        made += zip(confidence.tolist(), right, strict=True)
+    return made
 
 
-def cross_fitted(learner: Learner, samples: Sequence[Sample]) -> float:
-    """Return the error over both halves, each with the factor fitted to at most 256 samples of the other."""
-    halves, errors = (samples[::2], samples[1::2]), []
+def cross_fitted(learner: Learner, samples: Sequence[Sample]) -> list[Outcome]:
+    """Return the outcomes of both halves, each with the factor fitted to at most 256 samples of the other."""
+    halves, made = (samples[::2], samples[1::2]), list[Outcome]()
     for one, other in (halves, halves[::-1]):
         HoldoutCalibrator(learner, [HoldoutPart("half", one)]).fit()
-        errors.append(calibration_error(learner, other))
-    return float(np.mean(errors))
+        made += outcomes(learner, other)
+    return made
+
+
+def error_of(made: Sequence[Outcome]) -> float:
+    """Return the expected calibration error, in [0, 1]."""
+    bins = ReliabilityBins()
+    for confidence, right in made:
+        bins.add(confidence, right=right)
+    return bins.calibration_error or 0.0
+
+
+def by_chance(made: Sequence[Outcome], draws: int = 50) -> float:
+    """Return the mean error where each prediction is right with the probability that it states."""
+    random = np.random.default_rng(0)
+    return float(
+        np.mean([error_of([(sure, random.random() < sure) for sure, _ in made]) for _ in range(draws)])
+    )
 
 
 def chunks(samples: Sequence[Sample]) -> list[Sequence[Sample]]:

@@ -120,6 +120,10 @@ class ClosedFormHead(Protocol[S]):
         """
         raise TypeError(f"{type(self).__name__} cannot leave out features, {features.shape[1]} are given")
 
+    def link(self, scores: Tensor) -> Tensor:
+        """Return [N, C] in the order of scores [N, C], of which a multiple is logits."""
+        return scores
+
     def state_dict(self) -> State:
         """Return the statistics and the weights in use."""
 

@@ -17,7 +17,7 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.ridge_solver import RidgeSolver, SolveRule
-from streamcl.heads.solving import linear_scores, random_projection, variance
+from streamcl.heads.solving import linear_scores, log_scores, random_projection, variance
 from streamcl.heads.stability import ScoreUncertainty
 from streamcl.heads.statistics import (
     PartsOfHead,
@@ -210,10 +210,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         return linear_scores(h, *self._solver.weights(self._sums), self._sums.counts > 0)
 
     def scores_refit(self, features: Tensor) -> Tensor:
-        """Return scores [N, C] of features [N, d] by weights refitted on all statistics.
-
-        `scores` may use an older solve.
-        """
+        """Return scores [N, C] of features [N, d] by weights of all statistics, which `scores` may lack."""
         h = self.statistic_rows(features)
         return linear_scores(h, *self._solver.refit_weights(self._sums), self._sums.counts > 0)
 
@@ -222,12 +219,13 @@ class RidgeHead(ClosedFormHead[Statistics]):
         return self._solver.refit_uncertainty(self._sums, self.statistic_rows(features))
 
     def leading_scores(self, features: Tensor) -> Tensor:
-        """Return scores [N, C] refitted to the first d' features alone, which are given, [N, d'].
+        """Return scores [N, C] refitted to the first d' features, [N, d']; only where `has_leading`."""
+        W, b = self._solver.leading_weights(self._sums, features.shape[1])
+        return linear_scores(features.double(), W, b, self._sums.counts > 0)
 
-        Only where `has_leading`: without a projection the features are the columns that are summed.
-        """
-        weights = self._solver.leading_weights(self._sums, features.shape[1])
-        return linear_scores(features.double(), *weights, self._sums.counts > 0)
+    def link(self, scores: Tensor) -> Tensor:
+        """Return the logarithms [N, C] of scores [N, C], which estimate probabilities (see `log_scores`)."""
+        return log_scores(scores)
 
     def exact_weights(self) -> tuple[Tensor, Tensor]:
         """Solve for all that is known now, use it from here on, and return W, float64 [D, C], and b [C]."""

@@ -44,6 +44,10 @@ class SLDAHead(RidgeHead):
             rule=functools.partial(_solve_discriminant, shrinkage),
         )
 
+    def link(self, scores: Tensor) -> Tensor:
+        """Return scores [N, C], the same [N, C]: they are logarithms of likelihoods already."""
+        return scores
+
 
 def _solve_discriminant(
     shrinkage: float, statistics: Statistics, variance_ridge: float | None

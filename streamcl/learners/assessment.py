@@ -31,7 +31,7 @@ class HeadAssessment:
         """Return the logits of samples, one or more, with their stability and novelty."""
         scores, (variance, novelty) = self._uncertain(self._learner.read(samples))
         flips = stability.flip_probability(scores, variance)
-        return AssessedScores(self._learner.calibration.for_predictions(scores) * scores, flips, novelty)
+        return AssessedScores(self._learner.calibration.for_predictions(scores), flips, novelty)
 
     def change_probabilities(self, reading: Tensor, erased: int) -> Tensor:
         """Return the probability [N] that the erasure of so many samples has changed the class of each.
@@ -62,7 +62,7 @@ class BlendAssessment:
         """Return the logits of samples, one or more, with their stability and novelty."""
         scores, (variance, novelty) = self._uncertain(self._learner.read(samples))
         flips = stability.flip_probability(scores, variance)
-        return AssessedScores(self._learner.calibration.for_predictions(scores) * scores, flips, novelty)
+        return AssessedScores(self._learner.calibration.for_predictions(scores), flips, novelty)
 
     def change_probabilities(self, reading: Any, erased: int) -> Tensor:
         """Return the probability [N] that the erasure of so many samples has changed the class of each.

@@ -99,33 +99,39 @@ def _slopes(scores: Tensor, targets: Tensor, factor: float) -> _Slopes:
     return _Slopes(float(first.sum()), float(spread.sum()))
 
 
+def same_scores(scores: Tensor) -> Tensor:
+    """Return scores [N, C] as they are, [N, C]."""
+    return scores
+
+
 class Calibration:
     """The factors of a learner, for predictions before learning and for those of `predict`.
 
     The first follows test-then-train predictions: each batch moves it so that the mean confidence nears the
     accuracy, samples of classes that nobody has seen included. The second is fitted to held-out samples,
-    which are never learned; where too few are held out the first stands for it. The state is five numbers.
+    which are never learned; where too few are held out the first stands for it. The state is four numbers.
 
     Attributes:
+        link: from scores [N, C] to what the factors are on, [N, C], in the same order.
         held_out: the fitted factor; None without one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, link: Callable[[Tensor], Tensor] = same_scores) -> None:
+        self.link = link
         self.held_out: float | None = None
         self._log = 0.0  # of the running factor, relative to the one that gives scores PRIOR_SPREAD
         self._slope = 0.0  # of the summed confidences by that logarithm
         self._square = 0.0  # mean square of the scores lately; 0 before any
 
-    def before_learning(self, scores: Tensor) -> float:
-        """Return the factor for scores [B, C] of a batch that is learned next; 1 where they say nothing."""
-        square = self._square or mean_square(scores)
-        if not 0 < square < math.inf:
-            return 1.0
-        return PRIOR_SPREAD * math.exp(self._log) / math.sqrt(square)
+    def before_learning(self, scores: Tensor) -> Tensor:
+        """Return the logits [B, C] of scores [B, C] of a batch that is learned next."""
+        linked = self.link(scores)
+        return self._running_factor(linked) * linked
 
-    def for_predictions(self, scores: Tensor) -> float:
-        """Return the factor for scores [B, C] by weights of all that is known."""
-        return self.before_learning(scores) if self.held_out is None else self.held_out
+    def for_predictions(self, scores: Tensor) -> Tensor:
+        """Return the logits [B, C] of scores [B, C] by weights of all that is known."""
+        linked = self.link(scores)
+        return (self._running_factor(linked) if self.held_out is None else self.held_out) * linked
 
     def update(self, scores: Tensor, targets: Tensor) -> None:
         """Move the running factor.
@@ -134,10 +140,11 @@ class Calibration:
             scores: [B, C], made before the batch was learned.
             targets: int64 [B]; one of C or more is a class that was not known.
         """
+        scores = self.link(scores)
         square = mean_square(scores)
         if not 0 < square < math.inf:
             return
-        factor = self.before_learning(scores)
+        factor = self._running_factor(scores)
         chances = (factor * scores.double()).softmax(dim=1)  # [B, C]
         confidence, column = chances.max(dim=1)  # [B]
         finite = torch.where(scores.isfinite(), scores.double(), 0.0)
@@ -155,13 +162,21 @@ class Calibration:
             scores: [N, C], by weights of all that is known.
             targets: int64 [N], columns with finite scores.
         """
-        self.held_out = fitted_sharpness(scores, targets) if len(targets) >= MIN_CALIBRATION_SAMPLES else None
+        enough = len(targets) >= MIN_CALIBRATION_SAMPLES
+        self.held_out = fitted_sharpness(self.link(scores), targets) if enough else None
 
     def restart(self) -> None:
         """Let the running factor begin anew where there is a fitted one: nothing in it is older then."""
         if self.held_out is not None:
             self._square = (PRIOR_SPREAD / self.held_out) ** 2
             self._log = self._slope = 0.0
+
+    def _running_factor(self, linked: Tensor) -> float:
+        """Return the factor before learning; 1 where the scores say nothing."""
+        square = self._square or mean_square(linked)
+        if not 0 < square < math.inf:
+            return 1.0
+        return PRIOR_SPREAD * math.exp(self._log) / math.sqrt(square)
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the present factors."""

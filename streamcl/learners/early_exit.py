@@ -88,7 +88,7 @@ class EarlyExit:
             leaving = margin >= limit
             if not number:
                 logits = scores.new_empty(len(samples), scores.shape[1])
-            logits[rows.places[leaving]] = self._calibration.for_predictions(scores) * scores[leaving]
+            logits[rows.places[leaving]] = self._calibration.for_predictions(scores)[leaving]
             exits[rows.places[leaving]] = number
             rows = rows[~leaving]
             if not len(rows.places):

@@ -80,7 +80,7 @@ class LatentRidgeLoRALearner(LogitLearner):
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Return scores [B, C] by weights of all that is known."""
         scores = self.scores_refit(self.read(samples))
-        return self.calibration.for_predictions(scores) * scores
+        return self.calibration.for_predictions(scores)
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, add its labelled samples to the frozen head, and store some of them."""

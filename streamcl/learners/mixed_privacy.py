@@ -90,7 +90,7 @@ class MixedPrivacyLearner(LogitLearner):
         """Return scores [B, C] by weights of all that is known."""
         reading = self.core.read(samples)
         scores = self._total(self.core.scores_refit(reading), self.users.scores_refit(self._z(reading)))
-        return self.core.calibration.for_predictions(scores) * scores
+        return self.core.calibration.for_predictions(scores)
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, teach the core its core samples, and add everything to the sums of z."""
@@ -98,8 +98,8 @@ class MixedPrivacyLearner(LogitLearner):
             return StepResult((), (), learned=())
         sides = self._sides(batch)
         scores = self._scores(batch, sides)
-        factor = self.core.calibration.before_learning(scores)
-        predicted = predictions.to_predictions(factor * scores, self.classes)
+        calibrated = self.core.calibration.before_learning(scores)
+        predicted = predictions.to_predictions(calibrated, self.classes)
         losses = self._losses(batch, scores)
         if not all(predictions.all_finite(side.z) for side in sides):
             return StepResult(predicted, losses, learned=())

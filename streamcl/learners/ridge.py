@@ -119,14 +119,14 @@ class RidgeLearner(LogitLearner, Generic[S]):
             backbone, compute, blocks, tta_views=tta_views
         )
         self.sharpness = sharpness
-        self.calibration = calibration.Calibration()
+        self.calibration = calibration.Calibration(head.link)
         self.index = ClassIndex()
         self._listeners: list[LearnedListener] = []
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Return scores [B, C] by weights of all that is known."""
         scores = self.head.scores_refit(self.features(samples))
-        return self.calibration.for_predictions(scores) * scores
+        return self.calibration.for_predictions(scores)
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, then add its labelled samples to the statistics."""
@@ -152,7 +152,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
             batch: B samples, one or more.
             scores: [B, C], by the weights in use.
         """
-        calibrated = self.calibration.before_learning(scores) * scores
+        calibrated = self.calibration.before_learning(scores)
         return prepare_step(batch, self.sharpness * scores, self.index, calibrated)
 
     def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:

@@ -71,7 +71,7 @@ class RidgeLoRALearner(LogitLearner):
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Return scores [B, C] by weights of all that is known."""
         scores = self.scores_refit(self.read(samples))
-        return self.calibration.for_predictions(scores) * scores
+        return self.calibration.for_predictions(scores)
 
     def learn(self, batch: Batch) -> StepResult:
         """Predict the batch, adapt during warm-up, and add its labelled samples to both heads."""

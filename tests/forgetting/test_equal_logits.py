@@ -118,7 +118,7 @@ def check_equal_logits(learner, never):
     assert torch.equal(finite, torch.isfinite(found))
     scale = float(expected[finite].abs().max())
     assert float((found - expected)[finite].abs().max()) <= TOLERANCE * scale
-    in_use = learner.scores(learner.read(asked))[:, order]
+    in_use = learner.calibration.link(learner.scores(learner.read(asked))[:, order])
     factor = never.calibration.held_out
     if factor is None:  # of the classes that are left too few samples are held out
         factor = float((expected[finite] / in_use[finite]).median())

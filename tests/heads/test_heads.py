@@ -1,5 +1,7 @@
 """Heads grow without touching old classes; the closed form is free of order and forgets exactly."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.gram import Gram
 from streamcl.heads.linear import LinearHead, masked_cross_entropy
 from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.solving import log_scores
 
 # --- linear ---------------------------------------------------------------------------------------
 
@@ -459,3 +462,13 @@ def test_a_matrix_that_is_not_positive_definite_cannot_be_taken_apart(bad):
     ridge[bad] = -1.5
     with pytest.raises(ArithmeticError):
         gram.regularised(ridge)
+
+
+def test_logarithms_of_scores_keep_their_order_and_classes_that_cannot_be_predicted():
+    scores = torch.tensor([[-math.inf, -1e6, -50.0, -1.0, 0.0, 1e-9, 0.5, 1.0, 40.0]], dtype=torch.float64)
+    found = log_scores(scores)
+    assert (found.diff() > 0).all()
+    assert found.isfinite().tolist() == scores.isfinite().tolist()
+    known = scores[:, 3:8]
+    expected = torch.nn.functional.softplus(math.sqrt(8) * known).log()
+    assert torch.allclose(found[:, 3:8], expected, rtol=1e-7)

@@ -72,7 +72,7 @@ def test_samples_that_are_all_right_ask_for_no_infinite_factor():
 @pytest.mark.parametrize("scores", [torch.zeros(3, 4), torch.zeros(3, 1), torch.full((3, 2), -math.inf)])
 def test_scores_that_are_all_equal_have_no_factor(scores):
     assert fitted_sharpness(scores, torch.zeros(3, dtype=torch.int64)) is None
-    assert Calibration().before_learning(scores) == 1.0
+    assert torch.equal(Calibration().before_learning(scores), scores)
 
 
 def test_a_class_that_cannot_be_predicted_changes_nothing():
@@ -90,7 +90,7 @@ def test_the_running_factor_follows_accuracy_though_the_scores_change_their_unit
     for start in range(0, 4096, size):
         own, target = (unit * scores)[start : start + size], targets[start : start + size].clone()
         target[torch.arange(start, start + len(target)) % 3 == 0] = 10
-        sure, column = (calibration.before_learning(own) * own).softmax(dim=1).max(dim=1)
+        sure, column = calibration.before_learning(own).softmax(dim=1).max(dim=1)
         for confidence, right in zip(sure.tolist(), (column == target).tolist(), strict=True):
             bins.add(confidence, right=right)
         calibration.update(own, target)
@@ -111,8 +111,8 @@ def test_a_state_and_a_savepoint_restore_the_factors():
     other = Calibration()
     other.load_state_dict(state)
     scores, _ = drawn(4, 8)
-    assert other.before_learning(scores) == calibration.before_learning(scores)
-    assert other.for_predictions(scores) == calibration.held_out
+    assert torch.equal(other.before_learning(scores), calibration.before_learning(scores))
+    assert torch.equal(other.for_predictions(scores), calibration.held_out * scores)
 
 
 def test_after_a_restart_the_running_factor_is_the_fitted_one():
@@ -122,7 +122,8 @@ def test_after_a_restart_the_running_factor_is_the_fitted_one():
         each.fit(*drawn(1, 64))
         each.restart()
     assert one.state_dict() == two.state_dict()
-    assert one.before_learning(drawn(2, 8)[0]) == pytest.approx(one.held_out, rel=1e-15)
+    scores, _ = drawn(2, 8)
+    assert torch.allclose(one.before_learning(scores), one.held_out * scores, rtol=1e-14)
 
 
 class HeldOut(list):
@@ -157,7 +158,7 @@ def test_confidences_of_predict_are_those_fitted_to_held_out_samples(make, tiny_
     HoldoutCalibrator(learner, [HoldoutPart("held out", held_out)]).fit()
     calibration = capabilities_of(learner).calibration
     assert calibration.is_fitted
-    scores = calibration.score(calibration.read(held_out))
+    scores = learner.calibration.link(calibration.score(calibration.read(held_out)))
     targets = torch.tensor([learner.classes.index(each.label) for each in held_out])
     factor = fitted_sharpness(scores, targets)
     assert torch.equal(learner.logits(held_out), factor * scores)
