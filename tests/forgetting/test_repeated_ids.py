@@ -62,12 +62,12 @@ def receipt(folder, name="r1"):
 
 
 def never_learned(folder, learner):
-    """Return a learner that has seen all but the records with the id, and its logits of these records."""
+    """Return a learner that has seen all but the records with the id, and its scores of these records."""
     with open_run(options(folder, SOURCES["read by index"], learner)) as run:
         kept = [Sample(**item(number)) for number in range(COUNT) if number not in NAMED]
         run.learner.learn(Batch(0, tuple(kept)))
         asked = [Sample(**item(number)) for number in range(COUNT)]
-        return run.learner, run.learner.logits(asked).numpy(), asked
+        return run.learner, run.learner.head.scores_refit(run.learner.read(asked)).numpy(), asked
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -82,7 +82,7 @@ def test_all_pictures_of_an_id_are_erased(tmp_path, name):
         run.processor.forget()
         learner = run.learner
         other, expected, asked = never_learned(tmp_path / "b", "ridge")
-        found = learner.logits(asked).numpy()
+        found = learner.head.scores_refit(learner.read(asked)).numpy()
     told = receipt(tmp_path / "a")
     assert (told["outcome"], told["guarantee"], told["scope"]["learned"]) == ("done", "exact", len(NAMED))
     assert learner.head.statistics.total == other.head.statistics.total == COUNT - len(NAMED)
