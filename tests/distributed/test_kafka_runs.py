@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_runs import left, lines, newest_state, start, streamcl
+from fault_runs import left, lines, newest_state, start, stop, streamcl
 from kafka_brokers import MockCluster, record_id, request
 from rank_runs import streamcl_ranks, write_config
 
@@ -121,8 +121,7 @@ def test_offsets_that_are_gone_end_the_run_with_their_names(tmp_path, cluster):
     running = start(*RUN, "run_dir=run", "--set", "checkpoint.every_seconds=0.5", folder=tmp_path)
     while not (tmp_path / "run" / "predictions.jsonl").exists() or len(consumed(tmp_path / "run")) < 24:
         time.sleep(0.2)
-    running.send(signal.SIGTERM)
-    assert running.wait().code == 143
+    assert stop(running).code == 143
     cluster.fill("t")
     done = streamcl(*RUN, "run_dir=run", folder=tmp_path)
     assert done.code == 3

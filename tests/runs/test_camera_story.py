@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_runs import lines, newest_state, start, streamcl, until, write_config
+from fault_runs import lines, newest_state, start, stop, streamcl, until, write_config
 from PIL import Image
 
 RUN = "runs/camera"
@@ -67,15 +67,13 @@ def test_the_story_of_a_camera(camera):
         put(camera, f"{'red' if number % 2 else 'blue'}/a{number:03}.png", at=100 + number)
     again = start("run", "camera.yaml", "--quiet", folder=camera)
     until(lambda: len(predicted(camera)) == 41, process=again)
-    again.send(signal.SIGTERM)
-    stopped = again.wait()
+    stopped = stop(again)
     assert stopped.code == 143
     assert "pictures delivers records exactly once" in stopped.err
     put(camera, "blue/new.png", at=3000)  # the next day
     third = start("run", "camera.yaml", "--quiet", folder=camera)
     until(lambda: len(predicted(camera)) == 42, process=third)
-    third.send(signal.SIGTERM)
-    assert third.wait().code == 143
+    assert stop(third).code == 143
     ids = predicted(camera)
     assert set(Counter(ids).values()) == {1}
     assert set(ids[21:41]) == {f"{'red' if k % 2 else 'blue'}/a{k:03}.png" for k in range(20)}
@@ -104,5 +102,4 @@ def test_requests_are_carried_out_while_nothing_comes(camera):
     assert locations["source data"]["explanation"].startswith(
         "pictures holds its files until somebody removes them; "
     )
-    run.send(signal.SIGTERM)
-    assert run.wait().code == 143
+    assert stop(run).code == 143

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from itertools import islice
 
 import numpy as np
 import pytest
-from fault_runs import lines, start, streamcl, until, write_config
+from fault_runs import lines, start, stop, streamcl, until, write_config
 from live_readers import Clock
 
 from streamcl.events import Batch, Idle
@@ -62,8 +61,7 @@ def test_a_run_that_follows_its_source_does_not_end_with_it(growing):
     until(lambda: len(predicted(growing)) >= 20, process=run)
     (growing / "count.txt").write_text("23")
     until(lambda: len(predicted(growing)) >= 23, process=run)
-    run.send(signal.SIGTERM)
-    assert run.wait().code == 143
+    assert stop(run).code == 143
     assert predicted(growing) == [f"{k:06d}" for k in range(23)]
 
 
