@@ -275,7 +275,7 @@ def build_ridge_lora(
 
 def build_with_latents(options: RidgeLoRAOptions, context: LearnerContext) -> Learner:
     """Return the learner that the options describe, with a store of latents where they have a budget."""
-    if not options.latents.budget:
+    if options.latents is None or not options.latents.budget:
         return build_ridge_lora(options.ridge, options.lora, context)
     return latent_factory.build_latent_ridge_lora(options.ridge, options.lora, options.latents, context)
 

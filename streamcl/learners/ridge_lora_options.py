@@ -27,9 +27,9 @@ class LatentOptions(Options):
     """
 
     budget: Size = Field(
-        0,
-        description="Bytes of tokens that are kept, such as 64MB, 13,000 samples of a ViT-S at 70 pixels. "
-        "0: none, and the adapters are trained on the first samples alone.",
+        64 * 2**20,
+        description="Bytes of tokens that are kept, such as 64MB, 13,000 samples of a ViT-S at 70 pixels; 0: "
+        "no store, as without these options.",
     )
     dtype: Literal["int4", "int8", "float16"] = Field(
         "int4", description="How tokens are stored; int8 and float16 take twice and four times the bytes."
@@ -55,6 +55,8 @@ class RidgeLoRAOptions(Options):
     )
     ridge: RidgeBranchOptions = Field(RidgeBranchOptions(), description="The closed-form branch.")
     lora: LoRABranchOptions = Field(LoRABranchOptions(), description="The adapted branch.")
-    latents: LatentOptions = Field(
-        LatentOptions(), description="Stored tokens, on which adapters are trained as the stream grows."
+    latents: LatentOptions | None = Field(
+        None,
+        description="Stored tokens, on which adapters are trained as the stream grows; null: none, and the "
+        "adapters are trained on the first samples alone.",
     )

@@ -371,6 +371,16 @@ def test_examples_survive_a_dump(data: dict[str, Any], tmp_path: Path) -> None:
     assert load_config(write(tmp_path, dump_config(config)), environment={}) == config
 
 
+def test_a_new_option_leaves_the_fingerprint_of_runs_without_it() -> None:
+    """Where a default changes, runs of before are refused: say so in the changelog, and change this.
+
+    A new option is None where it is off, or may change on resuming: then it is not in the fingerprint.
+    """
+    backbone = {"name": "vit_small_patch14_dinov2", "weights": "none"}
+    config = config_from_dict({"source": "demo_digits", "backbone": backbone})
+    assert fingerprint(config) == "4a2a8258c9e27de1367004dc304e9d1b1c223fc84489eb1c3806fd9ffc77668c"
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @example({"source": {"name": "\x85", "args": {"\u2028": "\n\r \ufeff", "\uf8f0": "${\uf8f1}"}}})
 @example({"source": {"name": "0", "args": {"${": None, "$${X}": "${X}"}}})

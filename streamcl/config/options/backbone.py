@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
-from streamcl.config.options.base import Args, Options
+from streamcl.config.options.base import Args, Options, Safe
 
 _WEIGHTS = (
     r"^(pretrained|none|file:.+|local-dir:.+|hf-hub:[^/]+/.+|fetch:[\w.-]+|[^:]+\.(safetensors|pth|pt|onnx))$"
@@ -38,7 +38,7 @@ class BackboneOptions(Options):
     compile: bool = Field(
         False, description="Compile the frozen blocks (torch.compile); on a CPU it needs a C++ compiler."
     )
-    cuda_graphs: bool = Field(
+    cuda_graphs: Safe[bool] = Field(
         False, description="Replay the frozen blocks as CUDA graphs; on a GPU only, and not yet seen on one."
     )
     args: Args = Field({}, description="Further keyword arguments for timm.create_model.")
