@@ -60,7 +60,7 @@ class ChartSize:
     ticks: int
 
 
-WIDE = ChartSize(10.4, 3.3, (0.055, 0.145, 0.915, 0.70), 7, 10)
+WIDE = ChartSize(10.4, 3.3, (0.055, 0.145, 0.915, 0.70), 6, 10)
 NARROW = ChartSize(5.0, 3.9, (0.105, 0.12, 0.84, 0.62), 2, 4)
 """For a screen of some 360 pixels, on which its text has the size of the page's notes."""
 

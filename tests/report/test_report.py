@@ -506,5 +506,20 @@ def test_a_chart_obeys_a_policy_that_forbids_styles_and_scripts(size):
     assert 'stroke="var(--stream)"' in svg
     legend = re.findall(r'<text [^>]*x="([\d.]+)"[^>]*>([^<]+)<', svg)
     assert {text for _, text in legend} > {"accuracy", "false alarm", "request to forget", "consolidation"}
-    room = 72 * size.width - 60  # the legend is in as many rows as its entries need
-    assert all(float(x) < room for x, text in legend if not text[0].isdigit() and text != "images passed")
+    check_room(legend, size)
+
+
+def check_room(legend, size):
+    """The legend is in as many rows as its entries need: at 5.2 points a letter none ends beyond the chart."""
+    entries = [(float(x), text) for x, text in legend if not text[0].isdigit() and text != "images passed"]
+    assert all(x + 5.2 * len(text) < 72 * size.width for x, text in entries)
+
+
+@pytest.mark.parametrize("size", [charts.WIDE, charts.NARROW])
+def test_a_legend_of_seven_entries_has_room(size):
+    marks = charts.Marks(true=(40,), found=(40,), consolidations=(40,), requests=(40,), classes=(40,))
+    points = [Point(offset, 0.5, 0.4, 0.6) for offset in range(100)]
+    svg = charts.draw(charts.Curve("correct before learning", points, True, [(50, 0.5)], 100, marks), size)
+    legend = re.findall(r'<text [^>]*x="([\d.]+)"[^>]*>([^<]+)<', svg)
+    assert "consolidation" in {text for _, text in legend}
+    check_room(legend, size)
