@@ -510,7 +510,7 @@ def test_a_chart_obeys_a_policy_that_forbids_styles_and_scripts(size):
 
 
 def check_room(legend, size):
-    """The legend is in as many rows as its entries need: at 5.2 points a letter none ends beyond the chart."""
+    """The legend has as many rows as its entries need: at 5.2 points a letter none ends beyond the chart."""
     entries = [(float(x), text) for x, text in legend if not text[0].isdigit() and text != "images passed"]
     assert all(x + 5.2 * len(text) < 72 * size.width for x, text in entries)
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -247,16 +248,18 @@ POINTS = {
 def kill_at(note: str, *, number: int = 0, point: str = "", times: int = 1) -> None:
     """Die by SIGKILL at call `number` of all that are watched, or at the `times`th call of `point`.
 
-    Each call is noted in the file `note`, one name a line.
+    Each call is noted in the file `note`, one name a line; the last one is where it died, since no other
+    thread writes between that line and the kill.
     """
     calls: Counter[str] = Counter()
-    file = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file, lock = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND), threading.Lock()
 
     def watch(name: str) -> None:
-        calls[name] += 1
-        os.write(file, (name + "\n").encode())
-        if calls.total() == number or (name == point and calls[name] == times):
-            os.kill(os.getpid(), signal.SIGKILL)
+        with lock:
+            calls[name] += 1
+            os.write(file, (name + "\n").encode())
+            if calls.total() == number or (name == point and calls[name] == times):
+                os.kill(os.getpid(), signal.SIGKILL)
 
     watched = set[str]()
     for dotted, names in POINTS.items():
