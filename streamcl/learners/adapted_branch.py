@@ -12,6 +12,7 @@ from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
 from streamcl.learners.blending import BlendedBranch
+from streamcl.learners.branch_parts import adapted_blocks_of, build_head
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.lazy_imports import lazy_imports
 from streamcl.learners.ridge import RidgeOptions
@@ -21,7 +22,6 @@ with lazy_imports():
     import torch
 
     from streamcl.heads import linear
-    from streamcl.heads import ridge as ridge_head
     from streamcl.learners import adapter_model, block_features
     from streamcl.nn import adapted_blocks, optimizer_state, optimizers
 
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from streamcl.heads.ridge import RidgeHead
+    from streamcl.nn.adapted_blocks import Adapters
     from streamcl.nn.backbone import Backbone
     from streamcl.nn.device import Compute
 
-ADAPTED_BLOCKS = 3
-"""Last of the blocks that the exact branch reads, which the adapted branch reads too."""
 ADAPTED_SHARE = 1 / 3
 """Weight of the adapted branch where its statistics are true; 1/4 to 1/2 differ little."""
 
@@ -114,7 +113,7 @@ class AdaptedBranch(BlendedBranch):
         self._head = head
         self.blocks = tuple(block for block in sorted(blocks) if block >= first_block)
         self.generator = torch.Generator().manual_seed(seed)
-        self.adapters = adapted_blocks.Adapters(
+        self._adapters = adapted_blocks.Adapters(
             backbone, rank=rank, first_block=first_block, generator=self.generator
         )
         self.probe = linear.LinearHead(2 * backbone.width, device=backbone.device)
@@ -161,6 +160,16 @@ class AdaptedBranch(BlendedBranch):
         if self.frozen:
             self.freeze()
         return True
+
+    @property
+    def adapters(self) -> Adapters:
+        """The adapted blocks."""
+        return self._adapters
+
+    @property
+    def version(self) -> int:
+        """Changes once, when the adapters are frozen and the branch gets a say."""
+        return self.frozen
 
     @property
     def head(self) -> RidgeHead:
@@ -259,17 +268,14 @@ def build_branch(
     ridge: RidgeOptions, lora: LoRABranchOptions, context: LearnerContext, seed: int
 ) -> AdaptedBranch:
     """Return adapters on the last blocks, with a ridge head of their own."""
-    backbone = context.backbone
-    first = backbone.depth // 3 if lora.first_block is None else lora.first_block
-    blocks = [block for block in context.blocks(ridge.blocks) if block >= first][-ADAPTED_BLOCKS:]
-    if not blocks:
-        raise context.refuse("learner.lora.first_block", f"the ridge head reads no block at or after {first}")
-    head = ridge_head.RidgeHead(
-        block_features.concat_width(backbone, blocks),
-        **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction"}),
-        device=context.compute.device,
-    )
+    first, blocks = adapted_blocks_of(ridge, lora, context)
     options = {**lora.model_dump(), "first_block": first}
     return AdaptedBranch(
-        backbone, context.compute, head, blocks=blocks, **options, seed=seed, group=context.group
+        context.backbone,
+        context.compute,
+        build_head(ridge, blocks, context),
+        blocks=blocks,
+        **options,
+        seed=seed,
+        group=context.group,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from streamcl.learners.lazy_imports import lazy_imports
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from streamcl.heads.ridge import RidgeHead
+    from streamcl.nn.adapted_blocks import Adapters
+    from streamcl.protocols import State
 
 
 class BlendedBranch(ABC):
@@ -26,8 +29,30 @@ class BlendedBranch(ABC):
 
     @property
     @abstractmethod
+    def adapters(self) -> Adapters:
+        """The adapted blocks."""
+
+    @property
+    @abstractmethod
+    def version(self) -> int:
+        """Changes whenever the features that have a say do."""
+
+    @property
+    @abstractmethod
     def shares(self) -> Tensor:
         """The branch's weight on each class of the head, float64 [C]."""
+
+    @abstractmethod
+    def drop_class(self, column: int) -> None:
+        """Lose a class column whose samples are all forgotten; later ones move up by one."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Return the branch's state."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the branch that returned `state`."""
 
     def blend_scores(self, frozen: Tensor, adapted: Tensor) -> Tensor:
         """Return one set of scores [N, C] from those of the frozen branch and of this one.

@@ -7,9 +7,8 @@ import functools
 import numpy as np
 import torch
 
-from streamcl.heads.ridge import RidgeHead
-from streamcl.learners import block_features
-from streamcl.learners.adapted_branch import ADAPTED_BLOCKS, LoRABranchOptions
+from streamcl.learners.adapted_branch import LoRABranchOptions
+from streamcl.learners.branch_parts import adapted_blocks_of, build_head
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.latent_ridge_lora import LatentRidgeLoRALearner
 from streamcl.learners.latent_training import LatentTraining
@@ -32,16 +31,12 @@ def build_retrained_branch(
     ridge: RidgeOptions, lora: LoRABranchOptions, latents: LatentOptions, context: LearnerContext
 ) -> RetrainedBranch:
     """Return a branch that knows nothing."""
-    backbone = context.backbone
-    first = backbone.depth // 3 if lora.first_block is None else lora.first_block
-    blocks = [block for block in context.blocks(ridge.blocks) if block >= first][-ADAPTED_BLOCKS:]
-    if not blocks:
-        raise context.refuse("learner.lora.first_block", f"the ridge head reads no block at or after {first}")
+    first, blocks = adapted_blocks_of(ridge, lora, context)
     rows = latents.budget // _bytes_of_sample(context, first, latents.dtype)
     if not rows:
         raise context.refuse("learner.latents.budget", "not even one sample's tokens fit into it")
     training = LatentTraining(
-        backbone=backbone,
+        backbone=context.backbone,
         compute=context.compute,
         first_block=first,
         rank=lora.rank,
@@ -49,16 +44,9 @@ def build_retrained_branch(
         passes=latents.passes,
     )
 
-    def new_head() -> RidgeHead:
-        return RidgeHead(
-            block_features.concat_width(backbone, blocks),
-            **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction"}),
-            device=context.compute.device,
-        )
-
     return RetrainedBranch(
         training,
-        new_head,
+        functools.partial(build_head, ridge, blocks, context),
         LatentStore(latents.dtype, key=f"{context.seed}".encode()),
         LatentSchedule(latents.first_samples, rows),
         blocks=blocks,

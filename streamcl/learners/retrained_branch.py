@@ -177,11 +177,11 @@ class RetrainedBranch(BlendedBranch):
             self._outdated = "adapters" if trained or self._outdated == "adapters" else "head"
         return len(entered)
 
-    def drop_class(self, column: int, index: ClassIndex) -> None:
-        """Lose a class column of which no sample is stored any more, which leaves `index`."""
+    def drop_class(self, column: int) -> None:
+        """Lose a class column of which no sample is stored any more."""
         if self._outdated == "nothing":
             self._head.drop_class(column)
-        self._index = index
+        self._index = self._index.without(self._index.names[column])
 
     def seconds(self, offsets: Collection[int]) -> float:
         """Return how long it would take to become the branch without stored samples at these offsets."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from streamcl.capabilities.declaration import Capabilities
-from streamcl.capabilities.interfaces import AdapterExport, LearnedListener, LearnedSample
-from streamcl.errors import CheckpointError
+from streamcl.capabilities.interfaces import LearnedSample
 from streamcl.events import Batch, Sample, StepResult
 from streamcl.learners.adapted_branch import (
     AdaptedBranch,
@@ -18,16 +17,17 @@ from streamcl.learners.adapted_branch import (
     build_branch,
 )
 from streamcl.learners.assessment import BlendAssessment
+from streamcl.learners.blended_learner import BlendedLearner
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
-from streamcl.learners.ridge import RidgeLearner, build_ridge
+from streamcl.learners.ridge import build_ridge
 from streamcl.learners.ridge_lora_options import RidgeBranchOptions, RidgeLoRAOptions
 from streamcl.learners.statistics import ClosedFormStatistics
-from streamcl.learners.step import LogitLearner, Transaction, labelled_rows
-from streamcl.protocols import Learner, State, savepoint_of
+from streamcl.learners.step import Transaction, labelled_rows
+from streamcl.protocols import Learner, State
 
 with lazy_imports():
-    from streamcl.learners import block_features, calibration, early_exit, latent_factory, predictions
+    from streamcl.learners import block_features, early_exit, latent_factory, predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,49 +35,11 @@ if TYPE_CHECKING:
     from streamcl.heads.statistics import Statistics
 
 
-class RidgeLoRALearner(LogitLearner):
-    """Two ridge heads' scores as one: on frozen features, and on features adapted early in the stream.
+class RidgeLoRALearner(BlendedLearner[AdaptedBranch]):
+    """Two ridge heads' scores as one: on frozen features, and on features adapted early in the stream."""
 
-    Args:
-        exact: the frozen branch, a RidgeLearner of its own; order-free, and what is forgotten there is gone
-            exactly. Nothing that LoRA does reaches it.
-        adapted: shares the frozen prefix; None once it has been dropped, which leaves the exact branch alone.
-        new_branch: makes a branch like `adapted`, for a state from before the branch was dropped.
-    """
-
-    def __init__(
-        self,
-        exact: RidgeLearner[Statistics],
-        adapted: AdaptedBranch | None,
-        new_branch: Callable[[], AdaptedBranch] | None = None,
-    ) -> None:
-        self.exact = exact
-        self.adapted = adapted
-        self._new_branch = new_branch
-        self.calibration = exact.calibration
-        self._listeners: list[LearnedListener] = []
-        self.adapted_until = 0  # the stream offset up to which samples have trained the adapters
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes known, by column of both heads."""
-        return self.exact.classes
-
-    @property
-    def backbone(self) -> Any:
-        """The frozen backbone that both branches share."""
-        return self.exact.backbone
-
-    def logits(self, samples: Sequence[Sample]) -> Tensor:
-        """Return scores [B, C] by weights of all that is known."""
-        scores = self.scores_refit(self.read(samples))
-        return self.calibration.for_predictions(scores)
-
-    def learn(self, batch: Batch) -> StepResult:
-        """Predict the batch, adapt during warm-up, and add its labelled samples to both heads."""
-        if not batch.samples:
-            return StepResult((), (), learned=())
-        return self.learn_from(batch, self.read_together(batch.samples))
+    adapted_until = 0
+    """The stream offset up to which samples have trained the adapters."""
 
     def read(self, samples: Sequence[Sample]) -> RidgeLoRAFeatures:
         """Return the features of samples, one or more, for `scores` and `learn_from`."""
@@ -99,20 +61,6 @@ class RidgeLoRALearner(LogitLearner):
         return RidgeLoRAFeatures(
             self.exact.group.all_gather_rows(mine.features, samples), mine.views, adapted
         )
-
-    def scores(self, reading: RidgeLoRAFeatures) -> Tensor:
-        """Return float64 [B, C] by the weights in use while learning."""
-        scores = self.exact.head.scores(reading.features)
-        if self.adapted is None or reading.adapted is None:
-            return scores
-        return self.adapted.blend_scores(scores, self.adapted.head.scores(reading.adapted))
-
-    def scores_refit(self, reading: RidgeLoRAFeatures) -> Tensor:
-        """Return float64 [B, C] by weights of all that is known."""
-        scores = self.exact.head.scores_refit(reading.features)
-        if self.adapted is None or reading.adapted is None:
-            return scores
-        return self.adapted.blend_scores(scores, self.adapted.head.scores_refit(reading.adapted))
 
     def learn_from(self, batch: Batch, reading: RidgeLoRAFeatures) -> StepResult:
         """Learn the batch from features that were read of its samples."""
@@ -160,7 +108,6 @@ class RidgeLoRALearner(LogitLearner):
     @property
     def capabilities(self) -> Capabilities:
         """Statistics that samples are subtracted from, and a branch of shared weights that can be dropped."""
-        branch = self.adapted
         return Capabilities(
             statistics=self.statistics,
             drop_class=self.drop_class,
@@ -168,23 +115,10 @@ class RidgeLoRALearner(LogitLearner):
             drop_adapted_branch=self.drop_adapted,
             cached_features=self,
             assessment=BlendAssessment(self),
-            calibration=calibration.ScoreCalibration(
-                self.calibration,
-                self._calibration_features,
-                lambda rows: self.scores_refit(RidgeLoRAFeatures(rows[0], (), rows[1] if rows[1:] else None)),
-                self.exact.index,
-                features_version=None if branch is None else branch.frozen,
-            ),
+            calibration=self.score_calibration,
             early_exit=early_exit.early_exit_of(self.exact, self),
-            adapter_export=None if branch is None else AdapterExport(branch.adapters, None, self.classes),
+            adapter_export=self.adapter_export,
         )
-
-    def drop_class(self, name: str) -> None:
-        """Lose a class whose samples are all forgotten; later classes move up by one column."""
-        column = self.classes.index(name) if name in self.classes else -1
-        self.exact.drop_class(name)
-        if self.adapted is not None:
-            self.adapted.drop_class(column)
 
     def weights_trained_on(self, samples: Iterator[Sequence[LearnedSample]]) -> tuple[str, ...]:
         """Return the weights that samples trained before the adapters were frozen; later ones train none."""
@@ -193,37 +127,14 @@ class RidgeLoRALearner(LogitLearner):
         touched = any(each.offset < self.adapted_until for chunk in samples for each in chunk)
         return ("adapters", "adapted statistics") if touched else ()
 
-    def drop_adapted(self) -> Callable[[], None]:
-        """Remove the adapted branch; no gradient reached the rest. Return a callable that puts it back."""
-        undo, self.adapted = savepoint_of(self, "adapted"), None
-        return undo
-
     def state_dict(self) -> State:
         """Return both branches, without the backbone's own weights."""
-        return {
-            "exact": self.exact.state_dict(),
-            "adapted": None if self.adapted is None else self.adapted.state_dict(),
-            "adapted_until": self.adapted_until,
-        }
+        return {**super().state_dict(), "adapted_until": self.adapted_until}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the learner that returned `state`, with a new branch where it has one that was dropped here.
-
-        Raises:
-            CheckpointError: the state has a branch, and this learner was made without one.
-        """
-        branch = self.adapted
-        if branch is None and state["adapted"] is not None:
-            if self._new_branch is None:
-                raise CheckpointError(
-                    "the state has an adapted branch, and this learner was made without one"
-                )
-            branch = self._new_branch()
-        self.exact.load_state_dict(state["exact"])
+        """Become the learner that returned `state`; raise as that of a blended learner does."""
+        super().load_state_dict(state)
         self.adapted_until = int(state["adapted_until"])
-        self.adapted = None if state["adapted"] is None else branch
-        if self.adapted is not None:
-            self.adapted.load_state_dict(state["adapted"])
 
     def _read(self, samples: Sequence[Sample]) -> tuple[Tensor, list[Tensor]]:
         """Return frozen features [B, D], and each view's tokens where an adapted branch begins."""
@@ -231,11 +142,6 @@ class RidgeLoRALearner(LogitLearner):
         if self.adapted is None or not isinstance(reader, block_features.PrefixReader):
             return self.exact.features(samples), []
         return reader.read(samples, self.adapted.adapters.first_block)
-
-    def _calibration_features(self, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
-        """Return the features that scores are of: [B, D] and, once the branch is frozen, [B, E]."""
-        reading = self.read(samples)
-        return (reading.features,) if reading.adapted is None else (reading.features, reading.adapted)
 
     def _features(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Return the features [B, d] of samples for each head."""

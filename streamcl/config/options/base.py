@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
@@ -22,17 +23,37 @@ DURATION = r"^([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)$"
 MAX_SECONDS = 10**9  # seconds, some 30 years: what is longer is a slip
 
 
+def _in_units(
+    value: Any,
+    pattern: str,
+    number: Callable[[str], float],
+    units: Mapping[str, float],
+    error: PydanticCustomError,
+) -> Any:
+    """Return a text that fits the pattern as its number times its unit; other values unchanged.
+
+    Args:
+        value: a text, or anything else.
+        pattern: has the number and the unit as groups.
+        number: of a text.
+        units: their factors, by name.
+        error: raised for a text that does not fit.
+    """
+    if not isinstance(value, str):
+        return value
+    if (found := re.fullmatch(pattern, value.strip())) is None:
+        raise error
+    return number(found[1]) * units[found[2]]
+
+
 def seconds(value: Any) -> Any:
     """Return the seconds of a duration such as "2s", "500ms", "10m", "1h" or "7d"; other values unchanged.
 
     >>> seconds("2s"), seconds("500ms"), seconds("7d"), seconds(3)
     (2.0, 0.5, 604800.0, 3)
     """
-    if isinstance(value, str) and (found := re.fullmatch(DURATION, value.strip())):
-        return float(found[1]) * UNITS[found[2]]
-    if isinstance(value, str):
-        raise PydanticCustomError("duration", "is no duration; write 2s, 500ms, 10m, 1h or 7d, or seconds")
-    return value
+    error = PydanticCustomError("duration", "is no duration; write 2s, 500ms, 10m, 1h or 7d, or seconds")
+    return _in_units(value, DURATION, float, UNITS, error)
 
 
 Seconds: TypeAlias = Annotated[
@@ -53,11 +74,8 @@ def size(value: Any) -> Any:
     >>> size("64MB"), size("512 kB"), size(4096)
     (67108864, 524288, 4096)
     """
-    if isinstance(value, str) and (found := re.fullmatch(SIZE, value.strip())):
-        return int(found[1]) * BYTES[found[2]]
-    if isinstance(value, str):
-        raise PydanticCustomError("size", "is no size; write 64MB, 512kB or 1GB, or bytes")
-    return value
+    error = PydanticCustomError("size", "is no size; write 64MB, 512kB or 1GB, or bytes")
+    return _in_units(value, SIZE, int, BYTES, error)
 
 
 Size: TypeAlias = Annotated[
