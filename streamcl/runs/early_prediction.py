@@ -46,7 +46,7 @@ class BudgetedPredictor:
     def __init__(self, run: LoadedRun, budget: float) -> None:
         self._classes = run.learner.classes
         self._exits = _exits_of(run)
-        samples = [each for part in run.held_out for each in part.samples]
+        samples = run.held_out_samples
         if len(samples) < MIN_PLAN_SAMPLES:
             raise ConfigError(
                 f"a budget needs {MIN_PLAN_SAMPLES} images that the run holds out; it has {len(samples)}",

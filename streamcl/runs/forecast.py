@@ -172,8 +172,7 @@ def _training_seconds(context: Context, method: ForgettingMethod) -> dict[str, f
     retrained = context.capabilities.retrained
     if retrained is None or method.name != ClosedFormRemoval.name:
         return {}
-    offsets = {row.offset for rows in context.scope.chunks() for row in rows}
-    seconds = retrained.seconds(offsets)
+    seconds = retrained.seconds(context.scope.offsets)
     return {"adapters trained again": seconds} if seconds else {}
 
 

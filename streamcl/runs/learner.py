@@ -69,6 +69,11 @@ class LoadedRun:
         return store.parts if len(store) else ()
 
     @property
+    def held_out_samples(self) -> list[Sample]:
+        """The samples of `held_out`, of all its parts."""
+        return [sample for part in self.held_out for sample in part.samples]
+
+    @property
     def appended(self) -> int:
         """The number of records that were learned and do not come from the source."""
         return appended(self.state["source"])
@@ -153,7 +158,7 @@ def unsupported_limit(run: LoadedRun, share: float) -> float | None:
     1 / (1 - share) samples of classes that it knows are held out.
     """
     assessment = capabilities_of(run.learner).assessment
-    samples = [each for part in run.held_out for each in part.samples if each.label in run.learner.classes]
+    samples = [each for each in run.held_out_samples if each.label in run.learner.classes]
     if assessment is None or len(samples) * (1 - share) < 1:
         return None
     chunks = [samples[start : start + ASSESSED_AT_ONCE] for start in range(0, len(samples), ASSESSED_AT_ONCE)]

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from audit_runs import LABELS, configuration
 from click.testing import CliRunner
+from indexed_pictures import PICTURE_SOURCE
 from log_messages import logged
-from pictures import picture
 
 from streamcl.audit import run as audit_module
 from streamcl.audit.data import AuditConfig
@@ -108,22 +108,12 @@ def test_an_unknown_request_names_those_that_are_known(forgotten):
     assert "thirty" in caught.value.hint
 
 
-class Unsplit:
-    """160 pictures of four classes, read by index, none of them held out by the source."""
-
-    def __len__(self):
-        return 160
-
-    def __getitem__(self, index):
-        label = LABELS[index % 4]
-        return {"image": picture(label, index), "label": label, "id": f"s{index}"}
-
-
 def unsplit(folder, **evaluate):
-    """A run over these pictures that was made to forget 40 of them."""
+    """A run over 160 pictures, read by index, that was made to forget 40 of them."""
     config = configuration(folder, {"name": "ridge", "trace_ridge": 0.001})
     del config["scenario"]
-    config |= {"source": {"class": f"{__name__}:Unsplit"}, "evaluate": evaluate}
+    source = PICTURE_SOURCE | {"args": {"labels": list(LABELS), "prefix": "s"}}
+    config |= {"source": source, "evaluate": evaluate}
     with open_run(config) as run:
         list(run)
         run.forget(offsets=(90, 130), id="forty")

@@ -142,6 +142,18 @@ def numbers_of(kind, value):
     return frozenset(range(value, COUNT, 5)) if kind == "subject" else value
 
 
+def erase_all(learner, requests):
+    """Carry out requests; return the numbers of samples that are gone, None where none would be left."""
+    gone = frozenset()
+    for kind, value in requests:
+        if wanted := numbers_of(kind, value) - gone:
+            gone |= wanted
+            if len(gone) == COUNT:
+                return None
+            erase(learner, wanted, value if kind == "class" else None)
+    return gone
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_frozen_features(name, reader, tiny_backbone, fp32):
     def fresh():
@@ -153,13 +165,9 @@ def test_frozen_features(name, reader, tiny_backbone, fp32):
     @example([("class", "ant"), ("class", "bee"), ("samples", frozenset({0}))])
     @given(st.lists(subsets, min_size=1, max_size=3))
     def holds(requests):
-        learner, gone = taught(fresh()), frozenset()
-        for kind, value in requests:
-            if wanted := numbers_of(kind, value) - gone:
-                gone |= wanted
-                if len(gone) == COUNT:
-                    return
-                erase(learner, wanted, value if kind == "class" else None)
+        learner = taught(fresh())
+        if (gone := erase_all(learner, requests)) is None:
+            return
         check_equal_logits(learner, taught(fresh(), gone))
         check_equal_logits(learner, taught(fresh(), gone, places=False))
 
@@ -199,13 +207,9 @@ def test_adapters_that_are_trained_again(rows, tiny_backbone, fp32):
     @example([("samples", frozenset(range(SIZE, 2 * SIZE)))])
     @given(st.lists(subsets, min_size=1, max_size=2))
     def holds(requests):
-        learner, gone = taught(fresh()), frozenset()
-        for kind, value in requests:
-            if wanted := numbers_of(kind, value) - gone:
-                gone |= wanted
-                if len(gone) == COUNT:
-                    return
-                erase(learner, wanted, value if kind == "class" else None)
+        learner = taught(fresh())
+        if (gone := erase_all(learner, requests)) is None:
+            return
         never = taught(fresh(), gone)
         adapters = learner.adapted.state_dict()["adapters"], never.adapted.state_dict()["adapters"]
         assert state_hash(adapters[0]) == state_hash(adapters[1])

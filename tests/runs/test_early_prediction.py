@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from indexed_pictures import PICTURE_SOURCE
 from pictures import picture
 from PIL import Image
 from tiny_runs import call, configuration
@@ -17,19 +18,8 @@ CLASSES = ("ant", "bee")
 SAMPLES = [Sample(f"{n}", picture(CLASSES[n % 2], 6000 + n)) for n in range(24)]
 
 
-class Pictures:
-    """160 pictures of two classes, read by index."""
-
-    def __len__(self):
-        return 160
-
-    def __getitem__(self, index):
-        label = CLASSES[index % 2]
-        return {"image": picture(label, index), "label": label, "id": f"picture-{index}"}
-
-
 def finished(folder, learner="ridge", hold_out="40%"):
-    source, evaluate = {"class": f"{__name__}:Pictures"}, {"hold_out": hold_out}
+    source, evaluate = PICTURE_SOURCE, {"hold_out": hold_out}
     with open_run(
         configuration(folder, learner=learner, source=source, max_samples=None, evaluate=evaluate)
     ) as run:

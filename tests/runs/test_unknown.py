@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from indexed_pictures import PICTURE_SOURCE
 from pictures import picture
 from PIL import Image
 from tiny_runs import call, configuration
@@ -15,24 +16,11 @@ from streamcl.events import Sample
 from streamcl.runs.learner import assess_predictions, load_run, unsupported_limit
 from streamcl.runs.open import open_run
 
-CLASSES = ("ant", "bee")
-
-
-class Pictures:
-    """160 pictures of two classes, read by index."""
-
-    def __len__(self):
-        return 160
-
-    def __getitem__(self, index):
-        label = CLASSES[index % 2]
-        return {"image": picture(label, index), "label": label, "id": f"picture-{index}"}
-
 
 def options(folder, share=0.9, hold_out="40%", **more):
     return configuration(
         folder,
-        source={"class": f"{__name__}:Pictures"},
+        source=PICTURE_SOURCE,
         max_samples=None,
         evaluate={"hold_out": hold_out},
         answer={"unknown": share},
@@ -55,7 +43,7 @@ def samples(label, count):
 
 def test_the_limit_lies_above_the_given_share_of_the_held_out_images(run):
     loaded = load_run(run.folder, fitted=True)
-    held = [each for part in loaded.held_out for each in part.samples]
+    held = loaded.held_out_samples
     values = capabilities_of(loaded.learner).assessment.assess(held).unsupported
     for share in (0.5, 0.8, 0.9):
         limit = unsupported_limit(loaded, share)

@@ -103,8 +103,7 @@ def _remove_latents(context: Context) -> dict[str, Any]:
     """Remove the samples' stored features; return how many there were, nothing without a store of them."""
     if (retrained := context.capabilities.retrained) is None:
         return {}
-    offsets = {row.offset for rows in context.scope.chunks() for row in rows}
-    return {"latents_removed": retrained.remove(offsets)}
+    return {"latents_removed": retrained.remove(context.scope.offsets)}
 
 
 def _trained_weights(context: Context, figures: Mapping[str, Any]) -> tuple[DataLocation, ...]:

@@ -43,6 +43,11 @@ class RequestScope:
     forgotten_before: bool
     chunks: Callable[[], Iterator[Sequence[LineageRow]]]
 
+    @property
+    def offsets(self) -> frozenset[int]:
+        """The places in the stream of the samples that were learned."""
+        return frozenset(row.offset for rows in self.chunks() for row in rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
