@@ -61,6 +61,25 @@ class EarlyPredictions(NamedTuple):
     margins: torch.Tensor
 
 
+class PartialPredictions(Protocol):
+    """N samples on their way through the backbone, each as far as it was advanced."""
+
+    @property
+    def exits(self) -> torch.Tensor:
+        """The number [N] of the last exit that each sample came to; -1 before the first."""
+
+    @property
+    def margins(self) -> torch.Tensor:
+        """Of the two best scores there, float64 [N]; NaN before the first."""
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """The logits [N, C] from there; empty before the first."""
+
+    def advance(self, places: torch.Tensor) -> None:
+        """Take samples at the same exit, int64 [n], one or more, to the next one."""
+
+
 class ExitsEarly(Protocol):
     """A learner that can predict at intermediate blocks."""
 
@@ -75,3 +94,9 @@ class ExitsEarly(Protocol):
             samples: one or more.
             thresholds: of each exit but the last.
         """
+
+    def begin(self, samples: Sequence[Sample]) -> PartialPredictions:
+        """Return samples, one or more, before the first block."""
+
+    def rows_computed(self, count: int) -> int:
+        """Return how many rows are computed where `count` samples are advanced together."""

@@ -21,6 +21,7 @@ from streamcl.errors import BadRecord, ConfigError
 
 if TYPE_CHECKING:
     from streamcl.events import Prediction, Sample
+    from streamcl.runs.early_prediction import EarlyPrediction
     from streamcl.runs.learner import LoadedRun
 
 IMAGES_DECODED_AT_ONCE = 64  # images that are decoded before they are predicted
@@ -42,9 +43,21 @@ IMAGES_DECODED_AT_ONCE = 64  # images that are decoded before they are predicted
     metavar="SHARE",
     help="Share of the work of all blocks that is used on average, such as 50%.",
 )
+@click.option(
+    "--deadline-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="Milliseconds for each 64 images, once they are decoded.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def predict(
-    run: Path, images: tuple[str, ...], *, top: int, threshold: float, budget: float | None, as_json: bool
+    run: Path,
+    images: tuple[str, ...],
+    *,
+    top: int,
+    threshold: float,
+    budget: float | None,
+    deadline_ms: float | None,
+    as_json: bool,
 ) -> int:
     """Name the class of each of IMAGES with the model that RUN has learned so far.
 
@@ -58,14 +71,22 @@ def predict(
 
     With --budget an image goes no further through the backbone than until its class stands out, by thresholds
     from the images that RUN holds out; --json then gives the share of the work that it took in their place.
+
+    With --deadline-ms all of up to 64 images go as far through the backbone as there is time for, the least
+    certain ones further than the others. The time of each group of blocks is measured beforehand. Every
+    image passes at least the first group, and how many deadlines were missed is said at the end.
     """
+    if budget is not None and deadline_ms is not None:
+        raise click.UsageError("--budget and --deadline-ms exclude each other")
     paths = list(find_images(images))
     if not paths:
         raise ConfigError(f"no image is found in {', '.join(images)}")
     with _collector_paused():
         from streamcl.runs.learner import load_run
 
-        predict_batch = _predictor(load_run(run, fitted=True), top, budget, assess=as_json)
+        loaded = load_run(run, fitted=True)
+        timed = None if deadline_ms is None else _Timed(loaded, deadline_ms / 1000, top)
+        predict_batch = _predictor(loaded, top, budget, assess=as_json) if timed is None else timed.predict
     unread = 0
     for start in range(0, len(paths), IMAGES_DECODED_AT_ONCE):
         part = paths[start : start + IMAGES_DECODED_AT_ONCE]
@@ -74,6 +95,8 @@ def predict(
         for sample, found in zip(samples, predict_batch(samples), strict=True):
             kept = [each for each in found.ranked if each.label is not None and each.confidence >= threshold]
             echo(_as_json(sample.id, kept, found, top) if as_json else _as_text(sample.id, kept, found))
+    if timed is not None:
+        timed.warn_of_missed()
     return BadRecord.exit_code if unread else 0
 
 
@@ -130,12 +153,35 @@ def _within_budget(run: LoadedRun, top: int, budget: float) -> _Predictor:
     predictor = BudgetedPredictor(run, budget)
 
     def predict_early(samples: Sequence[Sample]) -> list[_Found]:
-        return [
-            _Found(each.ranked, _best(each.ranked), facts={"work": round(each.cost, 4)})
-            for each in predictor.predict(samples, top)
-        ]
+        return _early(predictor.predict(samples, top))
 
     return predict_early
+
+
+class _Timed:
+    """Predicts each batch within some seconds; before the first, measures how long its images take."""
+
+    def __init__(self, run: LoadedRun, seconds: float, top: int) -> None:
+        from streamcl.runs.early_prediction import DeadlinePredictor
+
+        self._predictor, self._seconds, self._top = DeadlinePredictor(run.learner), seconds, top
+        self._measured = False
+
+    def predict(self, samples: Sequence[Sample]) -> list[_Found]:
+        if samples and not self._measured:
+            self._predictor.measure(samples)
+            self._measured = True
+        return _early(self._predictor.predict(samples, self._top, self._seconds))
+
+    def warn_of_missed(self) -> None:
+        found = self._predictor
+        if found.missed:
+            late = f"at most by {1000 * found.most_late:.1f} ms"
+            echo(f"streamcl: the deadline was missed {found.missed} times, {late}", err=True)
+
+
+def _early(found: Sequence[EarlyPrediction]) -> list[_Found]:
+    return [_Found(each.ranked, _best(each.ranked), facts={"work": round(each.cost, 4)}) for each in found]
 
 
 def _best(ranked: Sequence[Prediction]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,28 +14,11 @@ from streamcl.capabilities.prediction_interfaces import EarlyPredictions
 from streamcl.events import Sample
 from streamcl.learners.adapted_branch import RidgeLoRAFeatures
 from streamcl.learners.block_features import FrozenReader, concat_block_tokens, pad_to_chunks, tta_views
+from streamcl.learners.exit_walk import ExitWalk, WalkRows
 
 if TYPE_CHECKING:
     from streamcl.learners.ridge import RidgeLearner
     from streamcl.learners.ridge_lora import RidgeLoRALearner
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Samples that go on.
-
-    places: int64 [n], in the request. tokens: [n, N, d] of each view, that enter the next block. branch:
-    [n, N, d] of the first view where an adapted branch begins, once that is reached. features: [n, F].
-    """
-
-    places: Tensor
-    tokens: list[Tensor]
-    branch: list[Tensor]
-    features: Tensor
-
-    def __getitem__(self, rows: Tensor) -> _Rows:
-        tokens, branch = ([each[rows] for each in views] for views in (self.tokens, self.branch))
-        return _Rows(self.places[rows], tokens, branch, self.features[rows])
 
 
 class EarlyExit:
@@ -76,26 +58,23 @@ class EarlyExit:
             samples: N of them.
             thresholds: of the margin at each exit but the last; a sample that reaches it goes no further.
         """
-        rows, limits = self._begin(samples), [*thresholds, -math.inf]
-        logits = torch.empty(0)
-        exits = torch.zeros(len(samples), dtype=torch.int64)
+        walk, limits = self.begin(samples), [*thresholds, -math.inf]
         margins = torch.full((len(samples), len(limits)), math.nan, dtype=torch.float64)
+        going = torch.arange(len(samples))
         for number, limit in enumerate(limits):
-            rows = self._advance(rows, number)
-            scores = self._scores(rows, number)
-            margin = _margin(scores)
-            margins[rows.places, number] = margin.cpu()
-            leaving = margin >= limit
-            if not number:
-                logits = scores.new_empty(len(samples), scores.shape[1])
-            logits[rows.places[leaving]] = self._calibration.for_predictions(scores)[leaving]
-            exits[rows.places[leaving]] = number
-            rows = rows[~leaving]
-            if not len(rows.places):
+            walk.advance(going)
+            margins[going, number] = walk.margins[going]
+            going = going[walk.margins[going] < limit]
+            if not len(going):
                 break
-        return EarlyPredictions(logits, exits, margins)
+        return EarlyPredictions(walk.logits, walk.exits, margins)
 
-    def _begin(self, samples: Sequence[Sample]) -> _Rows:
+    def rows_computed(self, count: int) -> int:
+        """Return how many rows are computed where `count` samples are advanced together."""
+        return sum(self._reader.compute.chunk_sizes(count))
+
+    def begin(self, samples: Sequence[Sample]) -> ExitWalk:
+        """Return samples, one or more, before the first block."""
         backbone, found = self._reader.backbone, []
         for chunk in pad_to_chunks(samples, self._reader.compute):
             with torch.no_grad(), self._reader.compute.autocast():
@@ -103,9 +82,10 @@ class EarlyExit:
                 views = tta_views(pixels, self._reader.tta_views)
                 found.append(backbone.stem(torch.cat(views)).chunk(len(views)))
         tokens = [torch.cat(view)[: len(samples)] for view in zip(*found, strict=True)]
-        return _Rows(torch.arange(len(samples)), tokens, [], tokens[0].new_empty(len(samples), 0).float())
+        features = tokens[0].new_empty(len(samples), 0).float()
+        return ExitWalk(self, WalkRows(torch.arange(len(samples)), tokens, [], features))
 
-    def _advance(self, rows: _Rows, number: int) -> _Rows:
+    def advanced(self, rows: WalkRows, number: int) -> WalkRows:
         """Run the blocks up to an exit of the frozen branch; the adapted branch runs with its scores."""
         if number == len(self._spans):
             return rows
@@ -123,14 +103,15 @@ class EarlyExit:
             tokens.append(outputs[-1].chunk(views))
             if self._adapted is not None and start <= (cut := self._adapted.adapters.first_block) < stop:
                 branch.append([entering, *outputs][cut - start].chunk(views)[0])
-        return _Rows(
+        return WalkRows(
             rows.places,
             [torch.cat(view)[:count] for view in zip(*tokens, strict=True)],
             [torch.cat(branch)[:count]] if branch else rows.branch,
             torch.cat([rows.features, torch.cat(features)[:count]], dim=1),
         )
 
-    def _scores(self, rows: _Rows, number: int) -> Tensor:
+    def scores_at(self, rows: WalkRows, number: int) -> Tensor:
+        """Return the scores [n, C] of rows at an exit."""
         if number < len(self._spans) - 1:
             return self._exact.head.leading_scores(rows.features)
         if self._blend is None or self._adapted is None or number < len(self._spans):
@@ -138,17 +119,13 @@ class EarlyExit:
         adapted = self._adapted.features(rows.branch[0])
         return self._blend.scores_refit(RidgeLoRAFeatures(rows.features, (), adapted))
 
+    def logits_of(self, scores: Tensor) -> Tensor:
+        """Return the calibrated logits [n, C] of scores [n, C]."""
+        return self._calibration.for_predictions(scores)
+
 
 def early_exit_of(exact: RidgeLearner[Any], blend: RidgeLoRALearner | None = None) -> EarlyExit | None:
     """Return the exits of a learner, or of its frozen branch and both; None where the head cannot be cut."""
     if not isinstance(exact.reader, FrozenReader) or not exact.head.has_leading:
         return None
     return EarlyExit(exact, exact.reader, blend)
-
-
-def _margin(scores: Tensor) -> Tensor:
-    """Return by how much the best score exceeds the second, float64 [N]; infinity without a second."""
-    if scores.shape[1] < 2:
-        return scores.new_full((len(scores),), math.inf, dtype=torch.float64)
-    best, second = scores.double().topk(2, dim=1).values.unbind(dim=1)
-    return (best - second).nan_to_num(nan=math.inf, posinf=math.inf)

@@ -1,4 +1,4 @@
-"""`predict --budget`: a share of the work on average, by thresholds from what the run holds out."""
+"""`predict --budget`, a share of the work on average, and `predict --deadline-ms`."""
 
 import json
 
@@ -10,7 +10,7 @@ from tiny_runs import call, configuration
 
 from streamcl.errors import ConfigError
 from streamcl.events import Sample
-from streamcl.runs.early_prediction import BudgetedPredictor
+from streamcl.runs.early_prediction import BudgetedPredictor, DeadlinePredictor
 from streamcl.runs.learner import load_run, rank_classes
 from streamcl.runs.open import open_run
 
@@ -74,3 +74,52 @@ def test_learners_without_exits_and_runs_that_hold_nothing_out_are_refused(tmp_p
         loaded = load_run(finished(tmp_path / name, learner, hold_out), fitted=True)
         with pytest.raises(ConfigError, match="no exits" if learner == "slda" else "holds out"):
             BudgetedPredictor(loaded, 0.5)
+
+
+# --- by a deadline ----------------------------------------------------------------------------------
+
+
+class Clock:
+    """Moves on by some seconds whenever it is read."""
+
+    def __init__(self, seconds):
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self):
+        self.now += self.seconds
+        return self.now
+
+
+def test_with_time_enough_a_deadline_gives_predict_and_without_the_first_exit(loaded):
+    predictor = DeadlinePredictor(loaded.learner, clock=Clock(1.0))
+    predictor.measure(SAMPLES)
+    found = predictor.predict(SAMPLES, 2, 1e6)
+    assert [each.ranked for each in found] == rank_classes(loaded.learner, SAMPLES, 2)
+    assert all(each.cost == pytest.approx(1) for each in found)
+    assert predictor.missed == 0
+    found = predictor.predict(SAMPLES, 2, 0.5)
+    assert {each.exit for each in found} == {0}
+    assert predictor.missed == 1
+    assert predictor.most_late > 0
+    assert predictor.predict([], 1, 0.0) == []
+
+
+def test_predict_says_how_many_deadlines_were_missed(tmp_path):
+    run = finished(tmp_path)
+    Image.fromarray(SAMPLES[0].image).save(tmp_path / "0.png")
+    code, output = call("predict", run, tmp_path / "0.png", "--deadline-ms", "0.001", "--json")
+    assert code == 0
+    lines = output.splitlines()
+    assert json.loads(lines[0])["work"] < 1
+    assert "the deadline was missed 1 times, at most by" in lines[1]
+    code, output = call("predict", run, tmp_path / "0.png", "--deadline-ms", "1e9", "--json")
+    assert json.loads(output)["work"] == 1
+    code, output = call("predict", run, tmp_path / "0.png", "--deadline-ms", "5", "--budget", "50%")
+    assert code == 2
+    assert "exclude each other" in output
+
+
+def test_learners_without_exits_have_no_deadline(tmp_path):
+    loaded = load_run(finished(tmp_path, "slda"), fitted=True)
+    with pytest.raises(ConfigError, match="no exits"):
+        DeadlinePredictor(loaded.learner)
