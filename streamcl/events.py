@@ -64,19 +64,6 @@ def unpack_sample(packed: Sample | Mapping[str, Any]) -> Sample:
 NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)  # the image of a record whose pixels were not asked for
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RemoteSample(Sample):
-    """A sample whose pixels the process `rank` holds (see `process_group`); its image has none here."""
-
-    rank: int = 0
-
-    @classmethod
-    def of(cls, sample: Sample, rank: int) -> RemoteSample:
-        """Return the same sample without its pixels."""
-        names = (sample.label, sample.subject, sample.domain, sample.privacy)
-        return cls(sample.id, NO_PIXELS, *names, rank=rank)
-
-
 @dataclass(frozen=True, slots=True)
 class RejectedRecord:
     """A record that is not a valid sample. It keeps its place in the stream, so offsets stay dense.
@@ -239,14 +226,22 @@ class PredictionRecord:
     label: str | None
     predicted: str | None
     confidence: float
+    stability: float | None = None
+    novelty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A predicted class, None while the learner knows none, and its probability in [0, 1]."""
+    """A predicted class, None while the learner knows none, and its probability in [0, 1].
+
+    stability: the probability that an equally good model predicts the same class. novelty: of the sample; 1
+    as a new one is on average. None where they are not computed.
+    """
 
     label: str | None
     confidence: float
+    stability: float | None = None
+    novelty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from streamcl.distributed.process_group import TIMEOUT, ProcessGroup
 from streamcl.errors import DistributedError
-from streamcl.events import RemoteSample, Sample
+from streamcl.events import Sample
 from streamcl.nn.process_settings import configure_process
+from streamcl.sources.remote_sample import RemoteSample
 
 _T = TypeVar("_T")
 

@@ -32,7 +32,8 @@ def build_learner(
     Raise ConfigError where the options do not fit the backbone or the learner.
     """
     options, factory = config.learner, learner_factory(config.learner)
-    context = LearnerContext(backbone, compute, config.seed, group, config.refuse)
+    keeps = config.answer.log and not compute.fitted
+    context = LearnerContext(backbone, compute, config.seed, group, keeps, config.refuse)
     if not isinstance(options, ClassOptions | PluginOptions):
         built_in: Learner = factory.build(options, context)
         return built_in

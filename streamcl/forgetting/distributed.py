@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from streamcl.distributed.process_group import ProcessGroup
-from streamcl.events import Batch, ForgetRequest, RemoteSample
+from streamcl.events import Batch, ForgetRequest
 from streamcl.forgetting.ledger.tombstones import drop_samples, dropped_from
 from streamcl.forgetting.lineage.image_hash import hash_of_image
 from streamcl.forgetting.service import ForgettingService
 from streamcl.protocols import BatchRecord, ForgettingEvent, State, Stateful
+from streamcl.sources.remote_sample import RemoteSample
 
 
 class ReplicatedForgetting:

@@ -112,6 +112,10 @@ class ClosedFormHead(Protocol[S]):
         """Return the uncertainty of `scores_refit` of features [N, d]; raise TypeError where it has none."""
         raise TypeError(f"{type(self).__name__} has none, not even of {len(features)} samples")
 
+    def uncertainty_in_use(self, features: Tensor) -> ScoreUncertainty | None:  # noqa: ARG002
+        """Return the uncertainty of `scores` of features [N, d]; None where it is not known."""
+        return None
+
     def leading_scores(self, features: Tensor) -> Tensor:
         """Return float64 [N, C] refitted to the first d' features alone, which are given, [N, d'].
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -191,6 +191,29 @@ class Cholesky:
             if start < width
         ]
         return part
+
+    def single(self) -> Cholesky:
+        """Return the factor rounded to float32, which takes half the memory."""
+        return self._with(block.float() for _, _, block in self._parts)
+
+    def state_dict(self) -> State:
+        """Return the block columns of L, by index."""
+        return {str(i): block.cpu().numpy().copy() for i, (_, _, block) in enumerate(self._parts)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> Cholesky:
+        """Return the factor that returned `state`."""
+        made, start = cls([]), 0
+        for number in range(len(state)):
+            block = torch.tensor(state[str(number)], device=device)
+            made._parts.append((start, start + block.shape[1], block))
+            start += block.shape[1]
+        return made
+
+    def _with(self, blocks: Iterable[Tensor]) -> Cholesky:
+        made = Cholesky([])
+        made._parts = [(*part[:2], block) for part, block in zip(self._parts, blocks, strict=True)]
+        return made
 
     def inverse_diagonal(self) -> Tensor:
         """Return [D], the diagonal of A^-1; takes about as long as the decomposition."""

@@ -17,7 +17,7 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.ridge_solver import RidgeSolver, SolveRule
-from streamcl.heads.solving import linear_scores, log_scores, random_projection, variance
+from streamcl.heads.solving import linear_scores, log_scores, random_projection
 from streamcl.heads.stability import ScoreUncertainty
 from streamcl.heads.statistics import (
     PartsOfHead,
@@ -58,6 +58,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         refit_fraction: share of new samples at which a solve is due; 0 solves at every update.
         device: of the statistics and weights.
         rule: another closed form on the same statistics, in place of the ridge regression.
+        keeps_uncertainty: whether `uncertainty_in_use` is known, which makes a solve take twice as long.
     """
 
     def __init__(
@@ -72,12 +73,12 @@ class RidgeHead(ClosedFormHead[Statistics]):
         refit_fraction: float = 0.05,
         device: torch.device | str = "cpu",
         rule: SolveRule | None = None,
+        keeps_uncertainty: bool = False,
     ) -> None:
         if trace_ridge <= 0:
             raise ValueError(f"trace_ridge is {trace_ridge}, expected a positive number")
-        self.width = width
+        self.width, self._trace_ridge = width, trace_ridge
         self.has_uncertainty, self.has_leading = rule is None, rule is None and projection is None
-        self._trace_ridge = trace_ridge
         self._smallest: float | None = None  # the smallest eigenvalue, known after an erasure
         self._P = None if projection is None else random_projection(width, projection, seed).to(device)
         self._sums = Statistics.empty(projection or width, device)  # its Gram alone is added to in place
@@ -87,6 +88,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
             AdaptiveRidge.of(variance_ridge, gcv_margin),
             trace_ridge=trace_ridge,
             refit_fraction=refit_fraction,
+            keeps_uncertainty=keeps_uncertainty and rule is None,
         )
 
     @property
@@ -218,6 +220,10 @@ class RidgeHead(ClosedFormHead[Statistics]):
         """Return the uncertainty of `scores_refit` of features [N, d]."""
         return self._solver.refit_uncertainty(self._sums, self.statistic_rows(features))
 
+    def uncertainty_in_use(self, features: Tensor) -> ScoreUncertainty | None:
+        """Return the uncertainty of `scores` of features [N, d]; None where it is not kept."""
+        return self._solver.uncertainty(self._sums, self.statistic_rows(features))
+
     def leading_scores(self, features: Tensor) -> Tensor:
         """Return scores [N, C] refitted to the first d' features, [N, d']; only where `has_leading`."""
         W, b = self._solver.leading_weights(self._sums, features.shape[1])
@@ -244,7 +250,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         return {
             "samples_left": self._sums.total,
             "smallest_eigenvalue_over_lambda": self.smallest_eigenvalue(),
-            "rounding_over_lambda": eigenvalue_rounding(self._sums, self._ridge(self._sums)),
+            "rounding_over_lambda": eigenvalue_rounding(self._sums, self._solver.uncentred_ridge(self._sums)),
         }
 
     def state_dict(self) -> State:
@@ -287,12 +293,5 @@ class RidgeHead(ClosedFormHead[Statistics]):
         self._sums, self._smallest = left, smallest
         self._solver.after_erasure(left)
 
-    def _ridge(self, statistics: Statistics) -> Tensor:
-        """[D]: the ridge beside the uncentred G, which separates possible sums from impossible ones."""
-        if self._solver.ridge.minimum is None:
-            mean_eigenvalue = statistics.gram.trace / statistics.gram.width
-            return torch.full_like(statistics.gram.diagonal(), self._trace_ridge * mean_eigenvalue)
-        return self._solver.ridge.minimum * variance(statistics)
-
     def _smallest_of(self, left: Statistics) -> float:
-        return smallest_eigenvalue(left, self._ridge(left))
+        return smallest_eigenvalue(left, self._solver.uncentred_ridge(left))

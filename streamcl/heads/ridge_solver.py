@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from streamcl.heads.cross_validation import AdaptiveRidge
-from streamcl.heads.solving import is_due, normal_equations, solve_ridge
-from streamcl.heads.stability import RidgeStability, ScoreUncertainty
+from streamcl.heads.solving import is_due, normal_equations, solve_ridge, variance
+from streamcl.heads.stability import RidgeStability, ScoreUncertainty, SolveUncertainty
 from streamcl.heads.statistics import Statistics, zero_padded
 from streamcl.protocols import Rollback, State, savepoint_of
 
@@ -34,6 +34,15 @@ class RidgeSolver:
     Which statistics a solve is of never depends on when scores were asked for: whatever is owed is solved
     before the statistics change. The head passes its statistics to every call.
 
+    Args:
+        rule: solves; None: ridge regression.
+        statistics: of which the first weights are.
+        ridge: the variance ridge.
+        trace_ridge: see RidgeHead.
+        refit_fraction: see RidgeHead.
+        keeps_uncertainty: whether the uncertainty of the weights in use is computed with each solve, and is
+            a part of the state: about half the size of the sums, and a decomposition a solve.
+
     Attributes:
         ridge: the variance ridge of the solve in use.
     """
@@ -46,8 +55,11 @@ class RidgeSolver:
         *,
         trace_ridge: float,
         refit_fraction: float,
+        keeps_uncertainty: bool = False,
     ) -> None:
         self.ridge = ridge
+        self._keeps_uncertainty = keeps_uncertainty
+        self._uncertainty: SolveUncertainty | None = None  # of the weights in use, where it is kept
         self._trace_ridge = trace_ridge
         self._rule = functools.partial(solve_ridge, trace_ridge) if rule is None else rule
         self._refit_fraction = refit_fraction
@@ -65,12 +77,16 @@ class RidgeSolver:
         self._solved_counts, self._W, self._b = (
             zero_padded(values, more) for values in (self._solved_counts, self._W, self._b)
         )
+        if self._uncertainty is not None:
+            self._uncertainty = self._uncertainty.grown(more)
 
     def select(self, columns: Sequence[int]) -> None:
         """Keep these class columns, in this order."""
         keep = list(columns)
         self._refit = None
         self._solved_counts, self._W, self._b = self._solved_counts[keep], self._W[:, keep], self._b[keep]
+        if self._uncertainty is not None:
+            self._uncertainty = self._uncertainty.select(keep)
 
     def weights(self, statistics: Statistics) -> Weights:
         """Return the weights in use, [D, C] and [C]."""
@@ -85,6 +101,16 @@ class RidgeSolver:
             same = ridge.value == self.ridge.value and torch.equal(self._solved_counts, statistics.counts)
             self._refit = (self._W, self._b) if same else self._solve(statistics, ridge)
         return self._refit
+
+    def uncertainty(self, statistics: Statistics, rows: Tensor) -> ScoreUncertainty | None:
+        """Return the uncertainty of the scores that `weights` give; None where it is not kept.
+
+        Args:
+            statistics: of all that is known.
+            rows: float64 [N, D].
+        """
+        self._solve_if_due(statistics)
+        return None if self._uncertainty is None else self._uncertainty.uncertainty(rows)
 
     def refit_uncertainty(self, statistics: Statistics, rows: Tensor) -> ScoreUncertainty:
         """Return the uncertainty of the scores that `refit_weights` give rows [N, D].
@@ -112,6 +138,13 @@ class RidgeSolver:
         if not statistics.total:
             return statistics.Q[:width], statistics.Q[0]
         return self._refit_stability(statistics).leading_weights(width)
+
+    def uncentred_ridge(self, statistics: Statistics) -> Tensor:
+        """Return [D], the ridge beside the uncentred G, which tells possible sums from impossible ones."""
+        if self.ridge.minimum is None:
+            mean_eigenvalue = statistics.gram.trace / statistics.gram.width
+            return torch.full_like(statistics.gram.diagonal(), self._trace_ridge * mean_eigenvalue)
+        return self.ridge.minimum * variance(statistics)
 
     def exact_weights(self, statistics: Statistics) -> Weights:
         """Solve for all that is known now, use the weights from here on, and return them, [D, C] and [C]."""
@@ -145,18 +178,20 @@ class RidgeSolver:
     def after_erasure(self, statistics: Statistics) -> None:
         """Go on with statistics from which samples were subtracted: a solve is due, the ridge found anew."""
         self.after_learning(statistics, due=True)
-        self.ridge, self._stability = self.ridge.reset(), None
+        self.ridge, self._stability, self._uncertainty = self.ridge.reset(), None, None
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the present weights and what is owed."""
-        return savepoint_of(self, "_W", "_b", "_solved_counts", "_due", "_refit", "_refit_ridge", "ridge")
+        names = ("_W", "_b", "_solved_counts", "_due", "_refit", "_refit_ridge", "ridge", "_uncertainty")
+        return savepoint_of(self, *names)
 
     def state_dict(self, statistics: Statistics) -> State:
         """Return the weights in use, the counts that they were solved for, and the ridge."""
         self._solve_if_due(statistics)
         arrays = {"W": self._W, "b": self._b, "solved": self._solved_counts}
         plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
-        return {**plain, **self.ridge.state_dict()}
+        kept = {} if self._uncertainty is None else {"uncertainty": self._uncertainty.state_dict()}
+        return {**plain, **self.ridge.state_dict(), **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the solver that returned `state`."""
@@ -165,12 +200,20 @@ class RidgeSolver:
             torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
         )
         self.ridge, self._due, self._refit = self.ridge.with_state(state), False, None
+        kept = state.get("uncertainty") if self._keeps_uncertainty else None
+        self._uncertainty = None if kept is None else SolveUncertainty.from_state(kept, device)
 
     def _solve_if_due(self, statistics: Statistics) -> None:
         if not self._due:
             return
         ridge = self.ridge.searched(statistics) if self.ridge.is_outdated(statistics) else self.ridge
-        self._W, self._b = self._solve(statistics, ridge)
+        if self._keeps_uncertainty and statistics.total:
+            equations = normal_equations(self._trace_ridge, statistics, ridge.value)
+            W, b = equations.solve()
+            self._W, self._b = W.contiguous(), b.contiguous()
+            self._uncertainty = RidgeStability(equations).of_solve()
+        else:
+            self._W, self._b = self._solve(statistics, ridge)
         self.ridge, self._solved_counts, self._due = ridge, statistics.counts, False
 
     def _refit_stability(self, statistics: Statistics) -> RidgeStability:

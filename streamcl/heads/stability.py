@@ -10,14 +10,18 @@ move where other samples of the same stream are learned is less: see `RidgeStabi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from streamcl.heads.gram import Cholesky
 from streamcl.heads.solving import NormalEquations
+from streamcl.protocols import State
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
 """Points and weights of Gauss-Hermite quadrature: 12 of them move a probability by up to 0.002."""
@@ -31,6 +35,53 @@ class ScoreUncertainty(NamedTuple):
 
     variance: Tensor
     novelty: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SolveUncertainty:
+    """The uncertainty of the scores by the weights of one solve, small enough to be a part of a state.
+
+    factor: float32, of A [D, D]. mean, ridge: float32 [D]. scale: float64 [C]. total: samples. See
+    `RidgeStability` for the rest.
+    """
+
+    factor: Cholesky
+    mean: Tensor
+    ridge: Tensor
+    scale: Tensor
+    total: int
+    residual_variance: float
+    usual_leverage: float
+
+    def uncertainty(self, h: Tensor) -> ScoreUncertainty:
+        """Return the uncertainty of the scores of rows h [N, D]; see `RidgeStability.uncertainty`."""
+        centred = (h.float() - self.mean).T
+        x = self.factor.solve(centred)  # [D, N]
+        leverage = (x * centred).double().sum(dim=0).clamp(min=0)
+        spread = (leverage - (x.square() * self.ridge[:, None]).double().sum(dim=0)).clamp(min=0)
+        variance = self.residual_variance * torch.outer(spread + 1 / self.total, self.scale.square())
+        return ScoreUncertainty(variance, leverage / self.usual_leverage)
+
+    def grown(self, more: int) -> SolveUncertainty:
+        """Return it with so many more class columns, which no solve has seen."""
+        return replace(self, scale=torch.cat([self.scale, self.scale.new_ones(more)]))
+
+    def select(self, columns: Sequence[int]) -> SolveUncertainty:
+        """Return it for these class columns, in this order."""
+        return replace(self, scale=self.scale[list(columns)])
+
+    def state_dict(self) -> State:
+        """Return all of it."""
+        arrays = {name: getattr(self, name).cpu().numpy().copy() for name in ("mean", "ridge", "scale")}
+        numbers = {name: getattr(self, name) for name in ("total", "residual_variance", "usual_leverage")}
+        return {"factor": self.factor.state_dict(), **arrays, **numbers}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device | str) -> SolveUncertainty:
+        """Return the uncertainty that returned `state`."""
+        mean, ridge, scale = (torch.tensor(state[name], device=device) for name in ("mean", "ridge", "scale"))
+        numbers = (state[name] for name in ("total", "residual_variance", "usual_leverage"))
+        return cls(Cholesky.from_state(state["factor"], device), mean, ridge, scale, *numbers)
 
 
 class RidgeStability:
@@ -54,6 +105,19 @@ class RidgeStability:
         shares = self._equations.scale.square()
         variance = self.residual_variance * torch.outer(spread + 1 / self._total, shares)
         return ScoreUncertainty(variance, leverage / self.usual_leverage)
+
+    def of_solve(self) -> SolveUncertainty:
+        """Return the same in float32; takes as long as a decomposition."""
+        equations = self._equations
+        return SolveUncertainty(
+            equations.factor.single(),
+            equations.mean.float(),
+            equations.ridge.float(),
+            equations.scale,
+            self._total,
+            self.residual_variance,
+            self.usual_leverage,
+        )
 
     def leading_weights(self, width: int) -> tuple[Tensor, Tensor]:
         """Return the weights of the first `width` features alone, [width, C] and [C]."""

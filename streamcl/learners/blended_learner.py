@@ -21,6 +21,7 @@ with lazy_imports():
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from streamcl.heads.stability import ScoreUncertainty
     from streamcl.heads.statistics import Statistics
     from streamcl.learners.calibration import ScoreCalibration
 
@@ -89,6 +90,16 @@ class BlendedLearner(LogitLearner, Generic[Branch]):
     def scores_refit(self, reading: Any) -> Tensor:
         """Return float64 [B, C] by weights of all that is known."""
         return self._blended(reading.features, self._adapted_of(reading), refit=True)
+
+    def uncertainty_in_use(self, reading: Any) -> ScoreUncertainty | None:
+        """Return the uncertainty of `scores`, as if branches were independent; None where it is not known."""
+        frozen, rows = self.exact.head.uncertainty_in_use(reading.features), self._adapted_of(reading)
+        if frozen is None or self.adapted is None or rows is None:
+            return frozen
+        adapted = self.adapted.head.uncertainty_in_use(rows)
+        if adapted is None:
+            return None
+        return frozen._replace(variance=self.adapted.blend_variance(frozen.variance, adapted.variance))
 
     @property
     def score_calibration(self) -> ScoreCalibration:

@@ -42,4 +42,5 @@ def build_head(ridge: RidgeOptions, blocks: Sequence[int], context: LearnerConte
         block_features.concat_width(context.backbone, blocks),
         **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction"}),
         device=context.compute.device,
+        keeps_uncertainty=context.keeps_uncertainty,
     )

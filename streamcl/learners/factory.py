@@ -33,6 +33,8 @@ class LearnerContext:
         compute: device, precision, and how many images are read at a time.
         seed: decides every random choice of the learner.
         group: the processes that learn each batch together.
+        keeps_uncertainty: whether predictions before learning are to have stability and novelty, where the
+            learner can compute them.
         refuse: returns the error, to be raised, for an option such as "learner.rank", with its place in the
             configuration.
     """
@@ -41,6 +43,7 @@ class LearnerContext:
     compute: Compute
     seed: int = 0
     group: ProcessGroup = SINGLE_PROCESS
+    keeps_uncertainty: bool = False
     refuse: Callable[[str, str], ConfigError] = _refusal
 
     def blocks(self, named: Sequence[int] | None) -> list[int]:

@@ -74,7 +74,7 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
     def learn_from(self, batch: Batch, reading: LatentReading) -> StepResult:
         """Learn the batch from features that were read of its samples."""
         scores = self.scores(reading)  # [B, C]
-        step = self.exact.prepared(batch, scores)
+        step = self.exact.prepared(batch, scores, self.uncertainty_in_use(reading))
         seen = [part for part in (reading.features, reading.tokens, reading.adapted) if part is not None]
         if not step.rows or not predictions.all_finite(*seen):
             return step.refused()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,6 +31,21 @@ def to_predictions(logits: Tensor, names: Sequence[str]) -> tuple[Prediction, ..
     return tuple(
         Prediction(names[best], sure) if math.isfinite(sure) else Prediction(None, 0.0)
         for best, sure in pairs
+    )
+
+
+def with_assessment(made: Sequence[Prediction], flips: Tensor, novelty: Tensor) -> tuple[Prediction, ...]:
+    """Return the predictions with their stability and novelty, to 4 digits; None where one is not finite.
+
+    Args:
+        made: N predictions.
+        flips: [N], the probability that another model names another class.
+        novelty: [N].
+    """
+    columns = (1 - flips).tolist(), novelty.tolist()
+    stable, new = ([round(x, 4) if math.isfinite(x) else None for x in column] for column in columns)
+    return tuple(
+        replace(each, stability=one, novelty=two) for each, one, two in zip(made, stable, new, strict=True)
     )
 
 

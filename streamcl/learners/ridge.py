@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from pydantic import Field
@@ -23,12 +25,14 @@ from streamcl.protocols import Rollback, State, savepoint_of
 
 with lazy_imports():
     from streamcl.heads import ridge as ridge_head
+    from streamcl.heads import stability
     from streamcl.learners import block_features, calibration, early_exit, predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from streamcl.heads.ridge import RidgeHead
+    from streamcl.heads.stability import ScoreUncertainty
     from streamcl.heads.statistics import Statistics
     from streamcl.learners.block_features import FeatureReader
     from streamcl.nn.backbone import Backbone
@@ -135,7 +139,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
         mine = self.features(self.group.local_samples(batch.samples))
         features = self.group.all_gather_rows(mine, batch.samples)  # [B, D]
         scores = self.scores(features)  # [B, C]
-        step = self.prepared(batch, scores)
+        step = self.prepared(batch, scores, self.head.uncertainty_in_use(features))
         if not step.rows or not predictions.all_finite(features):
             return step.refused()
         learned = step.learned(features)
@@ -145,15 +149,23 @@ class RidgeLearner(LogitLearner, Generic[S]):
             self.statistics.notify(batch.labelled, (features[step.rows],))
         return learned
 
-    def prepared(self, batch: Batch, scores: Tensor) -> PreparedStep:
+    def prepared(
+        self, batch: Batch, scores: Tensor, uncertainty: ScoreUncertainty | None = None
+    ) -> PreparedStep:
         """Return a batch with what is predicted of it before it is learned.
 
         Args:
             batch: B samples, one or more.
             scores: [B, C], by the weights in use.
+            uncertainty: of the scores, where it is known.
         """
         calibrated = self.calibration.before_learning(scores)
-        return prepare_step(batch, self.sharpness * scores, self.index, calibrated)
+        step = prepare_step(batch, self.sharpness * scores, self.index, calibrated)
+        if uncertainty is None:
+            return step
+        flips = stability.flip_probability(scores, uncertainty.variance)
+        made = predictions.with_assessment(step.predictions, flips, uncertainty.novelty)
+        return replace(step, predictions=made)
 
     def add(self, features: Tensor, targets: Tensor, index: ClassIndex) -> None:
         """Add samples. Where it may fail half-way the caller restores a savepoint.
@@ -234,9 +246,13 @@ class RidgeLearner(LogitLearner, Generic[S]):
 
 
 def build_closed_form(
-    options: ClosedFormOptions, context: LearnerContext, head: type[RidgeHead], *, sharpness: float
+    options: ClosedFormOptions,
+    context: LearnerContext,
+    head: Callable[..., RidgeHead],
+    *,
+    sharpness: float,
 ) -> RidgeLearner[Statistics]:
-    """Return a head on frozen features, made by a class that takes the width and the options."""
+    """Return a head on frozen features, made by what takes the width and the options."""
     blocks = context.blocks(options.blocks)
     made = head(
         block_features.concat_width(context.backbone, blocks),
@@ -257,7 +273,8 @@ def build_closed_form(
 
 def build_ridge(options: RidgeOptions, context: LearnerContext) -> RidgeLearner[Statistics]:
     """Return a ridge head on frozen features."""
-    return build_closed_form(options, context, ridge_head.RidgeHead, sharpness=RIDGE_SHARPNESS)
+    head = functools.partial(ridge_head.RidgeHead, keeps_uncertainty=context.keeps_uncertainty)
+    return build_closed_form(options, context, head, sharpness=RIDGE_SHARPNESS)
 
 
 RIDGE = LearnerFactory(RidgeLearnerOptions, build_ridge, distributed=True, keeps_statistics=True)

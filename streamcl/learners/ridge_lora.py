@@ -66,7 +66,7 @@ class RidgeLoRALearner(BlendedLearner[AdaptedBranch]):
         """Learn the batch from features that were read of its samples."""
         features, views, adapted = reading.features, reading.views, reading.adapted
         scores = self.scores(reading)  # [B, C]
-        step = self.exact.prepared(batch, scores)
+        step = self.exact.prepared(batch, scores, self.uncertainty_in_use(reading))
         rows, targets = step.rows, step.targets
         if not rows or not predictions.all_finite(features, *([] if adapted is None else [adapted])):
             return step.refused()

@@ -12,9 +12,10 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from streamcl.events import NO_PIXELS, Batch, HoldoutPart, Pixels, RemoteSample, Sample
+from streamcl.events import NO_PIXELS, Batch, HoldoutPart, Pixels, Sample
 from streamcl.memory.png import PngBytes, from_png, to_png
 from streamcl.protocols import BatchRecord, Collective, State
+from streamcl.sources.remote_sample import RemoteSample
 
 FIRST_LEARNED = 20
 """Samples of a class that are learned before one is held out: a new class needs each of its first ones."""

@@ -155,13 +155,22 @@ class WaitingSamples:
         return packed
 
 
+def prediction_fields(made: Prediction) -> list[Any]:
+    """Return the arguments that make a prediction, without stability and novelty where neither is known."""
+    assessed = [made.stability, made.novelty]
+    return [made.label, made.confidence, *([] if assessed == [None, None] else assessed)]
+
+
 def _facts(entry: WaitingSample) -> list[Any]:
     sample, made = entry.sample, entry.prediction
     names = [sample.id, sample.subject, sample.domain, sample.privacy]
-    return [*names, entry.offset, made.label, made.confidence, entry.time, *[True] * entry.scored]
+    assessed = prediction_fields(made)[2:]
+    scored = [entry.scored] if entry.scored or assessed else []
+    return [*names, entry.offset, made.label, made.confidence, entry.time, *scored, *assessed]
 
 
 def _entry(facts: list[Any]) -> WaitingSample:
-    name, subject, domain, privacy, offset, label, confidence, time, *scored = facts
+    name, subject, domain, privacy, offset, label, confidence, time, *further = facts
     sample = Sample(name, NO_PIXELS, None, subject, domain, privacy)
-    return WaitingSample(sample, offset, Prediction(label, confidence), time, bool(scored))
+    made = Prediction(label, confidence, *further[1:])
+    return WaitingSample(sample, offset, made, time, scored=bool(further[:1] == [True]))

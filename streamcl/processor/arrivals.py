@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from streamcl.events import Batch, Prediction, PredictionRecord
+from streamcl.events import Batch, Prediction, PredictionRecord, Sample
+from streamcl.memory.waiting_samples import prediction_fields
 from streamcl.processor.event_log import EventLog, Progress
-from streamcl.protocols import BatchRecord, Learner, State
+from streamcl.processor.step import record_of
+from streamcl.protocols import BatchRecord, State
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +24,14 @@ class ArrivalPredictions:
     """Predicts records as they come, and keeps each prediction until its record is learned.
 
     The prediction that counts for accuracy is the one that was made, and logged, at arrival.
+
+    Args:
+        predict: returns one prediction for each sample.
+        log: of the run.
     """
 
-    def __init__(self, learner: Learner, log: EventLog) -> None:
-        self._learner, self._log = learner, log
+    def __init__(self, predict: Callable[[Sequence[Sample]], Sequence[Prediction]], log: EventLog) -> None:
+        self._predict, self._log = predict, log
         self._waiting: dict[int, Prediction] = {}
 
     def predict(self, batch: Batch) -> tuple[PredictionRecord, ...]:
@@ -35,13 +41,11 @@ class ArrivalPredictions:
             for offset, sample in zip(batch.offsets, batch.samples, strict=True)
             if offset not in self._waiting
         ]
-        made = self._learner.predict([sample for _, sample in new]) if new else ()
+        made = self._predict([sample for _, sample in new]) if new else ()
         records = []
         for (offset, sample), prediction in zip(new, made, strict=True):
             self._waiting[offset] = prediction
-            record = PredictionRecord(
-                sample.id, offset, sample.label, prediction.label, prediction.confidence
-            )
+            record = record_of(sample, offset, prediction)
             self._log.write_prediction(record)
             records.append(record)
         return tuple(records)
@@ -62,11 +66,14 @@ class ArrivalPredictions:
 
     def state_dict(self) -> State:
         """Return the predictions of records that wait."""
-        return {str(at): [made.label, made.confidence] for at, made in self._waiting.items()}
+        return {str(at): prediction_fields(made) for at, made in self._waiting.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to the predictions that were waiting then."""
-        self._waiting = {int(at): Prediction(label, float(sure)) for at, (label, sure) in state.items()}
+        self._waiting = {
+            int(at): Prediction(label, float(sure), *assessed)
+            for at, (label, sure, *assessed) in state.items()
+        }
 
 
 class OverloadLog:

@@ -71,8 +71,12 @@ class EventLog:
         self._sink.write("metrics", {"kind": kind, **self._progress.position, **figures})
 
     def write_prediction(self, made: PredictionRecord, **figures: Any) -> None:
-        """Write a prediction, with the step that the run has reached."""
-        self.write("predictions", {"step": self._progress.step, **asdict(made), **figures})
+        """Write a prediction, with the step that the run has reached; without what is not computed of it."""
+        fields = asdict(made)
+        for name in ("stability", "novelty"):
+            if fields[name] is None:
+                del fields[name]
+        self.write("predictions", {"step": self._progress.step, **fields, **figures})
 
     def write(self, topic: str, record: Mapping[str, Any]) -> None:
         """Write a record as it is."""

@@ -59,7 +59,8 @@ class StreamProcessor:
         self.progress = progress = Progress()
         self._schedule = CommitSchedule(policy, progress, parts.clock, parts.agree)
         self._log = log = EventLog(parts.sink, progress)
-        self._step = StepRunner(learner, log)
+        predict_only = parts.predict_only or learner.predict
+        self._step = StepRunner(learner, log, predict_only)
         self.quarantine = Quarantine(log, policy.max_quarantined)
         self.guard = NonFiniteGuard(log, progress, policy.max_skipped)
         self.shift_handler = ShiftHandler(
@@ -72,7 +73,7 @@ class StreamProcessor:
             min_samples=policy.min_samples,
         )
         self._predictions = PredictionLog(log, learner)
-        self._arrivals = ArrivalPredictions(learner, log)
+        self._arrivals = ArrivalPredictions(predict_only, log)
         self.overload = OverloadLog(log)
         self.labels = LateLabels(parts.waiting, parts.corrections, log, parts.held_out)
         self._heartbeat = Heartbeat(progress, clock=parts.clock)

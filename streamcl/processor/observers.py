@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from streamcl.errors import NotFinite
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
@@ -63,8 +65,15 @@ class StepMetricsLog:
             "classes": len(self._learner.classes),
             "segment": self._shift_handler.segment,
             **self._meter.read(record.batch.end),
+            **_mean_flip_probability(record),
         }
         self._log.write_metrics("step", figures)
+
+
+def _mean_flip_probability(record: BatchRecord) -> dict[str, float]:
+    """Return the mean probability that another model predicts another class; empty where none is known."""
+    stable = [each.stability for each in record.predictions if each.stability is not None]
+    return {"flip_probability": 1 - fmean(stable)} if stable else {}
 
 
 class NonFiniteGuard(Counters):

@@ -11,7 +11,7 @@ from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.holdout_history import HoldoutHistory
 from streamcl.evaluation.prequential import Prequential
 from streamcl.evaluation.throughput import Throughput
-from streamcl.events import Batch, ForgetRequest, Sample
+from streamcl.events import Batch, ForgetRequest, Prediction, Sample
 from streamcl.memory.holdout_store import HoldoutStore
 from streamcl.memory.waiting_samples import WaitingSamples
 from streamcl.protocols import BatchRecord, CheckpointStore, ForgettingEvent, ShiftDetector, Sink, Stateful
@@ -103,6 +103,8 @@ class LoopParts:
     clock: returns the time in seconds; it decides when to commit and flush, and nothing that is learned.
     is_hidden_part: whether a held-out part bears a name that was erased.
     calibrate: fits the learner's confidences to the held-out samples, before each evaluation.
+    predict_only: predicts samples that nothing is learned from at that moment, at their arrival or in an
+        overload; None: the learner's `predict`.
     agree: returns the first rank's value of a decision that depends on the clock, on every rank.
     observers: given every batch after all others; they have no state, and change nothing.
     """
@@ -123,6 +125,7 @@ class LoopParts:
     held_out: HoldoutStore = field(default_factory=HoldoutStore)
     stop: StopSignal = field(default_factory=StopSignal)
     clock: Callable[[], float] = time.monotonic
+    predict_only: Callable[[Sequence[Sample]], Sequence[Prediction]] | None = None
     agree: Callable[[bool], bool] = bool
     is_hidden_part: Callable[[str], bool] = no_hidden_part
     calibrate: Callable[[], None] = no_calibration

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 
-from streamcl.events import Batch, Prediction, PredictionRecord, StepResult
+from streamcl.events import Batch, Prediction, PredictionRecord, Sample, StepResult
 from streamcl.processor.event_log import EventLog
 from streamcl.protocols import Learner
 
@@ -32,11 +32,21 @@ class StepOutcome:
 
 
 class StepRunner:
-    """Has the learner learn a batch, in halves where memory is short."""
+    """Has the learner learn a batch, in halves where memory is short.
 
-    def __init__(self, learner: Learner, log: EventLog) -> None:
-        self._learner = learner
-        self._log = log
+    Args:
+        learner: learns.
+        log: of the run.
+        predict_only: predicts the samples of a batch that is not to be learned.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        log: EventLog,
+        predict_only: Callable[[Sequence[Sample]], Sequence[Prediction]],
+    ) -> None:
+        self._learner, self._log, self._predict_only = learner, log, predict_only
 
     def run(self, batch: Batch) -> StepOutcome:
         """Learn the batch, or only predict it; where memory is short, learn its halves one after the other.
@@ -45,7 +55,8 @@ class StepRunner:
         memory. Raise ValueError where it names samples that it cannot have learned.
         """
         if batch.predict_only:
-            return StepOutcome(StepResult(self._learner.predict(batch.samples), (), learned=()), not_finite=0)
+            made = tuple(self._predict_only(batch.samples))
+            return StepOutcome(StepResult(made, (), learned=()), not_finite=0)
         try:
             result = self._learner.learn(batch)
         except Exception as error:
@@ -100,6 +111,12 @@ def predictions_of(
     """Return the predictions of a batch; those that were made earlier, at arrival, count instead."""
     made = (earlier.get(offset, each) for offset, each in zip(batch.offsets, result.predictions, strict=True))
     return tuple(
-        PredictionRecord(sample.id, offset, sample.label, each.label, each.confidence)
+        record_of(sample, offset, each)
         for offset, sample, each in zip(batch.offsets, batch.samples, made, strict=True)
     )
+
+
+def record_of(sample: Sample, offset: int, made: Prediction) -> PredictionRecord:
+    """Return the record of a prediction of the sample at an offset."""
+    assessed = made.stability, made.novelty
+    return PredictionRecord(sample.id, offset, sample.label, made.label, made.confidence, *assessed)

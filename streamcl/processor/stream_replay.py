@@ -48,7 +48,7 @@ class Replay:
             relapse_tester=None,
             min_samples=min_samples,
         )
-        self._step = StepRunner(learner, log)
+        self._step = StepRunner(learner, log, learner.predict)
         self._guard = NonFiniteGuard(log, self.progress, max_skipped)
         parts = {"learner": learner, "detector": detector, "progress": self.progress}
         for name, part in {**parts, "shifts": self.shift_handler, "guard": self._guard}.items():

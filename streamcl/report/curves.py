@@ -11,7 +11,7 @@ from streamcl.report.series import as_float, as_int, submapping
 
 
 def stream_curves(run: RunLog, summary: Mapping[str, Any]) -> dict[str, Curve]:
-    """Return the curves "accuracy" and "loss". summary: of the run, complete."""
+    """Return the curves "accuracy", "loss" and "flips". summary: of the run, complete."""
     held = [
         (offset, accuracy)
         for offset, row in sorted(run.holdout.items())
@@ -22,6 +22,7 @@ def stream_curves(run: RunLog, summary: Mapping[str, Any]) -> dict[str, Curve]:
     return {
         "accuracy": Curve("correct before learning", newest, True, held, run.end, marks),
         "loss": Curve("loss before learning", run.steps.loss.points, False, (), run.end, marks),
+        "flips": Curve("probability of another class", run.steps.flips.points, True, (), run.end, marks),
     }
 
 

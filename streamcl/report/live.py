@@ -132,6 +132,7 @@ def _tables(follower: RunFollower, summary: Mapping[str, Any]) -> dict[str, dict
             "judged": bool(shifts.get("true")),
         },
         "arrivals": {"rows": _arrivals(run)},
+        "attention": {"rows": tables.attention_rows(run.predictions)},
         "classes": {
             "bars": tables.bars(per_class, support, tables.latest_per_class(run)),
             "class_count": len(per_class),

@@ -62,6 +62,7 @@ def _content(run: RunLog) -> dict[str, Any]:
         "window": run.predictions.window,
         "charts": charts,
         "new_classes": bool(run.offsets("new_class")),
+        "attention": tables.attention_rows(run.predictions),
         "shift_rows": shift_rows[: tables.MAX_SHIFTS],
         "shifts_left_out": max(0, len(shift_rows) - tables.MAX_SHIFTS),
         "requests": requests[-tables.MAX_REQUESTS :],

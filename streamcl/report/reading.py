@@ -33,6 +33,7 @@ class StepLog:
     accuracy: Series = field(default_factory=Series)
     loss: Series = field(default_factory=Series)
     speed: Series = field(default_factory=Series)
+    flips: Series = field(default_factory=Series)
     last: dict[str, Any] = field(default_factory=dict)
     peak_memory_mb: float | None = None
     step: int = -1
@@ -48,6 +49,7 @@ class StepLog:
             (self.accuracy, "window_accuracy"),
             (self.loss, "loss"),
             (self.speed, "images_per_s"),
+            (self.flips, "flip_probability"),
         ):
             if (value := as_float(record.get(name))) is not None:
                 series.add(offset, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from streamcl.storage.json_lines import json_object
+
+NEWEST_ASSESSED = 1000
+"""Predictions that those to look at are chosen from: early ones, when little was known, would stay."""
 
 
 @dataclass(slots=True)
@@ -101,7 +105,10 @@ def fitting_window(samples: int, limit: int) -> int:
 
 @dataclass(slots=True)
 class PredictionSeries:
-    """Confusion counts of predictions.jsonl, and accuracy over a sliding window of samples."""
+    """Confusion counts of predictions.jsonl, and accuracy over a sliding window of samples.
+
+    assessed: the newest records with stability and novelty.
+    """
 
     window: int = 1000
     max_pairs: int = 200_000
@@ -111,6 +118,7 @@ class PredictionSeries:
     samples: int = 0
     end: int = 0
     curve: Series = field(default_factory=Series)
+    assessed: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=NEWEST_ASSESSED))
     _recent: deque[bool] = field(default_factory=deque)
     _recent_right: int = 0
 
@@ -125,6 +133,8 @@ class PredictionSeries:
             return
         self.samples += offset >= self.end
         self.end = max(self.end, offset + 1)
+        if not completes and as_float(record.get("stability")) is not None:
+            self.assessed.append(record)
         if label is not None:
             self._count(offset, str(label), None if guess is None else str(guess))
 
@@ -138,6 +148,14 @@ class PredictionSeries:
         if len(self._recent) > self.window:
             self._recent_right -= self._recent.popleft()
         self.curve.add(offset, self._recent_right / len(self._recent))
+
+    def by_instability(self, limit: int) -> list[Mapping[str, Any]]:
+        """Return the newest records whose prediction is least stable, the least stable one first."""
+        return heapq.nsmallest(limit, self.assessed, key=lambda record: as_float(record["stability"]) or 0.0)
+
+    def by_novelty(self, limit: int) -> list[Mapping[str, Any]]:
+        """Return the newest records whose image is most novel, the most novel one first."""
+        return heapq.nlargest(limit, self.assessed, key=lambda record: as_float(record.get("novelty")) or 0.0)
 
     @property
     def window_accuracy(self) -> float | None:

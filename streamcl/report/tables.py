@@ -25,6 +25,7 @@ MAX_BARS = 60
 MAX_SHIFTS = 200
 MAX_THUMBNAIL_GROUPS = 12
 MAX_REQUESTS = 200
+MAX_ATTENTION = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,19 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionRow:
+    """A prediction that is worth a look. why: "least stable" or "most novel"."""
+
+    why: str
+    record: str
+    predicted: str | None
+    label: str | None
+    confidence: float | None
+    stability: float | None
+    novelty: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class HeatTable:
     """A table of shares: name, cells and a description of each cell by row; None is an empty cell."""
 
@@ -73,6 +87,26 @@ def shift_rows(run: RunLog, shifts: Mapping[str, Any]) -> list[ShiftRow]:
     for offset in shifts.get("false_offsets") or []:
         rows.append(ShiftRow(None, offset, reasons.get(offset, ""), unmatched))
     return sorted(rows, key=lambda row: (row.true if row.detected is None else row.detected) or 0)
+
+
+def attention_rows(predictions: PredictionSeries) -> list[AttentionRow]:
+    """Return the newest predictions that are worth a look: the least stable, then the most novel ones."""
+    chosen = [("least stable", each) for each in predictions.by_instability(MAX_ATTENTION // 2)]
+    chosen += [("most novel", each) for each in predictions.by_novelty(MAX_ATTENTION // 2)]
+    return [
+        AttentionRow(
+            why,
+            str(record.get("id")),
+            _name(record.get("predicted")),
+            _name(record.get("label")),
+            *(as_float(record.get(field)) for field in ("confidence", "stability", "novelty")),
+        )
+        for why, record in chosen
+    ]
+
+
+def _name(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def accuracy_matrix(matrix: Mapping[str, Any]) -> HeatTable | None:

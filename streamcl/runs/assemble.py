@@ -42,6 +42,7 @@ from streamcl.runs.checkpoint_replay import CheckpointReplay
 from streamcl.runs.directory import checkpoints
 from streamcl.runs.run import Run
 from streamcl.runs.summary import environment, library_versions
+from streamcl.runs.unlearned_prediction import unlearned_predictor
 from streamcl.sinks.fanout import Fanout
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
@@ -127,6 +128,7 @@ def assemble(
         stop=stop,
         is_hidden_part=in_loop.hides_part,
         calibrate=calibrator.fit,
+        predict_only=unlearned_predictor(learner, settings.answer) if group.world_size == 1 else None,
         agree=bool if group.world_size == 1 else group.broadcast_object,
         observers=observers,
     )

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 
-from streamcl.events import PredictionRecord, RemoteSample, Sample
+from streamcl.events import PredictionRecord, Sample
 from streamcl.protocols import BatchRecord
+from streamcl.sources.remote_sample import RemoteSample
 from streamcl.storage.thumbnails import thumbnail
 
 SEND_SECONDS = 1.0

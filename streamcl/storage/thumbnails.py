@@ -12,8 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from streamcl.events import Pixels, PredictionRecord, RemoteSample, Sample
+from streamcl.events import Pixels, PredictionRecord, Sample
 from streamcl.protocols import State
+from streamcl.sources.remote_sample import RemoteSample
 from streamcl.storage import files
 
 SIDE = 96

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from streamcl.errors import SourceError, StreamclError, cause_of
-from streamcl.events import Batch, Event, ForgetRequest, Idle, Preview, RejectedRecord, RemoteSample
+from streamcl.events import Batch, Event, ForgetRequest, Idle, Preview, RejectedRecord
 from streamcl.protocols import Collective, Source
+from streamcl.sources.remote_sample import RemoteSample
 from streamcl.sources.wrapper import SourceWrapper
 from streams.offsets import Record
 

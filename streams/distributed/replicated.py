@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch, Event, RemoteSample, Sample
+from streamcl.events import Batch, Event, Sample
 from streamcl.protocols import Collective, Source, State
+from streamcl.sources.remote_sample import RemoteSample
 from streams.distributed.messages import ExchangingSource, RankMessage, next_event, to_message
 from streams.offsets import Record, batch_of, records_of
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from streamcl.errors import SourceError, StreamclError
-from streamcl.events import Event, ForgetRequest, Idle, RejectedRecord, RemoteSample, StreamInfo
+from streamcl.events import Event, ForgetRequest, Idle, RejectedRecord, StreamInfo
 from streamcl.protocols import Collective, Fetch, Source, State, fetch_of
+from streamcl.sources.remote_sample import RemoteSample
 from streams.distributed.messages import ExchangingSource, RankMessage, next_event, to_message
 from streams.offsets import Record, batch_of, records_of
 

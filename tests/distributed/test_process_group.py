@@ -10,7 +10,8 @@ from rank_runs import environments
 from streamcl.distributed.process_group import SINGLE_PROCESS, launched
 from streamcl.distributed.torch_process_group import PLACEHOLDER, TorchProcessGroup
 from streamcl.errors import DistributedError
-from streamcl.events import NO_PIXELS, RemoteSample, Sample
+from streamcl.events import NO_PIXELS, Sample
+from streamcl.sources.remote_sample import RemoteSample
 
 
 def samples(count: int) -> list[Sample]:

@@ -180,3 +180,75 @@ def test_one_picture_again_and_again_has_finite_figures():
     stability = RidgeStability(equations_of(learned(x, torch.zeros(5, dtype=torch.int64))))
     for figure in stability.uncertainty(torch.randn(3, D)):
         assert figure.isfinite().all()
+
+
+# --- of the weights in use --------------------------------------------------------------------------
+
+
+def keeping(x, y, **options):
+    head = RidgeHead(D, variance_ridge=7.0, refit_fraction=0.5, keeps_uncertainty=True, **options)
+    head.grow(C)
+    head.update(x, y)
+    return head
+
+
+def test_the_uncertainty_of_the_weights_in_use_is_of_their_solve():
+    x, y = drawn(60)
+    head, queries = keeping(x, y), drawn(9, seed=5)[0]
+    then = RidgeStability(normal_equations(0.01, head.statistics, 7.0)).uncertainty(queries)
+    kept = head.uncertainty_in_use(queries)
+    assert torch.allclose(kept.variance, then.variance, rtol=1e-4)
+    assert torch.allclose(kept.novelty, then.novelty, rtol=1e-4)
+    head.update(*drawn(8, seed=6))  # no solve falls due
+    assert torch.equal(head.uncertainty_in_use(queries).variance, kept.variance)
+    head.update(*drawn(60, seed=7))
+    assert not torch.equal(head.uncertainty_in_use(queries).variance, kept.variance)
+
+
+def test_keeping_the_uncertainty_changes_no_weight():
+    x, y = drawn(60)
+    plain = RidgeHead(D, variance_ridge=7.0, refit_fraction=0.5)
+    plain.grow(C)
+    plain.update(x, y)
+    queries = drawn(9, seed=5)[0]
+    assert torch.equal(plain.scores(queries), keeping(x, y).scores(queries))
+    assert plain.uncertainty_in_use(queries) is None
+
+
+def test_the_kept_uncertainty_is_a_part_of_the_state():
+    x, y = drawn(60)
+    head, queries = keeping(x, y), drawn(9, seed=5)[0]
+    head.scores(queries)
+    head.update(*drawn(8, seed=6))
+    state = head.state_dict()
+    twin = keeping(*drawn(4, seed=9))
+    twin.load_state_dict(state)
+    for mine, theirs in zip(head.uncertainty_in_use(queries), twin.uncertainty_in_use(queries), strict=True):
+        assert torch.equal(mine, theirs)
+    without = RidgeHead(D, variance_ridge=7.0, refit_fraction=0.5)
+    without.load_state_dict(state)
+    assert without.uncertainty_in_use(queries) is None
+    assert "uncertainty" not in without.state_dict()
+
+
+def test_after_an_erasure_it_is_of_the_samples_that_are_left():
+    x, y = drawn(60)
+    head, queries = keeping(x, y), drawn(9, seed=5)[0]
+    head.scores(queries)
+    head.downdate(x[:20], y[:20])
+    left = keeping(x[20:], y[20:]).uncertainty_in_use(queries)
+    assert torch.allclose(head.uncertainty_in_use(queries).variance, left.variance, rtol=1e-3)
+
+
+def test_class_columns_come_and_go():
+    x, y = drawn(60, classes=C - 1)
+    head, queries = keeping(x, y), drawn(9, seed=5)[0]
+    head.grow(C + 1)
+    assert head.uncertainty_in_use(queries).variance.shape == (9, C + 1)
+    head.drop_class(C)
+    assert head.uncertainty_in_use(queries).variance.shape == (9, C)
+
+
+def test_an_empty_head_keeps_none():
+    head = RidgeHead(D, keeps_uncertainty=True)
+    assert head.uncertainty_in_use(drawn(3)[0]) is None

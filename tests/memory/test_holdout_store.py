@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from pictures import picture
 
-from streamcl.events import Batch, RemoteSample, Sample, StepResult
+from streamcl.events import Batch, Sample, StepResult
 from streamcl.memory import holdout_store
 from streamcl.memory.holdout_store import FIRST_LEARNED, HoldoutStore
 from streamcl.protocols import BatchRecord
+from streamcl.sources.remote_sample import RemoteSample
 from streamcl.storage.plain_state import state_hash
 
 

@@ -10,7 +10,8 @@ import pytest
 from rank_threads import Threads
 
 from streamcl.errors import SourceError
-from streamcl.events import Batch, ForgetRequest, RemoteSample, Sample
+from streamcl.events import Batch, ForgetRequest, Sample
+from streamcl.sources.remote_sample import RemoteSample
 from streams.build import named_source
 from streams.distributed.replicated import Replicated
 from streams.distributed.sharded import Sharded, shard_size

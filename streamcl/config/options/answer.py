@@ -17,6 +17,12 @@ class AnswerOptions(Options):
         description="`predict` names no class, but says unknown, where an image is further from what was "
         "learned, for its best score, than this share of the held-out images; null: it always names one.",
     )
+    log: bool = Field(
+        False,
+        description="predictions.jsonl gives the stability and the novelty of each prediction before "
+        "learning, and report and live page show them; a solve takes twice as long, and checkpoints become "
+        "larger by a half.",
+    )
     stability: bool = Field(
         False,
         description="Receipts also say for how many held-out samples another class was to be expected after "

@@ -28,7 +28,13 @@ PAGE_POLICY = (
 )
 MEDIA = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 FILES = ("page.html", "page.css", "page.js", "icon.svg")
-REQUIRED_ROUTES = {"images": "page_image", "labels": "labels", "actions": "forget", "requests": "receipts"}
+REQUIRED_ROUTES = {
+    "images": "page_image",
+    "attention": "page_image",
+    "labels": "labels",
+    "actions": "forget",
+    "requests": "receipts",
+}
 """Parts of the page, and buttons in them, by the route that whoever sees them must be allowed to use."""
 
 
