@@ -55,7 +55,11 @@ def test_there_are_no_other_files(run, path):
 
 @pytest.mark.parametrize(
     ("role", "seen"),
-    [("reader", set()), ("teacher", {"images", "labels"}), ("officer", {"images", "actions", "requests"})],
+    [
+        ("reader", set()),
+        ("teacher", {"images", "attention", "labels"}),
+        ("officer", {"images", "attention", "actions", "requests"}),
+    ],
 )
 def test_whoever_looks_is_sent_what_the_role_may_see(tmp_path, role, seen):
     file = TokenFile(tmp_path / "tokens.json")
@@ -65,7 +69,7 @@ def test_whoever_looks_is_sent_what_the_role_may_see(tmp_path, role, seen):
     first, second = (json.loads(each.partition("data: ")[2]) for each in body.decode().split("\n\n")[:2])
     assert status == 200
     assert set(first["allowed"]) == seen
-    assert {"images", "actions", "requests"} & second["parts"].keys() == seen - {"labels"}
+    assert {"images", "attention", "actions", "requests"} & second["parts"].keys() == seen - {"labels"}
     assert call(app, "GET /page/images/1", headers=headers)[0] == (404 if "images" in seen else 403)
     assert call(app, "GET /")[0] == 200  # the page itself holds nothing, and asks for a token
 
