@@ -119,6 +119,7 @@ LEARNERS = Registry(
         "cohort_adapters": "streamcl.learners.cohort_adapters:COHORT_ADAPTERS",
         "ncm": "streamcl.learners.ncm:NCM",
         "slda": "streamcl.learners.slda:SLDA",
+        "reconstruct": "streamcl.learners.reconstruction:RECONSTRUCT",
         "frozen_linear": "streamcl.learners.baselines.finetune:FROZEN_LINEAR",
         "naive_lora": "streamcl.learners.baselines.finetune:NAIVE_LORA",
         "er": "streamcl.learners.baselines.replay:ER",

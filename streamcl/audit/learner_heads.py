@@ -15,6 +15,7 @@ from streamcl.capabilities.declaration import capabilities_of
 from streamcl.events import Batch, Sample
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics
+from streamcl.learners.reconstruction import ReconstructionStatistics
 from streamcl.learners.statistics import ClosedFormStatistics, PerHead
 from streamcl.protocols import Learner
 
@@ -100,10 +101,13 @@ def closed_form_heads(learner: Learner) -> ClosedFormHeads | None:
     None where it predicts by anything else, as by weights trained on stored features.
     """
     able = capabilities_of(learner)
-    if not isinstance(able.statistics, ClosedFormStatistics) or able.retrained is not None:
+    known = able.statistics
+    if isinstance(known, ReconstructionStatistics):
+        known = known.head
+    if not isinstance(known, ClosedFormStatistics) or able.retrained is not None:
         return None
-    found, blended = ClosedFormHeads(learner, able.statistics), able.drop_adapted_branch is not None
-    fit = len(found.heads) == len(able.statistics.heads) <= 1 + blended
+    found, blended = ClosedFormHeads(learner, known), able.drop_adapted_branch is not None
+    fit = len(found.heads) == len(known.heads) <= 1 + blended
     return found if fit else None
 
 

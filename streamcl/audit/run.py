@@ -15,6 +15,7 @@ from streamcl.audit.closed_form import audit
 from streamcl.audit.data import AuditConfig, AuditData, Examples, ModelStatistics
 from streamcl.audit.label_swap import swap_labels
 from streamcl.audit.learner_heads import ClosedFormHeads, WarmUpReplay, closed_form_heads
+from streamcl.audit.reconstruction import MAX_PICTURES, PictureEvaluator, ReconstructionAudit
 from streamcl.audit.report import AuditReport
 from streamcl.audit.retraining import Retraining, remove_leftovers
 from streamcl.audit.retraining_audit import audit_by_retraining
@@ -30,6 +31,7 @@ from streamcl.audit.stream_split import (
     split_stream,
     with_offsets,
 )
+from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import ForgettingError
 from streamcl.events import HoldoutPart, Sample
 from streamcl.factory.backbone import SharedBackbones, build_compute
@@ -38,7 +40,7 @@ from streamcl.factory.source import build_source
 from streamcl.forgetting.ledger.ledger import LEDGER, Ledger
 from streamcl.forgetting.receipts.receipt import Receipt
 from streamcl.nn.backbone import Backbone
-from streamcl.protocols import Learner, Source, fetch_of
+from streamcl.protocols import Learner, ProbabilisticLearner, Source, fetch_of
 from streamcl.runs.learner import LoadedRun, load_run
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.plain_state import state_hash
@@ -87,6 +89,7 @@ def audit_run(
     else:
         again = build_learner(run_config, backbone, build_compute(run_config))
         report = _by_statistics(case, heads, WarmUpReplay(heads, again) if len(heads.heads) > 1 else None)
+        report = _with_pictures(case, learner, report)
     expected = receipt.scope.learned
     if report.counts["forget"] != expected:
         logger.warning(
@@ -144,6 +147,20 @@ def _by_statistics(case: _Case, heads: ClosedFormHeads, replay: WarmUpReplay | N
         logger.warning("features after the replayed warm-up differ by %.0e from the run's", difference)
     data = _audit_data((retained, forgotten, held_out), columns, case.receipt.kind, base)
     return audit(data, heads.statistics(columns), heads.heads, case.config)
+
+
+def _with_pictures(case: _Case, learner: Learner, report: AuditReport) -> AuditReport:
+    """Return the report with what the learner gives back of images, where it can fill in any."""
+    able = capabilities_of(learner)
+    if able.reconstruction is None or able.features is None or not isinstance(learner, ProbabilisticLearner):
+        return report
+    evaluator = PictureEvaluator(able.reconstruction, able.features, learner)
+    audit_of_pictures = ReconstructionAudit(able.reconstruction, evaluator, case.config)
+    with case.stream() as (source, scope):
+        every = labelled_held_out(case.held_out(source), 4 * MAX_PICTURES)
+        held_out = [each for each in every if each.label in learner.classes][:MAX_PICTURES]
+        audit_of_pictures.read(source, retained_labels(case.folder), scope, held_out)
+    return audit_of_pictures.report(report)
 
 
 def _by_retraining(case: _Case, learner: Learner, backbone: Backbone) -> AuditReport:

@@ -14,6 +14,7 @@ from streamcl.capabilities.interfaces import (
     GradientModel,
     LearnedSample,
     ParameterImportance,
+    ReconstructsImages,
     RemovableStatistics,
     ReplayBuffer,
     RetrainedWeights,
@@ -52,6 +53,7 @@ class Capabilities:
         adapter_export: adapters that can be written in the layout of PEFT.
         assessment: stability and novelty of predictions, from its statistics.
         early_exit: predictions at intermediate blocks.
+        reconstruction: fills in hidden patches of images.
         features: float [N, D] of N samples, those on which the learner decides at present.
     """
 
@@ -70,6 +72,7 @@ class Capabilities:
     adapter_export: AdapterExport | None = None
     assessment: AssessesPredictions | None = None
     early_exit: ExitsEarly | None = None
+    reconstruction: ReconstructsImages | None = None
     features: Callable[[Sequence[Sample]], Any] | None = None
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a learner without torch declares its capabilities too
     import torch
 
     from streamcl.heads.linear import LinearHead
+    from streamcl.heads.patch_decoder import HiddenPatches, PatchDecoder
     from streamcl.nn.adapted_blocks import Adapters
     from streamcl.nn.backbone import Backbone
     from streamcl.nn.device import Compute
@@ -185,6 +186,20 @@ class CachesFeatures(Protocol):
 
     def scores(self, reading: Any) -> Any:
         """Return a tensor [B, C] by the weights in use."""
+
+
+class ReconstructsImages(Protocol):
+    """Fills in hidden patches of images by a decoder in closed form."""
+
+    @property
+    def decoder(self) -> PatchDecoder:
+        """Maps contexts of hidden patches to their pixels, as learned from the stream."""
+
+    def read(self, samples: Sequence[Sample]) -> HiddenPatches:
+        """Return the hidden patches of samples, one or more; always the same for the same sample."""
+
+    def pictures(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return pictures [B, H, W, 3], 0 to 1, put together from all their patches [B, N, V]."""
 
 
 class CalibratedScores(Protocol):

@@ -36,9 +36,23 @@ EXIT_AUDIT_FAILED = 6
     show_default=True,
     help="Seed for the samples that the references go without.",
 )
+@click.option(
+    "--reconstruct",
+    "pictures",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Only write an HTML page of the pictures that the state can still give back.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def audit(
-    run: Path, *, request: str | None, references: int | None, rerun: bool, seed: int, as_json: bool
+    run: Path,
+    *,
+    request: str | None,
+    references: int | None,
+    rerun: bool,
+    seed: int,
+    pictures: Path | None,
+    as_json: bool,
 ) -> int:
     """Compare RUN's model with models retrained without what a request erased.
 
@@ -46,6 +60,8 @@ def audit(
     times by default. The result is also written to RUN/audits. Exit code 6 where the model is not like the
     retrained ones.
     """
+    if pictures is not None:
+        return _write_pictures(run, pictures, request, seed)
     from streamcl.audit.data import AuditConfig
     from streamcl.audit.report import save_audit, text_table
     from streamcl.audit.run import audit_run
@@ -65,3 +81,14 @@ def audit(
         echo(text_table(report))
         echo(f"streamcl: written to {path}", err=True)
     return EXIT_AUDIT_FAILED if report.verdict == "fail" else 0
+
+
+def _write_pictures(run: Path, path: Path, request: str | None, seed: int) -> int:
+    from streamcl.audit.pictures import summary, write_pictures
+
+    with show_messages():
+        sheets = write_pictures(run, path, request=request, seed=seed)
+    for line in summary(sheets):
+        echo(line)
+    echo(f"streamcl: written to {path}", err=True)
+    return 0

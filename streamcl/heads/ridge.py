@@ -294,4 +294,4 @@ class RidgeHead(ClosedFormHead[Statistics]):
         self._solver.after_erasure(left)
 
     def _smallest_of(self, left: Statistics) -> float:
-        return smallest_eigenvalue(left, self._solver.uncentred_ridge(left))
+        return smallest_eigenvalue(left.gram, self._solver.uncentred_ridge(left))

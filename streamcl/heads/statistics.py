@@ -218,20 +218,20 @@ def without_residue(left: Statistics, before: Statistics) -> Statistics:
     return Statistics(Gram(left.gram.width, left.Q.device), left.Q, left.counts)
 
 
-def smallest_eigenvalue(statistics: Statistics, ridge: Tensor) -> float:
+def smallest_eigenvalue(gram: Gram, ridge: Tensor) -> float:
     """Return the smallest eigenvalue of P^-1/2 (G + P) P^-1/2, P = diag(ridge), after four iterations.
 
     A little above it where others lie close; 0 where it is not above 1/2. One decomposition, of G + P/2,
     both shows that it is above and serves the inverse iteration.
 
     Args:
-        statistics: of which G is used.
+        gram: G.
         ridge: float64 [D].
     """
     if not bool((ridge > 0).all()):
         return 0.0
     try:
-        factor = statistics.gram.regularised(ridge / 2)
+        factor = gram.regularised(ridge / 2)
     except ArithmeticError:
         return 0.0
     scale = ridge.sqrt()[:, None]

@@ -149,6 +149,12 @@ class RidgeLearner(LogitLearner, Generic[S]):
             self.statistics.notify(batch.labelled, (features[step.rows],))
         return learned
 
+    def refused(self, batch: Batch) -> StepResult:
+        """Return the predictions for a batch of one sample or more that is not learned; change no state."""
+        features = self.features(batch.samples)
+        uncertainty = self.head.uncertainty_in_use(features)
+        return self.prepared(batch, self.scores(features), uncertainty).refused()
+
     def prepared(
         self, batch: Batch, scores: Tensor, uncertainty: ScoreUncertainty | None = None
     ) -> PreparedStep:

@@ -71,6 +71,11 @@ class Backbone(nn.Module):
         return int(getattr(self.model, "num_prefix_tokens", 0)), int(height), int(width)
 
     @property
+    def places_first(self) -> bool:
+        """Whether patches get their places before the blocks, so that blocks can run on some of them."""
+        return not self._downsample and self._rope is None
+
+    @property
     def device(self) -> torch.device:
         """The device of the parameters."""
         return self._mean.device
@@ -93,6 +98,10 @@ class Backbone(nn.Module):
                 levels = levels.pin_memory().to(self.device, non_blocking=True)
             pixels[rows] = _resized(levels.to(self.device).permute(0, 3, 1, 2), self.image_size).float()
         return pixels.sub_(self._mean).mul_(self._scale)
+
+    def levels(self, pixels: Tensor) -> Tensor:
+        """Return the levels 0..255 [B, 3, S, S] of pixels [B, 3, S, S] as `prepare` returns them."""
+        return (pixels / self._scale + self._mean).round()
 
     def stem(self, pixels: Tensor) -> Tensor:
         """Return the tokens [B, N, d] ([B, H, W, d] in swin) that enter block 0, of pixels [B, 3, S, S]."""

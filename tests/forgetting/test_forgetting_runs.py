@@ -180,7 +180,7 @@ def test_dropping_a_class_leaves_the_other_rows_as_they_were(tmp_path):
             learner.drop_class("never")
 
 
-@pytest.mark.parametrize("learner", ["ridge", "ridge_lora", "ncm", "slda"])
+@pytest.mark.parametrize("learner", ["ridge", "ridge_lora", "ncm", "slda", "reconstruct"])
 def test_after_every_sample_is_erased_no_class_is_predicted(tmp_path, learner):
     with open_run(configuration(tmp_path, learner=learner, max_samples=80)) as run:
         sample = next(run.source.fetch([next(iter(run)).id]))

@@ -40,6 +40,7 @@ LEARNERS: dict[str, object] = {
     "ridge": "ridge",
     "slda": "slda",
     "ncm": "ncm",
+    "reconstruct": "reconstruct",
     "ridge_lora": {"name": "ridge_lora", "lora": {"warmup_samples": WARMUP}},
     "latents": {"name": "ridge_lora", "latents": {"budget": "256kB", "first_samples": WARMUP}},
     "cohort_adapters": {"name": "cohort_adapters", "cohort_by": "domain", "lora": {"warmup_samples": WARMUP}},
@@ -218,6 +219,7 @@ def sweep(folder: Path, case: Case, finished: FinishedRuns, monkeypatch) -> None
 
 SHORT = [
     Case("ridge", "subject", "commit"),
+    Case("reconstruct", "class", "finished"),
     Case("slda", "class", "finished", statistics="per_class"),
     Case("ridge_lora", "ids", "during"),
     Case("ridge_lora", "domain", "after"),

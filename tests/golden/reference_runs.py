@@ -106,6 +106,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     },
     "ncm": {"name": "ncm", "blocks": [1, 2]},
     "slda": {"name": "slda", "blocks": [1, 2]},
+    "reconstruct": {"name": "reconstruct", "blocks": [1, 2]},
     "frozen_linear": {"name": "frozen_linear"},
     "naive_lora": {"name": "naive_lora", "first_block": 1, "learning_rate": 5e-3},
     "er": {"name": "er", "replay_size": 12, "first_block": 1, "learning_rate": 5e-3},
@@ -621,6 +622,7 @@ def _add_closed_forms() -> None:
         add(f"forget/ridge-relearn-{answer}", plain, "ridge", forget=[scheduled(64, what)])
         add(f"forget/online_lora-relearn-{answer}", plain, "online_lora", forget=[scheduled(64, what)])
     add("forget/slda-class", plain, "slda", forget=[scheduled(64, DAY_CLASS), scheduled(100, USER)])
+    add("forget/reconstruct", plain, "reconstruct", forget=[scheduled(64, USER), scheduled(100, DAY_CLASS)])
     add("forget/ncm", plain, "ncm", forget=[scheduled(64, USER), scheduled(100, DAY_CLASS)])
     for sums, whole in (("class", DAY_CLASS), ("subject", USER)):
         for learner in ("ridge", "slda", "hybrid"):

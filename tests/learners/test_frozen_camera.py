@@ -12,7 +12,9 @@ from streamcl.factory.parts import build_learner
 PICTURE = np.zeros((16, 16, 3), np.uint8)
 
 
-@pytest.mark.parametrize("name", ["ridge", "ridge_lora", "mixed_privacy", "slda", "ncm", "cohort_adapters"])
+@pytest.mark.parametrize(
+    "name", ["ridge", "ridge_lora", "mixed_privacy", "slda", "ncm", "cohort_adapters", "reconstruct"]
+)
 def test_equal_pictures_under_two_labels_are_learned_as_their_frequencies(name):
     """The features' variance is rounding alone, so no ridge in proportion to it makes the sums regular."""
     backbone = {"name": "vit_tiny_patch16_224", "weights": "none", "image_size": 32, "args": TINY}

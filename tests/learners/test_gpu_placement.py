@@ -28,6 +28,7 @@ LEARNERS = {
     "projected": {"name": "ridge", "blocks": [1], "projection": 32},
     "slda": {"name": "slda", "blocks": [1]},
     "ncm": {"name": "ncm", "blocks": [1]},
+    "reconstruct": {"name": "reconstruct", "blocks": [1]},
     "cohorts": {"name": "cohort_adapters", "cohort_by": "domain", "lora": ADAPT, "ridge": {"blocks": [1]}},
     "mixed": {"name": "mixed_privacy"},
     **{name: {"name": name} for name in ("er", "der_pp", "naive_lora", "frozen_linear", "ewc_pp")},

@@ -7,6 +7,7 @@ import torch
 from pictures import make_batch
 
 from streamcl.heads.ncm import NCMHead
+from streamcl.heads.patch_decoder import PatchDecoder
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
 from streamcl.heads.user_weights import UserWeights
@@ -20,8 +21,10 @@ from streamcl.learners.cohort import CohortRule
 from streamcl.learners.cohort_adapters import CohortAdaptersLearner
 from streamcl.learners.latent_ridge_lora import LatentRidgeLoRALearner
 from streamcl.learners.latent_training import LatentTraining
+from streamcl.learners.masked_patches import MaskedPatchReader
 from streamcl.learners.mixed_privacy import MixedPrivacyLearner
 from streamcl.learners.online_lora import OnlineLoRALearner
+from streamcl.learners.reconstruction import Reconstruction, ReconstructLearner
 from streamcl.learners.retrained_branch import RetrainedBranch
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.ridge_lora import RidgeLoRALearner
@@ -76,6 +79,12 @@ def slda(backbone, compute):
     return RidgeLearner(backbone, compute, SLDAHead(3 * 64), blocks=(0, 1, 2), sharpness=1.0)
 
 
+def reconstruct(backbone, compute, *, block=1, hidden=0.5):
+    reader = MaskedPatchReader(backbone, compute, block=block, hidden=hidden, cells=4, seed=0)
+    decoder = PatchDecoder(reader.context_width, reader.values)
+    return ReconstructLearner(ridge(backbone, compute), Reconstruction(reader, decoder))
+
+
 def trained(backbone, compute, *, adapted=True):
     generator = torch.Generator().manual_seed(0)
     adapters = Adapters(backbone, rank=4, first_block=1, generator=generator) if adapted else None
@@ -107,7 +116,7 @@ def ewc_pp(backbone, compute, **options):
 BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]
 
 
-LEARNERS = [online_lora, ridge, hybrid, latent, ncm, slda, *BASELINES]
+LEARNERS = [online_lora, ridge, hybrid, latent, ncm, slda, reconstruct, *BASELINES]
 
 
 def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):
