@@ -201,6 +201,17 @@ class FeatureShiftDetector(Protocol):
         """Delete all that was computed from features, after a request to forget."""
 
 
+@runtime_checkable
+class LabelShiftDetector(Protocol):
+    """A detector that also reads the labels of the samples that were learned."""
+
+    def look_at_labels(self, labels: Sequence[str]) -> None:
+        """Take the labels of the samples whose losses come with the next update, in their order."""
+
+    def drop_labels(self) -> None:
+        """Delete all that was computed from labels, after a request to forget."""
+
+
 class Sink(Stateful, Protocol):
     """Stores or sends records. Delivery is at-least-once across a crash, keyed by (run id, step).
 

@@ -11,6 +11,7 @@ from streamcl.protocols import (
     BatchRecord,
     EndOfStreamLearner,
     FeatureShiftDetector,
+    LabelShiftDetector,
     Learner,
     ShiftDetector,
 )
@@ -51,20 +52,24 @@ class ShiftHandler(Counters):
         self._min_samples = min_samples
 
     def after_batch(self, record: BatchRecord) -> None:
-        """Show the detector the batch's features, and its losses once there are enough of them."""
+        """Show the detector the batch's features and labels, and its losses once there are enough of them."""
         if record.loss is None or not math.isfinite(record.loss):
             return
         if record.result.features is not None and isinstance(self._detector, FeatureShiftDetector):
             self._detector.look(record.result.features)
+        if isinstance(self._detector, LabelShiftDetector):
+            self._detector.look_at_labels(learned_labels(record))
         self.pending_losses += record.result.losses
         if len(self.pending_losses) >= self._min_samples:
             loss, self.pending_losses = fmean(self.pending_losses), []
             self._update_detector(loss, record)
 
     def after_erasure(self) -> None:
-        """Have the detector drop everything that was derived from features of samples."""
+        """Have the detector drop everything that was derived from features and labels of samples."""
         if isinstance(self._detector, FeatureShiftDetector):
             self._detector.drop_features()
+        if isinstance(self._detector, LabelShiftDetector):
+            self._detector.drop_labels()
 
     def end_stream(self) -> None:
         """Let the learner do what it does at the end of a stream, and test erasures."""
@@ -94,3 +99,10 @@ class ShiftHandler(Counters):
                 self.consolidated += 1
                 self.consolidations = [*self.consolidations, offset][-MAX_OFFSETS_IN_STATE:]
             self._log.log("consolidation" if figures else "plateau", reason, loss=loss, **figures)
+
+
+def learned_labels(record: BatchRecord) -> list[str]:
+    """Return the labels of the samples of a batch that were learned, in their order."""
+    learned = frozenset(record.result.learned)
+    samples = zip(record.batch.offsets, record.batch.samples, strict=True)
+    return [sample.label for offset, sample in samples if offset in learned and sample.label is not None]

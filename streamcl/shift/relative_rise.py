@@ -1,12 +1,12 @@
 """A rule without thresholds in nats: the loss against its own recent level, in units of its own noise.
 
-Beside it, by the same rule, how far the batches' features lie from those before.
+Beside it, by the same rule, how far the batches' features lie from those before, and a test of the labels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from streamcl.protocols import State
 from streamcl.shift.detector import LossDetector
+from streamcl.shift.label_change import LabelChange
 from streamcl.shift.novelty import Novelty, Values
 
 # The constants were chosen on one half of the synthetic families of benchmarks/shift_detection.py and
@@ -26,6 +27,7 @@ _MIN_REFERENCE = 4
 _WINDOWS = (2, 3, 4, 6, 8, 12)  # batches that may make a rise; never one alone
 _THRESHOLD = 2.8  # standard errors
 _NOVELTY = 3.5  # the same, of what the loss does not feel; at 2.8 there would be three times the false alarms
+_LABELS = 10_000.0  # samples in which chance reports one change of labels, or fewer
 _CLIP = 4.5  # noise units: no batch counts for more
 _MIN_RISE = 1.1**_POWER - 1  # ten per cent of loss
 _MIN_NOISE = 0.02 * _POWER  # two per cent of loss
@@ -45,22 +47,33 @@ class RelativeRiseDetector(LossDetector):
     and two in a row can be. The new segment begins at those w.
     plateau: once a segment, ten updates after its shift or later, when the last five values have not fallen
     below the five before by more than the noise explains. The stream's beginning counts as a shift.
-    So shifts are at least eight updates apart, and consolidations ten, whatever the losses are.
+    So shifts that losses show are at least eight updates apart, and consolidations ten, whatever they are.
 
     Where the learner shows features that do not move (see `look`), their novelty is a second series under the
     same rule, with a threshold of its own, `feature_threshold` (None: the loss alone). It sees a change of
     domain that the learner takes in its stride.
+
+    Where it is shown labels (see `look_at_labels`), other classes than before are a shift as well, by a test
+    of single samples that needs no batches in between (see `LabelChange`): by chance no more often than once
+    in `label_threshold` samples (None: labels are not read).
     """
 
     def __init__(
-        self, loss_threshold: float = _THRESHOLD, feature_threshold: float | None = _NOVELTY
+        self,
+        loss_threshold: float = _THRESHOLD,
+        feature_threshold: float | None = _NOVELTY,
+        label_threshold: float | None = _LABELS,
     ) -> None:
-        for name, value in (("loss_threshold", loss_threshold), ("feature_threshold", feature_threshold)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}, expected a positive number of standard errors")
+        units = "standard errors"
+        _check_positive("loss_threshold", loss_threshold, units)
+        _check_positive("feature_threshold", feature_threshold, units)
+        _check_positive("label_threshold", label_threshold, "samples")
         self._threshold = loss_threshold
         self._novelty = Novelty()
-        self._strange = None if feature_threshold is None else RelativeRiseDetector(feature_threshold, None)
+        self._strange = (
+            None if feature_threshold is None else RelativeRiseDetector(feature_threshold, None, None)
+        )
+        self._labels = None if label_threshold is None else LabelChange(label_threshold)
         self._values: list[float] = []
         self._segment = 0  # how many of the last values belong to the present segment
         self._since = 0  # updates since the last shift
@@ -75,11 +88,23 @@ class RelativeRiseDetector(LossDetector):
         """Drop the features looked at; how novel each batch was, one figure, stays."""
         self._novelty.drop()
 
+    def look_at_labels(self, labels: Sequence[str]) -> None:
+        """Take the labels of the samples whose losses come with the next update, in their order."""
+        if self._labels is not None:
+            self._labels.add(labels)
+
+    def drop_labels(self) -> None:
+        """Drop the labels looked at."""
+        if self._labels is not None:
+            self._labels.drop()
+
     def _update(self, loss: float) -> None:
         self._values = [*self._values, (max(loss, 0.0) + _FLOOR) ** _POWER][-_MEMORY:]
         self._segment = min(self._segment + 1, _MEMORY)
         self._since += 1
-        strange = self._looked()
+        strange, relabelled = self._looked(), None if self._labels is None else self._labels.take()
+        if relabelled is not None:
+            self._begin(relabelled, 2)
         if len(self._values) < _WARM_UP:
             return
         noise = _noise(np.array(self._values))
@@ -88,6 +113,8 @@ class RelativeRiseDetector(LossDetector):
             self._seek_shift(segment, noise)
             if self.shift is None and strange is not None:
                 self._begin(strange, 2)
+            if self.shift is not None:
+                self.drop_labels()
         if self.shift is None and not self._plateau_seen and self._since >= 2 * _HALF:
             self._seek_plateau(segment, noise)
 
@@ -141,6 +168,8 @@ class RelativeRiseDetector(LossDetector):
         }
         if self._strange is not None:
             state |= {"novelty": self._novelty.state_dict(), "strange": self._strange.state_dict()}
+        if self._labels is not None:
+            state["labels"] = self._labels.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -154,6 +183,13 @@ class RelativeRiseDetector(LossDetector):
         if self._strange is not None and "strange" in state:
             self._novelty.load_state_dict(state["novelty"])
             self._strange.load_state_dict(state["strange"])
+        if self._labels is not None and "labels" in state:
+            self._labels.load_state_dict(state["labels"])
+
+
+def _check_positive(name: str, value: float | None, unit: str) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"{name} is {value}, expected a positive number of {unit}")
 
 
 def _loss(value: float) -> float:

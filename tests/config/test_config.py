@@ -529,6 +529,7 @@ def test_differences_are_classed_for_a_resume() -> None:
         "learner.lora.learning_rate",
         "shift.loss_threshold",
         "shift.feature_threshold",
+        "shift.label_threshold",
         "shift.mean_threshold",
         "shift.variance_threshold",
     }

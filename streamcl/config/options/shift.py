@@ -45,7 +45,14 @@ class RelativeRiseOptions(DetectorOptions):
         3.5,
         gt=0,
         le=100,
-        description="The same for the distance of batches in frozen features; null: losses alone.",
+        description="The same for the distance of batches in frozen features; null: features are not read.",
+    )
+    label_threshold: Warn[float | None] = Field(
+        10_000.0,
+        gt=0,
+        le=1e12,
+        description="Other classes than before are a shift, by chance no more often than once in so many "
+        "samples; null: labels are not read.",
     )
 
 

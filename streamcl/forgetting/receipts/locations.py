@@ -85,7 +85,7 @@ def disk_locations(
     return (
         *not_affected(
             ("shift detector",),
-            "keeps a few figures of batches, which reveal no sample; mean features begin anew",
+            "keeps a few figures of batches, which reveal no sample; mean features and labels begin anew",
         ),
         metrics,
         DataLocation(
