@@ -3,12 +3,13 @@
     python benchmarks/shift_streams.py record --out DIR [--learner ridge] [--packs office_caltech10,...]
     python benchmarks/shift_streams.py compare --out DIR
 
-`record` runs one learner over abrupt, gradual, blurry, recurring and shuffled orders of the development packs
-(STREAMCL_DEV_DATA, else ../shared/data) and writes its loss a batch once, with the true shifts and what it
-shows of its features; what is there already is kept. `compare` shows the very same to every detector. The
-plateau rule has its published thresholds (arXiv 2411.05663, CIFAR-100), River's detectors their defaults. Of
-`relative_rise` the rule for losses was fitted on synthetic ones; which features it looks at, and their
-threshold, was chosen among a dozen settings on these very packs, whose results were close together.
+`record` runs one learner over abrupt, gradual, blurry, recurring, shuffled and short orders of the
+development packs (STREAMCL_DEV_DATA, else ../shared/data) and writes its loss a batch once, with the true
+shifts, the labels and what it shows of its features; what is there already is kept. `compare` shows the very
+same to every detector. The plateau rule has its published thresholds (arXiv 2411.05663, CIFAR-100), River's
+detectors their defaults. Of `relative_rise` the rule for losses was fitted on synthetic ones; which features
+it looks at, and their threshold, was chosen among a dozen settings on these very packs, whose results were
+close together; the test of labels was chosen on labels alone, of the first two packs.
 A shift is found when the first alarm after it comes within ten batches; every other alarm is a false one.
 """
 
@@ -18,9 +19,9 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import fmean
 
@@ -33,7 +34,7 @@ from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.factory.backbone import build_compute, build_vit
 from streamcl.factory.parts import build_learner
 from streamcl.learners.ridge import RidgeLearner
-from streamcl.protocols import FeatureShiftDetector, Learner, ShiftDetector
+from streamcl.protocols import FeatureShiftDetector, LabelShiftDetector, Learner, ShiftDetector
 from streamcl.shift.detector import build_detector
 from streamcl.storage import files
 from streams.datasets.npz import npz
@@ -50,6 +51,7 @@ from streams.replay.scenarios import (
 )
 
 WITHIN = 10  # batches
+SHORT = 120, 330  # images of a short part
 DATA = Path(os.environ.get("STREAMCL_DEV_DATA", "../shared/data"))
 BATCH = {"cifar100_dev": 32, "emoji_dev": 32}  # 16 for the others, which are smaller
 BACKBONE = {
@@ -60,7 +62,10 @@ BACKBONE = {
 }
 DETECTORS: dict[str, Callable[[], ShiftDetector]] = {
     "relative_rise": partial(build_detector, "relative_rise"),
-    "relative_rise, losses alone": partial(build_detector, "relative_rise", feature_threshold=None),
+    "relative_rise, no labels": partial(build_detector, "relative_rise", label_threshold=None),
+    "relative_rise, losses alone": partial(
+        build_detector, "relative_rise", feature_threshold=None, label_threshold=None
+    ),
     "paper": partial(build_detector, "plateau", mean_threshold=2.6, variance_threshold=0.03),
     "ADWIN": partial(build_detector, "river", name="ADWIN"),
     "PageHinkley": partial(build_detector, "river", name="PageHinkley"),
@@ -70,13 +75,14 @@ DETECTORS: dict[str, Callable[[], ShiftDetector]] = {
 
 @dataclass(frozen=True)
 class Trace:
-    """A learner's mean loss of each batch over one order of one pack, and the offsets of its true shifts."""
+    """A learner's mean loss of each batch over one order of one pack, its labels and its true shifts."""
 
     pack: str
     order: str
     batch: int
     shifts: list[int]
     losses: list[float]
+    labels: list[str] = field(default_factory=list)
 
 
 def gradual(order: Order, width: int, seed: int = 0) -> Order:
@@ -120,15 +126,27 @@ def recurring(train: Collection, seed: int = 0) -> Order:
     return Order(np.concatenate(turns), tuple(int(shift) for shift in shifts))
 
 
-def orders(train: Collection, batch: int) -> Iterator[tuple[str, Order]]:
-    """The orders that a pack is measured in. Boundaries of Si-Blurry parts are its true shifts."""
+def short(train: Collection, parts: int, seed: int) -> Order:
+    """Disjoint groups of classes, one after the other, of 120 to 330 images each."""
+    rng = np.random.default_rng(seed)
+    whole = disjoint(train, parts, seed)
+    pieces = [piece[: rng.integers(*SHORT, endpoint=True)] for piece in np.split(whole.indices, whole.shifts)]
+    shifts = np.cumsum([len(piece) for piece in pieces])[:-1]
+    return Order(np.concatenate(pieces), tuple(int(shift) for shift in shifts))
+
+
+def orders(train: Collection, batch: int) -> Iterator[tuple[str, int, Order]]:
+    """The orders that a pack is measured in, and their batches; Si-Blurry shifts where its parts begin."""
     by_domain = train.domains is not None and len(train.domains.names) > 2
     abrupt = domain_incremental(train, seed=0) if by_domain else disjoint(train, parts=5)
-    yield "abrupt", abrupt
-    yield "gradual", gradual(abrupt, width=6 * batch)
-    yield "blurry", si_blurry(train)
-    yield "recurring", recurring(train)
-    yield "shuffled", iid(train)
+    yield "abrupt", batch, abrupt
+    yield "gradual", batch, gradual(abrupt, width=6 * batch)
+    yield "blurry", batch, si_blurry(train)
+    yield "recurring", batch, recurring(train)
+    yield "shuffled", batch, iid(train)
+    for parts, seed in product((5, 10), range(3)):
+        if parts * 2 <= len(train.classes):
+            yield f"short {parts} {seed}", 64, short(train, parts, seed)
 
 
 def record(out: Path, packs: list[str], name: str, limit: int | None) -> None:
@@ -143,9 +161,8 @@ def record(out: Path, packs: list[str], name: str, limit: int | None) -> None:
             continue
         train, _ = npz(path)
         cache: dict[str, CachedFeatures] = {}
-        batch = BATCH.get(pack, 16)
-        for order_name, order in orders(train, batch):
-            target = out / f"{pack}-{order_name}-{name}.json"
+        for order_name, batch, order in orders(train, BATCH.get(pack, 16)):
+            target = out / f"{pack}-{order_name.replace(' ', '-')}-{name}.json"
             if target.exists():
                 continue
             learner = build_learner(config, backbone, compute)
@@ -153,7 +170,8 @@ def record(out: Path, packs: list[str], name: str, limit: int | None) -> None:
                 learner.reader = CachedReader(learner.reader, cache)
             losses, features = losses_and_features(learner, ReplaySource(train, order, batch), limit)
             shifts = [shift for shift in order.shifts if shift < len(losses) * batch]
-            trace = Trace(pack, order_name, batch, shifts, losses)
+            labels = [train.classes[code] for code in train.labels[order.indices[: len(losses) * batch]]]
+            trace = Trace(pack, order_name.split()[0], batch, shifts, losses, labels)
             if features:
                 np.save(target.with_suffix(".npy"), np.concatenate(features))
             files.atomic_write(target, json.dumps(asdict(trace)).encode())
@@ -181,25 +199,28 @@ def alarms(
     """The ends of the batches at which the detector reports a shift."""
     found = []
     for number, loss in enumerate(trace.losses, 1):
+        own = slice((number - 1) * trace.batch, number * trace.batch)
         if features is not None and isinstance(detector, FeatureShiftDetector):
-            detector.look(features[(number - 1) * trace.batch : number * trace.batch])
+            detector.look(features[own])
+        if isinstance(detector, LabelShiftDetector):
+            detector.look_at_labels(trace.labels[own])
         detector.update(loss)
         found += [number * trace.batch] if detector.shift else []
     return found
 
 
 def row(traces: list[tuple[Trace, npt.NDArray[np.float16] | None]], make: Callable[[], ShiftDetector]) -> str:
-    """precision | recall | mean delay in batches | false alarms per 10,000 samples."""
+    """precision | recall | mean delay in samples | false alarms per 10,000 samples."""
     true = found = false = samples = 0
     delays: list[float] = []
     for trace, features in traces:
         score = match_shifts(trace.shifts, alarms(make(), trace, features), WITHIN * trace.batch)
         true, found, false = true + len(trace.shifts), found + score.found, false + score.false_alarms
         samples += len(trace.losses) * trace.batch
-        delays += [delay / trace.batch for delay in score.delays]
+        delays += score.delays
     precision = f"{found / (found + false):.2f}" if found + false else "-"
     recall = f"{found / true:.2f}" if true else "-"
-    delay = f"{fmean(delays):.1f}" if delays else "-"
+    delay = f"{fmean(delays):.0f}" if delays else "-"
     return f"{precision} | {recall} | {delay} | {1e4 * false / samples:.1f}"
 
 
@@ -217,7 +238,7 @@ def compare(out: Path) -> None:
         own = [(trace, features) for trace, features in traces if order in {trace.order, "all"}]
         shifts, packs = sum(len(trace.shifts) for trace, _ in own), len({trace.pack for trace, _ in own})
         print(f"\n{order}: {shifts} shifts in {sum(len(t.losses) for t, _ in own)} batches of {packs} packs")
-        print("| detector | precision | recall | delay, batches | false alarms per 10,000 |")
+        print("| detector | precision | recall | delay, samples | false alarms per 10,000 |")
         print("|---|---:|---:|---:|---:|")
         for name, make in DETECTORS.items():
             print(f"| {name} | {row(own, make)} |")

@@ -403,7 +403,7 @@ def test_a_gradual_order_keeps_every_image_and_blends_around_the_shift():
     assert around[:10].mean() < around[10:].mean()
 
 
-def test_detections_are_scored_in_batches():
+def test_detections_are_scored_in_samples():
     shift_streams = shift_benchmark()
     trace = shift_streams.Trace("pack", "abrupt", 10, [100], [1.0] * 10 + [5.0] * 10)
 
@@ -415,7 +415,7 @@ def test_detections_are_scored_in_batches():
             self.plateau = "seen" if loss > 2 else None
 
     assert shift_streams.alarms(AtOnce(), trace) == [110]
-    assert shift_streams.row([(trace, None)], AtOnce) == "1.00 | 1.00 | 1.0 | 0.0"
+    assert shift_streams.row([(trace, None)], AtOnce) == "1.00 | 1.00 | 10 | 0.0"
 
 
 # --- command --------------------------------------------------------------------------------------
