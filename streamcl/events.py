@@ -228,6 +228,7 @@ class PredictionRecord:
     confidence: float
     stability: float | None = None
     novelty: float | None = None
+    work: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +236,14 @@ class Prediction:
     """A predicted class, None while the learner knows none, and its probability in [0, 1].
 
     stability: the probability that an equally good model predicts the same class. novelty: of the sample; 1
-    as a new one is on average. None where they are not computed.
+    as a new one is on average. work: the share of that of all blocks, where fewer were used. Else None.
     """
 
     label: str | None
     confidence: float
     stability: float | None = None
     novelty: float | None = None
+    work: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     help="Milliseconds that an image waits for others of its batch.",
 )
 @click.option(
+    "--deadline-ms",
+    type=click.FloatRange(0, 60_000, min_open=True),
+    help="Milliseconds from an image's arrival to its prediction, where its request sets none.",
+)
+@click.option(
     "--queue", type=click.IntRange(1, 100_000), default=256, show_default=True, help="Images that may wait."
 )
 @click.option(
@@ -108,6 +113,7 @@ def serve(
     threads: int,
     max_batch: int,
     max_delay: float,
+    deadline_ms: float | None,
     queue: int,
     publish_every: float,
     tokens: Path | None,
@@ -152,7 +158,11 @@ def serve(
         max_batch=max_batch,
         max_delay=max_delay / 1000,
         queue=queue,
-        predictors=PredictorOptions(count=predictors, threads=threads),
+        predictors=PredictorOptions(
+            count=predictors,
+            threads=threads,
+            deadline=None if deadline_ms is None else deadline_ms / 1000,
+        ),
         access=AccessOptions(
             tokens=tokens or default_token_file().path,
             required=require_tokens,

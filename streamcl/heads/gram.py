@@ -80,6 +80,15 @@ class Gram:
         twin._made = [block.clone() for block in self._blocks]
         return twin
 
+    def leading(self, width: int) -> Gram:
+        """Return the sum of the first `width` columns of the same rows, to be read; copies nothing."""
+        part = Gram(0)
+        part.width = width
+        part._made = [
+            block[: width - start, : width - start] for start, block in self._starts() if start < width
+        ]
+        return part
+
     @property
     def trace(self) -> float:
         """Sum of the squares of everything that was added."""

@@ -68,8 +68,8 @@ class RidgeSolver:
         self._solved_counts = statistics.counts
         self._due = False
         self._refit: Weights | None = None  # of all that is known; only spares a second solve
-        self._refit_ridge = ridge
-        self._stability: tuple[Statistics, RidgeStability] | None = None  # of these sums; the same
+        self._searched: tuple[Statistics, AdaptiveRidge] | None = None  # for these sums; the same
+        self._stability: tuple[Statistics, int, RidgeStability] | None = None  # of so many features; the same
 
     def grow(self, more: int) -> None:
         """Have so many more class columns, with zero weights."""
@@ -95,9 +95,8 @@ class RidgeSolver:
 
     def refit_weights(self, statistics: Statistics) -> Weights:
         """Return weights of all that is known now, [D, C] and [C]; those in use stay."""
-        self._solve_if_due(statistics)
+        ridge = self._ridge_of_all(statistics)
         if self._refit is None:
-            self._refit_ridge = ridge = self.ridge.searched(statistics)
             same = ridge.value == self.ridge.value and torch.equal(self._solved_counts, statistics.counts)
             self._refit = (self._W, self._b) if same else self._solve(statistics, ridge)
         return self._refit
@@ -124,12 +123,13 @@ class RidgeSolver:
         if not statistics.total:
             variance = rows.new_zeros(len(rows), statistics.classes)
             return ScoreUncertainty(variance, rows.new_full((len(rows),), math.nan))
-        return self._refit_stability(statistics).uncertainty(rows)
+        return self._refit_stability(statistics, statistics.gram.width).uncertainty(rows)
 
     def leading_weights(self, statistics: Statistics, width: int) -> Weights:
         """Return weights of all that is known on the first `width` features alone, [width, C] and [C].
 
-        The first call after a change decomposes the sums, for all widths. Ridges are those of all features.
+        The first call after a change decomposes the sums of these features, for all lesser widths. Ridges are
+        those of all features.
 
         Args:
             statistics: of all that is known.
@@ -137,7 +137,7 @@ class RidgeSolver:
         """
         if not statistics.total:
             return statistics.Q[:width], statistics.Q[0]
-        return self._refit_stability(statistics).leading_weights(width)
+        return self._refit_stability(statistics, width).leading_weights(width)
 
     def uncentred_ridge(self, statistics: Statistics) -> Tensor:
         """Return [D], the ridge beside the uncentred G, which tells possible sums from impossible ones."""
@@ -178,11 +178,12 @@ class RidgeSolver:
     def after_erasure(self, statistics: Statistics) -> None:
         """Go on with statistics from which samples were subtracted: a solve is due, the ridge found anew."""
         self.after_learning(statistics, due=True)
-        self.ridge, self._stability, self._uncertainty = self.ridge.reset(), None, None
+        self.ridge, self._stability = self.ridge.reset(), None
+        self._searched = self._uncertainty = None
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the present weights and what is owed."""
-        names = ("_W", "_b", "_solved_counts", "_due", "_refit", "_refit_ridge", "ridge", "_uncertainty")
+        names = ("_W", "_b", "_solved_counts", "_due", "_refit", "_searched", "ridge", "_uncertainty")
         return savepoint_of(self, *names)
 
     def state_dict(self, statistics: Statistics) -> State:
@@ -200,6 +201,7 @@ class RidgeSolver:
             torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
         )
         self.ridge, self._due, self._refit = self.ridge.with_state(state), False, None
+        self._searched = None
         kept = state.get("uncertainty") if self._keeps_uncertainty else None
         self._uncertainty = None if kept is None else SolveUncertainty.from_state(kept, device)
 
@@ -216,12 +218,21 @@ class RidgeSolver:
             self._W, self._b = self._solve(statistics, ridge)
         self.ridge, self._solved_counts, self._due = ridge, statistics.counts, False
 
-    def _refit_stability(self, statistics: Statistics) -> RidgeStability:
-        if self._stability is None or self._stability[0] is not statistics:
-            self.refit_weights(statistics)  # finds the ridge
-            equations = normal_equations(self._trace_ridge, statistics, self._refit_ridge.value)
-            self._stability = statistics, RidgeStability(equations)
-        return self._stability[1]
+    def _refit_stability(self, statistics: Statistics, width: int) -> RidgeStability:
+        known = self._stability
+        if known is None or known[0] is not statistics or known[1] < width:
+            ridge = self._ridge_of_all(statistics).value
+            cut = None if width == statistics.gram.width else width
+            equations = normal_equations(self._trace_ridge, statistics, ridge, cut)
+            self._stability = known = statistics, width, RidgeStability(equations)
+        return known[2]
+
+    def _ridge_of_all(self, statistics: Statistics) -> AdaptiveRidge:
+        """Return the ridge of a solve of all that is known now, which is searched once."""
+        self._solve_if_due(statistics)
+        if self._searched is None or self._searched[0] is not statistics:
+            self._searched = statistics, self.ridge.searched(statistics)
+        return self._searched[1]
 
     def _solve(self, statistics: Statistics, ridge: AdaptiveRidge) -> Weights:
         """Weights in the order of memory that a state restores: a product's last bits depend on it."""

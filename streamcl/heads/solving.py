@@ -63,9 +63,15 @@ class NormalEquations:
 
 
 def normal_equations(
-    trace_ridge: float, statistics: Statistics, variance_ridge: float | None = None
+    trace_ridge: float,
+    statistics: Statistics,
+    variance_ridge: float | None = None,
+    width: int | None = None,
 ) -> NormalEquations:
-    """Return the normal equations of `solve_ridge`, for one sample or more."""
+    """Return the normal equations of `solve_ridge`, for one sample or more.
+
+    width: of the first so many features alone, with the ridges that these have among all; None: all.
+    """
     gram, Q, counts = statistics.gram, statistics.Q, statistics.counts
     total = statistics.total
     mean = Q.sum(dim=1) / total  # [D], as every sample has one class
@@ -76,13 +82,16 @@ def normal_equations(
     else:
         ridge = variance_ridge * variance(statistics)
     ridge = torch.where(ridge > 0, ridge, 1.0)  # no variance at all: any ridge gives W = 0
+    moments = Q - torch.outer(mean, counts.double())
+    if width is not None:
+        gram, centre = gram.leading(width), centre[:, :width]
+        mean, ridge, moments = mean[:width], ridge[:width], moments[:width]
     try:
         factor = gram.regularised(ridge, less=centre)
     except ArithmeticError:  # the variance is rounding alone: one picture again and again
         floor = max(MIN_RIDGE * gram.trace / gram.width, torch.finfo(ridge.dtype).tiny)
         ridge = ridge.clamp(min=floor)
         factor = gram.regularised(ridge, less=centre)
-    moments = Q - torch.outer(mean, counts.double())
     scale, at_mean = torch.ones_like(counts, dtype=torch.float64), counts.double() / total
     if variance_ridge is not None:  # else few samples are outvoted
         scale = rarity(counts, total).double()

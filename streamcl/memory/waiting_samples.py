@@ -156,9 +156,11 @@ class WaitingSamples:
 
 
 def prediction_fields(made: Prediction) -> list[Any]:
-    """Return the arguments that make a prediction, without stability and novelty where neither is known."""
-    assessed = [made.stability, made.novelty]
-    return [made.label, made.confidence, *([] if assessed == [None, None] else assessed)]
+    """Return the arguments that make a prediction, without those at their end that are not known."""
+    facts = [made.stability, made.novelty, made.work]
+    while facts and facts[-1] is None:
+        facts.pop()
+    return [made.label, made.confidence, *facts]
 
 
 def _facts(entry: WaitingSample) -> list[Any]:

@@ -73,7 +73,7 @@ class EventLog:
     def write_prediction(self, made: PredictionRecord, **figures: Any) -> None:
         """Write a prediction, with the step that the run has reached; without what is not computed of it."""
         fields = asdict(made)
-        for name in ("stability", "novelty"):
+        for name in ("stability", "novelty", "work"):
             if fields[name] is None:
                 del fields[name]
         self.write("predictions", {"step": self._progress.step, **fields, **figures})

@@ -128,7 +128,8 @@ class LateLabels:
             return
         for sample, made in zip(batch.samples, record.predictions, strict=True):
             if sample.label is None:
-                prediction = Prediction(made.predicted, made.confidence, made.stability, made.novelty)
+                facts = made.stability, made.novelty, made.work
+                prediction = Prediction(made.predicted, made.confidence, *facts)
                 scored = made.offset in record.corrected
                 self._waiting.put(WaitingSample(sample, made.offset, prediction, batch.time, scored))
         self._left(self._waiting.evict(), "had no room to wait for their labels")

@@ -118,5 +118,5 @@ def predictions_of(
 
 def record_of(sample: Sample, offset: int, made: Prediction) -> PredictionRecord:
     """Return the record of a prediction of the sample at an offset."""
-    assessed = made.stability, made.novelty
-    return PredictionRecord(sample.id, offset, sample.label, made.label, made.confidence, *assessed)
+    facts = made.stability, made.novelty, made.work
+    return PredictionRecord(sample.id, offset, sample.label, made.label, made.confidence, *facts)

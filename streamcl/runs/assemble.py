@@ -128,7 +128,7 @@ def assemble(
         stop=stop,
         is_hidden_part=in_loop.hides_part,
         calibrate=calibrator.fit,
-        predict_only=unlearned_predictor(learner, settings.answer) if group.world_size == 1 else None,
+        predict_only=unlearned_predictor(learner, settings) if group.world_size == 1 else None,
         agree=bool if group.world_size == 1 else group.broadcast_object,
         observers=observers,
     )

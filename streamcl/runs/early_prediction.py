@@ -85,7 +85,7 @@ class DeadlinePredictor:
 
     Args:
         learner: predicts.
-        times: of its groups of blocks, where they are known from another one on the same backbone.
+        like: of another learner on the same backbone, whose measured times are taken over.
         clock: returns the time in seconds.
 
     Attributes:
@@ -99,14 +99,13 @@ class DeadlinePredictor:
     def __init__(
         self,
         learner: Learner,
-        times: GroupTimes | None = None,
+        like: DeadlinePredictor | None = None,
         *,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._classes, self._exits = learner.classes, _exits_of(learner)
-        self._scheduler = DeadlineScheduler(
-            self._exits, GroupTimes() if times is None else times, clock=clock
-        )
+        self._times: GroupTimes = GroupTimes() if like is None else like._times
+        self._scheduler = DeadlineScheduler(self._exits, self._times, clock=clock)
         self.missed, self.most_late = 0, 0.0
 
     def measure(self, samples: Sequence[Sample]) -> None:

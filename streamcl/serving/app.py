@@ -30,7 +30,14 @@ from streamcl.serving.access.access_control import (
 from streamcl.serving.access.access_log import AccessLog
 from streamcl.serving.access.limits import BodyLimits, KnownHosts
 from streamcl.serving.access.security_headers import SECURITY_HEADERS, SecurityHeaders
-from streamcl.serving.bodies import checked, images_of, json_of, pushed_records_of, top_k_of
+from streamcl.serving.bodies import (
+    checked,
+    deadline_of,
+    images_of,
+    json_of,
+    pushed_records_of,
+    top_k_of,
+)
 from streamcl.serving.label_studio.label_studio import LabelStudioServer
 from streamcl.serving.label_studio.label_studio_routes import LabelStudioRoutes
 from streamcl.serving.metrics import ServerMetrics
@@ -132,6 +139,11 @@ class _Routes:
         metrics.gauge("waiting_images", "Images in the queue.", lambda: len(batcher))
         metrics.gauge("predictors_ready", "Predictors that have predicted an image.", lambda: pool.ready)
         metrics.counter("predictor_restarts_total", "Predictors that were replaced.", lambda: pool.restarts)
+        metrics.counter(
+            "missed_deadlines_total",
+            "Requests answered after their deadline.",
+            lambda: service.missed_deadlines,
+        )
         metrics.gauge("learner_up", "1 while the learner lives.", service.learner_alive)
         metrics.gauge("model_offset_records", "Records that the model in use has read.", self._offset)
         metrics.gauge(
@@ -140,12 +152,12 @@ class _Routes:
 
     async def predict(self, request: Request) -> Response:
         """Predict the image that is the body, or those of a multipart form."""
-        top_k = top_k_of(request)
+        top_k, seconds = top_k_of(request), deadline_of(request)
         if len(self._service.batcher) >= self._service.batcher.capacity:
             raise QueueFull("the queue is full")  # before the body is read
         images = await images_of(request)
-        response = await self._service.predict(images, top_k)
-        self.server_metrics.images(len(images))
+        response = await self._service.predict(images, top_k, seconds)
+        self.server_metrics.images([each.exit for each in response.predictions])
         only = response.predictions[0]
         if len(images) == 1 and only.error is not None:
             return problem_response(422, only.error)

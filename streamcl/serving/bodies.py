@@ -10,7 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from streamcl.serving.schemas import MAX_REQUEST_IMAGES, MAX_TOP_K, RecordFields
+from streamcl.serving.schemas import MAX_DEADLINE_MS, MAX_REQUEST_IMAGES, MAX_TOP_K, RecordFields
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _RECORDS = TypeAdapter(tuple[RecordFields, ...])
@@ -27,6 +27,16 @@ def top_k_of(request: Request) -> int:
     if not (given.isascii() and given.isdecimal() and len(given) < 10 and 1 <= int(given) <= MAX_TOP_K):
         raise HTTPException(400, f"top_k is a number from 1 to {MAX_TOP_K}")
     return int(given)
+
+
+def deadline_of(request: Request) -> float | None:
+    """Return the seconds in which to predict; None where the request sets none. Raise HTTPException 400."""
+    given = request.query_params.get("deadline_ms")
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) < 10 and 1 <= int(given) <= MAX_DEADLINE_MS):
+        raise HTTPException(400, f"deadline_ms is a number from 1 to {MAX_DEADLINE_MS}")
+    return int(given) / 1000
 
 
 async def json_of(request: Request, subject: str) -> dict[str, Any]:

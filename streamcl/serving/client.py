@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -80,12 +80,19 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self._host}:{self._port})"
 
-    def predict(self, *images: ImageLike, top_k: int = 1) -> PredictResponse:
-        """Return the predictions of one image or more, in their order, and the model's version."""
+    def predict(self, *images: ImageLike, top_k: int = 1, deadline_ms: int | None = None) -> PredictResponse:
+        """Return the predictions of one image or more, in their order, and the model's version.
+
+        Args:
+            images: to predict.
+            top_k: classes of each.
+            deadline_ms: milliseconds in which to predict them, with less work where that is short.
+        """
         body, content_type = _form([_encoded(each) for each in images])
+        query = {"top_k": top_k} | ({} if deadline_ms is None else {"deadline_ms": deadline_ms})
         headers = {"Content-Type": content_type}
         return PredictResponse.model_validate_json(
-            self._call("POST", f"/v1/predict?top_k={top_k}", body, headers)
+            self._call("POST", f"/v1/predict?{urlencode(query)}", body, headers)
         )
 
     def status(self) -> StatusResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -30,6 +30,12 @@ class ServerMetrics:
             registry=registry,
         )
         self._images = Counter("streamcl_predicted_images_total", "Images predicted.", registry=registry)
+        self._exits = Counter(
+            "streamcl_predicted_by_deadline_images_total",
+            "Images predicted by a deadline, by the exit of the backbone that gave the prediction, from 1.",
+            ["exit"],
+            registry=registry,
+        )
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when the metrics are."""
@@ -48,9 +54,12 @@ class ServerMetrics:
         if seconds is not None:
             self._seconds.labels(route).observe(seconds)
 
-    def images(self, count: int) -> None:
-        """Count predicted images."""
-        self._images.inc(count)
+    def images(self, exits: Sequence[int | None]) -> None:
+        """Count predicted images, by the exit of each; None for all blocks."""
+        self._images.inc(len(exits))
+        for each in exits:
+            if each is not None:
+                self._exits.labels(str(each)).inc()
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text format."""

@@ -13,6 +13,7 @@ from streamcl.serving.open_inference import inference_openapi as inference
 from streamcl.serving.problems import PROBLEM
 from streamcl.serving.route_table import EVENTS, ROUTES, RouteRule
 from streamcl.serving.schemas import (
+    MAX_DEADLINE_MS,
     MAX_REQUEST_IMAGES,
     MAX_TOP_K,
     RECEIPT_SCHEMA,
@@ -110,7 +111,14 @@ def _paths() -> dict[str, Any]:
                         "in": "query",
                         "description": "Classes to return for each image.",
                         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 1},
-                    }
+                    },
+                    {
+                        "name": "deadline_ms",
+                        "in": "query",
+                        "description": "Milliseconds in which the images are to be predicted, from their "
+                        "arrival on; where that is short, at an earlier exit of the backbone.",
+                        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
+                    },
                 ],
                 "requestBody": {
                     "required": True,

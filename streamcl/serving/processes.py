@@ -28,16 +28,18 @@ REQUEST_POLL_SECONDS = 0.2
 """How often a learner whose stream has ended looks for requests to forget."""
 
 
-def run_predictor(connection: Connection, folder: Path, threads: int, weights: Path) -> None:
+def run_predictor(
+    connection: Connection, folder: Path, threads: int, weights: Path, has_deadlines: bool
+) -> None:
     """Predict what comes through the connection, until its other end is closed.
 
-    weights: the folder of the file by which predictors share them.
+    weights: the folder of the file by which predictors share them. has_deadlines: whether images have some.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the web process ends this one
     os.environ["OMP_NUM_THREADS"] = str(threads)
     from streamcl.serving.prediction.predictor import predictor_process
 
-    predictor_process(connection, folder, threads, weights)
+    predictor_process(connection, folder, threads, weights, has_deadlines=has_deadlines)
 
 
 def learn_and_publish(

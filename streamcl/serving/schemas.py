@@ -15,6 +15,7 @@ Learning: TypeAlias = Literal["running", "finished", "stopped"]
 MAX_REQUEST_IMAGES = 64
 """Of one request; more go into several requests, so that none keeps the others waiting."""
 MAX_TOP_K = 100
+MAX_DEADLINE_MS = 60_000
 MAX_LABELS = 1000
 """Of one request."""
 
@@ -51,6 +52,12 @@ class ImageResult(_Schema):
     label: str | None = Field(alias="class", description="null: the model knows no class, or see 'error'.")
     confidence: float = Field(description="Its probability, from 0 to 1.")
     top: tuple[RankedClass, ...] = Field(description="The most probable classes, 'top_k' at most.")
+    exit: int | None = Field(
+        None,
+        description="With a deadline: the exit of the backbone that gave the prediction, from 1; null where "
+        "all blocks did, as there was no deadline or the learner has no exits.",
+    )
+    work: float | None = Field(None, description="The share of the work of all blocks up to that exit.")
     error: str | None = Field(None, description="Why this image could not be read.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,9 @@ class ServingService:
         pool: predicts them.
         learner_alive: returns whether the learner's process is there.
         lag: returns how many records wait at the source, as the learner said last; None where it does not.
+
+    Attributes:
+        missed_deadlines: requests that were answered after their deadline.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class ServingService:
         self.learner_alive, self._lag = learner_alive, lag
         self._folder, self._name, self._inbox = run.folder, run.name, run.inbox
         self.recent = RecentImages(run.folder)
+        self.missed_deadlines = 0
 
     @property
     def folder(self) -> Path:
@@ -86,9 +91,17 @@ class ServingService:
         """The name of the run."""
         return self._name
 
-    async def predict(self, images: Sequence[bytes], top_k: int) -> PredictResponse:
-        """Predict encoded images. Raise QueueFull, or NoPredictor where it cannot be done in time."""
-        pending = self.batcher.submit(images, top_k)
+    async def predict(
+        self, images: Sequence[bytes], top_k: int, seconds: float | None = None
+    ) -> PredictResponse:
+        """Predict encoded images. Raise QueueFull, or NoPredictor where it cannot be done in time.
+
+        seconds: in which to predict them, with less work where that is short; None: those of the server, if
+            any.
+        """
+        seconds = self.pool.options.deadline if seconds is None else seconds
+        deadline = None if seconds is None else time.monotonic() + seconds
+        pending = self.batcher.submit(images, top_k, deadline)
         try:
             async with asyncio.timeout(PREDICT_SECONDS):
                 outcomes = await asyncio.gather(*pending)
@@ -97,6 +110,7 @@ class ServingService:
         finally:
             for each in pending:
                 each.cancel()
+        self.missed_deadlines += deadline is not None and time.monotonic() > deadline
         results = tuple(map(_image_result, outcomes))
         self.recent.add_predicted(images, results)
         oldest = min((each.model for each in outcomes), key=lambda model: model.number)
@@ -198,10 +212,13 @@ def _version(info: SnapshotInfo) -> ModelVersion:
 def _image_result(outcome: ImageOutcome) -> ImageResult:
     if isinstance(outcome.result, str):
         return ImageResult(label=None, confidence=0.0, top=(), error=outcome.result)
-    top = tuple(RankedClass(label=name, confidence=value) for name, value in outcome.result)
+    found = outcome.result
+    top = tuple(RankedClass(label=name, confidence=value) for name, value in found.classes)
     best = top[0] if top else None
     return ImageResult(
         label=None if best is None else best.label,
         confidence=0.0 if best is None else best.confidence,
         top=top,
+        exit=found.exit,
+        work=found.work,
     )

@@ -105,3 +105,15 @@ def test_a_taker_that_is_cancelled_takes_nothing():
         return images(await batcher.next_batch())
 
     assert asyncio.run(run()) == [b"1"]
+
+
+def test_images_with_a_deadline_and_others_share_no_batch():
+    async def run():
+        batcher = Batcher(max_batch=8, max_delay=0.0, capacity=10)
+        batcher.submit([b"1", b"2"], 1)
+        batcher.submit([b"3", b"4"], 1, 5.0)
+        batcher.submit([b"5"], 1)
+        batches = [await batcher.next_batch() for _ in range(3)]
+        return [(images(batch), {each.deadline for each in batch}) for batch in batches]
+
+    assert asyncio.run(run()) == [([b"1", b"2"], {None}), ([b"3", b"4"], {5.0}), ([b"5"], {None})]

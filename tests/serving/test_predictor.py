@@ -41,11 +41,11 @@ def test_it_answers_as_the_learner_does_and_says_which_version_it_was(serving):
     predictor.refresh()
     reply = predictor.predict([encoded(each) for each in samples], top_k=3)
     expected = run.learner.predict(samples)
-    assert [ranked[0][0] for ranked in reply.results] == [each.label for each in expected]
-    assert [ranked[0][1] for ranked in reply.results] == pytest.approx(
-        [e.confidence for e in expected], abs=1e-4
-    )
-    assert all(len(ranked) == 3 and ranked[0][1] >= ranked[1][1] >= ranked[2][1] for ranked in reply.results)
+    rows = [each.classes for each in reply.results]
+    assert [ranked[0][0] for ranked in rows] == [each.label for each in expected]
+    assert [ranked[0][1] for ranked in rows] == pytest.approx([e.confidence for e in expected], abs=1e-4)
+    assert all(len(ranked) == 3 and ranked[0][1] >= ranked[1][1] >= ranked[2][1] for ranked in rows)
+    assert all((each.exit, each.work) == (None, None) for each in reply.results)
     assert (reply.model.offset, reply.model) == (
         run.processor.progress.offset,
         newest_info(folder / SNAPSHOTS),
@@ -93,8 +93,8 @@ def test_after_an_erasure_nothing_older_answers(serving):
     predictor.refresh()
     assert predictor.model.number > before.number
     sample = run.source.info.holdout[0].samples[0]
-    ((ranked, *_),) = [predictor.predict([encoded(sample)], top_k=100).results]
-    assert "4" not in dict(ranked)
+    (found,) = predictor.predict([encoded(sample)], top_k=100).results
+    assert "4" not in dict(found.classes)
     (receipt,) = (folder / "receipts").glob("*.json")
     assert '"snapshots for serving"' in receipt.read_text()
 
@@ -110,3 +110,41 @@ def test_an_erasure_by_a_run_that_publishes_nothing_removes_them_all(tmp_path):
     predictor = Predictor(folder, timeout=0.0)
     with pytest.raises(NoModel):
         predictor.refresh()
+
+
+@pytest.mark.parametrize("has_deadlines", [True, False], ids=["prepared", "first image with a deadline"])
+def test_an_image_whose_deadline_is_past_has_the_first_exit_and_one_with_time_all_blocks(
+    serving, has_deadlines
+):
+    run, folder = serving
+    learn(run, 79)
+    images = [encoded(each) for each in run.source.info.holdout[0].samples[:5]]
+    predictor = Predictor(folder, has_deadlines=has_deadlines)
+    predictor.refresh()
+    plain = predictor.predict(images).results
+    late = predictor.predict(images, deadline=time.monotonic()).results
+    assert {each.exit for each in late} == {1}
+    assert all(0 < each.work < 1 for each in late)
+    in_time = predictor.predict([*images, b"no image"], deadline=time.monotonic() + 1e6).results
+    assert [each.classes for each in in_time[:5]] == [each.classes for each in plain]
+    assert {each.work for each in in_time[:5]} == {1.0}
+    assert isinstance(in_time[5], str)
+    learn(run, 119)
+    newest = newest_info(folder / SNAPSHOTS)
+    end = time.monotonic() + 60
+    while predictor.model != newest and time.monotonic() < end:
+        predictor.refresh()
+        time.sleep(0.01)
+    assert predictor.predict(images, deadline=time.monotonic()).model == newest
+
+
+def test_a_learner_without_exits_takes_its_time(tmp_path):
+    folder = tmp_path / "run"
+    with open_run(configuration(tmp_path, "slda"), snapshots=Snapshots(folder / SNAPSHOTS)) as run:
+        learn(run, 79)
+        image = encoded(run.source.info.holdout[0].samples[0])
+    predictor = Predictor(folder)
+    predictor.refresh()
+    late = predictor.predict([image], deadline=time.monotonic()).results
+    assert late == predictor.predict([image]).results
+    assert late[0].exit is None

@@ -69,6 +69,19 @@ def test_one_bad_image_of_several_is_said_beside_the_others(server):
     assert refused.value.status == 422
 
 
+def test_a_deadline_shortens_predictions_and_the_answer_and_the_metrics_say_so(server):
+    pixels = [picture("bee", number) for number in range(3)]
+    plain = server.client.predict(*pixels).predictions
+    assert {(each.exit, each.work) for each in plain} == {(None, None)}
+    found = server.client.predict(*pixels, deadline_ms=60_000).predictions
+    assert [each.label for each in found] == [each.label for each in plain]
+    assert {each.work for each in found} == {1.0}
+    (last,) = {each.exit for each in found}
+    text = raw(server, "GET /metrics")[2].decode()
+    assert f'streamcl_predicted_by_deadline_images_total{{exit="{last}"}} 3.0' in text
+    assert "streamcl_missed_deadlines_total" in text
+
+
 def test_status_health_and_metrics(server):
     status = server.client.status()
     assert (status.run, status.learning, status.ready) == ("tiny", "finished", True)
@@ -113,6 +126,9 @@ REFUSED = [
     ("POST /v1/predict?top_k=" + "9" * 5000, [], b"x", 400),
     ("POST /v1/predict?top_k=000000005" + "0" * 5000, [], b"x", 400),
     ("POST /v1/predict?top_k=000000005000000", [], b"x", 400),
+    ("POST /v1/predict?deadline_ms=0", [], b"x", 400),
+    ("POST /v1/predict?deadline_ms=2.5", [], b"x", 400),
+    ("POST /v1/predict?deadline_ms=60001", [], b"x", 400),
     ("POST /v1/predict", [("Content-Type", "multipart/form-data; boundary=x")], b"garbage", 400),
     ("POST /v1/predict", [("Content-Type", "multipart/form-data")], b"garbage", 400),
     ("GET /v1/predict", [], b"", 405),

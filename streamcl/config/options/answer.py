@@ -23,6 +23,14 @@ class AnswerOptions(Options):
         "learning, and report and live page show them; a solve takes twice as long, and checkpoints become "
         "larger by a half.",
     )
+    live_work: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Predictions of a live run that nothing is learned from at that moment, at arrival "
+        "(`batch.predict_at`) and in an overload, use at most this share of the work of all blocks; what is "
+        "learned is always read in full. null: all of it.",
+    )
     stability: bool = Field(
         False,
         description="Receipts also say for how many held-out samples another class was to be expected after "

@@ -73,7 +73,7 @@ class LabelStudioRoutes:
         if not readable:
             return [TaskPrediction(model_version="none") for _ in tasks]
         found = await self._service.predict(readable, 1)
-        self._metrics.images(len(readable))
+        self._metrics.images([each.exit for each in found.predictions])
         version, results = str(found.model.version), iter(found.predictions)
         return [
             control.result_of(next(results), version) if image else TaskPrediction(model_version=version)

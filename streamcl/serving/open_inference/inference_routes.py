@@ -68,7 +68,7 @@ class InferenceRoutes:
         body, header_length = await request.body(), request.headers.get(HEADER_LENGTH)
         inference, images = await run_in_threadpool(_parsed, body, header_length)
         found = await self._service.predict(images, inference.parameters.top_k)
-        self._metrics.images(len(images))
+        self._metrics.images([each.exit for each in found.predictions])
         for place, each in enumerate(found.predictions):
             if each.error is not None:
                 raise HTTPException(422, f"image {place}: {each.error}")

@@ -7,9 +7,10 @@ import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from streamcl.errors import StreamclError
-from streamcl.serving.prediction.replies import Ranked
+from streamcl.serving.prediction.replies import PredictedImage
 from streamcl.storage.snapshots import SnapshotInfo
 
 MIN_FILLING = 7 / 8
@@ -29,16 +30,20 @@ class ImageOutcome:
     """The classes of one image, or the reason why it cannot be read, and the version of the model."""
 
     model: SnapshotInfo
-    result: Ranked | str
+    result: PredictedImage | str
 
 
 @dataclass(eq=False, slots=True)
 class WaitingImage:
-    """An encoded image until its outcome is there. attempts: how often it was given to a predictor."""
+    """An encoded image until its outcome is there.
+
+    since: a time of the loop. deadline: of the monotonic clock. attempts: how often a predictor was given it.
+    """
 
     image: bytes
     top_k: int
     since: float
+    deadline: float | None
     outcome: asyncio.Future[ImageOutcome] = field(repr=False)
     attempts: int = 0
 
@@ -63,7 +68,7 @@ class Batcher:
 
     A batch is taken when it is full, or when its first image has waited for `max_delay`; while all
     predictors are busy images gather without any further wait. Since a model reads as many images as the next
-    power of two at a time, of 17 that wait 16 are taken.
+    power of two at a time, of 17 that wait 16 are taken. Images with a deadline and others share no batch.
 
     Args:
         max_batch: images of a batch.
@@ -81,12 +86,19 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def submit(self, images: Sequence[bytes], top_k: int) -> list[asyncio.Future[ImageOutcome]]:
-        """Put all of the images into the queue, or raise QueueFull; return a future for each."""
+    def submit(
+        self, images: Sequence[bytes], top_k: int, deadline: float | None = None
+    ) -> list[asyncio.Future[ImageOutcome]]:
+        """Put all of the images into the queue, or raise QueueFull; return a future for each.
+
+        deadline: of the monotonic clock, by which they are to be predicted, with less work where that is
+            short.
+        """
         if len(self._waiting) + len(images) > self.capacity:
             raise QueueFull(f"{len(self._waiting)} images wait; {self.capacity} may")
         loop = asyncio.get_running_loop()
-        added = [WaitingImage(each, top_k, loop.time(), loop.create_future()) for each in images]
+        now = loop.time()
+        added = [WaitingImage(each, top_k, now, deadline, loop.create_future()) for each in images]
         self._waiting.extend(added)
         self._arrived.set()
         return [each.outcome for each in added]
@@ -114,7 +126,9 @@ class Batcher:
         self._arrived.set()
 
     def _take(self) -> list[WaitingImage]:
-        size = images_to_take(len(self._waiting), self._max_batch)
+        timed = self._waiting[0].deadline is not None
+        alike = sum(1 for _ in takewhile(lambda each: (each.deadline is not None) == timed, self._waiting))
+        size = images_to_take(alike, self._max_batch)
         taken = (self._waiting.popleft() for _ in range(size))
         return [each for each in taken if not each.outcome.done()]
 

@@ -34,11 +34,13 @@ class PredictorOptions:
     """How many predictors there are, and how each computes.
 
     threads: CPU threads of each. timeout: seconds for a batch, or a start, after which one is replaced.
+    deadline: seconds from the arrival of an image to its prediction, where its request has none of its own.
     """
 
     count: int = 1
     threads: int = 1
     timeout: float = 120.0
+    deadline: float | None = None
 
 
 class PredictorPool:
@@ -130,7 +132,7 @@ class PredictorPool:
         self.model = reply.model
         for waiting, result in zip(batch, reply.results, strict=True):
             if not waiting.outcome.done():
-                kept = result if isinstance(result, str) else result[: waiting.top_k]
+                kept = result if isinstance(result, str) else result.cut(waiting.top_k)
                 waiting.outcome.set_result(ImageOutcome(reply.model, kept))
 
 
@@ -144,7 +146,7 @@ class _PredictorProcess:
         self._connection, other = context.Pipe()
         self._process: BaseProcess = context.Process(
             target=run_predictor,
-            args=(other, folder, options.threads, weights),
+            args=(other, folder, options.threads, weights, options.deadline is not None),
             name="predictor",
             daemon=True,
         )
@@ -157,8 +159,10 @@ class _PredictorProcess:
         return model
 
     def exchange(self, batch: Sequence[WaitingImage]) -> PredictorReply | str:
-        """Send the images and wait for the reply."""
-        self._connection.send(([each.image for each in batch], max(each.top_k for each in batch)))
+        """Send the images, with the end of the time that they have, and wait for the reply."""
+        ends = [each.deadline for each in batch if each.deadline is not None]
+        top_k = max(each.top_k for each in batch)
+        self._connection.send(([each.image for each in batch], top_k, min(ends, default=None)))
         reply: PredictorReply | str = self._connection.recv()
         return reply
 
