@@ -106,19 +106,8 @@ def _paths() -> dict[str, Any]:
                 "summary": "The classes of one image or of several.",
                 "operationId": "predict",
                 "parameters": [
-                    {
-                        "name": "top_k",
-                        "in": "query",
-                        "description": "Classes to return for each image.",
-                        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 1},
-                    },
-                    {
-                        "name": "deadline_ms",
-                        "in": "query",
-                        "description": "Milliseconds in which the images are to be predicted, from their "
-                        "arrival on; where that is short, at an earlier exit of the backbone.",
-                        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
-                    },
+                    _number("top_k", "Classes to return for each image.", MAX_TOP_K, default=1),
+                    _number("deadline_ms", "To predict in, by fewer blocks if need be.", MAX_DEADLINE_MS),
                 ],
                 "requestBody": {
                     "required": True,
@@ -260,6 +249,11 @@ def _text(name: str, summary: str, media: str) -> dict[str, Any]:
             "responses": {"200": {"description": summary, "content": content}, **_problems(403)},
         }
     }
+
+
+def _number(name: str, description: str, maximum: int, **more: int) -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": 1, "maximum": maximum, **more}
+    return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
 def _field(name: str) -> dict[str, Any]:
