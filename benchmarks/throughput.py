@@ -49,6 +49,11 @@ LEARNERS: dict[str, Any] = {
     "online_lora": "online_lora",
     "last_4_blocks": {"name": "online_lora", "last_blocks": 4},
     "lbp_wht": {"name": "online_lora", "backprop": {"lbp_wht": {"order": 3}}},
+    "grad_filter": {"name": "online_lora", "backprop": {"grad_filter": {"patch": 2}}},
+    "grad_filter_pooled": {
+        "name": "online_lora",
+        "backprop": {"grad_filter": {"patch": 2, "pool_activations": True}},
+    },
     "ridge_lora": "ridge_lora",
     "ridge": "ridge",
     "ridge_lora_compiled": "ridge_lora",

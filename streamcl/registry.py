@@ -120,6 +120,7 @@ LEARNERS = Registry(
         "ncm": "streamcl.learners.ncm:NCM",
         "slda": "streamcl.learners.slda:SLDA",
         "reconstruct": "streamcl.learners.reconstruction:RECONSTRUCT",
+        "keys": "streamcl.learners.keys:KEYS",
         "frozen_linear": "streamcl.learners.baselines.finetune:FROZEN_LINEAR",
         "naive_lora": "streamcl.learners.baselines.finetune:NAIVE_LORA",
         "er": "streamcl.learners.baselines.replay:ER",

@@ -33,7 +33,8 @@ class ClosedFormHeads:
 
     def __init__(self, learner: Learner, known: ClosedFormStatistics[Statistics]) -> None:
         self.learner, self._known = learner, known
-        self.heads = [head for head in known.heads if type(head) is RidgeHead]
+        of_ridge = [head for head in known.heads if isinstance(head, RidgeHead)]
+        self.heads = [head for head in of_ridge if head.has_uncertainty]  # which no other rule has
 
     def in_warm_up(self, batch: Batch) -> bool:
         """Return whether samples at the batch's offset trained features of a head.

@@ -18,6 +18,7 @@ from streamcl.capabilities.interfaces import (
     RemovableStatistics,
     ReplayBuffer,
     RetrainedWeights,
+    SampleTraces,
     UserPartitioned,
 )
 from streamcl.capabilities.prediction_interfaces import AssessesPredictions, ExitsEarly
@@ -35,6 +36,7 @@ class Capabilities:
 
     Attributes:
         statistics: knowledge of samples as sums, which can be subtracted.
+        traces: of single samples, by which their share is known without the samples.
         drop_class: removes a class, so that it is not named any more. Raises ForgettingError for one that is
             not known, or of which samples are left in the statistics.
         replay_buffer: stored samples.
@@ -58,6 +60,7 @@ class Capabilities:
     """
 
     statistics: RemovableStatistics[Any] | None = None
+    traces: SampleTraces[Any] | None = None
     drop_class: Callable[[str], None] | None = None
     replay_buffer: ReplayBuffer | None = None
     shared_weights: SharedWeights | None = None

@@ -26,6 +26,10 @@ LearnedListener: TypeAlias = Callable[[Sequence[Sample], Sequence[Rows | None]],
 """Is given samples that were learned and, for each head, their rows; None where they cannot be subtracted."""
 
 
+TraceListener: TypeAlias = Callable[[Sequence[Sample], Sequence[bytes]], None]
+"""Is given samples that were learned and the trace of each."""
+
+
 class StatisticsPart(NamedTuple):
     """Sums of some samples in one head: R [r, D] with R^T R = G; by class a count and a sum of rows [D]."""
 
@@ -90,6 +94,20 @@ class StatisticRows(Protocol[V_co]):
         """Return the sum of the parts given for each head, of classes that the learner knows."""
 
     def on_learned(self, listener: LearnedListener) -> None:
+        """Call the listener after each batch, within the step: where it raises, nothing is learned."""
+
+
+class SampleTraces(Protocol[V_co]):
+    """A few bytes of each learned sample, its trace, from which its share of the statistics follows."""
+
+    def of_traces(self, traces: Sequence[bytes], labels: Sequence[str]) -> V_co:
+        """Return what samples added, by their traces and the labels that they were learned with.
+
+        Raises:
+            ForgettingError: a trace is not one of this learner's, or a class is not known.
+        """
+
+    def on_learned(self, listener: TraceListener) -> None:
         """Call the listener after each batch, within the step: where it raises, nothing is learned."""
 
 

@@ -65,12 +65,14 @@ class LearnerFactory(Generic[_O]):
         build: makes the learner, knowing nothing yet.
         distributed: whether several processes can learn each batch together.
         keeps_statistics: whether its statistics can be stored by class or subject.
+        keeps_traces: whether it leaves a trace of each sample, which makes that needless.
     """
 
     options: type[_O]
     build: Callable[[_O, LearnerContext], Learner]
     distributed: bool = False
     keeps_statistics: bool = False
+    keeps_traces: bool = False
 
     def __call__(self, context: LearnerContext, **args: Any) -> Learner:
         """Return the learner with the options in `args`.

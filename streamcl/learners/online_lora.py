@@ -15,6 +15,7 @@ from streamcl.capabilities.interfaces import AdapterExport
 from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Sample
+from streamcl.learners.backprop_options import BackpropOptions, build_low_pass
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.learners.lazy_imports import lazy_imports
@@ -27,7 +28,7 @@ with lazy_imports():
     from streamcl.heads import linear as linear_head
     from streamcl.learners import adapter_model, predictions
     from streamcl.memory import importance as importance_weights
-    from streamcl.nn import adapted_blocks, low_pass_backprop, optimizer_state, optimizers
+    from streamcl.nn import adapted_blocks, optimizer_state, optimizers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,25 +37,6 @@ if TYPE_CHECKING:
     from streamcl.nn.backbone import Backbone
     from streamcl.nn.device import Compute
     from streamcl.nn.low_pass_backprop import LowPass
-
-
-class LowPassOptions(Options):
-    """LBP-WHT: low-pass back-propagation through frozen weights (arXiv 2309.15275)."""
-
-    order: int = Field(
-        3,
-        ge=1,
-        le=1024,
-        description="Walsh-Hadamard bases of row + column order below this; more is closer and slower.",
-    )
-
-
-class BackpropOptions(Options):
-    """Back-propagation through the frozen weights of adapted blocks."""
-
-    lbp_wht: LowPassOptions | None = Field(
-        None, description="On low-pass bases of the patch grid (LBP-WHT); null: in full."
-    )
 
 
 class OnlineLoRAOptions(Options):
@@ -126,7 +108,7 @@ class OnlineLoRALearner(GradientLearner):
         hard_buffer_size: samples in the hard buffer.
         buffer_weight: "sample" makes a held sample count as a fresh one, w = held / fresh; "batch" is w = 1.
         mask_absent: leave classes that are not in the step's samples out of its cross-entropy.
-        low_pass: takes gradients through frozen weights on low-pass bases; None passes them whole.
+        low_pass: takes gradients through frozen weights on bases of the grid; None passes them whole.
         seed: of the adapters and of the head's new rows.
         group: the processes that learn a batch together.
     """
@@ -261,7 +243,7 @@ def build_online_lora(options: OnlineLoRAOptions, context: LearnerContext) -> On
         context.compute,
         **options.model_dump(exclude={"name", "first_block", "last_blocks", "backprop", "optimizer"}),
         first_block=_first_block(options, context),
-        low_pass=_low_pass(options, context),
+        low_pass=build_low_pass(options.backprop, context),
         seed=context.seed,
         group=context.group,
     )
@@ -276,15 +258,6 @@ def _first_block(options: OnlineLoRAOptions, context: LearnerContext) -> int:
             "learner.last_blocks", f"is {options.last_blocks}, but the backbone has {depth} blocks"
         )
     return depth - options.last_blocks
-
-
-def _low_pass(options: OnlineLoRAOptions, context: LearnerContext) -> LowPass | None:
-    if (wanted := options.backprop.lbp_wht) is None:
-        return None
-    backbone = context.backbone
-    if backbone.grid is None:
-        raise context.refuse("learner.backprop.lbp_wht", f"{backbone.name} has no single grid of patches")
-    return low_pass_backprop.LowPass(*backbone.grid, order=wanted.order)
 
 
 ONLINE_LORA = LearnerFactory(OnlineLoRAOptions, build_online_lora, distributed=True)

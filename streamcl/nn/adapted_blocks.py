@@ -22,8 +22,8 @@ class Adapters(nn.Module):
     The backbone itself stays as it was, so a frozen and an adapted branch can run side by side. Any linear
     layer of a copy can be given a weight of its own (`set_weight`), which the exported state holds in full.
 
-    low_pass: computes the gradient through the copies' frozen weights on low-pass bases (arXiv 2309.15275);
-    None computes it in full.
+    low_pass: computes the gradient through the copies' frozen weights on bases of the patch grid
+    (arXiv 2309.15275, 2301.00330); None computes it in full.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class LoRALinear(nn.Module):
         frozen: the fused projection W [3o, d] with b [3o] or None.
         rank: r, from 1 to d.
         generator: draws lora_A; see `reset_lora`.
-        low_pass: takes the gradient for x through W on low-pass bases (arXiv 2309.15275).
+        low_pass: takes the gradient for x through W on bases of the grid (arXiv 2309.15275, 2301.00330).
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LoRALinear(nn.Module):
                 return affine(x.to(dtype), weight, bias)
             A, R = self.lora_A.to(dtype), self._rows().to(dtype)
             rows = x.to(dtype).reshape(-1, self.in_features)
-            y, _ = AdaptedProduct.apply(rows, weight, bias, A, R, self.low_pass)  # type: ignore[no-untyped-call]
+            y, *_ = AdaptedProduct.apply(rows, weight, bias, A, R, self.low_pass)  # type: ignore[no-untyped-call]
         return torch.as_tensor(y).view(*x.shape[:-1], self.out_features)
 
     def _rows(self) -> Tensor:
@@ -147,7 +147,8 @@ class AdaptedProduct(torch.autograd.Function):
     x [N, d], W [o, d], b [o] or None, A [2r, d] and R [o, 2r], all of one dtype. The update is added by
     the product that makes it, forwards to y and backwards to x's gradient, and nothing is kept but x and
     h = x A^T: 0.92 of the time that autograd's own steps take for an adapted ViT-S block in bf16 (CPU), the
-    same in fp32. low_pass: takes x's gradient through W on low-pass bases; the update's own part is exact.
+    same in fp32. low_pass: takes x's gradient through W on bases of the patch grid; the update's own part is
+    exact, and so is A's gradient unless activations are pooled, where x is kept on these bases alone.
     """
 
     generate_vmap_rule = True
@@ -159,9 +160,9 @@ class AdaptedProduct(torch.autograd.Function):
         b: Tensor | None,
         A: Tensor,
         R: Tensor,
-        low_pass: LowPass | None,  # noqa: ARG004
-    ) -> tuple[Tensor, Tensor]:
-        """Return y [N, o], and h [N, 2r] for the backward pass.
+        low_pass: LowPass | None,
+    ) -> tuple[Tensor, ...]:
+        """Return y [N, o], and h [N, 2r] for the backward pass; with them Q x where activations are pooled.
 
         Args:
             x: [N, d].
@@ -169,33 +170,37 @@ class AdaptedProduct(torch.autograd.Function):
             b: [o], or None.
             A: [2r, d].
             R: [o, 2r].
-            low_pass: for the gradient of x alone.
+            low_pass: for the gradient of x and, where it pools activations, of A.
         """
         h = x @ A.T
         y = x @ W.T if b is None else torch.addmm(b, x, W.T)
-        return torch.addmm(y, h, R.T), h
+        pooled = () if low_pass is None or not low_pass.pools_activations else (low_pass.pooled_rows(x),)
+        return torch.addmm(y, h, R.T), h, *pooled
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save the tensors of `forward` that the gradients need.
 
         Args:
             ctx: autograd's context.
             inputs: those of `forward`, in order.
-            output: y [N, o] and h [N, 2r].
+            output: y [N, o], h [N, 2r] and, where activations are pooled, Q x [M, d].
         """
         x, W, _, A, R, ctx.low_pass = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(x, output[1], W, A, R)
+        _, h, *pooled = output
+        ctx.mark_non_differentiable(h, *pooled)
+        ctx.save_for_backward(*(pooled or [x]), h, W, A, R)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, A and R, given y's [N, o]."""
-        x, h, W, A, R = ctx.saved_tensors
+        kept, h, W, A, R = ctx.saved_tensors
         g = gradients[0]
         down = g @ R  # [N, 2r]
         of_x = None
         if ctx.needs_input_grad[0]:
             through = g @ W if ctx.low_pass is None else ctx.low_pass.filtered_product_of_rows(g, W)  # [N, d]
             of_x = torch.addmm(through, down, A)
-        return of_x, None, None, down.T @ x, g.T @ h, None
+        if len(kept) < len(g):
+            down = ctx.low_pass.pooled_rows(down)  # [B (m + p), 2r]
+        return of_x, None, None, down.T @ kept, g.T @ h, None

@@ -1,4 +1,4 @@
-"""Cheaper back-propagation: the gradient passes frozen linear layers on a few low-pass bases (LBP-WHT)."""
+"""Cheaper back-propagation: the gradient passes frozen linear layers on a few bases of the patch grid."""
 
 from __future__ import annotations
 
@@ -39,16 +39,36 @@ def _walsh(side: int) -> Tensor:
     return torch.stack(chosen[:side])
 
 
+def cell_basis(height: int, width: int, side: int) -> Tensor:
+    """Return Q [m, height * width]: the indicators of cells of `side` x `side` patches, of length one.
+
+    Q^T Q gives each patch the mean of its cell (gradient filtering, arXiv 2301.00330). Where `side` does not
+    divide a side of the grid, the cells at its end are smaller.
+    """
+    place = [torch.arange(length) // side for length in (height, width)]
+    columns = int(place[1][-1]) + 1
+    cells = (place[0][:, None] * columns + place[1]).flatten()  # [height * width]
+    members = F.one_hot(cells).T.float()
+    return members / members.sum(dim=1, keepdim=True).sqrt()
+
+
 class LowPass:
     """The backward pass of a frozen linear layer over m + p of its N tokens: g_x = Q^T((Q g_y) W).
 
-    Q [m + p, N] passes the p prefix tokens (class, registers) as they are and the patches on their low-pass
-    bases, so the product with W is N / (m + p) times as small. Parameters' own gradients are not touched.
+    Q [m + p, N] passes the p prefix tokens (class, registers) as they are and the patches on their bases, so
+    the product with W is N / (m + p) times as small. Parameters' own gradients are not touched, unless
+    activations are pooled.
+
+    Args:
+        prefix: p.
+        patches: the bases of the patches, [m, N - p], orthonormal.
+        pools_activations: keep Q x in place of an adapter's input x for the gradient of its lora_A, which
+            then is that of the low-passed input and gradient.
     """
 
-    def __init__(self, prefix: int, height: int, width: int, order: int) -> None:
-        patches = low_pass_basis(height, width, order)
+    def __init__(self, prefix: int, patches: Tensor, *, pools_activations: bool = False) -> None:
         self.basis = torch.block_diag(torch.eye(prefix), patches) if prefix else patches
+        self.pools_activations = pools_activations
 
     @property
     def tokens(self) -> int:
@@ -73,6 +93,11 @@ class LowPass:
             W: [o, d].
         """
         return self.filtered_product(g.view(-1, self.tokens, g.shape[1]), W).reshape(len(g), -1)
+
+    def pooled_rows(self, x: Tensor) -> Tensor:
+        """Return Q x, [B (m + p), d], of rows [B N, d] in the order of their images."""
+        Q = self.basis = self.basis.to(x)
+        return (Q @ x.view(-1, self.tokens, x.shape[1])).flatten(0, 1)
 
 
 class _Product(torch.autograd.Function):

@@ -23,7 +23,7 @@ from streamcl.forgetting.lineage.feature_probe import FeatureProbe, ProbeHistory
 from streamcl.forgetting.lineage.lineage import LINEAGE, Lineage
 from streamcl.forgetting.lineage.lineage_row import LineageRow
 from streamcl.forgetting.lineage.selection import Selection
-from streamcl.forgetting.methods.closed_form import ClosedFormRemoval, stored_share
+from streamcl.forgetting.methods.closed_form import ClosedFormRemoval, needs_samples
 from streamcl.forgetting.methods.protocol import Context, DataLocation, ForgettingMethod, RequestScope
 from streamcl.forgetting.methods.replay_from_checkpoint import ReplayFromCheckpoint
 from streamcl.forgetting.methods.select import select_method
@@ -156,7 +156,7 @@ def _seconds(
     if method.cost >= REPAIRS:
         return _repair_seconds(folder, context, method, found)
     found |= _training_seconds(context, method)
-    if stored_share(context) is None and context.capabilities.statistics is not None:
+    if needs_samples(context) and context.capabilities.statistics is not None:
         samples = next(rows.chunks(learned=True, size=SAMPLES_TIMED))
         try:
             found["samples derived again"] = (

@@ -19,6 +19,8 @@ from streamcl.learners.baselines.replay import DERPlusPlus, ExperienceReplay
 from streamcl.learners.block_features import FrozenReader
 from streamcl.learners.cohort import CohortRule
 from streamcl.learners.cohort_adapters import CohortAdaptersLearner
+from streamcl.learners.factory import LearnerContext
+from streamcl.learners.keys import KeysOptions, build_keys
 from streamcl.learners.latent_ridge_lora import LatentRidgeLoRALearner
 from streamcl.learners.latent_training import LatentTraining
 from streamcl.learners.masked_patches import MaskedPatchReader
@@ -85,6 +87,11 @@ def reconstruct(backbone, compute, *, block=1, hidden=0.5):
     return ReconstructLearner(ridge(backbone, compute), Reconstruction(reader, decoder))
 
 
+def keys(backbone, compute):
+    context = LearnerContext(backbone, compute)
+    return build_keys(KeysOptions(blocks=[0, 1, 2], keys=64), context)
+
+
 def trained(backbone, compute, *, adapted=True):
     generator = torch.Generator().manual_seed(0)
     adapters = Adapters(backbone, rank=4, first_block=1, generator=generator) if adapted else None
@@ -116,7 +123,7 @@ def ewc_pp(backbone, compute, **options):
 BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]
 
 
-LEARNERS = [online_lora, ridge, hybrid, latent, ncm, slda, reconstruct, *BASELINES]
+LEARNERS = [online_lora, ridge, hybrid, latent, ncm, slda, reconstruct, keys, *BASELINES]
 
 
 def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):

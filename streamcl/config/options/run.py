@@ -124,6 +124,8 @@ class RunConfig(Options):
             return forgetting  # a user's learner is checked when the run is assembled
         if not learner_factory(learner).keeps_statistics:
             why = f"{learner_name(learner)} has no sums of squares to keep; take ridge, slda or ridge_lora"
+            if learner_factory(learner).keeps_traces:
+                why = f"{learner_name(learner)} keeps traces of single samples, which serve every request"
             fault = conflict(why, ("keep_statistics",), wanted)
             raise ValidationError.from_exception_data("RunConfig", [fault])
         return forgetting

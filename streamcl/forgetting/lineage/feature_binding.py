@@ -1,4 +1,4 @@
-"""Binds the features that were learned: keyed projections of each row, compared before it is subtracted."""
+"""Binds to a sample what was learned of it: its trace, or keyed projections of its rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FeatureBinding:
     """Projects the rows that a learner adds to its statistics onto random directions that follow from a key.
 
     Without the key nobody can compute the projections of other rows, to test a guess or to forge one.
-    A learner without rows is not bound.
+    Of a learner with traces these are kept in their place. One with neither is not bound.
 
     Args:
         key: of the lineage's hashes.
@@ -62,9 +62,12 @@ class FeatureBinding:
         self._learned: dict[int, tuple[Sample, bytes]] = {}
 
     def observe(self, learner: Learner) -> None:
-        """Project whatever the learner adds from now on."""
-        statistics = capabilities_of(learner).statistics
-        if statistics is not None and statistics.by_rows is not None:
+        """Keep the traces of whatever the learner adds from now on, or project its rows."""
+        able = capabilities_of(learner)
+        statistics = able.statistics
+        if able.traces is not None:
+            able.traces.on_learned(self.keep)
+        elif statistics is not None and statistics.by_rows is not None:
             statistics.by_rows.on_learned(self.add)
 
     def add(self, samples: Sequence[Sample], rows: Sequence[Array | None]) -> None:
@@ -83,8 +86,13 @@ class FeatureBinding:
                 numbers.tobytes(),
             )  # the sample keeps its id() from being reused
 
+    def keep(self, samples: Sequence[Sample], traces: Sequence[bytes]) -> None:
+        """Keep the traces of samples that are learned, until `take` gives them away."""
+        for sample, trace in zip(samples, traces, strict=True):
+            self._learned[id(sample)] = (sample, trace)
+
     def take(self, samples: Sequence[Sample]) -> list[bytes | None]:
-        """Return the projections of a batch's samples, None of one that was not learned; forget them here."""
+        """Return traces or projections of a batch's samples, None of one not learned; forget them here."""
         found = [self._learned.get(id(sample), (sample, None))[1] for sample in samples]
         self._learned.clear()
         return found

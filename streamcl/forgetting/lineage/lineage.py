@@ -70,7 +70,7 @@ class Lineage:
 
         Rejected records have rows too: logs name them until they are erased. Samples of earlier batches,
         whose labels have come with this one, replace their rows. contents: the hashes of the images; None
-        derives them here. features: projections of their rows.
+        derives them here. features: their traces, or projections of their rows.
         """
         features = [None] * len(batch.samples) if features is None else features
         known = frozenset(learned)

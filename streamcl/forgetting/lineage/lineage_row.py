@@ -19,8 +19,8 @@ class LineageRow:
 
     offset: its place in the stream, unlike its id never twice the same. label: that it was learned with.
     learned: False where it was only predicted. segment: shifts found before it. content: a keyed hash of
-    the pixels. private: whether its privacy was "user". subject: a keyed hash too. features: projections of
-    the rows that it was learned with (see `feature_binding`), where the learner has any.
+    the pixels. private: whether its privacy was "user". subject: a keyed hash too. features: its trace, or
+    projections of the rows that it was learned with (see `feature_binding`), where the learner has any.
     """
 
     offset: int

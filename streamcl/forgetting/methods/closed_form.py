@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from streamcl.capabilities.interfaces import RemovableStatistics, Rows, StatisticRows, StatisticsPart, V
+from streamcl.capabilities.interfaces import (
+    RemovableStatistics,
+    Rows,
+    SampleTraces,
+    StatisticRows,
+    StatisticsPart,
+    V,
+)
 from streamcl.errors import ForgettingError
 from streamcl.events import ForgetRequest, Sample
 from streamcl.forgetting.lineage.feature_binding import SAME_FEATURES, FeatureDrift
@@ -51,8 +58,8 @@ TOLERANCE = 1e-9
 class ClosedFormRemoval:
     """Subtracts samples from a learner's statistics; for a class the column goes too.
 
-    Exact while every sample in scope can be retrieved as it was, or its share is stored on disk, and no
-    shared weights have been trained on any.
+    Exact while every sample in scope can be retrieved as it was, or its share is stored on disk or follows
+    from its trace, and no shared weights have been trained on any.
     """
 
     name = "closed_form"
@@ -72,7 +79,7 @@ class ClosedFormRemoval:
             return "no class of that name was learned"
         if touched := shared_weights(context):
             return f"the samples have trained shared weights ({', '.join(touched)})"
-        if not context.scope.learned or stored_share(context) is not None:
+        if not needs_samples(context):
             return None
         return context.unavailable or context.changed_features
 
@@ -93,6 +100,7 @@ class ClosedFormRemoval:
                 DataLocation("head statistics", "erased", f"{context.scope.learned} samples subtracted"),
                 *_trained_weights(context, figures),
                 *not_affected(("importance",), "there are no importance weights"),
+                *_traces(figures),
                 purge(request, context),
             ),
             figures,
@@ -128,6 +136,22 @@ def _erased(count: int) -> LocationStatus:
     return "erased" if count else "not affected"
 
 
+def _traces(figures: Mapping[str, Any]) -> tuple[DataLocation, ...]:
+    """Return what receipts say of traces, where there were any."""
+    if not (count := figures.get("from_traces")):
+        return ()
+    return (
+        DataLocation("sample traces", "erased", f"those of {count} samples, in their rows of the lineage"),
+    )
+
+
+def needs_samples(context: Context) -> bool:
+    """Return whether samples have to be retrieved, since neither their sums nor their traces are stored."""
+    if not context.scope.learned or context.capabilities.traces is not None:
+        return False
+    return stored_share(context) is None
+
+
 def stored_share(context: Context) -> StatisticsSelection | None:
     """Return the sums stored on disk, where they hold all of the scope, so that no sample is needed."""
     statistics, stored = context.capabilities.statistics, context.statistics
@@ -139,6 +163,8 @@ def stored_share(context: Context) -> StatisticsSelection | None:
 
 def _of_scope(statistics: RemovableStatistics[V], context: Context) -> tuple[V | None, dict[str, Any]]:
     """Return the statistics of all samples in scope, None of none, with figures on how they were derived."""
+    if (traces := context.capabilities.traces) is not None:
+        return _from_traces(traces, context)
     rows = statistics.by_rows
     if rows is None:
         return _from_samples(statistics, context)
@@ -149,6 +175,19 @@ def _of_scope(statistics: RemovableStatistics[V], context: Context) -> tuple[V |
     value = rows.from_parts([stored.parts(head, names) for head in range(len(rows.widths))])
     stored.drop()
     return value, {"rederived": 0, "from_stored_statistics": context.scope.learned}
+
+
+def _from_traces(traces: SampleTraces[V], context: Context) -> tuple[V | None, dict[str, Any]]:
+    """Add up what samples added by their traces, which the lineage holds; no sample is retrieved."""
+    total: V | None = None
+    for chunks in _grouped(context.scope.chunks()):
+        rows = [row for chunk in chunks for row in chunk]
+        kept = [row.features for row in rows if row.features is not None]
+        if len(kept) < len(rows):
+            raise ForgettingError("the lineage lacks the traces of some samples")
+        value = traces.of_traces(kept, [str(row.label) for row in rows])
+        total = value if total is None else total + value
+    return total, {"rederived": 0, "from_traces": context.scope.learned}
 
 
 def _from_samples(statistics: RemovableStatistics[V], context: Context) -> tuple[V | None, dict[str, Any]]:
@@ -236,6 +275,8 @@ def _require_possible(figures: Mapping[str, Any]) -> None:
 
 def _residual(figures: Mapping[str, Any]) -> str:
     """Return the remaining risk in one sentence."""
+    if figures.get("from_traces"):
+        return "None: the statistics are counts, and equal those of a stream without the samples."
     text = "None beyond rounding: the statistics equal those of a stream without the samples"
     if figures.get("from_stored_statistics"):
         return f"{text}."
