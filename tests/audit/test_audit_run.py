@@ -55,6 +55,7 @@ def forgotten(finished):
     return finished
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("request_id", ["thirty", "class"])
 def test_an_erasure_carried_out_by_a_run_passes(forgotten, request_id):
     with logged() as messages:

@@ -38,6 +38,7 @@ def come_to(config, memory):
     return state_hash(learner.state_dict()), answers, learner
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("learner", [HYBRID, "ridge", "ncm"])
 def test_with_a_memory_cells_come_to_the_same(learner, precision):

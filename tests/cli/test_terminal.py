@@ -64,6 +64,7 @@ EXITS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("place", EXITS)
 def test_user_code_that_exits_ends_the_run_with_code_3(tmp_path, place, prefetch):

@@ -23,6 +23,7 @@ def run(folder, name="run", *more, code=0, **options):
     return done
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("calls", [(16, 60), pytest.param((30, 45, 52), marks=pytest.mark.slow)], ids=str)
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path, calls):
     write_config(tmp_path, source={"class": "fault_sources:Pictures", "args": {"records": 240}})

@@ -58,6 +58,7 @@ def damaged_run_is_survived(stopped: Path, damages) -> None:
     sound(streamcl("run", "stream.yaml", "--fresh", folder=folder), {0, 2})
 
 
+@pytest.mark.long
 @settings(max_examples=4, **QUIET)
 @given(st.lists(DAMAGE, min_size=1, max_size=2))
 def test_a_damaged_run_directory_is_never_a_surprise(stopped, damages):

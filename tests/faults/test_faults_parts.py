@@ -303,6 +303,7 @@ def stages(processor):
     yield
 
 
+@pytest.mark.long
 @MANY
 def test_the_lineage_and_a_learner_agree_after_every_event(examples):
     @settings(PLAIN, max_examples=examples)
@@ -342,6 +343,7 @@ def check_sums(learner, fresh, samples):
     torch.testing.assert_close(found[1:], expected[1:], rtol=0, atol=1e-6 * (1 + len(samples)))
 
 
+@pytest.mark.long
 @FEW
 def test_the_sums_of_a_ridge_and_those_kept_are_of_the_learned_samples(tiny_backbone, fp32, examples):
     @settings(PLAIN, max_examples=examples)
@@ -428,6 +430,7 @@ REAL = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REAL)
 @FEW
 def test_what_a_learner_keeps_and_counts_is_what_it_learned(tiny_backbone, fp32, name, examples):

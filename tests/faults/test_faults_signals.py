@@ -56,6 +56,7 @@ def test_one_signal_ends_the_batch_commits_and_exits_143(folder, place, which):
     goes_on_to_the_same_end(folder, name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", POINTS)
 def test_two_signals_stop_at_once_and_the_last_checkpoint_is_good(folder, place):
     name = f"two-{list(POINTS).index(place)}"

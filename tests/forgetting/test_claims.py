@@ -31,6 +31,7 @@ def test_a_learner_with_adapters_does_not_claim_that_no_gradient_trains_it(tmp_p
         assert "none of the samples was in any step" in places(tmp_path)[name]["explanation"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("learner", ["ridge", "slda"])
 def test_an_erasure_by_another_number_of_threads_is_exact_and_says_the_difference(tmp_path, learner):
     before = torch.get_num_threads()

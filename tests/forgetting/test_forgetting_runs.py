@@ -180,6 +180,7 @@ def test_dropping_a_class_leaves_the_other_rows_as_they_were(tmp_path):
             learner.drop_class("never")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("learner", ["ridge", "ridge_lora", "ncm", "slda", "reconstruct"])
 def test_after_every_sample_is_erased_no_class_is_predicted(tmp_path, learner):
     with open_run(configuration(tmp_path, learner=learner, max_samples=80)) as run:
@@ -236,6 +237,7 @@ def test_a_refusal_is_one_sentence_and_the_receipt_has_the_reasons(tmp_path):
     assert "closed_form: " in receipt.reason
 
 
+@pytest.mark.long
 def test_executing_beside_a_running_process_waits_for_it(tmp_path):
     command = [sys.executable, "-m", "streamcl", "forget", tmp_path / "run", "--class", "4", "--execute"]
     with (tmp_path / "err").open("w") as err, open_run(configuration(tmp_path)) as run:

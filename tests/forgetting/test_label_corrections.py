@@ -95,6 +95,7 @@ wrong_labels = st.dictionaries(
 ).map(lambda wrong: {k: name for k, name in wrong.items() if name != truth(k)})
 
 
+@pytest.mark.long
 @settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.generate])
 @example("ridge", {0: "typo", 1: "typo"}, None)
 @given(st.sampled_from(["ridge", "ncm", "slda"]), wrong_labels, st.sampled_from([None, 0, 5, 20]))
@@ -122,6 +123,7 @@ some_numbers = st.sets(st.integers(0, COUNT - 1), min_size=1, max_size=12)
 @given(
     st.sampled_from(["ridge", "ncm", "slda"]), some_numbers, some_numbers, st.sampled_from([None, 0, 5, 20])
 )
+@pytest.mark.long
 def test_a_label_that_is_withdrawn_was_never_there(tmp_path_factory, name, withdrawn, again, delay):
     again &= withdrawn
     folder = tmp_path_factory.mktemp("withdrawn")
@@ -205,6 +207,7 @@ def test_a_withdrawal_that_cannot_be_exact_is_refused_with_the_reason(tmp_path):
     assert not waiting_facts(run)
 
 
+@pytest.mark.long
 def test_a_run_that_is_left_at_every_batch_is_corrected_alike(tmp_path):
     """Left after a batch that was not committed, so that lineage, sums and store go back each time."""
     options = {"delay": 5, "wrong": {2: "typo", 20: "typo", 21: "bee" if truth(21) != "bee" else "cat"}}

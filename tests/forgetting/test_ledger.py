@@ -409,6 +409,7 @@ def test_what_is_durable_is_asked_of_sqlite(path):
     file.close()
 
 
+@pytest.mark.long
 def test_what_a_request_costs_does_not_grow_with_those_that_are_over(tmp_path, monkeypatch):
     """Counted in rows read: of a ledger with 40 requests that are over, and of one with 400."""
 

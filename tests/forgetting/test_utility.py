@@ -146,6 +146,7 @@ def test_without_held_out_samples_nothing_is_said(tiny_backbone, fp32):
 @pytest.mark.parametrize(
     "name", [{"name": "ridge", "blocks": [0, 1]}, {"name": "ridge_lora", "lora": {"warmup_samples": 48}}]
 )
+@pytest.mark.long
 def test_expected_changes_are_the_more_the_more_is_erased_and_only_of_learners_that_know(
     name, tiny_backbone, fp32
 ):

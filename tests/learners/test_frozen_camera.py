@@ -12,6 +12,7 @@ from streamcl.factory.parts import build_learner
 PICTURE = np.zeros((16, 16, 3), np.uint8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["ridge", "ridge_lora", "mixed_privacy", "slda", "ncm", "cohort_adapters", "reconstruct"]
 )

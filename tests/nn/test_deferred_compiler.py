@@ -44,6 +44,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.long
 def test_timm_is_imported_without_the_compiler_which_then_works() -> None:
     done = subprocess.run([sys.executable, "-c", _TIMM], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)

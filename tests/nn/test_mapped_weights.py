@@ -45,6 +45,7 @@ print(Path("/proc/self/smaps").read_text())
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not show its mappings")
 def test_the_pages_belong_to_the_file(tmp_path):
     done = subprocess.run(

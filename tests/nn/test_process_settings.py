@@ -39,6 +39,7 @@ def options(monkeypatch):
     return told
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt")
 def test_a_batchs_pages_are_there_for_the_next_one():
     done = subprocess.run([sys.executable, "-c", SCRIPT], env={}, capture_output=True, text=True, check=True)

@@ -46,6 +46,7 @@ def call(package, *arguments):
     )
 
 
+@pytest.mark.long
 def test_installed_parts_of_all_five_kinds_run_by_yaml(package):
     done = call(package, "-m", "streamcl", "run", package / "stripes.yaml", "--quiet")
     assert done.returncode == 0, done.stderr
@@ -68,6 +69,7 @@ for kind in sys.argv[1:]:
 """
 
 
+@pytest.mark.long
 def test_installed_parts_are_listed(package):
     names = {"sources": "stripes", "detectors": "median_rise", "sinks": "csv", "learners": "gaussian"}
     names["forgetting"] = "drop_name"
@@ -76,6 +78,7 @@ def test_installed_parts_are_listed(package):
     assert not {kind: name for kind, name in names.items() if name not in listed.get(kind, ())}, done.stderr
 
 
+@pytest.mark.long
 def test_the_shipped_checks_pass(package):
     done = call(package, package / "check_parts.py")
     assert done.returncode == 0, done.stderr

@@ -49,6 +49,7 @@ def camera(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.faults
 def test_the_story_of_a_camera(camera):
     """Few pictures; a quiet time; a kill; a clean-up and older pictures meanwhile; a stop; new pictures."""

@@ -29,6 +29,7 @@ def run(request, tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("terms", [{"label": "4"}, {"offsets": (0, 20)}, {"subject": "nobody"}])
 def test_a_request_comes_to_what_was_forecast(run, terms):
     before = hashes(run)

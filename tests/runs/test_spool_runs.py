@@ -63,6 +63,7 @@ def kill_while_it_learns(folder, kills, seed=0):
         killed += 1
 
 
+@pytest.mark.long
 @pytest.mark.faults
 @pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_generator_is_exactly_once_from_the_spool_on_however_often_it_is_killed(tmp_path, kills):

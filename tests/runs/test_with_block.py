@@ -61,6 +61,7 @@ def test_an_erasure_in_a_finished_run_makes_summary_and_report_anew(tmp_path):
     assert "4" not in summary["class_names"]
 
 
+@pytest.mark.long
 def test_the_library_of_the_reports_charts_is_loaded_by_the_report_alone():
     """It takes 30 MiB and half a second, and a stream may never end."""
     script = "import sys, streamcl.runs.open\nassert 'matplotlib' not in sys.modules"

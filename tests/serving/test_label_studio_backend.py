@@ -246,6 +246,7 @@ def test_deleted_annotations_take_back_their_labels(tmp_path):
         assert known.labels_without([1]) == {"task-7": None}  # still known: it may be sent again
 
 
+@pytest.mark.long
 def test_tasks_are_predicted_and_annotations_are_learned(tmp_path):
     config = {
         "source": {"name": "push"},

@@ -227,6 +227,7 @@ def certificate_files(folder: Path):
     return folder / "key.pem", folder / "chain.pem"
 
 
+@pytest.mark.long
 def test_a_server_on_all_addresses_with_tls(tmp_path, monkeypatch):
     """Over sockets: the client's errors, a revocation while connected, and no secret in what is written."""
     file = TokenFile(tmp_path / "keys" / "tokens.json")

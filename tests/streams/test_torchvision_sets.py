@@ -33,6 +33,7 @@ print(hasattr(torch.ops.torchvision, "nms"))
 """
 
 
+@pytest.mark.long
 def test_torchvision_imports_after_declare_whatever_its_extension_does() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _BROKEN_EXTENSION], capture_output=True, text=True, check=False
