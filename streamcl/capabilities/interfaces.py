@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, Ty
 import numpy as np
 import numpy.typing as npt
 
-from streamcl.events import ForgetRequest, Sample
+from streamcl.events import ForgetRequest, Prediction, Sample
 
 if TYPE_CHECKING:  # a learner without torch declares its capabilities too
     import torch
@@ -241,6 +241,9 @@ class CalibratedScores(Protocol):
             features: of N samples, as `read` returns them: tensors [N, d]; none for no samples.
             labels: N classes that are known.
         """
+
+    def predict(self, features: tuple[torch.Tensor, ...]) -> tuple[Prediction, ...]:
+        """Return what the learner predicts for samples, of what `read` returned for them: tensors [N, d]."""
 
     def restart(self) -> None:
         """Let what follows predictions before learning begin anew, at the fit where there is one."""

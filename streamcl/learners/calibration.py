@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcl.events import Sample
+from streamcl.events import Prediction, Sample
 from streamcl.learners.lazy_imports import lazy_imports
+from streamcl.learners.predictions import to_predictions
 from streamcl.protocols import Rollback, State, savepoint_of
 
 with lazy_imports():
@@ -230,6 +231,11 @@ class ScoreCalibration:
         targets = self.index.columns(labels, scores.device)
         known = scores.gather(1, targets[:, None])[:, 0].isfinite()
         self.calibration.fit(scores[known], targets[known])
+
+    def predict(self, features: tuple[Tensor, ...]) -> tuple[Prediction, ...]:
+        """Return what the learner predicts for samples, of what `read` returned for them: tensors [N, d]."""
+        logits = self.calibration.for_predictions(self.score(features))
+        return to_predictions(logits, self.index.names)
 
     def restart(self) -> None:
         """Let what follows predictions before learning begin anew, at the fit where there is one."""

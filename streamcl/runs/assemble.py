@@ -114,7 +114,7 @@ def assemble(
         detector=build_shift(settings),
         scores=scores,
         history=history,
-        evaluator=_evaluator(settings, source, held_out, group),
+        evaluator=_evaluator(settings, source, held_out, calibrator, group),
         meter=throughput,
         sink=output.sink,
         thumbnails=output.thumbnails,
@@ -197,7 +197,11 @@ def _checkpoint_store(output: RunOutput, learner: Learner, group: ProcessGroup) 
 
 
 def _evaluator(
-    settings: RunConfig, source: Source, held_out: HoldoutStore, group: ProcessGroup
+    settings: RunConfig,
+    source: Source,
+    held_out: HoldoutStore,
+    calibrator: HoldoutCalibrator,
+    group: ProcessGroup,
 ) -> HoldoutEvaluator:
     plan = settings.evaluate
     return HoldoutEvaluator(
@@ -209,6 +213,7 @@ def _evaluator(
         records_per_sample=0 if source.info.holdout else RECORDS_PER_SAMPLE,
         batch_size=settings.batch.largest,
         group=group if group.world_size > 1 else None,
+        predict=calibrator.predict,
     )
 
 

@@ -1,6 +1,7 @@
 """Confidences: the factor on scores is the likeliest, and follows what was not learned."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from streamcl.evaluation.reliability import ReliabilityBins
 from streamcl.events import Batch, HoldoutPart, Sample
 from streamcl.learners.calibration import MIN_CALIBRATION_SAMPLES, Calibration, fitted_sharpness, mean_square
 from streamcl.learners.holdout_calibration import MAX_CALIBRATION_SAMPLES, HoldoutCalibrator
+from streamcl.learners.holdout_features import HoldoutFeatures, sample_key
 
 LABELS = ("ant", "bee", "cat")
 
@@ -200,6 +202,46 @@ def test_features_are_read_again_once_the_adapters_have_moved(tiny_backbone, fp3
     factor = learner.calibration.held_out
     fresh.fit()
     assert learner.calibration.held_out == factor
+
+
+@pytest.mark.parametrize("make", [ridge, hybrid, slda, ncm])
+def test_held_out_samples_are_predicted_from_kept_features_bit_for_bit(make, tiny_backbone, fp32):
+    learner = taught(make(tiny_backbone, fp32), 24)
+    held_out = [sample(number) for number in range(100, 130)]
+    calibrator = HoldoutCalibrator(learner, [HoldoutPart("held out", held_out)])
+    for learned in (24, 48):
+        taught(learner, learned)
+        calibrator.fit()
+        for some in (held_out[:7], held_out[7:]):
+            assert calibrator.predict(some) == learner.predict(some)
+    assert calibrator.predict([]) == ()
+
+
+def test_an_evaluation_reads_only_samples_that_are_new(tiny_backbone, fp32):
+    learner = taught(ridge(tiny_backbone, fp32))
+    reads = []
+    calibration = replace(
+        capabilities_of(learner).calibration,
+        read=lambda samples: reads.append(len(samples)) or (learner.features(samples),),
+    )
+    one = sample(100)
+    same_id = replace(sample(101), id=one.id, label=one.label)
+    size = learner.features([one]).nbytes
+    features = HoldoutFeatures(max_bytes=2 * size)
+    for _ in range(2):
+        (rows,) = features.read([one, same_id, one], calibration)
+        assert torch.equal(rows, learner.features([one, same_id, one]))
+    assert reads == [2], "another picture of an id is another sample, the same picture twice is one"
+    features.read([sample(102), one], calibration)
+    features.read([sample(102)], calibration)
+    assert reads == [2, 1, 1], "there is no room for a third"
+    features.read([sample(102)], calibration, always_keep=True)
+    features.read([sample(102)], calibration)
+    assert (reads, len(features)) == ([2, 1, 1, 1], 3)
+    features.keep_only({sample_key(one)})
+    assert (len(features), sample_key(one) in features) == (1, True)
+    features.read([same_id], calibration)
+    assert len(features) == 2, "there is room again"
 
 
 def test_few_held_out_samples_are_no_basis_and_many_are_thinned_out(tiny_backbone, fp32):
