@@ -1,5 +1,5 @@
-"""The command line: streamcl run, serve, watch, validate, schema, fetch, list, source, status, report,
-predict, export, doctor, forget, retry, verify, key, token, timestamp, audit, bench."""
+"""The command line: streamcl run, serve, watch, advise, validate, schema, fetch, list, source, status,
+report, predict, export, doctor, forget, retry, verify, key, token, timestamp, audit, bench."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from streamcl import __version__
+from streamcl.cli.advise import advise
 from streamcl.cli.audit import audit
 from streamcl.cli.bench import bench
 from streamcl.cli.forget import forget, retry_request, verify
@@ -36,8 +37,8 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` reads it
 
 
 COMMANDS = (
-    *(run, serve, monitor, validate, schema, fetch, list_names, source, status, report, predict, export),
-    *(doctor, forget, retry_request, verify, key, token, timestamp, audit, bench),
+    *(run, serve, monitor, advise, validate, schema, fetch, list_names, source, status, report, predict),
+    *(export, doctor, forget, retry_request, verify, key, token, timestamp, audit, bench),
 )
 for command in COMMANDS:
     cli.add_command(command)

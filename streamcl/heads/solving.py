@@ -164,10 +164,18 @@ def rarity(counts: Tensor, total: int) -> Tensor:
 
 
 def variance(statistics: Statistics) -> Tensor:
-    """Return [D], the features' variances, none below a millionth of their mean."""
+    """Return [D], the features' variances, as `floored_variance`."""
     total = max(statistics.total, 1)
     mean = statistics.Q.sum(dim=1) / total
-    spread = (statistics.gram.diagonal() / total - mean.square()).clamp(min=0.0)
+    return floored_variance((statistics.gram.diagonal() / total - mean.square()).clamp(min=0.0))
+
+
+def floored_variance(spread: Tensor) -> Tensor:
+    """Return variances [D], none below a millionth of their mean.
+
+    Args:
+        spread: [D], the features' variances.
+    """
     return spread.clamp(min=float(1e-6 * spread.mean()))
 
 

@@ -38,12 +38,13 @@ MAY_IMPORT = {
     | {"factory", "runs"},
     "benchmark": NOUNS
     | {"config", "storage", "heads", "evaluation", "learners", "factory", "runs", "report"},
+    "advice": NOUNS | {"config", "nn", "heads", "evaluation", "learners", "factory"},
     "integrations": NOUNS | {"config", "factory"},
     "testing": NOUNS | {"sinks", "storage"},
     "serving": NOUNS | {"config", "storage", "forgetting", "factory", "runs", "report"},
     "cli": NOUNS
     | {"config", "storage", "distributed", "forgetting", "factory", "runs", "audit", "benchmark", "report"}
-    | {"serving"},
+    | {"serving", "advice"},
     "__init__": NOUNS
     | {"config", "nn", "shift", "learners", "processor", "runs", "report", "integrations"}
     | {"serving"},
