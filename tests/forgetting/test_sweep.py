@@ -274,7 +274,7 @@ def product() -> list[Case]:
     ]
     others = [
         Case(learner, kind, moment, source=source)
-        for learner in ("ridge", "ridge_lora", "online_lora")
+        for learner in ("ridge", "keys", "ridge_lora", "online_lora")
         for source in ("late labels", "spool")
         for kind in ("class", "subject", "domain", "ids")
         for moment in ("during", "after", "end", "finished")

@@ -46,6 +46,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "ewc_pp": {"name": "ewc_pp", "first_block": 1},
     "frozen_linear": {"name": "frozen_linear"},
     "slda": {"name": "slda", "blocks": [1, 2]},
+    "keys": {"name": "keys", "blocks": [1, 2], "keys": 64},
 }
 
 

@@ -276,7 +276,7 @@ def _require_possible(figures: Mapping[str, Any]) -> None:
 def _residual(figures: Mapping[str, Any]) -> str:
     """Return the remaining risk in one sentence."""
     if figures.get("from_traces"):
-        return "None: the statistics are counts, and equal those of a stream without the samples."
+        return "None: the statistics are whole numbers, and equal those of a stream without the samples."
     text = "None beyond rounding: the statistics equal those of a stream without the samples"
     if figures.get("from_stored_statistics"):
         return f"{text}."
