@@ -54,17 +54,26 @@ class PictureEvaluator:
         """
         return float(image_measures.psnr(pixels, hidden.pixels).mean())
 
-    def measure(self, hidden: HiddenPatches, pixels: Tensor) -> dict[str, float]:
+    def features(self, patches: Tensor) -> Tensor:
+        """Return the frozen features [B, F] of pictures.
+
+        Args:
+            patches: [B, N, V], all their patches.
+        """
+        return self.embed(_as_samples(self.reconstruction.pictures(patches)))
+
+    def measure(self, hidden: HiddenPatches, pixels: Tensor, true_features: Tensor) -> dict[str, float]:
         """Return every measure of pictures that are completed, by its name.
 
         Args:
             hidden: the patches as they are.
             pixels: [B, M, V], as they are filled in.
+            true_features: [B, F], of the pictures as they are.
         """
         true = self.reconstruction.pictures(hidden.patches)
         shown = self.reconstruction.pictures(hidden.filled(pixels))
         samples = _as_samples(shown)
-        features, true_features = self.embed(samples), self.embed(_as_samples(true))
+        features = self.embed(samples)
         logits = torch.as_tensor(self.classifier.logits(samples))
         return {
             "PSNR": self.signal(hidden, pixels),
@@ -185,11 +194,12 @@ class ReconstructionAudit:
         pictures = {name: kind.combined() for name, kind in self._kinds.items() if kind.parts}
         if "forget" not in pictures:
             raise ForgettingError("none of the forgotten samples is in the stream any more")
+        true = self._evaluator.features(pictures["forget"].patches)
         groups = {
-            "audited": [self._measure(self._reconstruction.decoder.sums, pictures)],
-            "retrained": [self._measure(self.sums.retained, pictures)],
-            "references": [self._measure(each, pictures) for each in self.sums.references()],
-            "unforgotten": [self._measure(each, pictures) for each in self.sums.unforgotten()],
+            "audited": [self._measure(self._reconstruction.decoder.sums, pictures, true)],
+            "retrained": [self._measure(self.sums.retained, pictures, true)],
+            "references": [self._measure(each, pictures, true) for each in self.sums.references()],
+            "unforgotten": [self._measure(each, pictures, true) for each in self.sums.unforgotten()],
         }
         names = list(groups["audited"][0])
         columns = {
@@ -201,11 +211,13 @@ class ReconstructionAudit:
         detected = not all(each.passed for each in with_outcomes(control, self._config.false_alarm_rate))
         return found, detected
 
-    def _measure(self, sums: PatchSums, pictures: Mapping[str, HiddenPatches]) -> dict[str, float]:
+    def _measure(
+        self, sums: PatchSums, pictures: Mapping[str, HiddenPatches], true_features: Tensor
+    ) -> dict[str, float]:
         decoder = self._reconstruction.decoder
         weights = decoder.weights(sums)
         pixels = {name: decoder.decode(each.contexts, weights) for name, each in pictures.items()}
-        forgotten = self._evaluator.measure(pictures["forget"], pixels["forget"])
+        forgotten = self._evaluator.measure(pictures["forget"], pixels["forget"], true_features)
         others = {
             f"{name} PSNR": self._evaluator.signal(pictures[name], pixels[name])
             for name in ("retain", "test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from streamcl.events import Sample
 from streamcl.heads.patch_decoder import HiddenPatches, rows_at
+from streamcl.heads.solving import random_projection
 from streamcl.learners.block_features import pad_to_chunks
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -26,9 +28,11 @@ class MaskedPatchReader:
     """Reads images with a share of their patches hidden, as a masked autoencoder does (arXiv 2111.06377).
 
     The tokens of hidden patches are dropped before the first block, so nothing of them reaches a context. A
-    context is the class token and the mean of the seen patches' tokens, weighted by how near they are, both
-    layer-normalised, the place in the grid, and a constant. Which patches are hidden follows from the seed
-    and the sample's id alone, so a sample has the same contexts whenever it is read.
+    context is the mean of the seen patches' tokens, weighted by how near they are, the token of the patch
+    above, below, at the left and at the right, in a quarter of the width by a random projection (zero where
+    it is hidden too, and whether it is not), the place in the grid, and a constant. Tokens are
+    layer-normalised. Which patches are hidden follows from the seed and the sample's id alone, so a sample
+    has the same contexts whenever it is read.
 
     Args:
         backbone: a frozen transformer with a `grid`, which places tokens before its blocks.
@@ -36,7 +40,7 @@ class MaskedPatchReader:
         block: the number of the last block that is run.
         hidden: the share of the patches that is hidden; at least one is, and at least one is not.
         cells: a patch's pixels are averaged to so many values a side.
-        seed: of the choice of patches.
+        seed: of the choice of patches and of the projection.
     """
 
     def __init__(
@@ -49,14 +53,16 @@ class MaskedPatchReader:
         count = self.rows * self.columns
         self.hidden = min(max(round(hidden * count), 1), count - 1)
         self._nearness = _nearness(self.rows, self.columns).to(compute.device)
+        self._adjacent = _adjacent(self.rows, self.columns).to(compute.device)
         self._one_hot = torch.eye(count, device=compute.device)
+        self._projection = self._projected_by(seed).to(compute.device)
         self._seed = seed
 
     @property
     def context_width(self) -> int:
-        """D: class token, seen tokens, place, and a constant."""
-        width = self.backbone.qkv(self.backbone.blocks[self.block]).weight.shape[1]
-        return 2 * int(width) + self.rows * self.columns + 1
+        """D: the near tokens' mean, four adjacent ones, which of these are seen, the place, a constant."""
+        width, projected = self._projection.shape
+        return width + 4 * projected + 4 + self.rows * self.columns + 1
 
     @property
     def values(self) -> int:
@@ -91,13 +97,18 @@ class MaskedPatchReader:
             tokens: [B, p + K, d], after the last block.
             places: int64 [B, M], the hidden patches.
         """
-        tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])
-        patches = tokens[:, self.prefix :]
-        first = tokens[:, :1] if self.prefix else patches.mean(1, keepdim=True)
-        near = self._nearness[places[:, :, None], self._seen(places)[:, None]]  # [B, M, K]
+        patches = F.layer_norm(tokens[:, self.prefix :].float(), tokens.shape[-1:])  # [B, K, d]
+        seen, count = self._seen(places), len(self._nearness)
+        near = self._nearness[places[:, :, None], seen[:, None]]  # [B, M, K]
         around = (near / near.sum(2, keepdim=True)) @ patches
+        grid = patches.new_zeros(
+            len(patches), count + 1, self._projection.shape[1] + 1
+        )  # the last is nowhere
+        shown = torch.cat([patches @ self._projection, torch.ones_like(patches[..., :1])], dim=2)
+        grid.scatter_(1, seen[..., None].expand_as(shown), shown)
+        beside = rows_at(grid, self._adjacent[places].flatten(1)).unflatten(1, (-1, 4)).flatten(2)
         place = self._one_hot[places]
-        return torch.cat([first.expand_as(around), around, place, torch.ones_like(place[..., :1])], dim=2)
+        return torch.cat([around, beside, place, torch.ones_like(place[..., :1])], dim=2)
 
     def all_patches(self, images: Tensor) -> Tensor:
         """Return float32 [B, rows * columns, V], every patch, 0 to 1.
@@ -121,6 +132,11 @@ class MaskedPatchReader:
         tiles = tiles.permute(0, 1, 4, 2, 5, 3)  # from [B, r, c, 3, cells, cells]
         return torch.as_tensor(tiles.flatten(3, 4).flatten(1, 2))
 
+    def _projected_by(self, seed: int) -> Tensor:
+        """Return [d, d / 4], a random projection that keeps the mean square of a token's numbers."""
+        width = int(self.backbone.qkv(self.backbone.blocks[self.block]).weight.shape[1])
+        return random_projection(width, max(width // 4, 1), seed) / math.sqrt(width)
+
     def _places(self, name: str) -> npt.NDArray[np.int64]:
         digest = hashlib.sha256(f"{self._seed} {name}".encode()).digest()
         order = np.random.Generator(np.random.PCG64(int.from_bytes(digest))).permutation(len(self._nearness))
@@ -139,6 +155,14 @@ class MaskedPatchReader:
             plain = [partial(block) for block in self.backbone.blocks]
             outputs = self.backbone.run(self.seen_tokens(images, places), 0, self.block + 1, plain)
         return HiddenPatches(self.contexts(outputs[-1], places), self.all_patches(images), places)
+
+
+def _adjacent(rows: int, columns: int) -> Tensor:
+    """Return int64 [N, 4], the patches above, below, at the left and at the right; N where there is none."""
+    grid = torch.full((rows + 2, columns + 2), rows * columns)
+    grid[1:-1, 1:-1] = torch.arange(rows * columns).view(rows, columns)
+    sides = (grid[:-2, 1:-1], grid[2:, 1:-1], grid[1:-1, :-2], grid[1:-1, 2:])
+    return torch.stack(sides, dim=2).flatten(0, 1)
 
 
 def _nearness(rows: int, columns: int) -> Tensor:

@@ -34,7 +34,7 @@ class DecoderOptions(Options):
     """A linear decoder of the pixels of hidden patches, in closed form."""
 
     block: BlockIndex | None = Field(
-        None, description="The block whose tokens are decoded, from 0; null: the middle one."
+        None, description="The block whose tokens are decoded, from 0; null: at a quarter of the depth."
     )
     hidden: float = Field(
         0.5, gt=0, lt=1, description="Share of the patches that is hidden from the backbone and filled in."
@@ -194,7 +194,7 @@ def build_reconstruct(options: ReconstructOptions, context: LearnerContext) -> R
     shared = {name: getattr(options, name) for name in RidgeOptions.model_fields}
     classifier = build_ridge(RidgeOptions(**shared), context)
     backbone, wanted = context.backbone, options.decoder
-    block = (backbone.depth - 1) // 2 if wanted.block is None else wanted.block
+    block = (backbone.depth - 1) // 4 if wanted.block is None else wanted.block
     if block >= backbone.depth:
         message = f"block {block} does not exist; there are {backbone.depth}"
         raise context.refuse("learner.decoder.block", message)

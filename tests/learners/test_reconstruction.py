@@ -45,6 +45,25 @@ def test_hidden_pixels_do_not_reach_the_contexts(tiny_backbone, fp32, hidden):
     assert not read([replace(sample, image=other)]).contexts.equal(found.contexts)
 
 
+def test_a_context_holds_the_patches_around_it(tiny_backbone, fp32):
+    read = reader(tiny_backbone, fp32)
+    (sample,) = samples(1)
+    places = read.places([sample])
+    tokens = torch.randn(1, 1 + 16 - places.shape[1], 32)
+    tokens[:, 1:] += 100 * torch.arange(tokens.shape[1] - 1)[None, :, None]  # the norm takes it away
+    contexts = read.contexts(tokens, places)[0]
+    hidden = set(places[0].tolist())
+    for number, place in enumerate(places[0].tolist()):
+        row, column = divmod(place, 4)
+        sides = ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
+        parts = contexts[number, 32 : 32 + 4 * 9].view(4, 9)
+        for (r, c), part in zip(sides, parts, strict=True):
+            is_seen = 0 <= r < 4 and 0 <= c < 4 and 4 * r + c not in hidden
+            assert part[8] == is_seen
+            assert part[:8].abs().sum() > 0 if is_seen else part[:8].abs().sum() == 0
+        assert contexts[number, 68:].nonzero().flatten().tolist() == [place, 16]
+
+
 def test_a_sample_is_read_alike_in_any_company(tiny_backbone, fp32):
     read = reader(tiny_backbone, fp32)
     several = samples(5)
