@@ -13,7 +13,9 @@ process, round after round, in an order that rotates; a round's ratio is to the 
 `--clock cpu` counts this process's processor time, threads added up, for a machine that is not quiet. Where
 the processor's energy counters can be read (RAPL, see energy.py), joules an image stand beside.
 Pretrained ViT-S (fetch:vit-s-focus in STREAMCL_CACHE) and CIFAR-100 images (STREAMCL_DEV_DATA); where one is
-absent this says so and stops, unless `--images random` and `--weights none` stand in.
+absent this says so and stops, unless `--images random` and `--weights none` stand in. predict_full and
+predict_80 predict by `ridge`, once it has learned the images before the first round, with all of the work of
+the blocks and with 80 % of it (`streamcl predict --budget`).
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ from streamcl.benchmark.cells import SharedResources
 from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
 from streamcl.errors import StreamclError
+from streamcl.events import Batch, Sample
 from streamcl.factory.backbone import build_compute
+from streamcl.factory.parts import build_learner
+from streamcl.learners.exit_plan import plan_exits
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute, wait_for
 from streamcl.runs.open import open_run
@@ -63,6 +68,10 @@ LEARNERS: dict[str, Any] = {
 }
 COMPILED, GRAPHED = "_compiled", "_graphed"
 """Endings of learners whose backbone is compiled, or replayed as CUDA graphs, which a CPU does not have."""
+PREDICTING = {"predict_full": 1.0, "predict_80": 0.8}
+"""Shares of the work of the blocks with which images are predicted."""
+PLANNED = 256
+"""Images from which the thresholds of a share are taken."""
 BARE: dict[str, type[Bare]] = {"forward": Forward, "floor": Bare, "reference": Reference}
 SHARE = {"forward": 4, "floor": 4, "reference": 16}
 """A round of these is so many times shorter than one of a whole run."""
@@ -124,6 +133,36 @@ def complete_run(run: Run, compute: Compute, args: argparse.Namespace) -> tuple[
     first = Timed(go, compute, args.begin, clock)
     first.round()
     return Timed(go, compute, args.round, clock), first.rates[0]
+
+
+def predicting(share: float, backbone: Backbone, data: Path, args: argparse.Namespace) -> Timed:
+    """Predictions of images in chunks of a batch, as `streamcl predict --budget` makes them."""
+    config = configuration("ridge", data, data.parent, args)
+    compute = build_compute(config).for_requests()
+    learner: Any = build_learner(config, backbone, compute)
+    pack = np.load(data)
+    samples = [Sample(f"{i}", x, str(y)) for i, (x, y) in enumerate(zip(pack["x"], pack["y"], strict=True))]
+    parts = [tuple(samples[start : start + args.batch]) for start in range(0, len(samples), args.batch)]
+    learned, planned = args.begin // args.batch, PLANNED // args.batch
+    for place, part in enumerate(parts[:learned]):
+        learner.learn(Batch(place * args.batch, part))
+    exits = learner.capabilities.early_exit
+    never = [float("inf")] * (len(exits.costs) - 1)
+    margins = torch.cat([exits.predict(part, never).margins for part in parts[learned : learned + planned]])
+    plan = plan_exits(margins[:, :-1], exits.costs, share)
+    if plan is None:
+        raise SystemExit(f"the first exit takes more than {share:.0%}")
+
+    def go(images: int) -> None:
+        for part in parts[learned + planned :][: images // args.batch]:
+            if share == 1.0:
+                learner.logits(part)
+            else:
+                exits.predict(part, plan.thresholds)
+
+    timed = Timed(go, compute, max(1, args.round // 4 // args.batch) * args.batch, CLOCKS[args.clock])
+    go(2 * args.batch)
+    return timed
 
 
 def configuration(name: str, data: Path, folder: Path, args: argparse.Namespace) -> RunConfig:
@@ -189,13 +228,15 @@ def measure(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
         raise SystemExit(f"skipped: no backbone: {error}") from error
     timed: dict[str, Timed] = {}
     begin: dict[str, float] = {}
-    for name in [*BARE, *LEARNERS]:
+    for name in [*BARE, *LEARNERS, *PREDICTING]:
         if args.only and name not in {"floor", *args.only.split(",")}:
             continue
         if name.endswith(GRAPHED) and compute.device.type != "cuda":
             continue
         if name in BARE:
             timed[name] = bare(name, backbone, compute, args)
+        elif name in PREDICTING:
+            timed[name] = predicting(PREDICTING[name], backbone, data, args)
         else:
             config = configuration(name, data, folder, args)
             run = open_run(config, vit=shared.backbone)
