@@ -191,16 +191,6 @@ class Cholesky:
             self._parts.append((start, stop, block))
             start = stop
 
-    def leading(self, width: int) -> Cholesky:
-        """Return the factor of the first `width` rows and columns of A; copies nothing."""
-        part = Cholesky([])
-        part._parts = [
-            (start, min(stop, width), block[: width - start, : width - start])
-            for start, stop, block in self._parts
-            if start < width
-        ]
-        return part
-
     def single(self) -> Cholesky:
         """Return the factor rounded to float32, which takes half the memory."""
         return self._with(block.float() for _, _, block in self._parts)

@@ -69,7 +69,8 @@ class RidgeSolver:
         self._due = False
         self._refit: Weights | None = None  # of all that is known; only spares a second solve
         self._searched: tuple[Statistics, AdaptiveRidge] | None = None  # for these sums; the same
-        self._stability: tuple[Statistics, int, RidgeStability] | None = None  # of so many features; the same
+        self._stability: tuple[Statistics, RidgeStability] | None = None  # of these sums; the same
+        self._leading: tuple[Statistics, dict[int, Weights]] | None = None  # by the number of features
 
     def grow(self, more: int) -> None:
         """Have so many more class columns, with zero weights."""
@@ -123,13 +124,13 @@ class RidgeSolver:
         if not statistics.total:
             variance = rows.new_zeros(len(rows), statistics.classes)
             return ScoreUncertainty(variance, rows.new_full((len(rows),), math.nan))
-        return self._refit_stability(statistics, statistics.gram.width).uncertainty(rows)
+        return self._refit_stability(statistics).uncertainty(rows)
 
     def leading_weights(self, statistics: Statistics, width: int) -> Weights:
         """Return weights of all that is known on the first `width` features alone, [width, C] and [C].
 
-        The first call after a change decomposes the sums of these features, for all lesser widths. Ridges are
-        those of all features.
+        They depend on nothing else, in their last bits too: the first call after a change solves the sums of
+        these features. Ridges are those of all features.
 
         Args:
             statistics: of all that is known.
@@ -137,7 +138,14 @@ class RidgeSolver:
         """
         if not statistics.total:
             return statistics.Q[:width], statistics.Q[0]
-        return self._refit_stability(statistics, width).leading_weights(width)
+        if self._leading is None or self._leading[0] is not statistics:
+            self._leading = statistics, {}
+        solved = self._leading[1]
+        if width not in solved:
+            ridge = self._ridge_of_all(statistics).value
+            W, b = normal_equations(self._trace_ridge, statistics, ridge, width).solve()
+            solved[width] = W.contiguous(), b  # the order of memory decides last bits
+        return solved[width]
 
     def uncentred_ridge(self, statistics: Statistics) -> Tensor:
         """Return [D], the ridge beside the uncentred G, which tells possible sums from impossible ones."""
@@ -179,7 +187,7 @@ class RidgeSolver:
         """Go on with statistics from which samples were subtracted: a solve is due, the ridge found anew."""
         self.after_learning(statistics, due=True)
         self.ridge, self._stability = self.ridge.reset(), None
-        self._searched = self._uncertainty = None
+        self._searched = self._leading = self._uncertainty = None
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the present weights and what is owed."""
@@ -218,14 +226,12 @@ class RidgeSolver:
             self._W, self._b = self._solve(statistics, ridge)
         self.ridge, self._solved_counts, self._due = ridge, statistics.counts, False
 
-    def _refit_stability(self, statistics: Statistics, width: int) -> RidgeStability:
-        known = self._stability
-        if known is None or known[0] is not statistics or known[1] < width:
+    def _refit_stability(self, statistics: Statistics) -> RidgeStability:
+        if self._stability is None or self._stability[0] is not statistics:
             ridge = self._ridge_of_all(statistics).value
-            cut = None if width == statistics.gram.width else width
-            equations = normal_equations(self._trace_ridge, statistics, ridge, cut)
-            self._stability = known = statistics, width, RidgeStability(equations)
-        return known[2]
+            equations = normal_equations(self._trace_ridge, statistics, ridge)
+            self._stability = statistics, RidgeStability(equations)
+        return self._stability[1]
 
     def _ridge_of_all(self, statistics: Statistics) -> AdaptiveRidge:
         """Return the ridge of a solve of all that is known now, which is searched once."""

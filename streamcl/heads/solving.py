@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,11 +55,6 @@ class NormalEquations:
         """Return the weights W [D, C] and b [C]."""
         W = self.factor.solve(self.moments) * self.scale
         return W, self.at_mean - self.mean @ W
-
-    def leading(self, width: int) -> NormalEquations:
-        """Return the equations of the first `width` features alone, with the same ridges; factors nothing."""
-        part = {name: getattr(self, name)[:width] for name in ("moments", "mean", "ridge")}
-        return replace(self, factor=self.factor.leading(width), **part)
 
 
 def normal_equations(

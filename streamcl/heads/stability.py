@@ -89,7 +89,6 @@ class RidgeStability:
 
     def __init__(self, equations: NormalEquations) -> None:
         self._equations = equations
-        self._leading: dict[int, tuple[Tensor, Tensor]] = {}
         self._total = int(equations.counts.sum())
 
     def uncertainty(self, h: Tensor) -> ScoreUncertainty:
@@ -118,12 +117,6 @@ class RidgeStability:
             self.residual_variance,
             self.usual_leverage,
         )
-
-    def leading_weights(self, width: int) -> tuple[Tensor, Tensor]:
-        """Return the weights of the first `width` features alone, [width, C] and [C]."""
-        if width not in self._leading:
-            self._leading[width] = self._equations.leading(width).solve()
-        return self._leading[width]
 
     @cached_property
     def usual_leverage(self) -> float:

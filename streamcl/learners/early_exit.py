@@ -71,7 +71,7 @@ class EarlyExit:
 
     def rows_computed(self, count: int) -> int:
         """Return how many rows are computed where `count` samples are advanced together."""
-        return sum(self._reader.compute.chunk_sizes(count))
+        return sum(self._reader.compute.part_sizes(count))
 
     def begin(self, samples: Sequence[Sample]) -> ExitWalk:
         """Return samples, one or more, before the first block."""
@@ -91,7 +91,7 @@ class EarlyExit:
             return rows
         backbone, compute, (start, stop) = self._reader.backbone, self._reader.compute, self._spans[number]
         count, views = len(rows.places), len(rows.tokens)
-        sizes = compute.chunk_sizes(count)
+        sizes = compute.part_sizes(count)
         order = torch.arange(sum(sizes)).clamp(max=count - 1)
         features, tokens, branch = [], [], []
         for part in order.split(sizes):

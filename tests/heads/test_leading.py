@@ -63,3 +63,15 @@ def test_heads_that_cannot_leave_out_features_say_so():
     assert not RidgeHead(D, projection=20).has_leading
     assert not SLDAHead(D).has_leading
     assert RidgeHead(D).has_leading
+
+
+def test_they_depend_on_the_sums_alone_and_not_on_what_was_asked_before():
+    x, y = drawn(40, 3)
+    first, second = ridge(D), ridge(D)
+    for head in (first, second):
+        head.update(x, y)
+    first.leading_scores(x[:5, :3])
+    first.leading_scores(x[:5, :9])
+    first.uncertainty(x[:5])
+    assert torch.equal(first.leading_scores(x[:5, :6]), second.leading_scores(x[:5, :6]))
+    assert torch.equal(first.leading_scores(x[:5, :3]), second.leading_scores(x[:5, :3]))

@@ -130,3 +130,24 @@ def test_the_plan_takes_all_work_that_it_may_and_none_that_it_may_not():
 def test_the_expected_cost_of_a_chain():
     assert expected_cost([1.0, 2.0, 4.0], [0.5, 0.25]) == 1 + 0.5 * 2 + 0.125 * 4
     assert expected_cost([1.0], []) == 1.0
+
+
+def test_a_request_s_rows_that_go_on_are_hardly_padded(fp32):
+    fitted = fp32.for_requests()
+    for count in range(1, 200):
+        sizes = fitted.part_sizes(count)
+        assert all(size & (size - 1) == 0 and size <= fitted.rows for size in sizes)
+        assert 0 <= sum(sizes) - count < 4
+        assert fp32.part_sizes(count) == fp32.chunk_sizes(count)  # those of a run have one shape
+
+
+def test_exits_of_a_request_give_what_those_of_a_run_give(tiny_backbone, fp32):
+    run, request = ridge(tiny_backbone, fp32), ridge(tiny_backbone, fp32.for_requests())
+    for made in (run, request):
+        teach(made, batches=10)
+    margins = exits_of(run).predict(SAMPLES, [math.inf] * 2).margins[:, :-1]
+    thresholds = (margins.median(dim=0).values + 1e-4).tolist()  # between two, whatever the last bits are
+    mine, theirs = (exits_of(made).predict(SAMPLES, thresholds) for made in (run, request))
+    assert torch.equal(mine.exits, theirs.exits)
+    assert len(set(mine.exits.tolist())) > 1
+    assert torch.allclose(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
