@@ -7,13 +7,16 @@ linear head. For each basis: the cosine of all adapters' gradients with those of
 those of lora_A alone, and of those in the first of these blocks, which have the longest way; and the
 megabytes that one step keeps for its backward pass, weights left out.
 Low-pass bases (`lbp_wht`) and cells of patches (`grad_filter`) are compared at about equal numbers of bases.
+`--rounds 9` also prints the processor time of a step, taking turns, relative to low-pass bases.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from stability import BACKBONE, DATA
@@ -86,6 +89,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--rounds", type=int, default=0)
     arguments = parser.parse_args()
     settings = {
         "source": "digits",
@@ -112,6 +116,32 @@ def main() -> None:
             low_pass = LowPass(prefix, cell_basis(height, width, side), pools_activations=pooled)
             name = f"grad_filter, patch {side}{', pooled activations' if pooled else ''}"
             show(name, low_pass, backbone, batches, whole)
+    if arguments.rounds:
+        time_steps(backbone, batches[:1], arguments.rounds)
+
+
+def time_steps(backbone: Backbone, batches: Sequence[Tensor], rounds: int) -> None:
+    """Print the processor time of a step, relative to that of the same round on low-pass bases."""
+    assert backbone.grid is not None
+    prefix, height, width = backbone.grid
+    cells = cell_basis(height, width, 2)
+    kinds = {
+        "lbp_wht, order 5": LowPass(prefix, low_pass_basis(height, width, 5)),
+        "in full": None,
+        "grad_filter, patch 2": LowPass(prefix, cells),
+        "the same, pooled activations": LowPass(prefix, cells, pools_activations=True),
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(rounds):
+        seconds = {}
+        for name, low_pass in kinds.items():
+            began = time.process_time()
+            gradients(backbone, batches, low_pass)
+            seconds[name] = time.process_time() - began
+            ratios[name].append(seconds[name] / seconds["lbp_wht, order 5"])
+    print("\n| | processor time |\n|---|---|")
+    for name, found in ratios.items():
+        print(f"| {name} | {median(found):.2f} |")
 
 
 def show(
