@@ -2,10 +2,10 @@
 
     python benchmarks/multiplicity.py [--pack digits] [--learner online_lora] [--models 8] [--retrained 3]
 
-A learner takes a stream of at most 600 images. Then B of its adapters is perturbed, one draw a model (see
-`streamcl.nn.weight_dropout`), and a model counts as equally good where its loss on 200 held-out images is at
+A learner takes a stream of at most 400 images. Then B of its adapters is perturbed, one draw a model (see
+`streamcl.nn.weight_dropout`), and a model counts as equally good where its loss on 150 held-out images is at
 most eps above the learner's own: these images are used for nothing else. How far the models disagree is of
-200 other images, without their labels. The last row is of learners that took the same stream with other
+150 other images, without their labels. The last row is of learners that took the same stream with other
 seeds, which is what dropout stands for.
 """
 
@@ -37,11 +37,11 @@ from streams.datasets.npz import npz
 DATA = Path(os.environ.get("STREAMCL_DEV_DATA", "../shared/data"))
 BACKBONE = {"name": "vit_small_patch14_dinov2", "weights": "fetch:vit-s-focus", "image_size": 70, "depth": 11}
 RATES: dict[Perturbation, tuple[float, ...]] = {
-    "bernoulli": (0.05, 0.1, 0.2),
-    "gaussian": (0.2, 0.4, 0.8),
+    "bernoulli": (0.05, 0.2),
+    "gaussian": (0.2, 0.8),
 }
 EPSILONS = (0.01, 0.05)
-LEARNED, HELD_OUT, QUERIES, BATCH = 600, 200, 200, 32
+LEARNED, HELD_OUT, QUERIES, BATCH = 400, 150, 150, 32
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -16,6 +17,8 @@ from streamcl.events import Prediction, Sample
 from streamcl.learners.predictions import to_predictions, with_assessment
 from streamcl.protocols import Learner
 
+logger = logging.getLogger(__name__)
+
 Predict: TypeAlias = Callable[[Sequence[Sample]], Sequence[Prediction]]
 
 
@@ -26,6 +29,8 @@ def unlearned_predictor(learner: Learner, config: RunConfig) -> Predict | None:
         ConfigError: the learner has no exits, or the first one takes more work than is allowed.
     """
     options, capabilities = config.answer, capabilities_of(learner)
+    if options.log and capabilities.assessment is None:
+        logger.warning("answer.log has no effect: this learner cannot compute stability and novelty")
     if options.live_work is not None:
         if (exits := capabilities.early_exit) is None:
             raise config.refuse("answer.live_work", "this learner has no exits; ridge and ridge_lora have")

@@ -121,6 +121,12 @@ def test_samples_that_are_only_predicted_have_them(tmp_path):
         assert [each.predicted for each in made] == [each.label for each in learner.predict(samples)]
 
 
+def test_a_learner_that_cannot_compute_them_says_so_and_goes_on(tmp_path, caplog):
+    folder = run_to_end(options(tmp_path, "slda"))
+    assert "answer.log has no effect" in caplog.text
+    assert not any("stability" in each for each in records(folder))
+
+
 def test_the_report_shows_what_is_worth_a_look_and_nothing_of_it_otherwise(tmp_path):
     page = write_report(run_to_end(options(tmp_path / "logged", "ridge"))).read_text()
     assert "Worth a look" in page
