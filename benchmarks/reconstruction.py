@@ -50,7 +50,7 @@ BACKBONE = {"name": "vit_small_patch14_dinov2", "weights": "fetch:vit-s-focus", 
 PARTS = 8
 PICTURES = 32
 ALPHA, RANK, RATE, BATCH = 0.25, 8, 5e-3, 16
-STEPS = (100, 250)
+STEPS = (100, 250, 450, 700)
 LEARNED = (10, 30, 100, 300)
 
 COLUMNS = (
