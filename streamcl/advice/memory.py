@@ -13,6 +13,8 @@ RUNNING_WIDTHS = 13
 """Widths d of what a block holds for a token while it runs: norm 1, qkv 3, attention 1, MLP 4 + 4."""
 TRAINED_WIDTHS = 19
 """The same of what a trained block keeps of a token for its backward pass."""
+RUN_PARTS = 190 * 2**20
+"""Bytes of a run's other parts: its source, logs, evaluation and report, measured of configs/icons.yaml."""
 SOLVING = 1.0
 """Copies of a sum beside itself: its factor while it is solved, or that of a checkpoint."""
 TRIANGLE = 0.57
@@ -55,4 +57,4 @@ def run_memory(sizes: RunSizes) -> float:
         TRIANGLE * FLOAT64 * width**2 * (1 + SOLVING) + 3 * FLOAT64 * width * sizes.classes
         for width in sizes.features
     )
-    return sizes.libraries + weights + max(reading, training) + sums
+    return sizes.libraries + RUN_PARTS + weights + max(reading, training) + sums
