@@ -49,18 +49,29 @@ def evenly_spaced_blocks(depth: int, count: int = 4) -> list[int]:
 
 
 def tta_views(pixels: Tensor, count: int) -> list[Tensor]:
-    """Return views [B, 3, S, S] of images: as they are and, for two, mirrored without a tenth at each border.
+    """Return views [B, 3, S, S] of images.
+
+    They are the image, the mirrored image without a tenth at each border, the mirrored image, and the image
+    without a tenth at each border.
 
     Args:
         pixels: [B, 3, S, S].
-        count: 1 or 2.
+        count: 1, 2 or 4, of which the first are returned.
     """
     if count == 1:
         return [pixels]
     side = pixels.shape[-1]
     edge = max(1, int(side * CROPPED_BORDER))
-    inner = pixels[..., edge : side - edge, edge : side - edge].flip(-1)
-    return [pixels, F.interpolate(inner, (side, side), mode="bicubic", align_corners=False)]
+    inner = pixels[..., edge : side - edge, edge : side - edge]
+    mirrored = F.interpolate(inner.flip(-1), (side, side), mode="bicubic", align_corners=False)
+    if count == 2:
+        return [pixels, mirrored]
+    return [
+        pixels,
+        mirrored,
+        pixels.flip(-1),
+        F.interpolate(inner, (side, side), mode="bicubic", align_corners=False),
+    ]
 
 
 def detector_features(features: Tensor) -> npt.NDArray[np.float32]:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import Rows, StatisticsPart, TraceListener
-from streamcl.config.options.base import BlockIndices, Options, Warn
+from streamcl.config.options.base import BlockIndices, Options, ViewCount, Warn
 from streamcl.errors import ForgettingError
 from streamcl.events import Sample
 from streamcl.learners.factory import LearnerContext, LearnerFactory
@@ -41,9 +41,7 @@ class KeysOptions(Options):
         None,
         description="Blocks whose tokens are the features, from 0; null: every second of the last eight.",
     )
-    tta_views: Literal[1, 2] = Field(
-        1, description="2: the mean over an image and its mirrored inner part; twice the cost."
-    )
+    tta_views: ViewCount = 1
     keys: int = Field(
         512,
         ge=2,

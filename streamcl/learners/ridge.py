@@ -11,7 +11,7 @@ from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import LearnedListener
-from streamcl.config.options.base import BlockIndices, Options, Warn
+from streamcl.config.options.base import BlockIndices, Options, ViewCount, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Batch, Sample, StepResult
 from streamcl.heads.closed_form_head import ClosedFormHead, S
@@ -50,9 +50,7 @@ class ClosedFormOptions(Options):
         None,
         description="Blocks whose tokens are the features, from 0; null: every second of the last eight.",
     )
-    tta_views: Literal[1, 2] = Field(
-        1, description="2: the mean over an image and its mirrored inner part; twice the cost."
-    )
+    tta_views: ViewCount = 1
     refit_fraction: Warn[float] = Field(
         0.1,
         ge=0,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from streamcl.config.options.base import Options, Size, Warn
+from streamcl.config.options.base import Options, Size, ViewCount, Warn
 from streamcl.learners.adapted_branch import LoRABranchOptions
 from streamcl.learners.ridge import RidgeOptions
 
@@ -14,9 +14,7 @@ from streamcl.learners.ridge import RidgeOptions
 class RidgeBranchOptions(RidgeOptions):
     """A ridge head on the frozen backbone, over two views of each image by default."""
 
-    tta_views: Literal[1, 2] = Field(
-        2, description="2: the mean over an image and its mirrored inner part; twice the cost."
-    )
+    tta_views: ViewCount = 2
 
 
 class LatentOptions(Options):

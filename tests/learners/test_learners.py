@@ -14,6 +14,7 @@ from streamcl.heads import linear
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners import adapter_model
 from streamcl.learners.adapted_branch import AdaptedBranch, LoRABranchOptions
+from streamcl.learners.block_features import tta_views
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.ridge_lora import RIDGE_LORA, RidgeLoRALearner
@@ -218,7 +219,20 @@ def test_while_its_branch_adapts_a_hybrid_guesses_by_the_frozen_one_alone(tiny_b
     assert torch.equal(learner.scores_refit(reading), learner.exact.head.scores_refit(reading.features))
 
 
-@pytest.mark.parametrize("views", [1, 2])
+def test_views_are_the_image_its_inner_part_and_both_mirrored(tiny_backbone):
+    pixels = tiny_backbone.prepare([each.image for each in make_batch(0, LABELS).samples])
+    whole, mirrored_inner, mirrored, inner = tta_views(pixels, 4)
+    assert torch.equal(whole, pixels)
+    assert torch.equal(mirrored, pixels.flip(-1))
+    torch.testing.assert_close(mirrored_inner, inner.flip(-1))
+    assert not torch.allclose(inner, pixels)
+    for count in (1, 2):
+        fewer = tta_views(pixels, count)
+        assert len(fewer) == count
+        assert all(map(torch.equal, fewer, (whole, mirrored_inner)))
+
+
+@pytest.mark.parametrize("views", [1, 2, pytest.param(4, marks=pytest.mark.long)])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("batch_size", [16, pytest.param(64, marks=pytest.mark.slow)])
 def test_features_are_the_same_to_the_last_bit_whichever_images_come_together(precision, views, batch_size):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -16,6 +16,13 @@ Warn: TypeAlias = Annotated[Value, Field(json_schema_extra={"x-on-resume": "warn
 
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 BlockIndex: TypeAlias = Annotated[int, Field(ge=0, lt=512)]
+ViewCount: TypeAlias = Annotated[
+    Literal[1, 2, 4],
+    Field(
+        description="Views of an image that features are the mean over, a forward pass each. 2: itself and "
+        "its mirrored inner part; 4: also the mirrored image and the inner part."
+    ),
+]
 Args: TypeAlias = dict[str, JsonValue]
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
