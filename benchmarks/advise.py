@@ -31,7 +31,7 @@ from torch import Tensor
 
 from streamcl.advice.block_tokens import BackboneSizes, BlockTokens
 from streamcl.advice.candidates import depths
-from streamcl.advice.front import Budget, Correct, Costs, recommend
+from streamcl.advice.front import Budget, Correct, Costs, recommend, ties_with_best
 from streamcl.advice.proxies import GRADIENT_SAMPLES, trainability
 from streamcl.advice.transferability import h_score, log_evidence
 from streamcl.config.load import config_from_dict
@@ -196,7 +196,7 @@ def scores_of(pack: Pack, seed: int) -> tuple[dict[str, dict[Place, float]], Pla
         found["#Params"][place], found["#FLOPs"][place] = pack.work(place)
     places = list(correct)
     costs = [Costs(float(correct[place].mean()), pack.work(place)[1], 0.0) for place in places]
-    chosen = recommend(costs, [correct[place] for place in places], Budget())
+    chosen = recommend(costs, ties_with_best(costs, [correct[place] for place in places], Budget()))
     assert chosen is not None
     return found, places[chosen]
 

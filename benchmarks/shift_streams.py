@@ -33,6 +33,7 @@ from streamcl.config.load import config_from_dict
 from streamcl.evaluation.shift_matching import match_shifts
 from streamcl.factory.backbone import build_compute, build_vit
 from streamcl.factory.parts import build_learner
+from streamcl.learners.holdout_features import SampleKey
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import FeatureShiftDetector, LabelShiftDetector, Learner, ShiftDetector
 from streamcl.shift.detector import build_detector
@@ -160,7 +161,7 @@ def record(out: Path, packs: list[str], name: str, limit: int | None) -> None:
             print(f"{pack}: skipped, {path} is not here")
             continue
         train, _ = npz(path)
-        cache: dict[str, CachedFeatures] = {}
+        cache: dict[SampleKey, CachedFeatures] = {}
         for order_name, batch, order in orders(train, BATCH.get(pack, 16)):
             target = out / f"{pack}-{order_name.replace(' ', '-')}-{name}.json"
             if target.exists():

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from machine import machine
+from stability import BACKBONE, DATA
 from torch import Tensor
 
 from streamcl.config.load import config_from_dict
@@ -35,19 +35,9 @@ from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streams.datasets.npz import npz
 
-FOLDER = os.environ.get("STREAMCL_DEV_DATA", "../shared/data")
 PACKS = ("office_caltech10", "grocery81", "emoji_dev", "cifar100_dev")
 COUNTS = (1, 2, 4)
 SEEDS = 3
-CONFIG = {
-    "source": "x",
-    "backbone": {
-        "name": "vit_small_patch14_dinov2",
-        "weights": "fetch:vit-s-focus",
-        "depth": 11,
-        "image_size": 70,
-    },
-}
 
 
 def main() -> None:
@@ -58,7 +48,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=800)
     parser.add_argument("--cache", type=Path, help="folder for features, which are read from it another time")
     options = parser.parse_args()
-    config = config_from_dict(CONFIG)
+    config = config_from_dict({"source": "x", "backbone": BACKBONE})
     compute = build_compute(config)
     backbone = build_vit(config, compute)
     print(json.dumps(machine(compute)))
@@ -82,7 +72,7 @@ def features(
     if kept is not None and kept.exists():
         with np.load(kept) as archive:
             return torch.from_numpy(archive["features"]), torch.from_numpy(archive["targets"])
-    dataset = npz(Path(FOLDER) / f"{pack}.npz")[part]
+    dataset = npz(DATA / f"{pack}.npz")[part]
     places = np.random.default_rng(part).permutation(len(dataset))[:limit]
     rows, labels, blocks = [], [], evenly_spaced_blocks(backbone.depth)
     for start in range(0, len(places), 16):
@@ -106,7 +96,7 @@ def features(
 
 def dataset_labels(pack: str) -> list[str]:
     """Return the classes of a pack."""
-    with np.load(Path(FOLDER) / f"{pack}.npz", allow_pickle=False) as archive:
+    with np.load(DATA / f"{pack}.npz", allow_pickle=False) as archive:
         return list(json.loads(str(archive["meta"]))["classes"])
 
 

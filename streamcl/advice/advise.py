@@ -16,10 +16,10 @@ from streamcl.advice.front import (
     Correct,
     Costs,
     accuracy_error,
-    is_tie,
     nearest_feasible,
     pareto_front,
     recommend,
+    ties_with_best,
 )
 from streamcl.advice.latency import LEARNED, Latencies
 from streamcl.advice.proxies import GRADIENT_SAMPLES
@@ -64,6 +64,7 @@ class Advice:
         assessed: the candidates.
         budget: the limits.
         front: places of the Pareto front, by ascending latency.
+        ties: places of those within the budget whose accuracy ties with the best there, itself included.
         chosen: the place of the one to take; None where none is within the budget.
         nearest: the place of the one that exceeds the budget least.
         images: of the probe.
@@ -75,6 +76,7 @@ class Advice:
     assessed: tuple[AssessedCandidate, ...]
     budget: Budget
     front: tuple[int, ...]
+    ties: tuple[int, ...]
     chosen: int | None
     nearest: int
     images: int
@@ -86,14 +88,6 @@ class Advice:
     def shown(self) -> AssessedCandidate:
         """The candidate to take, or the nearest one where none is within the budget."""
         return self.assessed[self.nearest if self.chosen is None else self.chosen]
-
-    def is_tie(self, place: int) -> bool:
-        """Return whether a candidate is within the budget, and its accuracy ties with the best there."""
-        within = [each for each in self.assessed if self.budget.excess(each.costs) <= 1]
-        if self.assessed[place] not in within:
-            return False
-        best = max(within, key=lambda each: (each.costs.accuracy, -each.costs.seconds))
-        return is_tie(best.correct, self.assessed[place].correct)
 
 
 def advise(
@@ -136,12 +130,13 @@ def advise(
                 made = replace(made, proxies=space.proxies(candidate, material.samples, material.targets))
             assessed.append(made)
     everything = [each.costs for each in assessed]
-    chosen = recommend(everything, [each.correct for each in assessed], budget)
+    ties = ties_with_best(everything, [each.correct for each in assessed], budget)
     return Advice(
         assessed=tuple(assessed),
         budget=budget,
         front=tuple(pareto_front(everything)),
-        chosen=chosen,
+        ties=tuple(ties),
+        chosen=recommend(everything, ties),
         nearest=nearest_feasible(everything, budget),
         images=len(material.targets),
         classes=len(probe.classes),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamcl.config.options.run import RunConfig
+from streamcl.learners.block_features import evenly_spaced_blocks
 
 SIZE_FACTORS = (0.6, 1.0, 1.4)
 """Image sizes, as multiples of the configured one: 42, 70 and 98 pixels of 70."""
@@ -88,8 +89,7 @@ def block_choices(depth: int) -> list[tuple[int, ...]]:
     >>> block_choices(11), block_choices(2)
     ([(4, 6, 8, 10), (8, 10), (10,)], [(1,)])
     """
-    last = list(range(depth - 1, -1, -2))
-    return list(dict.fromkeys(tuple(sorted(last[:count])) for count in BLOCK_COUNTS))
+    return list(dict.fromkeys(tuple(evenly_spaced_blocks(depth, count)) for count in BLOCK_COUNTS))
 
 
 def candidates_of(backbone: BackboneChoice, sizes: Sequence[int], deepest: int) -> list[Candidate]:

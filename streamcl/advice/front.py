@@ -79,10 +79,8 @@ def is_tie(best: Correct, other: Correct) -> bool:
     return float(difference.mean()) <= float(difference.std()) / math.sqrt(len(difference))
 
 
-def recommend(costs: Sequence[Costs], correct: Sequence[Correct], budget: Budget) -> int | None:
-    """Return the place of the candidate to take; None where none is within the budget.
-
-    It has the highest accuracy, or is the cheapest, by seconds and then memory, of those that tie with it.
+def ties_with_best(costs: Sequence[Costs], correct: Sequence[Correct], budget: Budget) -> list[int]:
+    """Return the places of those within the budget that tie with the most accurate of them, itself included.
 
     Args:
         costs: of each candidate.
@@ -91,9 +89,20 @@ def recommend(costs: Sequence[Costs], correct: Sequence[Correct], budget: Budget
     """
     within = [place for place, each in enumerate(costs) if budget.excess(each) <= 1]
     if not within:
-        return None
+        return []
     best = max(within, key=lambda place: (costs[place].accuracy, -costs[place].seconds))
-    ties = [place for place in within if is_tie(correct[best], correct[place])]
+    return [place for place in within if is_tie(correct[best], correct[place])]
+
+
+def recommend(costs: Sequence[Costs], ties: Sequence[int]) -> int | None:
+    """Return the place of the candidate to take, the cheapest by seconds and then memory; None without ties.
+
+    Args:
+        costs: of each candidate.
+        ties: places of those to choose from, see `ties_with_best`.
+    """
+    if not ties:
+        return None
     return min(ties, key=lambda place: (costs[place].seconds, costs[place].memory, -costs[place].accuracy))
 
 

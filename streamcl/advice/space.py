@@ -54,7 +54,7 @@ def branch_start(config: RunConfig, depth: int) -> int | None:
     learner = config.learner
     if not isinstance(learner, RidgeLoRAOptions) or not learner.lora.warmup_samples:
         return None
-    return depth // 3 if learner.lora.first_block is None else learner.lora.first_block
+    return learner.lora.first_adapted(depth)
 
 
 class Space:

@@ -85,7 +85,7 @@ def _fields(advice: Advice, place: int) -> dict[str, Any]:
         "memory_mb": each.costs.memory / 2**20,
         "within_budget": advice.budget.excess(each.costs) <= 1,
         "on_front": place in advice.front,
-        "tie": advice.is_tie(place),
+        "tie": place in advice.ties,
         "proxies": dict(each.proxies),
     }
 
@@ -97,7 +97,7 @@ def _row(advice: Advice, place: int) -> tuple[str, ...]:
     note = each.candidate.backbone.name if len(backbones) > 1 else ""
     if advice.budget.excess(each.costs) > 1:
         note = f"{note} over the budget".strip()
-    elif advice.is_tie(place):
+    elif place in advice.ties:
         note = f"{note} tie".strip()
     return (
         mark,
@@ -157,8 +157,8 @@ def _legend(advice: Advice) -> list[str]:
 def _verdict(advice: Advice) -> str:
     each = advice.shown
     if advice.chosen is not None:
-        ties = sum(advice.is_tie(place) for place in range(len(advice.assessed))) - 1
-        why = f", the cheapest of {ties + 1} that tie" if ties else ""
+        ties = len(advice.ties)
+        why = f", the cheapest of {ties} that tie" if ties > 1 else ""
         return f"To take{why}: {_described(each)}"
     limits = [f"{1000 * advice.budget.seconds:g} ms"] if math.isfinite(advice.budget.seconds) else []
     limits += [f"{advice.budget.memory / 2**20:g} MB"] if math.isfinite(advice.budget.memory) else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +22,11 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # the paper's, for values between 0 and 1
 
 MIN_ERROR = 1e-10
 """Least mean square error, so that equal pictures have 100 dB."""
+
+
+def levels_of(pictures: Tensor) -> npt.NDArray[np.uint8]:
+    """Return the levels 0..255 [..., H, W, 3] of pictures [..., H, W, 3] between 0 and 1."""
+    return (255 * pictures).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def psnr(pixels: Tensor, true: Tensor) -> Tensor:

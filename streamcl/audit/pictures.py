@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from streamcl.audit.image_measures import psnr
+from streamcl.audit.image_measures import levels_of, psnr
 from streamcl.audit.stream_split import (
     ReceiptScope,
     find_receipt,
@@ -199,7 +199,6 @@ def _completed(
 
 def _png(picture: Tensor) -> str:
     """Return a picture [H, W, 3] between 0 and 1 as a PNG in base64."""
-    levels = (255 * picture).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     file = io.BytesIO()
-    Image.fromarray(levels).save(file, "PNG")
+    Image.fromarray(levels_of(picture)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import TypeAlias
@@ -118,17 +118,6 @@ class DecoderReferences:
         return (each + self.forgotten for each in self.references())
 
 
-@dataclass(slots=True)
-class _Pictures:
-    """Hidden patches of images of one kind."""
-
-    parts: list[HiddenPatches] = field(default_factory=list)
-
-    def combined(self) -> HiddenPatches:
-        columns = ((each.contexts, each.patches, each.places) for each in self.parts)
-        return HiddenPatches(*(torch.cat(part) for part in zip(*columns, strict=True)))
-
-
 class ReconstructionAudit:
     """Reads a stream, and compares the learner's decoder with decoders that never saw the erased images.
 
@@ -147,7 +136,7 @@ class ReconstructionAudit:
         empty = PatchSums.empty(width, values, moments.device)
         count = max(MIN_MODELS, round(1 / config.left_out))
         self.sums = DecoderReferences([empty] * count, empty)
-        self._kinds = {name: _Pictures() for name in ("forget", "retain", "test")}
+        self._kinds: dict[str, list[HiddenPatches]] = {name: [] for name in ("forget", "retain", "test")}
         self._began = time.perf_counter()
 
     def read(
@@ -191,7 +180,7 @@ class ReconstructionAudit:
 
     def results(self) -> tuple[list[MeasureResult], bool]:
         """Return every measure beside the references, and whether one tells those that never forgot apart."""
-        pictures = {name: kind.combined() for name, kind in self._kinds.items() if kind.parts}
+        pictures = {name: HiddenPatches.concatenated(parts) for name, parts in self._kinds.items() if parts}
         if "forget" not in pictures:
             raise ForgettingError("none of the forgotten samples is in the stream any more")
         true = self._evaluator.features(pictures["forget"].patches)
@@ -229,12 +218,12 @@ class ReconstructionAudit:
         if samples:
             hidden = self._reconstruction.read(samples)
             self.sums.forgotten += PatchSums.of(hidden)
-            free = MAX_PICTURES - sum(map(len, self._kinds["forget"].parts))
+            free = MAX_PICTURES - sum(map(len, self._kinds["forget"]))
             self._keep("forget", hidden, range(min(free, len(samples))))
 
     def _keep(self, kind: str, hidden: HiddenPatches, rows: Sequence[int]) -> None:
         if len(rows):
-            self._kinds[kind].parts.append(hidden.at(torch.tensor(list(rows))))
+            self._kinds[kind].append(hidden.at(torch.tensor(list(rows))))
 
 
 def _compare(name: str, values: Mapping[str, np.ndarray], group: str) -> MeasureResult:
@@ -250,5 +239,5 @@ def _compare(name: str, values: Mapping[str, np.ndarray], group: str) -> Measure
 
 
 def _as_samples(pictures: Tensor) -> list[Sample]:
-    levels = (255 * pictures).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    levels = image_measures.levels_of(pictures)
     return [Sample(str(number), image) for number, image in enumerate(levels)]

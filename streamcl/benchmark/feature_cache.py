@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, TypeVar
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -14,11 +13,12 @@ from streamcl.config.options.run import RunConfig
 from streamcl.events import Sample
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.block_features import FeatureReader, FrozenReader, PrefixReader
+from streamcl.learners.holdout_features import SampleKey, sample_key
 from streamcl.learners.latent_ridge_lora import LatentRidgeLoRALearner
 from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.protocols import Learner
 
-Key = TypeVar("Key", str, bytes)
+Key = TypeVar("Key", SampleKey, bytes)
 CachedFeatures = tuple[Tensor, ...]
 """Of one sample: its features [F] and, for a branch, the tokens [N, d] of each view at its first block."""
 
@@ -31,7 +31,7 @@ class CachedReader:
         cache: by sample, its features [F] and tokens; it grows by what is read.
     """
 
-    def __init__(self, reader: FeatureReader, cache: dict[str, CachedFeatures]) -> None:
+    def __init__(self, reader: FeatureReader, cache: dict[SampleKey, CachedFeatures]) -> None:
         self._reader = reader
         self._cache = cache
 
@@ -43,7 +43,7 @@ class CachedReader:
     def _rows(
         self, samples: Sequence[Sample], read: Callable[[list[Sample]], list[Tensor]]
     ) -> list[CachedFeatures]:
-        keys = [_key(sample) for sample in samples]
+        keys = [sample_key(sample) for sample in samples]
         return _through(self._cache, keys, lambda fresh: read([samples[i] for i in fresh]))
 
 
@@ -88,7 +88,7 @@ class FeatureCache:
 
     def __init__(self) -> None:
         self._source = ""
-        self._cache: dict[str, dict[str, CachedFeatures]] = {}
+        self._cache: dict[str, dict[SampleKey, CachedFeatures]] = {}
 
     def attach(self, learner: Learner, config: RunConfig) -> None:
         """Route a learner's frozen reader through the cache; learners without one are left unchanged."""
@@ -123,8 +123,3 @@ def _through(
         for number, key in enumerate(fresh):
             cache[key] = tuple(column[number].clone() for column in columns)
     return [cache[key] for key in keys]
-
-
-def _key(sample: Sample) -> str:
-    """A key of the image: its id and checksum, as another seed may draw another image under the same id."""
-    return f"{sample.id} {crc32(sample.image.tobytes())}"

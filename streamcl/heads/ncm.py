@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from streamcl.errors import ForgettingError
 from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.linear import padded_rows
-from streamcl.heads.statistics import PartsOfHead, check_counts, check_fit, largest, ratio
+from streamcl.heads.statistics import RESIDUE, PartsOfHead, check_counts, check_fit, largest, ratio
 from streamcl.protocols import Rollback, State, savepoint_of
 
 Metric: TypeAlias = Literal["cosine", "euclid"]
-_RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +149,7 @@ class NCMHead(ClosedFormHead[ClassSums]):
         check_counts(counts)
         gone = counts == 0
         was = float(self._S[gone].abs().max()) if bool(gone.any()) else 0.0
-        if was and float(S[gone].abs().max()) > _RESIDUE * was:
+        if was and float(S[gone].abs().max()) > RESIDUE * was:
             raise ForgettingError(
                 "features of a class without samples would remain: these are not its samples"
             )

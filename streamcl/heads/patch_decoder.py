@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,8 @@ from torch import Tensor
 
 from streamcl.errors import ForgettingError
 from streamcl.heads.gram import Gram
-from streamcl.heads.statistics import largest, ratio, smallest_eigenvalue
+from streamcl.heads.statistics import RESIDUE, largest, ratio, smallest_eigenvalue
 from streamcl.protocols import Rollback, State, savepoint_of
-
-_RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +46,12 @@ class HiddenPatches:
         """
         index = self.places[..., None].expand(pixels.shape)
         return self.patches.scatter(1, index, pixels.to(self.patches))
+
+    @classmethod
+    def concatenated(cls, parts: Iterable[HiddenPatches]) -> HiddenPatches:
+        """Return the patches of all images of some parts, one or more."""
+        columns = ((each.contexts, each.patches, each.places) for each in parts)
+        return cls(*map(torch.cat, zip(*columns, strict=True)))
 
     def at(self, index: slice | Tensor) -> HiddenPatches:
         """Return those of some images.
@@ -245,6 +249,6 @@ class PatchDecoder:
         width, values = left.moments.shape
         empty = PatchSums.empty(width, values, left.moments.device)
         found = ratio(left.gram.largest, self._sums.gram.largest)
-        if left.patches or found > _RESIDUE:
+        if left.patches or found > RESIDUE:
             raise ForgettingError("patches would remain without images: these are not the images learned")
         return empty

@@ -55,12 +55,7 @@ class SolveUncertainty:
 
     def uncertainty(self, h: Tensor) -> ScoreUncertainty:
         """Return the uncertainty of the scores of rows h [N, D]; see `RidgeStability.uncertainty`."""
-        centred = (h.float() - self.mean).T
-        x = self.factor.solve(centred)  # [D, N]
-        leverage = (x * centred).double().sum(dim=0).clamp(min=0)
-        spread = (leverage - (x.square() * self.ridge[:, None]).double().sum(dim=0)).clamp(min=0)
-        variance = self.residual_variance * torch.outer(spread + 1 / self.total, self.scale.square())
-        return ScoreUncertainty(variance, leverage / self.usual_leverage)
+        return _uncertainty(self, h, self.total, self.residual_variance, self.usual_leverage)
 
     def grown(self, more: int) -> SolveUncertainty:
         """Return it with so many more class columns, which no solve has seen."""
@@ -97,13 +92,7 @@ class RidgeStability:
         Over other samples of the same stream, the score of class c at x has the variance s^2 r_c^2 (1 / n +
         (x - m)^T A^-1 G A^-1 (x - m)), with centred G and the residual's variance s^2.
         """
-        centred = (h.double() - self._equations.mean).T
-        x = self._equations.factor.solve(centred)  # [D, N]
-        leverage = (x * centred).sum(dim=0).clamp(min=0)
-        spread = (leverage - (x.square() * self._equations.ridge[:, None]).sum(dim=0)).clamp(min=0)
-        shares = self._equations.scale.square()
-        variance = self.residual_variance * torch.outer(spread + 1 / self._total, shares)
-        return ScoreUncertainty(variance, leverage / self.usual_leverage)
+        return _uncertainty(self._equations, h, self._total, self.residual_variance, self.usual_leverage)
 
     def of_solve(self) -> SolveUncertainty:
         """Return the same in float32; takes as long as a decomposition."""
@@ -145,6 +134,22 @@ class RidgeStability:
         fitted = (W * equations.moments).sum(dim=0) + (W.square() * equations.ridge[:, None]).sum(dim=0)
         freedom = max(self._total - self.degrees_of_freedom, 1.0) ** 2 / self._total
         return max(float((targets - fitted).sum()), 0.0) / freedom / max(int((counts > 0).sum()), 1)
+
+
+def _uncertainty(
+    solved: NormalEquations | SolveUncertainty,
+    h: Tensor,
+    total: int,
+    residual_variance: float,
+    usual_leverage: float,
+) -> ScoreUncertainty:
+    """Return the uncertainty of the scores of rows h [N, D], computed in the precision of `solved`."""
+    centred = (h.to(solved.mean.dtype) - solved.mean).T
+    x = solved.factor.solve(centred)  # [D, N]
+    leverage = (x * centred).double().sum(dim=0).clamp(min=0)
+    spread = (leverage - (x.square() * solved.ridge[:, None]).double().sum(dim=0)).clamp(min=0)
+    variance = residual_variance * torch.outer(spread + 1 / total, solved.scale.square())
+    return ScoreUncertainty(variance, leverage / usual_leverage)
 
 
 def flip_probability(scores: Tensor, variance: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.gram import Gram
 from streamcl.protocols import State
 
-_RESIDUE = 1e-8  # what may remain, relative to what was there, where exact arithmetic leaves nothing
+RESIDUE = 1e-8
+"""Share of the largest entry that may remain where exact arithmetic leaves nothing."""
 
 PartsOfHead: TypeAlias = Iterable[tuple[Any, Mapping[int, tuple[int, Any]]]]
 """Rows [r, D] of which the outer products are summed, and by class column a count and a sum of rows [D]."""
@@ -208,12 +209,12 @@ def without_residue(left: Statistics, before: Statistics) -> Statistics:
     check_counts(left.counts)
     gone = left.counts == 0
     residue = float(left.Q[:, gone].abs().max()) if bool(gone.any()) else 0.0
-    if residue > _RESIDUE * max(float(before.Q.abs().max()), 1e-300):
+    if residue > RESIDUE * max(float(before.Q.abs().max()), 1e-300):
         raise ForgettingError("features of a class without samples would remain: these are not its samples")
     left.Q[:, gone] = 0.0
     if left.total:
         return left
-    if left.gram.largest > _RESIDUE * before.gram.largest:
+    if left.gram.largest > RESIDUE * before.gram.largest:
         raise ForgettingError("features would remain without samples: these are not the samples learned")
     return Statistics(Gram(left.gram.width, left.Q.device), left.Q, left.counts)
 

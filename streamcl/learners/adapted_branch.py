@@ -63,6 +63,10 @@ class LoRABranchOptions(Options):
         description="Labelled samples after which the adapters freeze, or at a plateau before that; 0: none.",
     )
 
+    def first_adapted(self, depth: int) -> int:
+        """Return the first block with adapters of a backbone with so many blocks."""
+        return depth // 3 if self.first_block is None else self.first_block
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RidgeLoRAFeatures:

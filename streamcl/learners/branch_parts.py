@@ -29,7 +29,7 @@ def adapted_blocks_of(
     Raises:
         ConfigError: the head reads none.
     """
-    first = context.backbone.depth // 3 if lora.first_block is None else lora.first_block
+    first = lora.first_adapted(context.backbone.depth)
     blocks = [block for block in context.blocks(ridge.blocks) if block >= first][-ADAPTED_BLOCKS:]
     if not blocks:
         raise context.refuse("learner.lora.first_block", f"the ridge head reads no block at or after {first}")

@@ -274,7 +274,7 @@ def build_cohort_adapters(options: CohortAdaptersOptions, context: LearnerContex
         cohort_parts.CohortRule(options.cohort_by, options.records_per_cohort, options.max_adapters),
         branch,
         width=block_features.concat_width(backbone, blocks),
-        cut=backbone.depth // 3 if lora.first_block is None else lora.first_block,
+        cut=lora.first_adapted(backbone.depth),
         variance_ridge=ridge.variance_ridge,
         refit_fraction=ridge.refit_fraction,
         sharpness=RIDGE_SHARPNESS,

@@ -28,7 +28,7 @@ SampleKey: TypeAlias = tuple[str, str, bytes]
 
 
 def sample_key(sample: Sample) -> SampleKey:
-    """Return the key under which a sample's features are kept."""
+    """Return the key under which a sample's features are kept; an id may stand for several pictures."""
     pixels = np.ascontiguousarray(sample.image)
     digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
     digest.update(pixels.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -11,12 +12,17 @@ from pydantic import Field
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import Rows, StatisticsPart, TraceListener
-from streamcl.config.options.base import BlockIndices, Options, ViewCount, Warn
 from streamcl.errors import ForgettingError
 from streamcl.events import Sample
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
-from streamcl.learners.ridge import RIDGE_SHARPNESS, RidgeLearner, RidgeOptions
+from streamcl.learners.ridge import (
+    RIDGE_SHARPNESS,
+    FrozenFeatureOptions,
+    RidgeLearner,
+    RidgeOptions,
+    build_closed_form,
+)
 from streamcl.learners.statistics import ClosedFormStatistics, PerHead
 
 with lazy_imports():
@@ -33,27 +39,16 @@ PROBE_IMAGES = 32
 """Synthetic images by which keys are placed; 8 to 64 differ by less than two seeds do."""
 
 
-class KeysOptions(Options):
+class KeysOptions(FrozenFeatureOptions):
     """Keys of frozen features, from which single samples are forgotten exactly (after arXiv 2207.11240)."""
 
     name: Literal["keys"] = Field("keys", description="Keys, for exact forgetting without the samples.")
-    blocks: BlockIndices | None = Field(
-        None,
-        description="Blocks whose tokens are the features, from 0; null: every second of the last eight.",
-    )
-    tta_views: ViewCount = 1
     keys: int = Field(
         512,
         ge=2,
         le=8192,
         multiple_of=2,
         description="Keys of a sample; half as many bytes of each learned sample are kept.",
-    )
-    refit_fraction: Warn[float] = Field(
-        0.1,
-        ge=0,
-        le=1,
-        description="Refit the weights used while learning once this share of the samples is new.",
     )
 
 
@@ -123,34 +118,18 @@ def unpack_keys(traces: Sequence[bytes], count: int) -> Rows:
     return 2.0 * numbers - 15
 
 
-def build_keys(options: KeysOptions, context: LearnerContext) -> KeysLearner:
+def build_keys(options: KeysOptions, context: LearnerContext) -> RidgeLearner[Statistics]:
     """Return a learner on keys of frozen features."""
-    backbone, compute = context.backbone, context.compute
-    blocks = context.blocks(options.blocks)
-    reader = block_features.FrozenReader(backbone, compute, blocks, tta_views=options.tta_views)
+    backbone, blocks = context.backbone, context.blocks(options.blocks)
+    reader = block_features.FrozenReader(backbone, context.compute, blocks, tta_views=options.tta_views)
 
     def probe() -> Tensor:
         images = synthetic_images.synthetic_images(PROBE_IMAGES, backbone.image_size)
         return reader([Sample(f"synthetic-{place}", image) for place, image in enumerate(images)])
 
-    head = key_pairs.KeyPairsHead(
-        block_features.concat_width(backbone, blocks),
-        keys=options.keys,
-        probe=probe,
-        seed=context.seed,
-        refit_fraction=options.refit_fraction,
-        device=compute.device,
-        **RidgeOptions().model_dump(include={"variance_ridge", "gcv_margin", "trace_ridge"}),
-    )
-    return KeysLearner(
-        backbone,
-        compute,
-        head,
-        blocks=blocks,
-        tta_views=options.tta_views,
-        sharpness=RIDGE_SHARPNESS,
-        group=context.group,
-    )
+    ridge = RidgeOptions().model_dump(include={"variance_ridge", "gcv_margin", "trace_ridge"})
+    head = functools.partial(key_pairs.KeyPairsHead, probe=probe, **ridge)
+    return build_closed_form(options, context, head, sharpness=RIDGE_SHARPNESS, learner=KeysLearner)
 
 
 KEYS = LearnerFactory(KeysOptions, build_keys, distributed=True, keeps_traces=True)

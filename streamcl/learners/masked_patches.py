@@ -71,9 +71,8 @@ class MaskedPatchReader:
 
     def __call__(self, samples: Sequence[Sample]) -> HiddenPatches:
         """Return the hidden patches of B samples, one or more, whichever come together."""
-        chunks = [self._read(chunk) for chunk in pad_to_chunks(samples, self.compute)]
-        parts = ((each.contexts, each.patches, each.places) for each in chunks)
-        return HiddenPatches(*(torch.cat(part)[: len(samples)] for part in zip(*parts, strict=True)))
+        chunks = map(self._read, pad_to_chunks(samples, self.compute))
+        return HiddenPatches.concatenated(chunks).at(slice(len(samples)))
 
     def places(self, samples: Sequence[Sample]) -> Tensor:
         """Return int64 [B, M]: the patches that are hidden in each sample, ascending."""
@@ -101,9 +100,8 @@ class MaskedPatchReader:
         seen, count = self._seen(places), len(self._nearness)
         near = self._nearness[places[:, :, None], seen[:, None]]  # [B, M, K]
         around = (near / near.sum(2, keepdim=True)) @ patches
-        grid = patches.new_zeros(
-            len(patches), count + 1, self._projection.shape[1] + 1
-        )  # the last is nowhere
+        columns = self._projection.shape[1] + 1
+        grid = patches.new_zeros(len(patches), count + 1, columns)  # the last row stands for no patch
         shown = torch.cat([patches @ self._projection, torch.ones_like(patches[..., :1])], dim=2)
         grid.scatter_(1, seen[..., None].expand_as(shown), shown)
         beside = rows_at(grid, self._adjacent[places].flatten(1)).unflatten(1, (-1, 4)).flatten(2)

@@ -43,7 +43,7 @@ RIDGE_SHARPNESS = 10.0
 a shift detector sees the stream in them, and not the calibration of confidences."""
 
 
-class ClosedFormOptions(Options):
+class FrozenFeatureOptions(Options):
     """Features of a closed-form head, and when its weights are refitted."""
 
     blocks: BlockIndices | None = Field(
@@ -57,6 +57,11 @@ class ClosedFormOptions(Options):
         le=1,
         description="Refit the weights used while learning once this share of the samples is new.",
     )
+
+
+class ClosedFormOptions(FrozenFeatureOptions):
+    """A closed-form head on frozen features, or on random ones of these."""
+
     projection: int | None = Field(
         None, ge=1, le=65_536, description="Random ReLU features on top; null: the features as they are."
     )
@@ -250,13 +255,17 @@ class RidgeLearner(LogitLearner, Generic[S]):
 
 
 def build_closed_form(
-    options: ClosedFormOptions,
+    options: FrozenFeatureOptions,
     context: LearnerContext,
     head: Callable[..., RidgeHead],
     *,
     sharpness: float,
+    learner: type[RidgeLearner[Statistics]] | None = None,
 ) -> RidgeLearner[Statistics]:
-    """Return a head on frozen features, made by what takes the width and the options."""
+    """Return a learner on frozen features, with a head made by what takes the width and the options.
+
+    learner: its class; None: RidgeLearner itself.
+    """
     blocks = context.blocks(options.blocks)
     made = head(
         block_features.concat_width(context.backbone, blocks),
@@ -264,7 +273,7 @@ def build_closed_form(
         seed=context.seed,
         device=context.compute.device,
     )
-    return RidgeLearner(
+    return (learner or RidgeLearner)(
         context.backbone,
         context.compute,
         made,

@@ -13,6 +13,7 @@ from streamcl.advice.front import (
     nearest_feasible,
     pareto_front,
     recommend,
+    ties_with_best,
 )
 
 
@@ -63,17 +64,17 @@ def test_a_tie_is_a_difference_within_its_own_accuracy_error():
 def test_the_most_accurate_within_the_budget_is_recommended():
     costs = [Costs(0.9, 3.0, 10), Costs(0.8, 2.0, 10), Costs(0.6, 1.0, 10)]
     correct = [predictions(each.accuracy) for each in costs]
-    assert recommend(costs, correct, Budget()) == 0
-    assert recommend(costs, correct, Budget(seconds=2.5)) == 1
-    assert recommend(costs, correct, Budget(seconds=2.5, memory=10)) == 1
-    assert recommend(costs, correct, Budget(seconds=1.0)) == 2
-    assert recommend(costs, correct, Budget(memory=9)) is None
+    assert recommend(costs, ties_with_best(costs, correct, Budget())) == 0
+    assert recommend(costs, ties_with_best(costs, correct, Budget(seconds=2.5))) == 1
+    assert recommend(costs, ties_with_best(costs, correct, Budget(seconds=2.5, memory=10))) == 1
+    assert recommend(costs, ties_with_best(costs, correct, Budget(seconds=1.0))) == 2
+    assert recommend(costs, ties_with_best(costs, correct, Budget(memory=9))) is None
 
 
 def test_of_ties_the_cheapest_is_recommended():
     correct = [predictions(0.8), predictions(0.8, shift=1), predictions(0.6)]
     costs = [Costs(0.8, 3.0, 10), Costs(0.8 - 1e-9, 2.0, 10), Costs(0.6, 1.0, 10)]
-    assert recommend(costs, correct, Budget()) == 1
+    assert recommend(costs, ties_with_best(costs, correct, Budget())) == 1
 
 
 def test_the_nearest_exceeds_the_budget_by_the_smallest_ratio():

@@ -5,6 +5,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from detectors import reports_whole_and_restored, steady
 from pictures import TINY_VIT
 
 from streamcl.protocols import LabelShiftDetector
@@ -25,10 +26,6 @@ def parts(seed, classes, *, count=5, length=(120, 330)):
         part * classes + random.integers(classes, size=random.integers(*length)) for part in range(count)
     ]
     return np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces])[:-1].tolist()
-
-
-def steady(count, seed=0):
-    return np.random.default_rng(seed).gamma(50, 0.02, count).tolist()
 
 
 def shifts_found(detector, labels, batch=64):
@@ -115,19 +112,10 @@ def test_a_short_part_is_found_before_losses_have_a_level():
 
 def test_restored_at_every_step_it_continues_the_same():
     labels, _ = parts(2, 4, count=3)
-    whole, other = RelativeRiseDetector(), RelativeRiseDetector()
-    reports, again = [], []
-    for start, loss in zip(range(0, len(labels), 32), steady(100), strict=False):
-        batch = names(labels[start : start + 32])
-        for detector in (whole, other):
-            detector.look_at_labels(batch[:10])
-        twin = RelativeRiseDetector()
-        twin.load_state_dict(other.state_dict())  # between looking and updating
-        other = twin
-        for detector, said in ((whole, reports), (other, again)):
-            detector.look_at_labels(batch[10:])
-            detector.update(loss)
-            said.append((detector.shift, detector.plateau))
+    batches = [names(labels[start : start + 32]) for start in range(0, len(labels), 32)]
+    shown, losses = [(batch[:10], batch[10:]) for batch in batches], steady(100)[: len(batches)]
+    reports, again = reports_whole_and_restored(shown, losses, RelativeRiseDetector.look_at_labels)
+    assert len(reports) == len(batches)
     assert reports == again
     assert sum(shift is not None for shift, _ in reports) == 2
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from detectors import reports_whole_and_restored, steady
 from pictures import TINY_VIT
 
 from streamcl.protocols import FeatureShiftDetector
@@ -38,10 +39,6 @@ def knows_nothing(detector):
     return not any(np.size(value) for value in state.values() if isinstance(value, np.ndarray)) and not any(
         state[name] for name in ("count", "waiting", "variance")
     )
-
-
-def steady(count, seed=0):
-    return np.random.default_rng(seed).gamma(50, 0.02, count).tolist()
 
 
 @pytest.mark.parametrize(("size", "width"), [(2, 100), (16, 3), (64, 40)])
@@ -124,18 +121,8 @@ def test_a_rise_of_both_is_one_shift():
 
 def test_restored_at_every_step_it_goes_on_the_same():
     features, losses = [*batches(30, 16), *batches(20, 16, moved=2.0)], steady(50)
-    whole, other = RelativeRiseDetector(), RelativeRiseDetector()
-    said, again = [], []
-    for rows, loss in zip(features, losses, strict=True):
-        for detector in (whole, other):
-            detector.look(rows[:5])
-        twin = RelativeRiseDetector()
-        twin.load_state_dict(other.state_dict())  # between looking and updating
-        other = twin
-        for detector, list_ in ((whole, said), (other, again)):
-            detector.look(rows[5:])
-            detector.update(loss)
-            list_.append((detector.shift, detector.plateau))
+    shown = [(rows[:5], rows[5:]) for rows in features]
+    said, again = reports_whole_and_restored(shown, losses, RelativeRiseDetector.look)
     assert said == again
     assert any(shift for shift, _ in said)
 
