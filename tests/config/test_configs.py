@@ -90,6 +90,7 @@ def test_the_reference_of_options_is_that_of_this_version() -> None:
     assert made["reference"]() == made["TARGET"].read_text(encoding="utf-8"), "run `make generated`"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", FINITE, ids=lambda path: str(path.relative_to(ROOT / "configs")))
 def test_it_runs_two_events(
     path: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -102,6 +102,7 @@ def test_a_held_out_part_that_bears_a_forgotten_name_is_dropped_by_every_rank(tm
     assert traces(tmp_path / "two", [CANARY_CLASS]) == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("learner", ["hybrid", pytest.param("online_lora", marks=pytest.mark.slow)])
 def test_a_killed_rank_ends_the_others_with_a_word_and_nothing_is_lost(tmp_path, learner, victim):

@@ -41,6 +41,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path, calls):
     assert left(tmp_path / "full") == left(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_failing_sync_voids_that_checkpoint_only(tmp_path):
     write_config(tmp_path)
     run(tmp_path, "whole")

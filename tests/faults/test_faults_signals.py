@@ -27,6 +27,7 @@ def goes_on_to_the_same_end(folder, name):
     assert left(folder / name) == left(folder / "whole")
 
 
+@pytest.mark.long
 def test_a_process_killed_before_its_first_step_has_said_nothing(folder):
     process = start("run", "stream.yaml", "--set", "run_dir=never", folder=folder)
     process.send(signal.SIGKILL)

@@ -30,6 +30,7 @@ def test_thirty_thousand_steps_leave_nothing_behind(tmp_path):
     assert median(soak.compared(tmp_path, setting)) < 1.5, "other tests may run beside this one"
 
 
+@pytest.mark.long
 def test_steps_that_grow_are_seen_beside_earlier_ones(tmp_path):
     setting = soak.Setting(Slowing, soak.Endless, 100)
     soak.soak(1000, tmp_path, setting)

@@ -40,6 +40,7 @@ def records(folder, topic="predictions"):
     return [json.loads(line) for line in (folder / f"{topic}.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_predictions_are_the_same_with_stability_and_novelty_beside_them(tmp_path, learner):
     plain = records(run_to_end(options(tmp_path / "plain", learner, log=False)))
     logged = records(run_to_end(options(tmp_path / "logged", learner)))
@@ -71,6 +72,7 @@ def test_the_mean_of_each_batch_is_among_its_figures(tmp_path, learner):
                 assert "flip_probability" not in step
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_with_the_same_bytes(tmp_path, learner):
     straight = run_to_end(options(tmp_path / "straight", learner))
     config = options(tmp_path / "stopped", learner)

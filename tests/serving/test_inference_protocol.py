@@ -195,6 +195,7 @@ def test_without_a_predictor_the_model_is_not_ready(tmp_path):
     assert json.loads(call(app, "GET /v2/models/run")[2])["versions"] == []
 
 
+@pytest.mark.long
 def test_a_public_client(tmp_path):
     """Metadata, health, and inference with tensors of either type and in either form, by tritonclient."""
     triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")

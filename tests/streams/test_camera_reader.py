@@ -142,6 +142,7 @@ def test_a_frozen_camera_is_said_and_brings_nothing_until_it_moves(camera, reade
     assert any("moves again" in line for line in lines)
 
 
+@pytest.mark.long
 def test_a_camera_that_sends_nothing_or_hangs_up_is_connected_to_again(camera, reader):
     waits: list[float] = []
     made = reader(timeout=3.0, sleep=waits.append, clock=lambda: sum(waits))

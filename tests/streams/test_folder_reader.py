@@ -73,6 +73,7 @@ def test_files_come_in_the_order_of_their_times_with_their_folders_as_labels(tmp
     assert [each.value["label"] for each in arrivals] == ["dog", "dog", "cat"]
 
 
+@pytest.mark.long
 def test_it_keeps_the_promises_of_a_live_reader(tmp_path):
     for number in range(5):
         put(tmp_path, f"cat/{number}.png", shade=number, at=number)
@@ -256,6 +257,7 @@ def test_many_files_are_read_a_few_at_a_time(tmp_path):
     assert [len(folder.reader.poll(0.0)) for _ in range(3)] == [READ_AT_ONCE, 5, 0]
 
 
+@pytest.mark.long
 def test_a_file_above_the_limit_is_a_bad_record_and_is_not_read(tmp_path):
     put(tmp_path, "cat/a.png")
     large = tmp_path / "cat" / "large.png"

@@ -56,6 +56,7 @@ def test_a_finished_run_goes_on_by_itself_where_its_source_has_more(growing):
     assert predicted(growing) == [f"{k:06d}" for k in range(29)]
 
 
+@pytest.mark.long
 def test_a_run_that_follows_its_source_does_not_end_with_it(growing):
     run = start("run", "stream.yaml", "--follow", folder=growing)
     until(lambda: len(predicted(growing)) >= 20, process=run)

@@ -118,6 +118,7 @@ def test_objects_come_with_their_folders_as_labels(bucket):
     assert bucket.reader.lag() == 0
 
 
+@pytest.mark.long
 def test_it_keeps_the_promises_of_a_live_reader():
     bucket = Bucket(f"memory://{uuid.uuid4().hex}/in")
     for number in range(4):

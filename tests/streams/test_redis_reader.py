@@ -48,6 +48,7 @@ def ids(arrivals) -> list[str]:
     return [each.value["id"] for each in arrivals]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"trim": True}, {"keys": ["cam", "door"], "requests": "forget"}])
 def test_it_keeps_the_promises_of_a_live_reader(redis_server, options):
     send(redis_server, range(5))

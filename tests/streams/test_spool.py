@@ -235,6 +235,7 @@ def test_a_batch_of_labels_that_were_erased_after_it_was_cut_is_replayed_as_noth
 # -- exactly once ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_it_keeps_the_promises_of_a_live_reader(tmp_path):
     with writing(tmp_path) as writer:
         for number in range(5):

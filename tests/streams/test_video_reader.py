@@ -56,6 +56,7 @@ def test_frames_by_change(tmp_path):
     assert shades(read(reader)) == [80, 160, 80]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [None, 0.05])
 def test_it_keeps_the_promises_of_a_live_reader(tmp_path, change):
     write_video(tmp_path / "in" / "b.mp4", SHADES[:9])
