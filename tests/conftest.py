@@ -28,6 +28,15 @@ settings.register_profile(  # a busy machine is no fault of an example
 settings.load_profile("untimed")
 
 
+HOUR = 3600
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(2 * HOUR))
+
+
 @pytest.fixture(scope="session")
 def tiny_backbone():
     from streamcl.nn.build import build_backbone

@@ -28,6 +28,7 @@ from streamcl.factory.backbone import build_vit
 from streamcl.factory.parts import build_learner
 from streamcl.heads.leave_one_out import leave_one_out_scores
 from streamcl.heads.ridge import RidgeHead
+from streamcl.learners.branch_parts import blocks_of_branch
 from streamcl.learners.ridge import RidgeLearnerOptions, RidgeOptions
 from streamcl.learners.ridge_lora_options import RidgeLoRAOptions
 from streamcl.nn.backbone import Backbone
@@ -153,7 +154,7 @@ class Space:
         start, depth = branch_start(config, candidate.depth), candidate.depth
         features = [self._ridge.projection or sum(sizes.features[each] for each in candidate.blocks)]
         if start is not None:
-            features.append(sum(sizes.features[block] for block in candidate.blocks if block >= start))
+            features.append(sum(sizes.features[each] for each in blocks_of_branch(start, candidate.blocks)))
         return run_memory(
             RunSizes(
                 libraries=libraries,

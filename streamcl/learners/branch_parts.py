@@ -21,6 +21,11 @@ ADAPTED_BLOCKS = 3
 """Last of the blocks that the exact branch reads, which the adapted branch reads too."""
 
 
+def blocks_of_branch(first: int, blocks: Sequence[int]) -> list[int]:
+    """Return those of the exact branch's blocks that one with adapters from `first` on reads too."""
+    return [block for block in blocks if block >= first][-ADAPTED_BLOCKS:]
+
+
 def adapted_blocks_of(
     ridge: RidgeOptions, lora: LoRABranchOptions, context: LearnerContext
 ) -> tuple[int, list[int]]:
@@ -30,7 +35,7 @@ def adapted_blocks_of(
         ConfigError: the head reads none.
     """
     first = lora.first_adapted(context.backbone.depth)
-    blocks = [block for block in context.blocks(ridge.blocks) if block >= first][-ADAPTED_BLOCKS:]
+    blocks = blocks_of_branch(first, context.blocks(ridge.blocks))
     if not blocks:
         raise context.refuse("learner.lora.first_block", f"the ridge head reads no block at or after {first}")
     return first, blocks
