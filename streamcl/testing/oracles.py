@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -35,26 +37,42 @@ def each_exactly_once(consumed: Sequence[str], expected: Sequence[str]) -> None:
             raise AssertionError(f"out of order at {position}: {got} where {wanted} was expected")
 
 
-def in_child(run: Callable[[], object]) -> int:
+def in_child(run: Callable[[], object], *, seconds: float = 600.0) -> int:
     """Run in a forked process; return its exit code, or minus the number of the signal that ended it.
 
-    A traceback goes to stderr with exit code 1; SystemExit keeps its code. Fork before threads are started.
+    A traceback goes to stderr with exit code 1; SystemExit keeps its code. Fork before threads are started:
+    a lock that one of them holds is held in the child for ever.
+
+    Raises:
+        AssertionError: it had not ended after so many seconds, and was killed.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
         os._exit(_exit_code(run))
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return _exit_code_of(child, seconds)
 
 
-def until_done(run: Callable[[], object], *, limit: int = 1000) -> int:
+def _exit_code_of(child: int, seconds: float) -> int:
+    end = time.monotonic() + seconds
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise AssertionError(f"the forked process had not ended after {seconds:g} seconds")
+        time.sleep(0.002)
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+def until_done(run: Callable[[], object], *, limit: int = 1000, seconds: float = 600.0) -> int:
     """Run in child processes, again after each that was killed, until one ends; return how many were killed.
 
-    Raise AssertionError where one fails otherwise, or where none has ended after `limit` (no progress).
+    Raise AssertionError where one fails otherwise or takes more than so many seconds, or where none has
+    ended after `limit` (no progress).
     """
     for killed in range(limit):
-        code = in_child(run)
+        code = in_child(run, seconds=seconds)
         if code == 0:
             return killed
         if code > 0:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -192,6 +193,13 @@ def test_a_run_without_progress_or_with_an_error_fails(capfd):
         until_done(lambda: 1 / 0)
     assert "ZeroDivisionError" in capfd.readouterr().err
     assert [in_child(lambda: sys.exit(code)) for code in (None, 3, "no")] == [0, 3, 1]  # noqa: B023
+
+
+def test_a_child_that_hangs_is_killed_and_named():
+    with pytest.raises(AssertionError, match="not ended after 0.1 seconds"):
+        in_child(lambda: time.sleep(60), seconds=0.1)
+    with pytest.raises(AssertionError, match="not ended after 0.1 seconds"):
+        until_done(lambda: time.sleep(60), seconds=0.1)
 
 
 class Forgetful(JsonlSink):

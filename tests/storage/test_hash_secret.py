@@ -1,8 +1,9 @@
 """The secret of hashes: made once, read by its owner alone, and missed where it is lost or another one."""
 
-import multiprocessing
 import os
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -27,9 +28,27 @@ def test_it_is_made_once_and_for_its_owner_alone(tmp_path):
     assert make(tmp_path / "other") != first
 
 
+MAKE_WHEN_TOLD = """
+import sys
+from pathlib import Path
+from streamcl.storage.hash_secret import HashSecret
+print("ready", flush=True)
+sys.stdin.readline()
+secret = HashSecret(Path(sys.argv[1]))
+secret.make()
+print(secret.key(b"salt").hex())
+"""
+
+
 def test_processes_that_start_together_share_one(tmp_path):
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        assert len(set(pool.map(make, [tmp_path / "keys"] * 16))) == 1
+    command, pipe = [sys.executable, "-c", MAKE_WHEN_TOLD, str(tmp_path / "keys")], subprocess.PIPE
+    started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    assert {process.stdout.readline() for process in started} == {"ready\n"}
+    for process in started:
+        process.stdin.write("now\n")
+        process.stdin.flush()
+    assert len({process.communicate(timeout=300)[0] for process in started}) == 1
+    assert [process.returncode for process in started] == [0] * 4
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["hash-secret"]
 
 

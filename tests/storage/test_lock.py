@@ -2,8 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
-import time
 
 import pytest
 
@@ -14,46 +15,50 @@ from streamcl.testing import in_child
 pytestmark = pytest.mark.faults
 
 
-def forked(run):
-    """A child that runs on; the parent goes on when the child says so."""
-    ready, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            run(lambda: os.write(tell, b"1"))
-        finally:
-            os._exit(0)
-    assert os.read(ready, 1) == b"1"
-    os.close(ready)
-    os.close(tell)
-    return child
+HOLD = """
+import sys, time
+from pathlib import Path
+from streamcl.storage.lock import RunLock
+with RunLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+HOLD_WITH_A_WORKER = """
+import os, sys, time
+from pathlib import Path
+from streamcl.storage.lock import RunLock
+with RunLock(Path(sys.argv[1])):
+    if worker := os.fork():
+        print(worker, flush=True)
+    time.sleep(600)
+"""
 
 
-def hold(folder):
-    def run(tell):
-        with RunLock(folder):
-            tell()
-            time.sleep(60)
-
-    return forked(run)
+def started(script, folder):
+    """A process, and the line by which it says that it holds the lock."""
+    command = [sys.executable, "-c", script, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return process, process.stdout.readline()
 
 
-def end(child):
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+def end(process):
+    process.kill()
+    process.wait(60)
+    process.stdout.close()
 
 
 def test_the_second_process_is_refused_and_the_holder_named(tmp_path):
-    child = hold(tmp_path)
+    holder, _ = started(HOLD, tmp_path)
+    child = holder.pid
     with pytest.raises(RunBusy, match=rf"process {child} on \S+, running since 2") as caught:
         RunLock(tmp_path).acquire()
     assert f"kill {child}" in caught.value.hint
     assert holder_of(tmp_path).pid == child
-    end(child)
+    end(holder)
 
 
 def test_a_killed_holder_is_no_obstacle(tmp_path):
-    end(hold(tmp_path))
+    end(started(HOLD, tmp_path)[0])
     assert (tmp_path / LOCK).read_bytes() != b""
     assert holder_of(tmp_path) is None
     with RunLock(tmp_path):
@@ -91,17 +96,11 @@ def test_released_it_is_free_for_the_next(tmp_path):
 
 
 def test_a_forked_worker_does_not_keep_the_lock_of_a_dead_parent(tmp_path):
-    def run(tell):
-        with RunLock(tmp_path):
-            worker = forked(lambda ready: (ready(), time.sleep(60)))
-            (tmp_path / "worker").write_text(str(worker))
-            tell()
-            time.sleep(60)
-
-    end(forked(run))
+    holder, worker = started(HOLD_WITH_A_WORKER, tmp_path)
+    end(holder)
     with RunLock(tmp_path):
         pass
-    os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)
+    os.kill(int(worker), signal.SIGKILL)
 
 
 def test_a_signature_that_cannot_be_read_is_no_licence(tmp_path):
