@@ -196,9 +196,9 @@ def test_a_run_without_progress_or_with_an_error_fails(capfd):
 
 
 def test_a_child_that_hangs_is_killed_and_named():
-    with pytest.raises(AssertionError, match="not ended after 0.1 seconds"):
+    with pytest.raises(AssertionError, match=r"not ended after 0\.1 seconds"):
         in_child(lambda: time.sleep(60), seconds=0.1)
-    with pytest.raises(AssertionError, match="not ended after 0.1 seconds"):
+    with pytest.raises(AssertionError, match=r"not ended after 0\.1 seconds"):
         until_done(lambda: time.sleep(60), seconds=0.1)
 
 
