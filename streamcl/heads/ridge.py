@@ -38,9 +38,8 @@ class RidgeHead(ClosedFormHead[Statistics]):
     costs no statistic of its own: the sum of all features is the row sum of Q).
 
     The weights in use belong to a solve. `update` makes one due when samples since the last one exceed
-    `refit_fraction` of all, when a class is new, or when one has twice the samples and
-    D / MIN_SAMPLES_BETWEEN_SOLVES have come since; an erasure always does. Which solve that is never depends
-    on when scores were asked for.
+    `refit_fraction` of all, when a class is new, or when one has twice the samples and D /
+    MIN_SAMPLES_BETWEEN_SOLVES have come since; an erasure always does. It never depends on who asks when.
 
     Args:
         width: d of the features.
@@ -52,13 +51,14 @@ class RidgeHead(ClosedFormHead[Statistics]):
             which makes the solution blind to the features' scales, and strong while samples are few; None:
             lambda I.
         gcv_margin: has variance_ridge grow where the error on samples left out is least at more than so many
-            times as much, as with wrong labels it is (see `cross_validation`); None: never. Its value depends
-            on the sums alone: it is searched anew whenever they have doubled, after an erasure, and for
-            `scores_refit`.
+            times as much, as with wrong labels (see `cross_validation`); None: never. It is searched anew in
+            the sums whenever they have doubled, after an erasure, and for `scores_refit`.
         refit_fraction: share of new samples at which a solve is due; 0 solves at every update.
         device: of the statistics and weights.
         rule: another closed form on the same statistics, in place of the ridge regression.
         keeps_uncertainty: whether `uncertainty_in_use` is known, which makes a solve take twice as long.
+        defer_solve: samples after which weights of a solve that falls due while learning come into use; it is
+            computed in a thread until then, and a new class scores -inf. None: at once, in the caller.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         device: torch.device | str = "cpu",
         rule: SolveRule | None = None,
         keeps_uncertainty: bool = False,
+        defer_solve: int | None = None,
     ) -> None:
         if trace_ridge <= 0:
             raise ValueError(f"trace_ridge is {trace_ridge}, expected a positive number")
@@ -89,6 +90,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
             trace_ridge=trace_ridge,
             refit_fraction=refit_fraction,
             keeps_uncertainty=keeps_uncertainty and rule is None,
+            defer_solve=defer_solve,
         )
 
     @property
@@ -207,9 +209,10 @@ class RidgeHead(ClosedFormHead[Statistics]):
         self._solver.select(columns)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Return scores float64 [N, C] of features [N, d]; -inf for a class without samples."""
-        h = self.statistic_rows(features)
-        return linear_scores(h, *self._solver.weights(self._sums), self._sums.counts > 0)
+        """Return scores float64 [N, C] of features [N, d]; -inf for a class that no solve in use is of."""
+        W, b = self._solver.weights(self._sums)
+        known = (self._sums.counts > 0) & (self._solver.solved_counts > 0)
+        return linear_scores(self.statistic_rows(features), W, b, known)
 
     def scores_refit(self, features: Tensor) -> Tensor:
         """Return scores [N, C] of features [N, d] by weights of all statistics, which `scores` may lack."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from streamcl.heads.cross_validation import AdaptiveRidge
+from streamcl.heads.deferred_solve import DeferredSolve, Solve
 from streamcl.heads.solving import is_due, normal_equations, solve_ridge, variance
-from streamcl.heads.stability import RidgeStability, ScoreUncertainty, SolveUncertainty
+from streamcl.heads.stability import RidgeStability, ScoreUncertainty
 from streamcl.heads.statistics import Statistics, zero_padded
 from streamcl.protocols import Rollback, State, savepoint_of
 
@@ -34,6 +35,11 @@ class RidgeSolver:
     Which statistics a solve is of never depends on when scores were asked for: whatever is owed is solved
     before the statistics change. The head passes its statistics to every call.
 
+    With `defer_solve` a solve is computed in a thread, from a copy of the statistics, and its weights come
+    into use at a position fixed beforehand; one that falls due until then is begun there. The first solve of
+    a head, and whatever follows an erasure, is not deferred: the erasure discards a solve that is pending, as
+    that is of the erased samples too.
+
     Args:
         rule: solves; None: ridge regression.
         statistics: of which the first weights are.
@@ -42,9 +48,7 @@ class RidgeSolver:
         refit_fraction: see RidgeHead.
         keeps_uncertainty: whether the uncertainty of the weights in use is computed with each solve, and is
             a part of the state: about half the size of the sums, and a decomposition a solve.
-
-    Attributes:
-        ridge: the variance ridge of the solve in use.
+        defer_solve: see RidgeHead.
     """
 
     def __init__(
@@ -56,50 +60,57 @@ class RidgeSolver:
         trace_ridge: float,
         refit_fraction: float,
         keeps_uncertainty: bool = False,
+        defer_solve: int | None = None,
     ) -> None:
-        self.ridge = ridge
         self._keeps_uncertainty = keeps_uncertainty
-        self._uncertainty: SolveUncertainty | None = None  # of the weights in use, where it is kept
         self._trace_ridge = trace_ridge
         self._rule = functools.partial(solve_ridge, trace_ridge) if rule is None else rule
-        self._refit_fraction = refit_fraction
-        self._W = statistics.Q.clone()
-        self._b = self._W[0].clone()
-        self._solved_counts = statistics.counts
-        self._due = False
+        self._refit_fraction, self._defer_solve = refit_fraction, defer_solve
+        self._used = Solve.none_of(statistics, ridge)  # whose weights are in use
+        self._last_counts = statistics.counts  # of the last solve that fell due, be it computed or not
+        self._due = self._at_once = False  # whether one is to be computed, and is not to be deferred
+        self._pending: DeferredSolve | None = None
+        self._owed = False  # whether another one has fallen due since that was begun
+        self._discarded: DeferredSolve | None = None  # which never comes into use
         self._refit: Weights | None = None  # of all that is known; only spares a second solve
         self._searched: tuple[Statistics, AdaptiveRidge] | None = None  # for these sums; the same
         self._stability: tuple[Statistics, RidgeStability] | None = None  # of these sums; the same
         self._leading: tuple[Statistics, dict[int, Weights]] | None = None  # by the number of features
 
+    @property
+    def ridge(self) -> AdaptiveRidge:
+        """The variance ridge of the solve in use."""
+        return self._used.ridge
+
+    @property
+    def solved_counts(self) -> Tensor:
+        """The samples of each class that the weights in use were solved from, int64 [C]."""
+        return self._used.counts
+
     def grow(self, more: int) -> None:
         """Have so many more class columns, with zero weights."""
         self._refit = None
-        self._solved_counts, self._W, self._b = (
-            zero_padded(values, more) for values in (self._solved_counts, self._W, self._b)
-        )
-        if self._uncertainty is not None:
-            self._uncertainty = self._uncertainty.grown(more)
+        self._used, self._last_counts = self._used.grown(more), zero_padded(self._last_counts, more)
 
     def select(self, columns: Sequence[int]) -> None:
-        """Keep these class columns, in this order."""
-        keep = list(columns)
+        """Keep these class columns, in this order; a pending solve is replaced by one at once."""
         self._refit = None
-        self._solved_counts, self._W, self._b = self._solved_counts[keep], self._W[:, keep], self._b[keep]
-        if self._uncertainty is not None:
-            self._uncertainty = self._uncertainty.select(keep)
+        self._used, self._last_counts = self._used.select(columns), self._last_counts[list(columns)]
+        if self._pending is not None:
+            self._discard_pending()
 
     def weights(self, statistics: Statistics) -> Weights:
         """Return the weights in use, [D, C] and [C]."""
         self._solve_if_due(statistics)
-        return self._W, self._b
+        return self._used.W, self._used.b
 
     def refit_weights(self, statistics: Statistics) -> Weights:
         """Return weights of all that is known now, [D, C] and [C]; those in use stay."""
         ridge = self._ridge_of_all(statistics)
         if self._refit is None:
-            same = ridge.value == self.ridge.value and torch.equal(self._solved_counts, statistics.counts)
-            self._refit = (self._W, self._b) if same else self._solve(statistics, ridge)
+            used = self._used
+            same = ridge.value == used.ridge.value and torch.equal(used.counts, statistics.counts)
+            self._refit = (used.W, used.b) if same else self._solve(statistics, ridge)
         return self._refit
 
     def uncertainty(self, statistics: Statistics, rows: Tensor) -> ScoreUncertainty | None:
@@ -110,7 +121,7 @@ class RidgeSolver:
             rows: float64 [N, D].
         """
         self._solve_if_due(statistics)
-        return None if self._uncertainty is None else self._uncertainty.uncertainty(rows)
+        return None if self._used.uncertainty is None else self._used.uncertainty.uncertainty(rows)
 
     def refit_uncertainty(self, statistics: Statistics, rows: Tensor) -> ScoreUncertainty:
         """Return the uncertainty of the scores that `refit_weights` give rows [N, D].
@@ -156,11 +167,12 @@ class RidgeSolver:
 
     def exact_weights(self, statistics: Statistics) -> Weights:
         """Solve for all that is known now, use the weights from here on, and return them, [D, C] and [C]."""
-        self._due, self.ridge = True, self.ridge.reset()
+        self._discard_pending()
+        self._used = replace(self._used, ridge=self.ridge.reset())
         return self.weights(statistics)
 
     def falls_due(self, statistics: Statistics, counts: Tensor) -> bool:
-        """Return whether a solve falls due when the counts have changed; else make one that is pending.
+        """Return whether a solve falls due when the counts have changed; else make one that was due before.
 
         Called before the statistics change, which `after_learning` reports.
 
@@ -168,9 +180,11 @@ class RidgeSolver:
             statistics: those before the change.
             counts: int64 [C], samples of each class after it.
         """
+        if self._defer_solve is not None:
+            self._solve_if_due(statistics)
         grown = counts > statistics.counts
         apart = statistics.gram.width // MIN_SAMPLES_BETWEEN_SOLVES
-        if is_due(counts, self._solved_counts, grown, self._refit_fraction, apart=apart):
+        if is_due(counts, self._last_counts, grown, self._refit_fraction, apart=apart):
             if self.ridge.is_outdated(statistics):  # or it would matter whether scores were asked for
                 self._solve_if_due(statistics)
             return True
@@ -180,51 +194,77 @@ class RidgeSolver:
     def after_learning(self, statistics: Statistics, *, due: bool) -> None:
         """Go on with statistics that have grown. Cannot fail, so that all of a step happens."""
         self._refit = None
-        if due:
-            self._due, self._solved_counts = True, statistics.counts
+        if due and self._pending is not None:
+            self._owed = True
+        elif due:
+            self._due, self._last_counts = True, statistics.counts
 
     def after_erasure(self, statistics: Statistics) -> None:
         """Go on with statistics from which samples were subtracted: a solve is due, the ridge found anew."""
-        self.after_learning(statistics, due=True)
-        self.ridge, self._stability = self.ridge.reset(), None
-        self._searched = self._leading = self._uncertainty = None
+        self._discard_pending()
+        self._refit, self._last_counts = None, statistics.counts
+        self._used = replace(self._used, ridge=self.ridge.reset(), uncertainty=None)
+        self._searched = self._leading = self._stability = None
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the present weights and what is owed."""
-        names = ("_W", "_b", "_solved_counts", "_due", "_refit", "_searched", "ridge", "_uncertainty")
-        return savepoint_of(self, *names)
+        deferred = ("_at_once", "_pending", "_owed", "_discarded")
+        return savepoint_of(self, "_used", "_last_counts", "_due", "_refit", "_searched", *deferred)
 
     def state_dict(self, statistics: Statistics) -> State:
-        """Return the weights in use, the counts that they were solved for, and the ridge."""
+        """Return the solve in use and, waiting for it, a pending one with the position of its use."""
         self._solve_if_due(statistics)
-        arrays = {"W": self._W, "b": self._b, "solved": self._solved_counts}
-        plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
-        kept = {} if self._uncertainty is None else {"uncertainty": self._uncertainty.state_dict()}
-        return {**plain, **self.ridge.state_dict(), **kept}
+        state = self._used.state_dict()
+        if self._pending is None:
+            return state
+        pending = self._pending.result().state_dict()
+        return {**state, "pending": {**pending, "position": self._pending.position, "owed": self._owed}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the solver that returned `state`."""
-        device = self._W.device
-        self._W, self._b, self._solved_counts = (
-            torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved")
-        )
-        self.ridge, self._due, self._refit = self.ridge.with_state(state), False, None
-        self._searched = None
-        kept = state.get("uncertainty") if self._keeps_uncertainty else None
-        self._uncertainty = None if kept is None else SolveUncertainty.from_state(kept, device)
+        """Become the solver that returned `state`; one that does not defer solves at once what is pending."""
+        keeps, pending = self._keeps_uncertainty, state.get("pending")
+        self._used = self._used.with_state(state, keeps_uncertainty=keeps)
+        self._last_counts, self._pending = self._used.counts, None
+        self._due, self._at_once = pending is not None and self._defer_solve is None, False
+        self._owed, self._refit, self._searched, self._discarded = False, None, None, None
+        if pending is not None and self._defer_solve is not None:
+            solve = self._used.with_state(pending, keeps_uncertainty=keeps)
+            self._pending = DeferredSolve.of(int(pending["position"]), solve)
+            self._owed = bool(pending["owed"])
+            self._last_counts = zero_padded(solve.counts, len(self._used.counts) - len(solve.counts))
 
     def _solve_if_due(self, statistics: Statistics) -> None:
+        """Use a pending solve whose position has come; compute what is due, or begin to."""
+        if self._pending is not None and statistics.total >= self._pending.position:
+            solve = self._pending.result()
+            self._used = solve.grown(statistics.classes - len(solve.counts))
+            self._due, self._pending, self._owed = self._owed, None, False
         if not self._due:
             return
-        ridge = self.ridge.searched(statistics) if self.ridge.is_outdated(statistics) else self.ridge
-        if self._keeps_uncertainty and statistics.total:
-            equations = normal_equations(self._trace_ridge, statistics, ridge.value)
-            W, b = equations.solve()
-            self._W, self._b = W.contiguous(), b.contiguous()
-            self._uncertainty = RidgeStability(equations).of_solve()
+        if self._defer_solve is None or self._at_once or not bool(self._used.counts.any()):
+            self._used = self._solved(statistics, self._used.ridge)
+            if self._discarded is not None:
+                self._discarded.wait()
+            self._discarded, self._at_once = None, False
         else:
-            self._W, self._b = self._solve(statistics, ridge)
-        self.ridge, self._solved_counts, self._due = ridge, statistics.counts, False
+            kept = Statistics(statistics.gram.copy(), statistics.Q, statistics.counts)
+            solve_kept = functools.partial(self._solved, kept, self._used.ridge)
+            self._pending = DeferredSolve.start(statistics.total + self._defer_solve, solve_kept)
+        self._last_counts, self._due = statistics.counts, False
+
+    def _discard_pending(self) -> None:
+        """Make a solve due that is not deferred, in place of one that is pending."""
+        self._discarded = self._pending or self._discarded
+        self._pending, self._owed, self._due, self._at_once = None, False, True, True
+
+    def _solved(self, statistics: Statistics, ridge: AdaptiveRidge) -> Solve:
+        """Return the solve of statistics, with a ridge that is searched anew where it is outdated."""
+        ridge = ridge.searched(statistics) if ridge.is_outdated(statistics) else ridge
+        if not self._keeps_uncertainty or not statistics.total:
+            return Solve(*self._solve(statistics, ridge), statistics.counts, ridge)
+        equations = normal_equations(self._trace_ridge, statistics, ridge.value)
+        W, b = (part.contiguous() for part in equations.solve())
+        return Solve(W, b, statistics.counts, ridge, RidgeStability(equations).of_solve())
 
     def _refit_stability(self, statistics: Statistics) -> RidgeStability:
         if self._stability is None or self._stability[0] is not statistics:

@@ -31,6 +31,7 @@ class SLDAHead(RidgeHead):
         seed: int = 0,
         refit_fraction: float = 0.05,
         device: torch.device | str = "cpu",
+        defer_solve: int | None = None,
     ) -> None:
         if not 0 < shrinkage < 1:
             raise ValueError(f"shrinkage is {shrinkage}, expected a number between 0 and 1")
@@ -42,6 +43,7 @@ class SLDAHead(RidgeHead):
             refit_fraction=refit_fraction,
             device=device,
             rule=functools.partial(_solve_discriminant, shrinkage),
+            defer_solve=defer_solve,
         )
 
     def link(self, scores: Tensor) -> Tensor:

@@ -59,9 +59,10 @@ class BlendedBranch(ABC):
 
         Args:
             frozen: [N, C], scores of the frozen branch.
-            adapted: [N, C], scores of this branch; where one is not finite the frozen branch's stands.
+            adapted: [N, C], scores of this branch; where either is not finite the frozen branch's stands.
         """
-        return torch.where(adapted.isfinite(), frozen + self.shares.to(frozen) * (adapted - frozen), frozen)
+        apart = torch.where(adapted.isfinite() & frozen.isfinite(), adapted - frozen, 0.0)
+        return frozen + self.shares.to(frozen) * apart
 
     def blend_variance(self, frozen: Tensor, adapted: Tensor) -> Tensor:
         """Return the variance [N, C] of the blended scores, as if those of the branches were independent.

@@ -45,7 +45,7 @@ def build_head(ridge: RidgeOptions, blocks: Sequence[int], context: LearnerConte
     """Return a ridge head, without samples, on the tokens of some blocks."""
     return ridge_head.RidgeHead(
         block_features.concat_width(context.backbone, blocks),
-        **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction"}),
+        **ridge.model_dump(include={"trace_ridge", "variance_ridge", "refit_fraction", "defer_solve"}),
         device=context.compute.device,
         keeps_uncertainty=context.keeps_uncertainty,
     )

@@ -51,6 +51,7 @@ class CohortRidgeOptions(RidgeBranchOptions):
     """The closed-form part that all cohorts share."""
 
     gcv_margin: None = Field(None, description="Not for this learner.")
+    defer_solve: None = Field(None, description="Not for this learner.")
 
 
 class CohortAdaptersOptions(Options):

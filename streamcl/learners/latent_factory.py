@@ -44,9 +44,10 @@ def build_retrained_branch(
         passes=latents.passes,
     )
 
+    in_stream = ridge.model_copy(update={"defer_solve": None})  # a head that is filled anew is solved once
     return RetrainedBranch(
         training,
-        functools.partial(build_head, ridge, blocks, context),
+        functools.partial(build_head, in_stream, blocks, context),
         LatentStore(latents.dtype, key=f"{context.seed}".encode()),
         LatentSchedule(latents.first_samples, rows),
         blocks=blocks,

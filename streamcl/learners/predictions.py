@@ -73,10 +73,13 @@ def open_set_nll(logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         logits: [B, C].
         targets: int64 [B]. One past the last column is a class never seen: it is given the score 0 in a
-            column of its own, as a fresh row of a head would give it.
+            column of its own, as a fresh row of a head would give it. So is a class that cannot be predicted,
+            with a score of minus infinity.
     """
     width = max(logits.shape[1], int(targets.max()) + 1) if len(targets) else logits.shape[1]
     padded = F.pad(logits.float(), (0, width - logits.shape[1]))
+    own = padded.gather(1, targets[:, None])
+    padded = padded.scatter(1, targets[:, None], own.masked_fill(own == -math.inf, 0.0))
     return F.cross_entropy(padded, targets, reduction="none")
 
 

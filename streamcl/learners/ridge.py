@@ -57,6 +57,13 @@ class FrozenFeatureOptions(Options):
         le=1,
         description="Refit the weights used while learning once this share of the samples is new.",
     )
+    defer_solve: Warn[int | None] = Field(
+        None,
+        ge=1,
+        le=10**9,
+        description="Refit in a thread beside the stream: the new weights come into use after so many more "
+        "samples, and a new class is not predicted until then; null: the stream waits for them.",
+    )
 
 
 class ClosedFormOptions(FrozenFeatureOptions):
@@ -102,8 +109,8 @@ class RidgeLearner(LogitLearner, Generic[S]):
 
     Each block gives its class token and its central patch token, layer-normalised; all of them side by side
     are the features, and `tta_views` of 2 averages them over the image and its mirrored inner part. What
-    `learn` predicts comes from weights that are a little older than its statistics (see `refit_fraction` of
-    the head); `predict` uses weights of all that is known. `sharpness` multiplies the scores before the
+    `learn` predicts comes from weights that are a little older than its statistics (see `refit_fraction` and
+    `defer_solve`); `predict` uses weights of all that is known. `sharpness` multiplies the scores before the
     softmax that losses are of; confidences have factors of their own (see `calibration`).
     """
 

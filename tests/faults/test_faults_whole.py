@@ -21,7 +21,13 @@ from streamcl.testing.torch_faults import OutOfMemory
 
 pytestmark = pytest.mark.faults
 
-HEADS = [RidgeHead, SLDAHead, NCMHead, lambda width: RidgeHead(width, projection=600, variance_ridge=32.0)]
+HEADS = [
+    RidgeHead,
+    SLDAHead,
+    NCMHead,
+    lambda width: RidgeHead(width, projection=600, variance_ridge=32.0),
+    lambda width: RidgeHead(width, variance_ridge=32.0, defer_solve=4),
+]
 
 
 def features(rows, seed):

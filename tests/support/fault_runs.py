@@ -29,6 +29,7 @@ TINY = {
 }
 LEARNERS: dict[str, dict[str, Any]] = {
     "ridge": {"name": "ridge", "blocks": [1, 2]},
+    "deferred": {"name": "ridge", "blocks": [1, 2], "defer_solve": 24},
     "hybrid": {
         "name": "ridge_lora",
         "ridge": {"blocks": [1, 2]},
