@@ -277,6 +277,11 @@ class HoldoutPart:
     samples: Sequence[Sample]
     end_offset: int | None = None
 
+    def places(self, limit: int | None) -> range:
+        """Return the places of at most `limit` samples, at equal distances; of all for None."""
+        count = len(self.samples)
+        return range(0, count, 1 if limit is None else max(1, -(-count // limit)))
+
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:

@@ -98,7 +98,7 @@ class HoldoutEvaluator:
         seen, reliability = 0, ReliabilityBins()
         for part in self.parts:
             hits = total = 0
-            for samples in self._chunks(part.samples):
+            for samples in self._chunks(part):
                 usable = [sample for sample in samples if sample.label in known]
                 predicted = (self._predict or learner.predict)(usable)
                 for prediction, sample in zip(predicted, usable, strict=True):
@@ -120,14 +120,12 @@ class HoldoutEvaluator:
             calibration_error=reliability.calibration_error,
         )
 
-    def _chunks(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-        count = len(samples)
-        step = 1 if self._limit is None else max(1, -(-count // self._limit))
+    def _chunks(self, part: HoldoutPart) -> Iterator[list[Sample]]:
         chunk: list[Sample] = []
-        chosen = range(0, count, step)
+        chosen = part.places(self._limit)
         for i in chosen if self._group is None else chosen[self._group.rank :: self._group.world_size]:
             try:
-                chunk.append(samples[i])
+                chunk.append(part.samples[i])
             except BadRecord:
                 continue
             if len(chunk) == self._batch_size:

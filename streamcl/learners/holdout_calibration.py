@@ -31,12 +31,20 @@ class HoldoutCalibrator:
         learner: one without the capability `calibration` stays as it is.
         parts: the held-out samples.
         version: gives another number whenever these change.
+        max_per_part: samples of a part that are evaluated; None: all. It is fitted to these, so that each is
+            read once, where they are enough.
     """
 
     def __init__(
-        self, learner: Learner, parts: Sequence[HoldoutPart], version: Callable[[], int] = lambda: 0
+        self,
+        learner: Learner,
+        parts: Sequence[HoldoutPart],
+        version: Callable[[], int] = lambda: 0,
+        *,
+        max_per_part: int | None = None,
     ) -> None:
         self._learner, self._parts, self._version = learner, tuple(parts), version
+        self._max_per_part = max_per_part
         self._features = HoldoutFeatures()
         self._places: list[ListedSample] = []
         self._listed_at = -1
@@ -83,13 +91,18 @@ class HoldoutCalibrator:
     def _listed(self) -> list[ListedSample]:
         """Return the samples that can be read, at most MAX_CALIBRATION_SAMPLES, in order."""
         if self._listed_at != (version := self._version()):
-            every = [(part, place) for part in self._parts for place in range(len(part.samples))]
+            every = self._evaluated(self._max_per_part)
+            if len(every) < MAX_CALIBRATION_SAMPLES // 2:
+                every = self._evaluated(None)
             self._places, self._listed_at = [], version
-            for part, place in every[:: max(1, -(-len(every) // MAX_CALIBRATION_SAMPLES))]:
+            for part, at in every[:: max(1, -(-len(every) // MAX_CALIBRATION_SAMPLES))]:
                 with suppress(BadRecord):
-                    self._places.append((sample_key(part.samples[place]), part, place))
+                    self._places.append((sample_key(part.samples[at]), part, at))
             self._drop_unlisted()
         return self._places
+
+    def _evaluated(self, limit: int | None) -> list[tuple[HoldoutPart, int]]:
+        return [(part, at) for part in self._parts for at in part.places(limit)]
 
     def _drop_unlisted(self) -> None:
         """Drop the features of samples that are held out no more, and of others that are not listed."""

@@ -84,7 +84,12 @@ def assemble(
     if group.world_size == 1:  # several ranks would have to read and learn it together
         replay = CheckpointReplay(settings, source, learner, output.checkpoints, output.saver)
     held_out = build_held_out(settings, source.info, backbone.image_size, group)
-    calibrator = HoldoutCalibrator(learner, source.info.holdout or held_out.parts, lambda: held_out.version)
+    calibrator = HoldoutCalibrator(
+        learner,
+        source.info.holdout or held_out.parts,
+        lambda: held_out.version,
+        max_per_part=settings.evaluate.max_per_part,
+    )
     forgetting = None
     if group.is_main:
         resources = RunResources(

@@ -13,6 +13,7 @@ from tiny_learners import hybrid, ncm, ridge, slda
 
 from streamcl.capabilities.declaration import capabilities_of
 from streamcl.errors import BadRecord
+from streamcl.evaluation.holdout import HoldoutEvaluator
 from streamcl.evaluation.reliability import ReliabilityBins
 from streamcl.events import Batch, HoldoutPart, Sample
 from streamcl.learners.calibration import MIN_CALIBRATION_SAMPLES, Calibration, fitted_sharpness, mean_square
@@ -254,6 +255,22 @@ def test_few_held_out_samples_are_no_basis_and_many_are_thinned_out(tiny_backbon
     many = HeldOut([sample(number % 40) for number in range(MAX_CALIBRATION_SAMPLES + 1)])
     assert HoldoutCalibrator(learner, [HoldoutPart("held out", many)]).fit_after_erasure()
     assert np.count_nonzero(many.reads) == (MAX_CALIBRATION_SAMPLES + 2) // 2
+
+
+def test_it_is_fitted_to_the_samples_that_are_evaluated_where_they_are_enough(tiny_backbone, fp32):
+    learner = taught(ridge(tiny_backbone, fp32))
+    enough = MAX_CALIBRATION_SAMPLES // 2
+    for evaluated, read in ((enough, 1), (enough - 1, 2)):
+        many = HeldOut([sample(number % 40) for number in range(2 * enough)])
+        part = HoldoutPart("held out", many)
+        calibrator = HoldoutCalibrator(learner, [part], max_per_part=evaluated)
+        calibrator.fit()
+        assert np.count_nonzero(many.reads) == read * enough
+        if read == 1:
+            evaluator = HoldoutEvaluator([part], max_per_part=evaluated, predict=calibrator.predict)
+            kept = calibrator.cached_samples
+            evaluator.evaluate(learner)
+            assert calibrator.cached_samples == kept, "nothing is read again"
 
 
 def test_a_learner_without_held_out_samples_or_classes_stays_as_it_is(tiny_backbone, fp32):
