@@ -2,11 +2,11 @@
 
     python benchmarks/multiplicity.py [--pack digits] [--learner online_lora] [--models 8] [--retrained 3]
 
-A learner takes a stream of at most 400 images. Then B of its adapters is perturbed, one draw a model (see
-`streamcl.nn.weight_dropout`), and a model counts as equally good where its loss on 150 held-out images is at
-most eps above the learner's own: these images are used for nothing else. How far the models disagree is of
-150 other images, without their labels. The last row is of learners that took the same stream with other
-seeds, which is what dropout stands for.
+A learner takes a stream of at most 400 images; online_lora has the paper's four hard samples. Then B of its
+adapters is perturbed, one draw a model (see `streamcl.nn.weight_dropout`), and a model counts as equally good
+where its loss on 150 held-out images is at most eps above the learner's own: these images are used for
+nothing else. How far the models disagree is of 150 other images, without their labels. The last row is of
+learners that took the same stream with other seeds, which is what dropout stands for.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from published_learner import learner_options
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -66,7 +67,9 @@ def read(pack: str) -> Images:
 
 def taught(images: Images, name: str, seed: int) -> Any:
     """Return the gradient model of a learner that has taken the stream."""
-    config = config_from_dict({"source": "digits", "seed": seed, "backbone": BACKBONE, "learner": name})
+    config = config_from_dict(
+        {"source": "digits", "seed": seed, "backbone": BACKBONE, "learner": learner_options(name)}
+    )
     compute = build_compute(config)
     learner = build_learner(config, build_vit(config, compute), compute)
     for start in range(0, len(images.learned), BATCH):

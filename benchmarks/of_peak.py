@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from machine import machine
+from published_learner import learner_options
 from scaling import configuration, samples, vit
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,7 +34,7 @@ def main() -> None:
     """Measure in turns, and print."""
     args = _arguments()
     config = configuration(
-        learner=args.learner,
+        learner=learner_options(args.learner),
         batch=args.batch,
         precision=args.precision,
         device=args.device,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from published_learner import learner_options
 
 WARM_UP = 10  # batches
 BATCH = 64
@@ -49,7 +50,7 @@ def config(learner: str, batches: int, size: int, precision: str) -> dict[str, A
         "backbone": {
             "name": "vit_small_patch14_dinov2", "weights": "none", "image_size": size, "depth": 11
         },
-        "learner": learner,
+        "learner": learner_options(learner),
         "precision": precision,
         "device": "cpu",
         "evaluate": {"hold_out": 0, "at_stream_end": False, "at_part_end": False, "every_samples": None},

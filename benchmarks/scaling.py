@@ -4,9 +4,10 @@
         [--quick] [--repeats 5] [--clock wall|cpu] [--out FOLDER]
 
 classes: a step of the linear and of the ridge head. resolution, batch, backbone: a step of online_lora on a
-ViT with random weights. width: an update and a solve of the ridge head. requests: an exact request of so many
-samples in a whole run, and what share of an hour so many of them take. stream: a run of 10,000 batches and
-50 consolidations on a tiny model, batches of its end side by side with such of its start, and its memory.
+ViT with random weights, with the paper's four hard samples. width: an update and a solve of the ridge head.
+requests: an exact request of so many samples in a whole run, and what share of an hour so many of them take.
+stream: a run of 10,000 batches and 50 consolidations on a tiny model, batches of its end side by side with
+such of its start, and its memory.
 pauses: a ridge_lora run, the share of its time in commits, and a folder of JPEG images, the share of it that
 waits for decoding.
 Within an axis the points take turns; a point's time is the median of its repeats.
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import machine
+from published_learner import ONLINE_LORA
 
 from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
@@ -94,7 +96,7 @@ def vit(name: str, size: int, **options: Any) -> dict[str, Any]:
 
 
 def learning(backbone: dict[str, Any], batch: int) -> Step:
-    config = configuration(learner="online_lora", backbone=backbone)
+    config = configuration(learner=ONLINE_LORA, backbone=backbone)
     compute = build_compute(config)
     learner = build_learner(config, build_vit(config, compute), compute)
     given = Batch(0, tuple(samples(batch, backbone["image_size"])))
@@ -216,7 +218,7 @@ def long_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     processor does meets both alike.
     """
     batches, compared = (2000, 200) if args.quick else (10_000, 1000)
-    config = own_run("stream", folder, 8 * (batches + compared), 32, batch=8, learner="online_lora")
+    config = own_run("stream", folder, 8 * (batches + compared), 32, batch=8, learner=ONLINE_LORA)
     config = config.model_copy(update={"shift": configuration(shift={"class": "scaling:Regular"}).shift})
     early = config.model_copy(update={"run_dir": str(folder / "early")})
     clock, memory, times = CLOCKS[args.clock], [], []
@@ -266,7 +268,7 @@ def pauses(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     jpeg = pictures(folder / "jpeg", 512 if args.quick else 2048)
     source = {"name": "image_folder", "args": {"root": str(jpeg), "test_percent": 0}}
     config = configuration(
-        **small, source=source, learner="online_lora", batch=64, run_dir=str(folder / "decode")
+        **small, source=source, learner=ONLINE_LORA, batch=64, run_dir=str(folder / "decode")
     )
     with open_run(config) as run:
         idle, busy = shares(run, run.source, Prefetcher._take)

@@ -6,10 +6,11 @@
 
 forward: the frozen backbone alone. floor: LoRA forward + backward + Adam on pixels that are ready. reference:
 the published code's step, re-enacted. The others are whole runs: source, predict, learn, detector, metrics,
-sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is counted); last_4_blocks and
-lbp_wht are online_lora with these options, those in _compiled have `backbone.compile`, those in _graphed
-`backbone.cuda_graphs` (a GPU only); what compiling takes is not counted. All take turns in one
-process, round after round, in an order that rotates; a round's ratio is to the floor of the same round.
+sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is counted); online_lora has the
+paper's four hard samples, last_4_blocks and lbp_wht are it with these options, those in _compiled have
+`backbone.compile`, those in _graphed `backbone.cuda_graphs` (a GPU only); what compiling takes is not
+counted. All take turns in one process, round after round, in an order that rotates; a round's ratio is to
+the floor of the same round.
 `--clock cpu` counts this process's processor time, threads added up, for a machine that is not quiet. Where
 the processor's energy counters can be read (RAPL, see energy.py), joules an image stand beside.
 Pretrained ViT-S (fetch:vit-s-focus in STREAMCL_CACHE) and CIFAR-100 images (STREAMCL_DEV_DATA); where one is
@@ -36,6 +37,7 @@ import torch
 from contestants import CLASSES, Bare, Forward, Reference
 from energy import ABSENT, EnergyMeter
 from machine import machine
+from published_learner import ONLINE_LORA
 
 from streamcl.benchmark.cells import SharedResources
 from streamcl.config.load import config_from_dict
@@ -51,12 +53,12 @@ from streamcl.runs.open import open_run
 from streamcl.runs.run import Run
 
 LEARNERS: dict[str, Any] = {
-    "online_lora": "online_lora",
-    "last_4_blocks": {"name": "online_lora", "last_blocks": 4},
-    "lbp_wht": {"name": "online_lora", "backprop": {"lbp_wht": {"order": 3}}},
-    "grad_filter": {"name": "online_lora", "backprop": {"grad_filter": {"patch": 2}}},
+    "online_lora": ONLINE_LORA,
+    "last_4_blocks": {**ONLINE_LORA, "last_blocks": 4},
+    "lbp_wht": {**ONLINE_LORA, "backprop": {"lbp_wht": {"order": 3}}},
+    "grad_filter": {**ONLINE_LORA, "backprop": {"grad_filter": {"patch": 2}}},
     "grad_filter_pooled": {
-        "name": "online_lora",
+        **ONLINE_LORA,
         "backprop": {"grad_filter": {"patch": 2, "pool_activations": True}},
     },
     "ridge_lora": "ridge_lora",

@@ -27,7 +27,7 @@ def slda(work: Work) -> Prepared:
 
 
 def online_lora(work: Work) -> Prepared:
-    return _prepared(work, {"name": "online_lora", "learning_rate": work.rate})
+    return _prepared(work, {"name": "online_lora", "hard_buffer_size": 4, "learning_rate": work.rate})
 
 
 def ridge(work: Work) -> Prepared:

@@ -30,7 +30,7 @@ from streamcl.testing import ScriptedSource
 
 pytestmark = pytest.mark.long
 
-LORA = {"name": "online_lora", "rank": 2}
+LORA = {"name": "online_lora", "rank": 2, "hard_buffer_size": 4}
 COHORTS = {
     "name": "cohort_adapters",
     "cohort_by": "offset_range",

@@ -59,7 +59,7 @@ def write_config(folder: Path, name="stream.yaml", **changes):
         "scenario": {"name": "disjoint", "parts": 2},
         "batch": 8,
         "backbone": backbone,
-        "learner": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
+        "learner": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1, "hard_buffer_size": 4},
         "evaluate": {"every_samples": 48},
         "checkpoint": {"every_samples": 24},
         "precision": "32-true",

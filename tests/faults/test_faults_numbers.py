@@ -205,7 +205,7 @@ def test_a_step_that_runs_out_of_memory_half_way_changes_nothing(tiny_backbone, 
     """The optimizer has already changed parameters and made moments when it fails."""
     from streamcl.learners.online_lora import OnlineLoRALearner
 
-    learner = OnlineLoRALearner(tiny_backbone, fp32)
+    learner = OnlineLoRALearner(tiny_backbone, fp32, hard_buffer_size=4)
     for number in range(steps):
         learner.learn(make_batch(number * 4, ["a", "b"] * 2))
     learner.model.grow(make_batch(0, ["a", "b"]).samples)

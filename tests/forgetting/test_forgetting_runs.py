@@ -20,6 +20,8 @@ from streamcl.forgetting.receipts.archive import read_receipt
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 
+HARD = {"name": "online_lora", "hard_buffer_size": 4}
+
 
 def seen(folder):
     """The ids, by label, that the run's log holds."""
@@ -144,7 +146,7 @@ def test_a_finished_run_carries_requests_out_when_it_is_opened(tmp_path):
 
 
 def test_shared_lora_that_is_not_replayed_is_never_called_exact(tmp_path):
-    with open_run(configuration(tmp_path, learner="online_lora", forgetting={"max_replay": 0})) as run:
+    with open_run(configuration(tmp_path, learner=HARD, forgetting={"max_replay": 0})) as run:
         for prediction in run:
             if prediction.offset == 79:
                 run.forget(label="4", guarantee="exact", id="r1")
@@ -164,7 +166,7 @@ def test_shared_lora_that_is_not_replayed_is_never_called_exact(tmp_path):
 
 
 def test_dropping_a_class_leaves_the_other_rows_as_they_were(tmp_path):
-    with open_run(configuration(tmp_path, learner="online_lora", max_samples=64)) as run:
+    with open_run(configuration(tmp_path, learner=HARD, max_samples=64)) as run:
         list(run)
         learner = run.learner
         keep = [i for i, name in enumerate(learner.classes) if name != learner.classes[0]]
@@ -229,7 +231,7 @@ def test_a_wait_that_was_too_short_has_a_code_of_its_own(stopped):
 
 def test_a_refusal_is_one_sentence_and_the_receipt_has_the_reasons(tmp_path):
     once = {"max_samples": 32, "forgetting": {"max_replay": 0}}
-    with open_run(configuration(tmp_path, learner="online_lora", **once)) as run:
+    with open_run(configuration(tmp_path, learner=HARD, **once)) as run:
         list(run)
     code, text = call("forget", tmp_path / "run", "--class", "4", "--guarantee", "exact", "--execute")
     assert (code, text) == (6, "refused: no method can erase this with the guarantee exact")

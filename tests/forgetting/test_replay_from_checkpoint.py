@@ -20,7 +20,7 @@ from streamcl.sources.hidden_labels import hide_labels
 from streamcl.sources.wrapper import SourceWrapper
 from streamcl.storage.plain_state import state_hash
 
-LEARNER = {"name": "online_lora", "learning_rate": 0.01, "first_block": 1}
+LEARNER = {"name": "online_lora", "learning_rate": 0.01, "first_block": 1, "hard_buffer_size": 4}
 PLATEAUS = {"name": "plateau", "window": 3, "mean_threshold": 5.0, "variance_threshold": 5.0}
 """A plateau at nearly every third batch, so that the adapters are consolidated during the replay."""
 

@@ -64,7 +64,9 @@ def test_a_source_that_cannot_fetch_is_looked_ahead_in_and_what_has_a_tombstone_
 
 
 def test_a_run_repairs_shared_weights_with_what_its_source_gives(tmp_path):
-    config = configuration(tmp_path, learner={"name": "online_lora", "learning_rate": 1e-2})
+    config = configuration(
+        tmp_path, learner={"name": "online_lora", "learning_rate": 1e-2, "hard_buffer_size": 4}
+    )
     with open_run(config) as run:
         for prediction in run:
             if prediction.offset == 111:

@@ -46,7 +46,8 @@ LEARNERS: dict[str, object] = {
     "latents": {"name": "ridge_lora", "latents": {"budget": "256kB", "first_samples": WARMUP}},
     "cohort_adapters": {"name": "cohort_adapters", "cohort_by": "domain", "lora": {"warmup_samples": WARMUP}},
     "mixed_privacy": {"name": "mixed_privacy", "lora": {"warmup_samples": WARMUP}},
-    **{name: name for name in ("online_lora", "frozen_linear", "naive_lora", "er", "der_pp", "ewc_pp")},
+    "online_lora": {"name": "online_lora", "hard_buffer_size": 4},
+    **{name: name for name in ("frozen_linear", "naive_lora", "er", "der_pp", "ewc_pp")},
 }
 REQUESTS: dict[str, dict[str, object]] = {
     "class": {"label": CANARY_CLASS},

@@ -96,11 +96,12 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "ridge": {"blocks": [1, 2]},
         "lora": {"first_block": 1, "warmup_samples": 16},
     },
-    "online_lora": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1},
+    "online_lora": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1, "hard_buffer_size": 4},
     "online_lora_strong": _STRONG,
     "online_lora_low_pass": {
         "name": "online_lora",
         "learning_rate": 0.01,
+        "hard_buffer_size": 4,
         "last_blocks": 2,
         "backprop": {"lbp_wht": {"order": 2}},
     },

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.long
 COUNT, STOP, LATE = 80, 24, 56  # the last is when what is learned in either part is asked back
 ADAPT = {"warmup_samples": 16, "first_block": 1}
 LEARNERS = {
-    "online_lora": {"name": "online_lora"},
-    "low_pass": {"name": "online_lora", "backprop": {"lbp_wht": {"order": 1}}},
+    "online_lora": {"name": "online_lora", "hard_buffer_size": 4},
+    "low_pass": {"name": "online_lora", "hard_buffer_size": 4, "backprop": {"lbp_wht": {"order": 1}}},
     "hybrid": {"name": "ridge_lora", "lora": ADAPT, "ridge": {"blocks": [0, 1]}},
     "ridge": {"name": "ridge", "blocks": [1]},
     "projected": {"name": "ridge", "blocks": [1], "projection": 32},
@@ -121,7 +121,7 @@ def test_a_run_on_a_gpu_learns_stops_forgets_and_goes_on_as_on_a_cpu(images, mon
 
 @pytest.mark.parametrize("method", ["gs_lora", pytest.param("fast_ntk", marks=pytest.mark.slow)])
 def test_a_repair_of_shared_weights_ends_on_a_gpu_as_on_a_cpu(images, monkeypatch, tmp_path, method):
-    learner = {"name": "online_lora", "learning_rate": 1e-2}
+    learner = {"name": "online_lora", "learning_rate": 1e-2, "hard_buffer_size": 4}
     forget = [{"offset": LATE, "class": "a", "method": method}]
     config = configuration(images, learner, forgetting={"requests": forget}, scenario="iid")
     carried_through(on_cpu(config, tmp_path / "cpu"))

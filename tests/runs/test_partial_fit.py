@@ -170,7 +170,7 @@ def test_what_is_no_image_or_has_no_label_is_refused_before_anything_is_learned(
 
 
 def test_the_stream_is_not_learned_again_without_what_was_put_in(tmp_path):
-    adapters = {"name": "online_lora", "learning_rate": 0.01, "first_block": 1}
+    adapters = {"name": "online_lora", "learning_rate": 0.01, "first_block": 1, "hard_buffer_size": 4}
     with streamcl.open_run(configuration(tmp_path, adapters, max_samples=40)) as run:
         list(run)
         assert run.processor.parts.forgetting is not None

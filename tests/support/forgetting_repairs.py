@@ -18,6 +18,7 @@ def learner_of(backbone, compute, **options):
         **{
             **{"first_block": 1, "learning_rate": 1e-2, "regularisation": 0.0, "mask_absent": False},
             "buffer_weight": "batch",
+            "hard_buffer_size": 4,
         }
         | options,
     )

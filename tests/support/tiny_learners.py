@@ -38,9 +38,8 @@ LABELS = ["ant", "bee", "cat", "dog"]
 
 
 def online_lora(backbone, compute, **options):
-    return OnlineLoRALearner(
-        backbone, compute, **{"first_block": 1, "learning_rate": 1e-2, "regularisation": 0.0} | options
-    )
+    chosen = {"first_block": 1, "learning_rate": 1e-2, "regularisation": 0.0, "hard_buffer_size": 4} | options
+    return OnlineLoRALearner(backbone, compute, **chosen)
 
 
 def ridge(backbone, compute):
