@@ -500,6 +500,14 @@ def test_the_schema_accepts_whatever_loads(several: list[dict[str, Any]]) -> Non
         validator.validate(data)
 
 
+def test_a_run_keeps_the_hard_buffer_it_was_saved_with_and_is_refused_without_it(tmp_path: Path) -> None:
+    """Runs before the default was 0 had 4 without naming it; their saved configurations name it."""
+    old = config_from_dict({"source": "demo", "learner": {"name": "online_lora", "hard_buffer_size": 4}})
+    assert load_config(write(tmp_path, dump_config(old))).learner.hard_buffer_size == 4
+    (found,) = differences(old, config_from_dict({"source": "demo", "learner": "online_lora"}))
+    assert str(found) == "learner.hard_buffer_size: 4 -> 0 (refuse)"
+
+
 def test_differences_are_classed_for_a_resume() -> None:
     old = {"source": {"name": "demo", "policy": {"retries": 1}}, "learner": {"lora": {"rank": 4}}}
     new = {

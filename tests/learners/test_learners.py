@@ -98,6 +98,16 @@ def test_the_buffer_holds_samples_not_batches_and_rides_in_the_step(tiny_backbon
     assert len(learner.buffer.samples) == 4
 
 
+def test_without_a_hard_buffer_there_is_no_importance_whatever_is_consolidated(tiny_backbone, fp32):
+    learner = online_lora(tiny_backbone, fp32, hard_buffer_size=0, regularisation=2000.0)
+    teach(learner)
+    assert set(learner.consolidate()) == {"adapter_norm", "buffer"}
+    teach(learner, start=500)
+    assert float(learner.importance.penalty(learner.adapters.trainable(), 2000.0)) == 0.0
+    assert learner.capabilities.importance is None
+    assert learner.weights_trained_on(iter([["s0"]])) == ("adapters", "head")
+
+
 def test_importance_comes_from_every_held_sample(tiny_backbone, fp32):
     """The reference reads one item off an exhausted iterator."""
     learner = online_lora(tiny_backbone, fp32)
