@@ -39,7 +39,7 @@ from streamcl.factory.backbone import build_compute, build_vit
 from streamcl.heads.leave_one_out import leave_one_out_scores
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.block_features import evenly_spaced_blocks
-from streamcl.learners.ridge import RidgeOptions
+from streamcl.learners.ridge_options import RidgeOptions
 from streams.datasets.digits import digits
 from streams.datasets.npz import npz
 

@@ -26,7 +26,7 @@ from streamcl.heads.cross_validation import explained_shares
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.statistics import Statistics
 from streamcl.learners.blended_learner import BlendedLearner
-from streamcl.learners.ridge import RidgeOptions
+from streamcl.learners.ridge_options import RidgeOptions
 from streamcl.nn.device import Compute
 from streamcl.runs.learner import load_learner
 

@@ -35,7 +35,7 @@ from streamcl.heads.key_pairs import KeyPairsHead
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.keys import PROBE_IMAGES, KeyTraces, pack_keys
-from streamcl.learners.ridge import RidgeOptions
+from streamcl.learners.ridge_options import RidgeOptions
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.nn.synthetic_images import synthetic_images
 

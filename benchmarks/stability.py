@@ -31,7 +31,8 @@ from streamcl.factory.backbone import build_compute, build_vit
 from streamcl.factory.parts import build_learner
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.stability import flip_probability
-from streamcl.learners.ridge import RidgeLearner, RidgeOptions
+from streamcl.learners.ridge import RidgeLearner
+from streamcl.learners.ridge_options import RidgeOptions
 from streams.datasets.digits import digits
 from streams.datasets.npz import npz
 

@@ -30,7 +30,7 @@ from streamcl.learners.block_features import (
     evenly_spaced_blocks,
     tta_views,
 )
-from streamcl.learners.ridge import RidgeOptions
+from streamcl.learners.ridge_options import RidgeOptions
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streams.datasets.npz import npz

@@ -29,8 +29,8 @@ from streamcl.factory.parts import build_learner
 from streamcl.heads.leave_one_out import leave_one_out_scores
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.branch_parts import blocks_of_branch
-from streamcl.learners.ridge import RidgeLearnerOptions, RidgeOptions
 from streamcl.learners.ridge_lora_options import RidgeLoRAOptions
+from streamcl.learners.ridge_options import RidgeLearnerOptions, RidgeOptions
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 

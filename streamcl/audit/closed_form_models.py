@@ -97,7 +97,7 @@ class ClosedFormModels:
         counts: int64 [C], samples of each class in the last head, by which its share is computed.
         """
         try:
-            models = [LinearModel(*head.exact_weights(), torch.tensor(head.counts) > 0) for head in heads]
+            models = [_linear_model(head) for head in heads]
         except RuntimeError as error:
             raise ForgettingError(
                 "the audited statistics cannot be solved: more was subtracted than they contain"
@@ -110,4 +110,11 @@ class ClosedFormModels:
         return LinearModel(W, (1 - share) * frozen.b + share * adapted.b, frozen.alive)
 
     def _per_head(self, examples: Examples) -> Iterator[Tensor]:
-        return iter(examples.features.split([head.statistic_width for head in self._heads], dim=1))
+        return iter(examples.features.split([head.row_width for head in self._heads], dim=1))
+
+
+def _linear_model(head: RidgeHead) -> LinearModel:
+    """The model of a head on its learned rows, of which the first D columns alone are predicted from."""
+    W, b = head.exact_weights()
+    W = torch.cat([W, W.new_zeros(head.row_width - len(W), W.shape[1])])
+    return LinearModel(W, b, torch.tensor(head.counts) > 0)

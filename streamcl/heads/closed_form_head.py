@@ -49,7 +49,24 @@ class ClosedFormHead(Protocol[S]):
         """Have at least `classes` columns."""
 
     def statistic_rows(self, features: Tensor) -> Tensor:
-        """Return the rows that are summed, float64 [N, D], of features [N, d]."""
+        """Return the rows float64 [N, D] that scores are of, of features [N, d]."""
+
+    @property
+    def row_width(self) -> int:
+        """The number of columns of `learned_rows`: D, or more where views are learned beside an image."""
+        return self.statistic_width
+
+    def learned_rows(self, features: Tensor) -> Tensor:
+        """Return one row float64 [N, row_width] for each sample that is learned, of its features [N, ...]."""
+        return self.statistic_rows(features)
+
+    def outer_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows [M, D] whose outer products are summed, of learned rows [N, row_width]."""
+        return rows
+
+    def summed_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows [N, D] that are summed by class, of learned rows [N, row_width]."""
+        return rows
 
     def statistics_of(self, features: Tensor, targets: Tensor) -> S:
         """Return the statistics of samples; change nothing.

@@ -105,19 +105,19 @@ class RidgeHead(ClosedFormHead[Statistics]):
 
     def empty_on_rows(self, classes: int) -> RidgeHead:
         """Return a head without samples on the CPU, with the same ridge, whose features are rows phi."""
-        ridge = self._solver.ridge
-        options: dict[str, Any] = {"variance_ridge": ridge.minimum, "gcv_margin": ridge.gcv_margin}
-        head = RidgeHead(self.statistic_width, trace_ridge=self._trace_ridge, **options)
+        head = RidgeHead(self.statistic_width, **self._ridge_options())
         head.grow(classes)
         return head
 
+    def _ridge_options(self) -> dict[str, Any]:
+        ridge, trace = self._solver.ridge, self._trace_ridge
+        return {"trace_ridge": trace, "variance_ridge": ridge.minimum, "gcv_margin": ridge.gcv_margin}
+
     def grow(self, classes: int) -> None:
         """Have at least `classes` columns; old ones keep their values, one without samples scores -inf."""
-        more = classes - self.classes
-        if more <= 0:
-            return
-        self._sums = self._sums.widened(classes)
-        self._solver.grow(more)
+        if (more := classes - self.classes) > 0:
+            self._sums = self._sums.widened(classes)
+            self._solver.grow(more)
 
     def statistic_rows(self, features: Tensor) -> Tensor:
         """Return phi, float64 [N, D], of features [N, d]."""
@@ -137,15 +137,15 @@ class RidgeHead(ClosedFormHead[Statistics]):
             targets: int64 [N], columns that exist.
         """
         h, targets = self._checked(features, targets)
-        return Statistics.of(h, targets, self.classes)
+        return Statistics.of(self.summed_rows(h), targets, self.classes, outer=self.outer_rows(h))
 
     def statistics_from_parts(self, parts: PartsOfHead) -> Statistics:
         """Return the sum of parts: rows [r, D] with outer products to sum; by column a count and Q [D]."""
         total = Statistics.empty(self.statistic_width, self._sums.Q.device, self.classes)
         for rows, sums in parts:
-            total.gram.add(torch.as_tensor(rows, device=total.Q.device))
+            total.gram.add(self.outer_rows(torch.as_tensor(rows, device=total.Q.device)))
             for column, (count, Q) in sums.items():
-                total.Q[:, column] += torch.as_tensor(Q, device=total.Q.device)
+                total.Q[:, column] += self.summed_rows(torch.as_tensor(Q, device=total.Q.device)[None])[0]
                 total.counts[column] += count
         return total
 
@@ -162,10 +162,10 @@ class RidgeHead(ClosedFormHead[Statistics]):
                 has changed.
         """
         h, targets = self._checked(features, targets)
-        Q, counts = sums_by_class(h, targets, self.classes)
+        Q, counts = sums_by_class(self.summed_rows(h), targets, self.classes)
         learned = Statistics(self._sums.gram, self._sums.Q + weight * Q, self._sums.counts + weight * counts)
         due = self._solver.falls_due(self._sums, learned.counts)
-        learned.gram.add(h if weight == 1 else h * weight**0.5)
+        learned.gram.add(self.outer_rows(h) if weight == 1 else self.outer_rows(h) * weight**0.5)
         self._take_over(learned, due=due)
 
     def savepoint(self) -> Rollback:
@@ -195,9 +195,9 @@ class RidgeHead(ClosedFormHead[Statistics]):
                 would turn negative or features remain of a class with no samples left. Nothing has changed.
         """
         h, targets = self._checked(features, targets)
-        Q, counts = sums_by_class(h, targets, self.classes)
+        Q, counts = sums_by_class(self.summed_rows(h), targets, self.classes)
         gram = self._sums.gram.copy()
-        gram.add(h, sign=-1.0)
+        gram.add(self.outer_rows(h), sign=-1.0)
         self._replace(Statistics(gram, self._sums.Q - Q, self._sums.counts - counts))
 
     def remove(self, other: Statistics) -> None:
@@ -267,7 +267,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         self._smallest = None
 
     def _checked(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.statistic_rows(features)
+        h = self.learned_rows(features)
         targets = targets.to(h.device)
         check_fit(h, targets, self.classes)
         return h, targets

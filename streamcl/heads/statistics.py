@@ -58,17 +58,18 @@ class Statistics:
         return cls(Gram(width, device), Q, torch.zeros(classes, dtype=torch.int64, device=device))
 
     @classmethod
-    def of(cls, h: Tensor, targets: Tensor, classes: int) -> Statistics:
+    def of(cls, h: Tensor, targets: Tensor, classes: int, outer: Tensor | None = None) -> Statistics:
         """Return the statistics of samples.
 
         Args:
             h: [N, D].
             targets: int64 [N], columns below `classes`.
             classes: C.
+            outer: rows [M, D] whose outer products G sums; None: h.
         """
         rows = h.detach().double()
         gram = Gram(rows.shape[1], rows.device)
-        gram.add(rows)
+        gram.add(rows if outer is None else outer.detach().double())
         Q, counts = sums_by_class(rows, targets, classes)
         return cls(gram, Q.contiguous(), counts)
 

@@ -15,7 +15,7 @@ from streamcl.learners.blending import BlendedBranch
 from streamcl.learners.branch_parts import adapted_blocks_of, build_head
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.lazy_imports import lazy_imports
-from streamcl.learners.ridge import RidgeOptions
+from streamcl.learners.ridge_options import RidgeOptions
 from streamcl.protocols import Rollback, State
 
 with lazy_imports():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.lazy_imports import lazy_imports
-from streamcl.learners.ridge import RidgeOptions
+from streamcl.learners.ridge_options import RidgeOptions
 
 with lazy_imports():
     from streamcl.heads import ridge as ridge_head

@@ -52,6 +52,7 @@ class CohortRidgeOptions(RidgeBranchOptions):
 
     gcv_margin: None = Field(None, description="Not for this learner.")
     defer_solve: None = Field(None, description="Not for this learner.")
+    robust_share: None = Field(None, description="Not for this learner.")
 
 
 class CohortAdaptersOptions(Options):

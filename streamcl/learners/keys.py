@@ -16,13 +16,8 @@ from streamcl.errors import ForgettingError
 from streamcl.events import Sample
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
-from streamcl.learners.ridge import (
-    RIDGE_SHARPNESS,
-    FrozenFeatureOptions,
-    RidgeLearner,
-    RidgeOptions,
-    build_closed_form,
-)
+from streamcl.learners.ridge import RIDGE_SHARPNESS, RidgeLearner, build_closed_form
+from streamcl.learners.ridge_options import FrozenFeatureOptions, RidgeOptions
 from streamcl.learners.statistics import ClosedFormStatistics, PerHead
 
 with lazy_imports():

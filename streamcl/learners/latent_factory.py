@@ -13,8 +13,9 @@ from streamcl.learners.factory import LearnerContext
 from streamcl.learners.latent_ridge_lora import LatentRidgeLoRALearner
 from streamcl.learners.latent_training import LatentTraining
 from streamcl.learners.retrained_branch import RetrainedBranch
-from streamcl.learners.ridge import RidgeOptions, build_ridge
+from streamcl.learners.ridge import build_ridge
 from streamcl.learners.ridge_lora_options import LatentOptions
+from streamcl.learners.ridge_options import RidgeOptions
 from streamcl.memory.latent_store import LatentSchedule, LatentStore
 from streamcl.memory.quantised_tokens import QuantisedTokens, TokenDtype
 

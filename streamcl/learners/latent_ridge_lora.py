@@ -75,17 +75,19 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
         """Learn the batch from features that were read of its samples."""
         scores = self.scores(reading)  # [B, C]
         step = self.exact.prepared(batch, scores, self.uncertainty_in_use(reading))
-        seen = [part for part in (reading.features, reading.tokens, reading.adapted) if part is not None]
+        features = reading.features
+        to_learn = self.exact.to_learn(batch.samples, features) if step.rows else features
+        seen = [part for part in (to_learn, reading.tokens, reading.adapted) if part is not None]
         if not step.rows or not predictions.all_finite(*seen):
             return step.refused()
-        learned = step.learned(reading.features)
+        learned = step.learned(features)
         with Transaction(self.exact.savepoint()) as transaction:
             if self.adapted is not None:
                 transaction.cover(self.adapted.savepoint())
-            self.exact.add(reading.features[step.rows], step.targets, step.index)
+            self.exact.add(to_learn[step.rows], step.targets, step.index)
             self.calibration.update(scores[step.rows], step.targets)
             self._store(step, reading)
-            self.statistics.notify(batch.labelled, [reading.features[step.rows]])
+            self.statistics.notify(batch.labelled, [to_learn[step.rows]])
         return learned
 
     def end_stream(self, offset: int) -> Mapping[str, Any]:
@@ -95,7 +97,7 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
     @property
     def statistics(self) -> ClosedFormStatistics[Statistics]:
         """The removable statistics, of the frozen head; the adapted one holds what is stored."""
-        heads, read = (self.exact.head,), lambda samples: (self.exact.features(samples),)
+        heads, read = (self.exact.head,), self.exact.statistics.read
         return ClosedFormStatistics(heads, read, self.exact.index, self._listeners)
 
     @property

@@ -13,7 +13,8 @@ from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.events import Batch, Prediction, Sample, StepResult
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
-from streamcl.learners.ridge import RidgeLearner, RidgeOptions, build_ridge
+from streamcl.learners.ridge import RidgeLearner, build_ridge
+from streamcl.learners.ridge_options import RidgeOptions
 from streamcl.learners.statistics import ClosedFormStatistics, PerHead
 from streamcl.learners.step import Transaction
 from streamcl.protocols import State

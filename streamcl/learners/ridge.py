@@ -5,13 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, Generic
 
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import LearnedListener
-from streamcl.config.options.base import BlockIndices, Options, ViewCount, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from streamcl.events import Batch, Sample, StepResult
 from streamcl.heads.closed_form_head import ClosedFormHead, S
@@ -19,14 +16,17 @@ from streamcl.learners.assessment import HeadAssessment
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
+from streamcl.learners.ridge_options import FrozenFeatureOptions, RidgeLearnerOptions, RidgeOptions
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.learners.step import LogitLearner, PreparedStep, Transaction, prepare_step
 from streamcl.protocols import Rollback, State, savepoint_of
 
 with lazy_imports():
+    import torch
+
     from streamcl.heads import ridge as ridge_head
-    from streamcl.heads import stability
-    from streamcl.learners import block_features, calibration, early_exit, predictions
+    from streamcl.heads import stability, view_pair_head
+    from streamcl.learners import block_features, calibration, early_exit, predictions, robust_view
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,67 +43,6 @@ RIDGE_SHARPNESS = 10.0
 a shift detector sees the stream in them, and not the calibration of confidences."""
 
 
-class FrozenFeatureOptions(Options):
-    """Features of a closed-form head, and when its weights are refitted."""
-
-    blocks: BlockIndices | None = Field(
-        None,
-        description="Blocks whose tokens are the features, from 0; null: every second of the last eight.",
-    )
-    tta_views: ViewCount = 1
-    refit_fraction: Warn[float] = Field(
-        0.1,
-        ge=0,
-        le=1,
-        description="Refit the weights used while learning once this share of the samples is new.",
-    )
-    defer_solve: Warn[int | None] = Field(
-        None,
-        ge=1,
-        le=10**9,
-        description="Refit in a thread beside the stream: the new weights come into use after so many more "
-        "samples, and a new class is not predicted until then; null: the stream waits for them.",
-    )
-
-
-class ClosedFormOptions(FrozenFeatureOptions):
-    """A closed-form head on frozen features, or on random ones of these."""
-
-    projection: int | None = Field(
-        None, ge=1, le=65_536, description="Random ReLU features on top; null: the features as they are."
-    )
-
-
-class RidgeOptions(ClosedFormOptions):
-    """A closed-form ridge head on frozen features (RanPAC, arXiv 2307.02251)."""
-
-    variance_ridge: Warn[float | None] = Field(
-        300.0,
-        gt=0,
-        le=1e9,
-        description="Ridge of each feature: its variance times so many samples; null: trace_ridge.",
-    )
-    gcv_margin: Warn[float | None] = Field(
-        2.0,
-        gt=0,
-        le=1e9,
-        description="variance_ridge grows where generalised cross-validation asks for more than so many "
-        "times its value, as with wrong labels; null: never.",
-    )
-    trace_ridge: Warn[float] = Field(
-        1e-3,
-        gt=0,
-        le=1e6,
-        description="Ridge where variance_ridge is null: a share of the mean of the Gram matrix's diagonal.",
-    )
-
-
-class RidgeLearnerOptions(RidgeOptions):
-    """The ridge head alone: no gradients, exact forgetting."""
-
-    name: Literal["ridge"] = Field("ridge", description="Closed form on frozen features.")
-
-
 class RidgeLearner(LogitLearner, Generic[S]):
     """Ridge regression to one-hot targets on tokens of several frozen blocks (RanPAC, arXiv 2307.02251).
 
@@ -111,7 +50,8 @@ class RidgeLearner(LogitLearner, Generic[S]):
     are the features, and `tta_views` of 2 averages them over the image and its mirrored inner part. What
     `learn` predicts comes from weights that are a little older than its statistics (see `refit_fraction` and
     `defer_solve`); `predict` uses weights of all that is known. `sharpness` multiplies the scores before the
-    softmax that losses are of; confidences have factors of their own (see `calibration`).
+    softmax that losses are of; confidences have factors of their own (see `calibration`). `robust` reads
+    robust views, which a ViewPairRidgeHead learns beside the images; None: no views.
     """
 
     def __init__(
@@ -124,8 +64,9 @@ class RidgeLearner(LogitLearner, Generic[S]):
         tta_views: int = 1,
         sharpness: float = 10.0,
         group: ProcessGroup = SINGLE_PROCESS,
+        robust: FeatureReader | None = None,
     ) -> None:
-        self.group = group
+        self.group, self.robust = group, robust
         self.backbone = backbone
         self.compute = compute
         self.head = head
@@ -150,14 +91,36 @@ class RidgeLearner(LogitLearner, Generic[S]):
         features = self.group.all_gather_rows(mine, batch.samples)  # [B, D]
         scores = self.scores(features)  # [B, C]
         step = self.prepared(batch, scores, self.head.uncertainty_in_use(features))
-        if not step.rows or not predictions.all_finite(features):
+        to_learn = self.to_learn(batch.samples, features) if step.rows else features
+        if not step.rows or not predictions.all_finite(to_learn):
             return step.refused()
         learned = step.learned(features)
         with Transaction(self.savepoint()):
             self.calibration.update(scores[step.rows], step.targets)
-            self.add(features[step.rows], step.targets, step.index)
-            self.statistics.notify(batch.labelled, (features[step.rows],))
+            self.add(to_learn[step.rows], step.targets, step.index)
+            self.statistics.notify(batch.labelled, (to_learn[step.rows],))
         return learned
+
+    def to_learn(self, samples: Sequence[Sample], features: Tensor) -> Tensor:
+        """Return what the head learns, [B, D], or [B, 2 D] where it learns robust views; read on all ranks.
+
+        Args:
+            samples: those of a batch.
+            features: [B, D], of these.
+        """
+        if self.robust is None:
+            return features
+        mine = self.robust(self.group.local_samples(samples))
+        return torch.cat([features, self.group.all_gather_rows(mine, samples)], dim=1)
+
+    def with_robust_rows(self, features: Tensor, samples: Sequence[Sample]) -> Tensor:
+        """Return what the head learns, [B, D] or [B, 2 D], of samples that this process alone reads.
+
+        Args:
+            features: [B, D], of the samples.
+            samples: B of them.
+        """
+        return features if self.robust is None else torch.cat([features, self.robust(samples)], dim=1)
 
     def refused(self, batch: Batch) -> StepResult:
         """Return the predictions for a batch of one sample or more that is not learned; change no state."""
@@ -187,7 +150,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
         """Add samples. Where it may fail half-way the caller restores a savepoint.
 
         Args:
-            features: [B, D].
+            features: [B, D] or [B, 2 D], as of `to_learn`.
             targets: int64 [B], columns of `index`.
             index: the classes, which include all that this learner knows.
         """
@@ -202,9 +165,7 @@ class RidgeLearner(LogitLearner, Generic[S]):
     @property
     def statistics(self) -> ClosedFormStatistics[S]:
         """The removable statistics, of the one head."""
-        return ClosedFormStatistics(
-            (self.head,), lambda samples: (self.features(samples),), self.index, self._listeners
-        )
+        return ClosedFormStatistics((self.head,), self._read_to_learn, self.index, self._listeners)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -233,6 +194,9 @@ class RidgeLearner(LogitLearner, Generic[S]):
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return float32 [B, D], fixed whatever is learned and whichever samples come together."""
         return self.reader(samples)
+
+    def _read_to_learn(self, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
+        return (self.with_robust_rows(self.features(samples), samples),)
 
     def read(self, samples: Sequence[Sample]) -> Tensor:
         """Return the features [B, D] of samples, for `scores`."""
@@ -293,8 +257,20 @@ def build_closed_form(
 
 def build_ridge(options: RidgeOptions, context: LearnerContext) -> RidgeLearner[Statistics]:
     """Return a ridge head on frozen features."""
-    head = functools.partial(ridge_head.RidgeHead, keeps_uncertainty=context.keeps_uncertainty)
-    return build_closed_form(options, context, head, sharpness=RIDGE_SHARPNESS)
+    head = functools.partial(_head, keeps_uncertainty=context.keeps_uncertainty)
+    made = build_closed_form(options, context, head, sharpness=RIDGE_SHARPNESS)
+    if options.robust_share is not None:
+        reader = block_features.FrozenReader(
+            context.backbone, context.compute, context.blocks(options.blocks)
+        )
+        made.robust = robust_view.RobustReader(reader, context.backbone.image_size)
+    return made
+
+
+def _head(width: int, *, robust_share: float | None, **options: Any) -> RidgeHead:
+    if robust_share is None:
+        return ridge_head.RidgeHead(width, **options)
+    return view_pair_head.ViewPairRidgeHead(width, robust_share=robust_share, **options)
 
 
 RIDGE = LearnerFactory(RidgeLearnerOptions, build_ridge, distributed=True, keeps_statistics=True)

@@ -68,7 +68,8 @@ class RidgeLoRALearner(BlendedLearner[AdaptedBranch]):
         scores = self.scores(reading)  # [B, C]
         step = self.exact.prepared(batch, scores, self.uncertainty_in_use(reading))
         rows, targets = step.rows, step.targets
-        if not rows or not predictions.all_finite(features, *([] if adapted is None else [adapted])):
+        to_learn = self.exact.to_learn(batch.samples, features) if rows else features
+        if not rows or not predictions.all_finite(to_learn, *([] if adapted is None else [adapted])):
             return step.refused()
         learned = step.learned(features)
         adapting = self.adapted is not None and not self.adapted.frozen
@@ -78,9 +79,9 @@ class RidgeLoRALearner(BlendedLearner[AdaptedBranch]):
             if not self._learn_adapted(views, adapted, batch, targets, len(step.index)):
                 transaction.refuse()
                 return step.refused()
-            self.exact.add(features[rows], targets, step.index)
+            self.exact.add(to_learn[rows], targets, step.index)
             self.calibration.update(scores[rows], targets)
-            subtractable: list[Tensor | None] = [features[rows]]
+            subtractable: list[Tensor | None] = [to_learn[rows]]
             if self.adapted is not None:
                 subtractable.append(None if adapted is None or adapting else adapted[rows])
             self.statistics.notify(batch.labelled, subtractable)
@@ -144,9 +145,10 @@ class RidgeLoRALearner(BlendedLearner[AdaptedBranch]):
         return reader.read(samples, self.adapted.adapters.first_block)
 
     def _features(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Return the features [B, d] of samples for each head."""
+        """Return what each head learns of samples, read anew by this process alone."""
         features, views = self._read(samples)
-        return [features, *([] if self.adapted is None else [self.adapted.features(views[0])])]
+        adapted = [] if self.adapted is None else [self.adapted.features(views[0])]
+        return [self.exact.with_robust_rows(features, samples), *adapted]
 
     def _learn_adapted(
         self, views: Sequence[Tensor], features: Tensor | None, batch: Batch, targets: Tensor, classes: int

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from streamcl.config.options.base import Options, Size, ViewCount, Warn
 from streamcl.learners.adapted_branch import LoRABranchOptions
-from streamcl.learners.ridge import RidgeOptions
+from streamcl.learners.ridge_options import RidgeOptions
 
 
 class RidgeBranchOptions(RidgeOptions):

@@ -9,7 +9,8 @@ from pydantic import Field
 from streamcl.config.options.base import Warn
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.lazy_imports import lazy_imports
-from streamcl.learners.ridge import ClosedFormOptions, RidgeLearner, build_closed_form
+from streamcl.learners.ridge import RidgeLearner, build_closed_form
+from streamcl.learners.ridge_options import ClosedFormOptions
 
 with lazy_imports():
     from streamcl.heads import slda as slda_head

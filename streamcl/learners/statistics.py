@@ -66,8 +66,8 @@ class ClosedFormStatistics(Generic[S]):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """D of the rows of each head."""
-        return tuple(head.statistic_width for head in self.heads)
+        """The number of columns of each head's rows."""
+        return tuple(head.row_width for head in self.heads)
 
     def of(self, samples: Sequence[Sample]) -> PerHead[S]:
         """Return the statistics of labelled samples in each head; ForgettingError for a class not learned."""
@@ -215,5 +215,5 @@ def _sum(one: T | None, other: T | None) -> T | None:
 
 
 def _rows(head: ClosedFormHead[S], features: Tensor) -> Rows:
-    rows: Rows = head.statistic_rows(features).cpu().numpy()
+    rows: Rows = head.learned_rows(features).cpu().numpy()
     return rows

@@ -69,6 +69,16 @@ def test_two_ranks_do_what_one_process_does(tmp_path, learner):
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
 
 
+def test_two_ranks_learn_the_same_robust_views(tmp_path):
+    write_config(tmp_path, "hybrid")
+    share = "learner.ridge.robust_share=0.3"
+    done = streamcl(*RUN, "run_dir=one", "--set", share, folder=tmp_path)
+    assert done.code == 0, done.err
+    ranks(tmp_path, settings=(share,))
+    one, two = (newest_state(tmp_path / name)["learner"] for name in ("one", "two"))
+    assert_close(two, one)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("learner", ["ridge", "online_lora"])
 def test_three_ranks_and_batches_smaller_than_their_number(tmp_path, learner):

@@ -11,6 +11,7 @@ from streamcl.heads.patch_decoder import PatchDecoder
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.slda import SLDAHead
 from streamcl.heads.user_weights import UserWeights
+from streamcl.heads.view_pair_head import ViewPairRidgeHead
 from streamcl.learners.adapted_branch import AdaptedBranch
 from streamcl.learners.adapter_model import AdapterModel
 from streamcl.learners.baselines.ewc import EWCPlusPlus
@@ -30,6 +31,7 @@ from streamcl.learners.reconstruction import Reconstruction, ReconstructLearner
 from streamcl.learners.retrained_branch import RetrainedBranch
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.ridge_lora import RidgeLoRALearner
+from streamcl.learners.robust_view import RobustReader
 from streamcl.learners.tangent_features import TangentReader
 from streamcl.memory.latent_store import LatentSchedule, LatentStore
 from streamcl.nn.adapted_blocks import Adapters
@@ -70,6 +72,19 @@ def latent(backbone, compute, *, first=24, rows=60, blocks=(0, 1, 2), dtype="int
         )
 
     return LatentRidgeLoRALearner(exact, branch(), branch)
+
+
+def with_robust_views(learner, share=0.3):
+    """The learner, which has learned nothing yet, with a frozen head that learns robust views."""
+    exact = getattr(getattr(learner, "core", learner), "exact", learner)
+    exact.head = ViewPairRidgeHead(exact.head.width, robust_share=share, variance_ridge=3.0)
+    reader = FrozenReader(exact.backbone, exact.compute, exact.reader.blocks)
+    exact.robust = RobustReader(reader, exact.backbone.image_size)
+    return learner
+
+
+def robust(backbone, compute):
+    return with_robust_views(hybrid(backbone, compute))
 
 
 def ncm(backbone, compute):
@@ -122,7 +137,7 @@ def ewc_pp(backbone, compute, **options):
 BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]
 
 
-LEARNERS = [online_lora, ridge, hybrid, latent, ncm, slda, reconstruct, keys, *BASELINES]
+LEARNERS = [online_lora, ridge, hybrid, robust, latent, ncm, slda, reconstruct, keys, *BASELINES]
 
 
 def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):
