@@ -1,6 +1,7 @@
 """Does a pruned backbone lie above the front of size and depth that `streamcl advise` offers?
 
-    python benchmarks/pruned_prefix.py [--packs office_caltech10,grocery81] [--images 384] [--probe 96]
+    python benchmarks/pruned_prefix.py [--packs office_caltech10,grocery81] [--images 256] [--probe 64]
+                                       [--neurons]
 
 The front: a ViT-S at 42 to 84 pixels and depths of 4 to 11 blocks, all of them, with the default feature
 blocks. Beside it, at 70 pixels and the same depths, prefixes of which parts were dropped before anything is
@@ -130,10 +131,13 @@ def drawn(name: str, probe: int, images: int) -> tuple[list[Sample], list[Sample
     return to_prune, usable, torch.from_numpy(np.unique(labels, return_inverse=True)[1])
 
 
-def variants(whole: Prefix, pixels: Tensor) -> Iterator[Prefix]:
+def variants(whole: Prefix, pixels: Tensor, neurons_alone: bool) -> Iterator[Prefix]:
     """The prefixes that are tried."""
-    for neurons, heads in ((0.25, 0), (0.5, 0), (0.0, 2)):
-        yield pruned(whole, pixels, neurons, heads)
+    for share in (0.25, 0.5):
+        yield pruned(whole, pixels, share, 0)
+    if neurons_alone:
+        return
+    yield pruned(whole, pixels, 0.0, 2)
     for count in (1, 2, 4):
         yield without_blocks(whole, pixels, count)
 
@@ -151,7 +155,9 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
         front += points(whole, size, pixels, targets)
         if size in PRUNED_SIZES:
             probe = backbone.prepare([sample.image for sample in to_prune])
-            others += [[*points(each, size, pixels, targets)] for each in variants(whole, probe)]
+            others += [
+                [*points(each, size, pixels, targets)] for each in variants(whole, probe, arguments.neurons)
+            ]
     for cost, (unit, how) in enumerate(COSTS.items()):
         best: list[Point] = []
         for point in sorted(front, key=lambda each: (each.costs[cost], -each.accuracy)):
@@ -179,8 +185,9 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--packs", default="office_caltech10,grocery81")
-    parser.add_argument("--images", type=int, default=384)
-    parser.add_argument("--probe", type=int, default=96)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--probe", type=int, default=64)
+    parser.add_argument("--neurons", action="store_true", help="drop neurons alone")
     arguments = parser.parse_args()
     print(json.dumps(machine(build_compute(config_from_dict({"source": "digits", "backbone": BACKBONE})))))
     with torch.no_grad():
