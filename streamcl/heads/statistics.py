@@ -111,6 +111,23 @@ class Statistics:
         """Return the statistics with these class columns, in this order; -1 is a column of zeros."""
         return Statistics(self.gram, select_columns(self.Q, columns), select_columns(self.counts, columns))
 
+    def class_sums_with(self, rows: Tensor, targets: Tensor, weight: int = 1) -> tuple[Tensor, Tensor]:
+        """Return Q [D, C] and counts int64 [C] with further samples, to the bit as if their own were added.
+
+        Only columns of their classes are computed: the sums of a batch are a small part of 10,000 columns.
+
+        Args:
+            rows: float64 [N, D].
+            targets: int64 [N].
+            weight: how many samples each of them stands for.
+        """
+        present, places = targets.unique(return_inverse=True)  # [P], [N]
+        added, counts = sums_by_class(rows, places, len(present))  # [D, P], [P]
+        Q, total = self.Q.clone(), self.counts.clone()
+        Q[:, present] += added if weight == 1 else weight * added
+        total[present] += weight * counts
+        return Q, total
+
     def state_dict(self) -> State:
         """Return the statistics as arrays."""
         arrays = {"Q": self.Q, "counts": self.counts}

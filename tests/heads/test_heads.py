@@ -14,6 +14,7 @@ from streamcl.heads.gram import Gram
 from streamcl.heads.linear import LinearHead, masked_cross_entropy
 from streamcl.heads.ridge import RidgeHead
 from streamcl.heads.solving import log_scores
+from streamcl.heads.statistics import Statistics
 
 # --- linear ---------------------------------------------------------------------------------------
 
@@ -282,6 +283,20 @@ def test_statistics_store_can_be_merged_and_removed():
         head.remove(whole.statistics)
     with pytest.raises(ValueError, match="do not fit"):
         ridge(2).merge(part)
+
+
+@pytest.mark.parametrize("weight", [1, 3])
+@pytest.mark.parametrize("classes", [3, 200])
+def test_sums_of_a_few_columns_are_those_of_all_to_the_bit(weight, classes):
+    head = ridge(classes)
+    for seed in range(4):
+        x, y = data(40, seed=seed, classes=min(classes, 30))
+        before = head.statistics
+        own = Statistics.of(x, y, classes)
+        head.update(x, y, weight)
+        assert torch.equal(head.statistics.Q, before.Q + weight * own.Q)
+        assert torch.equal(head.statistics.counts, before.counts + weight * own.counts)
+        assert head.statistics.Q.is_contiguous()
 
 
 def test_growth_keeps_old_columns_and_scores():
