@@ -1,7 +1,7 @@
 """Prints how the cost of a step grows along each axis, with the measured exponent, and plots it.
 
     python benchmarks/scaling.py [--axes classes,resolution,batch,backbone,width,requests,stream,pauses]
-        [--quick] [--repeats 5] [--clock wall|cpu] [--out FOLDER]
+        [--quick] [--repeats 5] [--clock wall|cpu] [--out FOLDER] [--cache FOLDER] [--records N] [--pack NAME]
 
 classes: a step of the linear and of the ridge head. resolution, batch, backbone: a step of online_lora on a
 ViT with random weights, with the paper's four hard samples. width: an update and a solve of the ridge head.
@@ -10,6 +10,7 @@ stream: a run of 10,000 batches and 50 consolidations on a tiny model, batches o
 such of its start, and its memory.
 pauses: a ridge_lora run, the share of its time in commits, and a folder of JPEG images, the share of it that
 waits for decoding.
+Further axes, which take minutes each, are described in `scaling_large.py`.
 Within an axis the points take turns; a point's time is the median of its repeats.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -28,6 +30,7 @@ import numpy as np
 import torch
 from machine import machine
 from published_learner import ONLINE_LORA
+from scaling_large import LARGE
 
 from streamcl.config.load import config_from_dict
 from streamcl.config.options.run import RunConfig
@@ -47,7 +50,11 @@ Step = Callable[[], Any]
 Points = dict[float, Step]
 TINY = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-FIGURES = ("hour", "late_over_early", "consolidations", "memory_mb", "commit_share", "decode_wait_share")
+FIGURES = (
+    "hour", "late_over_early", "consolidations", "memory_mb", "commit_share", "decode_wait_share", "accuracy",
+    "accuracy_end", "median_batch_s", "whole_s", "longest_own_s", "files_mb", "messages", "images_per_s",
+    "share_of_hour_percent",
+)  # fmt: skip
 EVERY, WARM = 200, 100
 """Batches between two consolidations in the long run, and before its start is looked at."""
 
@@ -207,7 +214,7 @@ def requests(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             began = time.perf_counter()
             run.processor.forget()
             curve[count], first = time.perf_counter() - began, first + count
-    share = {each: each * curve[counts[-1]] / 3600 for each in (1, 10, 60, 600)}
+    share = {each: each * curve[counts[-1]] / 3600 for each in (1, 10, 60, 600, 1000)}
     return {"seconds": {"exact request": curve}, "hour": share}
 
 
@@ -310,15 +317,19 @@ def pictures(folder: Path, count: int) -> Path:
 
 def own_run(name: str, folder: Path, count: int, side: int, **options: Any) -> RunConfig:
     arguments = {"count": count, "side": side}
-    tiny = {"backbone": vit("vit_tiny_patch16_224", side, args=TINY), "threads": 1}
-    source = {"class": "scaling:stream", "args": arguments, "deterministic": True}
-    return configuration(**{**tiny, **options}, name=name, run_dir=str(folder / name), source=source)
+    usual = {
+        "backbone": vit("vit_tiny_patch16_224", side, args=TINY),
+        "threads": 1,
+        "source": {"class": "scaling:stream", "args": arguments, "deterministic": True},
+    }
+    return configuration(**{**usual, **options}, name=name, run_dir=str(folder / name))
 
 
 WHOLE: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "requests": requests,
     "stream": long_stream,
     "pauses": pauses,
+    **LARGE,
 }
 
 
@@ -327,16 +338,19 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             found = WHOLE[name](args, Path(folder))
     else:
-        curves = {
+        repeats = {
             label: timed(points, args.repeats, CLOCKS[args.clock])
             for label, points in AXES[name](args.quick).items()
         }
         medians = {
-            label: {x: float(np.median(t)) for x, t in curve.items()} for label, curve in curves.items()
+            label: {x: float(np.median(t)) for x, t in curve.items()} for label, curve in repeats.items()
         }
-        found = {"seconds": medians, "repeats": curves}
-    exponents = {label: exponent(curve) for label, curve in found.get("seconds", {}).items()}
-    return {**found, "exponents": exponents}
+        found = {"seconds": medians, "repeats": repeats}
+    exponents, of_memory = (
+        {label: exponent(curve) for label, curve in found.get(kind, {}).items() if len(curve) > 1}
+        for kind in ("seconds", "megabytes")
+    )
+    return {**found, "exponents": exponents, "exponents_of_memory": of_memory}
 
 
 def plot(name: str, found: dict[str, Any], path: Path) -> None:
@@ -345,13 +359,17 @@ def plot(name: str, found: dict[str, Any], path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(5, 3.5))
-    for label, curve in found["seconds"].items():
-        axes.loglog(
-            list(curve), list(curve.values()), "o-", label=f"{label}: {found['exponents'][label]:.2f}"
-        )
-    axes.set(xlabel=name, ylabel="seconds")
-    axes.legend()
+    kinds = [kind for kind in ("seconds", "megabytes", "accuracy") if found.get(kind)]
+    figure, panels = plt.subplots(1, len(kinds), figsize=(5 * len(kinds), 3.5), squeeze=False)
+    for kind, axes in zip(kinds, panels[0], strict=True):
+        for label, curve in found[kind].items():
+            slopes = {"seconds": found["exponents"], "megabytes": found["exponents_of_memory"]}.get(kind, {})
+            slope = f": {slopes[label]:.2f}" if label in slopes else ""
+            axes.plot(list(curve), list(curve.values()), "o-", label=f"{label}{slope}")
+        axes.set(xlabel=name.replace("_", " "), ylabel=kind)
+        if kind != "accuracy":
+            axes.set(xscale="log", yscale="log")
+        axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
@@ -361,7 +379,11 @@ def lines(name: str, found: dict[str, Any]) -> list[str]:
     rows = [f"## {name}", ""]
     for label, curve in found.get("seconds", {}).items():
         points = ", ".join(f"{x:g}: {1e3 * t:.2f} ms" for x, t in curve.items())
-        rows.append(f"- {label}: exponent {found['exponents'][label]:.2f} ({points})")
+        rows.append(f"- {label}: exponent {found['exponents'].get(label, math.nan):.2f} ({points})")
+    for label, curve in found.get("megabytes", {}).items():
+        points = ", ".join(f"{x:g}: {size:.1f} MB" for x, size in curve.items())
+        slope = found["exponents_of_memory"].get(label, math.nan)
+        rows.append(f"- {label}, memory: exponent {slope:.2f} ({points})")
     for key in FIGURES:
         if key in found:
             rows.append(f"- {key}: {json.dumps(found[key])}")
@@ -370,11 +392,15 @@ def lines(name: str, found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--axes", default=",".join([*AXES, *WHOLE]))
+    parser.add_argument("--axes", default=",".join(name for name in (*AXES, *WHOLE) if name not in LARGE))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--cache", type=Path, help="folder in which features are kept")
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--pack", default="cifar100_dev")
+    parser.add_argument("--classes", default="100,1000,10000", help="of the axis solves")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     where = machine(build_compute(configuration()))
@@ -386,7 +412,7 @@ def main() -> None:
         text = "\n".join(lines(name, found))
         place = f"{where['cpu']}, {where['threads']} threads, {where['device']}, load {where['load']}"
         stem.with_suffix(".md").write_text(f"# Scaling, {where['date']}\n\n{place}\n\n{text}\n", "utf-8")
-        if "seconds" in found:
+        if "seconds" in found or "accuracy" in found:
             plot(name, found, stem.with_suffix(".png"))
         print(text, flush=True)
 
