@@ -253,6 +253,7 @@ def test_tasks_are_predicted_and_annotations_are_learned(tmp_path):
         "max_samples": None,
         "batch": {"size": 4, "max_wait": "50ms"},
         "labels": {"wait": "1h", "max_waiting": 100},
+        "checkpoint": {"every_samples": 64, "every_seconds": 0.5},  # each drops labels of erased records
     }
     with serving(tmp_path, "--publish-every", "0.1", **config) as server:
         client: Client = server.client
