@@ -15,6 +15,7 @@ from streamcl.nn.backbone import Backbone
 from streamcl.nn.build import build_backbone, compile_blocks
 from streamcl.nn.cuda_graphs import graph_blocks
 from streamcl.nn.device import Compute, resolve_compute
+from streamcl.nn.int8 import quantise_blocks
 from streamcl.nn.process_settings import configure_process
 from streamcl.nn.weights.load import convert_onnx
 from streamcl.nn.weights.mapped import map_weights
@@ -60,6 +61,10 @@ def build_vit(config: RunConfig, compute: Compute) -> Backbone:
         seed=config.seed,
         args=options.args,
     )
+    if options.int8:
+        if options.compile:
+            raise config.refuse("backbone.int8", "compiled blocks multiply in floats: use one of the two")
+        quantise_blocks(backbone, compute)
     if options.compile and not compute.fitted:
         logger.info("compiling the blocks of %s", options.name)
         compile_blocks(backbone, compute)

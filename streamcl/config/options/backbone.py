@@ -41,4 +41,9 @@ class BackboneOptions(Options):
     cuda_graphs: Safe[bool] = Field(
         False, description="Replay the frozen blocks as CUDA graphs; on a GPU only, and not yet seen on one."
     )
+    int8: bool | None = Field(
+        None,
+        description="Multiply in int8 in the frozen blocks, for features without gradients: faster on a CPU "
+        "without bf16, for features that are a little less exact.",
+    )
     args: Args = Field({}, description="Further keyword arguments for timm.create_model.")
