@@ -133,6 +133,7 @@ def test_a_deeper_and_larger_candidate_takes_more_memory(work):
     assert found[small] < found[large]
 
 
+@pytest.mark.long
 def test_where_nothing_fits_the_nearest_is_shown_and_the_exit_code_says_so(work):
     config = write(work)
     result = call(config, "--memory", "1MB")
@@ -220,6 +221,7 @@ def test_no_more_of_the_stream_is_probed_than_the_run_learns(work):
     assert all(int(each.removeprefix("picture-")) < 24 for each in ids)
 
 
+@pytest.mark.long
 def test_proxies_and_a_plot_are_made_where_they_are_asked_for(work):
     config = write(work)
     result = call(config, "--json", "--proxies", "--plot", str(work / "advice.svg"))

@@ -91,6 +91,7 @@ def test_a_run_that_kept_what_its_receipt_says_it_erased_fails(forgotten, monkey
     assert report.verdict == "fail" or not report.unforgotten_detected, text_table(report)
 
 
+@pytest.mark.long
 def test_the_command_prints_a_table_or_json_and_leaves_a_file(forgotten):
     table = CliRunner().invoke(cli, ["audit", str(forgotten), "--request", "thirty", "--references", "8"])
     assert table.exit_code == 0, table.output
@@ -122,6 +123,7 @@ def unsplit(folder, **evaluate):
         return run.folder, [sample.id for sample in run.processor.parts.held_out]
 
 
+@pytest.mark.long
 def test_an_erasure_is_audited_on_samples_that_the_run_held_out_of_its_stream(tmp_path):
     folder, held_out = unsplit(tmp_path, hold_out="30%")
     receipt = json.loads((folder / "receipts" / "forty.json").read_text())

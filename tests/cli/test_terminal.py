@@ -80,6 +80,7 @@ def test_user_code_that_exits_ends_the_run_with_code_3(tmp_path, place, prefetch
     assert not (tmp_path / "runs/leaves/summary.json").exists()
 
 
+@pytest.mark.long
 def test_a_learner_that_exits_ends_the_run_with_code_3(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import sys, numpy as np\n"

@@ -381,6 +381,7 @@ def test_a_new_option_leaves_the_fingerprint_of_runs_without_it() -> None:
     assert fingerprint(config) == "4a2a8258c9e27de1367004dc304e9d1b1c223fc84489eb1c3806fd9ffc77668c"
 
 
+@pytest.mark.long
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @example({"source": {"name": "\x85", "args": {"\u2028": "\n\r \ufeff", "\uf8f0": "${\uf8f1}"}}})
 @example({"source": {"name": "0", "args": {"${": None, "$${X}": "${X}"}}})

@@ -57,6 +57,7 @@ def told(run: Path) -> list[tuple[Any, ...]]:
     return [(e["kind"], e["offset"], e.get("classes")) for e in lines(run, "events") if e["kind"] != "start"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("learner", slow_but)
 def test_two_ranks_do_what_one_process_does(tmp_path, learner):
     write_config(tmp_path, learner)
@@ -69,6 +70,7 @@ def test_two_ranks_do_what_one_process_does(tmp_path, learner):
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
 
 
+@pytest.mark.long
 def test_two_ranks_learn_the_same_robust_views(tmp_path):
     write_config(tmp_path, "hybrid")
     share = "learner.ridge.robust_share=0.3"
@@ -90,6 +92,7 @@ def test_three_ranks_and_batches_smaller_than_their_number(tmp_path, learner):
     assert_close(newest_state(tmp_path / "three")["learner"], newest_state(one)["learner"])
 
 
+@pytest.mark.long
 def test_what_is_forgotten_is_forgotten_everywhere_at_the_same_step(tmp_path):
     forget = [{"offset": 40, "class": "ant"}, {"offset": 64, "ids": ["000051", "000053"]}]
     write_config(tmp_path, "ridge", forgetting={"requests": forget})

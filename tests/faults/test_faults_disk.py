@@ -96,6 +96,7 @@ def test_an_odd_umask_does_not_lock_the_run_out(tmp_path):
     assert left(tmp_path / "odd") == left(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_two_processes_one_directory_and_the_lock_of_a_dead_one(tmp_path):
     write_config(tmp_path, source={"class": "fault_sources:Slow"})
     first = start("run", "stream.yaml", "--set", "run_dir=run", folder=tmp_path)
@@ -108,6 +109,7 @@ def test_two_processes_one_directory_and_the_lock_of_a_dead_one(tmp_path):
     run(tmp_path)  # the lock it left is no obstacle
 
 
+@pytest.mark.long
 def test_a_run_that_ended_at_its_limit_goes_on_under_a_higher_one(tmp_path):
     write_config(tmp_path)
     run(tmp_path, "parts", "--set", "max_samples=44")

@@ -75,6 +75,7 @@ def test_many_damaged_run_directories(stopped, damages):
 # -- the YAML ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @settings(max_examples=15, **QUIET)
 @given(
     st.lists(

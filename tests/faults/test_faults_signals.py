@@ -69,6 +69,7 @@ def test_two_signals_stop_at_once_and_the_last_checkpoint_is_good(folder, place)
     goes_on_to_the_same_end(folder, name)
 
 
+@pytest.mark.long
 def test_a_signal_is_heard_while_the_source_is_silent(folder):
     write_config(folder, "silent.yaml", source={"class": "fault_sources:Hangs"})
     process = start("run", "silent.yaml", "--set", "run_dir=silent", folder=folder)

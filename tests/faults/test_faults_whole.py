@@ -106,6 +106,7 @@ def a_batch_with_a_new_class(learner):
     learner.learn(make_batch(8, ["a", "b", "c", None]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STEPS)
 def test_a_learner_learns_a_batch_whole_or_not_at_all(tiny_backbone, fp32, name):
     make, stride = STEPS[name]

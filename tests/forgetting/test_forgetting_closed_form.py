@@ -107,6 +107,7 @@ def check_interleaving(tiny_backbone, fp32, data):
         check_same(model, fresh)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("examples", [4, pytest.param(15, marks=pytest.mark.slow)])
 def test_any_interleaving_equals_the_stream_without_the_forgotten(tiny_backbone, fp32, examples):
     @settings(max_examples=examples, derandomize=True)

@@ -177,6 +177,7 @@ def test_a_failed_request_past_its_deadline_is_told_though_it_is_not_pending(tmp
     assert "retry RUN r1" in finding.hint
 
 
+@pytest.mark.long
 def test_the_command_line_and_python_ask_again(tmp_path, monkeypatch):
     from streamcl.learners.statistics import ClosedFormStatistics
 

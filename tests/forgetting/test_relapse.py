@@ -276,6 +276,7 @@ def test_a_learner_that_relapses_in_a_run_is_made_to_forget_again_with_a_receipt
     assert holds(tmp_path, ERASED) == {}
 
 
+@pytest.mark.long
 def test_a_run_killed_at_any_batch_tests_and_repeats_the_same(tmp_path):
     with drifting(tmp_path / "whole", methods=[Repair()]) as opened:
         opened.run()

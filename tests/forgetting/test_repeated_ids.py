@@ -70,6 +70,7 @@ def never_learned(folder, learner):
         return run.learner, run.learner.head.scores_refit(run.learner.read(asked)).numpy(), asked
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SOURCES)
 def test_all_pictures_of_an_id_are_erased(tmp_path, name):
     config = options(tmp_path / "a", SOURCES[name])

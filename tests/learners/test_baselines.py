@@ -88,6 +88,7 @@ def accuracy(learner, labels):
     return np.mean([answer.label == sample.label for answer, sample in zip(answers, asked, strict=True)])
 
 
+@pytest.mark.long
 def test_without_a_remedy_old_classes_are_forgotten_and_rehearsal_keeps_them(tiny_backbone, fp32):
     assert accuracy(two_tasks(naive_lora(tiny_backbone, fp32)), LABELS[:2]) < 0.3
     for make in (er, der_pp):

@@ -80,6 +80,7 @@ def test_where_it_cannot_be_the_configuration_is_refused(monkeypatch):
         quantise_blocks(build(int8=False), COMPUTE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("learner", ["ridge", "ridge_lora"])
 def test_a_run_learns_with_it_and_forgets_a_class_exactly(tmp_path, learner):
     with open_run(configuration(tmp_path, learner, backbone={**VIT, "int8": True})) as run:

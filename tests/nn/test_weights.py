@@ -257,6 +257,7 @@ def on_disk(model, folder):
 HUGGING_FACE = {"vit": VIT, "dinov2": "vit_small_patch14_dinov2", "registers": DINOV2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", HUGGING_FACE)
 def test_weights_under_hugging_faces_names_give_its_outputs(kind, tmp_path):
     model = hugging_face(kind)

@@ -81,6 +81,7 @@ def test_the_pages_have_what_these_tests_run() -> None:
     assert len(FILES["my_stream.py"].splitlines()) <= 15
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_yaml_file_runs(name: str, newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = newcomer / "data"

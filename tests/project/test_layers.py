@@ -110,6 +110,7 @@ def test_a_module_imports_only_what_its_folder_may(path: Path) -> None:
     assert targets(path) <= MAY_IMPORT[place(path)]
 
 
+@pytest.mark.long
 def test_every_permission_is_used() -> None:
     used: dict[str, set[str]] = {name: set() for name in MAY_IMPORT}
     for path in modules("streamcl"):

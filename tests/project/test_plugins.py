@@ -84,6 +84,7 @@ def test_the_shipped_checks_pass(package):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_a_learner_beside_the_yaml_is_resumed_and_forgets_a_class_exactly(package, monkeypatch, tmp_path):
     monkeypatch.chdir(package)
     monkeypatch.syspath_prepend(str(package))

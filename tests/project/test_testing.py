@@ -138,6 +138,7 @@ def killed_twenty_times(tmp_path, **options):
     assert killed == 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_after_twenty_kills_each_id_was_consumed_once(tmp_path, every):
     killed_twenty_times(tmp_path, every=every)
@@ -148,12 +149,14 @@ def test_after_twenty_kills_each_id_was_consumed_once(tmp_path, every):
     assert state_hash(whole.state["learner"]) == state_hash(parts.state["learner"])
 
 
+@pytest.mark.long
 def test_the_oracle_sees_a_position_that_is_not_the_learners(tmp_path):
     killed_twenty_times(tmp_path, careless=True)
     with pytest.raises(AssertionError, match=r"more than once|out of order|lost"):
         each_exactly_once(consumed(tmp_path / "run"), IDS)
 
 
+@pytest.mark.long
 def test_a_kill_at_every_durable_call_of_a_run_in_turn(tmp_path):
     """Each process dies at a later call than the one before it, until one comes through."""
     attempts = tmp_path / "attempts"
@@ -195,6 +198,7 @@ def test_a_run_without_progress_or_with_an_error_fails(capfd):
     assert [in_child(lambda: sys.exit(code)) for code in (None, 3, "no")] == [0, 3, 1]  # noqa: B023
 
 
+@pytest.mark.long
 def test_a_child_that_hangs_is_killed_and_named():
     with pytest.raises(AssertionError, match=r"not ended after 0\.1 seconds"):
         in_child(lambda: time.sleep(60), seconds=0.1)

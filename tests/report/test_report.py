@@ -405,6 +405,7 @@ class TestHostileNames:
         assert "?" in Page(write_report(tmp_path)).shown
 
 
+@pytest.mark.long
 class TestLargeRuns:
     def test_thousands_of_classes_and_parts(self, tmp_path):
         names = [f"species {number}" for number in range(3000)]

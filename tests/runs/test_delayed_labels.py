@@ -51,6 +51,7 @@ def test_without_delay_the_run_is_the_same_bit_for_bit(tmp_path):
         assert found[name] == expected[name], name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("delay", [1, 40, 10_000])
 def test_with_a_delay_the_same_samples_are_learned_later(tmp_path, delay):
     labels = {"max_waiting": 20_000}
@@ -79,6 +80,7 @@ def test_with_a_delay_the_same_samples_are_learned_later(tmp_path, delay):
     assert rows[0] == rows[1]
 
 
+@pytest.mark.long
 @given(st.integers(1, 9), st.integers(0, 40))
 def test_a_data_set_with_late_labels_keeps_the_promises_of_a_source(batch_size, delay):
     images = np.zeros((23, 2, 2, 3), np.uint8)

@@ -69,6 +69,7 @@ def test_what_is_no_share_is_refused(budget, tmp_path):
     assert code == 2, output
 
 
+@pytest.mark.long
 def test_learners_without_exits_and_runs_that_hold_nothing_out_are_refused(tmp_path):
     for name, learner, hold_out in (("slda", "slda", "40%"), ("none", "ridge", 0)):
         loaded = load_run(finished(tmp_path / name, learner, hold_out), fitted=True)

@@ -133,6 +133,7 @@ def test_what_cannot_be_forgotten_is_an_error_that_says_why(finished):
         assert model.classes[-1] == "bee"
 
 
+@pytest.mark.long
 def test_an_interrupted_run_goes_on_after_what_was_put_in(tmp_path):
     config = configuration(tmp_path, max_samples=64)
     with streamcl.open_run(config) as run:

@@ -137,6 +137,7 @@ def check_forgotten(folder):
     assert verified.code == 0, verified.err
 
 
+@pytest.mark.long
 def test_an_erasure_of_a_run_that_has_ended_reaches_its_spool(tmp_path):
     config(tmp_path)
     assert streamcl("run", "stream.yaml", "--quiet", folder=tmp_path).code == 0
@@ -146,6 +147,7 @@ def test_an_erasure_of_a_run_that_has_ended_reaches_its_spool(tmp_path):
     check_forgotten(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.faults
 def test_an_erasure_while_records_wait_reaches_those_too_and_the_run_goes_on(tmp_path):
     config(tmp_path, batch={"size": 8, "max_wait": None}, max_samples=24)

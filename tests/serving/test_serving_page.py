@@ -46,6 +46,7 @@ PUSHED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.rsplit("/", 1)[-1][:30])
 def test_each_command_is_answered(command, served):
@@ -62,6 +63,7 @@ def test_each_command_is_answered(command, served):
         assert json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_the_python_works(served):
     (script,) = blocks("python")
     done = subprocess.run(

@@ -96,6 +96,7 @@ def test_the_reason_speaks_of_features_and_a_new_segment_may_settle():
     assert any(number > 40 for number in plateaus)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("alike", [0.0, 1.0])
 def test_false_alarms_are_rare(alike):
     alarms = sum(

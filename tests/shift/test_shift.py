@@ -101,6 +101,7 @@ def test_relative_fires_at_the_shifts_once_a_segment_at_any_scale(seed, scale):
     assert [sum(a <= p < b for p in found) for a, b in pairwise(bounds)] == [1, 1, 1]
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(st.integers(20, 80), st.floats(3, 1e6))
 def test_one_bad_batch_is_no_shift_and_three_in_a_row_are(at, factor):
@@ -113,6 +114,7 @@ def test_one_bad_batch_is_no_shift_and_three_in_a_row_are(at, factor):
     assert shifts(reports_of(RelativeRiseDetector(), three))[0] in (at + 1, at + 2)
 
 
+@pytest.mark.long
 def test_a_slow_rise_and_a_falling_loss_are_no_shift():
     alarms = 0
     for seed in range(4):

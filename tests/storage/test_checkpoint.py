@@ -155,6 +155,7 @@ def assert_identical(left, right):
         assert repr(left) == repr(right)
 
 
+@pytest.mark.long
 @settings(
     max_examples=30,
     deadline=None,

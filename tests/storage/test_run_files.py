@@ -73,6 +73,7 @@ def test_a_copy_in_the_run_directory_is_seen_by_receipt_verify_and_doctor(run, n
     assert name in {each.place for each in check_run(run)}
 
 
+@pytest.mark.long
 def test_a_run_that_was_moved_aside_is_named(run):
     with open_run(run / "config.yaml", fresh=True) as opened:
         list(opened)

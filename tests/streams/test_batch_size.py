@@ -73,6 +73,7 @@ def test_a_run_adapts_where_the_configuration_does_not_say(written):
     assert config_from_dict({"source": "demo_digits", "batch": 8}).batch.largest == 8
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_anywhere_learns_the_batches_of_one_that_was_not(tmp_path):
     def figures(folder, *limits):
         for limit in limits:

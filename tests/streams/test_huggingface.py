@@ -53,6 +53,7 @@ def made(path: str, scenario: Any = ("as_is", {}), **args: Any) -> Source:
     return named_source("huggingface", {"path": path, **args}, scenario, batch_size=4)
 
 
+@pytest.mark.long
 def test_a_folder_of_images_is_a_data_set_that_a_scenario_orders(folder: str) -> None:
     check_source(lambda: made(folder, ("disjoint", {"parts": 2}), test="test"))
     source = made(folder, ("disjoint", {"parts": 2}), test="test")

@@ -362,6 +362,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(values)
 def test_no_value_raises_anything_but_bad_record(value):

@@ -99,6 +99,7 @@ def test_every_kind_of_iterable_is_a_source(make):
     check_source(make)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.integers(0, 7), min_size=1, max_size=12),
