@@ -31,19 +31,17 @@ from machine import machine
 from stability import BACKBONE, DATA
 from torch import Tensor
 from torch.nn import functional as F
-from views import dataset_labels
+from views import accuracy_of_halves, dataset_labels
 
 from streamcl.config.load import config_from_dict
 from streamcl.events import Sample
 from streamcl.factory.backbone import build_vit
-from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.block_features import (
     CROPPED_BORDER,
     concat_block_tokens,
     evenly_spaced_blocks,
     tta_views,
 )
-from streamcl.learners.ridge_options import RidgeOptions
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
 from streamcl.nn.int8 import quantise_blocks
@@ -74,7 +72,7 @@ def main() -> None:
         parts = [features(backbone, every, pack, part, options) for part in (0, 1)]
         print(f"| {pack} | accuracy |\n|---|---|")
         for name in every:
-            shares = [accuracy(*(part[name] for part in parts), seed=seed) for seed in range(SEEDS)]
+            shares = [accuracy_of_halves(*(part[name] for part in parts), seed=seed) for seed in range(SEEDS)]
             error = np.std(shares, ddof=1) / SEEDS**0.5
             print(f"| {name} | {100 * np.mean(shares):.1f} ± {100 * error:.1f} |", flush=True)
 
@@ -201,25 +199,6 @@ def features(
             for name, read in every.items():
                 rows[name].append(read(pixels))
     return {name: (torch.cat(each), torch.tensor(targets)) for name, each in rows.items()}
-
-
-def accuracy(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], *, seed: int) -> float:
-    """Return the share of half of the test images that a head predicts right after half of the training ones.
-
-    Args:
-        train: features [N, D] and classes [N].
-        test: features [M, D] and classes [M].
-        seed: of the halves.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    some, others = (
-        torch.randperm(len(part[1]), generator=generator)[: len(part[1]) // 2] for part in (train, test)
-    )
-    options = RidgeOptions().model_dump(include={"trace_ridge", "variance_ridge", "gcv_margin"})
-    head = RidgeHead(train[0].shape[-1], **options)
-    head.grow(int(torch.cat([train[1], test[1]]).max()) + 1)
-    head.update(train[0][some], train[1][some])
-    return float((head.scores_refit(test[0][others]).argmax(1) == test[1][others]).double().mean())
 
 
 def print_times(every: Mapping[str, Way], pixels: Tensor) -> None:

@@ -57,7 +57,8 @@ def main() -> None:
         train, test = (features(backbone, compute, pack, part, options) for part in (0, 1))
         for learned in COUNTS:
             for predicted in COUNTS:
-                shares = [accuracy(train, test, learned, predicted, seed) for seed in range(SEEDS)]
+                means = mean_of_views(train, learned), mean_of_views(test, predicted)
+                shares = [accuracy_of_halves(*means, seed=seed) for seed in range(SEEDS)]
                 error = np.std(shares, ddof=1) / SEEDS**0.5
                 row = f"{100 * np.mean(shares):.1f} ± {100 * error:.1f}"
                 print(f"| {pack} | {learned} | {predicted} | {row} |", flush=True)
@@ -100,16 +101,22 @@ def dataset_labels(pack: str) -> list[str]:
         return list(json.loads(str(archive["meta"]))["classes"])
 
 
-def accuracy(
-    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], learned: int, predicted: int, seed: int
-) -> float:
+def mean_of_views(part: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Return the mean features [N, D] of the first views, and the classes [N].
+
+    Args:
+        part: features [N, 4, D] and classes [N].
+        count: of the views.
+    """
+    return part[0][:, :count].mean(1), part[1]
+
+
+def accuracy_of_halves(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], *, seed: int) -> float:
     """Return the share of half of the test images that a head predicts right after half of the training ones.
 
     Args:
-        train: features [N, 4, D] and classes [N].
-        test: features [M, 4, D] and classes [M].
-        learned: the number of views that are learned.
-        predicted: that of the views that are predicted from.
+        train: features [N, D] and classes [N].
+        test: features [M, D] and classes [M].
         seed: of the halves.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -118,9 +125,9 @@ def accuracy(
     )
     options = RidgeOptions().model_dump(include={"trace_ridge", "variance_ridge", "gcv_margin"})
     head = RidgeHead(train[0].shape[-1], **options)
-    head.grow(int(train[1].max()) + 1)
-    head.update(train[0][some, :learned].mean(1), train[1][some])
-    scores = head.scores_refit(test[0][others, :predicted].mean(1))
+    head.grow(int(torch.cat([train[1], test[1]]).max()) + 1)
+    head.update(train[0][some], train[1][some])
+    scores = head.scores_refit(test[0][others])
     return float((scores.argmax(1) == test[1][others]).double().mean())
 
 
