@@ -50,6 +50,8 @@ def build_vit(config: RunConfig, compute: Compute) -> Backbone:
     requests.
     """
     options, weights = config.backbone, config.backbone.weights
+    if options.int8 and options.compile:
+        raise config.refuse("backbone.int8", "compiled blocks multiply in floats: use one of the two")
     if weights.startswith("fetch:"):
         weights = str(fetched_weights(weights.removeprefix("fetch:")))
     backbone = build_backbone(
@@ -62,8 +64,6 @@ def build_vit(config: RunConfig, compute: Compute) -> Backbone:
         args=options.args,
     )
     if options.int8:
-        if options.compile:
-            raise config.refuse("backbone.int8", "compiled blocks multiply in floats: use one of the two")
         quantise_blocks(backbone, compute)
     if options.compile and not compute.fitted:
         logger.info("compiling the blocks of %s", options.name)

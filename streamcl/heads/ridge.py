@@ -162,10 +162,10 @@ class RidgeHead(ClosedFormHead[Statistics]):
                 has changed.
         """
         h, targets = self._checked(features, targets)
-        rows = self.summed_rows(h)
+        rows, outer = self.summed_rows(h), self.outer_rows(h)
         learned = Statistics(self._sums.gram, *self._sums.class_sums_with(rows, targets, weight))
         due = self._solver.falls_due(self._sums, learned.counts)
-        learned.gram.add(self.outer_rows(h) if weight == 1 else self.outer_rows(h) * weight**0.5)
+        learned.gram.add(outer if weight == 1 else outer * weight**0.5)
         self._take_over(learned, due=due)
 
     def savepoint(self) -> Rollback:

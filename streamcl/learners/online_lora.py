@@ -155,7 +155,6 @@ class OnlineLoRALearner(GradientLearner):
         self._regularisation = regularisation
         self._mask_absent = mask_absent
         self._alike = buffer_weight == "sample"
-        self._estimates_importance = hard_buffer_size > 0
 
     def consolidate(self) -> Mapping[str, Any]:
         """Estimate the importance of the present pair on the hard buffer, fold it, start a fresh pair."""
@@ -181,13 +180,13 @@ class OnlineLoRALearner(GradientLearner):
             super().capabilities,
             drop_class=self.drop_class,
             replay_buffer=self.buffer,
-            importance=self.importance if self._estimates_importance else None,
+            importance=self.importance if self.buffer.capacity else None,
             adapter_export=AdapterExport(self.adapters, self.model.head, self.classes),
         )
 
     def weights_trained_on(self, samples: Iterator[Sequence[object]]) -> tuple[str, ...]:
         """Every sample learned has moved the adapters and the whole head, and may have set the importance."""
-        importance = ("importance",) if self._estimates_importance else ()
+        importance = ("importance",) if self.buffer.capacity else ()
         return ("adapters", "head", *importance) if any(samples) else ()
 
     def state_dict(self) -> State:

@@ -232,10 +232,11 @@ def build_closed_form(
     *,
     sharpness: float,
     learner: type[RidgeLearner[Statistics]] | None = None,
+    robust: FeatureReader | None = None,
 ) -> RidgeLearner[Statistics]:
     """Return a learner on frozen features, with a head made by what takes the width and the options.
 
-    learner: its class; None: RidgeLearner itself.
+    learner: its class; None: RidgeLearner itself. robust: see there.
     """
     blocks = context.blocks(options.blocks)
     made = head(
@@ -252,19 +253,24 @@ def build_closed_form(
         tta_views=options.tta_views,
         sharpness=sharpness,
         group=context.group,
+        robust=robust,
     )
 
 
 def build_ridge(options: RidgeOptions, context: LearnerContext) -> RidgeLearner[Statistics]:
     """Return a ridge head on frozen features."""
     head = functools.partial(_head, keeps_uncertainty=context.keeps_uncertainty)
-    made = build_closed_form(options, context, head, sharpness=RIDGE_SHARPNESS)
-    if options.robust_share is not None:
-        reader = block_features.FrozenReader(
-            context.backbone, context.compute, context.blocks(options.blocks)
-        )
-        made.robust = robust_view.RobustReader(reader, context.backbone.image_size)
-    return made
+    return build_closed_form(
+        options, context, head, sharpness=RIDGE_SHARPNESS, robust=_robust_reader(options, context)
+    )
+
+
+def _robust_reader(options: RidgeOptions, context: LearnerContext) -> FeatureReader | None:
+    if options.robust_share is None:
+        return None
+    blocks = context.blocks(options.blocks)
+    reader = block_features.FrozenReader(context.backbone, context.compute, blocks)
+    return robust_view.RobustReader(reader, context.backbone.image_size)
 
 
 def _head(width: int, *, robust_share: float | None, **options: Any) -> RidgeHead:

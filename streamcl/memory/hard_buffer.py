@@ -31,7 +31,7 @@ class HardBuffer:
     def __init__(self, capacity: int) -> None:
         if capacity < 0:
             raise ValueError(f"capacity is {capacity}, expected 0 or more samples")
-        self._capacity = capacity
+        self.capacity = capacity
         self._held: list[_Held] = []
         self._offered = 0
 
@@ -104,7 +104,7 @@ class HardBuffer:
 
     def _keep_hardest(self, candidates: list[_Held]) -> None:
         candidates.sort(key=lambda held: (-held.loss, held.age))
-        self._held = candidates[: self._capacity]
+        self._held = candidates[: self.capacity]
 
 
 _FIELDS = ("id", "label", "subject", "domain", "privacy")

@@ -137,7 +137,7 @@ def compile_blocks(backbone: Backbone, compute: Compute) -> None:
     are needed. Raise ConfigError where the compiler is missing or gives up.
     """
     quick = [torch.compile(block, dynamic=False, fullgraph=True) for block in backbone.blocks]
-    backbone.use_compiled(quick, rows=frozenset({compute.rows, 2 * compute.rows}))
+    backbone.use_quick_blocks(quick, rows=frozenset({compute.rows, 2 * compute.rows}))
     blank = np.zeros((backbone.image_size, backbone.image_size, 3), np.uint8)
     try:
         with torch.no_grad(), compute.autocast():

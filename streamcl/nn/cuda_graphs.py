@@ -30,7 +30,7 @@ def graph_blocks(backbone: Backbone, compute: Compute) -> None:
             hint="device: cuda, or backbone: {cuda_graphs: false}",
         )
     graphed = [GraphedBlock(block) for block in backbone.quick_blocks]
-    backbone.use_compiled(graphed, rows=frozenset({compute.rows, 2 * compute.rows}))
+    backbone.use_quick_blocks(graphed, rows=frozenset({compute.rows, 2 * compute.rows}))
 
 
 class GraphedBlock:

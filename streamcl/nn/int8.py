@@ -67,7 +67,7 @@ def quantise_blocks(backbone: Backbone, compute: Compute) -> None:
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = ENGINE
     try:
-        backbone.use_compiled([_quantised(block) for block in backbone.blocks], rows=None)
+        backbone.use_quick_blocks([_quantised(block) for block in backbone.blocks], rows=None)
     finally:
         torch.backends.quantized.engine = before
 

@@ -130,7 +130,7 @@ def test_compiled_blocks_are_captured_as_they_are(graphs) -> None:
     def compiled(block):
         return lambda tokens: through.append(len(tokens)) or block(tokens)
 
-    backbone.use_compiled([compiled(block) for block in backbone.blocks], rows=frozenset({16}))
+    backbone.use_quick_blocks([compiled(block) for block in backbone.blocks], rows=frozenset({16}))
     graph_blocks(backbone, COMPUTE)
     features(backbone, SAMPLES[:3])
     assert through.count(16) >= 3 * (cuda_graphs.WARM_UPS + 1)
