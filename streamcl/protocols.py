@@ -38,7 +38,11 @@ class Stateful(Protocol):
     """An object whose future is decided by the state that `state_dict` returns."""
 
     def state_dict(self) -> State:
-        """Return a copy of the state; later changes of the object do not reach into it."""
+        """Return a copy of the state; later changes of the object do not reach into it.
+
+        A read-only array will not change. A large one is not written again by each checkpoint, and is loaded
+        read-only.
+        """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the object that returned `state`, bit-equal from there on."""

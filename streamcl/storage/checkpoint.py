@@ -20,6 +20,7 @@ from pathlib import Path
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
 from streamcl.storage import files
+from streamcl.storage.array_files import digest_in, map_verified
 from streamcl.storage.checkpoint_format import (
     CorruptCheckpoint,
     members_of,
@@ -55,6 +56,9 @@ class LoadedCheckpoint:
 
 class Checkpoints:
     """The checkpoints of one run directory. One process at a time writes (`streamcl.storage.lock`).
+
+    A file of an array that has not changed is linked to that of the checkpoint before the newest. So of two
+    checkpoints in a row each has its own files, and one is whole where the other is damaged.
 
     mac: authenticates those that are written, and checks those that are read.
     """
@@ -194,9 +198,36 @@ class Checkpoints:
                 )
         return LoadedCheckpoint(path, manifest["offset"], manifest["step"], state)
 
-    def _fill(self, folder: Path, members: Mapping[str, bytes]) -> None:
+    def _fill(self, folder: Path, members: Mapping[str, bytes | memoryview]) -> None:
+        earlier = self._to_link_to()
         for name, data in members.items():
-            files.write_new(folder / name, data, disk=self._disk)
+            if earlier is None or not self._linked(earlier / name, folder / name, len(data)):
+                files.write_new(folder / name, data, disk=self._disk)
+
+    def _to_link_to(self) -> Path | None:
+        """Return the checkpoint whose files a new one may have too; None: there is none.
+
+        It is not the one that is used where the new one is damaged. Where one is kept there is no such, since
+        the newest is removed once the new one is durable.
+        """
+        good = [path for path in self.paths() if path not in self._damaged]
+        place = 2 if self._keep > 1 else 1
+        return good[-place] if len(good) >= place else None
+
+    def _linked(self, old: Path, new: Path, size: int) -> bool:
+        """Give an array's file a second name, once its content is verified; return False where it has none.
+
+        A file system without links, and a file that is absent or damaged, are no errors: the new one is
+        written then.
+        """
+        if digest_in(old.name) is None:
+            return False
+        try:
+            map_verified(old, size).close()
+            self._disk.link(old, new)
+        except (OSError, ValueError):
+            return False
+        return True
 
     def _prune(self, newest: Path) -> None:
         """Remove all but the newest `keep` good ones; those known to be damaged do not count."""

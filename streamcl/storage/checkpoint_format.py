@@ -1,9 +1,12 @@
 """The files of one checkpoint: made from a state, and read without trust in any byte that is not confirmed.
 
-    arrays.safetensors   every array of the state, numbered in the order in which the state holds them
+    arrays.safetensors   arrays of the state, numbered in the order in which the state holds them
+    array-<sha256>.bin   the bytes of a large one that does not change (see array_files), little-endian; two
+                         checkpoints may have the file in common
     state.json           the rest of the state, with {"$array": number} where an array belongs
-    manifest.json        format, offset, step, fingerprints, size and sha256 of the members, its own sha256,
-                         and in a run a MAC (see manifest_mac)
+    manifest.json        format, offset, step, fingerprints, size and sha256 of the members, file, dtype and
+                         shape of arrays with a file of their own, its own sha256, and in a run a MAC (see
+                         manifest_mac)
 
 Nothing in them can be executed.
 """
@@ -23,15 +26,19 @@ from safetensors import numpy as safetensors
 from streamcl import __version__
 from streamcl.errors import CheckpointError
 from streamcl.protocols import State
+from streamcl.storage.array_files import MappedArray, array_files, digest_in, map_array, shared_arrays
 from streamcl.storage.canonical_json import canonical_json, sha256_of_json
 from streamcl.storage.manifest_mac import MAC, ManifestMac
 from streamcl.storage.plain_state import pack, unpack
 
-CHECKPOINT_FORMAT = 1
-"""The layout above. Every format computes the manifest's sha256 alike, so that damage differs from age."""
+CHECKPOINT_FORMAT = 2
+"""The layout above; 1 has all arrays in one file.
+
+Every format computes the manifest's sha256 alike, so that damage differs from age.
+"""
 
 MANIFEST, TREE, ARRAYS = "manifest.json", "state.json", "arrays.safetensors"
-MANIFEST_LIMIT = 1 << 20  # bytes; a manifest has under a thousand
+MANIFEST_LIMIT = 1 << 22  # bytes; a manifest has under a thousand, and 400 for each array with its own file
 
 
 class CorruptCheckpoint(Exception):
@@ -53,10 +60,12 @@ def verify_checkpoint(path: Path, mac: ManifestMac | None = None) -> VerifiedChe
     mac: checks MACs; None takes a manifest without regard to who has written it.
     """
     manifest = _authentic_manifest(path, mac)
-    _confirm_names(path)
-    content = {name: _read_member(path / name, facts) for name, facts in manifest["members"].items()}
+    members = manifest["members"]
+    _confirm_names(path, {MANIFEST, *members})
+    content = {name: _read_member(path / name, members[name]) for name in (TREE, ARRAYS)}
+    mapped = _map_arrays(path, manifest)
     try:
-        state = unpack(json.loads(content[TREE]), safetensors.load(content[ARRAYS]))
+        state = unpack(json.loads(content[TREE]), {**safetensors.load(content[ARRAYS]), **mapped})
         return VerifiedCheckpoint(manifest, state)
     except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise CorruptCheckpoint(f"its members do not make a state: {error!r}") from error
@@ -103,22 +112,42 @@ def _is_sound(manifest: Mapping[str, Any]) -> bool:
     kinds = {"format": int, "offset": int, "step": int, "fingerprint": dict, "members": dict}
     if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
         return False
-    facts = manifest["members"]
-    return facts.keys() == {TREE, ARRAYS} and all(
+    facts, arrays = manifest["members"], manifest.get("arrays", {})
+    if not isinstance(arrays, dict) or not all(isinstance(each, dict) for each in arrays.values()):
+        return False
+    files = [each.get("member") for each in arrays.values()]
+    if not all(isinstance(name, str) and digest_in(name) for name in files):
+        return False
+    return facts.keys() == {TREE, ARRAYS, *files} and all(
         isinstance(each, dict) and isinstance(each.get("bytes"), int) and isinstance(each.get("sha256"), str)
         for each in facts.values()
     )
 
 
-def _confirm_names(path: Path) -> None:
+def _confirm_names(path: Path, expected: set[str]) -> None:
     try:
-        present, expected = {member.name for member in path.iterdir()}, {MANIFEST, TREE, ARRAYS}
+        present = {member.name for member in path.iterdir()}
     except OSError as error:
         raise CorruptCheckpoint(f"it cannot be listed: {error.strerror}") from error
     if missing := sorted(expected - present):
         raise CorruptCheckpoint(f"{missing[0]} is missing")
     if stray := sorted(present - expected):
         raise CorruptCheckpoint(f"{stray[0]!r} does not belong there")
+
+
+def _map_arrays(path: Path, manifest: Mapping[str, Any]) -> dict[str, MappedArray]:
+    """Return the arrays with a file of their own, by number."""
+    return {
+        number: _map_member(path / entry["member"], manifest["members"][entry["member"]]["bytes"], entry)
+        for number, entry in manifest.get("arrays", {}).items()
+    }
+
+
+def _map_member(path: Path, size: int, entry: Mapping[str, Any]) -> MappedArray:
+    try:
+        return map_array(path, size, entry)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise CorruptCheckpoint(f"{path.name} cannot be used: {error}") from error
 
 
 def _read_member(path: Path, facts: Mapping[str, Any]) -> bytes:
@@ -152,14 +181,19 @@ def members_of(
     state: State,
     fingerprint: Mapping[str, str],
     mac: ManifestMac | None = None,
-) -> dict[str, bytes]:
+) -> dict[str, bytes | memoryview]:
     """Return the files of a checkpoint by name; the manifest comes last, with the hashes of the others.
+
+    Raise CheckpointError where an array in a file of an earlier checkpoint has been changed.
 
     mac: authenticates the manifest; None leaves that out.
     """
     tree, arrays = pack(state)
-    members = {
-        ARRAYS: safetensors.save(arrays),
+    shared = shared_arrays(arrays)
+    content, entries = array_files(shared)
+    members: dict[str, bytes | memoryview] = {
+        **content,
+        ARRAYS: safetensors.save({number: arrays[number] for number in arrays.keys() - shared.keys()}),
         # The order of keys is kept here, because the order of a dict may decide the future too.
         TREE: json.dumps(tree, separators=(",", ":"), allow_nan=False).encode("ascii"),
     }
@@ -169,12 +203,17 @@ def members_of(
         "offset": offset,
         "step": step,
         "fingerprint": dict(fingerprint),
-        "members": {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in members.items()},
+        "members": {name: _facts(name, data) for name, data in members.items()},
+        "arrays": entries,
     }
     if mac is not None:
         manifest[MAC] = mac.of(manifest)
     return {**members, MANIFEST: canonical_json({**manifest, "sha256": sha256_of_json(manifest)})}
 
 
-def _sha256(data: bytes) -> str:
+def _facts(name: str, data: bytes | memoryview) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": digest_in(name) or _sha256(data)}
+
+
+def _sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()

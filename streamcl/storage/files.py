@@ -57,6 +57,10 @@ class Disk:
         """Rename within one file system, over whatever has the new name."""
         old.replace(new)
 
+    def link(self, old: Path, new: Path) -> None:
+        """Give a file a second name, which must not exist yet, within one file system."""
+        new.hardlink_to(old)
+
     def unlink(self, path: Path) -> None:
         """Remove one file."""
         path.unlink()
@@ -111,14 +115,14 @@ def read_limited(path: Path, limit: int) -> bytes:
     return path.read_bytes() if path.stat().st_size <= limit else b""
 
 
-def write_new(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
+def write_new(path: Path, data: bytes | memoryview, *, disk: Disk = DISK) -> None:
     """Write and sync a file that did not exist. Not atomic by itself: for files in a temporary folder."""
     with disk.create(path) as handle:
         write_all(handle, data, disk=disk)
         disk.fsync(handle)
 
 
-def write_all(handle: io.FileIO, data: bytes, *, disk: Disk = DISK) -> None:
+def write_all(handle: io.FileIO, data: bytes | memoryview, *, disk: Disk = DISK) -> None:
     """Write every byte; the system may take them in portions (a disk that fills up takes a short one)."""
     rest = memoryview(data)
     while rest:

@@ -107,6 +107,11 @@ class FaultyDisk(Disk):
         super().replace(old, new)
         self._pending.rename(old, new, backup)
 
+    def link(self, old: Path, new: Path) -> None:
+        self._call("link", new)
+        super().link(old, new)
+        self._pending.name("create", new)
+
     def unlink(self, path: Path) -> None:
         self._call("unlink", path, space=False)
         backup = path.read_bytes() if path.is_file() else b""

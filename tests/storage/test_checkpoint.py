@@ -505,8 +505,8 @@ def rewrite(path, **changes):
 
 @pytest.mark.faults
 def test_a_newer_format_is_refused_not_skipped(base, tmp_path):
-    folder = damage_newest(base, tmp_path / "newer", lambda path: rewrite(path, format=2, streamcl="9.0"))
-    with pytest.raises(CheckpointError, match=r"format 2, written by streamcl 9\.0"):
+    folder = damage_newest(base, tmp_path / "newer", lambda path: rewrite(path, format=3, streamcl="9.0"))
+    with pytest.raises(CheckpointError, match=r"format 3, written by streamcl 9\.0"):
         newest(folder)
 
 
