@@ -1,8 +1,9 @@
-"""Calibration of confidences: one factor on a learner's scores, from labels that it has not learned.
+"""Calibration of confidences: a factor on scores, slope and offset of the named class, from unlearned labels.
 
-Temperature scaling (arXiv 1706.04599). It changes confidences, never which class is predicted. There are two
-factors, as two things are predicted: `predict` asks about classes that are known, by weights of all that is
-known; a prediction before learning may be of a class that nobody has seen, and is wrong more often.
+Temperature scaling (arXiv 1706.04599), then Platt scaling of the named class's confidence. Both change
+confidences, never which class is predicted. They are there twice, as two things are predicted: `predict` asks
+about classes that are known, by weights of all that is known; a prediction before learning may be of a class
+that nobody has seen, and is wrong more often.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from streamcl.protocols import Rollback, State, savepoint_of
 
 with lazy_imports():
     import torch
+
+    from streamcl.learners import top_label_scaling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,20 +109,25 @@ def same_scores(scores: Tensor) -> Tensor:
 
 
 class Calibration:
-    """The factors of a learner, for predictions before learning and for those of `predict`.
+    """The confidences of a learner, for predictions before learning and for those of `predict`.
 
-    The first follows test-then-train predictions: each batch moves it so that the mean confidence nears the
-    accuracy, samples of classes that nobody has seen included. The second is fitted to held-out samples,
-    which are never learned; where too few are held out the first stands for it. The state is four numbers.
+    The first follow test-then-train predictions: each batch moves the factor so that the mean confidence
+    nears the accuracy, samples of classes that nobody has seen included, then slope and offset. The second
+    are fitted to held-out samples, which are never learned; where too few are held out the first stand for
+    them. The state is three fitted numbers and eight that follow the stream.
 
     Attributes:
         link: from scores [N, C] to what the factors are on, [N, C], in the same order.
         held_out: the fitted factor; None without one.
+        held_out_scaling: the fitted slope and offset, 1 and 0 without.
+        running: slope and offset before learning.
     """
 
     def __init__(self, link: Callable[[Tensor], Tensor] = same_scores) -> None:
         self.link = link
         self.held_out: float | None = None
+        self.held_out_scaling = top_label_scaling.NEUTRAL
+        self.running = top_label_scaling.RunningScaling()
         self._log = 0.0  # of the running factor, relative to the one that gives scores PRIOR_SPREAD
         self._slope = 0.0  # of the summed confidences by that logarithm
         self._square = 0.0  # mean square of the scores lately; 0 before any
@@ -127,15 +135,16 @@ class Calibration:
     def before_learning(self, scores: Tensor) -> Tensor:
         """Return the logits [B, C] of scores [B, C] of a batch that is learned next."""
         linked = self.link(scores)
-        return self._running_factor(linked) * linked
+        return self.running.scaling.applied(self._running_factor(linked) * linked)
 
     def for_predictions(self, scores: Tensor) -> Tensor:
         """Return the logits [B, C] of scores [B, C] by weights of all that is known."""
-        linked = self.link(scores)
-        return (self._running_factor(linked) if self.held_out is None else self.held_out) * linked
+        if self.held_out is None:
+            return self.before_learning(scores)
+        return self.held_out_scaling.applied(self.held_out * self.link(scores))
 
     def update(self, scores: Tensor, targets: Tensor) -> None:
-        """Move the running factor.
+        """Let the running numbers follow a batch.
 
         Args:
             scores: [B, C], made before the batch was learned.
@@ -146,6 +155,7 @@ class Calibration:
         if not 0 < square < math.inf:
             return
         factor = self._running_factor(scores)
+        self.running.update(factor * scores, targets)
         chances = (factor * scores.double()).softmax(dim=1)  # [B, C]
         confidence, column = chances.max(dim=1)  # [B]
         finite = torch.where(scores.isfinite(), scores.double(), 0.0)
@@ -157,20 +167,30 @@ class Calibration:
         self._square = kept * self._square + (1 - kept) * square
 
     def fit(self, scores: Tensor, targets: Tensor) -> None:
-        """Fit the factor for `predict` to held-out samples; have none where they are too few.
+        """Fit the confidences of `predict` to held-out samples; have no fit where they are too few.
 
         Args:
             scores: [N, C], by weights of all that is known.
             targets: int64 [N], columns with finite scores.
         """
-        enough = len(targets) >= MIN_CALIBRATION_SAMPLES
-        self.held_out = fitted_sharpness(self.link(scores), targets) if enough else None
+        self.drop_fit()
+        linked = self.link(scores)
+        if len(targets) >= MIN_CALIBRATION_SAMPLES:
+            self.held_out = fitted_sharpness(linked, targets)
+        if self.held_out is not None:
+            own, right = top_label_scaling.confidence_logits(self.held_out * linked, targets)
+            self.held_out_scaling = top_label_scaling.fitted_scaling(own, right)
+
+    def drop_fit(self) -> None:
+        """Have no fit to held-out samples."""
+        self.held_out, self.held_out_scaling = None, top_label_scaling.NEUTRAL
 
     def restart(self) -> None:
-        """Let the running factor begin anew where there is a fitted one: nothing in it is older then."""
+        """Let the running numbers begin anew at the fit, where there is one: none is older then."""
         if self.held_out is not None:
             self._square = (PRIOR_SPREAD / self.held_out) ** 2
             self._log = self._slope = 0.0
+            self.running = top_label_scaling.RunningScaling(self.held_out_scaling)
 
     def _running_factor(self, linked: Tensor) -> float:
         """Return the factor before learning; 1 where the scores say nothing."""
@@ -180,18 +200,24 @@ class Calibration:
         return PRIOR_SPREAD * math.exp(self._log) / math.sqrt(square)
 
     def savepoint(self) -> Rollback:
-        """Return a callable that restores the present factors."""
-        return savepoint_of(self, "held_out", "_log", "_slope", "_square")
+        """Return a callable that restores the present numbers."""
+        fitted, parts = ("held_out", "held_out_scaling"), (self.running.savepoint(),)
+        return savepoint_of(self, *fitted, "running", "_log", "_slope", "_square", parts=parts)
 
     def state_dict(self) -> State:
-        """Return the factors."""
+        """Return the numbers."""
+        slope, offset = self.held_out_scaling
+        fitted = {"held_out": self.held_out, "held_out_slope": slope, "held_out_offset": offset}
         running = {"log": self._log, "slope": self._slope, "square": self._square}
-        return {"held_out": self.held_out, **running}
+        return fitted | running | self.running.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the calibration that returned `state`."""
         self.held_out = state["held_out"]
+        scaling = state["held_out_slope"], state["held_out_offset"]
+        self.held_out_scaling = top_label_scaling.TopLabelScaling(*scaling)
         self._log, self._slope, self._square = state["log"], state["slope"], state["square"]
+        self.running.load_state_dict(state)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,7 +251,7 @@ class ScoreCalibration:
             labels: N classes that are known.
         """
         if not labels:
-            self.calibration.held_out = None
+            self.calibration.drop_fit()
             return
         scores = self.score(features)
         targets = self.index.columns(labels, scores.device)

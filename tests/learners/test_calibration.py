@@ -1,4 +1,4 @@
-"""Confidences: the factor on scores is the likeliest, and follows what was not learned."""
+"""Confidences: the factor on scores is the likeliest, and all numbers follow what was not learned."""
 
 import math
 from dataclasses import replace
@@ -19,6 +19,7 @@ from streamcl.events import Batch, HoldoutPart, Sample
 from streamcl.learners.calibration import MIN_CALIBRATION_SAMPLES, Calibration, fitted_sharpness, mean_square
 from streamcl.learners.holdout_calibration import MAX_CALIBRATION_SAMPLES, HoldoutCalibrator
 from streamcl.learners.holdout_features import HoldoutFeatures, sample_key
+from streamcl.learners.top_label_scaling import NEUTRAL, confidence_logits, fitted_scaling
 
 LABELS = ("ant", "bee", "cat")
 
@@ -115,7 +116,9 @@ def test_a_state_and_a_savepoint_restore_the_factors():
     other.load_state_dict(state)
     scores, _ = drawn(4, 8)
     assert torch.equal(other.before_learning(scores), calibration.before_learning(scores))
-    assert torch.equal(other.for_predictions(scores), calibration.held_out * scores)
+    assert torch.equal(other.for_predictions(scores), calibration.for_predictions(scores))
+    scaled = calibration.held_out_scaling.applied(calibration.held_out * scores)
+    assert torch.equal(calibration.for_predictions(scores), scaled)
 
 
 def test_after_a_restart_the_running_factor_is_the_fitted_one():
@@ -126,7 +129,8 @@ def test_after_a_restart_the_running_factor_is_the_fitted_one():
         each.restart()
     assert one.state_dict() == two.state_dict()
     scores, _ = drawn(2, 8)
-    assert torch.allclose(one.before_learning(scores), one.held_out * scores, rtol=1e-14)
+    assert one.running.scaling == one.held_out_scaling != NEUTRAL
+    assert torch.allclose(one.before_learning(scores), one.for_predictions(scores), rtol=1e-13)
 
 
 class HeldOut(list):
@@ -164,7 +168,8 @@ def test_confidences_of_predict_are_those_fitted_to_held_out_samples(make, tiny_
     scores = learner.calibration.link(calibration.score(calibration.read(held_out)))
     targets = torch.tensor([learner.classes.index(each.label) for each in held_out])
     factor = fitted_sharpness(scores, targets)
-    assert torch.equal(learner.logits(held_out), factor * scores)
+    scaling = fitted_scaling(*confidence_logits(factor * scores, targets))
+    assert torch.equal(learner.logits(held_out), scaling.applied(factor * scores))
     before = learner.state_dict()
     other = make(tiny_backbone, fp32)
     other.load_state_dict(before)

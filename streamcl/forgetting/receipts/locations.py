@@ -40,7 +40,7 @@ def _recalibrated() -> DataLocation:
 
 def _running_calibration() -> DataLocation:
     why = (
-        "three numbers that follow how sure predictions were and how often right, which reveal no sample: "
+        "eight numbers that follow how sure predictions were and how often right, which reveal no sample: "
         "too few samples are held out to fit confidences to"
     )
     return DataLocation("calibration", "remains", why)
