@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/demo.yaml
 BIN = $(VENV)/bin
+unexport PYTHONDONTWRITEBYTECODE # else every process compiles streamcl and the tests anew, for seconds each
 
 # $(call install,EXTRA): the project with an extra's packages, once; again only when pyproject.toml has changed,
 # so that nothing here needs a network a second time.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
+from drawn_charts import draw_once
 from hypothesis import HealthCheck, settings
 from mosquitto_servers import mosquitto  # noqa: F401 - a fixture
 from pictures import TINY_VIT
@@ -29,12 +32,40 @@ settings.load_profile("untimed")
 
 
 HOUR = 3600
+TESTS = Path(__file__).parent
+MEMORY = Path("/dev/shm")
+ROOM = 4 << 30
+"""Bytes that must be free in a file system in memory: the folders of all tests need a few hundred MB."""
+
+
+def holds_tests(folder):
+    """Whether the folders of tests fit into a file system in memory, where no sync waits for a disk."""
+    if not os.access(folder, os.W_OK):
+        return False
+    state = os.statvfs(folder)
+    return state.f_bavail * state.f_frsize > ROOM and not state.f_flag & os.ST_NOEXEC
+
+
+if holds_tests(MEMORY):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # what is imported by now stays: no collection during the tests looks at it again
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(2 * HOUR))
+
+
+@pytest.fixture(autouse=True)
+def charts_once(request, monkeypatch):
+    """Draws each kind of chart once, but in the tests of reports."""
+    if not request.path.is_relative_to(TESTS / "report"):
+        draw_once(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -39,11 +39,18 @@ def docstrings(tree: ast.Module) -> Iterator[str]:
         )
 
 
-def modules() -> Iterator[tuple[Path, ast.Module]]:
-    """Yield every module of the two packages with its syntax tree."""
-    for root in ("streamcl", "streams"):
-        for path in sorted((ROOT / root).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text())
+@cache
+def modules() -> list[tuple[Path, ast.Module]]:
+    """Return every module of the two packages with its syntax tree."""
+    paths = [path for root in ("streamcl", "streams") for path in sorted((ROOT / root).rglob("*.py"))]
+    return [(path.relative_to(ROOT), ast.parse(path.read_text())) for path in paths]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trees_of_this_file_alone() -> Iterator[None]:
+    """Let go of the syntax trees: as a million objects they would slow every test that follows."""
+    yield
+    modules.cache_clear()
 
 
 def test_no_docstring_begins_with_what() -> None:

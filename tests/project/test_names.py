@@ -9,7 +9,9 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -24,10 +26,6 @@ def modules() -> list[Path]:
     return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
 def bound(node: ast.stmt) -> list[str]:
     """Return the names that a statement binds, by a definition or an assignment."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -40,13 +38,13 @@ def public(names: list[str]) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
+@cache
 def homes() -> dict[str, set[str]]:
     """Return the modules that define each public name at their top level."""
     found: dict[str, set[str]] = {}
     for path in modules():
-        for node in parsed(path).body:
-            for name in public(bound(node)):
-                found.setdefault(name, set()).add(str(path.relative_to(ROOT)))
+        for name in names_of(path).at_top:
+            found.setdefault(name, set()).add(str(path.relative_to(ROOT)))
     return found
 
 
@@ -82,9 +80,19 @@ def matching(pattern: str, nodes: Sequence[ast.expr | None]) -> list[str]:
     return [each for each in strings if re.fullmatch(pattern, each)]
 
 
-def names_of(path: Path) -> set[str]:
-    tree = parsed(path)
-    return {path.stem, *declared(tree.body), *written(tree)}
+class Names(NamedTuple):
+    """The public names of a module: those that it defines at its top, and all, with keys and options."""
+
+    at_top: frozenset[str]
+    all: frozenset[str]
+
+
+@cache
+def names_of(path: Path) -> Names:
+    """Return the names of a module; it is parsed once for all rules."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    at_top = frozenset(name for node in tree.body for name in public(bound(node)))
+    return Names(at_top, frozenset({path.stem, *declared(tree.body), *written(tree)}))
 
 
 def words(name: str) -> list[str]:
@@ -97,6 +105,7 @@ def stems(word: str) -> set[str]:
     return {word, *(word.removesuffix(ending) for ending in ("s", "es", "d", "ed"))}
 
 
+@cache
 def banned_in(name: str) -> str | None:
     """Return the banned word in a name, if there is one; plurals and past forms count."""
     found = words(name)
@@ -118,7 +127,7 @@ def test_every_public_name_has_one_home() -> None:
 
 
 def test_no_public_name_has_a_word_that_only_its_author_knows() -> None:
-    found = {name: word for path in modules() for name in names_of(path) if (word := banned_in(name))}
+    found = {name: word for path in modules() for name in names_of(path).all if (word := banned_in(name))}
     known = LISTS["right_here"].keys() | set(LISTS["still"]["banned"])
     assert not {name: f"say {BANNED[word]}" for name, word in found.items() if name not in known}
     assert known - found.keys() == set(), "renamed: take them out of the list"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
+import functools
 import tomllib
 from pathlib import Path
-
-import pytest
 
 TESTS = Path(__file__).parents[1]
 MODULES = sorted(TESTS.rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Return the first part of the name of every module that a file imports, at its top or later."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -20,13 +20,13 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.partition(".")[0])
-    return found
+    return frozenset(found)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
-def test_no_module_imports_a_test_module(path: Path) -> None:
+def test_no_module_imports_a_test_module() -> None:
     tests = {each.stem for each in MODULES if each.stem.startswith("test_")}
-    assert imported(path) & tests == set()
+    found = {str(path.relative_to(TESTS)): imported(path) & tests for path in MODULES}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 def test_only_the_support_folder_is_on_the_path() -> None:
