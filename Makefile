@@ -4,15 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/demo.yaml
 BIN = $(VENV)/bin
-unexport PYTHONDONTWRITEBYTECODE # else every process compiles streamcl and the tests anew, for seconds each
+unexport PYTHONDONTWRITEBYTECODE # else every process compiles anew what it imports, for seconds each
 
 # $(call install,EXTRA): the project with an extra's packages, once; again only when pyproject.toml has changed,
-# so that nothing here needs a network a second time.
+# so that nothing here needs a network a second time. Bytecode is left to the first import of each module: of some
+# 20 000 in the packages few are ever imported, and compiling all takes more than a minute.
 define install
 @test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
 @test "$(VENV)/.installed-$(1)" -nt pyproject.toml || { \
 	echo "installing streamcl[$(1)] into $(VENV)" && \
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[$(1)]" && \
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$(1)]" && \
 	touch "$(VENV)/.installed-$(1)"; }
 endef
 
