@@ -25,15 +25,26 @@ from streamcl.sinks.fanout import Fanout, build_sinks
 
 
 def build_learner(
-    config: RunConfig, backbone: Backbone, compute: Compute, group: ProcessGroup = SINGLE_PROCESS
+    config: RunConfig,
+    backbone: Backbone,
+    compute: Compute,
+    group: ProcessGroup = SINGLE_PROCESS,
+    folder: Path | None = None,
 ) -> Learner:
     """Return the configuration's learner, before it has learned anything, for the processes of `group`.
 
     Raise ConfigError where the options do not fit the backbone or the learner.
+
+    Args:
+        config: of the run.
+        backbone: its frozen transformer.
+        compute: device and precision.
+        group: the processes that learn each batch together.
+        folder: the run's directory, for files without a name; None: the learner keeps all in memory.
     """
     options, factory = config.learner, learner_factory(config.learner)
     keeps = config.answer.log and not compute.fitted
-    context = LearnerContext(backbone, compute, config.seed, group, keeps, config.refuse)
+    context = LearnerContext(backbone, compute, config.seed, group, keeps, config.refuse, folder)
     if not isinstance(options, ClassOptions | PluginOptions):
         built_in: Learner = factory.build(options, context)
         return built_in

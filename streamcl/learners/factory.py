@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -37,6 +38,7 @@ class LearnerContext:
             learner can compute them.
         refuse: returns the error, to be raised, for an option such as "learner.rank", with its place in the
             configuration.
+        folder: the run's directory, where the learner may keep files that have no name; None: there is none.
     """
 
     backbone: Backbone
@@ -45,6 +47,7 @@ class LearnerContext:
     group: ProcessGroup = SINGLE_PROCESS
     keeps_uncertainty: bool = False
     refuse: Callable[[str, str], ConfigError] = _refusal
+    folder: Path | None = None
 
     def blocks(self, named: Sequence[int] | None) -> list[int]:
         """Return the blocks whose tokens are the features: those named, or a spread of the last."""

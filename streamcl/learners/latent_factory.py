@@ -19,6 +19,11 @@ from streamcl.learners.ridge_options import RidgeOptions
 from streamcl.memory.latent_store import LatentSchedule, LatentStore
 from streamcl.memory.quantised_tokens import QuantisedTokens, TokenDtype
 
+STORED_SEGMENT_BYTES = 4 << 20
+"""Mean bytes of stored tokens in a file, and about as many as are in memory."""
+MAX_SEGMENTS = 64
+"""Files of a store that is full, in the mean; a large store has larger ones."""
+
 
 def build_latent_ridge_lora(
     ridge: RidgeOptions, lora: LoRABranchOptions, latents: LatentOptions, context: LearnerContext
@@ -33,7 +38,8 @@ def build_retrained_branch(
 ) -> RetrainedBranch:
     """Return a branch that knows nothing."""
     first, blocks = adapted_blocks_of(ridge, lora, context)
-    rows = latents.budget // _bytes_of_sample(context, first, latents.dtype)
+    size = _bytes_of_sample(context, first, latents.dtype)
+    rows = latents.budget // size
     if not rows:
         raise context.refuse("learner.latents.budget", "not even one sample's tokens fit into it")
     training = LatentTraining(
@@ -49,7 +55,12 @@ def build_retrained_branch(
     return RetrainedBranch(
         training,
         functools.partial(build_head, in_stream, blocks, context),
-        LatentStore(latents.dtype, key=f"{context.seed}".encode()),
+        LatentStore(
+            latents.dtype,
+            key=f"{context.seed}".encode(),
+            segment_rows=max(rows // MAX_SEGMENTS, STORED_SEGMENT_BYTES // size, 1),
+            folder=context.folder,
+        ),
         LatentSchedule(latents.first_samples, rows),
         blocks=blocks,
         seed=context.seed,

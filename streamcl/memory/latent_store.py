@@ -3,22 +3,30 @@
 A sample's place is a keyed hash of its id, and it is stored where that lies under a share that depends on
 the position in the stream alone. So nobody's place depends on anybody else: the store of a stream in which a
 sample was refused is this one without that sample's row.
+
+Tokens lie in segments, mapped from files, which do not change. Where one ends depends on the offsets of its
+samples alone, so where a sample is removed the segments of others stay as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streamcl.memory.quantised_tokens import QuantisedTokens, TokenArray, TokenDtype
+from streamcl.memory.token_rows import TokenRows, final_segment
 from streamcl.protocols import State
 
 _PLACES = 2**64
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 divided by the golden ratio: multiples of it, modulo 2**64, are spread most evenly (Knuth, 6.4)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +47,7 @@ class LatentGroup:
     offsets: npt.NDArray[np.int64]
     places: npt.NDArray[np.float64]
     labels: tuple[str, ...]
-    tokens: QuantisedTokens
+    tokens: TokenRows
 
     def select(self, rows: npt.NDArray[np.int64]) -> LatentGroup:
         """Return the group with some of its rows, int64 [m], in their order."""
@@ -49,7 +57,7 @@ class LatentGroup:
             offsets=self.offsets[rows],
             places=self.places[rows],
             labels=labels,
-            tokens=self.tokens[rows],
+            tokens=self.tokens.select(rows),
         )
 
     def chunks(self, size: int) -> Iterator[LatentGroup]:
@@ -67,10 +75,15 @@ class LatentStore:
     Args:
         dtype: of the codes.
         key: of the hashes of ids.
+        segment_rows: samples of a segment, in the mean. Those after the last full one are in memory.
+        folder: where the files of segments lie, without a name; None: all stays in memory.
     """
 
-    def __init__(self, dtype: TokenDtype, key: bytes) -> None:
+    def __init__(
+        self, dtype: TokenDtype, key: bytes, *, segment_rows: int = 1024, folder: Path | None = None
+    ) -> None:
         self._dtype, self._key = dtype, key
+        self._segment_rows, self._folder = segment_rows, folder
         self.groups: tuple[LatentGroup, ...] = ()
 
     def place(self, name: str) -> float:
@@ -98,6 +111,8 @@ class LatentStore:
     ) -> LatentGroup:
         """Store samples as one group. Return the group.
 
+        Raise CheckpointError where a segment is full and cannot be written; nothing is stored then.
+
         Args:
             tokens: float32 [n, N, d].
             labels: n class names.
@@ -112,16 +127,18 @@ class LatentStore:
             np.array(offsets, np.int64),
             np.array(places, np.float64),
             tuple(labels),
-            QuantisedTokens.of(tokens, self._dtype),
+            TokenRows.of([QuantisedTokens.of(tokens, self._dtype)]),
         )
-        self.groups = (*self.groups, group)
+        groups = (*self.groups, group)
+        self.groups = self._settled(groups) if self._begins_segment(group.offsets).any() else groups
         return group
 
     def thin(self, share: float, *, trainings: int, weight: int) -> None:
         """Keep the samples whose place lies under a share, as one group."""
         kept = [group.select(np.flatnonzero(group.places < share)) for group in self.groups]
         kept = [group for group in kept if len(group)]
-        self.groups = (replace(_joined(kept), trainings=trainings, weight=weight),) if kept else ()
+        whole = [replace(_joined(kept), trainings=trainings, weight=weight)] if kept else []
+        self.groups = self._settled(whole)
 
     def entered_before(self, trainings: int) -> LatentGroup | None:
         """Return all samples that entered before a training, as one group; None where there are none."""
@@ -137,7 +154,8 @@ class LatentStore:
             keep = ~np.isin(group.offsets, gone)
             removed += [group.trainings] * int((~keep).sum())
             left.append(group if keep.all() else group.select(np.flatnonzero(keep)))
-        self.groups = tuple(group for group in left if len(group))
+        if removed:
+            self.groups = self._settled([group for group in left if len(group)])
         return tuple(removed)
 
     @property
@@ -149,7 +167,10 @@ class LatentStore:
         return sum(map(len, self.groups))
 
     def state_dict(self) -> State:
-        """Return the groups' rows as one array a field, and how many rows each group has."""
+        """Return the groups' rows as one array a field, tokens by segment, and how many rows each group has.
+
+        The arrays of a full segment are read-only, and the same objects as long as none of it is removed.
+        """
         if not self.groups:
             return {"sizes": []}
         whole = _joined(self.groups)
@@ -160,16 +181,19 @@ class LatentStore:
             "offsets": whole.offsets,
             "places": whole.places,
             "labels": list(whole.labels),
-            "codes": whole.tokens.codes,
-            "scales": whole.tokens.scales,
+            "segments": [
+                {"codes": segment.codes, "scales": segment.scales}
+                for segment in (part.as_segment() for part in self._segments(whole))
+            ],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the store that returned `state`."""
+        """Become the store that returned `state`. Arrays that are read-only are used as they are."""
         self.groups, start = (), 0
         if not state["sizes"]:
             return
-        tokens = QuantisedTokens(np.asarray(state["codes"]), np.asarray(state["scales"]))
+        parts = state.get("segments", [state])  # earlier versions had one array of codes and one of scales
+        tokens = TokenRows.of(QuantisedTokens(part["codes"], part["scales"]) for part in parts)
         whole = LatentGroup(0, 1, state["offsets"], state["places"], tuple(state["labels"]), tokens)
         groups = []
         for size, trainings, weight in zip(state["sizes"], state["trainings"], state["weights"], strict=True):
@@ -177,6 +201,28 @@ class LatentStore:
             groups.append(replace(rows, trainings=int(trainings), weight=int(weight)))
             start += size
         self.groups = tuple(groups)
+
+    def _settled(self, groups: Sequence[LatentGroup]) -> tuple[LatentGroup, ...]:
+        """Return the groups with the tokens of each full segment in a file of its own."""
+        if not groups:
+            return ()
+        *full, last = self._segments(_joined(groups))
+        segments = [final_segment(part.as_segment(), self._folder) for part in full]
+        tokens, start, settled = TokenRows.of([*segments, last.as_segment()]), 0, []
+        for group in groups:
+            settled.append(replace(group, tokens=tokens.select(slice(start, start + len(group)))))
+            start += len(group)
+        return tuple(settled)
+
+    def _segments(self, whole: LatentGroup) -> list[TokenRows]:
+        """Return the tokens of all samples, one or more, by segment."""
+        begins = np.flatnonzero(self._begins_segment(whole.offsets))
+        cuts = [0, *begins[begins > 0].tolist(), len(whole)]
+        return [whole.tokens.select(slice(*cut)) for cut in itertools.pairwise(cuts)]
+
+    def _begins_segment(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return whether a segment begins with the sample at each offset, bool [n]."""
+        return offsets.astype(np.uint64) * _GOLDEN < np.uint64((_PLACES - 1) // self._segment_rows)
 
 
 def _joined(groups: Sequence[LatentGroup]) -> LatentGroup:
@@ -186,10 +232,7 @@ def _joined(groups: Sequence[LatentGroup]) -> LatentGroup:
         offsets=np.concatenate([group.offsets for group in groups]),
         places=np.concatenate([group.places for group in groups]),
         labels=tuple(label for group in groups for label in group.labels),
-        tokens=QuantisedTokens(
-            np.concatenate([group.tokens.codes for group in groups]),
-            np.concatenate([group.tokens.scales for group in groups]),
-        ),
+        tokens=TokenRows.concat([group.tokens for group in groups]),
     )
 
 

@@ -76,7 +76,7 @@ def assemble(
     _check_delivery(settings, source)
     backbone = vit(settings, compute)
     check_equal_on_all_ranks("backbone", backbone.fingerprint, group)
-    learner = build_learner(settings, backbone, compute, group)
+    learner = build_learner(settings, backbone, compute, group, folder)
     output = _open_output(settings, folder, stack, backbone.fingerprint, group)
     scores, history, throughput = Prequential(), HoldoutHistory(), Throughput()
     waiting = build_waiting(settings, group)

@@ -25,6 +25,8 @@ PHASES = (  # what is killed at its nth call, in this order, in one run director
     ("HoldoutEvaluation._evaluate", 1), ("HoldoutEvaluation._evaluate", 1), ("StreamProcessor.finish", 1),
     ("Run.finish", 1), ("Run.close", 1),
 )  # fmt: skip
+LINKS = (("Disk.link", 1), ("Disk.link", 5))
+"""Where a learner has arrays that do not change."""
 CLASS = {
     "online_lora": "OnlineLoRALearner",
     "latents": "LatentRidgeLoRALearner",
@@ -37,18 +39,18 @@ def config(folder: Path, learner: str, **changes) -> None:
     write_config(folder, learner=learner, source=source, evaluate={"every_samples": 64}, **changes)
 
 
-def uninterrupted(folder: Path) -> Left:
-    done = streamcl("run", "stream.yaml", "--set", "run_dir=whole", folder=folder)
+def uninterrupted(folder: Path, *hooks) -> Left:
+    done = streamcl("run", "stream.yaml", "--set", "run_dir=whole", folder=folder, hooks=hooks)
     assert done.code == 0, done.err
     return left(folder / "whole")
 
 
-def attempt(folder: Path, **kill) -> tuple[int | None, str]:
+def attempt(folder: Path, *hooks, **kill) -> tuple[int | None, str]:
     """One process on the run directory; how it ended and the last point it came by."""
     note = folder / "record"
     note.unlink(missing_ok=True)
     hook = ("fault_runs:kill_at", {"note": str(note), **kill})
-    done = streamcl("run", "stream.yaml", "--set", "run_dir=killed", folder=folder, hooks=(hook,))
+    done = streamcl("run", "stream.yaml", "--set", "run_dir=killed", folder=folder, hooks=(*hooks, hook))
     assert done.code in (0, -signal.SIGKILL), done.err
     return done.code, note.read_text().split("\n")[-2] if note.exists() else ""
 
@@ -63,14 +65,18 @@ def attempt(folder: Path, **kill) -> tuple[int | None, str]:
 )
 def test_killed_in_every_phase_it_ends_as_if_it_had_not_been(tmp_path, learner):
     config(tmp_path, learner)
-    whole = uninterrupted(tmp_path)
+    hooks = (("fault_runs:small_segments", {}),) if learner == "latents" else ()
+    phases = (*PHASES[:-3], *LINKS, *PHASES[-3:]) if learner == "latents" else PHASES
+    whole = uninterrupted(tmp_path, *hooks)
     killed = []
-    for point, times in PHASES:
-        code, last = attempt(tmp_path, point=point.replace("Learner.", f"{CLASS[learner]}."), times=times)
+    for point, times in phases:
+        of_learner = point.replace("Learner.", f"{CLASS[learner]}.")
+        code, last = attempt(tmp_path, *hooks, point=of_learner, times=times)
         if code:
             killed.append(last)
-    while attempt(tmp_path)[0] != 0:
+    while attempt(tmp_path, *hooks)[0] != 0:
         pass
+    assert learner != "latents" or "Disk.link" in killed
     assert len(set(killed)) >= 20, f"kills landed in {sorted(set(killed))} only"
     assert {"StreamProcessor.restore", f"{CLASS[learner]}.load_state_dict"} <= set(killed)
     assert left(tmp_path / "killed") == whole

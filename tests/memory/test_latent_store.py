@@ -16,8 +16,8 @@ def tokens_of(count, seed=0):
     return np.random.default_rng(seed).normal(0, 3, (count, 5, 8)).astype(np.float32)
 
 
-def filled(dtype="int8", batches=4, size=6, share=1.0):
-    store = LatentStore(dtype, b"key")
+def filled(dtype="int8", batches=4, size=6, share=1.0, **options):
+    store = LatentStore(dtype, b"key", **options)
     for batch in range(batches):
         names = [f"s{batch * size + row}" for row in range(size)]
         rows = [row for row, name in enumerate(names) if store.place(name) < share]
@@ -69,9 +69,12 @@ def test_places_are_spread_evenly_and_depend_on_the_key():
 
 
 @settings(max_examples=30, derandomize=True, deadline=None)
-@given(st.sets(st.integers(0, 23), max_size=23), st.sampled_from([1.0, 0.5, 0.25]))
-def test_what_remains_is_a_store_that_never_had_the_others(gone, share):
-    store, never = filled(), LatentStore("int8", b"key")
+@given(
+    st.sets(st.integers(0, 23), max_size=23), st.sampled_from([1.0, 0.5, 0.25]), st.sampled_from([1, 3, 99])
+)
+def test_what_remains_is_a_store_that_never_had_the_others(gone, share, segment_rows):
+    store = filled(segment_rows=segment_rows)
+    never = LatentStore("int8", b"key", segment_rows=segment_rows)
     entered = {offset: group.trainings for group in store.groups for offset in group.offsets.tolist()}
     assert sorted(store.remove(gone)) == sorted(entered[offset] for offset in gone)
     for group in filled().groups:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamcl.storage import array_files
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.checkpoint_format import verify_checkpoint
 from streamcl.storage.plain_state import state_hash
@@ -217,7 +218,7 @@ def lines(run: Path, topic: str) -> list[dict[str, Any]]:
 
 # -- hooks: called in the forked process, before the command line -------------------------------------------
 
-_DISK = "create append write fsync truncate mkdir replace unlink rmdir fsync_folder"
+_DISK = "create append write fsync truncate mkdir replace link unlink rmdir fsync_folder"
 _LEARNER = "learn consolidate state_dict load_state_dict"
 _LOOP = "begin commit restore process finish"
 POINTS = {
@@ -312,6 +313,13 @@ def full_disk(after: int, kind: str = "enospc") -> None:
 def umask(mask: int) -> None:
     """What is made from here on has these bits taken away."""
     os.umask(mask)
+
+
+def small_segments() -> None:
+    """Stored latents and checkpoints have many files, as those of a long stream have."""
+    from streamcl.learners import latent_factory
+
+    latent_factory.STORED_SEGMENT_BYTES, array_files.SHARED_BYTES = 4096, 512
 
 
 def odd_clock() -> None:
