@@ -1,10 +1,12 @@
 """Stored latents of a run on disk: shared by checkpoints, mapped after a resume, erased from every file."""
 
+import errno
 from pathlib import Path
 
 import pytest
 from tiny_runs import call, configuration
 
+from streamcl.errors import CheckpointError
 from streamcl.runs.open import open_run
 from streamcl.storage.plain_state import state_hash
 
@@ -105,3 +107,24 @@ def test_segments_change_nothing_that_is_learned(tmp_path, monkeypatch):
         del state["adapted"]["store"]["segments"]
         hashes.append((state_hash(state), predictions))
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("small_segments")
+def test_a_disk_without_room_ends_the_run_and_a_resume_ends_alike(tmp_path, monkeypatch):
+    with open_run(options(tmp_path / "whole")) as run:
+        list(run)
+        expected = state_hash(run.learner.state_dict())
+    with open_run(options(tmp_path / "full")) as run, monkeypatch.context() as patch:
+        next(each for each in run if each.offset == 50)
+        patch.setattr("tempfile.TemporaryFile", full)
+        with pytest.raises(CheckpointError, match=r"could not be written to .*: No space left") as caught:
+            list(run)
+        assert caught.value.exit_code == 4
+    with open_run(options(tmp_path / "full")) as run:
+        list(run)
+        assert state_hash(run.learner.state_dict()) == expected
+
+
+def full(**_):
+    raise OSError(errno.ENOSPC, "No space left on device")
