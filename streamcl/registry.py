@@ -259,7 +259,8 @@ def _module(name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
-    importlib.invalidate_caches()
+    if name not in sys.modules:
+        importlib.invalidate_caches()  # the file may be a second old
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

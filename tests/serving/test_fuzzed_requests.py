@@ -1,5 +1,7 @@
 """Requests made from our own OpenAPI document, valid ones and others: each is answered as it says there."""
 
+from importlib.util import find_spec
+
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -8,9 +10,10 @@ from live_server import serving
 from streamcl.serving.openapi import openapi_document
 from streamcl.serving.route_table import EVENTS, ROUTES
 
-pytestmark = pytest.mark.long
-
-schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed"),
+]
 
 RULES = [rule for rule in ROUTES if rule.path != EVENTS]  # its answer never ends
 
@@ -33,6 +36,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def operations():
+    import schemathesis
+
     found = schemathesis.openapi.from_dict(openapi_document()).get_all_operations()
     return {(each.ok().method.upper(), each.ok().path): each.ok() for each in found}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -97,6 +96,8 @@ def _coco(root: Path) -> None:
 
 def _hub(root: Path) -> None:
     """A data set as the package `datasets` saves it: two splits of ten pictures."""
+    import datasets  # with pandas: more than a second
+
     rows = {"image": [{"bytes": png(number), "path": None} for number in range(10)], "label": [0, 1] * 5}
     types = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
     split = datasets.Dataset.from_dict(rows, features=datasets.Features(types))
