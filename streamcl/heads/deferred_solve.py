@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from streamcl.heads.cross_validation import AdaptiveRidge
+from streamcl.heads.interim_solve import SolveFactor
 from streamcl.heads.stability import SolveUncertainty
 from streamcl.heads.statistics import Statistics, zero_padded
 from streamcl.protocols import State
+
+Weights: TypeAlias = tuple[Tensor, Tensor]
+"""W float64 [D, C] and b float64 [C]."""
+
+SolveRule: TypeAlias = Callable[[Statistics, float | None], Weights]
+"""Solves statistics with a variance ridge; None where the head has another rule."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +29,8 @@ class Solve:
     """Weights, and the statistics that they were solved from.
 
     W: float64 [D, C]. b: float64 [C]. counts: int64 [C], samples of each class in the statistics. ridge: the
-    variance ridge of the solve. uncertainty: of the scores; None where it is not kept.
+    variance ridge of the solve. uncertainty: of the scores; None where it is not kept. factor: for
+    classes that grow after it; None where it is not kept.
     """
 
     W: Tensor
@@ -30,6 +38,7 @@ class Solve:
     counts: Tensor
     ridge: AdaptiveRidge
     uncertainty: SolveUncertainty | None = None
+    factor: SolveFactor | None = None
 
     @classmethod
     def none_of(cls, statistics: Statistics, ridge: AdaptiveRidge) -> Solve:
@@ -41,29 +50,34 @@ class Solve:
         """Return it with so many more class columns, of zero weights."""
         W, b, counts = (zero_padded(values, more) for values in (self.W, self.b, self.counts))
         uncertainty = None if self.uncertainty is None else self.uncertainty.grown(more)
-        return replace(self, W=W, b=b, counts=counts, uncertainty=uncertainty)
+        factor = None if self.factor is None else self.factor.grown(more)
+        return replace(self, W=W, b=b, counts=counts, uncertainty=uncertainty, factor=factor)
 
     def select(self, columns: Sequence[int]) -> Solve:
         """Return it for these class columns, in this order."""
         keep = list(columns)
         W, b, counts = self.W[:, keep], self.b[keep], self.counts[keep]
         uncertainty = None if self.uncertainty is None else self.uncertainty.select(keep)
-        return replace(self, W=W, b=b, counts=counts, uncertainty=uncertainty)
+        factor = None if self.factor is None else self.factor.select(keep)
+        return replace(self, W=W, b=b, counts=counts, uncertainty=uncertainty, factor=factor)
 
     def state_dict(self) -> State:
         """Return the weights, the counts that they were solved for, and the ridge."""
         arrays = {"W": self.W, "b": self.b, "solved": self.counts}
         plain = {name: array.cpu().numpy().copy() for name, array in arrays.items()}
-        kept = {} if self.uncertainty is None else {"uncertainty": self.uncertainty.state_dict()}
-        return {**plain, **self.ridge.state_dict(), **kept}
+        kept = {"uncertainty": self.uncertainty, "factor": self.factor}
+        parts = {name: part.state_dict() for name, part in kept.items() if part is not None}
+        return {**plain, **self.ridge.state_dict(), **parts}
 
-    def with_state(self, state: Mapping[str, Any], *, keeps_uncertainty: bool) -> Solve:
-        """Return the solve that returned `state`, on the same device, with or without its uncertainty."""
+    def with_state(self, state: Mapping[str, Any], *, keeps_uncertainty: bool, keeps_factor: bool) -> Solve:
+        """Return the solve that returned `state`, on the same device, with what is kept of its equations."""
         device = self.W.device
         W, b, counts = (torch.tensor(np.asarray(state[name]), device=device) for name in ("W", "b", "solved"))
         kept = state.get("uncertainty") if keeps_uncertainty else None
         uncertainty = None if kept is None else SolveUncertainty.from_state(kept, device)
-        return Solve(W, b, counts, self.ridge.with_state(state), uncertainty)
+        saved = state.get("factor") if keeps_factor else None
+        factor = None if saved is None else SolveFactor.from_state(saved, device)
+        return Solve(W, b, counts, self.ridge.with_state(state), uncertainty, factor)
 
 
 class DeferredSolve:

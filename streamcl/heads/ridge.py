@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from streamcl.errors import ForgettingError
 from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.cross_validation import AdaptiveRidge
-from streamcl.heads.ridge_solver import RidgeSolver, SolveRule
+from streamcl.heads.deferred_solve import SolveRule
+from streamcl.heads.ridge_solver import RidgeSolver
 from streamcl.heads.solving import linear_scores, log_scores, random_projection
 from streamcl.heads.stability import ScoreUncertainty
 from streamcl.heads.statistics import (
@@ -58,7 +59,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         rule: another closed form on the same statistics, in place of the ridge regression.
         keeps_uncertainty: whether `uncertainty_in_use` is known, which makes a solve take twice as long.
         defer_solve: samples after which weights of a solve that falls due while learning come into use; it is
-            computed in a thread until then, and a new class scores -inf. None: at once, in the caller.
+            computed in a thread until then (see RidgeSolver). None: at once, in the caller.
     """
 
     def __init__(
@@ -209,10 +210,8 @@ class RidgeHead(ClosedFormHead[Statistics]):
         self._solver.select(columns)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Return scores float64 [N, C] of features [N, d]; -inf for a class that no solve in use is of."""
-        W, b = self._solver.weights(self._sums)
-        known = (self._sums.counts > 0) & (self._solver.solved_counts > 0)
-        return linear_scores(self.statistic_rows(features), W, b, known)
+        """Return scores float64 [N, C] of features [N, d]; -inf for a class that the solve in use lacks."""
+        return self._solver.scores(self._sums, self.statistic_rows(features))
 
     def scores_refit(self, features: Tensor) -> Tensor:
         """Return scores [N, C] of features [N, d] by weights of all statistics, which `scores` may lack."""

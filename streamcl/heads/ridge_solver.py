@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from streamcl.heads.cross_validation import AdaptiveRidge
-from streamcl.heads.deferred_solve import DeferredSolve, Solve
-from streamcl.heads.solving import is_due, normal_equations, solve_ridge, variance
+from streamcl.heads.deferred_solve import DeferredSolve, Solve, SolveRule, Weights
+from streamcl.heads.interim_solve import InterimSolve, SolveFactor
+from streamcl.heads.solving import is_due, linear_scores, normal_equations, solve_ridge, variance
 from streamcl.heads.stability import RidgeStability, ScoreUncertainty
 from streamcl.heads.statistics import Statistics, zero_padded
 from streamcl.protocols import Rollback, State, savepoint_of
-
-Weights: TypeAlias = tuple[Tensor, Tensor]
-"""W float64 [D, C] and b float64 [C]."""
-
-SolveRule: TypeAlias = Callable[[Statistics, float | None], Weights]
-"""Solves statistics with a variance ridge; None where the head has another rule."""
 
 MIN_SAMPLES_BETWEEN_SOLVES = 48
 """D over this: samples between solves for a class that doubled, at least; 64 at D = 3072. With fewer, each
@@ -32,13 +27,13 @@ small batch would solve while classes are new; twice as many cost 1 to 2 points 
 class RidgeSolver:
     """Weights in use, solved when that falls due and not before somebody asks for them.
 
-    Which statistics a solve is of never depends on when scores were asked for: whatever is owed is solved
-    before the statistics change. The head passes its statistics to every call.
+    Which statistics a solve is of never depends on when scores were asked for: what is owed is solved before
+    the statistics change, which the head passes to every call.
 
-    With `defer_solve` a solve is computed in a thread, from a copy of the statistics, and its weights come
-    into use at a position fixed beforehand; one that falls due until then is begun there. The first solve of
-    a head, and whatever follows an erasure, is not deferred: the erasure discards a solve that is pending, as
-    that is of the erased samples too.
+    With `defer_solve` a solve is computed in a thread, from a copy of the statistics, and comes into use at a
+    position fixed beforehand, where one that fell due meanwhile is begun. Until then the solve in use takes
+    in new samples (see `InterimSolve`), unless by another rule. The first solve is not deferred, nor what
+    follows an erasure, which discards a pending solve, as that is of the erased samples too.
 
     Args:
         rule: solves; None: ridge regression.
@@ -63,6 +58,7 @@ class RidgeSolver:
         defer_solve: int | None = None,
     ) -> None:
         self._keeps_uncertainty = keeps_uncertainty
+        self._keeps_factor = defer_solve is not None and rule is None
         self._trace_ridge = trace_ridge
         self._rule = functools.partial(solve_ridge, trace_ridge) if rule is None else rule
         self._refit_fraction, self._defer_solve = refit_fraction, defer_solve
@@ -76,16 +72,12 @@ class RidgeSolver:
         self._searched: tuple[Statistics, AdaptiveRidge] | None = None  # for these sums; the same
         self._stability: tuple[Statistics, RidgeStability] | None = None  # of these sums; the same
         self._leading: tuple[Statistics, dict[int, Weights]] | None = None  # by the number of features
+        self._interim: tuple[Statistics, Solve, InterimSolve | None] | None = None  # of these
 
     @property
     def ridge(self) -> AdaptiveRidge:
         """The variance ridge of the solve in use."""
         return self._used.ridge
-
-    @property
-    def solved_counts(self) -> Tensor:
-        """The samples of each class that the weights in use were solved from, int64 [C]."""
-        return self._used.counts
 
     def grow(self, more: int) -> None:
         """Have so many more class columns, with zero weights."""
@@ -99,10 +91,18 @@ class RidgeSolver:
         if self._pending is not None:
             self._discard_pending()
 
-    def weights(self, statistics: Statistics) -> Weights:
-        """Return the weights in use, [D, C] and [C]."""
+    def scores(self, statistics: Statistics, rows: Tensor) -> Tensor:
+        """Return scores float64 [N, C]; minus infinity for classes without weights in use.
+
+        Args:
+            statistics: of all that is known.
+            rows: [N, D].
+        """
         self._solve_if_due(statistics)
-        return self._used.W, self._used.b
+        if (interim := self._interim_solve(statistics)) is not None:
+            return interim.scores(rows).masked_fill(~interim.known, -math.inf)
+        known = (statistics.counts > 0) & (self._used.counts > 0)
+        return linear_scores(rows, self._used.W, self._used.b, known)
 
     def refit_weights(self, statistics: Statistics) -> Weights:
         """Return weights of all that is known now, [D, C] and [C]; those in use stay."""
@@ -114,14 +114,17 @@ class RidgeSolver:
         return self._refit
 
     def uncertainty(self, statistics: Statistics, rows: Tensor) -> ScoreUncertainty | None:
-        """Return the uncertainty of the scores that `weights` give; None where it is not kept.
+        """Return the uncertainty of what `scores` gives; None where it is not kept.
 
         Args:
             statistics: of all that is known.
             rows: float64 [N, D].
         """
         self._solve_if_due(statistics)
-        return None if self._used.uncertainty is None else self._used.uncertainty.uncertainty(rows)
+        if (found := self._used.uncertainty) is None:
+            return None
+        interim = self._interim_solve(statistics)
+        return (found if interim is None else replace(found, scale=interim.scale)).uncertainty(rows)
 
     def refit_uncertainty(self, statistics: Statistics, rows: Tensor) -> ScoreUncertainty:
         """Return the uncertainty of the scores that `refit_weights` give rows [N, D].
@@ -169,7 +172,8 @@ class RidgeSolver:
         """Solve for all that is known now, use the weights from here on, and return them, [D, C] and [C]."""
         self._discard_pending()
         self._used = replace(self._used, ridge=self.ridge.reset())
-        return self.weights(statistics)
+        self._solve_if_due(statistics)
+        return self._used.W, self._used.b
 
     def falls_due(self, statistics: Statistics, counts: Tensor) -> bool:
         """Return whether a solve falls due when the counts have changed; else make one that was due before.
@@ -184,12 +188,10 @@ class RidgeSolver:
             self._solve_if_due(statistics)
         grown = counts > statistics.counts
         apart = statistics.gram.width // MIN_SAMPLES_BETWEEN_SOLVES
-        if is_due(counts, self._last_counts, grown, self._refit_fraction, apart=apart):
-            if self.ridge.is_outdated(statistics):  # or it would matter whether scores were asked for
-                self._solve_if_due(statistics)
-            return True
-        self._solve_if_due(statistics)
-        return False
+        due = is_due(counts, self._last_counts, grown, self._refit_fraction, apart=apart)
+        if not due or self.ridge.is_outdated(statistics):  # or it would matter whether scores were asked for
+            self._solve_if_due(statistics)
+        return due
 
     def after_learning(self, statistics: Statistics, *, due: bool) -> None:
         """Go on with statistics that have grown. Cannot fail, so that all of a step happens."""
@@ -203,8 +205,8 @@ class RidgeSolver:
         """Go on with statistics from which samples were subtracted: a solve is due, the ridge found anew."""
         self._discard_pending()
         self._refit, self._last_counts = None, statistics.counts
-        self._used = replace(self._used, ridge=self.ridge.reset(), uncertainty=None)
-        self._searched = self._leading = self._stability = None
+        self._used = replace(self._used, ridge=self.ridge.reset(), uncertainty=None, factor=None)
+        self._searched = self._leading = self._stability = self._interim = None
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the present weights and what is owed."""
@@ -222,13 +224,13 @@ class RidgeSolver:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the solver that returned `state`; one that does not defer solves at once what is pending."""
-        keeps, pending = self._keeps_uncertainty, state.get("pending")
-        self._used = self._used.with_state(state, keeps_uncertainty=keeps)
+        keeps = {"keeps_uncertainty": self._keeps_uncertainty, "keeps_factor": self._keeps_factor}
+        pending, self._used = state.get("pending"), self._used.with_state(state, **keeps)
         self._last_counts, self._pending = self._used.counts, None
         self._due, self._at_once = pending is not None and self._defer_solve is None, False
         self._owed, self._refit, self._searched, self._discarded = False, None, None, None
         if pending is not None and self._defer_solve is not None:
-            solve = self._used.with_state(pending, keeps_uncertainty=keeps)
+            solve = self._used.with_state(pending, **keeps)
             self._pending = DeferredSolve.of(int(pending["position"]), solve)
             self._owed = bool(pending["owed"])
             self._last_counts = zero_padded(solve.counts, len(self._used.counts) - len(solve.counts))
@@ -260,11 +262,21 @@ class RidgeSolver:
     def _solved(self, statistics: Statistics, ridge: AdaptiveRidge) -> Solve:
         """Return the solve of statistics, with a ridge that is searched anew where it is outdated."""
         ridge = ridge.searched(statistics) if ridge.is_outdated(statistics) else ridge
-        if not self._keeps_uncertainty or not statistics.total:
+        if not (self._keeps_uncertainty or self._keeps_factor) or not statistics.total:
             return Solve(*self._solve(statistics, ridge), statistics.counts, ridge)
         equations = normal_equations(self._trace_ridge, statistics, ridge.value)
         W, b = (part.contiguous() for part in equations.solve())
-        return Solve(W, b, statistics.counts, ridge, RidgeStability(equations).of_solve())
+        uncertainty = RidgeStability(equations).of_solve() if self._keeps_uncertainty else None
+        factor = SolveFactor.of(equations, statistics.Q) if self._keeps_factor else None
+        return Solve(W, b, statistics.counts, ridge, uncertainty, factor)
+
+    def _interim_solve(self, statistics: Statistics) -> InterimSolve | None:
+        """Return the weights in use with what has come since; None where nothing has, or it is not kept."""
+        if (used := self._used).factor is None:
+            return None
+        if self._interim is None or self._interim[:2] != (statistics, used):
+            self._interim = statistics, used, InterimSolve.of(used, used.factor, statistics)
+        return self._interim[2]
 
     def _refit_stability(self, statistics: Statistics) -> RidgeStability:
         if self._stability is None or self._stability[0] is not statistics:

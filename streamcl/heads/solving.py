@@ -87,11 +87,21 @@ def normal_equations(
         floor = max(MIN_RIDGE * gram.trace / gram.width, torch.finfo(ridge.dtype).tiny)
         ridge = ridge.clamp(min=floor)
         factor = gram.regularised(ridge, less=centre)
-    scale, at_mean = torch.ones_like(counts, dtype=torch.float64), counts.double() / total
-    if variance_ridge is not None:  # else few samples are outvoted
-        scale = rarity(counts, total).double()
-        at_mean = torch.where(counts > 0, 1.0 / int((counts > 0).sum()), 0.0).double()
-    return NormalEquations(factor, moments, mean, ridge, scale, at_mean, counts)
+    return NormalEquations(factor, moments, mean, ridge, *scale_and_offset(counts, variance_ridge), counts)
+
+
+def scale_and_offset(counts: Tensor, variance_ridge: float | None) -> tuple[Tensor, Tensor]:
+    """Return the scale of each class's column and its score at the mean feature, float64 [C] each.
+
+    Args:
+        counts: int64 [C], samples of each class, one or more in all.
+        variance_ridge: of the solve; None where it has another ridge.
+    """
+    total = int(counts.sum())
+    if variance_ridge is None:
+        return torch.ones_like(counts, dtype=torch.float64), counts.double() / total
+    at_mean = torch.where(counts > 0, 1.0 / int((counts > 0).sum()), 0.0).double()
+    return rarity(counts, total).double(), at_mean  # else few samples are outvoted
 
 
 def log_scores(scores: Tensor) -> Tensor:

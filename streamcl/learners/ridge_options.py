@@ -28,7 +28,7 @@ class FrozenFeatureOptions(Options):
         ge=1,
         le=10**9,
         description="Refit in a thread beside the stream: the new weights come into use after so many more "
-        "samples, and a new class is not predicted until then; null: the stream waits for them.",
+        "samples, and until then the old ones are corrected by what comes; null: the stream waits for them.",
     )
 
 
