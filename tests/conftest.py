@@ -61,11 +61,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(2 * HOUR))
 
 
+@pytest.fixture
+def charts_once(monkeypatch):
+    """Draws each kind of chart once, and shows it again for the next of its kind."""
+    draw_once(monkeypatch)
+
+
 @pytest.fixture(autouse=True)
-def charts_once(request, monkeypatch):
-    """Draws each kind of chart once, but in the tests of reports."""
+def charts_once_but_of_reports(request):
+    """Of most tests: they end a run, and look at no chart."""
     if not request.path.is_relative_to(TESTS / "report"):
-        draw_once(monkeypatch)
+        request.getfixturevalue("charts_once")
 
 
 @pytest.fixture(scope="session")

@@ -323,6 +323,7 @@ class TestDamage:
         assert {"missed", "false alarm"} <= set(page.words)
 
     @pytest.mark.parametrize("topic", ["predictions", "metrics", "events"])
+    @pytest.mark.usefixtures("charts_once")
     @pytest.mark.parametrize("finished", [True, False])
     def test_a_missing_topic(self, tmp_path, topic, finished):
         run = Fake(tmp_path / "run").write(finished)
@@ -331,12 +332,14 @@ class TestDamage:
         assert f"{topic}.jsonl is missing" in page.shown
         assert "Accuracy over the stream" in page.words
 
+    @pytest.mark.usefixtures("charts_once")
     @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b"null"])
     def test_a_broken_summary(self, tmp_path, content):
         run = Fake(tmp_path / "run", batches=10).write()
         (run / "summary.json").write_bytes(content)
         assert "summary.json cannot be read" in Page(write_report(run)).shown
 
+    @pytest.mark.usefixtures("charts_once")
     @pytest.mark.parametrize(
         "content", [b"", b"{}", b"[3]", b'[{"file": "../../secret"}]', b'[{"file": null}]']
     )
