@@ -213,6 +213,7 @@ class Calibration:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the calibration that returned `state`."""
+        state = {**Calibration().state_dict(), **state}  # earlier versions had factors alone
         self.held_out = state["held_out"]
         scaling = state["held_out_slope"], state["held_out_offset"]
         self.held_out_scaling = top_label_scaling.TopLabelScaling(*scaling)

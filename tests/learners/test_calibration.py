@@ -121,6 +121,16 @@ def test_a_state_and_a_savepoint_restore_the_factors():
     assert torch.equal(calibration.for_predictions(scores), scaled)
 
 
+def test_a_state_of_before_slope_and_offset_is_loaded_with_confidences_as_they_are():
+    earlier = {"held_out": 9.0, "log": 1.5, "slope": 2.0, "square": 3.0}
+    calibration = Calibration()
+    calibration.load_state_dict(earlier)
+    state = calibration.state_dict()
+    assert {name: state[name] for name in earlier} == earlier
+    scores = torch.tensor([[0.5, 0.1, 0.2], [0.0, 0.9, 0.3]])
+    assert torch.equal(calibration.for_predictions(scores), 9.0 * calibration.link(scores))
+
+
 def test_after_a_restart_the_running_factor_is_the_fitted_one():
     one, two = Calibration(), Calibration()
     one.update(*drawn(0, 64))
