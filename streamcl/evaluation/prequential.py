@@ -1,11 +1,13 @@
-"""Test-then-train accuracy over the stream, a window, classes and domains."""
+"""Test-then-train accuracy over the stream, a window, classes and domains, kept by River's metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from streamcl.evaluation.confusion import ConfusionMatrix, HitWindow, Tally
+from river import metrics as river_metrics
+from river.utils import Rolling
+
 from streamcl.evaluation.reliability import ReliabilityBins
 from streamcl.events import PredictionRecord
 from streamcl.protocols import BatchRecord, State
@@ -30,10 +32,11 @@ class Prequential:
         self._clear()
 
     def _clear(self) -> None:
-        self._confusion = ConfusionMatrix()
+        self._confusion = river_metrics.ConfusionMatrix()
         self._pairs = 0
-        self._window = HitWindow(self._window_size)
-        self._domains: dict[str, Tally] = {}
+        # Counts only "right or wrong": its matrix has two cells however many classes there are.
+        self._window = Rolling(river_metrics.Accuracy, self._window_size)
+        self._domains: dict[str, Any] = {}
         self._reliability = ReliabilityBins()
 
     def after_batch(self, record: BatchRecord) -> None:
@@ -55,39 +58,39 @@ class Prequential:
                 continue
             right = prediction.predicted == prediction.label
             self._count(prediction.label, prediction.predicted)
-            self._window.add(right)
+            self._window.update(True, right)
             self._reliability.add(prediction.confidence, right=right)
             if domain is not None:
-                self._domain(domain).add(right)
+                self._domain(domain).update(True, right)
 
     def _count(self, label: str, predicted: str | None) -> None:
-        row = self._confusion.rows.get(label, {})
+        row = self._confusion.data[label]
         if predicted not in row and predicted != label:
             if self._pairs >= self._max_pairs:
                 predicted = None
             else:
                 self._pairs += 1
-        self._confusion.add(label, predicted)
+        self._confusion.update(label, predicted)
 
-    def _domain(self, name: str) -> Tally:
+    def _domain(self, name: str) -> Any:
         if name not in self._domains and len(self._domains) >= self._max_domains:
             name = OTHER_DOMAINS
-        return self._domains.setdefault(name, Tally())
+        return self._domains.setdefault(name, river_metrics.Accuracy())
 
     @property
     def samples(self) -> int:
         """Labelled samples counted."""
-        return self._confusion.samples
+        return int(self._confusion.total_weight)
 
     @property
     def accuracy(self) -> float | None:
         """The share predicted right since the beginning; None before the first labelled sample."""
-        return self._confusion.hits / self.samples if self.samples else None
+        return self._confusion.total_true_positives / self.samples if self.samples else None
 
     @property
     def window_accuracy(self) -> float | None:
         """The share predicted right among the last `window` labelled samples."""
-        return self._window.share if self.samples else None
+        return float(self._window.get()) if self.samples else None
 
     @property
     def calibration_error(self) -> float | None:
@@ -97,18 +100,18 @@ class Prequential:
     @property
     def per_class(self) -> dict[str, float]:
         """The share of each class's samples predicted right, in the order in which the classes appeared."""
-        rows = self._confusion.rows
-        return {label: rows[label].get(label, 0) / count for label, count in self.support.items()}
+        rows = self._confusion.data
+        return {label: rows[label].get(label, 0.0) / count for label, count in self.support.items()}
 
     @property
     def support(self) -> dict[str, int]:
         """Labelled samples of each class."""
-        return dict(self._confusion.support)
+        return {label: int(count) for label, count in self._confusion.sum_row.items()}
 
     @property
     def per_domain(self) -> dict[str, float]:
         """The share of each domain's samples predicted right, in the order in which the domains appeared."""
-        return {name: tally.share for name, tally in self._domains.items()}
+        return {name: float(accuracy.get()) for name, accuracy in self._domains.items()}
 
     def summary(self) -> dict[str, Any]:
         """Return the "prequential" part of summary.json."""
@@ -121,7 +124,7 @@ class Prequential:
             "per_class": self.per_class,
             "support": self.support,
             "per_domain": self.per_domain,
-            "domain_support": {name: tally.samples for name, tally in self._domains.items()},
+            "domain_support": {name: int(seen.cm.total_weight) for name, seen in self._domains.items()},
         }
 
     def forget_class(self, label: str) -> None:
@@ -145,13 +148,13 @@ class Prequential:
     def state_dict(self) -> State:
         """Return plain JSON values; the confusion matrix as [label, predicted, count] triples."""
         return {
-            "window": self._window.text,
+            "window": "".join("1" if right else "0" for (_, right), _ in self._window.window),
             "confusion": [
-                [label, predicted, count]
-                for label, row in self._confusion.rows.items()
+                [label, predicted, int(count)]
+                for label, row in self._confusion.data.items()
                 for predicted, count in row.items()
             ],
-            "domains": {name: [tally.right, tally.wrong] for name, tally in self._domains.items()},
+            "domains": {name: _tally(accuracy) for name, accuracy in self._domains.items()},
             "reliability": self._reliability.counts,
         }
 
@@ -160,8 +163,21 @@ class Prequential:
         self._clear()
         for label, predicted, count in state["confusion"]:
             self._pairs += predicted != label
-            self._confusion.add(label, predicted, count)
+            self._confusion.update(label, predicted, w=count)
         for right in state["window"]:
-            self._window.add(right == "1")
-        self._domains = {name: Tally(*tally) for name, tally in state["domains"].items()}
+            self._window.update(True, right == "1")
+        self._domains = {name: _accuracy(tally) for name, tally in state["domains"].items()}
         self._reliability = ReliabilityBins(state.get("reliability", ()))
+
+
+def _tally(accuracy: Any) -> list[int]:
+    right = int(accuracy.cm.total_true_positives)
+    return [right, int(accuracy.cm.total_weight) - right]
+
+
+def _accuracy(tally: Iterable[int]) -> Any:
+    right, wrong = tally
+    accuracy = river_metrics.Accuracy()
+    accuracy.update(True, True, w=right)
+    accuracy.update(True, False, w=wrong)
+    return accuracy

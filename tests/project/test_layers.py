@@ -183,6 +183,7 @@ def test_streams_import_only_the_nouns() -> None:
     [
         ("timm", "streamcl/nn"),
         ("river.drift", "streamcl/shift"),
+        ("river.metrics", "streamcl/evaluation"),
         ("sqlite3", "streamcl/storage/sqlite.py"),
         ("cryptography.hazmat", "streamcl/storage/signing.py"),
         ("rfc3161_client", "streamcl/forgetting/receipts/timestamp.py"),

@@ -54,12 +54,6 @@ def test_importing_loads_no_torch():
     assert done.returncode == 0, done.stderr
 
 
-def test_opening_a_run_loads_no_scipy():
-    """It takes as long as half of torch, and only audits, relapse tests and advice need it."""
-    code = "import sys, streamcl.runs.open; sys.exit('scipy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_river_progressive_validation_runs_over_images():
     from river import evaluate, metrics
 
