@@ -9,13 +9,15 @@ does whose source has no held-out images: 5 % of the stream are held out. Its sc
 where they are there already, that takes no time. Printed is the expected calibration error (15 bins) in per
 cent, one line a pack and learner:
 
-own: on the pack's test images, fitted to what the run has held out of its stream; in brackets how many.
+own: on the pack's test images, fitted to what the run has held out of its stream, by a factor alone and by
+    factor, slope and offset; in brackets how many images that are.
 factor: on each half of the test images by a factor alone, fitted to at most 256 images of the other half, as
     where a source has held-out images of its own, which need not be like those of the stream. Mean of three
     draws of halves: even and odd places, and two by chance.
 test: the same by factor, slope and offset; in brackets the least and the most of the three draws.
 few: the same as test, fitted to at most 60 images: mean of the three draws.
-chance: what perfect confidences of the size of those under test would come to on so few images.
+chance: what perfect confidences of the size of those under test would come to on so few images; in brackets
+    what they would exceed once in twenty times.
 before learning: of all predictions of the stream, new classes included; by the factor alone, by slope and
     offset too, and by chance.
 """
@@ -104,7 +106,9 @@ def evaluated(scores: Scores, link: Any) -> list[str]:
     """Return the columns of one pack and learner, whose factors are on what `link` makes of scores."""
     test, targets = scores.test, scores.test_targets
     right = float((test.argmax(dim=1) == targets).double().mean())
-    own = fitted(link, scores.held_out, scores.held_out_targets)
+    held_out = scores.held_out, scores.held_out_targets
+    fits = [fitted(link, *held_out, factor_alone=alone) for alone in (True, False)]
+    own = [percent(error_of(outcomes_of(each.for_predictions(test), targets))) for each in fits]
     draws = {
         (alone, limit): [
             cross_fitted(link, test, targets, seed, limit=limit, factor_alone=alone) for seed in range(3)
@@ -116,13 +120,13 @@ def evaluated(scores: Scores, link: Any) -> list[str]:
     stream = [before_learning(link, scores, factor_alone=alone) for alone in (True, False)]
     return [
         f"{100 * right:.1f}",
-        f"{percent(error_of(outcomes_of(own.for_predictions(test), targets)))} ({len(scores.held_out)})",
+        f"{', '.join(own)} ({len(scores.held_out)})",
         percent(np.mean(errors[True, FITTED])),
         f"{percent(np.mean(tested))} ({percent(min(tested))} - {percent(max(tested))})",
         percent(np.mean(errors[False, FEW])),
-        percent(np.mean([by_chance(made) for made in draws[False, FITTED]])),
+        by_chance(draws[False, FITTED][0]),
         *(percent(error_of(made)) for made in stream),
-        percent(by_chance(stream[1])),
+        by_chance(stream[1]),
     ]
 
 
@@ -276,12 +280,11 @@ def error_of(made: Outcomes) -> float:
     return bins.calibration_error or 0.0
 
 
-def by_chance(made: Outcomes, draws: int = 50) -> float:
-    """Return the mean error where each prediction is right with the probability that it states."""
+def by_chance(made: Outcomes, draws: int = 100) -> str:
+    """Return mean and 95 % point of the error where predictions are right as often as they state."""
     random = np.random.default_rng(0)
-    return float(
-        np.mean([error_of([(sure, random.random() < sure) for sure, _ in made]) for _ in range(draws)])
-    )
+    errors = [error_of([(sure, random.random() < sure) for sure, _ in made]) for _ in range(draws)]
+    return f"{percent(np.mean(errors))} ({percent(np.quantile(errors, 0.95))})"
 
 
 def chunks(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
