@@ -30,12 +30,15 @@ class Multiplicity(NamedTuple):
     discrepancy: float
 
 
-def multiplicity(chances: Tensor, reference: Tensor) -> Multiplicity:
+def multiplicity(
+    chances: Tensor, reference: Tensor, *, tolerance: float = CAPACITY_TOLERANCE
+) -> Multiplicity:
     """Return how far models disagree.
 
     Args:
         chances: [M, N, C], the probability of each class by each of M models, one or more.
         reference: [N, C], those by the model that is in use.
+        tolerance: of the capacities, in nats.
     """
     chances, predicted = chances.double(), reference.argmax(dim=1)  # [N]
     scores = chances.gather(2, predicted.expand(len(chances), -1)[..., None])[..., 0]  # [M, N]
@@ -43,13 +46,13 @@ def multiplicity(chances: Tensor, reference: Tensor) -> Multiplicity:
     return Multiplicity(
         scores.amax(dim=0) - scores.amin(dim=0),
         scores.var(dim=0, correction=0),
-        rashomon_capacity(chances.transpose(0, 1)),
+        rashomon_capacity(chances.transpose(0, 1), tolerance=tolerance),
         float(other.any(dim=0).double().mean()),
         float(other.double().mean(dim=1).max()),
     )
 
 
-def rashomon_capacity(chances: Tensor) -> Tensor:
+def rashomon_capacity(chances: Tensor, *, tolerance: float = CAPACITY_TOLERANCE) -> Tensor:
     """Return max over p(m) of I(M; Y), [N], in bits: 0 where all models say the same, at most log2 C.
 
     It is the capacity of the channel from models to classes (arXiv 2206.01295), by the iteration of Arimoto
@@ -58,6 +61,7 @@ def rashomon_capacity(chances: Tensor) -> Tensor:
 
     Args:
         chances: [N, M, C], rows that sum to 1.
+        tolerance: nats between the bounds at which the iteration ends.
     """
     chances = chances.double()
     own = torch.special.xlogy(chances, chances).sum(dim=2)  # [N, M], less the entropy of each row
@@ -67,7 +71,7 @@ def rashomon_capacity(chances: Tensor) -> Tensor:
         mean = torch.einsum("nm,nmc->nc", weights, chances)
         divergence = own - torch.special.xlogy(chances, mean[:, None]).sum(dim=2)  # [N, M]
         low = (weights * divergence).sum(dim=1)
-        if bool((divergence.amax(dim=1) - low <= CAPACITY_TOLERANCE).all()):
+        if bool((divergence.amax(dim=1) - low <= tolerance).all()):
             break
         weights = weights * (divergence - divergence.amax(dim=1, keepdim=True)).exp()
         weights /= weights.sum(dim=1, keepdim=True)
