@@ -8,8 +8,8 @@ is often not all but the last. The rule that is tried here: adapters begin at th
 leave-one-out accuracy of a ridge head, by the depth of its features, rises by less than a point a block. The
 truth is the accuracy on test images of `ridge_lora` with `lora.first_block` at each of the given blocks,
 after one pass over a pack (STREAMCL_DEV_DATA names their folder), its domains or ten parts of its classes one
-after the other. Printed are the accuracy left out by depth, the block that the rule names, and the accuracy on
-test images by first block.
+after the other. Printed are the accuracy left out by depth, the block that the rule names, and the accuracy
+on test images by first block.
 """
 
 from __future__ import annotations
