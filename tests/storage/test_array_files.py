@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_faults import assert_kills_leave_old_or_new, assert_power_losses_leave_old_or_new
 from log_messages import logged
 
 from streamcl.errors import CheckpointError
@@ -15,9 +17,9 @@ from streamcl.storage.array_files import SHARED_BYTES
 from streamcl.storage.canonical_json import canonical_json, sha256_of_json
 from streamcl.storage.checkpoint import Checkpoints
 from streamcl.storage.checkpoint_format import verify_checkpoint
-from streamcl.storage.files import DISK, Disk, is_temporary
+from streamcl.storage.files import DISK, Disk
 from streamcl.storage.plain_state import state_hash
-from streamcl.testing import FaultyDisk, PowerLoss, durable_calls, in_child
+from streamcl.testing import FaultyDisk, durable_calls
 
 COMMON = "array-*.bin"
 
@@ -336,29 +338,17 @@ def test_an_error_at_any_call_leaves_old_or_new(base, tmp_path, kind):
 
 @pytest.mark.faults
 def test_a_kill_at_any_call_leaves_old_or_new_and_the_next_start_sweeps(base, tmp_path):
-    steps, phases = set(), places(base, tmp_path)
-    for number in range(1, len(phases) + 1):
-        folder = copy_of(base, tmp_path / "killed")
-        assert in_child(lambda: save_fourth(folder, FaultyDisk(number, "kill"))) == -9  # noqa: B023
-        steps.add(assert_whole(folder, {3, 4}))
-        open_at(folder).sweep()
-        assert not [path for path in folder.iterdir() if is_temporary(path)]
-        save_fourth(folder, DISK)
-        assert assert_whole(folder, {4}) == 4
-    assert steps == {3, 4}
-    assert len(phases) >= 20
+    calls, copy = places(base, tmp_path), partial(copy_of, base, tmp_path / "killed")
+    assert_kills_leave_old_or_new(
+        calls, copy, save_fourth, assert_whole, lambda folder: open_at(folder).sweep(), {3, 4}
+    )
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("survivors", [None, 0, 1, 2])
 def test_a_loss_of_power_at_any_call_leaves_old_or_new(base, tmp_path, survivors):
-    steps = set()
-    for number in range(1, len(places(base, tmp_path)) + 1):
-        folder = copy_of(base, tmp_path / "dark")
-        with pytest.raises(PowerLoss):
-            save_fourth(folder, FaultyDisk(number, "drop_unsynced", survivors=survivors))
-        steps.add(assert_whole(folder, {3, 4}))
-    assert steps == {3, 4}
+    calls, copy = places(base, tmp_path), partial(copy_of, base, tmp_path / "dark")
+    assert_power_losses_leave_old_or_new(calls, copy, save_fourth, assert_whole, {3, 4}, survivors)
 
 
 # -- erasure -----------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_faults import assert_kills_leave_old_or_new, assert_power_losses_leave_old_or_new
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -23,7 +25,7 @@ from streamcl.storage import checkpoint_format as module
 from streamcl.storage.canonical_json import canonical_json, sha256_of_json
 from streamcl.storage.checkpoint import BackgroundSaver, Checkpoints
 from streamcl.storage.checkpoint_format import verify_checkpoint
-from streamcl.storage.files import DISK, Disk, is_temporary
+from streamcl.storage.files import DISK, Disk
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import FaultyDisk, PowerLoss, durable_calls, in_child
 
@@ -289,30 +291,17 @@ def test_a_failed_sync_voids_the_checkpoint_and_deletes_nothing(base, tmp_path):
 
 @pytest.mark.faults
 def test_a_kill_at_any_call_leaves_old_or_new_and_the_next_start_sweeps(base, tmp_path):
-    phases = places(base, tmp_path)
-    steps = set()
-    for number in range(1, len(phases) + 1):
-        folder = copy_of(base, tmp_path / "killed")
-        assert in_child(lambda: save_third(folder, FaultyDisk(number, "kill"))) == -9  # noqa: B023
-        steps.add(assert_whole(folder, {2, 3}))
-        open_at(folder).sweep()
-        assert not [path for path in folder.iterdir() if is_temporary(path)]
-        save_third(folder, DISK)
-        assert assert_whole(folder, {3}) == 3
-    assert steps == {2, 3}
-    assert len(phases) >= 20
+    calls, copy = places(base, tmp_path), partial(copy_of, base, tmp_path / "killed")
+    assert_kills_leave_old_or_new(
+        calls, copy, save_third, assert_whole, lambda folder: open_at(folder).sweep(), {2, 3}
+    )
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("survivors", [None, *range(8)])
 def test_a_loss_of_power_at_any_call_leaves_old_or_new(base, tmp_path, survivors):
-    steps = set()
-    for number in range(1, len(places(base, tmp_path)) + 1):
-        folder = copy_of(base, tmp_path / "dark")
-        with pytest.raises(PowerLoss):
-            save_third(folder, FaultyDisk(number, "drop_unsynced", survivors=survivors))
-        steps.add(assert_whole(folder, {2, 3}))
-    assert steps == {2, 3}
+    calls, copy = places(base, tmp_path), partial(copy_of, base, tmp_path / "dark")
+    assert_power_losses_leave_old_or_new(calls, copy, save_third, assert_whole, {2, 3}, survivors)
 
 
 @pytest.mark.faults
