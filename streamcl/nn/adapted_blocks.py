@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.lora import LoRALinear
 from streamcl.nn.low_pass_backprop import LowPass, low_pass_linears
 from streamcl.protocols import State
+
+AttentionKind: TypeAlias = Literal["fused", "plain", "recomputed"]
 
 
 class Adapters(nn.Module):
@@ -75,10 +79,13 @@ class Adapters(nn.Module):
         return self.backbone.forward_head(tokens, self.first_block, list(self.blocks))
 
     def _choose_attention(self, tokens: Tensor) -> None:
-        """Set `fused_attn`, which timm's attention reads at each call; see `_unfused` for when it is off."""
-        unfused = _unfused(tokens, len(self.blocks), self._attentions[0].num_heads)
-        for block, fused in zip(self._attentions, self._fused, strict=True):
-            block.fused_attn = fused and not unfused
+        """Have attention computed as `_attention_kind` says, by what timm's attention reads at each call."""
+        kind = _attention_kind(tokens, len(self.blocks), self._attentions[0].num_heads)
+        for attention, fused in zip(self._attentions, self._fused, strict=True):
+            attention.fused_attn = fused and kind == "fused"
+            attention.__dict__.pop("forward", None)
+            if kind == "recomputed":
+                attention.forward = _recomputing(attention)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return lora_A and lora_B of every layer by timm's path, as `blocks.3.attn.qkv.lora_A`."""
@@ -176,24 +183,39 @@ def _adapted(block: nn.Module, layer: LoRALinear) -> nn.Module:
     return copied  # type: ignore[no-any-return]
 
 
-ATTENTION_MAP_LIMIT = (
-    2**30
-)  # bytes of attention maps kept for the backward pass; past it the fused attention saves memory
+ATTENTION_MAP_LIMIT = 2**30
+"""Bytes of attention maps that are kept for the backward pass."""
 
 
-def _unfused(tokens: Tensor, blocks: int, heads: int) -> bool:
-    """Return whether to compute attention by plain products, which keep the maps for the backward pass.
+def _attention_kind(tokens: Tensor, blocks: int, heads: int) -> AttentionKind:
+    """Return how to compute attention: by torch's fused kernel, or by plain products.
 
-    On a CPU torch's fused attention takes 3 to 5 times as long in bf16, forward and backward (64 images of a
-    ViT-S at 26 tokens: 46 ms and 9; 16 of a ViT-B at 197 tokens: 148 and 51); in float32 they are even. The
-    choice depends on shapes and precision alone, so a resumed run computes as before.
+    On a CPU the fused kernel takes 3 to 5 times as long in bf16, forward and backward (64 images of a ViT-S
+    at 26 tokens: 46 ms and 9; 16 of a ViT-B at 197 tokens: 148 and 51); in float32 they are even. Plain
+    products keep their maps for the backward pass. Where those of all blocks are past ATTENTION_MAP_LIMIT,
+    each block computes its own anew there, with the same results; where those of one are, the kernel, which
+    has none, is used. The choice depends on shapes and precision alone, so a resumed run computes as before.
     """
     if not (tokens.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
-        return False
+        return "fused"
     batch, count = len(tokens), tokens[0, ..., 0].numel()  # swin's windows are smaller: an upper bound
-    return (
-        12 * batch * heads * count**2 * blocks <= ATTENTION_MAP_LIMIT
-    )  # bytes: a float32 softmax and its bf16 copies
+    of_block = 12 * batch * heads * count**2  # bytes: a float32 softmax and its bf16 copies
+    if of_block > ATTENTION_MAP_LIMIT:
+        return "fused"
+    return "plain" if of_block * blocks <= ATTENTION_MAP_LIMIT else "recomputed"
+
+
+def _recomputing(attention: Any) -> Callable[..., Tensor]:
+    """Return a forward pass by plain products that keeps its input alone, and runs again when going back."""
+
+    def plain(*args: Any, **kwargs: Any) -> Tensor:
+        fused, attention.fused_attn = attention.fused_attn, False  # another pass may have set it since
+        try:
+            return type(attention).forward(attention, *args, **kwargs)  # type: ignore[no-any-return]
+        finally:
+            attention.fused_attn = fused
+
+    return functools.partial(checkpoint, plain, use_reentrant=False, preserve_rng_state=False)
 
 
 def _exported_weight(adapters: Adapters, path: str, state: Mapping[str, Any]) -> Tensor:

@@ -73,10 +73,62 @@ def test_bf16_training_uses_plain_attention_and_agrees_with_float32(family):
     assert all(block.attn.fused_attn for block in adapters.blocks)
 
 
-def test_attention_maps_past_the_room_for_them_are_left_to_the_fused_kernel(monkeypatch):
-    backbone = shared("vit")
+def adapted(family):
+    backbone = shared(family)
     adapters = Adapters(backbone, rank=2, first_block=1, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("streamcl.nn.adapted_blocks.ATTENTION_MAP_LIMIT", 1000)
+    return adapters, backbone.run(backbone.stem(backbone.prepare(images())), stop=1)[-1].detach()
+
+
+def bytes_of_maps(adapters, tokens):
+    return 12 * len(tokens) * adapters.blocks[0].attn.num_heads * tokens[0, ..., 0].numel() ** 2
+
+
+def gradients_in_bf16(adapters, tokens, between=lambda: None):
+    """Return all gradients, and the bytes of the tensors of [..., N, N] that were kept for them."""
+    kept = {}
+
+    def pack(tensor):
+        if tensor.dim() >= 2 and tensor.shape[-1] == tensor.shape[-2] == tokens.shape[1]:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
     with torch.autocast("cpu", dtype=BF16):
-        adapters.run(backbone.stem(backbone.prepare(images())))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = adapters.backbone.final(adapters.run(tokens)[-1]).square().mean()
+        between()
+    return torch.autograd.grad(loss, [*adapters.trainable().values()]), sum(kept.values())
+
+
+@pytest.mark.parametrize("family", ["vit", "eva", "swin"])
+def test_maps_past_the_room_for_all_are_computed_anew_for_each_block_with_equal_gradients(
+    family, monkeypatch
+):
+    adapters, tokens = adapted(family)
+    assert len(adapters.blocks) > 1
+    whole, bytes_kept = gradients_in_bf16(adapters, tokens)
+    monkeypatch.setattr("streamcl.nn.adapted_blocks.ATTENTION_MAP_LIMIT", bytes_of_maps(adapters, tokens))
+    anew, bytes_left = gradients_in_bf16(adapters, tokens)
+    assert all(map(torch.equal, whole, anew))
+    if family != "swin":  # whose maps are those of windows
+        assert bytes_kept > 0 == bytes_left
+
+
+def test_a_pass_without_gradients_in_between_changes_nothing(monkeypatch):
+    adapters, tokens = adapted("vit")
+    monkeypatch.setattr("streamcl.nn.adapted_blocks.ATTENTION_MAP_LIMIT", bytes_of_maps(adapters, tokens))
+
+    def predict():
+        with torch.no_grad():
+            adapters.run(tokens)
+
+    alone, _ = gradients_in_bf16(adapters, tokens)
+    assert all(map(torch.equal, alone, gradients_in_bf16(adapters, tokens, predict)[0]))
+
+
+def test_maps_of_one_block_past_the_room_are_left_to_the_fused_kernel(monkeypatch):
+    adapters, tokens = adapted("vit")
+    monkeypatch.setattr("streamcl.nn.adapted_blocks.ATTENTION_MAP_LIMIT", bytes_of_maps(adapters, tokens) - 1)
+    with torch.autocast("cpu", dtype=BF16):
+        adapters.run(tokens)
     assert all(block.attn.fused_attn for block in adapters.blocks)
+    assert not any("forward" in vars(block.attn) for block in adapters.blocks)
