@@ -23,6 +23,7 @@ from streamcl.capabilities.interfaces import (
 )
 from streamcl.capabilities.prediction_interfaces import AssessesPredictions, ExitsEarly
 from streamcl.events import Sample
+from streamcl.protocols import State
 
 SharedWeights: TypeAlias = Callable[[Iterator[Sequence[LearnedSample]]], tuple[str, ...]]
 
@@ -57,6 +58,8 @@ class Capabilities:
         early_exit: predictions at intermediate blocks.
         reconstruction: fills in hidden patches of images.
         features: float [N, D] of N samples, those on which the learner decides at present.
+        prediction_state: returns a state of the learner without the data of stored samples; with it the
+            learner predicts the same. A learner without it predicts by its whole state.
     """
 
     statistics: RemovableStatistics[Any] | None = None
@@ -77,6 +80,7 @@ class Capabilities:
     early_exit: ExitsEarly | None = None
     reconstruction: ReconstructsImages | None = None
     features: Callable[[Sequence[Sample]], Any] | None = None
+    prediction_state: Callable[[State], State] | None = None
 
 
 def capabilities_of(learner: object) -> Capabilities:
@@ -92,3 +96,14 @@ def capabilities_of(learner: object) -> Capabilities:
             "returns streamcl.capabilities.declaration.Capabilities"
         )
     return declared
+
+
+def state_for_predictions(learner: object, state: State) -> State:
+    """Return the part of a learner's state by which it predicts, without data of stored samples.
+
+    Args:
+        learner: any learner; one that does not declare a `prediction_state` keeps all of its state.
+        state: what its `state_dict` has returned.
+    """
+    reduce = capabilities_of(learner).prediction_state
+    return state if reduce is None else reduce(state)

@@ -14,6 +14,8 @@ from streamcl.learners.blended_learner import BlendedLearner
 from streamcl.learners.retrained_branch import RetrainedBranch
 from streamcl.learners.statistics import ClosedFormStatistics
 from streamcl.learners.step import PreparedStep, Transaction
+from streamcl.memory.latent_store import LatentStore
+from streamcl.protocols import State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,6 +114,7 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
             assessment=BlendAssessment(self),
             calibration=self.score_calibration,
             adapter_export=self.adapter_export,
+            prediction_state=_without_tokens,
         )
 
     def _adapted_of(self, reading: LatentReading) -> Tensor | None:
@@ -134,3 +137,11 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
             [offsets[each] for each in chosen],
             [samples[each].id for each in chosen],
         )
+
+
+def _without_tokens(state: State) -> State:
+    """Return a state whose store knows how many samples of each class it has, and none of their tokens."""
+    if state["adapted"] is None:
+        return state
+    store = LatentStore.without_tokens(state["adapted"]["store"])
+    return {**state, "adapted": {**state["adapted"], "store": store}}

@@ -182,6 +182,7 @@ class OnlineLoRALearner(GradientLearner):
             replay_buffer=self.buffer,
             importance=self.importance if self.buffer.capacity else None,
             adapter_export=AdapterExport(self.adapters, self.model.head, self.classes),
+            prediction_state=_without_samples,
         )
 
     def weights_trained_on(self, samples: Iterator[Sequence[object]]) -> tuple[str, ...]:
@@ -253,6 +254,10 @@ def build_online_lora(options: OnlineLoRAOptions, context: LearnerContext) -> On
         seed=context.seed,
         group=context.group,
     )
+
+
+def _without_samples(state: State) -> State:
+    return {**state, "buffer": HardBuffer.without_samples(state["buffer"])}
 
 
 def _first_block(options: OnlineLoRAOptions, context: LearnerContext) -> int:

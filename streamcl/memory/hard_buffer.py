@@ -81,6 +81,11 @@ class HardBuffer:
         self._held = [held for held in self._held if not predicate(held.sample)]
         return before - len(self._held)
 
+    @staticmethod
+    def without_samples(state: State) -> State:
+        """Return the state of a buffer to which as many samples were offered, and which holds none."""
+        return {**HardBuffer(0).state_dict(), "offered": state["offered"]}
+
     def state_dict(self) -> State:
         """Return samples with their pixels (one flat uint8 array), losses and ages."""
         return {

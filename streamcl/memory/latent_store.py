@@ -187,6 +187,14 @@ class LatentStore:
             ],
         }
 
+    @staticmethod
+    def without_tokens(state: State) -> State:
+        """Return a store's state with all but the tokens, from which a store can be asked for no sample."""
+        if not state["sizes"]:
+            return state
+        none = np.zeros((sum(state["sizes"]), 0), np.uint8)
+        return {**state, "segments": [{"codes": none, "scales": none.astype(np.float32)}]}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the store that returned `state`. Arrays that are read-only are used as they are."""
         self.groups, start = (), 0

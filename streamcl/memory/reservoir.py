@@ -88,6 +88,12 @@ class Reservoir:
         self._kept = [kept for kept in self._kept if not predicate(kept.sample)]
         return before - len(self._kept)
 
+    @staticmethod
+    def without_samples(state: State) -> State:
+        """Return the state of a reservoir to which as many samples were offered, and which holds none."""
+        empty = Reservoir(1, torch.Generator()).state_dict()
+        return {**empty, "offered": state["offered"]}
+
     def state_dict(self) -> State:
         """Samples with their pixels, logits in one flat array, and how many were offered."""
         logits = [kept.logits.numpy() for kept in self._kept]

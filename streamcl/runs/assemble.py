@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamcl.capabilities.declaration import state_for_predictions
 from streamcl.config.compatibility import fingerprint
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.agreement import (
@@ -113,7 +115,7 @@ def assemble(
         forgetting = build_forgetting(settings, resources, stack)
     store = _checkpoint_store(output, learner, group)
     if snapshots is not None:
-        store = PublishingStore(store, snapshots)
+        store = PublishingStore(store, snapshots, functools.partial(state_for_predictions, learner))
     in_loop = loop_forgetting(forgetting, (learner, scores, history, held_out), group)
     parts = LoopParts(
         detector=build_shift(settings),

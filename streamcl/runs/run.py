@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from streamcl.capabilities.declaration import state_for_predictions
 from streamcl.config.options.learner import learner_name
 from streamcl.config.options.run import RunConfig
 from streamcl.distributed.process_group import ProcessGroup
@@ -19,7 +20,7 @@ from streamcl.events import Batch, ForgetRequest, PredictionRecord, Sample
 from streamcl.forgetting.service import ForgettingService
 from streamcl.nn.device import Compute
 from streamcl.processor.loop import StreamProcessor
-from streamcl.protocols import Learner
+from streamcl.protocols import Learner, State
 from streamcl.runs.directory import SUMMARY
 from streamcl.runs.learner import export_learner
 from streamcl.runs.summary import summarise, timing
@@ -135,6 +136,10 @@ class Run:
             batch_size=self.config.batch.largest,
             timing=timing(self.throughput, self.compute, self.group.world_size),
         )
+
+    def prediction_state(self) -> State:
+        """Return the part of the learner's state by which it predicts, without data of stored samples."""
+        return state_for_predictions(self.learner, self.learner.state_dict())
 
     def forget(self, **request: Any) -> str:
         """Submit a request to forget; it is durable on return, and carried out before the next batch.

@@ -94,7 +94,7 @@ def _forget_until_stopped(run: Run, snapshots: Snapshots) -> None:
 def _publish(run: Run, snapshots: Snapshots) -> None:
     progress = run.processor.progress
     facts = {"finished": progress.finished}
-    snapshots.publish(progress.offset, progress.step, run.learner.state_dict(), facts)
+    snapshots.publish(progress.offset, progress.step, run.prediction_state(), facts)
 
 
 def _stop_with_parent(run: Run) -> None:

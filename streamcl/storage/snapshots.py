@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class Snapshots:
         Args:
             offset: the next record.
             step: learning steps done.
-            state: of the learner.
+            state: by which the learner predicts.
             facts: JSON values for `SnapshotInfo.facts`.
         """
         files.make_folder(self.folder, disk=self._disk)
@@ -143,14 +143,23 @@ class Snapshots:
 
 
 class PublishingStore:
-    """A store of checkpoints that also publishes the learner of each, before the checkpoint is durable."""
+    """A store of checkpoints that also publishes the learner of each, before the checkpoint is durable.
 
-    def __init__(self, store: CheckpointStore, snapshots: Snapshots) -> None:
-        self._store, self._snapshots = store, snapshots
+    Args:
+        store: of the checkpoints.
+        snapshots: into which is published.
+        for_predictions: returns what is published of the state of a learner.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, snapshots: Snapshots, for_predictions: Callable[[State], State]
+    ) -> None:
+        self._store, self._snapshots, self._for_predictions = store, snapshots, for_predictions
 
     def save(self, offset: int, step: int, state: State) -> Any:
         """Publish the state's learner, then save the checkpoint."""
-        self._snapshots.publish(offset, step, state["learner"], {"finished": state["progress"]["finished"]})
+        learner, facts = self._for_predictions(state["learner"]), {"finished": state["progress"]["finished"]}
+        self._snapshots.publish(offset, step, learner, facts)
         return self._store.save(offset, step, state)
 
     def oldest_step(self) -> int | None:

@@ -5,11 +5,12 @@ import time
 
 import pytest
 from PIL import Image
+from stored_data import stored_bytes
 from tiny_runs import configuration
 
 from streamcl.runs.open import open_run
 from streamcl.serving.prediction.predictor import NoModel, Predictor
-from streamcl.storage.snapshots import SNAPSHOTS, Snapshots, list_snapshots, newest_info
+from streamcl.storage.snapshots import SNAPSHOTS, Snapshots, list_snapshots, load_snapshot, newest_info
 
 
 @pytest.fixture
@@ -50,6 +51,28 @@ def test_it_answers_as_the_learner_does_and_says_which_version_it_was(serving):
         run.processor.progress.offset,
         newest_info(folder / SNAPSHOTS),
     )
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        {"name": "er", "replay_size": 40, "first_block": 1},
+        {"name": "ridge_lora", "latents": {"budget": "1MB", "first_samples": 40}},
+    ],
+    ids=lambda learner: learner["name"],
+)
+def test_what_the_learner_stores_of_samples_is_in_no_snapshot(tmp_path, learner):
+    folder = tmp_path / "run"
+    with open_run(configuration(tmp_path, learner), snapshots=Snapshots(folder / SNAPSHOTS)) as run:
+        learn(run, 79)
+        samples = run.source.info.holdout[0].samples[:3]
+        expected = run.learner.predict(samples)
+        assert stored_bytes(run.learner.state_dict()) > 0
+    predictor = Predictor(folder)
+    predictor.refresh()
+    answers = predictor.predict([encoded(each) for each in samples], top_k=1).results
+    assert [each.classes[0][0] for each in answers] == [each.label for each in expected]
+    assert all(stored_bytes(load_snapshot(each).state) == 0 for each in list_snapshots(folder / SNAPSHOTS))
 
 
 def test_an_image_that_cannot_be_read_leaves_the_others_their_answers(serving):

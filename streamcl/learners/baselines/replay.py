@@ -60,7 +60,7 @@ class ExperienceReplay(GradientLearner):
     @property
     def capabilities(self) -> Capabilities:
         """Those of every gradient learner, and the reservoir."""
-        return replace(super().capabilities, replay_buffer=self.buffer)
+        return replace(super().capabilities, replay_buffer=self.buffer, prediction_state=_without_samples)
 
     def state_dict(self) -> State:
         """The model's, and the buffer."""
@@ -118,6 +118,10 @@ class DERPlusPlus(ExperienceReplay):
 
     def _update_buffer(self, seen: ForwardPass) -> None:
         self._offer(seen, seen.logits[: len(seen.learnable)])
+
+
+def _without_samples(state: State) -> State:
+    return {**state, "buffer": reservoir.Reservoir.without_samples(state["buffer"])}
 
 
 def logit_mse(now: Tensor, then: Sequence[Tensor]) -> Tensor:
