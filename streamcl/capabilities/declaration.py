@@ -19,6 +19,7 @@ from streamcl.capabilities.interfaces import (
     ReplayBuffer,
     RetrainedWeights,
     SampleTraces,
+    StoredFeatures,
     UserPartitioned,
 )
 from streamcl.capabilities.prediction_interfaces import AssessesPredictions, ExitsEarly
@@ -41,6 +42,7 @@ class Capabilities:
         drop_class: removes a class, so that it is not named any more. Raises ForgettingError for one that is
             not known, or of which samples are left in the statistics.
         replay_buffer: stored samples.
+        stored_features: features of samples, stored to be learned again by weights that are shared.
         shared_weights: names the weights trained by gradients of many samples, those learned samples among
             them, so that none can be removed alone; an empty tuple where they trained none. A learner without
             it has no such weights.
@@ -66,6 +68,7 @@ class Capabilities:
     traces: SampleTraces[Any] | None = None
     drop_class: Callable[[str], None] | None = None
     replay_buffer: ReplayBuffer | None = None
+    stored_features: StoredFeatures | None = None
     shared_weights: SharedWeights | None = None
     retrained: RetrainedWeights | None = None
     drop_adapted_branch: Callable[[], Callable[[], None]] | None = None

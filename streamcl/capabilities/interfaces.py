@@ -125,6 +125,13 @@ class RetrainedWeights(Protocol):
         """Return how long `remove` and training again would take."""
 
 
+class StoredFeatures(Protocol):
+    """Features of single samples, stored to be learned again."""
+
+    def remove(self, offsets: Collection[int]) -> int:
+        """Remove those of samples at these offsets; return how many there were."""
+
+
 class ReplayBuffer(Protocol):
     """Stored samples."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -14,6 +14,8 @@ from streamcl.events import Batch, Prediction, Sample
 from streamcl.heads.linear import LinearHead
 from streamcl.learners.class_index import ClassIndex
 from streamcl.learners.predictions import all_finite, open_set_nll, to_predictions
+from streamcl.learners.step import labelled_rows
+from streamcl.memory.latent_replay import StoredBatch
 from streamcl.nn.adapted_blocks import Adapters
 from streamcl.nn.backbone import Backbone
 from streamcl.nn.device import Compute
@@ -28,15 +30,22 @@ Gradients: TypeAlias = dict[str, Tensor]
 class ForwardPass:
     """One forward pass over a batch's samples and others that ride along, before anything is learned of it.
 
-    predictions: one a sample. learnable: the L labelled samples. losses: their data loss, in nats.
-    logits [L + H, C] and targets [L + H]: of the labelled samples, then of the H that ride along.
+    batch: that was predicted. predictions: one a sample. losses: the data loss of the L labelled ones, in
+    nats. logits [L + H, C] and targets [L + H]: of the labelled samples, then of the H that ride along.
+    tokens: [L, N, d], of the labelled samples at the first adapted block; None where none were asked for.
     """
 
+    batch: Batch
     predictions: tuple[Prediction, ...]
-    learnable: tuple[Sample, ...]
     losses: tuple[float, ...]
     logits: Tensor
     targets: Tensor
+    tokens: Tensor | None = None
+
+    @property
+    def learnable(self) -> tuple[Sample, ...]:
+        """The L labelled samples."""
+        return self.batch.labelled
 
 
 class AdapterModel:
@@ -82,13 +91,19 @@ class AdapterModel:
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return the backbone's final features [B, d]; gradients reach the adapters only."""
+        tokens = self.tokens(samples)
         with self.compute.autocast():
+            if self.adapters is not None:
+                return self.adapters.forward_head(tokens)
             with torch.no_grad():
-                tokens = self.backbone.stem(self.backbone.prepare([sample.image for sample in samples]))
-                if self.adapters is None:
-                    return self.backbone.forward_head(tokens)
-                tokens = [tokens, *self.backbone.run(tokens, 0, self.adapters.first_block)][-1]
-            return self.adapters.forward_head(tokens)
+                return self.backbone.forward_head(tokens)
+
+    def tokens(self, samples: Sequence[Sample]) -> Tensor:
+        """Return the tokens [B, N, d] at the first adapted block, or the first of all without adapters."""
+        first = self.adapters.first_block if self.adapters else 0
+        with torch.no_grad(), self.compute.autocast():
+            tokens = self.backbone.stem(self.backbone.prepare([sample.image for sample in samples]))
+            return [tokens, *self.backbone.run(tokens, 0, first)][-1]
 
     def logits(self, samples: Sequence[Sample]) -> Tensor:
         """Return scores [B, C] of samples, one or more, whose softmax is the classes' probabilities."""
@@ -113,14 +128,36 @@ class AdapterModel:
         features = self.group.all_gather_rows(
             self.features(self.group.local_samples(samples)), samples
         )  # [B + H, d]
+        return self._forward_pass(batch, features, [str(sample.label) for sample in replay])
+
+    def forward_with_stored(self, batch: Batch, stored: StoredBatch | None) -> ForwardPass:
+        """Do what `forward` does in a run of one process, with stored tokens that ride along.
+
+        The pass has the tokens of the batch. Only for a model with adapters.
+
+        Args:
+            batch: the batch.
+            stored: samples of classes that are known; None for none.
+        """
+        assert self.adapters is not None
+        tokens = self.tokens(batch.samples)  # [B, N, d]
+        whole = tokens if stored is None else torch.cat([tokens, stored.tokens.to(tokens)])
+        with self.compute.autocast():
+            features = self.adapters.forward_head(whole)  # [B + H, d]
+        seen = self._forward_pass(batch, features, () if stored is None else stored.labels)
+        return replace(seen, tokens=tokens[labelled_rows(batch.samples)])
+
+    def _forward_pass(self, batch: Batch, features: Tensor, names: Sequence[str]) -> ForwardPass:
+        """Predict, add the batch's classes, and return the pass, of features [B + H, d] and H class names."""
         predicted = to_predictions(self.head(features[: len(batch)]).detach(), self.classes)
-        learnable = batch.labelled
-        self.grow([*learnable, *replay])
-        rows = [i for i, sample in enumerate(batch.samples) if sample.label is not None]
+        labels = [*(str(sample.label) for sample in batch.labelled), *names]
+        self.index.add(labels)
+        self.head.grow(len(self.index), self.optimizer)
+        rows = labelled_rows(batch.samples)
         logits = self.head(features[[*rows, *range(len(batch), len(features))]])  # [L + H, C]
-        targets = self.targets([*learnable, *replay])
+        targets = self.index.columns(labels, self.backbone.device)
         losses = open_set_nll(logits[: len(rows)].detach(), targets[: len(rows)]).tolist()
-        return ForwardPass(predicted, learnable, tuple(losses), logits, targets)
+        return ForwardPass(batch, predicted, tuple(losses), logits, targets)
 
     def grow(self, samples: Sequence[Sample]) -> None:
         """Add a column for each new class of labelled samples."""

@@ -43,7 +43,7 @@ class GradientLearner(LogitLearner):
         if not batch.labelled:
             return StepResult(self.model.predict_together(batch.samples), (), learned=())
         with Transaction(*self._savepoints()) as step:
-            seen = self.model.forward(batch, self._replay_samples(len(batch.labelled)))
+            seen = self._forward(batch)
             gradients = self.model.gradients(self._loss(seen))
             if gradients is None:
                 step.refuse()
@@ -75,6 +75,10 @@ class GradientLearner(LogitLearner):
     def _savepoints(self) -> Sequence[Rollback]:
         """Return the savepoints of all that a step changes."""
         return (self.model.savepoint(),)
+
+    def _forward(self, batch: Batch) -> ForwardPass:
+        """Return the pass over a batch and what is learned with it again."""
+        return self.model.forward(batch, self._replay_samples(len(batch.labelled)))
 
     def _replay_samples(self, count: int) -> Sequence[Sample]:  # noqa: ARG002 - learners with a buffer use it
         """Return stored samples to learn together with `count` fresh ones."""

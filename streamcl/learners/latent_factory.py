@@ -1,4 +1,4 @@
-"""Makes ridge_lora with a store of latents of its options."""
+"""Makes stores of latents, and ridge_lora with one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 from streamcl.learners.adapted_branch import LoRABranchOptions
 from streamcl.learners.branch_parts import adapted_blocks_of, build_head
 from streamcl.learners.factory import LearnerContext
+from streamcl.learners.latent_options import LatentReplayOptions, StoredTokensOptions
 from streamcl.learners.latent_ridge_lora import LatentRidgeLoRALearner
 from streamcl.learners.latent_training import LatentTraining
 from streamcl.learners.retrained_branch import RetrainedBranch
 from streamcl.learners.ridge import build_ridge
 from streamcl.learners.ridge_lora_options import LatentOptions
 from streamcl.learners.ridge_options import RidgeOptions
+from streamcl.memory.latent_replay import LatentReplay
 from streamcl.memory.latent_store import LatentSchedule, LatentStore
 from streamcl.memory.quantised_tokens import QuantisedTokens, TokenDtype
 
@@ -38,10 +40,7 @@ def build_retrained_branch(
 ) -> RetrainedBranch:
     """Return a branch that knows nothing."""
     first, blocks = adapted_blocks_of(ridge, lora, context)
-    size = _bytes_of_sample(context, first, latents.dtype)
-    rows = latents.budget // size
-    if not rows:
-        raise context.refuse("learner.latents.budget", "not even one sample's tokens fit into it")
+    store, rows = build_store(latents, first, context)
     training = LatentTraining(
         backbone=context.backbone,
         compute=context.compute,
@@ -55,16 +54,44 @@ def build_retrained_branch(
     return RetrainedBranch(
         training,
         functools.partial(build_head, in_stream, blocks, context),
-        LatentStore(
-            latents.dtype,
-            key=f"{context.seed}".encode(),
-            segment_rows=max(rows // MAX_SEGMENTS, STORED_SEGMENT_BYTES // size, 1),
-            folder=context.folder,
-        ),
+        store,
         LatentSchedule(latents.first_samples, rows),
         blocks=blocks,
         seed=context.seed,
     )
+
+
+def build_latent_replay(latents: LatentReplayOptions, block: int, context: LearnerContext) -> LatentReplay:
+    """Return an empty store of tokens at a block's input, to draw from.
+
+    Raises:
+        ConfigError: no block before it stays frozen, there are several ranks, or no sample fits.
+    """
+    if not block:
+        why = "tokens at the first block are hardly less than pixels: set first_block or last_blocks"
+        raise context.refuse("learner.latents", why)
+    if context.group.world_size > 1:
+        raise context.refuse("learner.latents", "this learner stores latents in one process only")
+    return LatentReplay(*build_store(latents, block, context))
+
+
+def build_store(latents: StoredTokensOptions, block: int, context: LearnerContext) -> tuple[LatentStore, int]:
+    """Return an empty store of tokens at a block's input, and the number of samples for which it has room.
+
+    Raises:
+        ConfigError: there is room for none.
+    """
+    size = _bytes_of_sample(context, block, latents.dtype)
+    rows = latents.budget // size
+    if not rows:
+        raise context.refuse("learner.latents.budget", "not even one sample's tokens fit into it")
+    store = LatentStore(
+        latents.dtype,
+        key=f"{context.seed}".encode(),
+        segment_rows=max(rows // MAX_SEGMENTS, STORED_SEGMENT_BYTES // size, 1),
+        folder=context.folder,
+    )
+    return store, rows
 
 
 def _bytes_of_sample(context: LearnerContext, block: int, dtype: TokenDtype) -> int:

@@ -7,83 +7,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
-
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.capabilities.interfaces import AdapterExport
-from streamcl.config.options.base import BlockIndex, Options, Warn
 from streamcl.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from streamcl.events import Sample
-from streamcl.learners.backprop_options import BackpropOptions, build_low_pass
+from streamcl.events import Batch, Sample
+from streamcl.learners.backprop_options import build_low_pass
 from streamcl.learners.factory import LearnerContext, LearnerFactory
 from streamcl.learners.gradient_learner import GradientLearner
 from streamcl.learners.lazy_imports import lazy_imports
+from streamcl.learners.online_lora_options import OnlineLoRAOptions
 from streamcl.memory.hard_buffer import HardBuffer
 from streamcl.protocols import Rollback, State
 
 with lazy_imports():
     import torch
+    from torch.nn import functional as F
 
     from streamcl.heads import linear as linear_head
-    from streamcl.learners import adapter_model, predictions
+    from streamcl.learners import adapter_model, latent_factory, predictions
     from streamcl.memory import importance as importance_weights
+    from streamcl.memory import latent_replay
     from streamcl.nn import adapted_blocks, optimizer_state, optimizers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from streamcl.learners.adapter_model import ForwardPass
+    from streamcl.memory.latent_replay import LatentReplay
     from streamcl.nn.backbone import Backbone
     from streamcl.nn.device import Compute
     from streamcl.nn.low_pass_backprop import LowPass
-
-
-class OnlineLoRAOptions(Options):
-    """Online-LoRA with a linear head (arXiv 2411.05663); its hard buffer is off by default."""
-
-    name: Literal["online_lora"] = Field("online_lora", description="The paper's learner.")
-    rank: int = Field(4, ge=1, le=1024, description="Rank of each adapter; at most the backbone's width.")
-    regularisation: Warn[float] = Field(
-        2000.0,
-        ge=0,
-        le=1e9,
-        description="Lambda: weight of the importance penalty, which needs a hard buffer.",
-    )
-    hard_buffer_size: int = Field(
-        0,
-        ge=0,
-        le=65_536,
-        description="Hard samples stored, replayed, and used to estimate importance; 0: none, and so no "
-        "penalty either. The paper has 4, which lost accuracy on both streams where this was measured.",
-    )
-    buffer_weight: Warn[Literal["sample", "batch"]] = Field(
-        "sample",
-        description="A stored sample counts in the loss as much as a new one (sample), or all of them "
-        "together as much as the mini-batch (batch: the paper's formula).",
-    )
-    mask_absent: Warn[bool] = Field(
-        True, description="Leave classes that are not in the mini-batch out of the loss."
-    )
-    first_block: BlockIndex = Field(0, description="First block with adapters, from 0.")
-    last_blocks: int | None = Field(
-        None,
-        ge=1,
-        le=512,
-        description="Instead of first_block: adapters in so many of the last blocks; those before them run "
-        "once, without gradients.",
-    )
-    backprop: Warn[BackpropOptions] = Field(
-        BackpropOptions(), description="Approximations in back-propagation."
-    )
-    learning_rate: Warn[float] = Field(5e-4, gt=0, le=10, description="Adam's step size.")
-    optimizer: Literal["adam"] = Field("adam", description="The optimizer.")
-
-    @model_validator(mode="after")
-    def _one_beginning(self) -> OnlineLoRAOptions:
-        if self.first_block and self.last_blocks is not None:
-            raise PydanticCustomError("both", "'first_block' and 'last_blocks' exclude each other: give one")
-        return self
 
 
 class OnlineLoRALearner(GradientLearner):
@@ -97,6 +50,10 @@ class OnlineLoRALearner(GradientLearner):
     disjoint groups of emoji: 2.7 %). So w makes samples count alike (11.2 %). The hard buffer rides in the
     same forward pass as the batch, which gives the predictions too, so predicting before learning costs
     nothing.
+
+    With stored latents those drawn for a step compete with all classes known, the batch's own samples only
+    with the classes of the batch (ER-ACE, arXiv 2104.05025): 31.1 % on those emoji, and 24.6 with one mask
+    for both.
 
     Where the paper's reference code departs from its formulas, this follows the formulas: consolidation
     folds B A into the frozen weight and draws a new pair, the importance is a mean over single samples of
@@ -114,6 +71,8 @@ class OnlineLoRALearner(GradientLearner):
         buffer_weight: "sample" makes a held sample count as a fresh one, w = held / fresh; "batch" is w = 1.
         mask_absent: leave classes that are not in the step's samples out of its cross-entropy.
         low_pass: takes gradients through frozen weights on bases of the grid; None passes them whole.
+        latents: stored tokens, of which as many as a batch has labels are learned with it, where the hard
+            buffer is empty; None: none.
         seed: of the adapters and of the head's new rows.
         group: the processes that learn a batch together.
     """
@@ -131,6 +90,7 @@ class OnlineLoRALearner(GradientLearner):
         buffer_weight: Literal["sample", "batch"] = "sample",
         mask_absent: bool = True,
         low_pass: LowPass | None = None,
+        latents: LatentReplay | None = None,
         seed: int = 0,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
@@ -151,7 +111,7 @@ class OnlineLoRALearner(GradientLearner):
         self.head = self.model.head
         shapes = {name: tuple(parameter.shape) for name, parameter in self.adapters.trainable().items()}
         self.importance = importance_weights.Importance(shapes, device=backbone.device)
-        self.buffer = HardBuffer(hard_buffer_size)
+        self.buffer, self.latents = HardBuffer(hard_buffer_size), latents
         self._regularisation = regularisation
         self._mask_absent = mask_absent
         self._alike = buffer_weight == "sample"
@@ -181,6 +141,7 @@ class OnlineLoRALearner(GradientLearner):
             drop_class=self.drop_class,
             replay_buffer=self.buffer,
             importance=self.importance if self.buffer.capacity else None,
+            stored_features=self.latents,
             adapter_export=AdapterExport(self.adapters, self.model.head, self.classes),
             prediction_state=_without_samples,
         )
@@ -196,6 +157,7 @@ class OnlineLoRALearner(GradientLearner):
             **super().state_dict(),
             "importance": self.importance.state_dict(),
             "buffer": self.buffer.state_dict(),
+            **({} if self.latents is None else {"latents": self.latents.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -203,6 +165,8 @@ class OnlineLoRALearner(GradientLearner):
         super().load_state_dict(state)
         self.importance.load_state_dict(state["importance"])
         self.buffer.load_state_dict(state["buffer"])
+        if self.latents is not None:
+            self.latents.load_state_dict(state["latents"])
 
     def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         present = (
@@ -220,20 +184,34 @@ class OnlineLoRALearner(GradientLearner):
         return loss + (held / fresh if self._alike else 1.0) * losses[fresh:].mean()
 
     def _savepoints(self) -> Sequence[Rollback]:
-        return (*super()._savepoints(), self.buffer.savepoint())
+        latents = () if self.latents is None else (self.latents.savepoint(),)
+        return (*super()._savepoints(), self.buffer.savepoint(), *latents)
+
+    def _forward(self, batch: Batch) -> ForwardPass:
+        if self.latents is None:
+            return super()._forward(batch)
+        stored = self.latents.draw(len(batch.labelled), self.model.generator)
+        return self.model.forward_with_stored(batch, stored)
 
     def _replay_samples(self, count: int) -> Sequence[Sample]:  # noqa: ARG002 - all that are held
         return self.buffer.samples
 
     def _loss(self, seen: ForwardPass) -> Tensor:
-        return self._objective(self._losses(seen.logits, seen.targets), len(seen.learnable))
+        fresh = len(seen.learnable)
+        if self.latents is None:
+            return self._objective(self._losses(seen.logits, seen.targets), fresh)
+        own = self._losses(seen.logits[:fresh], seen.targets[:fresh])
+        stored = F.cross_entropy(seen.logits[fresh:], seen.targets[fresh:], reduction="none")
+        return self._objective(torch.cat([own, stored]), fresh)
 
     def _update_buffer(self, seen: ForwardPass) -> None:
         samples = seen.learnable
         values = self._losses(seen.logits.detach(), seen.targets).tolist()  # [L + H]
-        self.buffer.refresh(values[len(samples) :])
+        self.buffer.refresh(values[len(samples) :] if self.latents is None else ())
         self.buffer.update(samples, values[: len(samples)])
         self.buffer.complete(lambda held: self.model.group.fetch_pixels(held, samples))
+        if self.latents is not None and seen.tokens is not None:
+            self.latents.offer(seen.tokens, samples, seen.batch.labelled_offsets)
 
     def _loss_of_held(self, held: Sequence[Sample]) -> Any:
         def loss_of(i: int) -> Tensor:
@@ -243,13 +221,21 @@ class OnlineLoRALearner(GradientLearner):
         return loss_of
 
 
+_BUILT_HERE = {"name", "first_block", "last_blocks", "backprop", "latents", "optimizer"}
+"""Options that are no arguments of the learner as they are."""
+
+
 def build_online_lora(options: OnlineLoRAOptions, context: LearnerContext) -> OnlineLoRALearner:
     """Return the learner that the options describe, for the context's backbone and seed."""
+    first, latents = _first_block(options, context), None
+    if options.latents is not None and options.latents.budget:
+        latents = latent_factory.build_latent_replay(options.latents, first, context)
     return OnlineLoRALearner(
         context.backbone,
         context.compute,
-        **options.model_dump(exclude={"name", "first_block", "last_blocks", "backprop", "optimizer"}),
-        first_block=_first_block(options, context),
+        **options.model_dump(exclude=_BUILT_HERE),
+        first_block=first,
+        latents=latents,
         low_pass=build_low_pass(options.backprop, context),
         seed=context.seed,
         group=context.group,
@@ -257,7 +243,10 @@ def build_online_lora(options: OnlineLoRAOptions, context: LearnerContext) -> On
 
 
 def _without_samples(state: State) -> State:
-    return {**state, "buffer": HardBuffer.without_samples(state["buffer"])}
+    reduced = {**state, "buffer": HardBuffer.without_samples(state["buffer"])}
+    if "latents" in state:
+        reduced["latents"] = latent_replay.LatentReplay.without_tokens(state["latents"])
+    return reduced
 
 
 def _first_block(options: OnlineLoRAOptions, context: LearnerContext) -> int:

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from streamcl.config.options.base import Options, Size, ViewCount, Warn
+from streamcl.config.options.base import Options, ViewCount, Warn
 from streamcl.learners.adapted_branch import LoRABranchOptions
+from streamcl.learners.latent_options import StoredTokensOptions
 from streamcl.learners.ridge_options import RidgeOptions
 
 
@@ -17,21 +18,13 @@ class RidgeBranchOptions(RidgeOptions):
     tta_views: ViewCount = 2
 
 
-class LatentOptions(Options):
+class LatentOptions(StoredTokensOptions):
     """Tokens of some learned samples, kept so that adapters are trained anew as the stream grows.
 
     With them every sample can be erased exactly, those too that have trained adapters: these are then trained
     again without it.
     """
 
-    budget: Size = Field(
-        64 * 2**20,
-        description="Bytes of tokens that are kept, such as 64MB, 13,000 samples of a ViT-S at 70 pixels; 0: "
-        "no store, as without these options.",
-    )
-    dtype: Literal["int4", "int8", "float16"] = Field(
-        "int4", description="How tokens are stored; int8 and float16 take twice and four times the bytes."
-    )
     first_samples: int = Field(
         1000,
         ge=1,

@@ -30,6 +30,7 @@ LINKS = (("Disk.link", 1), ("Disk.link", 5))
 CLASS = {
     "online_lora": "OnlineLoRALearner",
     "latents": "LatentRidgeLoRALearner",
+    "latent_replay": "OnlineLoRALearner",
     "ridge": "RidgeLearner",
 }
 
@@ -60,13 +61,15 @@ def attempt(folder: Path, *hooks, **kill) -> tuple[int | None, str]:
     [
         "online_lora",
         pytest.param("latents", marks=pytest.mark.long),
+        pytest.param("latent_replay", marks=pytest.mark.long),
         pytest.param("ridge", marks=pytest.mark.slow),
     ],
 )
 def test_killed_in_every_phase_it_ends_as_if_it_had_not_been(tmp_path, learner):
     config(tmp_path, learner)
-    hooks = (("fault_runs:small_segments", {}),) if learner == "latents" else ()
-    phases = (*PHASES[:-3], *LINKS, *PHASES[-3:]) if learner == "latents" else PHASES
+    stores = learner in {"latents", "latent_replay"}
+    hooks = (("fault_runs:small_segments", {}),) if stores else ()
+    phases = (*PHASES[:-3], *LINKS, *PHASES[-3:]) if stores else PHASES
     whole = uninterrupted(tmp_path, *hooks)
     killed = []
     for point, times in phases:

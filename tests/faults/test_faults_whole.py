@@ -6,6 +6,7 @@ import pytest
 import torch
 from memory_faults import baseline, check_every_failure, hybrid, online_lora, ridge
 from pictures import make_batch
+from tiny_learners import latent_replay
 
 from streamcl.heads.gram import Gram
 from streamcl.heads.ncm import NCMHead
@@ -87,6 +88,7 @@ def test_what_a_sum_has_taken_in_is_not_taken_back():
 
 STEPS = {
     "online_lora": (online_lora, 29),
+    "latent replay": (latent_replay, 29),
     "naive_lora": (baseline(FinetuneLearner), 59),
     "er": (baseline(ExperienceReplay, replay_size=6), 29),
     "der_pp": (baseline(DERPlusPlus, replay_size=6), 59),

@@ -43,6 +43,12 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "latents": {"budget": "64kB", "first_samples": 24},
     },
     "online_lora": {"name": "online_lora", "learning_rate": 0.01, "first_block": 1, "hard_buffer_size": 4},
+    "latent_replay": {
+        "name": "online_lora",
+        "learning_rate": 0.01,
+        "first_block": 1,
+        "latents": {"budget": "24kB"},
+    },
     "er": {"name": "er", "replay_size": 12, "first_block": 1},
     "der_pp": {"name": "der_pp", "replay_size": 12, "first_block": 1},
     "ewc_pp": {"name": "ewc_pp", "first_block": 1},

@@ -33,6 +33,7 @@ from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.ridge_lora import RidgeLoRALearner
 from streamcl.learners.robust_view import RobustReader
 from streamcl.learners.tangent_features import TangentReader
+from streamcl.memory.latent_replay import LatentReplay
 from streamcl.memory.latent_store import LatentSchedule, LatentStore
 from streamcl.nn.adapted_blocks import Adapters
 
@@ -42,6 +43,12 @@ LABELS = ["ant", "bee", "cat", "dog"]
 def online_lora(backbone, compute, **options):
     chosen = {"first_block": 1, "learning_rate": 1e-2, "regularisation": 0.0, "hard_buffer_size": 4} | options
     return OnlineLoRALearner(backbone, compute, **chosen)
+
+
+def latent_replay(backbone, compute, *, rows=40, dtype="int4", **options):
+    """Online-LoRA with a store of latents for so many samples."""
+    latents = LatentReplay(LatentStore(dtype, key=b"key"), rows)
+    return online_lora(backbone, compute, hard_buffer_size=0, latents=latents, **options)
 
 
 def ridge(backbone, compute):
@@ -137,7 +144,10 @@ def ewc_pp(backbone, compute, **options):
 BASELINES = [naive_lora, frozen_linear, er, der_pp, ewc_pp]
 
 
-LEARNERS = [online_lora, ridge, hybrid, robust, latent, ncm, slda, reconstruct, keys, *BASELINES]
+CLOSED_FORMS = [ridge, hybrid, robust, latent, ncm, slda, reconstruct, keys]
+
+
+LEARNERS = [online_lora, latent_replay, *CLOSED_FORMS, *BASELINES]
 
 
 def teach(learner, *, labels=LABELS, batches=6, size=8, start=0):

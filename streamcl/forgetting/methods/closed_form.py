@@ -29,8 +29,9 @@ from streamcl.forgetting.methods.protocol import (
     Context,
     DataLocation,
     ErasureResult,
-    LocationStatus,
     drop_class,
+    erased_or_not,
+    features_location,
     knows_class,
     not_affected,
     purge,
@@ -101,7 +102,7 @@ class ClosedFormRemoval:
                 *_trained_weights(context, figures),
                 *not_affected(("importance",), "there are no importance weights"),
                 *_traces(figures),
-                purge(request, context),
+                *purge(request, context),
             ),
             figures,
         )
@@ -120,8 +121,8 @@ def _trained_weights(context: Context, figures: Mapping[str, Any]) -> tuple[Data
         removed = int(figures["latents_removed"])
         why = "trained again from the stored features that remain" if removed else UNTOUCHED
         return (
-            DataLocation("stored features", _erased(removed), f"those of {removed} samples were removed"),
-            DataLocation("adapters", _erased(removed), why),
+            features_location(removed),
+            DataLocation("adapters", erased_or_not(removed), why),
             *not_affected(("optimizer moments",), "none are kept after a training"),
         )
     if context.capabilities.shared_weights is None:
@@ -130,10 +131,6 @@ def _trained_weights(context: Context, figures: Mapping[str, Any]) -> tuple[Data
             *not_affected(("optimizer moments",), "there is no optimizer"),
         )
     return not_affected(("adapters", "optimizer moments"), UNTOUCHED)
-
-
-def _erased(count: int) -> LocationStatus:
-    return "erased" if count else "not affected"
 
 
 def _traces(figures: Mapping[str, Any]) -> tuple[DataLocation, ...]:

@@ -48,7 +48,7 @@ class HeadOnly:
             self.name,
             self.guarantee,
             _residual(touched),
-            (head, *(_location(name, touched) for name in SHARED_PARTS), purge(request, context)),
+            (head, *(_location(name, touched) for name in SHARED_PARTS), *purge(request, context)),
             {"shared_weights": len(touched)},
         )
 

@@ -177,8 +177,8 @@ def drop_emptied(learner: Learner, names: Sequence[str]) -> tuple[DataLocation, 
     return (DataLocation("class names", "erased", f"{len(known)} classes of which no sample is left"),)
 
 
-def purge(request: ForgetRequest, context: Context) -> DataLocation:
-    """Purge the samples in scope from the learner's buffer; return what was done there."""
+def purge(request: ForgetRequest, context: Context) -> tuple[DataLocation, ...]:
+    """Purge the samples in scope from buffer and stored features; return what was done there."""
     buffer, purged = context.capabilities.replay_buffer, 0
     if buffer is not None:
         ids = {row.id for rows in context.scope.chunks() for row in rows}
@@ -186,7 +186,20 @@ def purge(request: ForgetRequest, context: Context) -> DataLocation:
         purged = buffer.purge(
             lambda sample: sample.id in ids or (label is not None and sample.label == label)
         )
-    return DataLocation("hard buffer", "erased" if purged else "not affected", f"{purged} samples were in it")
+    held = DataLocation("hard buffer", erased_or_not(purged), f"{purged} samples were in it")
+    if (stored := context.capabilities.stored_features) is None:
+        return (held,)
+    return (held, features_location(stored.remove(context.scope.offsets)))
+
+
+def features_location(removed: int) -> DataLocation:
+    """Return what receipts say of a store of features from which so many samples were removed."""
+    return DataLocation("stored features", erased_or_not(removed), f"those of {removed} samples were removed")
+
+
+def erased_or_not(count: int) -> LocationStatus:
+    """Return the status of a location from which so many samples were erased."""
+    return "erased" if count else "not affected"
 
 
 def not_affected(names: Sequence[str], explanation: str) -> tuple[DataLocation, ...]:

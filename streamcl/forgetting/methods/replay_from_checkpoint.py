@@ -44,7 +44,8 @@ class ReplayFromCheckpoint:
             raise ForgettingError(NO_REPLAY)
         replay.stream.run(start, replay.end, replay.filter_batch)
         how = f"learned again from the checkpoint at record {start}, without the samples"
-        names = ("head statistics", *SHARED_PARTS, "hard buffer")
+        stores = () if context.capabilities.stored_features is None else ("stored features",)
+        names = ("head statistics", *SHARED_PARTS, "hard buffer", *stores)
         return ErasureResult(
             self.name,
             self.guarantee,

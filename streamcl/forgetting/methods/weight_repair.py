@@ -108,14 +108,14 @@ def finish_repair(
     head = DataLocation("head statistics", "remains", "rows that the samples helped to train")
     if drop_class(request, context):
         head = DataLocation("head statistics", "erased", "its row is gone")
-    buffer = purge(request, context)
+    stored = purge(request, context)
     moments = f"dropped, and derived again from {derive_moments(model, others)} retained samples"
     return (
         head,
         DataLocation("adapters", "remains", adapters),
         DataLocation("optimizer moments", "erased", moments),
         *_clear_importance(context.capabilities.importance),
-        buffer,
+        *stored,
     )
 
 
