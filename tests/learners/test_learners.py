@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import make_batch
-from tiny_learners import BASELINES, LABELS, LEARNERS, hybrid, online_lora, teach
+from tiny_learners import BASELINES, LABELS, LEARNERS, hybrid, latent_replay, online_lora, teach
 
 from streamcl.errors import CheckpointError, ForgettingError
 from streamcl.events import Batch
@@ -25,7 +25,7 @@ from streamcl.nn.device import resolve_compute
 from streamcl.storage.plain_state import state_hash
 from streamcl.testing import check_learner
 
-BY_STEPS = {online_lora, *BASELINES}
+BY_STEPS = {online_lora, latent_replay, *BASELINES}
 
 
 @pytest.fixture(params=LEARNERS, ids=lambda make: make.__name__)
