@@ -57,6 +57,7 @@ def build_retrained_branch(
         store,
         LatentSchedule(latents.first_samples, rows),
         blocks=blocks,
+        share=latents.share,
         seed=context.seed,
     )
 

@@ -31,8 +31,6 @@ FILLING_ROWS = 64
 """Stored samples that are added to the head at once, where they did not come in one batch."""
 END_GROWTH = 1.25
 """How much longer than at its last training a stream must be for another one at its end."""
-SHARE = 1 / 3
-"""Largest weight of this branch's score of a class in the blend."""
 Outdated: TypeAlias = Literal["nothing", "head", "adapters"]
 
 
@@ -48,6 +46,7 @@ class RetrainedBranch(BlendedBranch):
         new_head: returns a head that knows nothing.
         store: of the samples' tokens, empty.
         schedule: of training and of shares.
+        share: largest weight of this branch's score of a class in the blend.
         blocks: whose outputs are the head's features; those before the first adapted one are left out.
         seed: of adapters.
     """
@@ -60,8 +59,10 @@ class RetrainedBranch(BlendedBranch):
         schedule: LatentSchedule,
         *,
         blocks: Sequence[int],
+        share: float = 1 / 3,
         seed: int = 0,
     ) -> None:
+        self._share = share
         self.training, self.store, self.schedule = training, store, schedule
         self.blocks = tuple(block for block in sorted(blocks) if block >= training.first_block)
         self._new_head, self._seed = new_head, seed
@@ -106,14 +107,14 @@ class RetrainedBranch(BlendedBranch):
     def shares(self) -> Tensor:
         """The branch's weight on each class of the head, float64 [C].
 
-        It is a third for a class if all of its samples are stored, else that third's share of them.
+        It is `share` for a class if all of its samples are stored, else as much of it as of them.
         """
         stored = Counter[str]()
         for group in self.store.groups:
             stored.update(group.labels)
         counts = self._head.statistics.counts
         rows = counts.new_tensor([stored[name] for name in self._index.names])
-        return SHARE * rows.double() / counts.clamp(min=1)
+        return self._share * rows.double() / counts.clamp(min=1)
 
     def chosen(self, names: Sequence[str]) -> list[int]:
         """Return the positions, among the ids of samples, of those that are to be stored now."""

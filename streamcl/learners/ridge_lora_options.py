@@ -35,6 +35,13 @@ class LatentOptions(StoredTokensOptions):
     passes: Warn[float] = Field(
         0.5, gt=0, le=100, description="Passes over the stored samples at each training, and so its cost."
     )
+    share: Warn[float] = Field(
+        1 / 3,
+        ge=0,
+        lt=1,
+        description="Largest weight of the adapted branch's scores beside the frozen one's; a half is better "
+        "with two passes.",
+    )
     learning_rate: Warn[float] = Field(2e-3, gt=0, le=10, description="Adam's largest step size.")
 
 

@@ -82,3 +82,19 @@ def test_a_budget_makes_the_default_learner_one_that_stores_latents():
         RIDGE_LORA(context, **options, latents={"budget": "10B"})
     with pytest.raises(ConfigError, match="is no size"):
         RIDGE_LORA(context, **options, latents={"budget": "many"})
+
+
+@pytest.mark.parametrize(("options", "share"), [({}, 1 / 3), ({"share": 0.5}, 0.5), ({"share": 0}, 0.0)])
+def test_where_all_is_stored_the_adapted_branch_has_the_share_of_the_options(options, share):
+    backbone = build_backbone("vit_tiny_patch16_224", weights="none", image_size=16, args=TINY_VIT)
+    context = LearnerContext(backbone, resolve_compute("cpu", "32-true"))
+    latents = {"budget": "1MB", "first_samples": 24, **options}
+    learner = RIDGE_LORA(context, ridge={"blocks": [1, 2]}, lora={"first_block": 1}, latents=latents)
+    teach(learner, batches=6)
+    samples = make_batch(900, [*LABELS]).samples
+    reading = learner.read(samples)
+    frozen, adapted = (
+        learner.exact.head.scores(reading.features),
+        learner.adapted.head.scores(reading.adapted),
+    )
+    torch.testing.assert_close(learner.scores(reading), frozen + share * (adapted - frozen))
