@@ -71,8 +71,8 @@ class OnlineLoRALearner(GradientLearner):
         buffer_weight: "sample" makes a held sample count as a fresh one, w = held / fresh; "batch" is w = 1.
         mask_absent: leave classes that are not in the step's samples out of its cross-entropy.
         low_pass: takes gradients through frozen weights on bases of the grid; None passes them whole.
-        latents: stored tokens, of which as many as a batch has labels are learned with it, where the hard
-            buffer is empty; None: none.
+        latents: stored tokens, of which as many as a batch has labels are learned with it, in place of a hard
+            buffer; None: none.
         seed: of the adapters and of the head's new rows.
         group: the processes that learn a batch together.
     """
@@ -206,12 +206,13 @@ class OnlineLoRALearner(GradientLearner):
 
     def _update_buffer(self, seen: ForwardPass) -> None:
         samples = seen.learnable
-        values = self._losses(seen.logits.detach(), seen.targets).tolist()  # [L + H]
-        self.buffer.refresh(values[len(samples) :] if self.latents is None else ())
-        self.buffer.update(samples, values[: len(samples)])
-        self.buffer.complete(lambda held: self.model.group.fetch_pixels(held, samples))
         if self.latents is not None and seen.tokens is not None:
             self.latents.offer(seen.tokens, samples, seen.batch.labelled_offsets)
+            return
+        values = self._losses(seen.logits.detach(), seen.targets).tolist()  # [L + H]
+        self.buffer.refresh(values[len(samples) :])
+        self.buffer.update(samples, values[: len(samples)])
+        self.buffer.complete(lambda held: self.model.group.fetch_pixels(held, samples))
 
     def _loss_of_held(self, held: Sequence[Sample]) -> Any:
         def loss_of(i: int) -> Tensor:
