@@ -292,9 +292,9 @@ class StreamProcessor:
     def finish(self) -> None:
         """Do what is due at the end of the stream: test erasures, evaluate, and commit."""
         self.quarantine.refuse_unused(self.source.info.name, self.progress.offset)
-        self.shift_handler.end_stream()
+        trained = self.shift_handler.end_stream()
         self.forget()
-        self._evaluation.finish(self.progress.offset)
+        self._evaluation.finish(self.progress.offset, trained=trained)
         self.progress.finished = True
         self._log.log("end", "the stream ended")
         self.commit()

@@ -145,9 +145,15 @@ class HoldoutEvaluation(Counters):
         if self._history.outdate():
             self._log.write_metrics("holdout_outdated", {})
 
-    def finish(self, offset: int) -> None:
-        """Evaluate at the end of the stream, where that is configured and was not just done."""
-        if self._evaluator.at_stream_end and self.last_evaluated < offset:
+    def finish(self, offset: int, *, trained: bool) -> None:
+        """Evaluate at the end of the stream, where that is configured and was not just done.
+
+        Args:
+            offset: records that have passed.
+            trained: whether the end has trained the learner, so that figures from before are not its own.
+        """
+        last = self.last_evaluated
+        if (self._evaluator.at_stream_end and last < offset) or (trained and last == offset):
             self._evaluate(offset)
 
     def _evaluate(self, offset: int) -> None:

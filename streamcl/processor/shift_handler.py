@@ -71,12 +71,17 @@ class ShiftHandler(Counters):
         if isinstance(self._detector, LabelShiftDetector):
             self._detector.drop_labels()
 
-    def end_stream(self) -> None:
-        """Let the learner do what it does at the end of a stream, and test erasures."""
+    def end_stream(self) -> bool:
+        """Let the learner do what it does at the end of a stream, and test erasures.
+
+        Return whether the learner has changed.
+        """
         ends = self._learner.end_stream if isinstance(self._learner, EndOfStreamLearner) else None
-        if ends is not None and (figures := ends(self._progress.offset)):
+        figures = {} if ends is None else ends(self._progress.offset)
+        if figures:
             self._log.log("training", "the stream ended", **figures)
         self.retest()
+        return bool(figures)
 
     def retest(self) -> None:
         """Test whether something erased has come back; if so, it is erased again before the next batch."""

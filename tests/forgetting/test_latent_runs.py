@@ -1,6 +1,7 @@
 """Stored latents of a run on disk: shared by checkpoints, mapped after a resume, erased from every file."""
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,22 @@ def test_a_disk_without_room_ends_the_run_and_a_resume_ends_alike(tmp_path, monk
 
 def full(**_):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_figures_at_the_end_are_of_the_adapters_that_the_end_has_trained(tmp_path):
+    latents = {**LEARNER["latents"], "learning_rate": 0.1, "share": 0.9}  # so that training changes answers
+    more = {"source": {"name": "demo_digits", "args": {"length": 40}}, "evaluate": {"every_samples": None}}
+    learner = {**LEARNER, "latents": latents}
+    with open_run(configuration(tmp_path, learner, batch=8, max_samples=None, **more)) as run:
+        answers = [each.predicted for each in run]
+        held_out = [sample for part in run.source.info.holdout for sample in part.samples]
+        predicted = run.learner.predict(held_out)
+        right = [answer.label == sample.label for answer, sample in zip(predicted, held_out, strict=True)]
+        assert len(answers) == run.source.info.holdout[-1].end_offset
+        assert [each["reason"] for each in events(tmp_path, "training")] == ["the stream ended"]
+        assert run.summary()["holdout"]["A_Last"] == pytest.approx(sum(right) / len(right), abs=1e-4)
+
+
+def events(folder, kind):
+    lines = (folder / "run" / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["kind"] == kind]
