@@ -12,19 +12,17 @@ round.
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
 
 import numpy as np
 import torch
 from machine import machine
 from scaling import configuration, vit
+from throughput import CLOCKS
 
 from streamcl.factory.backbone import build_compute, build_vit
 from streamcl.nn import adapted_blocks
 from streamcl.nn.adapted_blocks import Adapters
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main() -> None:
@@ -40,7 +38,7 @@ def main() -> None:
         tokens = backbone.stem(pixels)
     attention: Any = adapters.blocks[0].attn
     heads, count = attention.num_heads, tokens[0, ..., 0].numel()
-    of_block = 12 * args.batch * heads * count**2
+    of_block = adapted_blocks.attention_map_bytes(tokens, heads)
     limits = {"plain": of_block * len(adapters.blocks), "recomputed": of_block, "fused": of_block - 1}
     seconds: dict[str, list[float]] = {kind: [] for kind in limits}
     kept = {kind: _step(adapters, tokens, limit) for kind, limit in limits.items()}

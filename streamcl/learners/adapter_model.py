@@ -151,8 +151,7 @@ class AdapterModel:
         """Predict, add the batch's classes, and return the pass, of features [B + H, d] and H class names."""
         predicted = to_predictions(self.head(features[: len(batch)]).detach(), self.classes)
         labels = [*(str(sample.label) for sample in batch.labelled), *names]
-        self.index.add(labels)
-        self.head.grow(len(self.index), self.optimizer)
+        self._add_classes(labels)
         rows = labelled_rows(batch.samples)
         logits = self.head(features[[*rows, *range(len(batch), len(features))]])  # [L + H, C]
         targets = self.index.columns(labels, self.backbone.device)
@@ -161,7 +160,10 @@ class AdapterModel:
 
     def grow(self, samples: Sequence[Sample]) -> None:
         """Add a column for each new class of labelled samples."""
-        self.index.add(sample.label for sample in samples if sample.label is not None)
+        self._add_classes(sample.label for sample in samples if sample.label is not None)
+
+    def _add_classes(self, names: Iterable[str]) -> None:
+        self.index.add(names)
         self.head.grow(len(self.index), self.optimizer)
 
     def drop_class(self, name: str) -> None:

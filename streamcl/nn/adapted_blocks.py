@@ -187,6 +187,16 @@ ATTENTION_MAP_LIMIT = 2**30
 """Bytes of attention maps that are kept for the backward pass."""
 
 
+def attention_map_bytes(tokens: Tensor, heads: int) -> int:
+    """Return the bytes of the maps of one block that products in bf16 keep, at most.
+
+    Args:
+        tokens: [B, N, d], or [B, H, W, d] of a swin, whose windows have smaller maps.
+        heads: of its attention.
+    """
+    return 12 * len(tokens) * heads * tokens[0, ..., 0].numel() ** 2  # a float32 softmax and its bf16 copies
+
+
 def _attention_kind(tokens: Tensor, blocks: int, heads: int) -> AttentionKind:
     """Return how to compute attention: by torch's fused kernel, or by plain products.
 
@@ -198,8 +208,7 @@ def _attention_kind(tokens: Tensor, blocks: int, heads: int) -> AttentionKind:
     """
     if not (tokens.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
         return "fused"
-    batch, count = len(tokens), tokens[0, ..., 0].numel()  # swin's windows are smaller: an upper bound
-    of_block = 12 * batch * heads * count**2  # bytes: a float32 softmax and its bf16 copies
+    of_block = attention_map_bytes(tokens, heads)
     if of_block > ATTENTION_MAP_LIMIT:
         return "fused"
     return "plain" if of_block * blocks <= ATTENTION_MAP_LIMIT else "recomputed"
