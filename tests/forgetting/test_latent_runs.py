@@ -1,7 +1,10 @@
 """Stored latents of a run on disk: shared by checkpoints, mapped after a resume, erased from every file."""
 
 import errno
+import gc
 import json
+import mmap
+import os
 from pathlib import Path
 
 import pytest
@@ -44,10 +47,20 @@ def codes_of(run, offset):
 def files_with(folder, content):
     """The files of a folder, and the mapped ones of this process, in which some bytes occur."""
     found = [path for path in folder.rglob("*") if path.is_file() and content in path.read_bytes()]
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if str(folder) in line and content in _mapped(line):
+    gc.collect()  # what is in no use any more is unmapped now, and not between its line here and its reading
+    for line in _maps_below(folder):
+        try:
+            mapped = _mapped(line)
+        except OSError:
+            assert line not in _maps_below(folder), "a file was cut off under its map"
+            continue
+        if content in mapped:
             found.append(Path(line.split(maxsplit=5)[5]))
     return found
+
+
+def _maps_below(folder):
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
 
 
 def _mapped(line):
@@ -55,6 +68,33 @@ def _mapped(line):
     with Path("/proc/self/mem").open("rb", buffering=0) as memory:
         memory.seek(begin)
         return memory.read(end - begin)
+
+
+def test_a_file_that_is_unmapped_meanwhile_is_no_longer_among_those_mapped(tmp_path, monkeypatch):
+    path = tmp_path / "array-0.bin"
+    path.write_bytes(b"token" * 1000)
+    with path.open("rb") as file:
+        held = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)]
+    path.unlink()
+    assert len(files_with(tmp_path, b"token")) == 1
+
+    def unmap_then_read(line, read=_mapped):
+        held.clear()
+        return read(line)
+
+    monkeypatch.setitem(globals(), "_mapped", unmap_then_read)
+    assert files_with(tmp_path, b"token") == []
+
+
+def test_a_file_that_is_cut_off_under_its_map_is_no_silence(tmp_path):
+    path = tmp_path / "array-0.bin"
+    path.write_bytes(b"token" * 1000)
+    with path.open("rb") as file:
+        held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    os.truncate(path, 0)
+    with pytest.raises(AssertionError, match="cut off under its map"):
+        files_with(tmp_path, b"token")
+    held.close()
 
 
 def arrays(folder):
