@@ -10,13 +10,15 @@ from pathlib import Path
 
 from streamcl.storage.files import TEMPORARY
 
+_STATE = r"(manifest\.json|state\.json|arrays\.safetensors|array-[0-9a-f]{64}\.bin)"
+
 RUN_FILES = re.compile(
     r"config\.yaml|summary\.json|report\.html|lock"
     r"|(predictions|metrics|events|quarantine|access(\.1)?)\.jsonl"
     r"|arrivals(-\w+)?\.log"
     r"|(ledger|lineage|statistics|annotations)\.sqlite(-wal|-shm|-journal)?"
-    r"|checkpoints/checkpoint-\d+-step-\d+/(manifest\.json|state\.json|arrays\.safetensors)"
-    r"|snapshots/(last_number|snapshot-\d+/(manifest\.json|state\.json|arrays\.safetensors))"
+    rf"|checkpoints/checkpoint-\d+-step-\d+/{_STATE}"
+    rf"|snapshots/(last_number|snapshot-\d+/{_STATE})"
     r"|samples/(index\.json|[0-9a-f]{64}\.png)"
     r"|receipts/[^/]+\.(json|dsse|tsr|html)"
     r"|audits/[^/]+\.(json|dsse)"

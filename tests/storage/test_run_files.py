@@ -100,6 +100,12 @@ def test_only_runs_of_this_name_are_earlier_ones(tmp_path, name):
     assert [path.name for path in earlier_runs(tmp_path / "run")] == (["run.2"] if name == "run.2" else [])
 
 
+@pytest.mark.parametrize("place", ["checkpoints/checkpoint-00000002-step-9", "snapshots/snapshot-7"])
+def test_a_large_array_that_does_not_change_is_known(place):
+    assert RUN_FILES.fullmatch(f"{place}/array-{'0a' * 32}.bin")
+    assert not RUN_FILES.fullmatch(f"{place}/array-0a.bin")
+
+
 def test_names_that_only_begin_like_ours_are_not_ours():
     assert not RUN_FILES.fullmatch("predictions.jsonl.bak")
     assert not RUN_FILES.fullmatch("checkpoints/predictions.jsonl")
