@@ -37,7 +37,7 @@ PARTS: tuple[tuple[object, Callable[..., Any], str], ...] = (
     (eraser, state_hash, "hashes of the state"),
     (RidgeHead, RidgeHead._smallest_of, "check of what remains"),
     (cross_validation, cross_validation.cross_validated_ridge, "how strong the ridge is to be"),
-    (RidgeSolver, RidgeSolver._solve, "solve"),
+    (RidgeSolver, RidgeSolver._solved, "solve"),
     (UtilityProbe, UtilityProbe.before, "accuracy before"),
     (UtilityBaseline, UtilityBaseline.after, "accuracy after, its solve included"),
     (eraser.Eraser, eraser.Eraser.execute, "erase in memory"),

@@ -400,6 +400,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder in which features are kept")
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--pack", default="cifar100_dev")
+    parser.add_argument("--images", type=int, default=2000, help="of the axis between, at most")
     parser.add_argument("--classes", default="100,1000,10000", help="of the axis solves")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,14 @@
 """Axes of `scaling.py` that reach further: large heads, solves beside a stream, a million records, ranks.
 
     python benchmarks/scaling.py --axes many_classes,wide,solves,between,records,many_ranks,requests_an_hour
-        [--quick] [--cache FOLDER] [--records 1000000] [--pack cifar100_dev]
+        [--quick] [--cache FOLDER] [--records 1000000] [--pack cifar100_dev] [--images 2000]
 
 many_classes, wide: an update by 64 samples, their scores and a solve of the ridge head, with the bytes of its
 sums and the peak memory of a process that does nothing else; of 3,072 features by classes, and with a
 thousand classes by the number of random features. solves: batches of 64 go through a head whose classes are
 all known; the longest of them by the clock, with and without `defer_solve`. between: accuracy before learning
-of a development pack by `defer_solve`, on features of the default backbone, which --cache keeps. records: a
+of a development pack by `defer_solve`, and where nothing is taken in between solves, with the number of
+solves, on features of the default backbone, which --cache keeps. records: a
 whole run whose images are the features; processor time, memory and files as records add up. many_ranks: the
 work of the first of so many ranks for a batch without a solve, and the bytes that it would receive, counted
 in one process.
@@ -18,6 +19,7 @@ the most frequent ones a quarter of an hour is run.
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import resource
 import time
@@ -25,6 +27,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -38,6 +41,8 @@ from streamcl.events import Batch, Sample
 from streamcl.factory.backbone import build_compute, build_vit
 from streamcl.factory.parts import build_learner
 from streamcl.heads.ridge import RidgeHead
+from streamcl.heads.ridge_solver import RidgeSolver
+from streamcl.heads.solving import solve_ridge
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.learners.ridge_options import RidgeOptions
@@ -48,6 +53,7 @@ BATCH = 64
 WIDTH = 3072  # of the default backbone's features
 INPUTS = 768  # that random features are of
 MB = 1e6
+TRACE_RIDGE = RidgeOptions().trace_ridge
 
 
 def head_of(width: int, classes: int, *, projection: int | None = None, **options: Any) -> RidgeHead:
@@ -167,32 +173,38 @@ def between(args: argparse.Namespace, _: Path) -> Found:
     """Accuracy before learning, in per cent, of two orders of a pack, by `defer_solve`."""
     from stability import IMAGES, read
 
-    IMAGES.update({"train": 500, "test": 250} if args.quick else {"train": 2000, "test": 500})
+    IMAGES.update({"train": 500, "test": 250} if args.quick else {"train": args.images, "test": 500})
     split = read([args.pack], args.cache)[args.pack]
     mixed = torch.randperm(len(split.x), generator=torch.Generator().manual_seed(0))
     part = split.y[mixed] * 10 // split.classes  # ten parts with a tenth of the classes each
     parted = mixed[part.argsort(stable=True)]
     orders = {"classes in any order": mixed, "a tenth of the classes at a time": parted}
-    found: Found = {"accuracy": {}, "accuracy_end": {}}
+    found: Found = {"accuracy": {}, "accuracy_end": {}, "solves": {}, "nothing_taken_in": {}}
     for order, rows in orders.items():
+        x, y = split.x[rows], split.y[rows]
+        of_old_weights = before_learning(x, y, split, rule=functools.partial(solve_ridge, TRACE_RIDGE))
+        found["nothing_taken_in"][order] = of_old_weights
+        print(order, "nothing taken in", of_old_weights, flush=True)
         for defer in (None, 64, 256, 1024):
-            correct, final = before_learning(split.x[rows], split.y[rows], split, defer)
-            for name, value in (("accuracy", 100 * correct), ("accuracy_end", 100 * final)):
-                found[name].setdefault(order, {})[defer or 0] = round(value, 2)
-            print(order, defer, f"{100 * correct:.2f} {100 * final:.2f}", flush=True)
+            values = before_learning(x, y, split, defer_solve=defer)
+            for name, value in zip(("accuracy", "accuracy_end", "solves"), values, strict=True):
+                found[name].setdefault(order, {})[defer or 0] = value
+            print(order, defer, values, flush=True)
     return found
 
 
-def before_learning(x: Tensor, y: Tensor, split: Any, defer: int | None) -> tuple[float, float]:
-    """The shares predicted correctly before learning, and of test images by weights of all at the end."""
-    head, correct = head_of(x.shape[1], 0, defer_solve=defer), 0
-    for rows, targets in zip(x.split(BATCH), y.split(BATCH), strict=True):
-        if head.classes:
-            correct += int((head.scores(rows).argmax(dim=1) == targets).sum())
-        head.grow(int(max(head.classes - 1, targets.max())) + 1)
-        head.update(rows, targets)
+def before_learning(x: Tensor, y: Tensor, split: Any, **options: Any) -> tuple[float, float, int]:
+    """Per cent right before learning, and of test images by weights of all at the end; how many solves."""
+    solved = RidgeSolver._solved
+    with mock.patch.object(RidgeSolver, "_solved", autospec=True, side_effect=solved) as solves:
+        head, correct = head_of(x.shape[1], 0, **options), 0
+        for rows, targets in zip(x.split(BATCH), y.split(BATCH), strict=True):
+            if head.classes:
+                correct += int((head.scores(rows).argmax(dim=1) == targets).sum())
+            head.grow(int(max(head.classes - 1, targets.max())) + 1)
+            head.update(rows, targets)
     final = head.scores_refit(split.x_test).argmax(dim=1) == split.y_test
-    return correct / len(x), float(final.double().mean())
+    return round(100 * correct / len(x), 2), round(100 * float(final.double().mean()), 2), solves.call_count
 
 
 class PixelReader:

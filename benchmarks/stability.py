@@ -89,6 +89,7 @@ def read(packs: Sequence[str], cache: Path | None) -> dict[str, Split]:
                 learner = build_learner(config, build_vit(config, compute), compute)
             arrays = features(learner, pack)
             if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 np.savez(path, **arrays)
         names = np.unique(np.concatenate([arrays["y_train"], arrays["y_test"]]))
         y, y_test = (torch.from_numpy(np.searchsorted(names, arrays[f"y_{part}"])) for part in IMAGES)

@@ -16,7 +16,8 @@ TRAINED_WIDTHS = 19
 RUN_PARTS = 190 * 2**20
 """Bytes of a run's other parts: its source, logs, evaluation and report, measured of configs/icons.yaml."""
 SOLVING = 1.0
-"""Copies of a sum beside itself: its factor while it is solved, or that of a checkpoint."""
+"""Copies of a sum beside itself: its factor while it is solved, or that of a checkpoint. The factor of the
+last solve stays, in float32."""
 TRIANGLE = 0.57
 """Share of a full matrix that a sum of outer products takes (see `streamcl.heads.gram`)."""
 
@@ -54,7 +55,7 @@ def run_memory(sizes: RunSizes) -> float:
     reading = outputs + sizes.rows * (RUNNING_WIDTHS * token * item + 2 * 3 * sizes.pixels * FLOAT32)
     training = sizes.trained_blocks * sizes.batch * TRAINED_WIDTHS * token * item
     sums = sum(
-        TRIANGLE * FLOAT64 * width**2 * (1 + SOLVING) + 3 * FLOAT64 * width * sizes.classes
+        TRIANGLE * width**2 * (FLOAT64 * (1 + SOLVING) + FLOAT32) + 4 * FLOAT64 * width * sizes.classes
         for width in sizes.features
     )
     return sizes.libraries + RUN_PARTS + weights + max(reading, training) + sums

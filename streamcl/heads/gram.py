@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -196,8 +197,8 @@ class Cholesky:
         return self._with(block.float() for _, _, block in self._parts)
 
     def state_dict(self) -> State:
-        """Return the block columns of L, by index."""
-        return {str(i): block.cpu().numpy().copy() for i, (_, _, block) in enumerate(self._parts)}
+        """Return the block columns of L, by index, in read-only arrays: they never change."""
+        return {str(i): read_only(block) for i, (_, _, block) in enumerate(self._parts)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> Cholesky:
@@ -241,3 +242,10 @@ class Cholesky:
             rest = x[start:stop].addmm_(below.T, x[stop:], alpha=-1)
             x[start:stop] = torch.linalg.solve_triangular(corner.T, rest, upper=True)
         return x
+
+
+def read_only(values: Tensor) -> np.ndarray[Any, Any]:
+    """Return values of any shape that are never written to as a read-only array, on a CPU without a copy."""
+    array: np.ndarray[Any, Any] = values.cpu().numpy().view()
+    array.flags.writeable = False
+    return array

@@ -17,7 +17,7 @@ from streamcl.errors import ForgettingError
 from streamcl.heads.closed_form_head import ClosedFormHead
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.deferred_solve import SolveRule
-from streamcl.heads.ridge_solver import RidgeSolver
+from streamcl.heads.ridge_solver import Growth, RidgeSolver
 from streamcl.heads.solving import linear_scores, log_scores, random_projection
 from streamcl.heads.stability import ScoreUncertainty
 from streamcl.heads.statistics import (
@@ -38,9 +38,9 @@ class RidgeHead(ClosedFormHead[Statistics]):
     G and Q are centred by the mean feature and the class frequencies when they are solved (an intercept that
     costs no statistic of its own: the sum of all features is the row sum of Q).
 
-    The weights in use belong to a solve. `update` makes one due when samples since the last one exceed
-    `refit_fraction` of all, when a class is new, or when one has twice the samples and D /
-    MIN_SAMPLES_BETWEEN_SOLVES have come since; an erasure always does. It never depends on who asks when.
+    The weights in use belong to a solve, and take in by its factor what comes after it. `update` makes one
+    due when samples since the last exceed `refit_fraction` of all, or when a class has twice the samples and
+    D / MIN_SAMPLES_WITH_FACTOR have come since; an erasure always does. It never depends on who asks when.
 
     Args:
         width: d of the features.
@@ -165,9 +165,9 @@ class RidgeHead(ClosedFormHead[Statistics]):
         h, targets = self._checked(features, targets)
         rows, outer = self.summed_rows(h), self.outer_rows(h)
         learned = Statistics(self._sums.gram, *self._sums.class_sums_with(rows, targets, weight))
-        due = self._solver.falls_due(self._sums, learned.counts)
+        growth = self._solver.before_learning(self._sums, learned)
         learned.gram.add(outer if weight == 1 else outer * weight**0.5)
-        self._take_over(learned, due=due)
+        self._take_over(learned, growth)
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the state after one `grow` and one `update` or `remove`."""
@@ -178,9 +178,9 @@ class RidgeHead(ClosedFormHead[Statistics]):
         """Learn what other statistics of the same features hold; column i there is column i here."""
         other = self._aligned(other)
         learned = Statistics(self._sums.gram, self._sums.Q + other.Q, self._sums.counts + other.counts)
-        due = self._solver.falls_due(self._sums, learned.counts)
+        growth = self._solver.before_learning(self._sums, learned)
         learned.gram.add_sum(other.gram)
-        self._take_over(learned, due=due)
+        self._take_over(learned, growth)
 
     def downdate(self, features: Tensor, targets: Tensor) -> None:
         """Forget learned samples: exact, up to rounding in float64.
@@ -279,10 +279,10 @@ class RidgeHead(ClosedFormHead[Statistics]):
             )
         return other.widened(self.classes)
 
-    def _take_over(self, sums: Statistics, *, due: bool) -> None:
+    def _take_over(self, sums: Statistics, growth: Growth) -> None:
         """Have these sums from here on. Fails in no place, so that all of it happens."""
         self._sums, self._smallest = sums, None
-        self._solver.after_learning(sums, due=due)
+        self._solver.after_learning(sums, growth)
 
     def _replace(self, left: Statistics) -> None:
         """Take over the statistics that erasing leaves, once they have been shown to be possible."""

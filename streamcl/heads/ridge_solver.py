@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.deferred_solve import DeferredSolve, Solve, SolveRule, Weights
-from streamcl.heads.interim_solve import InterimSolve, SolveFactor
+from streamcl.heads.interim_solve import MAX_GROWN_CLASSES, InterimSolve, NewSamples, SolveFactor
+from streamcl.heads.refit_solves import RefitSolves
 from streamcl.heads.solving import is_due, linear_scores, normal_equations, solve_ridge, variance
 from streamcl.heads.stability import RidgeStability, ScoreUncertainty
 from streamcl.heads.statistics import Statistics, zero_padded
@@ -23,6 +24,20 @@ MIN_SAMPLES_BETWEEN_SOLVES = 48
 """D over this: samples between solves for a class that doubled, at least; 64 at D = 3072. With fewer, each
 small batch would solve while classes are new; twice as many cost 1 to 2 points right before learning."""
 
+MIN_SAMPLES_WITH_FACTOR = 24
+"""The same where new samples are taken in by the factor of the last solve. Development packs lose nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Consequences, for the weights in use, of statistics that are about to grow.
+
+    due: whether a solve falls due. new: all that the weights in use will have taken in until then.
+    """
+
+    due: bool
+    new: NewSamples | None
+
 
 class RidgeSolver:
     """Weights in use, solved when that falls due and not before somebody asks for them.
@@ -30,10 +45,10 @@ class RidgeSolver:
     Which statistics a solve is of never depends on when scores were asked for: what is owed is solved before
     the statistics change, which the head passes to every call.
 
+    Until the next solve the weights in use take in new samples (see `InterimSolve`), unless by another rule.
     With `defer_solve` a solve is computed in a thread, from a copy of the statistics, and comes into use at a
-    position fixed beforehand, where one that fell due meanwhile is begun. Until then the solve in use takes
-    in new samples (see `InterimSolve`), unless by another rule. The first solve is not deferred, nor what
-    follows an erasure, which discards a pending solve, as that is of the erased samples too.
+    position fixed beforehand, where one that fell due meanwhile is begun. The first solve is not deferred,
+    nor what follows an erasure, which discards a pending solve, as that is of the erased samples too.
 
     Args:
         rule: solves; None: ridge regression.
@@ -42,7 +57,7 @@ class RidgeSolver:
         trace_ridge: see RidgeHead.
         refit_fraction: see RidgeHead.
         keeps_uncertainty: whether the uncertainty of the weights in use is computed with each solve, and is
-            a part of the state: about half the size of the sums, and a decomposition a solve.
+            a part of the state: a decomposition a solve.
         defer_solve: see RidgeHead.
     """
 
@@ -58,21 +73,19 @@ class RidgeSolver:
         defer_solve: int | None = None,
     ) -> None:
         self._keeps_uncertainty = keeps_uncertainty
-        self._keeps_factor = defer_solve is not None and rule is None
+        self._keeps_factor = rule is None
         self._trace_ridge = trace_ridge
         self._rule = functools.partial(solve_ridge, trace_ridge) if rule is None else rule
         self._refit_fraction, self._defer_solve = refit_fraction, defer_solve
         self._used = Solve.none_of(statistics, ridge)  # whose weights are in use
+        self._new: NewSamples | None = None  # which they have taken in since
         self._last_counts = statistics.counts  # of the last solve that fell due, be it computed or not
         self._due = self._at_once = False  # whether one is to be computed, and is not to be deferred
         self._pending: DeferredSolve | None = None
         self._owed = False  # whether another one has fallen due since that was begun
         self._discarded: DeferredSolve | None = None  # which never comes into use
-        self._refit: Weights | None = None  # of all that is known; only spares a second solve
-        self._searched: tuple[Statistics, AdaptiveRidge] | None = None  # for these sums; the same
-        self._stability: tuple[Statistics, RidgeStability] | None = None  # of these sums; the same
-        self._leading: tuple[Statistics, dict[int, Weights]] | None = None  # by the number of features
-        self._interim: tuple[Statistics, Solve, InterimSolve | None] | None = None  # of these
+        self._refits = RefitSolves(self._rule, trace_ridge)
+        self._interim: tuple[NewSamples, Solve, InterimSolve] | None = None  # of these; spares another one
 
     @property
     def ridge(self) -> AdaptiveRidge:
@@ -81,12 +94,11 @@ class RidgeSolver:
 
     def grow(self, more: int) -> None:
         """Have so many more class columns, with zero weights."""
-        self._refit = None
         self._used, self._last_counts = self._used.grown(more), zero_padded(self._last_counts, more)
 
     def select(self, columns: Sequence[int]) -> None:
         """Keep these class columns, in this order; a pending solve is replaced by one at once."""
-        self._refit = None
+        self._new = None
         self._used, self._last_counts = self._used.select(columns), self._last_counts[list(columns)]
         if self._pending is not None:
             self._discard_pending()
@@ -99,19 +111,15 @@ class RidgeSolver:
             rows: [N, D].
         """
         self._solve_if_due(statistics)
-        if (interim := self._interim_solve(statistics)) is not None:
+        if (interim := self._interim_solve()) is not None:
             return interim.scores(rows).masked_fill(~interim.known, -math.inf)
         known = (statistics.counts > 0) & (self._used.counts > 0)
         return linear_scores(rows, self._used.W, self._used.b, known)
 
     def refit_weights(self, statistics: Statistics) -> Weights:
         """Return weights of all that is known now, [D, C] and [C]; those in use stay."""
-        ridge = self._ridge_of_all(statistics)
-        if self._refit is None:
-            used = self._used
-            same = ridge.value == used.ridge.value and torch.equal(used.counts, statistics.counts)
-            self._refit = (used.W, used.b) if same else self._solve(statistics, ridge)
-        return self._refit
+        self._solve_if_due(statistics)
+        return self._refits.weights(statistics, self._used)
 
     def uncertainty(self, statistics: Statistics, rows: Tensor) -> ScoreUncertainty | None:
         """Return the uncertainty of what `scores` gives; None where it is not kept.
@@ -121,10 +129,12 @@ class RidgeSolver:
             rows: float64 [N, D].
         """
         self._solve_if_due(statistics)
-        if (found := self._used.uncertainty) is None:
+        found, factor = self._used.uncertainty, self._used.factor
+        if found is None or factor is None:
             return None
-        interim = self._interim_solve(statistics)
-        return (found if interim is None else replace(found, scale=interim.scale)).uncertainty(rows)
+        if (interim := self._interim_solve()) is not None:
+            found = replace(found, scale=interim.scale)
+        return found.uncertainty(factor.factor, rows)
 
     def refit_uncertainty(self, statistics: Statistics, rows: Tensor) -> ScoreUncertainty:
         """Return the uncertainty of the scores that `refit_weights` give rows [N, D].
@@ -135,10 +145,8 @@ class RidgeSolver:
             statistics: of all that is known.
             rows: float64 [N, D].
         """
-        if not statistics.total:
-            variance = rows.new_zeros(len(rows), statistics.classes)
-            return ScoreUncertainty(variance, rows.new_full((len(rows),), math.nan))
-        return self._refit_stability(statistics).uncertainty(rows)
+        self._solve_if_due(statistics)
+        return self._refits.uncertainty(statistics, self.ridge, rows)
 
     def leading_weights(self, statistics: Statistics, width: int) -> Weights:
         """Return weights of all that is known on the first `width` features alone, [width, C] and [C].
@@ -150,16 +158,8 @@ class RidgeSolver:
             statistics: of all that is known.
             width: at most D.
         """
-        if not statistics.total:
-            return statistics.Q[:width], statistics.Q[0]
-        if self._leading is None or self._leading[0] is not statistics:
-            self._leading = statistics, {}
-        solved = self._leading[1]
-        if width not in solved:
-            ridge = self._ridge_of_all(statistics).value
-            W, b = normal_equations(self._trace_ridge, statistics, ridge, width).solve()
-            solved[width] = W.contiguous(), b  # the order of memory decides last bits
-        return solved[width]
+        self._solve_if_due(statistics)
+        return self._refits.leading_weights(statistics, self.ridge, width)
 
     def uncentred_ridge(self, statistics: Statistics) -> Tensor:
         """Return [D], the ridge beside the uncentred G, which tells possible sums from impossible ones."""
@@ -172,51 +172,51 @@ class RidgeSolver:
         """Solve for all that is known now, use the weights from here on, and return them, [D, C] and [C]."""
         self._discard_pending()
         self._used = replace(self._used, ridge=self.ridge.reset())
+        self._refits.clear()
         self._solve_if_due(statistics)
         return self._used.W, self._used.b
 
-    def falls_due(self, statistics: Statistics, counts: Tensor) -> bool:
-        """Return whether a solve falls due when the counts have changed; else make one that was due before.
-
-        Called before the statistics change, which `after_learning` reports.
+    def before_learning(self, statistics: Statistics, learned: Statistics) -> Growth:
+        """Return what a change of the statistics means. Where no solve falls due, make one that was due.
 
         Args:
             statistics: those before the change.
-            counts: int64 [C], samples of each class after it.
+            learned: those after it, of whose products nothing is read.
         """
         if self._defer_solve is not None:
             self._solve_if_due(statistics)
-        grown = counts > statistics.counts
-        apart = statistics.gram.width // MIN_SAMPLES_BETWEEN_SOLVES
-        due = is_due(counts, self._last_counts, grown, self._refit_fraction, apart=apart)
+        due = self._falls_due(statistics, learned.counts)
         if not due or self.ridge.is_outdated(statistics):  # or it would matter whether scores were asked for
             self._solve_if_due(statistics)
-        return due
+        return Growth(due, NewSamples.taken_in(self._new, self._used, learned))
 
-    def after_learning(self, statistics: Statistics, *, due: bool) -> None:
+    def after_learning(self, statistics: Statistics, growth: Growth) -> None:
         """Go on with statistics that have grown. Cannot fail, so that all of a step happens."""
-        self._refit = None
-        if due and self._pending is not None:
+        self._new = growth.new
+        if growth.due and self._pending is not None:
             self._owed = True
-        elif due:
+        elif growth.due:
             self._due, self._last_counts = True, statistics.counts
 
     def after_erasure(self, statistics: Statistics) -> None:
         """Go on with statistics from which samples were subtracted: a solve is due, the ridge found anew."""
         self._discard_pending()
-        self._refit, self._last_counts = None, statistics.counts
+        self._new, self._last_counts = None, statistics.counts
         self._used = replace(self._used, ridge=self.ridge.reset(), uncertainty=None, factor=None)
-        self._searched = self._leading = self._stability = self._interim = None
+        self._refits.clear()
+        self._interim = None
 
     def savepoint(self) -> Rollback:
         """Return a callable that restores the present weights and what is owed."""
         deferred = ("_at_once", "_pending", "_owed", "_discarded")
-        return savepoint_of(self, "_used", "_last_counts", "_due", "_refit", "_searched", *deferred)
+        return savepoint_of(self, "_used", "_new", "_last_counts", "_due", *deferred)
 
     def state_dict(self, statistics: Statistics) -> State:
         """Return the solve in use and, waiting for it, a pending one with the position of its use."""
         self._solve_if_due(statistics)
         state = self._used.state_dict()
+        if self._new is not None:
+            state = {**state, "new": self._new.state_dict()}
         if self._pending is None:
             return state
         pending = self._pending.result().state_dict()
@@ -226,9 +226,13 @@ class RidgeSolver:
         """Become the solver that returned `state`; one that does not defer solves at once what is pending."""
         keeps = {"keeps_uncertainty": self._keeps_uncertainty, "keeps_factor": self._keeps_factor}
         pending, self._used = state.get("pending"), self._used.with_state(state, **keeps)
+        self._new = NewSamples.from_state(state["new"], self._used.W.device) if "new" in state else None
         self._last_counts, self._pending = self._used.counts, None
-        self._due, self._at_once = pending is not None and self._defer_solve is None, False
-        self._owed, self._refit, self._searched, self._discarded = False, None, None, None
+        lacks_factor = self._keeps_factor and self._used.factor is None and bool(self._used.counts.any())
+        self._due = self._at_once = lacks_factor  # a state of an earlier version
+        self._due |= pending is not None and self._defer_solve is None
+        self._owed, self._discarded, self._interim = False, None, None
+        self._refits.clear()
         if pending is not None and self._defer_solve is not None:
             solve = self._used.with_state(pending, **keeps)
             self._pending = DeferredSolve.of(int(pending["position"]), solve)
@@ -240,11 +244,12 @@ class RidgeSolver:
         if self._pending is not None and statistics.total >= self._pending.position:
             solve = self._pending.result()
             self._used = solve.grown(statistics.classes - len(solve.counts))
+            self._new = NewSamples.since(self._used, statistics)
             self._due, self._pending, self._owed = self._owed, None, False
         if not self._due:
             return
         if self._defer_solve is None or self._at_once or not bool(self._used.counts.any()):
-            self._used = self._solved(statistics, self._used.ridge)
+            self._used, self._new = self._solved(statistics, self._used.ridge), None
             if self._discarded is not None:
                 self._discarded.wait()
             self._discarded, self._at_once = None, False
@@ -262,37 +267,30 @@ class RidgeSolver:
     def _solved(self, statistics: Statistics, ridge: AdaptiveRidge) -> Solve:
         """Return the solve of statistics, with a ridge that is searched anew where it is outdated."""
         ridge = ridge.searched(statistics) if ridge.is_outdated(statistics) else ridge
-        if not (self._keeps_uncertainty or self._keeps_factor) or not statistics.total:
-            return Solve(*self._solve(statistics, ridge), statistics.counts, ridge)
+        if not self._keeps_factor or not statistics.total:
+            return Solve(*self._refits.solve(statistics, ridge), statistics.counts, ridge)
         equations = normal_equations(self._trace_ridge, statistics, ridge.value)
         W, b = (part.contiguous() for part in equations.solve())
         uncertainty = RidgeStability(equations).of_solve() if self._keeps_uncertainty else None
-        factor = SolveFactor.of(equations, statistics.Q) if self._keeps_factor else None
-        return Solve(W, b, statistics.counts, ridge, uncertainty, factor)
+        return Solve(W, b, statistics.counts, ridge, uncertainty, SolveFactor.of(equations, statistics.Q))
 
-    def _interim_solve(self, statistics: Statistics) -> InterimSolve | None:
-        """Return the weights in use with what has come since; None where nothing has, or it is not kept."""
-        if (used := self._used).factor is None:
+    def _falls_due(self, statistics: Statistics, counts: Tensor) -> bool:
+        unknown = (counts > 0) & (self._last_counts == 0)
+        apart = MIN_SAMPLES_WITH_FACTOR if self._keeps_factor else MIN_SAMPLES_BETWEEN_SOLVES
+        return is_due(
+            counts,
+            self._last_counts,
+            counts > statistics.counts,
+            self._refit_fraction,
+            apart=statistics.gram.width // apart,
+            scores_new=self._keeps_factor and int(unknown.sum()) <= MAX_GROWN_CLASSES,
+        )
+
+    def _interim_solve(self) -> InterimSolve | None:
+        """Return the weights in use with what they have taken in; None where that is nothing."""
+        new, used = self._new, self._used
+        if new is None or used.factor is None:
             return None
-        if self._interim is None or self._interim[:2] != (statistics, used):
-            self._interim = statistics, used, InterimSolve.of(used, used.factor, statistics)
+        if self._interim is None or self._interim[:2] != (new, used):
+            self._interim = new, used, InterimSolve(used, used.factor, new)
         return self._interim[2]
-
-    def _refit_stability(self, statistics: Statistics) -> RidgeStability:
-        if self._stability is None or self._stability[0] is not statistics:
-            ridge = self._ridge_of_all(statistics).value
-            equations = normal_equations(self._trace_ridge, statistics, ridge)
-            self._stability = statistics, RidgeStability(equations)
-        return self._stability[1]
-
-    def _ridge_of_all(self, statistics: Statistics) -> AdaptiveRidge:
-        """Return the ridge of a solve of all that is known now, which is searched once."""
-        self._solve_if_due(statistics)
-        if self._searched is None or self._searched[0] is not statistics:
-            self._searched = statistics, self.ridge.searched(statistics)
-        return self._searched[1]
-
-    def _solve(self, statistics: Statistics, ridge: AdaptiveRidge) -> Weights:
-        """Weights in the order of memory that a state restores: a product's last bits depend on it."""
-        W, b = self._rule(statistics, ridge.value)
-        return W.contiguous(), b.contiguous()

@@ -136,7 +136,15 @@ def solve_ridge(
     return normal_equations(trace_ridge, statistics, variance_ridge).solve()
 
 
-def is_due(counts: Tensor, solved: Tensor, grown: Tensor, refit_fraction: float, *, apart: int = 0) -> bool:
+def is_due(
+    counts: Tensor,
+    solved: Tensor,
+    grown: Tensor,
+    refit_fraction: float,
+    *,
+    apart: int = 0,
+    scores_new: bool = False,
+) -> bool:
     """Return whether weights are to be solved anew.
 
     They are where a share `refit_fraction` of all samples is new, where a class that has grown is new, as
@@ -148,10 +156,11 @@ def is_due(counts: Tensor, solved: Tensor, grown: Tensor, refit_fraction: float,
         grown: bool [C], the classes that gained samples.
         refit_fraction: a share in [0, 1].
         apart: the fewest new samples for which a class that has doubled counts.
+        scores_new: whether new classes have scores before a solve, so that they count as doubled ones do.
     """
     total = int(counts.sum())
     waiting = total - int(solved.sum())
-    fresh = bool((solved == 0)[grown].any())
+    fresh = not scores_new and bool((solved == 0)[grown].any())
     doubled = waiting >= apart and bool((counts >= 2 * solved)[grown].any())
     return fresh or doubled or waiting > refit_fraction * total
 

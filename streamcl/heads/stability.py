@@ -39,13 +39,12 @@ class ScoreUncertainty(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SolveUncertainty:
-    """The uncertainty of the scores by the weights of one solve, small enough to be a part of a state.
+    """The figures that, beside a solve's factor, give the uncertainty of its scores.
 
-    factor: float32, of A [D, D]. mean, ridge: float32 [D]. scale: float64 [C]. total: samples. See
-    `RidgeStability` for the rest.
+    mean: float32 [D]. ridge: float32 [D]. scale: float64 [C]. total: samples. See `RidgeStability` for
+    the rest.
     """
 
-    factor: Cholesky
     mean: Tensor
     ridge: Tensor
     scale: Tensor
@@ -53,9 +52,14 @@ class SolveUncertainty:
     residual_variance: float
     usual_leverage: float
 
-    def uncertainty(self, h: Tensor) -> ScoreUncertainty:
-        """Return the uncertainty of the scores of rows h [N, D]; see `RidgeStability.uncertainty`."""
-        return _uncertainty(self, h, self.total, self.residual_variance, self.usual_leverage)
+    def uncertainty(self, factor: Cholesky, h: Tensor) -> ScoreUncertainty:
+        """Return the uncertainty of the scores of rows h [N, D]; see `RidgeStability.uncertainty`.
+
+        Args:
+            factor: of the solve's A [D, D].
+            h: rows, float64 [N, D].
+        """
+        return _uncertainty(self, factor, h, self)
 
     def grown(self, more: int) -> SolveUncertainty:
         """Return it with so many more class columns, which no solve has seen."""
@@ -69,22 +73,25 @@ class SolveUncertainty:
         """Return all of it."""
         arrays = {name: getattr(self, name).cpu().numpy().copy() for name in ("mean", "ridge", "scale")}
         numbers = {name: getattr(self, name) for name in ("total", "residual_variance", "usual_leverage")}
-        return {"factor": self.factor.state_dict(), **arrays, **numbers}
+        return {**arrays, **numbers}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device | str) -> SolveUncertainty:
         """Return the uncertainty that returned `state`."""
         mean, ridge, scale = (torch.tensor(state[name], device=device) for name in ("mean", "ridge", "scale"))
         numbers = (state[name] for name in ("total", "residual_variance", "usual_leverage"))
-        return cls(Cholesky.from_state(state["factor"], device), mean, ridge, scale, *numbers)
+        return cls(mean, ridge, scale, *numbers)
 
 
 class RidgeStability:
-    """The uncertainty of a ridge regression: how its scores vary over other samples of the same stream."""
+    """The uncertainty of a ridge regression: how its scores vary over other samples of the same stream.
+
+    total: how many samples it is of.
+    """
 
     def __init__(self, equations: NormalEquations) -> None:
         self._equations = equations
-        self._total = int(equations.counts.sum())
+        self.total = int(equations.counts.sum())
 
     def uncertainty(self, h: Tensor) -> ScoreUncertainty:
         """Return the uncertainty of the scores of rows h [N, D].
@@ -92,17 +99,16 @@ class RidgeStability:
         Over other samples of the same stream, the score of class c at x has the variance s^2 r_c^2 (1 / n +
         (x - m)^T A^-1 G A^-1 (x - m)), with centred G and the residual's variance s^2.
         """
-        return _uncertainty(self._equations, h, self._total, self.residual_variance, self.usual_leverage)
+        return _uncertainty(self._equations, self._equations.factor, h, self)
 
     def of_solve(self) -> SolveUncertainty:
         """Return the same in float32; takes as long as a decomposition."""
         equations = self._equations
         return SolveUncertainty(
-            equations.factor.single(),
             equations.mean.float(),
             equations.ridge.float(),
             equations.scale,
-            self._total,
+            self.total,
             self.residual_variance,
             self.usual_leverage,
         )
@@ -114,7 +120,7 @@ class RidgeStability:
         By the mean of the learned samples' own leverages, df / n, each left out.
         """
         df = self.degrees_of_freedom - 1
-        return max(df / (self._total - df), 1 / self._total)
+        return max(df / (self.total - df), 1 / self.total)
 
     @cached_property
     def degrees_of_freedom(self) -> float:
@@ -130,26 +136,25 @@ class RidgeStability:
         """
         equations, counts = self._equations, self._equations.counts.double()
         W = equations.factor.solve(equations.moments)
-        targets = counts - counts.square() / self._total  # [C], squares of 0 and 1 about their mean
+        targets = counts - counts.square() / self.total  # [C], squares of 0 and 1 about their mean
         fitted = (W * equations.moments).sum(dim=0) + (W.square() * equations.ridge[:, None]).sum(dim=0)
-        freedom = max(self._total - self.degrees_of_freedom, 1.0) ** 2 / self._total
+        freedom = max(self.total - self.degrees_of_freedom, 1.0) ** 2 / self.total
         return max(float((targets - fitted).sum()), 0.0) / freedom / max(int((counts > 0).sum()), 1)
 
 
 def _uncertainty(
     solved: NormalEquations | SolveUncertainty,
+    factor: Cholesky,
     h: Tensor,
-    total: int,
-    residual_variance: float,
-    usual_leverage: float,
+    figures: SolveUncertainty | RidgeStability,
 ) -> ScoreUncertainty:
     """Return the uncertainty of the scores of rows h [N, D], computed in the precision of `solved`."""
     centred = (h.to(solved.mean.dtype) - solved.mean).T
-    x = solved.factor.solve(centred)  # [D, N]
+    x = factor.solve(centred)  # [D, N]
     leverage = (x * centred).double().sum(dim=0).clamp(min=0)
     spread = (leverage - (x.square() * solved.ridge[:, None]).double().sum(dim=0)).clamp(min=0)
-    variance = residual_variance * torch.outer(spread + 1 / total, solved.scale.square())
-    return ScoreUncertainty(variance, leverage / usual_leverage)
+    variance = figures.residual_variance * torch.outer(spread + 1 / figures.total, solved.scale.square())
+    return ScoreUncertainty(variance, leverage / figures.usual_leverage)
 
 
 def flip_probability(scores: Tensor, variance: Tensor) -> Tensor:

@@ -21,14 +21,15 @@ class FrozenFeatureOptions(Options):
         0.1,
         ge=0,
         le=1,
-        description="Refit the weights used while learning once this share of the samples is new.",
+        description="Refit the weights used while learning once this share of the samples is new; those of "
+        "ridge regression take in new samples until then.",
     )
     defer_solve: Warn[int | None] = Field(
         None,
         ge=1,
         le=10**9,
         description="Refit in a thread beside the stream: the new weights come into use after so many more "
-        "samples, and until then the old ones are corrected by what comes; null: the stream waits for them.",
+        "samples; null: the stream waits for them.",
     )
 
 

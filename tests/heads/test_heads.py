@@ -1,5 +1,6 @@
 """Heads grow without touching old classes; the closed form is free of order and forgets exactly."""
 
+import functools
 import math
 
 import numpy as np
@@ -9,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+import streamcl.heads.ridge_solver as module_of_solver
 from streamcl.errors import ForgettingError
 from streamcl.heads.gram import Gram
 from streamcl.heads.linear import LinearHead, masked_cross_entropy
 from streamcl.heads.ridge import RidgeHead
-from streamcl.heads.solving import log_scores
+from streamcl.heads.solving import log_scores, solve_ridge
 from streamcl.heads.statistics import Statistics
 
 # --- linear ---------------------------------------------------------------------------------------
@@ -330,30 +332,37 @@ def solved_counts(head):
     return head.state_dict()["solved"]
 
 
-def test_a_wide_head_waits_before_it_solves_for_a_class_that_doubled():
+def test_a_wide_head_waits_before_it_solves_for_a_class_that_is_new_or_doubled():
     head, random = RidgeHead(480, refit_fraction=0.5), np.random.default_rng(0)
 
     def learn(label, count):
         before = solved_counts(head)
         head.grow(label + 1)
         head.update(torch.from_numpy(random.normal(size=(count, 480))), torch.full((count,), label))
-        return not np.array_equal(solved_counts(head)[: len(before)], before) or len(before) <= label
+        return not np.array_equal(solved_counts(head)[: len(before)], before)
 
-    assert learn(0, 200)
-    assert learn(1, 2)  # a new class is solved for at once: without weights it would score 0
-    assert not learn(1, 4)  # twice and more, but 480 / 48 samples have not come since
-    assert not learn(0, 5)
-    assert not learn(0, 1)  # they have, but this class has not doubled
+    learn(0, 200)
+    assert not learn(1, 2)  # a new class is taken in
+    assert not learn(1, 17)  # twice and more, but 480 / 24 samples have not come since
+    assert not learn(0, 5)  # they have, but this class has not doubled
     assert learn(1, 1)
+
+
+def test_by_another_rule_a_wide_head_solves_for_a_new_class_at_once():
+    head = RidgeHead(480, refit_fraction=0.5, rule=functools.partial(solve_ridge, 1e-2))
+    head.grow(2)
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(208, 480)))
+    for part, label in ((rows[:200], 0), (rows[200:202], 1)):
+        head.update(part, torch.full((len(part),), label))
+    assert solved_counts(head).tolist() == [200, 2]
+    head.update(rows[202:206], torch.full((4,), 1))
+    assert solved_counts(head).tolist() == [200, 2]  # twice and more, but 480 / 48 have not come since
 
 
 def test_weights_are_solved_anew_only_when_it_is_due(monkeypatch):
     x, y = data(2000)
-    solves = []
-    import streamcl.heads.ridge_solver as module
-
-    solve = module.solve_ridge
-    monkeypatch.setattr(module, "solve_ridge", lambda *a: solves.append(1) or solve(*a))
+    solves, solve = [], module_of_solver.normal_equations
+    monkeypatch.setattr(module_of_solver, "normal_equations", lambda *a: solves.append(1) or solve(*a))
     head = ridge(refit_fraction=0.1)
     for i in range(0, 2000, 10):
         head.scores(x[:1])

@@ -20,8 +20,7 @@ class AnswerOptions(Options):
     log: bool = Field(
         False,
         description="predictions.jsonl gives the stability and the novelty of each prediction before "
-        "learning, and report and live page show them; a solve takes twice as long, and checkpoints become "
-        "larger by a half.",
+        "learning, and report and live page show them; a solve takes twice as long.",
     )
     live_work: float | None = Field(
         None,
