@@ -48,10 +48,11 @@ class RidgeLearner(LogitLearner, Generic[S]):
 
     Each block gives its class token and its central patch token, layer-normalised; all of them side by side
     are the features, and `tta_views` of 2 averages them over the image and its mirrored inner part. What
-    `learn` predicts comes from weights that are a little older than its statistics (see `refit_fraction` and
-    `defer_solve`); `predict` uses weights of all that is known. `sharpness` multiplies the scores before the
-    softmax that losses are of; confidences have factors of their own (see `calibration`). `robust` reads
-    robust views, which a ViewPairRidgeHead learns beside the images; None: no views.
+    `learn` predicts comes from weights that were solved a little earlier and have taken in what came since
+    (see `refit_fraction` and `defer_solve`); `predict` uses weights of all that is known. `sharpness`
+    multiplies the scores before the softmax that losses are of; confidences have factors of their own (see
+    `calibration`). `robust` reads robust views, which a ViewPairRidgeHead learns beside the images; None: no
+    views.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ def demo_digits(
     """Stream each group of digits in each domain in turn: mnist 0-4, uci 0-4, mnist 5-9, uci 5-9.
 
     Three abrupt shifts, the second of which brings new classes. A segment has at most `length` samples (UCI
-    has about 720 a group): 3,438 in all as shipped. Held out: the test digits of each segment.
+    has about 720 a group): 3,438 in all by default. Held out: the test digits of each segment.
     """
     train, test = digits(seed=seed)
     parts = [
