@@ -122,6 +122,13 @@ class ClosedFormHead(Protocol[S]):
     def scores(self, features: Tensor) -> Tensor:
         """Return float64 [N, C] of features [N, d] by the weights in use while learning; change nothing."""
 
+    def last_solve_scores(self, features: Tensor) -> Tensor:
+        """Return float64 [N, C] of features [N, d] by weights that change more slowly than those of `scores`.
+
+        Losses that show shifts are of them: `scores` may know a new domain after one batch of it.
+        """
+        return self.scores(features)
+
     def scores_refit(self, features: Tensor) -> Tensor:
         """Return float64 [N, C] of features [N, d] by weights of all that is known; change nothing."""
 

@@ -1,7 +1,6 @@
 """The closed-form head: ridge regression on fixed features from additive statistics; forgets exactly.
 
-RanPAC (arXiv 2307.02251) without its first phase, ACIL (arXiv 2205.14922); forgetting by subtraction as in
-ACU (arXiv 2505.12239).
+RanPAC (arXiv 2307.02251) without its first phase, ACIL (2205.14922); subtraction as in ACU (2505.12239).
 """
 
 from __future__ import annotations
@@ -46,8 +45,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         width: d of the features.
         projection: D of seeded random ReLU features phi = ReLU(f P), P ~ N(0, 1), or None for phi = f.
         seed: of the projection.
-        trace_ridge: lambda as a share of the mean eigenvalue of what is inverted, so it depends on nothing
-            but the data that remains.
+        trace_ridge: lambda as a share of the mean eigenvalue of what is inverted, the data that remain.
         variance_ridge: replaces lambda I by a ridge for each feature, its variance times so many samples,
             which makes the solution blind to the features' scales, and strong while samples are few; None:
             lambda I.
@@ -58,8 +56,7 @@ class RidgeHead(ClosedFormHead[Statistics]):
         device: of the statistics and weights.
         rule: another closed form on the same statistics, in place of the ridge regression.
         keeps_uncertainty: whether `uncertainty_in_use` is known, which makes a solve take twice as long.
-        defer_solve: samples after which weights of a solve that falls due while learning come into use; it is
-            computed in a thread until then (see RidgeSolver). None: at once, in the caller.
+        defer_solve: samples after which a solve that is due comes into use (see RidgeSolver); None: at once.
     """
 
     def __init__(
@@ -212,6 +209,10 @@ class RidgeHead(ClosedFormHead[Statistics]):
     def scores(self, features: Tensor) -> Tensor:
         """Return scores float64 [N, C] of features [N, d]; -inf for a class that the solve in use lacks."""
         return self._solver.scores(self._sums, self.statistic_rows(features))
+
+    def last_solve_scores(self, features: Tensor) -> Tensor:
+        """Return scores [N, C] of features [N, d]; of classes that the last solve has, by it alone."""
+        return self._solver.last_solve_scores(self._sums, self.statistic_rows(features))
 
     def scores_refit(self, features: Tensor) -> Tensor:
         """Return scores [N, C] of features [N, d] by weights of all statistics, which `scores` may lack."""

@@ -13,19 +13,13 @@ from torch import Tensor
 
 from streamcl.heads.cross_validation import AdaptiveRidge
 from streamcl.heads.deferred_solve import DeferredSolve, Solve, SolveRule, Weights
-from streamcl.heads.interim_solve import MAX_GROWN_CLASSES, InterimSolve, NewSamples, SolveFactor
+from streamcl.heads.interim_solve import InterimSolve, NewSamples, SolveFactor
 from streamcl.heads.refit_solves import RefitSolves
-from streamcl.heads.solving import is_due, linear_scores, normal_equations, solve_ridge, variance
+from streamcl.heads.solve_schedule import falls_due
+from streamcl.heads.solving import linear_scores, normal_equations, solve_ridge, variance
 from streamcl.heads.stability import RidgeStability, ScoreUncertainty
 from streamcl.heads.statistics import Statistics, zero_padded
 from streamcl.protocols import Rollback, State, savepoint_of
-
-MIN_SAMPLES_BETWEEN_SOLVES = 48
-"""D over this: samples between solves for a class that doubled, at least; 64 at D = 3072. With fewer, each
-small batch would solve while classes are new; twice as many cost 1 to 2 points right before learning."""
-
-MIN_SAMPLES_WITH_FACTOR = 24
-"""The same where new samples are taken in by the factor of the last solve. Development packs lose nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +107,20 @@ class RidgeSolver:
         self._solve_if_due(statistics)
         if (interim := self._interim_solve()) is not None:
             return interim.scores(rows).masked_fill(~interim.known, -math.inf)
-        known = (statistics.counts > 0) & (self._used.counts > 0)
-        return linear_scores(rows, self._used.W, self._used.b, known)
+        return linear_scores(rows, self._used.W, self._used.b, self._solved_classes(statistics))
+
+    def last_solve_scores(self, statistics: Statistics, rows: Tensor) -> Tensor:
+        """Return float64 [N, C]: `scores`, but of classes that the last solve knows by that solve alone.
+
+        Args:
+            statistics: of all that is known.
+            rows: [N, D].
+        """
+        scores = self.scores(statistics, rows)
+        if self._interim_solve() is None:
+            return scores
+        solved = self._solved_classes(statistics)
+        return torch.where(solved, linear_scores(rows, self._used.W, self._used.b, solved), scores)
 
     def refit_weights(self, statistics: Statistics) -> Weights:
         """Return weights of all that is known now, [D, C] and [C]; those in use stay."""
@@ -185,7 +191,9 @@ class RidgeSolver:
         """
         if self._defer_solve is not None:
             self._solve_if_due(statistics)
-        due = self._falls_due(statistics, learned.counts)
+        due = falls_due(
+            statistics, learned.counts, self._last_counts, self._refit_fraction, taken_in=self._keeps_factor
+        )
         if not due or self.ridge.is_outdated(statistics):  # or it would matter whether scores were asked for
             self._solve_if_due(statistics)
         return Growth(due, NewSamples.taken_in(self._new, self._used, learned))
@@ -274,17 +282,8 @@ class RidgeSolver:
         uncertainty = RidgeStability(equations).of_solve() if self._keeps_uncertainty else None
         return Solve(W, b, statistics.counts, ridge, uncertainty, SolveFactor.of(equations, statistics.Q))
 
-    def _falls_due(self, statistics: Statistics, counts: Tensor) -> bool:
-        unknown = (counts > 0) & (self._last_counts == 0)
-        apart = MIN_SAMPLES_WITH_FACTOR if self._keeps_factor else MIN_SAMPLES_BETWEEN_SOLVES
-        return is_due(
-            counts,
-            self._last_counts,
-            counts > statistics.counts,
-            self._refit_fraction,
-            apart=statistics.gram.width // apart,
-            scores_new=self._keeps_factor and int(unknown.sum()) <= MAX_GROWN_CLASSES,
-        )
+    def _solved_classes(self, statistics: Statistics) -> Tensor:
+        return (statistics.counts > 0) & (self._used.counts > 0)
 
     def _interim_solve(self) -> InterimSolve | None:
         """Return the weights in use with what they have taken in; None where that is nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from streamcl.capabilities.interfaces import AdapterExport, LearnedListener
 from streamcl.errors import CheckpointError
@@ -21,9 +21,12 @@ with lazy_imports():
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from streamcl.heads.closed_form_head import ClosedFormHead
     from streamcl.heads.stability import ScoreUncertainty
     from streamcl.heads.statistics import Statistics
     from streamcl.learners.calibration import ScoreCalibration
+
+    HeadScores: TypeAlias = Callable[[ClosedFormHead[Statistics], Tensor], Tensor]
 
 Branch = TypeVar("Branch", bound=BlendedBranch)
 
@@ -85,11 +88,15 @@ class BlendedLearner(LogitLearner, Generic[Branch]):
 
     def scores(self, reading: Any) -> Tensor:
         """Return float64 [B, C] by the weights in use while learning."""
-        return self._blended(reading.features, self._adapted_of(reading), refit=False)
+        return self._blended(reading.features, self._adapted_of(reading), _in_use)
+
+    def last_solve_scores(self, reading: Any) -> Tensor:
+        """Return float64 [B, C] by weights that change more slowly than those in use."""
+        return self._blended(reading.features, self._adapted_of(reading), _of_last_solve)
 
     def scores_refit(self, reading: Any) -> Tensor:
         """Return float64 [B, C] by weights of all that is known."""
-        return self._blended(reading.features, self._adapted_of(reading), refit=True)
+        return self._blended(reading.features, self._adapted_of(reading), _refit)
 
     def uncertainty_in_use(self, reading: Any) -> ScoreUncertainty | None:
         """Return the uncertainty of `scores`, as if branches were independent; None where it is not known."""
@@ -107,7 +114,7 @@ class BlendedLearner(LogitLearner, Generic[Branch]):
         return calibration.ScoreCalibration(
             self.calibration,
             self._calibration_features,
-            lambda rows: self._blended(rows[0], rows[1] if rows[1:] else None, refit=True),
+            lambda rows: self._blended(rows[0], rows[1] if rows[1:] else None, _refit),
             self.exact.index,
             features_version=None if self.adapted is None else self.adapted.version,
         )
@@ -157,12 +164,12 @@ class BlendedLearner(LogitLearner, Generic[Branch]):
         found: Tensor | None = reading.adapted
         return found
 
-    def _blended(self, features: Tensor, adapted: Tensor | None, *, refit: bool) -> Tensor:
+    def _blended(self, features: Tensor, adapted: Tensor | None, of: HeadScores) -> Tensor:
         """Return scores [B, C] of frozen features [B, D] and, where there are any, adapted ones [B, E]."""
-        scores = _scores(self.exact, features, refit=refit)
+        scores = of(self.exact.head, features)
         if self.adapted is None or adapted is None:
             return scores
-        return self.adapted.blend_scores(scores, _scores(self.adapted, adapted, refit=refit))
+        return self.adapted.blend_scores(scores, of(self.adapted.head, adapted))
 
     def _calibration_features(self, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
         """Return the features that scores are of: [B, D] and, of a branch with a say, [B, E]."""
@@ -170,5 +177,13 @@ class BlendedLearner(LogitLearner, Generic[Branch]):
         return (reading.features,) if reading.adapted is None else (reading.features, reading.adapted)
 
 
-def _scores(branch: RidgeLearner[Statistics] | BlendedBranch, features: Tensor, *, refit: bool) -> Tensor:
-    return branch.head.scores_refit(features) if refit else branch.head.scores(features)
+def _in_use(head: ClosedFormHead[Statistics], rows: Tensor) -> Tensor:
+    return head.scores(rows)
+
+
+def _of_last_solve(head: ClosedFormHead[Statistics], rows: Tensor) -> Tensor:
+    return head.last_solve_scores(rows)
+
+
+def _refit(head: ClosedFormHead[Statistics], rows: Tensor) -> Tensor:
+    return head.scores_refit(rows)

@@ -76,7 +76,9 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
     def learn_from(self, batch: Batch, reading: LatentReading) -> StepResult:
         """Learn the batch from features that were read of its samples."""
         scores = self.scores(reading)  # [B, C]
-        step = self.exact.prepared(batch, scores, self.uncertainty_in_use(reading))
+        step = self.exact.prepared(
+            batch, scores, self.last_solve_scores(reading), self.uncertainty_in_use(reading)
+        )
         features = reading.features
         to_learn = self.exact.to_learn(batch.samples, features) if step.rows else features
         seen = [part for part in (to_learn, reading.tokens, reading.adapted) if part is not None]

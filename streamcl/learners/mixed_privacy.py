@@ -100,7 +100,7 @@ class MixedPrivacyLearner(LogitLearner):
         scores = self._scores(batch, sides)
         calibrated = self.core.calibration.before_learning(scores)
         predicted = predictions.to_predictions(calibrated, self.classes)
-        losses = self._losses(batch, scores)
+        losses = self._losses(batch, self._scores(batch, sides, last_solve=True))
         if not all(predictions.all_finite(side.z) for side in sides):
             return StepResult(predicted, losses, learned=())
         moving = self._moving
@@ -221,9 +221,10 @@ class MixedPrivacyLearner(LogitLearner):
             tangents = self.tangents(reading.views[0])
         return torch.cat([still, features, tangents], dim=1)
 
-    def _scores(self, batch: Batch, sides: Sequence[_Side]) -> Tensor:
+    def _scores(self, batch: Batch, sides: Sequence[_Side], *, last_solve: bool = False) -> Tensor:
         """Return float64 [B, C] by the weights in use."""
-        parts = [self._total(self.core.scores(side.reading), self.users.scores(side.z)) for side in sides]
+        of = self.core.last_solve_scores if last_solve else self.core.scores
+        parts = [self._total(of(side.reading), self.users.scores(side.z)) for side in sides]
         scores = parts[0].new_empty(len(batch), len(self.classes))
         for side, part in zip(sides, parts, strict=True):
             scores[side.rows] = part

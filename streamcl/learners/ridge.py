@@ -91,7 +91,8 @@ class RidgeLearner(LogitLearner, Generic[S]):
         mine = self.features(self.group.local_samples(batch.samples))
         features = self.group.all_gather_rows(mine, batch.samples)  # [B, D]
         scores = self.scores(features)  # [B, C]
-        step = self.prepared(batch, scores, self.head.uncertainty_in_use(features))
+        of_last_solve = self.last_solve_scores(features)
+        step = self.prepared(batch, scores, of_last_solve, self.head.uncertainty_in_use(features))
         to_learn = self.to_learn(batch.samples, features) if step.rows else features
         if not step.rows or not predictions.all_finite(to_learn):
             return step.refused()
@@ -126,21 +127,22 @@ class RidgeLearner(LogitLearner, Generic[S]):
     def refused(self, batch: Batch) -> StepResult:
         """Return the predictions for a batch of one sample or more that is not learned; change no state."""
         features = self.features(batch.samples)
-        uncertainty = self.head.uncertainty_in_use(features)
-        return self.prepared(batch, self.scores(features), uncertainty).refused()
+        uncertainty, of_last_solve = self.head.uncertainty_in_use(features), self.last_solve_scores(features)
+        return self.prepared(batch, self.scores(features), of_last_solve, uncertainty).refused()
 
     def prepared(
-        self, batch: Batch, scores: Tensor, uncertainty: ScoreUncertainty | None = None
+        self, batch: Batch, scores: Tensor, of_last_solve: Tensor, uncertainty: ScoreUncertainty | None = None
     ) -> PreparedStep:
         """Return a batch with what is predicted of it before it is learned.
 
         Args:
             batch: B samples, one or more.
-            scores: [B, C], by the weights in use.
+            scores: [B, C], by the weights in use, of which predictions are.
+            of_last_solve: [B, C], those of `last_solve_scores`, of which losses are.
             uncertainty: of the scores, where it is known.
         """
         calibrated = self.calibration.before_learning(scores)
-        step = prepare_step(batch, self.sharpness * scores, self.index, calibrated)
+        step = prepare_step(batch, self.sharpness * of_last_solve, self.index, calibrated)
         if uncertainty is None:
             return step
         flips = stability.flip_probability(scores, uncertainty.variance)
@@ -210,6 +212,10 @@ class RidgeLearner(LogitLearner, Generic[S]):
     def scores(self, reading: Tensor) -> Tensor:
         """Return float64 [B, C] of a reading [B, D], by the weights in use while learning."""
         return self.head.scores(reading)
+
+    def last_solve_scores(self, reading: Tensor) -> Tensor:
+        """Return float64 [B, C] of a reading [B, D], by weights that change more slowly than those in use."""
+        return self.head.last_solve_scores(reading)
 
     def state_dict(self) -> State:
         """Return the head's statistics, the names of its columns, and the calibration."""

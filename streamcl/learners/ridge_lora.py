@@ -66,7 +66,9 @@ class RidgeLoRALearner(BlendedLearner[AdaptedBranch]):
         """Learn the batch from features that were read of its samples."""
         features, views, adapted = reading.features, reading.views, reading.adapted
         scores = self.scores(reading)  # [B, C]
-        step = self.exact.prepared(batch, scores, self.uncertainty_in_use(reading))
+        step = self.exact.prepared(
+            batch, scores, self.last_solve_scores(reading), self.uncertainty_in_use(reading)
+        )
         rows, targets = step.rows, step.targets
         to_learn = self.exact.to_learn(batch.samples, features) if rows else features
         if not rows or not predictions.all_finite(to_learn, *([] if adapted is None else [adapted])):

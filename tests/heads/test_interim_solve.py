@@ -212,7 +212,7 @@ def test_a_state_of_an_earlier_version_is_solved_at_once():
 
 
 def test_more_new_classes_than_are_taken_in_are_solved_for(monkeypatch):
-    monkeypatch.setattr("streamcl.heads.ridge_solver.MAX_GROWN_CLASSES", 1)
+    monkeypatch.setattr("streamcl.heads.solve_schedule.MAX_GROWN_CLASSES", 1)
     (x, y), (more, labels) = old_samples(), new_samples([0, 0, 0, 0, 1, 1])
     head = head_of(wide(x), y)
     head.update(wide(more[:1]), labels[:1])
@@ -229,3 +229,16 @@ def test_the_factor_is_not_copied_into_a_state():
     one, two = (head.state_dict()["factor"] for _ in range(2))
     assert np.shares_memory(one["factor"]["0"], two["factor"]["0"])
     assert np.shares_memory(one["Q"], two["Q"])
+
+
+def test_last_solve_scores_take_in_new_classes_alone():
+    (x, y), (more, labels) = old_samples(), new_samples([2, 9, 0, 0, 3, 0])
+    head = head_of(wide(x), y)
+    before = head.scores(wide(x))
+    assert torch.equal(head.last_solve_scores(wide(x)), before)
+    head.update(wide(more), labels)
+    of_last_solve, scores = head.last_solve_scores(wide(x)), head.scores(wide(x))
+    assert torch.equal(of_last_solve[:, :4], before[:, :4])
+    assert not torch.equal(scores[:, :4], before[:, :4])
+    assert torch.equal(of_last_solve[:, 4], scores[:, 4])
+    assert of_last_solve[:, 5].isneginf().all()
