@@ -116,11 +116,12 @@ class RidgeSolver:
             statistics: of all that is known.
             rows: [N, D].
         """
-        scores = self.scores(statistics, rows)
-        if self._interim_solve() is None:
-            return scores
+        self._solve_if_due(statistics)
         solved = self._solved_classes(statistics)
-        return torch.where(solved, linear_scores(rows, self._used.W, self._used.b, solved), scores)
+        scores = linear_scores(rows, self._used.W, self._used.b, solved)
+        if self._interim_solve() is None or bool(solved[statistics.counts > 0].all()):
+            return scores
+        return torch.where(solved, scores, self.scores(statistics, rows))
 
     def refit_weights(self, statistics: Statistics) -> Weights:
         """Return weights of all that is known now, [D, C] and [C]; those in use stay."""
