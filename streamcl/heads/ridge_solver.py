@@ -69,7 +69,6 @@ class RidgeSolver:
         self._keeps_uncertainty = keeps_uncertainty
         self._keeps_factor = rule is None
         self._trace_ridge = trace_ridge
-        self._rule = functools.partial(solve_ridge, trace_ridge) if rule is None else rule
         self._refit_fraction, self._defer_solve = refit_fraction, defer_solve
         self._used = Solve.none_of(statistics, ridge)  # whose weights are in use
         self._new: NewSamples | None = None  # which they have taken in since
@@ -78,7 +77,7 @@ class RidgeSolver:
         self._pending: DeferredSolve | None = None
         self._owed = False  # whether another one has fallen due since that was begun
         self._discarded: DeferredSolve | None = None  # which never comes into use
-        self._refits = RefitSolves(self._rule, trace_ridge)
+        self._refits = RefitSolves(rule or functools.partial(solve_ridge, trace_ridge), trace_ridge)
         self._interim: tuple[NewSamples, Solve, InterimSolve] | None = None  # of these; spares another one
 
     @property

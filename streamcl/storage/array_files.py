@@ -20,7 +20,8 @@ from streamcl.storage.plain_state import WIDTHS, Array
 SHARED_BYTES = 1 << 16
 """A read-only array of at least so many bytes has a file of its own, which later checkpoints may link to."""
 
-_NAME = re.compile(r"array-([0-9a-f]{64})\.bin")
+ARRAY_FILE = re.compile(r"array-([0-9a-f]{64})\.bin")
+"""The name of such a file, with the sha256 of its content."""
 
 
 class MappedArray(np.ndarray[Any, Any]):
@@ -70,7 +71,7 @@ def array_files(arrays: Mapping[str, Array]) -> tuple[dict[str, memoryview], dic
 
 def digest_in(name: str) -> str | None:
     """Return the sha256 in the name of an array's file; None for another name."""
-    found = _NAME.fullmatch(name)
+    found = ARRAY_FILE.fullmatch(name)
     return found[1] if found else None
 
 

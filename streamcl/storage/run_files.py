@@ -8,9 +8,10 @@ from collections.abc import Collection
 from glob import escape
 from pathlib import Path
 
+from streamcl.storage.array_files import ARRAY_FILE
 from streamcl.storage.files import TEMPORARY
 
-_STATE = r"(manifest\.json|state\.json|arrays\.safetensors|array-[0-9a-f]{64}\.bin)"
+_STATE = rf"(manifest\.json|state\.json|arrays\.safetensors|{ARRAY_FILE.pattern})"
 
 RUN_FILES = re.compile(
     r"config\.yaml|summary\.json|report\.html|lock"
