@@ -8,9 +8,9 @@ forward: the frozen backbone alone. floor: LoRA forward + backward + Adam on pix
 the published code's step, re-enacted. The others are whole runs: source, predict, learn, detector, metrics,
 sinks, checkpoints as shipped (every 2000 samples; waiting for the disk is counted); online_lora has the
 paper's four hard samples, last_4_blocks and lbp_wht are it with these options, those in _compiled have
-`backbone.compile`, those in _graphed `backbone.cuda_graphs` (a GPU only); what compiling takes is not
-counted. All take turns in one process, round after round, in an order that rotates; a round's ratio is to
-the floor of the same round.
+`backbone.compile`, those in _graphed `backbone.cuda_graphs` (a GPU only), those in _int8 `backbone.int8`
+(float32 on a CPU only); what compiling takes is not counted. All take turns in one process, round after
+round, in an order that rotates; a round's ratio is to the floor of the same round.
 `--clock cpu` counts this process's processor time, threads added up, for a machine that is not quiet. Where
 the processor's energy counters can be read (RAPL, see energy.py), joules an image stand beside.
 Pretrained ViT-S (fetch:vit-s-focus in STREAMCL_CACHE) and CIFAR-100 images (STREAMCL_DEV_DATA); where one is
@@ -67,9 +67,12 @@ LEARNERS: dict[str, Any] = {
     "ridge_compiled": "ridge",
     "ridge_lora_graphed": "ridge_lora",
     "ridge_graphed": "ridge",
+    "ridge_lora_int8": "ridge_lora",
+    "ridge_int8": "ridge",
 }
-COMPILED, GRAPHED = "_compiled", "_graphed"
-"""Endings of learners whose backbone is compiled, or replayed as CUDA graphs, which a CPU does not have."""
+COMPILED, GRAPHED, INT8 = "_compiled", "_graphed", "_int8"
+"""Endings of learners whose backbone is compiled, or replayed as CUDA graphs, which a CPU does not have, or
+whose frozen blocks multiply in int8."""
 PREDICTING = {"predict_full": 1.0, "predict_80": 0.8}
 """Shares of the work of the blocks with which images are predicted."""
 PLANNED = 256
@@ -179,6 +182,7 @@ def configuration(name: str, data: Path, folder: Path, args: argparse.Namespace)
                 **backbone_options(args),
                 "compile": name.endswith(COMPILED),
                 "cuda_graphs": name.endswith(GRAPHED),
+                "int8": name.endswith(INT8) or None,
             },
             "learner": LEARNERS[name],
             "precision": args.precision,
@@ -234,6 +238,8 @@ def measure(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
         if args.only and name not in {"floor", *args.only.split(",")}:
             continue
         if name.endswith(GRAPHED) and compute.device.type != "cuda":
+            continue
+        if name.endswith(INT8) and (compute.device.type != "cpu" or compute.precision != "32-true"):
             continue
         if name in BARE:
             timed[name] = bare(name, backbone, compute, args)

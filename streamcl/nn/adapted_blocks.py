@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from streamcl.errors import CheckpointError, ConfigError
 from streamcl.nn.backbone import Backbone
+from streamcl.nn.frozen_linear import FrozenLinear
 from streamcl.nn.lora import LoRALinear
 from streamcl.nn.low_pass_backprop import LowPass, low_pass_linears
 from streamcl.protocols import State
@@ -56,6 +57,9 @@ class Adapters(nn.Module):
                 low_pass_linears(block, low_pass)
         self._attentions: list[Any] = [block.attn for block in self.blocks]
         self._fused = [bool(getattr(attention, "fused_attn", False)) for attention in self._attentions]
+        frozen = [layer for layer in self.linears.values() if isinstance(layer, FrozenLinear)]
+        self._quick_products = [(layer, layer.quick_product) for layer in frozen]
+        self._use_quick_products(used=False)
         self._originals: dict[str, Any] = {}  # by path: the backbone's weight where ours differs
         self.eval()
 
@@ -105,6 +109,15 @@ class Adapters(nn.Module):
         """Skip the live pairs, which add nothing while they are new, in passes without gradients."""
         for layer in self.layers:
             layer.bypassed = True
+        self._use_quick_products(used=True)
+
+    def _use_quick_products(self, *, used: bool) -> None:
+        """Have the copies' linear layers multiply as the backbone's do in passes without gradients, or not.
+
+        They do not while the pairs are live, whose learning and predictions are of one kind of product.
+        """
+        for layer, product in self._quick_products:
+            layer.quick_product = product if used else None
 
     @property
     def linears(self) -> dict[str, nn.Linear]:
@@ -168,6 +181,7 @@ class Adapters(nn.Module):
             raise CheckpointError(f"adapters of {sorted(state)} were expected to be of {sorted(missing)} too")
         for name, layer in zip(self.names, self.layers, strict=True):
             layer.import_state(name, state[name])
+        self._use_quick_products(used=False)
         self.restore_weights()
         for path, weight in edits.items():
             self.set_weight(path, weight)

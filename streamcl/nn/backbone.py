@@ -43,7 +43,7 @@ class Backbone(nn.Module):
         self.register_buffer("_mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self._quick: dict[int, Callable[..., Tensor]] = {}
-        self._quick_rows: frozenset[int] | None = frozenset()
+        self._quick_rows: frozenset[int] = frozenset()
         self._rope: Tensor | None
         self.eval()
         self.register_buffer("_rope", _rotary(self.model, self.image_size), persistent=False)
@@ -159,14 +159,12 @@ class Backbone(nn.Module):
         """The blocks as they run without gradients: those of `use_quick_blocks`, else its own."""
         return [self._quick.get(id(block), block) for block in self.blocks]
 
-    def use_quick_blocks(
-        self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int] | None
-    ) -> None:
-        """Use compiled, captured or quantised blocks in place of its own, where no gradients are needed.
+    def use_quick_blocks(self, blocks: Sequence[Callable[..., Tensor]], *, rows: frozenset[int]) -> None:
+        """Use compiled or captured blocks in place of its own, where no gradients are needed.
 
         Args:
             blocks: one for each block, of tokens [B, N, d].
-            rows: the batch sizes B for which they are used; None: any.
+            rows: the batch sizes B for which they are used.
         """
         self._quick = {id(own): quick for own, quick in zip(self.blocks, blocks, strict=True)}
         self._quick_rows = rows
@@ -174,8 +172,7 @@ class Backbone(nn.Module):
     def _step(self, index: int, own: Callable[..., Tensor], tokens: Tensor) -> Tensor:
         if index in self._downsample:
             tokens = self.model.get_submodule(self._downsample[index])(tokens)
-        rows = self._quick_rows
-        quick = (rows is None or len(tokens) in rows) and not torch.is_grad_enabled()
+        quick = len(tokens) in self._quick_rows and not torch.is_grad_enabled()
         block = self._quick.get(id(own), own) if quick else own
         if self._rope is None:
             return torch.as_tensor(block(tokens))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcl.nn.fast_paths import fused_bias_linear, write_count
+
+Product: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Returns x W^T + b, [..., o], of x [..., d], W [o, d] and b, [o] or None."""
 
 
 def cast_once(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -43,11 +49,16 @@ class FrozenLinear(nn.Linear):
     """A linear layer that is never trained: the same product as nn.Linear's under autocast, bit for bit.
 
     Autocast caches its casts of weights that require gradients, and casts all others at each call.
+    quick_product: another product for passes without gradients; None: none.
     """
+
+    quick_product: Product | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b, [..., o], of x [..., d], in autocast's dtype."""
         kind = x.device.type
+        if self.quick_product is not None and not torch.is_grad_enabled():
+            return self.quick_product(x, self.weight, self.bias)
         if torch.compiler.is_compiling() or not torch.is_autocast_enabled(kind):
             return super().forward(x)
         dtype = torch.get_autocast_dtype(kind)

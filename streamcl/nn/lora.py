@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from streamcl.errors import CheckpointError, ConfigError
-from streamcl.nn.frozen_linear import affine, cast_linear
+from streamcl.nn.frozen_linear import Product, affine, cast_linear
 from streamcl.nn.low_pass_backprop import LowPass
 from streamcl.protocols import State
 
@@ -44,16 +44,20 @@ class LoRALinear(nn.Module):
         device = frozen.weight.device
         self.lora_A = nn.Parameter(torch.empty(2 * rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(2, self.out_features // 3, rank, device=device))
+        self.quick_product: Product | None = getattr(frozen, "quick_product", None)  # for a bypassed pair
         self.bypassed = False  # skip the live pair, which adds nothing, in passes without gradients
         self.reset_lora(generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., 3o] of x [..., d], in autocast's dtype."""
+        passed = self.bypassed and not torch.is_grad_enabled()
+        if passed and self.quick_product is not None:
+            return self.quick_product(x, self.weight, self.bias)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         weight, bias = cast_linear(self.weight, self.bias, dtype)
         with torch.autocast(kind, enabled=False):
-            if self.bypassed and not torch.is_grad_enabled():
+            if passed:
                 return affine(x.to(dtype), weight, bias)
             A, R = self.lora_A.to(dtype), self._rows().to(dtype)
             rows = x.to(dtype).reshape(-1, self.in_features)
