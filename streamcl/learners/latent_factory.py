@@ -40,7 +40,8 @@ def build_retrained_branch(
 ) -> RetrainedBranch:
     """Return a branch that knows nothing."""
     first, blocks = adapted_blocks_of(ridge, lora, context)
-    store, rows = build_store(latents, first, context)
+    views = min(latents.views, ridge.tta_views)
+    store, rows = build_store(latents, first, context, views=views)
     training = LatentTraining(
         backbone=context.backbone,
         compute=context.compute,
@@ -48,6 +49,7 @@ def build_retrained_branch(
         rank=lora.rank,
         learning_rate=latents.learning_rate,
         passes=latents.passes,
+        views=views,
     )
 
     in_stream = ridge.model_copy(update={"defer_solve": None})  # a head that is filled anew is solved once
@@ -76,13 +78,21 @@ def build_latent_replay(latents: LatentReplayOptions, block: int, context: Learn
     return LatentReplay(*build_store(latents, block, context))
 
 
-def build_store(latents: StoredTokensOptions, block: int, context: LearnerContext) -> tuple[LatentStore, int]:
+def build_store(
+    latents: StoredTokensOptions, block: int, context: LearnerContext, *, views: int = 1
+) -> tuple[LatentStore, int]:
     """Return an empty store of tokens at a block's input, and the number of samples for which it has room.
+
+    Args:
+        latents: its options.
+        block: whose input is stored.
+        context: of the learner.
+        views: of a sample, whose tokens are stored side by side.
 
     Raises:
         ConfigError: there is room for none.
     """
-    size = _bytes_of_sample(context, block, latents.dtype)
+    size = views * _bytes_of_sample(context, block, latents.dtype)
     rows = latents.budget // size
     if not rows:
         raise context.refuse("learner.latents.budget", "not even one sample's tokens fit into it")

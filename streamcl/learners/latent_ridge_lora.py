@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from streamcl.capabilities.declaration import Capabilities
 from streamcl.events import Batch, Sample, StepResult
 from streamcl.learners import block_features, predictions
@@ -29,7 +31,7 @@ class LatentReading:
 
     Attributes:
         features: float32 [B, D], of the frozen blocks.
-        tokens: [B, N, d], where the adapted branch begins; None without a branch.
+        tokens: [B, V N, d], of the branch's V views where it begins; None without a branch.
         adapted: float32 [B, E], None before adapters were trained.
         version: of the branch whose features `adapted` are.
     """
@@ -55,7 +57,8 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
         if self.adapted is None or not isinstance(reader, block_features.PrefixReader):
             return LatentReading(self.exact.features(samples))
         features, views = reader.read(samples, self.adapted.training.first_block)
-        return self.refresh_features(LatentReading(features, views[0], version=-1))
+        tokens = torch.cat(views[: self.adapted.training.views], dim=1)
+        return self.refresh_features(LatentReading(features, tokens, version=-1))
 
     def refresh_features(self, reading: LatentReading) -> LatentReading:
         """Return a reading with the adapted features of the adapters as they are now."""

@@ -41,6 +41,7 @@ class LatentTraining:
         rank: of each adapter.
         learning_rate: Adam's largest step size.
         passes: over the samples; less than 1 takes a share of them.
+        views: of an image, whose tokens are stored side by side; the first is trained on.
     """
 
     backbone: Backbone
@@ -49,6 +50,7 @@ class LatentTraining:
     rank: int = 4
     learning_rate: float = 2e-3
     passes: float = 0.5
+    views: int = 1
 
     def untrained(self, seed: int) -> Adapters:
         """Return adapters that add nothing yet."""
@@ -113,7 +115,8 @@ class LatentTraining:
             rows = order[np.arange(step * BATCH, step * BATCH + min(BATCH, len(order))) % len(order)]
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * _step_size(step, total)
-            tokens = torch.from_numpy(samples.tokens[rows].restored()).to(device)
+            stored = torch.from_numpy(samples.tokens[rows].restored()).to(device)
+            tokens = stored.chunk(self.views, dim=1)[0]
             with self.compute.autocast():
                 last = self.backbone.class_and_centre_tokens(adapters.run(tokens)[-1])
             loss = F.cross_entropy(probe(last.float()), targets[torch.from_numpy(rows).to(device)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -98,7 +99,7 @@ class RetrainedBranch(BlendedBranch):
         return self._adapters
 
     def features(self, tokens: Tensor) -> Tensor:
-        """Return float32 [B, F] of tokens [B, N, d], as these would come out of the store."""
+        """Return float32 [B, F] of tokens [B, V N, d] of V views, as these would come out of the store."""
         self.update()
         stored = torch.from_numpy(self.store.round_trip(tokens.float().cpu().numpy()))
         return self._features(stored.to(tokens.device))
@@ -132,7 +133,7 @@ class RetrainedBranch(BlendedBranch):
         """Store samples that were chosen, and add them to the head once adapters have been trained.
 
         Args:
-            tokens: [n, N, d].
+            tokens: [n, V N, d].
             features: what `features` gives for them, [n, F]; None before any training.
             labels: n class names, all of them classes of the index.
             offsets: n places in the stream.
@@ -236,10 +237,12 @@ class RetrainedBranch(BlendedBranch):
             "trainings": self._trainings,
             "trained_at": self._trained_at,
             "due": self._due,
+            "views": self.training.views,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the branch that returned `state`."""
+        """Become the branch that returned `state`, with as many views as it has."""
+        self.training = replace(self.training, views=int(state.get("views", 1)))  # one, before there were two
         self.store.load_state_dict(state["store"])
         self._index = ClassIndex(state["classes"])
         self._trainings, self._trained_at = int(state["trainings"]), int(state["trained_at"])
@@ -279,7 +282,7 @@ class RetrainedBranch(BlendedBranch):
             self._head.exact_weights()
 
     def _restored(self, group: LatentGroup) -> Tensor:
-        """Return the tokens of a group, float32 [n, N, d]."""
+        """Return the tokens of a group, float32 [n, V N, d]."""
         return torch.from_numpy(group.tokens.restored()).to(self.training.backbone.device)
 
     def _add_to_head(self, group: LatentGroup, features: Tensor) -> None:
@@ -290,8 +293,8 @@ class RetrainedBranch(BlendedBranch):
         return map_chunks(self._run, tokens, self.training.compute)
 
     def _run(self, tokens: Tensor) -> Tensor:
-        with torch.no_grad(), self.training.compute.autocast():
-            outputs = self._adapters.run(tokens)
-            return concat_block_tokens(
-                self.training.backbone, outputs, self.blocks, self.training.first_block
-            )
+        training, views = self.training, tokens.chunk(self.training.views, dim=1)
+        with torch.no_grad(), training.compute.autocast():
+            outputs = self._adapters.run(torch.cat(views))  # [V B, N, d] of each block
+            read = concat_block_tokens(training.backbone, outputs, self.blocks, training.first_block)
+        return read.view(len(views), len(tokens), -1).mean(0)

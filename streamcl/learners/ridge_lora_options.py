@@ -25,6 +25,11 @@ class LatentOptions(StoredTokensOptions):
     again without it.
     """
 
+    views: Literal[1, 2] = Field(
+        2,
+        description="Views of an image whose tokens are stored, and that adapted features are the mean over; "
+        "at most the frozen branch's. One takes half of the bytes, and half of the adapted blocks' work.",
+    )
     first_samples: int = Field(
         1000,
         ge=1,

@@ -59,6 +59,38 @@ def test_where_not_all_are_stored_each_stands_for_others(make):
     assert sum(learner.adapted.head.counts) == sum(group.weight * len(group) for group in groups)
 
 
+def test_adapted_features_are_the_mean_over_the_views_that_are_stored(make):
+    learner = make(views=2)
+    teach(learner, batches=6)
+    branch, samples = learner.adapted, make_batch(900, [*LABELS]).samples
+    _, views = learner.exact.reader.read(samples, 1)
+    found = learner.read(samples)
+    assert found.tokens.shape[1] == 2 * views[0].shape[1] == branch.store.groups[0].tokens.restored().shape[1]
+    alone = [branch.features(torch.cat([view, view], dim=1)) for view in views]
+    assert not torch.equal(*alone)
+    assert torch.allclose(found.adapted, (alone[0] + alone[1]) / 2, atol=1e-5)
+
+
+def test_a_run_that_stored_one_view_goes_on_with_one(make):
+    old, new = make(views=1), make(views=2)
+    teach(old, batches=6)
+    state = old.state_dict()
+    del state["adapted"]["views"]  # as it was before there could be two
+    new.load_state_dict(state)
+    for each in (old, new):
+        teach(each, batches=8, start=48)
+    assert state_hash(new.state_dict()) == state_hash(old.state_dict())
+
+
+@pytest.mark.parametrize(("tta_views", "stored"), [(1, 1), (2, 2), (4, 2)])
+def test_no_more_views_are_stored_than_the_frozen_branch_reads(tta_views, stored):
+    backbone = build_backbone("vit_tiny_patch16_224", weights="none", image_size=16, args=TINY_VIT)
+    context = LearnerContext(backbone, resolve_compute("cpu", "32-true"))
+    options = {"ridge": {"blocks": [1, 2], "tta_views": tta_views}, "lora": {"first_block": 1}}
+    learner = RIDGE_LORA(context, **options, latents={"budget": "1MB"})
+    assert learner.adapted.training.views == stored
+
+
 @pytest.mark.parametrize("part", [0.2, 0.7, 1.0])
 def test_what_could_not_be_done_for_want_of_memory_is_done_at_the_next_use(make, part):
     learner, twin = make(), make()

@@ -63,10 +63,12 @@ def hybrid(backbone, compute, *, adapt=20, blocks=(0, 1, 2)):
     )
 
 
-def latent(backbone, compute, *, first=24, rows=60, blocks=(0, 1, 2), dtype="int4", seed=0):
+def latent(backbone, compute, *, first=24, rows=60, blocks=(0, 1, 2), dtype="int4", seed=0, views=2):
     """The hybrid with a store of latents for `rows` samples."""
     exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, variance_ridge=3.0), blocks=blocks, tta_views=2)
-    training = LatentTraining(backbone=backbone, compute=compute, first_block=1, learning_rate=1e-2)
+    training = LatentTraining(
+        backbone=backbone, compute=compute, first_block=1, learning_rate=1e-2, views=views
+    )
 
     def branch():
         return RetrainedBranch(
