@@ -195,9 +195,9 @@ class MixedPrivacyLearner(LogitLearner):
         sides = []
         for privacy in ("core", "user"):
             if rows := [row for row, sample in enumerate(batch.samples) if sample.privacy == privacy]:
-                samples = tuple(batch.samples[row] for row in rows)
-                reading = self.core.read(samples)
-                sides.append(_Side(privacy, rows, samples, reading, self._z(reading)))
+                reading = self.core.read(samples := tuple(batch.samples[row] for row in rows))
+                z = self._z(reading)
+                sides.append(_Side(privacy, rows, samples, reading, z, self.users.scores(z)))
         return sides
 
     def _teach_core(self, side: _Side) -> bool:
@@ -224,7 +224,7 @@ class MixedPrivacyLearner(LogitLearner):
     def _scores(self, batch: Batch, sides: Sequence[_Side], *, last_solve: bool = False) -> Tensor:
         """Return float64 [B, C] by the weights in use."""
         of = self.core.last_solve_scores if last_solve else self.core.scores
-        parts = [self._total(of(side.reading), self.users.scores(side.z)) for side in sides]
+        parts = [self._total(of(side.reading), side.user_scores) for side in sides]
         scores = parts[0].new_empty(len(batch), len(self.classes))
         for side, part in zip(sides, parts, strict=True):
             scores[side.rows] = part
@@ -269,13 +269,14 @@ class MixedPrivacyLearner(LogitLearner):
 
 
 class _Side(NamedTuple):
-    """The core's or the users' samples of a batch, their rows in it, and their features z."""
+    """The core's or the users' samples of a batch, their rows in it, features z and users' scores."""
 
     privacy: str
     rows: list[int]
     samples: tuple[Sample, ...]
     reading: RidgeLoRAFeatures
     z: Tensor
+    user_scores: Tensor
 
 
 def build_mixed_privacy(options: MixedPrivacyOptions, context: LearnerContext) -> MixedPrivacyLearner:
@@ -286,8 +287,7 @@ def build_mixed_privacy(options: MixedPrivacyOptions, context: LearnerContext) -
         tangents = tangent_features.TangentReader(
             core.adapted, width=users.tangents, linearised_blocks=users.linearised_blocks, seed=context.seed
         )
-    last = max(context.blocks(options.ridge.blocks))
-    frozen = block_features.concat_width(context.backbone, [last])
+    frozen = block_features.concat_width(context.backbone, [max(context.blocks(options.ridge.blocks))])
     weights = user_weights.UserWeights(
         1 + frozen + (0 if tangents is None else tangents.width),
         **users.model_dump(include={"variance_ridge", "noise", "max_tracked_subjects"}),
